@@ -1,0 +1,35 @@
+/** Time and chance, injected everywhere: nobody else in `src/` may ask the machine for either. */
+import type { Millis } from "./core/model.ts";
+
+/** Largest delay that `setTimeout` takes; above it fires at once (HTML standard, "timers": a 32-bit signed integer). */
+const timeoutMaxMs = 2 ** 31 - 1;
+
+export interface Clock {
+  /** Wall time in Unix ms: only to show and to store. It may jump. */
+  now(): Millis;
+  /** Time in ms that never goes back: for waits and durations. */
+  monotonic(): Millis;
+  /** Resolves after `ms` (≥ 0, capped at 2³¹−1) or as soon as `signal` aborts. Never rejects. */
+  sleep(ms: Millis, signal?: AbortSignal): Promise<void>;
+}
+
+/** A number in [0, 1). */
+export type Random = () => number;
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  sleep: (ms, signal) =>
+    new Promise((resolve) => {
+      if (signal?.aborted) return resolve();
+      const done = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = setTimeout(done, Math.min(Math.max(0, ms), timeoutMaxMs));
+      signal?.addEventListener("abort", done, { once: true });
+    }),
+};
+
+export const systemRandom: Random = () => Math.random();

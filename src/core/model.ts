@@ -1,0 +1,203 @@
+/**
+ * The words of the program as types. Pure data: everything here survives `JSON.stringify` and back.
+ *
+ *   Envelope ── what Signal delivered          Outbound ── what we hand to a transport
+ *   SessionEvent ── one entry of a session's event log at Claude (its text is the conversation itself)
+ */
+
+/** Unix time or a duration, in milliseconds. */
+export type Millis = number;
+
+/** A person on Signal. The ACI (lower-case UUID) is the stable key; the number (E.164) is an alias and may be unknown. */
+export type Address = { readonly aci: string | null; readonly number: string | null };
+
+/**
+ * Where a conversation happens. `self` is Note to Self of our own account. Group ids are opaque, case-exact, standard base64.
+ */
+export type Chat =
+  | { readonly kind: "self" }
+  | { readonly kind: "direct"; readonly peer: Address }
+  | { readonly kind: "group"; readonly id: string };
+
+/** Our own account as the transport knows it after `connect`. */
+export type Account = Address & { readonly deviceId: number | null };
+
+/** A file as the sender announced it; `ref` is opaque and only its own transport can fetch by it. */
+export type Attachment = {
+  readonly ref: string;
+  readonly contentType: string;
+  readonly fileName: string | null;
+  /** Plaintext bytes as announced, null when unknown. */
+  readonly sizeBytes: number | null;
+  readonly isVoiceNote: boolean;
+  /** The full text of a long message travels as a file (`text/x-signal-plain`); the body holds only its beginning. */
+  readonly isLongText: boolean;
+};
+
+/** Offsets and lengths count UTF-16 code units, as JavaScript's string indices do. */
+export type StyleRange = {
+  readonly start: number;
+  readonly length: number;
+  readonly style: "BOLD" | "ITALIC" | "STRIKETHROUGH" | "MONOSPACE" | "SPOILER";
+};
+
+export type Mention = { readonly start: number; readonly length: number; readonly who: Address };
+
+/** The message that a reply quotes: its identity is (author, sentAt). */
+export type Quote = { readonly sentAt: Millis; readonly author: Address; readonly text: string | null };
+
+export type TextContent = {
+  readonly kind: "text";
+  readonly text: string;
+  readonly quote: Quote | null;
+  readonly mentions: readonly Mention[];
+  readonly attachments: readonly Attachment[];
+  /** Disappearing-messages timer of the chat in seconds, 0 = off. */
+  readonly expiresInSeconds: number;
+  readonly isViewOnce: boolean;
+};
+
+export type Content =
+  | TextContent
+  /** `targetSentAt` names the version being replaced; the new version's identity is the envelope's `sentAt`. */
+  | { readonly kind: "edit"; readonly targetSentAt: Millis; readonly body: TextContent }
+  | {
+      readonly kind: "reaction";
+      readonly emoji: string;
+      readonly targetAuthor: Address;
+      readonly targetSentAt: Millis;
+      readonly isRemove: boolean;
+    }
+  | { readonly kind: "delete"; readonly targetSentAt: Millis }
+  | { readonly kind: "timer"; readonly expiresInSeconds: number }
+  | { readonly kind: "receipt"; readonly receipt: "delivery" | "read" | "viewed"; readonly sentAts: readonly Millis[] }
+  | { readonly kind: "typing"; readonly isTyping: boolean }
+  /** Could not be decrypted; `code` is the transport's word for it. The message may come again, or be lost. */
+  | { readonly kind: "undecryptable"; readonly code: string; readonly isIdentityChange: boolean }
+  /** Normal traffic without anything to answer (group updates, profile keys, calls, stories, read marks, …). */
+  | { readonly kind: "empty"; readonly what: string }
+  /** Nothing that we know: kept as such and counted, never thrown. */
+  | { readonly kind: "unknown"; readonly what: string };
+
+/** One item as Signal delivered it. */
+export type Envelope = {
+  /** Null when the sender could not be determined. */
+  readonly source: Address | null;
+  /** 1 is the primary (the phone); null when unknown. */
+  readonly sourceDevice: number | null;
+  /** Sender's clock; with the source and its device the identity of the message. */
+  readonly sentAt: Millis;
+  readonly serverAt: Millis | null;
+  /** Null when the content belongs to no chat (receipts, unknown). */
+  readonly chat: Chat | null;
+  /** Our own account wrote it on another of its devices (a sync transcript). */
+  readonly isOwn: boolean;
+  /** Display name as the sender chose it: shown, never trusted. */
+  readonly sourceName: string | null;
+  readonly content: Content;
+};
+
+export type OutboundFile = { readonly fileName: string; readonly contentType: string; readonly base64: string };
+
+export type OutboundBody =
+  | {
+      readonly kind: "text";
+      readonly text: string;
+      readonly styles: readonly StyleRange[];
+      readonly quote: Quote | null;
+      readonly files: readonly OutboundFile[];
+    }
+  | {
+      readonly kind: "edit";
+      readonly targetSentAt: Millis;
+      readonly text: string;
+      readonly styles: readonly StyleRange[];
+    }
+  | {
+      readonly kind: "reaction";
+      readonly emoji: string;
+      readonly targetAuthor: Address;
+      readonly targetSentAt: Millis;
+      readonly isRemove: boolean;
+    };
+
+/** One message on its way out. `timestamp` is its identity on Signal where the transport lets us choose it. */
+export type Outbound = { readonly chat: Chat; readonly timestamp: Millis; readonly body: OutboundBody };
+
+/** Small synchronised settings of a chat: JSON values under string keys, optionally `updated_at` (RFC 3339). */
+export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue };
+export type Context = { readonly [key: string]: JsonValue };
+
+/** Why a turn stopped, as the event log says it. */
+export type StopReason =
+  | { readonly kind: "end_turn" }
+  | { readonly kind: "requires_action"; readonly eventIds: readonly string[] }
+  | { readonly kind: "retries_exhausted" }
+  | { readonly kind: "budget_reached" }
+  | { readonly kind: "refusal"; readonly category: string | null }
+  | { readonly kind: "max_tokens" }
+  | { readonly kind: "context_exceeded" }
+  | { readonly kind: "other"; readonly name: string };
+
+/**
+ * One entry of a session's event log, decoded. `id` is unique in its session. `at` is `processed_at` in Unix ms; null means
+ * queued: Claude has not seen it yet. Only null → set ever changes.
+ */
+export type SessionEvent = { readonly id: string; readonly at: Millis | null } & (
+  | { readonly type: "prompt"; readonly text: string }
+  | { readonly type: "reply"; readonly text: string }
+  | {
+      readonly type: "tool_use";
+      readonly name: string;
+      readonly input: JsonValue;
+      /** The session waits for a person's yes or no. */
+      readonly isAsk: boolean;
+    }
+  | { readonly type: "tool_result"; readonly toolUseId: string; readonly isError: boolean }
+  | { readonly type: "confirmation"; readonly toolUseId: string; readonly isAllowed: boolean }
+  | { readonly type: "running" }
+  | { readonly type: "idle"; readonly stop: StopReason }
+  | { readonly type: "terminated" }
+  | { readonly type: "error"; readonly code: string; readonly retry: "retrying" | "exhausted" | "terminal" }
+  /** Title or metadata changed; null where this event does not carry them. */
+  | {
+      readonly type: "updated";
+      readonly title: string | null;
+      readonly metadata: { readonly [key: string]: string } | null;
+    }
+  | {
+      readonly type: "usage";
+      readonly inputTokens: number;
+      readonly outputTokens: number;
+      /** List cost in US cents so far, null when the log does not say. */
+      readonly costCents: number | null;
+    }
+  /** Everything else (thinking, spans, interrupts, and kinds that do not exist yet). */
+  | { readonly type: "other"; readonly name: string }
+);
+
+/** What goes to Claude besides the text. `base64` is standard base64. */
+export type PromptFile = { readonly contentType: string; readonly fileName: string | null; readonly base64: string };
+
+/** The stable key of a chat: `self`, `direct:<aci or number>`, `group:<id>`. */
+export function chatKey(chat: Chat): string {
+  switch (chat.kind) {
+    case "self":
+      return "self";
+    case "direct":
+      return `direct:${chat.peer.aci ?? chat.peer.number ?? "unknown"}`;
+    case "group":
+      return `group:${chat.id}`;
+  }
+}
+
+/** Same person: by ACI where both have one, else by number. */
+export function isSameAddress(a: Address, b: Address): boolean {
+  if (a.aci !== null && b.aci !== null) return a.aci === b.aci;
+  return a.number !== null && a.number === b.number;
+}
+
+/** Stays on in production: at trust boundaries, and after each reducer step in tests and simulation. */
+export function assert(condition: unknown, what: string): asserts condition {
+  if (!condition) throw new Error(`Invariant broken: ${what}`);
+}

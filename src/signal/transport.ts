@@ -1,0 +1,96 @@
+/**
+ * The contract of a polling Signal transport. `test/contract/transport.ts` holds every adapter, the fake included, to it.
+ *
+ *   connect ─▶ receive ─▶ (the caller commits) ─▶ ack ─▶ receive … ─▶ disconnect
+ *
+ * - One caller polls: `receive` is never called while another `receive` of the same transport runs, nor between a batch and
+ *   its `ack`. `send`, `typing`, `attachment` may run beside it, and beside each other for different chats.
+ * - Every failure is a `BridgeError`. Nothing here retries: the loops own every retry.
+ * - After `disconnect`, or once `receive` has thrown, only `connect` makes the transport usable again.
+ */
+import type { Account, Chat, Envelope, Millis, Outbound } from "../core/model.ts";
+
+export type Batch = {
+  /** In the order of delivery; may be empty. */
+  readonly envelopes: readonly Envelope[];
+  /**
+   * The round trip, or the stream's own keep-alive, shows that Signal would have delivered: proof of life. An empty poll that
+   * talked to the server is proof; a local answer is not.
+   */
+  readonly isProof: boolean;
+  /**
+   * Writes what the transport itself must keep (ratchet, used pre-keys) and is called inside the transaction that writes the
+   * inbox rows; synchronous. Null where the transport keeps nothing here.
+   */
+  readonly persist: (() => void) | null;
+};
+
+export type SendOutcome = {
+  /** The message's identity on Signal, Unix ms: ours where `capabilities.ownTimestamps`, else the transport's. */
+  readonly timestamp: Millis;
+  /** Group members who did not get it, as `BridgeError` codes; the message counts as sent. */
+  readonly failed: readonly { readonly recipient: string; readonly code: string }[];
+};
+
+export type Capabilities = {
+  /** `send` uses `Outbound.timestamp`, so that a repeated send is dropped by the receiving clients. */
+  readonly ownTimestamps: boolean;
+  readonly typing: boolean;
+  readonly reactions: boolean;
+  readonly edits: boolean;
+  readonly readReceipts: boolean;
+  readonly attachments: boolean;
+};
+
+export type LinkProgress =
+  | { readonly event: "url"; readonly url: string }
+  | { readonly event: "linked"; readonly account: Account };
+
+export interface Transport {
+  readonly name: "native" | "signal-cli" | "rest" | "memory";
+  readonly capabilities: Capabilities;
+  /** The service is on this machine's loopback: the state machine then probes it every second instead of backing off. */
+  readonly isLocal: boolean;
+
+  /**
+   * Resolves when the transport can receive for the account. A transport on a previous connection is disconnected first.
+   * @throws BridgeError `signal_unreachable` `signal_timeout` `unlinked` `outdated` `rejected` `replaced` `not_linked`
+   *   `json_rpc_mode` `signal_rate_limited` `signal_protocol`
+   */
+  connect(signal: AbortSignal): Promise<Account>;
+
+  /**
+   * Waits up to about `timeoutMs` for envelopes; an empty batch is a normal answer. Where Signal pushes, it takes what has
+   * arrived. Aborting `signal` asks to return early and is obeyed only if nothing can be lost by it.
+   * @throws BridgeError `already_receiving` and those of `connect`
+   */
+  receive(timeoutMs: Millis, signal: AbortSignal): Promise<Batch>;
+
+  /** Called once per batch after its commit (`isCommitted`), or after the commit failed: then nothing is acknowledged. */
+  ack(batch: Batch, isCommitted: boolean): Promise<void>;
+
+  /**
+   * Resolves when Signal's server has the message for at least one recipient.
+   * @throws BridgeError `send_uncertain` where it may have gone out; `signal_unreachable` where it surely has not;
+   *   `signal_rate_limited` `captcha` `untrusted_identity` `unregistered` `send_rejected` `unsupported`
+   */
+  send(message: Outbound): Promise<SendOutcome>;
+
+  /** Best effort; a peer shows it for about 15 s. */
+  typing(chat: Chat, isTyping: boolean): Promise<void>;
+
+  /** Marks a message as read for its sender. Best effort. */
+  markRead(envelope: Envelope): Promise<void>;
+
+  /**
+   * The plaintext of a file by its `ref`, at most `bytesMax`.
+   * @throws BridgeError `attachment_unavailable`
+   */
+  attachment(ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
+
+  /** Ends the connection in an orderly way; a running `receive` ends. Never rejects; a second call does nothing. */
+  disconnect(): Promise<void>;
+}
+
+/** Makes this program a linked device. Yields the URL to show as a QR code (again when the code was renewed), then the account. */
+export type Link = (deviceName: string, signal: AbortSignal) => AsyncIterable<LinkProgress>;

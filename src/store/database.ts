@@ -1,0 +1,117 @@
+/**
+ * The SQLite seam: the same few calls on bun:sqlite and on node:sqlite (Deno). Nobody else imports either.
+ *
+ * WAL with `synchronous = FULL`: a commit that returned survives a loss of power. One connection, one writer, synchronous:
+ * a transaction can never span an `await`.
+ */
+import { BridgeError } from "../core/errors.ts";
+
+export type SqlValue = null | number | bigint | string | Uint8Array;
+export type Row = Record<string, SqlValue>;
+
+export interface Database {
+  /** Runs one statement; `changes` counts the rows it touched, `id` is the last inserted rowid. */
+  run(sql: string, ...params: SqlValue[]): { readonly changes: number; readonly id: number };
+  /** First row, or undefined. Columns come as SQLite has them: integers as number, blobs as Uint8Array. */
+  get<T = Row>(sql: string, ...params: SqlValue[]): T | undefined;
+  all<T = Row>(sql: string, ...params: SqlValue[]): T[];
+  /** Several statements without parameters. */
+  exec(sql: string): void;
+  /** All or nothing. A transaction inside another joins it. @throws BridgeError `database` when SQLite fails */
+  transaction<T>(work: () => T): T;
+  /** A copy that is consistent while this connection works. @throws BridgeError `database` */
+  copyTo(file: string): void;
+  /** Flushes and closes; a second call does nothing. */
+  close(): void;
+}
+
+type Statement = {
+  run(...params: SqlValue[]): { changes: number | bigint; lastInsertRowid: number | bigint };
+  get(...params: SqlValue[]): unknown;
+  all(...params: SqlValue[]): unknown[];
+};
+type Driver = { prepare(sql: string): Statement; exec(sql: string): unknown; close(): void };
+
+/** Opens (and creates) the file at `path`. @throws BridgeError `database` with the reason SQLite gives */
+export async function openDatabase(path: string): Promise<Database> {
+  try {
+    const driver = await openDriver(path);
+    driver.exec(
+      "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
+    );
+    return wrap(driver, path);
+  } catch (error) {
+    throw sqliteError(`Cannot open the database ${path}`, error);
+  }
+}
+
+async function openDriver(path: string): Promise<Driver> {
+  if ("Bun" in globalThis) {
+    const { Database: BunDatabase } = await import("bun:sqlite");
+    return new BunDatabase(path, { create: true, readwrite: true, strict: true });
+  }
+  const { DatabaseSync } = await import("node:sqlite");
+  return new DatabaseSync(path);
+}
+
+function wrap(driver: Driver, path: string): Database {
+  const statements = new Map<string, Statement>();
+  let depth = 0;
+  let isOpen = true;
+  const prepare = (sql: string): Statement => {
+    const known = statements.get(sql);
+    if (known) return known;
+    const fresh = driver.prepare(sql);
+    statements.set(sql, fresh);
+    return fresh;
+  };
+  const guard = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      throw error instanceof BridgeError ? error : sqliteError(`Cannot use the database ${path}`, error);
+    }
+  };
+  return {
+    run: (sql, ...params) =>
+      guard(() => {
+        const { changes, lastInsertRowid } = prepare(sql).run(...params);
+        return { changes: Number(changes), id: Number(lastInsertRowid) };
+      }),
+    get: <T>(sql: string, ...params: SqlValue[]) =>
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[]),
+    exec: (sql) => guard(() => void driver.exec(sql)),
+    transaction<T>(work: () => T): T {
+      if (depth > 0) return work();
+      guard(() => driver.exec("BEGIN IMMEDIATE"));
+      depth++;
+      try {
+        const result = work();
+        guard(() => driver.exec("COMMIT"));
+        return result;
+      } catch (error) {
+        try {
+          driver.exec("ROLLBACK");
+        } catch {
+          // SQLite has rolled back by itself already (disk full, I/O error).
+        }
+        throw error;
+      } finally {
+        depth--;
+      }
+    },
+    copyTo: (file) => void guard(() => prepare("VACUUM INTO ?").run(file)),
+    close() {
+      if (!isOpen) return;
+      isOpen = false;
+      statements.clear();
+      driver.close();
+    },
+  };
+}
+
+function sqliteError(what: string, cause: unknown): BridgeError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new BridgeError("database", `${what}: ${reason}`, { cause });
+}
