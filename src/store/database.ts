@@ -45,6 +45,21 @@ export async function openDatabase(path: string): Promise<Database> {
   }
 }
 
+/**
+ * Holds a file for this process alone until `release`, or until the process ends, `kill -9` included: an open exclusive
+ * transaction is the most portable lock there is. Null when another process holds it.
+ */
+export async function holdFile(path: string): Promise<{ release(): void } | null> {
+  const driver = await openDriver(path);
+  try {
+    driver.exec("PRAGMA busy_timeout = 100; BEGIN EXCLUSIVE");
+    return { release: () => driver.close() };
+  } catch {
+    driver.close();
+    return null;
+  }
+}
+
 async function openDriver(path: string): Promise<Driver> {
   if ("Bun" in globalThis) {
     const { Database: BunDatabase } = await import("bun:sqlite");

@@ -1,0 +1,62 @@
+/** How a person's message becomes a prompt: pure text and the decision which files Claude can take. */
+import { spokenText } from "./inbound.ts";
+import type { Account, Attachment, Envelope, TextContent } from "./model.ts";
+
+/** Largest file per kind in bytes. **Source:** claude/CLAUDE-API.md section 1.4 (base64 sources); the sizes are our own bounds. */
+const kinds: readonly { readonly type: RegExp; readonly bytesMax: number; readonly name: string }[] = [
+  { type: /^image\/(jpeg|png|gif|webp)$/u, bytesMax: 5 * 1024 * 1024, name: "image" },
+  { type: /^application\/pdf$/u, bytesMax: 20 * 1024 * 1024, name: "PDF" },
+  { type: /^(text\/|application\/(json|xml|yaml|toml|x-sh)$)/u, bytesMax: 256 * 1024, name: "text file" },
+];
+
+/** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
+export const longTextBytesMax = 64 * 1024;
+export const filesMax = 10;
+
+export type FilePlan = {
+  /** To be fetched, at most `bytesMax` each. */
+  readonly fetch: readonly { readonly file: Attachment; readonly bytesMax: number }[];
+  /** Said to Claude in words, one sentence each. */
+  readonly refused: readonly string[];
+};
+
+/** The text message inside a prompt's envelope, edits included; null where there is none. */
+export function textOf(envelope: Envelope): TextContent | null {
+  const { content } = envelope;
+  return content.kind === "text" ? content : content.kind === "edit" ? content.body : null;
+}
+
+/** Which files go to Claude. Sizes and types are those the sender announced: they are checked again when fetched. */
+export function planFiles(body: TextContent): FilePlan {
+  const fetch: { file: Attachment; bytesMax: number }[] = [];
+  const refused: string[] = [];
+  for (const file of body.attachments) {
+    if (file.isLongText) continue;
+    const kind = kinds.find(({ type }) => type.test(file.contentType.toLowerCase()));
+    if (!kind) refused.push(`[The attached ${describe(file)} is of a kind that cannot be read here.]`);
+    else if (file.sizeBytes !== null && file.sizeBytes > kind.bytesMax)
+      refused.push(
+        `[The attached ${describe(file)} is larger than the ${kind.bytesMax / 1024 / 1024} MB allowed here.]`,
+      );
+    else if (fetch.length >= filesMax) refused.push(`[The attached ${describe(file)} was one too many and left out.]`);
+    else fetch.push({ file, bytesMax: kind.bytesMax });
+  }
+  return { fetch, refused };
+}
+
+/** A file in words: its name and type, or what it is. */
+export const describe = (file: Attachment): string =>
+  file.isVoiceNote ? "voice note" : `file ${file.fileName ?? "without a name"} (${file.contentType})`;
+
+/**
+ * The prompt's text. A quoted message comes first as context; in a group the sender's name goes before the text, since one
+ * session serves all its members.
+ */
+export function promptText(envelope: Envelope, account: Account, longText: string | null): string {
+  const body = textOf(envelope);
+  if (!body) return "";
+  const spoken = longText === null ? spokenText(body, account) : longText.trim();
+  const quoted = body.quote?.text ? `${body.quote.text.replace(/^/gmu, "> ")}\n\n` : "";
+  const name = envelope.chat?.kind === "group" ? `${envelope.sourceName ?? "Someone"}: ` : "";
+  return quoted + name + spoken;
+}

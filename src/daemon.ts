@@ -1,0 +1,261 @@
+/**
+ * Builds everything, starts the loops, stops them in order. All wiring is here, by hand, with plain arguments.
+ *
+ *   Signal ─▶ receive ─▶ inbox ─▶ answer ◀─▶ Claude          connection (state machine) opens and closes the gates:
+ *                          └────▶ control        │             receive: SYNCING, CONNECTED    send: CONNECTED
+ *   Signal ◀── send ◀── outbox ◀─────────────────┘             answer: not before the first sync, not while SYNCING
+ */
+import mitt from "mitt";
+import type { Backend } from "./claude/backend.ts";
+import type { Clock, Random } from "./clock.ts";
+import type { Config } from "./config.ts";
+import { defaultLimits } from "./core/connection.ts";
+import { toFault } from "./core/errors.ts";
+import type { Account } from "./core/model.ts";
+import { renderReply } from "./core/reply.ts";
+import type { Log } from "./log.ts";
+import { createAnswerLoop } from "./loops/answer.ts";
+import { createConnectionLoop, type ConnectionLoop } from "./loops/connection.ts";
+import { createControlLoop } from "./loops/control.ts";
+import type { NoticeBus, Notices } from "./loops/notices.ts";
+import { receiveLoop } from "./loops/receive.ts";
+import { createSendLoop } from "./loops/send.ts";
+import { createSyncLoop } from "./loops/sync.ts";
+import { createWatch } from "./loops/watch.ts";
+import type { Transport } from "./signal/transport.ts";
+import { createStatusModel } from "./status/model.ts";
+import type { Status } from "./status/status.ts";
+import type { Store } from "./store/store.ts";
+import { openStore } from "./store/store.ts";
+
+export type DaemonDeps = {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** What tells one network from another (names and addresses of the interfaces); changes reconnect at once. */
+  readonly networkKey: () => string;
+  readonly newId: () => string;
+  /** Builds the adapters that the settings name; tests and the demo hand in their own. */
+  readonly buildTransport: (store: Store) => Promise<Transport>;
+  readonly buildBackend: (store: Store) => Promise<Backend>;
+};
+
+export interface Daemon {
+  status(): Status;
+  /** Null while the process does its work, else what is wrong. */
+  health(): string | null;
+  isReady(): boolean;
+  /** Skips the wait; also tries a halted line and a paused outbox once. */
+  reconnect(): void;
+  /** Reads and writes all sessions now. @throws BridgeError when Claude's side is down */
+  sync(): Promise<void>;
+  readonly store: Store;
+  readonly backend: Backend;
+  readonly transport: Transport;
+  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes. Safe to call twice. */
+  stop(): Promise<void>;
+  /** Resolves to the exit code when the daemon has ended. */
+  readonly finished: Promise<number>;
+}
+
+/** Resolves when the loops run; the line may still be down. @throws BridgeError `home_in_use` `database` `config` */
+export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Daemon> {
+  const { log } = deps;
+  const store = await openStore(config.home, { render: renderReply, isExclusive: true });
+  try {
+    const transport = await deps.buildTransport(store);
+    const backend = await deps.buildBackend(store);
+    recoverOutbox(store, transport, log);
+    return wire(config, deps, store, transport, backend);
+  } catch (error) {
+    store.close();
+    throw error;
+  }
+}
+
+/** Sends that were under way when the last run ended: their outcome is unknown, and they go out again. */
+function recoverOutbox(store: Store, transport: Transport, log: Log): void {
+  const rows = store.db.transaction(() => {
+    const rows = store.outbox.recover();
+    if (rows > 0 && !transport.capabilities.ownTimestamps) store.settings.count("uncertain", rows);
+    return rows;
+  });
+  if (rows > 0) log.warn("sends of the last run are repeated, as their outcome is unknown", { rows });
+}
+
+function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transport, backend: Backend): Daemon {
+  const { log, clock } = deps;
+  const stopping = new AbortController();
+  const killing = new AbortController();
+  const sending = new AbortController();
+  const end = Promise.withResolvers<number>();
+  const tasks: Promise<void>[] = [];
+  let bug: unknown = null;
+  let stopped: Promise<void> | null = null;
+
+  const onBug = (error: unknown): void => {
+    bug ??= error;
+    log.error("fault in signalman itself", {
+      ...toFault(error),
+      stack: error instanceof Error ? error.stack : undefined,
+    });
+    void stop(1);
+  };
+  const base = { ...deps, config, store, transport, backend, notices: mitt<Notices>(), onBug };
+  const loops = createLoops(base, stopping.signal);
+  const { connection, send, answer } = loops;
+  const isConnected = (): boolean => connection.state().name === "CONNECTED";
+
+  const stop = (code: number): Promise<void> =>
+    (stopped ??= (async () => {
+      log.info("stopping", { code });
+      stopping.abort();
+      const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
+      await drain(clock, store, {
+        isOver: () => killing.signal.aborted,
+        isBusy: () => answer.busyCount() > 0,
+        isConnected,
+        wake: send.wake,
+      });
+      killing.abort();
+      sending.abort();
+      connection.dispatch({ type: "stop" });
+      await Promise.all([...tasks, connection.stopped(), kill]);
+      store.close();
+      log.info("stopped", { code });
+      end.resolve(bug === null ? code : 1);
+    })());
+
+  base.notices.on("connection", ({ state }) => {
+    if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
+  });
+  const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
+  spawn(loops.watch.run(stopping.signal));
+  spawn(send.run(sending.signal, sending.signal));
+  spawn(answer.run(stopping.signal, killing.signal));
+  spawn(loops.control.run(stopping.signal, killing.signal));
+  spawn(loops.sync.keep(stopping.signal));
+  connection.dispatch({ type: "start" });
+
+  return {
+    status: loops.model.snapshot,
+    health: () => (bug === null ? loops.storeFault() : "a loop has failed"),
+    isReady: isConnected,
+    reconnect() {
+      connection.dispatch({ type: "reconnect" });
+      send.resume();
+      loops.wakeAll();
+    },
+    sync: () => loops.sync.run(stopping.signal),
+    store,
+    backend,
+    transport,
+    stop: () => stop(0),
+    finished: end.promise,
+  };
+}
+
+type Base = DaemonDeps & {
+  readonly config: Config;
+  readonly store: Store;
+  readonly transport: Transport;
+  readonly backend: Backend;
+  readonly notices: NoticeBus;
+  readonly onBug: (error: unknown) => void;
+};
+
+function createLoops(base: Base, stopping: AbortSignal) {
+  const { config, log, store, clock, backend } = base;
+  /** What one loop learns and another needs. */
+  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false };
+  const account = (): Account | null => facts.account;
+  const isState = (name: string): boolean => connection.state().name === name;
+  const isConnected = (): boolean => isState("CONNECTED");
+  const canAnswer = (): boolean => facts.hasSynced && !isState("SYNCING");
+  const wakeAll = (): void => [answer, control, send].forEach((loop) => loop.wake());
+  const warn = (error: unknown): void => log.warn("not done; the next sync sees to it", toFault(error));
+  const deviceTag = tagOf(store, base);
+  const access = { allow: config.allow, isGroupAlways: config.groupAlways };
+  const { model, system, limits } = config;
+
+  const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
+  const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake };
+  const answer = createAnswerLoop({ ...base, ...gates, model, system, lanesMax: limits.lanesMax });
+  const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
+  const control = createControlLoop({
+    ...base,
+    ...gates,
+    ...access,
+    answer,
+    model,
+    deviceTag,
+    describeState: () => describe(connection, backend, status.snapshot()),
+    syncSoon: () => void sync.run(stopping).catch(warn),
+  });
+  const receive = {
+    ...base,
+    ...access,
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onAccepted: wakeAll,
+    onWithdrawn: (chatKey: string) => {
+      if (answer.isBusy(chatKey)) void answer.interrupt(chatKey).catch(warn);
+    },
+    onStoreFault: (message: string | null) => void (facts.storeFault = message),
+  };
+  const connection: ConnectionLoop = createConnectionLoop({
+    ...base,
+    limits: { ...defaultLimits, ...limits, probeMs: base.transport.isLocal ? loopbackProbeMs : null },
+    receive: (account, signal) => receiveLoop(receive, account, AbortSignal.any([signal, stopping])),
+    sync: (signal) => sync.run(signal).finally(() => (facts.hasSynced = true)),
+    drainOutbox: wakeAll,
+    onConnected: (connected) => void (facts.account = connected),
+  });
+  const status = createStatusModel({ ...base, connection, account });
+  const watch = createWatch({
+    clock,
+    networkKey: base.networkKey,
+    onTick: () => connection.dispatch({ type: "tick" }),
+    onWoke() {
+      connection.dispatch({ type: "woke" });
+      wakeAll();
+    },
+    onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),
+    onHour: () => void store.prune(clock.now() - limits.retentionDays * dayMs),
+  });
+  return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
+}
+
+/** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */
+const loopbackProbeMs = 1_000;
+const dayMs = 24 * 3_600_000;
+/** How often the end of a drain is looked for. */
+const drainStepMs = 20;
+
+/** Waits until turns have ended and the outbox is empty or the line is down, or the time is over. */
+async function drain(
+  clock: Clock,
+  store: Store,
+  line: { isOver: () => boolean; isBusy: () => boolean; isConnected: () => boolean; wake: () => void },
+): Promise<void> {
+  while (!line.isOver()) {
+    if (!line.isBusy() && (!line.isConnected() || store.outbox.pending().count === 0)) return;
+    line.wake();
+    await clock.sleep(drainStepMs);
+  }
+}
+
+/** 4 hex digits that tell this home from others in stamps; made once. */
+function tagOf(store: Store, deps: DaemonDeps): string {
+  const known = store.settings.get("device_tag");
+  if (known !== null) return known;
+  const tag = Math.floor(deps.random() * 0x10000)
+    .toString(16)
+    .padStart(4, "0");
+  store.settings.set("device_tag", tag);
+  return tag;
+}
+
+function describe(connection: ConnectionLoop, backend: Backend, status: Status): string {
+  const claude = status.claude.lastError === null ? "fine" : status.claude.lastError.message;
+  return `Signal: ${connection.state().name}\nClaude (${backend.name}): ${claude}\nTo be sent: ${status.outbox.pending}`;
+}

@@ -1,0 +1,333 @@
+/**
+ * The answer loop: one lane per chat. A lane takes the oldest open prompt and runs its turn to the end; what the backend
+ * yields is stored step by step, so that a crash anywhere leaves a row from which the next start goes on.
+ *
+ *   head ─▶ session ─▶ turn: created · sending · asked · events … ─▶ ended    (events + outbox + cursor + row done: one transaction)
+ *                                                    ├─▶ waiting for a yes or no: the question goes out, the row waits
+ *                                                    ├─▶ gone: new session, the person is told, asked anew
+ *                                                    └─▶ fault: never → told, failed · else told once, asked again later
+ */
+import type { Clock, Random } from "../clock.ts";
+import type { Backend, Prompt, SessionView } from "../claude/backend.ts";
+import { backoffMs } from "../core/backoff.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
+import { encodeMetadata } from "../core/metadata.ts";
+import type { Account, Chat, OutboundBody, SessionEvent, StopReason } from "../core/model.ts";
+import { plainText } from "../core/reply.ts";
+import { progressOf, trackAll, trackTurn, type Progress } from "../core/turn.ts";
+import type { Log } from "../log.ts";
+import type { Transport } from "../signal/transport.ts";
+import type { InboxRow } from "../store/inbox.ts";
+import type { Session, Settlement } from "../store/sessions.ts";
+import type { Store } from "../store/store.ts";
+import { createLanes, type Lanes } from "./lanes.ts";
+import type { NoticeBus } from "./notices.ts";
+import { buildPrompt } from "./prompt.ts";
+import { endGone } from "./sync.ts";
+import { whileTyping } from "./typing.ts";
+
+export type AnswerDeps = {
+  readonly backend: Backend;
+  readonly transport: Transport;
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly notices: NoticeBus;
+  readonly model: string;
+  readonly system: string;
+  readonly lanesMax: number;
+  readonly newId: () => string;
+  readonly account: () => Account | null;
+  /** Not while SYNCING, and not before the first sync. */
+  readonly isOpen: () => boolean;
+  /** The line is up, so that typing indicators make sense. */
+  readonly isConnected: () => boolean;
+  /** Outbox rows were added. */
+  readonly onOutbox: () => void;
+};
+
+export interface AnswerLoop extends Lanes {
+  /** Follows a session that runs at the API although no prompt of ours is open. */
+  follow(session: Session): void;
+  /** Ends the running turn of a chat here and at Claude; its row is left to the caller. */
+  interrupt(chatKey: string): Promise<void>;
+  /** The active session of a chat, made where there is none. */
+  sessionOf(chatKey: string, chat: Chat): Session;
+}
+
+export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
+  const { store, clock } = deps;
+  const following = new Map<string, string>();
+  const turns = new Map<string, AbortController>();
+
+  const work = async (chatKey: string, kill: AbortSignal): Promise<void> => {
+    const turn = new AbortController();
+    turns.set(chatKey, turn);
+    try {
+      const signal = AbortSignal.any([kill, turn.signal]);
+      const row = store.inbox.head(chatKey, "prompt");
+      const followed = following.get(chatKey);
+      following.delete(chatKey);
+      if (row?.state === "pending" && row.notBefore <= clock.now()) await answerRow(deps, row, signal);
+      else if (followed !== undefined) await followSession(deps, followed, signal);
+    } finally {
+      turns.delete(chatKey);
+    }
+  };
+
+  const lanes = createLanes({
+    name: "answer",
+    heads: () => [...store.inbox.heads(), ...[...following.keys()].map((chatKey) => ({ chatKey, notBefore: 0 }))],
+    work,
+    isOpen: deps.isOpen,
+    max: deps.lanesMax,
+    clock,
+    random: deps.random,
+    log: deps.log,
+  });
+  return {
+    ...lanes,
+    follow(session) {
+      if (lanes.isBusy(session.chatKey)) return;
+      following.set(session.chatKey, session.id);
+      lanes.wake();
+    },
+    async interrupt(chatKey) {
+      const session = store.sessions.active(chatKey);
+      turns.get(chatKey)?.abort();
+      if (session) await deps.backend.interrupt(viewOf(deps, session), new AbortController().signal);
+    },
+    sessionOf: (chatKey, chat) => sessionOf(deps, chatKey, chat),
+  };
+}
+
+function sessionOf(deps: AnswerDeps, chatKey: string, chat: Chat): Session {
+  const { sessions } = deps.store;
+  const active = sessions.active(chatKey);
+  if (active && active.backend === deps.backend.name) return active;
+  const id = deps.newId();
+  return deps.store.db.transaction(() => {
+    if (active) sessions.end(active.id);
+    return sessions.create(
+      id,
+      chat,
+      deps.backend.name,
+      { title: `Signal chat ${id.slice(0, 4)}` },
+      {},
+      deps.clock.now(),
+    );
+  });
+}
+
+function viewOf(deps: AnswerDeps, session: Session): SessionView {
+  const { context } = session;
+  return {
+    id: session.id,
+    remoteId: session.remoteId,
+    cursor: session.cursor,
+    title: typeof context["title"] === "string" ? context["title"] : "Signal chat",
+    model: typeof context["model"] === "string" ? context["model"] : deps.model,
+    system: deps.system,
+    metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.chat": session.id.slice(0, 8) },
+    mappedEventIds: deps.store.inbox.mappedEventIds(session.id),
+    history: () => deps.store.sessions.events(session.id),
+  };
+}
+
+async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): Promise<void> {
+  const { store, clock } = deps;
+  const account = deps.account();
+  const { chat } = row.envelope;
+  if (account === null || chat === null) return store.inbox.postpone(row.id, row.attempts, clock.now() + 1_000);
+  const session = sessionOf(deps, row.chatKey, chat);
+  // What was asked in a session that is over (`/new`, gone) is asked anew in this one.
+  if (row.sessionId !== null && row.sessionId !== session.id) store.inbox.markNew(row.id);
+  const startedAt = clock.monotonic();
+  const notice = (event: "started" | "ended" | "waiting" | "failed"): void =>
+    deps.notices.emit("turn", { event, session: session.id, durationMs: clock.monotonic() - startedAt });
+  notice("started");
+  store.sessions.touch(session.id, clock.now());
+  try {
+    const prompt = await buildPrompt(deps.transport, row.envelope, account, signal);
+    const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
+    const progress = await whileTyping(deps, chat, () => runTurn(deps, session, { ...prompt, state }, row, signal));
+    if (signal.aborted) return;
+    deps.notices.emit("claude", { fault: null, at: clock.now() });
+    notice(progress === "waiting" ? "waiting" : "ended");
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof BridgeError)) throw error;
+    notice("failed");
+    turnFailed(deps, row, chat, error);
+  } finally {
+    deps.onOutbox();
+  }
+}
+
+/** Runs one turn to its end and settles the row; resolves to how it ended. */
+async function runTurn(
+  deps: AnswerDeps,
+  session: Session,
+  prompt: Prompt,
+  row: InboxRow,
+  signal: AbortSignal,
+): Promise<"ended" | "waiting" | "gone"> {
+  const { store, clock } = deps;
+  let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
+  const asks = new Map<string, SessionEvent>();
+  let progress: Progress = progressOf(null);
+  /** From what a sync, an earlier look or the last life has stored of this turn already. */
+  const resume = (): void => {
+    const stored = eventId === null ? [] : store.sessions.events(session.id, eventId);
+    for (const event of stored) noteAsk(asks, event);
+    progress = trackAll(progressOf(eventId), stored);
+  };
+  resume();
+  if (progress.kind === "ended") apply(deps, session, row, [], progress, eventId, asks);
+  if (progress.kind === "ended") return "ended";
+  for await (const step of deps.backend.turn(viewOf(deps, session), prompt, signal)) {
+    switch (step.kind) {
+      case "created":
+        store.sessions.setRemote(session.id, step.remoteId);
+        break;
+      case "sending":
+        store.inbox.markAsking(row.id, session.id, clock.now());
+        break;
+      case "asked":
+        eventId = step.eventId;
+        store.inbox.markAsked(row.id, session.id, eventId);
+        resume();
+        break;
+      case "events": {
+        for (const event of step.events) {
+          noteAsk(asks, event);
+          progress = trackTurn(progress, event);
+        }
+        apply(deps, session, row, step.events, progress, eventId, asks);
+        deps.onOutbox();
+        break;
+      }
+      case "delta":
+        break;
+      case "gone":
+        endGone(store, session, clock.now());
+        store.inbox.markNew(row.id);
+        return "gone";
+    }
+  }
+  if (progress.kind === "ended") return "ended";
+  if (progress.kind === "waiting") {
+    apply(deps, session, row, [], progress, eventId, asks);
+    return "waiting";
+  }
+  if (progress.kind === "flushed") {
+    store.inbox.markNew(row.id);
+    throw new BridgeError("claude_overloaded", "Cannot finish the turn as Claude gave it up after its own retries");
+  }
+  if (signal.aborted) return "ended";
+  throw new BridgeError("claude_stream_lost", "Cannot follow the turn as its stream ended early");
+}
+
+const noteAsk = (asks: Map<string, SessionEvent>, event: SessionEvent): void => {
+  if (event.type === "tool_use" && event.isAsk) asks.set(event.id, event);
+};
+
+/** One transaction: events, replies, cursor, and where the turn has ended also the row. */
+function apply(
+  deps: AnswerDeps,
+  session: Session,
+  row: InboxRow,
+  events: readonly SessionEvent[],
+  progress: Progress,
+  promptId: string | null,
+  asks: ReadonlyMap<string, SessionEvent>,
+): void {
+  const { store, clock } = deps;
+  store.db.transaction(() => {
+    const settle = progress.kind === "ended" ? settlement(row, progress.stop) : undefined;
+    store.sessions.apply(session.id, events, clock.now(), settle);
+    if (progress.kind === "ended") {
+      const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
+      const text = lastWord(progress.stop, isAnswered);
+      if (text !== null) store.outbox.add(`end:${row.id}`, session.chat, plainText(text), clock.now());
+    }
+    if (progress.kind === "waiting") {
+      for (const id of progress.toolUseIds)
+        store.outbox.add(`ask:${session.id}:${id}`, session.chat, question(asks.get(id)), clock.now());
+      store.inbox.markWaiting(row.id);
+    }
+  });
+}
+
+function settlement(row: InboxRow, stop: StopReason): Settlement {
+  const isFailure = stop.kind === "refusal" || stop.kind === "context_exceeded" || stop.kind === "budget_reached";
+  return { inboxId: row.id, outcome: isFailure ? "failed" : "answered" };
+}
+
+/** What the person must still be told when a turn has ended, or null. */
+function lastWord(stop: StopReason, isAnswered: boolean): string | null {
+  switch (stop.kind) {
+    case "refusal":
+      return errorRow("claude_refusal").chat ?? null;
+    case "context_exceeded":
+      return errorRow("claude_context").chat ?? null;
+    case "budget_reached":
+      return errorRow("claude_budget").chat ?? null;
+    case "max_tokens":
+      return 'The answer was cut at the length limit. Say "go on" for the rest.';
+    case "end_turn":
+    case "requires_action":
+    case "retries_exhausted":
+    case "other":
+      return isAnswered ? null : "Claude finished without a message.";
+  }
+}
+
+/** What, where and why, in three lines. */
+function question(ask: SessionEvent | undefined): OutboundBody {
+  if (ask?.type !== "tool_use") return plainText("Claude asks to use a tool. Answer yes or no.");
+  const input = JSON.stringify(ask.input);
+  const shown = input.length > 300 ? `${input.slice(0, 300)}… (cut)` : input;
+  return plainText(`Claude wants to use ${ask.name}:\n${shown}\nAnswer yes or no.`);
+}
+
+/** Follows a session that somebody else set running; no prompt of ours is open in it. */
+async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortSignal): Promise<void> {
+  const session = deps.store.sessions.get(sessionId);
+  if (!session || session.state !== "active") return;
+  for await (const step of deps.backend.turn(viewOf(deps, session), null, signal)) {
+    if (step.kind === "gone") return endGone(deps.store, session, deps.clock.now());
+    if (step.kind !== "events") continue;
+    deps.store.sessions.apply(session.id, step.events, deps.clock.now());
+    deps.onOutbox();
+  }
+}
+
+/** Faults that nobody has to hear of while they may still pass within seconds. */
+const quietAttempts = 2;
+const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
+
+function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeError): void {
+  const { store, clock } = deps;
+  const now = clock.now();
+  const fault = toFault(error);
+  const attempts = row.attempts + 1;
+  deps.log.warn("turn failed", { ...fault, attempts });
+  deps.notices.emit("claude", { fault, at: now });
+  const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
+  const isFinal = error.retry === "never";
+  const isTold =
+    row.told === null && (isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000);
+  store.db.transaction(() => {
+    const sentence = errorRow(error.code).chat;
+    if (isTold && sentence !== undefined) {
+      store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
+      store.inbox.markTold(row.id, error.code);
+    }
+    if (isFinal) {
+      store.inbox.finish(row.id, "failed", now);
+      store.settings.count("failed");
+    } else store.inbox.postpone(row.id, attempts, now + waitMs);
+  });
+}

@@ -1,0 +1,268 @@
+/**
+ * Commands and approvals: what a person says to signalman rather than to Claude. They do not wait in the lane behind a
+ * running turn, since some of them are there to end it.
+ */
+import type { Clock, Random } from "../clock.ts";
+import type { Backend } from "../claude/backend.ts";
+import { backoffMs } from "../core/backoff.ts";
+import { commandHelp, commands, type CommandName } from "../core/commands.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import { stampKeys } from "../core/hlc.ts";
+import { decide, type AllowRule } from "../core/inbound.ts";
+import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
+import { nearest } from "../core/nearest.ts";
+import { plainText } from "../core/reply.ts";
+import { pendingAsks } from "../core/turn.ts";
+import type { Log } from "../log.ts";
+import type { InboxRow } from "../store/inbox.ts";
+import type { Session } from "../store/sessions.ts";
+import type { Store } from "../store/store.ts";
+import type { AnswerLoop } from "./answer.ts";
+import { createLanes, type Lanes } from "./lanes.ts";
+
+export type ControlDeps = {
+  readonly backend: Backend;
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly answer: AnswerLoop;
+  readonly allow: readonly AllowRule[];
+  readonly isGroupAlways: boolean;
+  readonly model: string;
+  readonly deviceTag: string;
+  readonly account: () => Account | null;
+  readonly isOpen: () => boolean;
+  /** One line on the state of the line, for `/status`. */
+  readonly describeState: () => string;
+  readonly onOutbox: () => void;
+  /** The context of a session changed here: write it to the remote side soon. */
+  readonly syncSoon: () => void;
+};
+
+/** Commands and approvals are few and quick; more than this at once is a flood that can wait. */
+const parallelMax = 4;
+
+export function createControlLoop(deps: ControlDeps): Lanes {
+  return createLanes({
+    name: "control",
+    heads() {
+      const heads = new Map<string, Millis>();
+      for (const row of deps.store.inbox.openControls())
+        if (!heads.has(row.chatKey)) heads.set(row.chatKey, row.notBefore);
+      return [...heads].map(([chatKey, notBefore]) => ({ chatKey, notBefore }));
+    },
+    work: (chatKey, signal) => handleHead(deps, chatKey, signal),
+    isOpen: deps.isOpen,
+    max: parallelMax,
+    clock: deps.clock,
+    random: deps.random,
+    log: deps.log,
+  });
+}
+
+async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSignal): Promise<void> {
+  const { store, clock } = deps;
+  const row = store.inbox.openControls().find((open) => open.chatKey === chatKey);
+  const account = deps.account();
+  if (!row || account === null) return;
+  const { chat } = row.envelope;
+  const decision = decide(row.envelope, {
+    account,
+    allow: deps.allow,
+    isAsking: row.kind === "approval",
+    isGroupAlways: deps.isGroupAlways,
+  });
+  try {
+    let text: string | null = null;
+    if (chat !== null && decision.kind === "command")
+      text = await runCommand(deps, chat, chatKey, decision.name, decision.argument, signal);
+    if (decision.kind === "approval")
+      text = await approve(deps, chatKey, decision.isAllowed, decision.targetSentAt, signal);
+    store.db.transaction(() => {
+      if (text !== null && chat !== null) store.outbox.add(`control:${row.id}`, chat, plainText(text), clock.now());
+      store.inbox.finish(row.id, "answered", clock.now());
+    });
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof BridgeError)) throw error;
+    controlFailed(deps, row, error);
+  } finally {
+    deps.onOutbox();
+  }
+}
+
+function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): void {
+  const { store, clock } = deps;
+  const attempts = row.attempts + 1;
+  deps.log.warn("command failed", { ...toFault(error), attempts });
+  if (error.retry !== "never") {
+    const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
+    return store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+  }
+  store.db.transaction(() => {
+    if (row.envelope.chat)
+      store.outbox.add(
+        `control:${row.id}`,
+        row.envelope.chat,
+        plainText(`That did not work: ${error.hint}`),
+        clock.now(),
+      );
+    store.inbox.finish(row.id, "failed", clock.now());
+  });
+}
+
+type Run = (context: {
+  readonly deps: ControlDeps;
+  readonly chat: Chat;
+  readonly chatKey: string;
+  readonly argument: string;
+  readonly signal: AbortSignal;
+}) => Promise<string | null> | string | null;
+
+const runs: Record<CommandName, Run> = {
+  help: () => commandHelp(),
+  new: async ({ deps, chatKey }) => {
+    const dropped = await clear(deps, chatKey, "all");
+    const session = deps.store.sessions.active(chatKey);
+    if (session) deps.store.sessions.end(session.id);
+    return `New conversation.${dropped > 0 ? ` ${dropped} open ${dropped === 1 ? "message was" : "messages were"} dropped.` : ""}`;
+  },
+  stop: async ({ deps, chatKey }) => {
+    const dropped = await clear(deps, chatKey, "head");
+    return dropped > 0 ? "Stopped." : "Nothing to stop.";
+  },
+  skip: async ({ deps, chatKey }) => {
+    const dropped = await clear(deps, chatKey, "all");
+    return dropped === 0
+      ? "Nothing is waiting."
+      : `Dropped ${dropped} waiting ${dropped === 1 ? "message" : "messages"}.`;
+  },
+  status: ({ deps, chatKey }) => {
+    const waiting = deps.store.inbox.openPrompts(chatKey).length;
+    return `${deps.describeState()}\nWaiting here: ${waiting}`;
+  },
+  model: async ({ deps, chat, chatKey, argument, signal }) => {
+    const session = deps.answer.sessionOf(chatKey, chat);
+    const models = (await deps.backend.models(signal)).map(({ id }) => id);
+    const current = textOf(session, "model") ?? deps.model;
+    if (argument === "") return [`Model: ${current}`, "Others:", ...models.slice(0, 12)].join("\n");
+    if (!models.includes(argument))
+      return `No model ${argument}. Did you mean ${nearest(argument, models) ?? deps.model}?`;
+    setContext(deps, session, "model", argument);
+    const isFixed = deps.backend.remote !== null && session.remoteId !== null;
+    return `Model: ${argument}${isFixed ? ". It takes effect with /new, as a running session keeps its model." : ""}`;
+  },
+  title: ({ deps, chat, chatKey, argument }) => {
+    const session = deps.answer.sessionOf(chatKey, chat);
+    if (argument === "") return `Title: ${textOf(session, "title") ?? "none"}`;
+    setContext(deps, session, "title", argument.slice(0, 200));
+    return `Title: ${argument.slice(0, 200)}`;
+  },
+  verbose: ({ deps, chat, chatKey, argument }) => {
+    const session = deps.answer.sessionOf(chatKey, chat);
+    const isOn = argument === "" ? session.context["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
+    setContext(deps, session, "verbose", isOn);
+    return isOn ? "Tool use is shown." : "Tool use is not shown.";
+  },
+  sessions: ({ deps, chatKey }) => {
+    const sessions = deps.store.sessions.ofChat(chatKey, 9);
+    if (sessions.length === 0) return "No conversations yet.";
+    const lines = sessions.map(
+      (session, index) =>
+        `${index + 1}. ${textOf(session, "title") ?? "untitled"}${session.state === "active" ? " (this one)" : ""}`,
+    );
+    return [...lines, "/resume N goes back to one."].join("\n");
+  },
+  resume: async ({ deps, chatKey, argument }) => {
+    const session = deps.store.sessions.ofChat(chatKey, 9)[Number(argument) - 1];
+    if (!session) return "Which one? /sessions lists them.";
+    await clear(deps, chatKey, "all");
+    deps.store.sessions.resume(session.id);
+    deps.syncSoon();
+    return `Back in: ${textOf(session, "title") ?? "untitled"}`;
+  },
+  usage: ({ deps, chatKey }) => {
+    const session = deps.store.sessions.active(chatKey);
+    const usage = session && deps.store.sessions.lastOfType(session.id, "usage");
+    if (usage?.type !== "usage") return "Nothing used yet.";
+    const cost = usage.costCents === null ? "" : `\nCost: $${(usage.costCents / 100).toFixed(2)}`;
+    return `Tokens in: ${usage.inputTokens}\nTokens out: ${usage.outputTokens}${cost}`;
+  },
+  approve: ({ deps, chatKey, signal }) => approve(deps, chatKey, true, null, signal),
+  deny: ({ deps, chatKey, signal }) => approve(deps, chatKey, false, null, signal),
+};
+
+function textOf(session: Session, key: string): string | null {
+  const value = session.context[key];
+  return typeof value === "string" ? value : null;
+}
+
+async function runCommand(
+  deps: ControlDeps,
+  chat: Chat,
+  chatKey: string,
+  name: string,
+  argument: string,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const names = commands.map((command) => command.name);
+  const known = names.find((candidate) => candidate === name);
+  if (known) return runs[known]({ deps, chat, chatKey, argument, signal });
+  const near = nearest(name, names);
+  return `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`;
+}
+
+/** Ends the running turn and drops open prompts: the one at work, or all; resolves to their number. */
+async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all"): Promise<number> {
+  const { store, clock } = deps;
+  const rows = store.inbox.openPrompts(chatKey).slice(0, which === "head" ? 1 : undefined);
+  store.db.transaction(() => rows.forEach((row) => store.inbox.finish(row.id, "cancelled", clock.now())));
+  if (rows.some((row) => row.prompt.kind !== "new"))
+    await deps.answer.interrupt(chatKey).catch((error: unknown) => {
+      if (!(error instanceof BridgeError)) throw error;
+      deps.log.warn("could not interrupt", toFault(error));
+    });
+  deps.answer.wake();
+  return rows.length;
+}
+
+function setContext(deps: ControlDeps, session: Session, key: string, value: JsonValue): void {
+  const skewMs = deps.backend.remote?.skewMs() ?? 0;
+  const stamps = stampKeys(session.stamps, [key], deps.clock.now(), skewMs, deps.deviceTag);
+  deps.store.db.transaction(() => {
+    deps.store.sessions.setContext(session.id, { ...session.context, [key]: value }, stamps);
+    if (session.remoteId !== null) deps.store.sessions.setStale(session.id, true);
+  });
+  deps.syncSoon();
+}
+
+/** Answers what Claude asks: the question that was quoted or reacted to, else every open one. */
+async function approve(
+  deps: ControlDeps,
+  chatKey: string,
+  isAllowed: boolean,
+  targetSentAt: Millis | null,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const { store, backend } = deps;
+  const session = store.sessions.active(chatKey);
+  if (!session || session.remoteId === null || backend.remote === null) return "Nothing waits for an answer.";
+  const open = pendingAsks(store.sessions.events(session.id));
+  const target = targetSentAt === null ? null : store.outbox.bySignalTimestamp(targetSentAt)?.key;
+  const chosen =
+    target === null || target === undefined ? open : open.filter((id) => target === `ask:${session.id}:${id}`);
+  if (chosen.length === 0) return targetSentAt === null ? "Nothing waits for an answer." : null;
+  for (const id of chosen) {
+    try {
+      await backend.remote.confirm(session.remoteId, id, isAllowed, isAllowed ? null : "The person said no.", signal);
+    } catch (error) {
+      // A repeated confirmation is refused: it has been answered already (claude/CLAUDE-API.md section 1.9).
+      if (!(error instanceof BridgeError) || error.code !== "claude_request") throw error;
+    }
+  }
+  for (const row of store.inbox.openPrompts(chatKey)) store.inbox.markPending(row.id);
+  deps.answer.follow(session);
+  deps.answer.wake();
+  return null;
+}

@@ -1,0 +1,52 @@
+/** Fetches what a prompt's files and long text need from the transport. */
+import type { Prompt } from "../claude/backend.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Account, Envelope, PromptFile } from "../core/model.ts";
+import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
+import type { Transport } from "../signal/transport.ts";
+
+/**
+ * A file that cannot be had is said in words: the question is answered all the same.
+ * @throws BridgeError when the line is down, so that the prompt is tried again
+ */
+export async function buildPrompt(
+  transport: Transport,
+  envelope: Envelope,
+  account: Account,
+  signal: AbortSignal,
+): Promise<Omit<Prompt, "state">> {
+  const body = textOf(envelope);
+  if (!body) return { text: "", files: [] };
+  const plan = planFiles(body);
+  const files: PromptFile[] = [];
+  const said = [...plan.refused];
+  const long = body.attachments.find((file) => file.isLongText);
+  let longText: string | null = null;
+  const bytesOf = async (ref: string, bytesMax: number): Promise<Uint8Array | null> => {
+    try {
+      return await transport.attachment(ref, bytesMax, signal);
+    } catch (error) {
+      if (error instanceof BridgeError && error.retry === "never") return null;
+      throw error;
+    }
+  };
+  if (long) {
+    const bytes = await bytesOf(long.ref, longTextBytesMax);
+    if (bytes) longText = new TextDecoder().decode(bytes);
+    else said.push("[Only the beginning of this long message could be fetched.]");
+  }
+  for (const { file, bytesMax } of plan.fetch) {
+    const bytes = await bytesOf(file.ref, bytesMax);
+    if (bytes) files.push({ contentType: file.contentType, fileName: file.fileName, base64: toBase64(bytes) });
+    else said.push(`[The attached ${describe(file)} could not be fetched.]`);
+  }
+  return { text: [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n"), files };
+}
+
+function toBase64(bytes: Uint8Array): string {
+  let binary = "";
+  // In slices: a call has a bounded number of arguments.
+  for (let start = 0; start < bytes.length; start += 0x8000)
+    binary += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+  return btoa(binary);
+}

@@ -1,0 +1,209 @@
+/**
+ * Run-time synchronization: after every reconnect, and now and then, the cached sessions meet the remote ones.
+ *
+ *   retrieve ─▶ list events from the cursor minus an overlap ─▶ decode ─▶ core/synchronizer decides
+ *        ─▶ ONE transaction: context, stamps, events, replies into the outbox, cursor ─▶ push the patch ─▶ verify, once more on difference
+ *
+ * Sessions with open work or recent activity are always read, the rest in a slow sweep: cost grows with what changed.
+ */
+import type { Clock, Random } from "../clock.ts";
+import type { Backend, RemoteSession, RemoteSessions } from "../claude/backend.ts";
+import { backoffMs } from "../core/backoff.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import { believableStamps, nextStamp } from "../core/hlc.ts";
+import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.ts";
+import type { Context, Millis, SessionEvent } from "../core/model.ts";
+import { synchronize } from "../core/synchronizer.ts";
+import type { Log } from "../log.ts";
+import type { Session, Stamps } from "../store/sessions.ts";
+import type { Store } from "../store/store.ts";
+import type { NoticeBus } from "./notices.ts";
+
+export type SyncDeps = {
+  readonly backend: Backend;
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly notices: NoticeBus;
+  /** 4 hex digits that tell this home from others in stamps. */
+  readonly deviceTag: string;
+  /** The session is running at the API although nobody here follows it. */
+  readonly onRunning: (session: Session) => void;
+  /** Something is in the outbox, or a prompt is free again. */
+  readonly onChanged: () => void;
+};
+
+export interface SyncLoop {
+  /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
+  run(signal: AbortSignal): Promise<void>;
+  /** Sweeps now and then, and retries a failed sync by its own backoff, until `stop` aborts. */
+  keep(stop: AbortSignal): Promise<void>;
+}
+
+/** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
+const overlapMs = 60_000;
+const recentMs = 24 * 3_600_000;
+const sweepMs = 10 * 60_000;
+const sweepMax = 20;
+const parallelMax = 4;
+
+export function createSyncLoop(deps: SyncDeps): SyncLoop {
+  let attempt = 0;
+  let alarm = new AbortController();
+  const run = async (signal: AbortSignal): Promise<void> => {
+    try {
+      await syncAll(deps, signal);
+      attempt = 0;
+    } catch (error) {
+      attempt++;
+      throw error;
+    } finally {
+      alarm.abort();
+    }
+  };
+  return {
+    run,
+    async keep(stop) {
+      const ring = (): void => alarm.abort();
+      stop.addEventListener("abort", ring);
+      while (!stop.aborted) {
+        alarm = new AbortController();
+        const waited = alarm;
+        const wait = attempt === 0 ? sweepMs : backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null });
+        await deps.clock.sleep(wait, waited.signal);
+        // A sync by somebody else rang: the wait starts over.
+        if (stop.aborted || waited.signal.aborted) continue;
+        await run(stop).catch((error: unknown) => {
+          if (!(error instanceof BridgeError)) throw error;
+          deps.log.warn("sync failed", toFault(error));
+        });
+      }
+    },
+  };
+}
+
+async function syncAll(deps: SyncDeps, signal: AbortSignal): Promise<void> {
+  const { remote } = deps.backend;
+  const { clock, store } = deps;
+  const startedAt = clock.monotonic();
+  const todo = remote ? store.sessions.toSync(clock.now() - recentMs, sweepMax) : [];
+  const tally = { checked: 0, changed: 0, pushed: 0, failed: 0 };
+  let down: BridgeError | null = null;
+  const one = async (session: Session): Promise<void> => {
+    if (signal.aborted || down !== null || remote === null) return store.sessions.setStale(session.id, true);
+    try {
+      await syncSession(deps, remote, session, tally, signal);
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      store.sessions.setStale(session.id, true);
+      tally.failed++;
+      deps.log.warn("session not synced", { session: session.id, ...toFault(error) });
+      // What fails for this session only must not stop the others; what is down is down for all.
+      if (error.retry !== "never") down ??= error;
+    }
+  };
+  const work = async (): Promise<void> => {
+    for (let session = todo.shift(); session; session = todo.shift()) await one(session);
+  };
+  await Promise.all(Array.from({ length: parallelMax }, work));
+  const at = clock.now();
+  deps.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
+  if (tally.changed > 0) deps.onChanged();
+  if (down !== null) throw down;
+  if (tally.checked > 0) deps.notices.emit("claude", { fault: null, at });
+}
+
+type Tally = { checked: number; changed: number; pushed: number; failed: number };
+
+async function syncSession(
+  deps: SyncDeps,
+  remote: RemoteSessions,
+  session: Session,
+  tally: Tally,
+  signal: AbortSignal,
+): Promise<void> {
+  const { store, clock } = deps;
+  if (session.remoteId === null) return;
+  const there = await remote.retrieve(session.remoteId, signal);
+  tally.checked++;
+  if (there === null || there.isArchived || there.status === "terminated") {
+    endGone(store, session, clock.now());
+    tally.changed++;
+    return;
+  }
+  const events: SessionEvent[] = [];
+  const since = session.cursor === null ? null : session.cursor - overlapMs;
+  for await (const page of remote.events(session.remoteId, since, signal)) events.push(...page);
+  const theirs = readRemote(deps, session, there, events, remote.skewMs());
+  const result = synchronize(session.context, theirs.context, { local: session.stamps, remote: theirs.stamps });
+  const applied = store.db.transaction(() => {
+    if (result.changed || !sameStamps(result.stamps, session.stamps))
+      store.sessions.setContext(session.id, result.merged, result.stamps);
+    const applied = store.sessions.apply(session.id, events, clock.now());
+    store.sessions.setSynced(session.id, there.updatedAt, clock.now());
+    return applied;
+  });
+  if (result.changed || applied.added.length > 0) tally.changed++;
+  if (await push(deps, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
+  if (there.status === "running") deps.onRunning(session);
+}
+
+/**
+ * The remote context. A title that differs from its mirror in the metadata was set elsewhere (the Console, say): it wins,
+ * stamped with the time of the event that set it.
+ */
+function readRemote(
+  deps: SyncDeps,
+  session: Session,
+  there: RemoteSession,
+  events: readonly SessionEvent[],
+  skewMs: Millis,
+): { context: Context; stamps: Stamps } {
+  const serverNow = deps.clock.now() + skewMs;
+  const decoded = decodeMetadata(there.metadata);
+  const { context } = decoded;
+  const stamps = believableStamps(decoded.stamps, serverNow);
+  const mirrored = context["title"] ?? session.context["title"];
+  if (there.title === "" || there.title === mirrored) return { context, stamps };
+  const renamed = events.findLast((event) => event.type === "updated" && event.title === there.title);
+  // Without a mirror and without an event nothing says that anybody renamed it: ours goes out.
+  if (!renamed && context["title"] === undefined) return { context, stamps };
+  const stamp = nextStamp(null, renamed?.at ?? serverNow, 0, deps.deviceTag);
+  return { context: { ...context, title: there.title }, stamps: { ...stamps, title: stamp } };
+}
+
+const sameStamps = (a: Stamps, b: Stamps): boolean =>
+  Object.keys(a).length === Object.keys(b).length && Object.entries(a).every(([key, stamp]) => b[key] === stamp);
+
+/** Writes what the remote side lacks or has older; true when something had to be written. */
+async function push(
+  deps: SyncDeps,
+  remote: RemoteSessions,
+  there: RemoteSession,
+  merged: Context,
+  stamps: Stamps,
+  signal: AbortSignal,
+): Promise<boolean> {
+  let now = there;
+  for (let round = 0; round < 2; round++) {
+    const metadata = metadataPatch(now.metadata, encodeMetadata(merged, stamps));
+    const title = typeof merged["title"] === "string" && merged["title"] !== now.title ? merged["title"] : undefined;
+    if (title === undefined && Object.keys(metadata).length === 0) return round > 0;
+    now = await remote.update(there.id, { title, metadata }, signal);
+  }
+  deps.log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
+  return true;
+}
+
+/** The remote session is gone: its open prompts are asked anew in a fresh one, and the person is told. */
+export function endGone(store: Store, session: Session, now: Millis): void {
+  store.db.transaction(() => {
+    store.sessions.end(session.id);
+    for (const row of store.inbox.openPrompts(session.chatKey))
+      if (row.sessionId === session.id) store.inbox.markNew(row.id);
+    const text = "Claude's session for this chat was closed elsewhere. The next message starts a fresh one.";
+    const body = { kind: "text", text, styles: [], quote: null, files: [] } as const;
+    store.outbox.add(`gone:${session.id}`, session.chat, body, now);
+  });
+}

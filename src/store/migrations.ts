@@ -1,0 +1,108 @@
+/**
+ * Every step the database has ever taken, in order. Append only: a step that has shipped is never edited.
+ * `PRAGMA user_version` counts the steps done; each runs in a transaction of its own.
+ */
+import { BridgeError } from "../core/errors.ts";
+import type { Database } from "./database.ts";
+
+export const migrations: readonly string[] = [
+  `
+  -- One conversation with Claude, bound to one chat. The remote truth is its event log; context is the small settings.
+  CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    chat_key TEXT NOT NULL,
+    chat TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    remote_id TEXT UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('active', 'ended')),
+    context TEXT NOT NULL,
+    stamps TEXT NOT NULL,
+    cursor INTEGER,
+    remote_updated_at TEXT,
+    is_stale INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    used_at INTEGER NOT NULL,
+    synced_at INTEGER NOT NULL DEFAULT 0
+  ) STRICT, WITHOUT ROWID;
+  CREATE UNIQUE INDEX sessions_active ON sessions (chat_key) WHERE state = 'active';
+  CREATE INDEX sessions_used ON sessions (used_at) WHERE state = 'active';
+  CREATE INDEX sessions_synced ON sessions (synced_at) WHERE state = 'active';
+  CREATE INDEX sessions_stale ON sessions (is_stale) WHERE state = 'active' AND is_stale = 1;
+
+  -- The event log, upserted by id; at is processed_at (null: queued, Claude has not seen it).
+  CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id),
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    at INTEGER,
+    body TEXT NOT NULL,
+    UNIQUE (session_id, id)
+  ) STRICT;
+  CREATE INDEX events_order ON events (session_id, at, seq);
+
+  -- What was accepted from Signal. key = account | sender | device | sent timestamp | kind: never the text.
+  CREATE TABLE inbox (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    chat_key TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    envelope TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'waiting', 'done')),
+    outcome TEXT CHECK (outcome IN ('answered', 'failed', 'cancelled')),
+    session_id TEXT REFERENCES sessions (id),
+    asked_at INTEGER,
+    event_id TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before INTEGER NOT NULL DEFAULT 0,
+    told TEXT,
+    received_at INTEGER NOT NULL,
+    done_at INTEGER,
+    CHECK ((state = 'done') = (outcome IS NOT NULL)),
+    CHECK ((state = 'done') = (done_at IS NOT NULL))
+  ) STRICT;
+  CREATE INDEX inbox_open ON inbox (chat_key, id) WHERE state <> 'done';
+  CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done';
+  CREATE INDEX inbox_events ON inbox (session_id, event_id) WHERE event_id IS NOT NULL;
+
+  -- What is to be sent. key says why it exists, so that it exists once; timestamp is chosen before the first send.
+  CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    chat_key TEXT NOT NULL,
+    chat TEXT NOT NULL,
+    timestamp INTEGER NOT NULL UNIQUE,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'sending', 'sent', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before INTEGER NOT NULL DEFAULT 0,
+    is_uncertain INTEGER NOT NULL DEFAULT 0,
+    signal_timestamp INTEGER,
+    fault TEXT,
+    created_at INTEGER NOT NULL,
+    done_at INTEGER
+  ) STRICT;
+  CREATE INDEX outbox_open ON outbox (chat_key, id) WHERE state IN ('queued', 'sending');
+  CREATE INDEX outbox_done ON outbox (done_at) WHERE done_at IS NOT NULL;
+  CREATE INDEX outbox_signal ON outbox (signal_timestamp) WHERE signal_timestamp IS NOT NULL;
+
+  CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+  `,
+];
+
+/** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */
+export function migrate(db: Database, steps: readonly string[] = migrations): void {
+  const version = db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
+  if (version > steps.length)
+    throw new BridgeError(
+      "database_newer",
+      `Cannot open the database as it is at version ${version}; this signalman knows ${steps.length}`,
+    );
+  for (const [index, sql] of steps.entries()) {
+    if (index < version) continue;
+    db.transaction(() => {
+      db.exec(sql);
+      db.exec(`PRAGMA user_version = ${index + 1}`);
+    });
+  }
+}

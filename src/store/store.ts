@@ -1,0 +1,97 @@
+/** Opens everything that is durable: one file, one writer. */
+import { chmodSync, mkdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis, OutboundBody } from "../core/model.ts";
+import { holdFile, openDatabase, type Database } from "./database.ts";
+import { createInbox, type Inbox } from "./inbox.ts";
+import { migrate } from "./migrations.ts";
+import { createOutbox, type Outbox } from "./outbox.ts";
+import { createSessions, type Sessions } from "./sessions.ts";
+import { createSettings, type Settings } from "./settings.ts";
+
+export type Store = {
+  readonly db: Database;
+  readonly inbox: Inbox;
+  readonly outbox: Outbox;
+  readonly sessions: Sessions;
+  readonly settings: Settings;
+  /** Removes done rows older than `before` (sessions stay); returns their number. */
+  prune(before: Millis): number;
+  close(): void;
+};
+
+export type StoreOptions = {
+  readonly render: (text: string) => readonly OutboundBody[];
+  /** The daemon takes the home for itself; a command that only looks does not. */
+  readonly isExclusive: boolean;
+};
+
+/**
+ * Opens `signalman.db` in `home` (created 0700 where it is missing, files 0600) and brings it to the newest schema.
+ * @throws BridgeError `home_in_use` `database` `database_newer`
+ */
+export async function openStore(home: string, options: StoreOptions): Promise<Store> {
+  mkdirSync(home, { recursive: true, mode: 0o700 });
+  refuseLooseHome(home);
+  const lock = options.isExclusive ? await takeLock(home) : null;
+  try {
+    const file = join(home, "signalman.db");
+    const db = await openDatabase(file);
+    for (const suffix of ["", "-wal", "-shm"]) chmodQuietly(file + suffix);
+    migrate(db);
+    const settings = createSettings(db);
+    const inbox = createInbox(db);
+    const outbox = createOutbox(db);
+    const onSettled = (outcome: string): void => {
+      if (outcome === "answered" || outcome === "failed") settings.count(outcome);
+    };
+    const sessions = createSessions(db, { inbox, outbox, onSettled, render: options.render });
+    return {
+      db,
+      inbox,
+      outbox,
+      sessions,
+      settings,
+      prune: (before) => db.transaction(() => inbox.prune(before) + outbox.prune(before)),
+      close() {
+        db.close();
+        lock?.release();
+      },
+    };
+  } catch (error) {
+    lock?.release();
+    throw error;
+  }
+}
+
+/** A folder that others can enter gives the account away. */
+function refuseLooseHome(home: string): void {
+  if (process.platform === "win32") return;
+  const mode = statSync(home).mode & 0o777;
+  if ((mode & 0o077) !== 0)
+    throw new BridgeError(
+      "config",
+      `Cannot use the home folder ${home} as others may enter it (mode ${mode.toString(8)})`,
+      {
+        hint: `Run: chmod 700 ${home}`,
+      },
+    );
+}
+
+/** One signalman per home. */
+async function takeLock(home: string): Promise<{ release(): void }> {
+  const file = join(home, "signalman.lock");
+  const lock = await holdFile(file);
+  if (!lock) throw new BridgeError("home_in_use", `Cannot start as another signalman uses ${home}`);
+  chmodQuietly(file);
+  return lock;
+}
+
+function chmodQuietly(file: string): void {
+  try {
+    chmodSync(file, 0o600);
+  } catch {
+    // Not there yet, or a file system without modes: the folder's 0700 protects it.
+  }
+}

@@ -1,0 +1,8 @@
+/** What this program calls itself; the commit is put in by `build.ts`. */
+import manifest from "../package.json" with { type: "json" };
+
+declare const SIGNALMAN_COMMIT: string | undefined;
+
+export const version: string = manifest.version;
+/** Short commit of the build, or `source` when run from the source. */
+export const commit: string = typeof SIGNALMAN_COMMIT === "string" ? SIGNALMAN_COMMIT : "source";

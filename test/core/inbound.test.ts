@@ -1,0 +1,145 @@
+import { describe, expect, test } from "bun:test";
+import { decide, inboxKey, isPerson, type AllowRule } from "../../src/core/inbound.ts";
+import type { Account, Content, Envelope, TextContent } from "../../src/core/model.ts";
+
+const own: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
+const alice = { aci: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: "+15550100002" };
+const group = "I/ikF3jXX5A3ygXVGxesR3UWsIQnfR5uzwFgxHaVZFs=";
+
+const text = (body: string, more: Partial<TextContent> = {}): TextContent => ({
+  kind: "text",
+  text: body,
+  quote: null,
+  mentions: [],
+  attachments: [],
+  expiresInSeconds: 0,
+  isViewOnce: false,
+  ...more,
+});
+const envelope = (content: Content, more: Partial<Envelope> = {}): Envelope => ({
+  source: alice,
+  sourceDevice: 1,
+  sentAt: 1_786_953_630_000,
+  serverAt: null,
+  chat: { kind: "direct", peer: alice },
+  isOwn: false,
+  sourceName: "Alice",
+  content,
+  ...more,
+});
+const ask = (what: Envelope, allow: AllowRule[], more: { isAsking?: boolean; isGroupAlways?: boolean } = {}) =>
+  decide(what, { account: own, allow, isAsking: false, isGroupAlways: false, ...more });
+const byAci: AllowRule[] = [{ kind: "aci", aci: alice.aci }];
+const toGroup = { chat: { kind: "group", id: group } as const };
+const mention = { start: 0, length: 1, who: own };
+
+describe("access is denied by default", () => {
+  test("a stranger is dropped, whatever is on the list for others", () => {
+    const other: AllowRule[] = [
+      { kind: "self" },
+      { kind: "number", number: "+15550100009" },
+      { kind: "group", id: group },
+    ];
+    expect(ask(envelope(text("hi")), other)).toEqual({ kind: "drop", reason: "not on the allow list" });
+  });
+  test("an empty list lets nobody in, the owner included", () => {
+    const note = envelope(text("hi"), { chat: { kind: "self" }, isOwn: true, source: own });
+    expect(ask(note, []).kind).toBe("drop");
+    expect(ask(note, [{ kind: "self" }]).kind).toBe("prompt");
+  });
+  test("a person is let in by ACI, or by number where the number is known", () => {
+    expect(ask(envelope(text("hi")), byAci).kind).toBe("prompt");
+    expect(ask(envelope(text("hi")), [{ kind: "number", number: alice.number }]).kind).toBe("prompt");
+    const hidden = envelope(text("hi"), { source: { aci: alice.aci, number: null } });
+    expect(ask(hidden, [{ kind: "number", number: alice.number }]).kind).toBe("drop");
+    expect(isPerson({ aci: null, number: null }, [...byAci, { kind: "number", number: alice.number }])).toBe(false);
+  });
+  test("what the owner writes to other people is not for us", () => {
+    const transcript = envelope(text("see you"), { isOwn: true, source: own });
+    expect(ask(transcript, [{ kind: "self" }, ...byAci])).toEqual({ kind: "drop", reason: "own message to others" });
+  });
+  test("a sender nobody could determine is dropped", () => {
+    expect(ask(envelope(text("hi"), { source: null }), byAci)).toEqual({ kind: "drop", reason: "unknown sender" });
+  });
+  test("an allowed person gets nothing in a group that is not listed", () => {
+    const inGroup = envelope(text("\uFFFC hi", { mentions: [mention] }), toGroup);
+    expect(ask(inGroup, byAci)).toEqual({ kind: "drop", reason: "group not on the allow list" });
+  });
+  test("group ids are compared to the letter", () => {
+    const inGroup = envelope(text("\uFFFC hi", { mentions: [mention] }), toGroup);
+    expect(ask(inGroup, [{ kind: "group", id: group.toLowerCase() }]).kind).toBe("drop");
+  });
+});
+
+describe("in a listed group", () => {
+  const rules: AllowRule[] = [{ kind: "group", id: group }];
+  test("members ask by mention or by quoting us; other talk is dropped", () => {
+    expect(ask(envelope(text("lunch?"), toGroup), rules)).toEqual({
+      kind: "drop",
+      reason: "group talk without a mention",
+    });
+    expect(ask(envelope(text("\uFFFC lunch?", { mentions: [mention] }), toGroup), rules).kind).toBe("prompt");
+    const quoting = text("and then?", { quote: { sentAt: 1, author: own, text: "first" } });
+    expect(ask(envelope(quoting, toGroup), rules).kind).toBe("prompt");
+    expect(ask(envelope(text("lunch?"), toGroup), rules, { isGroupAlways: true }).kind).toBe("prompt");
+  });
+  test("a command is found behind the mention", () => {
+    const command = envelope(text("\uFFFC /new now", { mentions: [mention] }), toGroup);
+    expect(ask(command, rules)).toEqual({ kind: "command", name: "new", argument: "now" });
+  });
+  test("a member who is not on the list by name cannot approve", () => {
+    const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
+    expect(ask(answer, rules, { isAsking: true }).kind).toBe("prompt");
+    expect(ask(answer, [...rules, ...byAci], { isAsking: true }).kind).toBe("approval");
+  });
+});
+
+describe("what an allowed message is", () => {
+  test("yes and no answer only while a question is open", () => {
+    expect(ask(envelope(text("Yes.")), byAci).kind).toBe("prompt");
+    expect(ask(envelope(text("Yes.")), byAci, { isAsking: true })).toEqual({
+      kind: "approval",
+      isAllowed: true,
+      targetSentAt: null,
+    });
+    const down = { kind: "reaction", emoji: "👎", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
+    expect(ask(envelope(down), byAci, { isAsking: true })).toEqual({
+      kind: "approval",
+      isAllowed: false,
+      targetSentAt: 5,
+    });
+    expect(ask(envelope({ ...down, isRemove: true }), byAci, { isAsking: true }).kind).toBe("ignore");
+    expect(ask(envelope(text("yes, and add a test")), byAci, { isAsking: true }).kind).toBe("prompt");
+  });
+  test("an edit replaces, a deletion withdraws", () => {
+    expect(ask(envelope({ kind: "edit", targetSentAt: 7, body: text("better") }), byAci)).toEqual({
+      kind: "prompt",
+      replaces: 7,
+    });
+    expect(ask(envelope({ kind: "delete", targetSentAt: 7 }), byAci)).toEqual({ kind: "withdraw", targetSentAt: 7 });
+  });
+  test("receipts, typing, timers and empty messages need nothing, a path is not a command", () => {
+    for (const content of [
+      { kind: "typing", isTyping: true },
+      { kind: "timer", expiresInSeconds: 60 },
+      { kind: "empty", what: "group update" },
+      { kind: "receipt", receipt: "read", sentAts: [1] },
+      text("   "),
+    ] as const)
+      expect(ask(envelope(content), byAci).kind).toBe("ignore");
+    expect(ask(envelope(text("/etc/hosts is what?")), byAci).kind).toBe("prompt");
+  });
+  test("what nobody has seen and what cannot be decrypted is dropped, never thrown", () => {
+    expect(ask(envelope({ kind: "unknown", what: "hologram" }), byAci).kind).toBe("drop");
+    expect(ask(envelope({ kind: "undecryptable", code: "NoSession", isIdentityChange: false }), byAci).kind).toBe(
+      "drop",
+    );
+  });
+});
+
+test("the identity of a message is account, sender, device, time and kind, never the text", () => {
+  const first = inboxKey(envelope(text("one")), own);
+  expect(inboxKey(envelope(text("two")), own)).toBe(first);
+  expect(inboxKey(envelope(text("one"), { sourceDevice: 2 }), own)).not.toBe(first);
+  expect(inboxKey(envelope({ kind: "delete", targetSentAt: 1 }), own)).not.toBe(first);
+});
