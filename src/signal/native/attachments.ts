@@ -1,0 +1,289 @@
+/**
+ * Files: sealed before they leave, checked before anybody sees a byte.
+ *
+ *   upload    plain ─▶ pad ─▶ AES-CBC + HMAC ─▶ SHA-256 ─▶ form (chat host) ─▶ CDN ─▶ pointer (goes into the message)
+ *   download  pointer ─▶ CDN, bytes bounded ─▶ SHA-256, HMAC, size ─▶ plain
+ *
+ * Blob: iv(16) ‖ ciphertext ‖ mac(32). Key: AES key(32) ‖ MAC key(32). **Source:** mautrix-signal
+ * pkg/signalmeow/attachments.go; libsignal itself knows nothing of files.
+ */
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
+import type { AuthMessagesService, UploadForm } from "@signalapp/libsignal-client/dist/net.js";
+import { Buffer } from "node:buffer";
+import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
+import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
+import {
+  type AttachmentPointer,
+  AttachmentPointer_Flags,
+  AttachmentPointerSchema,
+  type ContactDetails,
+  ContactDetailsSchema,
+} from "./proto/signal_pb.ts";
+import type { Service } from "./service.ts";
+
+const ivBytes = 16;
+const macBytes = 32;
+const blockBytes = 16;
+const transferTimeoutMs: Millis = 300_000;
+/** Of an answer whose body says nothing to us. */
+const noticeBytesMax = 64 * 1024;
+
+/** The part of a pointer that fetches and opens the blob, as the opaque `ref` of an `Attachment`: base64url. It holds the key. */
+export function toRef(pointer: AttachmentPointer): string {
+  const { identifier, cdnNumber, key, digest, size } = pointer;
+  const needed = create(AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
+  return Buffer.from(toBinary(AttachmentPointerSchema, needed)).toString("base64url");
+}
+
+/** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
+export function fromRef(ref: string): AttachmentPointer {
+  try {
+    return fromBinary(AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
+  } catch (error) {
+    throw unavailable("its reference is damaged", error);
+  }
+}
+
+/**
+ * The whole plaintext, checked. `bytesMax` bounds it; nothing is fetched for a file announced as larger.
+ * @throws BridgeError `attachment_unavailable` when it is gone, too large or not what the sender announced;
+ *   `signal_unreachable`, `signal_timeout` where the CDN cannot be reached now
+ */
+export async function downloadAttachment(
+  service: Pick<Service, "cdnUrl" | "fetch">,
+  pointer: AttachmentPointer,
+  bytesMax: number,
+  signal: AbortSignal,
+): Promise<Bytes> {
+  if (pointer.size > bytesMax) throw unavailable(`it has ${pointer.size} bytes and ${bytesMax} are allowed`);
+  const answer = await service
+    .fetch({
+      method: "GET",
+      url: blobUrl(service, pointer),
+      bytesMax: blobBytesMax(pointer.size),
+      timeoutMs: transferTimeoutMs,
+      signal,
+    })
+    .catch((error: unknown) => {
+      if (error instanceof BridgeError && error.code === "signal_protocol")
+        throw unavailable("it is larger than announced", error);
+      throw error;
+    });
+  if (answer.status >= 500)
+    throw new BridgeError("signal_unreachable", `Cannot fetch a file as the CDN answered ${answer.status}`);
+  if (answer.status !== 200)
+    throw unavailable(answer.status === 404 ? "the CDN has it no more" : `the CDN answered ${answer.status}`);
+  return decryptAttachment(answer.body, pointer);
+}
+
+/** **Source:** mautrix-signal pkg/signalmeow/attachments.go (`getAttachmentPath`): a key is opaque, an id decimal. */
+function blobUrl(service: Pick<Service, "cdnUrl">, { identifier, cdnNumber }: AttachmentPointer): string {
+  const base = service.cdnUrl(cdnNumber);
+  if (base === null) throw unavailable(`nobody knows CDN ${cdnNumber}`);
+  if (identifier.value === undefined || identifier.value === "") throw unavailable("its pointer names no file");
+  return `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
+}
+
+/**
+ * Opens a blob: digest, MAC and size must be those of the pointer. Compares in constant time, and decrypts last.
+ * @throws BridgeError `attachment_unavailable`
+ */
+export function decryptAttachment(
+  blob: Uint8Array,
+  { key, digest, size }: Pick<AttachmentPointer, "key" | "digest" | "size">,
+): Bytes {
+  if (key.length !== 64 || digest.length !== 32) throw unavailable("its pointer has no key or no digest");
+  const cipherBytes = blob.length - ivBytes - macBytes;
+  if (cipherBytes < blockBytes || cipherBytes % blockBytes !== 0) throw unavailable("it is cut short");
+  if (!timingSafeEqual(createHash("sha256").update(blob).digest(), digest)) throw unavailable("its digest is wrong");
+  const sealed = blob.subarray(0, -macBytes);
+  const mac = createHmac("sha256", key.subarray(32)).update(sealed).digest();
+  if (!timingSafeEqual(mac, blob.subarray(-macBytes))) throw unavailable("its MAC is wrong");
+  const decipher = createDecipheriv("aes-256-cbc", key.subarray(0, 32), sealed.subarray(0, ivBytes));
+  let plain: Buffer;
+  try {
+    plain = Buffer.concat([decipher.update(sealed.subarray(ivBytes)), decipher.final()]);
+  } catch (error) {
+    throw unavailable("it cannot be decrypted", error);
+  }
+  if (plain.length < size) throw unavailable(`it has ${plain.length} of the ${size} bytes announced`);
+  return owned(plain.subarray(0, size));
+}
+
+/**
+ * Length to which `plainBytes` are padded with zeros, so that the length says little about the file: steps of 5 %, at least 541.
+ * **Source:** libsignal-service PaddingInputStream.
+ */
+export function paddedBytes(plainBytes: number): number {
+  const step = Math.ceil(Math.log(Math.max(plainBytes, 1)) / Math.log(1.05));
+  return Math.max(541, plainBytes, Math.floor(1.05 ** step));
+}
+
+/** One block more than exact, for senders whose logarithm rounds another way. */
+const blobBytesMax = (plainBytes: number): number =>
+  ivBytes + cipherBytesOf(paddedBytes(plainBytes)) + blockBytes + macBytes;
+/** PKCS#7 always adds at least one byte. */
+const cipherBytesOf = (bytes: number): number => (Math.floor(bytes / blockBytes) + 1) * blockBytes;
+
+export type SealedFile = { readonly blob: Bytes; readonly key: Bytes; readonly digest: Bytes; readonly size: number };
+
+/** Seals `plain` under a fresh key. */
+export function encryptAttachment(plain: Uint8Array): SealedFile {
+  const key = owned(randomBytes(64));
+  const iv = randomBytes(ivBytes);
+  const cipher = createCipheriv("aes-256-cbc", key.subarray(0, 32), iv);
+  const zeros = new Uint8Array(paddedBytes(plain.length) - plain.length);
+  const sealed = concat(iv, cipher.update(plain), cipher.update(zeros), cipher.final());
+  const mac = createHmac("sha256", key.subarray(32)).update(sealed).digest();
+  const blob = concat(sealed, mac);
+  const digest = owned(createHash("sha256").update(blob).digest());
+  return { blob, key, digest, size: plain.length };
+}
+
+export type Upload = {
+  readonly plain: Uint8Array;
+  readonly contentType: string;
+  readonly fileName: string | null;
+  readonly isVoiceNote?: boolean;
+  /** Now, Unix ms: told to the recipient. */
+  readonly uploadedAt: Millis;
+};
+
+/**
+ * Seals and uploads a file; resolves to the pointer for as many recipients as there are. Nothing is resumed: after a failure
+ * call again, which takes a fresh form.
+ * @throws BridgeError `send_rejected` (too large), `signal_rate_limited`, `signal_unreachable`, `signal_timeout`
+ */
+export async function uploadAttachment(
+  service: Pick<Service, "cdnUrl" | "fetch">,
+  connection: Pick<AuthMessagesService, "getUploadForm">,
+  file: Upload,
+  signal: AbortSignal,
+): Promise<AttachmentPointer> {
+  const { blob, key, digest, size } = encryptAttachment(file.plain);
+  const form = await uploadForm(connection, blob.length, signal);
+  const base = service.cdnUrl(form.cdn);
+  if (base === null) throw new BridgeError("signal_protocol", `Cannot upload a file as nobody knows CDN ${form.cdn}`);
+  const post = (url: string | URL, method: "POST" | "PUT", headers: Record<string, string>, body: Uint8Array) =>
+    service.fetch({
+      method,
+      url: atHost(base, url),
+      headers,
+      body,
+      bytesMax: noticeBytesMax,
+      timeoutMs: transferTimeoutMs,
+      signal,
+    });
+  const given = Object.fromEntries(form.headers);
+  const octets = { "content-type": "application/octet-stream" };
+  if (form.cdn === 2) {
+    const opened = checked(await post(form.signedUploadUrl, "POST", { ...given, ...octets }, new Uint8Array()));
+    const location = opened.headers.get("location");
+    if (location === undefined)
+      throw new BridgeError("signal_unreachable", "Cannot upload a file as the CDN named no place for it");
+    checked(await post(new URL(location, base), "PUT", octets, blob));
+  } else {
+    const tus = {
+      ...given,
+      "tus-resumable": "1.0.0",
+      "upload-length": String(blob.length),
+      "upload-metadata": `filename ${toBase64(utf8(form.key))}`,
+      "content-type": "application/offset+octet-stream",
+    };
+    checked(await post(form.signedUploadUrl, "POST", tus, blob));
+  }
+  return create(AttachmentPointerSchema, {
+    identifier: { case: "cdnKey", value: form.key },
+    cdnNumber: form.cdn,
+    contentType: file.contentType,
+    key,
+    digest,
+    size,
+    clientUuid: owned(randomBytes(16)),
+    uploadTimestamp: BigInt(file.uploadedAt),
+    ...(file.fileName === null ? {} : { fileName: file.fileName }),
+    ...(file.isVoiceNote ? { flags: AttachmentPointer_Flags.VOICE_MESSAGE } : {}),
+  });
+}
+
+/** The typed call is REST in production and gRPC where the service's remote config says so. **Source:** libsignal-client `net/chat`. */
+async function uploadForm(
+  connection: Pick<AuthMessagesService, "getUploadForm">,
+  blobBytes: number,
+  signal: AbortSignal,
+): Promise<UploadForm> {
+  try {
+    return await connection.getUploadForm({ uploadSize: BigInt(blobBytes) }, { abortSignal: signal });
+  } catch (error) {
+    if (LibSignalErrorBase.is(error, ErrorCode.UploadTooLarge))
+      throw new BridgeError("send_rejected", `Cannot upload a file as its ${blobBytes} bytes are too many for Signal`, {
+        cause: error,
+      });
+    if (LibSignalErrorBase.is(error, ErrorCode.RateLimitedError))
+      throw new BridgeError("signal_rate_limited", "Cannot upload a file as Signal limits the rate", {
+        retryAfterMs: error.retryAfterSecs * 1000,
+        cause: error,
+      });
+    const why = error instanceof Error ? error.message : String(error);
+    throw new BridgeError("signal_unreachable", `Cannot upload a file as the form did not come: ${why}`, {
+      cause: error,
+    });
+  }
+}
+
+/** The same path at the CDN we know: a form may name another scheme or host, and its certificate would not be trusted. */
+function atHost(base: string, url: string | URL): string {
+  const { pathname, search } = new URL(url);
+  return new URL(base).origin + pathname + search;
+}
+
+function checked(answer: PinnedResponse): PinnedResponse {
+  if (answer.status >= 200 && answer.status < 300) return answer;
+  const code: BridgeCode =
+    answer.status === 413 ? "send_rejected" : answer.status === 429 ? "signal_rate_limited" : "signal_unreachable";
+  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${answer.status}`, {
+    retryAfterMs: retryAfterMsOf(answer) ?? undefined,
+  });
+}
+
+const unavailable = (why: string, cause?: unknown): BridgeError =>
+  new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
+
+/** The content type of the file that carries the whole of a long text. */
+export const longTextType = "text/x-signal-plain";
+/** UTF-8 bytes of a body; the whole of anything longer travels as a file. **Source:** Signal-Android's limit (signal-cli: 2000). */
+const bodyBytesMax = 2048;
+/** UTF-8 bytes that we read of a long text. */
+export const longTextBytesMax = 64 * 1024;
+
+/** The body of a text of any length, cut between characters, and the file that carries all of it where it was cut. */
+export function splitLongText(text: string): { readonly body: string; readonly file: Bytes | null } {
+  const bytes = utf8(text);
+  if (bytes.length <= bodyBytesMax) return { body: text, file: null };
+  let end = bodyBytesMax;
+  while (((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
+  return { body: Buffer.from(bytes.subarray(0, end)).toString("utf8"), file: bytes };
+}
+
+/**
+ * The entries of a decrypted contact list, without their pictures. Ends at the first entry that is cut short.
+ * Layout: repeated varint length ‖ ContactDetails ‖ picture bytes. **Source:** libsignal-service DeviceContactsInputStream.
+ */
+export function* parseContacts(blob: Uint8Array): Generator<ContactDetails> {
+  const reader = new BinaryReader(blob);
+  while (reader.pos < reader.len) {
+    let contact: ContactDetails;
+    try {
+      contact = fromBinary(ContactDetailsSchema, reader.bytes());
+      reader.pos += contact.avatar?.length ?? 0;
+    } catch {
+      return;
+    }
+    yield contact;
+  }
+}

@@ -1,0 +1,126 @@
+/**
+ * The one door to libsignal.
+ *
+ * libsignal is 25 MB of machine code that only the native transport needs, and in the compiled program it must first lie in
+ * a folder of our own. Hence the rule for `src/signal/native/`:
+ *
+ *   await loadLibsignal(home)  ─▶  await import("./native/….ts")
+ *
+ * - Files in this folder may import `@signalapp/libsignal-client` at the top, as if it were any package.
+ * - Nobody outside imports such a file but by `await import`, after `loadLibsignal` has resolved (`import type` is free).
+ * - `load.ts`, `service.ts` and `production.ts` use only its types: they may be imported from anywhere.
+ *
+ * Run from source (Bun, Deno) the package finds its own addon. In the compiled program the plugin of `build/libsignal.ts`
+ * embeds the addon as a file and lets the package call `openAddon` instead: Bun's own way would put it into a world-writable
+ * temporary folder, and fails where that is missing or mounted noexec.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { BridgeError } from "../../core/errors.ts";
+
+let addonFolder: string | null = null;
+
+/**
+ * Resolves when libsignal can be imported. `folder` (created, 0700) receives the addon of the compiled program, about 25 MB;
+ * it must lie where programs may be executed. Nothing is written when run from source.
+ * @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it; then
+ *   only a new process can try again
+ */
+export async function loadLibsignal(folder: string): Promise<void> {
+  addonFolder = folder;
+  try {
+    await import("@signalapp/libsignal-client");
+  } catch (error) {
+    throw error instanceof BridgeError ? error : addonError("this machine", error);
+  }
+}
+
+/**
+ * Called by the embedded build alone: the exports of the addon whose bytes are at `source` with the SHA-256 `sha256` (hex).
+ * @throws BridgeError as `loadLibsignal`
+ */
+export function openAddon(source: string, sha256: string): unknown {
+  if (addonFolder === null)
+    throw new BridgeError("internal", "Cannot load libsignal as nobody called loadLibsignal before");
+  const path = extractAddon(source, sha256, addonFolder);
+  const addon: { exports: unknown } = { exports: {} };
+  try {
+    process.dlopen(addon, path);
+  } catch (error) {
+    throw addonError(addonFolder, error);
+  }
+  return addon.exports;
+}
+
+/**
+ * Path of the addon in `folder`, whole and verified: a file that is there already is hashed anew each time, a missing or
+ * damaged one is replaced by temporary file and rename. Versions that other builds left behind are removed.
+ * @throws BridgeError `config` when the folder cannot be written
+ */
+export function extractAddon(source: string, sha256: string, folder: string): string {
+  const name = `libsignal-${sha256.slice(0, 16)}.node`;
+  const path = join(folder, name);
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    // Between the check of a file and its use, nobody else may replace it.
+    if (process.platform !== "win32" && (statSync(folder).mode & 0o022) !== 0) chmodSync(folder, 0o700);
+    if (sha256Of(path) !== sha256) {
+      const fresh = join(folder, `${name}.${randomUUID()}.tmp`);
+      try {
+        writeFileSync(fresh, readFileSync(source), { mode: 0o600, flag: "wx" });
+        chmodSync(fresh, 0o700);
+        if (sha256Of(fresh) !== sha256) throw new Error("the file does not have the expected SHA-256");
+        renameSync(fresh, path);
+      } finally {
+        rmSync(fresh, { force: true });
+      }
+    }
+    removeOthers(folder, name);
+    return path;
+  } catch (error) {
+    throw new BridgeError("config", `Cannot put libsignal into ${folder}: ${reasonOf(error)}`, {
+      hint: "Give signalman a home folder of its own with 30 MB of free space (SIGNALMAN_HOME).",
+      cause: error,
+    });
+  }
+}
+
+function sha256Of(path: string): string | null {
+  try {
+    return createHash("sha256").update(readFileSync(path)).digest("hex");
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Best effort: Windows keeps a file that another process has loaded. Temporary files of this same version stay, as another
+ * process may be writing one.
+ */
+function removeOthers(folder: string, keep: string): void {
+  for (const name of readdirSync(folder)) {
+    if (name.startsWith(keep) || !/^libsignal-[0-9a-f]{16}\.node(\.[0-9a-f-]{36}\.tmp)?$/.test(name)) continue;
+    try {
+      rmSync(join(folder, name));
+    } catch {
+      // The next start tries again.
+    }
+  }
+}
+
+/** The loader's messages are those of glibc's dlopen, and of node-gyp-build where no prebuilt addon fits. */
+function addonError(where: string, cause: unknown): BridgeError {
+  const reason = reasonOf(cause);
+  if (/failed to map segment|operation not permitted|permission denied/i.test(reason))
+    return new BridgeError("config", `Cannot load libsignal as ${where} does not allow programs to run: ${reason}`, {
+      hint: "Set SIGNALMAN_HOME to a folder on a file system that is not mounted noexec.",
+      cause,
+    });
+  return new BridgeError("unsupported", `Cannot load libsignal on this machine: ${reason}`, {
+    hint: "The native transport needs 64-bit Windows, macOS, or Linux with glibc 2.34 or newer (Debian 12, Ubuntu 22.04); use the signal-cli or rest transport elsewhere.",
+    cause,
+  });
+}
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
