@@ -45,6 +45,8 @@ export interface Daemon {
   /** Null while the process does its work, else what is wrong. */
   health(): string | null;
   isReady(): boolean;
+  /** Rows were added from outside the loops. */
+  wake(): void;
   /** Skips the wait; also tries a halted line and a paused outbox once. */
   reconnect(): void;
   /** Reads and writes all sessions now. @throws BridgeError when Claude's side is down */
@@ -52,6 +54,8 @@ export interface Daemon {
   readonly store: Store;
   readonly backend: Backend;
   readonly transport: Transport;
+  /** What happens, as it happens: to show, never to decide. */
+  readonly notices: NoticeBus;
   /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes. Safe to call twice. */
   stop(): Promise<void>;
   /** Resolves to the exit code when the daemon has ended. */
@@ -141,6 +145,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     status: loops.model.snapshot,
     health: () => (bug === null ? loops.storeFault() : "a loop has failed"),
     isReady: isConnected,
+    wake: loops.wakeAll,
     reconnect() {
       connection.dispatch({ type: "reconnect" });
       send.resume();
@@ -150,6 +155,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     store,
     backend,
     transport,
+    notices: base.notices,
     stop: () => stop(0),
     finished: end.promise,
   };

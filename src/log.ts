@@ -1,4 +1,9 @@
-/** The log as everybody sees it; log setup with redaction is wired in `startLog`. */
+/**
+ * The log: one JSON object per line on stderr, or coloured text for a person. Every record passes the redactor, so that a
+ * slip elsewhere (a foreign error's message, a field too many) still shows no token, no body and no whole phone number.
+ */
+import { configureSync, getAnsiColorFormatter, getJsonLinesFormatter, getLogger } from "@logtape/logtape";
+
 export type LogFields = Readonly<Record<string, unknown>>;
 
 /** Constant message, data in fields. Never bodies, tokens or whole numbers. */
@@ -8,3 +13,120 @@ export interface Log {
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
 }
+
+export const logLevels = ["debug", "info", "warn", "error"] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+export type LogOptions = {
+  readonly level: LogLevel;
+  /** Coloured text instead of JSON lines. */
+  readonly isPretty: boolean;
+  /** Takes one line with its newline. */
+  readonly write: (line: string) => void;
+};
+
+/** Starts the process's one log; a second call replaces the first. */
+export function startLog({ level, isPretty, write }: LogOptions): Log {
+  const toLine = isPretty ? prettyFormatter() : getJsonLinesFormatter({ properties: "nest:fields" });
+  configureSync({
+    reset: true,
+    sinks: {
+      stderr: (record) =>
+        write(
+          toLine({
+            ...record,
+            message: record.message.map((part) => (typeof part === "string" ? redactText(part) : redact(part))),
+            properties: redact(record.properties) as Record<string, unknown>,
+          }),
+        ),
+    },
+    loggers: [
+      { category: ["logtape"], sinks: [] },
+      { category: ["signalman"], sinks: ["stderr"], lowestLevel: level === "warn" ? "warning" : level },
+    ],
+  });
+  const logger = getLogger(["signalman"]);
+  return {
+    debug: (message, fields = {}) => logger.debug(message, { ...fields }),
+    info: (message, fields = {}) => logger.info(message, { ...fields }),
+    warn: (message, fields = {}) => logger.warn(message, { ...fields }),
+    error: (message, fields = {}) => logger.error(message, { ...fields }),
+  };
+}
+
+function prettyFormatter(): ReturnType<typeof getAnsiColorFormatter> {
+  return getAnsiColorFormatter({
+    timestamp: "time",
+    category: () => "",
+    format({ timestamp, level, message, record }) {
+      const fields = Object.entries(record.properties).filter(([, value]) => value !== undefined && value !== null);
+      const tail = fields.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(" ");
+      return `${timestamp ?? ""} ${level} ${message}${tail === "" ? "" : `  \u001b[2m${tail}\u001b[0m`}`;
+    },
+  });
+}
+
+const depthMax = 6;
+const textLengthMax = 2_000;
+const itemsMax = 50;
+
+/** Fields that hold what people wrote, or what would let somebody in. */
+const hiddenKey =
+  /^(text|body|bodies|content|contents|prompt|reply|quote|caption|system|input|envelope|envelopes|base64|files?|captcha|challenge|fileName|sourceName)$|(token|secret|password|passphrase|api_?key|authorization|cookie|profile_?key|master_?key|entropy_?pool)$/i;
+
+/** Any value as plain data that may be shown: errors with their causes, bytes as their number, hidden fields as such. */
+export function redact(value: unknown, depth = 0): unknown {
+  if (typeof value === "string") return redactText(value);
+  if (typeof value === "bigint" || typeof value === "symbol" || typeof value === "function") return String(value);
+  if (typeof value !== "object" || value === null) return value;
+  if (depth >= depthMax) return "[deeper]";
+  if (value instanceof Error) return redactError(value, depth);
+  if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return `[${value.byteLength} bytes]`;
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? "[no date]" : value.toISOString();
+  if (value instanceof URL) return redactText(value.href);
+  if (value instanceof Map || value instanceof Set) return redact([...value], depth);
+  if (Array.isArray(value)) return value.slice(0, itemsMax).map((item) => redact(item, depth + 1));
+  const entries = Object.entries(value).slice(0, itemsMax);
+  return Object.fromEntries(entries.map(([key, field]) => [redactText(key), redactField(key, field, depth)]));
+}
+
+const redactField = (key: string, field: unknown, depth: number): unknown =>
+  hiddenKey.test(key) && (typeof field === "string" || typeof field === "object") && field !== null
+    ? "[hidden]"
+    : redact(field, depth + 1);
+
+/** The stack is shown of foreign errors only: those are bugs. Other own fields of an error (responses, requests) are left out. */
+function redactError(error: Error & { code?: unknown; status?: unknown }, depth: number): unknown {
+  return {
+    name: error.name,
+    message: redactText(error.message),
+    ...(typeof error.code === "string" || typeof error.code === "number" ? { code: redact(error.code) } : {}),
+    ...(typeof error.status === "number" ? { status: error.status } : {}),
+    ...(error.name === "BridgeError" || depth > 0 ? {} : { stack: redactText(error.stack ?? "") }),
+    ...(error.cause === undefined ? {} : { cause: redact(error.cause, depth + 1) }),
+    ...(error instanceof AggregateError ? { errors: redact(error.errors, depth + 1) } : {}),
+  };
+}
+
+const secrets: readonly (readonly [RegExp, string | ((match: string) => string)])[] = [
+  [/sk-ant-[\w-]+/gi, "sk-ant-…"],
+  [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, "$1 …"],
+  [/(x-api-key["']?\s*[:=]\s*["']?)[^\s"',}]+/gi, "$1…"],
+  [/sgnl:\/\/\S+/gi, "sgnl://…"],
+  [/\/\/[^\s/@]+:[^\s/@]+@/g, "//…@"],
+  [
+    /(?:\+|%2b)[ ().-]?\d(?:[ ().-]?\d){6,14}/gi,
+    (match) => maskNumber(`+${match.replace(/^%2b/i, "").replace(/\D/g, "")}`),
+  ],
+];
+
+/** A text without tokens, link codes and whole phone numbers, at most 2,000 characters long. */
+export function redactText(text: string): string {
+  let shown = text.length > textLengthMax ? `${text.slice(0, textLengthMax)}…` : text;
+  for (const [pattern, replacement] of secrets)
+    shown = typeof replacement === "string" ? shown.replace(pattern, replacement) : shown.replace(pattern, replacement);
+  return shown;
+}
+
+/** A phone number that its owner recognises and nobody else learns: `+1…42`. */
+export const maskNumber = (number: string): string => `${number.slice(0, 2)}…${number.slice(-2)}`;

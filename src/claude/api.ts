@@ -1,0 +1,145 @@
+/**
+ * The one way to the Claude API: the SDK, loaded when first needed, without its retries, its environment and its log.
+ *
+ * - `call` is one request; `stream` is one SSE response with a watchdog on its bytes. Both fail only with `BridgeError`.
+ * - Our `fetch` looks at every answer: the server's clock, and whether a 200 is JSON or SSE at all.
+ */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import type { Clock } from "../clock.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
+import { claudeFailure, type Site } from "./failure.ts";
+
+export type ApiOptions = {
+  /** Null fails every call with `claude_key`. */
+  readonly apiKey: string | null;
+  /** Null is the API of Anthropic. */
+  readonly baseUrl: string | null;
+  readonly clock: Clock;
+};
+
+/** What a call hands to the SDK with every request. */
+export type RequestOptions = { readonly signal: AbortSignal };
+
+export interface ClaudeApi {
+  /** One request, or a walk over pages. @throws BridgeError `claude_*` */
+  call<T>(site: Site, work: (client: Anthropic) => PromiseLike<T>): Promise<T>;
+  /**
+   * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
+   * are parsed JSON, or `"silent"` each time not one byte came for `silenceMs`. Aborting `signal` ends them silently;
+   * so does the server's end of the response.
+   * @throws BridgeError `claude_*`; once the headers are there, of what broke the stream
+   */
+  stream(
+    site: Site,
+    work: (client: Anthropic, options: RequestOptions) => { asResponse(): Promise<Response> },
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<unknown>>;
+  /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
+  skewMs(): Millis;
+}
+
+const defaultBaseUrl = "https://api.anthropic.com";
+
+/** Time to the headers of an answer. **Source:** claude/CLAUDE-API.md 0.3: the SDK bounds nothing after that. */
+const headersTimeoutMs = 60_000;
+
+/** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
+export const silenceMs = 75_000;
+
+/** `Date` has whole seconds: on average the time is half a second later. */
+const dateHalfStepMs = 500;
+
+export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeApi {
+  let skewMs = 0;
+  let client: Promise<Anthropic> | null = null;
+  const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
+    const response = await fetch(url, init);
+    const date = Date.parse(response.headers.get("date") ?? "");
+    if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
+    const type = response.headers.get("content-type") ?? "";
+    if (response.ok && !type.includes("json") && !type.includes("text/event-stream"))
+      throw new BridgeError(
+        "claude_protocol",
+        "Cannot use the answer of the Claude API as it is neither JSON nor a stream",
+      );
+    return response;
+  };
+  const load = async (): Promise<Anthropic> => {
+    if (apiKey === null || apiKey === "")
+      throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
+        hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
+      });
+    const { Anthropic } = await import("@anthropic-ai/sdk");
+    return new Anthropic({
+      apiKey,
+      baseURL: baseUrl ?? defaultBaseUrl,
+      maxRetries: 0,
+      timeout: headersTimeoutMs,
+      // The SDK's log shows bodies; ours says what matters.
+      logLevel: "off",
+      openTelemetry: false,
+      fetch: watchedFetch,
+    });
+  };
+  const call: ClaudeApi["call"] = async (site, work) => {
+    try {
+      client ??= load();
+      return await work(await client);
+    } catch (error) {
+      throw claudeFailure(site, error);
+    }
+  };
+  return {
+    call,
+    async stream(site, work, outer) {
+      const cut = new AbortController();
+      const options = {
+        signal: AbortSignal.any([outer, cut.signal]),
+        // Bun ends a body that is silent for about 5 minutes; the watchdog below is earlier and knows what to do.
+        fetchOptions: { timeout: false } as RequestInit,
+      };
+      const response = await call(site, (client) => work(client, options).asResponse());
+      return readFrames({ ...site, isStream: true }, response, cut, clock);
+    },
+    skewMs: () => skewMs,
+  };
+}
+
+async function* readFrames(site: Site, response: Response, cut: AbortController, clock: Clock): AsyncGenerator {
+  const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
+  let heardAt = clock.monotonic();
+  const tap = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      heardAt = clock.monotonic();
+      controller.enqueue(chunk);
+    },
+  });
+  const body = response.body?.pipeThrough(tap) ?? null;
+  const { headers } = response;
+  const frames = Stream.fromSSEResponse<unknown>(new Response(body, { headers }), cut)[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = frames.next();
+      // Looked at below; a rejection while we are away must not count as unhandled.
+      next.catch(() => {});
+      for (;;) {
+        const timer = new AbortController();
+        const rest = clock.sleep(heardAt + silenceMs - clock.monotonic(), timer.signal).then(() => null);
+        const result = await Promise.race([next, rest]).finally(() => timer.abort());
+        if (result?.done) return;
+        if (result) {
+          yield result.value;
+          break;
+        }
+        if (clock.monotonic() - heardAt < silenceMs) continue;
+        heardAt = clock.monotonic();
+        yield "silent";
+      }
+    }
+  } catch (error) {
+    throw claudeFailure(site, error);
+  } finally {
+    cut.abort();
+  }
+}

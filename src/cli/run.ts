@@ -1,0 +1,110 @@
+/** `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. */
+import { randomUUID } from "node:crypto";
+import { networkInterfaces } from "node:os";
+import type { Config } from "../config.ts";
+import { BridgeError } from "../core/errors.ts";
+import { plainText } from "../core/reply.ts";
+import { startDaemon, type Daemon } from "../daemon.ts";
+import { startLog, type Log } from "../log.ts";
+import { createApp } from "../status/app.ts";
+import type { Control } from "../status/control.ts";
+import { listen } from "../status/listen.ts";
+import { commit, version } from "../version.ts";
+import { buildBackend, buildTransport } from "./adapters.ts";
+import { load, type Flags, type Io } from "./io.ts";
+import { newToken, removePlace, writePlace } from "./remote.ts";
+
+/** Resolves to the exit code when everything has stopped. */
+export async function run(io: Io, flags: Flags): Promise<number> {
+  const { config, warnings } = load(io, flags);
+  const log = startLog({ level: config.log, isPretty: io.isErrTty, write: io.err });
+  log.info("signalman starts", {
+    version,
+    commit,
+    transport: config.transport,
+    backend: config.backend,
+    warnings: warnings.length,
+  });
+  const deps = { log, clock: io.clock, random: io.random };
+  const daemon = await startDaemon(config, {
+    ...deps,
+    networkKey,
+    newId: randomUUID,
+    buildTransport: (store) => buildTransport(config, store, deps),
+    buildBackend: (store) => buildBackend(config, store, deps),
+  });
+  const stop = (): void => void daemon.stop();
+  io.signal.addEventListener("abort", stop);
+  if (io.signal.aborted) stop();
+  const forget = onReconnectSignal(daemon.reconnect);
+  try {
+    const server = await serve(config, daemon, io, log);
+    const code = await daemon.finished;
+    await server?.stop();
+    if (server) removePlace(config.home);
+    return code;
+  } catch (error) {
+    await daemon.stop();
+    throw error;
+  } finally {
+    forget();
+    io.signal.removeEventListener("abort", stop);
+  }
+}
+
+/** Puts the status server on its port and leaves its address in the home folder. */
+export async function serve(
+  config: Config,
+  daemon: Daemon,
+  io: Io,
+  log: Log,
+): Promise<{ readonly url: string; stop(): Promise<void> } | null> {
+  if (config.listen === null) return null;
+  const token = newToken();
+  const app = createApp({
+    status: daemon.status,
+    health: daemon.health,
+    isReady: daemon.isReady,
+    control: controlOf(daemon, io),
+    token,
+    isAnyHost: config.trustListen,
+    now: io.clock.now,
+  });
+  const server = await listen(config.listen, app.fetch);
+  writePlace(config.home, { url: server.url, token });
+  log.info("status server listens", { url: server.url });
+  return server;
+}
+
+function controlOf(daemon: Daemon, io: Io): Control {
+  const { store, backend } = daemon;
+  return {
+    reconnect: daemon.reconnect,
+    sync: daemon.sync,
+    send(chat, text) {
+      store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), io.clock.now());
+      daemon.wake();
+    },
+    async archive(id) {
+      const session = store.sessions.find(id);
+      if (session === null) throw new BridgeError("config", `Cannot archive ${id} as there is no such session here`);
+      if (backend.remote && session.remoteId !== null) await backend.remote.archive(session.remoteId, io.signal);
+      store.sessions.end(session.id);
+    },
+  };
+}
+
+/** Which network this machine is on: names and addresses of its interfaces. */
+function networkKey(): string {
+  const entries = Object.entries(networkInterfaces()).flatMap(([name, addresses = []]) =>
+    addresses.filter(({ internal }) => !internal).map(({ address }) => `${name} ${address}`),
+  );
+  return entries.sort().join("\n");
+}
+
+/** SIGUSR1 means `signalman reconnect`. Windows has no such signal. */
+function onReconnectSignal(reconnect: () => void): () => void {
+  if (process.platform === "win32") return () => undefined;
+  process.on("SIGUSR1", reconnect);
+  return () => void process.off("SIGUSR1", reconnect);
+}

@@ -1,0 +1,159 @@
+/**
+ * The settings of this run.
+ *
+ *   defaults < config.toml < environment < flags ─▶ one valibot schema ─▶ one frozen Config
+ */
+import envPaths from "env-paths";
+import { readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parse as parseToml } from "smol-toml";
+import * as v from "valibot";
+import { BridgeError } from "./core/errors.ts";
+import { nearest } from "./core/nearest.ts";
+import { redactText } from "./log.ts";
+import {
+  fileKey,
+  flagOf,
+  settingKeys,
+  settingRow as row,
+  type settings,
+  type SettingKey,
+  variableOf,
+} from "./settings.ts";
+
+type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
+type LimitKey = "pollMs" | "staleAfterMs" | "stableAfterMs" | "drainMs" | "retentionDays" | "lanesMax";
+
+/** The settings as the program uses them: frozen, checked, complete. */
+export type Config = Omit<Values, LimitKey> & { readonly limits: Pick<Values, LimitKey> };
+
+export type Origin = "default" | "file" | "environment" | "flag";
+
+export type Loaded = {
+  readonly config: Config;
+  readonly origins: { readonly [K in SettingKey]: Origin };
+  /** What each setting was given as, secrets included: for `config show`, which masks them. */
+  readonly given: { readonly [K in SettingKey]: unknown };
+  /** One sentence each. */
+  readonly warnings: readonly string[];
+};
+
+export type Sources = {
+  /** By setting key, as written on the command line. */
+  readonly flags: Readonly<Partial<Record<string, string>>>;
+  readonly env: Readonly<Partial<Record<string, string>>>;
+};
+
+/**
+ * Reads the file and puts the four sources together. Nothing is created.
+ * @throws BridgeError `config` naming the setting, where it was given, and the nearest key or the accepted form
+ */
+export function loadConfig({ flags, env }: Sources): Loaded {
+  const given: Record<string, unknown> = {};
+  const origins = Object.fromEntries(settingKeys.map((key) => [key, "default"])) as Record<SettingKey, Origin>;
+  const take = (values: Readonly<Record<string, unknown>>, origin: Origin): void => {
+    for (const key of settingKeys) if (values[key] !== undefined) [given[key], origins[key]] = [values[key], origin];
+  };
+  take(Object.fromEntries(settingKeys.map((key) => [key, row(key).fallback])), "default");
+  take({ home: envPaths("signalman", { suffix: "" }).data }, "default");
+  const fromEnv = Object.fromEntries(settingKeys.map((key) => [key, env[variableOf(key)] || undefined]));
+  const home = resolve(flags["home"] ?? fromEnv["home"] ?? String(given["home"]));
+  take(readFile(home), "file");
+  take(fromEnv, "environment");
+  take(flags, "flag");
+  if (typeof given["system"] === "string") given["system"] = readPrompt(given["system"], origins.system, home);
+  const values = check(given, origins);
+  refuseOpenListen(values);
+  const { pollMs, staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax, ...rest } = values;
+  const limits = Object.freeze({ pollMs, staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax });
+  return {
+    config: Object.freeze({ ...rest, limits }),
+    origins,
+    given: given as Loaded["given"],
+    warnings: unknownVariables(env),
+  };
+}
+
+function check(given: Readonly<Record<string, unknown>>, origins: Record<SettingKey, Origin>): Values {
+  const schema = v.strictObject(Object.fromEntries(settingKeys.map((key) => [key, row(key).schema])));
+  const result = v.safeParse(schema, given);
+  if (result.success) return result.output as Values;
+  const key = settingKeys.find((candidate) => candidate === result.issues[0].path?.[0]?.key) ?? "home";
+  const { isSecret, accepts } = row(key);
+  const shown = isSecret ? "" : ` ${redactText(JSON.stringify(given[key]))}`;
+  const place = {
+    default: "default",
+    file: fileKey(key),
+    environment: variableOf(key),
+    flag: flagOf(key)?.split(" ")[0],
+  };
+  throw new BridgeError("config", `Cannot use${shown} as ${place[origins[key]]}: it takes ${accepts}`);
+}
+
+/** The file's values by setting key. A missing file is an empty one. */
+function readFile(home: string): Record<string, unknown> {
+  const path = join(home, "config.toml");
+  let values: Record<string, unknown>;
+  try {
+    values = parseToml(readFileSync(path, "utf8"));
+  } catch (cause) {
+    if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return {};
+    const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause);
+    throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}`);
+  }
+  const known = settingKeys.filter((key) => !row(key).isOutsideFile);
+  const keys = new Map(known.map((key) => [fileKey(key), key]));
+  const result: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(values)) {
+    const key = keys.get(name);
+    if (key === undefined) throw unknownKey(path, name, [...keys.keys()]);
+    result[key] = value;
+  }
+  if (known.some((key) => row(key).isSecret && result[key] !== undefined)) refuseLooseFile(path);
+  return result;
+}
+
+function unknownKey(path: string, name: string, known: readonly string[]): BridgeError {
+  const near = nearest(name, known);
+  const hint = near === null ? `Known settings: ${known.join(", ")}.` : `Did you mean ${near}?`;
+  return new BridgeError("config", `Cannot use ${path}: there is no setting ${JSON.stringify(name)}`, { hint });
+}
+
+function refuseLooseFile(path: string): void {
+  if (process.platform === "win32" || (statSync(path).mode & 0o077) === 0) return;
+  throw new BridgeError("config", `Cannot use ${path}: it holds a key and others may read it`, {
+    hint: `Run: chmod 600 ${path}`,
+  });
+}
+
+/** `@file` is read: relative to the home when it stands in the file there, else to the working folder. */
+function readPrompt(value: string, origin: Origin, home: string): string {
+  if (!value.startsWith("@")) return value;
+  const path = origin === "file" ? resolve(home, value.slice(1)) : resolve(value.slice(1));
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new BridgeError("config", `Cannot read the system prompt ${path}`, { cause });
+  }
+}
+
+/** Whether only this machine can reach the address. */
+export const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+
+function refuseOpenListen({ listen, trustListen }: Values): void {
+  if (listen === null || trustListen || isLoopback(listen.host)) return;
+  throw new BridgeError("config", `Cannot listen on ${listen.host}: others than this machine could read the status`, {
+    hint: "Listen on 127.0.0.1, or set SIGNALMAN_TRUST_LISTEN=true where you trust the network.",
+  });
+}
+
+function unknownVariables(env: Sources["env"]): string[] {
+  const known = settingKeys.map(variableOf);
+  return Object.keys(env)
+    .filter((name) => name.startsWith("SIGNALMAN_") && !known.includes(name))
+    .map((name) => {
+      const near = nearest(name, known);
+      return `The variable ${name} is not known${near === null ? "" : `; did you mean ${near}?`}`;
+    });
+}

@@ -1,0 +1,101 @@
+/**
+ * A chat's context as the metadata of its session at the Claude API, and back.
+ *
+ *   "c.model": "0k3v9q2m00a1f4~\"claude-x\""     stamp ~ JSON in ASCII
+ *   "c.title": "0k3v9q2m01a1f4!"                  tombstone: removed at that stamp
+ *   "c.quiet": "~true"                            a value that nobody has stamped
+ *   "sb.…"                                        reserved by us; any other key belongs to somebody else
+ *
+ * Total both ways: what cannot be read is not ours and is left alone, what does not fit stays local.
+ *
+ * **Source:** CLAUDE-API notes 1.3 (at most 16 pairs, key ≤ 64, value ≤ 512 characters), 2.4 and 2.5 (our mapping).
+ */
+import { isStampAhead, parseStamp, type Stamp, type Stamps } from "./hlc.ts";
+import type { Context, JsonValue } from "./model.ts";
+
+/** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
+const keysMax = 13;
+const keyCharsMax = 64;
+const valueCharsMax = 512;
+const prefix = "c.";
+
+export type Metadata = { readonly [key: string]: string };
+
+/**
+ * The pairs for a context and its stamps. More than 13 or too large a pair: left out, values going before tombstones, newer
+ * before older.
+ */
+export function encodeMetadata(context: Context, stamps: Stamps): Record<string, string> {
+  const values = Object.entries(context).map(([key, value]) =>
+    pair(key, stampOf(stamps, key), `~${toAscii(JSON.stringify(value))}`),
+  );
+  const tombstones = Object.keys(stamps)
+    .filter((key) => !Object.hasOwn(context, key))
+    .map((key) => pair(key, stampOf(stamps, key), "!"));
+  const newestFirst = (a: Pair, b: Pair): number => (a.stamp < b.stamp ? 1 : a.stamp > b.stamp ? -1 : 0);
+  const fitting = [...values.sort(newestFirst), ...tombstones.sort(newestFirst)].filter(
+    ({ key, value }) => key.length <= keyCharsMax && value.length <= valueCharsMax,
+  );
+  return Object.fromEntries(fitting.slice(0, keysMax).map(({ key, value }) => [key, value]));
+}
+
+/**
+ * The context and stamps in a session's metadata; any input is fine, pairs that are not ours are passed over. With the server's
+ * time (Unix ms), stamps that lead it too far are not believed: a value then counts as unstamped, a tombstone as nothing.
+ */
+export function decodeMetadata(
+  metadata: Metadata,
+  serverNow = Number.POSITIVE_INFINITY,
+): { readonly context: Context; readonly stamps: Stamps } {
+  const context: [string, JsonValue][] = [];
+  const stamps: [string, Stamp][] = [];
+  for (const [key, text] of Object.entries(metadata)) {
+    const entry = decodeEntry(key, text);
+    if (!entry) continue;
+    if (entry.stamp !== "" && !isStampAhead(entry.stamp, serverNow)) stamps.push([entry.key, entry.stamp]);
+    if (entry.value !== undefined) context.push([entry.key, entry.value]);
+  }
+  return { context: Object.fromEntries(context), stamps: Object.fromEntries(stamps) };
+}
+
+/** What turns `before` into `after` at the API: a string writes, null removes. Only pairs that are ours are ever removed. */
+export function metadataPatch(before: Metadata, after: Metadata): Record<string, string | null> {
+  const writes = Object.entries(after).filter(([key, value]) => !Object.hasOwn(before, key) || before[key] !== value);
+  const removals = Object.entries(before)
+    .filter(([key, text]) => !Object.hasOwn(after, key) && decodeEntry(key, text) !== null)
+    .map(([key]): [string, null] => [key, null]);
+  return Object.fromEntries<string | null>([...writes, ...removals]);
+}
+
+type Pair = { readonly key: string; readonly stamp: Stamp; readonly value: string };
+
+const pair = (key: string, stamp: Stamp, rest: string): Pair => ({ key: prefix + key, stamp, value: stamp + rest });
+
+/** A text that is no stamp would make the whole pair unreadable. */
+function stampOf(stamps: Stamps, key: string): Stamp {
+  const stamp = Object.hasOwn(stamps, key) ? stamps[key] : undefined;
+  return stamp !== undefined && parseStamp(stamp) ? stamp : "";
+}
+
+/** Null where the pair is not ours, or of a kind that this version does not know (`@mem:…`). */
+function decodeEntry(
+  key: string,
+  text: unknown,
+): { readonly key: string; readonly stamp: Stamp; readonly value?: JsonValue } | null {
+  if (!key.startsWith(prefix) || typeof text !== "string") return null;
+  const mark = text.search(/[~!]/);
+  const stamp = text.slice(0, Math.max(0, mark));
+  if (mark < 0 || (stamp !== "" && parseStamp(stamp) === null)) return null;
+  const name = key.slice(prefix.length);
+  if (text[mark] === "!") return stamp !== "" && text.length === mark + 1 ? { key: name, stamp } : null;
+  try {
+    return { key: name, stamp, value: JSON.parse(text.slice(mark + 1)) as JsonValue };
+  } catch {
+    return null;
+  }
+}
+
+/** Whether the limit of 512 counts characters or bytes is not written anywhere: in ASCII both are the same. */
+function toAscii(json: string): string {
+  return json.replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}

@@ -1,0 +1,169 @@
+/**
+ * Where a turn stands, decided from the session's event log alone.
+ *
+ *   queued ──prompt processed──▶ running ──idle──▶ ended
+ *      │                          │  ▲
+ *      │             requires_action  └── every ask answered, or it runs again
+ *      │                          ▼  │
+ *      │                        waiting
+ *      └──── retries exhausted ──▶ flushed (it died unanswered: ask anew)
+ *
+ * Events may arrive twice (stream, listing, after a crash) and from before the prompt: only what comes after the *processed*
+ * prompt counts. The log's order is `processed_at`; where that ties, arrival decides, and a stop that was there before the
+ * prompt was processed never ends it.
+ * **Source:** claude/CLAUDE-API.md sections 1.4, 1.7, 1.8 (`status_running` may precede the prompt that caused it; turns merge).
+ */
+import type { Millis, SessionEvent, StopReason } from "./model.ts";
+
+type Facts = {
+  /** Null: nothing was asked yet, and no event changes that. */
+  readonly promptId: string | null;
+  /** The prompt was in the log, queued or processed: a flush after that concerns it. */
+  readonly isSeen: boolean;
+  readonly promptAt: Millis | null;
+  /** The last stop that counted, and the last one that came before the prompt was processed. */
+  readonly stopAt: Millis | null;
+  readonly earlierStopId: string | null;
+  /** Tool uses with a confirmation or a result. */
+  readonly resolvedIds: ReadonlySet<string>;
+};
+
+/** What the log says of our prompt. `ended` is final; `flushed` only until the prompt turns out to be processed after all. */
+export type Progress = Facts &
+  (
+    | { readonly kind: "queued" }
+    | { readonly kind: "running" }
+    | { readonly kind: "waiting"; readonly toolUseIds: readonly string[] }
+    | { readonly kind: "ended"; readonly stop: StopReason }
+    | { readonly kind: "flushed" }
+  );
+
+/** The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier. */
+export function progressOf(promptId: string | null): Progress {
+  return {
+    kind: "queued",
+    promptId,
+    isSeen: false,
+    promptAt: null,
+    stopAt: null,
+    earlierStopId: null,
+    resolvedIds: new Set(),
+  };
+}
+
+/** The next standing after one event of the log; the same reference when nothing changed. */
+export function trackTurn(progress: Progress, event: SessionEvent): Progress {
+  if (progress.kind === "ended" || progress.promptId === null) return progress;
+  switch (event.type) {
+    case "prompt":
+      return event.id === progress.promptId ? promptSeen(progress, event.at) : progress;
+    case "running":
+      return progress.kind === "waiting" && isLater(event.at, progress.stopAt)
+        ? { ...factsOf(progress), kind: "running" }
+        : progress;
+    case "confirmation":
+    case "tool_result":
+      return resolve(progress, event.toolUseId);
+    case "idle":
+      return progress.promptAt === null
+        ? stoppedBefore(progress, event.id, event.at, event.stop)
+        : stopped(progress, progress.promptAt, event);
+    default:
+      return progress;
+  }
+}
+
+/** Folds a stretch of the log. */
+export const trackAll = (progress: Progress, events: readonly SessionEvent[]): Progress =>
+  events.reduce(trackTurn, progress);
+
+function promptSeen(progress: Progress, at: Millis | null): Progress {
+  if (at === null || progress.promptAt !== null) return progress.isSeen ? progress : { ...progress, isSeen: true };
+  const facts = { ...factsOf(progress), isSeen: true, promptAt: at };
+  // Flushed on the strength of a stop that came before it was processed: it lives.
+  if (progress.kind === "flushed")
+    return isLater(at, progress.stopAt) ? { ...facts, kind: "running" } : { ...facts, kind: "flushed" };
+  return { ...facts, kind: "running" };
+}
+
+/** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
+function stoppedBefore(progress: Progress, id: string, at: Millis | null, stop: StopReason): Progress {
+  const facts = { ...factsOf(progress), earlierStopId: id };
+  if (stop.kind === "retries_exhausted" && progress.isSeen) return { ...facts, stopAt: at, kind: "flushed" };
+  return progress.earlierStopId === id ? progress : { ...progress, earlierStopId: id };
+}
+
+function stopped(progress: Progress, promptAt: Millis, idle: SessionEvent & { readonly type: "idle" }): Progress {
+  const { at, stop } = idle;
+  if (at !== null && at < promptAt) return progress;
+  if (!isLater(at, promptAt) && idle.id === progress.earlierStopId) return progress;
+  if (at !== null && progress.stopAt !== null && at < progress.stopAt) return progress;
+  const facts = { ...factsOf(progress), stopAt: at };
+  switch (stop.kind) {
+    case "requires_action": {
+      const toolUseIds = stop.eventIds.filter((id) => !progress.resolvedIds.has(id));
+      return toolUseIds.length > 0 ? { ...facts, kind: "waiting", toolUseIds } : { ...facts, kind: "running" };
+    }
+    case "retries_exhausted":
+      return { ...facts, kind: "flushed" };
+    default:
+      return { ...facts, kind: "ended", stop };
+  }
+}
+
+function resolve(progress: Progress, toolUseId: string): Progress {
+  if (progress.resolvedIds.has(toolUseId)) return progress;
+  const facts = { ...factsOf(progress), resolvedIds: new Set([...progress.resolvedIds, toolUseId]) };
+  if (progress.kind !== "waiting") return { ...progress, ...facts };
+  const toolUseIds = progress.toolUseIds.filter((id) => id !== toolUseId);
+  return toolUseIds.length > 0 ? { ...facts, kind: "waiting", toolUseIds } : { ...facts, kind: "running" };
+}
+
+const factsOf = ({ promptId, isSeen, promptAt, stopAt, earlierStopId, resolvedIds }: Progress): Facts => ({
+  promptId,
+  isSeen,
+  promptAt,
+  stopAt,
+  earlierStopId,
+  resolvedIds,
+});
+
+const isLater = (at: Millis | null, than: Millis | null): boolean => at === null || than === null || at > than;
+
+/**
+ * The reconciliation of a send whose answer was never seen: the id of the event that must be it, or null when it did not
+ * arrive. The API has no idempotency key, so this is all that stands between a lost answer and asking twice. Two equal
+ * texts ("ok", "ok") are told apart by order, and by the ids that belong to other prompts already.
+ *
+ * @param notBefore server time, Unix ms: when it was sent, minus an allowance for the clocks
+ * @param events any part of the log that contains everything since `notBefore`, queued prompts included
+ */
+export function findUncertain(
+  text: string,
+  notBefore: Millis,
+  events: readonly SessionEvent[],
+  mappedIds: ReadonlySet<string>,
+): string | null {
+  const candidates = events.filter(
+    (event) =>
+      event.type === "prompt" &&
+      event.text.trim() === text.trim() &&
+      !mappedIds.has(event.id) &&
+      (event.at === null || event.at >= notBefore),
+  );
+  return inLogOrder(candidates)[0]?.id ?? null;
+}
+
+/** By the time Claude saw them, queued ones last; ties stay as they came. */
+export const inLogOrder = (events: readonly SessionEvent[]): SessionEvent[] =>
+  [...events].sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity) || 0);
+
+/** Tool uses that wait for a person's yes or no, oldest first: derivable from the log alone, without any local state. */
+export function pendingAsks(events: readonly SessionEvent[]): string[] {
+  const open = new Set<string>();
+  for (const event of inLogOrder(events)) {
+    if (event.type === "tool_use" && event.isAsk) open.add(event.id);
+    if (event.type === "confirmation" || event.type === "tool_result") open.delete(event.toolUseId);
+  }
+  return [...open];
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bun
+/** argv in, exit code out: the only place that ends the process. */
+import { systemClock, systemRandom } from "./clock.ts";
+import { commit, version } from "./version.ts";
+
+const argv = process.argv.slice(2);
+const stopping = new AbortController();
+const interrupted = 130;
+
+/** The first signal asks everything to stop in order; the second does not wait. */
+for (const name of ["SIGINT", "SIGTERM"] as const)
+  process.on(name, () => {
+    if (stopping.signal.aborted) process.exit(interrupted);
+    stopping.abort(name);
+  });
+/** The reader of a pipe went away (`signalman sessions | head`): nobody is left to tell. */
+process.stdout.on("error", () => process.exit(0));
+
+async function main(): Promise<number> {
+  if (argv.length === 1 && /^(version|--version|-V)$/.test(argv[0] ?? "")) {
+    process.stdout.write(`signalman ${version} (${commit})\n`);
+    return 0;
+  }
+  const { runCommand } = await import("./cli/program.ts");
+  return runCommand(argv, {
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+    isOutTty: process.stdout.isTTY,
+    isErrTty: process.stderr.isTTY,
+    env: process.env,
+    signal: stopping.signal,
+    clock: systemClock,
+    random: systemRandom,
+  });
+}
+
+// A daemon that was asked to stop has done what it was told; any other command was cut short.
+void main().then((code) => process.exit(stopping.signal.reason === "SIGINT" && code !== 0 ? interrupted : code));

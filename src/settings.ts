@@ -1,0 +1,279 @@
+/**
+ * ONE table of settings, from which come the file's keys, the variables, the flags, `config show`, the README and the type.
+ *
+ * A setting `signalUrl` is `signal_url` in the file, `SIGNALMAN_SIGNAL_URL` in the environment and `--signal-url` as a flag.
+ */
+import { resolve } from "node:path";
+import * as v from "valibot";
+import type { AllowRule } from "./core/inbound.ts";
+import { logLevels } from "./log.ts";
+
+const text = v.pipe(v.string(), v.trim(), v.nonEmpty());
+const isTrue = (word: string): boolean => ["true", "1", "yes", "on"].includes(word);
+const choice = v.pipe(
+  v.picklist(["true", "1", "yes", "on", "false", "0", "no", "off"]),
+  v.transform((word) => isTrue(word)),
+);
+const toggle = v.union([v.boolean(), choice]);
+const whole = (least: number, most: number) =>
+  v.pipe(
+    v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/), v.transform(Number))]),
+    v.integer(),
+    v.minValue(least),
+    v.maxValue(most),
+  );
+const e164 = v.pipe(v.string(), v.regex(/^\+[1-9]\d{6,14}$/));
+const httpUrl = v.pipe(
+  text,
+  v.check((url) => /^https?:$/.test(URL.parse(url)?.protocol ?? "")),
+  v.transform((url) => url.replace(/\/+$/, "")),
+);
+
+/** Somebody to talk with: `self`, a number, an account id, a group. */
+export const addressee = v.union([
+  v.pipe(
+    v.literal("self"),
+    v.transform((): AllowRule => ({ kind: "self" })),
+  ),
+  v.pipe(
+    e164,
+    v.transform((number): AllowRule => ({ kind: "number", number })),
+  ),
+  v.pipe(
+    v.string(),
+    v.uuid(),
+    v.transform((aci): AllowRule => ({ kind: "aci", aci: aci.toLowerCase() })),
+  ),
+  v.pipe(
+    v.string(),
+    v.startsWith("group:"),
+    v.transform((word) => word.slice("group:".length)),
+    v.nonEmpty(),
+    v.base64(),
+    v.transform((id): AllowRule => ({ kind: "group", id })),
+  ),
+]);
+const words = v.pipe(
+  v.string(),
+  v.transform((list) => list.split(",").map((word) => word.trim())),
+  v.transform((list) => list.filter((word) => word !== "")),
+);
+const rules = v.pipe(v.union([v.array(v.string()), words]), v.array(addressee), v.readonly());
+
+/** Where the status server listens; `host` without the brackets of IPv6. Port 0 takes a free one. */
+export type ListenAddress = { readonly host: string; readonly port: number };
+
+const address = v.union([
+  v.pipe(
+    v.literal("off"),
+    v.transform(() => null),
+  ),
+  v.pipe(
+    v.string(),
+    v.regex(/^(\[[\da-fA-F:.]+\]|[\w.-]+):\d{1,5}$/),
+    v.transform((word): ListenAddress => {
+      const colon = word.lastIndexOf(":");
+      return { host: word.slice(0, colon).replace(/^\[|\]$/g, ""), port: Number(word.slice(colon + 1)) };
+    }),
+    v.check(({ port }) => port <= 65_535),
+  ),
+]);
+
+const shortSystem =
+  "You are Claude, chatting on Signal with a person who reads on a phone. Answer in the person's language, briefly and plainly; go into detail when asked. Simple Markdown (bold, italics, lists, code) is shown; tables and headings are not.";
+
+/** One row of the table of settings. */
+export type Setting = {
+  readonly schema: v.GenericSchema;
+  /** The default as a person would write it; null where there is none. */
+  readonly fallback: string | null;
+  /** One phrase: what it is for, with its unit. */
+  readonly doc: string;
+  /** The accepted form, for the error and the README. */
+  readonly accepts: string;
+  /** The placeholder of the flag's value; absent where there is no flag. */
+  readonly flag?: string;
+  /** The variable where it is not SIGNALMAN_ and the key. */
+  readonly variable?: string;
+  readonly isSecret?: true;
+  /** It says where the file is, so it cannot stand in the file. */
+  readonly isOutsideFile?: true;
+};
+
+/** Every setting, in the order in which people meet them. */
+export const settings = {
+  home: {
+    schema: v.pipe(
+      text,
+      v.transform((path) => resolve(path)),
+    ),
+    fallback: null,
+    doc: "folder of config.toml and signalman.db (default: the platform's data folder)",
+    accepts: "a folder",
+    flag: "folder",
+    isOutsideFile: true,
+  },
+  transport: {
+    schema: v.picklist(["native", "signal-cli", "rest"]),
+    fallback: "native",
+    doc: "how to reach Signal",
+    accepts: "native, signal-cli or rest",
+    flag: "name",
+  },
+  signalUrl: {
+    schema: httpUrl,
+    fallback: "http://127.0.0.1:8080",
+    doc: "base URL of the signal-cli daemon or the REST API",
+    accepts: "a URL such as http://127.0.0.1:8080",
+    flag: "url",
+  },
+  signalCli: {
+    schema: v.nullable(text),
+    fallback: null,
+    doc: "a signal-cli program to start and supervise",
+    accepts: "a path",
+    flag: "path",
+  },
+  signalService: {
+    schema: text,
+    fallback: "production",
+    doc: "native: the Signal service to use",
+    accepts: "production, or the path of a service file (JSON)",
+  },
+  account: {
+    schema: v.nullable(e164),
+    fallback: null,
+    doc: "own number, for signal-cli and rest",
+    accepts: "a number in international form (plus, country code, number)",
+    flag: "number",
+  },
+  allow: {
+    schema: rules,
+    fallback: "self",
+    doc: "who may write to Claude",
+    accepts: "a list of international numbers, account ids (UUID), self, and group:<id in standard base64>",
+    flag: "list",
+  },
+  groupAlways: {
+    schema: toggle,
+    fallback: "false",
+    doc: "answer in listed groups without being mentioned",
+    accepts: "true or false",
+  },
+  backend: {
+    schema: v.picklist(["sessions", "messages"]),
+    fallback: "sessions",
+    doc: "which side keeps the conversation: Claude's sessions, or this machine",
+    accepts: "sessions or messages",
+    flag: "name",
+  },
+  model: {
+    schema: v.pipe(text, v.regex(/^[\w][\w.:@/-]*$/)),
+    fallback: "claude-sonnet-5-5",
+    doc: "Claude model id",
+    accepts: "a model id such as claude-sonnet-5-5",
+    flag: "id",
+  },
+  system: {
+    schema: text,
+    fallback: shortSystem,
+    doc: "system prompt (default: a short one for chat on a phone)",
+    accepts: "a text, or @file",
+    flag: "text",
+  },
+  tools: {
+    schema: v.picklist(["off", "ask", "allow"]),
+    fallback: "ask",
+    doc: "sessions: tools of the session; with ask a person confirms what writes or runs",
+    accepts: "off, ask or allow",
+    flag: "policy",
+  },
+  listen: {
+    schema: address,
+    fallback: "127.0.0.1:8787",
+    doc: "address of the status server",
+    accepts: "host:port such as 127.0.0.1:8787, or off",
+    flag: "address",
+  },
+  trustListen: {
+    schema: toggle,
+    fallback: "false",
+    doc: "let the status server listen beyond this machine, for a network you trust",
+    accepts: "true or false",
+  },
+  log: {
+    schema: v.picklist(logLevels),
+    fallback: "info",
+    doc: "least level that is logged",
+    accepts: logLevels.join(", "),
+    flag: "level",
+  },
+  anthropicApiKey: {
+    schema: v.nullable(text),
+    fallback: null,
+    doc: "key for the Claude API",
+    accepts: "a key",
+    variable: "ANTHROPIC_API_KEY",
+    isSecret: true,
+  },
+  anthropicBaseUrl: {
+    schema: v.nullable(httpUrl),
+    fallback: null,
+    doc: "base URL of the Claude API, or of an endpoint compatible with it",
+    accepts: "a URL such as https://api.anthropic.com",
+    variable: "ANTHROPIC_BASE_URL",
+  },
+  pollMs: {
+    schema: whole(1_000, 60_000),
+    fallback: "20000",
+    doc: "how long one poll of Signal may wait for messages, in ms",
+    accepts: "1000 to 60000",
+  },
+  staleAfterMs: {
+    schema: whole(5_000, 3_600_000),
+    fallback: "90000",
+    doc: "without proof of life for so long the line counts as lost, in ms",
+    accepts: "5000 to 3600000",
+  },
+  stableAfterMs: {
+    schema: whole(0, 3_600_000),
+    fallback: "30000",
+    doc: "a line that held for so long starts its backoff anew, in ms",
+    accepts: "0 to 3600000",
+  },
+  drainMs: {
+    schema: whole(0, 600_000),
+    fallback: "10000",
+    doc: "how long turns at work may go on when stopping, in ms",
+    accepts: "0 to 600000",
+  },
+  retentionDays: {
+    schema: whole(1, 3_650),
+    fallback: "30",
+    doc: "how long done rows of inbox and outbox are kept, in days",
+    accepts: "1 to 3650",
+  },
+  lanesMax: {
+    schema: whole(1, 64),
+    fallback: "8",
+    doc: "chats that are answered at the same time",
+    accepts: "1 to 64",
+  },
+} as const satisfies Record<string, Setting>;
+
+export type SettingKey = keyof typeof settings;
+export const settingKeys = Object.keys(settings) as SettingKey[];
+/** The row of a key, widened, so that optional columns can be read. */
+export const settingRow = (key: SettingKey): Setting => settings[key];
+const snake = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** `signalUrl` → `signal_url`. */
+export const fileKey = (key: SettingKey): string => snake(key);
+/** `signalUrl` → `SIGNALMAN_SIGNAL_URL`. */
+export const variableOf = (key: SettingKey): string =>
+  settingRow(key).variable ?? `SIGNALMAN_${snake(key).toUpperCase()}`;
+/** `signalUrl` → `--signal-url <url>`; null where there is no flag. */
+export function flagOf(key: SettingKey): string | null {
+  const { flag } = settingRow(key);
+  return flag === undefined ? null : `--${snake(key).replaceAll("_", "-")} <${flag}>`;
+}

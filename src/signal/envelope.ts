@@ -1,0 +1,275 @@
+/**
+ * signal-cli's message object → `Envelope`. Both daemons speak it: signal-cli itself and signal-cli-rest-api.
+ *
+ * Total: whatever JSON arrives becomes an envelope. A field of the wrong type counts as absent, a list drops its bad entries,
+ * and what remains unrecognised is kept as `unknown`, so that a new release of signal-cli can never stop the line.
+ *
+ * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
+ */
+import * as v from "valibot";
+import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../core/model.ts";
+import { isSameAddress } from "../core/model.ts";
+
+const bool = v.fallback(v.boolean(), false);
+const count = v.fallback(v.nullable(v.pipe(v.number(), v.safeInteger(), v.minValue(0))), null);
+/** JSON may carry half a surrogate pair; nothing behind this line has to cope with it. */
+const wellFormed = v.pipe(
+  v.string(),
+  v.transform((value) => value.toWellFormed()),
+);
+const text = v.fallback(v.nullable(wellFormed), null);
+const uuid = v.fallback(
+  v.nullable(v.pipe(v.string(), v.regex(/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/iu), v.toLowerCase())),
+  null,
+);
+const e164 = v.fallback(v.nullable(v.pipe(v.string(), v.regex(/^\+[0-9]{5,15}$/u))), null);
+const maybe = <T extends v.GenericSchema>(schema: T) => v.fallback(v.nullable(schema), null);
+
+/** The readable entries of a list; signal-cli leaves empty lists out. */
+const list = <T extends v.GenericSchema>(schema: T) =>
+  v.pipe(
+    v.fallback(v.array(v.unknown()), []),
+    v.transform((items) =>
+      items.flatMap((item) => {
+        const parsed = v.safeParse(schema, item);
+        return parsed.success ? [parsed.output] : [];
+      }),
+    ),
+  );
+
+const author = { authorNumber: e164, authorUuid: uuid };
+const target = { targetAuthorNumber: e164, targetAuthorUuid: uuid };
+
+const dataSchema = v.looseObject({
+  timestamp: count,
+  message: text,
+  expiresInSeconds: count,
+  isExpirationUpdate: bool,
+  viewOnce: bool,
+  groupInfo: maybe(v.object({ groupId: wellFormed, type: text })),
+  reaction: maybe(v.object({ emoji: wellFormed, ...target, targetSentTimestamp: count, isRemove: bool })),
+  remoteDelete: maybe(v.object({ timestamp: count })),
+  quote: maybe(v.object({ id: count, ...author, text })),
+  mentions: list(v.object({ start: count, length: count, number: e164, uuid })),
+  attachments: list(v.object({ contentType: text, filename: text, id: text, size: count })),
+});
+type Data = v.InferOutput<typeof dataSchema>;
+
+const editSchema = v.object({ targetSentTimestamp: count, dataMessage: dataSchema });
+
+const sentSchema = v.looseObject({
+  ...dataSchema.entries,
+  destinationNumber: e164,
+  destinationUuid: uuid,
+  editMessage: maybe(editSchema),
+});
+
+const envelopeSchema = v.looseObject({
+  sourceNumber: e164,
+  sourceUuid: uuid,
+  sourceName: text,
+  sourceDevice: count,
+  timestamp: count,
+  serverReceivedTimestamp: count,
+  dataMessage: maybe(dataSchema),
+  editMessage: maybe(editSchema),
+  syncMessage: maybe(v.looseObject({ sentMessage: maybe(sentSchema) })),
+  receiptMessage: maybe(v.object({ isDelivery: bool, isRead: bool, isViewed: bool, timestamps: list(v.number()) })),
+  typingMessage: maybe(v.object({ action: text, groupId: text })),
+});
+type Wire = v.InferOutput<typeof envelopeSchema>;
+
+const wrapperSchema = v.object({
+  envelope: envelopeSchema,
+  account: e164,
+  exception: maybe(v.object({ type: text })),
+});
+
+/** Traffic of a known kind in which nobody says anything to us. */
+const quietKinds = new Set(["storyMessage", "callMessage", "syncMessage"]);
+const quietData =
+  /^(?:payment|previews|sticker|contacts|poll[A-Z]\w+|textStyles|storyContext|(?:un)?pinMessage|adminDelete)$/u;
+
+type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & { readonly sentAt: number | null };
+
+/**
+ * One message object as an envelope. `own` is our account as far as it is known: the number of the message object fills in
+ * a missing one, and a sync message tells our ACI, since only our own account can send it.
+ */
+export function toEnvelope(wire: unknown, own: Address): Envelope {
+  const parsed = v.safeParse(wrapperSchema, wire);
+  if (!parsed.success) return { ...nobody, content: { kind: "unknown", what: "not a message object" } };
+  const { envelope, account, exception } = parsed.output;
+  const source = toAddress(envelope.sourceUuid, envelope.sourceNumber);
+  const self = { aci: own.aci, number: own.number ?? account };
+  const said = exception ? { ...silence, content: toFailure(exception.type) } : toSaid(envelope, source, self);
+  return {
+    source,
+    sourceDevice: envelope.sourceDevice,
+    sentAt: said.sentAt ?? envelope.timestamp ?? 0,
+    serverAt: envelope.serverReceivedTimestamp === 0 ? null : envelope.serverReceivedTimestamp,
+    chat: said.chat,
+    isOwn: said.isOwn,
+    sourceName: envelope.sourceName,
+    content: said.content,
+  };
+}
+
+/** The ACI of our own account, if this envelope gives it away: our other devices sign with it. */
+export function ownAciIn(envelope: Envelope): string | null {
+  return envelope.isOwn ? (envelope.source?.aci ?? null) : null;
+}
+
+const nobody = {
+  source: null,
+  sourceDevice: null,
+  sentAt: 0,
+  serverAt: null,
+  sourceName: null,
+  chat: null,
+  isOwn: false,
+};
+const silence = { chat: null, isOwn: false, sentAt: null } as const;
+const unknown = (what: string): Content => ({ kind: "unknown", what });
+const empty = (what: string): Content => ({ kind: "empty", what });
+
+function toSaid(wire: Wire, source: Address | null, own: Address): Said {
+  if (wire.dataMessage) return fromSender(wire.dataMessage, toContent(wire.dataMessage), source, own);
+  if (wire.editMessage) return fromSender(wire.editMessage.dataMessage, toEdit(wire.editMessage), source, own);
+  if (wire.syncMessage) return fromOwnDevice(wire.syncMessage.sentMessage, source, own);
+  if (wire.receiptMessage) return { ...silence, content: toReceipt(wire.receiptMessage) };
+  if (wire.typingMessage) {
+    const { action, groupId } = wire.typingMessage;
+    const chat = groupId === null ? toDirect(source, own) : { kind: "group" as const, id: groupId };
+    return { ...silence, chat, content: { kind: "typing", isTyping: action === "STARTED" } };
+  }
+  const name = Object.keys(wire).find((key) => !(key in envelopeSchema.entries) && isObject(wire[key]));
+  if (name === undefined) return { ...silence, content: empty("no content") };
+  return { ...silence, content: quietKinds.has(name) ? empty(name) : unknown(name) };
+}
+
+function fromSender(data: Data, content: Content, source: Address | null, own: Address): Said {
+  const chat = toGroup(data) ?? toDirect(source, own);
+  return { chat, isOwn: source !== null && isSameAddress(source, own), sentAt: data.timestamp, content };
+}
+
+/** A transcript of what another of our own devices sent: to Note to Self, or to somebody else. */
+function fromOwnDevice(sent: v.InferOutput<typeof sentSchema> | null, source: Address | null, own: Address): Said {
+  if (source === null || isStranger(source, own)) return { ...silence, content: unknown("sync from another account") };
+  if (sent === null) return { ...silence, isOwn: true, content: empty("sync") };
+  const data = sent.editMessage?.dataMessage ?? sent;
+  const peer = toAddress(sent.destinationUuid, sent.destinationNumber);
+  // Sync messages come from our own account only, so their source tells our ACI even where it was unknown until now.
+  const self = { aci: own.aci ?? source.aci, number: own.number ?? source.number };
+  const chat = toGroup(data) ?? (peer && toDirect(peer, self));
+  const content = sent.editMessage ? toEdit(sent.editMessage) : toContent(data);
+  const isAimless = chat === null && (content.kind === "text" || content.kind === "edit");
+  return {
+    chat,
+    isOwn: true,
+    sentAt: data.timestamp,
+    content: isAimless ? unknown("sent message without a destination") : content,
+  };
+}
+
+const toGroup = (data: Data): Chat | null => (data.groupInfo ? { kind: "group", id: data.groupInfo.groupId } : null);
+
+function toDirect(peer: Address | null, own: Address): Chat | null {
+  if (peer === null) return null;
+  return isSameAddress(peer, own) ? { kind: "self" } : { kind: "direct", peer };
+}
+
+/** Surely another person; two addresses without a common part prove nothing. */
+function isStranger(who: Address, own: Address): boolean {
+  const isComparable = (who.aci !== null && own.aci !== null) || (who.number !== null && own.number !== null);
+  return isComparable && !isSameAddress(who, own);
+}
+
+function toContent(data: Data): Content {
+  if (data.reaction) {
+    const { emoji, targetAuthorNumber, targetAuthorUuid, targetSentTimestamp, isRemove } = data.reaction;
+    const targetAuthor = { aci: targetAuthorUuid, number: targetAuthorNumber };
+    return { kind: "reaction", emoji, targetAuthor, targetSentAt: targetSentTimestamp ?? 0, isRemove };
+  }
+  if (data.remoteDelete) return { kind: "delete", targetSentAt: data.remoteDelete.timestamp ?? 0 };
+  if (data.isExpirationUpdate) return { kind: "timer", expiresInSeconds: data.expiresInSeconds ?? 0 };
+  const body = toText(data);
+  if (body.text !== "" || body.attachments.length > 0) return body;
+  const names = Object.keys(data).filter((key) => !(key in sentSchema.entries) && data[key] !== null);
+  const news = names.find((name) => !quietData.test(name));
+  if (news !== undefined && !isScalar(data[news])) return unknown(news);
+  return empty(names[0] ?? (data.groupInfo?.type === "UPDATE" ? "group update" : "data message"));
+}
+
+function toEdit(edit: v.InferOutput<typeof editSchema>): Content {
+  const body = toText(edit.dataMessage);
+  if (body.text === "" && body.attachments.length === 0) return empty("edit");
+  return { kind: "edit", targetSentAt: edit.targetSentTimestamp ?? 0, body };
+}
+
+function toText(data: Data): TextContent {
+  const message = data.message ?? "";
+  return {
+    kind: "text",
+    text: message,
+    quote: data.quote && {
+      sentAt: data.quote.id ?? 0,
+      author: { aci: data.quote.authorUuid, number: data.quote.authorNumber },
+      text: data.quote.text,
+    },
+    mentions: data.mentions.flatMap(({ start, length, number, uuid: aci }) =>
+      start === null || length === null || start + length > message.length
+        ? []
+        : [{ start, length, who: { aci, number } }],
+    ),
+    attachments: data.attachments.flatMap((file) => toAttachment(file, message)),
+    expiresInSeconds: data.expiresInSeconds ?? 0,
+    isViewOnce: data.viewOnce,
+  };
+}
+
+/** Largest body in UTF-8 bytes that any client sends before the text travels as a file. **Source:** Signal-Android. */
+const inlineBytesMax = 2048;
+
+/**
+ * A long text is listed as a file too. Since 0.14.0 the body already holds all of it: then the file says nothing new and is
+ * left out. A shorter body is only the beginning, and an empty one a failed download: then the file is what has to be read.
+ */
+function toAttachment(file: Data["attachments"][number], message: string): Attachment[] {
+  const contentType = file.contentType ?? "application/octet-stream";
+  const isLongText = contentType === "text/x-signal-plain";
+  const bodyBytes = isLongText ? new TextEncoder().encode(message).length : 0;
+  if (isLongText && (bodyBytes > inlineBytesMax || (file.size !== null && bodyBytes >= file.size))) return [];
+  return [
+    {
+      ref: `${file.size ?? ""}:${file.id ?? ""}`,
+      contentType,
+      fileName: file.filename,
+      sizeBytes: file.size,
+      isVoiceNote: contentType.startsWith("audio/") && file.filename === null,
+      isLongText,
+    },
+  ];
+}
+
+/** An `Attachment.ref` of this module, taken apart: the name at the daemon and the announced size in bytes. */
+export function fromRef(ref: string): { readonly id: string; readonly sizeBytes: number | null } {
+  const [size = "", ...id] = ref.split(":");
+  return { id: id.join(":"), sizeBytes: size === "" ? null : Number(size) };
+}
+
+function toReceipt(wire: NonNullable<Wire["receiptMessage"]>): Content {
+  const receipt = wire.isViewed ? "viewed" : wire.isRead ? "read" : wire.isDelivery ? "delivery" : null;
+  return receipt === null ? unknown("receipt") : { kind: "receipt", receipt, sentAts: wire.timestamps };
+}
+
+/** A duplicate was read before: signal-cli's acknowledgement was lost, not the message. */
+function toFailure(type: string | null): Content {
+  if (type === "ProtocolDuplicateMessageException") return empty("duplicate");
+  return { kind: "undecryptable", code: type ?? "unknown", isIdentityChange: type === "UntrustedIdentityException" };
+}
+
+const toAddress = (aci: string | null, number: string | null): Address | null =>
+  aci === null && number === null ? null : { aci, number };
+const isObject = (value: unknown): boolean => typeof value === "object" && value !== null;
+const isScalar = (value: unknown): boolean => !isObject(value);

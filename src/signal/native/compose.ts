@@ -1,0 +1,170 @@
+/**
+ * `Outbound` → the protocol's content, and the transcript by which our other devices show what we said. Pure but for the
+ * random padding. **Source:** SIGNAL-NATIVE 5.6, 5.8.
+ */
+import { create, toBinary } from "@bufbuild/protobuf";
+import { Aci } from "@signalapp/libsignal-client";
+import { randomBytes } from "node:crypto";
+import type { Millis, OutboundBody, Quote, StyleRange } from "../../core/model.ts";
+import type { Bytes } from "./bytes.ts";
+import { owned } from "./bytes.ts";
+import {
+  type AttachmentPointer,
+  BodyRange_Style,
+  type Content,
+  ContentSchema,
+  type DataMessage,
+  DataMessageSchema,
+  type EditMessage,
+  EditMessageSchema,
+  ReceiptMessage_Type,
+  SyncMessageSchema,
+  type SyncMessage_Request_Type,
+  TypingMessage_Action,
+} from "./proto/signal_pb.ts";
+
+/** What every message carries besides what it says. */
+export type Frame = {
+  readonly timestamp: Millis;
+  /** Ours; shows the recipient our name, and lets them seal their answers. */
+  readonly profileKey: Bytes | null;
+  /** Stored values of the chat: leaving them out would turn the recipient's timer off. */
+  readonly timerSeconds: number;
+  readonly timerVersion: number;
+  readonly group: { readonly masterKey: Bytes; readonly revision: number } | null;
+};
+
+/** Text as the body carries it, and the uploaded files; the whole of a long text is the first of them. */
+export type Parts = { readonly body: string; readonly files: readonly AttachmentPointer[] };
+
+/** The message in the form that content and transcript share. */
+export type Composed = { readonly message: DataMessage } | { readonly editMessage: EditMessage };
+
+const requiredForReactions = 4;
+const quoteLengthMax = 2_000;
+const paddingMax = 512;
+
+export function compose(said: OutboundBody, parts: Parts, frame: Frame): Composed {
+  const common = {
+    timestamp: BigInt(frame.timestamp),
+    ...(frame.profileKey === null ? {} : { profileKey: frame.profileKey }),
+    expireTimer: frame.timerSeconds,
+    ...(frame.group === null ? { expireTimerVersion: frame.timerVersion } : { groupV2: frame.group }),
+  };
+  switch (said.kind) {
+    case "text":
+      return {
+        message: create(DataMessageSchema, { ...common, ...toBody(parts, said.styles), ...toQuote(said.quote) }),
+      };
+    case "edit":
+      return {
+        editMessage: create(EditMessageSchema, {
+          targetSentTimestamp: BigInt(said.targetSentAt),
+          dataMessage: create(DataMessageSchema, { ...common, ...toBody(parts, said.styles) }),
+        }),
+      };
+    case "reaction":
+      return {
+        message: create(DataMessageSchema, {
+          ...common,
+          requiredProtocolVersion: requiredForReactions,
+          reaction: {
+            emoji: said.emoji,
+            remove: said.isRemove,
+            targetAuthorAciBinary: aciBytes(said.targetAuthor.aci ?? ""),
+            targetSentTimestamp: BigInt(said.targetSentAt),
+          },
+        }),
+      };
+  }
+}
+
+const toBody = ({ body, files }: Parts, styles: readonly StyleRange[]) => ({
+  body,
+  attachments: [...files],
+  bodyRanges: styles.map(({ start, length, style }) => ({
+    start,
+    length,
+    value: { case: "style" as const, value: BodyRange_Style[style] },
+  })),
+});
+
+function toQuote(quote: Quote | null) {
+  if (quote === null || quote.author.aci === null) return {};
+  const text = quote.text?.slice(0, quoteLengthMax) ?? "";
+  return { quote: { id: BigInt(quote.sentAt), authorAciBinary: aciBytes(quote.author.aci), text, type: 0 } };
+}
+
+/** The 16 bytes of an ACI. @throws Error when `aci` is none */
+export const aciBytes = (aci: string): Bytes => owned(Aci.fromUuid(aci).getServiceIdBinary());
+
+const serialize = (content: Content): Bytes => owned(toBinary(ContentSchema, content));
+/** 1..511 bytes, so that the length of a transcript says nothing. */
+const randomPadding = (): Bytes => owned(randomBytes(1 + (randomBytes(2).readUInt16BE() % (paddingMax - 1))));
+
+export type PniSignature = { readonly pni: Bytes; readonly signature: Bytes };
+
+export function messageContent(composed: Composed, pniSignature: PniSignature | null): Bytes {
+  const content =
+    "message" in composed
+      ? ({ case: "dataMessage", value: composed.message } as const)
+      : ({ case: "editMessage", value: composed.editMessage } as const);
+  return serialize(create(ContentSchema, { content, ...(pniSignature === null ? {} : { pniSignatureMessage: pniSignature }) }));
+}
+
+/** Who got a message, and whether sealed. */
+export type Delivered = { readonly aci: string; readonly isSealed: boolean };
+
+/** For our other devices. `destination` is an ACI, ours for Note to Self; null for a group. */
+export function transcriptContent(
+  composed: Composed,
+  timestamp: Millis,
+  destination: string | null,
+  delivered: readonly Delivered[],
+  now: Millis,
+): Bytes {
+  const sent = {
+    ...composed,
+    timestamp: BigInt(timestamp),
+    ...(destination === null ? {} : { destinationServiceIdBinary: aciBytes(destination) }),
+    expirationStartTimestamp: BigInt(now),
+    unidentifiedStatus: delivered.map(({ aci, isSealed }) => ({
+      destinationServiceIdBinary: aciBytes(aci),
+      unidentified: isSealed,
+    })),
+  };
+  return syncContent({ case: "sent", value: sent });
+}
+
+export const requestContent = (type: SyncMessage_Request_Type): Bytes => syncContent({ case: "request", value: { type } });
+
+/** Tells our other devices that a message was read here. */
+export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>
+  syncContent(undefined, [{ timestamp: BigInt(sentAt), senderAciBinary: aciBytes(aci) }]);
+
+type SyncInit = NonNullable<Parameters<typeof create<typeof SyncMessageSchema>>[1]>;
+
+function syncContent(content: SyncInit["content"], read: SyncInit["read"] = []): Bytes {
+  const value = create(SyncMessageSchema, { ...(content ? { content } : {}), read, padding: randomPadding() });
+  return serialize(create(ContentSchema, { content: { case: "syncMessage", value } }));
+}
+
+export const receiptContent = (type: "DELIVERY" | "READ", sentAts: readonly Millis[]): Bytes =>
+  serialize(
+    create(ContentSchema, {
+      content: {
+        case: "receiptMessage",
+        value: { type: ReceiptMessage_Type[type], timestamp: sentAts.map((sentAt) => BigInt(sentAt)) },
+      },
+    }),
+  );
+
+export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Bytes | null): Bytes {
+  const action = isTyping ? TypingMessage_Action.STARTED : TypingMessage_Action.STOPPED;
+  const value = { timestamp: BigInt(timestamp), action, ...(groupId === null ? {} : { groupId }) };
+  return serialize(create(ContentSchema, { content: { case: "typingMessage", value } }));
+}
+
+/** Says nothing, and renews a session. */
+export const nullContent = (): Bytes =>
+  serialize(create(ContentSchema, { content: { case: "nullMessage", value: { padding: randomPadding() } } }));

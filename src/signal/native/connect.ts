@@ -1,0 +1,278 @@
+/**
+ * The line to Signal's chat server: one authenticated connection that delivers and takes requests, and beside it an
+ * unauthenticated one for sealed messages, whose loss never disturbs receiving.
+ *
+ *   libsignal events ─▶ queue (bounded) ─▶ take()          request() · sealedRequest() ─▶ Reply
+ *                          interruption ─▶ fault()
+ *
+ * libsignal holds its listeners weakly through the connection object: the `Line` keeps that object alive, else events would
+ * stop without a word. **Source:** SIGNAL-NATIVE 3.2 to 3.7, verified against libsignal 0.100.0.
+ */
+import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
+import type {
+  AuthenticatedChatConnection,
+  ChatServerMessageAck,
+  ChatServiceListener,
+  Net,
+  UnauthenticatedChatConnection,
+} from "@signalapp/libsignal-client/dist/net.js";
+import type { Clock } from "../../clock.ts";
+import { BridgeError } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
+import type { Log } from "../../log.ts";
+import type { NativeAccount } from "./account.ts";
+import { type Bytes, utf8 } from "./bytes.ts";
+
+/** libsignal's own limits are 15 s per address and 60 s per route. */
+const connectTimeoutMs: Millis = 90_000;
+const requestTimeoutMs: Millis = 15_000;
+/** A lost sealed connection is tried again by the next send, but not more often than this. */
+const sealedRetryMs: Millis = 10_000;
+/** What lies beyond is not acknowledged, and comes again after the next connect. */
+const queueLengthMax = 5_000;
+
+/** One delivery. `ack` may be called once; it never throws. */
+export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
+
+export type Request = {
+  readonly verb: "GET" | "PUT" | "POST" | "DELETE";
+  readonly path: string;
+  readonly headers?: readonly [string, string][];
+  /** Sent as JSON. */
+  readonly json?: unknown;
+};
+
+/** Whatever status the server gave. `json` is null for a body that is none. */
+export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
+
+export type Line = {
+  /** Up to `max` deliveries that have arrived; taken from the queue. */
+  take(max: number): Incoming[];
+  /** To be taken again, first. */
+  putBack(incoming: Incoming): void;
+  /** Resolves when something has arrived, the line is lost, `ms` have passed or `signal` aborts. Never rejects. */
+  wait(ms: Millis, signal: AbortSignal): Promise<void>;
+  /** Everything that waited on the server when we connected has arrived. */
+  isDrained(): boolean;
+  /** Why the line is lost; null while it holds. */
+  fault(): BridgeError | null;
+  /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
+  request(what: Request): Promise<Reply>;
+  /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
+  sealedRequest(what: Request): Promise<Reply | null>;
+  /** For the calls that libsignal has of its own (upload form). */
+  readonly connection: AuthenticatedChatConnection;
+  close(): Promise<void>;
+};
+
+export type LineDeps = { readonly net: Net; readonly clock: Clock; readonly log: Log };
+
+/**
+ * Resolves when the server has accepted our credentials and delivers.
+ * @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout`
+ */
+export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
+  const inbound = openInbound(deps);
+  // Without it libsignal would rest its routes for 10 s after an outage that has ended.
+  deps.net.onNetworkChange();
+  const user = `${account.aci.serviceId}.${account.deviceId}`;
+  const connection = await withDeadline(deps.clock, signal, (abortSignal) =>
+    deps.net.connectAuthenticatedChat(user, account.password, false, inbound.listener, { abortSignal }),
+  );
+  const sealed = openSealed(deps);
+  const closing = new AbortController();
+  return {
+    ...inbound.line,
+    connection,
+    request: async (what) => {
+      const fault = inbound.line.fault();
+      if (closing.signal.aborted || fault)
+        throw new BridgeError("signal_unreachable", "Cannot ask Signal as the line is lost", { cause: fault });
+      return exchange(connection, what);
+    },
+    sealedRequest: async (what) => {
+      const open = closing.signal.aborted ? null : await sealed.get(closing.signal);
+      return open === null ? null : exchange(open, what);
+    },
+    close: async () => {
+      closing.abort();
+      inbound.close();
+      await Promise.allSettled([connection.disconnect(), sealed.close()]);
+    },
+  };
+}
+
+function openInbound({ clock, log }: LineDeps) {
+  const queue: Incoming[] = [];
+  let isDrained = false;
+  let isOverflown = false;
+  let fault: BridgeError | null = null;
+  let wake = Promise.withResolvers<void>();
+  const stir = () => {
+    wake.resolve();
+    wake = Promise.withResolvers();
+  };
+  const lose = (error: BridgeError) => {
+    fault ??= error;
+    stir();
+  };
+  const listener: ChatServiceListener = {
+    onIncomingMessage: (bytes, timestamp, ack) => {
+      if (queue.length >= queueLengthMax) {
+        isOverflown = true;
+        return;
+      }
+      queue.push({ bytes, serverAt: timestamp > 0 ? timestamp : null, ack: once(ack) });
+      stir();
+    },
+    onQueueEmpty: () => {
+      isDrained = true;
+      stir();
+    },
+    onReceivedAlerts: (alerts) => {
+      if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
+    },
+    onConnectionInterrupted: (cause) => {
+      if (cause === null) return lose(new BridgeError("signal_unreachable", "Cannot receive as the line was closed"));
+      lose(toBridgeError("Cannot receive from Signal", cause));
+    },
+  };
+  return {
+    listener,
+    close: () => lose(new BridgeError("signal_unreachable", "Cannot receive as the line was closed")),
+    line: {
+      take: (max: number) => {
+        const taken = queue.splice(0, max);
+        if (isOverflown && queue.length === 0)
+          lose(new BridgeError("signal_unreachable", "Cannot receive more as the backlog is too long for one connection"));
+        return taken;
+      },
+      putBack: (incoming: Incoming) => void queue.unshift(incoming),
+      wait: async (ms: Millis, signal: AbortSignal) => {
+        if (queue.length > 0 || fault || signal.aborted) return;
+        const done = new AbortController();
+        await Promise.race([wake.promise, clock.sleep(ms, AbortSignal.any([signal, done.signal]))]);
+        done.abort();
+      },
+      isDrained: () => isDrained,
+      fault: () => fault,
+    },
+  };
+}
+
+/** A second acknowledgement would panic inside libsignal; one on a dead connection means that the message comes again. */
+function once(ack: ChatServerMessageAck): () => void {
+  let isSent = false;
+  return () => {
+    if (isSent) return;
+    isSent = true;
+    try {
+      ack.send(200);
+    } catch (error) {
+      if (!LibSignalErrorBase.is(error, ErrorCode.ChatServiceInactive)) throw error;
+    }
+  };
+}
+
+function openSealed({ net, clock, log }: LineDeps) {
+  let current: Promise<UnauthenticatedChatConnection | null> | null = null;
+  let triedAt = -Infinity;
+  const connect = async (signal: AbortSignal) => {
+    try {
+      const listener = { onConnectionInterrupted: () => void (current = null) };
+      return await withDeadline(clock, signal, (abortSignal) => net.connectUnauthenticatedChat(listener, { abortSignal }));
+    } catch (error) {
+      log.info("no connection for sealed messages", { reason: error instanceof Error ? error.message : String(error) });
+      current = null;
+      return null;
+    }
+  };
+  return {
+    get(signal: AbortSignal): Promise<UnauthenticatedChatConnection | null> {
+      if (current !== null) return current;
+      if (clock.monotonic() - triedAt < sealedRetryMs) return Promise.resolve(null);
+      triedAt = clock.monotonic();
+      current = connect(signal);
+      return current;
+    },
+    close: async () => (await current)?.disconnect(),
+  };
+}
+
+/** One request on either kind of connection. @throws BridgeError `send_uncertain`, as the server may have got it */
+export async function exchange(
+  connection: AuthenticatedChatConnection | UnauthenticatedChatConnection,
+  { verb, path, headers = [], json }: Request,
+): Promise<Reply> {
+  try {
+    const response = await connection.fetch({
+      verb,
+      path,
+      headers: json === undefined ? headers : [["content-type", "application/json"], ...headers],
+      ...(json === undefined ? {} : { body: utf8(JSON.stringify(json)) }),
+      timeoutMillis: requestTimeoutMs,
+    });
+    const retryAfter = Number(response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1] ?? Number.NaN);
+    return {
+      status: response.status,
+      json: parseJson(response.body),
+      retryAfterMs: Number.isFinite(retryAfter) ? retryAfter * 1000 : null,
+    };
+  } catch (cause) {
+    if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError)) throw toBridgeError("Cannot ask Signal", cause);
+    throw new BridgeError("send_uncertain", `Cannot tell the outcome of ${verb} as ${reasonOf(cause)}`, { cause });
+  }
+}
+
+function parseJson(body: Uint8Array | undefined): unknown {
+  try {
+    return body === undefined ? null : JSON.parse(Buffer.from(body).toString("utf8"));
+  } catch {
+    return null;
+  }
+}
+
+/** Runs a connect under its time limit. @throws BridgeError as `openLine` */
+export async function withDeadline<T>(
+  clock: Clock,
+  signal: AbortSignal,
+  connect: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const done = new AbortController();
+  const late = new AbortController();
+  void clock.sleep(connectTimeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
+  try {
+    return await connect(AbortSignal.any([signal, late.signal]));
+  } catch (error) {
+    if (signal.aborted) throw new BridgeError("signal_unreachable", "Cannot connect to Signal as it was cancelled");
+    if (late.signal.aborted)
+      throw new BridgeError("signal_timeout", `Cannot connect to Signal as it took more than ${connectTimeoutMs} ms`);
+    throw toBridgeError("Cannot connect to Signal", error);
+  } finally {
+    done.abort();
+  }
+}
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** What libsignal threw, in our words. **Source:** SIGNAL-NATIVE 3.5, 3.6. */
+export function toBridgeError(what: string, error: unknown): BridgeError {
+  if (error instanceof BridgeError) return error;
+  const details = { cause: error };
+  const message = `${what}: ${reasonOf(error)}`;
+  if (!(error instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, details);
+  if (error.is(ErrorCode.RateLimitedError))
+    return new BridgeError("signal_rate_limited", message, { ...details, retryAfterMs: error.retryAfterSecs * 1000 });
+  switch (error.code) {
+    case ErrorCode.DeviceDelinked:
+      return new BridgeError("unlinked", message, details);
+    case ErrorCode.AppExpired:
+      return new BridgeError("outdated", message, details);
+    case ErrorCode.ConnectedElsewhere:
+      return new BridgeError("replaced", message, details);
+    case ErrorCode.PossibleCaptiveNetwork:
+      return new BridgeError("signal_unreachable", message, { ...details, hint: "Sign in to this network first." });
+    default:
+      return new BridgeError(/timed out/.test(error.message) ? "signal_timeout" : "signal_unreachable", message, details);
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * The status server as a function from request to response; `listen.ts` puts it on a port.
+ *
+ *   GET /health · /ready · /status (JSON, or a page for a browser) · /metrics        POST /control/… (control.ts, with the token)
+ *
+ * What it shows says nothing about anybody's messages. It answers only to names of this machine, so that no web page can
+ * read it by pointing a name of its own at 127.0.0.1 (DNS rebinding).
+ */
+import { Hono } from "hono";
+import { isLoopback } from "../config.ts";
+import type { Millis } from "../core/model.ts";
+import { createControl, type Control } from "./control.ts";
+import { contentSecurityPolicy, renderPage } from "./page.ts";
+import type { Status } from "./status.ts";
+
+export type AppDeps = {
+  readonly status: () => Status;
+  /** Null while the process does its work, else what is wrong. */
+  readonly health: () => string | null;
+  readonly isReady: () => boolean;
+  readonly control: Control;
+  /** What `/control/…` asks for; who can read the home folder knows it. */
+  readonly token: string;
+  /** The owner trusts the network (`trust_listen`): any host name will do. */
+  readonly isAnyHost: boolean;
+  /** Wall time, Unix ms. */
+  readonly now: () => Millis;
+};
+
+/** The app; `app.fetch` serves, `app.request("/status")` is for tests. */
+export function createApp(deps: AppDeps): Hono {
+  const app = new Hono();
+  app.use(async (c, next) => {
+    c.header("cache-control", "no-store");
+    c.header("x-content-type-options", "nosniff");
+    c.header("referrer-policy", "no-referrer");
+    if (!deps.isAnyHost && !isOwnName(new URL(c.req.url).hostname, c.req.header("host")))
+      return c.text("This name is not one of this machine's. Use 127.0.0.1 or localhost.\n", 421);
+    return next();
+  });
+  app.get("/", (c) => c.redirect("/status"));
+  app.get("/health", (c) => {
+    const fault = deps.health();
+    return fault === null ? c.text("ok\n") : c.text(`${fault}\n`, 503);
+  });
+  app.get("/ready", (c) => {
+    const { state } = deps.status().connection;
+    return c.text(`${state}\n`, deps.isReady() ? 200 : 503);
+  });
+  app.get("/status", (c) => {
+    c.header("vary", "accept");
+    const status = deps.status();
+    if (!prefersHtml(c.req.header("accept"))) return c.body(`${JSON.stringify(status, null, 2)}\n`, 200, json);
+    c.header("content-security-policy", contentSecurityPolicy);
+    return c.html(renderPage(status, deps.now()));
+  });
+  app.get("/metrics", async (c) => {
+    const { renderMetrics } = await import("./metrics.ts");
+    const { body, contentType } = await renderMetrics(deps.status());
+    return c.body(body, 200, { "content-type": contentType });
+  });
+  app.route("/control", createControl(deps.control, deps.token));
+  app.notFound((c) => c.text("There is /status, /health, /ready and /metrics.\n", 404));
+  return app;
+}
+
+const json = { "content-type": "application/json; charset=utf-8" };
+
+/** A browser lists text/html first; curl and other programs take anything, and get JSON. */
+function prefersHtml(accept = ""): boolean {
+  const html = accept.indexOf("text/html");
+  const other = accept.indexOf("application/json");
+  return html >= 0 && (other < 0 || html < other);
+}
+
+/** Loopback, or an address in digits: a rebound name is neither. Both the URL and the header must say so. */
+function isOwnName(hostname: string, header: string | undefined): boolean {
+  const named = header === undefined ? hostname : (/^(\[[\da-f:.]+\]|[\w.-]+)(:\d+)?$/i.exec(header)?.[1] ?? "");
+  return [hostname, named].every(
+    (name) => isLoopback(name.replace(/^\[|\]$/g, "")) || /^(\[[\da-f:.]+\]|\d+(\.\d+){3})$/i.test(name),
+  );
+}

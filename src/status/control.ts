@@ -1,0 +1,78 @@
+/** `POST /control/…`: what the commands beside the running daemon ask of it. Only with the token of the home folder. */
+import { Hono } from "hono";
+import { createHash, timingSafeEqual } from "node:crypto";
+import * as v from "valibot";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
+import type { AllowRule } from "../core/inbound.ts";
+import type { Chat } from "../core/model.ts";
+import { addressee } from "../settings.ts";
+
+/** What the daemon does when asked. Each may throw BridgeError. */
+export type Control = {
+  /** Skips the wait; also tries a halted line once. */
+  readonly reconnect: () => void;
+  /** Resolves when the message is in the outbox. */
+  readonly send: (chat: Chat, text: string) => void;
+  /** Resolves when all sessions were read and written. */
+  readonly sync: () => Promise<void>;
+  /** `id` is ours or the remote one. Resolves when the session has ended on both sides. */
+  readonly archive: (id: string) => Promise<void>;
+};
+
+/** Longest text of `send` in UTF-16 code units. */
+const textLengthMax = 64 * 1024;
+
+const nothing = v.object({});
+const message = v.object({ to: addressee, text: v.pipe(v.string(), v.nonEmpty(), v.maxLength(textLengthMax)) });
+const session = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
+
+export function createControl(control: Control, token: string): Hono {
+  const app = new Hono();
+  app.use(async (c, next) => {
+    if (!isSame(c.req.header("authorization") ?? "", `Bearer ${token}`))
+      return c.json({ code: "config", message: "Cannot obey without the token of the home folder", hint: "" }, 401);
+    return next();
+  });
+  const on = <T>(path: string, schema: v.GenericSchema<unknown, T>, act: (input: T) => unknown): void => {
+    app.post(path, async (c) => {
+      const body: unknown = await c.req.json().catch(() => ({}));
+      const input = v.safeParse(schema, body);
+      if (!input.success)
+        return c.json(
+          { code: "config", message: `Cannot read the request: ${v.getDotPath(input.issues[0]) ?? "body"}`, hint: "" },
+          400,
+        );
+      await act(input.output);
+      return c.json({});
+    });
+  };
+  on("/reconnect", nothing, () => control.reconnect());
+  on("/sync", nothing, () => control.sync());
+  on("/send", message, ({ to, text }) => control.send(toChat(to), text));
+  on("/archive", session, ({ id }) => control.archive(id));
+  app.onError((error, c) => {
+    const { code, message, hint } = toFault(error);
+    const isOurs = error instanceof BridgeError && errorRow(code).retry !== "backoff";
+    return c.json({ code, message, hint }, isOurs ? 409 : 503);
+  });
+  return app;
+}
+
+function toChat(to: AllowRule): Chat {
+  switch (to.kind) {
+    case "self":
+      return { kind: "self" };
+    case "number":
+      return { kind: "direct", peer: { aci: null, number: to.number } };
+    case "aci":
+      return { kind: "direct", peer: { aci: to.aci, number: null } };
+    case "group":
+      return { kind: "group", id: to.id };
+  }
+}
+
+/** In a time that tells nothing about how much of it was right. */
+function isSame(given: string, wanted: string): boolean {
+  const digest = (text: string): Uint8Array => createHash("sha256").update(text).digest();
+  return timingSafeEqual(digest(given), digest(wanted));
+}

@@ -1,0 +1,53 @@
+import { describe, expect, test } from "bun:test";
+import * as fc from "fast-check";
+import { backoffMs, defaultBackoff, serverMinimumMs } from "../../src/core/backoff.ts";
+
+const attempt = fc.integer({ min: 1, max: 5_000 });
+const jitter = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+const retryAfterMs = fc.option(fc.integer({ min: 0, max: 86_400_000 }), { nil: null });
+const limits = fc
+  .record({ floorMs: fc.nat(5_000), over: fc.nat(100_000), baseMs: fc.integer({ min: 1, max: 10_000 }) })
+  .map(({ floorMs, over, baseMs }) => ({ floorMs, baseMs, capMs: floorMs + over }));
+
+describe("backoff", () => {
+  test("doubles the range of the jitter with each attempt up to the cap", () => {
+    const almost = 1 - 2 ** -53;
+    const waits = [1, 2, 3, 4, 5, 6, 7, 8].map((attempt) => backoffMs({ attempt, jitter: almost, retryAfterMs: null }));
+    expect(waits).toEqual([999, 1_999, 3_999, 7_999, 15_999, 31_999, 59_999, 59_999]);
+  });
+
+  test("spreads over the whole range, but not below the floor", () => {
+    const waits = [0, 0.1, 0.5, 0.75].map((jitter) => backoffMs({ attempt: 3, jitter, retryAfterMs: null }));
+    expect(waits).toEqual([defaultBackoff.floorMs, 400, 2_000, 3_000]);
+  });
+
+  test("takes the server's Retry-After as a lower bound, also beyond the cap", () => {
+    expect(backoffMs({ attempt: 1, jitter: 0.5, retryAfterMs: 300_000 })).toBe(300_000);
+    expect(backoffMs({ attempt: 7, jitter: 0.5, retryAfterMs: 10 })).toBe(30_000);
+  });
+
+  test("takes a Retry-After that is no wait for none", () => {
+    expect([Number.NaN, Number.POSITIVE_INFINITY, -5, null].map(serverMinimumMs)).toEqual([0, 0, 0, 0]);
+    expect(serverMinimumMs(0.2)).toBe(1);
+  });
+
+  test("is monotone in the attempt", () => {
+    fc.assert(
+      fc.property(attempt, jitter, retryAfterMs, limits, (attempt, jitter, retryAfterMs, limits) => {
+        const now = backoffMs({ attempt, jitter, retryAfterMs }, limits);
+        expect(backoffMs({ attempt: attempt + 1, jitter, retryAfterMs }, limits)).toBeGreaterThanOrEqual(now);
+      }),
+    );
+  });
+
+  test("stays between floor and cap unless the server asks for more, and is a whole number", () => {
+    fc.assert(
+      fc.property(attempt, jitter, retryAfterMs, limits, (attempt, jitter, retryAfterMs, limits) => {
+        const ms = backoffMs({ attempt, jitter, retryAfterMs }, limits);
+        expect(Number.isSafeInteger(ms)).toBe(true);
+        expect(ms).toBeGreaterThanOrEqual(Math.max(limits.floorMs, retryAfterMs ?? 0));
+        expect(ms).toBeLessThanOrEqual(Math.max(limits.capMs, retryAfterMs ?? 0));
+      }),
+    );
+  });
+});

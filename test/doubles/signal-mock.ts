@@ -1,0 +1,96 @@
+/**
+ * A whole Signal service on loopback, with a phone that owns the account and a contact who writes to it: for tests of the
+ * native transport, of the compiled binary, and for `signalman demo`. It stands on `@signalapp/mock-server`.
+ */
+import {
+  type Device,
+  loadCertificates,
+  type PrimaryDevice,
+  Server,
+  ServiceIdKind,
+  type SingleUseKey,
+} from "@signalapp/mock-server";
+import { X509Certificate } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ServiceFile } from "../../src/signal/native/service.ts";
+
+export type SignalMock = {
+  readonly server: Server;
+  /** The owner's phone. */
+  readonly phone: PrimaryDevice;
+  /** Somebody else. */
+  readonly contact: PrimaryDevice;
+  readonly port: number;
+  /** What `SIGNALMAN_SIGNAL_SERVICE` names, as a value. */
+  readonly service: ServiceFile;
+  /** Writes that file; gives its path. */
+  writeService(path: string): Promise<string>;
+  /**
+   * The phone scans the code of our `link`. Resolves when our pre-keys have arrived; then the phone and the contact can write
+   * to the device. Not to be awaited before the link goes on.
+   */
+  scan(url: string): Promise<Device>;
+  /** Gives `who` keys to write to the device first; each call uses up one of its one-time keys. */
+  introduce(who: PrimaryDevice, device: Device, kind?: ServiceIdKind): Promise<void>;
+  stop(): Promise<void>;
+};
+
+export type SignalMockOptions = {
+  readonly hasNumber?: boolean;
+  /** Port of a proxy in front of the chat server, where faults are injected. */
+  readonly chatPort?: number;
+};
+
+export async function startSignalMock({ hasNumber = true, chatPort }: SignalMockOptions = {}): Promise<SignalMock> {
+  const folder = await mkdtemp(join(tmpdir(), "signal-mock-"));
+  const server = new Server({ cdn3Path: folder, timeout: 20_000 });
+  await server.listen(0, "127.0.0.1");
+  const { port } = server.address();
+  const contact = await server.createPrimaryDevice({ profileName: "Alice" });
+  const phone = await server.createPrimaryDevice({ profileName: "Owner", contacts: [contact], hasE164: hasNumber });
+  const service = await describe(port, chatPort ?? port);
+  const introduce = async (who: PrimaryDevice, device: Device, kind = ServiceIdKind.ACI) => {
+    const key: SingleUseKey = await device.popSingleUseKey(kind);
+    await who.addSingleUseKey(device, key, kind);
+  };
+  return {
+    server,
+    phone,
+    contact,
+    port,
+    service,
+    introduce,
+    async writeService(path) {
+      await writeFile(path, JSON.stringify(service));
+      return path;
+    },
+    async scan(url) {
+      const pending = await server.waitForProvision();
+      const device = await pending.complete({ provisionURL: url, primaryDevice: phone });
+      await introduce(phone, device);
+      await introduce(contact, device);
+      return device;
+    },
+    async stop() {
+      await server.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** The service file of a mock, or of another server with its certificates (`signal-http2.ts`), on these ports. */
+export async function describe(port: number, chatPort: number): Promise<ServiceFile> {
+  const certificates = await loadCertificates();
+  const der = new X509Certificate(certificates.certificateAuthority).raw.toString("base64");
+  const base = `https://localhost:${port}`;
+  return {
+    chat: { port: chatPort, certificateDer: der },
+    tlsRoots: [der],
+    trustRoots: [...certificates.serverTrustRoots],
+    serverPublicParams: certificates.serverPublicParams,
+    storage: `${base}/storageService`,
+    cdn: { "0": base, "2": base, "3": `${base}/cdn3` },
+  };
+}

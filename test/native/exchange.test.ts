@@ -1,0 +1,230 @@
+/** What goes out, and what comes in, beyond plain text: edits, files, groups, devices that come and go. */
+import { afterEach, expect, test } from "bun:test";
+import { EMPTY_DATA_MESSAGE, type PrimaryDevice } from "@signalapp/mock-server";
+import type { Chat, Envelope, Outbound } from "../../src/core/model.ts";
+import { decryptAttachment } from "../../src/signal/native/attachments.ts";
+import { groupIdOf } from "../../src/signal/native/groups.ts";
+import { never, rawContent, type Rig, startRig } from "./mock.ts";
+
+let rig: Rig;
+afterEach(() => rig?.stop());
+
+const at = 1_795_000_000_000;
+const hello = (who: PrimaryDevice = rig.contact) => rig.receive(who.sendText(rig.device, "hello", { timestamp: at }));
+
+test("styles, quote, edit and reaction arrive with the right fields", async () => {
+  rig = await startRig();
+  await hello();
+  const me = { aci: rig.contact.device.aci, number: null };
+  await rig.send(
+    rig.direct,
+    { kind: "text", text: "😀 bold", styles: [{ start: 3, length: 4, style: "BOLD" }], quote: { sentAt: at, author: me, text: "hello" }, files: [] },
+    at + 1,
+  );
+  const { dataMessage } = await rig.contact.waitForMessage();
+  expect(dataMessage.bodyRanges?.[0]).toMatchObject({ start: 3, length: 4 });
+  expect(dataMessage.bodyRanges?.[0]?.associatedValue?.style).toBe(1);
+  expect(Number(dataMessage.quote?.id)).toBe(at);
+  expect(dataMessage.quote?.authorAciBinary).toEqual(Buffer.from(rig.contact.device.aciRawUuid));
+  await rig.send(rig.direct, { kind: "edit", targetSentAt: at + 1, text: "better", styles: [] }, at + 2);
+  const { editMessage } = await rig.contact.waitForEditMessage();
+  expect(Number(editMessage.targetSentTimestamp)).toBe(at + 1);
+  expect(editMessage.dataMessage?.body).toBe("better");
+  const reaction: Outbound["body"] = { kind: "reaction", emoji: "🎉", targetAuthor: me, targetSentAt: at, isRemove: false };
+  await rig.send(rig.direct, reaction, at + 3);
+  const reacted = await rig.contact.waitForMessage();
+  expect(reacted.dataMessage.reaction?.emoji).toBe("🎉");
+  expect(Number(reacted.dataMessage.reaction?.targetSentTimestamp)).toBe(at);
+});
+
+test("a timer of the chat is kept, and goes with every answer", async () => {
+  rig = await startRig();
+  const dataMessage = { ...EMPTY_DATA_MESSAGE, body: "brief", timestamp: BigInt(at), expireTimer: 60, expireTimerVersion: 3 };
+  const came = await rig.receive(rig.contact.sendRaw(rig.device, rawContent({ dataMessage }), { timestamp: at }));
+  expect(came.content).toMatchObject({ expiresInSeconds: 60 });
+  await rig.send(rig.direct, "brief too", at + 1);
+  const answer = await rig.contact.waitForMessage();
+  expect(answer.dataMessage).toMatchObject({ expireTimer: 60, expireTimerVersion: 3 });
+});
+
+test("a long text goes as prefix and file", async () => {
+  rig = await startRig();
+  await hello();
+  const text = "ä".repeat(2_500);
+  await rig.send(rig.direct, text, at + 1);
+  const { body, dataMessage } = await rig.contact.waitForMessage();
+  expect(Buffer.byteLength(body)).toBeLessThanOrEqual(2048);
+  expect(text.startsWith(body)).toBe(true);
+  const [file] = dataMessage.attachments ?? [];
+  expect(file?.contentType).toBe("text/x-signal-plain");
+  expect(file?.size).toBe(5_000);
+});
+
+test("a file goes out once, and is read back by its pointer", async () => {
+  rig = await startRig();
+  await hello();
+  const plain = Buffer.from("the file's bytes");
+  const files = [{ fileName: "a.txt", contentType: "text/plain", base64: plain.toString("base64") }];
+  await rig.send(rig.direct, { kind: "text", text: "see file", styles: [], quote: null, files }, at + 1);
+  const [pointer] = (await rig.contact.waitForMessage()).dataMessage.attachments ?? [];
+  if (!pointer?.key || !pointer.digest || pointer.size == null) throw new Error("no pointer came");
+  const url = `${rig.mock.service.cdn[3]}/attachments/${pointer.attachmentIdentifier?.cdnKey}`;
+  const { body } = await rig.deps.service.fetch({ method: "GET", url, bytesMax: 10_000, timeoutMs: 5_000 });
+  const opened = decryptAttachment(body, { key: pointer.key, digest: pointer.digest, size: pointer.size });
+  expect(Buffer.from(opened).toString()).toBe("the file's bytes");
+});
+
+async function startGroup() {
+  rig = await startRig();
+  const third = await rig.mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact, third] });
+  const chat: Chat = { kind: "group", id: groupIdOf(group.masterKey) };
+  return { group, third, chat };
+}
+
+test("a group message names its group, pairwise and by sender key", async () => {
+  const { group, chat } = await startGroup();
+  const pairwise = await rig.receive(rig.contact.sendText(rig.device, "pairwise", { timestamp: at, group }));
+  expect(pairwise).toMatchObject({ chat, content: { text: "pairwise" } });
+  let distributionId = "";
+  await Promise.all([
+    rig.expect(1, "empty"),
+    rig.contact.sendSenderKey(rig.device, { timestamp: at + 1 }).then((id) => (distributionId = id)),
+  ]);
+  const options = { timestamp: at + 2, group, sealed: true, distributionId };
+  const byKey = await rig.receive(rig.contact.sendText(rig.device, "by key", options));
+  expect(byKey).toMatchObject({ chat, source: { aci: rig.contact.device.aci }, content: { text: "by key" } });
+});
+
+test("a send to a group reaches every member with one timestamp, and one transcript", async () => {
+  const { group, third, chat } = await startGroup();
+  await rig.receive(rig.contact.sendText(rig.device, "hi", { timestamp: at, group }));
+  expect(await rig.send(chat, "to all", at + 1)).toEqual({ timestamp: at + 1, failed: [] });
+  for (const member of [rig.contact, third]) {
+    const { body, dataMessage } = await member.waitForMessage();
+    expect({ body, at: Number(dataMessage.timestamp) }).toEqual({ body: "to all", at: at + 1 });
+    expect(dataMessage.groupV2?.masterKey).toEqual(Buffer.from(group.masterKey));
+  }
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => syncMessage.content?.sent != null);
+  expect(syncMessage.content?.sent?.unidentifiedStatus?.length).toBe(2);
+});
+
+test("one member who is gone does not keep the others from getting it", async () => {
+  const { group, third, chat } = await startGroup();
+  await rig.receive(rig.contact.sendText(rig.device, "hi", { timestamp: at, group }));
+  rig.mock.server.unregister(third);
+  const { failed } = await rig.send(chat, "to the rest", at + 1);
+  expect(failed).toEqual([{ recipient: third.device.aci, code: "unregistered" }]);
+  expect((await rig.contact.waitForMessage()).body).toBe("to the rest");
+});
+
+test("a newer revision is fetched before the next send", async () => {
+  const { group, chat } = await startGroup();
+  await rig.receive(rig.contact.sendText(rig.device, "hi", { timestamp: at, group }));
+  await rig.send(chat, "one", at + 1);
+  const newer = await rig.phone.modifyGroupDisappearingMessageTimer(group, 3600, { sendUpdateTo: [] });
+  await rig.receive(rig.contact.sendText(rig.device, "hi again", { timestamp: at + 2, group: newer }));
+  await rig.send(chat, "two", at + 3);
+  await rig.contact.waitForMessage();
+  const { dataMessage } = await rig.contact.waitForMessage();
+  expect(dataMessage.groupV2?.revision).toBe(newer.revision);
+  expect(dataMessage.expireTimer).toBe(3600);
+});
+
+test("a new device of a contact gets the message too", async () => {
+  rig = await startRig();
+  await hello();
+  await rig.send(rig.direct, "one", at + 1);
+  await rig.contact.waitForMessage();
+  const second = await rig.mock.server.createSecondaryDevice(rig.contact);
+  await rig.contact.generateKeys(second, "ACI" as never).then((keys) => second.setKeys("ACI" as never, keys));
+  await rig.send(rig.direct, "two", at + 2);
+  expect((await rig.contact.waitForMessage()).body).toBe("two");
+  const devices = rig.database.all("SELECT device_id AS id FROM signal_sessions WHERE service_id = ?", rig.contact.device.aci);
+  expect(devices).toEqual([{ id: 1 }, { id: 2 }]);
+});
+
+test("a device that is gone is forgotten, and the rest gets the message", async () => {
+  rig = await startRig();
+  await hello();
+  rig.database.run(
+    "INSERT INTO signal_sessions SELECT own, service_id, 3, record, at FROM signal_sessions WHERE service_id = ?",
+    rig.contact.device.aci,
+  );
+  await rig.send(rig.direct, "one", at + 1);
+  expect((await rig.contact.waitForMessage()).body).toBe("one");
+  const devices = rig.database.all("SELECT device_id AS id FROM signal_sessions WHERE service_id = ?", rig.contact.device.aci);
+  expect(devices).toEqual([{ id: 1 }]);
+});
+
+test("a person who left Signal, a captcha and a rate limit each have their code", async () => {
+  rig = await startRig();
+  await hello();
+  const pair = { source: rig.phone.device.aci, target: rig.contact.device.aci };
+  rig.mock.server.rateLimit(pair);
+  await expect(rig.send(rig.direct, "one", at + 1)).rejects.toMatchObject({ code: "captcha" });
+  rig.mock.server.stopRateLimiting(pair);
+  rig.mock.server.respondToChallengesWith(200, {});
+  await rig.transport.answerChallenge("solved");
+  await expect(rig.transport.answerChallenge("solved")).rejects.toMatchObject({ code: "send_rejected" });
+  rig.mock.server.unregister(rig.contact);
+  await expect(rig.send(rig.direct, "two", at + 2)).rejects.toMatchObject({ code: "unregistered" });
+});
+
+test("who cannot read our message gets it again, with its old timestamp", async () => {
+  rig = await startRig();
+  await hello();
+  await rig.send(rig.direct, "once more", at + 1);
+  await rig.contact.waitForMessage();
+  const { DecryptionErrorMessage, PlaintextContent, CiphertextMessageType } = await import("@signalapp/libsignal-client");
+  const row = rig.database.get<{ record: Uint8Array }>("SELECT record FROM signal_sessions WHERE service_id = ?", rig.contact.device.aci);
+  expect(row).toBeDefined();
+  const { envelopeBytes } = await import("./peer.ts");
+  const { Envelope_Type } = await import("../../src/signal/native/proto/signal_pb.ts");
+  const ask = (deviceId: number) => {
+    const error = DecryptionErrorMessage.forOriginal(new Uint8Array(), CiphertextMessageType.SenderKey, at + 1, deviceId);
+    const content = PlaintextContent.from(error).serialize();
+    return rig.mock.server.send(
+      rig.device,
+      envelopeBytes(Envelope_Type.PLAINTEXT_CONTENT, rig.contact.device.aci, at + 2, content),
+    );
+  };
+  await rig.receive(ask(rig.device.deviceId + 1), "empty");
+  await rig.receive(ask(rig.device.deviceId), "empty");
+  const again = await rig.contact.waitForMessage();
+  expect({ body: again.body, at: Number(again.dataMessage.timestamp) }).toEqual({ body: "once more", at: at + 1 });
+  expect(rig.contact.getMessageQueueSize()).toBe(0);
+});
+
+test("the same send twice carries the same timestamp", async () => {
+  rig = await startRig();
+  await hello();
+  await rig.send(rig.direct, "twice", at + 1);
+  await rig.send(rig.direct, "twice", at + 1);
+  const copies = [await rig.contact.waitForMessage(), await rig.contact.waitForMessage()];
+  expect(copies.map(({ dataMessage }) => Number(dataMessage.timestamp))).toEqual([at + 1, at + 1]);
+});
+
+test("a file from a contact is fetched by its reference", async () => {
+  rig = await startRig();
+  const { encryptAttachment } = await import("../../src/signal/native/attachments.ts");
+  const { blob, key, digest, size } = encryptAttachment(Buffer.from("their bytes"));
+  await rig.mock.server.storeAttachmentOnCdn(3, "their-key", blob);
+  const pointer = {
+    attachmentIdentifier: { cdnKey: "their-key" },
+    cdnNumber: 3,
+    contentType: "text/plain",
+    fileName: "b.txt",
+    key,
+    digest,
+    size,
+  };
+  const dataMessage = { ...EMPTY_DATA_MESSAGE, timestamp: BigInt(at), attachments: [pointer as never] };
+  const envelope: Envelope = await rig.receive(rig.contact.sendRaw(rig.device, rawContent({ dataMessage }), { timestamp: at }));
+  if (envelope.content.kind !== "text") throw new Error("no text");
+  const [file] = envelope.content.attachments;
+  expect(file).toMatchObject({ contentType: "text/plain", fileName: "b.txt", sizeBytes: 11, isLongText: false });
+  const bytes = await rig.transport.attachment(file?.ref ?? "", 1_000, never);
+  expect(Buffer.from(bytes).toString()).toBe("their bytes");
+  await expect(rig.transport.attachment(file?.ref ?? "", 5, never)).rejects.toMatchObject({ code: "attachment_unavailable" });
+});

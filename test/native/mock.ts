@@ -1,0 +1,169 @@
+/** The native transport, linked to a mock service, with the smallest receive loop that keeps its contract. */
+import { type Device, type PrimaryDevice, Proto } from "@signalapp/mock-server";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Clock, systemClock, systemRandom } from "../../src/clock.ts";
+import type { Chat, Content, Envelope, Outbound, OutboundBody } from "../../src/core/model.ts";
+import type { Log, LogFields } from "../../src/log.ts";
+import type { IsAllowed } from "../../src/signal/native/receive.ts";
+import { signalSchema } from "../../src/signal/native/schema.ts";
+import { loadService, type Service } from "../../src/signal/native/service.ts";
+import { createNative, linkNative, type NativeDeps, type NativeTransport } from "../../src/signal/native/transport.ts";
+import type { Batch } from "../../src/signal/transport.ts";
+import { type Database, openDatabase } from "../../src/store/database.ts";
+import { type SignalMock, startSignalMock, type SignalMockOptions } from "../doubles/signal-mock.ts";
+
+export type LogLine = { readonly level: string; readonly message: string; readonly fields: LogFields };
+
+export type Rig = {
+  readonly mock: SignalMock;
+  readonly phone: PrimaryDevice;
+  readonly contact: PrimaryDevice;
+  readonly device: Device;
+  readonly database: Database;
+  readonly deps: NativeDeps & { readonly isAllowed: IsAllowed };
+  readonly transport: NativeTransport;
+  readonly log: readonly LogLine[];
+  /** One receive, committed with its rows in `inbox` and acknowledged. */
+  poll(timeoutMs?: number): Promise<Batch>;
+  /** Polls until `count` envelopes of these kinds have come; a send of the mock resolves only when we acknowledged. */
+  expect(count: number, ...kinds: Content["kind"][]): Promise<Envelope[]>;
+  /** Waits for a send of the mock, and for the one envelope of that kind. */
+  receive(sending: Promise<unknown>, kind?: Content["kind"]): Promise<Envelope>;
+  send(chat: Chat, body: OutboundBody | string, timestamp?: number): ReturnType<NativeTransport["send"]>;
+  readonly direct: Chat;
+  stop(): Promise<void>;
+};
+
+export type RigOptions = SignalMockOptions & {
+  readonly isAllowed?: IsAllowed;
+  readonly clock?: Clock;
+  readonly databasePath?: string;
+  /** Wraps the database, for faults. */
+  readonly wrap?: (database: Database) => Database;
+  readonly isConnected?: boolean;
+};
+
+export const never = new AbortController().signal;
+
+export function recordLog(): { readonly log: Log; readonly lines: LogLine[] } {
+  const lines: LogLine[] = [];
+  const at = (level: string) => (message: string, fields: LogFields = {}) => void lines.push({ level, message, fields });
+  return { log: { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") }, lines };
+}
+
+/** A rough inbox: the loop's identity of a message, and that it committed. */
+export const inboxSchema = `CREATE TABLE inbox (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, source TEXT, device INTEGER,
+  sent_at INTEGER NOT NULL, text TEXT, UNIQUE (source, device, sent_at, kind)) STRICT;`;
+
+export async function openNativeDatabase(path = ":memory:"): Promise<Database> {
+  const database = await openDatabase(path);
+  if (database.get("SELECT 1 FROM sqlite_master WHERE name = 'inbox'") === undefined)
+    database.exec(signalSchema + inboxSchema);
+  return database;
+}
+
+export async function serviceOf(mock: SignalMock): Promise<Service> {
+  const folder = await mkdtemp(join(tmpdir(), "signal-service-"));
+  try {
+    return await loadService(await mock.writeService(join(folder, "service.json")), systemClock);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** Commits a batch as the loop does. */
+export function commit(database: Database, batch: Batch): void {
+  database.transaction(() => {
+    batch.persist?.();
+    for (const { content, source, sourceDevice, sentAt } of batch.envelopes) {
+      const text = content.kind === "text" ? content.text : content.kind === "edit" ? content.body.text : null;
+      const sql = "INSERT OR IGNORE INTO inbox (kind, source, device, sent_at, text) VALUES (?, ?, ?, ?, ?)";
+      database.run(sql, content.kind, source?.aci ?? null, sourceDevice, sentAt, text);
+    }
+  });
+}
+
+/** Runs the whole link; the mock's phone scans. */
+export async function linkRig(mock: SignalMock, deps: NativeDeps): Promise<Device> {
+  let scanned: Promise<Device> | null = null;
+  for await (const progress of linkNative(deps)("signalman test", never)) {
+    if (progress.event === "url") scanned = mock.scan(progress.url);
+  }
+  if (scanned === null) throw new Error("no code was shown");
+  return scanned;
+}
+
+/** A linked, and connected, transport. */
+export async function startRig(options: RigOptions = {}): Promise<Rig> {
+  const mock = await startSignalMock(options);
+  const plain = await openNativeDatabase(options.databasePath);
+  const database = options.wrap?.(plain) ?? plain;
+  const { log, lines } = recordLog();
+  const deps = {
+    database,
+    service: await serviceOf(mock),
+    clock: options.clock ?? systemClock,
+    random: systemRandom,
+    log,
+    userAgent: "signalman/0.0.0",
+    isAllowed: options.isAllowed ?? (() => true),
+  };
+  const device = await linkRig(mock, deps);
+  const transport = createNative(deps);
+  if (options.isConnected !== false) await transport.connect(never);
+  return { ...rigOf(mock, device, deps, transport), log: lines };
+}
+
+export function rigOf(mock: SignalMock, device: Device, deps: Rig["deps"], transport: NativeTransport): Omit<Rig, "log"> {
+  const { database } = deps;
+  const expect: Rig["expect"] = async (count, ...kinds) => {
+    const found: Envelope[] = [];
+    for (let polls = 0; found.length < count && polls < 100; polls++) {
+      const { envelopes } = await poll();
+      found.push(...envelopes.filter(({ content }) => kinds.length === 0 || kinds.includes(content.kind)));
+    }
+    return found;
+  };
+  const poll = async (timeoutMs = 5_000) => {
+    const batch = await transport.receive(timeoutMs, never);
+    commit(database, batch);
+    await transport.ack(batch, true);
+    return batch;
+  };
+  return {
+    mock,
+    phone: mock.phone,
+    contact: mock.contact,
+    device,
+    database,
+    deps,
+    transport,
+    poll,
+    expect,
+    async receive(sending, kind = "text") {
+      const [[envelope]] = await Promise.all([expect(1, kind), sending]);
+      if (envelope === undefined) throw new Error(`no ${kind} came`);
+      return envelope;
+    },
+    send: (chat, body, timestamp = Date.now()) => {
+      const said: OutboundBody =
+        typeof body === "string" ? { kind: "text", text: body, styles: [], quote: null, files: [] } : body;
+      return transport.send({ chat, timestamp, body: said } satisfies Outbound);
+    },
+    direct: { kind: "direct", peer: { aci: mock.contact.device.aci, number: null } },
+    async stop() {
+      await transport.disconnect();
+      database.close();
+      await mock.stop();
+    },
+  };
+}
+
+/** A content for `sendRaw`, with the three fields that it insists on. */
+export const rawContent = (content: NonNullable<Proto.Content.Params["content"]>): Proto.Content.Params => ({
+  content,
+  pniSignatureMessage: null,
+  senderKeyDistributionMessage: null,
+});

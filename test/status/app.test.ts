@@ -1,0 +1,200 @@
+import { describe, expect, test } from "bun:test";
+import { BridgeError } from "../../src/core/errors.ts";
+import type { Chat } from "../../src/core/model.ts";
+import { createApp, type AppDeps } from "../../src/status/app.ts";
+import { listen } from "../../src/status/listen.ts";
+import { connected, disconnected, nowAt } from "./example.ts";
+
+const token = "an-invented-token";
+
+function make(over: Partial<AppDeps> = {}) {
+  const done: unknown[] = [];
+  const app = createApp({
+    status: () => connected,
+    health: () => null,
+    isReady: () => true,
+    control: {
+      reconnect: () => void done.push("reconnect"),
+      send: (chat: Chat, text: string) => void done.push({ chat, text }),
+      sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
+      archive: (id) => Promise.reject(new BridgeError("config", `Cannot archive ${id} as there is no such session`)),
+    },
+    token,
+    isAnyHost: false,
+    now: () => nowAt,
+    ...over,
+  });
+  const post = (path: string, body: unknown, headers: Record<string, string> = { authorization: `Bearer ${token}` }) =>
+    app.request(path, { method: "POST", body: JSON.stringify(body), headers });
+  return { app, done, post };
+}
+const get = (app: ReturnType<typeof make>["app"], path: string, headers: Record<string, string> = {}) =>
+  app.request(path, { headers });
+
+describe("GET /health and /ready", () => {
+  test("health follows the process's work, ready the state", async () => {
+    const good = make().app;
+    expect((await get(good, "/health")).status).toBe(200);
+    expect((await get(good, "/ready")).status).toBe(200);
+    const bad = make({ health: () => "a loop has failed", isReady: () => false, status: () => disconnected }).app;
+    const health = await get(bad, "/health");
+    expect([health.status, await health.text()]).toEqual([503, "a loop has failed\n"]);
+    const ready = await get(bad, "/ready");
+    expect([ready.status, await ready.text()]).toEqual([503, "DISCONNECTED\n"]);
+  });
+});
+
+describe("GET /status", () => {
+  test("is the snapshot as JSON, never cached", async () => {
+    const answer = await get(make().app, "/status", { accept: "*/*" });
+    expect(answer.headers.get("content-type")).toStartWith("application/json");
+    expect(answer.headers.get("cache-control")).toBe("no-store");
+    expect(await answer.json()).toEqual(connected);
+  });
+
+  test("is a page for a browser, with everything escaped and nothing from elsewhere", async () => {
+    const { app } = make({ status: () => disconnected });
+    const answer = await get(app, "/status", { accept: "text/html,application/xhtml+xml,*/*;q=0.8" });
+    const page = await answer.text();
+    expect(answer.headers.get("content-type")).toStartWith("text/html");
+    expect(answer.headers.get("content-security-policy")).toContain("default-src 'none'");
+    expect(answer.headers.get("content-security-policy")).not.toContain("unsafe");
+    expect(page).toContain("&lt;script&gt;alert(1)&lt;/script&gt;");
+    expect(page).not.toContain("<script>alert");
+    expect(page).not.toContain("<img");
+    expect(page).not.toMatch(/(?:src|href)="?(?!data:,)(?:https?:)?\/\//);
+    expect(page).toContain("Next attempt in");
+    expect(page).toContain("30 s");
+    expect(page).toContain("1 h 5 min ago");
+    expect(page).toContain("up 1 d 2 h");
+  });
+
+  test("of a program that prefers JSON stays JSON", async () => {
+    const answer = await get(make().app, "/status", { accept: "application/json, text/html" });
+    expect(answer.headers.get("content-type")).toStartWith("application/json");
+  });
+});
+
+describe("GET /metrics", () => {
+  test("is Prometheus text of the snapshot, and is the same at every scrape", async () => {
+    const { app } = make();
+    const answer = await get(app, "/metrics");
+    const text = await answer.text();
+    expect(answer.headers.get("content-type")).toStartWith("text/plain; version=0.0.4");
+    expect(text).toContain('signalman_connection_state{state="CONNECTED"} 1');
+    expect(text).toContain('signalman_connection_state{state="SYNCING"} 0');
+    expect(text).toContain("# TYPE signalman_outbox_sent_total counter");
+    expect(text).toContain("signalman_outbox_sent_total 400");
+    expect(text).toContain("signalman_inbox_oldest_seconds 4");
+    expect(text).toContain("signalman_last_proof_timestamp_seconds 1795435191");
+    expect(await (await get(app, "/metrics")).text()).toBe(text);
+  });
+
+  test("leaves out what is not known yet", async () => {
+    const status = { ...connected, claude: { ...connected.claude, reachable: null } };
+    const text = await (await get(make({ status: () => status }).app, "/metrics")).text();
+    expect(text).not.toContain("claude_reachable");
+  });
+});
+
+describe("whom it answers", () => {
+  test.each(["localhost:8787", "127.0.0.1:8787", "[::1]:8787", "192.0.2.7:8787"])(
+    "the name %p is answered",
+    async (host) => {
+      expect((await get(make().app, "/status", { host })).status).toBe(200);
+    },
+  );
+
+  test.each(["evil.test:8787", "localhost.evil.test", "127.0.0.1.evil.test", "a.test@127.0.0.1", "1.evil", ""])(
+    "the foreign name %p is refused",
+    async (host) => {
+      for (const path of ["/status", "/health", "/metrics", "/"])
+        expect((await get(make().app, path, { host })).status).toBe(421);
+    },
+  );
+
+  test("a foreign name in the URL itself is refused as well", async () => {
+    expect((await make().app.request("http://evil.test/status")).status).toBe(421);
+  });
+
+  test("any name where the owner trusts the network", async () => {
+    expect((await get(make({ isAnyHost: true }).app, "/status", { host: "server.lan:8787" })).status).toBe(200);
+  });
+
+  test("an unknown path is 404, and the root leads to the status", async () => {
+    const { app } = make();
+    expect((await get(app, "/config")).status).toBe(404);
+    expect((await get(app, "/")).headers.get("location")).toBe("/status");
+  });
+});
+
+describe("POST /control", () => {
+  test("does nothing without the right token", async () => {
+    const { post, done } = make();
+    for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: token }, { authorization: "" }])
+      expect((await post("/control/reconnect", {}, headers as Record<string, string>)).status).toBe(401);
+    expect(done).toEqual([]);
+  });
+
+  test("reconnects and sends", async () => {
+    const { post, done } = make();
+    expect((await post("/control/reconnect", {})).status).toBe(200);
+    expect((await post("/control/send", { to: "+15550100001", text: "hello" })).status).toBe(200);
+    expect((await post("/control/send", { to: "self", text: "note" })).status).toBe(200);
+    expect(done).toEqual([
+      "reconnect",
+      { chat: { kind: "direct", peer: { aci: null, number: "+15550100001" } }, text: "hello" },
+      { chat: { kind: "self" }, text: "note" },
+    ]);
+  });
+
+  test("refuses what it cannot read", async () => {
+    const { post, done } = make();
+    for (const body of [{ to: "nobody", text: "x" }, { to: "self", text: "" }, { to: "self" }, null])
+      expect((await post("/control/send", body)).status).toBe(400);
+    expect((await post("/control/send", { to: "self", text: "x".repeat(300_000) })).status).toBe(400);
+    expect(done).toEqual([]);
+  });
+
+  test("answers a failure with its code, message and hint", async () => {
+    const { post } = make();
+    const sync = await post("/control/sync", {});
+    expect(sync.status).toBe(503);
+    expect(await sync.json()).toMatchObject({
+      code: "claude_unreachable",
+      message: "Cannot ask Claude as the line is down",
+    });
+    const archive = await post("/control/archive", { id: "s1" });
+    expect(archive.status).toBe(409);
+    expect(await archive.json()).toMatchObject({ code: "config" });
+  });
+});
+
+describe("listen", () => {
+  test("serves on a free port of loopback, and refuses a foreign Host there", async () => {
+    const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
+    try {
+      expect((await fetch(`${server.url}/health`)).status).toBe(200);
+      expect((await fetch(`${server.url}/status`, { headers: { host: "evil.test" } })).status).toBe(421);
+    } finally {
+      await server.stop();
+    }
+    expect(fetch(`${server.url}/health`)).rejects.toThrow();
+  });
+
+  test("says that the port is taken", async () => {
+    const { app } = make();
+    const first = await listen({ host: "127.0.0.1", port: 0 }, app.fetch);
+    try {
+      const port = Number(new URL(first.url).port);
+      const error: unknown = await listen({ host: "127.0.0.1", port }, app.fetch).catch((error: unknown) => error);
+      expect(error).toBeInstanceOf(BridgeError);
+      expect(error).toMatchObject({
+        code: "config",
+        message: `Cannot listen on 127.0.0.1:${port} as another program uses this port`,
+      });
+    } finally {
+      await first.stop();
+    }
+  });
+});
