@@ -22,7 +22,7 @@ import {
 } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
-type LimitKey = "pollMs" | "staleAfterMs" | "stableAfterMs" | "drainMs" | "retentionDays" | "lanesMax";
+type LimitKey = "staleAfterMs" | "stableAfterMs" | "drainMs" | "retentionDays" | "lanesMax";
 
 /** The settings as the program uses them: frozen, checked, complete. */
 export type Config = Omit<Values, LimitKey> & { readonly limits: Pick<Values, LimitKey> };
@@ -64,8 +64,8 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   if (typeof given["system"] === "string") given["system"] = readPrompt(given["system"], origins.system, home);
   const values = check(given, origins);
   refuseOpenListen(values);
-  const { pollMs, staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax, ...rest } = values;
-  const limits = Object.freeze({ pollMs, staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax });
+  const { staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax, ...rest } = values;
+  const limits = Object.freeze({ staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax });
   return {
     config: Object.freeze({ ...rest, limits }),
     origins,

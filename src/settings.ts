@@ -223,17 +223,11 @@ export const settings = {
     accepts: "a URL such as https://api.anthropic.com",
     variable: "ANTHROPIC_BASE_URL",
   },
-  pollMs: {
-    schema: whole(1_000, 60_000),
-    fallback: "20000",
-    doc: "how long one poll of Signal may wait for messages, in ms",
-    accepts: "1000 to 60000",
-  },
   staleAfterMs: {
-    schema: whole(5_000, 3_600_000),
+    schema: whole(15_000, 3_600_000),
     fallback: "90000",
     doc: "without proof of life for so long the line counts as lost, in ms",
-    accepts: "5000 to 3600000",
+    accepts: "15000 to 3600000",
   },
   stableAfterMs: {
     schema: whole(0, 3_600_000),

@@ -59,10 +59,7 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
     const type = response.headers.get("content-type") ?? "";
     if (response.ok && !type.includes("json") && !type.includes("text/event-stream"))
-      throw new BridgeError(
-        "claude_protocol",
-        "Cannot use the answer of the Claude API as it is neither JSON nor a stream",
-      );
+      throw new BridgeError("claude_protocol", "the answer is neither JSON nor a stream");
     return response;
   };
   const load = async (): Promise<Anthropic> => {

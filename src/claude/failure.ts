@@ -21,7 +21,8 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
   if (error instanceof BridgeError) return error;
   const api = fields(error);
   // What our own fetch found wrong comes back wrapped as a connection error.
-  if (api["cause"] instanceof BridgeError) return api["cause"];
+  if (api["cause"] instanceof BridgeError)
+    return new BridgeError(api["cause"].code, `Cannot ${site.what} as ${api["cause"].message}`);
   const status = typeof api["status"] === "number" ? api["status"] : null;
   const type = word(api["type"]);
   const errorCode = word(api["errorCode"]);

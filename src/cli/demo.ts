@@ -66,7 +66,9 @@ async function start(io: Io, config: Config, stage: Stage, claude: ScriptedClaud
 }
 
 function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null, url: string | null): void {
-  io.out(`signalman demo: ${stage.title}, ${claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude"}.\n`);
+  io.out(
+    `signalman demo: ${stage.title}, ${claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude"}.\n`,
+  );
   if (url !== null) io.out(`Watch it at ${url}/status\n`);
   io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
 }
@@ -126,6 +128,8 @@ async function playScript(demo: Demo): Promise<number> {
   io.out("        (the line is back)\n");
   await until("what was waiting", () => heard.length === (claude ? 3 : 2));
   const { inbox, outbox, connection } = daemon.status();
-  io.out(`\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${inbox.pending + outbox.pending}\n`);
+  io.out(
+    `\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${inbox.pending + outbox.pending}\n`,
+  );
   return 0;
 }

@@ -13,7 +13,7 @@ import { configOf, type Flags, type Io } from "./io.ts";
 export async function link(io: Io, flags: Flags, options: { name: string; json?: true }): Promise<number> {
   const config = configOf(io, flags);
   const log = startLog({ level: config.log, isPretty: io.isErrTty, write: io.err });
-  const { steps, close } = await openLink(config, { log, clock: io.clock, random: io.random });
+  const { steps, close } = await openLink(config, { log, clock: io.clock, random: io.random }, io.signal);
   try {
     for await (const progress of steps(options.name, io.signal)) {
       if (options.json) io.out(`${JSON.stringify(toEvent(progress))}\n`);
@@ -32,10 +32,14 @@ function show(io: Io, progress: LinkProgress): void {
     io.err(`Linked${number === null ? "" : ` to ${maskNumber(number)}`}. Start with: signalman run\n`);
     return;
   }
-  io.err(`\n${renderUnicodeCompact(progress.url, { border: 2, ecc: "L" })}\n\n`);
+  const code = renderUnicodeCompact(progress.url, { border: 2, ecc: "L" });
+  io.err(`\n${io.isErrTty ? code.replace(/^.*$/gm, whiteOnBlack) : code}\n\n`);
   io.err("On the phone: Signal > Settings > Linked devices > Link a new device. Scan this code.\n\n");
   io.out(`${progress.url}\n`);
 }
+
+/** The blocks are the light modules: on a light terminal they must not turn dark, as cameras refuse an inverted code. */
+const whiteOnBlack = (line: string): string => `\u001b[97;40m${line}\u001b[0m`;
 
 const toEvent = (progress: LinkProgress): Record<string, unknown> =>
   progress.event === "url"

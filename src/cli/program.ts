@@ -23,6 +23,7 @@ export async function runCommand(argv: readonly string[], io: Io): Promise<numbe
 function createProgram(io: Io, done: (code: number) => void): Command {
   const program = new Command("signalman")
     .description("Chat with Claude over Signal, from one binary that loses nothing.")
+    .usage("[options] [command]")
     .version(`signalman ${version} (${commit})`)
     .configureOutput({ writeOut: io.out, writeErr: io.err, getOutHasColors: () => false, getErrHasColors: () => false })
     .configureHelp({ showGlobalOptions: true })

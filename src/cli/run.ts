@@ -2,15 +2,15 @@
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import type { Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, errorRow } from "../core/errors.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { startLog, type Log } from "../log.ts";
 import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
-import { listen } from "../status/listen.ts";
+import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport } from "./adapters.ts";
+import { buildBackend, buildTransport, startSignalCli } from "./adapters.ts";
 import { load, type Flags, type Io } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 
@@ -26,39 +26,50 @@ export async function run(io: Io, flags: Flags): Promise<number> {
     warnings: warnings.length,
   });
   const deps = { log, clock: io.clock, random: io.random };
-  const daemon = await startDaemon(config, {
-    ...deps,
-    networkKey,
-    newId: randomUUID,
-    buildTransport: (store) => buildTransport(config, store, deps),
-    buildBackend: (store) => buildBackend(config, store, deps),
-  });
+  const started: { stop(): Promise<void> }[] = [];
+  try {
+    const daemon = await startDaemon(config, {
+      ...deps,
+      networkKey,
+      newId: randomUUID,
+      async buildTransport(store) {
+        const signalCli = await startSignalCli(config, deps, io.signal);
+        if (signalCli) started.push(signalCli);
+        return buildTransport(config, store, deps);
+      },
+      buildBackend: (store) => buildBackend(config, store, deps),
+    });
+    const code = await attend(config, daemon, io, log);
+    if (code === errorRow("not_linked").exit && io.isErrTty) io.err(`${errorRow("not_linked").hint}\n`);
+    return code;
+  } finally {
+    for (const child of started) await child.stop();
+  }
+}
+
+/** Serves the status until the daemon has ended, by itself or because it was asked to. */
+async function attend(config: Config, daemon: Daemon, io: Io, log: Log): Promise<number> {
   const stop = (): void => void daemon.stop();
   io.signal.addEventListener("abort", stop);
   if (io.signal.aborted) stop();
   const forget = onReconnectSignal(daemon.reconnect);
+  let server: Server | null = null;
   try {
-    const server = await serve(config, daemon, io, log);
-    const code = await daemon.finished;
-    await server?.stop();
-    if (server) removePlace(config.home);
-    return code;
-  } catch (error) {
-    await daemon.stop();
-    throw error;
+    server = await serve(config, daemon, io, log);
+    return await daemon.finished;
   } finally {
     forget();
     io.signal.removeEventListener("abort", stop);
+    await daemon.stop();
+    await server?.stop();
   }
 }
 
-/** Puts the status server on its port and leaves its address in the home folder. */
-export async function serve(
-  config: Config,
-  daemon: Daemon,
-  io: Io,
-  log: Log,
-): Promise<{ readonly url: string; stop(): Promise<void> } | null> {
+/**
+ * Puts the status server on its port and tells the other commands where; null where the settings want none.
+ * @throws BridgeError `config` when the port is taken
+ */
+export async function serve(config: Config, daemon: Daemon, io: Io, log: Log): Promise<Server | null> {
   if (config.listen === null) return null;
   const token = newToken();
   const app = createApp({
@@ -73,7 +84,13 @@ export async function serve(
   const server = await listen(config.listen, app.fetch);
   writePlace(config.home, { url: server.url, token });
   log.info("status server listens", { url: server.url });
-  return server;
+  return {
+    url: server.url,
+    async stop() {
+      removePlace(config.home);
+      await server.stop();
+    },
+  };
 }
 
 function controlOf(daemon: Daemon, io: Io): Control {

@@ -13,7 +13,7 @@ export function showConfig(io: Io, flags: Flags, options: { json?: true }): numb
     origin: origins[key],
   }));
   if (options.json) io.out(`${JSON.stringify(rows, null, 2)}\n`);
-  else io.out(toTable(rows.map(({ key, value, origin }) => [key, shown(value), origin])));
+  else io.out(toTable(rows.map(({ key, value, origin }) => [key, origin, shown(value)])));
   return 0;
 }
 
@@ -26,6 +26,8 @@ function masked(value: unknown, isSecret: boolean): unknown {
 /** The owner's own numbers are shown whole: it is their terminal, and what they need to check. */
 function shown(value: unknown): string {
   if (value === null) return "-";
-  const text = (Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : JSON.stringify(value)).replace(/\s+/g, " ");
+  const text = (
+    Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : JSON.stringify(value)
+  ).replace(/\s+/g, " ");
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }

@@ -22,11 +22,11 @@ export function chunk(input: StyledText, bytesMax: number): StyledText[] {
   const parts: StyledText[] = [];
   for (let start = 0; start < text.length;) {
     const limit = fittingEnd(text, start, bytesMax);
-    const end = limit === text.length ? limit : cutBefore(text, start, limit, styles.codeStart(limit));
-    const isLast = end === text.length;
-    const trimmed = isLast ? end : skipLineBreaks(text, end, start, -1);
-    if (trimmed > start) parts.push({ text: text.slice(start, trimmed), styles: styles.take(start, trimmed) });
-    start = isLast ? end : skipLineBreaks(text, end, text.length, 1);
+    const isRest = limit === text.length;
+    const cut = isRest ? limit : cutBefore(text, start, limit, styles.codeStart(limit));
+    const end = isRest ? cut : skipLineBreaks(text, cut, start, -1);
+    if (end > start) parts.push({ text: text.slice(start, end), styles: styles.take(start, end) });
+    start = isRest ? cut : skipLineBreaks(text, cut, text.length, 1);
   }
   return parts;
 }

@@ -61,14 +61,14 @@ export function styled(page: Page, style: Style, work: () => void): void {
   if (page.length > start) page.styles.push({ start, length: page.length - start, style });
 }
 
-/** `work` writes lines that begin with `rest`, the first of them with `first`; with `first` alone if it writes nothing. */
+/** `work` writes lines that begin with `rest`, the first of them with `first`; with `first` alone, less its trailing space, if it writes nothing. */
 export function indented(page: Page, first: string, rest: string, work: () => void): void {
   const outer = page.prefix;
   page.firstPrefix = (page.firstPrefix ?? outer) + first;
   page.prefix = outer + rest;
   try {
     work();
-    if (page.firstPrefix !== null) startLine(page);
+    if (page.firstPrefix !== null) startEmptyLine(page);
   } finally {
     page.prefix = outer;
   }
@@ -137,9 +137,15 @@ function writeInLine(page: Page, text: string): void {
   push(page, text);
 }
 
-function endLine(page: Page): void {
+/** Begins a line on which nothing follows. */
+function startEmptyLine(page: Page): void {
   if (page.isLineStart) push(page, (page.firstPrefix ?? page.prefix).trimEnd());
+  page.isLineStart = false;
   page.firstPrefix = null;
+}
+
+function endLine(page: Page): void {
+  startEmptyLine(page);
   push(page, "\n");
   page.isLineStart = true;
 }

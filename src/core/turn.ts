@@ -21,14 +21,15 @@ type Facts = {
   /** The prompt was in the log, queued or processed: a flush after that concerns it. */
   readonly isSeen: boolean;
   readonly promptAt: Millis | null;
-  /** The last stop that counted, and the last one that came before the prompt was processed. */
+  /** The last stop that counted. */
   readonly stopAt: Millis | null;
-  readonly earlierStopId: string | null;
+  /** Stops that were there before the prompt was processed. */
+  readonly earlierStopIds: ReadonlySet<string>;
   /** Tool uses with a confirmation or a result. */
   readonly resolvedIds: ReadonlySet<string>;
 };
 
-/** What the log says of our prompt. `ended` is final; `flushed` only until the prompt turns out to be processed after all. */
+/** What the log says of our prompt. `ended` is final; `flushed` too, unless the prompt turns out to be processed after that. */
 export type Progress = Facts &
   (
     | { readonly kind: "queued" }
@@ -46,7 +47,7 @@ export function progressOf(promptId: string | null): Progress {
     isSeen: false,
     promptAt: null,
     stopAt: null,
-    earlierStopId: null,
+    earlierStopIds: new Set(),
     resolvedIds: new Set(),
   };
 }
@@ -88,15 +89,16 @@ function promptSeen(progress: Progress, at: Millis | null): Progress {
 
 /** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
 function stoppedBefore(progress: Progress, id: string, at: Millis | null, stop: StopReason): Progress {
-  const facts = { ...factsOf(progress), earlierStopId: id };
+  const facts = { ...factsOf(progress), earlierStopIds: new Set([...progress.earlierStopIds, id]) };
   if (stop.kind === "retries_exhausted" && progress.isSeen) return { ...facts, stopAt: at, kind: "flushed" };
-  return progress.earlierStopId === id ? progress : { ...progress, earlierStopId: id };
+  return progress.earlierStopIds.has(id) ? progress : { ...progress, ...facts };
 }
 
 function stopped(progress: Progress, promptAt: Millis, idle: SessionEvent & { readonly type: "idle" }): Progress {
   const { at, stop } = idle;
-  if (at !== null && at < promptAt) return progress;
-  if (!isLater(at, promptAt) && idle.id === progress.earlierStopId) return progress;
+  // What died stays dead: later stops are those of other prompts.
+  if (progress.kind === "flushed" || (at !== null && at < promptAt)) return progress;
+  if (!isLater(at, promptAt) && progress.earlierStopIds.has(idle.id)) return progress;
   if (at !== null && progress.stopAt !== null && at < progress.stopAt) return progress;
   const facts = { ...factsOf(progress), stopAt: at };
   switch (stop.kind) {
@@ -119,12 +121,12 @@ function resolve(progress: Progress, toolUseId: string): Progress {
   return toolUseIds.length > 0 ? { ...facts, kind: "waiting", toolUseIds } : { ...facts, kind: "running" };
 }
 
-const factsOf = ({ promptId, isSeen, promptAt, stopAt, earlierStopId, resolvedIds }: Progress): Facts => ({
+const factsOf = ({ promptId, isSeen, promptAt, stopAt, earlierStopIds, resolvedIds }: Progress): Facts => ({
   promptId,
   isSeen,
   promptAt,
   stopAt,
-  earlierStopId,
+  earlierStopIds,
   resolvedIds,
 });
 

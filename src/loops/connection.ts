@@ -86,6 +86,8 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
   let life = new AbortController();
   let waiting = new AbortController();
   let account: Account | null = null;
+  /** The end of the last line: the next connect waits for it. */
+  let ending: Promise<void> = Promise.resolve();
   const tasks = new Set<Promise<void>>();
   const track = (work: Promise<void>): void => {
     const task = work.finally(() => tasks.delete(task));
@@ -116,6 +118,7 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
       life.abort();
       life = new AbortController();
       const connect = async (signal: AbortSignal): Promise<Bare<Event>> => {
+        await ending;
         account = await transport.connect(signal);
         if (!signal.aborted) deps.onConnected(account);
         return { type: "connected" };
@@ -144,7 +147,8 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
     disconnect() {
       waiting.abort();
       life.abort();
-      track(transport.disconnect());
+      ending = transport.disconnect();
+      track(ending);
     },
     async stopped() {
       while (tasks.size > 0) await Promise.all(tasks);

@@ -50,8 +50,10 @@ export function arrive(state: MemoryState, { chat, body }: Outbound, timestamp: 
   }
   const blank = { chat, timestamp, text: "", styles: [], quote: null, files: [], reaction: null, editCount: 0 };
   if (body.kind === "reaction") {
+    const emoji = body.isRemove ? null : body.emoji;
     const target = inChat(body.targetSentAt) ?? { ...blank, timestamp: body.targetSentAt };
-    return show(state, Object.assign(target, { reaction: body.isRemove ? null : body.emoji }));
+    state.reactions.push({ chat, targetSentAt: body.targetSentAt, emoji });
+    return show(state, Object.assign(target, { reaction: emoji }));
   }
   // Signal's clients drop a second message with the timestamp of the first.
   if (inChat(timestamp)) return;

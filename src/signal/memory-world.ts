@@ -11,10 +11,13 @@ export type Seen = {
   styles: readonly StyleRange[];
   readonly quote: Quote | null;
   readonly files: readonly OutboundFile[];
-  /** Emoji that our account put on it, or on a message of theirs. */
+  /** Emoji that our account put on it. */
   reaction: string | null;
   editCount: number;
 };
+
+/** Our account's emoji on any message; null takes it away. */
+export type SeenReaction = { readonly chat: Chat; readonly targetSentAt: Millis; readonly emoji: string | null };
 
 export type MemoryFaults = {
   /** Nothing gets through until `mend`: connect, receive and send fail with `signal_unreachable`. */
@@ -39,6 +42,7 @@ export type MemoryState = {
   readonly screen: Seen[];
   readonly arrivals: Seen[];
   readonly typing: Set<string>;
+  readonly reactions: SeenReaction[];
   readonly readMarks: Millis[];
   readonly files: Map<string, string>;
   isConnected: boolean;
@@ -60,6 +64,7 @@ export function newMemoryState(): MemoryState {
     screen: [],
     arrivals: [],
     typing: new Set(),
+    reactions: [],
     readMarks: [],
     files: new Map(),
     isConnected: false,

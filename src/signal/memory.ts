@@ -14,7 +14,7 @@ import type { Account, Address, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Person } from "./memory-people.ts";
 import { arrive, createPerson } from "./memory-people.ts";
-import type { MemoryFaults, MemoryState, Seen } from "./memory-world.ts";
+import type { MemoryFaults, MemoryState, Seen, SeenReaction } from "./memory-world.ts";
 import { changed, createMemoryFaults, enqueue, newMemoryState, stamp } from "./memory-world.ts";
 import type { Batch, Transport } from "./transport.ts";
 
@@ -40,6 +40,8 @@ export type MemorySignal = {
   screen(): readonly Seen[];
   /** Resolves with the next message, edit or reaction that arrives after the ones already taken by `next`. */
   next(): Promise<Seen>;
+  /** Every reaction of ours, also to messages that others wrote. */
+  reactions(): readonly SeenReaction[];
   /** Keys of the chats that show "typing". */
   typing(): ReadonlySet<string>;
   /** `sentAt` of the messages that we marked as read. */
@@ -72,6 +74,7 @@ export function createMemoryTransport(options: MemoryOptions): MemorySignal {
         await state.change.promise;
       }
     },
+    reactions: () => state.reactions,
     typing: () => state.typing,
     readMarks: () => state.readMarks,
     queued: () => state.queue,

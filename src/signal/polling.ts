@@ -78,7 +78,8 @@ export function createPolling(options: PollingOptions): Polling {
     },
     async settle() {
       settling.abort();
-      if (flight !== null) await within(clock, flight.landing, Math.max(0, flight.dueAt - clock.monotonic()));
+      const leftMs = flight === null ? 0 : flight.dueAt - clock.monotonic();
+      if (flight !== null && leftMs > 0) await within(clock, flight.landing, leftMs);
       givingUp.abort();
       settling = new AbortController();
       givingUp = new AbortController();

@@ -19,7 +19,7 @@ main { max-width: 62rem; margin: 0 auto; padding: 1rem }
 header { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; margin-bottom: 1rem }
 h1 { font-size: 1.25rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .5rem }
 header span { color: var(--soft); font-size: .875rem }
-.state { font-size: 1.5rem; font-weight: 700; margin: 0 } .state small { font-weight: 400; font-size: 1rem; color: var(--soft) }
+.state { font-size: 1.5rem; font-weight: 700; margin: 0 } .state small { white-space: nowrap; font-weight: 400; font-size: 1rem; color: var(--soft) }
 .good { color: var(--good) } .busy { color: var(--busy) } .bad { color: var(--bad) }
 .fault { border-left: 4px solid var(--bad); background: var(--card); padding: .75rem 1rem; margin: 1rem 0; overflow-wrap: anywhere }
 .fault p { margin: 0 } .fault p + p { margin-top: .25rem; color: var(--soft) }
@@ -114,7 +114,6 @@ function cards(status: Status, now: Millis): readonly (readonly [title: string, 
   const retry = connection.retryAt === null ? null : duration(Date.parse(connection.retryAt) - now);
   const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
   const { lastSync } = sessions;
-  const synced = `${lastSync.checked} read, ${lastSync.changed} changed, ${lastSync.pushed} written, ${lastSync.failed} failed`;
   return [
     [
       "Signal",
@@ -144,7 +143,10 @@ function cards(status: Status, now: Millis): readonly (readonly [title: string, 
         ["Used today", sessions.active],
         ["Waiting for sync", sessions.stale],
         ["Last sync", ago(sessions.lastSyncAt, now)],
-        ["It", sessions.lastSyncAt === null ? null : synced],
+        ["Read", lastSync.checked],
+        ["Changed here", lastSync.changed],
+        ["Changed at Claude", lastSync.pushed],
+        ["Failed", lastSync.failed],
       ],
     ],
     [

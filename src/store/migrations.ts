@@ -3,6 +3,7 @@
  * `PRAGMA user_version` counts the steps done; each runs in a transaction of its own.
  */
 import { BridgeError } from "../core/errors.ts";
+import { signalSchema } from "../signal/native/schema.ts";
 import type { Database } from "./database.ts";
 
 export const migrations: readonly string[] = [
@@ -88,6 +89,7 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
+  signalSchema,
 ];
 
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */

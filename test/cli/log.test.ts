@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { BridgeError } from "../../src/core/errors.ts";
 import { maskNumber, redact, redactText, startLog, type LogLevel } from "../../src/log.ts";
 

@@ -273,7 +273,7 @@ const updatedAt = fc.option(
   },
 );
 const record = <T>(of: fc.Arbitrary<T>) =>
-  fc.array(fc.tuple(key, of), { maxLength: 5 }).map((entries) => Object.fromEntries(entries) as { [key: string]: T });
+  fc.array(fc.tuple(key, of), { maxLength: 5 }).map((entries) => Object.fromEntries<T>(entries));
 const context = fc
   .tuple(record(value), updatedAt)
   .map(([values, at]): Context => (at === undefined ? values : { ...values, updated_at: at }));
@@ -286,7 +286,7 @@ const stampedSide = record(fc.nat(12)).map((changes) => {
     stamps.push([key, `0000000${n.toString(36)}000000`]);
     if (n % 4 !== 0) values.push([key, { change: n }]);
   }
-  return { context: Object.fromEntries(values) as Context, stamps: Object.fromEntries(stamps) as Stamps };
+  return { context: Object.fromEntries<JsonValue>(values), stamps: Object.fromEntries<string>(stamps) };
 });
 const someStamps = record(fc.nat(6).map((n) => `0000000${n}000000`));
 

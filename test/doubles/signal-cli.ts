@@ -81,7 +81,9 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   const codes = new Map<string, PromiseWithResolvers<string>>();
   let codeCount = 0;
   let isReceiving = false;
+  let lives = 0;
   let isParked = false;
+  let isStalled = false;
   const arrivals = createBell();
   const changes = createBell();
 
@@ -99,9 +101,12 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     const batch: unknown[] = [];
     if (timeoutMs === 0 || maxMessages === 0) return batch;
     isReceiving = true;
+    const life = lives;
     const mayTake = () => maxMessages < 0 || batch.length < maxMessages;
     try {
       for (;;) {
+        if (isStalled) await changes.until(() => !isStalled);
+        if (life !== lives) return batch;
         while (queue.length > 0 && mayTake()) batch.push(queue.shift());
         if (!mayTake()) return batch;
         const done = new AbortController();
@@ -112,10 +117,10 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
         const isOver = await Promise.race([over.then(() => true), arrival.then(() => false)]);
         isParked = false;
         done.abort();
-        if (isOver && queue.length === 0) return batch;
+        if (isOver && queue.length === 0 && !isStalled) return batch;
       }
     } finally {
-      isReceiving = false;
+      if (life === lives) isReceiving = false;
       isParked = false;
     }
   }
@@ -307,6 +312,13 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     /** Closes the port and cuts every connection; queue and locks stay. */
     stop: () => server.stop(),
     start: () => server.start(),
+    /** The daemon itself ends: like `stop`, but its running `receive` ends too, and what waits stays with Signal. */
+    async die() {
+      lives++;
+      isReceiving = false;
+      arrivals.ring();
+      await server.stop();
+    },
     /** The owner writes in Note to Self (or in a group) on the phone; the message's timestamp. */
     phoneWrites: (text: string, write?: WireWrite) => enqueue(writer.own(text, write)),
     personWrites: (from: WirePerson, text: string | null, write?: WireWrite) =>
@@ -329,6 +341,14 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     /** Resolves when a `receive` has taken all there is and waits. */
     parked: () => changes.until(() => isParked),
     isReceiving: () => isReceiving,
+    /** The daemon is offline: a `receive` goes on reconnecting, whatever its time-out, until `resume`. */
+    stall: () => {
+      isStalled = true;
+    },
+    resume: () => {
+      isStalled = false;
+      changes.ring();
+    },
     /** Messages that Signal has forgotten and no client got. */
     dropped: () => dropped as readonly unknown[],
     queued: () => queue as readonly unknown[],

@@ -41,13 +41,20 @@ export type SignalMockOptions = {
   readonly hasNumber?: boolean;
   /** Port of a proxy in front of the chat server, where faults are injected. */
   readonly chatPort?: number;
+  /** Before there is any account: names and numbers may be chosen here. */
+  readonly prepare?: (server: Server) => void;
 };
 
-export async function startSignalMock({ hasNumber = true, chatPort }: SignalMockOptions = {}): Promise<SignalMock> {
+export async function startSignalMock({
+  hasNumber = true,
+  chatPort,
+  prepare,
+}: SignalMockOptions = {}): Promise<SignalMock> {
   const folder = await mkdtemp(join(tmpdir(), "signal-mock-"));
   const server = new Server({ cdn3Path: folder, timeout: 20_000 });
   await server.listen(0, "127.0.0.1");
   const { port } = server.address();
+  prepare?.(server);
   const contact = await server.createPrimaryDevice({ profileName: "Alice" });
   const phone = await server.createPrimaryDevice({ profileName: "Owner", contacts: [contact], hasE164: hasNumber });
   const service = await describe(port, chatPort ?? port);

@@ -142,7 +142,7 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
     const chat = toChat(recipient);
     if (chat === null) return error("Group not found\n");
     if (chat.kind === "self" && body["notify_self"] !== false) violations.push("a note to self that notifies");
-    const message = String(body["message"] ?? "");
+    const message = toStrings([body["message"]]).join("");
     const { text, styles } = body["text_mode"] === "styled" ? parseStyledText(message) : { text: message, styles: [] };
     const attachments = toStrings(body["base64_attachments"]).map(toFile);
     if (attachments.includes(null)) return error("Couldn't process request - illegal base64 data");

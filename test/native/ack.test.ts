@@ -16,7 +16,8 @@ afterEach(async () => {
 });
 
 const at = 1_795_000_000_000;
-const texts = () => rig.database.all<{ text: string }>("SELECT text FROM inbox WHERE kind = 'text'").map(({ text }) => text);
+const texts = () =>
+  rig.database.all<{ text: string }>("SELECT text FROM inbox WHERE kind = 'text'").map(({ text }) => text);
 
 /** Batches without texts are committed; the first with one is given back uncommitted. */
 async function untilText(sending: Promise<unknown>) {
@@ -68,7 +69,9 @@ test("a disk that is full holds the message back until there is room", async () 
   // Longer than what the used-up pre-keys make free.
   const text = "patient ".repeat(8_000);
   const batch = await untilText(rig.contact.sendText(rig.device, text, { timestamp: at }));
-  const { pages } = rig.database.get<{ pages: number }>("SELECT page_count AS pages FROM pragma_page_count") ?? { pages: 1 };
+  const { pages } = rig.database.get<{ pages: number }>("SELECT page_count AS pages FROM pragma_page_count") ?? {
+    pages: 1,
+  };
   rig.database.exec(`PRAGMA max_page_count = ${pages}`);
   const filler = "INSERT INTO inbox (kind, sent_at, text) VALUES ('filler', ?, ?)";
   expect(() => {
@@ -113,7 +116,9 @@ test("a message over which the process died five times is set aside", async () =
   await rig.receive(rig.contact.sendText(rig.device, "harmless", { timestamp: at + 1 }));
   await sent;
   expect(texts()).toEqual(["harmless"]);
-  expect(rig.database.all("SELECT reason FROM signal_quarantine")).toEqual([{ reason: "it ended the process each time" }]);
+  expect(rig.database.all("SELECT reason FROM signal_quarantine")).toEqual([
+    { reason: "it ended the process each time" },
+  ]);
 });
 
 for (const moment of ["before", "after"] as const) {
@@ -123,9 +128,12 @@ for (const moment of ["before", "after"] as const) {
     const databasePath = join(folder, "signalman.db");
     rig = await startRig({ databasePath, isConnected: false });
     const servicePath = await rig.mock.writeService(join(folder, "service.json"));
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "kill-child.ts"), databasePath, servicePath, moment], {
-      stdout: "pipe",
-    });
+    const child = Bun.spawn(
+      [process.execPath, join(import.meta.dir, "kill-child.ts"), databasePath, servicePath, moment],
+      {
+        stdout: "pipe",
+      },
+    );
     // The child is connected when its first byte comes.
     await child.stdout.getReader().read();
     void rig.contact.sendText(rig.device, "survivor", { timestamp: at }).catch(() => undefined);

@@ -2,7 +2,8 @@ import { afterEach, expect, test } from "bun:test";
 import { PrivateKey } from "@signalapp/libsignal-client";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { Envelope_Type } from "../../src/signal/native/proto/signal_pb.ts";
-import { type Rig, startRig } from "./mock.ts";
+import { createNative } from "../../src/signal/native/transport.ts";
+import { never, type Rig, rigOf, startRig } from "./mock.ts";
 import { bundleFrom, contentBytes, envelopeBytes, openPeer, textContent } from "./peer.ts";
 
 let rig: Rig;
@@ -10,16 +11,11 @@ afterEach(() => rig?.stop());
 
 const at = 1_795_000_000_000;
 const quarantine = () =>
-  rig.database.all<{ reason: string }>("SELECT reason FROM signal_quarantine ORDER BY at, reason").map(({ reason }) => reason);
+  rig.database
+    .all<{ reason: string }>("SELECT reason FROM signal_quarantine ORDER BY at, reason")
+    .map(({ reason }) => reason);
 
-/** Delivers, and waits until it was acknowledged. */
-async function deliver(bytes: Buffer<ArrayBuffer>): Promise<void> {
-  const sent = rig.mock.server.send(rig.device, bytes);
-  let isDone = false;
-  void sent.then(() => (isDone = true));
-  while (!isDone) await rig.poll(50);
-  await sent;
-}
+const deliver = (bytes: Buffer<ArrayBuffer>) => rig.acked(rig.mock.server.send(rig.device, bytes));
 
 const contactKey = () => rig.contact.getIdentityKey(ServiceIdKind.ACI);
 const openContact = async (options?: Parameters<typeof bundleFrom>[2]) =>
@@ -54,7 +50,9 @@ test("a stranger's poison gets no request to send again, and only the fact of it
   await deliver(envelopeBytes(Envelope_Type.PREKEY_MESSAGE, rig.contact.device.aci, at, bytes));
   await rig.transport.disconnect();
   expect(rig.contact.getDecryptionErrorQueueSize()).toBe(0);
-  expect(rig.database.all("SELECT reason, envelope FROM signal_quarantine")).toEqual([{ reason: "Generic", envelope: null }]);
+  expect(rig.database.all("SELECT reason, envelope FROM signal_quarantine")).toEqual([
+    { reason: "Generic", envelope: null },
+  ]);
 });
 
 test("a replayed first message for the last-resort key is refused", async () => {
@@ -83,7 +81,9 @@ test("damage of every kind is acknowledged and set aside, and the next good mess
   await deliver(envelopeBytes(unpadded.type, aci, at + 2, unpadded.bytes));
   const invalid = await peer.encrypt(new Uint8Array([0xff, 0xff, 0xff]));
   await deliver(envelopeBytes(invalid.type, aci, at + 3, invalid.bytes));
-  const sync = await peer.encrypt(contentBytes({ content: { case: "syncMessage", value: { read: [{ timestamp: 1n }] } } }));
+  const sync = await peer.encrypt(
+    contentBytes({ content: { case: "syncMessage", value: { read: [{ timestamp: 1n }] } } }),
+  );
   await deliver(envelopeBytes(sync.type, aci, at + 4, sync.bytes));
   const late = await peer.encrypt(textContent("another time", at));
   await deliver(envelopeBytes(late.type, aci, at + 5, late.bytes));
@@ -101,26 +101,23 @@ test("damage of every kind is acknowledged and set aside, and the next good mess
   ]);
   const good = await peer.encrypt(textContent("good again", at + 7));
   await deliver(envelopeBytes(good.type, aci, at + 7, good.bytes));
-  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([{ text: "good" }, { text: "good again" }]);
+  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([
+    { text: "good" },
+    { text: "good again" },
+  ]);
 });
 
 test("a certificate of another authority is forged: forgotten, and not answered", async () => {
   rig = await startRig();
-  const { log: _log, ...rest } = rig;
-  const roots = [PrivateKey.generate().getPublicKey().serialize()];
-  const { createNative } = await import("../../src/signal/native/transport.ts");
   await rig.transport.disconnect();
-  const transport = createNative({ ...rig.deps, service: { ...rig.deps.service, trustRoots: roots } });
-  await transport.connect(new AbortController().signal);
-  const sent = rig.contact.sendText(rig.device, "forged", { timestamp: at, sealed: true });
-  const { rigOf } = await import("./mock.ts");
+  const trustRoots = [PrivateKey.generate().getPublicKey().serialize()];
+  const transport = createNative({ ...rig.deps, service: { ...rig.deps.service, trustRoots } });
+  await transport.connect(never);
   const forged = rigOf(rig.mock, rig.device, rig.deps, transport);
-  let isDone = false;
-  void sent.then(() => (isDone = true));
-  while (!isDone) await forged.poll(50);
-  expect(rest.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([]);
-  expect(quarantine()).toEqual(["forged or expired certificate"]);
+  await forged.acked(rig.contact.sendText(rig.device, "forged", { timestamp: at, sealed: true }));
   await transport.disconnect();
+  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([]);
+  expect(quarantine()).toEqual(["forged or expired certificate"]);
 });
 
 test("another identity key of a contact is taken, counted and told, and we can go on writing", async () => {
@@ -131,7 +128,10 @@ test("another identity key of a contact is taken, counted and told, and we can g
   const peer = await openPeer(aci, PrivateKey.generate(), rig.phone.device.aci, bundle);
   const { type, bytes } = await peer.encrypt(textContent("new phone", at + 1));
   await deliver(envelopeBytes(type, aci, at + 1, bytes));
-  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([{ text: "one" }, { text: "new phone" }]);
+  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([
+    { text: "one" },
+    { text: "new phone" },
+  ]);
   expect(rig.database.get("SELECT changes FROM signal_identities WHERE service_id = ?", aci)).toEqual({ changes: 1 });
   expect(rig.log.filter(({ message }) => message.includes("identity")).length).toBe(1);
 });

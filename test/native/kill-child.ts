@@ -16,7 +16,7 @@ const transport = createNative({
   isAllowed: () => true,
 });
 await transport.connect(never);
-for (let isReady = false; ; ) {
+for (let isReady = false; ;) {
   const batch = await transport.receive(isReady ? 5_000 : 0, never);
   const isText = batch.envelopes.some(({ content }) => content.kind === "text");
   if (isText && moment === "before") process.kill(process.pid, "SIGKILL");

@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from "bun:test";
-import { EMPTY_DATA_MESSAGE, ReceiptType, ServiceIdKind } from "@signalapp/mock-server";
+import { EMPTY_DATA_MESSAGE, Proto, ReceiptType, ServiceIdKind } from "@signalapp/mock-server";
 import type { Chat } from "../../src/core/model.ts";
 import { rawContent, type Rig, startRig } from "./mock.ts";
 
@@ -41,7 +41,7 @@ test("a reply carries our exact timestamp, and the phone gets a transcript with 
   rig = await startRig();
   await rig.receive(rig.contact.sendText(rig.device, "one", { timestamp: at }));
   expect(await rig.send(rig.direct, "reply", at + 1)).toEqual({ timestamp: at + 1, failed: [] });
-  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => syncMessage.content?.sent != null);
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
   const sent = syncMessage.content?.sent;
   expect(Number(sent?.timestamp)).toBe(at + 1);
   expect(sent?.message?.body).toBe("reply");
@@ -52,7 +52,7 @@ test("a reply carries our exact timestamp, and the phone gets a transcript with 
 test("a reply in Note to Self goes to the phone only, as a transcript", async () => {
   rig = await startRig();
   await rig.send(self, "note", at);
-  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => syncMessage.content?.sent != null);
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
   expect(syncMessage.content?.sent?.message?.body).toBe("note");
   expect(rig.contact.getMessageQueueSize()).toBe(0);
 });
@@ -62,7 +62,13 @@ test("what the owner types in Note to Self is theirs, and in its chat", async ()
   const options = { timestamp: at, destinationServiceId: rig.phone.device.aci };
   const typed = await rig.phone.encryptSyncSent(rig.device, "/status", options);
   const envelope = await rig.receive(rig.mock.server.send(rig.device, typed));
-  expect(envelope).toMatchObject({ isOwn: true, chat: self, sentAt: at, sourceDevice: 1, content: { text: "/status" } });
+  expect(envelope).toMatchObject({
+    isOwn: true,
+    chat: self,
+    sentAt: at,
+    sourceDevice: 1,
+    content: { text: "/status" },
+  });
 });
 
 test("what the owner writes to others is marked as theirs, and nothing of it is kept", async () => {
@@ -71,8 +77,12 @@ test("what the owner writes to others is marked as theirs, and nothing of it is 
   const typed = await rig.phone.encryptSyncSent(rig.device, "private words", options);
   const envelope = await rig.receive(rig.mock.server.send(rig.device, typed));
   expect(envelope).toMatchObject({ isOwn: true, chat: rig.direct });
-  for (const { name } of rig.database.all<{ name: string }>("SELECT name FROM sqlite_master WHERE name LIKE 'signal_%'")) {
-    expect(JSON.stringify(rig.database.all(`SELECT * FROM ${name}`).map((row) => Object.values(row as object).map(String)))).not.toContain("private words");
+  for (const { name } of rig.database.all<{ name: string }>(
+    "SELECT name FROM sqlite_master WHERE name LIKE 'signal_%'",
+  )) {
+    expect(
+      JSON.stringify(rig.database.all(`SELECT * FROM ${name}`).map((row) => Object.values(row as object).map(String))),
+    ).not.toContain("private words");
   }
   expect(JSON.stringify(rig.log)).not.toContain("private words");
   expect(rig.database.all("SELECT aci FROM signal_recipients")).toEqual([]);
@@ -81,7 +91,11 @@ test("what the owner writes to others is marked as theirs, and nothing of it is 
 test("a sealed message names its sender by the certificate", async () => {
   rig = await startRig();
   const envelope = await rig.receive(rig.contact.sendText(rig.device, "sealed", { timestamp: at, sealed: true }));
-  expect(envelope).toMatchObject({ source: { aci: rig.contact.device.aci }, sourceDevice: 1, content: { text: "sealed" } });
+  expect(envelope).toMatchObject({
+    source: { aci: rig.contact.device.aci },
+    sourceDevice: 1,
+    content: { text: "sealed" },
+  });
 });
 
 test("once the profile key is known messages go out sealed", async () => {
@@ -89,7 +103,7 @@ test("once the profile key is known messages go out sealed", async () => {
   await rig.receive(rig.contact.sendText(rig.device, "one", { timestamp: at, withProfileKey: true }));
   await rig.send(rig.direct, "sealed reply", at + 1);
   expect((await rig.contact.waitForMessage()).body).toBe("sealed reply");
-  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => syncMessage.content?.sent != null);
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
   expect(syncMessage.content?.sent?.unidentifiedStatus?.[0]?.unidentified).toBe(true);
 });
 
@@ -140,13 +154,16 @@ test("a number change replaces the identity of the number, and uploads its keys"
   const after = rig.database.get<{ number: string }>("SELECT number FROM signal_account")?.number;
   expect(after).toBe(rig.phone.device.checkedNumber);
   expect(after).not.toBe(before);
-  expect(rig.database.get("SELECT service_id AS id FROM signal_own WHERE own = 'pni'")).toEqual({ id: rig.phone.device.checkedPni });
+  expect(rig.database.get("SELECT service_id AS id FROM signal_own WHERE own = 'pni'")).toEqual({
+    id: rig.phone.device.checkedPni,
+  });
 });
 
 test("typing shows, in both directions, and a stop ends it", async () => {
   rig = await startRig();
   await rig.receive(rig.contact.sendText(rig.device, "one", { timestamp: at }));
-  const typingMessage = { timestamp: BigInt(at), action: 0, groupId: null };
+  const action = Proto.TypingMessage.Action.STARTED;
+  const typingMessage = { timestamp: BigInt(at), action, groupId: null };
   const came = await rig.receive(
     rig.contact.sendRaw(rig.device, rawContent({ typingMessage }), { timestamp: at }),
     "typing",
@@ -161,7 +178,13 @@ test("reaction, edit, deletion, quote and mention are understood", async () => {
   const aciBinary = rig.phone.device.aciRawUuid;
   const raw = (timestamp: number, content: Parameters<typeof rawContent>[0]) =>
     rig.contact.sendRaw(rig.device, rawContent(content), { timestamp });
-  const reaction = { emoji: "👍", remove: false, targetAuthorAci: null, targetAuthorAciBinary: aciBinary, targetSentTimestamp: 7n };
+  const reaction = {
+    emoji: "👍",
+    remove: false,
+    targetAuthorAci: null,
+    targetAuthorAciBinary: aciBinary,
+    targetSentTimestamp: 7n,
+  };
   expect((await rig.receive(raw(at, { dataMessage: data(at, { reaction }) }), "reaction")).content).toEqual({
     kind: "reaction",
     emoji: "👍",

@@ -1,5 +1,5 @@
 /** The native transport, linked to a mock service, with the smallest receive loop that keeps its contract. */
-import { type Device, type PrimaryDevice, Proto } from "@signalapp/mock-server";
+import { type Device, type PrimaryDevice, type Proto } from "@signalapp/mock-server";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -31,6 +31,10 @@ export type Rig = {
   expect(count: number, ...kinds: Content["kind"][]): Promise<Envelope[]>;
   /** Waits for a send of the mock, and for the one envelope of that kind. */
   receive(sending: Promise<unknown>, kind?: Content["kind"]): Promise<Envelope>;
+  /** Resolves when the transport's background work is done, without a new connection. */
+  settled(): Promise<void>;
+  /** Polls until a send of the mock was acknowledged. */
+  acked(sending: Promise<unknown>): Promise<void>;
   send(chat: Chat, body: OutboundBody | string, timestamp?: number): ReturnType<NativeTransport["send"]>;
   readonly direct: Chat;
   stop(): Promise<void>;
@@ -49,7 +53,10 @@ export const never = new AbortController().signal;
 
 export function recordLog(): { readonly log: Log; readonly lines: LogLine[] } {
   const lines: LogLine[] = [];
-  const at = (level: string) => (message: string, fields: LogFields = {}) => void lines.push({ level, message, fields });
+  const at =
+    (level: string) =>
+    (message: string, fields: LogFields = {}) =>
+      void lines.push({ level, message, fields });
   return { log: { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") }, lines };
 }
 
@@ -112,11 +119,21 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
   };
   const device = await linkRig(mock, deps);
   const transport = createNative(deps);
-  if (options.isConnected !== false) await transport.connect(never);
-  return { ...rigOf(mock, device, deps, transport), log: lines };
+  const rig = { ...rigOf(mock, device, deps, transport), log: lines };
+  if (options.isConnected === false) return rig;
+  await transport.connect(never);
+  // The phone answers our requests for contacts and settings.
+  await rig.expect(2, "empty");
+  await transport.settled();
+  return rig;
 }
 
-export function rigOf(mock: SignalMock, device: Device, deps: Rig["deps"], transport: NativeTransport): Omit<Rig, "log"> {
+export function rigOf(
+  mock: SignalMock,
+  device: Device,
+  deps: Rig["deps"],
+  transport: NativeTransport,
+): Omit<Rig, "log"> {
   const { database } = deps;
   const expect: Rig["expect"] = async (count, ...kinds) => {
     const found: Envelope[] = [];
@@ -147,6 +164,11 @@ export function rigOf(mock: SignalMock, device: Device, deps: Rig["deps"], trans
       if (envelope === undefined) throw new Error(`no ${kind} came`);
       return envelope;
     },
+    settled: () => transport.settled(),
+    async acked(sending) {
+      const done = sending.then(() => true);
+      while (!(await Promise.race([done, poll(20).then(() => false)])));
+    },
     send: (chat, body, timestamp = Date.now()) => {
       const said: OutboundBody =
         typeof body === "string" ? { kind: "text", text: body, styles: [], quote: null, files: [] } : body;
@@ -160,6 +182,13 @@ export function rigOf(mock: SignalMock, device: Device, deps: Rig["deps"], trans
     },
   };
 }
+
+/** What a promise rejected with. Bun's own `rejects` waits in a nested event loop, in which the mock server does not run. */
+export const failureOf = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    (value) => new Error(`it did not fail, and gave ${JSON.stringify(value)}`),
+    (error: unknown) => error,
+  );
 
 /** A content for `sendRaw`, with the three fields that it insists on. */
 export const rawContent = (content: NonNullable<Proto.Content.Params["content"]>): Proto.Content.Params => ({

@@ -1,7 +1,7 @@
 /** A sender made of raw libsignal, for what the mock's phones would never send: forged, broken and replayed messages. */
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
-  Direction,
+  type Direction,
   IdentityChange,
   IdentityKeyStore,
   KyberPreKeyRecord,
@@ -20,7 +20,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { aciBytes } from "../../src/signal/native/compose.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
 import { pad } from "../../src/signal/native/decrypt.ts";
-import { ContentSchema, type Envelope_Type, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
+import { ContentSchema, Envelope_Type, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import type { Database } from "../../src/store/database.ts";
 
 class Sessions extends SessionStore {
@@ -92,7 +92,11 @@ export const envelopeBytes = (
   );
 
 /** The public half of our own keys, read from our own database; `kyberId` may be one that we do not have. */
-export function bundleFrom(database: Database, deviceId: number, options: { kyberId?: number; isLastResort?: boolean } = {}) {
+export function bundleFrom(
+  database: Database,
+  deviceId: number,
+  options: { kyberId?: number; isLastResort?: boolean } = {},
+) {
   const blob = (sql: string) => {
     const row = database.get<{ record: Uint8Array }>(sql);
     if (row === undefined) throw new Error("no such key");
@@ -100,9 +104,13 @@ export function bundleFrom(database: Database, deviceId: number, options: { kybe
   };
   const lastResort = options.isLastResort === true ? 1 : 0;
   const signed = SignedPreKeyRecord.deserialize(blob("SELECT record FROM signal_signed_pre_keys WHERE own = 'aci'"));
-  const preKey = PreKeyRecord.deserialize(blob("SELECT record FROM signal_pre_keys WHERE own = 'aci' ORDER BY key_id DESC"));
+  const preKey = PreKeyRecord.deserialize(
+    blob("SELECT record FROM signal_pre_keys WHERE own = 'aci' ORDER BY key_id DESC"),
+  );
   const kyber = KyberPreKeyRecord.deserialize(
-    blob(`SELECT record FROM signal_kyber_pre_keys WHERE own = 'aci' AND is_last_resort = ${lastResort} ORDER BY key_id DESC`),
+    blob(
+      `SELECT record FROM signal_kyber_pre_keys WHERE own = 'aci' AND is_last_resort = ${lastResort} ORDER BY key_id DESC`,
+    ),
   );
   const own = blob("SELECT identity AS record FROM signal_own WHERE own = 'aci'");
   return PreKeyBundle.new(
@@ -120,7 +128,9 @@ export function bundleFrom(database: Database, deviceId: number, options: { kybe
   );
 }
 
-export type Peer = { encrypt(plain: Uint8Array, isPadded?: boolean): Promise<{ type: number; bytes: Uint8Array }> };
+export type Peer = {
+  encrypt(plain: Uint8Array, isPadded?: boolean): Promise<{ type: Envelope_Type; bytes: Uint8Array }>;
+};
 
 /** A device that has begun a session with us by that bundle. */
 export async function openPeer(aci: string, identity: PrivateKey, to: string, bundle: PreKeyBundle): Promise<Peer> {
@@ -131,7 +141,11 @@ export async function openPeer(aci: string, identity: PrivateKey, to: string, bu
   return {
     async encrypt(plain, isPadded = true) {
       const message = await signalEncrypt(isPadded ? pad(plain) : owned(plain), us, me, sessions, identities);
-      return { type: message.type() === 2 ? 1 : message.type(), bytes: message.serialize() };
+      const isFirst = message.type() === 3;
+      return {
+        type: isFirst ? Envelope_Type.PREKEY_MESSAGE : Envelope_Type.DOUBLE_RATCHET,
+        bytes: message.serialize(),
+      };
     },
   };
 }

@@ -109,7 +109,9 @@ export function messageContent(composed: Composed, pniSignature: PniSignature | 
     "message" in composed
       ? ({ case: "dataMessage", value: composed.message } as const)
       : ({ case: "editMessage", value: composed.editMessage } as const);
-  return serialize(create(ContentSchema, { content, ...(pniSignature === null ? {} : { pniSignatureMessage: pniSignature }) }));
+  return serialize(
+    create(ContentSchema, { content, ...(pniSignature === null ? {} : { pniSignatureMessage: pniSignature }) }),
+  );
 }
 
 /** Who got a message, and whether sealed. */
@@ -136,7 +138,8 @@ export function transcriptContent(
   return syncContent({ case: "sent", value: sent });
 }
 
-export const requestContent = (type: SyncMessage_Request_Type): Bytes => syncContent({ case: "request", value: { type } });
+export const requestContent = (type: SyncMessage_Request_Type): Bytes =>
+  syncContent({ case: "request", value: { type } });
 
 /** Tells our other devices that a message was read here. */
 export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>

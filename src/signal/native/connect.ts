@@ -52,8 +52,6 @@ export type Line = {
   putBack(incoming: Incoming): void;
   /** Resolves when something has arrived, the line is lost, `ms` have passed or `signal` aborts. Never rejects. */
   wait(ms: Millis, signal: AbortSignal): Promise<void>;
-  /** Everything that waited on the server when we connected has arrived. */
-  isDrained(): boolean;
   /** Why the line is lost; null while it holds. */
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
@@ -104,7 +102,6 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
 
 function openInbound({ clock, log }: LineDeps) {
   const queue: Incoming[] = [];
-  let isDrained = false;
   let isOverflown = false;
   let fault: BridgeError | null = null;
   let wake = Promise.withResolvers<void>();
@@ -125,16 +122,16 @@ function openInbound({ clock, log }: LineDeps) {
       queue.push({ bytes, serverAt: timestamp > 0 ? timestamp : null, ack: once(ack) });
       stir();
     },
-    onQueueEmpty: () => {
-      isDrained = true;
-      stir();
-    },
+    // Says that all is delivered, not that all is processed: nothing follows from it.
+    onQueueEmpty: () => undefined,
     onReceivedAlerts: (alerts) => {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
     },
     onConnectionInterrupted: (cause) => {
       if (cause === null) return lose(new BridgeError("signal_unreachable", "Cannot receive as the line was closed"));
-      lose(toBridgeError("Cannot receive from Signal", cause));
+      const error = toBridgeError("Cannot receive from Signal", cause);
+      log.info("signal line lost", { code: error.code, reason: error.message });
+      lose(error);
     },
   };
   return {
@@ -144,7 +141,9 @@ function openInbound({ clock, log }: LineDeps) {
       take: (max: number) => {
         const taken = queue.splice(0, max);
         if (isOverflown && queue.length === 0)
-          lose(new BridgeError("signal_unreachable", "Cannot receive more as the backlog is too long for one connection"));
+          lose(
+            new BridgeError("signal_unreachable", "Cannot receive more as the backlog is too long for one connection"),
+          );
         return taken;
       },
       putBack: (incoming: Incoming) => void queue.unshift(incoming),
@@ -154,7 +153,6 @@ function openInbound({ clock, log }: LineDeps) {
         await Promise.race([wake.promise, clock.sleep(ms, AbortSignal.any([signal, done.signal]))]);
         done.abort();
       },
-      isDrained: () => isDrained,
       fault: () => fault,
     },
   };
@@ -180,7 +178,9 @@ function openSealed({ net, clock, log }: LineDeps) {
   const connect = async (signal: AbortSignal) => {
     try {
       const listener = { onConnectionInterrupted: () => void (current = null) };
-      return await withDeadline(clock, signal, (abortSignal) => net.connectUnauthenticatedChat(listener, { abortSignal }));
+      return await withDeadline(clock, signal, (abortSignal) =>
+        net.connectUnauthenticatedChat(listener, { abortSignal }),
+      );
     } catch (error) {
       log.info("no connection for sealed messages", { reason: error instanceof Error ? error.message : String(error) });
       current = null;
@@ -212,7 +212,9 @@ export async function exchange(
       ...(json === undefined ? {} : { body: utf8(JSON.stringify(json)) }),
       timeoutMillis: requestTimeoutMs,
     });
-    const retryAfter = Number(response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1] ?? Number.NaN);
+    const retryAfter = Number(
+      response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1] ?? Number.NaN,
+    );
     return {
       status: response.status,
       json: parseJson(response.body),
@@ -273,6 +275,10 @@ export function toBridgeError(what: string, error: unknown): BridgeError {
     case ErrorCode.PossibleCaptiveNetwork:
       return new BridgeError("signal_unreachable", message, { ...details, hint: "Sign in to this network first." });
     default:
-      return new BridgeError(/timed out/.test(error.message) ? "signal_timeout" : "signal_unreachable", message, details);
+      return new BridgeError(
+        /timed out/.test(error.message) ? "signal_timeout" : "signal_unreachable",
+        message,
+        details,
+      );
   }
 }

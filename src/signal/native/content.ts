@@ -46,8 +46,14 @@ const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
 /** `now` bounds timestamps from the future. `addressOf` adds what is known of a person. */
-export function readContent(content: Content, sender: Sender, now: Millis, addressOf: (aci: string) => Address): Reading {
-  if (sender.sentAt < 1 || sender.sentAt > Math.min(timestampMax, now + dayMs)) return { reason: "timestamp out of range" };
+export function readContent(
+  content: Content,
+  sender: Sender,
+  now: Millis,
+  addressOf: (aci: string) => Address,
+): Reading {
+  if (sender.sentAt < 1 || sender.sentAt > Math.min(timestampMax, now + dayMs))
+    return { reason: "timestamp out of range" };
   const { case: kind, value } = content.content;
   const source: Address = { aci: sender.aci, number: sender.number };
   const build = (said: Said, chat: Chat | null): Reading => ({
@@ -74,7 +80,10 @@ export function readContent(content: Content, sender: Sender, now: Millis, addre
       return build(toReceipt(value), null);
     case "typingMessage":
       if (Number(value.timestamp) !== sender.sentAt) return { reason: "typing timestamp differs" };
-      return build({ kind: "typing", isTyping: value.action === TypingMessage_Action.STARTED }, typingChat(value, direct));
+      return build(
+        { kind: "typing", isTyping: value.action === TypingMessage_Action.STARTED },
+        typingChat(value, direct),
+      );
     case "callMessage":
     case "nullMessage":
     case "storyMessage":
@@ -132,7 +141,10 @@ function destinationOf(sent: SyncMessage_Sent, ownAci: string, addressOf: Addres
   const aci = toAci(sent.destinationServiceIdBinary, sent.destinationServiceId);
   if (aci === ownAci) return { kind: "self" };
   const number = sent.destinationE164 === "" ? null : sent.destinationE164;
-  return { kind: "direct", peer: aci === null ? { aci, number } : { ...addressOf(aci), ...(number ? { number } : {}) } };
+  return {
+    kind: "direct",
+    peer: aci === null ? { aci, number } : { ...addressOf(aci), ...(number ? { number } : {}) },
+  };
 }
 
 /** The group wins over the destination. Null when the group's key cannot be one. */
@@ -200,7 +212,11 @@ function toText(data: DataMessage, addressOf: AddressOf): TextContent | string {
 function toMentions(ranges: readonly BodyRange[], length: number, addressOf: AddressOf): Mention[] {
   return ranges.flatMap(({ start, length: wanted, value }): Mention[] => {
     const aci =
-      value.case === "mentionAciBinary" ? toAci(value.value, "") : value.case === "mentionAci" ? toAci(null, value.value) : null;
+      value.case === "mentionAciBinary"
+        ? toAci(value.value, "")
+        : value.case === "mentionAci"
+          ? toAci(null, value.value)
+          : null;
     const kept = Math.min(wanted, length - start);
     return aci === null || kept < 1 ? [] : [{ start, length: kept, who: addressOf(aci) }];
   });

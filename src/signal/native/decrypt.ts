@@ -41,7 +41,12 @@ export type Sealing = {
   original: { readonly bytes: Bytes; readonly type: CiphertextMessageType } | null;
 };
 
-export type Plain = { readonly body: Bytes; readonly own: Own; readonly isPlaintext: boolean; readonly usedPreKey: boolean };
+export type Plain = {
+  readonly body: Bytes;
+  readonly own: Own;
+  readonly isPlaintext: boolean;
+  readonly usedPreKey: boolean;
+};
 
 /** Not a failure: this is not for us, or forged; acknowledged and forgotten. */
 export type Dropped = { readonly dropped: string };
@@ -96,6 +101,10 @@ export async function decrypt(
   }
 }
 
+/** Numbered otherwise than the types of envelopes. */
+const { Whisper, PreKey, SenderKey, Plaintext } = CiphertextMessageType;
+const sealedTypes = [Whisper, PreKey, SenderKey, Plaintext];
+
 async function unseal(
   { account, trustRoots }: DecryptDeps,
   overlay: Overlay,
@@ -118,7 +127,9 @@ async function unseal(
   sealing.hint = inner.contentHint();
   sealing.groupId = inner.groupId();
   const from = ProtocolAddress.new(aci, sealing.deviceId);
-  return openCipher(overlay, own, from, inner.msgType(), owned(inner.contents()), sealing);
+  const type = sealedTypes.find((known) => Number(known) === inner.msgType());
+  if (type === undefined) return { dropped: `ciphertext type ${inner.msgType()}` };
+  return openCipher(overlay, own, from, type, owned(inner.contents()), sealing);
 }
 
 async function openCipher(
@@ -147,7 +158,16 @@ async function openCipher(
       sealing.original = { bytes, type };
       const { sessions, identities, preKeys, signedPreKeys, kyberPreKeys } = stores;
       return give(
-        await signalDecryptPreKey(message, from, own.address, sessions, identities, preKeys, signedPreKeys, kyberPreKeys),
+        await signalDecryptPreKey(
+          message,
+          from,
+          own.address,
+          sessions,
+          identities,
+          preKeys,
+          signedPreKeys,
+          kyberPreKeys,
+        ),
       );
     }
     case CiphertextMessageType.SenderKey:
@@ -155,8 +175,6 @@ async function openCipher(
       return give(await groupDecrypt(from, stores.senderKeys, bytes));
     case CiphertextMessageType.Plaintext:
       return give(PlaintextContent.deserialize(bytes).body());
-    default:
-      return { dropped: `ciphertext type ${String(type)}` };
   }
 }
 

@@ -83,7 +83,12 @@ export async function deliver(deps: DeliverDeps, parcel: Parcel): Promise<{ read
   let wanted: Wanted = [];
   for (let round = 0; round < roundsMax; round++) {
     const seal = mayBeSealed ? await sealFor(deps, parcel.to) : null;
-    const bundles = await fetchBundles(deps, parcel.to, wanted.length > 0 ? wanted : firstWanted(deps, parcel.to), seal);
+    const bundles = await fetchBundles(
+      deps,
+      parcel.to,
+      wanted.length > 0 ? wanted : firstWanted(deps, parcel.to),
+      seal,
+    );
     const messages = await deps.lock(() => encrypt(deps, parcel, bundles, seal));
     // Only our own account can be without any other device.
     if (messages.length === 0) return { isSealed: false };
@@ -169,7 +174,10 @@ async function fetchBundles(deps: DeliverDeps, to: string, wanted: Wanted, seal:
 
 type BundleEntry = v.InferOutput<typeof bundleList>["devices"][number];
 
-function toBundle(identityKey: string, { deviceId, registrationId, preKey, signedPreKey, pqPreKey }: BundleEntry): PreKeyBundle {
+function toBundle(
+  identityKey: string,
+  { deviceId, registrationId, preKey, signedPreKey, pqPreKey }: BundleEntry,
+): PreKeyBundle {
   const publicKey = (text: string) => PublicKey.deserialize(fromBase64(text));
   try {
     return PreKeyBundle.new(
@@ -244,7 +252,9 @@ function toEncryptError(overlay: Overlay, cause: unknown): BridgeError {
   if (overlay.fault() !== null) return new BridgeError("database", "Cannot encrypt as the key store failed", { cause });
   if (LibSignalErrorBase.is(cause, ErrorCode.UntrustedIdentity))
     return new BridgeError("untrusted_identity", "Cannot send as the recipient's identity key changed", { cause });
-  return new BridgeError("send_rejected", `Cannot encrypt: ${cause instanceof Error ? cause.message : "unknown"}`, { cause });
+  return new BridgeError("send_rejected", `Cannot encrypt: ${cause instanceof Error ? cause.message : "unknown"}`, {
+    cause,
+  });
 }
 
 const mismatch = v.object({
@@ -268,7 +278,11 @@ async function adjust(deps: DeliverDeps, to: string, reply: Reply): Promise<read
 }
 
 /** **Source:** SIGNAL-NATIVE 5.4, 5.12. */
-export function refusal(deps: Pick<DeliverDeps, "database">, { status, json, retryAfterMs }: Reply, what: string): BridgeError {
+export function refusal(
+  deps: Pick<DeliverDeps, "database">,
+  { status, json, retryAfterMs }: Reply,
+  what: string,
+): BridgeError {
   const message = `Cannot ${what} as the server answered ${status}`;
   switch (status) {
     case 404:

@@ -42,7 +42,12 @@ export const makeRegistrationId = (random: Random): number => 1 + Math.floor(ran
 /** A first pre-key id, anywhere in the lower half of the range. */
 export const makeFirstId = (random: Random): number => 1 + Math.floor(random() * (idMax / 2));
 
-export function makeStandingKeys(identity: PrivateKey, signedId: number, lastResortId: number, at: Millis): StandingKeys {
+export function makeStandingKeys(
+  identity: PrivateKey,
+  signedId: number,
+  lastResortId: number,
+  at: Millis,
+): StandingKeys {
   const pair = PrivateKey.generate();
   const publicKey = pair.getPublicKey();
   const signature = identity.sign(publicKey.serialize());
@@ -65,7 +70,12 @@ export const toUpload = (key: SignedPreKeyRecord | KyberPreKeyRecord) => ({
 });
 
 /** Writes standing keys and makes them the active ones. Inside a transaction of the caller. */
-export function saveStandingKeys(database: Database, own: OwnName, { signed, lastResort }: StandingKeys, at: Millis): void {
+export function saveStandingKeys(
+  database: Database,
+  own: OwnName,
+  { signed, lastResort }: StandingKeys,
+  at: Millis,
+): void {
   for (const table of ["signal_signed_pre_keys", "signal_kyber_pre_keys"]) {
     const which = table === "signal_kyber_pre_keys" ? "AND is_last_resort = 1" : "";
     database.run(`UPDATE ${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
@@ -153,7 +163,13 @@ function makeAndSave(database: Database, own: Own, isRotating: boolean, at: Mill
     own.name,
   );
   const insert = (table: string, id: number, record: Uint8Array) =>
-    database.run(`INSERT OR REPLACE INTO ${table} (own, key_id, record, at) VALUES (?, ?, ?, ?)`, own.name, id, record, at);
+    database.run(
+      `INSERT OR REPLACE INTO ${table} (own, key_id, record, at) VALUES (?, ?, ?, ?)`,
+      own.name,
+      id,
+      record,
+      at,
+    );
   for (const key of oneTime) insert("signal_pre_keys", key.id(), key.serialize());
   for (const key of kyber) insert("signal_kyber_pre_keys", key.id(), key.serialize());
   if (standing !== null) saveStandingKeys(database, own.name, standing, at);

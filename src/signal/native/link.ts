@@ -46,8 +46,8 @@ export const capabilities = { attachmentBackfill: true, spqr: true, usernameChan
  */
 export function makeLink(deps: LinkDeps): Link {
   return async function* (deviceName: string, signal: AbortSignal): AsyncIterable<LinkProgress> {
-    const isResumed = await resume(deps, signal);
-    for (let codes = 0; !isResumed; codes++) {
+    let isDone = await resume(deps, signal);
+    for (let codes = 0; !isDone; codes++) {
       if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as nobody scanned the code");
       const code = await openCode(deps, signal);
       try {
@@ -55,7 +55,7 @@ export function makeLink(deps: LinkDeps): Link {
         const provision = await code.scanned;
         if (provision === null) continue;
         await complete(deps, prepare(deps, provision, deviceName), signal);
-        break;
+        isDone = true;
       } finally {
         await code.close();
       }
@@ -240,10 +240,11 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
 /** **Source:** SIGNAL-NATIVE 2.4. */
 function refusal({ status, retryAfterMs }: Reply): BridgeError {
   const what = `Cannot link as the server answered ${status}`;
-  if (status === 429)
-    return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
+  if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
   if (status === 411)
-    return new BridgeError("rejected", what, { hint: "The account has too many linked devices: remove one on the phone." });
+    return new BridgeError("rejected", what, {
+      hint: "The account has too many linked devices: remove one on the phone.",
+    });
   return new BridgeError("rejected", what, { hint: "Run `signalman link` again and scan the new code soon." });
 }
 

@@ -3,12 +3,13 @@
  * rows that have served their time. **Source:** SIGNAL-NATIVE 2.7, 6.
  */
 import * as v from "valibot";
+import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
 import { requestContent } from "./compose.ts";
 import { toAci } from "./content.ts";
-import { deliver } from "./deliver.ts";
+import { deliver, refusal } from "./deliver.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
 import { capabilities } from "./link.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
@@ -34,7 +35,8 @@ export async function maintain(deps: SendDeps): Promise<void> {
   if (capable.status >= 300) log.warn("capabilities not taken", { status: capable.status });
   const { pni } = deps.account();
   const who = v.safeParse(whoami, (await deps.line().request({ verb: "GET", path: "/v1/accounts/whoami" })).json);
-  const isOther = who.success && who.output.pni && pni !== null && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`;
+  const isOther =
+    who.success && who.output.pni && pni !== null && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`;
   if (isOther) log.warn("the account has another number than this device knows: link anew if people cannot reach it");
   await refreshAllKeys(deps);
   if (deps.account().syncedAt === null) await requestSync(deps);
@@ -96,4 +98,13 @@ export function prune(database: Database, now: Millis): void {
       now - quarantineKeptMs,
     );
   });
+}
+
+/** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
+export async function answerChallenge({ database, line }: SendDeps, captcha: string): Promise<void> {
+  const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
+  if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+  const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json: { type: "captcha", token, captcha } });
+  if (reply.status >= 300) throw refusal({ database }, reply, "hand in the captcha");
+  database.run("UPDATE signal_account SET challenge = NULL");
 }

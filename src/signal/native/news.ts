@@ -142,7 +142,12 @@ function takeSync(deps: ReceiveDeps, overlay: Overlay, sync: SyncMessage, sender
 }
 
 /** The account has another number: another PNI identity, made by the phone. **Source:** SIGNAL-NATIVE 4.12. */
-function changeNumber(deps: ReceiveDeps, overlay: Overlay, change: SyncMessage_PniChangeNumber, envelope: Envelope): News {
+function changeNumber(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  change: SyncMessage_PniChangeNumber,
+  envelope: Envelope,
+): News {
   const { database, clock } = deps;
   const serviceId = updatedPni(envelope);
   if (serviceId === null) {

@@ -13,7 +13,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import {
-  CiphertextMessageType,
+  type CiphertextMessageType,
   DecryptionErrorMessage,
   ErrorCode,
   LibSignalErrorBase,
@@ -110,7 +110,13 @@ export function forgiveAttempts(database: Database, deliveries: readonly Incomin
 }
 
 /** True when the batch must end here, as the account has changed. */
-async function openOne(deps: ReceiveDeps, overlay: Overlay, incoming: Incoming, hash: Bytes, opened: Opened): Promise<boolean> {
+async function openOne(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  incoming: Incoming,
+  hash: Bytes,
+  opened: Opened,
+): Promise<boolean> {
   const { database, clock } = deps;
   const now = clock.now();
   const attempts = attemptsOf(database, hash);
@@ -157,7 +163,8 @@ async function openEnvelope(deps: ReceiveDeps, overlay: Overlay, incoming: Incom
   } catch {
     return { ...nothing, quarantine: "envelope not readable" };
   }
-  if (envelope.type === Envelope_Type.SERVER_DELIVERY_RECEIPT) return { ...nothing, envelope: toServerReceipt(deps, envelope) };
+  if (envelope.type === Envelope_Type.SERVER_DELIVERY_RECEIPT)
+    return { ...nothing, envelope: toServerReceipt(deps, envelope) };
   const sealing: Sealing = {
     aci: null,
     deviceId: 0,
@@ -259,7 +266,17 @@ function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so.
   const isAsking = isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0;
   const jobs: Job[] = isAsking
-    ? [{ kind: "askAgain", aci, deviceId, sentAt, isSealed, groupId: sealing.groupId, error: errorMessage(original, sentAt, deviceId) }]
+    ? [
+        {
+          kind: "askAgain",
+          aci,
+          deviceId,
+          sentAt,
+          isSealed,
+          groupId: sealing.groupId,
+          error: errorMessage(original, sentAt, deviceId),
+        },
+      ]
     : [];
   return {
     envelope: {
@@ -283,8 +300,11 @@ function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing
   };
 }
 
-const errorMessage = (original: { bytes: Bytes; type: CiphertextMessageType }, sentAt: Millis, deviceId: number): Bytes =>
-  DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId).serialize();
+const errorMessage = (
+  original: { bytes: Bytes; type: CiphertextMessageType },
+  sentAt: Millis,
+  deviceId: number,
+): Bytes => DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId).serialize();
 
 /** The server itself says that an unsealed message of ours was delivered. */
 function toServerReceipt({ addressOf }: ReceiveDeps, envelope: Envelope): Delivered {

@@ -30,7 +30,11 @@ export function retryLimiter(clock: Clock): Limiter {
 }
 
 /** Tells the sender of a message that we could not read it. Their other devices see that it is not for them. */
-export async function askAgain(deps: SendDeps, job: Extract<Job, { kind: "askAgain" }>, mayAsk: Limiter): Promise<void> {
+export async function askAgain(
+  deps: SendDeps,
+  job: Extract<Job, { kind: "askAgain" }>,
+  mayAsk: Limiter,
+): Promise<void> {
   if (!mayAsk(job.aci)) return deps.log.warn("no more requests to send again this hour");
   const content = PlaintextContent.from(DecryptionErrorMessage.deserialize(job.error));
   const timestamp = deps.freshTimestamp();
@@ -60,7 +64,15 @@ export async function answerAgain(
     await deliver(deps, { to, content, timestamp, isUrgent: true, isOnline: false, hint: 1, groupId });
   } else if (isArchived) {
     const timestamp = deps.freshTimestamp();
-    await deliver(deps, { to, content: nullContent(), timestamp, isUrgent: false, isOnline: false, hint: 0, groupId: null });
+    await deliver(deps, {
+      to,
+      content: nullContent(),
+      timestamp,
+      isUrgent: false,
+      isOnline: false,
+      hint: 0,
+      groupId: null,
+    });
   }
 }
 

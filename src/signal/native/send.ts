@@ -90,7 +90,9 @@ async function upload(deps: SendDeps, said: OutboundBody, signal: AbortSignal): 
   const files: AttachmentPointer[] = [];
   const put = async (plain: Bytes, contentType: string, fileName: string | null) => {
     const uploadedAt = deps.clock.now();
-    files.push(await uploadAttachment(deps.service, deps.connection(), { plain, contentType, fileName, uploadedAt }, signal));
+    files.push(
+      await uploadAttachment(deps.service, deps.connection(), { plain, contentType, fileName, uploadedAt }, signal),
+    );
   };
   if (file !== null) await put(file, longTextType, null);
   for (const { base64, contentType, fileName } of wanted) await put(fromBase64(base64), contentType, fileName);
@@ -154,7 +156,8 @@ async function sendToGroup(
   const own = deps.account().aci.serviceId;
   const me = group.state.members.find(({ aci }) => aci === own);
   const isMuted = group.state.isTerminated || (group.state.isAnnouncementsOnly && me?.isAdmin !== true);
-  if (me === undefined || isMuted) throw new BridgeError("send_rejected", "Cannot send as we may not write in this group");
+  if (me === undefined || isMuted)
+    throw new BridgeError("send_rejected", "Cannot send as we may not write in this group");
   const parts = await upload(deps, body, signal);
   const composed = compose(body, parts, groupFrame(deps, group, timestamp));
   const groupId = fromBase64(id);
@@ -208,7 +211,8 @@ export async function sendTyping(deps: SendDeps, chat: Chat, isTyping: boolean, 
   const timestamp = deps.freshTimestamp();
   if (chat.kind === "direct") {
     const aci = findAci(deps.database, chat.peer);
-    if (aci !== null) await deliverQuietly(deps, aci, typingContent(timestamp, isTyping, null), { timestamp, isOnline: true });
+    if (aci !== null)
+      await deliverQuietly(deps, aci, typingContent(timestamp, isTyping, null), { timestamp, isOnline: true });
     return;
   }
   const groupId = fromBase64(chat.id);
@@ -216,7 +220,9 @@ export async function sendTyping(deps: SendDeps, chat: Chat, isTyping: boolean, 
   const others = state.members.filter(({ aci }) => aci !== deps.account().aci.serviceId);
   if (others.length > typingMembersMax) return;
   const content = typingContent(timestamp, isTyping, groupId);
-  await Promise.all(others.map(({ aci }) => deliverQuietly(deps, aci, content, { timestamp, isOnline: true, groupId })));
+  await Promise.all(
+    others.map(({ aci }) => deliverQuietly(deps, aci, content, { timestamp, isOnline: true, groupId })),
+  );
 }
 
 /**

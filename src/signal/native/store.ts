@@ -134,7 +134,9 @@ function openRecords(database: Database, clock: Clock) {
     },
     sessionDevices(own: OwnName, serviceId: string): number[] {
       const sql = "SELECT device_id FROM signal_sessions WHERE own = ? AND service_id = ?";
-      const ids = new Set(guarded(() => database.all<{ device_id: number }>(sql, own, serviceId)).map((row) => row.device_id));
+      const ids = new Set(
+        guarded(() => database.all<{ device_id: number }>(sql, own, serviceId)).map((row) => row.device_id),
+      );
       for (const { kind, key, record } of [...kept.values(), ...draft.values()]) {
         if (kind !== "session" || key[0] !== own || key[1] !== serviceId) continue;
         if (record === null) ids.delete(Number(key[2]));
@@ -187,8 +189,7 @@ const extend = <T extends object>(base: { readonly prototype: T }, methods: Part
 const keyOf = (address: ProtocolAddress): [string, number] => [address.name(), address.deviceId()];
 
 function sessionStore(records: Records, own: OwnName): SessionStore {
-  const find = (address: ProtocolAddress) =>
-    toRecord(records.get("session", [own, ...keyOf(address)]), SessionRecord);
+  const find = (address: ProtocolAddress) => toRecord(records.get("session", [own, ...keyOf(address)]), SessionRecord);
   return extend(SessionStore, {
     getSession: async (address) => find(address),
     saveSession: async (address, record) => records.put("session", [own, ...keyOf(address)], record.serialize()),
@@ -271,8 +272,8 @@ function preKeyStores(records: Records, own: OwnName, database: Database) {
 function senderKeyStore(records: Records): SenderKeyStore {
   return extend(SenderKeyStore, {
     getSenderKey: async (sender, distributionId) =>
-      toRecord(records.get("senderKey", [...keyOf(sender), distributionId.toString()]), SenderKeyRecord),
+      toRecord(records.get("senderKey", [...keyOf(sender), distributionId]), SenderKeyRecord),
     saveSenderKey: async (sender, distributionId, record) =>
-      records.put("senderKey", [...keyOf(sender), distributionId.toString()], record.serialize()),
+      records.put("senderKey", [...keyOf(sender), distributionId], record.serialize()),
   });
 }

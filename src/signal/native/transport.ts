@@ -18,15 +18,15 @@ import type { Batch, Link, Transport } from "../transport.ts";
 import { loadAccount, type NativeAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
 import { type Incoming, type Line, openLine } from "./connect.ts";
-import { certificateKeeper, refusal } from "./deliver.ts";
+import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import { maintain, prune, refreshAllKeys, takeContacts } from "./maintenance.ts";
+import { answerChallenge, maintain, prune, refreshAllKeys } from "./maintenance.ts";
 import { keepGroups } from "./membership.ts";
 import type { Job } from "./news.ts";
 import { forgiveAttempts, type IsAllowed, openBatch, type Opened } from "./receive.ts";
 import { findRecipient } from "./recipients.ts";
-import { answerAgain, askAgain, retryLimiter } from "./retry.ts";
+import { jobRunner } from "./jobs.ts";
 import { type SendDeps, sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import type { Service } from "./service.ts";
 import { openOverlay } from "./store.ts";
@@ -51,6 +51,8 @@ export type NativeTransport = Transport & {
    * @throws BridgeError `send_rejected` when none was asked for or it was wrong, and those of `connect`
    */
   answerChallenge(captcha: string): Promise<void>;
+  /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
+  settled(): Promise<void>;
 };
 
 type Held = { readonly batch: Batch; readonly opened: Opened; readonly release: () => void };
@@ -100,7 +102,14 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
   return {
     name: "native",
     isLocal: deps.service.isLocal,
-    capabilities: { ownTimestamps: true, typing: true, reactions: true, edits: true, readReceipts: true, attachments: true },
+    capabilities: {
+      ownTimestamps: true,
+      typing: true,
+      reactions: true,
+      edits: true,
+      readReceipts: true,
+      attachments: true,
+    },
     connect: (signal) => connect(context, signal),
     receive: async (timeoutMs, signal) => {
       if (state.isReceiving || state.held !== null)
@@ -116,9 +125,10 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
     send: (message) => sendOutbound(sending, message, state.closing.signal),
     typing: (chat, isTyping) => quietly(deps.log, sendTyping(sending, chat, isTyping, state.closing.signal)),
     markRead: (envelope) => quietly(deps.log, sendReceipt(sending, envelope)),
-    attachment: (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
+    attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(sending, captcha),
+    settled: () => state.jobs,
   };
 }
 
@@ -160,7 +170,7 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or somebody in between"),
   };
   const trustRoots = service.trustRoots.map((key) => PublicKey.deserialize(key));
-  const runJob = jobRunner(deps, sending, state);
+  const runJob = jobRunner(sending, deps.isAllowed, () => state.closing.signal);
   return { ...deps, net: openNet(deps), state, acquire, sending, trustRoots, runJob };
 }
 
@@ -221,6 +231,8 @@ async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal)
   const { state } = context;
   const line = state.line ?? fail("signal_unreachable", "Cannot receive as there is no connection");
   await line.wait(timeoutMs, signal);
+  // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
+  if (state.line !== line) return { envelopes: [], isProof: false, persist: null };
   const first = line.take(1)[0];
   if (first !== undefined) return open(context, line, first);
   const fault = line.fault();
@@ -268,9 +280,10 @@ async function acknowledge(context: Context, batch: Batch, isCommitted: boolean)
   const { opened, release } = state.held;
   state.held = null;
   if (!isCommitted) {
+    // Nothing has happened: the same deliveries are opened anew. Should the line go first, the server brings them again.
     forgiveAttempts(database, opened.deliveries);
+    for (const delivery of opened.deliveries.toReversed()) state.line?.putBack(delivery);
     release();
-    await disconnect(state);
     return;
   }
   for (const delivery of opened.deliveries) delivery.ack();
@@ -301,7 +314,10 @@ async function prove(context: Context, line: Line): Promise<boolean> {
     await line.request({ verb: "GET", path: "/v1/keepalive" });
   } catch (error) {
     await disconnect(state);
-    throw line.fault() ?? new BridgeError("signal_timeout", "Cannot receive as the server does not answer", { cause: error });
+    throw (
+      line.fault() ??
+      new BridgeError("signal_timeout", "Cannot receive as the server does not answer", { cause: error })
+    );
   }
   state.provedAt = clock.monotonic();
   return true;
@@ -313,33 +329,9 @@ function enqueue({ state, log }: Context, work: () => Promise<void>): void {
     try {
       await work();
     } catch (error) {
-      if (error instanceof BridgeError) log.info("background work put off", { code: error.code, reason: error.message });
+      if (error instanceof BridgeError)
+        log.info("background work put off", { code: error.code, reason: error.message });
       else log.error("background work failed", { reason: error instanceof Error ? error.message : String(error) });
     }
   });
-}
-
-function jobRunner(deps: { readonly clock: Clock; readonly isAllowed: IsAllowed }, sending: SendDeps, state: State) {
-  const mayAsk = retryLimiter(deps.clock);
-  const mayAnswer = retryLimiter(deps.clock);
-  return (job: Job): Promise<void> => {
-    switch (job.kind) {
-      case "refreshKeys":
-        return refreshAllKeys(sending);
-      case "askAgain":
-        return askAgain(sending, job, mayAsk);
-      case "answerAgain":
-        return answerAgain(sending, job, mayAnswer);
-      case "contacts":
-        return takeContacts(sending, job.pointer, deps.isAllowed, state.closing.signal);
-    }
-  };
-}
-
-async function answerChallenge({ database, line }: SendDeps, captcha: string): Promise<void> {
-  const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
-  if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
-  const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json: { type: "captcha", token, captcha } });
-  if (reply.status >= 300) throw refusal({ database }, reply, "hand in the captcha");
-  database.run("UPDATE signal_account SET challenge = NULL");
 }

@@ -1,0 +1,117 @@
+/** The adapters that the settings name, each imported only when it is used. */
+import { randomUUID } from "node:crypto";
+import { join } from "node:path";
+import type { Memory } from "../claude/agent.ts";
+import { createClaudeApi, type ClaudeApi } from "../claude/api.ts";
+import type { Backend } from "../claude/backend.ts";
+import type { Clock, Random } from "../clock.ts";
+import type { Config } from "../config.ts";
+import { isPerson } from "../core/inbound.ts";
+import type { Address } from "../core/model.ts";
+import type { Log } from "../log.ts";
+import type { Link, Transport } from "../signal/transport.ts";
+import { openStore, type Store } from "../store/store.ts";
+import { version } from "../version.ts";
+
+export type AdapterDeps = { readonly log: Log; readonly clock: Clock; readonly random: Random };
+
+/** Nothing is asked of Signal before its `connect`. @throws BridgeError `config` `unsupported` */
+export async function buildTransport(config: Config, store: Store, deps: AdapterDeps): Promise<Transport> {
+  const place = { ...deps, baseUrl: config.signalUrl, account: config.account };
+  switch (config.transport) {
+    case "signal-cli":
+      return (await import("../signal/signal-cli.ts")).createSignalCli(place);
+    case "rest":
+      return (await import("../signal/rest.ts")).createRest(place);
+    case "native": {
+      const { createNative, nativeDeps } = await loadNative(config, store, deps);
+      return createNative({ ...nativeDeps, isAllowed: (who, groupId) => isAllowed(config, who, groupId) });
+    }
+  }
+}
+
+/** libsignal is 25 MB of machine code: it is put into the home folder and loaded where the native transport is used. */
+async function loadNative(config: Config, store: Store, deps: AdapterDeps) {
+  const [{ loadLibsignal }, { loadService }] = await Promise.all([
+    import("../signal/native/load.ts"),
+    import("../signal/native/service.ts"),
+  ]);
+  await loadLibsignal(join(config.home, "lib"));
+  const service = await loadService(config.signalService, deps.clock);
+  const { createNative, linkNative } = await import("../signal/native/transport.ts");
+  const nativeDeps = { ...deps, service, database: store.db, userAgent: `signalman/${version}` };
+  return { createNative, linkNative, nativeDeps };
+}
+
+/** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */
+const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
+  groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
+
+/** A signal-cli of our own, where the settings name one: it must answer before the transport connects. */
+export async function startSignalCli(
+  config: Config,
+  deps: AdapterDeps,
+  signal: AbortSignal,
+): Promise<{ stop(): Promise<void> } | null> {
+  if (config.transport !== "signal-cli" || config.signalCli === null) return null;
+  const { superviseSignalCli } = await import("../signal/supervise.ts");
+  const supervisor = superviseSignalCli({ ...deps, path: config.signalCli, url: config.signalUrl });
+  try {
+    await supervisor.start(signal);
+    return supervisor;
+  } catch (error) {
+    await supervisor.stop();
+    throw error;
+  }
+}
+
+export type OpenLink = { readonly steps: Link; close(): Promise<void> };
+
+/** Linking as the transport does it; `close` afterwards. @throws BridgeError `home_in_use` while a daemon runs on this home */
+export async function openLink(config: Config, deps: AdapterDeps, signal: AbortSignal): Promise<OpenLink> {
+  const place = { baseUrl: config.signalUrl, clock: deps.clock };
+  switch (config.transport) {
+    case "signal-cli": {
+      const supervisor = await startSignalCli(config, deps, signal);
+      const { linkSignalCli } = await import("../signal/signal-cli-link.ts");
+      return { steps: linkSignalCli(place), close: async () => supervisor?.stop() };
+    }
+    case "rest":
+      return { steps: (await import("../signal/rest-link.ts")).linkRest(place), close: async () => undefined };
+    case "native": {
+      const store = await openStore(config.home, { render: () => [], isExclusive: true });
+      try {
+        const { linkNative, nativeDeps } = await loadNative(config, store, deps);
+        return { steps: linkNative(nativeDeps), close: async () => store.close() };
+      } catch (error) {
+        store.close();
+        throw error;
+      }
+    }
+  }
+}
+
+export const openApi = (config: Config, clock: Clock): ClaudeApi =>
+  createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, clock });
+
+/** Nothing is asked of Claude before the first call. `store.settings` remembers the agent across restarts. */
+export async function buildBackend(
+  config: Config,
+  store: { readonly settings: Memory },
+  deps: AdapterDeps,
+  api: ClaudeApi = openApi(config, deps.clock),
+): Promise<Backend> {
+  switch (config.backend) {
+    case "messages":
+      return (await import("../claude/messages.ts")).createMessagesBackend({
+        api,
+        clock: deps.clock,
+        newId: randomUUID,
+      });
+    case "sessions": {
+      const { createSessionsBackend } = await import("../claude/sessions.ts");
+      const { model, system, tools } = config;
+      return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory: store.settings });
+    }
+  }
+}

@@ -1,0 +1,69 @@
+/**
+ * `bun run test`: format, lint, types, build, then every test in one run. Stops at the first step that fails, with its output.
+ * The last line is always `N passed, N failed, N skipped`; a step that failed before the tests counts as one failure.
+ */
+import { join } from "node:path";
+
+const root = join(import.meta.dir, "..");
+const bun = process.execPath;
+/** Longest time of one test in ms; those that start real programs need more than Bun's 5 s. */
+const testTimeoutMs = 60_000;
+
+const steps: readonly (readonly [name: string, command: readonly string[]])[] = [
+  ["format", [bun, "x", "oxfmt", "--check"]],
+  ["lint", [bun, "x", "oxlint", "--type-aware", "--deny-warnings"]],
+  ["types", [bun, "x", "tsc", "--noEmit"]],
+  ["build", [bun, "build.ts"]],
+];
+
+/** Bun shortens its output where it believes to run under a coding agent; the skipped tests must be named everywhere. */
+const env = {
+  ...process.env,
+  AGENT: undefined,
+  CLAUDECODE: undefined,
+  REPL_ID: undefined,
+  FORCE_COLOR: "0",
+  NO_COLOR: "1",
+};
+
+for (const [name, command] of steps) {
+  const started = performance.now();
+  const child = Bun.spawn([...command], { cwd: root, env, stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  console.log(`${code === 0 ? "ok    " : "FAILED"} ${name} (${seconds(started)})`);
+  if (code === 0) continue;
+  console.log(`${out}${err}\n0 passed, 1 failed, 0 skipped`);
+  process.exit(1);
+}
+
+const child = Bun.spawn([bun, "test", `--timeout=${testTimeoutMs}`], {
+  cwd: root,
+  env,
+  stdout: "inherit",
+  stderr: "pipe",
+});
+let report = "";
+const decoder = new TextDecoder();
+for await (const chunk of child.stderr) {
+  const text = decoder.decode(chunk, { stream: true });
+  report += text;
+  process.stdout.write(text);
+}
+const code = await child.exited;
+const count = (word: string): number => Number(new RegExp(`^ *(\\d+) ${word}$`, "m").exec(report)?.[1] ?? 0);
+// A long report repeats them at its end.
+const skipped = new Set([...report.matchAll(/^\((?:skip|todo)\) (.*)$/gm)].map(([, name]) => name));
+console.log("");
+for (const name of skipped) console.log(`SKIPPED: ${name}`);
+// Bun counts an error outside any test as a failure; a crash of the runner has no count at all.
+const failed = Math.max(count("fail"), code === 0 ? 0 : 1);
+console.log(`${count("pass")} passed, ${failed} failed, ${count("skip") + count("todo")} skipped`);
+process.exit(failed === 0 ? 0 : 1);
+
+function seconds(since: number): string {
+  return `${((performance.now() - since) / 1000).toFixed(1)} s`;
+}

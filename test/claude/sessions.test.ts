@@ -1,0 +1,207 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { createClaudeApi } from "../../src/claude/api.ts";
+import type { Backend } from "../../src/claude/backend.ts";
+import { createSessionsBackend, type SessionsDeps } from "../../src/claude/sessions.ts";
+import type { Log } from "../../src/log.ts";
+import { createLocal } from "../contract/backend.ts";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
+
+const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
+const never = new AbortController().signal;
+
+describe("sessions", () => {
+  let clock: FakeClock;
+  let double: ClaudeDouble;
+  let memory: Map<string, string>;
+  const start = (change: Partial<SessionsDeps> = {}): Backend =>
+    createSessionsBackend({
+      api: createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock }),
+      clock,
+      model: "claude-sonnet-5-5",
+      system: "You answer in a Signal chat.",
+      toolPolicy: "ask",
+      memory: { get: (key) => memory.get(key) ?? null, set: (key, value) => void memory.set(key, value) },
+      random: () => 0.5,
+      log: silent,
+      ...change,
+    });
+  const ask = async (backend: Backend, text = "hello"): Promise<string> => {
+    const local = createLocal({ backend, clock });
+    const outcome = await local.ask(text);
+    expect(outcome.fault).toBeNull();
+    return local.remoteId();
+  };
+  const count = (method: string, path: RegExp): number =>
+    double.requests.filter((request) => request.method === method && path.test(request.path)).length;
+
+  beforeEach(async () => {
+    clock = createFakeClock();
+    memory = new Map();
+    double = await startClaudeDouble({ clock });
+  });
+  afterEach(() => double.close());
+
+  test("makes environment and agent once, and remembers them across restarts", async () => {
+    await ask(start());
+    await ask(start());
+    expect(count("POST", /^\/v1\/environments$/u)).toBe(1);
+    expect(count("POST", /^\/v1\/agents/u)).toBe(1);
+    expect(double.engine.sessions.size).toBe(2);
+  });
+
+  test("makes them once when many chats begin at the same time", async () => {
+    const backend = start();
+    await Promise.all(["a", "b", "c"].map((text) => ask(backend, text)));
+    expect(count("POST", /^\/v1\/(environments|agents)$/u)).toBe(2);
+  });
+
+  test("takes the environment that has its name already", async () => {
+    await ask(start());
+    memory.clear();
+    await ask(start());
+    expect(double.environments.size).toBe(1);
+    expect(double.agents.size).toBe(2);
+  });
+
+  test("takes a longer name where an archived environment has the name", async () => {
+    double.environments.set("env_old", { id: "env_old", name: "signalman", archived_at: "2026-11-01T00:00:00Z" });
+    const session = double.engine.need(await ask(start()));
+    expect(double.environments.get(session.environmentId)?.name).toMatch(/^signalman-\w+$/u);
+  });
+
+  test("updates the agent when model, system prompt or tools change", async () => {
+    await ask(start());
+    const session = double.engine.need(
+      await ask(start({ model: "claude-opus-5-5", system: "Be brief.", toolPolicy: "off" })),
+    );
+    expect([...double.agents.values()]).toMatchObject([{ version: 2, body: { model: "claude-opus-5-5", tools: [] } }]);
+    // The chat still wants what it wanted: a session differs from its agent by overrides.
+    expect(session).toMatchObject({ model: "claude-sonnet-5-5", system: "You answer in a Signal chat." });
+  });
+
+  test("asks a person before anything runs or writes, and lets reading pass", async () => {
+    await ask(start());
+    expect([...double.agents.values()][0]?.body["tools"]).toMatchObject([
+      {
+        default_config: { permission_policy: { type: "always_ask" } },
+        configs: ["read", "glob", "grep", "web_search"].map((name) => ({
+          name,
+          permission_policy: { type: "always_allow" },
+        })),
+      },
+    ]);
+  });
+
+  test("mends an agent or environment that is gone, once", async () => {
+    const breaks = [
+      () => double.agents.clear(),
+      () => double.environments.clear(),
+      () => double.agents.forEach((agent) => (agent.archived_at = "2026-11-23T00:00:00Z")),
+      () => double.environments.forEach((environment) => (environment.archived_at = "2026-11-23T00:00:00Z")),
+    ];
+    const backend = start();
+    await ask(backend);
+    for (const [index, breakIt] of breaks.entries()) {
+      breakIt();
+      await ask(backend, `after ${index}`);
+    }
+    expect(double.engine.sessions.size).toBe(5);
+  });
+
+  test("creates no session twice within one turn, and says why it failed", async () => {
+    const local = createLocal({ backend: start(), clock });
+    double.fail(/POST \/v1\/sessions$/u, { kind: "status", status: 403, type: "permission_error" });
+    expect((await local.ask("hello")).fault).toMatchObject({
+      code: "claude_forbidden",
+      hint: expect.stringContaining("SIGNALMAN_BACKEND=messages"),
+    });
+    expect(count("POST", /^\/v1\/sessions$/u)).toBe(1);
+    double.fail(/POST \/v1\/sessions$/u, { kind: "lose" });
+    expect((await local.again()).fault?.code).toBe("claude_unreachable");
+    expect((await local.again()).fault).toBeNull();
+    expect(local.replies()).toEqual(["You said: hello"]);
+  });
+
+  test("says that Managed Agents are not to be had", async () => {
+    double.fail(/\/v1\/agents$/u, { kind: "status", status: 404, type: "not_found_error" });
+    await expect(start().check(never)).rejects.toMatchObject({ code: "claude_forbidden" });
+    double.fail(/\/v1\/environments$/u, {
+      kind: "status",
+      status: 400,
+      type: "invalid_request_error",
+      errorCode: "organization_not_enrolled_in_beta",
+    });
+    const local = createLocal({ backend: start(), clock });
+    expect((await local.ask("hello")).fault?.code).toBe("claude_forbidden");
+  });
+
+  test("says that the budget is used up, as an end and then as a refusal", async () => {
+    double.setScript(() => [{ say: "that is all" }, { stop: { kind: "budget_reached" } }]);
+    const local = createLocal({ backend: start(), clock });
+    expect((await local.ask("hello")).progress).toMatchObject({ kind: "ended", stop: { kind: "budget_reached" } });
+    expect((await local.ask("more")).fault?.code).toBe("claude_budget");
+  });
+
+  test("a prompt that is refused for itself is not a session that is gone", async () => {
+    const local = createLocal({ backend: start(), clock });
+    await local.ask("hello");
+    double.fail(/POST .*\/events$/u, { kind: "status", status: 400, type: "invalid_request_error" });
+    const outcome = await local.ask("strange");
+    expect(outcome.fault?.code).toBe("claude_request");
+    expect(outcome.steps.map(({ kind }) => kind)).not.toContain("gone");
+  });
+
+  test("keeps what is sent inside the API's limits", async () => {
+    const backend = start();
+    const id = await ask(backend);
+    const long = "x".repeat(600);
+    expect((await backend.remote?.update(id, { title: long, metadata: {} }, never))?.title).toHaveLength(500);
+    double.setScript(() => [{ ask: "bash", input: { command: "ls" } }]);
+    const local = createLocal({ backend, clock });
+    const { progress } = await local.ask("go");
+    const toolUseId = progress.kind === "waiting" ? (progress.toolUseIds[0] ?? "") : "";
+    await backend.remote?.confirm(local.remoteId(), toolUseId, false, "n".repeat(20_000), never);
+    const sent = double.requests.findLast(({ method }) => method === "POST")?.body as {
+      events: { deny_message: string }[];
+    };
+    expect(sent.events[0]?.deny_message).toHaveLength(10_000);
+    const pairs = Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, "v"]));
+    await expect(backend.remote?.update(id, { metadata: pairs }, never)).rejects.toMatchObject({
+      code: "claude_request",
+    });
+  });
+
+  test("an outage at any request of a turn is a fault to wait for, and the prompt is asked once", async () => {
+    const steps = [
+      /POST \/v1\/environments$/u,
+      /POST \/v1\/agents$/u,
+      /POST \/v1\/sessions$/u,
+      /GET .*\/stream$/u,
+      /POST .*\/events$/u,
+    ];
+    const local = createLocal({ backend: start(), clock });
+    const text = "hello";
+    double.fail(steps[0] ?? /x/u, { kind: "status", status: 503 });
+    expect((await local.ask(text)).fault?.code).toBe("claude_unreachable");
+    for (const step of steps.slice(1)) {
+      double.fail(step, { kind: "status", status: 503 });
+      expect((await local.again()).fault?.code).toBe("claude_unreachable");
+    }
+    expect((await local.again()).progress.kind).toBe("ended");
+    double.fail(/GET .*\/events$/u, { kind: "status", status: 503 });
+    expect((await local.ask("more")).fault?.code).toBe("claude_unreachable");
+    expect((await local.again()).progress.kind).toBe("ended");
+    expect(local.replies()).toEqual(["You said: hello", "You said: more"]);
+    expect(double.engine.need(local.remoteId()).log.filter(({ type }) => type === "user.message")).toHaveLength(2);
+  });
+
+  test("tells the remote side nothing but title, metadata and prompts", async () => {
+    await ask(start(), "the prompt");
+    const sent = JSON.stringify(double.requests.map(({ body }) => body));
+    for (const key of ["0f3a", "Signal chat", "sb.schema", "the prompt", "signalman"]) expect(sent).toContain(key);
+    expect(Object.keys(double.requests.find(({ path }) => path === "/v1/sessions")?.body as object)).toEqual([
+      ...["agent", "environment_id", "title", "metadata"],
+    ]);
+  });
+});

@@ -1,0 +1,281 @@
+/** The commands as a person meets them: in this process, with settings, streams and clock handed in. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Io } from "../../src/cli/io.ts";
+import { runCommand } from "../../src/cli/program.ts";
+import { writePlace } from "../../src/cli/remote.ts";
+import { systemClock } from "../../src/clock.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import { createApp } from "../../src/status/app.ts";
+import { listen, type Server } from "../../src/status/listen.ts";
+import { openStore } from "../../src/store/store.ts";
+import { startSignalCliDouble } from "../doubles/signal-cli.ts";
+import { connected, disconnected, nowAt } from "../status/example.ts";
+
+let home: string;
+let server: Server | null = null;
+beforeEach(() => void (home = mkdtempSync(join(tmpdir(), "signalman-cli-"))));
+afterEach(async () => {
+  await server?.stop();
+  server = null;
+  rmSync(home, { recursive: true, force: true });
+});
+
+type Options = { env?: Record<string, string>; signal?: AbortSignal; onOut?: (text: string) => void };
+
+async function signalman(args: string, { env = {}, signal, onOut }: Options = {}) {
+  let out = "";
+  let err = "";
+  const io: Io = {
+    out(text) {
+      out += text;
+      onOut?.(text);
+    },
+    err: (text) => void (err += text),
+    isOutTty: false,
+    isErrTty: false,
+    env: { SIGNALMAN_HOME: home, SIGNALMAN_LISTEN: "127.0.0.1:1", ...env },
+    signal: signal ?? new AbortController().signal,
+    clock: systemClock,
+    random: () => 0.5,
+  };
+  const code = await runCommand(args.split(" ").filter(Boolean), io);
+  return { code, out, err };
+}
+
+/** A running daemon, as far as the other commands see one. */
+async function startServer(status = connected) {
+  const done: unknown[] = [];
+  const token = "an-invented-token";
+  const app = createApp({
+    status: () => status,
+    health: () => null,
+    isReady: () => true,
+    control: {
+      reconnect: () => void done.push("reconnect"),
+      send: (chat, text) => void done.push({ chat, text }),
+      sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
+      archive: async (id) => void done.push({ archive: id }),
+    },
+    token,
+    isAnyHost: false,
+    now: () => nowAt,
+  });
+  server = await listen({ host: "127.0.0.1", port: 0 }, app.fetch);
+  writePlace(home, { url: server.url, token });
+  return done;
+}
+
+const commands = ["run", "link", "demo", "status", "doctor", "sessions", "send", "reconnect", "config", "version"];
+
+describe("the command line", () => {
+  test("explains itself", async () => {
+    const { code, out } = await signalman("--help");
+    expect(code).toBe(0);
+    for (const name of commands) expect(out).toContain(`\n  ${name}`);
+    expect(out).toContain("--signal-url <url>");
+  });
+
+  test.each([...commands, "sessions show", "sessions archive", "config show"])("explains %p", async (name) => {
+    const { code, out } = await signalman(`${name} --help`);
+    expect(code).toBe(0);
+    expect(out).toContain(`Usage: signalman ${name}`);
+    expect(out).toContain("--home <folder>");
+  });
+
+  test("names the near miss of a command, an option and a value, and exits with 2", async () => {
+    const command = await signalman("statsu");
+    expect([command.code, command.err]).toEqual([2, expect.stringContaining("Did you mean status?")]);
+    const option = await signalman("status --jsn");
+    expect([option.code, option.err]).toEqual([2, expect.stringContaining("--json")]);
+    const value = await signalman("status --transport pigeon");
+    expect([value.code, value.err]).toEqual([2, expect.stringContaining("native, signal-cli or rest")]);
+    expect((await signalman("send self")).code).toBe(2);
+    expect((await signalman("status now")).code).toBe(2);
+    expect((await signalman("link --name")).code).toBe(2);
+  });
+
+  test("says its version", async () => {
+    for (const args of ["--version", "-V", "version"])
+      expect(await signalman(args)).toMatchObject({
+        code: 0,
+        out: expect.stringMatching(/^signalman \d+\.\d+\.\d+ \(source\)\n$/),
+      });
+  });
+
+  test("warns of a variable that nobody knows", async () => {
+    const { code, err } = await signalman("config show", { env: { SIGNALMAN_MODLE: "x" } });
+    expect([code, err]).toEqual([0, expect.stringContaining("did you mean SIGNALMAN_MODEL?")]);
+  });
+
+  test("takes flags before and after the command", async () => {
+    for (const args of ["--model m1 config show --json", "config show --json --model m1"]) {
+      const rows = JSON.parse((await signalman(args)).out) as { key: string; value: unknown; origin: string }[];
+      expect(rows.find(({ key }) => key === "model")).toMatchObject({ value: "m1", origin: "flag" });
+    }
+  });
+});
+
+describe("config show", () => {
+  test("says each value and where it was set, and no secret", async () => {
+    writeFileSync(join(home, "config.toml"), 'model = "from-file"\n');
+    const env = { ANTHROPIC_API_KEY: "sk-ant-invented", SIGNALMAN_SIGNAL_URL: "http://me:letmein@127.0.0.1:8080" };
+    for (const args of ["config", "config show --json"]) {
+      const { code, out } = await signalman(args, { env });
+      expect(code).toBe(0);
+      expect(out).toMatch(/model"?,?[^\n]*\s+("variable"|file)/);
+      expect(out).toContain("from-file");
+      expect(out).not.toContain("sk-ant");
+      expect(out).not.toContain("letmein");
+    }
+    expect((await signalman("config show --json")).out).toContain('"variable": "ANTHROPIC_API_KEY"');
+  });
+});
+
+describe("without a running daemon", () => {
+  test.each(["status", "status --json", "reconnect", "send self hello", "sessions sync", "sessions archive s1"])(
+    "%p exits with 4 and says how to start it",
+    async (args) => {
+      const { code, out, err } = await signalman(args);
+      expect([code, out]).toEqual([4, ""]);
+      expect(err).toContain("signalman run");
+    },
+  );
+
+  test("something else on the port is not taken for it", async () => {
+    server = await listen({ host: "127.0.0.1", port: 0 }, () => new Response('{"hello":1}'));
+    expect((await signalman(`status --listen ${new URL(server.url).host}`)).code).toBe(4);
+  });
+
+  test("sessions are none, and looking makes no database", async () => {
+    expect(await signalman("sessions")).toMatchObject({ code: 0, out: "No sessions yet.\n" });
+    expect(await signalman("sessions list --json")).toMatchObject({ code: 0, out: "[]\n" });
+    expect(existsSync(join(home, "signalman.db"))).toBe(false);
+  });
+});
+
+describe("beside a running daemon", () => {
+  test("status shows where the line stands, and what to do", async () => {
+    await startServer(disconnected);
+    const { code, out } = await signalman("status");
+    expect(code).toBe(0);
+    expect(out).toMatch(/^connection {2}DISCONNECTED since .*, next attempt at /);
+    expect(out).toContain("signalman keeps trying");
+  });
+
+  test("status --json is what the daemon says", async () => {
+    await startServer();
+    expect(JSON.parse((await signalman("status --json")).out)).toEqual(connected);
+  });
+
+  test("its address and token are for the owner alone", async () => {
+    await startServer();
+    expect(statSync(join(home, "control.json")).mode & 0o777).toBe(0o600);
+  });
+
+  test("send, reconnect and archive reach it", async () => {
+    const done = await startServer();
+    expect((await signalman("send +15550100001 hello")).code).toBe(0);
+    expect((await signalman("reconnect")).code).toBe(0);
+    expect((await signalman("sessions archive s1")).code).toBe(0);
+    expect(done).toEqual([
+      { chat: { kind: "direct", peer: { aci: null, number: "+15550100001" } }, text: "hello" },
+      "reconnect",
+      { archive: "s1" },
+    ]);
+  });
+
+  test("send refuses a recipient that is none, before it asks anybody", async () => {
+    const { code, err } = await signalman("send somebody hello");
+    expect([code, err]).toEqual([2, expect.stringContaining("group:<id")]);
+  });
+
+  test("a refusal of the daemon is said with its own code and hint", async () => {
+    await startServer();
+    const { code, err } = await signalman("sessions sync");
+    expect(code).toBe(1);
+    expect(err).toContain("Cannot ask Claude as the line is down");
+    expect(err).toContain("Check the network");
+  });
+});
+
+describe("sessions", () => {
+  beforeEach(async () => {
+    const store = await openStore(home, { render: () => [], isExclusive: false });
+    const chat = { kind: "direct", peer: { aci: null, number: "+15550100001" } } as const;
+    store.sessions.create("s1", chat, "sessions", { title: "About trains" }, {}, nowAt);
+    store.sessions.setRemote("s1", "sesn_invented");
+    store.sessions.apply(
+      "s1",
+      [
+        { id: "e1", at: nowAt, type: "prompt", text: "When does it leave?" },
+        { id: "e2", at: nowAt + 1, type: "reply", text: "At nine." },
+      ],
+      nowAt,
+    );
+    store.close();
+  });
+
+  test("list has one line each, without a whole number", async () => {
+    const { code, out } = await signalman("sessions");
+    expect(code).toBe(0);
+    expect(out).toContain("About trains");
+    expect(out).toContain("s1  direct:+1…01  active  2026-11-23T12:00:00.000Z");
+    expect(JSON.parse((await signalman("sessions list --json")).out)).toMatchObject([
+      { id: "s1", remoteId: "sesn_invented", title: "About trains", state: "active" },
+    ]);
+  });
+
+  test("show finds one by either id, with what was said", async () => {
+    for (const id of ["s1", "sesn_invented"]) {
+      const { code, out } = await signalman(`sessions show ${id}`);
+      expect(code).toBe(0);
+      expect(out.indexOf("When does it leave?")).toBeLessThan(out.indexOf("At nine."));
+    }
+    const { events } = JSON.parse((await signalman("sessions show s1 --json")).out) as { events: unknown[] };
+    expect(events).toHaveLength(2);
+    expect((await signalman("sessions show s2")).code).toBe(2);
+  });
+});
+
+describe("link", () => {
+  test("shows a code, the URL alone on a line, and says when it is done", async () => {
+    const double = await startSignalCliDouble({ accounts: [] });
+    try {
+      const flags = `--transport signal-cli --signal-url ${double.url}`;
+      const scan = (text: string): void => void (text.includes("sgnl:") && void double.scan("+15550100042"));
+      const { code, out, err } = await signalman(`link ${flags}`, { onOut: scan });
+      expect(code).toBe(0);
+      expect(out).toMatch(/^sgnl:\/\/linkdevice\?\S+\n$/);
+      expect(err).toContain("▀");
+      expect(err).toContain("Linked to +1…42");
+      const json = await signalman(`link --json --name invented ${flags}`, { onOut: scan });
+      const events = json.out
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as Record<string, unknown>);
+      expect(events).toEqual([
+        { event: "url", url: expect.stringMatching(/^sgnl:/) },
+        { event: "linked", account: "+15550100042", deviceId: null },
+      ]);
+    } finally {
+      await double.stop();
+    }
+  });
+
+  test("ends when it is interrupted, and is not done then", async () => {
+    const double = await startSignalCliDouble({ accounts: [] });
+    try {
+      const stopping = new AbortController();
+      const { code } = await signalman(`link --transport signal-cli --signal-url ${double.url}`, {
+        signal: stopping.signal,
+        onOut: () => stopping.abort("SIGINT"),
+      });
+      expect(code).not.toBe(0);
+    } finally {
+      await double.stop();
+    }
+  });
+});

@@ -1,0 +1,203 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { doctor } from "../../src/cli/doctor.ts";
+import { writePlace } from "../../src/cli/remote.ts";
+import { systemClock } from "../../src/clock.ts";
+import { listen } from "../../src/status/listen.ts";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
+import { startRestDouble } from "../doubles/signal-rest.ts";
+import { connected, disconnected } from "../status/example.ts";
+
+type Finding = { check: string; result: string; message: string; hint: string };
+
+let home: string;
+let claude: ClaudeDouble;
+let signal: SignalCliDouble;
+const stops: (() => Promise<void>)[] = [];
+
+beforeEach(async () => {
+  home = mkdtempSync(join(tmpdir(), "signalman-doctor-"));
+  claude = await startClaudeDouble();
+  signal = await startSignalCliDouble();
+  stops.push(
+    () => claude.close(),
+    () => signal.stop(),
+  );
+});
+afterEach(async () => {
+  for (const stop of stops.splice(0)) await stop();
+  rmSync(home, { recursive: true, force: true });
+});
+
+const settings = (over: Record<string, string> = {}): Record<string, string> => ({
+  SIGNALMAN_HOME: home,
+  SIGNALMAN_LISTEN: "127.0.0.1:0",
+  SIGNALMAN_TRANSPORT: "signal-cli",
+  SIGNALMAN_SIGNAL_URL: signal.url,
+  ANTHROPIC_API_KEY: claude.apiKey,
+  ANTHROPIC_BASE_URL: claude.url,
+  ...over,
+});
+
+async function examine(over: Record<string, string> = {}, isJson = true) {
+  let out = "";
+  const io = {
+    out: (text: string) => void (out += text),
+    err: () => undefined,
+    isOutTty: false,
+    isErrTty: false,
+    env: settings(over),
+    signal: new AbortController().signal,
+    clock: systemClock,
+    random: () => 0.5,
+  };
+  const code = await doctor(io, {}, isJson ? { json: true } : {});
+  const findings = isJson ? (JSON.parse(out) as Finding[]) : [];
+  const find = (check: string): Finding | undefined => findings.find((finding) => finding.check === check);
+  return { code, out, findings, find };
+}
+
+test("everything in order is a tick each, and exit code 0", async () => {
+  const { code, out } = await examine({}, false);
+  const checks = ["settings", "home", "database", "signal-cli", "signal", "claude", "model", "clock", "listen"];
+  expect(
+    out
+      .trimEnd()
+      .split("\n")
+      .map((line) => line.split(/\s+/).slice(0, 2)),
+  ).toEqual(checks.map((check) => ["✓", check]));
+  expect(code).toBe(0);
+  expect(out).toContain("+1…01");
+  expect(out).not.toContain(claude.apiKey);
+});
+
+test("a setting that cannot be ends the examination with what to do", async () => {
+  writeFileSync(join(home, "config.toml"), "modle = 1\n");
+  const { code, findings } = await examine();
+  expect(code).toBe(1);
+  expect(findings).toEqual([
+    { check: "settings", result: "failure", message: expect.stringContaining('"modle"'), hint: "Did you mean model?" },
+  ]);
+});
+
+test("an unknown variable is a warning and no failure", async () => {
+  const { code, findings } = await examine({ SIGNALMAN_MODLE: "x" });
+  expect(code).toBe(0);
+  expect(findings.filter(({ result }) => result === "warning").map(({ check }) => check)).toEqual(["settings"]);
+});
+
+test("a home folder that others may enter fails, with the command that mends it", async () => {
+  chmodSync(home, 0o755);
+  const { code, find } = await examine();
+  expect(code).toBe(1);
+  expect(find("home")).toMatchObject({ result: "failure", hint: `Run: chmod 700 ${home}` });
+});
+
+describe("Signal", () => {
+  test("a daemon that is not there", async () => {
+    await signal.stop();
+    const { code, find } = await examine();
+    expect(code).toBe(1);
+    expect(find("signal")).toMatchObject({ result: "failure", message: expect.stringContaining("refused") });
+  });
+
+  test("a signal-cli that is too old", async () => {
+    const old = await startSignalCliDouble({ version: "0.12.8" });
+    stops.push(() => old.stop());
+    const { code, find } = await examine({ SIGNALMAN_SIGNAL_URL: old.url });
+    expect(code).toBe(1);
+    expect(find("signal-cli")).toMatchObject({ result: "failure", hint: expect.stringContaining("Update signal-cli") });
+  });
+
+  test("an account that the daemon does not have", async () => {
+    const { find } = await examine({ SIGNALMAN_ACCOUNT: "+15550100077" });
+    expect(find("signal")?.result).toBe("failure");
+    expect(find("signal")?.message).not.toContain("15550100077");
+  });
+
+  test("a REST API in json-rpc mode, where polling does not exist", async () => {
+    const rest = await startRestDouble({ mode: "json-rpc" });
+    stops.push(() => rest.stop());
+    const { code, find } = await examine({
+      SIGNALMAN_TRANSPORT: "rest",
+      SIGNALMAN_SIGNAL_URL: rest.url,
+      SIGNALMAN_ACCOUNT: "+15550100001",
+    });
+    expect(code).toBe(1);
+    expect(find("signal")).toMatchObject({ result: "failure", hint: expect.stringContaining("MODE=native") });
+  });
+
+  test("is asked of the running daemon where there is one, and its home is left alone", async () => {
+    let status = connected;
+    const server = await listen({ host: "127.0.0.1", port: 0 }, () => Response.json(status));
+    stops.push(() => server.stop());
+    writePlace(home, { url: server.url, token: "an-invented-token" });
+    expect((await examine()).find("signal")).toMatchObject({
+      result: "ok",
+      message: "the running daemon is CONNECTED",
+    });
+    status = disconnected;
+    expect((await examine()).find("signal")).toMatchObject({
+      result: "failure",
+      hint: expect.stringContaining("keeps trying"),
+    });
+    expect(signal.calls().every(({ method }) => method === "version")).toBe(true);
+  });
+});
+
+describe("Claude", () => {
+  test("no key, a key that is refused, and an API that is down are three different things to do", async () => {
+    expect((await examine({ ANTHROPIC_API_KEY: "" })).find("claude")?.hint).toContain("ANTHROPIC_API_KEY");
+    expect((await examine({ ANTHROPIC_API_KEY: "sk-ant-wrong" })).find("claude")?.result).toBe("failure");
+    claude.setDown(true);
+    expect((await examine()).find("claude")?.hint).toContain("network");
+  });
+
+  test("a model that does not exist, with the nearest that does", async () => {
+    const { code, find } = await examine({ SIGNALMAN_MODEL: "claude-sonet-5-5" });
+    expect(code).toBe(1);
+    expect(find("model")).toMatchObject({
+      result: "failure",
+      message: "There is no model claude-sonet-5-5",
+      hint: expect.stringMatching(/^Set SIGNALMAN_MODEL to claude-sonnet-5-5, or to one of: .*claude-opus-5-5/),
+    });
+  });
+
+  test("the key is enough for the messages backend", async () => {
+    const { code, find } = await examine({ SIGNALMAN_BACKEND: "messages" });
+    expect([code, find("claude")?.message]).toEqual([0, "the messages backend may be used"]);
+  });
+
+  test.each([
+    [120_000, "warning", 0],
+    [-600_000, "failure", 1],
+  ])("a clock that is off by %p ms is a %s", async (skewMs, result, exit) => {
+    const skewed = await startClaudeDouble({ skewMs });
+    stops.push(() => skewed.close());
+    const { code, find } = await examine({ ANTHROPIC_BASE_URL: skewed.url, ANTHROPIC_API_KEY: skewed.apiKey });
+    expect([find("clock")?.result, code]).toEqual([result, exit]);
+    expect(find("clock")?.message).toContain(skewMs > 0 ? "behind" : "ahead");
+  });
+});
+
+describe("the address of the status server", () => {
+  test("that is taken fails, one that is off or open is a warning", async () => {
+    const server = await listen({ host: "127.0.0.1", port: 0 }, () => new Response("", { status: 404 }));
+    stops.push(() => server.stop());
+    const taken = await examine({ SIGNALMAN_LISTEN: new URL(server.url).host });
+    expect(taken.find("listen")).toMatchObject({
+      result: "failure",
+      hint: expect.stringContaining("SIGNALMAN_LISTEN"),
+    });
+    expect((await examine({ SIGNALMAN_LISTEN: "off" })).find("listen")?.result).toBe("warning");
+  });
+});
+
+test("leaves nothing running and the home free", async () => {
+  await examine();
+  expect(existsSync(join(home, "control.json"))).toBe(false);
+  expect((await examine()).code).toBe(0);
+});

@@ -1,0 +1,256 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import type { SessionEvent, StopReason } from "../../src/core/model.ts";
+import { findUncertain, inLogOrder, progressOf, trackAll, trackTurn } from "../../src/core/turn.ts";
+
+const prompt = (id: string, at: number | null, text = "hi"): SessionEvent => ({ id, at, type: "prompt", text });
+const running = (at: number): SessionEvent => ({ id: `run${at}`, at, type: "running" });
+const reply = (id: string, at: number): SessionEvent => ({ id, at, type: "reply", text: "…" });
+const idle = (id: string, at: number, stop: StopReason = { kind: "end_turn" }): SessionEvent => ({
+  id,
+  at,
+  type: "idle",
+  stop,
+});
+const asks = (...eventIds: string[]): StopReason => ({ kind: "requires_action", eventIds });
+const confirmation = (toolUseId: string, at: number | null): SessionEvent => ({
+  id: `yes${toolUseId}`,
+  at,
+  type: "confirmation",
+  toolUseId,
+  isAllowed: true,
+});
+const exhausted: StopReason = { kind: "retries_exhausted" };
+
+describe("trackTurn", () => {
+  const cases: readonly [name: string, log: readonly SessionEvent[], expected: object][] = [
+    ["nothing in the log", [], { kind: "queued" }],
+    ["queued", [prompt("p", null)], { kind: "queued" }],
+    ["processed", [prompt("p", 5)], { kind: "running" }],
+    ["running may come before the prompt that caused it", [running(4), prompt("p", 5)], { kind: "running" }],
+    [
+      "the stop after the prompt ends it",
+      [prompt("p", 5), reply("r", 6), idle("i", 7)],
+      { kind: "ended", stop: { kind: "end_turn" } },
+    ],
+    ["a stop before the prompt does not", [idle("i", 4), prompt("p", 5)], { kind: "running" }],
+    ["nor one that arrives late", [prompt("p", 5), idle("i", 4)], { kind: "running" }],
+    ["nor one while the prompt is queued", [prompt("p", null), idle("i", 4)], { kind: "queued" }],
+    [
+      "nor one that was there before, in the same millisecond, when it is repeated",
+      [idle("i", 5), prompt("p", 5), idle("i", 5)],
+      { kind: "running" },
+    ],
+    ["but a tie after the prompt does", [prompt("p", 5), idle("i", 5)], { kind: "ended" }],
+    [
+      "seen on the stream as queued only, and found processed in the listing",
+      [prompt("p", null), running(5), reply("r", 6), idle("i", 7), prompt("p", 5), reply("r", 6), idle("i", 7)],
+      { kind: "ended" },
+    ],
+    ["a refusal is an end", [prompt("p", 5), idle("i", 6, { kind: "refusal", category: null })], { kind: "ended" }],
+    [
+      "a prompt of somebody else in the same turn changes nothing",
+      [prompt("p", 5), prompt("q", 6), idle("i", 7)],
+      { kind: "ended" },
+    ],
+    ["waits", [prompt("p", 5), idle("i", 6, asks("a", "b"))], { kind: "waiting", toolUseIds: ["a", "b"] }],
+    [
+      "waits for the rest",
+      [prompt("p", 5), idle("i", 6, asks("a", "b")), confirmation("b", 7)],
+      { kind: "waiting", toolUseIds: ["a"] },
+    ],
+    [
+      "an old question that is repeated after its answer",
+      [
+        prompt("p", 5),
+        idle("i", 6, asks("a", "b")),
+        confirmation("b", 7),
+        idle("j", 8, asks("a")),
+        idle("i", 6, asks("a", "b")),
+      ],
+      { kind: "waiting", toolUseIds: ["a"] },
+    ],
+    [
+      "the answer was queued when the question came again",
+      [confirmation("a", null), prompt("p", 5), idle("i", 6, asks("a"))],
+      { kind: "running" },
+    ],
+    ["runs when all is answered", [prompt("p", 5), idle("i", 6, asks("a")), confirmation("a", 7)], { kind: "running" }],
+    ["runs when it runs", [prompt("p", 5), idle("i", 6, asks("a")), running(7)], { kind: "running" }],
+    [
+      "an old `running` does not end a wait",
+      [prompt("p", 5), idle("i", 6, asks("a")), running(4)],
+      { kind: "waiting" },
+    ],
+    ["died", [prompt("p", 5), idle("i", 6, exhausted)], { kind: "flushed" }],
+    ["flushed from the queue", [prompt("p", null), idle("i", 6, exhausted)], { kind: "flushed" }],
+    [
+      "a flush before the prompt was there is not ours",
+      [idle("i", 6, exhausted), prompt("p", null)],
+      { kind: "queued" },
+    ],
+    [
+      "a flush that turns out to be older than the prompt's processing",
+      [prompt("p", null), idle("i", 6, exhausted), prompt("p", 8)],
+      { kind: "running" },
+    ],
+    ["and one that does not", [prompt("p", null), idle("i", 6, exhausted), prompt("p", 5)], { kind: "flushed" }],
+    [
+      "an end is final",
+      [prompt("p", 5), idle("i", 6), prompt("q", 7), idle("j", 8, asks("a"))],
+      { kind: "ended", stop: { kind: "end_turn" } },
+    ],
+  ];
+  for (const [name, log, expected] of cases)
+    test(name, () => expect(trackAll(progressOf("p"), log)).toMatchObject(expected));
+
+  test("decides nothing before anything was asked", () => {
+    const log = [prompt("p", 5), idle("i", 6), idle("j", 7, exhausted)];
+    expect(trackAll(progressOf(null), log)).toEqual(progressOf(null));
+  });
+
+  test("is the same reference when nothing changes", () => {
+    const done = trackAll(progressOf("p"), [prompt("p", 5), idle("i", 6)]);
+    expect(trackTurn(done, idle("j", 9))).toBe(done);
+    const fresh = progressOf("p");
+    expect(trackTurn(fresh, reply("r", 1))).toBe(fresh);
+  });
+});
+
+/** A log as a server writes it: turns with one or more prompts, questions, and an end each; times never fall, and often tie. */
+const logs = fc
+  .array(
+    fc.record({
+      prompts: fc.integer({ min: 1, max: 3 }),
+      asks: fc.integer({ min: 0, max: 2 }),
+      end: fc.constantFrom("end_turn", "budget_reached", "retries_exhausted"),
+      steps: fc.array(fc.integer({ min: 0, max: 2 }), { minLength: 16, maxLength: 16 }),
+    }),
+    { minLength: 1, maxLength: 4 },
+  )
+  .map((turns) => {
+    const log: SessionEvent[] = [];
+    let at = 100;
+    let count = 0;
+    for (const { prompts, asks: askCount, end, steps } of turns) {
+      const next = (): number => (at += steps.shift() ?? 1);
+      const add = (event: Record<string, unknown>): void =>
+        void log.push({ id: `e${++count}`, at: next(), ...event } as SessionEvent);
+      add({ type: "running" });
+      for (let i = 0; i < prompts; i++) add({ type: "prompt", text: "ok" });
+      for (let i = 0; i < askCount; i++) {
+        add({ type: "tool_use", name: "bash", input: null, isAsk: true });
+        const toolUseId = `e${count}`;
+        add({ type: "idle", stop: asks(toolUseId) });
+        add({ type: "confirmation", toolUseId, isAllowed: true });
+        add({ type: "running" });
+      }
+      add({ type: "reply", text: "fine" });
+      add({ type: "idle", stop: { kind: end } });
+    }
+    return log;
+  });
+
+/** In stretches that overlap backwards, as a stream, a listing and a second look deliver them. */
+const deliveries = (log: readonly SessionEvent[]) =>
+  fc.array(fc.tuple(fc.nat(log.length), fc.nat(8)), { maxLength: 6 }).map((cuts) => {
+    const seen: SessionEvent[] = [];
+    let done = 0;
+    for (const [to, back] of [...cuts.sort((a, b) => a[0] - b[0]), [log.length, 3] as const]) {
+      if (to <= done) continue;
+      seen.push(...log.slice(Math.max(0, done - back), to));
+      done = to;
+    }
+    return seen;
+  });
+
+describe("trackTurn, any log delivered any way", () => {
+  const runs = logs.chain((log) =>
+    fc.tuple(
+      fc.constant(log),
+      deliveries(log),
+      fc.constantFrom(...log.filter((event) => event.type === "prompt").map(({ id }) => id)),
+      fc.boolean(),
+    ),
+  );
+
+  test("ends exactly with the first real stop after the prompt", () => {
+    fc.assert(
+      fc.property(runs, ([log, delivered, id, isSeenQueued]) => {
+        const start = isSeenQueued ? trackTurn(progressOf(id), prompt(id, null, "ok")) : progressOf(id);
+        const mine = log.findIndex((event) => event.id === id);
+        const tied = log.slice(0, mine).filter((event) => event.at === log[mine]?.at && event.type === "idle");
+        // Seen queued, and a flush in the very millisecond in which it was processed: the next look at the listing decides.
+        fc.pre(!isSeenQueued || !tied.some((event) => event.type === "idle" && event.stop.kind === "retries_exhausted"));
+        const after = log.slice(log.findIndex((event) => event.id === id));
+        const stop = after.find((event) => event.type === "idle" && event.stop.kind !== "requires_action");
+        const progress = trackAll(start, delivered);
+        const kind = stop?.type === "idle" ? stop.stop.kind : "none";
+        expect(progress).toMatchObject(
+          kind === "retries_exhausted" ? { kind: "flushed" } : { kind: "ended", stop: { kind } },
+        );
+      }),
+    );
+  });
+
+  test("never ends before that", () => {
+    fc.assert(
+      fc.property(runs, fc.nat(), ([log, , id], cut) => {
+        const from = log.findIndex((event) => event.id === id);
+        const length = log
+          .slice(from)
+          .findIndex((event) => event.type === "idle" && event.stop.kind !== "requires_action");
+        const part = log.slice(0, from + (cut % (length + 1)));
+        expect(["queued", "running", "waiting"]).toContain(trackAll(progressOf(id), part).kind);
+      }),
+    );
+  });
+
+  test("a second delivery of the whole changes nothing", () => {
+    fc.assert(
+      fc.property(runs, ([log, , id]) => {
+        const once = trackAll(progressOf(id), log);
+        expect(trackAll(once, log).kind).toBe(once.kind);
+      }),
+    );
+  });
+});
+
+describe("findUncertain", () => {
+  const log = [
+    prompt("a", 10, "ok"),
+    reply("r", 11),
+    prompt("b", 20, "ok"),
+    prompt("c", 30, "else"),
+    prompt("d", null, "ok"),
+  ];
+  const none = new Set<string>();
+  test("takes the oldest that fits", () => expect(findUncertain("ok", 0, log, none)).toBe("a"));
+  test("takes none that another prompt has", () => expect(findUncertain("ok", 0, log, new Set(["a"]))).toBe("b"));
+  test("takes none that is older than the sending", () => expect(findUncertain("ok", 15, log, none)).toBe("b"));
+  test("takes a queued one, whatever the time", () => expect(findUncertain("ok", 99, log, none)).toBe("d"));
+  test("takes none with another text", () => expect(findUncertain("okay", 0, log, none)).toBeNull());
+  test("takes no reply", () => expect(findUncertain("…", 0, log, none)).toBeNull());
+  test("takes the processed one before the queued one, in whatever order they were found", () =>
+    expect(findUncertain("ok", 15, log.toReversed(), none)).toBe("b"));
+
+  test("maps equal prompts one to one, in order", () => {
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom("ok", "no"), { maxLength: 12 }), fc.nat(12), (texts, queued) => {
+        const events = texts.map((text, i) => prompt(`e${i}`, i < texts.length - queued ? i : null, text));
+        const mapped = new Set<string>();
+        for (const [i, text] of texts.entries()) {
+          const found = findUncertain(text, 0, events, mapped);
+          expect(found).toBe(`e${i}`);
+          mapped.add(found ?? "");
+        }
+        expect(findUncertain("ok", 0, events, mapped)).toBeNull();
+      }),
+    );
+  });
+});
+
+test("inLogOrder keeps ties as they came and puts queued entries last", () => {
+  const events = [prompt("a", null), prompt("b", 2), prompt("c", 1), prompt("d", 2), prompt("e", null)];
+  expect(inLogOrder(events).map(({ id }) => id)).toEqual(["c", "b", "d", "a", "e"]);
+});

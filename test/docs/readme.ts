@@ -1,0 +1,84 @@
+/** The parts of the README that the code knows better. `bun test/docs/readme.ts` writes them; a test compares. */
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { commands } from "../../src/core/commands.ts";
+import { errorTable } from "../../src/core/errors.ts";
+import { settingKeys, settingRow, variableOf } from "../../src/settings.ts";
+
+const root = new URL("../../", import.meta.url);
+const cell = (text: string): string => text.replaceAll("|", "\\|");
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map(cell).join(" | ")} |`).join("\n");
+
+/** The first sentence of a file's opening comment. */
+function purpose(path: string): string {
+  const comment = /^(?:#!.*\n)?\/\*\*([\s\S]*?)\*\//u.exec(readFileSync(new URL(path, root), "utf8"))?.[1] ?? "";
+  const words =
+    comment
+      .replaceAll(/^\s*\* ?/gmu, "")
+      .trim()
+      .split("\n\n", 1)[0] ?? "";
+  return (/^[\s\S]*?[.:;](?=\s|$)/u.exec(words.replaceAll("\n", " "))?.[0] ?? words).replace(/[.:;]$/u, "");
+}
+
+function sourceMap(): string {
+  const folders = [
+    "src",
+    ...readdirSync(new URL("src/", root), { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => `src/${name}`)
+      .sort(),
+    "src/signal/native",
+  ];
+  const rows = folders.sort().map((folder) => {
+    const files = readdirSync(new URL(`${folder}/`, root))
+      .filter((name) => name.endsWith(".ts") && !name.endsWith("_pb.ts"))
+      .sort();
+    return [
+      `\`${folder}/\``,
+      files
+        .map((name) => `\`${name.replace(/\.ts$/u, "")}\` ${purpose(`${folder}/${name}`).toLowerCase()}`)
+        .join(" · "),
+    ];
+  });
+  return table(["folder", "files"], rows);
+}
+
+/** The generated parts by name. */
+export const parts: Record<string, () => string> = {
+  settings: () =>
+    table(
+      ["variable", "meaning", "accepts", "default"],
+      settingKeys.map((key) => {
+        const { doc, accepts, fallback } = settingRow(key);
+        const shown = fallback === null || key === "system" ? "" : `\`${fallback}\``;
+        return [`\`${variableOf(key)}\``, doc, accepts, shown];
+      }),
+    ),
+  commands: () =>
+    table(
+      ["command", "what it does"],
+      commands.map(({ use, what }) => [`\`${use}\``, what]),
+    ),
+  errors: () =>
+    table(
+      ["code", "what it means", "what to do"],
+      Object.entries(errorTable).map(([code, { title, hint }]) => [`\`${code}\``, title, hint]),
+    ),
+  map: sourceMap,
+};
+
+/** The README with its generated parts as the code has them now. */
+export function rendered(readme: string): string {
+  return Object.entries(parts).reduce(
+    (text, [name, make]) =>
+      text.replace(
+        new RegExp(`(<!-- ${name} -->\n)[\\s\\S]*?(<!-- /${name} -->)`, "u"),
+        (_, open: string, close: string) => `${open}${make()}\n${close}`,
+      ),
+    readme,
+  );
+}
+
+export const readmeUrl = new URL("README.md", root);
+
+if (import.meta.main) writeFileSync(readmeUrl, rendered(readFileSync(readmeUrl, "utf8")));

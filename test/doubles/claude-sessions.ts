@@ -1,0 +1,236 @@
+/**
+ * The sessions of the API double, in wire form and on their own feet: written from claude/CLAUDE-API.md sections 1.3 to 1.9,
+ * not from our code, so that the two can disagree. Sessions run whether or not a stream is open.
+ */
+import type { Clock } from "../../src/clock.ts";
+import type { Beat, Script } from "../../src/claude/world.ts";
+import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
+
+export type WireEvent = { id: string; type: string; processed_at?: string | null; [key: string]: unknown };
+export type Listener = (event: WireEvent | { type: string; [key: string]: unknown }) => void;
+
+export type DoubleSession = {
+  readonly id: string;
+  readonly agentId: string;
+  readonly environmentId: string;
+  readonly model: string;
+  readonly system: string;
+  title: string | null;
+  metadata: Record<string, string>;
+  status: "idle" | "running" | "terminated";
+  archivedAt: string | null;
+  readonly createdAt: string;
+  updatedAt: string;
+  /** Processed, in order. */
+  readonly log: WireEvent[];
+  readonly queue: WireEvent[];
+  readonly listeners: Set<Listener>;
+  pending: Map<string, () => void>;
+  stop: AbortController;
+};
+
+export type EngineOptions = {
+  clock: Clock;
+  /** The server's clock minus that of the test. */
+  skewMs: number;
+  /** Every event is this much later than the one before; 0 makes all of them tie while the clock stands. */
+  stepMs: number;
+  /** How a user's message shows on the stream: as queued, as processed, or both. */
+  echo: "both" | "queued" | "processed";
+  script: Script;
+};
+
+export type Engine = ReturnType<typeof createEngine>;
+
+export function createEngine(options: EngineOptions) {
+  const sessions = new Map<string, DoubleSession>();
+  let count = 0;
+  let lastAt = 0;
+  const newId = (prefix: string): string => `${prefix}_${String(++count).padStart(6, "0")}`;
+  const nowIso = (): string => {
+    lastAt = Math.max(options.clock.now() + options.skewMs, lastAt + options.stepMs);
+    return new Date(lastAt).toISOString();
+  };
+  const publish = (session: DoubleSession, event: Parameters<Listener>[0]): void => {
+    for (const listener of session.listeners) listener(event);
+  };
+  const append = (session: DoubleSession, type: string, body: object = {}, id = newId("sevt")): WireEvent => {
+    const event = { type, id, ...body, processed_at: nowIso() };
+    session.log.push(event);
+    session.updatedAt = event.processed_at;
+    publish(session, event);
+    return event;
+  };
+  const need = (id: string): DoubleSession => {
+    const session = sessions.get(id);
+    if (!session) throw notFound("session");
+    return session;
+  };
+
+  const rest = (session: DoubleSession, stop_reason: object, stop_details: object | null = null): void => {
+    append(session, "session.usage", {
+      usage: { input_tokens: 12, output_tokens: 7, list_cost: { amount: "3", currency: "USD" } },
+    });
+    session.status = "idle";
+    append(session, "session.status_idle", { stop_reason, stop_details });
+  };
+
+  const play = async (session: DoubleSession, beats: readonly Beat[]): Promise<object | "terminated"> => {
+    const { signal } = session.stop;
+    const stopped = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+    for (const beat of beats) {
+      if (signal.aborted) break;
+      if ("say" in beat) append(session, "agent.message", { content: [{ type: "text", text: beat.say }] });
+      else if ("write" in beat) {
+        const id = newId("sevt");
+        publish(session, { type: "event_start", event: { type: "agent.message", id } });
+        for (const text of beat.write)
+          publish(session, {
+            type: "event_delta",
+            event_id: id,
+            delta: { type: "content_delta", index: 0, content: { type: "text", text } },
+          });
+        append(session, "agent.message", { content: [{ type: "text", text: beat.write.join("") }] }, id);
+      } else if ("pauseMs" in beat) await options.clock.sleep(beat.pauseMs, signal);
+      else if ("hold" in beat) await Promise.race([beat.hold, stopped]);
+      else if ("ask" in beat) {
+        const use = append(session, "agent.tool_use", {
+          name: beat.ask,
+          input: beat.input,
+          evaluated_permission: "ask",
+          evaluation: { type: "always_ask" },
+        });
+        const answered = new Promise<void>((resolve) => session.pending.set(use.id, resolve));
+        rest(session, { type: "requires_action", event_ids: [use.id] });
+        await Promise.race([answered, stopped]);
+        session.pending.delete(use.id);
+        session.status = "running";
+        append(session, "session.status_running");
+      } else if ("stop" in beat) {
+        const { stop } = beat;
+        if (stop.kind === "refusal") {
+          rest(session, { type: "refusal" }, { type: "refusal", category: stop.category, explanation: null });
+          return "terminated";
+        }
+        return { type: stop.kind };
+      } else {
+        append(session, "session.error", {
+          error: { type: beat.fail, message: "scripted", retry_status: { type: beat.retry } },
+        });
+        if (beat.retry === "exhausted") return { type: "retries_exhausted" };
+        if (beat.retry === "terminal") {
+          session.status = "terminated";
+          append(session, "session.status_terminated");
+          return "terminated";
+        }
+      }
+    }
+    return { type: "end_turn" };
+  };
+
+  const run = async (session: DoubleSession): Promise<void> => {
+    session.stop = new AbortController();
+    session.status = "running";
+    append(session, "session.status_running");
+    let stop: object | "terminated" = { type: "end_turn" };
+    for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
+      prompt = { ...prompt, processed_at: nowIso() };
+      session.log.push(prompt);
+      if (options.echo !== "queued") publish(session, prompt);
+      const content = prompt["content"] as { type: string; text?: string }[];
+      const text = content.flatMap((block) => (block.type === "text" ? [block.text ?? ""] : [])).join("");
+      stop = await play(session, options.script(text));
+      if (stop === "terminated") return;
+      if ((stop as { type: string }).type === "retries_exhausted") session.queue.length = 0;
+      if ((stop as { type: string }).type !== "end_turn") break;
+    }
+    rest(session, stop);
+    if (session.queue.length > 0) void run(session);
+  };
+
+  const postMessage = (session: DoubleSession, content: unknown): WireEvent => {
+    const last = session.log.findLast((event) => event.type === "session.status_idle")?.["stop_reason"] as
+      | { type: string }
+      | undefined;
+    if (session.status === "idle" && last?.type === "budget_reached") throw badRequest("the budget is used up");
+    if (session.pending.size > 0) throw badRequest("the session waits for an action");
+    const event = { type: "user.message", id: newId("sevt"), content };
+    const queued = { ...event, processed_at: null };
+    session.queue.push(queued);
+    if (options.echo !== "processed") publish(session, queued);
+    // The answer to the POST goes out first.
+    if (session.status === "idle") queueMicrotask(() => session.status === "idle" && void run(session));
+    return event;
+  };
+
+  return {
+    sessions,
+    need,
+    newId,
+    nowIso,
+    append,
+    create(fields: Pick<DoubleSession, "agentId" | "environmentId" | "model" | "system" | "title" | "metadata">) {
+      const createdAt = nowIso();
+      const session: DoubleSession = {
+        id: newId("sesn"),
+        ...fields,
+        status: "idle",
+        archivedAt: null,
+        createdAt,
+        updatedAt: createdAt,
+        log: [],
+        queue: [],
+        listeners: new Set(),
+        pending: new Map(),
+        stop: new AbortController(),
+      };
+      sessions.set(session.id, session);
+      return session;
+    },
+    /** One event of a POST; shapes were checked before. */
+    accept(session: DoubleSession, event: Record<string, unknown>): WireEvent {
+      if (session.status === "terminated") throw badRequest("Cannot send events to archived session");
+      switch (event["type"]) {
+        case "user.message":
+          return postMessage(session, event["content"]);
+        case "user.interrupt":
+          session.stop.abort();
+          return append(session, "user.interrupt");
+        default: {
+          const toolUseId = text(event["tool_use_id"]);
+          const answer = session.pending.get(toolUseId);
+          if (!answer) throw badRequest("no tool use waits for this confirmation");
+          const { type: _, ...body } = event;
+          const echo = append(session, "user.tool_confirmation", body);
+          append(session, "agent.tool_result", { tool_use_id: toolUseId, is_error: event["result"] === "deny" });
+          session.pending.delete(toolUseId);
+          answer();
+          return echo;
+        }
+      }
+    },
+    patch(session: DoubleSession, patch: { title?: string | null; metadata?: Record<string, string | null> | null }) {
+      const bag = { ...session.metadata };
+      for (const [key, value] of Object.entries(patch.metadata ?? {}))
+        if (value === null) delete bag[key];
+        else bag[key] = value;
+      checkMetadata(bag);
+      session.metadata = bag;
+      if (patch.title !== undefined) session.title = patch.title;
+      // Absent when unchanged, and also when cleared to empty.
+      const metadata = patch.metadata && Object.keys(bag).length > 0 ? { metadata: bag } : {};
+      append(session, "session.updated", { ...(patch.title === undefined ? {} : { title: patch.title }), ...metadata });
+    },
+    archive(session: DoubleSession) {
+      if (session.status === "running") throw badRequest("a running session cannot be archived");
+      session.stop.abort();
+      session.status = "terminated";
+      session.archivedAt = nowIso();
+    },
+    delete(session: DoubleSession) {
+      sessions.delete(session.id);
+      session.stop.abort();
+      publish(session, { type: "session.deleted", id: newId("sevt"), processed_at: nowIso() });
+    },
+  };
+}

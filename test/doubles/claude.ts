@@ -1,0 +1,590 @@
+/**
+ * A strict double of the Claude API over HTTP: environments, agents, sessions with their live stream, messages, models. It
+ * refuses what the real one refuses (unknown fields and query parameters, missing headers, wrong shapes), and can fail in
+ * every way we know of. Good for the compiled binary too: point ANTHROPIC_BASE_URL at `url`.
+ * **Source:** claude/CLAUDE-API.md; nothing here imports the SDK.
+ */
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { systemClock, type Clock } from "../../src/clock.ts";
+import type { Script } from "../../src/claude/world.ts";
+import { streamMessage, checkMessages } from "./claude-messages.ts";
+import { badRequest, checkContent, checkMetadata, notFound, only, Refusal, text, type Body } from "./claude-checks.ts";
+import { createEngine, type DoubleSession, type Engine, type WireEvent } from "./claude-sessions.ts";
+
+export type Fault =
+  /** Answered so, before anything happens. `body` replaces the API's error body. */
+  | {
+      readonly kind: "status";
+      readonly status: number;
+      readonly type?: string;
+      readonly message?: string;
+      readonly errorCode?: string;
+      readonly headers?: Readonly<Record<string, string>>;
+      readonly body?: string;
+    }
+  /** Done, and the connection dies before the answer. */
+  | { readonly kind: "lose" }
+  /** Not done, and the connection dies. */
+  | { readonly kind: "cut" }
+  | { readonly kind: "hang" }
+  /** The next stream dies (or ends in an orderly way) after this many bytes of its body. */
+  | { readonly kind: "cutStream"; readonly bytes: number; readonly isClean?: boolean };
+
+export type Recorded = { readonly method: string; readonly path: string; readonly body: unknown };
+
+export type ClaudeDouble = {
+  readonly url: string;
+  readonly apiKey: string;
+  readonly engine: Engine;
+  /** What came in, oldest first; `path` with its query, decoded. */
+  readonly requests: Recorded[];
+  readonly environments: Map<string, { id: string; name: string; archived_at: string | null }>;
+  readonly agents: Map<
+    string,
+    { id: string; version: number; archived_at: string | null; body: Record<string, unknown> }
+  >;
+  setScript(script: Script): void;
+  /** The next request whose `METHOD /path` matches goes wrong. */
+  fail(pattern: RegExp, fault: Fault): void;
+  /** Every request is cut off until further notice, open streams too. */
+  setDown(isDown: boolean): void;
+  /** Open streams deliver nothing, not even heartbeats, and stay open. */
+  setMute(isMute: boolean): void;
+  /** Kills open streams: by a reset, or by an orderly end. */
+  cutStreams(isClean?: boolean): void;
+  openStreams(): number;
+  /** Resolves when a request that matches has been answered (or its stream opened) after this call. */
+  next(pattern: RegExp): Promise<void>;
+  /** A comment line on every open stream. */
+  heartbeat(): void;
+  close(): Promise<void>;
+};
+
+export type DoubleOptions = {
+  readonly clock?: Clock;
+  readonly script?: Script;
+  readonly skewMs?: number;
+  readonly stepMs?: number;
+  readonly echo?: "both" | "queued" | "processed";
+  /** Largest page, whatever the client asks for. */
+  readonly pageMax?: number;
+  readonly port?: number;
+};
+
+type Stream = { readonly write: (text: string) => void; readonly end: (isClean: boolean) => void };
+
+type State = {
+  readonly options: DoubleOptions;
+  readonly engine: Engine;
+  readonly double: Pick<ClaudeDouble, "environments" | "agents" | "requests" | "apiKey">;
+  readonly faults: { pattern: RegExp; fault: Fault }[];
+  readonly streams: Set<Stream>;
+  readonly waiters: { pattern: RegExp; resolve: () => void }[];
+  script: Script;
+  lastStop: string;
+  isDown: boolean;
+  isMute: boolean;
+};
+
+export async function startClaudeDouble(options: DoubleOptions = {}): Promise<ClaudeDouble> {
+  const parrot: Script = (prompt) => [{ write: ["You said: ", prompt] }];
+  const engine = createEngine({
+    clock: options.clock ?? systemClock,
+    skewMs: options.skewMs ?? 0,
+    stepMs: options.stepMs ?? 1,
+    echo: options.echo ?? "both",
+    script: (prompt) => state.script(prompt),
+  });
+  const state: State = {
+    options,
+    engine,
+    double: { environments: new Map(), agents: new Map(), requests: [], apiKey: "sk-test-double" },
+    faults: [],
+    streams: new Set(),
+    waiters: [],
+    script: options.script ?? parrot,
+    lastStop: "end_turn",
+    isDown: false,
+    isMute: false,
+  };
+  const server = createServer((request, response) => {
+    serve(state, request, response).catch((error: unknown) => {
+      // A client that hung up in the middle is no fault of the double's.
+      if (!request.destroyed) throw error;
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(options.port ?? 0, "127.0.0.1", resolve));
+  const cutStreams = (isClean = false): void => {
+    for (const stream of state.streams) stream.end(isClean);
+  };
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    ...state.double,
+    engine,
+    setScript: (script) => void (state.script = script),
+    fail: (pattern, fault) => void state.faults.push({ pattern, fault }),
+    setDown(isDown) {
+      state.isDown = isDown;
+      if (isDown) cutStreams();
+    },
+    setMute: (isMute) => void (state.isMute = isMute),
+    cutStreams,
+    openStreams: () => state.streams.size,
+    next: (pattern) => new Promise((resolve) => state.waiters.push({ pattern, resolve })),
+    heartbeat() {
+      if (!state.isMute) for (const stream of state.streams) stream.write(": still here\n\n");
+    },
+    async close() {
+      cutStreams();
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+async function serve(state: State, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of request) chunks.push(chunk as Buffer);
+  const url = new URL(request.url ?? "/", "http://double");
+  const line = `${request.method} ${url.pathname}`;
+  const die = (): void => void request.socket.destroy();
+  if (state.isDown) return die();
+  const sent = Buffer.concat(chunks).toString("utf8");
+  const faultAt = state.faults.findIndex(({ pattern }) => pattern.test(line));
+  const fault = faultAt < 0 ? null : (state.faults.splice(faultAt, 1)[0]?.fault ?? null);
+  state.double.requests.push({
+    method: request.method ?? "",
+    path: url.pathname + decodeURIComponent(url.search),
+    body: sent === "" ? null : JSON.parse(sent),
+  });
+  response.setHeader(
+    "Date",
+    new Date((state.options.clock ?? systemClock).now() + (state.options.skewMs ?? 0)).toUTCString(),
+  );
+  response.setHeader("request-id", state.engine.newId("req"));
+  try {
+    if (fault?.kind === "hang") return;
+    if (fault?.kind === "cut") return die();
+    if (fault?.kind === "status") return answerFault(response, fault);
+    checkHeaders(state, request, url.pathname);
+    const result = route(state, request.method ?? "", url, sent === "" ? null : (JSON.parse(sent) as unknown));
+    if (fault?.kind === "lose") return die();
+    if (result instanceof OpenStream) openStream(state, response, result, fault?.kind === "cutStream" ? fault : null);
+    else json(response, 200, result);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    const details = error.errorCode === null ? {} : { details: { error_code: error.errorCode } };
+    json(response, error.status, { type: "error", error: { type: error.type, message: error.message, ...details } });
+  } finally {
+    for (const waiter of state.waiters.filter(({ pattern }) => pattern.test(line))) {
+      state.waiters.splice(state.waiters.indexOf(waiter), 1);
+      waiter.resolve();
+    }
+  }
+}
+
+function json(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+}
+
+function answerFault(response: ServerResponse, fault: Fault & { kind: "status" }): void {
+  const isHtml = fault.body !== undefined;
+  const details = fault.errorCode === undefined ? {} : { details: { error_code: fault.errorCode } };
+  const body = JSON.stringify({
+    type: "error",
+    error: { type: fault.type ?? "api_error", message: fault.message ?? "a scripted fault", ...details },
+  });
+  const headers = { "content-type": isHtml ? "text/html" : "application/json", ...fault.headers };
+  response.writeHead(fault.status, headers).end(fault.body ?? body);
+}
+
+function checkHeaders(state: State, request: IncomingMessage, path: string): void {
+  const { headers } = request;
+  if (headers.authorization !== `Bearer ${state.double.apiKey}`)
+    throw new Refusal(401, "authentication_error", "invalid bearer token");
+  if (headers["anthropic-version"] !== "2026-10-21") throw badRequest("anthropic-version");
+  const isManaged = /^\/v1\/(environments|agents|sessions)/u.test(path);
+  if (isManaged && !String(headers["anthropic-beta"]).split(",").includes("managed-agents-2026-04-01"))
+    throw badRequest("this endpoint needs its anthropic-beta header");
+  if (
+    request.method === "POST" &&
+    Number(headers["content-length"] ?? 0) > 0 &&
+    headers["content-type"] !== "application/json"
+  )
+    throw badRequest("content-type");
+}
+
+class OpenStream {
+  readonly start: (stream: Stream) => () => void;
+  constructor(start: (stream: Stream) => () => void) {
+    this.start = start;
+  }
+}
+
+function openStream(
+  state: State,
+  response: ServerResponse,
+  open: OpenStream,
+  cut: (Fault & { kind: "cutStream" }) | null,
+): void {
+  response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+  response.flushHeaders();
+  let left = cut?.bytes ?? Infinity;
+  let isOpen = true;
+  let stop = (): void => {};
+  const stream: Stream = {
+    write(text) {
+      if (!isOpen || state.isMute) return;
+      const bytes = Buffer.from(text).subarray(0, left);
+      left -= bytes.length;
+      // In two pieces, wherever that falls: also inside a character.
+      const half = Math.ceil(bytes.length / 2);
+      response.write(bytes.subarray(0, half));
+      response.write(bytes.subarray(half));
+      if (left === 0) stream.end(cut?.isClean ?? false);
+    },
+    end(isClean) {
+      if (!isOpen) return;
+      isOpen = false;
+      state.streams.delete(stream);
+      stop();
+      if (isClean) response.end();
+      // What was written is on its way first.
+      else setImmediate(() => response.socket?.destroy());
+    },
+  };
+  state.streams.add(stream);
+  stop = open.start(stream);
+  response.on("close", () => stream.end(true));
+}
+
+function query(url: URL, allowed: readonly string[]): URLSearchParams {
+  for (const key of url.searchParams.keys())
+    if (!allowed.includes(key)) throw badRequest(`${key}: unknown query parameter`);
+  return url.searchParams;
+}
+
+function route(state: State, method: string, url: URL, body: unknown): unknown {
+  const [, version, family = "", id, ...rest] = url.pathname.split("/");
+  if (version !== "v1") throw notFound("path");
+  const line = `${method} ${[family, id === undefined ? "" : ":id", ...rest].filter((part) => part !== "").join("/")}`;
+  switch (family) {
+    case "models":
+      return models(line, url);
+    case "messages":
+      return messages(state, line, body);
+    case "environments":
+      return environments(state, line, id ?? "", url, body);
+    case "agents":
+      return agents(state, line, id ?? "", url, body);
+    case "sessions":
+      return sessions(state, line, id ?? "", url, body);
+    default:
+      throw notFound("path");
+  }
+}
+
+const knownModels = ["claude-sonnet-5-5", "claude-opus-5-5", "claude-haiku-5-5"];
+
+function models(line: string, url: URL): unknown {
+  if (line !== "GET models") throw notFound("path");
+  const params = query(url, ["limit", "after_id", "before_id"]);
+  const start = knownModels.indexOf(params.get("after_id") ?? "") + 1;
+  const ids = knownModels.slice(start, start + Number(params.get("limit") ?? 20));
+  const data = ids.map((id) => ({ type: "model", id, display_name: `Model ${id.slice(7)}`, lifecycle: "active" }));
+  const has_more = start + ids.length < knownModels.length;
+  return { data, has_more, first_id: ids[0] ?? null, last_id: ids.at(-1) ?? null };
+}
+
+function messages(state: State, line: string, body: unknown): unknown {
+  if (line !== "POST messages") throw notFound("path");
+  const params = only(
+    body,
+    ["model", "max_tokens", "messages", "system", "stream", "cache_control", "metadata"],
+    ["model", "max_tokens", "messages"],
+  );
+  if (!knownModels.includes(text(params["model"]))) throw notFound(`model: ${text(params["model"])}`);
+  if (params["stream"] !== true) throw badRequest("stream: this double streams only");
+  if (params["system"] === "") throw badRequest("system: text content blocks must be non-empty");
+  const prompt = checkMessages(params["messages"], state.lastStop === "pause_turn");
+  return new OpenStream((stream) => {
+    const stop = new AbortController();
+    const id = state.engine.newId("msg");
+    void streamMessage(state.script(prompt), id, state.options.clock ?? systemClock, stop.signal, (name, data) =>
+      stream.write(sse(name, data)),
+    ).then((reason) => {
+      if (stop.signal.aborted) return;
+      state.lastStop = reason;
+      stream.end(true);
+    });
+    return () => stop.abort();
+  });
+}
+
+function environments(state: State, line: string, id: string, url: URL, body: unknown): unknown {
+  const { environments: all } = state.double;
+  const toWire = (environment: { id: string; name: string; archived_at: string | null }): object => ({
+    type: "environment",
+    config: { type: "cloud" },
+    ...environment,
+  });
+  switch (line) {
+    case "POST environments": {
+      const { name, config } = only(body, ["name", "config", "description", "metadata", "scope"], ["name"]);
+      if ([...all.values()].some((other) => other.name === name))
+        throw new Refusal(409, "conflict_error", "name taken");
+      const cloud = only(config, ["type", "networking", "packages"], ["type"]);
+      only(cloud["networking"], ["type", "allow_mcp_servers", "allow_package_managers", "allowed_hosts"], ["type"]);
+      const environment = { id: state.engine.newId("env"), name: text(name), archived_at: null };
+      all.set(environment.id, environment);
+      return toWire(environment);
+    }
+    case "GET environments":
+      query(url, ["limit", "page", "include_archived"]);
+      return { data: [...all.values()].map(toWire), next_page: null };
+    case "GET environments/:id": {
+      const environment = all.get(id);
+      if (!environment) throw notFound("environment");
+      return toWire(environment);
+    }
+    default:
+      throw notFound("path");
+  }
+}
+
+const agentFields = ["name", "model", "system", "description", "tools", "mcp_servers", "skills", "metadata"];
+
+function agents(state: State, line: string, id: string, url: URL, body: unknown): unknown {
+  const { agents: all } = state.double;
+  const toWire = ({
+    body,
+    ...agent
+  }: {
+    id: string;
+    version: number;
+    archived_at: string | null;
+    body: Body;
+  }): object => ({
+    type: "agent",
+    ...body,
+    ...agent,
+  });
+  const check = (params: Body): Body => {
+    if (params["model"] !== undefined && !knownModels.includes(text(params["model"]))) throw badRequest("model");
+    for (const tool of (params["tools"] as unknown[] | undefined) ?? []) {
+      const toolset = only(tool, ["type", "default_config", "configs"], ["type"]);
+      if (toolset["type"] !== "agent_toolset_20260401") throw badRequest("tools.type");
+      only(toolset["default_config"], ["enabled", "permission_policy"]);
+      for (const config of (toolset["configs"] as unknown[] | undefined) ?? [])
+        only(config, ["type", "name", "enabled", "permission_policy"], ["name"]);
+    }
+    return params;
+  };
+  const need = () => {
+    const agent = all.get(id);
+    if (!agent) throw notFound("agent");
+    return agent;
+  };
+  switch (line) {
+    case "POST agents": {
+      const params = check(only(body, agentFields, ["name", "model"]));
+      const agent = { id: state.engine.newId("agent"), version: 1, archived_at: null, body: params };
+      all.set(agent.id, agent);
+      return toWire(agent);
+    }
+    case "GET agents":
+      query(url, ["limit", "page", "include_archived"]);
+      return { data: [...all.values()].map(toWire), next_page: null };
+    case "GET agents/:id":
+      return toWire(need());
+    case "POST agents/:id": {
+      const agent = need();
+      if (agent.archived_at !== null) throw badRequest("agent is archived");
+      const params = check(only(body, [...agentFields, "version"]));
+      const updated = { ...agent, version: agent.version + 1, body: { ...agent.body, ...params } };
+      all.set(id, updated);
+      return toWire(updated);
+    }
+    default:
+      throw notFound("path");
+  }
+}
+
+function sessions(state: State, line: string, id: string, url: URL, body: unknown): unknown {
+  const { engine } = state;
+  switch (line) {
+    case "POST sessions":
+      return toWire(createSession(state, body));
+    case "GET sessions": {
+      const params = query(url, ["agent_id", "order", "limit", "page", "include_archived"]);
+      const all = [...engine.sessions.values()].filter(
+        (session) => session.archivedAt === null && [null, session.agentId].includes(params.get("agent_id")),
+      );
+      if (params.get("order") !== "asc") all.reverse();
+      return page(state, all.map(toWire), params);
+    }
+    case "GET sessions/:id":
+      return toWire(engine.need(id));
+    case "POST sessions/:id": {
+      const patch = only(body, ["title", "metadata", "budget", "agent"]);
+      const session = engine.need(id);
+      if (session.archivedAt !== null) throw badRequest("session is archived");
+      if (text(patch["title"]).length > 500) throw badRequest("title");
+      engine.patch(session, patch);
+      return toWire(session);
+    }
+    case "POST sessions/:id/archive":
+      engine.archive(engine.need(id));
+      return toWire(engine.need(id));
+    case "DELETE sessions/:id":
+      engine.delete(engine.need(id));
+      return { id, type: "session_deleted" };
+    case "GET sessions/:id/events":
+      return listEvents(state, engine.need(id), url);
+    case "POST sessions/:id/events":
+      return { data: sendEvents(engine, engine.need(id), body) };
+    case "GET sessions/:id/events/stream":
+      return followSession(engine.need(id), query(url, ["event_deltas[]"]).getAll("event_deltas[]"));
+    default:
+      throw notFound("path");
+  }
+}
+
+function createSession(state: State, body: unknown): DoubleSession {
+  const { engine, double } = state;
+  const allowed = [
+    "agent",
+    "environment_id",
+    "title",
+    "metadata",
+    "budget",
+    "initial_events",
+    "resources",
+    "vault_ids",
+  ];
+  const params = only(body, allowed, ["agent", "environment_id"]);
+  const agentParam = params["agent"];
+  const overrides =
+    typeof agentParam === "string"
+      ? {}
+      : only(
+          agentParam,
+          ["type", "id", "version", "model", "system", "tools", "mcp_servers", "skills"],
+          ["type", "id"],
+        );
+  const agent = double.agents.get(typeof agentParam === "string" ? agentParam : text(overrides["id"]));
+  if (!agent) throw notFound("agent");
+  if (agent.archived_at !== null) throw badRequest("agent is archived");
+  const environment = double.environments.get(text(params["environment_id"]));
+  if (!environment) throw new Refusal(404, "not_found_error", "environment", "environment_not_found");
+  if (environment.archived_at !== null) throw badRequest("environment", "environment_archived");
+  const model = text(overrides["model"] ?? agent.body["model"]);
+  if (!knownModels.includes(model)) throw badRequest("model");
+  const metadata = (params["metadata"] ?? {}) as Record<string, string>;
+  checkMetadata(metadata);
+  if (text(params["title"]).length > 500) throw badRequest("title");
+  return engine.create({
+    agentId: agent.id,
+    environmentId: environment.id,
+    model,
+    system: text(overrides["system"] ?? agent.body["system"]),
+    title: (params["title"] ?? null) as string | null,
+    metadata,
+  });
+}
+
+const toWire = (session: DoubleSession): object => ({
+  type: "session",
+  id: session.id,
+  agent: { type: "agent", id: session.agentId, model: { id: session.model }, system: session.system },
+  environment_id: session.environmentId,
+  title: session.title,
+  metadata: session.metadata,
+  status: session.status,
+  archived_at: session.archivedAt,
+  created_at: session.createdAt,
+  updated_at: session.updatedAt,
+});
+
+/** Processed events by time, then the queued ones; a time filter sees no queued ones. */
+function listEvents(state: State, session: DoubleSession, url: URL): unknown {
+  const params = query(url, [
+    "limit",
+    "page",
+    "order",
+    "types[]",
+    "created_at[gte]",
+    "created_at[gt]",
+    "created_at[lte]",
+    "created_at[lt]",
+  ]);
+  const gte = params.get("created_at[gte]");
+  const types = params.getAll("types[]");
+  const log = session.log.filter((event) => gte === null || Date.parse(event.processed_at ?? "") >= Date.parse(gte));
+  const all: WireEvent[] = [...log, ...(gte === null ? session.queue : [])].filter(
+    (event) => types.length === 0 || types.includes(event.type),
+  );
+  if (params.get("order") === "desc") all.reverse();
+  return page(state, all, params);
+}
+
+function page(state: State, all: readonly unknown[], params: URLSearchParams): unknown {
+  const order = params.get("order") ?? "";
+  const [start = "0", madeFor = order] = Buffer.from(params.get("page") ?? "", "base64url")
+    .toString()
+    .split("|");
+  if (params.has("page") && madeFor !== order) throw badRequest("page: made for another order");
+  const limit = Math.min(Number(params.get("limit") ?? 1000), state.options.pageMax ?? 1000);
+  if (!(limit >= 1)) throw badRequest("limit");
+  const end = Number(start) + limit;
+  return {
+    data: all.slice(Number(start), end),
+    next_page: end < all.length ? Buffer.from(`${end}|${order}`).toString("base64url") : null,
+  };
+}
+
+function sendEvents(engine: Engine, session: DoubleSession, body: unknown): WireEvent[] {
+  const { events } = only(body, ["events"], ["events"]);
+  if (!Array.isArray(events) || events.length === 0) throw badRequest("events");
+  return events.map((event: unknown) => {
+    const { type } = event as { type?: unknown };
+    switch (type) {
+      case "user.message":
+        checkContent(only(event, ["type", "content"], ["content"])["content"]);
+        break;
+      case "user.interrupt":
+        only(event, ["type", "session_thread_id"]);
+        break;
+      case "user.tool_confirmation": {
+        const { result, deny_message: why } = only(
+          event,
+          ["type", "tool_use_id", "result", "deny_message"],
+          ["tool_use_id", "result"],
+        );
+        if (result !== "allow" && result !== "deny") throw badRequest("result");
+        if (why !== undefined && (result !== "deny" || text(why).length > 10_000)) throw badRequest("deny_message");
+        break;
+      }
+      default:
+        throw badRequest(`events.type: ${text(type)}`);
+    }
+    return engine.accept(session, event as Body);
+  });
+}
+
+function followSession(session: DoubleSession, deltas: readonly string[]): OpenStream {
+  return new OpenStream((stream) => {
+    const listener = (event: { type: string; [key: string]: unknown }): void => {
+      const isPreview = event.type === "event_start" || event.type === "event_delta";
+      if (isPreview && !deltas.includes("agent.message")) return;
+      stream.write(sse(event.type, event));
+      if (event.type === "session.deleted") stream.end(true);
+    };
+    session.listeners.add(listener);
+    return () => session.listeners.delete(listener);
+  });
+}
+
+const sse = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;

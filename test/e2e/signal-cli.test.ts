@@ -1,0 +1,151 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
+import { alice, me } from "../doubles/wire.ts";
+import { newHome, runOnce, start, type Home, type Running } from "./harness.ts";
+
+let claude: ClaudeDouble;
+let signal: SignalCliDouble;
+let home: Home;
+let running: Running;
+const env = (more: Record<string, string> = {}): Record<string, string> => ({
+  SIGNALMAN_HOME: home.path,
+  SIGNALMAN_TRANSPORT: "signal-cli",
+  SIGNALMAN_SIGNAL_URL: signal.url,
+  SIGNALMAN_ACCOUNT: me.number,
+  SIGNALMAN_TOOLS: "off",
+  ANTHROPIC_API_KEY: claude.apiKey,
+  ANTHROPIC_BASE_URL: claude.url,
+  ...more,
+});
+
+beforeEach(async () => {
+  claude = await startClaudeDouble();
+  signal = await startSignalCliDouble();
+  home = newHome();
+});
+afterEach(async () => {
+  await running?.stop("SIGKILL");
+  await signal.stop();
+  await claude.close();
+  expect(signal.violations()).toEqual([]);
+  home.remove();
+});
+
+describe.each(["sessions", "messages"])("the binary over signal-cli with the backend %s", (backend) => {
+  test("a note to self reaches Claude and the answer comes back; the state says so", async () => {
+    running = await start(env({ SIGNALMAN_BACKEND: backend }));
+    await running.state("CONNECTED");
+    signal.phoneWrites("what is on my calendar?");
+    expect((await signal.nextSent()).text).toContain("what is on my calendar?");
+    const status = await running.status();
+    expect(status).toMatchObject({
+      connection: { state: "CONNECTED", fault: null, attempt: 0 },
+      signal: { transport: "signal-cli", account: "+1…01" },
+      claude: { backend, reachable: true, lastError: null },
+    });
+    expect((await fetch(`${running.url}/ready`)).status).toBe(200);
+    expect((await fetch(`${running.url}/health`)).status).toBe(200);
+    expect(await running.stop()).toBe(0);
+  });
+
+  test("the line is cut: four states, nothing lost, and Claude's words from meanwhile arrive in order", async () => {
+    const hold = Promise.withResolvers<void>();
+    claude.setScript((prompt) => [
+      { hold: prompt === "one" ? hold.promise : Promise.resolve() },
+      { say: `re: ${prompt}` },
+    ]);
+    running = await start(env({ SIGNALMAN_BACKEND: backend }));
+    await running.state("CONNECTED");
+    const asked = claude.next(/POST \/v1\/(messages|sessions\/\w+\/events)/u);
+    signal.phoneWrites("one");
+    if (backend === "sessions") await asked;
+    await signal.die();
+    const lost = await running.state("DISCONNECTED");
+    expect(lost.fields).toMatchObject({ code: "signal_unreachable" });
+    expect((await running.status()).connection.fault?.hint).toContain("Check that the daemon");
+    expect((await fetch(`${running.url}/ready`)).status).toBe(503);
+    expect((await fetch(`${running.url}/health`)).status).toBe(200);
+    hold.resolve();
+    signal.phoneWrites("two");
+    await signal.start();
+    await running.state("RECONNECTING");
+    await running.state("SYNCING");
+    await running.state("CONNECTED");
+    expect([(await signal.nextSent()).text, (await signal.nextSent()).text]).toEqual(["re: one", "re: two"]);
+    expect((await running.status()).outbox).toMatchObject({ uncertain: 0, failed: 0 });
+  });
+});
+
+test("kill -9 with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
+  const hold = Promise.withResolvers<void>();
+  claude.setScript((prompt) => [{ hold: hold.promise }, { say: `answer to ${prompt}` }]);
+  running = await start(env());
+  await running.state("CONNECTED");
+  const posted = claude.next(/POST .*\/events/u);
+  signal.phoneWrites("slow question");
+  await posted;
+  await running.stop("SIGKILL");
+  hold.resolve();
+  running = await start(env());
+  expect((await signal.nextSent()).text).toBe("answer to slow question");
+  const prompts = claude.requests.filter(({ method, path }) => method === "POST" && path.endsWith("/events"));
+  expect(prompts).toHaveLength(1);
+  expect(await running.stop()).toBe(0);
+  expect(signal.sent()).toHaveLength(1);
+});
+
+test("a stranger gets nothing, costs no request and leaves no text on disk or in the log", async () => {
+  running = await start(env());
+  await running.state("CONNECTED");
+  signal.personWrites(alice, "open sesame 4711");
+  await running.log("envelope dropped");
+  expect((await running.status()).inbox).toMatchObject({ dropped: 1, pending: 0 });
+  expect(await running.stop()).toBe(0);
+  expect(claude.requests.filter(({ method }) => method === "POST")).toEqual([]);
+  expect(signal.sent()).toEqual([]);
+  expect(running.output()).not.toContain("4711");
+  expect(running.output()).not.toContain(alice.number);
+  const bytes = await Bun.file(`${home.path}/signalman.db`).bytes();
+  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+});
+
+test("Claude refuses the key: the line stays CONNECTED, the person is told once and answered when it is over", async () => {
+  claude.fail(/.*/u, { kind: "status", status: 401, type: "authentication_error" });
+  running = await start(env({ SIGNALMAN_BACKEND: "messages" }));
+  await running.state("CONNECTED");
+  signal.phoneWrites("hello");
+  expect((await signal.nextSent()).text).toContain("refuses the API key");
+  expect((await signal.nextSent()).text).toContain("hello");
+  expect(signal.sent()).toHaveLength(2);
+  expect(await running.stop()).toBe(0);
+});
+
+describe("commands beside the daemon", () => {
+  test("status, sessions, send, reconnect and a second daemon", async () => {
+    running = await start(env());
+    await running.state("CONNECTED");
+    signal.phoneWrites("first words");
+    await signal.nextSent();
+    expect(JSON.parse((await runOnce(["status", "--json"], env())).out)).toMatchObject({
+      connection: { state: "CONNECTED" },
+    });
+    expect((await runOnce(["sessions"], env())).out).toContain("Signal chat");
+    expect((await runOnce(["send", "self", "from the shell"], env())).code).toBe(0);
+    expect((await signal.nextSent()).text).toBe("from the shell");
+    expect((await runOnce(["reconnect"], env())).code).toBe(0);
+    await running.state("CONNECTED");
+    const second = await runOnce(["run"], env({ SIGNALMAN_LISTEN: "off" }));
+    expect(second).toMatchObject({ code: 1 });
+    expect(second.err).toContain("another signalman uses");
+    expect(await running.stop()).toBe(0);
+    expect((await runOnce(["status"], env())).code).toBe(4);
+  });
+});
+
+test("settings that cannot be are exit 2 with the nearest key", async () => {
+  const run = await runOnce(["run", "--transport", "pigeon"], env());
+  expect(run.code).toBe(2);
+  expect(run.err).toContain("native, signal-cli or rest");
+  expect((await runOnce(["statsu"], env())).err).toContain("status");
+});

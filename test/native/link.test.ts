@@ -1,0 +1,234 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { PrivateKey, PublicKey } from "@signalapp/libsignal-client";
+import { ServiceIdKind } from "@signalapp/mock-server";
+import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
+import { afterEach, expect, test } from "bun:test";
+import { createDecipheriv, createHmac } from "node:crypto";
+import { systemClock, systemRandom } from "../../src/clock.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import { findAccount } from "../../src/signal/native/account.ts";
+import { fromBase64, owned } from "../../src/signal/native/bytes.ts";
+import { DeviceNameSchema, ProvisionEnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
+import { sealDeviceName } from "../../src/signal/native/provisioning.ts";
+import { linkNative, type NativeDeps } from "../../src/signal/native/transport.ts";
+import type { Database } from "../../src/store/database.ts";
+import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
+import { failureOf, linkRig, never, openNativeDatabase, recordLog, type Rig, serviceOf, startRig } from "./mock.ts";
+
+let mock: SignalMock;
+let rig: Rig | null = null;
+afterEach(async () => {
+  await rig?.stop();
+  rig = null;
+  await mock?.stop();
+});
+
+async function prepare(options: Parameters<typeof startSignalMock>[0] = {}): Promise<NativeDeps> {
+  mock = await startSignalMock(options);
+  const service = await serviceOf(mock);
+  const database = await openNativeDatabase();
+  return {
+    database,
+    service,
+    clock: systemClock,
+    random: systemRandom,
+    log: recordLog().log,
+    userAgent: "signalman/0.0.0",
+  };
+}
+
+const count = (database: Database, what: string) =>
+  database.get<{ n: number }>(`SELECT count(*) AS n FROM ${what}`)?.n ?? 0;
+
+/** Lets the phone's answer be changed on its way. */
+function tamper(change: (body: Uint8Array) => void): void {
+  const original = mock.server.getProvisioningResponse.bind(mock.server);
+  mock.server.getProvisioningResponse = async (...args) => {
+    const { envelope } = await original(...args);
+    const copy = Buffer.from(envelope);
+    const { body } = fromBinary(ProvisionEnvelopeSchema, copy);
+    const start = copy.indexOf(Buffer.from(body));
+    change(copy.subarray(start, start + body.length));
+    return { envelope: copy };
+  };
+}
+
+test("linking makes us a device of the phone's account, with keys on the server that are in the database first", async () => {
+  const deps = await prepare();
+  const { database } = deps;
+  const rowsAtUpload: number[] = [];
+  const original = mock.server.updateDeviceKeys.bind(mock.server);
+  mock.server.updateDeviceKeys = (device, kind, keys) => {
+    if (keys.preKeys) rowsAtUpload.push(count(database, `signal_pre_keys WHERE own = '${kind.toLowerCase()}'`));
+    return original(device, kind, keys);
+  };
+  const urls: URL[] = [];
+  let scanned = null;
+  let account = null;
+  for await (const progress of linkNative(deps)("bot", never)) {
+    if (progress.event === "linked") account = progress.account;
+    else {
+      urls.push(new URL(progress.url));
+      scanned = mock.scan(progress.url);
+    }
+  }
+  const device = await scanned;
+  expect([...(urls[0]?.searchParams.keys() ?? [])]).toEqual(["uuid", "pub_key", "capabilities"]);
+  expect(urls[0]?.searchParams.get("capabilities")).toBe("");
+  expect(account).toEqual({ aci: mock.phone.device.aci, number: mock.phone.device.checkedNumber, deviceId: 2 });
+  expect(rowsAtUpload).toEqual([100, 100]);
+  // Two are used by the phone and the contact, who can write at once.
+  expect(await device?.getPreKeyCount()).toBe(98);
+  expect(await device?.getPreKeyCount(ServiceIdKind.PNI)).toBe(100);
+  expect(await device?.getKyberPreKeyCount(ServiceIdKind.PNI)).toBe(100);
+  expect(findAccount(database)).toMatchObject({
+    deviceId: 2,
+    profileKey: owned(mock.phone.profileKey.serialize()),
+    entropyPool: mock.phone.accountEntropyPool,
+    pni: { serviceId: mock.phone.device.checkedPni },
+  });
+  expect(count(database, "signal_pending_link")).toBe(0);
+});
+
+for (const [what, change] of [
+  ["a byte was flipped", (body: Uint8Array) => body.set([(body[40] ?? 0) ^ 1], 40)],
+  ["the version is unknown", (body: Uint8Array) => body.set([2], 0)],
+] as const) {
+  test(`what the phone sent is refused when ${what}: nothing is stored, nothing is asked of the server`, async () => {
+    const deps = await prepare();
+    tamper(change);
+    let puts = 0;
+    mock.server.provisionDevice = () => {
+      puts++;
+      throw new Error("not expected");
+    };
+    const run = async () => {
+      for await (const progress of linkNative(deps)("bot", never))
+        if (progress.event === "url") void mock.scan(progress.url).catch(() => undefined);
+    };
+    expect(await failureOf(run())).toMatchObject({ code: "signal_protocol" });
+    expect(puts).toBe(0);
+    expect(count(deps.database, "signal_pending_link") + count(deps.database, "signal_account")).toBe(0);
+  });
+}
+
+test("a code that the server gave up is replaced by another with another key", async () => {
+  const deps = await prepare();
+  const original = Connection.prototype["handleProvision"];
+  Connection.prototype["handleProvision"] = async function (id: never, socket: { close(code: number): void }) {
+    Connection.prototype["handleProvision"] = original;
+    void original.call(this, id, socket).catch(() => undefined);
+    socket.close(1000);
+  };
+  const keys: (string | null)[] = [];
+  let scanned = null;
+  for await (const progress of linkNative(deps)("bot", never)) {
+    if (progress.event !== "url") continue;
+    keys.push(new URL(progress.url).searchParams.get("pub_key"));
+    if (keys.length === 2) scanned = mock.scan(progress.url);
+  }
+  await scanned;
+  expect(new Set(keys).size).toBe(2);
+  expect(findAccount(deps.database)?.deviceId).toBe(2);
+});
+
+test("a link that a crash cut short before the server heard of it is finished without another code", async () => {
+  const deps = await prepare();
+  const original = mock.server.provisionDevice.bind(mock.server);
+  mock.server.provisionDevice = async () => {
+    throw new Error("the line broke");
+  };
+  const { error } = console;
+  console.error = () => undefined;
+  let scanned: Promise<unknown> = Promise.resolve();
+  const first = async () => {
+    for await (const progress of linkNative(deps)("bot", never))
+      if (progress.event === "url") scanned = mock.scan(progress.url);
+  };
+  expect(await failureOf(first())).toMatchObject({ code: "rejected" });
+  console.error = error;
+  expect(findAccount(deps.database)).toBeNull();
+  mock.server.provisionDevice = original;
+  const events: string[] = [];
+  for await (const progress of linkNative(deps)("bot", never)) events.push(progress.event);
+  await scanned;
+  expect(events).toEqual(["linked"]);
+  expect(findAccount(deps.database)?.deviceId).toBe(2);
+});
+
+test("a link that a crash cut short after the server took it asks for another code, and leaves no half account", async () => {
+  const deps = await prepare();
+  let isBroken = true;
+  const database: Database = {
+    ...deps.database,
+    transaction: (work) => {
+      if (isBroken) throw new BridgeError("database", "Cannot use the database: disk I/O error");
+      return deps.database.transaction(work);
+    },
+  };
+  const first = async () => {
+    for await (const progress of linkNative({ ...deps, database })("bot", never))
+      if (progress.event === "url") void mock.scan(progress.url).catch(() => undefined);
+  };
+  expect(await failureOf(first())).toMatchObject({ code: "database" });
+  expect(findAccount(deps.database)).toBeNull();
+  isBroken = false;
+  const { error } = console;
+  console.error = () => undefined;
+  await linkRig(mock, { ...deps, database });
+  console.error = error;
+  expect(findAccount(deps.database)?.deviceId).toBe(3);
+});
+
+test("an account without a number has one identity, and works", async () => {
+  rig = await startRig({ hasNumber: false });
+  expect(findAccount(rig.database)).toMatchObject({ number: null, pni: null });
+  const envelope = await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: 1_795_000_000_000 }));
+  expect(envelope.content).toMatchObject({ text: "hello" });
+});
+
+test("after linking the phone tells contacts, settings and keys", async () => {
+  rig = await startRig({ isConnected: false });
+  rig.database.run("UPDATE signal_account SET entropy_pool = NULL");
+  await rig.transport.connect(never);
+  await rig.expect(3, "empty");
+  await rig.settled();
+  expect(rig.database.all("SELECT aci, name FROM signal_recipients")).toEqual([
+    { aci: rig.contact.device.aci, name: "Alice" },
+  ]);
+  const row = rig.database.get("SELECT entropy_pool AS pool, synced_at > 0 AS isSynced FROM signal_account");
+  expect(row).toEqual({ pool: rig.phone.accountEntropyPool, isSynced: 1 });
+});
+
+test("of the contacts only those on the allow list are kept", async () => {
+  rig = await startRig({ isAllowed: () => false });
+  expect(rig.database.all("SELECT aci FROM signal_recipients")).toEqual([]);
+});
+
+test("linking anew wipes the sessions and keys of before", async () => {
+  rig = await startRig();
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: 1_795_000_000_000 }));
+  await rig.transport.disconnect();
+  await linkRig(rig.mock, rig.deps);
+  expect(findAccount(rig.database)?.deviceId).toBe(3);
+  expect(count(rig.database, "signal_sessions")).toBe(0);
+  expect(count(rig.database, "signal_pre_keys")).toBe(200);
+  expect(count(rig.database, "signal_recipients")).toBe(1);
+});
+
+test("the device's name is readable to the account alone, and sealed differently each time", () => {
+  const identity = PrivateKey.generate();
+  const [first, second] = [
+    sealDeviceName("signalman ☎", identity.getPublicKey()),
+    sealDeviceName("x", identity.getPublicKey()),
+  ];
+  expect(first).not.toBe(sealDeviceName("signalman ☎", identity.getPublicKey()));
+  expect(second).not.toBe(first);
+  const { ephemeralPublic, syntheticIv, ciphertext } = fromBinary(DeviceNameSchema, fromBase64(first));
+  const master = identity.agree(PublicKey.deserialize(owned(ephemeralPublic)));
+  const mac = (key: Uint8Array, data: Uint8Array | string) => createHmac("sha256", key).update(data).digest();
+  const decipher = createDecipheriv("aes-256-ctr", mac(mac(master, "cipher"), syntheticIv), new Uint8Array(16));
+  const plain = Buffer.concat([decipher.update(ciphertext), decipher.final()]);
+  expect(plain.toString()).toBe("signalman ☎");
+  expect(mac(mac(master, "auth"), plain).subarray(0, 16)).toEqual(Buffer.from(syntheticIv));
+});

@@ -1,0 +1,514 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { BridgeError } from "../../src/core/errors.ts";
+import type { Chat, Outbound, OutboundBody } from "../../src/core/model.ts";
+import { fetchSignalCliVersion, isVersionAtLeast, linkSignalCli } from "../../src/signal/signal-cli-link.ts";
+import { createSignalCli } from "../../src/signal/signal-cli.ts";
+import type { LinkProgress } from "../../src/signal/transport.ts";
+import { codeOf } from "../contract/transport.ts";
+import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createHeardLog, quietLog } from "../doubles/quiet-log.ts";
+import type { SignalCliDoubleOptions } from "../doubles/signal-cli.ts";
+import { startSignalCliDouble } from "../doubles/signal-cli.ts";
+import { alice, createWriter, groupId, me } from "../doubles/wire.ts";
+
+const never = new AbortController().signal;
+const self: Chat = { kind: "self" };
+const direct: Chat = { kind: "direct", peer: { aci: alice.aci, number: alice.number } };
+const group: Chat = { kind: "group", id: groupId };
+const body = (text: string): OutboundBody => ({ kind: "text", text, styles: [], quote: null, files: [] });
+const hello = (chat: Chat = direct): Outbound => ({ chat, timestamp: 1_786_953_700_000, body: body("hello") });
+
+const endings: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const end of endings.splice(0)) await end();
+});
+
+async function setup(options: SignalCliDoubleOptions & { account?: string | null; log?: typeof quietLog } = {}) {
+  const clock = createFakeClock();
+  const double = await startSignalCliDouble({ clock, ...options });
+  const account = options.account === undefined ? me.number : options.account;
+  const transport = createSignalCli({ baseUrl: double.url, account, clock, log: options.log ?? quietLog });
+  endings.push(async () => {
+    await double.stop();
+    await transport.disconnect();
+    expect(double.violations()).toEqual([]);
+  });
+  const receive = async () => {
+    const batch = await transport.receive(20_000, never);
+    await transport.ack(batch, true);
+    return batch;
+  };
+  return { clock, double, transport, receive };
+}
+
+async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
+  const error = await promise.catch((thrown: unknown) => thrown);
+  if (error instanceof BridgeError) return error;
+  throw new Error("expected a BridgeError", { cause: error });
+}
+
+describe("choosing the account", () => {
+  test("a daemon of one account serves without the account parameter", async () => {
+    const { double, transport, receive } = await setup({ mode: "single" });
+    expect(await transport.connect(never)).toEqual({ aci: null, number: me.number, deviceId: null });
+    double.phoneWrites("hi");
+    expect((await receive()).envelopes).toMatchObject([{ chat: self }]);
+    await transport.send(hello(self));
+    expect(double.sent()).toHaveLength(1);
+  });
+
+  test("without a setting the only account is taken", async () => {
+    const { transport } = await setup({ account: null });
+    expect(await transport.connect(never)).toMatchObject({ number: me.number });
+  });
+
+  test.each([
+    ["several accounts need a setting", [me, alice], null, "rejected"],
+    ["no account has to be linked", [], null, "not_linked"],
+    ["an unknown account is refused", [alice], me.number, "rejected"],
+  ] as const)("%s", async (_, accounts, account, code) => {
+    const { transport } = await setup({ accounts, account });
+    expect(await codeOf(transport.connect(never))).toBe(code);
+  });
+
+  test("an account that cannot be loaded now is tried again", async () => {
+    const { double, transport } = await setup();
+    double.fail("listContacts", { error: { code: -32602, message: "Failed to load the given account" } });
+    expect(await codeOf(transport.connect(never))).toBe("signal_unreachable");
+    expect(await transport.connect(never)).toMatchObject({ number: me.number });
+  });
+
+  test("our own ACI is told by the contacts, or learnt from the first sync message and kept", async () => {
+    const telling = await setup({ tellsOwnAci: true });
+    expect(await telling.transport.connect(never)).toMatchObject({ aci: me.aci });
+    const { double, transport, receive } = await setup();
+    expect(await transport.connect(never)).toMatchObject({ aci: null });
+    double.phoneWrites("note");
+    await receive();
+    expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
+  });
+
+  test("only loopback is local", () => {
+    const at = (baseUrl: string) =>
+      createSignalCli({ baseUrl, account: null, clock: createFakeClock(), log: quietLog }).isLocal;
+    expect(["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"].map(at)).toEqual([true, true, true]);
+    expect(["http://192.0.2.7:1", "https://signal.example/", "http://127.example/"].map(at)).toEqual([
+      false,
+      false,
+      false,
+    ]);
+    expect(() => at("ftp://x")).toThrow(BridgeError);
+    expect(() => at("nonsense")).toThrow(BridgeError);
+  });
+});
+
+describe("receiving", () => {
+  test("one envelope per poll, larger batches in a backlog, then one again", async () => {
+    const { clock, double, transport, receive } = await setup();
+    await transport.connect(never);
+    for (let index = 0; index < 12; index++) double.phoneWrites(`message ${index}`);
+    const sizes: number[] = [];
+    for (let count = 0; count < 12; count += sizes.at(-1) ?? 0) {
+      const receiving = receive();
+      if (count + 4 > 12 - 3) void double.parked().then(() => clock.advance(1000));
+      sizes.push((await receiving).envelopes.length);
+    }
+    expect(sizes).toEqual([1, 1, 1, 2, 4, 3]);
+    double.phoneWrites("later");
+    await receive();
+    const polls = double.calls().filter(({ method }) => method === "receive");
+    expect(polls.at(-1)?.params).toMatchObject({ maxMessages: 1, timeout: 20 });
+    expect(polls.at(-2)?.params).toMatchObject({ maxMessages: 8, timeout: 1 });
+  });
+
+  test("aborting does not cut a poll: what it brings is handed out", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    const stop = new AbortController();
+    const receiving = transport.receive(20_000, stop.signal);
+    await double.parked();
+    stop.abort();
+    double.phoneWrites("just in time");
+    expect((await receiving).envelopes).toHaveLength(1);
+    expect(double.dropped()).toEqual([]);
+  });
+
+  test("a poll that hangs while the daemon is offline is taken over after the reconnect, and loses nothing", async () => {
+    const { clock, double, transport, receive } = await setup();
+    await transport.connect(never);
+    const receiving = codeOf(transport.receive(20_000, never));
+    await double.parked();
+    double.stall();
+    await clock.advance(90_000);
+    expect(await receiving).toBe("signal_timeout");
+    await transport.connect(never);
+    double.phoneWrites("written meanwhile");
+    double.resume();
+    const { envelopes } = await receive();
+    expect(envelopes).toMatchObject([{ content: { text: "written meanwhile" } }]);
+    expect(double.dropped()).toEqual([]);
+    expect(double.calls().filter(({ method }) => method === "receive")).toHaveLength(1);
+  });
+
+  test("after another client vanished in its poll, the account is busy for a while", async () => {
+    const { clock, double, transport } = await setup();
+    await transport.connect(never);
+    const stop = new AbortController();
+    const rpc = JSON.stringify({ jsonrpc: "2.0", method: "receive", params: { timeout: 5 }, id: 1 });
+    const headers = { "Content-Type": "application/json", Connection: "close" };
+    const orphan = fetch(`${double.url}/api/v1/rpc`, { method: "POST", body: rpc, headers, signal: stop.signal });
+    await double.parked();
+    stop.abort();
+    await orphan.catch(() => {});
+    expect(await codeOf(transport.receive(1000, never))).toBe("already_receiving");
+    await clock.advance(5000);
+    double.phoneWrites("free again");
+    expect((await transport.receive(1000, never)).envelopes).toHaveLength(1);
+  });
+
+  test.each([
+    ["500", { status: 500 }, "signal_protocol"],
+    ["502 of a proxy", { status: 502 }, "signal_unreachable"],
+    ["404", { status: 404 }, "signal_protocol"],
+    ["429", { status: 429, headers: { "Retry-After": "7" } }, "signal_rate_limited"],
+    ["garbage", "garbage", "signal_protocol"],
+    ["a cut", "cut", "signal_unreachable"],
+    ["a lost login", { error: { code: -32602, message: "Specified account does not exist" } }, "rejected"],
+    ["a failed network", { error: { code: -3, message: "Error while receiving messages: x" } }, "signal_unreachable"],
+    ["a changed mode", { error: { code: -32600, message: 'Unrecognized field "account"' } }, "signal_protocol"],
+  ] as const)("%s is a typed fault", async (_, fault, code) => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("receive", fault);
+    double.phoneWrites("something to answer with");
+    const error = await faultOf(transport.receive(1000, never));
+    expect(error.code).toBe(code);
+    expect(error.message).toStartWith("Cannot receive as ");
+    if (code === "signal_rate_limited") expect(error.retryAfterMs).toBe(7000);
+  });
+
+  test("an answer that is cut off still gives the messages that came whole", async () => {
+    const log = createHeardLog();
+    const clock = createFakeClock();
+    const double = await startSignalCliDouble({ clock });
+    endings.push(() => double.stop());
+    const writer = createWriter(clock, me);
+    const [whole, half] = [writer.own("secret 1"), writer.own("secret 2")].map(({ wire }) => JSON.stringify(wire));
+    const cutAnswer = `{"jsonrpc":"2.0","result":[${whole},${half?.slice(0, -20)}`;
+    let isCutting = false;
+    const transport = createSignalCli({
+      baseUrl: double.url,
+      account: me.number,
+      clock,
+      log,
+      async fetch(url, init) {
+        if (!isCutting) return fetch(url, init);
+        return new Response(
+          new ReadableStream<Uint8Array>({
+            pull(controller) {
+              if (!isCutting) return controller.error(new Error("ECONNRESET"));
+              isCutting = false;
+              controller.enqueue(new TextEncoder().encode(cutAnswer));
+            },
+          }),
+        );
+      },
+    });
+    await transport.connect(never);
+    isCutting = true;
+    const { envelopes, isProof } = await transport.receive(1000, never);
+    expect(envelopes).toMatchObject([{ content: { text: "secret 1" } }]);
+    expect(isProof).toBe(false);
+    expect(log.lines()).toEqual(['warn an answer of signal-cli came damaged {"salvaged":1,"lost":1}']);
+  });
+
+  test("a hung daemon is noticed", async () => {
+    const { clock, double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("receive", "hang");
+    const receiving = codeOf(transport.receive(20_000, never));
+    await double.nextCall();
+    while (double.calls().at(-1)?.method !== "receive") await double.nextCall();
+    await clock.advance(81_000);
+    expect(await receiving).toBe("signal_timeout");
+  });
+});
+
+describe("sending", () => {
+  test.each([
+    ["NETWORK_FAILURE", "send_uncertain"],
+    ["INVALID_PRE_KEY_FAILURE", "send_rejected"],
+    ["IDENTITY_FAILURE", "untrusted_identity"],
+    ["UNREGISTERED_FAILURE", "unregistered"],
+    ["SOMETHING_NEW", "send_rejected"],
+  ] as const)("%s is %s", async (type, code) => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", { results: [{ type }] });
+    expect(await codeOf(transport.send(hello()))).toBe(code);
+  });
+
+  test("a rate limit says how long, a captcha says how to go on", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", retryAfterSeconds: 37 }] });
+    expect(await faultOf(transport.send(hello()))).toMatchObject({ code: "signal_rate_limited", retryAfterMs: 37_000 });
+    double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e", retryAfterSeconds: -1 }] });
+    const captcha = await faultOf(transport.send(hello()));
+    expect(captcha).toMatchObject({ code: "captcha", retryAfterMs: null });
+    expect(captcha.hint).toContain("--challenge 0f6d1a9e");
+  });
+
+  test("a group counts as sent when one member got it; the others are told", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    const recipientAddress = { uuid: alice.aci, number: alice.number };
+    double.fail("send", {
+      results: [{ type: "SUCCESS" }, { type: "IDENTITY_FAILURE", recipientAddress }],
+    });
+    const { failed } = await transport.send(hello(group));
+    expect(failed).toEqual([{ recipient: alice.aci, code: "untrusted_identity" }]);
+  });
+
+  test("a group of which nobody got it is tried again if that can help one of them", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", { results: [{ type: "UNREGISTERED_FAILURE" }, { type: "NETWORK_FAILURE" }] });
+    expect(await codeOf(transport.send(hello(group)))).toBe("send_uncertain");
+    double.fail("send", { results: [] });
+    expect((await transport.send(hello(group))).failed).toEqual([]);
+  });
+
+  test.each([
+    ["garbage", "garbage", "send_uncertain"],
+    ["a truncated answer", "truncated", "send_uncertain"],
+    ["a cut connection", "cut", "send_uncertain"],
+    ["500", { status: 500 }, "send_uncertain"],
+    ["421, which is decided before the body is read", { status: 421 }, "signal_unreachable"],
+    ["429 of a proxy", { status: 429 }, "signal_rate_limited"],
+    ["a failed network", { error: { code: -3, message: "Failed: closed" } }, "send_uncertain"],
+    ["an IOException", { error: { code: -32603, message: "Failed: closed (IOException)" } }, "send_uncertain"],
+    ["a bad file", { error: { code: -32603, message: "a.png (AttachmentInvalidException)" } }, "send_rejected"],
+    ["a lost login", { error: { code: -32602, message: "Specified account does not exist" } }, "rejected"],
+    ["exhausted discovery", { error: { code: -5, message: "Rate limit reached" } }, "signal_rate_limited"],
+  ] as const)("%s is a typed fault", async (_, fault, code) => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", fault);
+    expect(await codeOf(transport.send(hello()))).toBe(code);
+  });
+
+  test("a send that hangs is uncertain in the end", async () => {
+    const { clock, double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", "hang");
+    const sending = codeOf(transport.send(hello()));
+    while ((await double.nextCall()).method !== "send");
+    await clock.advance(121_000);
+    expect(await sending).toBe("send_uncertain");
+  });
+
+  test("what signal-cli says about people does not get into messages", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", { error: { code: -1, message: `The user ${alice.number} (${alice.aci}) is not there` } });
+    const { message } = await faultOf(transport.send(hello()));
+    expect(message).toBe("Cannot send as signal-cli answered -1: The user …02 (b1a6…) is not there");
+  });
+
+  test("files go as data URIs, whatever their name and type", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    const files = [
+      { fileName: "a b;c,d+é.png", contentType: "image/png", base64: "AQID" },
+      { fileName: "x", contentType: "text/plain; charset=utf-8", base64: "AQID" },
+    ];
+    await transport.send({ ...hello(), body: { kind: "text", text: "", styles: [], quote: null, files } });
+    expect(double.sent()[0]?.files).toMatchObject([
+      { fileName: "a b;c,d+é.png", contentType: "image/png" },
+      { fileName: "x", contentType: "application/octet-stream" },
+    ]);
+    const tooLarge = [{ fileName: "x", contentType: "image/png", base64: "A".repeat(20_000_000) }];
+    const message: Outbound = {
+      ...hello(),
+      body: { kind: "text", text: "", styles: [], quote: null, files: tooLarge },
+    };
+    expect(await codeOf(transport.send(message))).toBe("send_rejected");
+  });
+
+  test("ranges outside of the text, and quotes that signal-cli cannot read, are left out", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    const quote = { sentAt: 5, author: { aci: alice.aci, number: null }, text: null };
+    const styles = [
+      { start: 0, length: 2, style: "BOLD" },
+      { start: 3, length: 9, style: "BOLD" },
+    ] as const;
+    await transport.send({ ...hello(), body: { kind: "text", text: "hello", styles, quote, files: [] } });
+    expect(double.sent()[0]).toMatchObject({ styles: [styles[0]], quoteSentAt: null });
+  });
+
+  test("typing starts and stops in chats with others", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    await transport.typing(direct, true);
+    await transport.typing(group, false);
+    await transport.typing(self, true);
+    expect(double.typing()).toEqual([
+      { target: [alice.aci], isTyping: true },
+      { target: groupId, isTyping: false },
+    ]);
+  });
+});
+
+describe("the requests of the fixtures", () => {
+  type Exchange = {
+    readonly request: { readonly body: { readonly params: Readonly<Record<string, unknown>> } };
+    readonly response: {
+      readonly body: {
+        readonly result?: unknown;
+        readonly error?: { readonly code: number; readonly message: string; readonly data: unknown };
+      };
+    };
+  };
+  const load = (name: string): Exchange[] =>
+    [
+      JSON.parse(readFileSync(new URL(`../fixtures/signal/${name}`, import.meta.url), "utf8")) as Exchange | Exchange[],
+    ].flat();
+  const number = { kind: "direct", peer: { aci: null, number: "+15550100002" } } as const;
+  const bold = { start: 11, length: 5, style: "BOLD" } as const;
+
+  test.each([
+    ["rpc-send-direct-success.json", number, { ...body("Done ✅ see notes"), styles: [bold] }],
+    ["rpc-send-note-to-self.json", self, body("reminder")],
+    ["rpc-send-group-partial-failure.json", group, body("meeting at 18:00")],
+  ] as const)("%s is what we send", async (name, chat, said) => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    await transport.send({ chat, timestamp: 1_786_953_700_000, body: said });
+    expect(double.calls().at(-1)?.params).toEqual(load(name)[0]?.request.body.params ?? {});
+  });
+
+  test.each([
+    ["rpc-send-untrusted-identity.json", ["untrusted_identity"]],
+    ["rpc-send-rate-limit-proof-required.json", ["captcha"]],
+    ["rpc-send-unregistered.json", ["unregistered"]],
+    [
+      "rpc-send-user-errors.json",
+      ["send_rejected", "send_rejected", "send_rejected", "send_rejected", "send_rejected", "rejected"],
+    ],
+  ] as const)("the answers of %s are understood", async (name, codes) => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    for (const [index, { response }] of load(name).entries()) {
+      const { code = 0, message = "", data } = response.body.error ?? {};
+      double.fail("send", { error: { code, message, data } });
+      expect(await codeOf(transport.send(hello()))).toBe(codes[index] ?? "internal");
+    }
+  });
+});
+
+describe("files", () => {
+  test("an empty or a cut file is not handed out, since its download has failed", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.addFile("empty.png", "");
+    double.addFile("cut.png", Buffer.alloc(10).toString("base64"));
+    expect(await codeOf(transport.attachment(":empty.png", 99, never))).toBe("attachment_unavailable");
+    expect(await codeOf(transport.attachment("11:cut.png", 99, never))).toBe("attachment_unavailable");
+    expect(await transport.attachment(":cut.png", 99, never)).toHaveLength(10);
+    expect(await codeOf(transport.attachment(":cut.png", 9, never))).toBe("attachment_unavailable");
+  });
+});
+
+describe("linking", () => {
+  const linking = async (options: SignalCliDoubleOptions = {}) => {
+    const clock = createFakeClock();
+    const double = await startSignalCliDouble({ clock, accounts: [], ...options });
+    endings.push(() => double.stop());
+    const stop = new AbortController();
+    const steps = linkSignalCli({ baseUrl: double.url, clock })("laptop", stop.signal)[Symbol.asyncIterator]();
+    return { double, steps, stop };
+  };
+
+  test("shows a code and then the account that scanned it", async () => {
+    const { double, steps } = await linking();
+    expect((await steps.next()).value).toMatchObject({
+      event: "url",
+      url: expect.stringContaining("sgnl://linkdevice?"),
+    });
+    const linked = steps.next();
+    await double.scan(me.number);
+    expect((await linked).value).toEqual({
+      event: "linked",
+      account: { aci: null, number: me.number, deviceId: null },
+    });
+    expect((await steps.next()).done).toBe(true);
+    expect(double.calls().at(-1)?.params).toMatchObject({ deviceName: "laptop" });
+  });
+
+  test("renews a code that has expired", async () => {
+    const { double, steps } = await linking();
+    const urls: LinkProgress[] = [];
+    for (let round = 0; round < 3; round++) {
+      const step = steps.next();
+      if (round > 0) await double.expireCode();
+      urls.push((await step).value);
+    }
+    expect(new Set(urls.map((step) => (step.event === "url" ? step.url : "")))).toHaveProperty("size", 3);
+  });
+
+  test("gives up after ten codes", async () => {
+    const { double, steps } = await linking();
+    await steps.next();
+    for (let round = 0; round < 9; round++) {
+      const step = steps.next();
+      await double.expireCode();
+      await step;
+    }
+    const last = codeOf(steps.next());
+    await double.expireCode();
+    expect(await last).toBe("signal_timeout");
+  });
+
+  test("ends quietly when it is aborted", async () => {
+    const { steps, stop } = await linking();
+    await steps.next();
+    const step = steps.next();
+    stop.abort();
+    expect((await step).done).toBe(true);
+  });
+
+  test("is not possible with a daemon of one account", async () => {
+    const { steps } = await linking({ mode: "single" });
+    expect(await codeOf(steps.next())).toBe("unsupported");
+  });
+
+  test("tells an account that exists already", async () => {
+    const { double, steps } = await linking();
+    await steps.next();
+    double.fail("finishLink", { error: { code: -1, message: "The user +15550100001 already exists" } });
+    const error = await faultOf(steps.next());
+    expect(error.message).toContain("already exists");
+    expect(error.message).not.toContain("+15550100001");
+  });
+});
+
+describe("the version", () => {
+  test("is asked of the daemon", async () => {
+    const clock = createFakeClock();
+    const double = await startSignalCliDouble({ clock, version: "0.14.6" });
+    endings.push(() => double.stop());
+    expect(await fetchSignalCliVersion({ baseUrl: double.url, clock }, never)).toBe("0.14.6");
+  });
+
+  test("compares number by number", () => {
+    expect(isVersionAtLeast("0.13.16", "0.13.16")).toBe(true);
+    expect(isVersionAtLeast("0.14.0", "0.13.16")).toBe(true);
+    expect(isVersionAtLeast("0.13.9", "0.13.16")).toBe(false);
+    expect(isVersionAtLeast("1.0", "0.13.16")).toBe(true);
+    expect(isVersionAtLeast("0.13", "0.13.16")).toBe(false);
+    expect(isVersionAtLeast("unset", "0.13.16")).toBe(false);
+  });
+});
