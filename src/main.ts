@@ -34,5 +34,7 @@ async function main(): Promise<number> {
   });
 }
 
+/** libsignal's threads do not count as work: without a timer the process would end beside a line that is still opening. */
+void systemClock.sleep(Number.MAX_SAFE_INTEGER);
 // A daemon that was asked to stop has done what it was told; any other command was cut short.
 void main().then((code) => process.exit(stopping.signal.reason === "SIGINT" && code !== 0 ? interrupted : code));

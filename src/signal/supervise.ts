@@ -81,6 +81,7 @@ export function superviseSignalCli(options: SuperviseOptions): Supervisor {
         while (!stopping.signal.aborted && (await answers(http))) await clock.sleep(limits.checkMs, stopping.signal);
         continue;
       }
+      if (stopping.signal.aborted) return;
       const startedAt = clock.monotonic();
       child = launch(options, http.host);
       const isReady = await waitReady(child, http, clock, limits, stopping.signal);
@@ -220,7 +221,7 @@ function toStartFault({ code, tail, error }: Exit, path: string) {
   });
   if (error && "code" in error && (error.code === "ENOENT" || error.code === "EACCES"))
     return fault(`${path} is missing or not executable`, "Set SIGNALMAN_SIGNAL_CLI to the path of signal-cli.", true);
-  if (/UnsupportedClassVersionError|no 'java' command|JAVA_HOME is set to an invalid/u.test(text))
+  if (/UnsupportedClassVersionError|LinkageError|no 'java' command|JAVA_HOME is set to an invalid/u.test(text))
     return fault(
       "Java is missing or too old",
       "signal-cli 0.14 needs Java 25, 0.13 needs Java 21: set JAVA_HOME.",

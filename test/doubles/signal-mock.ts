@@ -34,6 +34,8 @@ export type SignalMock = {
   scan(url: string): Promise<Device>;
   /** Gives `who` keys to write to the device first; each call uses up one of its one-time keys. */
   introduce(who: PrimaryDevice, device: Device, kind?: ServiceIdKind): Promise<void>;
+  /** Closes the device's connection, as a server that restarts does. */
+  drop(device: Device): void;
   stop(): Promise<void>;
 };
 
@@ -79,6 +81,11 @@ export async function startSignalMock({
       await introduce(phone, device);
       await introduce(contact, device);
       return device;
+    },
+    drop(device) {
+      // Private by its type only; there is no other way to a live connection (signal/SIGNAL-NATIVE.md section 7.3).
+      const { webSockets } = server as unknown as { webSockets: Map<Device, { close(code: number): void }> };
+      webSockets.get(device)?.close(1000);
     },
     async stop() {
       await server.close();

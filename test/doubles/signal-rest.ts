@@ -280,7 +280,9 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
       case "stray":
         return { ...reply, body: body.replace(/\]$/u, ",ERROR ReceiveHelper - Unknown error when handling messages]") };
       case "failed":
-        return error(`${body.replaceAll(/^\[|\]$/gu, "")}\nError while receiving messages: closed (IOException)\n`);
+        return error(
+          `${body.replaceAll(/^\[|\]$/gu, "").replaceAll('},{"envelope"', '}\n{"envelope"')}\nError while receiving messages: closed (IOException)\n`,
+        );
     }
   }
 

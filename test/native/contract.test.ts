@@ -120,7 +120,7 @@ type Handle = (
   this: Connection,
   request: Proto.WebSocketRequestMessage,
 ) => Promise<Proto.WebSocketResponseMessage.Params>;
-const handle = Connection.prototype["handleRequest"] as Handle;
+const handle = Connection.prototype["handleRequest"];
 const statuses = { signal_rate_limited: 429, captcha: 428, unregistered: 404 } as const;
 
 /** Does something else with the next message that we send. */
@@ -154,16 +154,16 @@ async function harness(): Promise<TransportHarness> {
   const transport = createNative({ ...rig.deps, clock });
   const realId = groupIdOf(group.masterKey);
   let last = clock.now();
-  let unread = 0;
+  const unread = new Set<Millis>();
   let writing = Promise.resolve();
   /** In order, and without waiting for the acknowledgement. */
   const write = (make: (timestamp: Millis) => Promise<Buffer<ArrayBuffer>>): Millis => {
     const sentAt = ++last;
-    unread++;
+    unread.add(sentAt);
     writing = writing.then(async () => {
       const bytes = await make(sentAt);
       void rig.mock.server.send(rig.device, bytes).then(
-        () => unread--,
+        () => unread.delete(sentAt),
         () => undefined,
       );
     });
@@ -184,7 +184,7 @@ async function harness(): Promise<TransportHarness> {
       await writing;
       // What was written is on its way: the suite's time must not pass before it has come, unless the line is cut.
       const until = performance.now() + 1_000;
-      for (let turns = 0; turns < 5 || (unread > 0 && performance.now() < until); turns++)
+      for (let turns = 0; turns < 5 || (unread.size > 0 && performance.now() < until); turns++)
         await new Promise((resolve) => setImmediate(resolve));
     },
     async cut() {

@@ -117,6 +117,17 @@ test("a group message names its group, pairwise and by sender key", async () => 
   expect(byKey).toMatchObject({ chat, source: { aci: rig.contact.device.aci }, content: { text: "by key" } });
 });
 
+test("who is no member of the group is not heard there, even with a revision of their own making", async () => {
+  const { group } = await startGroup();
+  const outsider = await rig.mock.server.createPrimaryDevice({ profileName: "Mallory" });
+  await rig.mock.introduce(outsider, rig.device);
+  await rig.acked(outsider.sendText(rig.device, "let me in", { timestamp: at, group }));
+  const later = await rig.phone.modifyGroupDisappearingMessageTimer(group, 60, { sendUpdateTo: [] });
+  await rig.acked(outsider.sendText(rig.device, "now?", { timestamp: at + 1, group: later }));
+  await rig.receive(rig.contact.sendText(rig.device, "a member", { timestamp: at + 2, group: later }));
+  expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([{ text: "a member" }]);
+});
+
 test("a send to a group reaches every member with one timestamp, and one transcript", async () => {
   const { group, third, chat } = await startGroup();
   await rig.receive(rig.contact.sendText(rig.device, "hi", { timestamp: at, group }));
@@ -240,6 +251,52 @@ test("the same send twice carries the same timestamp", async () => {
   await rig.send(rig.direct, "twice", at + 1);
   const copies = [await rig.contact.waitForMessage(), await rig.contact.waitForMessage()];
   expect(copies.map(({ dataMessage }) => Number(dataMessage.timestamp))).toEqual([at + 1, at + 1]);
+});
+
+test("a long text comes with a file that holds all of it, and a voice note says that it is one", async () => {
+  rig = await startRig();
+  const pointer = {
+    attachmentIdentifier: { cdnKey: "k" },
+    cdnNumber: 3,
+    key: Buffer.alloc(64),
+    digest: Buffer.alloc(32),
+  };
+  const attachments = [
+    { ...pointer, contentType: "text/x-signal-plain", size: 5_000 } as never,
+    { ...pointer, contentType: "audio/aac", size: 9, flags: 1 } as never,
+  ];
+  const dataMessage = { ...EMPTY_DATA_MESSAGE, body: "the beginning", timestamp: BigInt(at), attachments };
+  const { content } = await rig.receive(
+    rig.contact.sendRaw(rig.device, rawContent({ dataMessage }), { timestamp: at }),
+  );
+  expect(content).toMatchObject({
+    text: "the beginning",
+    attachments: [
+      { isLongText: true, isVoiceNote: false, sizeBytes: 5_000 },
+      { isLongText: false, isVoiceNote: true },
+    ],
+  });
+});
+
+test("what may be seen once comes without its file", async () => {
+  rig = await startRig();
+  const pointer = {
+    attachmentIdentifier: { cdnKey: "k" },
+    cdnNumber: 3,
+    key: Buffer.alloc(64),
+    digest: Buffer.alloc(32),
+    size: 1,
+  };
+  const dataMessage = {
+    ...EMPTY_DATA_MESSAGE,
+    timestamp: BigInt(at),
+    isViewOnce: true,
+    attachments: [pointer as never],
+  };
+  const { content } = await rig.receive(
+    rig.contact.sendRaw(rig.device, rawContent({ dataMessage }), { timestamp: at }),
+  );
+  expect(content).toMatchObject({ isViewOnce: true, attachments: [] });
 });
 
 test("a file from a contact is fetched by its reference", async () => {

@@ -167,7 +167,10 @@ export function rigOf(
     settled: () => transport.settled(),
     async acked(sending) {
       const done = sending.then(() => true);
-      while (!(await Promise.race([done, poll(20).then(() => false)])));
+      for (let isDone = false; !isDone;) {
+        await poll(20);
+        isDone = await Promise.race([done, Promise.resolve(false)]);
+      }
     },
     send: (chat, body, timestamp = Date.now()) => {
       const said: OutboundBody =

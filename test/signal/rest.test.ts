@@ -139,7 +139,7 @@ describe("receiving", () => {
     await double.parked();
     await clock.advance(1000);
     const { envelopes } = await receiving;
-    expect(envelopes).toMatchObject([{ content: { text: "first" } }]);
+    expect(envelopes).toMatchObject([{ content: { text: "first" } }, { content: { text: "second" } }]);
     expect(double.dropped()).toEqual([]);
   });
 

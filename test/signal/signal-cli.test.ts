@@ -151,6 +151,22 @@ describe("receiving", () => {
     expect(double.calls().filter(({ method }) => method === "receive")).toHaveLength(1);
   });
 
+  test("a poll that broke while nobody waited for it does not spoil the next connection", async () => {
+    const { clock, double, transport, receive } = await setup();
+    await transport.connect(never);
+    double.fail("receive", "hang");
+    const receiving = codeOf(transport.receive(20_000, never));
+    while ((await double.nextCall()).method !== "receive");
+    await clock.advance(81_000);
+    expect(await receiving).toBe("signal_timeout");
+    await double.stop();
+    expect(await codeOf(transport.connect(never))).toBe("signal_unreachable");
+    await double.start();
+    await transport.connect(never);
+    double.phoneWrites("a new day");
+    expect((await receive()).envelopes).toHaveLength(1);
+  });
+
   test("after another client vanished in its poll, the account is busy for a while", async () => {
     const { clock, double, transport } = await setup();
     await transport.connect(never);

@@ -6,6 +6,8 @@ export interface VirtualClock extends Clock {
   next(until: number): boolean;
   /** Moves time without firing anything (the machine sleeps); `wallOnly`: somebody set the clock. */
   jump(ms: number, wallOnly?: boolean): void;
+  /** Waits that have not ended. */
+  timerCount(): number;
 }
 
 export function createVirtualClock(startMs = Date.UTC(2026, 10, 23, 12)): VirtualClock {
@@ -29,19 +31,20 @@ export function createVirtualClock(startMs = Date.UTC(2026, 10, 23, 12)): Virtua
         signal?.addEventListener("abort", fire, { once: true });
       }),
     next(until) {
-      let first: [number, { at: number; fire: () => void }] | null = null;
-      for (const entry of timers) if (first === null || entry[1].at < first[1].at) first = entry;
-      if (first === null || first[1].at > until) return false;
-      const step = Math.max(0, first[1].at - monotonic);
+      let first: { at: number; fire: () => void } | null = null;
+      for (const timer of timers.values()) if (first === null || timer.at < first.at) first = timer;
+      if (first === null || first.at > until) return false;
+      const step = Math.max(0, first.at - monotonic);
       wall += step;
       monotonic += step;
-      first[1].fire();
+      first.fire();
       return true;
     },
     jump(ms, wallOnly = false) {
       wall += ms;
       if (!wallOnly) monotonic += ms;
     },
+    timerCount: () => timers.size,
   };
 }
 
@@ -68,5 +71,31 @@ export function seeded(seed: number): Random {
     let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export type Dice = {
+  readonly random: Random;
+  /** A whole number from 0 to n − 1. */
+  below(n: number): number;
+  chance(probability: number): boolean;
+  pick<T>(items: readonly T[]): T;
+  /** Spread evenly over the orders of magnitude from `low` to `high`. */
+  between(low: number, high: number): number;
+};
+
+/** Draws of one stream; `salt` keeps the streams of one seed apart, so that a draw more in one does not shift the others. */
+export function createDice(seed: number, salt: number): Dice {
+  const random = seeded(Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(salt, 0x85ebca6b));
+  const below = (n: number): number => Math.floor(random() * n);
+  return {
+    random,
+    below,
+    chance: (probability) => random() < probability,
+    pick<T>(items: readonly T[]): T {
+      if (items.length === 0) throw new Error("Nothing to pick from");
+      return items[below(items.length)] as T;
+    },
+    between: (low, high) => Math.exp(Math.log(low) + random() * (Math.log(high) - Math.log(low))),
   };
 }

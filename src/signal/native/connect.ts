@@ -16,6 +16,7 @@ import type {
   Net,
   UnauthenticatedChatConnection,
 } from "@signalapp/libsignal-client/dist/net.js";
+import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
@@ -199,7 +200,10 @@ function openSealed({ net, clock, log }: LineDeps) {
   };
 }
 
-/** One request on either kind of connection. @throws BridgeError `send_uncertain`, as the server may have got it */
+/**
+ * One request on either kind of connection.
+ * @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET)
+ */
 export async function exchange(
   connection: AuthenticatedChatConnection | UnauthenticatedChatConnection,
   { verb, path, headers = [], json }: Request,
@@ -222,6 +226,7 @@ export async function exchange(
     };
   } catch (cause) {
     if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError)) throw toBridgeError("Cannot ask Signal", cause);
+    if (verb === "GET") throw new BridgeError("signal_unreachable", `Cannot ask Signal: ${reasonOf(cause)}`, { cause });
     throw new BridgeError("send_uncertain", `Cannot tell the outcome of ${verb} as ${reasonOf(cause)}`, { cause });
   }
 }

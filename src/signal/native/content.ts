@@ -4,6 +4,7 @@
  * **Source:** SIGNAL-NATIVE 4.3 to 4.6, 4.13.
  */
 import { Aci } from "@signalapp/libsignal-client";
+import { Buffer } from "node:buffer";
 import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { owned } from "./bytes.ts";

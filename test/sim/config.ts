@@ -1,0 +1,25 @@
+/** The settings of a simulated home, read the way the program reads them. */
+import { loadConfig, type Config } from "../../src/config.ts";
+import type { Address } from "../../src/core/model.ts";
+
+/** Who lives in the simulated world. Everything about the stranger, and the key, must never be seen in files or logs. */
+export const people = {
+  ann: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00a001", number: "+15550100011" },
+  bob: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null },
+  carl: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00c003", number: "+15550100013" },
+  stranger: { aci: "dead7a57-11d5-4c0e-9c53-6a1d3f00d004", number: "+15559999014" },
+} as const satisfies Record<string, Address>;
+
+export const listedGroup = "bGlzdGVkLWdyb3Vw";
+export const unlistedGroup = "dW5saXN0ZWQtZ3JvdXA=";
+/** Begins everything that a stranger, or nobody addressed to us, says. */
+export const secretWord = "zqstranger";
+export const apiKey = "sk-ant-simulated-0123456789";
+
+export function simConfig(home: string, flags: Readonly<Record<string, string>> = {}): Config {
+  const allow = ["self", people.ann.number, people.bob.aci, `group:${listedGroup}`].join(",");
+  return loadConfig({
+    flags: { home, transport: "signal-cli", account: "+15550100001", allow, listen: "off", log: "debug", ...flags },
+    env: { ANTHROPIC_API_KEY: apiKey },
+  }).config;
+}
