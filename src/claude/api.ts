@@ -42,7 +42,7 @@ export interface ClaudeApi {
 const defaultBaseUrl = "https://api.anthropic.com";
 
 /** Time to the headers of an answer. **Source:** claude/CLAUDE-API.md 0.3: the SDK bounds nothing after that. */
-const headersTimeoutMs = 60_000;
+export const headersTimeoutMs = 60_000;
 
 /** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
 export const silenceMs = 75_000;

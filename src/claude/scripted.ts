@@ -6,7 +6,7 @@ import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import { inLogOrder } from "../core/turn.ts";
 import type { Millis } from "../core/model.ts";
-import { silenceMs } from "./api.ts";
+import { headersTimeoutMs, silenceMs } from "./api.ts";
 import type { Backend, RemoteSession, RemoteSessions } from "./backend.ts";
 import type { Frame } from "./events.ts";
 import { runTurn, type SessionLine } from "./session-turn.ts";
@@ -32,7 +32,7 @@ export type Fault =
   | { readonly kind: "refuse"; readonly code: ErrorCode; readonly retryAfterMs?: Millis }
   /** It is done, but the answer is lost. */
   | { readonly kind: "lose" }
-  /** Neither done nor answered, until the caller gives up. */
+  /** Neither done nor answered, until the caller gives up: by its signal, or after as long as a real line waits for headers. */
   | { readonly kind: "hang" };
 
 export interface ScriptedClaude {
@@ -44,6 +44,8 @@ export interface ScriptedClaude {
   setDown(isDown: boolean): void;
   /** While set, open streams deliver nothing and do not end. */
   setMute(isMute: boolean): void;
+  /** Somebody set our clock: the world's clock minus ours is this from now on. */
+  setSkew(skewMs: Millis): void;
 }
 
 export type ScriptedOptions = {
@@ -66,9 +68,9 @@ export const parrot: Script = (prompt) => [
 type Line = {
   readonly world: World;
   readonly clock: Clock;
-  readonly skewMs: Millis;
   readonly pageMax: number;
   readonly faults: Map<Point, Fault[]>;
+  skewMs: Millis;
   isDown: boolean;
   isMute: boolean;
 };
@@ -94,6 +96,7 @@ export function createScriptedClaude(options: ScriptedOptions): ScriptedClaude {
       if (isDown) world.cut();
     },
     setMute: (isMute) => void (line.isMute = isMute),
+    setSkew: (skewMs) => void (line.skewMs = skewMs),
   };
 }
 
@@ -196,9 +199,8 @@ async function at<T>(line: Line, point: Point, signal: AbortSignal, work: () => 
       work();
       throw unreachable(point);
     case "hang":
-      return new Promise((_, reject) =>
-        signal.addEventListener("abort", () => reject(unreachable(point)), { once: true }),
-      );
+      await line.clock.sleep(headersTimeoutMs, signal);
+      throw unreachable(point);
   }
 }
 

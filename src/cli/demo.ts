@@ -27,14 +27,18 @@ const patienceMs: Millis = 30_000;
 /** Resolves to 0 when the person has left, or the script has been played; to 1 when an answer did not come. */
 export async function demo(io: Io, flags: Flags, options: { script?: true }): Promise<number> {
   const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
-  const { config } = loadConfig({ flags: { listen: "127.0.0.1:0", log: "error", ...flags, home }, env: io.env });
   const stage = await openStage(io, home);
+  const all = { listen: "127.0.0.1:0", log: "error", ...flags, ...stage.flags, home };
+  const { config } = loadConfig({ flags: all, env: io.env });
   const claude = config.anthropicApiKey === null ? createScriptedClaude({ clock: io.clock }) : null;
   try {
+    introduce(io, stage, claude);
+    await stage.link(config, { log: quietLog(io), clock: io.clock, random: io.random });
     const daemon = await start(io, config, stage, claude);
     const server = await serve(config, daemon, io, quietLog(io));
     try {
-      introduce(io, stage, claude, server?.url ?? null);
+      if (server) io.out(`Watch it at ${server.url}/status\n`);
+      io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
       const shown: Demo = { io, daemon, stage, claude };
       return await (options.script || !process.stdin.isTTY ? playScript(shown) : converse(shown));
     } finally {
@@ -55,7 +59,7 @@ async function start(io: Io, config: Config, stage: Stage, claude: ScriptedClaud
     ...deps,
     networkKey: () => "",
     newId: randomUUID,
-    buildTransport: (store) => stage.buildTransport(store, deps.log),
+    buildTransport: (store) => stage.buildTransport(config, store, deps),
     buildBackend: (store) => (claude ? Promise.resolve(claude.backend) : buildBackend(config, store, deps)),
   });
   daemon.notices.on("connection", ({ state, previous }) => {
@@ -65,12 +69,9 @@ async function start(io: Io, config: Config, stage: Stage, claude: ScriptedClaud
   return daemon;
 }
 
-function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null, url: string | null): void {
-  io.out(
-    `signalman demo: ${stage.title}, ${claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude"}.\n`,
-  );
-  if (url !== null) io.out(`Watch it at ${url}/status\n`);
-  io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
+function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null): void {
+  const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
+  io.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
 }
 
 async function converse({ io, stage }: Demo): Promise<number> {
@@ -91,9 +92,9 @@ async function converse({ io, stage }: Demo): Promise<number> {
 
 async function cutFor(io: Io, stage: Stage, ms: Millis): Promise<void> {
   io.out(`        (the line is cut for ${ms / 1000} s)\n`);
-  stage.cut();
+  await stage.cut();
   await io.clock.sleep(ms, io.signal);
-  stage.mend();
+  await stage.mend();
   io.out("        (the line is back)\n");
 }
 
@@ -118,15 +119,16 @@ async function playScript(demo: Demo): Promise<number> {
   await say("Hello Claude, are you there?");
   await until("the first answer", () => heard.length === 1);
   io.out("        (the line is cut)\n");
-  stage.cut();
+  await stage.cut();
   await until("the loss of the line", isState("DISCONNECTED"));
   const session = claude?.world.sessions()[0];
   if (session) claude.world.say(session.id, "I kept thinking while your line was down.");
   await say("This was written while the line was down.");
   await io.clock.sleep(500);
-  stage.mend();
+  await stage.mend();
   io.out("        (the line is back)\n");
   await until("what was waiting", () => heard.length === (claude ? 3 : 2));
+  await until("an empty outbox", () => daemon.status().outbox.pending === 0);
   const { inbox, outbox, connection } = daemon.status();
   io.out(
     `\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${inbox.pending + outbox.pending}\n`,

@@ -119,6 +119,7 @@ function accept(
       if (envelope.content.kind === "undecryptable") {
         settings.count("undecryptable");
         if (envelope.content.isIdentityChange) settings.count("identityChanges");
+        deps.log.warn("a message could not be decrypted and may be missing", { code: envelope.content.code });
       }
       return deps.log.debug("envelope dropped", { reason: decision.reason });
     case "withdraw":

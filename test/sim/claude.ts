@@ -1,0 +1,163 @@
+/** Claude's side of the simulated world: what it says to which prompt, and a record of everything that was posted and said. */
+import { createScriptedClaude, type ScriptedClaude } from "../../src/claude/scripted.ts";
+import { createWorld, type Beat, type World, type WorldSession } from "../../src/claude/world.ts";
+import { nextStamp } from "../../src/core/hlc.ts";
+import type { Millis } from "../../src/core/model.ts";
+import { progressOf, trackAll } from "../../src/core/turn.ts";
+import type { Dice, VirtualClock } from "./clock.ts";
+import type { Life, Machine } from "./life.ts";
+import type { Plan } from "./plan.ts";
+
+/** Every prompt carries one, every reply answers one; numbers make each reply unlike every other. */
+export const promptMark = /ask-\d+/;
+export const replyMark = /#\d+#/;
+
+type Post = { readonly sessionId: string; readonly eventId: string };
+
+export type Theirs = {
+  readonly world: World;
+  /** Every session that ever was, deleted ones included. */
+  readonly sessions: readonly WorldSession[];
+  /** The line of a new life to this world. */
+  connect(life: Life): ScriptedClaude;
+  device(): ScriptedClaude | null;
+  setDown(isDown: boolean): void;
+  setMute(isMute: boolean): void;
+  /** The machine's clock was set. */
+  setSkew(): void;
+  /** From now on every prompt is answered at once. */
+  calmDown(): void;
+  /** Claude speaks by itself. */
+  speak(session: WorldSession): void;
+  /** Another device of the account. */
+  elsewhere: {
+    ask(session: WorldSession): void;
+    rename(session: WorldSession): void;
+    set(session: WorldSession): void;
+  };
+};
+
+export type TheirsDeps = {
+  readonly base: VirtualClock;
+  readonly machine: Machine;
+  readonly dice: Dice;
+  readonly plan: Plan;
+  /** How many messages with this mark people have written. */
+  readonly written: (mark: string) => number;
+  readonly onBroken: (what: string) => void;
+  readonly trace: (text: string) => void;
+};
+
+export function createTheirs(deps: TheirsDeps): Theirs {
+  const { base, machine, dice } = deps;
+  const script = createScript(deps);
+  const world = createWorld(base, (prompt) => script.beats(prompt));
+  const sessions: WorldSession[] = [];
+  const posts = new Map<string, Post[]>();
+  const isLost = ({ sessionId, eventId }: Post): boolean => {
+    const session = world.find(sessionId);
+    if (!session || session.isArchived || session.status === "terminated") return true;
+    if (session.queue.some((prompt) => prompt.id === eventId)) return false;
+    if (!session.log.some((event) => event.id === eventId)) return true;
+    return trackAll(progressOf(eventId), session.log).kind === "flushed";
+  };
+  const ours: World = {
+    ...world,
+    create(title, metadata) {
+      const session = world.create(title, metadata);
+      sessions.push(session);
+      return session;
+    },
+    post(id, text) {
+      const event = world.post(id, text);
+      const mark = promptMark.exec(text)?.[0];
+      deps.trace(`posted ${mark} to ${id} as ${event.id}`);
+      if (mark === undefined) {
+        deps.onBroken("a prompt was posted that nobody wrote");
+        return event;
+      }
+      const earlier = posts.get(mark) ?? [];
+      if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark)) deps.onBroken(`${mark} was asked twice`);
+      posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
+      return event;
+    },
+  };
+  let device: ScriptedClaude | null = null;
+  let isDown = false;
+  let isMute = false;
+  const skew = (): Millis => -machine.wallOffsetMs;
+  let count = 0;
+  return {
+    world,
+    sessions,
+    connect(life) {
+      const fresh = createScriptedClaude({ clock: life.clock, world: ours, skewMs: skew(), pageMax: 1 + dice.below(40) });
+      fresh.setDown(isDown);
+      fresh.setMute(isMute);
+      life.onDeath(() => fresh.setDown(true));
+      device = fresh;
+      return fresh;
+    },
+    device: () => device,
+    setDown(next) {
+      isDown = next;
+      device?.setDown(next);
+    },
+    setMute(next) {
+      // A line that was mute and lives again was another line: its gap is closed by listing, never by going on.
+      if (!next && isMute) world.cut();
+      isMute = next;
+      device?.setMute(next);
+    },
+    setSkew: () => device?.setSkew(skew()),
+    calmDown: script.calmDown,
+    speak: (session) => world.say(session.id, `${script.mark()} by the way`),
+    elsewhere: {
+      ask: (session) => void world.post(session.id, `from elsewhere ${++count}`),
+      rename: (session) => world.patch(session.id, { title: `Renamed ${++count}` }),
+      set(session) {
+        const stamp = nextStamp(null, base.now(), 0, "beef");
+        const key = dice.pick(["c.verbose", "c.color", "c.title"]);
+        const value = key === "c.verbose" ? dice.chance(0.5) : `there ${++count}`;
+        const title = key === "c.title" ? String(value) : undefined;
+        world.patch(session.id, { title, metadata: { [key]: `${stamp}~${JSON.stringify(value)}` } });
+      },
+    },
+  };
+}
+
+function createScript({ dice, plan }: TheirsDeps) {
+  let isCalm = false;
+  let count = 0;
+  const mark = (): string => `#${++count}#`;
+  const say = (to: string): Beat => {
+    const text = `${mark()} re[${to}]`;
+    if (dice.chance(0.1)) return { write: [text, " in", " pieces"] };
+    return { say: dice.chance(0.05) ? `${text} ${"and so on, at length, ".repeat(200)}` : text };
+  };
+  const beats = (prompt: string): Beat[] => {
+    const to = promptMark.exec(prompt)?.[0] ?? "elsewhere";
+    if (isCalm) return [say(to)];
+    const list: Beat[] = [];
+    const parts = dice.chance(0.7) ? 1 : dice.below(4);
+    for (let part = 0; part < parts; part++) {
+      if (dice.chance(0.6)) list.push({ pauseMs: dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000) });
+      if (dice.chance(plan.ask)) list.push({ ask: "shell", input: { command: `ls ${count}` } });
+      if (dice.chance(0.1)) list.push({ fail: "overloaded_error", retry: "retrying" });
+      list.push(say(to));
+    }
+    if (dice.chance(plan.exhausted)) return [...list, { fail: "overloaded_error", retry: "exhausted" }];
+    if (dice.chance(plan.terminal)) return [...list, { fail: "unknown_error", retry: "terminal" }];
+    if (dice.chance(plan.oddStop)) list.push({ stop: dice.pick(oddStops) });
+    return list;
+  };
+  return { beats, mark, calmDown: () => void (isCalm = true) };
+}
+
+const oddStops = [
+  { kind: "refusal", category: null },
+  { kind: "max_tokens" },
+  { kind: "context_exceeded" },
+  { kind: "budget_reached" },
+  { kind: "other", name: "something_new" },
+] as const;

@@ -1,0 +1,91 @@
+/**
+ * What one seed's world is like: which faults there are and how often, drawn in one of three ways.
+ *
+ * | mode        | like                                                                                         |
+ * |-------------|----------------------------------------------------------------------------------------------|
+ * | lite        | a good day: people talk, the line does its usual small things, nothing dies                  |
+ * | swarm       | about half of all faults, each at an intensity of its own: rare combinations become frequent |
+ * | performance | many people at once, every fault as rarely as in real life                                   |
+ */
+import type { Dice } from "./clock.ts";
+
+export const modes = ["lite", "swarm", "performance"] as const;
+export type Mode = (typeof modes)[number];
+
+export const faultKinds = [
+  "cut",
+  "unlink",
+  "hang",
+  "loseAnswer",
+  "loseAck",
+  "rateLimit",
+  "captcha",
+  "refuseSend",
+  "duplicate",
+  "odd",
+  "stranger",
+  "claudeRefuse",
+  "claudeLose",
+  "claudeHang",
+  "claudeDown",
+  "claudeMute",
+  "streamCut",
+  "say",
+  "patch",
+  "askElsewhere",
+  "gone",
+  "crash",
+  "restart",
+  "sleep",
+  "setClock",
+  "diskFull",
+  "diskBroken",
+  "network",
+] as const;
+export type FaultKind = (typeof faultKinds)[number];
+
+export type Plan = {
+  readonly mode: Mode;
+  /** The timestamp of a message is ours, so that a repeated send is seen once. */
+  readonly ownTimestamps: boolean;
+  readonly isLocal: boolean;
+  /** Messages of people per minute. */
+  readonly talk: number;
+  /** Faults per minute; kinds that are missing do not happen. */
+  readonly rates: Readonly<Partial<Record<FaultKind, number>>>;
+  /** Longest that a fault lasts, in ms. */
+  readonly lastingMs: number;
+  /** Probabilities per turn. */
+  readonly ask: number;
+  readonly slow: number;
+  readonly exhausted: number;
+  readonly terminal: number;
+  readonly oddStop: number;
+};
+
+const small: readonly FaultKind[] = ["duplicate", "odd", "stranger", "loseAck", "streamCut", "say", "patch", "network"];
+
+export function drawPlan(dice: Dice, wanted?: Mode): Plan {
+  const mode = wanted ?? dice.pick(["lite", "swarm", "swarm", "swarm", "performance"] as const);
+  const isSwarm = mode === "swarm";
+  const rates: Partial<Record<FaultKind, number>> = {};
+  for (const kind of faultKinds) {
+    const rate = dice.between(0.03, 2);
+    const isIn = isSwarm ? dice.chance(0.5) : mode === "performance" || small.includes(kind);
+    if (isIn) rates[kind] = isSwarm ? rate : 0.05;
+  }
+  const some = (probability: number): number => (isSwarm && dice.chance(0.5) ? dice.random() * probability : 0.02);
+  return {
+    mode,
+    rates,
+    ownTimestamps: dice.chance(0.6),
+    isLocal: dice.chance(0.5),
+    talk: mode === "performance" ? dice.between(10, 40) : dice.between(0.5, 8),
+    lastingMs: dice.between(2_000, 240_000),
+    ask: some(0.6),
+    slow: some(0.5),
+    exhausted: some(0.4),
+    terminal: mode === "lite" ? 0 : some(0.2),
+    oddStop: some(0.3),
+  };
+}
