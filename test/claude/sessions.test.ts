@@ -3,7 +3,7 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createSessionsBackend, type SessionsDeps } from "../../src/claude/sessions.ts";
 import type { Log } from "../../src/log.ts";
-import { createLocal } from "../contract/backend.ts";
+import { createGate, createLocal, settled } from "../contract/backend.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 
@@ -170,6 +170,23 @@ describe("sessions", () => {
     await expect(backend.remote?.update(id, { metadata: pairs }, never)).rejects.toMatchObject({
       code: "claude_request",
     });
+  });
+
+  test("finds an uncertain prompt in the queue, wherever a listing puts the queue", async () => {
+    await double.close();
+    double = await startClaudeDouble({ clock, isQueueLast: true });
+    const local = createLocal({ backend: start(), clock });
+    for (let turn = 0; turn < 25; turn++) await local.ask(`number ${turn}`);
+    const gate = createGate();
+    double.setScript((prompt) => [...(prompt === "slow" ? [{ hold: gate.opened }] : []), { say: `re: ${prompt}` }]);
+    const session = double.engine.need(local.remoteId());
+    double.engine.accept(session, { type: "user.message", content: [{ type: "text", text: "slow" }] });
+    await settled(() => session.status === "running");
+    double.fail(/POST .*\/events$/u, { kind: "lose" });
+    await local.ask("mine");
+    const outcome = await local.again((step) => step.kind === "asked" && gate.open());
+    expect(outcome.steps.map(({ kind }) => kind)).not.toContain("sending");
+    expect(local.replies().slice(-2)).toEqual(["re: slow", "re: mine"]);
   });
 
   test("an outage at any request of a turn is a fault to wait for, and the prompt is asked once", async () => {

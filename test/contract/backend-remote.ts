@@ -2,9 +2,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import type { RemoteSessions, TurnStep } from "../../src/claude/backend.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
-import { createGate, createLocal, settled, whileTimePasses, type Bench } from "./backend.ts";
+import { createGate, createLocal, settled, whileTimePasses, type Bench, type Outcome } from "./backend.ts";
 
 type World = NonNullable<Bench["remote"]>;
+const kindsOf = (outcome: Outcome): string[] => outcome.steps.map(({ kind }) => kind);
 
 export function remoteBackendContract(name: string, setup: () => Promise<Bench>): void {
   describe(`backend contract, sessions elsewhere: ${name}`, () => {
@@ -50,6 +51,29 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       expect(outcome.progress.kind).toBe("ended");
       expect(world.prompts(local.remoteId())).toEqual(["ok", "ok"]);
       expect(local.replies()).toEqual(["re: ok", "re: ok"]);
+    });
+
+    test("does not take an old prompt of another device for the uncertain one", async () => {
+      await local.ask("one");
+      world.post(local.remoteId(), "ok");
+      await settled(() => !world.isRunning(local.remoteId()));
+      await bench.clock.advance(3_600_000);
+      bench.cutSend();
+      expect((await local.ask("ok")).fault?.code).toBe("claude_unreachable");
+      expect(kindsOf(await local.again())).toContain("sending");
+      expect(world.prompts(local.remoteId())).toEqual(["one", "ok", "ok"]);
+    });
+
+    test("shows no tail of a message whose beginning it did not hear", async () => {
+      const gate = createGate();
+      bench.setScript(() => [{ write: ["one"] }, { hold: gate.opened }, { write: ["two"] }]);
+      const heard: string[] = [];
+      await local.ask("go", (step) => {
+        if (step.kind === "delta") heard.push(step.text);
+        if (step.kind === "delta") world.tail(local.remoteId(), "late");
+        gate.open();
+      });
+      expect(heard).toEqual(["one", "two"]);
     });
 
     test("finds an uncertain prompt that a sync has long passed", async () => {

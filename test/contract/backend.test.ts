@@ -21,6 +21,7 @@ async function scripted(): Promise<Bench> {
     setScript: world.setScript,
     loseSend: () => claude.fail("send", { kind: "lose" }),
     cutSend: () => claude.fail("send", { kind: "refuse", code: "claude_unreachable" }),
+    hangSend: () => claude.fail("send", { kind: "hang" }),
     limitSend: () => claude.fail("send", { kind: "refuse", code: "claude_rate_limited", retryAfterMs: 7000 }),
     overloadSend: () => claude.fail("send", { kind: "refuse", code: "claude_overloaded" }),
     cutStreams: () => world.cut(),
@@ -33,6 +34,10 @@ async function scripted(): Promise<Bench> {
         return [...log, ...queue].flatMap((event) => (event.type === "prompt" ? [event.text] : []));
       },
       say: world.say,
+      tail(id, text) {
+        for (const listener of world.find(id)?.listeners ?? [])
+          listener({ kind: "delta", eventId: "sevt_unheard", text });
+      },
       post: world.post,
       patch: (id, title, metadata) => world.patch(id, { title, metadata }),
       remove: world.delete,
@@ -71,6 +76,7 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
     setScript: double.setScript,
     loseSend: () => double.fail(sendPath, { kind: "lose" }),
     cutSend: () => double.fail(sendPath, { kind: "cut" }),
+    hangSend: () => double.fail(sendPath, { kind: "hang" }),
     limitSend: () =>
       double.fail(sendPath, { kind: "status", status: 429, type: "rate_limit_error", headers: { "retry-after": "7" } }),
     overloadSend: () => double.fail(sendPath, { kind: "status", status: 529, type: "overloaded_error" }),
@@ -85,6 +91,11 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
             prompts: (id) => [...engine.need(id).log, ...engine.need(id).queue].flatMap(promptOf),
             say: (id, text) =>
               void engine.append(engine.need(id), "agent.message", { content: [{ type: "text", text }] }),
+            tail(id, text) {
+              const delta = { type: "content_delta", index: 0, content: { type: "text", text } };
+              for (const listener of engine.need(id).listeners)
+                listener({ type: "event_delta", event_id: "sevt_unheard", delta });
+            },
             post: (id, text) =>
               void engine.accept(engine.need(id), { type: "user.message", content: [{ type: "text", text }] }),
             patch: (id, title, metadata) => engine.patch(engine.need(id), { title, metadata }),

@@ -18,6 +18,8 @@ export type Bench = {
   loseSend(): void;
   /** The next prompt does not arrive. */
   cutSend(): void;
+  /** The next prompt gets no answer at all. */
+  hangSend(): void;
   /** The next prompt is refused: 429 with Retry-After 7 s. */
   limitSend(): void;
   /** Everything is refused with 529 once. */
@@ -32,6 +34,8 @@ export type Bench = {
     /** What the server has been told, in order, queued prompts last. */
     prompts(remoteId: string): string[];
     say(remoteId: string, text: string): void;
+    /** Streams show a piece of a message whose beginning was never shown. */
+    tail(remoteId: string, text: string): void;
     /** Another device prompts. */
     post(remoteId: string, text: string): void;
     patch(remoteId: string, title: string, metadata: { readonly [key: string]: string | null }): void;
@@ -260,6 +264,17 @@ export function backendContract(name: string, setup: () => Promise<Bench>): void
       expect(after.progress.kind).toBe("ended");
       expect(local.replies().join("")).toBe("waitre: hello");
       if (bench.remote) expect(bench.remote.prompts(local.remoteId())).toEqual(["hello"]);
+    });
+
+    test("ends without a decision when it is aborted while a request hangs", async () => {
+      bench.hangSend();
+      const stop = new AbortController();
+      const asking = local.ask("hello", () => {}, stop.signal);
+      await settled(() => local.state().kind === "uncertain");
+      stop.abort();
+      expect((await asking).fault).toBeNull();
+      expect((await local.again()).progress.kind).toBe("ended");
+      expect(local.replies()).toEqual(["re: hello"]);
     });
 
     test("closes its stream when the caller walks away", async () => {

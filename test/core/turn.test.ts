@@ -181,7 +181,9 @@ describe("trackTurn, any log delivered any way", () => {
         const mine = log.findIndex((event) => event.id === id);
         const tied = log.slice(0, mine).filter((event) => event.at === log[mine]?.at && event.type === "idle");
         // Seen queued, and a flush in the very millisecond in which it was processed: the next look at the listing decides.
-        fc.pre(!isSeenQueued || !tied.some((event) => event.type === "idle" && event.stop.kind === "retries_exhausted"));
+        fc.pre(
+          !isSeenQueued || !tied.some((event) => event.type === "idle" && event.stop.kind === "retries_exhausted"),
+        );
         const after = log.slice(log.findIndex((event) => event.id === id));
         const stop = after.find((event) => event.type === "idle" && event.stop.kind !== "requires_action");
         const progress = trackAll(start, delivered);

@@ -67,6 +67,8 @@ export type DoubleOptions = {
   readonly skewMs?: number;
   readonly stepMs?: number;
   readonly echo?: "both" | "queued" | "processed";
+  /** Newest first, queued events still come last: nobody says that they do not. */
+  readonly isQueueLast?: boolean;
   /** Largest page, whatever the client asks for. */
   readonly pageMax?: number;
   readonly port?: number;
@@ -523,10 +525,14 @@ function listEvents(state: State, session: DoubleSession, url: URL): unknown {
   const gte = params.get("created_at[gte]");
   const types = params.getAll("types[]");
   const log = session.log.filter((event) => gte === null || Date.parse(event.processed_at ?? "") >= Date.parse(gte));
-  const all: WireEvent[] = [...log, ...(gte === null ? session.queue : [])].filter(
-    (event) => types.length === 0 || types.includes(event.type),
-  );
-  if (params.get("order") === "desc") all.reverse();
+  const queue = gte === null ? session.queue : [];
+  const isDescending = params.get("order") === "desc";
+  const ordered: WireEvent[] = !isDescending
+    ? [...log, ...queue]
+    : state.options.isQueueLast
+      ? [...log.toReversed(), ...queue]
+      : [...log, ...queue].toReversed();
+  const all = ordered.filter((event) => types.length === 0 || types.includes(event.type));
   return page(state, all, params);
 }
 

@@ -77,7 +77,8 @@ export function createTheirs(deps: TheirsDeps): Theirs {
         return event;
       }
       const earlier = posts.get(mark) ?? [];
-      if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark)) deps.onBroken(`${mark} was asked twice`);
+      if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark))
+        deps.onBroken(`${mark} was asked twice`);
       posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
       return event;
     },
@@ -91,7 +92,12 @@ export function createTheirs(deps: TheirsDeps): Theirs {
     world,
     sessions,
     connect(life) {
-      const fresh = createScriptedClaude({ clock: life.clock, world: ours, skewMs: skew(), pageMax: 1 + dice.below(40) });
+      const fresh = createScriptedClaude({
+        clock: life.clock,
+        world: ours,
+        skewMs: skew(),
+        pageMax: 1 + dice.below(40),
+      });
       fresh.setDown(isDown);
       fresh.setMute(isMute);
       life.onDeath(() => fresh.setDown(true));

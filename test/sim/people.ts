@@ -1,0 +1,174 @@
+/** The people with phones: what they write, take back, command and answer; and strangers, whose every word is a planted secret. */
+import type { Address, Chat, Envelope } from "../../src/core/model.ts";
+import { chatKey } from "../../src/core/model.ts";
+import type { Person, WriteOptions } from "../../src/signal/memory-people.ts";
+import type { MemorySignal } from "../../src/signal/memory.ts";
+import type { Dice } from "./clock.ts";
+import { listedGroup, people, secretWord, unlistedGroup } from "./config.ts";
+
+type Place = { readonly who: Person; readonly options: WriteOptions; readonly chat: Chat };
+type Said = { readonly place: Place; readonly envelope: Envelope };
+
+export type People = {
+  /** One thing that a person does. Returns what, for the trace. */
+  act(): string;
+  /** A prompt and nothing else. */
+  ask(): string;
+  /** Somebody who may answers the question that is open in a chat. */
+  answer(chatKey: string, isAllowed: boolean): void;
+  /** Somebody who is not let in does something. */
+  intrude(): string;
+  /** An envelope that was delivered comes again. */
+  repeat(): void;
+  /** What cannot be read, or has nothing to answer. */
+  oddity(): void;
+  /** How many messages carry this mark. */
+  written(mark: string): number;
+  /** Messages of all people so far. */
+  count(): number;
+};
+
+const commands = [
+  "/stop",
+  "/stop",
+  "/new",
+  "/skip",
+  "/status",
+  "/title Garden",
+  "/title",
+  "/verbose",
+  "/model",
+  "/model claude-scripted",
+  "/sessions",
+  "/resume 2",
+  "/resume 1",
+  "/usage",
+  "/help",
+  "/approve",
+  "/deny",
+  "/nwe",
+];
+
+export function createPeople(signal: MemorySignal, dice: Dice): People {
+  const person = (address: Address, name: string): Person => signal.person(address, name);
+  const [ann, bob] = [person(people.ann, "Ann"), person(people.bob, "Bob")];
+  const [carl, stranger] = [person(people.carl, "Carl"), person(people.stranger, `${secretWord}-name`)];
+  const group: Chat = { kind: "group", id: listedGroup };
+  const mention: WriteOptions = { group: listedGroup, isMention: true };
+  const places: readonly Place[] = [
+    { who: signal.owner, options: {}, chat: { kind: "self" } },
+    { who: signal.owner, options: {}, chat: { kind: "self" } },
+    { who: ann, options: {}, chat: { kind: "direct", peer: people.ann } },
+    { who: bob, options: {}, chat: { kind: "direct", peer: people.bob } },
+    { who: carl, options: mention, chat: group },
+    { who: ann, options: mention, chat: group },
+  ];
+  const said: Said[] = [];
+  const delivered: Envelope[] = [];
+  const marks = new Map<string, number>();
+  let asks = 0;
+  let secrets = 0;
+  const keep = (place: Place, envelope: Envelope): void => {
+    said.push({ place, envelope });
+    delivered.push(envelope);
+  };
+  const mark = (name: string): string => {
+    marks.set(name, (marks.get(name) ?? 0) + 1);
+    return name;
+  };
+  const fresh = (): string => mark(`ask-${++asks}`);
+  const ask = (place = dice.pick(places)): string => {
+    // Now and then the very same words again: only their order tells them apart.
+    const name = asks > 0 && dice.chance(0.1) ? mark(`ask-${asks}`) : fresh();
+    const files = dice.chance(0.05) ? [{ fileName: "note.txt", contentType: "text/plain", base64: "aGVsbG8=" }] : [];
+    keep(place, place.who.write(name, { ...place.options, files }));
+    return `${name} in ${chatKey(place.chat)}`;
+  };
+  const edit = ({ place, envelope }: Said): string => {
+    const name = fresh();
+    keep(place, place.who.edit(envelope.sentAt, name, place.options));
+    return `edit to ${name}`;
+  };
+  const command = (): string => {
+    const [place, text] = [dice.pick(places), dice.pick(commands)];
+    place.who.write(text, place.options);
+    return `${text} in ${chatKey(place.chat)}`;
+  };
+  const answerIn = (place: Place, isAllowed: boolean): void => {
+    const last = signal.screen().findLast((seen) => chatKey(seen.chat) === chatKey(place.chat));
+    if (last && dice.chance(0.3)) {
+      const target = { author: signal.account, sentAt: last.timestamp };
+      place.who.react(target, isAllowed ? "👍" : "👎", { ...place.options });
+    } else place.who.write(isAllowed ? "yes" : "no", place.options);
+  };
+  const secret = (): string => `${secretWord}-${++secrets}`;
+  return {
+    ask: () => ask(),
+    act() {
+      const last = said.slice(-4);
+      const roll = dice.random();
+      if (roll < 0.08 && last.length > 0) return edit(dice.pick(last));
+      if (roll < 0.13 && last.length > 0) {
+        const { place, envelope } = dice.pick(last);
+        place.who.delete(envelope.sentAt, place.options);
+        return "delete";
+      }
+      if (roll < 0.28) return command();
+      if (roll < 0.36) {
+        answerIn(dice.pick(places), dice.chance(0.7));
+        return "yes or no";
+      }
+      const place = dice.pick(places);
+      const burst = dice.chance(0.15) ? 1 + dice.below(4) : 1;
+      return Array.from({ length: burst }, () => ask(place)).join(", ");
+    },
+    answer(key, isAllowed) {
+      // In a group only who is on the list by name may say yes, and must address us: the last place of the list.
+      const place = places.findLast(({ chat }) => chatKey(chat) === key);
+      place?.who.write(isAllowed ? "/approve" : "/deny", place.options);
+    },
+    intrude() {
+      const target = said.at(-1)?.envelope.sentAt ?? 1;
+      const kinds: readonly (() => unknown)[] = [
+        () => stranger.write(secret()),
+        () => stranger.write("/status"),
+        () => stranger.write(secret(), { group: unlistedGroup, isMention: true }),
+        () => ann.write(secret(), { group: unlistedGroup, isMention: true }),
+        () => ann.write(secret(), { group: listedGroup }),
+        () => carl.write(secret(), { group: listedGroup }),
+        () => carl.write(secret()),
+        () => signal.owner.write(secret(), { group: unlistedGroup }),
+        () => stranger.edit(target, secret()),
+        () => stranger.delete(target),
+        () => stranger.react({ author: signal.account, sentAt: target }, "👍"),
+        () => stranger.write("yes"),
+      ];
+      const index = dice.below(kinds.length);
+      kinds[index]?.();
+      return `kind ${index}`;
+    },
+    repeat() {
+      const again = delivered.slice(-8);
+      if (again.length > 0) signal.deliver(dice.pick(again));
+    },
+    oddity() {
+      const chat: Chat = { kind: "direct", peer: people.ann };
+      const blank = { source: people.ann, sourceDevice: 1, serverAt: null, chat, isOwn: false, sourceName: null };
+      const contents: readonly Envelope["content"][] = [
+        { kind: "unknown", what: "something new" },
+        { kind: "undecryptable", code: "broken", isIdentityChange: dice.chance(0.3) },
+        { kind: "receipt", receipt: "read", sentAts: [1, 2] },
+        { kind: "typing", isTyping: true },
+        { kind: "empty", what: "profile key" },
+        { kind: "timer", expiresInSeconds: 60 },
+        { kind: "text", text: "", quote: null, mentions: [], attachments: [], expiresInSeconds: 0, isViewOnce: false },
+      ];
+      const content = dice.pick(contents);
+      const isNobody = content.kind === "undecryptable" && dice.chance(0.5);
+      const whose = isNobody ? { ...blank, source: null, chat: null } : blank;
+      signal.deliver({ ...whose, sentAt: 1_000 + delivered.length, content });
+    },
+    written: (name) => marks.get(name) ?? 0,
+    count: () => delivered.length,
+  };
+}
