@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
+import { clearLine, createInterface, cursorTo } from "node:readline";
 import { randomUUID } from "node:crypto";
 import { createScriptedClaude, type ScriptedClaude } from "../claude/scripted.ts";
 import { loadConfig, type Config } from "../config.ts";
@@ -17,7 +17,15 @@ import { openStage, type Stage } from "./demo-stage.ts";
 import type { Flags, Io } from "./io.ts";
 import { serve } from "./run.ts";
 
-type Demo = { readonly io: Io; readonly daemon: Daemon; readonly stage: Stage; readonly claude: ScriptedClaude | null };
+/** What is printed while a person types goes above the line that is being typed. */
+type Screen = { print: (text: string) => void };
+type Demo = {
+  readonly io: Io;
+  readonly screen: Screen;
+  readonly daemon: Daemon;
+  readonly stage: Stage;
+  readonly claude: ScriptedClaude | null;
+};
 
 const dropMs: Millis = 3_000;
 const dropMsMax: Millis = 600_000;
@@ -30,16 +38,17 @@ export async function demo(io: Io, flags: Flags, options: { script?: true }): Pr
   const stage = await openStage(io, home);
   const all = { listen: "127.0.0.1:0", log: "error", ...flags, ...stage.flags, home };
   const { config } = loadConfig({ flags: all, env: io.env });
+  const screen: Screen = { print: io.out };
   const claude = config.anthropicApiKey === null ? createScriptedClaude({ clock: io.clock }) : null;
   try {
     introduce(io, stage, claude);
     await stage.link(config, { log: quietLog(io), clock: io.clock, random: io.random });
-    const daemon = await start(io, config, stage, claude);
+    const daemon = await start(io, screen, config, stage, claude);
     const server = await serve(config, daemon, io, quietLog(io));
     try {
       if (server) io.out(`Watch it at ${server.url}/status\n`);
       io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
-      const shown: Demo = { io, daemon, stage, claude };
+      const shown: Demo = { io, screen, daemon, stage, claude };
       return await (options.script || !process.stdin.isTTY ? playScript(shown) : converse(shown));
     } finally {
       await daemon.stop();
@@ -53,7 +62,13 @@ export async function demo(io: Io, flags: Flags, options: { script?: true }): Pr
 
 const quietLog = (io: Io) => startLog({ level: "error", isPretty: io.isErrTty, write: io.err });
 
-async function start(io: Io, config: Config, stage: Stage, claude: ScriptedClaude | null): Promise<Daemon> {
+async function start(
+  io: Io,
+  screen: Screen,
+  config: Config,
+  stage: Stage,
+  claude: ScriptedClaude | null,
+): Promise<Daemon> {
   const deps = { log: quietLog(io), clock: io.clock, random: io.random };
   const daemon = await startDaemon(config, {
     ...deps,
@@ -63,9 +78,9 @@ async function start(io: Io, config: Config, stage: Stage, claude: ScriptedClaud
     buildBackend: (store) => (claude ? Promise.resolve(claude.backend) : buildBackend(config, store, deps)),
   });
   daemon.notices.on("connection", ({ state, previous }) => {
-    if (state.name !== previous.name) io.out(`        [${previous.name} → ${state.name}]\n`);
+    if (state.name !== previous.name) screen.print(`        [${previous.name} → ${state.name}]\n`);
   });
-  stage.onMessage((text) => io.out(`claude> ${text.replaceAll("\n", "\n        ")}\n`));
+  stage.onMessage((text) => screen.print(`claude> ${text.replaceAll("\n", "\n        ")}\n`));
   return daemon;
 }
 
@@ -74,28 +89,35 @@ function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null): void {
   io.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
 }
 
-async function converse({ io, stage }: Demo): Promise<number> {
+async function converse({ io, screen, stage }: Demo): Promise<number> {
   const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: "you> " });
   io.signal.addEventListener("abort", () => lines.close(), { once: true });
+  screen.print = (text) => {
+    cursorTo(process.stdout, 0);
+    clearLine(process.stdout, 0);
+    io.out(text);
+    lines.prompt(true);
+  };
   lines.prompt();
   for await (const line of lines) {
     const text = line.trim();
     if (text === "/quit") break;
     const drop = /^\/drop(?:\s+(\d+))?$/u.exec(text);
-    if (drop) void cutFor(io, stage, Math.min(dropMsMax, drop[1] ? Number(drop[1]) * 1000 : dropMs));
+    if (drop) void cutFor(io, screen, stage, Math.min(dropMsMax, drop[1] ? Number(drop[1]) * 1000 : dropMs));
     else if (text !== "") await stage.write(text);
     lines.prompt();
   }
   lines.close();
+  screen.print = io.out;
   return 0;
 }
 
-async function cutFor(io: Io, stage: Stage, ms: Millis): Promise<void> {
-  io.out(`        (the line is cut for ${ms / 1000} s)\n`);
+async function cutFor(io: Io, screen: Screen, stage: Stage, ms: Millis): Promise<void> {
+  screen.print(`        (the line is cut for ${ms / 1000} s)\n`);
   await stage.cut();
   await io.clock.sleep(ms, io.signal);
   await stage.mend();
-  io.out("        (the line is back)\n");
+  screen.print("        (the line is back)\n");
 }
 
 /** A short conversation by itself: a question, the line cut, Claude speaking meanwhile, a question while it is cut. */

@@ -21,7 +21,9 @@ async function scripted(): Promise<Bench> {
     setScript: world.setScript,
     loseSend: () => claude.fail("send", { kind: "lose" }),
     cutSend: () => claude.fail("send", { kind: "refuse", code: "claude_unreachable" }),
-    hangSend: () => claude.fail("send", { kind: "hang" }),
+    async hangSend() {
+      claude.fail("send", { kind: "hang" });
+    },
     limitSend: () => claude.fail("send", { kind: "refuse", code: "claude_rate_limited", retryAfterMs: 7000 }),
     overloadSend: () => claude.fail("send", { kind: "refuse", code: "claude_overloaded" }),
     cutStreams: () => world.cut(),
@@ -76,7 +78,10 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
     setScript: double.setScript,
     loseSend: () => double.fail(sendPath, { kind: "lose" }),
     cutSend: () => double.fail(sendPath, { kind: "cut" }),
-    hangSend: () => double.fail(sendPath, { kind: "hang" }),
+    hangSend() {
+      double.fail(sendPath, { kind: "hang" });
+      return double.next(sendPath);
+    },
     limitSend: () =>
       double.fail(sendPath, { kind: "status", status: 429, type: "rate_limit_error", headers: { "retry-after": "7" } }),
     overloadSend: () => double.fail(sendPath, { kind: "status", status: 529, type: "overloaded_error" }),

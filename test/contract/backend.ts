@@ -18,8 +18,8 @@ export type Bench = {
   loseSend(): void;
   /** The next prompt does not arrive. */
   cutSend(): void;
-  /** The next prompt gets no answer at all. */
-  hangSend(): void;
+  /** The next prompt gets no answer at all; resolves when it is on its way. */
+  hangSend(): Promise<void>;
   /** The next prompt is refused: 429 with Retry-After 7 s. */
   limitSend(): void;
   /** Everything is refused with 529 once. */
@@ -152,6 +152,13 @@ const kinds = (outcome: Outcome): string[] => [
 ];
 const parrot: Script = (prompt) => [{ write: ["re: ", prompt] }];
 
+/** The code with which `work` failed, or null. */
+export const codeOf = (work: Promise<unknown>): Promise<string | null> =>
+  work.then(
+    () => null,
+    (error: unknown) => (error instanceof BridgeError ? error.code : String(error)),
+  );
+
 /** Time passes until `work` is done. */
 export async function whileTimePasses<T>(clock: FakeClock, work: Promise<T>): Promise<T> {
   const state = { isDone: false };
@@ -267,9 +274,10 @@ export function backendContract(name: string, setup: () => Promise<Bench>): void
     });
 
     test("ends without a decision when it is aborted while a request hangs", async () => {
-      bench.hangSend();
+      const hanging = bench.hangSend();
       const stop = new AbortController();
       const asking = local.ask("hello", () => {}, stop.signal);
+      await hanging;
       await settled(() => local.state().kind === "uncertain");
       stop.abort();
       expect((await asking).fault).toBeNull();

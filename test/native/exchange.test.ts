@@ -240,7 +240,7 @@ test("who cannot read our message gets it again, with its old timestamp", async 
     const envelope = envelopeBytes(Envelope_Type.PLAINTEXT_CONTENT, rig.contact.device.aci, at + 100 + flood, content);
     await rig.acked(rig.mock.server.send(rig.device, envelope));
   }
-  await rig.transport.disconnect();
+  await rig.settled();
   expect(rig.contact.getMessageQueueSize()).toBe(9);
 });
 

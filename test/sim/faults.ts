@@ -1,0 +1,158 @@
+/** What can go wrong, and how it is mended. Each fault happens once per call; what lasts mends itself through the agenda. */
+import type { Fault, Point } from "../../src/claude/scripted.ts";
+import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
+import type { Millis } from "../../src/core/model.ts";
+import type { WorldSession } from "../../src/claude/world.ts";
+import type { MemoryFaults } from "../../src/signal/memory-world.ts";
+import type { Theirs } from "./claude.ts";
+import type { Dice } from "./clock.ts";
+import type { Life, Machine } from "./life.ts";
+import type { People } from "./people.ts";
+import type { FaultKind, Plan } from "./plan.ts";
+
+export type FaultDeps = {
+  readonly dice: Dice;
+  readonly plan: Plan;
+  readonly machine: Machine;
+  readonly line: MemoryFaults;
+  readonly theirs: Theirs;
+  readonly people: People;
+  /** The process that lives now, if any. */
+  readonly life: () => Life | null;
+  /** A person asks the daemon to try now. */
+  readonly reconnect: () => void;
+  /** Kills at one of the next awaits. */
+  readonly crashSoon: () => void;
+  readonly restart: () => void;
+  readonly sleep: (ms: Millis) => void;
+  /** Runs at the end of a fault; `mend` may come sooner, when all faults stop. */
+  readonly after: (ms: Millis, mend: () => void) => void;
+};
+
+const points: readonly Point[] = [
+  "create",
+  "open",
+  "open",
+  "events",
+  "events",
+  "send",
+  "send",
+  "send",
+  "retrieve",
+  "update",
+  "confirm",
+  "check",
+];
+const claudeCodes = (Object.keys(errorTable) as ErrorCode[]).filter(
+  (code) => code.startsWith("claude_") && code !== "claude_stream_lost",
+);
+
+/** By kind: makes it happen, and says what exactly. */
+export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => string>> {
+  const { dice, machine, line, theirs, people } = deps;
+  const lasting = (): Millis => Math.round(dice.between(300, deps.plan.lastingMs));
+  const forAWhile = (start: () => void, mend: () => void): string => {
+    const ms = lasting();
+    start();
+    deps.after(ms, mend);
+    return `for ${ms} ms`;
+  };
+  const claude = (fault: Fault): string => {
+    const point = dice.pick(points);
+    theirs.device()?.fail(point, fault);
+    return `at ${point}`;
+  };
+  const withSession = (work: (session: WorldSession) => void): string => {
+    const living = theirs.world.sessions().filter((session) => !session.isArchived && session.status !== "terminated");
+    if (living.length === 0) return "nobody there";
+    const session = dice.pick(living);
+    try {
+      work(session);
+    } catch {
+      return `${session.id} refused`;
+    }
+    return session.id;
+  };
+  const once = (work: () => void): string => {
+    work();
+    return "";
+  };
+  const disk = (key: "isDiskFull" | "isDiskBroken"): string =>
+    forAWhile(
+      () => {
+        machine[key] = true;
+        deps.life()?.applyDisk();
+      },
+      () => {
+        machine[key] = false;
+        deps.life()?.applyDisk();
+      },
+    );
+  return {
+    cut: () => forAWhile(line.cut, line.mend),
+    unlink: () =>
+      forAWhile(line.unlink, () => {
+        line.relink();
+        deps.reconnect();
+      }),
+    hang: () => forAWhile(line.hang, line.release),
+    loseAnswer: () => once(() => line.loseAnswers(1 + dice.below(3))),
+    loseAck: () => once(() => line.loseAcks()),
+    rateLimit: () => once(() => line.refuseSends("signal_rate_limited", 1, lasting())),
+    captcha: () => forAWhile(() => line.refuseSends("captcha"), deps.reconnect),
+    refuseSend: () => once(() => line.refuseSends(dice.pick(["untrusted_identity", "unregistered", "send_rejected"]))),
+    duplicate: () => once(() => people.repeat()),
+    odd: () => once(() => people.oddity()),
+    stranger: people.intrude,
+    claudeRefuse: () => {
+      const code = dice.pick(claudeCodes);
+      const retryAfterMs = dice.chance(0.3) ? lasting() : 0;
+      return `${code} ${claude({ kind: "refuse", code, retryAfterMs })}`;
+    },
+    claudeLose: () => claude({ kind: "lose" }),
+    claudeHang: () => claude({ kind: "hang" }),
+    claudeDown: () =>
+      forAWhile(
+        () => theirs.setDown(true),
+        () => theirs.setDown(false),
+      ),
+    claudeMute: () =>
+      forAWhile(
+        () => theirs.setMute(true),
+        () => theirs.setMute(false),
+      ),
+    streamCut: () => once(() => theirs.world.cut()),
+    say: () => withSession(theirs.speak),
+    patch: () => withSession(dice.chance(0.3) ? theirs.elsewhere.rename : theirs.elsewhere.set),
+    askElsewhere: () => withSession(theirs.elsewhere.ask),
+    gone: () =>
+      withSession(({ id, status }) =>
+        // Only one that rests can be archived or deleted.
+        status === "idle" ? theirs.world[dice.pick(["archive", "delete"] as const)](id) : undefined,
+      ),
+    crash: () => {
+      // What dies idle dies of nothing: something is under way.
+      if (dice.chance(0.7)) people.ask();
+      if (dice.chance(0.5)) deps.life()?.killAfterWrites(1 + dice.below(60));
+      else deps.crashSoon();
+      return "soon";
+    },
+    restart: () => once(() => deps.restart()),
+    sleep: () => {
+      const ms = Math.round(dice.between(5_000, 8 * 3_600_000));
+      deps.sleep(ms);
+      return `for ${ms} ms`;
+    },
+    setClock: () => {
+      machine.wallOffsetMs = dice.chance(0.3) ? 0 : Math.round((dice.random() - 0.5) * dice.between(2_000, 20_000_000));
+      theirs.setSkew();
+      return `to ${machine.wallOffsetMs} ms off`;
+    },
+    diskFull: () => disk("isDiskFull"),
+    diskBroken: () => disk("isDiskBroken"),
+    network: () => {
+      machine.network = `net-${dice.below(3)}`;
+      return machine.network;
+    },
+  };
+}

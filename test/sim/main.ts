@@ -1,0 +1,66 @@
+/**
+ * `bun run sim`: worlds from seeds.
+ *
+ *   --seed N [--hours H] [--verbose]     one seed, exactly as before
+ *   --seeds N [--from N] [--minutes M]   a campaign; exit code 1 and the failing seeds where one fails
+ *   --mode lite|swarm|performance        instead of the one that the seed draws
+ *   --soak-days D                        one quiet home for so long: nothing may grow
+ */
+import { parseArgs } from "node:util";
+import { modes, type Mode } from "./plan.ts";
+import { runSeed, type RunResult } from "./world.ts";
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: "string" },
+    seeds: { type: "string" },
+    from: { type: "string", default: "1" },
+    hours: { type: "string" },
+    minutes: { type: "string" },
+    mode: { type: "string" },
+    verbose: { type: "boolean", default: false },
+    "soak-days": { type: "string" },
+  },
+});
+
+const mode = modes.find((name): name is Mode => name === values.mode);
+const minutes = values.hours === undefined ? Number(values.minutes ?? 10) : Number(values.hours) * 60;
+
+const replay = ({ seed }: RunResult): string =>
+  `bun run sim --seed ${seed} --minutes ${minutes}${mode === undefined ? "" : ` --mode ${mode}`} --verbose`;
+
+async function one(seed: number): Promise<number> {
+  console.log(`SEED=${seed}`);
+  const write = values.verbose ? (line: string): void => console.log(line) : undefined;
+  const result = await runSeed({ seed, minutes, mode, write });
+  console.log(JSON.stringify(result, null, 2));
+  return result.failure === null ? 0 : 1;
+}
+
+async function campaign(from: number, count: number): Promise<number> {
+  const startedAt = performance.now();
+  const sum = { seeds: 0, virtualMs: 0, messages: 0, faults: 0, lives: 0 };
+  const failed: RunResult[] = [];
+  const seconds = (): number => (performance.now() - startedAt) / 1000;
+  const progress = (): string =>
+    `${sum.seeds}/${count} seeds, ${(sum.seeds / seconds()).toFixed(1)}/s, ${(sum.virtualMs / 3_600_000).toFixed(1)} virtual hours, ` +
+    `${sum.messages} messages, ${sum.faults} faults, ${sum.lives} processes, ${failed.length} failed`;
+  for (let seed = from; seed < from + count; seed++) {
+    const result = await runSeed({ seed, minutes, mode });
+    sum.seeds++;
+    for (const key of ["virtualMs", "messages", "faults", "lives"] as const) sum[key] += result[key];
+    if (result.failure !== null) {
+      failed.push(result);
+      console.log(`SEED=${seed} (${result.mode}): ${result.failure}\n  ${replay(result)}`);
+    }
+    if (sum.seeds % 100 === 0) console.error(progress());
+  }
+  console.log(`${progress()}, ${seconds().toFixed(0)} s`);
+  if (failed.length > 0) console.log(`failing seeds: ${failed.map(({ seed }) => seed).join(" ")}`);
+  return failed.length === 0 ? 0 : 1;
+}
+
+process.exitCode =
+  values.seeds === undefined
+    ? await one(Number(values.seed ?? Math.floor(Math.random() * 2 ** 31)))
+    : await campaign(Number(values.from), Number(values.seeds));

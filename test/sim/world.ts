@@ -1,0 +1,372 @@
+/**
+ * A world from a seed: the real daemon, a Signal and a Claude in memory, people, faults, and a clock that moves only when told.
+ *
+ *   agenda ─▶ people and faults ─▶ one timer fires ─▶ boundary: every promise that can settle settles ─▶ oracle.check ─▶ …
+ *
+ * First the faults have their time; then all of them stop, and within `graceMs` everything must be as it should be. One seed
+ * gives one run: the trace of two runs is the same to the byte.
+ */
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { BridgeError } from "../../src/core/errors.ts";
+import { decide } from "../../src/core/inbound.ts";
+import type { Millis } from "../../src/core/model.ts";
+import { startDaemon, type Daemon } from "../../src/daemon.ts";
+import type { Log } from "../../src/log.ts";
+import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createTheirs } from "./claude.ts";
+import { boundary, createDice, createVirtualClock } from "./clock.ts";
+import { simConfig } from "./config.ts";
+import { createFaults } from "./faults.ts";
+import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
+import { createOracle } from "./oracle.ts";
+import { createPeople } from "./people.ts";
+import { drawPlan, faultKinds, type FaultKind, type Mode } from "./plan.ts";
+
+export type RunOptions = {
+  readonly seed: number;
+  /** How long faults happen, in virtual minutes. */
+  readonly minutes: number;
+  readonly mode?: Mode | undefined;
+  /** Takes the trace, line by line. */
+  readonly write?: ((line: string) => void) | undefined;
+};
+
+export type RunResult = {
+  readonly seed: number;
+  readonly mode: Mode;
+  /** The first thing that should not have been, or null. */
+  readonly failure: string | null;
+  readonly virtualMs: Millis;
+  readonly messages: number;
+  readonly faults: number;
+  /** Processes that were started. */
+  readonly lives: number;
+  /** SHA-256 of the trace. */
+  readonly hash: string;
+};
+
+/** After the last fault, everything must be in order within this time: the largest waits are the sweep's 10 minutes. */
+const graceMs: Millis = 40 * 60_000;
+/** The longest that a stop may take: the drain, and one request to Claude that hangs. */
+const stopMs: Millis = 90_000;
+
+class Broken extends Error {}
+
+/** Runs one seed. Never rejects: what went wrong is in the result. */
+export async function runSeed(options: RunOptions): Promise<RunResult> {
+  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  const run = createRun(options, home);
+  try {
+    await run.play();
+  } catch (error) {
+    run.fail(error instanceof Broken ? error.message : String(error instanceof Error ? error.stack : error));
+  } finally {
+    run.end();
+    rmSync(home, { recursive: true, force: true });
+  }
+  return run.result();
+}
+
+type Process = { readonly life: Life; daemon: Daemon | null; isEnding: boolean };
+
+function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
+  const base = createVirtualClock();
+  const plan = drawPlan(createDice(seed, 1), mode);
+  const dice = createDice(seed, 2);
+  const chance = createDice(seed, 3);
+  const hash = createHash("sha256");
+  const agenda: { at: Millis; run: () => void }[] = [];
+  let mends: (() => void)[] = [];
+  let failure: string | null = null;
+  let now: Process | null = null;
+  let lives = 0;
+  let ids = 0;
+  let faultCount = 0;
+  let isCalm = false;
+  let stepsToCrash = Infinity;
+  /** For how long the machine was asleep altogether, and when (awake time) the line last showed that it lives. */
+  let sleptMs = 0;
+  let provenAt = 0;
+  let state = "DISCONNECTED";
+
+  const trace = (text: string): void => {
+    const line = `${(base.monotonic() / 1000).toFixed(3).padStart(10)} ${text}`;
+    hash.update(line).update("\n");
+    write?.(line);
+  };
+  const fail = (what: string): void => {
+    if (failure === null) trace(`BROKEN ${what.replaceAll(home, "HOME")}`);
+    failure ??= what.replaceAll(home, "HOME");
+  };
+  const machine: Machine = {
+    base,
+    wallOffsetMs: 0,
+    network: "net-0",
+    isDiskFull: false,
+    isDiskBroken: false,
+    statements: new Set(),
+  };
+  const signal = createMemoryTransport({ clock: base, ownTimestamps: plan.ownTimestamps });
+  const people = createPeople(signal, createDice(seed, 4));
+  const theirs = createTheirs({
+    base,
+    machine,
+    plan,
+    trace,
+    dice: createDice(seed, 5),
+    written: people.written,
+    onBroken: fail,
+  });
+  const oracle = createOracle({ signal, theirs, ownTimestamps: plan.ownTimestamps, onBroken: fail, trace });
+  const config = simConfig(home);
+  const schedule = (ms: Millis, run: () => void): void => {
+    const at = base.monotonic() + ms;
+    const index = agenda.findIndex((entry) => entry.at > at);
+    agenda.splice(index < 0 ? agenda.length : index, 0, { at, run });
+  };
+
+  const logOf = (life: Life): Log => {
+    const hear =
+      (level: string) =>
+      (message: string, fields: object = {}): void => {
+        if (life.isDead()) return;
+        const line = `${level} ${message} ${JSON.stringify(fields)}`;
+        oracle.hearLog(line);
+        trace(line.replaceAll(home, "HOME"));
+      };
+    return { debug: hear("debug"), info: hear("info"), warn: hear("warn"), error: hear("error") };
+  };
+
+  const start = (): void => {
+    const life = createLife(machine);
+    const process: Process = { life, daemon: null, isEnding: false };
+    now = process;
+    lives++;
+    stepsToCrash = Infinity;
+    state = "DISCONNECTED";
+    trace("start");
+    life.onDeath((why) => {
+      trace(`killed ${why}`);
+      state = "DISCONNECTED";
+    });
+    const startAgain = (): void => schedule(isCalm ? 1_000 : Math.round(dice.between(100, 60_000)), start);
+    life.onDeath(startAgain);
+    startDaemon(config, {
+      log: logOf(life),
+      clock: life.clock,
+      random: chance.random,
+      networkKey: () => machine.network,
+      newId: () => `${(++ids).toString(16).padStart(8, "0")}-5eed-4000-8000-000000000000`,
+      buildTransport: (store) => {
+        life.adopt(store);
+        return Promise.resolve(
+          gateTransport(life, signal.transport, signal.account, {
+            rowOf: oracle.rowOf,
+            isLocal: plan.isLocal,
+            onProof: () => (provenAt = base.monotonic() - sleptMs),
+            onBroken: fail,
+            decide: (envelope, account) =>
+              decide(envelope, { account, allow: config.allow, isAsking: false, isGroupAlways: config.groupAlways }),
+          }),
+        );
+      },
+      buildBackend: () => Promise.resolve(theirs.connect(life).backend),
+    }).then(
+      (daemon) => {
+        if (life.isDead()) return;
+        process.daemon = daemon;
+        daemon.notices.on("connection", (notice) => {
+          if (!life.isDead()) state = notice.state.name;
+        });
+        void daemon.finished.then((code) => {
+          if (life.isDead()) return;
+          trace(`ended ${code}`);
+          if (!process.isEnding) fail(`the daemon ended by itself with ${code}`);
+          life.kill("by its own end");
+        });
+      },
+      (error: unknown) => {
+        if (life.isDead()) return;
+        if (!(error instanceof BridgeError)) return fail(String(error));
+        trace(`could not start: ${error.code}`);
+        life.kill("as it could not start");
+      },
+    );
+  };
+
+  const stop = (process: Process): void => {
+    if (process.daemon === null || process.isEnding) return;
+    process.isEnding = true;
+    trace("stop");
+    void process.daemon.stop();
+    schedule(stopMs, () => {
+      if (!process.life.isDead()) fail(`a stop took longer than ${stopMs} ms`);
+    });
+  };
+
+  const faults = createFaults({
+    dice,
+    plan,
+    machine,
+    theirs,
+    people,
+    line: signal.faults,
+    life: () => now?.life ?? null,
+    reconnect: () => {
+      if (now && !now.life.isDead() && !now.isEnding) now.daemon?.reconnect();
+    },
+    crashSoon: () => void (stepsToCrash = dice.below(6)),
+    restart: () => {
+      if (now && !now.life.isDead()) stop(now);
+    },
+    sleep: (ms) => {
+      base.jump(ms);
+      sleptMs += ms;
+    },
+    after(ms, mend) {
+      mends.push(mend);
+      schedule(ms, () => {
+        if (!mends.includes(mend)) return;
+        mends = mends.filter((other) => other !== mend);
+        trace("mended");
+        mend();
+      });
+    },
+  });
+
+  const inject = (kind: FaultKind): void => {
+    faultCount++;
+    const text = `fault ${kind}`;
+    trace(`${text} ${faults[kind]()}`);
+  };
+
+  /** One thing happens, at a rate per minute, again and again until it is calm. */
+  const repeatedly = (perMinute: number, work: () => void): void => {
+    const gapMs = Math.max(1, Math.round((-Math.log(1 - dice.random()) * 60_000) / perMinute));
+    schedule(gapMs, () => {
+      if (isCalm) return;
+      work();
+      repeatedly(perMinute, work);
+    });
+  };
+
+  const checkFreshness = (): void => {
+    if (state !== "CONNECTED" || now === null || now.life.isDead()) return;
+    const silentMs = base.monotonic() - sleptMs - provenAt;
+    if (silentMs > config.limits.staleAfterMs + freshSlackMs) fail(`CONNECTED without a proof of life for ${silentMs} ms`);
+  };
+
+  const step = async (): Promise<void> => {
+    if (stepsToCrash-- <= 0 && now && !now.life.isDead()) {
+      stepsToCrash = Infinity;
+      for (let ticks = dice.below(80); ticks > 0; ticks--) await Promise.resolve();
+      now.life.kill("at an await");
+    }
+    await boundary();
+    if (now?.life.isDead()) now.life.release();
+    oracle.check(now?.life.look() ?? null);
+    checkFreshness();
+    if (failure !== null) throw new Broken(failure);
+  };
+
+  /** Lets virtual time pass, up to `until` or until `isDone`. */
+  const pass = async (until: Millis, isDone: () => boolean): Promise<boolean> => {
+    for (;;) {
+      if (isDone()) return true;
+      const due = agenda[0];
+      const next = Math.min(until, due?.at ?? Infinity);
+      if (base.next(next)) {
+        await step();
+        continue;
+      }
+      base.jump(Math.max(0, next - base.monotonic()));
+      if (due === undefined || due.at > base.monotonic()) return isDone();
+      agenda.shift();
+      due.run();
+      await step();
+    }
+  };
+
+  const db = () => now?.life.look() ?? null;
+
+  /** The world becomes a friendly place: nothing new goes wrong, and people help where only they can. */
+  const calm = (): void => {
+    isCalm = true;
+    trace("calm");
+    stepsToCrash = Infinity;
+    now?.life.killAfterWrites(Infinity);
+    for (const mend of mends) mend();
+    mends = [];
+    theirs.calmDown();
+    if (now && !now.life.isDead()) now.daemon?.reconnect();
+  };
+
+  const help = (): void => {
+    const open = db();
+    if (open) {
+      const waiting = open.all<{ chat_key: string }>("SELECT DISTINCT chat_key FROM inbox WHERE state = 'waiting'");
+      for (const { chat_key } of waiting) people.answer(chat_key, true);
+      // Asked in a turn of another device, and answered there.
+      for (const session of theirs.world.sessions())
+        if (session.asking && waiting.length === 0) theirs.world.confirm(session.id, session.asking.id, true);
+    }
+    schedule(20_000, help);
+  };
+
+  return {
+    fail,
+    async play() {
+      trace(`plan ${JSON.stringify(plan)}`);
+      start();
+      await step();
+      repeatedly(plan.talk, () => trace(`person ${people.act()}`));
+      for (const kind of faultKinds) {
+        const rate = plan.rates[kind];
+        if (rate !== undefined) repeatedly(rate, () => inject(kind));
+      }
+      await pass(minutes * 60_000, () => false);
+      calm();
+      help();
+      let reason: string | null = "not looked at yet";
+      const isQuiet = (): boolean => {
+        const open = db();
+        reason = open === null ? "no process" : state !== "CONNECTED" ? `the line is ${state}` : oracle.unfinished(open);
+        return reason === null;
+      };
+      let looked = -Infinity;
+      const isQuietNow = (): boolean => {
+        if (base.monotonic() - looked < 1_000) return false;
+        looked = base.monotonic();
+        return isQuiet();
+      };
+      if (!(await pass(base.monotonic() + graceMs, isQuietNow))) return fail(`not in order after the faults: ${reason}`);
+      trace("in order");
+      oracle.searchFiles(home);
+      const last: Process | null = now;
+      if (last === null) return;
+      stop(last);
+      await pass(base.monotonic() + stopMs, () => last.life.isDead());
+      oracle.searchFiles(home);
+    },
+    end() {
+      if (now && !now.life.isDead()) now.life.kill("at the end");
+      now?.life.release();
+    },
+    result: (): RunResult => ({
+      seed,
+      mode: plan.mode,
+      failure,
+      virtualMs: base.monotonic(),
+      messages: people.count(),
+      faults: faultCount,
+      lives,
+      hash: hash.digest("hex"),
+    }),
+  };
+}
+
+/** A tick, the time that a wake-up allows, and a clock that was set back unnoticed. */
+const freshSlackMs: Millis = 40_000;
