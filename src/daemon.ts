@@ -10,14 +10,16 @@ import type { Backend } from "./claude/backend.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import { defaultLimits } from "./core/connection.ts";
-import { toFault } from "./core/errors.ts";
+import { BridgeError, toFault } from "./core/errors.ts";
 import type { Account } from "./core/model.ts";
 import { renderReply } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import { createAnswerLoop } from "./loops/answer.ts";
 import { createConnectionLoop, type ConnectionLoop } from "./loops/connection.ts";
 import { createControlLoop } from "./loops/control.ts";
+import { announceBacklog } from "./loops/greet.ts";
 import type { NoticeBus, Notices } from "./loops/notices.ts";
+import { createPresence } from "./loops/presence.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
@@ -27,6 +29,7 @@ import { createStatusModel } from "./status/model.ts";
 import type { Status } from "./status/status.ts";
 import type { Store } from "./store/store.ts";
 import { openStore } from "./store/store.ts";
+import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
   readonly log: Log;
@@ -180,13 +183,28 @@ function createLoops(base: Base, stopping: AbortSignal) {
   const canAnswer = (): boolean => facts.hasSynced && !isState("SYNCING");
   const wakeAll = (): void => [answer, control, send].forEach((loop) => loop.wake());
   const warn = (error: unknown): void => log.warn("not done; the next sync sees to it", toFault(error));
+  /** What the database refuses now is done the next time. */
+  const soon = (work: () => unknown): void => {
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      log.warn("housekeeping postponed", toFault(error));
+    }
+  };
   const deviceTag = tagOf(store, base);
   const access = { allow: config.allow, isGroupAlways: config.groupAlways };
   const { model, system, limits } = config;
+  const digest = { messages: config.digestAfterMessages, minutes: config.digestAfterMinutes };
 
   const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
-  const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake };
-  const answer = createAnswerLoop({ ...base, ...gates, model, system, lanesMax: limits.lanesMax });
+  const { reactions, readReceipts: isReceiptSent, progress: isProgressShown } = config;
+  const presence = createPresence({ ...base, reactions, isReceiptSent });
+  const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake, presence };
+  const approvalMs = config.approvalMinutes * minuteMs;
+  const transcribe = config.transcribe === null ? null : createTranscribe(config.transcribe, base);
+  const speech = { isProgressShown, approvalMs, transcribe, model, system };
+  const answer = createAnswerLoop({ ...base, ...gates, ...speech, lanesMax: limits.lanesMax });
   const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
   const control = createControlLoop({
     ...base,
@@ -201,11 +219,12 @@ function createLoops(base: Base, stopping: AbortSignal) {
   const receive = {
     ...base,
     ...access,
+    presence,
+    isInterrupting: config.busy === "interrupt",
+    isWelcoming: config.welcome,
     onProof: () => connection.dispatch({ type: "proof" }),
     onAccepted: wakeAll,
-    onWithdrawn: (chatKey: string) => {
-      if (answer.isBusy(chatKey)) void answer.interrupt(chatKey).catch(warn);
-    },
+    onWithdrawn: (chatKey: string, inboxId: number) => void answer.interrupt(chatKey, [inboxId]).catch(warn),
     onStoreFault: (message: string | null) => void (facts.storeFault = message),
   };
   const connection: ConnectionLoop = createConnectionLoop({
@@ -213,7 +232,10 @@ function createLoops(base: Base, stopping: AbortSignal) {
     limits: { ...defaultLimits, ...limits, probeMs: base.transport.isLocal ? loopbackProbeMs : null },
     receive: (account, signal) => receiveLoop(receive, account, AbortSignal.any([signal, stopping])),
     sync: (signal) => sync.run(signal).finally(() => (facts.hasSynced = true)),
-    drainOutbox: wakeAll,
+    drainOutbox() {
+      if (isConnected()) soon(() => announceBacklog(store, digest, clock.now()));
+      wakeAll();
+    },
     onConnected: (connected) => void (facts.account = connected),
   });
   const status = createStatusModel({ ...base, connection, account });
@@ -226,13 +248,15 @@ function createLoops(base: Base, stopping: AbortSignal) {
       wakeAll();
     },
     onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),
-    onHour: () => void store.prune(clock.now() - limits.retentionDays * dayMs),
+    onMinute: () => soon(() => store.forget(clock.now())),
+    onHour: () => soon(() => store.prune(clock.now() - limits.retentionDays * dayMs)),
   });
   return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
 }
 
 /** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */
 const loopbackProbeMs = 1_000;
+const minuteMs = 60_000;
 const dayMs = 24 * 3_600_000;
 /** How often the end of a drain is looked for. */
 const drainStepMs = 20;

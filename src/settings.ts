@@ -79,6 +79,22 @@ const address = v.union([
   ),
 ]);
 
+/** The four emojis for taken, waiting, done and failed; null shows nothing for that stage. */
+const reactions = v.union([
+  v.pipe(
+    v.literal("off"),
+    v.transform((): readonly (string | null)[] => []),
+  ),
+  v.pipe(
+    v.string(),
+    v.trim(),
+    v.transform((list) => list.split(/\s+/u)),
+    v.array(v.pipe(v.string(), v.regex(/^(-|\p{Extended_Pictographic}\S{0,15})$/u))),
+    v.length(4),
+    v.transform((list): readonly (string | null)[] => list.map((emoji) => (emoji === "-" ? null : emoji))),
+  ),
+]);
+
 const shortSystem =
   "You are Claude, chatting on Signal with a person who reads on a phone. Answer in the person's language, briefly and plainly; go into detail when asked. Simple Markdown (bold, italics, lists, code) is shown; tables and headings are not.";
 
@@ -187,6 +203,60 @@ export const settings = {
     doc: "sessions: tools of the session; with ask a person confirms what writes or runs",
     accepts: "off, ask or allow",
     flag: "policy",
+  },
+  approvalMinutes: {
+    schema: whole(1, 10_080),
+    fallback: "60",
+    doc: "how long Claude's question for a tool waits for a yes before it counts as a no, in minutes",
+    accepts: "1 to 10080",
+  },
+  busy: {
+    schema: v.picklist(["queue", "interrupt"]),
+    fallback: "queue",
+    doc: "a new message while Claude works waits its turn, or takes the place of the one at work",
+    accepts: "queue or interrupt",
+  },
+  reactions: {
+    schema: reactions,
+    fallback: "👀 ⏳ ✅ ⚠️",
+    doc: "what a message of yours is marked with when it is taken, waits, is done, has failed",
+    accepts: "four emojis with spaces between (- for none), or off",
+  },
+  readReceipts: {
+    schema: toggle,
+    fallback: "true",
+    doc: "mark accepted messages as read",
+    accepts: "true or false",
+  },
+  progress: {
+    schema: toggle,
+    fallback: "true",
+    doc: "show a long answer while it is written, as one message that is edited",
+    accepts: "true or false",
+  },
+  welcome: {
+    schema: toggle,
+    fallback: "true",
+    doc: "greet a person once, at their first message",
+    accepts: "true or false",
+  },
+  transcribe: {
+    schema: v.nullable(text),
+    fallback: null,
+    doc: "a command that prints what is said in the voice note whose path is added to it",
+    accepts: "a command such as whisper-cli -nt -f",
+  },
+  digestAfterMessages: {
+    schema: whole(1, 1_000),
+    fallback: "3",
+    doc: "after an absence, more waiting messages than these are announced at once",
+    accepts: "1 to 1000",
+  },
+  digestAfterMinutes: {
+    schema: whole(1, 10_080),
+    fallback: "60",
+    doc: "after an absence, messages older than this are announced, in minutes",
+    accepts: "1 to 10080",
   },
   listen: {
     schema: address,

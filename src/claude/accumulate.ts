@@ -27,7 +27,7 @@ export const emptyReply = (): Reply => ({
 
 export const replyText = (reply: Reply): string => textOf(reply.blocks);
 
-/** Adds one frame in place; returns the text that it brought. Unknown frames add nothing. */
+/** Adds one frame in place; returns the text that it brought. Unknown frames add nothing. @throws Error for a frame that cannot be */
 export function addFrame(reply: Reply, wire: unknown): string {
   const frame = fields(wire);
   switch (frame["type"]) {
@@ -38,12 +38,12 @@ export function addFrame(reply: Reply, wire: unknown): string {
       return "";
     }
     case "content_block_start":
-      reply.blocks[Number(frame["index"])] = { ...fields(frame["content_block"]) };
+      reply.blocks[indexOf(frame)] = { ...fields(frame["content_block"]) };
       return "";
     case "content_block_delta":
-      return addDelta(reply.blocks[Number(frame["index"])], fields(frame["delta"]));
+      return addDelta(reply.blocks[indexOf(frame)], fields(frame["delta"]));
     case "content_block_stop":
-      finishInput(reply.blocks[Number(frame["index"])]);
+      finishInput(reply.blocks[indexOf(frame)]);
       return "";
     case "message_delta": {
       const delta = fields(frame["delta"]);
@@ -61,21 +61,29 @@ export function addFrame(reply: Reply, wire: unknown): string {
   }
 }
 
+/** A list with a hole of millions would be walked for ever. */
+const blocksMax = 1_000;
+
+/** @throws Error for what is no index */
+function indexOf({ index }: { readonly [key: string]: unknown }): number {
+  if (typeof index === "number" && Number.isInteger(index) && index >= 0 && index < blocksMax) return index;
+  throw new Error("a block without a place");
+}
+
 /** The key a delta's fragment belongs to; tool input arrives as pieces of JSON. */
-const grows: { readonly [deltaType: string]: readonly [from: string, to: string] } = {
-  text_delta: ["text", "text"],
-  thinking_delta: ["thinking", "thinking"],
-  signature_delta: ["signature", "signature"],
-  input_json_delta: ["partial_json", "partialInput"],
-};
+const grows: ReadonlyMap<unknown, readonly [from: string, to: string]> = new Map([
+  ["text_delta", ["text", "text"]],
+  ["thinking_delta", ["thinking", "thinking"]],
+  ["signature_delta", ["signature", "signature"]],
+  ["input_json_delta", ["partial_json", "partialInput"]],
+]);
 
 function addDelta(block: Block | undefined, delta: Block): string {
-  const type = String(delta["type"]);
-  const [from, to] = grows[type] ?? [];
+  const [from, to] = grows.get(delta["type"]) ?? [];
   if (!block || from === undefined || to === undefined) return "";
   const piece = typeof delta[from] === "string" ? delta[from] : "";
   block[to] = `${typeof block[to] === "string" ? block[to] : ""}${piece}`;
-  return type === "text_delta" ? piece : "";
+  return delta["type"] === "text_delta" ? piece : "";
 }
 
 function finishInput(block: Block | undefined): void {

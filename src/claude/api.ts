@@ -97,13 +97,19 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
         fetchOptions: { timeout: false } as RequestInit,
       };
       const response = await call(site, (client) => work(client, options).asResponse());
-      return readFrames({ ...site, isStream: true }, response, cut, clock);
+      return readFrames({ ...site, isStream: true }, response, cut, clock, await (client ??= load()));
     },
     skewMs: () => skewMs,
   };
 }
 
-async function* readFrames(site: Site, response: Response, cut: AbortController, clock: Clock): AsyncGenerator {
+async function* readFrames(
+  site: Site,
+  response: Response,
+  cut: AbortController,
+  clock: Clock,
+  client: Anthropic,
+): AsyncGenerator {
   const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
   let heardAt = clock.monotonic();
   const tap = new TransformStream<Uint8Array, Uint8Array>({
@@ -114,7 +120,9 @@ async function* readFrames(site: Site, response: Response, cut: AbortController,
   });
   const body = response.body?.pipeThrough(tap) ?? null;
   const { headers } = response;
-  const frames = Stream.fromSSEResponse<unknown>(new Response(body, { headers }), cut)[Symbol.asyncIterator]();
+  // Without a client it would print what it cannot parse, bodies and all, on the console.
+  const stream = Stream.fromSSEResponse<unknown>(new Response(body, { headers }), cut, client);
+  const frames = stream[Symbol.asyncIterator]();
   try {
     for (;;) {
       const next = frames.next();

@@ -62,7 +62,7 @@ function bodyOf(event: Fields): Body {
       return {
         type: "tool_use",
         name: string(event["name"]),
-        input: (event["input"] ?? null) as JsonValue,
+        input: toInput(event["input"]),
         isAsk: event["evaluated_permission"] === "ask",
       };
     case "agent.tool_result":
@@ -104,7 +104,8 @@ function sessionBody(name: string, event: Fields): Body {
       };
     case "session.usage": {
       const usage = fields(event["usage"]);
-      const cents = Number(fields(usage["list_cost"])["amount"] ?? Number.NaN);
+      const { amount } = fields(usage["list_cost"]);
+      const cents = typeof amount === "string" || typeof amount === "number" ? Number(amount) : Number.NaN;
       return {
         type: "usage",
         inputTokens: count(usage["input_tokens"]),
@@ -116,6 +117,18 @@ function sessionBody(name: string, event: Fields): Body {
       return { type: "other", name: name === "" ? "unknown" : name };
   }
 }
+
+const toIds = (ids: unknown): readonly string[] =>
+  Array.isArray(ids) ? ids.filter((id: unknown) => typeof id === "string") : [];
+
+/** Nested deeper than this, writing it down could overflow the stack: it is left out. */
+const depthMax = 100;
+const isShallow = (value: unknown, depth = 0): boolean =>
+  typeof value !== "object" ||
+  value === null ||
+  (depth < depthMax && Object.values(value).every((inner) => isShallow(inner, depth + 1)));
+
+const toInput = (input: unknown): JsonValue => (isShallow(input) ? ((input ?? null) as JsonValue) : null);
 
 const toolResult = (event: Fields, idKey: string): Body => ({
   type: "tool_result",
@@ -131,7 +144,7 @@ function toStop(reason: Fields, details: Fields): StopReason {
     case "budget_reached":
       return { kind };
     case "requires_action":
-      return { kind, eventIds: Array.isArray(reason["event_ids"]) ? reason["event_ids"].map(String) : [] };
+      return { kind, eventIds: toIds(reason["event_ids"]) };
     case "refusal":
       return { kind, category: typeof details["category"] === "string" ? details["category"] : null };
     default:

@@ -37,7 +37,13 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
   });
 }
 
-const byErrorCode: { readonly [errorCode: string]: ErrorCode } = {
+type Words = { readonly [word: string]: ErrorCode };
+
+/** "constructor" is no word of the protocol, though every object has one. */
+const look = (words: Words, word: string | null): ErrorCode | undefined =>
+  word !== null && Object.hasOwn(words, word) ? words[word] : undefined;
+
+const byErrorCode: Words = {
   contract_spend_limit_reached: "claude_spend_limit",
   enforced_spend_limit_reached: "claude_spend_limit",
   linked_organization_spend_limit_reached: "claude_spend_limit",
@@ -49,7 +55,7 @@ const byErrorCode: { readonly [errorCode: string]: ErrorCode } = {
   request_body_too_large_after_decoding: "claude_too_large",
 };
 
-const byType: { readonly [type: string]: ErrorCode } = {
+const byType: Words = {
   authentication_error: "claude_key",
   billing_error: "claude_credit",
   permission_error: "claude_forbidden",
@@ -88,7 +94,7 @@ function codeOf(
   errorCode: string | null,
   sentence: string,
 ): ErrorCode {
-  const known = errorCode === null ? undefined : byErrorCode[errorCode];
+  const known = look(byErrorCode, errorCode);
   if (known) return known;
   if (status === 400 || type === "invalid_request_error") {
     const told = bySentence.find(([pattern]) => pattern.test(sentence));
@@ -97,7 +103,7 @@ function codeOf(
   // Without a type it was not the API that spoke: a proxy, a portal, the wrong server.
   if (type === null && (status === 403 || status === 404)) return "claude_protocol";
   if (status === 404 || type === "not_found_error") return site.notFound ?? "claude_request";
-  const named = (type === null ? undefined : byType[type]) ?? (status === null ? undefined : byStatus[status]);
+  const named = look(byType, type) ?? (status === null ? undefined : byStatus[status]);
   if (named) return named;
   if (status === null) return type === "invalid_request_error" ? "claude_request" : "claude_stream_lost";
   return status >= 500 ? "claude_unreachable" : status >= 400 ? "claude_request" : "claude_protocol";

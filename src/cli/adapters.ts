@@ -65,7 +65,12 @@ export async function startSignalCli(
   }
 }
 
-export type OpenLink = { readonly steps: Link; close(): Promise<void> };
+export type OpenLink = {
+  readonly steps: Link;
+  /** The account that linking would replace. */
+  readonly present: Address | null;
+  close(): Promise<void>;
+};
 
 /** Linking as the transport does it; `close` afterwards. @throws BridgeError `home_in_use` while a daemon runs on this home */
 export async function openLink(config: Config, deps: AdapterDeps, signal: AbortSignal): Promise<OpenLink> {
@@ -74,15 +79,25 @@ export async function openLink(config: Config, deps: AdapterDeps, signal: AbortS
     case "signal-cli": {
       const supervisor = await startSignalCli(config, deps, signal);
       const { linkSignalCli } = await import("../signal/signal-cli-link.ts");
-      return { steps: linkSignalCli(place), close: async () => supervisor?.stop() };
+      return { steps: linkSignalCli(place), present: null, close: async () => supervisor?.stop() };
     }
     case "rest":
-      return { steps: (await import("../signal/rest-link.ts")).linkRest(place), close: async () => undefined };
+      return {
+        steps: (await import("../signal/rest-link.ts")).linkRest(place),
+        present: null,
+        close: async () => undefined,
+      };
     case "native": {
       const store = await openStore(config.home, { render: () => [], isExclusive: true });
       try {
         const { linkNative, nativeDeps } = await loadNative(config, store, deps);
-        return { steps: linkNative(nativeDeps), close: async () => store.close() };
+        const { findAccount, toAccount } = await import("../signal/native/account.ts");
+        const present = findAccount(store.db);
+        return {
+          steps: linkNative(nativeDeps),
+          present: present && toAccount(present),
+          close: async () => store.close(),
+        };
       } catch (error) {
         store.close();
         throw error;

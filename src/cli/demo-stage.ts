@@ -41,6 +41,8 @@ export async function openStage(io: Io, home: string): Promise<Stage> {
 async function listen(next: () => Promise<string>, shows: readonly ((text: string) => void)[]): Promise<void> {
   for (;;) {
     const text = await next();
+    // A reaction has none.
+    if (text === "") continue;
     for (const show of shows) show(text);
   }
 }

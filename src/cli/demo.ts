@@ -36,7 +36,7 @@ const patienceMs: Millis = 30_000;
 export async function demo(io: Io, flags: Flags, options: { script?: true }): Promise<number> {
   const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
   const stage = await openStage(io, home);
-  const all = { listen: "127.0.0.1:0", log: "error", ...flags, ...stage.flags, home };
+  const all = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...flags, ...stage.flags, home };
   const { config } = loadConfig({ flags: all, env: io.env });
   const screen: Screen = { print: io.out };
   const claude = config.anthropicApiKey === null ? createScriptedClaude({ clock: io.clock }) : null;

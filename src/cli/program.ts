@@ -4,6 +4,7 @@ import { nearest } from "../core/nearest.ts";
 import { flagOf, settingKeys, settingRow, type SettingKey } from "../settings.ts";
 import { commit, version } from "../version.ts";
 import { reportFailure, type Flags, type Io } from "./io.ts";
+import type { LinkOptions } from "./link.ts";
 
 const usageExit = 2;
 
@@ -63,7 +64,9 @@ function addDaily(program: Command, io: Io, flags: () => Flags, does: Does): voi
     .description("make this program a linked device of your Signal account")
     .option("--name <name>", "how the phone lists this device", "signalman")
     .option("--json", "one line of JSON per event")
-    .action(does(async (options: { name: string } & Json) => (await import("./link.ts")).link(io, flags(), options)));
+    .option("--web", "show the code in a page for the browser of this machine, too")
+    .option("--force", "replace the account that is linked already")
+    .action(does(async (options: LinkOptions) => (await import("./link.ts")).link(io, flags(), options)));
   program
     .command("demo")
     .description("try everything on this machine with a simulated phone")
@@ -78,7 +81,10 @@ function addDaily(program: Command, io: Io, flags: () => Flags, does: Does): voi
   program
     .command("reconnect")
     .description("try the line to Signal now")
-    .action(does(async () => (await import("./reconnect.ts")).reconnect(io, flags())));
+    .option("--captcha <solution>", "the solved captcha that Signal asked for, beginning with signalcaptcha://")
+    .action(
+      does(async (options: { captcha?: string }) => (await import("./reconnect.ts")).reconnect(io, flags(), options)),
+    );
 }
 
 function addLooking(program: Command, io: Io, flags: () => Flags, does: Does): void {

@@ -94,9 +94,14 @@ export async function serve(config: Config, daemon: Daemon, io: Io, log: Log): P
 }
 
 function controlOf(daemon: Daemon, io: Io): Control {
-  const { store, backend } = daemon;
+  const { store, backend, transport } = daemon;
   return {
-    reconnect: daemon.reconnect,
+    async reconnect(captcha) {
+      if (captcha !== undefined && transport.answerChallenge === null)
+        throw new BridgeError("unsupported", "Cannot hand in a captcha as this transport has no way");
+      if (captcha !== undefined) await transport.answerChallenge?.(captcha);
+      daemon.reconnect();
+    },
     sync: daemon.sync,
     send(chat, text) {
       store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), io.clock.now());

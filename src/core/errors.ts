@@ -75,7 +75,7 @@ export const errorTable = {
   },
   captcha: {
     title: "Signal asks for a captcha before it takes more messages",
-    hint: "Open https://signalcaptchas.org/challenge/generate.html, solve it, and hand the result to the daemon; then run `signalman reconnect`.",
+    hint: "Solve https://signalcaptchas.org/challenge/generate.html and run: signalman reconnect --captcha 'signalcaptcha://…'",
     retry: "person",
     exit: 1,
     userAction: "solve_captcha",
@@ -131,6 +131,13 @@ export const errorTable = {
     retry: "never",
     exit: 1,
     chat: "I could not download that file. Please send it again.",
+  },
+  voice_unheard: {
+    title: "A voice note could not be written down",
+    hint: "Set SIGNALMAN_TRANSCRIBE to a command that prints what is said in the file named after it.",
+    retry: "never",
+    exit: 1,
+    chat: "I can't listen to voice notes here. Please send it as text.",
   },
   // --- Claude
   claude_unreachable: {
@@ -284,11 +291,16 @@ export type ErrorCode = keyof typeof errorTable;
 /** The row of a code, widened, so that optional columns can be read. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
+/** Whatever a server says, nobody waits longer than a day without asking again. */
+const retryAfterMsMax: Millis = 24 * 3_600_000;
+
 export type BridgeErrorDetails = {
-  /** The server's Retry-After: a lower bound for the next try, in ms. */
+  /** The server's Retry-After: a lower bound for the next try, in ms; at most a day of it counts. */
   readonly retryAfterMs?: Millis | undefined;
   /** Replaces the table's hint where this case knows better. */
   readonly hint?: string | undefined;
+  /** The token of the captcha that is asked for (`captcha`). */
+  readonly challenge?: string | undefined;
   readonly cause?: unknown;
 };
 
@@ -299,13 +311,15 @@ export class BridgeError extends Error {
   readonly hint: string;
   readonly retry: RetryClass;
   readonly retryAfterMs: Millis | null;
+  readonly challenge: string | null;
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
     this.hint = details.hint ?? errorTable[code].hint;
     this.retry = errorTable[code].retry;
-    this.retryAfterMs = details.retryAfterMs ?? null;
+    this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
+    this.challenge = details.challenge ?? null;
   }
 }
 

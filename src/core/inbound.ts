@@ -74,7 +74,12 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
   const text = spokenText(body, options.account);
   if (text === "" && body.attachments.length === 0) return { kind: "ignore", reason: "no text" };
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
-  if (command) return { kind: "command", name: (command[1] ?? "").toLowerCase(), argument: (command[2] ?? "").trim() };
+  if (command) {
+    const name = (command[1] ?? "").toLowerCase();
+    if ((name === "approve" || name === "deny") && !mayApprove(envelope, options))
+      return { kind: "ignore", reason: "approval by somebody who is not on the list by name" };
+    return { kind: "command", name, argument: (command[2] ?? "").trim() };
+  }
   if (options.isAsking && body.attachments.length === 0 && mayApprove(envelope, options)) {
     const answer = toAnswer(text);
     if (answer !== null) return { kind: "approval", isAllowed: answer, targetSentAt: body.quote?.sentAt ?? null };

@@ -82,7 +82,8 @@ function decodeEntry(
   key: string,
   text: unknown,
 ): { readonly key: string; readonly stamp: Stamp; readonly value?: JsonValue } | null {
-  if (!key.startsWith(prefix) || typeof text !== "string") return null;
+  // Ours are shorter than the API's limit; what is longer could be nested too deep to compare.
+  if (!key.startsWith(prefix) || typeof text !== "string" || text.length > valueCharsMax) return null;
   const mark = text.search(/[~!]/);
   const stamp = text.slice(0, Math.max(0, mark));
   if (mark < 0 || (stamp !== "" && parseStamp(stamp) === null)) return null;

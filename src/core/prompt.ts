@@ -12,10 +12,15 @@ const kinds: readonly { readonly type: RegExp; readonly bytesMax: number; readon
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
 export const longTextBytesMax = 64 * 1024;
 export const filesMax = 10;
+const voiceNotesMax = 4;
+/** About an hour as Signal records it. */
+const voiceBytesMax = 16 * 1024 * 1024;
 
 export type FilePlan = {
   /** To be fetched, at most `bytesMax` each. */
   readonly fetch: readonly { readonly file: Attachment; readonly bytesMax: number }[];
+  /** To be fetched and written down, where somebody can. */
+  readonly voice: readonly { readonly file: Attachment; readonly bytesMax: number }[];
   /** Said to Claude in words, one sentence each. */
   readonly refused: readonly string[];
 };
@@ -29,9 +34,16 @@ export function textOf(envelope: Envelope): TextContent | null {
 /** Which files go to Claude. Sizes and types are those the sender announced: they are checked again when fetched. */
 export function planFiles(body: TextContent): FilePlan {
   const fetch: { file: Attachment; bytesMax: number }[] = [];
+  const voice: { file: Attachment; bytesMax: number }[] = [];
   const refused: string[] = [];
   for (const file of body.attachments) {
     if (file.isLongText) continue;
+    if (file.isVoiceNote) {
+      if ((file.sizeBytes ?? 0) > voiceBytesMax || voice.length >= voiceNotesMax)
+        refused.push("[A voice note was too long to be written down, and left out.]");
+      else voice.push({ file, bytesMax: voiceBytesMax });
+      continue;
+    }
     const kind = kinds.find(({ type }) => type.test(file.contentType.toLowerCase()));
     if (!kind) refused.push(`[The attached ${describe(file)} is of a kind that cannot be read here.]`);
     else if (file.sizeBytes !== null && file.sizeBytes > kind.bytesMax)
@@ -41,12 +53,11 @@ export function planFiles(body: TextContent): FilePlan {
     else if (fetch.length >= filesMax) refused.push(`[The attached ${describe(file)} was one too many and left out.]`);
     else fetch.push({ file, bytesMax: kind.bytesMax });
   }
-  return { fetch, refused };
+  return { fetch, voice, refused };
 }
 
-/** A file in words: its name and type, or what it is. */
-export const describe = (file: Attachment): string =>
-  file.isVoiceNote ? "voice note" : `file ${file.fileName ?? "without a name"} (${file.contentType})`;
+/** A file in words: its name and type. */
+export const describe = (file: Attachment): string => `file ${file.fileName ?? "without a name"} (${file.contentType})`;
 
 /**
  * The prompt's text. A quoted message comes first as context; in a group the sender's name goes before the text, since one

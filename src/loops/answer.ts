@@ -12,8 +12,10 @@ import type { Backend, Prompt, SessionView } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { encodeMetadata } from "../core/metadata.ts";
-import type { Account, Chat, OutboundBody, SessionEvent, StopReason } from "../core/model.ts";
+import type { Account, Chat, Millis, SessionEvent, StopReason } from "../core/model.ts";
+import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
+import { question, toolLine } from "../core/tools.ts";
 import { progressOf, trackAll, trackTurn, type Progress } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
@@ -22,7 +24,9 @@ import type { Session, Settlement } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import type { NoticeBus } from "./notices.ts";
-import { buildPrompt } from "./prompt.ts";
+import { createDraft } from "./draft.ts";
+import type { Presence } from "./presence.ts";
+import { buildPrompt, type Transcribe } from "./prompt.ts";
 import { endGone } from "./sync.ts";
 import { whileTyping } from "./typing.ts";
 
@@ -45,13 +49,18 @@ export type AnswerDeps = {
   readonly isConnected: () => boolean;
   /** Outbox rows were added. */
   readonly onOutbox: () => void;
+  readonly presence: Presence;
+  readonly isProgressShown: boolean;
+  /** A question of Claude's is open for so long. */
+  readonly approvalMs: Millis;
+  readonly transcribe: Transcribe | null;
 };
 
 export interface AnswerLoop extends Lanes {
   /** Follows a session that runs at the API although no prompt of ours is open. */
   follow(session: Session): void;
-  /** Ends the running turn of a chat here and at Claude; its row is left to the caller. */
-  interrupt(chatKey: string): Promise<void>;
+  /** These rows are over: the turn of one of them ends here, and at Claude where it was asked. The rows are left to the caller. */
+  interrupt(chatKey: string, inboxIds: readonly number[]): Promise<void>;
   /** The active session of a chat, made where there is none. */
   sessionOf(chatKey: string, chat: Chat): Session;
 }
@@ -59,14 +68,14 @@ export interface AnswerLoop extends Lanes {
 export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
   const { store, clock } = deps;
   const following = new Map<string, string>();
-  const turns = new Map<string, AbortController>();
+  const turns = new Map<string, { readonly inboxId: number | null; readonly stop: AbortController }>();
 
   const work = async (chatKey: string, kill: AbortSignal): Promise<void> => {
-    const turn = new AbortController();
-    turns.set(chatKey, turn);
+    const row = store.inbox.head(chatKey, "prompt");
+    const stop = new AbortController();
+    turns.set(chatKey, { inboxId: row?.id ?? null, stop });
     try {
-      const signal = AbortSignal.any([kill, turn.signal]);
-      const row = store.inbox.head(chatKey, "prompt");
+      const signal = AbortSignal.any([kill, stop.signal]);
       const followed = following.get(chatKey);
       following.delete(chatKey);
       if (row?.state === "pending" && row.notBefore <= clock.now()) await answerRow(deps, row, signal);
@@ -93,10 +102,13 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
       following.set(session.chatKey, session.id);
       lanes.wake();
     },
-    async interrupt(chatKey) {
+    async interrupt(chatKey, inboxIds) {
+      const turn = turns.get(chatKey);
+      if (turn && inboxIds.some((id) => id === turn.inboxId)) turn.stop.abort();
       const session = store.sessions.active(chatKey);
-      turns.get(chatKey)?.abort();
-      if (session) await deps.backend.interrupt(viewOf(deps, session), new AbortController().signal);
+      const rows = inboxIds.map((id) => store.inbox.get(id));
+      const isAsked = rows.some((row) => row && row.prompt.kind !== "new" && row.sessionId === session?.id);
+      if (session && isAsked) await deps.backend.interrupt(viewOf(deps, session), new AbortController().signal);
     },
     sessionOf: (chatKey, chat) => sessionOf(deps, chatKey, chat),
   };
@@ -149,7 +161,7 @@ async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): 
   notice("started");
   store.sessions.touch(session.id, clock.now());
   try {
-    const prompt = await buildPrompt(deps.transport, row.envelope, account, signal);
+    const prompt = await buildPrompt(deps, row.envelope, account, signal);
     const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
     const progress = await whileTyping(deps, chat, () => runTurn(deps, session, { ...prompt, state }, row, signal));
     if (signal.aborted) return;
@@ -177,6 +189,7 @@ async function runTurn(
   let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
   const asks = new Map<string, SessionEvent>();
   let progress: Progress = progressOf(null);
+  const draft = createDraft(deps, row, session.id, session.chat);
   /** From what a sync, an earlier look or the last life has stored of this turn already. */
   const resume = (): void => {
     const stored = eventId === null ? [] : store.sessions.events(session.id, eventId);
@@ -205,10 +218,12 @@ async function runTurn(
           progress = trackTurn(progress, event);
         }
         apply(deps, session, row, step.events, progress, eventId, asks);
+        if (progress.kind === "running" && !isVerbose(store, session)) draft.events(step.events);
         deps.onOutbox();
         break;
       }
       case "delta":
+        draft.delta(step.eventId, step.text);
         break;
       case "gone":
         endGone(store, session, clock.now());
@@ -245,20 +260,34 @@ function apply(
 ): void {
   const { store, clock } = deps;
   store.db.transaction(() => {
-    const settle = progress.kind === "ended" ? settlement(row, progress.stop) : undefined;
-    store.sessions.apply(session.id, events, clock.now(), settle);
+    const now = clock.now();
+    const { added } = store.sessions.apply(session.id, events, now);
+    for (const event of isVerbose(store, session) ? added : [])
+      if (event.type === "tool_use")
+        store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
     if (progress.kind === "ended") {
       const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
       const text = lastWord(progress.stop, isAnswered);
-      if (text !== null) store.outbox.add(`end:${row.id}`, session.chat, plainText(text), clock.now());
+      if (text !== null) store.outbox.addAnswer(`end:${row.id}`, session.id, session.chat, plainText(text), now);
+      const settle = settlement(row, progress.stop);
+      store.sessions.apply(session.id, [], now, settle);
+      deps.presence.show(row.envelope, settle.outcome === "failed" ? "failed" : "done");
     }
     if (progress.kind === "waiting") {
-      for (const id of progress.toolUseIds)
-        store.outbox.add(`ask:${session.id}:${id}`, session.chat, question(asks.get(id)), clock.now());
-      store.inbox.markWaiting(row.id);
+      const prompt = textOf(row.envelope)?.text ?? "";
+      for (const id of progress.toolUseIds) {
+        const ask = asks.get(id);
+        const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
+        store.outbox.add(`ask:${session.id}:${id}`, session.chat, plainText(text), now);
+      }
+      store.inbox.markWaiting(row.id, now + deps.approvalMs);
+      deps.presence.show(row.envelope, "waiting");
     }
   });
 }
+
+/** As it stands now: `/verbose` may come in the middle of a turn. */
+const isVerbose = (store: Store, { id }: Session): boolean => store.sessions.get(id)?.context["verbose"] === true;
 
 function settlement(row: InboxRow, stop: StopReason): Settlement {
   const isFailure = stop.kind === "refusal" || stop.kind === "context_exceeded" || stop.kind === "budget_reached";
@@ -282,14 +311,6 @@ function lastWord(stop: StopReason, isAnswered: boolean): string | null {
     case "other":
       return isAnswered ? null : "Claude finished without a message.";
   }
-}
-
-/** What, where and why, in three lines. */
-function question(ask: SessionEvent | undefined): OutboundBody {
-  if (ask?.type !== "tool_use") return plainText("Claude asks to use a tool. Answer yes or no.");
-  const input = JSON.stringify(ask.input);
-  const shown = input.length > 300 ? `${input.slice(0, 300)}… (cut)` : input;
-  return plainText(`Claude wants to use ${ask.name}:\n${shown}\nAnswer yes or no.`);
 }
 
 /** Follows a session that somebody else set running; no prompt of ours is open in it. */
@@ -322,9 +343,12 @@ function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeEr
   store.db.transaction(() => {
     const sentence = errorRow(error.code).chat;
     if (isTold && sentence !== undefined) {
-      store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
+      const { sessionId } = row;
+      if (sessionId === null) store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
+      else store.outbox.addAnswer(`told:${row.id}`, sessionId, chat, plainText(sentence), now);
       store.inbox.markTold(row.id, error.code);
     }
+    deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
     if (isFinal) {
       store.inbox.finish(row.id, "failed", now);
       store.settings.count("failed");

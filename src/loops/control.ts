@@ -19,6 +19,7 @@ import type { Session } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
 import type { AnswerLoop } from "./answer.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
+import type { Presence } from "./presence.ts";
 
 export type ControlDeps = {
   readonly backend: Backend;
@@ -27,6 +28,7 @@ export type ControlDeps = {
   readonly random: Random;
   readonly log: Log;
   readonly answer: AnswerLoop;
+  readonly presence: Presence;
   readonly allow: readonly AllowRule[];
   readonly isGroupAlways: boolean;
   readonly model: string;
@@ -50,6 +52,8 @@ export function createControlLoop(deps: ControlDeps): Lanes {
       const heads = new Map<string, Millis>();
       for (const row of deps.store.inbox.openControls())
         if (!heads.has(row.chatKey)) heads.set(row.chatKey, row.notBefore);
+      for (const { chatKey, until } of deps.store.inbox.waiting())
+        heads.set(chatKey, Math.min(until, heads.get(chatKey) ?? until));
       return [...heads].map(([chatKey, notBefore]) => ({ chatKey, notBefore }));
     },
     work: (chatKey, signal) => handleHead(deps, chatKey, signal),
@@ -65,7 +69,8 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
   const { store, clock } = deps;
   const row = store.inbox.openControls().find((open) => open.chatKey === chatKey);
   const account = deps.account();
-  if (!row || account === null) return;
+  if (account === null) return;
+  if (!row || row.notBefore > clock.now()) return expire(deps, chatKey, signal);
   const { chat } = row.envelope;
   const decision = decide(row.envelope, {
     account,
@@ -215,14 +220,14 @@ async function runCommand(
 
 /** Ends the running turn and drops open prompts: the one at work, or all; resolves to their number. */
 async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all"): Promise<number> {
-  const { store, clock } = deps;
+  const { store } = deps;
   const rows = store.inbox.openPrompts(chatKey).slice(0, which === "head" ? 1 : undefined);
-  store.db.transaction(() => rows.forEach((row) => store.inbox.finish(row.id, "cancelled", clock.now())));
-  if (rows.some((row) => row.prompt.kind !== "new"))
-    await deps.answer.interrupt(chatKey).catch((error: unknown) => {
-      if (!(error instanceof BridgeError)) throw error;
-      deps.log.warn("could not interrupt", toFault(error));
-    });
+  store.db.transaction(() => rows.forEach((row) => deps.presence.cancel(row, false)));
+  const ids = rows.map(({ id }) => id);
+  await deps.answer.interrupt(chatKey, ids).catch((error: unknown) => {
+    if (!(error instanceof BridgeError)) throw error;
+    deps.log.warn("could not interrupt", toFault(error));
+  });
   deps.answer.wake();
   return rows.length;
 }
@@ -236,6 +241,19 @@ function setContext(deps: ControlDeps, session: Session, key: string, value: Jso
   });
   deps.syncSoon();
 }
+
+/** Nobody answered in time: that is a no. Where Claude cannot be told now, the lane tries again. */
+async function expire(deps: ControlDeps, chatKey: string, signal: AbortSignal): Promise<void> {
+  const { store, clock } = deps;
+  const row = store.inbox.head(chatKey, "prompt");
+  if (row?.state !== "waiting" || row.notBefore > clock.now() || row.envelope.chat === null) return;
+  store.outbox.add(`expired:${row.id}:${row.notBefore}`, row.envelope.chat, plainText(expiredText), clock.now());
+  deps.onOutbox();
+  await approve(deps, chatKey, false, null, signal);
+  release(deps, chatKey);
+}
+
+const expiredText = "Nobody answered Claude's question in time, so the answer was no.";
 
 /** Answers what Claude asks: the question that was quoted or reacted to, else every open one. */
 async function approve(
@@ -252,6 +270,8 @@ async function approve(
   const target = targetSentAt === null ? null : store.outbox.bySignalTimestamp(targetSentAt)?.key;
   const chosen =
     target === null || target === undefined ? open : open.filter((id) => target === `ask:${session.id}:${id}`);
+  // Answered elsewhere: then nothing may go on waiting here.
+  if (open.length === 0) release(deps, chatKey);
   if (chosen.length === 0) return targetSentAt === null ? "Nothing waits for an answer." : null;
   for (const id of chosen) {
     try {
@@ -261,8 +281,12 @@ async function approve(
       if (!(error instanceof BridgeError) || error.code !== "claude_request") throw error;
     }
   }
-  for (const row of store.inbox.openPrompts(chatKey)) store.inbox.markPending(row.id);
+  release(deps, chatKey);
   deps.answer.follow(session);
-  deps.answer.wake();
   return null;
+}
+
+function release({ store, answer }: ControlDeps, chatKey: string): void {
+  for (const row of store.inbox.openPrompts(chatKey)) store.inbox.markPending(row.id);
+  answer.wake();
 }

@@ -5,12 +5,18 @@ import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import type { Transport } from "../signal/transport.ts";
 
+/** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
+export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
+
+export type PromptDeps = { readonly transport: Transport; readonly transcribe: Transcribe | null };
+
 /**
  * A file that cannot be had is said in words: the question is answered all the same.
- * @throws BridgeError when the line is down, so that the prompt is tried again
+ * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but
+ *   voice notes and nobody to write them down
  */
 export async function buildPrompt(
-  transport: Transport,
+  { transport, transcribe }: PromptDeps,
   envelope: Envelope,
   account: Account,
   signal: AbortSignal,
@@ -34,6 +40,13 @@ export async function buildPrompt(
     const bytes = await bytesOf(long.ref, longTextBytesMax);
     if (bytes) longText = new TextDecoder().decode(bytes);
     else said.push("[Only the beginning of this long message could be fetched.]");
+  }
+  for (const { file, bytesMax } of plan.voice) {
+    const bytes = transcribe && (await bytesOf(file.ref, bytesMax));
+    const spoken = bytes && (await transcribe(bytes, file.contentType, signal));
+    said.push(spoken ? `[Voice note:] ${spoken}` : "[A voice note came with this; it could not be written down.]");
+    if (!spoken && body.text.trim() === "" && body.attachments.length === plan.voice.length)
+      throw new BridgeError("voice_unheard", "Cannot ask as a voice note could not be written down");
   }
   for (const { file, bytesMax } of plan.fetch) {
     const bytes = await bytesOf(file.ref, bytesMax);

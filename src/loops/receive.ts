@@ -12,10 +12,14 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { decide, inboxKey, type AllowRule, type Decision } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { textOf } from "../core/prompt.ts";
 import type { Log } from "../log.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
+import { noteTimer } from "../store/forget.ts";
 import type { Store } from "../store/store.ts";
+import { greet } from "./greet.ts";
 import type { NoticeBus } from "./notices.ts";
+import type { Presence } from "./presence.ts";
 
 export type ReceiveDeps = {
   readonly transport: Transport;
@@ -26,6 +30,10 @@ export type ReceiveDeps = {
   readonly notices: NoticeBus;
   readonly allow: readonly AllowRule[];
   readonly isGroupAlways: boolean;
+  readonly presence: Presence;
+  /** A new prompt takes the place of the one at work. */
+  readonly isInterrupting: boolean;
+  readonly isWelcoming: boolean;
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
   /** New rows: `prompts` for the lanes, `controls` at once. */
@@ -127,14 +135,29 @@ function accept(
     case "prompt":
       if (!inbox.accept(inboxKey(envelope, account), "prompt", envelope, deps.clock.now())) return;
       if (decision.replaces !== null) withdraw(deps, envelope, key, decision.replaces, accepted);
-      accepted.envelopes.push(envelope);
-      return;
+      if (deps.isInterrupting) interrupt(deps, key, accepted);
+      deps.presence.show(envelope, "taken");
+      return welcome(deps, envelope, accepted);
     case "command":
     case "approval":
       if (inbox.accept(inboxKey(envelope, account), decision.kind, envelope, deps.clock.now()))
-        accepted.envelopes.push(envelope);
+        welcome(deps, envelope, accepted);
       return;
   }
+}
+
+function welcome(deps: ReceiveDeps, envelope: Envelope, accepted: Accepted): void {
+  accepted.envelopes.push(envelope);
+  if (envelope.chat) noteTimer(deps.store, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
+  if (deps.isWelcoming) greet(deps.store, envelope, deps.clock.now());
+}
+
+/** The prompt that Claude works on makes room; one that was not asked yet waits its turn. */
+function interrupt(deps: ReceiveDeps, key: string, accepted: Accepted): void {
+  const row = deps.store.inbox.head(key, "prompt");
+  if (row === null || row.prompt.kind === "new") return;
+  deps.presence.cancel(row, false);
+  accepted.withdrawn.push({ chatKey: key, id: row.id });
 }
 
 /** The sender deleted or edited a message: if it still waits for its answer, it is cancelled. */
@@ -143,7 +166,7 @@ function withdraw(deps: ReceiveDeps, envelope: Envelope, key: string, sentAt: Mi
   if (!source) return;
   const row = deps.store.inbox.findBySentAt(key, source, sentAt);
   if (!row) return;
-  deps.store.inbox.finish(row.id, "cancelled", deps.clock.now());
+  deps.presence.cancel(row, true);
   accepted.withdrawn.push({ chatKey: key, id: row.id });
 }
 
@@ -154,5 +177,6 @@ function announce(deps: ReceiveDeps, accepted: Accepted): void {
     at: deps.clock.now(),
   });
   for (const { chatKey, id } of accepted.withdrawn) deps.onWithdrawn(chatKey, id);
+  for (const envelope of accepted.envelopes) deps.presence.markRead(envelope);
   if (accepted.envelopes.length > 0) deps.onAccepted(accepted.envelopes);
 }

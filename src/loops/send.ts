@@ -11,7 +11,7 @@
 import type { Clock, Random } from "../clock.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import type { Millis, OutboundBody } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { OutboxRow } from "../store/outbox.ts";
@@ -81,12 +81,14 @@ async function sendHead(
   const { store, clock } = deps;
   const row = store.outbox.head(chatKey);
   if (!row) return;
+  const body = bodyOf(store, row);
+  if (body === null) return store.outbox.markFailed(row.id, "superseded", clock.now());
   store.outbox.markSending(row.id);
   try {
-    const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body: row.body });
+    const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
     store.db.transaction(() => {
       store.outbox.markSent(row.id, outcome.timestamp, clock.now());
-      store.settings.count("sent");
+      if (!isTrimming(row)) store.settings.count("sent");
     });
     setPause(null, 0);
     deps.notices.emit("sent", { at: clock.now() });
@@ -96,6 +98,19 @@ async function sendHead(
     if (!(error instanceof BridgeError)) throw error;
     sendFailed(deps, row, error, setPause);
   }
+}
+
+/** What is shown besides the messages: nobody misses it, and it is no message to be counted. */
+const isTrimming = ({ key }: OutboxRow): boolean => key.startsWith("status:") || key.startsWith("draft:");
+
+/** Our edits name a message by the timestamp chosen for it. Where it did not go out, an answer is a message of its own. */
+function bodyOf(store: Store, row: OutboxRow): OutboundBody | null {
+  const { body } = row;
+  const target = body.kind === "edit" ? store.outbox.byTimestamp(body.targetSentAt) : null;
+  if (body.kind !== "edit" || target === null) return body;
+  if (target.state === "failed" && isTrimming(row)) return null;
+  if (target.state === "failed") return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
+  return { ...body, targetSentAt: target.signalTimestamp ?? body.targetSentAt };
 }
 
 function sendFailed(
@@ -108,6 +123,10 @@ function sendFailed(
   const now = clock.now();
   const fault = toFault(error);
   deps.log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
+  const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
+  const { ownTimestamps } = deps.transport.capabilities;
+  if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
+    return store.outbox.markFailed(row.id, error.code, now);
   if (error.retry === "never") {
     store.db.transaction(() => {
       store.outbox.markFailed(row.id, error.code, now);
@@ -115,14 +134,13 @@ function sendFailed(
     });
     return deps.notices.emit("outboxFault", { fault, at: now });
   }
-  const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
   const wait =
     error.retry === "person"
       ? (error.retryAfterMs ?? captchaRetryMs)
       : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
   store.db.transaction(() => {
     store.outbox.requeue(row.id, error.retry === "person" ? 0 : now + wait, isUncertain);
-    if (isUncertain && !deps.transport.capabilities.ownTimestamps) store.settings.count("uncertain");
+    if (isUncertain && !ownTimestamps) store.settings.count("uncertain");
   });
   if (error.code === "captcha" || error.code === "signal_rate_limited") setPause(fault, now + wait);
 }

@@ -14,6 +14,7 @@ import { believableStamps, nextStamp } from "../core/hlc.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.ts";
 import type { Context, Millis, SessionEvent } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
+import { pendingAsks } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { Session, Stamps } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
@@ -144,7 +145,11 @@ async function syncSession(
     store.sessions.setSynced(session.id, there.updatedAt, clock.now());
     return applied;
   });
-  if (result.changed || applied.added.length > 0) tally.changed++;
+  const head = store.inbox.head(session.chatKey, "prompt");
+  const isAnswered = head?.state === "waiting" && pendingAsks(store.sessions.events(session.id)).length === 0;
+  // Somebody said yes or no elsewhere.
+  if (isAnswered && head.sessionId === session.id) store.inbox.markPending(head.id);
+  if (result.changed || applied.added.length > 0 || isAnswered) tally.changed++;
   if (await push(deps, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
   if (there.status === "running") deps.onRunning(session);
 }

@@ -12,6 +12,9 @@ export type TypingDeps = {
 /** A peer shows it for about 15 s. **Source:** signal/SIGNAL-CLI.md section 3.7. */
 const renewMs = 10_000;
 
+/** The end of the indicator is waited for, so that it is told before a stop; no longer than this. */
+const endMs = 2_000;
+
 /** Runs `work` with the indicator on. A failing indicator never disturbs the work. */
 export async function whileTyping<T>(deps: TypingDeps, chat: Chat, work: () => Promise<T>): Promise<T> {
   if (!deps.transport.capabilities.typing) return work();
@@ -30,6 +33,7 @@ export async function whileTyping<T>(deps: TypingDeps, chat: Chat, work: () => P
     return await work();
   } finally {
     done.abort();
-    void shown;
+    const over = new AbortController();
+    await Promise.race([shown.finally(() => over.abort()), deps.clock.sleep(endMs, over.signal)]);
   }
 }

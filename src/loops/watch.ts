@@ -8,12 +8,14 @@ export type WatchDeps = {
   readonly onTick: () => void;
   readonly onWoke: () => void;
   readonly onNetworkChange: () => void;
+  readonly onMinute: () => void;
   readonly onHour: () => void;
 };
 
 const tickMs: Millis = 1_000;
 /** A gap this much larger than a tick means that the machine slept, or that somebody set the clock. */
 const gapMs: Millis = 10_000;
+const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
 
 export function createWatch(deps: WatchDeps): { run(stop: AbortSignal): Promise<void> } {
@@ -22,6 +24,7 @@ export function createWatch(deps: WatchDeps): { run(stop: AbortSignal): Promise<
       const { clock } = deps;
       let last = clock.now();
       let hour = last;
+      let minute = last;
       let network = deps.networkKey();
       deps.onHour();
       while (!stop.aborted) {
@@ -33,6 +36,10 @@ export function createWatch(deps: WatchDeps): { run(stop: AbortSignal): Promise<
         const key = deps.networkKey();
         if (key !== network) deps.onNetworkChange();
         network = key;
+        if (Math.abs(now - minute) >= minuteMs) {
+          minute = now;
+          deps.onMinute();
+        }
         if (Math.abs(now - hour) >= hourMs) {
           hour = now;
           deps.onHour();

@@ -141,6 +141,7 @@ function createTransport(state: MemoryState, clock: Clock, account: Account, own
       state.lostAnswers--;
       throw fault("send_uncertain", "send");
     },
+    answerChallenge: null,
     async typing(chat, isTyping) {
       if (!state.isConnected || state.isCut) return;
       if (isTyping) state.typing.add(chatKey(chat));

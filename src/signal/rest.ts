@@ -70,6 +70,7 @@ type Line = {
 export function createRest(options: RestOptions): Transport {
   let session: Session | null = null;
   let ownAci: string | null = null;
+  let challenge: string | null = null;
   const line: Line = {
     http: createHttp(options),
     clock: options.clock,
@@ -115,7 +116,26 @@ export function createRest(options: RestOptions): Transport {
       return polling.receive(timeoutMs, signal);
     },
     ack: async (batch, isCommitted) => polling.ack(batch, isCommitted),
-    send: (message) => sendOver(line, message),
+    async send(message) {
+      try {
+        return await sendOver(line, message);
+      } catch (error) {
+        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
+        throw error;
+      }
+    },
+    async answerChallenge(captcha) {
+      if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+      const what = "hand in the captcha";
+      const path = `/v1/accounts/${encodeURIComponent(line.session(what).number)}/rate-limit-challenge`;
+      const request = { method: "POST", path, deadlineMs: limits.sendMs, bytesMax: 2 ** 16 } as const;
+      const json = { challenge_token: challenge, captcha };
+      const exchange = await line.turnstile.call(() => http.exchange({ ...request, json }));
+      if (exchange.kind !== "answer") throw lineFault(what, http.host, exchange);
+      if (exchange.status !== 204)
+        throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
+      challenge = null;
+    },
     async typing(chat, isTyping) {
       // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
       if (chat.kind === "self" || !isTyping || !line.turnstile.isFree()) return;

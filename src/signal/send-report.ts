@@ -92,9 +92,6 @@ export function sendFault(code: ErrorCode, token?: string, retryAfterMs?: number
     untrusted_identity: "the recipient's safety number changed",
     unregistered: "the recipient is not on Signal",
   };
-  const hint = token
-    ? `Solve https://signalcaptchas.org/challenge/generate.html and run: signal-cli submitRateLimitChallenge --challenge ${token} --captcha 'signalcaptcha://…'; then \`signalman reconnect\`.`
-    : undefined;
   const message = `Cannot send as ${reason[code] ?? "Signal does not take the message"}`;
-  return new BridgeError(code, message, { hint, retryAfterMs });
+  return new BridgeError(code, message, { challenge: token, retryAfterMs });
 }

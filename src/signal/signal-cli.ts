@@ -74,6 +74,7 @@ export function createSignalCli(options: SignalCliOptions): Transport {
   /** `own` is kept across reconnects: the ACI is learnt from traffic, since hardly a call tells it. */
   let own: Address = { aci: null, number: options.account };
   let session: Session | null = null;
+  let challenge: string | null = null;
   const line: Line = {
     rpc: createRpc(http),
     log: options.log,
@@ -123,7 +124,20 @@ export function createSignalCli(options: SignalCliOptions): Transport {
       const { params } = line.session("send");
       const { method, body } = toCall(message, limits.stringLengthMax);
       const call = { method, params: { ...params, ...body }, what: "send", deadlineMs: limits.sendMs };
-      return toSendOutcome(await line.rpc(call));
+      try {
+        return toSendOutcome(await line.rpc(call));
+      } catch (error) {
+        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
+        throw error;
+      }
+    },
+    /** **Source:** signal/SIGNAL-CLI.md section 3.8; signal-cli strips the `signalcaptcha://`. */
+    async answerChallenge(captcha) {
+      if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+      const params = { ...line.session("hand in a captcha").params, challenge, captcha };
+      const what = "hand in the captcha";
+      resultOf(await line.rpc({ method: "submitRateLimitChallenge", params, what, deadlineMs: limits.callMs }), what);
+      challenge = null;
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.

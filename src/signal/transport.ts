@@ -76,6 +76,13 @@ export interface Transport {
    */
   send(message: Outbound): Promise<SendOutcome>;
 
+  /**
+   * Hands in the solution of the captcha that the last send was refused for: the text that begins with `signalcaptcha://`.
+   * Null where the transport has no way.
+   * @throws BridgeError `send_rejected` where none was asked for or Signal does not take it, and those of the line
+   */
+  readonly answerChallenge: ((captcha: string) => Promise<void>) | null;
+
   /** Best effort; a peer shows it for about 15 s. */
   typing(chat: Chat, isTyping: boolean): Promise<void>;
 

@@ -9,8 +9,8 @@ import { addressee } from "../settings.ts";
 
 /** What the daemon does when asked. Each may throw BridgeError. */
 export type Control = {
-  /** Skips the wait; also tries a halted line once. */
-  readonly reconnect: () => void;
+  /** Skips the wait; also tries a halted line once. A captcha is handed in first. */
+  readonly reconnect: (captcha: string | undefined) => Promise<void>;
   /** Resolves when the message is in the outbox. */
   readonly send: (chat: Chat, text: string) => void;
   /** Resolves when all sessions were read and written. */
@@ -23,6 +23,7 @@ export type Control = {
 const textLengthMax = 64 * 1024;
 
 const nothing = v.object({});
+const reconnect = v.object({ captcha: v.optional(v.pipe(v.string(), v.nonEmpty(), v.maxLength(16_384))) });
 const message = v.object({ to: addressee, text: v.pipe(v.string(), v.nonEmpty(), v.maxLength(textLengthMax)) });
 const session = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
 
@@ -46,7 +47,7 @@ export function createControl(control: Control, token: string): Hono {
       return c.json({});
     });
   };
-  on("/reconnect", nothing, () => control.reconnect());
+  on("/reconnect", reconnect, ({ captcha }) => control.reconnect(captcha));
   on("/sync", nothing, () => control.sync());
   on("/send", message, ({ to, text }) => control.send(toChat(to), text));
   on("/archive", session, ({ id }) => control.archive(id));

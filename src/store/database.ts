@@ -37,7 +37,7 @@ export async function openDatabase(path: string): Promise<Database> {
   try {
     const driver = await openDriver(path);
     driver.exec(
-      "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
+      "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON",
     );
     return wrap(driver, path);
   } catch (error) {

@@ -62,7 +62,10 @@ export interface Inbox {
   markAsked(id: number, sessionId: string, eventId: string): void;
   /** Never asked, or asked in a session that is gone: the next try starts anew. */
   markNew(id: number): void;
-  markWaiting(id: number): void;
+  /** For a person's yes or no, until `until`. */
+  markWaiting(id: number, until: Millis): void;
+  /** Prompts that wait for a yes or no, with the time at which the question expires. */
+  waiting(): { readonly id: number; readonly chatKey: string; readonly until: Millis }[];
   markPending(id: number): void;
   postpone(id: number, attempts: number, notBefore: Millis): void;
   markTold(id: number, code: string): void;
@@ -95,10 +98,16 @@ export function createInbox(db: Database): Inbox {
       void db.run("UPDATE inbox SET session_id = ?, event_id = ? WHERE id = ?", sessionId, eventId, id),
     markNew: (id) =>
       void db.run(
-        "UPDATE inbox SET session_id = NULL, asked_at = NULL, event_id = NULL, state = 'pending' WHERE id = ?",
+        `UPDATE inbox SET session_id = NULL, asked_at = NULL, event_id = NULL, state = 'pending',
+           not_before = iif(state = 'waiting', 0, not_before) WHERE id = ?`,
         id,
       ),
-    markWaiting: (id) => void db.run("UPDATE inbox SET state = 'waiting' WHERE id = ? AND state = 'pending'", id),
+    markWaiting: (id, until) =>
+      void db.run("UPDATE inbox SET state = 'waiting', not_before = ? WHERE id = ? AND state = 'pending'", until, id),
+    waiting: () =>
+      db.all(
+        "SELECT id, chat_key AS chatKey, not_before AS until FROM inbox WHERE state <> 'done' AND state = 'waiting'",
+      ),
     markPending: (id) =>
       void db.run("UPDATE inbox SET state = 'pending', not_before = 0 WHERE id = ? AND state = 'waiting'", id),
     postpone: (id, attempts, notBefore) =>

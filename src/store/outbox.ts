@@ -8,6 +8,7 @@
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";
+import { createDrafts, type Drafts } from "./drafts.ts";
 
 export type OutboxRow = {
   readonly id: number;
@@ -37,7 +38,7 @@ type Raw = {
   created_at: number;
 };
 
-export interface Outbox {
+export interface Outbox extends Drafts {
   /** Adds a message unless one with this key exists; chooses a Signal timestamp that is unique and grows. */
   add(key: string, chat: Chat, body: OutboundBody, now: Millis): boolean;
   head(chatKey: string): OutboxRow | null;
@@ -45,6 +46,8 @@ export interface Outbox {
   byKey(key: string): OutboxRow | null;
   /** The message with this identity on Signal, for reactions and quotes that name it. */
   bySignalTimestamp(timestamp: Millis): OutboxRow | null;
+  /** The message for which this timestamp was chosen. */
+  byTimestamp(timestamp: Millis): OutboxRow | null;
   markSending(id: number): void;
   markSent(id: number, signalTimestamp: Millis, now: Millis): void;
   markFailed(id: number, code: string, now: Millis): void;
@@ -63,18 +66,22 @@ export function createOutbox(db: Database): Outbox {
     const raw = db.get<Raw>(sql, ...params);
     return raw ? toRow(raw) : null;
   };
-  return {
-    add: (key, chat, body, now) =>
-      db.run(
-        `INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
+  const add: Outbox["add"] = (key, chat, body, now) =>
+    db.run(
+      `INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
          VALUES (?, ?, ?, max(?, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1), ?, 'queued', ?) ON CONFLICT (key) DO NOTHING`,
-        key,
-        chatKey(chat),
-        JSON.stringify(chat),
-        now,
-        JSON.stringify(body),
-        now,
-      ).changes > 0,
+      key,
+      chatKey(chat),
+      JSON.stringify(chat),
+      now,
+      JSON.stringify(body),
+      now,
+    ).changes > 0;
+  const byKey: Outbox["byKey"] = (key) => one(`SELECT ${columns} FROM outbox WHERE key = ?`, key);
+  return {
+    add,
+    byKey,
+    ...createDrafts(db, { add, byKey }),
     head: (chatKey) =>
       one(
         `SELECT ${columns} FROM outbox WHERE chat_key = ? AND state IN ('queued', 'sending') ORDER BY id LIMIT 1`,
@@ -85,9 +92,9 @@ export function createOutbox(db: Database): Outbox {
         `SELECT chat_key AS chatKey, not_before AS notBefore FROM outbox
          WHERE id IN (SELECT min(id) FROM outbox WHERE state IN ('queued', 'sending') GROUP BY chat_key)`,
       ),
-    byKey: (key) => one(`SELECT ${columns} FROM outbox WHERE key = ?`, key),
     bySignalTimestamp: (timestamp) =>
       one(`SELECT ${columns} FROM outbox WHERE signal_timestamp = ? LIMIT 1`, timestamp),
+    byTimestamp: (timestamp) => one(`SELECT ${columns} FROM outbox WHERE timestamp = ?`, timestamp),
     markSending: (id) => void db.run("UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ?", id),
     markSent: (id, signalTimestamp, now) =>
       void db.run(

@@ -175,9 +175,9 @@ function createReads(db: Database): Reads {
         .map((row) => ({ ...(JSON.parse(row.body) as SessionEvent), at: row.at })),
     hasReplySince: (id, promptEventId) =>
       db.get(
-        `SELECT 1 FROM events WHERE session_id = ? AND type = 'reply'
-         AND at >= (SELECT at FROM events WHERE session_id = ? AND id = ?) LIMIT 1`,
-        id,
+        `SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
+         WHERE prompt.session_id = ? AND prompt.id = ? AND reply.type = 'reply'
+         AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1`,
         id,
         promptEventId,
       ) !== undefined,
@@ -230,7 +230,7 @@ function applyEvents(
     if (event.type !== "reply") continue;
     const bodies = deps.render(event.text);
     for (const [part, body] of bodies.entries())
-      deps.outbox.add(`reply:${session.id}:${event.id}:${part}`, session.chat, body, now);
+      deps.outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);
     replies++;
   }
   if (added.length > 0 || cursor !== (session.cursor ?? 0))

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { holdFile, openDatabase, type Database } from "./database.ts";
+import { forget } from "./forget.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
@@ -16,6 +17,8 @@ export type Store = {
   readonly outbox: Outbox;
   readonly sessions: Sessions;
   readonly settings: Settings;
+  /** Blanks what the chats' timers say has disappeared. */
+  forget(now: Millis): void;
   /** Removes done rows older than `before` (sessions stay); returns their number. */
   prune(before: Millis): number;
   close(): void;
@@ -53,6 +56,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       outbox,
       sessions,
       settings,
+      forget: (now) => forget(db, now),
       prune: (before) => db.transaction(() => inbox.prune(before) + outbox.prune(before)),
       close() {
         db.close();

@@ -25,10 +25,9 @@ describe("wire events", () => {
     const deltas = frames.flatMap((frame) => (frame?.kind === "delta" ? [frame] : []));
     expect(frames.filter((frame) => frame?.kind === "start")).toEqual([{ kind: "start", eventId: id(13) }]);
     const log = events(sse("07-sse-turn-tool-confirmation.sse"));
-    expect(log.map(({ type }) => type)).toEqual([
-      ...["running", "prompt", "other", "other", "tool_use", "other", "usage", "idle", "confirmation", "running"],
-      ...["tool_result", "other", "reply", "other", "usage", "idle"],
-    ] as SessionEvent["type"][]);
+    expect(log.map(({ type }) => type).join(" ")).toBe(
+      "running prompt other other tool_use other usage idle confirmation running tool_result other reply other usage idle",
+    );
     expect(deltas.map(({ text }) => text).join("")).toBe("Done: notes.md now has a TODO line.");
     expect(log.find(({ type }) => type === "reply")).toEqual({
       id: id(13),
@@ -177,7 +176,6 @@ describe("wire events", () => {
         (wire) => {
           toFrame(wire);
           toSessionEvent(wire);
-          addFrame(emptyReply(), { ...wire, type: "content_block_delta" });
         },
       ),
     );

@@ -32,7 +32,9 @@ describe("failures of the Claude API", () => {
     if (!(error instanceof BridgeError)) throw new Error("expected a BridgeError");
     expect(error.message).toStartWith("Cannot list the models as ");
     // Neither what the API said nor the key gets into anything that is shown or logged.
-    expect(JSON.stringify([error.message, error.hint, String(error.cause ?? "")])).not.toContain(secret);
+    expect(
+      JSON.stringify([error.message, error.hint, error.cause instanceof Error ? error.cause.message : ""]),
+    ).not.toContain(secret);
     expect(error.message).not.toContain(double.apiKey);
     return error;
   };
@@ -283,6 +285,7 @@ describe("a stream of the Claude API", () => {
       const first = frames.next();
       let isSilent = false;
       void first.then(() => (isSilent = true));
+      await settled(() => bench.clock.sleepers() > 0);
       for (let beat = 0; beat < 4; beat++) {
         await bench.clock.advance(silenceMs - 1_000);
         // The comment crosses a socket; that it was heard shows in somebody asking for the time.

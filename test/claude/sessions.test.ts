@@ -217,7 +217,10 @@ describe("sessions", () => {
     const sent = JSON.stringify(double.requests.map(({ body }) => body));
     for (const key of ["0f3a", "Signal chat", "sb.schema", "the prompt", "signalman"]) expect(sent).toContain(key);
     expect(Object.keys(double.requests.find(({ path }) => path === "/v1/sessions")?.body as object)).toEqual([
-      ...["agent", "environment_id", "title", "metadata"],
+      "agent",
+      "environment_id",
+      "title",
+      "metadata",
     ]);
   });
 });

@@ -54,7 +54,7 @@ async function startServer(status = connected) {
     health: () => null,
     isReady: () => true,
     control: {
-      reconnect: () => void done.push("reconnect"),
+      reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
       send: (chat, text) => void done.push({ chat, text }),
       sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
       archive: async (id) => void done.push({ archive: id }),
@@ -179,10 +179,12 @@ describe("beside a running daemon", () => {
     const done = await startServer();
     expect((await signalman("send +15550100001 hello")).code).toBe(0);
     expect((await signalman("reconnect")).code).toBe(0);
+    expect((await signalman("reconnect --captcha signalcaptcha://solved")).code).toBe(0);
     expect((await signalman("sessions archive s1")).code).toBe(0);
     expect(done).toEqual([
       { chat: { kind: "direct", peer: { aci: null, number: "+15550100001" } }, text: "hello" },
       "reconnect",
+      "signalcaptcha://solved",
       { archive: "s1" },
     ]);
   });

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import type { RemoteSessions, TurnStep } from "../../src/claude/backend.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
-import { createGate, createLocal, settled, whileTimePasses, type Bench, type Outcome } from "./backend.ts";
+import { createGate, createLocal, pass, settled, whileTimePasses, type Bench, type Outcome } from "./backend.ts";
 
 type World = NonNullable<Bench["remote"]>;
 const kindsOf = (outcome: Outcome): string[] => outcome.steps.map(({ kind }) => kind);
@@ -69,8 +69,9 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       bench.setScript(() => [{ write: ["one"] }, { hold: gate.opened }, { write: ["two"] }]);
       const heard: string[] = [];
       await local.ask("go", (step) => {
-        if (step.kind === "delta") heard.push(step.text);
-        if (step.kind === "delta") world.tail(local.remoteId(), "late");
+        if (step.kind !== "delta") return;
+        heard.push(step.text);
+        if (step.text === "one") world.tail(local.remoteId(), "late");
         gate.open();
       });
       expect(heard).toEqual(["one", "two"]);
@@ -117,7 +118,7 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       );
       // `b` is said while nobody listens, `c` on the second stream.
       gates[0]?.open();
-      await settled(() => false, 20);
+      await pass(20);
       const outcome = await local.again((step) => isType(step, "reply") && gates[1]?.open());
       expect(outcome.progress.kind).toBe("ended");
       expect(local.replies()).toEqual(["a", "b", "c"]);

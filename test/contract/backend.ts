@@ -343,7 +343,16 @@ export function backendContract(name: string, setup: () => Promise<Bench>): void
   });
 }
 
-/** Waits by macrotasks, without a clock: for what another socket has to notice. */
-export async function settled(isDone: () => boolean, rounds = 2_000): Promise<void> {
-  for (let round = 0; round < rounds && !isDone(); round++) await new Promise((resolve) => setImmediate(resolve));
+/** Lets `rounds` macrotasks pass. */
+export async function pass(rounds: number): Promise<void> {
+  for (let round = 0; round < rounds; round++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Waits by macrotasks, without a clock, for what another socket has to notice; fails where it never does. */
+export async function settled(isDone: () => boolean): Promise<void> {
+  const roundsMax = 200_000;
+  for (let round = 0; !isDone(); round++) {
+    if (round >= roundsMax) throw new Error("waited for something that never happened");
+    await pass(1);
+  }
 }

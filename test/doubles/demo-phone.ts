@@ -13,6 +13,7 @@ export async function startDemoPhone(folder: string) {
   proxy.pointTo(mock.port);
   const linked = Promise.withResolvers<Device>();
   let lastSentAt = 0;
+  const shown = new Set<string>();
   return {
     serviceFile: await mock.writeService(join(folder, "service.json")),
     /** Scans the code. Not to be awaited before the link goes on. */
@@ -31,13 +32,16 @@ export async function startDemoPhone(folder: string) {
       // Settles when it was acknowledged, which may be after a reconnect.
       mock.server.send(device, sent).catch(() => undefined);
     },
-    /** The next message in Note to Self that came from the linked device. */
+    /** The next message in Note to Self that came from the linked device; a second copy is not shown, as on any phone. */
     async next(): Promise<string> {
       for (;;) {
         const { syncMessage } = await mock.phone.waitForSyncMessage();
         const { sent } = syncMessage.content ?? {};
         const body = sent?.message?.body ?? sent?.editMessage?.dataMessage?.body;
-        if (body) return body;
+        const id = String(sent?.timestamp);
+        if (!body || shown.has(id)) continue;
+        shown.add(id);
+        return body;
       }
     },
     cut: () => proxy.cut(),

@@ -20,6 +20,7 @@ export const typedKeys: Readonly<Record<string, Readonly<Record<string, Kind>>>>
     editTimestamp: "long",
   },
   sendReaction: { ...targets, emoji: "string", targetAuthor: "string", targetTimestamp: "long", remove: "bool" },
+  submitRateLimitChallenge: { challenge: "string", captcha: "string" },
   sendTyping: { recipient: "list", groupId: "list", stop: "bool" },
   sendReceipt: { recipient: "string", targetTimestamp: "longs", type: "string" },
   listContacts: { recipient: "list", allRecipients: "bool", name: "string" },

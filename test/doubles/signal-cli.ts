@@ -211,6 +211,8 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
       case "send":
       case "sendReaction":
         return send(method, params);
+      case "submitRateLimitChallenge":
+        return {};
       case "sendTyping":
         typing.push({ target: params["recipient"] ?? params["groupId"], isTyping: params["stop"] !== true });
         return { timestamp: writer.stamp(), results: [] };

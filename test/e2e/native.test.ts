@@ -76,6 +76,9 @@ async function nextOnPhone(): Promise<string> {
 test("in an empty folder with nothing but the binary: link, write, kill -9, restart, nothing missing and nothing twice", async () => {
   expect((await runOnce(["run"], { ...env, SIGNALMAN_LISTEN: "off" })).code).toBe(3);
   const device = await link();
+  const again = await runOnce(["link", "--json"], env);
+  expect(again).toMatchObject({ code: 2, out: "" });
+  expect(again.err).toContain("--force");
   running = await start(env);
   await running.state("CONNECTED");
   await write(device, "what is on my calendar?");

@@ -273,7 +273,15 @@ describe("sending", () => {
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e", retryAfterSeconds: -1 }] });
     const captcha = await faultOf(transport.send(hello()));
     expect(captcha).toMatchObject({ code: "captcha", retryAfterMs: null });
-    expect(captcha.hint).toContain("--challenge 0f6d1a9e");
+    expect(captcha).toMatchObject({ challenge: "0f6d1a9e", hint: expect.stringContaining("reconnect --captcha") });
+    await transport.answerChallenge?.("signalcaptcha://solved");
+    expect(double.calls().at(-1)).toMatchObject({
+      method: "submitRateLimitChallenge",
+      params: { challenge: "0f6d1a9e", captcha: "signalcaptcha://solved" },
+    });
+    expect(await faultOf(transport.answerChallenge?.("again") ?? Promise.resolve())).toMatchObject({
+      code: "send_rejected",
+    });
   });
 
   test("a group counts as sent when one member got it; the others are told", async () => {

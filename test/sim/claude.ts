@@ -9,7 +9,7 @@ import type { Life, Machine } from "./life.ts";
 import type { Plan } from "./plan.ts";
 
 /** Every prompt carries one, every reply answers one; numbers make each reply unlike every other. */
-export const promptMark = /ask-\d+/;
+export const promptMark = /ask-\d+|\b(?:yes|no)$/;
 export const replyMark = /#\d+#/;
 
 type Post = { readonly sessionId: string; readonly eventId: string };
@@ -147,7 +147,7 @@ function createScript({ dice, plan }: TheirsDeps) {
     const list: Beat[] = [];
     const parts = dice.chance(0.7) ? 1 : dice.below(4);
     for (let part = 0; part < parts; part++) {
-      if (dice.chance(0.6)) list.push({ pauseMs: dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000) });
+      if (dice.chance(0.6)) list.push({ pauseMs: Math.round(dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000)) });
       if (dice.chance(plan.ask)) list.push({ ask: "shell", input: { command: `ls ${count}` } });
       if (dice.chance(0.1)) list.push({ fail: "overloaded_error", retry: "retrying" });
       list.push(say(to));

@@ -220,6 +220,7 @@ export function gateTransport(life: Life, transport: Transport, account: Account
     name: transport.name,
     capabilities: transport.capabilities,
     isLocal: watch.isLocal,
+    answerChallenge: null,
     connect: (signal) => gate(() => transport.connect(signal)),
     receive: (timeoutMs, signal) =>
       gate(async () => {

@@ -9,8 +9,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorldSession } from "../../src/claude/world.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";
-import type { Chat, Context, Millis } from "../../src/core/model.ts";
+import type { Chat, Context, Envelope, Millis } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
+import { textOf } from "../../src/core/prompt.ts";
 import { isEqual } from "../../src/core/synchronizer.ts";
 import type { MemorySignal } from "../../src/signal/memory.ts";
 import type { Database } from "../../src/store/database.ts";
@@ -39,7 +40,7 @@ type OracleDeps = {
 type Reply = { readonly session: WorldSession; readonly index: number };
 
 const wholeNumber = /\+\d{7,}/;
-const conversation = new RegExp(`${promptMark.source}|${replyMark.source}`);
+const conversation = new RegExp(`ask-\\d|${replyMark.source}`);
 
 export function createOracle(deps: OracleDeps): Oracle {
   const { signal, theirs, onBroken } = deps;
@@ -77,6 +78,8 @@ export function createOracle(deps: OracleDeps): Oracle {
     deps.trace(`arrived ${stored.key} in ${stored.chat_key}`);
     if (rows.has(row)) return repeated(db);
     rows.add(row);
+    // A placeholder is no answer: that comes as its edit.
+    if (stored.key.startsWith("draft:")) return;
     const mark = replyMark.exec(text)?.[0];
     if (mark === undefined) return;
     const reply = replies.get(mark);
@@ -130,6 +133,10 @@ export function createOracle(deps: OracleDeps): Oracle {
     },
     unfinished(db) {
       scan();
+      for (const { text, editCount } of signal.screen()) {
+        const mark = editCount > 0 ? replyMark.exec(text)?.[0] : undefined;
+        if (mark !== undefined) shown.set(mark, shown.get(mark) ?? 0);
+      }
       const open = db.get("SELECT id FROM inbox WHERE state <> 'done' LIMIT 1");
       if (open) return "a message waits in the inbox";
       if (db.get("SELECT id FROM outbox WHERE done_at IS NULL LIMIT 1")) return "a message waits in the outbox";
@@ -184,7 +191,7 @@ function unanswered(db: Database): string | null {
     "SELECT id, envelope, chat_key FROM inbox WHERE kind = 'prompt' AND outcome = 'answered'",
   );
   for (const row of rows) {
-    const mark = promptMark.exec(row.envelope)?.[0];
+    const mark = promptMark.exec(textOf(JSON.parse(row.envelope) as Envelope)?.text ?? "")?.[0];
     const said = db.get(
       "SELECT 1 FROM outbox WHERE chat_key = ? AND (key = ? OR body LIKE ?) LIMIT 1",
       row.chat_key,

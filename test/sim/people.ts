@@ -99,7 +99,7 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
     if (last && dice.chance(0.3)) {
       const target = { author: signal.account, sentAt: last.timestamp };
       place.who.react(target, isAllowed ? "👍" : "👎", { ...place.options });
-    } else place.who.write(isAllowed ? "yes" : "no", place.options);
+    } else place.who.write(mark(isAllowed ? "yes" : "no"), place.options);
   };
   const secret = (): string => `${secretWord}-${++secrets}`;
   return {

@@ -7,7 +7,7 @@
  * gives one run: the trace of two runs is the same to the byte.
  */
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BridgeError } from "../../src/core/errors.ts";
@@ -16,6 +16,7 @@ import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import type { Log } from "../../src/log.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { openStore } from "../../src/store/store.ts";
 import { createTheirs } from "./claude.ts";
 import { boundary, createDice, createVirtualClock } from "./clock.ts";
 import { simConfig } from "./config.ts";
@@ -55,9 +56,24 @@ const stopMs: Millis = 90_000;
 
 class Broken extends Error {}
 
+/** A home that was never used, with all migrations done: they cost more than most seeds. */
+let emptyDatabase: Promise<Uint8Array> | null = null;
+
+async function makeEmptyDatabase(): Promise<Uint8Array> {
+  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  try {
+    const store = await openStore(home, { render: () => [], isExclusive: false });
+    store.close();
+    return readFileSync(join(home, "signalman.db"));
+  } finally {
+    rmSync(home, { recursive: true, force: true });
+  }
+}
+
 /** Runs one seed. Never rejects: what went wrong is in the result. */
 export async function runSeed(options: RunOptions): Promise<RunResult> {
   const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  writeFileSync(join(home, "signalman.db"), await (emptyDatabase ??= makeEmptyDatabase()));
   const run = createRun(options, home);
   try {
     await run.play();
@@ -78,7 +94,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const dice = createDice(seed, 2);
   const chance = createDice(seed, 3);
   const hash = createHash("sha256");
-  const agenda: { at: Millis; run: () => void }[] = [];
+  const agenda: { at: Millis; readonly run: () => void }[] = [];
   let mends: (() => void)[] = [];
   let failure: string | null = null;
   let now: Process | null = null;
@@ -225,6 +241,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     sleep: (ms) => {
       base.jump(ms);
       sleptMs += ms;
+      for (const entry of agenda) entry.at += ms;
     },
     after(ms, mend) {
       mends.push(mend);
@@ -313,6 +330,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       for (const session of theirs.world.sessions())
         if (session.asking && waiting.length === 0) theirs.world.confirm(session.id, session.asking.id, true);
     }
+    if (open && now?.daemon?.status().outbox.fault?.code === "captcha") now.daemon.reconnect();
     schedule(20_000, help);
   };
 
@@ -327,7 +345,9 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         const rate = plan.rates[kind];
         if (rate !== undefined) repeatedly(rate, () => inject(kind));
       }
-      await pass(minutes * 60_000, () => false);
+      let isOver = false;
+      schedule(minutes * 60_000, () => (isOver = true));
+      await pass(Infinity, () => isOver);
       calm();
       help();
       let reason: string | null = "not looked at yet";

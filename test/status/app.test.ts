@@ -14,7 +14,7 @@ function make(over: Partial<AppDeps> = {}) {
     health: () => null,
     isReady: () => true,
     control: {
-      reconnect: () => void done.push("reconnect"),
+      reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
       send: (chat: Chat, text: string) => void done.push({ chat, text }),
       sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
       archive: (id) => Promise.reject(new BridgeError("config", `Cannot archive ${id} as there is no such session`)),

@@ -104,7 +104,11 @@ export function prune(database: Database, now: Millis): void {
 export async function answerChallenge({ database, line }: SendDeps, captcha: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
   if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
-  const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json: { type: "captcha", token, captcha } });
+  const reply = await line().request({
+    verb: "PUT",
+    path: "/v1/challenge",
+    json: { type: "captcha", token, captcha: captcha.replace(/^signalcaptcha:\/\//u, "") },
+  });
   if (reply.status >= 300) throw refusal({ database }, reply, "hand in the captcha");
   database.run("UPDATE signal_account SET challenge = NULL");
 }

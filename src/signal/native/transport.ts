@@ -43,7 +43,7 @@ export type NativeTransport = Transport & {
    * Hands in the solution of the captcha that the server asked for (`captcha`), as text after `signalcaptcha://`.
    * @throws BridgeError `send_rejected` when none was asked for or it was wrong, and those of `connect`
    */
-  answerChallenge(captcha: string): Promise<void>;
+  readonly answerChallenge: (captcha: string) => Promise<void>;
   /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
   settled(): Promise<void>;
 };

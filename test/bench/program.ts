@@ -1,0 +1,226 @@
+/** The compiled program beside doubles on loopback: start, memory, overhead, backlog, recovery. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
+import { me, type WirePerson } from "../doubles/wire.ts";
+import { newHome, start, type Running } from "../e2e/harness.ts";
+import type { Figure } from "./measure.ts";
+
+type Stage = {
+  readonly claude: ClaudeDouble;
+  readonly signal: SignalCliDouble;
+  readonly home: string;
+  run(env?: Readonly<Record<string, string>>): Promise<Running>;
+};
+
+async function onStage<T>(work: (stage: Stage) => Promise<T>): Promise<T> {
+  const claude = await startClaudeDouble();
+  const signal = await startSignalCliDouble();
+  const home = newHome();
+  const runs: Running[] = [];
+  try {
+    return await work({
+      claude,
+      signal,
+      home: home.path,
+      async run(env = {}) {
+        const running = await start({
+          SIGNALMAN_HOME: home.path,
+          SIGNALMAN_TRANSPORT: "signal-cli",
+          SIGNALMAN_SIGNAL_URL: signal.url,
+          SIGNALMAN_ACCOUNT: me.number,
+          SIGNALMAN_TOOLS: "off",
+          SIGNALMAN_LOG: "info",
+          ANTHROPIC_API_KEY: claude.apiKey,
+          ANTHROPIC_BASE_URL: claude.url,
+          ...env,
+        });
+        runs.push(running);
+        return running;
+      },
+    });
+  } finally {
+    for (const running of runs) await running.stop("SIGKILL");
+    await signal.stop();
+    await claude.close();
+    home.remove();
+  }
+}
+
+/** Resident memory of a process in MB. Linux only. **Source:** proc(5), statm counts pages of 4 KiB on x64 and arm64. */
+export function residentMegabytes(pid: number): number {
+  const kilobytes = /^VmRSS:\s+(\d+) kB$/mu.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return Number(kilobytes) / 1024;
+}
+
+/** Resolves as soon as the look-up yields something; for what tells no event. */
+export async function until<T>(look: () => Promise<T | null> | T | null, stepMs = 1): Promise<T> {
+  for (;;) {
+    const found = await look();
+    if (found !== null) return found;
+    await Bun.sleep(stepMs);
+  }
+}
+
+const healthy = (url: string): Promise<true | null> =>
+  fetch(`${url}/health`).then(
+    ({ ok }) => (ok ? true : null),
+    () => null,
+  );
+
+/** From exec to the first 200 of /health, and to CONNECTED. The status server has a port that nobody else has. */
+export const coldStart = (runs: number): Promise<Figure[]> =>
+  onStage(async (stage) => {
+    const health: number[] = [];
+    const connected: number[] = [];
+    for (let run = 0; run <= runs; run++) {
+      const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+      const { port } = probe;
+      probe.stop(true);
+      const from = performance.now();
+      const starting = stage.run({ SIGNALMAN_LISTEN: `127.0.0.1:${port}` });
+      await until(() => healthy(`http://127.0.0.1:${port}`));
+      const healthyAt = performance.now();
+      const running = await starting;
+      await running.state("CONNECTED");
+      // The first run fills the disk's cache, and makes the database.
+      if (run > 0) health.push(healthyAt - from);
+      if (run > 0) connected.push(performance.now() - from);
+      await running.stop("SIGKILL");
+      // Its poll dies with the daemon; a clean stop would wait for it.
+      await stage.signal.die();
+      await stage.signal.start();
+    }
+    const group = "start";
+    return [
+      { group, name: "exec to /health", unit: "ms", values: health, target: 150 },
+      { group, name: "exec to CONNECTED (one receive, one sync)", unit: "ms", values: connected },
+    ];
+  });
+
+/** Times of arrival at the doubles, by what arrived. */
+function watch({ claude }: Stage) {
+  const waiters: { readonly isIt: (line: string) => boolean; readonly resolve: (at: number) => void }[] = [];
+  const push = claude.requests.push.bind(claude.requests);
+  claude.requests.push = (...items) => {
+    const at = performance.now();
+    for (const { method, path } of items) {
+      for (const waiter of waiters.filter(({ isIt }) => isIt(`${method} ${path}`))) {
+        waiters.splice(waiters.indexOf(waiter), 1);
+        waiter.resolve(at);
+      }
+    }
+    return push(...items);
+  };
+  return {
+    claude: (pattern: RegExp): Promise<number> =>
+      new Promise((resolve) => waiters.push({ isIt: (line) => pattern.test(line), resolve })),
+  };
+}
+
+async function nextSend(signal: SignalCliDouble): Promise<number> {
+  for (;;) if ((await signal.nextCall()).method === "send") return performance.now();
+}
+
+/** What the program adds to a message on its way in and on its way out, one message at a time. */
+export const overhead = (backend: "sessions" | "messages", runs: number): Promise<Figure[]> =>
+  onStage(async (stage) => {
+    const { signal, claude } = stage;
+    const arrival = watch(stage);
+    let hold = Promise.withResolvers<void>();
+    claude.setScript(() => [{ hold: hold.promise }, { say: "pong" }]);
+    const running = await stage.run({ SIGNALMAN_BACKEND: backend });
+    await running.state("CONNECTED");
+    const idle = residentMegabytes(running.pid);
+    const first: number[] = [];
+    const asked: number[] = [];
+    const out: number[] = [];
+    for (let run = -5; run < runs; run++) {
+      hold = Promise.withResolvers();
+      await signal.parked();
+      const firstRequest = arrival.claude(/./u);
+      const prompt = arrival.claude(backend === "sessions" ? /^POST .*\/events/u : /^POST \/v1\/messages/u);
+      const from = performance.now();
+      signal.phoneWrites(`ping ${run}`);
+      const [firstAt, askedAt] = await Promise.all([firstRequest, prompt]);
+      // The double has read the request; its answer, and the typing indicator, come to rest.
+      await Bun.sleep(15);
+      const sent = nextSend(signal);
+      const doneFrom = performance.now();
+      hold.resolve();
+      const doneAt = await sent;
+      await Bun.sleep(15);
+      if (run < 0) continue;
+      first.push(firstAt - from);
+      asked.push(askedAt - from);
+      out.push(doneAt - doneFrom);
+    }
+    const group = "overhead";
+    const memory: Figure = {
+      group: "memory",
+      name: `RSS, connected and idle (${backend}, signal-cli)`,
+      unit: "MB",
+      values: [idle],
+      target: 80,
+    };
+    const used: Figure = { ...memory, name: `RSS after ${runs} messages (${backend})`, values: [residentMegabytes(running.pid)] };
+    const listing: Figure[] =
+      backend === "messages"
+        ? []
+        : [{ group, name: "in: envelope handed over → prompt posted, after stream and list (sessions)", unit: "ms", values: asked }];
+    return [
+      memory,
+      used,
+      { group, name: `in: envelope handed over → request sent (${backend})`, unit: "ms", values: first, target: 5 },
+      ...listing,
+      { group, name: `out: Claude's end → send request (${backend})`, unit: "ms", values: out, target: 5 },
+    ];
+  });
+
+/** A number of the range that is reserved for fiction. */
+const personOf = (index: number): WirePerson => ({
+  number: `+1555${String(5_000_000 + index)}`,
+  aci: `00000000-0000-4000-8000-${String(index).padStart(12, "0")}`,
+});
+
+/** A backlog that waits when the line comes up: every message is asked of Claude, answered and sent. */
+export const backlog = (chats: number, messages: number, backend: "sessions" | "messages"): Promise<Figure> =>
+  onStage(async (stage) => {
+    const { signal, claude } = stage;
+    claude.setScript(() => [{ say: "pong" }]);
+    const people = Array.from({ length: chats }, (_, index) => personOf(index));
+    for (let index = 0; index < messages; index++) {
+      const person = people[index % chats];
+      if (person) signal.personWrites(person, `question ${index}`);
+    }
+    await stage.run({ SIGNALMAN_BACKEND: backend, SIGNALMAN_ALLOW: people.map(({ number }) => number).join(",") });
+    await until(() => (signal.queued().length < messages ? true : null));
+    const from = performance.now();
+    for (let count = 0; count < messages; count++) await signal.nextSent();
+    const seconds = (performance.now() - from) / 1000;
+    const name = `${messages.toLocaleString("en-US")} messages over ${chats.toLocaleString("en-US")} chats, received to sent (${backend})`;
+    return { group: "backlog", name, unit: "/s", values: [messages / seconds], target: backend === "messages" ? 300 : undefined };
+  });
+
+/** The daemon dies and comes back: from its port being there again to CONNECTED. */
+export const recovery = (runs: number, outageMs: number): Promise<Figure[]> =>
+  onStage(async (stage) => {
+    const running = await stage.run({ SIGNALMAN_BACKEND: "messages" });
+    await running.state("CONNECTED");
+    const values: number[] = [];
+    for (let run = 0; run < runs; run++) {
+      await stage.signal.parked();
+      await stage.signal.die();
+      await running.state("DISCONNECTED");
+      // Anywhere within the second between two probes.
+      await Bun.sleep(outageMs + (run / runs) * 1000);
+      await stage.signal.start();
+      const from = performance.now();
+      await running.state("CONNECTED");
+      values.push(performance.now() - from);
+    }
+    return [{ group: "recovery", name: `line back → CONNECTED, after an outage of ${outageMs / 1000} s`, unit: "ms", values, target: 2000 }];
+  });
+
+export const binary = join(import.meta.dir, "../../dist/signalman");
