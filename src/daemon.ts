@@ -45,7 +45,7 @@ export type DaemonDeps = {
 
 export interface Daemon {
   status(): Status;
-  /** Null while the process does its work, else what is wrong. */
+  /** Null while the process does its work and Signal has shown within `staleAfter` that it delivers, else what is wrong. */
   health(): string | null;
   isReady(): boolean;
   /** Rows were added from outside the loops. */
@@ -146,7 +146,8 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
 
   return {
     status: loops.model.snapshot,
-    health: () => (bug === null ? loops.storeFault() : "a loop has failed"),
+    health: () =>
+      bug === null ? (loops.storeFault() ?? proofFault(loops.model.snapshot(), base)) : "a loop has failed",
     isReady: isConnected,
     wake: loops.wakeAll,
     reconnect() {
@@ -162,6 +163,14 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     stop: () => stop(0),
     finished: end.promise,
   };
+}
+
+/** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
+function proofFault({ uptimeMs, connection }: Status, { clock, config }: Base): string | null {
+  const { lastProofAt, fault } = connection;
+  const ageMs = lastProofAt === null ? uptimeMs : clock.now() - Date.parse(lastProofAt);
+  if (ageMs <= config.limits.staleAfterMs) return null;
+  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
 }
 
 type Base = DaemonDeps & {
@@ -183,28 +192,14 @@ function createLoops(base: Base, stopping: AbortSignal) {
   const canAnswer = (): boolean => facts.hasSynced && !isState("SYNCING");
   const wakeAll = (): void => [answer, control, send].forEach((loop) => loop.wake());
   const warn = (error: unknown): void => log.warn("not done; the next sync sees to it", toFault(error));
-  /** What the database refuses now is done the next time. */
-  const soon = (work: () => unknown): void => {
-    try {
-      work();
-    } catch (error) {
-      if (!(error instanceof BridgeError)) throw error;
-      log.warn("housekeeping postponed", toFault(error));
-    }
-  };
   const deviceTag = tagOf(store, base);
   const access = { allow: config.allow, isGroupAlways: config.groupAlways };
   const { model, system, limits } = config;
-  const digest = { messages: config.digestAfterMessages, minutes: config.digestAfterMinutes };
 
   const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
-  const { reactions, readReceipts: isReceiptSent, progress: isProgressShown } = config;
-  const presence = createPresence({ ...base, reactions, isReceiptSent });
+  const { presence, speech, greeting, digest } = mannersOf(base);
   const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake, presence };
-  const approvalMs = config.approvalMinutes * minuteMs;
-  const transcribe = config.transcribe === null ? null : createTranscribe(config.transcribe, base);
-  const speech = { isProgressShown, approvalMs, transcribe, model, system };
-  const answer = createAnswerLoop({ ...base, ...gates, ...speech, lanesMax: limits.lanesMax });
+  const answer = createAnswerLoop({ ...base, ...gates, ...speech, model, system, lanesMax: limits.lanesMax });
   const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
   const control = createControlLoop({
     ...base,
@@ -220,8 +215,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
     ...base,
     ...access,
     presence,
-    isInterrupting: config.busy === "interrupt",
-    isWelcoming: config.welcome,
+    ...greeting,
     onProof: () => connection.dispatch({ type: "proof" }),
     onAccepted: wakeAll,
     onWithdrawn: (chatKey: string, inboxId: number) => void answer.interrupt(chatKey, [inboxId]).catch(warn),
@@ -233,7 +227,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
     receive: (account, signal) => receiveLoop(receive, account, AbortSignal.any([signal, stopping])),
     sync: (signal) => sync.run(signal).finally(() => (facts.hasSynced = true)),
     drainOutbox() {
-      if (isConnected()) soon(() => announceBacklog(store, digest, clock.now()));
+      if (isConnected()) soon(log, () => announceBacklog(store, digest, clock.now()));
       wakeAll();
     },
     onConnected: (connected) => void (facts.account = connected),
@@ -248,10 +242,33 @@ function createLoops(base: Base, stopping: AbortSignal) {
       wakeAll();
     },
     onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),
-    onMinute: () => soon(() => store.forget(clock.now())),
-    onHour: () => soon(() => store.prune(clock.now() - limits.retentionDays * dayMs)),
+    onMinute: () => soon(log, () => store.forget(clock.now())),
+    onHour: () => soon(log, () => store.prune(clock.now() - limits.retentionDays * dayMs)),
   });
   return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
+}
+
+/** How the loops behave towards a person, as set. */
+function mannersOf(base: Base) {
+  const { config } = base;
+  const { reactions, readReceipts: isReceiptSent, progress: isProgressShown } = config;
+  const transcribe = config.transcribe === null ? null : createTranscribe(config.transcribe, base);
+  return {
+    presence: createPresence({ ...base, reactions, isReceiptSent }),
+    speech: { isProgressShown, approvalMs: config.approvalMinutes * minuteMs, transcribe },
+    greeting: { isInterrupting: config.busy === "interrupt", isWelcoming: config.welcome },
+    digest: { messages: config.digestAfterMessages, minutes: config.digestAfterMinutes },
+  };
+}
+
+/** What the database refuses now is done the next time. */
+function soon(log: Log, work: () => unknown): void {
+  try {
+    work();
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    log.warn("housekeeping postponed", toFault(error));
+  }
 }
 
 /** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */

@@ -12,10 +12,12 @@ import type { Frame } from "./events.ts";
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =
   | { readonly say: string }
-  /** A reply in pieces: previews first, then the whole. */
-  | { readonly write: readonly string[] }
+  /** A reply in pieces: previews first, with a pause before each where one is given, then the whole. */
+  | { readonly write: readonly string[]; readonly everyMs?: Millis }
   | { readonly pauseMs: Millis }
   | { readonly hold: Promise<void> }
+  /** Uses a tool without asking. */
+  | { readonly use: string; readonly input: JsonValue }
   /** Asks to use a tool, and waits for a person's yes or no. */
   | { readonly ask: string; readonly input: JsonValue }
   | { readonly fail: string; readonly retry: "retrying" | "exhausted" | "terminal" }
@@ -177,7 +179,8 @@ async function play(core: Core, session: WorldSession, beats: readonly Beat[]): 
   for (const beat of beats) {
     if (session.stop.signal.aborted) break;
     if ("say" in beat) append(core, session, { type: "reply", text: beat.say });
-    else if ("write" in beat) write(core, session, beat.write);
+    else if ("write" in beat) await write(core, session, beat.write, beat.everyMs ?? 0);
+    else if ("use" in beat) use(core, session, beat.use, beat.input);
     else if ("pauseMs" in beat) await core.clock.sleep(beat.pauseMs, session.stop.signal);
     else if ("hold" in beat) await Promise.race([beat.hold, aborted(session.stop.signal)]);
     else if ("ask" in beat) await ask(core, session, beat.ask, beat.input);
@@ -195,13 +198,20 @@ async function play(core: Core, session: WorldSession, beats: readonly Beat[]): 
   return { kind: "end_turn" };
 }
 
-function write(core: Core, session: WorldSession, pieces: readonly string[]): void {
+async function write(core: Core, session: WorldSession, pieces: readonly string[], everyMs: Millis): Promise<void> {
   const id = newId(core);
-  for (const listener of session.listeners) {
-    listener({ kind: "start", eventId: id });
-    for (const text of pieces) listener({ kind: "delta", eventId: id, text });
+  for (const listener of session.listeners) listener({ kind: "start", eventId: id });
+  for (const text of pieces) {
+    if (everyMs > 0) await core.clock.sleep(everyMs, session.stop.signal);
+    if (session.stop.signal.aborted) return;
+    for (const listener of session.listeners) listener({ kind: "delta", eventId: id, text });
   }
   append(core, session, { type: "reply", text: pieces.join("") }, id);
+}
+
+function use(core: Core, session: WorldSession, name: string, input: JsonValue): void {
+  const toolUseId = append(core, session, { type: "tool_use", name, input, isAsk: false });
+  append(core, session, { type: "tool_result", toolUseId, isError: false });
 }
 
 async function ask(core: Core, session: WorldSession, name: string, input: JsonValue): Promise<void> {

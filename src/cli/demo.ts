@@ -29,6 +29,8 @@ type Demo = {
 
 const dropMs: Millis = 3_000;
 const dropMsMax: Millis = 600_000;
+/** A standard input that is open and says nothing for so long has nothing to say. */
+const silentMs: Millis = 1_000;
 /** Nothing in the demo takes longer than this; it is the bound of every wait of the script. */
 const patienceMs: Millis = 30_000;
 
@@ -49,7 +51,7 @@ export async function demo(io: Io, flags: Flags, options: { script?: true }): Pr
       if (server) io.out(`Watch it at ${server.url}/status\n`);
       io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
       const shown: Demo = { io, screen, daemon, stage, claude };
-      return await (options.script || !process.stdin.isTTY ? playScript(shown) : converse(shown));
+      return await (options.script || !(await hasInput(io)) ? playScript(shown) : converse(shown));
     } finally {
       await daemon.stop();
       await server?.stop();
@@ -89,18 +91,34 @@ function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null): void {
   io.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
 }
 
-async function converse({ io, screen, stage }: Demo): Promise<number> {
-  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: "you> " });
+/** A person at the terminal, or lines from a pipe; not a closed or silent standard input. */
+async function hasInput(io: Io): Promise<boolean> {
+  const { stdin } = process;
+  if (stdin.isTTY) return true;
+  const settled = new AbortController();
+  const readable = new Promise<boolean>((resolve) => {
+    stdin.once("readable", () => resolve(stdin.readableLength > 0));
+    stdin.once("end", () => resolve(false));
+  });
+  const silent = io.clock.sleep(silentMs, settled.signal).then(() => false);
+  return Promise.race([readable, silent]).finally(() => settled.abort());
+}
+
+async function converse({ io, screen, stage, daemon }: Demo): Promise<number> {
+  const isTyped = process.stdin.isTTY && io.isOutTty;
+  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: isTyped ? "you> " : "" });
   io.signal.addEventListener("abort", () => lines.close(), { once: true });
-  screen.print = (text) => {
+  const above = (text: string): void => {
     cursorTo(process.stdout, 0);
     clearLine(process.stdout, 0);
     io.out(text);
     lines.prompt(true);
   };
+  if (isTyped) screen.print = above;
   lines.prompt();
   for await (const line of lines) {
     const text = line.trim();
+    if (!isTyped) io.out(`you>    ${text}\n`);
     if (text === "/quit") break;
     const drop = /^\/drop(?:\s+(\d+))?$/u.exec(text);
     if (drop) void cutFor(io, screen, stage, Math.min(dropMsMax, drop[1] ? Number(drop[1]) * 1000 : dropMs));
@@ -109,6 +127,8 @@ async function converse({ io, screen, stage }: Demo): Promise<number> {
   }
   lines.close();
   screen.print = io.out;
+  const isQuiet = (): boolean => daemon.status().inbox.pending + daemon.status().outbox.pending === 0;
+  if (!isTyped) await until(io, "the last answer", isQuiet);
   return 0;
 }
 
@@ -120,6 +140,14 @@ async function cutFor(io: Io, screen: Screen, stage: Stage, ms: Millis): Promise
   screen.print("        (the line is back)\n");
 }
 
+async function until(io: Io, what: string, isDone: () => boolean): Promise<void> {
+  const deadline = io.clock.monotonic() + patienceMs;
+  while (!isDone()) {
+    if (io.clock.monotonic() > deadline || io.signal.aborted) throw new Error(`The demo waited in vain for ${what}`);
+    await io.clock.sleep(20);
+  }
+}
+
 /** A short conversation by itself: a question, the line cut, Claude speaking meanwhile, a question while it is cut. */
 async function playScript(demo: Demo): Promise<number> {
   const { io, daemon, stage, claude } = demo;
@@ -129,28 +157,21 @@ async function playScript(demo: Demo): Promise<number> {
     io.out(`you>    ${text}\n`);
     await stage.write(text);
   };
-  const until = async (what: string, isDone: () => boolean): Promise<void> => {
-    const deadline = io.clock.monotonic() + patienceMs;
-    while (!isDone()) {
-      if (io.clock.monotonic() > deadline || io.signal.aborted) throw new Error(`The demo waited in vain for ${what}`);
-      await io.clock.sleep(20);
-    }
-  };
   const isState = (name: string) => () => daemon.status().connection.state === name;
-  await until("the line", isState("CONNECTED"));
+  await until(io, "the line", isState("CONNECTED"));
   await say("Hello Claude, are you there?");
-  await until("the first answer", () => heard.length === 1);
+  await until(io, "the first answer", () => heard.length === 1);
   io.out("        (the line is cut)\n");
   await stage.cut();
-  await until("the loss of the line", isState("DISCONNECTED"));
+  await until(io, "the loss of the line", isState("DISCONNECTED"));
   const session = claude?.world.sessions()[0];
   if (session) claude.world.say(session.id, "I kept thinking while your line was down.");
   await say("This was written while the line was down.");
   await io.clock.sleep(500);
   await stage.mend();
   io.out("        (the line is back)\n");
-  await until("what was waiting", () => heard.length === (claude ? 3 : 2));
-  await until("an empty outbox", () => daemon.status().outbox.pending === 0);
+  await until(io, "what was waiting", () => heard.length === (claude ? 3 : 2));
+  await until(io, "an empty outbox", () => daemon.status().outbox.pending === 0);
   const { inbox, outbox, connection } = daemon.status();
   io.out(
     `\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${inbox.pending + outbox.pending}\n`,

@@ -1,5 +1,5 @@
 /** The command line: names, flags and help. What a command does is in its own file, imported when it runs. */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { nearest } from "../core/nearest.ts";
 import { flagOf, settingKeys, settingRow, type SettingKey } from "../settings.ts";
 import { commit, version } from "../version.ts";
@@ -72,6 +72,16 @@ function addDaily(program: Command, io: Io, flags: () => Flags, does: Does): voi
     .description("try everything on this machine with a simulated phone")
     .option("--script", "play a short conversation and exit")
     .action(does(async (options: { script?: true }) => (await import("./demo.ts")).demo(io, flags(), options)));
+  program
+    .command("selftest")
+    .description("break everything on this machine, and show that nothing is lost")
+    .addOption(new Option("--life <url>", "the part of it that is killed").hideHelp())
+    .action(
+      does(async ({ life }: { life?: string }) => {
+        const { selftest, selftestLife } = await import("./selftest.ts");
+        return life === undefined ? selftest(io) : selftestLife(io, flags(), life);
+      }),
+    );
   program
     .command("send")
     .description("send a message through the running daemon")

@@ -14,8 +14,8 @@ import { buildBackend, buildTransport, startSignalCli } from "./adapters.ts";
 import { load, type Flags, type Io } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 
-/** Resolves to the exit code when everything has stopped. */
-export async function run(io: Io, flags: Flags): Promise<number> {
+/** Resolves to the exit code when everything has stopped. `openTransport` is for the self-test, which brings its own wire. */
+export async function run(io: Io, flags: Flags, openTransport = buildTransport): Promise<number> {
   const { config, warnings } = load(io, flags);
   const log = startLog({ level: config.log, isPretty: io.isErrTty, write: io.err });
   log.info("signalman starts", {
@@ -35,7 +35,7 @@ export async function run(io: Io, flags: Flags): Promise<number> {
       async buildTransport(store) {
         const signalCli = await startSignalCli(config, deps, io.signal);
         if (signalCli) started.push(signalCli);
-        return buildTransport(config, store, deps);
+        return openTransport(config, store, deps);
       },
       buildBackend: (store) => buildBackend(config, store, deps),
     });

@@ -9,8 +9,9 @@
  */
 import type { Clock, Random } from "../clock.ts";
 import type { Backend, Prompt, SessionView } from "../claude/backend.ts";
-import { backoffMs } from "../core/backoff.ts";
+import { backoffMs, defaultBackoff } from "../core/backoff.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
+import { spokenText } from "../core/inbound.ts";
 import { encodeMetadata } from "../core/metadata.ts";
 import type { Account, Chat, Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
@@ -163,7 +164,9 @@ async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): 
   try {
     const prompt = await buildPrompt(deps, row.envelope, account, signal);
     const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
-    const progress = await whileTyping(deps, chat, () => runTurn(deps, session, { ...prompt, state }, row, signal));
+    const progress = await whileTyping(deps, chat, (onBegun) =>
+      runTurn(deps, session, { ...prompt, state }, row, onBegun, signal),
+    );
     if (signal.aborted) return;
     deps.notices.emit("claude", { fault: null, at: clock.now() });
     notice(progress === "waiting" ? "waiting" : "ended");
@@ -183,6 +186,7 @@ async function runTurn(
   session: Session,
   prompt: Prompt,
   row: InboxRow,
+  onBegun: () => void,
   signal: AbortSignal,
 ): Promise<"ended" | "waiting" | "gone"> {
   const { store, clock } = deps;
@@ -199,6 +203,7 @@ async function runTurn(
   resume();
   if (progress.kind === "ended") apply(deps, session, row, [], progress, eventId, asks);
   if (progress.kind === "ended") return "ended";
+  if (eventId !== null) onBegun();
   for await (const step of deps.backend.turn(viewOf(deps, session), prompt, signal)) {
     switch (step.kind) {
       case "created":
@@ -210,6 +215,7 @@ async function runTurn(
       case "asked":
         eventId = step.eventId;
         store.inbox.markAsked(row.id, session.id, eventId);
+        onBegun();
         resume();
         break;
       case "events": {
@@ -274,7 +280,9 @@ function apply(
       deps.presence.show(row.envelope, settle.outcome === "failed" ? "failed" : "done");
     }
     if (progress.kind === "waiting") {
-      const prompt = textOf(row.envelope)?.text ?? "";
+      const account = deps.account();
+      const body = textOf(row.envelope);
+      const prompt = body && account ? spokenText(body, account) : "";
       for (const id of progress.toolUseIds) {
         const ask = asks.get(id);
         const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
@@ -325,6 +333,8 @@ async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortS
   }
 }
 
+/** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
+const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 /** Faults that nobody has to hear of while they may still pass within seconds. */
 const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
@@ -336,7 +346,8 @@ function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeEr
   const attempts = row.attempts + 1;
   deps.log.warn("turn failed", { ...fault, attempts });
   deps.notices.emit("claude", { fault, at: now });
-  const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
+  const input = { attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs };
+  const waitMs = backoffMs(input, error.code === "claude_stream_lost" ? streamBackoff : defaultBackoff);
   const isFinal = error.retry === "never";
   const isTold =
     row.told === null && (isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000);

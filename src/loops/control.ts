@@ -151,9 +151,11 @@ const runs: Record<CommandName, Run> = {
     const session = deps.answer.sessionOf(chatKey, chat);
     const models = (await deps.backend.models(signal)).map(({ id }) => id);
     const current = textOf(session, "model") ?? deps.model;
-    if (argument === "") return [`Model: ${current}`, "Others:", ...models.slice(0, 12)].join("\n");
+    const others = models.filter((id) => id !== current).slice(0, 12);
+    if (argument === "") return [`Model: ${current}`, ...(others.length > 0 ? ["Others:", ...others] : [])].join("\n");
+    const near = nearest(argument, models);
     if (!models.includes(argument))
-      return `No model ${argument}. Did you mean ${nearest(argument, models) ?? deps.model}?`;
+      return `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`;
     setContext(deps, session, "model", argument);
     const isFixed = deps.backend.remote !== null && session.remoteId !== null;
     return `Model: ${argument}${isFixed ? ". It takes effect with /new, as a running session keeps its model." : ""}`;

@@ -1,6 +1,7 @@
 /** Fetches what a prompt's files and long text need from the transport. */
 import type { Prompt } from "../claude/backend.ts";
 import { BridgeError } from "../core/errors.ts";
+import { toBase64 } from "../core/listing.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import type { Transport } from "../signal/transport.ts";
@@ -54,12 +55,4 @@ export async function buildPrompt(
     else said.push(`[The attached ${describe(file)} could not be fetched.]`);
   }
   return { text: [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n"), files };
-}
-
-function toBase64(bytes: Uint8Array): string {
-  let binary = "";
-  // In slices: a call has a bounded number of arguments.
-  for (let start = 0; start < bytes.length; start += 0x8000)
-    binary += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
-  return btoa(binary);
 }

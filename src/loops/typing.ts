@@ -15,22 +15,27 @@ const renewMs = 10_000;
 /** The end of the indicator is waited for, so that it is told before a stop; no longer than this. */
 const endMs = 2_000;
 
-/** Runs `work` with the indicator on. A failing indicator never disturbs the work. */
-export async function whileTyping<T>(deps: TypingDeps, chat: Chat, work: () => Promise<T>): Promise<T> {
-  if (!deps.transport.capabilities.typing) return work();
+/** Runs `work` with the indicator on as soon as it says that Claude has begun. A failing indicator never disturbs the work. */
+export async function whileTyping<T>(
+  deps: TypingDeps,
+  chat: Chat,
+  work: (onBegun: () => void) => Promise<T>,
+): Promise<T> {
+  if (!deps.transport.capabilities.typing) return work(() => undefined);
   const done = new AbortController();
   const show = async (isTyping: boolean): Promise<void> => {
     if (deps.isConnected()) await deps.transport.typing(chat, isTyping).catch(() => undefined);
   };
-  const shown = (async () => {
+  let shown = Promise.resolve();
+  const keep = async (): Promise<void> => {
     while (!done.signal.aborted) {
       await show(true);
       await deps.clock.sleep(renewMs, done.signal);
     }
     await show(false);
-  })();
+  };
   try {
-    return await work();
+    return await work(() => void (shown = keep()));
   } finally {
     done.abort();
     const over = new AbortController();

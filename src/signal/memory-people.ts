@@ -41,7 +41,7 @@ export type Person = {
 export function arrive(state: MemoryState, { chat, body }: Outbound, timestamp: Millis): void {
   const inChat = (sentAt: Millis) =>
     state.screen.find((seen) => seen.timestamp === sentAt && chatKey(seen.chat) === chatKey(chat));
-  state.typing.delete(chatKey(chat));
+  if (body.kind !== "reaction") state.typing.delete(chatKey(chat));
   if (body.kind === "edit") {
     const target = inChat(body.targetSentAt);
     if (target)

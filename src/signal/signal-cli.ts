@@ -59,6 +59,7 @@ export type SignalCliOptions = {
 type Session = { readonly params: { readonly account?: string }; own: Address };
 type Line = {
   readonly rpc: Rpc;
+  readonly clock: Clock;
   readonly log: Log;
   readonly limits: Record<keyof typeof signalCliLimits, number>;
   readonly session: (what: string) => Session;
@@ -77,6 +78,7 @@ export function createSignalCli(options: SignalCliOptions): Transport {
   let challenge: string | null = null;
   const line: Line = {
     rpc: createRpc(http),
+    clock: options.clock,
     log: options.log,
     limits,
     session(what) {
@@ -157,14 +159,16 @@ export function createSignalCli(options: SignalCliOptions): Transport {
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
  * opens and closes a connection to Signal, so that hundreds of waiting messages would take minutes: after three polls that
- * brought something the batch grows, with a short silence as its end, until a batch is not full.
+ * brought something at once the batch grows, with a short silence as its end, until a batch is not full. Somebody who writes
+ * while a poll waits is no backlog, and must not wait for that silence.
  */
-function createPoll({ rpc, log, limits, session }: Line) {
+function createPoll({ rpc, clock, log, limits, session }: Line) {
   let fullPolls = 0;
   return async (timeoutMs: Millis): Promise<Polled> => {
     const current = session("receive");
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? limits.pollMsMin : Math.max(limits.pollMsMin, timeoutMs);
+    const startedAt = clock.monotonic();
     const outcome = await rpc({
       method: "receive",
       params: { ...current.params, timeout: waitMs / 1000, maxMessages },
@@ -173,7 +177,8 @@ function createPoll({ rpc, log, limits, session }: Line) {
       bytesMax: limits.pollBytesMax,
     });
     const messages = toMessages(outcome, log);
-    fullPolls = messages.length >= maxMessages ? fullPolls + 1 : 0;
+    const isBacklog = messages.length >= maxMessages && clock.monotonic() - startedAt < limits.pollMsMin;
+    fullPolls = isBacklog ? fullPolls + 1 : 0;
     const envelopes = messages.map((message) => toEnvelope(message, current.own));
     const aci = envelopes.map(ownAciIn).find((found) => found !== null);
     if (aci !== undefined) current.own = { ...current.own, aci };

@@ -15,7 +15,7 @@ import type { Status } from "./status.ts";
 
 export type AppDeps = {
   readonly status: () => Status;
-  /** Null while the process does its work, else what is wrong. */
+  /** Null while the process does its work and Signal has shown within `staleAfter` that it delivers, else what is wrong. */
   readonly health: () => string | null;
   readonly isReady: () => boolean;
   readonly control: Control;

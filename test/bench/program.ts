@@ -119,6 +119,13 @@ function watch({ claude }: Stage) {
   };
 }
 
+/** Waits until the daemon's next poll is one that returns with the first envelope: pings in a row look like a backlog. */
+const ready = (signal: SignalCliDouble): Promise<void> =>
+  until(() => {
+    const poll = signal.calls().findLast(({ method }) => method === "receive");
+    return poll?.params["maxMessages"] === 1 ? true : null;
+  }).then(() => signal.parked());
+
 async function nextSend(signal: SignalCliDouble): Promise<number> {
   for (;;) if ((await signal.nextCall()).method === "send") return performance.now();
 }
@@ -138,7 +145,7 @@ export const overhead = (backend: "sessions" | "messages", runs: number): Promis
     const out: number[] = [];
     for (let run = -5; run < runs; run++) {
       hold = Promise.withResolvers();
-      await signal.parked();
+      await ready(signal);
       const firstRequest = arrival.claude(/./u);
       const prompt = arrival.claude(backend === "sessions" ? /^POST .*\/events/u : /^POST \/v1\/messages/u);
       const from = performance.now();

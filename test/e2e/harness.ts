@@ -75,11 +75,14 @@ export async function runOnce(
 const exitOf = (child: ChildProcess): Promise<number> =>
   new Promise((resolve) => child.once("close", (code, signal) => resolve(code ?? (signal === "SIGKILL" ? 137 : 1))));
 
+/** Nothing but answers is sent, where a test does not ask for more. */
+export const plain = { SIGNALMAN_WELCOME: "false", SIGNALMAN_REACTIONS: "off", SIGNALMAN_PROGRESS: "false" } as const;
+
 /** Starts `signalman run` and resolves when its status server listens. */
 export async function start(env: Readonly<Record<string, string>>): Promise<Running> {
   const child = spawn(command[0] ?? "", [...command.slice(1), "run"], {
     cwd: root,
-    env: environment({ SIGNALMAN_LISTEN: "127.0.0.1:0", SIGNALMAN_LOG: "debug", ...env }),
+    env: environment({ ...plain, SIGNALMAN_LISTEN: "127.0.0.1:0", SIGNALMAN_LOG: "debug", ...env }),
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = exitOf(child);

@@ -95,6 +95,22 @@ test("kill -9 with a prompt at work: after the restart it is answered once, and 
   expect(signal.sent()).toHaveLength(1);
 });
 
+test("presence: greeted, read, taken, answered and done, in this order", async () => {
+  const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️" };
+  running = await start(env({ ...manners, SIGNALMAN_ALLOW: alice.number }));
+  await running.state("CONNECTED");
+  const sentAt = signal.personWrites(alice, "hello");
+  const seen: string[] = [];
+  while (seen.at(-1) !== "✅") {
+    const { text, reaction } = await signal.nextSent();
+    seen.push(reaction?.emoji ?? text.split("\n")[0] ?? "");
+  }
+  expect(seen).toEqual(["👀", expect.stringContaining("Claude on Signal"), expect.stringContaining("hello"), "✅"]);
+  expect(signal.readMarks()).toContain(sentAt);
+  expect((await running.status()).outbox).toMatchObject({ sent: 2, failed: 0 });
+  expect(await running.stop()).toBe(0);
+});
+
 test("a stranger gets nothing, costs no request and leaves no text on disk or in the log", async () => {
   running = await start(env());
   await running.state("CONNECTED");

@@ -105,7 +105,8 @@ export function mutateJson(dice: Dice, value: unknown, others: readonly unknown[
         holder[key] = [holder[key], structuredClone(holder[key])];
         break;
       case 2:
-        holder[dice.pick([oddText(dice), ...all.map((place) => place.key)])] = structuredClone(holder[key]);
+        if (!Array.isArray(holder))
+          holder[dice.pick([oddText(dice), ...all.map((place) => place.key)])] = structuredClone(holder[key]);
         break;
       case 3:
         holder[key] = structuredClone(dice.pick(others));

@@ -157,7 +157,7 @@ function startLife(env: NodeJS.ProcessEnv): Life {
 /** Waits for the instant of the kill. */
 async function instant(dice: Dice, life: Life, claude: ClaudeDouble, talk: Talk): Promise<void> {
   const kind = dice.pick(["start", "connected", "connected", "asking", "asked", "seen"] as const);
-  const delayMs = kind === "start" ? dice.between(5, 300) : dice.between(0.2, kind === "connected" ? 150 : 8);
+  const delayMs = kind === "start" ? dice.between(5, 300) : dice.between(0.2, kind === "connected" ? 400 : 8);
   if (kind !== "start") await life.connected;
   // Nothing may happen that is waited for, when all has been answered.
   const late = sleep(400);
@@ -213,7 +213,7 @@ function createTalk(ends: Ends, dice: Dice) {
         while (!over.signal.aborted) {
           const since = performance.now() - openMs;
           if ([...open.values()].filter((at) => at > since).length < openMax) await write();
-          await sleep(dice.between(2, 200));
+          await sleep(dice.between(1, 100));
         }
       };
       void go();

@@ -1,0 +1,156 @@
+/**
+ * The world of the self-test, in the parent process: Signal in memory and a Claude, both behind one HTTP server on loopback.
+ *
+ *   child's transport ─▶ POST /signal/<method> ─▶ signal/memory.ts      (keeps a message until the child has acknowledged it)
+ *   child's backend   ─▶ POST /v1/messages     ─▶ a parrot over SSE     (every byte by itself: inside each character, too)
+ *
+ * So the world outlives a child that is killed, and what the child does is what the shipped program does: its loops, its
+ * database and its way to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
+ */
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Clock } from "../clock.ts";
+import { BridgeError, toFault, type Fault } from "../core/errors.ts";
+import type { Account, Outbound } from "../core/model.ts";
+import { createMemoryTransport, type MemorySignal } from "../signal/memory.ts";
+import type { Batch, SendOutcome, Transport } from "../signal/transport.ts";
+
+/** What is wrong with Claude's next answer. */
+export type ClaudeFault =
+  | { readonly status: number; readonly retryAfterSeconds?: number }
+  /** The connection is reset in the middle of the answer. */
+  | "cut";
+
+export interface SelftestWorld {
+  readonly url: string;
+  readonly signal: MemorySignal;
+  failClaude(...faults: readonly ClaudeFault[]): void;
+  close(): Promise<void>;
+}
+
+/** What Claude makes of a prompt: characters of one to four bytes. */
+export const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
+
+export async function openSelftestWorld(clock: Clock): Promise<SelftestWorld> {
+  const signal = createMemoryTransport({ clock });
+  const faults: ClaudeFault[] = [];
+  const callSignal = createSignalCalls(signal.transport);
+  const server = createServer((request, response) => {
+    void serve(callSignal, faults, request, response).catch(() => response.destroy());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    signal,
+    failClaude: (...next) => void faults.push(...next),
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+type Call = (method: string, input: unknown) => Promise<unknown>;
+
+async function serve(
+  callSignal: Call,
+  faults: ClaudeFault[],
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of request) chunks.push(chunk as Uint8Array);
+  const body: unknown = JSON.parse((await new Blob(chunks as BlobPart[]).text()) || "null");
+  const [, family, method = ""] = (request.url ?? "").split("/");
+  if (family !== "signal") return answer(response, body, faults.shift());
+  response.setHeader("content-type", "application/json");
+  try {
+    response.end(JSON.stringify({ result: (await callSignal(method, body)) ?? null }));
+  } catch (error) {
+    response.end(JSON.stringify({ fault: toFault(error) }));
+  }
+}
+
+function createSignalCalls(transport: Transport): Call {
+  const never = new AbortController().signal;
+  let handedOut: Batch | null = null;
+  return async (method, input) => {
+    switch (method) {
+      case "connect":
+        return transport.connect(never);
+      case "receive":
+        return (handedOut = await transport.receive(input as number, never));
+      case "ack":
+        return handedOut && transport.ack(handedOut, input as boolean);
+      case "send":
+        return transport.send(input as Outbound);
+      default:
+        return transport.disconnect();
+    }
+  };
+}
+
+/** The transport of the child. */
+export function selftestTransport(url: string): Transport {
+  const call = async <T>(method: string, input: unknown = null, signal?: AbortSignal): Promise<T> => {
+    const init = { method: "POST", body: JSON.stringify(input), ...(signal ? { signal } : {}) };
+    const reply = await fetch(`${url}/signal/${method}`, init)
+      .then((response) => response.json() as Promise<{ result: T; fault?: Fault }>)
+      .catch((cause: unknown) => {
+        throw new BridgeError("signal_unreachable", `Cannot ${method} as the world does not answer`, { cause });
+      });
+    if (reply.fault) throw new BridgeError(reply.fault.code, reply.fault.message);
+    return reply.result;
+  };
+  const nothing = { typing: false, reactions: false, edits: false, readReceipts: false, attachments: false };
+  return {
+    name: "memory",
+    isLocal: true,
+    capabilities: { ownTimestamps: true, ...nothing },
+    connect: (signal) => call<Account>("connect", null, signal),
+    receive: (timeoutMs) => call<Batch>("receive", timeoutMs),
+    ack: (_batch, isCommitted) => call("ack", isCommitted),
+    send: (message) => call<SendOutcome>("send", message),
+    typing: () => Promise.resolve(),
+    markRead: () => Promise.resolve(),
+    attachment: () =>
+      Promise.reject(new BridgeError("attachment_unavailable", "Cannot fetch a file as there are none")),
+    answerChallenge: () =>
+      Promise.reject(new BridgeError("unsupported", "Cannot hand in a captcha as nobody asked for one")),
+    disconnect: () => call<undefined>("disconnect").catch(() => undefined),
+  };
+}
+
+/** **Source:** claude/CLAUDE-API.md section 4, for the frames. */
+async function answer(response: ServerResponse, body: unknown, fault: ClaudeFault | undefined): Promise<void> {
+  if (fault !== undefined && fault !== "cut") {
+    const wait = fault.retryAfterSeconds === undefined ? {} : { "retry-after": String(fault.retryAfterSeconds) };
+    response.writeHead(fault.status, { "content-type": "application/json", ...wait });
+    const type = fault.status === 429 ? "rate_limit_error" : "api_error";
+    return void response.end(JSON.stringify({ type: "error", error: { type, message: "as the self-test wants it" } }));
+  }
+  const { messages } = body as { messages: { content: string | { text?: string }[] }[] };
+  const content = messages.at(-1)?.content ?? "";
+  const prompt = typeof content === "string" ? content : content.map(({ text = "" }) => text).join("");
+  const delta = { type: "text_delta", text: answerTo(prompt) };
+  const frames = [
+    { type: "message_start", message: { id: crypto.randomUUID(), usage: { input_tokens: 1, output_tokens: 1 } } },
+    { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
+    { type: "content_block_delta", index: 0, delta },
+    { type: "content_block_stop", index: 0 },
+    { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } },
+    { type: "message_stop" },
+  ];
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  const stream = frames.map((frame) => `event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`).join("");
+  const bytes = new TextEncoder().encode(stream);
+  const end = fault === "cut" ? bytes.length / 2 : bytes.length;
+  for (let at = 0; at < end; at++) {
+    response.write(bytes.subarray(at, at + 1));
+    // Each in a packet of its own, as far as the system goes along.
+    await new Promise<void>((resolve) => setImmediate(resolve));
+  }
+  if (fault === "cut") response.destroy();
+  else response.end();
+}

@@ -1,0 +1,196 @@
+/** The real daemon in this process, between a Signal and a Claude in memory: what depends on how much is stored. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createScriptedClaude } from "../../src/claude/scripted.ts";
+import { createWorld } from "../../src/claude/world.ts";
+import { systemClock } from "../../src/clock.ts";
+import { encodeMetadata } from "../../src/core/metadata.ts";
+import type { Chat, Context, JsonValue } from "../../src/core/model.ts";
+import { calculateDiff, merge } from "../../src/core/synchronizer.ts";
+import { startDaemon, type Daemon } from "../../src/daemon.ts";
+import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { openStore, type Store } from "../../src/store/store.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
+import { simConfig } from "../sim/config.ts";
+import type { Figure } from "./measure.ts";
+import { until } from "./program.ts";
+
+type Scene = {
+  readonly daemon: Daemon;
+  readonly signal: MemorySignal;
+  readonly claude: ReturnType<typeof createScriptedClaude>;
+  readonly home: string;
+};
+
+/** Runs a daemon on a home that `fill` has prepared. */
+async function onScene<T>(fill: (store: Store, claude: Scene["claude"]) => void, work: (scene: Scene) => Promise<T>): Promise<T> {
+  const home = mkdtempSync(join(tmpdir(), "signalman-bench-"));
+  const signal = createMemoryTransport({ clock: systemClock });
+  const world = createWorld(systemClock, () => [{ say: "pong" }]);
+  const claude = createScriptedClaude({ clock: systemClock, world });
+  try {
+    const store = await openStore(home, { render: () => [], isExclusive: false });
+    store.db.transaction(() => fill(store, claude));
+    store.close();
+    const daemon = await startDaemon(simConfig(home, { log: "error" }), {
+      log: quietLog,
+      clock: systemClock,
+      random: Math.random,
+      networkKey: () => "",
+      newId: () => crypto.randomUUID(),
+      buildTransport: () => Promise.resolve(signal.transport),
+      buildBackend: () => Promise.resolve(claude.backend),
+    });
+    try {
+      return await work({ daemon, signal, claude, home });
+    } finally {
+      await daemon.stop();
+    }
+  } finally {
+    rmSync(home, { recursive: true, force: true });
+  }
+}
+
+const connected = ({ daemon }: Scene): Promise<true> => until(() => (daemon.isReady() ? true : null));
+
+/** Counts what goes to the database: the seam is one object, and everybody calls through it. */
+function countStatements({ store: { db } }: Daemon) {
+  const count = { statements: 0, commits: 0 };
+  const { run, get, all, transaction } = db;
+  let depth = 0;
+  db.run = (...args) => {
+    count.statements++;
+    if (depth === 0) count.commits++;
+    return run(...args);
+  };
+  db.get = ((...args: Parameters<typeof get>) => (count.statements++, get(...args))) as typeof get;
+  db.all = ((...args: Parameters<typeof all>) => (count.statements++, all(...args))) as typeof all;
+  db.transaction = (work) => {
+    if (depth === 0) count.commits++;
+    depth++;
+    try {
+      return transaction(work);
+    } finally {
+      depth--;
+    }
+  };
+  return count;
+}
+
+/** One chat with so many prompts answered already: rows of inbox, outbox and log as they would be. */
+function store(messages: number) {
+  return ({ sessions, inbox, outbox }: Store, claude: Scene["claude"]): void => {
+    const now = Date.now();
+    const chat: Chat = { kind: "self" };
+    const remote = claude.world.create("bench", {});
+    const session = sessions.create("bench", chat, "scripted", { title: "bench" }, {}, now);
+    sessions.setRemote(session.id, remote.id);
+    for (let index = 0; index < messages / 2; index++) {
+      const at = now - messages + index;
+      const source = { aci: "00000000-0000-4000-8000-000000000001", number: null };
+      const content = { kind: "text", text: `question ${index}`, quote: null, mentions: [], attachments: [], expiresInSeconds: 0, isViewOnce: false } as const;
+      inbox.accept(`past|${index}`, "prompt", { source, sourceDevice: 1, sentAt: at, serverAt: at, chat, isOwn: true, sourceName: null, content }, at);
+      inbox.markAsked(index + 1, session.id, `prompt_${index}`);
+      inbox.finish(index + 1, "answered", at);
+      sessions.apply(session.id, [{ id: `prompt_${index}`, at, type: "prompt", text: content.text }, { id: `reply_${index}`, at, type: "reply", text: "an answer" }], at);
+      outbox.add(`past|${index}`, chat, { kind: "text", text: "an answer", styles: [], quote: null, files: [] }, at);
+      outbox.markSent(index + 1, at, at);
+    }
+  };
+}
+
+/** One message at a time, with everything in memory but the database: what the program itself costs. */
+export const latency = (stored: number, runs: number): Promise<Figure[]> =>
+  onScene(store(stored), async (scene) => {
+    await connected(scene);
+    const count = countStatements(scene.daemon);
+    const times: number[] = [];
+    for (let run = -20; run < runs; run++) {
+      if (run === 0) count.statements = count.commits = 0;
+      const from = performance.now();
+      scene.signal.owner.write(`ping ${run}`);
+      await nextText(scene.signal);
+      if (run >= 0) times.push(performance.now() - from);
+      await Bun.sleep(1);
+    }
+    const group = "stored";
+    const title = `${stored.toLocaleString("en-US")} messages`;
+    return [
+      { group, name: `message to answer with ${title} in the chat`, unit: "ms", values: times, target: 10 },
+      { group, name: `statements per message with ${title}`, unit: "statements", values: [count.statements / runs] },
+      { group, name: `commits per message with ${title}`, unit: "statements", values: [count.commits / runs] },
+    ];
+  });
+
+async function nextText(signal: MemorySignal): Promise<void> {
+  for (;;) if ((await signal.next()).text === "pong") return;
+}
+
+const contextOf = (keys: number, word = ""): Context =>
+  Object.fromEntries(Array.from({ length: keys }, (_, index): [string, JsonValue] => [`key_${index}`, { index, word, list: [1, 2, 3] }]));
+
+/** One sync of so many cached sessions of which a share changed at Claude while the line was down. */
+export const syncCost = (cached: number, changedShare: number, runs: number): Promise<Figure[]> => {
+  const idle = Date.now() - 40 * 24 * 3_600_000;
+  const remoteIds: string[] = [];
+  const fill = ({ sessions }: Store, claude: Scene["claude"]): void => {
+    for (let index = 0; index < cached; index++) {
+      const aci = `00000000-0000-4000-8000-${String(index).padStart(12, "0")}`;
+      const context = { title: `chat ${index}` };
+      const remote = claude.world.create(context.title, encodeMetadata(context, {}));
+      sessions.create(`s${index}`, { kind: "direct", peer: { aci, number: null } }, "scripted", context, {}, idle);
+      sessions.setRemote(`s${index}`, remote.id);
+      sessions.setSynced(`s${index}`, remote.updatedAt === 0 ? null : new Date(remote.updatedAt).toISOString(), idle);
+      remoteIds.push(remote.id);
+    }
+  };
+  return onScene(fill, async (scene) => {
+    const remote = scene.claude.backend.remote;
+    if (!remote) throw new Error("the scripted backend has sessions");
+    const count = { requests: 0 };
+    const { retrieve, events, list, update } = remote;
+    Object.assign(remote, {
+      retrieve: (...args: Parameters<typeof retrieve>) => (count.requests++, retrieve(...args)),
+      events: (...args: Parameters<typeof events>) => (count.requests++, events(...args)),
+      list: (...args: Parameters<typeof list>) => (count.requests++, list(...args)),
+      update: (...args: Parameters<typeof update>) => (count.requests++, update(...args)),
+    });
+    await connected(scene);
+    const requests: number[] = [];
+    const times: number[] = [];
+    for (let run = 0; run < runs; run++) {
+      for (let index = 0; index < cached * changedShare; index++) scene.claude.world.say(remoteIds[index] ?? "", `news ${run}`);
+      count.requests = 0;
+      const from = performance.now();
+      await scene.daemon.sync();
+      times.push(performance.now() - from);
+      requests.push(count.requests);
+    }
+    const name = `${cached.toLocaleString("en-US")} sessions, ${changedShare * 100} % changed`;
+    return [
+      { group: "sync", name, unit: "ms", values: times },
+      { group: "sync", name, unit: "requests", values: requests },
+    ];
+  });
+};
+
+/** The pure half: what differs, and the merged whole, per second. */
+export function synchronizer(keys: number, ms: number): Figure[] {
+  const local = contextOf(keys);
+  const remote = { ...local, ...contextOf(Math.ceil(keys / 10), "changed") };
+  const diff = calculateDiff(local, remote);
+  const rateOf = (work: () => unknown): number[] =>
+    Array.from({ length: 5 }, () => {
+      const from = performance.now();
+      let count = 0;
+      for (; performance.now() - from < ms / 5; count++) work();
+      return (count / (performance.now() - from)) * 1000;
+    });
+  const group = "synchronizer";
+  const title = `${keys.toLocaleString("en-US")} keys, 10 % differ`;
+  return [
+    { group, name: `calculateDiff, ${title}`, unit: "/s", values: rateOf(() => calculateDiff(local, remote)) },
+    { group, name: `merge, ${title}`, unit: "/s", values: rateOf(() => merge(local, diff)) },
+  ];
+}
