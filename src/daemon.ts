@@ -73,6 +73,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
     const transport = await deps.buildTransport(store);
     const backend = await deps.buildBackend(store);
     recoverOutbox(store, transport, log);
+    store.hasten(deps.clock.now());
     return wire(config, deps, store, transport, backend);
   } catch (error) {
     store.close();
@@ -239,6 +240,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
     onTick: () => connection.dispatch({ type: "tick" }),
     onWoke() {
       connection.dispatch({ type: "woke" });
+      soon(log, () => store.hasten(clock.now()));
       wakeAll();
     },
     onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),

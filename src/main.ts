@@ -16,6 +16,17 @@ for (const name of ["SIGINT", "SIGTERM"] as const)
 /** The reader of a pipe went away (`signalman sessions | head`): nobody is left to tell. */
 process.stdout.on("error", () => process.exit(0));
 
+/** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
+process.umask(0o077);
+/** A fault that nobody awaits: the runtime would print it with all that it holds. */
+for (const name of ["uncaughtException", "unhandledRejection"] as const)
+  process.on(name, (error: unknown) => void crash(error));
+
+async function crash(error: unknown): Promise<never> {
+  const { reportFailure } = await import("./cli/io.ts");
+  return process.exit(reportFailure({ err: (text) => void process.stderr.write(text) }, error));
+}
+
 async function main(): Promise<number> {
   if (argv.length === 1 && /^(version|--version|-V)$/.test(argv[0] ?? "")) {
     process.stdout.write(`signalman ${version} (${commit})\n`);

@@ -47,6 +47,9 @@ export const headersTimeoutMs = 60_000;
 /** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
 export const silenceMs = 75_000;
 
+/** The longest turn is a small part of it. */
+const streamBytesMax = 64 * 2 ** 20;
+
 /** `Date` has whole seconds: on average the time is half a second later. */
 const dateHalfStepMs = 500;
 
@@ -112,9 +115,13 @@ async function* readFrames(
 ): AsyncGenerator {
   const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
   let heardAt = clock.monotonic();
+  let bytes = 0;
   const tap = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       heardAt = clock.monotonic();
+      bytes += chunk.length;
+      if (bytes > streamBytesMax)
+        throw new BridgeError("claude_protocol", `Cannot ${site.what} as the answer does not end`);
       controller.enqueue(chunk);
     },
   });

@@ -12,7 +12,7 @@ import type { Millis, PromptFile, SessionEvent } from "../core/model.ts";
 /** How far a prompt has come; written by the loop before each step, so that a crash anywhere leaves the truth behind. */
 export type PromptState =
   | { readonly kind: "new" }
-  /** The request was sent at `askedAt` and its answer was never seen: look before asking again. */
+  /** The request was sent at `askedAt` (the server's time) and its answer was never seen: look before asking again. */
   | { readonly kind: "uncertain"; readonly askedAt: Millis }
   /** It is event `eventId` of the log. */
   | { readonly kind: "asked"; readonly eventId: string };

@@ -59,7 +59,7 @@ export async function* runTurn(
       remoteId = await line.create(session, signal);
       yield { kind: "created", remoteId };
     }
-    const since = sinceOf(line, session, prompt);
+    const since = sinceOf(session, prompt);
     const turn: Turn = { line, session, remoteId, signal, since, progress: progressOf(null), lastError: null };
     yield* prompt === null ? follow(turn) : ask(turn, prompt);
   } catch (error) {
@@ -72,12 +72,12 @@ export async function* runTurn(
 }
 
 /** Far enough back to see our prompt again, wherever the cursor has gone since. */
-function sinceOf(line: SessionLine, session: SessionView, prompt: Prompt | null): Millis | null {
+function sinceOf(session: SessionView, prompt: Prompt | null): Millis | null {
   if (session.cursor === null) return null;
   const state = prompt?.state ?? { kind: "new" };
   const asked =
     state.kind === "uncertain"
-      ? state.askedAt + line.skewMs()
+      ? state.askedAt
       : state.kind === "asked"
         ? (session.history().find((event) => event.id === state.eventId)?.at ?? null)
         : null;
@@ -106,7 +106,7 @@ async function* ask(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
 /** The event that an uncertain prompt already is, or null: then it may be sent. One that was flushed since is no answer. */
 async function adopt(turn: Turn, prompt: Prompt, log: readonly SessionEvent[]): Promise<string | null> {
   if (prompt.state.kind !== "uncertain") return null;
-  const notBefore = prompt.state.askedAt + turn.line.skewMs() - askedSlackMs;
+  const notBefore = prompt.state.askedAt - askedSlackMs;
   const events = [...log, ...(await turn.line.prompts(turn.remoteId, turn.signal))];
   const taken = new Set(turn.session.mappedEventIds);
   for (;;) {

@@ -9,6 +9,7 @@ import type { Config } from "../config.ts";
 import { createMemoryTransport } from "../signal/memory.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";
+import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
 import { buildTransport, openLink, type AdapterDeps } from "./adapters.ts";
 import type { Flags, Io } from "./io.ts";
 
@@ -29,6 +30,7 @@ export interface Stage {
   close(): Promise<void>;
 }
 
+type StartDemoPhone = typeof StartPhone;
 const phoneModule = new URL("../../test/doubles/demo-phone.ts", import.meta.url);
 
 /** `home` is the demo's own folder, removed afterwards. */
@@ -66,7 +68,7 @@ function memoryStage(io: Io): Stage {
 
 async function mockStage(io: Io, home: string): Promise<Stage> {
   // By a name that the bundler does not follow: the mock server is for those who have the source.
-  const { startDemoPhone } = (await import(phoneModule.href)) as typeof import("../../test/doubles/demo-phone.ts");
+  const { startDemoPhone } = (await import(phoneModule.href)) as { startDemoPhone: StartDemoPhone };
   const phone = await startDemoPhone(home);
   const shows: ((text: string) => void)[] = [];
   return {

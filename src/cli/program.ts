@@ -41,13 +41,20 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   program.argument("[command]", "what to do; without one: run").action(
     does(async (name?: string) => {
       if (name !== undefined) refuse(program, name);
-      const { run } = await import("./run.ts");
-      return run(io, flags());
+      return start(io, flags());
     }),
   );
   addDaily(program, io, flags, does);
   addLooking(program, io, flags, does);
   return program;
+}
+
+/** `run`; the very first time after the questions, and the QR code where this program is to be linked. */
+async function start(io: Io, flags: Flags): Promise<number> {
+  const { isFirstStart, onboard } = await import("./onboard.ts");
+  if (isFirstStart(io, flags) && (await onboard(io, flags)))
+    await (await import("./link.ts")).link(io, flags, { name: "signalman" });
+  return (await import("./run.ts")).run(io, flags);
 }
 
 type Does = <A extends unknown[]>(work: (...args: A) => Promise<number> | number) => (...args: A) => Promise<void>;
@@ -58,7 +65,7 @@ function addDaily(program: Command, io: Io, flags: () => Flags, does: Does): voi
   program
     .command("run")
     .description("start the bridge and stay in the foreground")
-    .action(does(async () => (await import("./run.ts")).run(io, flags())));
+    .action(does(() => start(io, flags())));
   program
     .command("link")
     .description("make this program a linked device of your Signal account")

@@ -143,7 +143,9 @@ function viewOf(deps: AnswerDeps, session: Session): SessionView {
     model: typeof context["model"] === "string" ? context["model"] : deps.model,
     system: deps.system,
     metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.chat": session.id.slice(0, 8) },
-    mappedEventIds: deps.store.inbox.mappedEventIds(session.id),
+    get mappedEventIds() {
+      return deps.store.inbox.mappedEventIds(session.id);
+    },
     history: () => deps.store.sessions.events(session.id),
   };
 }
@@ -160,7 +162,6 @@ async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): 
   const notice = (event: "started" | "ended" | "waiting" | "failed"): void =>
     deps.notices.emit("turn", { event, session: session.id, durationMs: clock.monotonic() - startedAt });
   notice("started");
-  store.sessions.touch(session.id, clock.now());
   try {
     const prompt = await buildPrompt(deps, row.envelope, account, signal);
     const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
@@ -192,6 +193,7 @@ async function runTurn(
   const { store, clock } = deps;
   let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
   const asks = new Map<string, SessionEvent>();
+  const quiet: SessionEvent[] = [];
   let progress: Progress = progressOf(null);
   const draft = createDraft(deps, row, session.id, session.chat);
   /** From what a sync, an earlier look or the last life has stored of this turn already. */
@@ -210,7 +212,11 @@ async function runTurn(
         store.sessions.setRemote(session.id, step.remoteId);
         break;
       case "sending":
-        store.inbox.markAsking(row.id, session.id, clock.now());
+        store.db.transaction(() => {
+          store.sessions.touch(session.id, clock.now());
+          // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
+          store.inbox.markAsking(row.id, session.id, clock.now() + (deps.backend.remote?.skewMs() ?? 0));
+        });
         break;
       case "asked":
         eventId = step.eventId;
@@ -223,7 +229,9 @@ async function runTurn(
           noteAsk(asks, event);
           progress = trackTurn(progress, event);
         }
-        apply(deps, session, row, step.events, progress, eventId, asks);
+        quiet.push(...step.events);
+        if (deps.backend.remote && isUnderWay(progress) && step.events.every(isQuiet)) break;
+        apply(deps, session, row, quiet.splice(0), progress, eventId, asks);
         if (progress.kind === "running" && !isVerbose(store, session)) draft.events(step.events);
         deps.onOutbox();
         break;
@@ -242,13 +250,20 @@ async function runTurn(
     apply(deps, session, row, [], progress, eventId, asks);
     return "waiting";
   }
-  if (progress.kind === "flushed") {
-    store.inbox.markNew(row.id);
-    throw new BridgeError("claude_overloaded", "Cannot finish the turn as Claude gave it up after its own retries");
-  }
-  if (signal.aborted) return "ended";
-  throw new BridgeError("claude_stream_lost", "Cannot follow the turn as its stream ended early");
+  if (progress.kind === "flushed") store.inbox.markNew(row.id);
+  if (progress.kind !== "flushed" && signal.aborted) return "ended";
+  throw unfinished(progress);
 }
+
+const unfinished = ({ kind }: Progress): BridgeError =>
+  kind === "flushed"
+    ? new BridgeError("claude_overloaded", "Cannot finish the turn as Claude gave it up after its own retries")
+    : new BridgeError("claude_stream_lost", "Cannot follow the turn as its stream ended early");
+
+/** Nobody reads these, and the log at the API keeps them: they wait for the commit of the next that matters. */
+const isQuiet = ({ type }: SessionEvent): boolean =>
+  type === "prompt" || type === "running" || type === "usage" || type === "other";
+const isUnderWay = ({ kind }: Progress): boolean => kind === "queued" || kind === "running";
 
 const noteAsk = (asks: Map<string, SessionEvent>, event: SessionEvent): void => {
   if (event.type === "tool_use" && event.isAsk) asks.set(event.id, event);

@@ -84,7 +84,7 @@ export function createConnectionLoop(deps: ConnectionDeps): ConnectionLoop {
 function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => void) {
   const { clock, transport } = deps;
   let life = new AbortController();
-  let waiting = new AbortController();
+  const waiting = createWait(clock, () => dispatch({ type: "retryDue" }));
   let account: Account | null = null;
   /** The end of the last line: the next connect waits for it. */
   let ending: Promise<void> = Promise.resolve();
@@ -114,7 +114,7 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
   };
   return {
     connect() {
-      waiting.abort();
+      waiting.cancel();
       life.abort();
       life = new AbortController();
       const connect = async (signal: AbortSignal): Promise<Bare<Event>> => {
@@ -133,19 +133,15 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
       task(receive, (fault) => ({ type: "lost", fault }));
     },
     sync() {
-      const sync = (signal: AbortSignal): Promise<Bare<Event>> => deps.sync(signal).then(() => ({ type: "syncDone" }));
-      task(sync, (fault) => ({ type: "syncFailed", fault }));
+      const done: Bare<Event> = { type: "syncDone" };
+      task(
+        (signal) => deps.sync(signal).then(() => done),
+        (fault) => ({ type: "syncFailed", fault }),
+      );
     },
-    wait(ms: Millis) {
-      waiting.abort();
-      waiting = new AbortController();
-      const { signal } = waiting;
-      void clock.sleep(ms, signal).then(() => {
-        if (!signal.aborted) dispatch({ type: "retryDue" });
-      });
-    },
+    wait: waiting.start,
     disconnect() {
-      waiting.abort();
+      waiting.cancel();
       life.abort();
       ending = transport.disconnect();
       track(ending);
@@ -153,6 +149,22 @@ function createLives(deps: ConnectionDeps, dispatch: (event: Bare<Event>) => voi
     async stopped() {
       while (tasks.size > 0) await Promise.all(tasks);
     },
+  };
+}
+
+/** One wait at a time; a new one, or `cancel`, ends the one before. */
+function createWait(clock: Clock, onDue: () => void): { start(ms: Millis): void; cancel(): void } {
+  let waiting = new AbortController();
+  return {
+    start(ms) {
+      waiting.abort();
+      waiting = new AbortController();
+      const { signal } = waiting;
+      void clock.sleep(ms, signal).then(() => {
+        if (!signal.aborted) onDue();
+      });
+    },
+    cancel: () => waiting.abort(),
   };
 }
 

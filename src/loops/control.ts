@@ -8,7 +8,7 @@ import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { stampKeys } from "../core/hlc.ts";
-import { decide, type AllowRule } from "../core/inbound.ts";
+import { decide, mayApprove, type AllowRule } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
 import { plainText } from "../core/reply.ts";
@@ -81,7 +81,10 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
   try {
     let text: string | null = null;
     if (chat !== null && decision.kind === "command")
-      text = await runCommand(deps, chat, chatKey, decision.name, decision.argument, signal);
+      text =
+        isVerdict(decision.name) && !mayApprove(row.envelope, deps)
+          ? "Only who is on the allow list by name may answer that."
+          : await runCommand({ deps, chat, chatKey, argument: decision.argument, id: row.id, signal }, decision.name);
     if (decision.kind === "approval")
       text = await approve(deps, chatKey, decision.isAllowed, decision.targetSentAt, signal);
     store.db.transaction(() => {
@@ -96,6 +99,8 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
     deps.onOutbox();
   }
 }
+
+const isVerdict = (name: string): boolean => name === "approve" || name === "deny";
 
 function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): void {
   const { store, clock } = deps;
@@ -122,23 +127,25 @@ type Run = (context: {
   readonly chat: Chat;
   readonly chatKey: string;
   readonly argument: string;
+  /** Inbox id of the command: what was written after it is none of its business, also where both arrived together. */
+  readonly id: number;
   readonly signal: AbortSignal;
 }) => Promise<string | null> | string | null;
 
 const runs: Record<CommandName, Run> = {
   help: () => commandHelp(),
-  new: async ({ deps, chatKey }) => {
-    const dropped = await clear(deps, chatKey, "all");
+  new: async ({ deps, chatKey, id }) => {
+    const dropped = await clear(deps, chatKey, "all", id);
     const session = deps.store.sessions.active(chatKey);
     if (session) deps.store.sessions.end(session.id);
     return `New conversation.${dropped > 0 ? ` ${dropped} open ${dropped === 1 ? "message was" : "messages were"} dropped.` : ""}`;
   },
-  stop: async ({ deps, chatKey }) => {
-    const dropped = await clear(deps, chatKey, "head");
+  stop: async ({ deps, chatKey, id }) => {
+    const dropped = await clear(deps, chatKey, "head", id);
     return dropped > 0 ? "Stopped." : "Nothing to stop.";
   },
-  skip: async ({ deps, chatKey }) => {
-    const dropped = await clear(deps, chatKey, "all");
+  skip: async ({ deps, chatKey, id }) => {
+    const dropped = await clear(deps, chatKey, "all", id);
     return dropped === 0
       ? "Nothing is waiting."
       : `Dropped ${dropped} waiting ${dropped === 1 ? "message" : "messages"}.`;
@@ -181,10 +188,10 @@ const runs: Record<CommandName, Run> = {
     );
     return [...lines, "/resume N goes back to one."].join("\n");
   },
-  resume: async ({ deps, chatKey, argument }) => {
+  resume: async ({ deps, chatKey, argument, id }) => {
     const session = deps.store.sessions.ofChat(chatKey, 9)[Number(argument) - 1];
     if (!session) return "Which one? /sessions lists them.";
-    await clear(deps, chatKey, "all");
+    await clear(deps, chatKey, "all", id);
     deps.store.sessions.resume(session.id);
     deps.syncSoon();
     return `Back in: ${textOf(session, "title") ?? "untitled"}`;
@@ -205,25 +212,19 @@ function textOf(session: Session, key: string): string | null {
   return typeof value === "string" ? value : null;
 }
 
-async function runCommand(
-  deps: ControlDeps,
-  chat: Chat,
-  chatKey: string,
-  name: string,
-  argument: string,
-  signal: AbortSignal,
-): Promise<string | null> {
+async function runCommand(context: Parameters<Run>[0], name: string): Promise<string | null> {
   const names = commands.map((command) => command.name);
   const known = names.find((candidate) => candidate === name);
-  if (known) return runs[known]({ deps, chat, chatKey, argument, signal });
+  if (known) return runs[known](context);
   const near = nearest(name, names);
   return `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`;
 }
 
-/** Ends the running turn and drops open prompts: the one at work, or all; resolves to their number. */
-async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all"): Promise<number> {
+/** Ends the running turn and drops open prompts, the one at work or all, of before inbox id `before`; resolves to their number. */
+async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all", before: number): Promise<number> {
   const { store } = deps;
-  const rows = store.inbox.openPrompts(chatKey).slice(0, which === "head" ? 1 : undefined);
+  const open = store.inbox.openPrompts(chatKey).filter(({ id }) => id < before);
+  const rows = open.slice(0, which === "head" ? 1 : undefined);
   store.db.transaction(() => rows.forEach((row) => deps.presence.cancel(row, false)));
   const ids = rows.map(({ id }) => id);
   await deps.answer.interrupt(chatKey, ids).catch((error: unknown) => {

@@ -41,7 +41,7 @@ const idleMs = 60_000;
 export function createLanes(options: LaneOptions): Lanes {
   const { clock } = options;
   const running = new Map<string, Promise<void>>();
-  /** Chats whose work failed below its own retry (the database, say): not before this time. */
+  /** Chats whose work failed below its own retry (the database, say): not before this time, which is monotonic. */
   const cooling = new Map<string, { readonly until: Millis; readonly attempt: number }>();
   let alarm = new AbortController();
   const bugs: unknown[] = [];
@@ -67,19 +67,21 @@ export function createLanes(options: LaneOptions): Lanes {
     }
     const attempt = (cooling.get(chatKey)?.attempt ?? 0) + 1;
     const ms = backoffMs({ attempt, jitter: options.random(), retryAfterMs: error.retryAfterMs });
-    cooling.set(chatKey, { until: clock.now() + ms, attempt });
+    cooling.set(chatKey, { until: clock.monotonic() + ms, attempt });
     options.log.warn("work postponed", { loop: options.name, code: error.code, error: error.message, waitMs: ms });
   };
 
   /** Starts what is due; returns how long to sleep. */
   const startDue = (kill: AbortSignal): Millis => {
-    if (!options.isOpen()) return idleMs;
+    // With every lane taken the queue is not even looked at: the first that ends wakes.
+    if (!options.isOpen() || running.size >= options.max) return idleMs;
     const now = clock.now();
     let sleepMs = idleMs;
     for (const { chatKey, notBefore } of safeHeads()) {
       if (running.has(chatKey)) continue;
-      const due = Math.max(notBefore, cooling.get(chatKey)?.until ?? 0);
-      if (due > now) sleepMs = Math.min(sleepMs, due - now);
+      const coolingMs = (cooling.get(chatKey)?.until ?? 0) - clock.monotonic();
+      const waitMs = Math.max(notBefore - now, coolingMs);
+      if (waitMs > 0) sleepMs = Math.min(sleepMs, waitMs);
       else if (running.size < options.max) start(chatKey, kill);
     }
     return sleepMs;

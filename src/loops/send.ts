@@ -6,6 +6,7 @@
  * | surely not sent             | again after backoff                             | go on            |
  * | outcome unknown             | again; counted where the timestamp is not ours  | go on            |
  * | rate limit, captcha         | again when the server allows, or on `reconnect` | wait as well     |
+ * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
 import type { Clock, Random } from "../clock.ts";
@@ -43,20 +44,21 @@ const captchaRetryMs = 3_600_000;
 
 export function createSendLoop(deps: SendDeps): SendLoop {
   const { clock, store } = deps;
+  /** `until` is monotonic: somebody may set the clock. */
   let pause: { readonly fault: Fault & { readonly at: Millis }; readonly until: Millis } | null = null;
 
-  const setPause = (fault: Fault | null, until: Millis): void => {
+  const setPause: SetPause = (fault, ms) => {
     if (fault === null && pause === null) return;
     const at = clock.now();
-    pause = fault && { fault: { ...fault, at }, until };
+    pause = fault && { fault: { ...fault, at }, until: clock.monotonic() + ms };
     deps.notices.emit("outboxFault", { fault, at });
   };
+  const pausedUntil = (): Millis => (pause === null ? 0 : clock.now() + pause.until - clock.monotonic());
 
   const lanes = createLanes({
     name: "send",
-    heads: () =>
-      store.outbox.heads().map((head) => ({ ...head, notBefore: Math.max(head.notBefore, pause?.until ?? 0) })),
-    work: (chatKey) => sendHead(deps, chatKey, setPause),
+    heads: () => store.outbox.heads().map((head) => ({ ...head, notBefore: Math.max(head.notBefore, pausedUntil()) })),
+    work: (chatKey, kill) => sendHead(deps, chatKey, setPause, kill),
     isOpen: deps.isOpen,
     max: deps.lanesMax,
     clock,
@@ -73,11 +75,10 @@ export function createSendLoop(deps: SendDeps): SendLoop {
   };
 }
 
-async function sendHead(
-  deps: SendDeps,
-  chatKey: string,
-  setPause: (fault: Fault | null, until: Millis) => void,
-): Promise<void> {
+/** Stops all sending for `ms`; a fault of null ends that. */
+type SetPause = (fault: Fault | null, ms: Millis) => void;
+
+async function sendHead(deps: SendDeps, chatKey: string, setPause: SetPause, kill: AbortSignal): Promise<void> {
   const { store, clock } = deps;
   const row = store.outbox.head(chatKey);
   if (!row) return;
@@ -86,7 +87,7 @@ async function sendHead(
   store.outbox.markSending(row.id);
   try {
     const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    store.db.transaction(() => {
+    await record(deps, kill, () => {
       store.outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) store.settings.count("sent");
     });
@@ -96,7 +97,23 @@ async function sendHead(
       deps.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    sendFailed(deps, row, error, setPause);
+    await sendFailed(deps, row, error, setPause, kill);
+  }
+}
+
+/**
+ * Writes what became of a send, and tries until it holds: sending again because the disk is full would say it twice, and
+ * uncounted. Killed meanwhile, the row stays `sending`, as after a crash.
+ */
+async function record(deps: SendDeps, kill: AbortSignal, work: () => void): Promise<void> {
+  for (let attempt = 1; !kill.aborted; attempt++) {
+    try {
+      return deps.store.db.transaction(work);
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      deps.log.error("outbox not writable", { code: error.code, error: error.message, attempt });
+      await deps.clock.sleep(backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null }), kill);
+    }
   }
 }
 
@@ -113,12 +130,13 @@ function bodyOf(store: Store, row: OutboxRow): OutboundBody | null {
   return { ...body, targetSentAt: target.signalTimestamp ?? body.targetSentAt };
 }
 
-function sendFailed(
+async function sendFailed(
   deps: SendDeps,
   row: OutboxRow,
   error: BridgeError,
-  setPause: (fault: Fault | null, until: Millis) => void,
-): void {
+  setPause: SetPause,
+  kill: AbortSignal,
+): Promise<void> {
   const { store, clock } = deps;
   const now = clock.now();
   const fault = toFault(error);
@@ -126,21 +144,21 @@ function sendFailed(
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
   const { ownTimestamps } = deps.transport.capabilities;
   if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
-    return store.outbox.markFailed(row.id, error.code, now);
+    return record(deps, kill, () => store.outbox.markFailed(row.id, error.code, now));
   if (error.retry === "never") {
-    store.db.transaction(() => {
+    await record(deps, kill, () => {
       store.outbox.markFailed(row.id, error.code, now);
       store.settings.count("sendFailed");
     });
     return deps.notices.emit("outboxFault", { fault, at: now });
   }
-  const wait =
-    error.retry === "person"
-      ? (error.retryAfterMs ?? captchaRetryMs)
-      : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
-  store.db.transaction(() => {
-    store.outbox.requeue(row.id, error.retry === "person" ? 0 : now + wait, isUncertain);
+  const isCaptcha = error.code === "captcha";
+  const wait = isCaptcha
+    ? (error.retryAfterMs ?? captchaRetryMs)
+    : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
+  if (isCaptcha || error.code === "signal_rate_limited") setPause(fault, wait);
+  await record(deps, kill, () => {
+    store.outbox.requeue(row.id, isCaptcha ? 0 : now + wait, isUncertain);
     if (isUncertain && !ownTimestamps) store.settings.count("uncertain");
   });
-  if (error.code === "captcha" || error.code === "signal_rate_limited") setPause(fault, now + wait);
 }

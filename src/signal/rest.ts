@@ -10,6 +10,7 @@
  */
 import * as v from "valibot";
 import type { Clock } from "../clock.ts";
+import { createChallenge } from "./challenge.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Account, Address, Millis, Outbound } from "../core/model.ts";
 import type { Log } from "../log.ts";
@@ -70,7 +71,7 @@ type Line = {
 export function createRest(options: RestOptions): Transport {
   let session: Session | null = null;
   let ownAci: string | null = null;
-  let challenge: string | null = null;
+  const challenge = createChallenge();
   const line: Line = {
     http: createHttp(options),
     clock: options.clock,
@@ -116,26 +117,8 @@ export function createRest(options: RestOptions): Transport {
       return polling.receive(timeoutMs, signal);
     },
     ack: async (batch, isCommitted) => polling.ack(batch, isCommitted),
-    async send(message) {
-      try {
-        return await sendOver(line, message);
-      } catch (error) {
-        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
-        throw error;
-      }
-    },
-    async answerChallenge(captcha) {
-      if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
-      const what = "hand in the captcha";
-      const path = `/v1/accounts/${encodeURIComponent(line.session(what).number)}/rate-limit-challenge`;
-      const request = { method: "POST", path, deadlineMs: limits.sendMs, bytesMax: 2 ** 16 } as const;
-      const json = { challenge_token: challenge, captcha };
-      const exchange = await line.turnstile.call(() => http.exchange({ ...request, json }));
-      if (exchange.kind !== "answer") throw lineFault(what, http.host, exchange);
-      if (exchange.status !== 204)
-        throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
-      challenge = null;
-    },
+    send: (message) => challenge.watch(() => sendOver(line, message)),
+    answerChallenge: (captcha) => challenge.answer((token) => submitCaptcha(line, token, captcha)),
     async typing(chat, isTyping) {
       // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
       if (chat.kind === "self" || !isTyping || !line.turnstile.isFree()) return;
@@ -286,4 +269,16 @@ async function fetchFile(line: Line, ref: string, bytesMax: number, signal: Abor
   // A download that failed leaves an empty or a cut file behind.
   if (body.length === 0 || (sizeBytes !== null && body.length < sizeBytes)) throw unavailable("it is incomplete");
   return body;
+}
+
+async function submitCaptcha(line: Line, token: string, captcha: string): Promise<void> {
+  const what = "hand in the captcha";
+  const { http, limits } = line;
+  const path = `/v1/accounts/${encodeURIComponent(line.session(what).number)}/rate-limit-challenge`;
+  const json = { challenge_token: token, captcha };
+  const request = { method: "POST", path, json, deadlineMs: limits.sendMs, bytesMax: 2 ** 16 } as const;
+  const exchange = await line.turnstile.call(() => http.exchange(request));
+  if (exchange.kind !== "answer") throw lineFault(what, http.host, exchange);
+  if (exchange.status !== 204)
+    throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
 }

@@ -11,8 +11,9 @@
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
 import type { Clock } from "../clock.ts";
+import { createChallenge } from "./challenge.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { Address, Millis } from "../core/model.ts";
+import type { Address, Millis, Outbound } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import { fromRef, ownAciIn, toEnvelope } from "./envelope.ts";
 import type { Fetch } from "./http.ts";
@@ -24,7 +25,7 @@ import { createRpc, resultOf } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
 import { chooseAccount, wakeAccount } from "./signal-cli-account.ts";
 import { toCall, toRecipient, toSendOutcome, toTarget } from "./signal-cli-send.ts";
-import type { Transport } from "./transport.ts";
+import type { Transport, SendOutcome } from "./transport.ts";
 
 export const signalCliLimits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
@@ -75,7 +76,7 @@ export function createSignalCli(options: SignalCliOptions): Transport {
   /** `own` is kept across reconnects: the ACI is learnt from traffic, since hardly a call tells it. */
   let own: Address = { aci: null, number: options.account };
   let session: Session | null = null;
-  let challenge: string | null = null;
+  const challenge = createChallenge();
   const line: Line = {
     rpc: createRpc(http),
     clock: options.clock,
@@ -122,25 +123,8 @@ export function createSignalCli(options: SignalCliOptions): Transport {
       return polling.receive(timeoutMs, signal);
     },
     ack: async (batch, isCommitted) => polling.ack(batch, isCommitted),
-    async send(message) {
-      const { params } = line.session("send");
-      const { method, body } = toCall(message, limits.stringLengthMax);
-      const call = { method, params: { ...params, ...body }, what: "send", deadlineMs: limits.sendMs };
-      try {
-        return toSendOutcome(await line.rpc(call));
-      } catch (error) {
-        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
-        throw error;
-      }
-    },
-    /** **Source:** signal/SIGNAL-CLI.md section 3.8; signal-cli strips the `signalcaptcha://`. */
-    async answerChallenge(captcha) {
-      if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
-      const params = { ...line.session("hand in a captcha").params, challenge, captcha };
-      const what = "hand in the captcha";
-      resultOf(await line.rpc({ method: "submitRateLimitChallenge", params, what, deadlineMs: limits.callMs }), what);
-      challenge = null;
-    },
+    send: (message) => challenge.watch(() => sendOver(line, message)),
+    answerChallenge: (captcha) => challenge.answer((token) => submitCaptcha(line, token, captcha)),
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
       if (chat.kind === "self" || !session) return;
@@ -231,4 +215,20 @@ async function fetchFile(line: Line, ref: string, bytesMax: number, signal: Abor
   if (bytes.length === 0 || (sizeBytes !== null && bytes.length < sizeBytes)) throw unavailable("it is incomplete");
   if (bytes.length > bytesMax) throw unavailable("it is too large");
   return bytes;
+}
+
+async function sendOver(line: Line, message: Outbound): Promise<SendOutcome> {
+  const { params } = line.session("send");
+  const { method, body } = toCall(message, line.limits.stringLengthMax);
+  return toSendOutcome(
+    await line.rpc({ method, params: { ...params, ...body }, what: "send", deadlineMs: line.limits.sendMs }),
+  );
+}
+
+/** **Source:** signal/SIGNAL-CLI.md section 3.8; signal-cli strips the `signalcaptcha://`. */
+async function submitCaptcha(line: Line, challenge: string, captcha: string): Promise<void> {
+  const what = "hand in the captcha";
+  const params = { ...line.session(what).params, challenge, captcha };
+  const call = { method: "submitRateLimitChallenge", params, what, deadlineMs: line.limits.callMs };
+  resultOf(await line.rpc(call), what);
 }

@@ -57,8 +57,8 @@ export interface Inbox {
   get(id: number): InboxRow | null;
   /** The row of a message of this person, for edits and deletes that name it. */
   findBySentAt(chatKey: string, source: string, sentAt: Millis): InboxRow | null;
-  /** The request goes out now: from here on its fate may be unknown. */
-  markAsking(id: number, sessionId: string, now: Millis): void;
+  /** The request goes out at `askedAt`, the server's time: from here on its fate may be unknown. */
+  markAsking(id: number, sessionId: string, askedAt: Millis): void;
   markAsked(id: number, sessionId: string, eventId: string): void;
   /** Never asked, or asked in a session that is gone: the next try starts anew. */
   markNew(id: number): void;
@@ -68,6 +68,8 @@ export interface Inbox {
   waiting(): { readonly id: number; readonly chatKey: string; readonly until: Millis }[];
   markPending(id: number): void;
   postpone(id: number, attempts: number, notBefore: Millis): void;
+  /** No row waits beyond `latest`. */
+  hasten(latest: Millis): void;
   markTold(id: number, code: string): void;
   finish(id: number, outcome: Outcome, now: Millis): void;
   /** Event ids of prompts that belong to a row of this session. */
@@ -92,8 +94,13 @@ export function createInbox(db: Database): Inbox {
         JSON.stringify(envelope),
         now,
       ).changes > 0,
-    markAsking: (id, sessionId, now) =>
-      void db.run("UPDATE inbox SET session_id = ?, asked_at = ?, event_id = NULL WHERE id = ?", sessionId, now, id),
+    markAsking: (id, sessionId, askedAt) =>
+      void db.run(
+        "UPDATE inbox SET session_id = ?, asked_at = ?, event_id = NULL WHERE id = ?",
+        sessionId,
+        askedAt,
+        id,
+      ),
     markAsked: (id, sessionId, eventId) =>
       void db.run("UPDATE inbox SET session_id = ?, event_id = ? WHERE id = ?", sessionId, eventId, id),
     markNew: (id) =>
@@ -112,6 +119,12 @@ export function createInbox(db: Database): Inbox {
       void db.run("UPDATE inbox SET state = 'pending', not_before = 0 WHERE id = ? AND state = 'waiting'", id),
     postpone: (id, attempts, notBefore) =>
       void db.run("UPDATE inbox SET attempts = ?, not_before = ? WHERE id = ?", attempts, notBefore, id),
+    hasten: (latest) =>
+      void db.run(
+        "UPDATE inbox SET not_before = ? WHERE state <> 'done' AND state = 'pending' AND not_before > ?",
+        latest,
+        latest,
+      ),
     markTold: (id, code) => void db.run("UPDATE inbox SET told = ? WHERE id = ?", code, id),
     finish: (id, outcome, now) =>
       void db.run(

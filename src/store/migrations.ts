@@ -63,6 +63,9 @@ export const migrations: readonly string[] = [
     CHECK ((state = 'done') = (done_at IS NOT NULL))
   ) STRICT;
   CREATE INDEX inbox_open ON inbox (chat_key, id) WHERE state <> 'done';
+  CREATE INDEX inbox_prompts ON inbox (chat_key, id) WHERE state <> 'done' AND kind = 'prompt';
+  CREATE INDEX inbox_controls ON inbox (id) WHERE state <> 'done' AND kind <> 'prompt';
+  CREATE INDEX inbox_session ON inbox (session_id, id) WHERE state <> 'done';
   CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done';
   CREATE INDEX inbox_events ON inbox (session_id, event_id) WHERE event_id IS NOT NULL;
 

@@ -53,6 +53,8 @@ export interface Outbox extends Drafts {
   markFailed(id: number, code: string, now: Millis): void;
   /** Back to the queue; `isUncertain`: it may have gone out. */
   requeue(id: number, notBefore: Millis, isUncertain: boolean): void;
+  /** No row waits beyond `latest`. */
+  hasten(latest: Millis): void;
   /** After a restart: rows whose send was under way, as their outcome is unknown. */
   recover(): number;
   pending(): { readonly count: number; readonly oldestAt: Millis | null };
@@ -112,7 +114,16 @@ export function createOutbox(db: Database): Outbox {
         isUncertain ? 1 : 0,
         id,
       ),
-    recover: () => db.run("UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE state = 'sending'").changes,
+    hasten: (latest) =>
+      void db.run(
+        "UPDATE outbox SET not_before = ? WHERE state IN ('queued', 'sending') AND not_before > ?",
+        latest,
+        latest,
+      ),
+    recover: () =>
+      db.run(
+        "UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE state IN ('queued', 'sending') AND state = 'sending'",
+      ).changes,
     pending: () => {
       const row = db.get<{ count: number; oldestAt: number | null }>(
         "SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE state IN ('queued', 'sending')",

@@ -146,6 +146,7 @@ export function createSessions(db: Database, deps: SessionDeps): Sessions {
   };
 }
 
+type RawEvent = { readonly at: number | null; readonly body: string };
 type Reads = Pick<
   Sessions,
   "get" | "active" | "find" | "events" | "hasReplySince" | "lastOfType" | "list" | "ofChat" | "toSync" | "counts"
@@ -164,15 +165,13 @@ function createReads(db: Database): Reads {
     get,
     active: (chatKey) => one(`SELECT ${columns} FROM sessions WHERE chat_key = ? AND state = 'active'`, chatKey),
     find: (id) => get(id) ?? one(`SELECT ${columns} FROM sessions WHERE remote_id = ?`, id),
-    events: (id, fromEventId) =>
-      db
-        .all<{ at: number | null; body: string }>(
-          `SELECT at, body FROM events WHERE session_id = ?
-           AND (at IS NULL OR at >= ?) ORDER BY at IS NULL, at, seq`,
-          id,
-          fromEventId === undefined ? 0 : (processedAt(id, fromEventId) ?? Number.MAX_SAFE_INTEGER),
-        )
-        .map((row) => ({ ...(JSON.parse(row.body) as SessionEvent), at: row.at })),
+    events(id, fromEventId) {
+      const select = "SELECT at, body FROM events WHERE session_id = ? AND";
+      const since = fromEventId === undefined ? 0 : (processedAt(id, fromEventId) ?? Number.MAX_SAFE_INTEGER);
+      const processed = db.all<RawEvent>(`${select} at >= ? ORDER BY at, seq`, id, since);
+      const queued = db.all<RawEvent>(`${select} at IS NULL ORDER BY seq`, id);
+      return [...processed, ...queued].map(({ at, body }) => ({ ...(JSON.parse(body) as SessionEvent), at }));
+    },
     hasReplySince: (id, promptEventId) =>
       db.get(
         `SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
@@ -223,9 +222,10 @@ function applyEvents(
   const added: SessionEvent[] = [];
   let replies = 0;
   let cursor = session.cursor ?? 0;
+  const known = knownIds(db, session.id, events);
   for (const event of events) {
     cursor = Math.max(cursor, event.at ?? 0);
-    if (!upsert(db, session.id, event)) continue;
+    if (known.has(event.id) || !upsert(db, session.id, event)) continue;
     added.push(event);
     if (event.type !== "reply") continue;
     const bodies = deps.render(event.text);
@@ -240,6 +240,14 @@ function applyEvents(
     deps.onSettled(settle.outcome);
   }
   return { added, replies };
+}
+
+/** Of a listing most is stored already, for it looks back beyond the cursor: one query tells which entries never change again. */
+function knownIds(db: Database, sessionId: string, events: readonly SessionEvent[]): ReadonlySet<string> {
+  if (events.length < 2) return new Set();
+  const since = Math.min(...events.map(({ at }) => at ?? Number.MAX_SAFE_INTEGER));
+  const rows = db.all<{ id: string }>("SELECT id FROM events WHERE session_id = ? AND at >= ?", sessionId, since);
+  return new Set(rows.map(({ id }) => id));
 }
 
 /** True when the id is new. A known one only ever goes from queued to processed. */

@@ -1,6 +1,7 @@
 /** Opens everything that is durable: one file, one writer. */
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { defaultBackoff } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { holdFile, openDatabase, type Database } from "./database.ts";
@@ -21,6 +22,8 @@ export type Store = {
   forget(now: Millis): void;
   /** Removes done rows older than `before` (sessions stay); returns their number. */
   prune(before: Millis): number;
+  /** Waits are kept in wall time: when the clock was set back, or may have been, none may last for hours. */
+  hasten(now: Millis): void;
   close(): void;
 };
 
@@ -58,6 +61,11 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       settings,
       forget: (now) => forget(db, now),
       prune: (before) => db.transaction(() => inbox.prune(before) + outbox.prune(before)),
+      hasten: (now) =>
+        db.transaction(() => {
+          inbox.hasten(now + defaultBackoff.capMs);
+          outbox.hasten(now + defaultBackoff.capMs);
+        }),
       close() {
         db.close();
         lock?.release();

@@ -10,6 +10,7 @@ import type { Chat, Context, JsonValue } from "../../src/core/model.ts";
 import { calculateDiff, merge } from "../../src/core/synchronizer.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { openDatabase } from "../../src/store/database.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { simConfig } from "../sim/config.ts";
@@ -24,7 +25,11 @@ type Scene = {
 };
 
 /** Runs a daemon on a home that `fill` has prepared. */
-async function onScene<T>(fill: (store: Store, claude: Scene["claude"]) => void, work: (scene: Scene) => Promise<T>): Promise<T> {
+async function onScene<T>(
+  fill: (store: Store, claude: Scene["claude"]) => void,
+  flags: Readonly<Record<string, string>>,
+  work: (scene: Scene) => Promise<T>,
+): Promise<T> {
   const home = mkdtempSync(join(tmpdir(), "signalman-bench-"));
   const signal = createMemoryTransport({ clock: systemClock });
   const world = createWorld(systemClock, () => [{ say: "pong" }]);
@@ -33,7 +38,7 @@ async function onScene<T>(fill: (store: Store, claude: Scene["claude"]) => void,
     const store = await openStore(home, { render: () => [], isExclusive: false });
     store.db.transaction(() => fill(store, claude));
     store.close();
-    const daemon = await startDaemon(simConfig(home, { log: "error" }), {
+    const daemon = await startDaemon(simConfig(home, { log: "error", ...flags }), {
       log: quietLog,
       clock: systemClock,
       random: Math.random,
@@ -54,6 +59,53 @@ async function onScene<T>(fill: (store: Store, claude: Scene["claude"]) => void,
 
 const connected = ({ daemon }: Scene): Promise<true> => until(() => (daemon.isReady() ? true : null));
 
+/** What the disk asks for one durable commit of a row: the floor under most of the other figures. */
+export async function commitCost(runs: number): Promise<Figure[]> {
+  const home = mkdtempSync(join(tmpdir(), "signalman-bench-"));
+  const db = await openDatabase(join(home, "x.db"));
+  db.exec("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)");
+  const values = Array.from({ length: runs }, () => {
+    const from = performance.now();
+    db.run("INSERT INTO t (b) VALUES (?)", "x".repeat(300));
+    return performance.now() - from;
+  });
+  db.close();
+  rmSync(home, { recursive: true, force: true });
+  return [{ group: "disk", name: "one commit of one row, fsync included", unit: "ms", values }];
+}
+
+/** A backlog that comes at once, asked of a Claude that answers at once: what the program itself can do. */
+export const backlog = (chats: number, messages: number, runs: number): Promise<Figure[]> => {
+  const people = Array.from({ length: chats }, (_, index) => ({
+    aci: `00000000-0000-4000-8000-${String(index + 10).padStart(12, "0")}`,
+    number: `+1555${5_000_000 + index}`,
+  }));
+  const allow = people.map(({ number }) => number).join(",");
+  const plain = { reactions: "off", readReceipts: "false", welcome: "false" };
+  const measure = (flags: Readonly<Record<string, string>>): Promise<number[]> =>
+    onScene(
+      () => undefined,
+      { allow, ...flags },
+      async (scene) => {
+        await connected(scene);
+        const writers = people.map((person) => scene.signal.person(person));
+        const values: number[] = [];
+        for (let run = 0; run < runs; run++) {
+          const from = performance.now();
+          for (let index = 0; index < messages; index++) writers[index % chats]?.write(`question ${index}`);
+          for (let count = 0; count < messages; count++) await nextText(scene.signal);
+          values.push((messages / (performance.now() - from)) * 1000);
+        }
+        return values;
+      },
+    );
+  const name = `${messages.toLocaleString("en-US")} messages over ${chats.toLocaleString("en-US")} chats, received to sent`;
+  return (async (): Promise<Figure[]> => [
+    { group: "backlog", name, unit: "/s", values: await measure(plain), target: 300 },
+    { group: "backlog", name: `${name}, each with receipt and reactions`, unit: "/s", values: await measure({}) },
+  ])();
+};
+
 /** Counts what goes to the database: the seam is one object, and everybody calls through it. */
 function countStatements({ store: { db } }: Daemon) {
   const count = { statements: 0, commits: 0 };
@@ -64,8 +116,8 @@ function countStatements({ store: { db } }: Daemon) {
     if (depth === 0) count.commits++;
     return run(...args);
   };
-  db.get = ((...args: Parameters<typeof get>) => (count.statements++, get(...args))) as typeof get;
-  db.all = ((...args: Parameters<typeof all>) => (count.statements++, all(...args))) as typeof all;
+  db.get = (...args) => (count.statements++, get(...args));
+  db.all = (...args) => (count.statements++, all(...args));
   db.transaction = (work) => {
     if (depth === 0) count.commits++;
     depth++;
@@ -89,11 +141,31 @@ function store(messages: number) {
     for (let index = 0; index < messages / 2; index++) {
       const at = now - messages + index;
       const source = { aci: "00000000-0000-4000-8000-000000000001", number: null };
-      const content = { kind: "text", text: `question ${index}`, quote: null, mentions: [], attachments: [], expiresInSeconds: 0, isViewOnce: false } as const;
-      inbox.accept(`past|${index}`, "prompt", { source, sourceDevice: 1, sentAt: at, serverAt: at, chat, isOwn: true, sourceName: null, content }, at);
+      const content = {
+        kind: "text",
+        text: `question ${index}`,
+        quote: null,
+        mentions: [],
+        attachments: [],
+        expiresInSeconds: 0,
+        isViewOnce: false,
+      } as const;
+      inbox.accept(
+        `past|${index}`,
+        "prompt",
+        { source, sourceDevice: 1, sentAt: at, serverAt: at, chat, isOwn: true, sourceName: null, content },
+        at,
+      );
       inbox.markAsked(index + 1, session.id, `prompt_${index}`);
       inbox.finish(index + 1, "answered", at);
-      sessions.apply(session.id, [{ id: `prompt_${index}`, at, type: "prompt", text: content.text }, { id: `reply_${index}`, at, type: "reply", text: "an answer" }], at);
+      sessions.apply(
+        session.id,
+        [
+          { id: `prompt_${index}`, at, type: "prompt", text: content.text },
+          { id: `reply_${index}`, at, type: "reply", text: "an answer" },
+        ],
+        at,
+      );
       outbox.add(`past|${index}`, chat, { kind: "text", text: "an answer", styles: [], quote: null, files: [] }, at);
       outbox.markSent(index + 1, at, at);
     }
@@ -102,7 +174,7 @@ function store(messages: number) {
 
 /** One message at a time, with everything in memory but the database: what the program itself costs. */
 export const latency = (stored: number, runs: number): Promise<Figure[]> =>
-  onScene(store(stored), async (scene) => {
+  onScene(store(stored), {}, async (scene) => {
     await connected(scene);
     const count = countStatements(scene.daemon);
     const times: number[] = [];
@@ -128,7 +200,9 @@ async function nextText(signal: MemorySignal): Promise<void> {
 }
 
 const contextOf = (keys: number, word = ""): Context =>
-  Object.fromEntries(Array.from({ length: keys }, (_, index): [string, JsonValue] => [`key_${index}`, { index, word, list: [1, 2, 3] }]));
+  Object.fromEntries(
+    Array.from({ length: keys }, (_, index): [string, JsonValue] => [`key_${index}`, { index, word, list: [1, 2, 3] }]),
+  );
 
 /** One sync of so many cached sessions of which a share changed at Claude while the line was down. */
 export const syncCost = (cached: number, changedShare: number, runs: number): Promise<Figure[]> => {
@@ -145,7 +219,7 @@ export const syncCost = (cached: number, changedShare: number, runs: number): Pr
       remoteIds.push(remote.id);
     }
   };
-  return onScene(fill, async (scene) => {
+  return onScene(fill, {}, async (scene) => {
     const remote = scene.claude.backend.remote;
     if (!remote) throw new Error("the scripted backend has sessions");
     const count = { requests: 0 };
@@ -160,7 +234,8 @@ export const syncCost = (cached: number, changedShare: number, runs: number): Pr
     const requests: number[] = [];
     const times: number[] = [];
     for (let run = 0; run < runs; run++) {
-      for (let index = 0; index < cached * changedShare; index++) scene.claude.world.say(remoteIds[index] ?? "", `news ${run}`);
+      for (let index = 0; index < cached * changedShare; index++)
+        scene.claude.world.say(remoteIds[index] ?? "", `news ${run}`);
       count.requests = 0;
       const from = performance.now();
       await scene.daemon.sync();

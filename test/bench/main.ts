@@ -1,1 +1,71 @@
-console.log("draft");
+/**
+ * `bun run bench`: everything on loopback, in one run, written to results/bench.md and results/bench.svg. `--quick` does a
+ * little of each and writes nothing. Ratios mean more than the figures: the first row says what one commit costs on this disk.
+ */
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { build } from "../../build.ts";
+import { hostTarget } from "../../build/libsignal.ts";
+import { isMet, median, toChart, toTable, type Figure } from "./measure.ts";
+
+const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
+const isQuick = values.quick;
+const root = join(import.meta.dir, "../..");
+const some = (full: number, quick: number): number => (isQuick ? quick : full);
+
+await build(hostTarget, join(root, "dist/signalman"));
+// They look for the binary when they are imported.
+const program = await import("./program.ts");
+const inside = await import("./inside.ts");
+const native = await import("./native.ts");
+
+const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] = [
+  () => inside.commitCost(some(400, 100)),
+  () => program.coldStart(some(20, 3)),
+  () => program.overhead("messages", some(40, 5)),
+  () => program.overhead("sessions", some(40, 5)),
+  ...[1, 50, 1000].map((chats) => () => inside.backlog(chats, some(1000, 100), some(3, 1))),
+  () => program.backlog(50, some(500, 50), "messages"),
+  () => program.backlog(50, some(500, 50), "sessions"),
+  () => program.recovery(some(5, 1), some(5_000, 100)),
+  ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
+  ...[10, 1_000, 10_000]
+    .slice(0, some(3, 2))
+    .flatMap((cached) => [0, 0.01, 1].map((share) => () => inside.syncCost(cached, share, some(5, 1)))),
+  ...[10, 100, 1_000].map((keys) => () => inside.synchronizer(keys, some(500, 50))),
+  () => native.exchange(some(60, 5)),
+  () => native.linkAndIdle(),
+];
+
+const figures: Figure[] = [];
+const startedAt = performance.now();
+for (const step of steps) {
+  const found = await step();
+  figures.push(...found);
+  for (const { name, unit, values } of found)
+    console.error(`${median(values).toFixed(2).padStart(12)} ${unit.padEnd(10)} ${name}`);
+}
+
+const commit = execFileSync("git", ["rev-parse", "--short=12", "HEAD"], { cwd: root, encoding: "utf8" }).trim();
+const report = `# Benchmark
+
+Written by \`bun run bench\` on ${new Date().toISOString().slice(0, 10)}, commit ${commit}, Bun ${Bun.version}, ${process.platform}-${process.arch}, ${cpus().length} cores
+(load ${loadavg()[0]?.toFixed(1)} when it ended). Doubles, Claude and the program share the machine; nothing leaves loopback.
+A target is what the design asks for; ✗ says that this run missed it.
+
+${toTable(figures)}
+
+![The figures that have a target, to its scale](bench.svg)
+`;
+console.log(report);
+console.log(
+  `${figures.filter(isMet).length} of ${figures.length} fine, ${((performance.now() - startedAt) / 1000).toFixed(0)} s`,
+);
+if (!isQuick) {
+  writeFileSync(join(import.meta.dir, "results/bench.md"), report);
+  writeFileSync(join(import.meta.dir, "results/bench.svg"), toChart(figures));
+}
+process.exit(0);

@@ -93,7 +93,10 @@ export function createEngine(options: EngineOptions) {
         append(session, "agent.message", { content: [{ type: "text", text: beat.write.join("") }] }, id);
       } else if ("pauseMs" in beat) await options.clock.sleep(beat.pauseMs, signal);
       else if ("hold" in beat) await Promise.race([beat.hold, stopped]);
-      else if ("ask" in beat) {
+      else if ("use" in beat) {
+        const use = append(session, "agent.tool_use", { name: beat.use, input: beat.input });
+        append(session, "agent.tool_result", { tool_use_id: use.id, content: [], is_error: false });
+      } else if ("ask" in beat) {
         const use = append(session, "agent.tool_use", {
           name: beat.ask,
           input: beat.input,

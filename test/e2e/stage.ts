@@ -46,11 +46,16 @@ export interface Stage {
   close(): Promise<void>;
 }
 
-export type StageOptions = { readonly script?: Script; readonly flags?: Readonly<Record<string, string>> };
+export type StageOptions = {
+  readonly script?: Script;
+  readonly flags?: Readonly<Record<string, string>>;
+  /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
+  readonly ownTimestamps?: boolean;
+};
 
 export async function openStage(options: StageOptions = {}): Promise<Stage> {
   const clock = createVirtualClock(Date.UTC(2026, 10, 23, 9));
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemoryTransport({ clock, ownTimestamps: options.ownTimestamps });
   const claude = createScriptedClaude({ clock, ...(options.script ? { script: options.script } : {}) });
   const home = mkdtempSync(join(tmpdir(), "signalman-stage-"));
   const lines: string[] = [];

@@ -61,6 +61,67 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
   golden("02-text", "2. TEXT: Markdown as Signal shows it", seen);
 });
 
+test("presence: what a later reaction makes idle is not sent", async () => {
+  const seen = await open({ script: () => [{ pauseMs: 5_000 }, { say: "Here." }] });
+  const asked = seen.write("are you there?");
+  await seen.pass(1);
+  seen.signal.faults.cut();
+  seen.claude.setDown(true);
+  await seen.pass(10);
+  seen.claude.setDown(false);
+  await seen.pass(120);
+  seen.signal.faults.mend();
+  await seen.pass(90);
+  const emojis = seen.signal.reactions().filter(({ targetSentAt }) => targetSentAt === asked.sentAt);
+  expect(emojis.map(({ emoji }) => emoji)).toEqual(["👀", "✅"]);
+});
+
+const slowly: StageOptions["script"] = () => [
+  { write: ["One.", " Two.", " Three.", " Four."], everyMs: 5_000 },
+  { say: "And a second message." },
+];
+
+test.each([true, false])(
+  "progress: the draft is the answer, where timestamps are our own: %p",
+  async (ownTimestamps) => {
+    const seen = await open({ script: slowly, ownTimestamps });
+    seen.write("count");
+    await seen.pass(60);
+    expect(seen.signal.screen().map(({ text }) => text)).toEqual(["One. Two. Three. Four.", "And a second message."]);
+    expect(seen.signal.screen()[0]?.editCount).toBe(3);
+  },
+);
+
+test("progress: over a restart in the middle the draft still ends as the one answer", async () => {
+  const seen = await open({ script: slowly });
+  seen.write("count");
+  await seen.pass(7);
+  await seen.restart();
+  await seen.pass(120);
+  expect(seen.signal.screen().map(({ text }) => text)).toEqual(["One. Two. Three. Four.", "And a second message."]);
+});
+
+test("progress: a draft that may not have arrived is not repeated, the answer comes by itself", async () => {
+  const seen = await open({ script: slowly, ownTimestamps: false, flags: { reactions: "off" } });
+  seen.signal.faults.loseAnswers();
+  seen.write("count");
+  await seen.pass(60);
+  expect(seen.signal.screen().map(({ text }) => text)).toEqual([
+    "One. …",
+    "One. Two. Three. Four.",
+    "And a second message.",
+  ]);
+});
+
+test("progress: /stop ends the draft, and what was shown says so", async () => {
+  const seen = await open({ script: slowly });
+  seen.write("count");
+  await seen.pass(7);
+  seen.write("/stop");
+  await seen.pass(30);
+  expect(seen.signal.screen().map(({ text }) => text)).toEqual(["(stopped)", "Stopped."]);
+});
+
 test("progress: a long answer is one message that grows, and ends as the answer", async () => {
   const seen = await open({
     script: () => [

@@ -79,6 +79,9 @@ export async function runCampaign({ transport, kills, seed, onProgress }: Campai
     SIGNALMAN_TOOLS: "off",
     SIGNALMAN_LISTEN: "off",
     SIGNALMAN_LOG: "info",
+    // What it says of its own accord would be in the way of counting.
+    SIGNALMAN_WELCOME: "false",
+    SIGNALMAN_DIGEST_AFTER_MESSAGES: "1000",
     ANTHROPIC_API_KEY: claude.apiKey,
     ANTHROPIC_BASE_URL: claude.url,
   };
@@ -86,7 +89,7 @@ export async function runCampaign({ transport, kills, seed, onProgress }: Campai
     for (let kill = 1; kill <= kills; kill++) {
       const life = startLife(env);
       const stop = talk.chatter();
-      await instant(dice, life, claude, talk);
+      await instant(dice, life, claude, talk, transport === "native" ? 1 : 8);
       life.kill();
       await life.ended;
       stop();
@@ -154,13 +157,13 @@ function startLife(env: NodeJS.ProcessEnv): Life {
   };
 }
 
-/** Waits for the instant of the kill. */
-async function instant(dice: Dice, life: Life, claude: ClaudeDouble, talk: Talk): Promise<void> {
+/** Waits for the instant of the kill. `reach`: how many times slower this transport is than native, whose messages are pushed. */
+async function instant(dice: Dice, life: Life, claude: ClaudeDouble, talk: Talk, reach: number): Promise<void> {
   const kind = dice.pick(["start", "connected", "connected", "asking", "asked", "seen"] as const);
-  const delayMs = kind === "start" ? dice.between(5, 300) : dice.between(0.2, kind === "connected" ? 400 : 8);
+  const delayMs = kind === "start" ? dice.between(5, 300) : dice.between(0.2, kind === "connected" ? 400 * reach : 8);
   if (kind !== "start") await life.connected;
   // Nothing may happen that is waited for, when all has been answered.
-  const late = sleep(400);
+  const late = sleep(400 * reach);
   if (kind === "asking") await Promise.race([late, claude.next(/POST \/v1\/sessions/u)]);
   if (kind === "asked") await Promise.race([late, claude.next(/POST .*\/events/u)]);
   if (kind === "seen") await Promise.race([late, talk.nextSeen()]);
@@ -181,8 +184,10 @@ function createTalk(ends: Ends, dice: Dice) {
   ends.onSeen((message) => {
     const { who, timestamp, text } = message;
     const copy = `${who} ${timestamp}`;
-    if (copies.has(copy)) secondCopies++;
-    else seen.push(message);
+    // A reaction has no text.
+    if (text === "") return;
+    if (copies.has(copy)) return void secondCopies++;
+    seen.push(message);
     copies.add(copy);
     const prompt = text.replace(/^re: /u, "");
     if (!written[who].includes(prompt)) strange.push(`${who} reads: ${text}`);

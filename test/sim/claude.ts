@@ -147,7 +147,8 @@ function createScript({ dice, plan }: TheirsDeps) {
     const list: Beat[] = [];
     const parts = dice.chance(0.7) ? 1 : dice.below(4);
     for (let part = 0; part < parts; part++) {
-      if (dice.chance(0.6)) list.push({ pauseMs: Math.round(dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000)) });
+      if (dice.chance(0.6))
+        list.push({ pauseMs: Math.round(dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000)) });
       if (dice.chance(plan.ask)) list.push({ ask: "shell", input: { command: `ls ${count}` } });
       if (dice.chance(0.1)) list.push({ fail: "overloaded_error", retry: "retrying" });
       list.push(say(to));

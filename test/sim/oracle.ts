@@ -105,7 +105,8 @@ export function createOracle(deps: OracleDeps): Oracle {
   return {
     rowOf,
     hearLog(line) {
-      if (line.includes(secretWord) || line.includes(people.stranger.aci)) onBroken(`a stranger is in the log: ${line}`);
+      if (line.includes(secretWord) || line.includes(people.stranger.aci))
+        onBroken(`a stranger is in the log: ${line}`);
       if (line.includes(apiKey)) onBroken("the API key is in the log");
       if (wholeNumber.test(line)) onBroken(`a whole number is in the log: ${line}`);
       if (conversation.test(line)) onBroken(`the conversation is in the log: ${line}`);

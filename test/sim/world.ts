@@ -273,7 +273,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const checkFreshness = (): void => {
     if (state !== "CONNECTED" || now === null || now.life.isDead()) return;
     const silentMs = base.monotonic() - sleptMs - provenAt;
-    if (silentMs > config.limits.staleAfterMs + freshSlackMs) fail(`CONNECTED without a proof of life for ${silentMs} ms`);
+    if (silentMs > config.limits.staleAfterMs + freshSlackMs)
+      fail(`CONNECTED without a proof of life for ${silentMs} ms`);
   };
 
   const step = async (): Promise<void> => {
@@ -353,7 +354,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       let reason: string | null = "not looked at yet";
       const isQuiet = (): boolean => {
         const open = db();
-        reason = open === null ? "no process" : state !== "CONNECTED" ? `the line is ${state}` : oracle.unfinished(open);
+        reason =
+          open === null ? "no process" : state !== "CONNECTED" ? `the line is ${state}` : oracle.unfinished(open);
         return reason === null;
       };
       let looked = -Infinity;
@@ -362,7 +364,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         looked = base.monotonic();
         return isQuiet();
       };
-      if (!(await pass(base.monotonic() + graceMs, isQuietNow))) return fail(`not in order after the faults: ${reason}`);
+      if (!(await pass(base.monotonic() + graceMs, isQuietNow)))
+        return fail(`not in order after the faults: ${reason}`);
       trace("in order");
       oracle.searchFiles(home);
       const last: Process | null = now;

@@ -206,8 +206,10 @@ function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing
   const groupId = sealing.groupId === null ? null : toBase64(sealing.groupId);
   const isForUs = sender.isOwn || deps.isAllowed(sender, groupId);
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
-  // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so.
-  const isAsking = isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0;
+  // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
+  // time that nobody can have sent at, libsignal makes no request.
+  const isAsking =
+    isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt);
   const jobs: Job[] = isAsking
     ? [
         {
