@@ -198,7 +198,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
   const { model, system, limits } = config;
 
   const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
-  const { presence, speech, greeting, digest } = mannersOf(base);
+  const { presence, speech, isInterrupting, digest } = mannersOf(base);
   const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake, presence };
   const answer = createAnswerLoop({ ...base, ...gates, ...speech, model, system, lanesMax: limits.lanesMax });
   const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
@@ -216,7 +216,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
     ...base,
     ...access,
     presence,
-    ...greeting,
+    isInterrupting,
     onProof: () => connection.dispatch({ type: "proof" }),
     onAccepted: wakeAll,
     onWithdrawn: (chatKey: string, inboxId: number) => void answer.interrupt(chatKey, [inboxId]).catch(warn),
@@ -257,8 +257,13 @@ function mannersOf(base: Base) {
   const transcribe = config.transcribe === null ? null : createTranscribe(config.transcribe, base);
   return {
     presence: createPresence({ ...base, reactions, isReceiptSent }),
-    speech: { isProgressShown, approvalMs: config.approvalMinutes * minuteMs, transcribe },
-    greeting: { isInterrupting: config.busy === "interrupt", isWelcoming: config.welcome },
+    speech: {
+      isProgressShown,
+      isWelcoming: config.welcome,
+      approvalMs: config.approvalMinutes * minuteMs,
+      transcribe,
+    },
+    isInterrupting: config.busy === "interrupt",
     digest: { messages: config.digestAfterMessages, minutes: config.digestAfterMinutes },
   };
 }

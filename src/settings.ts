@@ -237,7 +237,7 @@ export const settings = {
   welcome: {
     schema: toggle,
     fallback: "true",
-    doc: "greet a person once, at their first message",
+    doc: "greet a person once, after their first answer",
     accepts: "true or false",
   },
   transcribe: {
@@ -304,6 +304,12 @@ export const settings = {
     fallback: "30000",
     doc: "a line that held for so long starts its backoff anew, in ms",
     accepts: "0 to 3600000",
+  },
+  updateUrl: {
+    schema: v.nullable(httpUrl),
+    fallback: null,
+    doc: "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
+    accepts: "a URL such as https://example.org/releases/latest/download",
   },
   drainMs: {
     schema: whole(0, 600_000),

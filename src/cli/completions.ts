@@ -4,7 +4,7 @@ import { errorTable } from "../core/errors.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { version } from "../version.ts";
 
-export const shells = ["bash", "zsh", "fish"] as const;
+export type Shell = "bash" | "zsh" | "fish";
 
 type Node = {
   /** Names from the program down: "sessions show"; empty for the program itself. */
@@ -26,7 +26,7 @@ const wordsOf = ({ commands, options }: Node): string =>
   [...commands.map((command) => command.name()), ...options.flatMap(({ long }) => long ?? []), "--help"].join(" ");
 
 /** A script for `shell` that knows every command and flag. */
-export function completions(program: Command, shell: (typeof shells)[number]): string {
+export function completions(program: Command, shell: Shell): string {
   const nodes = nodesOf(program);
   if (shell === "fish") return fish(nodes);
   const cases = nodes.map((node) => `    "${node.path}") known="${wordsOf(node)}" ;;`).join("\n");
@@ -78,7 +78,11 @@ export function manPage(program: Command): string {
     words
       .replaceAll("\\", "\\e")
       .replaceAll("-", "\\-")
-      .replaceAll(/^(?=[.'])/gmu, "\\&");
+      .replaceAll(/^(?=[.'])/gmu, "\\&")
+      .replaceAll(
+        /[^\n -~]/gu,
+        (sign) => `\\[u${(sign.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}]`,
+      );
   const section = (title: string, ...items: (readonly [term: string, what: string])[]): string =>
     `.SH ${title}\n${items.map(([term, what]) => `.TP\n.B ${text(term)}\n${text(what)}\n`).join("")}`;
   const nodes = nodesOf(program);

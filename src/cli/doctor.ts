@@ -99,6 +99,16 @@ async function* examine(io: Io, flags: Flags): AsyncIterable<Finding> {
     visit.store?.close();
   }
   yield await checkListen(visit);
+  yield* checkService(visit);
+}
+
+/** Only where one is installed: to run without is no fault. */
+async function* checkService({ io, config }: Visit): AsyncIterable<Finding> {
+  const { serviceState } = await import("./service.ts");
+  const state = await serviceState(io, config.home).catch(() => "none");
+  if (state === "up") yield ok("service", "it is installed and runs");
+  if (state === "down")
+    yield warning("service", "it is installed but does not run", "See its log; `signalman service install` starts it.");
 }
 
 const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));

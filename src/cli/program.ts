@@ -1,8 +1,9 @@
 /** The command line: names, flags and help. What a command does is in its own file, imported when it runs. */
-import { Command, CommanderError, Option } from "commander";
+import { Argument, Command, CommanderError, Option } from "commander";
 import { nearest } from "../core/nearest.ts";
 import { flagOf, settingKeys, settingRow, type SettingKey } from "../settings.ts";
 import { commit, version } from "../version.ts";
+import type { Shell } from "./completions.ts";
 import { reportFailure, type Flags, type Io } from "./io.ts";
 import type { LinkOptions } from "./link.ts";
 
@@ -46,6 +47,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   );
   addDaily(program, io, flags, does);
   addLooking(program, io, flags, does);
+  addKeeping(program, io, flags, does);
   return program;
 }
 
@@ -148,6 +150,42 @@ function addLooking(program: Command, io: Io, flags: () => Flags, does: Does): v
     .command("version")
     .description("version and commit")
     .action(does(() => (io.out(`signalman ${version} (${commit})\n`), 0)));
+}
+
+function addKeeping(program: Command, io: Io, flags: () => Flags, does: Does): void {
+  const service = program.command("service").description("signalman as a service of this user (systemd, launchd)");
+  const work = () => import("./service.ts");
+  service
+    .command("install")
+    .description("write the service file, start it now and at every login")
+    .action(does(async () => (await work()).installService(io, flags())));
+  service
+    .command("status", { isDefault: true })
+    .description("whether it is installed and runs")
+    .action(does(async () => (await work()).showService(io, flags())));
+  service
+    .command("uninstall")
+    .description("stop it and remove the service file")
+    .action(does(async () => (await work()).uninstallService(io, flags())));
+  program
+    .command("backup")
+    .description("copy the database while the daemon works")
+    .argument("<file>", "a new file; it will hold keys and messages")
+    .action(does(async (file: string) => (await import("./backup.ts")).backup(io, flags(), file)));
+  program
+    .command("update")
+    .description("put the newest release in the place of this binary")
+    .option("--check", "only say whether there is one")
+    .action(does(async (options: { check?: true }) => (await import("./update.ts")).update(io, flags(), options)));
+  program
+    .command("completions")
+    .description("print the completions for a shell")
+    .addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"]))
+    .action(does(async (shell: Shell) => (io.out((await import("./completions.ts")).completions(program, shell)), 0)));
+  program
+    .command("man")
+    .description("print the manual page, for man(1)")
+    .action(does(async () => (io.out((await import("./completions.ts")).manPage(program)), 0)));
 }
 
 function addFlag(program: Command, key: SettingKey): void {

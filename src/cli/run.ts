@@ -13,6 +13,7 @@ import { commit, version } from "../version.ts";
 import { buildBackend, buildTransport, startSignalCli } from "./adapters.ts";
 import { load, type Flags, type Io } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
+import { keepWatch } from "./watchdog.ts";
 
 /** Resolves to the exit code when everything has stopped. `openTransport` is for the self-test, which brings its own wire. */
 export async function run(io: Io, flags: Flags, openTransport = buildTransport): Promise<number> {
@@ -53,11 +54,14 @@ async function attend(config: Config, daemon: Daemon, io: Io, log: Log): Promise
   io.signal.addEventListener("abort", stop);
   if (io.signal.aborted) stop();
   const forget = onReconnectSignal(daemon.reconnect);
+  const watching = new AbortController();
   let server: Server | null = null;
   try {
     server = await serve(config, daemon, io, log);
+    void keepWatch(io, watching.signal);
     return await daemon.finished;
   } finally {
+    watching.abort();
     forget();
     io.signal.removeEventListener("abort", stop);
     await daemon.stop();

@@ -24,7 +24,6 @@ type Bench = {
   readonly written: string[];
   child: ChildProcess;
 };
-type Step = { readonly name: string; readonly play: (bench: Bench) => Promise<void> };
 
 /** Longest wait for one thing: a stall is noticed after 15 s, then the line comes back. */
 const patienceMs: Millis = 25_000;
@@ -44,7 +43,7 @@ export async function selftest(io: Io): Promise<number> {
   const startedAt = io.clock.monotonic();
   let failed = 0;
   try {
-    for (const { name, play } of steps) {
+    for (const [name, play] of Object.entries(steps)) {
       io.out(`${name.padEnd(58)} `);
       const wrong = await play(bench).then(
         () => null,
@@ -147,104 +146,75 @@ async function ask(bench: Bench): Promise<void> {
   await untilAnswered(bench);
 }
 
-const steps: readonly Step[] = [
-  {
-    name: "a conversation; Claude's stream split inside characters",
-    async play(bench) {
-      await untilState(bench, "CONNECTED");
-      await ask(bench);
-    },
+/** What is broken, in this order, and how it must end. */
+const steps: Readonly<Record<string, (bench: Bench) => Promise<void>>> = {
+  "a conversation; Claude's stream split inside characters": async (bench) => {
+    await untilState(bench, "CONNECTED");
+    await ask(bench);
   },
-  {
-    name: "the line to Signal is cut, a message is written meanwhile",
-    async play(bench) {
-      const { faults } = bench.world.signal;
-      faults.cut();
-      await untilState(bench, "DISCONNECTED", "signal_unreachable");
+  "the line to Signal is cut, a message is written meanwhile": async (bench) => {
+    const { faults } = bench.world.signal;
+    faults.cut();
+    await untilState(bench, "DISCONNECTED", "signal_unreachable");
+    write(bench);
+    faults.mend();
+    await untilAnswered(bench);
+  },
+  "Signal answers, and delivers nothing (noticed after 15 s)": async (bench) => {
+    const { faults } = bench.world.signal;
+    faults.hang();
+    write(bench);
+    await untilState(bench, "DISCONNECTED", "stalled");
+    faults.release();
+    await untilAnswered(bench);
+  },
+  "acknowledgements and answers of Signal get lost": async (bench) => {
+    const { faults } = bench.world.signal;
+    faults.loseAcks(2);
+    faults.loseAnswers(2);
+    await ask(bench);
+    await ask(bench);
+  },
+  "Claude limits the rate (429), then fails (500, 529)": async (bench) => {
+    bench.world.failClaude({ status: 429, retryAfterSeconds: 1 }, { status: 500 });
+    await ask(bench);
+    bench.world.failClaude({ status: 529 });
+    await ask(bench);
+  },
+  "Claude's stream breaks off in the middle": async (bench) => {
+    bench.world.failClaude("cut");
+    await ask(bench);
+  },
+  "Signal asks for a captcha; it is solved": async (bench) => {
+    bench.world.signal.faults.refuseSends("captcha");
+    write(bench);
+    await until(bench, "the captcha", async () => (await statusOf(bench)).outbox.fault?.code === "captcha");
+    await reconnect(bench);
+    await untilAnswered(bench);
+  },
+  "the device is unlinked, and linked again": async (bench) => {
+    const { faults } = bench.world.signal;
+    faults.unlink();
+    await untilState(bench, "DISCONNECTED", "unlinked");
+    write(bench);
+    faults.relink();
+    await reconnect(bench);
+    await untilAnswered(bench);
+  },
+  [`signalman is killed ${kills} times (SIGKILL) while people write`]: async (bench) => {
+    const { clock, random, signal } = bench.io;
+    for (let times = 0; times < kills; times++) {
       write(bench);
-      faults.mend();
-      await untilAnswered(bench);
-    },
-  },
-  {
-    name: "Signal answers, and delivers nothing (noticed after 15 s)",
-    async play(bench) {
-      const { faults } = bench.world.signal;
-      faults.hang();
       write(bench);
-      await untilState(bench, "DISCONNECTED", "stalled");
-      faults.release();
-      await untilAnswered(bench);
-    },
+      await clock.sleep(30 + random() * 600, signal);
+      await kill(bench);
+      bench.child = live(bench.config, bench.world);
+    }
+    await untilAnswered(bench);
   },
-  {
-    name: "acknowledgements and answers of Signal get lost",
-    async play(bench) {
-      const { faults } = bench.world.signal;
-      faults.loseAcks(2);
-      faults.loseAnswers(2);
-      await ask(bench);
-      await ask(bench);
-    },
-  },
-  {
-    name: "Claude limits the rate (429), then fails (500, 529)",
-    async play(bench) {
-      bench.world.failClaude({ status: 429, retryAfterSeconds: 1 }, { status: 500 });
-      await ask(bench);
-      bench.world.failClaude({ status: 529 });
-      await ask(bench);
-    },
-  },
-  {
-    name: "Claude's stream breaks off in the middle",
-    async play(bench) {
-      bench.world.failClaude("cut");
-      await ask(bench);
-    },
-  },
-  {
-    name: "Signal asks for a captcha; it is solved",
-    async play(bench) {
-      bench.world.signal.faults.refuseSends("captcha");
-      write(bench);
-      await until(bench, "the captcha", async () => (await statusOf(bench)).outbox.fault?.code === "captcha");
-      await reconnect(bench);
-      await untilAnswered(bench);
-    },
-  },
-  {
-    name: "the device is unlinked, and linked again",
-    async play(bench) {
-      const { faults } = bench.world.signal;
-      faults.unlink();
-      await untilState(bench, "DISCONNECTED", "unlinked");
-      write(bench);
-      faults.relink();
-      await reconnect(bench);
-      await untilAnswered(bench);
-    },
-  },
-  {
-    name: `signalman is killed ${kills} times (SIGKILL) while people write`,
-    async play(bench) {
-      const { clock, random, signal } = bench.io;
-      for (let times = 0; times < kills; times++) {
-        write(bench);
-        write(bench);
-        await clock.sleep(30 + random() * 600, signal);
-        await kill(bench);
-        bench.child = live(bench.config, bench.world);
-      }
-      await untilAnswered(bench);
-    },
-  },
-  {
-    name: "in the end everything is done, and nothing waits",
-    play: (bench) =>
-      until(bench, "the end", async () => {
-        const { connection, inbox, outbox } = await statusOf(bench);
-        return connection.state === "CONNECTED" && inbox.pending + outbox.pending === 0;
-      }),
-  },
-];
+  "in the end everything is done, and nothing waits": (bench) =>
+    until(bench, "the end", async () => {
+      const { connection, inbox, outbox } = await statusOf(bench);
+      return connection.state === "CONNECTED" && inbox.pending + outbox.pending === 0;
+    }),
+};

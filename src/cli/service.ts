@@ -32,7 +32,7 @@ export const herePlace = (): Place => ({
     }),
 });
 
-/** Seconds without a sign of health after which systemd starts the daemon anew. */
+/** Seconds without a sign of life after which systemd starts the daemon anew. */
 const watchdogSeconds = 60;
 const label = "org.signalman.daemon";
 

@@ -9,6 +9,7 @@ import { createReadStream } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { isLoopback } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { commit } from "../version.ts";
 import { configOf, type Flags, type Io } from "./io.ts";
@@ -33,6 +34,9 @@ const failed = (why: string, hint: string): BridgeError =>
 export async function update(io: Io, flags: Flags, options: { check?: true }, program?: Program): Promise<number> {
   const { updateUrl } = configOf(io, flags);
   if (updateUrl === null) throw failed("no place for releases is set", "Set SIGNALMAN_UPDATE_URL.");
+  // The sums come from the same place as the binary: only TLS says whose they are.
+  if (!updateUrl.startsWith("https:") && !isLoopback(new URL(updateUrl).hostname))
+    throw failed("its place is not https", "Set SIGNALMAN_UPDATE_URL to an address with https.");
   if (program === undefined && commit === "source") throw failed("this runs from its source", "Use git pull.");
   const { file, target } = program ?? thisProgram();
   const name = `signalman-${target}${target.startsWith("windows") ? ".exe" : ""}`;
@@ -43,7 +47,9 @@ export async function update(io: Io, flags: Flags, options: { check?: true }, pr
   const fresh = join(dirname(file), `.${basename(file)}.new`);
   try {
     await download(`${updateUrl}/${name}`, fresh, wanted, signal);
-    const { stdout } = await promisify(execFile)(fresh, ["--version"]);
+    const { stdout } = await promisify(execFile)(fresh, ["--version"]).catch(() => {
+      throw failed("the new binary does not start here", "Nothing was changed.");
+    });
     // Windows lets nobody write over a program that runs, but lets it be renamed.
     if (process.platform === "win32") await rename(file, `${file}.old`);
     await rename(fresh, file);

@@ -1,22 +1,22 @@
-/** Tells systemd that the daemon is ready, and again and again that it is in health; without $NOTIFY_SOCKET it does nothing. */
-import { herePlace, type Exec } from "./service.ts";
+/** Tells systemd that the daemon is ready, and again and again that its loop turns; without $NOTIFY_SOCKET it does nothing. */
 import type { Io } from "./io.ts";
+import { herePlace, type Exec } from "./service.ts";
 
 /**
- * Runs until `signal` aborts. A daemon that is not in health says nothing, and is started anew by systemd.
- * **Source:** sd_notify(3), sd_watchdog_enabled(3): half of WATCHDOG_USEC is the pace they ask for.
+ * Runs until `signal` aborts. A line that is down, or a full disk, is no reason to start anew: only a program that is stuck
+ * says nothing. **Source:** sd_notify(3), sd_watchdog_enabled(3): half of WATCHDOG_USEC is the pace they ask for.
  */
 export async function keepWatch(
-  io: Pick<Io, "env" | "clock">,
-  health: () => string | null,
+  { env, clock }: Pick<Io, "env" | "clock">,
   signal: AbortSignal,
   exec: Exec = herePlace().exec,
 ): Promise<void> {
-  if (!io.env["NOTIFY_SOCKET"]) return;
+  if (!env["NOTIFY_SOCKET"]) return;
   await exec("systemd-notify", "--ready");
-  const periodMs = Number(io.env["WATCHDOG_USEC"] ?? 0) / 2000;
-  while (periodMs > 0 && !signal.aborted) {
-    if (health() === null) await exec("systemd-notify", "WATCHDOG=1");
-    await io.clock.sleep(periodMs, signal);
+  const periodMs = Number(env["WATCHDOG_USEC"] ?? 0) / 2000;
+  if (periodMs === 0) return;
+  while (!signal.aborted) {
+    await exec("systemd-notify", "WATCHDOG=1");
+    await clock.sleep(periodMs, signal);
   }
 }

@@ -23,6 +23,7 @@ import type { Transport } from "../signal/transport.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session, Settlement } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
+import { greet } from "./greet.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import type { NoticeBus } from "./notices.ts";
 import { createDraft } from "./draft.ts";
@@ -52,6 +53,7 @@ export type AnswerDeps = {
   readonly onOutbox: () => void;
   readonly presence: Presence;
   readonly isProgressShown: boolean;
+  readonly isWelcoming: boolean;
   /** A question of Claude's is open for so long. */
   readonly approvalMs: Millis;
   readonly transcribe: Transcribe | null;
@@ -286,13 +288,15 @@ function apply(
     for (const event of isVerbose(store, session) ? added : [])
       if (event.type === "tool_use")
         store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
-    if (progress.kind === "ended") {
+    // Where it was taken back meanwhile, its end is nobody's business any more.
+    if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
       const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
       const text = lastWord(progress.stop, isAnswered);
       if (text !== null) store.outbox.addAnswer(`end:${row.id}`, session.id, session.chat, plainText(text), now);
       const settle = settlement(row, progress.stop);
       store.sessions.apply(session.id, [], now, settle);
       deps.presence.show(row.envelope, settle.outcome === "failed" ? "failed" : "done");
+      if (deps.isWelcoming) greet(store, row.envelope, now);
     }
     if (progress.kind === "waiting") {
       const account = deps.account();

@@ -1,13 +1,13 @@
-/** What signalman says of its own accord: a welcome to a new person, and what waits after a long absence. Each once. */
+/** What signalman says of its own accord: a welcome after the first answer, and what waits after a long absence. Each once. */
 import type { Envelope, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Store } from "../store/store.ts";
 
 const welcome =
-  "Hi, this is Claude on Signal. Write as you would to a friend; pictures, PDFs and text files are welcome.\n/help shows what else I understand.";
+  "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
-/** Greets whoever writes for the first time, outside of groups; part of the caller's transaction. */
+/** Greets whoever was answered for the first time, outside of groups: the answer comes first. Part of the caller's transaction. */
 export function greet(store: Store, { chat, source }: Envelope, now: Millis): void {
   const who = source?.aci ?? source?.number;
   if (chat === null || chat.kind === "group" || who === undefined || who === null) return;

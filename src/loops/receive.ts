@@ -17,7 +17,6 @@ import type { Log } from "../log.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
 import { noteTimer } from "../store/forget.ts";
 import type { Store } from "../store/store.ts";
-import { greet } from "./greet.ts";
 import type { NoticeBus } from "./notices.ts";
 import type { Presence } from "./presence.ts";
 
@@ -33,7 +32,6 @@ export type ReceiveDeps = {
   readonly presence: Presence;
   /** A new prompt takes the place of the one at work. */
   readonly isInterrupting: boolean;
-  readonly isWelcoming: boolean;
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
   /** New rows: `prompts` for the lanes, `controls` at once. */
@@ -137,19 +135,18 @@ function accept(
       if (decision.replaces !== null) withdraw(deps, envelope, key, decision.replaces, accepted);
       if (deps.isInterrupting) interrupt(deps, key, accepted);
       deps.presence.show(envelope, "taken");
-      return welcome(deps, envelope, accepted);
+      return letIn(deps, envelope, accepted);
     case "command":
     case "approval":
       if (inbox.accept(inboxKey(envelope, account), decision.kind, envelope, deps.clock.now()))
-        welcome(deps, envelope, accepted);
+        letIn(deps, envelope, accepted);
       return;
   }
 }
 
-function welcome(deps: ReceiveDeps, envelope: Envelope, accepted: Accepted): void {
+function letIn(deps: ReceiveDeps, envelope: Envelope, accepted: Accepted): void {
   accepted.envelopes.push(envelope);
   if (envelope.chat) noteTimer(deps.store, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
-  if (deps.isWelcoming) greet(deps.store, envelope, deps.clock.now());
 }
 
 /** The prompt that Claude works on makes room; one that was not asked yet waits its turn. */

@@ -1,0 +1,291 @@
+/** What keeps an installation: service, backup, update, completions, manual. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Io } from "../../src/cli/io.ts";
+import { runCommand } from "../../src/cli/program.ts";
+import {
+  installService,
+  launchdPlist,
+  serviceState,
+  showService,
+  systemdUnit,
+  uninstallService,
+  type Place,
+} from "../../src/cli/service.ts";
+import { update } from "../../src/cli/update.ts";
+import { keepWatch } from "../../src/cli/watchdog.ts";
+import { systemClock } from "../../src/clock.ts";
+import { plainText } from "../../src/core/reply.ts";
+import { openStore } from "../../src/store/store.ts";
+
+let home: string;
+let out: string;
+let err: string;
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), "signalman-keep-"));
+  out = err = "";
+});
+afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+const io = (env: Record<string, string> = {}): Io => ({
+  out: (text) => void (out += text),
+  err: (text) => void (err += text),
+  isOutTty: false,
+  isErrTty: false,
+  env: { SIGNALMAN_HOME: home, HOME: join(home, "user"), ...env },
+  signal: new AbortController().signal,
+  clock: systemClock,
+  random: () => 0.5,
+});
+const signalman = (args: string[], env?: Record<string, string>): Promise<number> => runCommand(args, io(env));
+
+const failureOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => "it did not fail",
+    (error: unknown) => error,
+  );
+
+describe("service", () => {
+  /** A service manager that does as it is told, and the commands it was given. */
+  function place(platform: string, codes: Record<string, number> = {}): Place & { readonly calls: string[] } {
+    const calls: string[] = [];
+    return {
+      platform,
+      command: ["/opt/signal man/signalman"],
+      calls,
+      exec: async (...words) => {
+        calls.push(words.join(" "));
+        const found = Object.entries(codes).find(([part]) => words.join(" ").includes(part));
+        return { code: found?.[1] ?? 0, out: "" };
+      },
+    };
+  }
+  const unitFile = (): string => join(home, "user/.config/systemd/user/signalman.service");
+
+  test("on Linux it writes a hardened user unit, starts it, sees it, and removes it", async () => {
+    const manager = place("linux");
+    expect(await installService(io({ SIGNALMAN_MODEL: "claude-x" }), {}, manager)).toBe(0);
+    const unit = readFileSync(unitFile(), "utf8");
+    expect(unit).toContain('ExecStart="/opt/signal man/signalman" "run"');
+    for (const line of [
+      "Type=notify",
+      "NoNewPrivileges=yes",
+      "ProtectSystem=strict",
+      `ReadWritePaths="${home}"`,
+      "UMask=0077",
+    ])
+      expect(unit).toContain(`\n${line}\n`);
+    expect(err).toContain("SIGNALMAN_MODEL");
+    expect(manager.calls.slice(1)).toEqual([
+      "systemctl --user daemon-reload",
+      "systemctl --user enable --now signalman.service",
+    ]);
+    expect(await serviceState(io(), home, manager)).toBe("up");
+    expect(await showService(io(), {}, place("linux", { "is-active": 3 }))).toBe(4);
+    expect(await uninstallService(io(), {}, manager)).toBe(0);
+    expect(existsSync(unitFile())).toBe(false);
+    expect(await serviceState(io(), home, manager)).toBe("none");
+  });
+
+  test("without systemd-notify there is no watchdog; a refusal names what to run by hand", async () => {
+    expect(await failureOf(installService(io(), {}, place("linux", { "--version": 127, enable: 1 })))).toMatchObject({
+      hint: expect.stringContaining("systemctl --user enable --now"),
+    });
+    expect(readFileSync(unitFile(), "utf8")).toContain("\nType=simple\n");
+  });
+
+  test("systemd itself finds no fault with the unit, where it is here to be asked", () => {
+    const unit = join(home, "signalman.service");
+    writeFileSync(unit, systemdUnit([process.execPath], home, true));
+    const { error, stderr } = spawnSync("systemd-analyze", ["verify", "--user", unit], { encoding: "utf8" });
+    if (error) return expect(readFileSync(unit, "utf8")).toMatch(/^\[Unit\][^]*\n\[Service\]\n[^]*\n\[Install\]\n/u);
+    expect(stderr.split("\n").filter((line) => line.includes("signalman.service"))).toEqual([]);
+  });
+
+  test("on macOS it writes a property list whose words are escaped", async () => {
+    const manager = place("darwin");
+    expect(await installService(io(), {}, manager)).toBe(0);
+    expect(manager.calls[0]).toMatch(/^launchctl bootstrap gui\/\d+ .*org\.signalman\.daemon\.plist$/u);
+    expect(launchdPlist(["a&b<c"], home)).toContain("<string>a&amp;b&lt;c</string><string>run</string>");
+  });
+
+  test("elsewhere it says so", async () => {
+    expect(await failureOf(installService(io(), {}, place("win32")))).toMatchObject({ code: "unsupported" });
+  });
+
+  test("systemd hears that the daemon is ready, and that it lives at half the pace it asked for", async () => {
+    const calls: string[] = [];
+    const waits: number[] = [];
+    const stop = new AbortController();
+    const clock = { ...systemClock, sleep: async (ms: number) => void (waits.push(ms) === 2 && stop.abort()) };
+    const exec = async (...words: string[]) => (calls.push(words.join(" ")), { code: 0, out: "" });
+    await keepWatch({ env: { NOTIFY_SOCKET: "/run/n", WATCHDOG_USEC: "60000000" }, clock }, stop.signal, exec);
+    expect(calls).toEqual(["systemd-notify --ready", "systemd-notify WATCHDOG=1", "systemd-notify WATCHDOG=1"]);
+    expect(waits).toEqual([30_000, 30_000]);
+    await keepWatch({ env: {}, clock }, new AbortController().signal, exec);
+    expect(calls).toHaveLength(3);
+  });
+});
+
+describe("backup", () => {
+  test("the copy is whole, private and opens, although the daemon writes all the while", async () => {
+    const store = await openStore(home, { render: () => [], isExclusive: true });
+    const add = (index: number): boolean =>
+      store.outbox.add(`k${index}`, { kind: "self" }, plainText("x".repeat(500)), index);
+    for (let index = 0; index < 300; index++) add(index);
+    const over = new AbortController();
+    const writing = (async () => {
+      for (let index = 300; !over.signal.aborted; index++) {
+        add(index);
+        await new Promise(setImmediate);
+      }
+    })();
+    const file = join(home, "copy/signalman.db");
+    expect(await signalman(["backup", file])).toBe(2);
+    const target = join(home, "copy.db");
+    expect(await signalman(["backup", target])).toBe(0);
+    over.abort();
+    await writing;
+    expect(statSync(target).mode & 0o777).toBe(0o600);
+    expect(await signalman(["backup", target])).toBe(2);
+    expect(err).toContain("overwrites nothing");
+    store.close();
+
+    // Restored as the documents say: the file in its place, and nothing of the old one's log beside it.
+    const restored = mkdtempSync(join(home, "restored-"));
+    chmodSync(restored, 0o700);
+    writeFileSync(join(restored, "signalman.db"), readFileSync(target));
+    const copy = await openStore(restored, { render: () => [], isExclusive: true });
+    expect(copy.db.get("PRAGMA integrity_check")).toEqual({ integrity_check: "ok" });
+    expect(copy.outbox.pending().count).toBeGreaterThanOrEqual(300);
+    copy.close();
+  });
+
+  test("without a database there is nothing to copy, and no file is left", async () => {
+    expect(await signalman(["backup", join(home, "copy.db")])).toBe(2);
+    expect(readdirSync(home)).toEqual([]);
+  });
+});
+
+describe("update", () => {
+  let server: Server;
+  let files: Record<string, string | Buffer>;
+  let url: string;
+  const name = "signalman-linux-x64";
+  const script = (version: string): string => `#!/bin/sh\necho signalman ${version}\n`;
+  const sumsOf = (text: string): string => `${createHash("sha256").update(text).digest("hex")}  ${name}\n`;
+  let file: string;
+
+  beforeEach(async () => {
+    files = {};
+    server = createServer(({ url: path = "" }, response) => {
+      const body = files[path.slice(1)];
+      response.writeHead(body === undefined ? 404 : 200).end(body ?? "");
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    file = join(home, "signalman");
+    writeFileSync(file, script("old"), { mode: 0o755 });
+  });
+  afterEach(() => void server.close());
+
+  const run = (options: { check?: true } = {}, place = url): Promise<number> =>
+    update(io({ SIGNALMAN_UPDATE_URL: place }), {}, options, { file, target: "linux-x64" });
+  const isUntouched = (): void => {
+    expect(readFileSync(file, "utf8")).toBe(script("old"));
+    expect(readdirSync(home).filter((entry) => entry.startsWith("."))).toEqual([]);
+  };
+
+  test("a binary with the right sum takes the place of the old one, and keeps its right to run", async () => {
+    files = { SHA256SUMS: sumsOf(script("new")), [name]: script("new") };
+    expect(await run({ check: true })).toBe(0);
+    expect(out).toContain("newer");
+    isUntouched();
+    expect(await run()).toBe(0);
+    expect(out).toContain("Updated to signalman new");
+    expect(spawnSync(file, ["--version"], { encoding: "utf8" }).stdout).toBe("signalman new\n");
+    expect(await run()).toBe(0);
+    expect(out).toContain("This is the newest");
+  });
+
+  test.each([
+    ["a binary with another sum", () => ({ SHA256SUMS: sumsOf(script("new")), [name]: script("evil") })],
+    ["a binary that is cut", () => ({ SHA256SUMS: sumsOf(script("new")), [name]: script("new").slice(0, 9) })],
+    ["a list without our binary", () => ({ SHA256SUMS: sumsOf(script("new")).replace("linux", "plan9") })],
+    ["a binary that is not there", () => ({ SHA256SUMS: sumsOf(script("new")) })],
+    ["a binary that does not start", () => ({ SHA256SUMS: sumsOf("#!/bin/false\n"), [name]: "#!/bin/false\n" })],
+    ["no list", () => ({})],
+  ])("%s leaves everything as it was", async (_, release) => {
+    files = release();
+    expect(await failureOf(run())).toMatchObject({ code: "config" });
+    isUntouched();
+  });
+
+  test("a place without TLS is refused beyond this machine", async () => {
+    expect(await failureOf(run({}, "http://releases.example"))).toMatchObject({
+      message: expect.stringContaining("not https"),
+    });
+  });
+
+  test("run from its source it refuses", async () => {
+    expect(await signalman(["update"], { SIGNALMAN_UPDATE_URL: url })).toBe(2);
+    expect(err).toContain("from its source");
+  });
+});
+
+describe("completions and manual", () => {
+  test("bash completes commands, their own commands, and flags", async () => {
+    await signalman(["completions", "bash"]);
+    const script = join(home, "completions.bash");
+    writeFileSync(script, out);
+    const complete = (line: string): string[] => {
+      const words = line.split(" ");
+      const setup = `. '${script}'; COMP_WORDS=(${words.map((word) => `'${word}'`).join(" ")}); COMP_CWORD=${words.length - 1}`;
+      return spawnSync("bash", ["-c", `${setup}; _signalman; printf '%s\\n' "\${COMPREPLY[@]}"`], { encoding: "utf8" })
+        .stdout.trim()
+        .split("\n");
+    };
+    expect(complete("signalman se")).toContain("sessions");
+    expect(complete("signalman sessions ")).toEqual(expect.arrayContaining(["list", "show", "archive"]));
+    expect(complete("signalman sessions list --j")).toEqual(["--json"]);
+    expect(complete("signalman --sig")).toContain("--signal-url");
+  });
+
+  test("every command and flag that the help shows is completed in zsh and fish too, and an unknown shell is exit 2", async () => {
+    for (const shell of ["zsh", "fish"]) {
+      out = "";
+      expect(await signalman(["completions", shell])).toBe(0);
+      for (const word of ["sessions", "archive", "backup", "signal-url"]) expect(out).toContain(word);
+    }
+    expect(await signalman(["completions", "csh"])).toBe(2);
+  });
+
+  test("the manual names every command, setting and exit code, and man(1) finds no fault with it", async () => {
+    await signalman(["man"]);
+    for (const word of [
+      "signalman sessions archive",
+      "SIGNALMAN_SIGNAL_URL",
+      "ANTHROPIC_API_KEY",
+      "EXIT STATUS",
+      ".B 4",
+    ])
+      expect(out.replaceAll("\\-", "-")).toContain(word);
+    const { error, stderr } = spawnSync("groff", ["-man", "-Tutf8", "-ww", "-z"], { input: out, encoding: "utf8" });
+    if (!error) expect(stderr).toBe("");
+  });
+});
