@@ -186,7 +186,12 @@ type Base = DaemonDeps & {
 function createLoops(base: Base, stopping: AbortSignal) {
   const { config, log, store, clock, backend } = base;
   /** What one loop learns and another needs. */
-  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false };
+  const facts = {
+    account: null as Account | null,
+    storeFault: null as string | null,
+    hasSynced: false,
+    isClockSet: false,
+  };
   const account = (): Account | null => facts.account;
   const isState = (name: string): boolean => connection.state().name === name;
   const isConnected = (): boolean => isState("CONNECTED");
@@ -233,14 +238,23 @@ function createLoops(base: Base, stopping: AbortSignal) {
     },
     onConnected: (connected) => void (facts.account = connected),
   });
+  /** With a full disk it is tried at the next tick again. */
+  const hasten = (): void => {
+    store.hasten(clock.now());
+    facts.isClockSet = false;
+    wakeAll();
+  };
   const status = createStatusModel({ ...base, connection, account });
   const watch = createWatch({
     clock,
     networkKey: base.networkKey,
-    onTick: () => connection.dispatch({ type: "tick" }),
+    onTick() {
+      connection.dispatch({ type: "tick" });
+      if (facts.isClockSet) soon(log, hasten);
+    },
     onWoke() {
       connection.dispatch({ type: "woke" });
-      soon(log, () => store.hasten(clock.now()));
+      facts.isClockSet = true;
       wakeAll();
     },
     onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),

@@ -22,7 +22,7 @@ const env = {
   AGENT: undefined,
   CLAUDECODE: undefined,
   REPL_ID: undefined,
-  FORCE_COLOR: "0",
+  FORCE_COLOR: undefined,
   NO_COLOR: "1",
 };
 

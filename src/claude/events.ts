@@ -160,7 +160,7 @@ export function toMetadata(bag: unknown): { readonly [key: string]: string } {
 }
 
 /** RFC 3339 as Unix ms; null where there is none. */
-export function toMillis(time: unknown): Millis | null {
+function toMillis(time: unknown): Millis | null {
   const at = typeof time === "string" ? Date.parse(time) : Number.NaN;
   return Number.isNaN(at) ? null : at;
 }

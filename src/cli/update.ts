@@ -18,7 +18,7 @@ export type Program = { readonly file: string; readonly target: string };
 
 const platformNames: Readonly<Record<string, string>> = { win32: "windows" };
 /** This binary, and what its releases are called. */
-export const thisProgram = (): Program => ({
+const thisProgram = (): Program => ({
   file: process.execPath,
   target: `${platformNames[process.platform] ?? process.platform}-${process.arch}`,
 });

@@ -11,7 +11,7 @@ const kinds: readonly { readonly type: RegExp; readonly bytesMax: number; readon
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
 export const longTextBytesMax = 64 * 1024;
-export const filesMax = 10;
+const filesMax = 10;
 const voiceNotesMax = 4;
 /** About an hour as Signal records it. */
 const voiceBytesMax = 16 * 1024 * 1024;

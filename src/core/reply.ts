@@ -5,7 +5,7 @@ import { toSignalText } from "./markdown.ts";
 import type { OutboundBody } from "./model.ts";
 
 /** Largest body of one message in UTF-8 bytes. **Source:** signal/SIGNAL-CLI.md section 6.1. */
-export const partBytesMax = 2000;
+const partBytesMax = 2000;
 
 /** Two parts follow each other plainly; more are counted. */
 const countedFrom = 3;

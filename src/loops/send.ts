@@ -69,7 +69,7 @@ export function createSendLoop(deps: SendDeps): SendLoop {
     ...lanes,
     fault: () => pause?.fault ?? null,
     resume() {
-      pause = null;
+      setPause(null, 0);
       lanes.wake();
     },
   };
@@ -150,7 +150,7 @@ async function sendFailed(
       store.outbox.markFailed(row.id, error.code, now);
       store.settings.count("sendFailed");
     });
-    return deps.notices.emit("outboxFault", { fault, at: now });
+    return;
   }
   const isCaptcha = error.code === "captcha";
   const wait = isCaptcha

@@ -26,7 +26,7 @@ import type { SendOutcome, Transport } from "./transport.ts";
 import type { Turnstile } from "./turnstile.ts";
 import { createTurnstile } from "./turnstile.ts";
 
-export const restLimits = {
+const restLimits = {
   callMs: 30_000,
   /** The container kills a command after 120 s; a send may wait that long for the lock and then run as long. */
   sendMs: 250_000,

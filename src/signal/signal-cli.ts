@@ -27,7 +27,7 @@ import { chooseAccount, wakeAccount } from "./signal-cli-account.ts";
 import { toCall, toRecipient, toSendOutcome, toTarget } from "./signal-cli-send.ts";
 import type { Transport, SendOutcome } from "./transport.ts";
 
-export const signalCliLimits = {
+const signalCliLimits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
   callMs: 60_000,
   /** Deadline of a send; uploads are part of it. */

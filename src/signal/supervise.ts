@@ -19,7 +19,7 @@ import type { Http } from "./http.ts";
 import { createHttp } from "./http.ts";
 import { maskPeople } from "./mask.ts";
 
-export const superviseLimits = {
+const superviseLimits = {
   /** A JVM on a small machine, with several accounts to check over the network. */
   readyMs: 120_000,
   checkMs: 1000,

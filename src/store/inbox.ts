@@ -60,7 +60,7 @@ export interface Inbox {
   /** The request goes out at `askedAt`, the server's time: from here on its fate may be unknown. */
   markAsking(id: number, sessionId: string, askedAt: Millis): void;
   markAsked(id: number, sessionId: string, eventId: string): void;
-  /** Never asked, or asked in a session that is gone: the next try starts anew. */
+  /** Never asked, or asked in a session that is gone: the next try starts anew. Not a row that has ended meanwhile. */
   markNew(id: number): void;
   /** For a person's yes or no, until `until`. */
   markWaiting(id: number, until: Millis): void;
@@ -106,7 +106,7 @@ export function createInbox(db: Database): Inbox {
     markNew: (id) =>
       void db.run(
         `UPDATE inbox SET session_id = NULL, asked_at = NULL, event_id = NULL, state = 'pending',
-           not_before = iif(state = 'waiting', 0, not_before) WHERE id = ?`,
+           not_before = iif(state = 'waiting', 0, not_before) WHERE id = ? AND state <> 'done'`,
         id,
       ),
     markWaiting: (id, until) =>

@@ -11,7 +11,9 @@ import {
   type SingleUseKey,
 } from "@signalapp/mock-server";
 import { X509Certificate } from "node:crypto";
+import type { EventEmitter } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ServiceFile } from "../../src/signal/native/service.ts";
@@ -55,6 +57,13 @@ export async function startSignalMock({
   const folder = await mkdtemp(join(tmpdir(), "signal-mock-"));
   const server = new Server({ cdn3Path: folder, timeout: 20_000 });
   await server.listen(0, "127.0.0.1");
+  // A connection that a client keeps for later would keep the server from closing.
+  const sockets = new Set<Socket>();
+  const { https } = server as unknown as { https: EventEmitter };
+  https.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
   const { port } = server.address();
   prepare?.(server);
   const contact = await server.createPrimaryDevice({ profileName: "Alice" });
@@ -88,7 +97,9 @@ export async function startSignalMock({
       webSockets.get(device)?.close(1000);
     },
     async stop() {
-      await server.close();
+      const closed = server.close();
+      for (const socket of sockets) socket.destroy();
+      await closed;
       await rm(folder, { recursive: true, force: true });
     },
   };

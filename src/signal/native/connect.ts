@@ -263,7 +263,7 @@ export async function withDeadline<T>(
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /** What libsignal threw, in our words. **Source:** SIGNAL-NATIVE 3.5, 3.6. */
-export function toBridgeError(what: string, error: unknown): BridgeError {
+function toBridgeError(what: string, error: unknown): BridgeError {
   if (error instanceof BridgeError) return error;
   const details = { cause: error };
   const message = `${what}: ${reasonOf(error)}`;

@@ -1,0 +1,131 @@
+/** The house rules that no linter knows, as tests: each says what to do instead. */
+import { expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+
+const root = join(import.meta.dir, "..");
+const isGenerated = (file: string): boolean => /_pb\.ts$|fixtures\/|bun\.lock$|LICENSE$/u.test(file);
+
+/** What is in the repository or about to be; in a source archive, everything that is not built or installed. */
+function listFiles(): string[] {
+  const git = spawnSync("git", ["ls-files", "-co", "--exclude-standard"], { cwd: root, encoding: "utf8" });
+  const names =
+    git.status === 0
+      ? git.stdout.split("\n").filter(Boolean)
+      : readdirSync(root, { recursive: true, encoding: "utf8" }).filter(
+          (name) => !/^(node_modules|dist|\.git)\b/u.test(name),
+        );
+  return names.filter((name) => existsSync(join(root, name)) && /\.\w+$/u.test(name));
+}
+
+const files = listFiles();
+const textOf = new Map(
+  files
+    .filter((name) => /\.(ts|md|json|toml|ya?ml|sh|rb|svg|lock)$/u.test(name))
+    .map((name) => [name, readFileSync(join(root, name), "utf8")]),
+);
+const sources = [...textOf].filter(([name]) => /^src\/.*\.ts$/u.test(name) && !isGenerated(name));
+
+/** The code without its comments; strings stay. Line numbers stay right. */
+const codeOf = (text: string): string =>
+  text.replaceAll(/\/\*[\s\S]*?\*\/|(?<=^|\s)\/\/.*$/gmu, (comment) => comment.replaceAll(/[^\n]/gu, ""));
+
+function find(pattern: RegExp, isAllowed: (file: string) => boolean): string[] {
+  return sources
+    .filter(([name]) => !isAllowed(name))
+    .flatMap(([name, text]) =>
+      codeOf(text)
+        .split("\n")
+        .flatMap((line, index) => (pattern.test(line) ? [`${name}:${index + 1}: ${line.trim()}`] : [])),
+    );
+}
+
+const seams = ["src/store/database.ts", "src/status/listen.ts", "src/signal/native/load.ts"];
+
+test.each([
+  ["Bun is named in the seams only: use node: modules or web standards", /\bBun\b|["']bun:/u, seams],
+  [
+    "time comes from a Clock",
+    /\bDate\.now\b|new Date\(\)|\bperformance\.now\b|\bset(Timeout|Interval)\(/u,
+    ["src/clock.ts", "src/status/page.ts"],
+  ],
+  ["chance comes from a Random", /\bMath\.random\b/u, ["src/clock.ts"]],
+  ["only main.ts ends the process", /\bprocess\.exit\(/u, ["src/main.ts"]],
+  [
+    "there are no enums, namespaces and parameter properties: Deno and Node strip types only",
+    /^\s*(export )?(const )?(enum|namespace) /u,
+    [],
+  ],
+])("%s", (_, pattern, allowed) => {
+  expect(find(pattern, (file) => allowed.includes(file))).toEqual([]);
+});
+
+const importPattern = /(?:from|import)\s*\(?\s*["'](\.{1,2}\/[^"']+)["']/gu;
+const importsOf = (name: string): string[] =>
+  [...codeOf(textOf.get(name) ?? "").matchAll(importPattern)].map(([, path = ""]) =>
+    relative(root, resolve(root, dirname(name), path)).replaceAll("\\", "/"),
+  );
+
+test("every file of src is part of the program", () => {
+  const reached = new Set<string>();
+  const visit = (name: string): void => {
+    if (reached.has(name)) return;
+    reached.add(name);
+    for (const next of importsOf(name)) visit(next);
+  };
+  visit("src/main.ts");
+  expect([...textOf.keys()].filter((name) => /^src\/.*\.ts$/u.test(name) && !reached.has(name))).toEqual([]);
+});
+
+test("every value that src exports is used by another file", () => {
+  const words = new Map(
+    [...textOf]
+      .filter(([name]) => name.endsWith(".ts"))
+      .map(([name, text]) => [name, new Set(codeOf(text).match(/[\w$]+/gu))]),
+  );
+  const dead = sources.flatMap(([name, text]) =>
+    [...codeOf(text).matchAll(/^export (?:async )?(?:function\*?|const|let|class) ([\w$]+)/gmu)]
+      .map(([, word = ""]) => word)
+      .filter((word) => ![...words].some(([other, used]) => other !== name && used.has(word)))
+      .map((word) => `${name}: ${word}`),
+  );
+  expect(dead).toEqual([]);
+});
+
+test("a document has one title", () => {
+  const titles = [...textOf]
+    .filter(([name]) => name.endsWith(".md"))
+    .map(([name, text]): [string, number] => [
+      name,
+      text.replaceAll(/^```[\s\S]*?^```/gmu, "").match(/^# /gmu)?.length ?? 0,
+    ]);
+  expect(titles.filter(([, count]) => count !== 1)).toEqual([]);
+  expect(titles.length).toBeGreaterThan(1);
+});
+
+test("nothing is put off, and nothing tells of the machine it was written on", () => {
+  // Spelt so that this file is no finding of its own.
+  const banned = [
+    /\b(TO[D]O|FIX[M]E)\b/u,
+    /(?<![\w.%~$}-])\/(work|root|home\/[a-z]+|Users\/[A-Za-z]+)\//u,
+    /[r]egistry\.(npmjs|yarnpkg)|arti[f]actory|[n]pm\.pkg\./u,
+  ];
+  const pattern = new RegExp(banned.map(({ source }) => source).join("|"), "u");
+  const found = [...textOf]
+    .filter(([name]) => !isGenerated(name) && !name.startsWith("test/claude/"))
+    .flatMap(([name, text]) =>
+      text
+        .split("\n")
+        .flatMap((line, index) => (pattern.test(line) ? [`${name}:${index + 1}: ${line.trim().slice(0, 100)}`] : [])),
+    );
+  expect(found).toEqual([]);
+});
+
+test("packages are pinned exactly, and the lock names no host", () => {
+  const manifest = JSON.parse(textOf.get("package.json") ?? "{}") as Record<string, Record<string, string>>;
+  const pins = Object.entries({ ...manifest["dependencies"], ...manifest["devDependencies"] });
+  expect(pins.filter(([, version]) => !/^\d+\.\d+\.\d+(-[\w.]+)?$/u.test(version))).toEqual([]);
+  expect(pins.length).toBeGreaterThan(10);
+  expect((textOf.get("bun.lock") ?? "").split("\n").filter((line) => line.includes("://"))).toEqual([]);
+});
