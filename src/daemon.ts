@@ -186,12 +186,7 @@ type Base = DaemonDeps & {
 function createLoops(base: Base, stopping: AbortSignal) {
   const { config, log, store, clock, backend } = base;
   /** What one loop learns and another needs. */
-  const facts = {
-    account: null as Account | null,
-    storeFault: null as string | null,
-    hasSynced: false,
-    isClockSet: false,
-  };
+  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false };
   const account = (): Account | null => facts.account;
   const isState = (name: string): boolean => connection.state().name === name;
   const isConnected = (): boolean => isState("CONNECTED");
@@ -238,30 +233,36 @@ function createLoops(base: Base, stopping: AbortSignal) {
     },
     onConnected: (connected) => void (facts.account = connected),
   });
+  const status = createStatusModel({ ...base, connection, account });
+  const watch = createHeartbeat(base, connection, wakeAll);
+  return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
+}
+
+/** What time alone sets off. */
+function createHeartbeat({ config, clock, log, store, networkKey }: Base, line: ConnectionLoop, wakeAll: () => void) {
+  let isClockSet = false;
   /** With a full disk it is tried at the next tick again. */
   const hasten = (): void => {
     store.hasten(clock.now());
-    facts.isClockSet = false;
+    isClockSet = false;
     wakeAll();
   };
-  const status = createStatusModel({ ...base, connection, account });
-  const watch = createWatch({
+  return createWatch({
     clock,
-    networkKey: base.networkKey,
+    networkKey,
     onTick() {
-      connection.dispatch({ type: "tick" });
-      if (facts.isClockSet) soon(log, hasten);
+      line.dispatch({ type: "tick" });
+      if (isClockSet) soon(log, hasten);
     },
     onWoke() {
-      connection.dispatch({ type: "woke" });
-      facts.isClockSet = true;
+      line.dispatch({ type: "woke" });
+      isClockSet = true;
       wakeAll();
     },
-    onNetworkChange: () => connection.dispatch({ type: "networkChanged" }),
+    onNetworkChange: () => line.dispatch({ type: "networkChanged" }),
     onMinute: () => soon(log, () => store.forget(clock.now())),
-    onHour: () => soon(log, () => store.prune(clock.now() - limits.retentionDays * dayMs)),
+    onHour: () => soon(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs)),
   });
-  return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
 }
 
 /** How the loops behave towards a person, as set. */
