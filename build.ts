@@ -1,12 +1,15 @@
 /**
- * Makes the binary: `bun build.ts` for this machine (dist/signalman), `--all` for every target (dist/signalman-<target>),
+ * Makes the binary: `bun build.ts` for this machine (dist/signalman), `--all` for every target (dist/signalman-<target>, with
+ * SHA256SUMS, bill of materials, manual and completions),
  * `--target linux-arm64` for one. A foreign target needs its Bun, which Bun fetches once.
  */
 import { execFileSync } from "node:child_process";
-import { statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { hostTarget, libsignalPlugin } from "./build/libsignal.ts";
+import { createSbom } from "./build/sbom.ts";
 
 /** 64-bit Windows, macOS and Linux with glibc: what both Bun and libsignal have. */
 const targets = ["linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64", "windows-x64"] as const;
@@ -21,7 +24,10 @@ export async function build(target: string, outfile: string): Promise<string> {
     minify: true,
     // Parsed ahead: the start takes half the time. It is bound to the architecture, so only for our own.
     bytecode: target === hostTarget,
-    define: { SIGNALMAN_COMMIT: JSON.stringify(commitOf()) },
+    define: {
+      SIGNALMAN_COMMIT: JSON.stringify(commitOf()),
+      SIGNALMAN_RELEASES: JSON.stringify(process.env["SIGNALMAN_RELEASES"] ?? null),
+    },
     plugins: [libsignalPlugin(target)],
   });
   return outfile;
@@ -36,6 +42,26 @@ function commitOf(): string {
   } catch {
     return "unknown";
   }
+}
+
+/** What a release has besides its binaries: the bill of materials, manual and completions, and the sums of all. */
+async function describeRelease(binaries: readonly string[]): Promise<void> {
+  const dist = (name: string): string => join(root, "dist", name);
+  const say = (...args: string[]): string =>
+    execFileSync(process.execPath, ["src/main.ts", ...args], { cwd: root, encoding: "utf8" });
+  const texts = {
+    "signalman.cdx.json": `${JSON.stringify(createSbom(root), null, 2)}\n`,
+    "signalman.1": say("man"),
+    "signalman.bash": say("completions", "bash"),
+    _signalman: say("completions", "zsh"),
+    "signalman.fish": say("completions", "fish"),
+  };
+  for (const [name, text] of Object.entries(texts)) await Bun.write(dist(name), text);
+  const sums = [...binaries, ...Object.keys(texts)].map((name) => {
+    const hash = createHash("sha256").update(readFileSync(dist(name)));
+    return `${hash.digest("hex")}  ${name}\n`;
+  });
+  await Bun.write(dist("SHA256SUMS"), sums.join(""));
 }
 
 async function main(): Promise<void> {
@@ -54,6 +80,7 @@ async function main(): Promise<void> {
     const megabytes = (statSync(file).size / 1e6).toFixed(0);
     console.log(`dist/${name}  ${megabytes} MB  ${((performance.now() - started) / 1000).toFixed(1)} s`);
   }
+  if (values.all) await describeRelease(jobs.map(({ name }) => name));
 }
 
 if (import.meta.main) await main();

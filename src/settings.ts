@@ -7,6 +7,7 @@ import { resolve } from "node:path";
 import * as v from "valibot";
 import type { AllowRule } from "./core/inbound.ts";
 import { logLevels } from "./log.ts";
+import { releasesUrl } from "./version.ts";
 
 const text = v.pipe(v.string(), v.trim(), v.nonEmpty());
 const isTrue = (word: string): boolean => ["true", "1", "yes", "on"].includes(word);
@@ -307,7 +308,7 @@ export const settings = {
   },
   updateUrl: {
     schema: v.nullable(httpUrl),
-    fallback: null,
+    fallback: releasesUrl,
     doc: "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
     accepts: "a URL such as https://example.org/releases/latest/download",
   },

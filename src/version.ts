@@ -2,7 +2,10 @@
 import manifest from "../package.json" with { type: "json" };
 
 declare const SIGNALMAN_COMMIT: string | undefined;
+declare const SIGNALMAN_RELEASES: string | null | undefined;
 
 export const version: string = manifest.version;
 /** Short commit of the build, or `source` when run from the source. */
 export const commit: string = typeof SIGNALMAN_COMMIT === "string" ? SIGNALMAN_COMMIT : "source";
+/** Where the releases of this build are, null where nobody said so. */
+export const releasesUrl: string | null = typeof SIGNALMAN_RELEASES === "string" ? SIGNALMAN_RELEASES : null;

@@ -12,8 +12,11 @@ import type { Millis, PromptFile, SessionEvent } from "../core/model.ts";
 /** How far a prompt has come; written by the loop before each step, so that a crash anywhere leaves the truth behind. */
 export type PromptState =
   | { readonly kind: "new" }
-  /** The request was sent at `askedAt` (the server's time) and its answer was never seen: look before asking again. */
-  | { readonly kind: "uncertain"; readonly askedAt: Millis }
+  /**
+   * The request was sent at `askedAt` (the server's time) with this text, and its answer was never seen: look before asking
+   * again. The text built now may differ: a file may be gone, or a voice note understood in another way.
+   */
+  | { readonly kind: "uncertain"; readonly askedAt: Millis; readonly text: string }
   /** It is event `eventId` of the log. */
   | { readonly kind: "asked"; readonly eventId: string };
 

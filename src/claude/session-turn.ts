@@ -110,7 +110,7 @@ async function adopt(turn: Turn, prompt: Prompt, log: readonly SessionEvent[]): 
   const events = [...log, ...(await turn.line.prompts(turn.remoteId, turn.signal))];
   const taken = new Set(turn.session.mappedEventIds);
   for (;;) {
-    const found = findUncertain(prompt.text, notBefore, events, taken);
+    const found = findUncertain(prompt.state.text, notBefore, events, taken);
     if (found === null || trackAll(progressOf(found), log).kind !== "flushed") return found;
     taken.add(found);
   }

@@ -114,7 +114,7 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
 }
 
 /** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
-export function mayApprove(envelope: Envelope, options: Pick<InboundOptions, "allow">): boolean {
+function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
   if (envelope.chat?.kind !== "group") return true;
   return envelope.source !== null && isPerson(envelope.source, options.allow);
 }

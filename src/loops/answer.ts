@@ -81,7 +81,8 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
       const signal = AbortSignal.any([kill, stop.signal]);
       const followed = following.get(chatKey);
       following.delete(chatKey);
-      if (row?.state === "pending" && row.notBefore <= clock.now()) await answerRow(deps, row, signal);
+      const isDue = store.inbox.heads().some((head) => head.chatKey === chatKey && head.notBefore <= clock.now());
+      if (row && isDue) await answerRow(deps, row, signal);
       else if (followed !== undefined) await followSession(deps, followed, signal);
     } finally {
       turns.delete(chatKey);
@@ -214,11 +215,7 @@ async function runTurn(
         store.sessions.setRemote(session.id, step.remoteId);
         break;
       case "sending":
-        store.db.transaction(() => {
-          store.sessions.touch(session.id, clock.now());
-          // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
-          store.inbox.markAsking(row.id, session.id, clock.now() + (deps.backend.remote?.skewMs() ?? 0));
-        });
+        markAsking(deps, session, row, prompt.text);
         break;
       case "asked":
         eventId = step.eventId;
@@ -255,6 +252,14 @@ async function runTurn(
   if (progress.kind === "flushed") store.inbox.markNew(row.id);
   if (progress.kind !== "flushed" && signal.aborted) return "ended";
   throw unfinished(progress);
+}
+
+function markAsking({ store, clock, backend }: AnswerDeps, session: Session, row: InboxRow, text: string): void {
+  store.db.transaction(() => {
+    store.sessions.touch(session.id, clock.now());
+    // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
+    store.inbox.markAsking(row.id, session.id, clock.now() + (backend.remote?.skewMs() ?? 0), text);
+  });
 }
 
 const unfinished = ({ kind }: Progress): BridgeError =>

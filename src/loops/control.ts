@@ -8,7 +8,7 @@ import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { stampKeys } from "../core/hlc.ts";
-import { decide, mayApprove, type AllowRule } from "../core/inbound.ts";
+import { decide, type AllowRule } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
 import { plainText } from "../core/reply.ts";
@@ -81,10 +81,7 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
   try {
     let text: string | null = null;
     if (chat !== null && decision.kind === "command")
-      text =
-        isVerdict(decision.name) && !mayApprove(row.envelope, deps)
-          ? "Only who is on the allow list by name may answer that."
-          : await runCommand({ deps, chat, chatKey, argument: decision.argument, id: row.id, signal }, decision.name);
+      text = await runCommand({ deps, chat, chatKey, argument: decision.argument, id: row.id, signal }, decision.name);
     if (decision.kind === "approval")
       text = await approve(deps, chatKey, decision.isAllowed, decision.targetSentAt, signal);
     store.db.transaction(() => {
@@ -97,10 +94,10 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
     controlFailed(deps, row, error);
   } finally {
     deps.onOutbox();
+    // A prompt behind the command may go on.
+    deps.answer.wake();
   }
 }
-
-const isVerdict = (name: string): boolean => name === "approve" || name === "deny";
 
 function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): void {
   const { store, clock } = deps;

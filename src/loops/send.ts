@@ -58,7 +58,11 @@ export function createSendLoop(deps: SendDeps): SendLoop {
   const lanes = createLanes({
     name: "send",
     heads: () => store.outbox.heads().map((head) => ({ ...head, notBefore: Math.max(head.notBefore, pausedUntil()) })),
-    work: (chatKey, kill) => sendHead(deps, chatKey, setPause, kill),
+    work(chatKey, kill) {
+      // The wait is over; whether its reason is, this send will tell.
+      if (pause !== null && pause.until <= clock.monotonic()) setPause(null, 0);
+      return sendHead(deps, chatKey, setPause, kill);
+    },
     isOpen: deps.isOpen,
     max: deps.lanesMax,
     clock,

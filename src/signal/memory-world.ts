@@ -35,6 +35,8 @@ export type MemoryFaults = {
   refuseSends(code: ErrorCode, count?: number, retryAfterMs?: Millis): void;
   /** The next `count` acknowledgements are lost: the batch comes again. */
   loseAcks(count?: number): void;
+  /** The server keeps this file no longer. */
+  loseFile(ref: string): void;
 };
 
 export type MemoryState = {
@@ -119,5 +121,6 @@ export function createMemoryFaults(state: MemoryState): MemoryFaults {
     loseAcks(count = 1) {
       state.lostAcks += count;
     },
+    loseFile: (ref) => void state.files.delete(ref),
   };
 }

@@ -151,7 +151,8 @@ function createTransport(state: MemoryState, clock: Clock, account: Account, own
       if (state.isConnected && !state.isCut && !envelope.isOwn) state.readMarks.push(envelope.sentAt);
     },
     async attachment(ref, bytesMax) {
-      const base64 = state.isCut ? undefined : state.files.get(ref);
+      if (state.isCut) throw fault("signal_unreachable", "fetch a file");
+      const base64 = state.files.get(ref);
       if (base64 === undefined) throw fault("attachment_unavailable", "fetch a file");
       const bytes = new Uint8Array(Buffer.from(base64, "base64"));
       if (bytes.length > bytesMax) throw fault("attachment_unavailable", "fetch a file");

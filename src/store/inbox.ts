@@ -37,6 +37,7 @@ type Raw = {
   state: InboxRow["state"];
   session_id: string | null;
   asked_at: number | null;
+  asked_text: string | null;
   event_id: string | null;
   attempts: number;
   not_before: number;
@@ -49,7 +50,7 @@ export interface Inbox {
   accept(key: string, kind: InboxKind, envelope: Envelope, now: Millis): boolean;
   /** The oldest open row of a chat of one of the kinds, due or not. */
   head(chatKey: string, kind: InboxKind): InboxRow | null;
-  /** Chats whose oldest open prompt is pending, with the time it is due. */
+  /** Chats whose oldest open prompt is pending and behind no open command (`/new`, say, comes first), with the time it is due. */
   heads(): { readonly chatKey: string; readonly notBefore: Millis }[];
   /** Open commands and approvals, oldest first. */
   openControls(): InboxRow[];
@@ -57,8 +58,8 @@ export interface Inbox {
   get(id: number): InboxRow | null;
   /** The row of a message of this person, for edits and deletes that name it. */
   findBySentAt(chatKey: string, source: string, sentAt: Millis): InboxRow | null;
-  /** The request goes out at `askedAt`, the server's time: from here on its fate may be unknown. */
-  markAsking(id: number, sessionId: string, askedAt: Millis): void;
+  /** The request goes out with this text at `askedAt`, the server's time: from here on its fate may be unknown. */
+  markAsking(id: number, sessionId: string, askedAt: Millis, text: string): void;
   markAsked(id: number, sessionId: string, eventId: string): void;
   /** Never asked, or asked in a session that is gone: the next try starts anew. Not a row that has ended meanwhile. */
   markNew(id: number): void;
@@ -80,7 +81,7 @@ export interface Inbox {
 }
 
 const columns =
-  "id, chat_key, kind, envelope, state, session_id, asked_at, event_id, attempts, not_before, told, received_at";
+  "id, chat_key, kind, envelope, state, session_id, asked_at, asked_text, event_id, attempts, not_before, told, received_at";
 
 export function createInbox(db: Database): Inbox {
   return {
@@ -94,18 +95,24 @@ export function createInbox(db: Database): Inbox {
         JSON.stringify(envelope),
         now,
       ).changes > 0,
-    markAsking: (id, sessionId, askedAt) =>
+    markAsking: (id, sessionId, askedAt, text) =>
       void db.run(
-        "UPDATE inbox SET session_id = ?, asked_at = ?, event_id = NULL WHERE id = ?",
+        "UPDATE inbox SET session_id = ?, asked_at = ?, asked_text = ?, event_id = NULL WHERE id = ?",
         sessionId,
         askedAt,
+        text,
         id,
       ),
     markAsked: (id, sessionId, eventId) =>
-      void db.run("UPDATE inbox SET session_id = ?, event_id = ? WHERE id = ?", sessionId, eventId, id),
+      void db.run(
+        "UPDATE inbox SET session_id = ?, event_id = ?, asked_text = NULL WHERE id = ?",
+        sessionId,
+        eventId,
+        id,
+      ),
     markNew: (id) =>
       void db.run(
-        `UPDATE inbox SET session_id = NULL, asked_at = NULL, event_id = NULL, state = 'pending',
+        `UPDATE inbox SET session_id = NULL, asked_at = NULL, asked_text = NULL, event_id = NULL, state = 'pending',
            not_before = iif(state = 'waiting', 0, not_before) WHERE id = ? AND state <> 'done'`,
         id,
       ),
@@ -158,7 +165,9 @@ function createReads(db: Database): Reads {
     heads: () =>
       db.all<{ chatKey: string; notBefore: number }>(
         `SELECT chat_key AS chatKey, not_before AS notBefore FROM inbox
-         WHERE state = 'pending' AND id IN (SELECT min(id) FROM inbox WHERE state <> 'done' AND kind = 'prompt' GROUP BY chat_key)`,
+         WHERE state = 'pending' AND id IN (SELECT min(id) FROM inbox WHERE state <> 'done' AND kind = 'prompt' GROUP BY chat_key)
+         AND NOT EXISTS (SELECT 1 FROM inbox AS command WHERE command.state <> 'done' AND command.kind = 'command'
+           AND command.chat_key = inbox.chat_key AND command.id < inbox.id)`,
       ),
     openControls: () => many(`SELECT ${columns} FROM inbox WHERE state <> 'done' AND kind <> 'prompt' ORDER BY id`),
     openPrompts: (chatKey) =>
@@ -201,7 +210,7 @@ function toRow(raw: Raw): InboxRow {
       raw.event_id !== null
         ? { kind: "asked", eventId: raw.event_id }
         : raw.asked_at !== null
-          ? { kind: "uncertain", askedAt: raw.asked_at }
+          ? { kind: "uncertain", askedAt: raw.asked_at, text: raw.asked_text ?? "" }
           : { kind: "new" },
     attempts: raw.attempts,
     notBefore: raw.not_before,

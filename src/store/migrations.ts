@@ -53,6 +53,7 @@ export const migrations: readonly string[] = [
     outcome TEXT CHECK (outcome IN ('answered', 'failed', 'cancelled')),
     session_id TEXT REFERENCES sessions (id),
     asked_at INTEGER,
+    asked_text TEXT,
     event_id TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     not_before INTEGER NOT NULL DEFAULT 0,

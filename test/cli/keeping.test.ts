@@ -1,6 +1,6 @@
 /** What keeps an installation: service, backup, update, completions, manual. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   chmodSync,
@@ -16,6 +16,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createSbom } from "../../build/sbom.ts";
 import type { Io } from "../../src/cli/io.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import {
@@ -287,5 +288,66 @@ describe("completions and manual", () => {
       expect(out.replaceAll("\\-", "-")).toContain(word);
     const { error, stderr } = spawnSync("groff", ["-man", "-Tutf8", "-ww", "-z"], { input: out, encoding: "utf8" });
     if (!error) expect(stderr).toBe("");
+  });
+});
+
+describe("release", () => {
+  const root = join(import.meta.dir, "../..");
+
+  test("the bill of materials names every package of the binary with its sum, and none of the workshop's", () => {
+    const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+    const { components } = createSbom(root);
+    const names = components.map(({ name, version }) => `${name}@${version}`);
+    for (const [name, version] of Object.entries(dependencies)) expect(names).toContain(`${name}@${version}`);
+    for (const name of Object.keys(devDependencies).filter((name) => name !== "bun"))
+      expect(components.map((component) => component.name)).not.toContain(name);
+    const sums = JSON.stringify(components).match(/"content":"[0-9a-f]{128}"/gu);
+    expect(sums).toHaveLength(components.length - 1);
+  });
+
+  /** A folder of releases, behind a port. */
+  async function serve(files: Readonly<Record<string, string>>): Promise<{ url: string; stop(): void }> {
+    const server = createServer(({ url = "" }, response) => {
+      const body = files[url.slice(1)];
+      response.writeHead(body === undefined ? 404 : 200).end(body ?? "");
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop: () => void server.close() };
+  }
+  const sh = (command: string[], env: Record<string, string>): Promise<{ code: unknown; err: string }> =>
+    new Promise((resolve) => {
+      const options = { env: { PATH: process.env["PATH"], ...env } };
+      execFile("sh", command, options, (error, _, err) => resolve({ code: error?.code ?? 0, err }));
+    });
+  const target = `signalman-${process.platform}-${process.arch}`;
+  const program = "#!/bin/sh\necho signalman 9\n";
+
+  test("install.sh installs what has the right sum, and nothing else", async () => {
+    const sum = createHash("sha256").update(program).digest("hex");
+    const releases = await serve({ SHA256SUMS: `${sum}  other\n${sum}  ${target}\n`, [target]: program });
+    const evil = await serve({ SHA256SUMS: `${sum}  ${target}\n`, [target]: `${program}evil\n` });
+    const install = (url: string, bin: string) =>
+      sh([join(root, "packaging/install.sh")], { HOME: home, SIGNALMAN_RELEASES: url, SIGNALMAN_BIN: bin });
+    expect(await install(releases.url, join(home, "bin"))).toMatchObject({ code: 0 });
+    expect(spawnSync(join(home, "bin/signalman"), { encoding: "utf8" }).stdout).toBe("signalman 9\n");
+    expect((await install(evil.url, join(home, "evil"))).err).toContain("Nothing was installed");
+    expect(existsSync(join(home, "evil"))).toBe(false);
+    releases.stop();
+    evil.stop();
+  });
+
+  test("the templates of a release are filled from its sums, down to the last place", async () => {
+    const targets = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64"];
+    const sums = targets.map((name, index) => `${String(index).repeat(64)}  signalman-${name}\n`).join("");
+    writeFileSync(join(home, "SHA256SUMS"), sums);
+    const render = join(root, "packaging/render.sh");
+    expect(await sh([render, home, "https://example.org/signalman", "1.2.3"], {})).toEqual({ code: 0, err: "" });
+    const formula = readFileSync(join(home, "signalman.rb"), "utf8");
+    expect(formula).toContain(
+      `url "https://example.org/signalman/releases/download/v1.2.3/signalman-linux-x64"\n      sha256 "${"3".repeat(64)}"`,
+    );
+    expect(readFileSync(join(home, "install.sh"), "utf8")).toContain(
+      ":-https://example.org/signalman/releases/latest/download}",
+    );
   });
 });

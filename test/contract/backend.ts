@@ -92,7 +92,8 @@ export function createLocal(bench: Pick<Bench, "backend" | "clock">) {
       for await (const step of bench.backend.turn(view(), prompt, signal)) {
         steps.push(step);
         if (step.kind === "created") ({ remoteId } = step);
-        if (step.kind === "sending") state = { kind: "uncertain", askedAt: bench.clock.now() };
+        if (step.kind === "sending")
+          state = { kind: "uncertain", askedAt: bench.clock.now(), text: prompt?.text ?? "" };
         if (step.kind === "asked") {
           state = { kind: "asked", eventId: step.eventId };
           mapped.add(step.eventId);

@@ -44,6 +44,8 @@ export type TheirsDeps = {
   readonly plan: Plan;
   /** How many messages with this mark people have written. */
   readonly written: (mark: string) => number;
+  /** The process that lives now, if any. */
+  readonly life: () => Life | null;
   readonly onBroken: (what: string) => void;
   readonly trace: (text: string) => void;
 };
@@ -80,6 +82,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark))
         deps.onBroken(`${mark} was asked twice`);
       posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
+      deps.life()?.delivered("prompt");
       return event;
     },
   };

@@ -133,9 +133,16 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     crash: () => {
       // What dies idle dies of nothing: something is under way.
       if (dice.chance(0.7)) people.ask();
-      if (dice.chance(0.5)) deps.life()?.killAfterWrites(1 + dice.below(60));
-      else deps.crashSoon();
-      return "soon";
+      const life = deps.life();
+      const ways: readonly (readonly [string, () => void])[] = [
+        ["at a write", () => life?.killAfterWrites(1 + dice.below(60))],
+        ["at an await", deps.crashSoon],
+        ["after a message", () => life?.killOn("message")],
+        ["after a prompt", () => life?.killOn("prompt")],
+      ];
+      const [way, arm] = dice.pick(ways);
+      arm();
+      return way;
     },
     restart: () => once(() => deps.restart()),
     sleep: () => {

@@ -11,7 +11,7 @@
 import type { Clock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { inboxKey, type Decision } from "../../src/core/inbound.ts";
-import type { Account, Chat, Envelope, Millis } from "../../src/core/model.ts";
+import type { Account, Envelope, Millis, Outbound } from "../../src/core/model.ts";
 import type { Batch, Transport } from "../../src/signal/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { Store } from "../../src/store/store.ts";
@@ -31,6 +31,8 @@ export type Machine = {
   readonly statements: Set<string>;
 };
 
+export type Trap = "message" | "prompt";
+
 export type Life = {
   readonly clock: Clock;
   readonly machine: Machine;
@@ -39,6 +41,10 @@ export type Life = {
   kill(why: string): void;
   /** Dies of its own accord when so many writes or commits have passed. */
   killAfterWrites(count: number): void;
+  /** Dies when the world has what it was sent, before it can learn that: a message, or a prompt. Null: not any more. */
+  killOn(trap: Trap | null): void;
+  /** The world has it. */
+  delivered(what: Trap): void;
   onDeath(listener: (why: string) => void): void;
   /** Resolves and rejects only while this life lasts. */
   gate<T>(work: () => Promise<T>): Promise<T>;
@@ -63,6 +69,7 @@ export function createLife(machine: Machine): Life {
   let writesLeft = Infinity;
   let isDirty = false;
   let isReleased = false;
+  let trap: Trap | null = null;
   const listeners: ((why: string) => void)[] = [];
   const isDead = (): boolean => cause !== null;
   const kill = (why: string): void => {
@@ -146,6 +153,10 @@ export function createLife(machine: Machine): Life {
     isDead,
     kill,
     killAfterWrites: (count) => void (writesLeft = count),
+    killOn: (next) => void (trap = next),
+    delivered(what) {
+      if (trap === what) kill(`when a ${what} was through`);
+    },
     onDeath: (listener) => void listeners.push(listener),
     gate,
     adopt(opened) {
@@ -194,8 +205,8 @@ const watchers = `
 `;
 
 export type TransportWatch = {
-  /** The row that a message on a screen came from, by the chat object it carries. */
-  readonly rowOf: WeakMap<Chat, Millis>;
+  /** It is through, whatever the sender learns of that; its timestamp names the row. */
+  readonly onDelivered: (message: Outbound) => void;
   readonly onProof: () => void;
   readonly onBroken: (what: string) => void;
   readonly decide: (envelope: Envelope, account: Account) => Decision;
@@ -220,7 +231,6 @@ export function gateTransport(life: Life, transport: Transport, account: Account
     name: transport.name,
     capabilities: transport.capabilities,
     isLocal: watch.isLocal,
-    answerChallenge: null,
     connect: (signal) => gate(() => transport.connect(signal)),
     receive: (timeoutMs, signal) =>
       gate(async () => {
@@ -232,14 +242,25 @@ export function gateTransport(life: Life, transport: Transport, account: Account
       if (isCommitted && !life.isDead()) checkCommitted(batch);
       return gate(() => transport.ack(batch, isCommitted));
     },
-    send(message) {
-      const chat = { ...message.chat };
-      watch.rowOf.set(chat, message.timestamp);
-      return gate(() => transport.send({ ...message, chat }));
-    },
+    send: (message) =>
+      gate(async () => {
+        const through = (): void => {
+          watch.onDelivered(message);
+          life.delivered("message");
+        };
+        try {
+          const outcome = await transport.send(message);
+          through();
+          return outcome;
+        } catch (error) {
+          if (error instanceof BridgeError && error.code === "send_uncertain") through();
+          throw error;
+        }
+      }),
     typing: (chat, isTyping) => gate(() => transport.typing(chat, isTyping)),
     markRead: (envelope) => gate(() => transport.markRead(envelope)),
     attachment: (ref, bytesMax, signal) => gate(() => transport.attachment(ref, bytesMax, signal)),
+    answerChallenge: transport.answerChallenge,
     disconnect: () => gate(() => transport.disconnect()),
   };
 }

@@ -8,6 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import { modes, type Mode } from "./plan.ts";
+import { soak } from "./soak.ts";
 import { runSeed, type RunResult } from "./world.ts";
 
 const { values } = parseArgs({
@@ -39,16 +40,16 @@ async function one(seed: number): Promise<number> {
 
 async function campaign(from: number, count: number): Promise<number> {
   const startedAt = performance.now();
-  const sum = { seeds: 0, virtualMs: 0, messages: 0, faults: 0, lives: 0 };
+  const sum = { seeds: 0, awakeMs: 0, messages: 0, faults: 0, lives: 0 };
   const failed: RunResult[] = [];
   const seconds = (): number => (performance.now() - startedAt) / 1000;
   const progress = (): string =>
-    `${sum.seeds}/${count} seeds, ${(sum.seeds / seconds()).toFixed(1)}/s, ${(sum.virtualMs / 3_600_000).toFixed(1)} virtual hours, ` +
+    `${sum.seeds}/${count} seeds, ${(sum.seeds / seconds()).toFixed(1)}/s, ${(sum.awakeMs / 3_600_000).toFixed(1)} virtual hours, ` +
     `${sum.messages} messages, ${sum.faults} faults, ${sum.lives} processes, ${failed.length} failed`;
   for (let seed = from; seed < from + count; seed++) {
     const result = await runSeed({ seed, minutes, mode });
     sum.seeds++;
-    for (const key of ["virtualMs", "messages", "faults", "lives"] as const) sum[key] += result[key];
+    for (const key of ["awakeMs", "messages", "faults", "lives"] as const) sum[key] += result[key];
     if (result.failure !== null) {
       failed.push(result);
       console.log(`SEED=${seed} (${result.mode}): ${result.failure}\n  ${replay(result)}`);
@@ -60,7 +61,14 @@ async function campaign(from: number, count: number): Promise<number> {
   return failed.length === 0 ? 0 : 1;
 }
 
-process.exitCode =
-  values.seeds === undefined
-    ? await one(Number(values.seed ?? Math.floor(Math.random() * 2 ** 31)))
-    : await campaign(Number(values.from), Number(values.seeds));
+async function run(): Promise<number> {
+  const days = values["soak-days"];
+  if (days !== undefined) {
+    await soak(Number(days), (day) => console.log(JSON.stringify(day)));
+    return 0;
+  }
+  if (values.seeds !== undefined) return campaign(Number(values.from), Number(values.seeds));
+  return one(Number(values.seed ?? Math.floor(Math.random() * 2 ** 31)));
+}
+
+process.exitCode = await run();

@@ -9,17 +9,16 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorldSession } from "../../src/claude/world.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";
-import type { Chat, Context, Envelope, Millis } from "../../src/core/model.ts";
+import type { Context, Millis, Outbound } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
-import { textOf } from "../../src/core/prompt.ts";
 import { isEqual } from "../../src/core/synchronizer.ts";
 import type { MemorySignal } from "../../src/signal/memory.ts";
 import type { Database } from "../../src/store/database.ts";
-import { promptMark, replyMark, type Theirs } from "./claude.ts";
+import { replyMark, type Theirs } from "./claude.ts";
 import { apiKey, people, secretWord } from "./config.ts";
 
 export type Oracle = {
-  readonly rowOf: WeakMap<Chat, Millis>;
+  deliver(message: Outbound): void;
   hearLog(line: string): void;
   /** After every step; `db` is null while no process lives. */
   check(db: Database | null): void;
@@ -44,14 +43,13 @@ const conversation = new RegExp(`ask-\\d|${replyMark.source}`);
 
 export function createOracle(deps: OracleDeps): Oracle {
   const { signal, theirs, onBroken } = deps;
-  const rowOf = new WeakMap<Chat, Millis>();
+  const deliveries: Outbound[] = [];
   const replies = new Map<string, Reply>();
   const scanned = new Map<WorldSession, number>();
   /** By reply: the row that brought it to the screen. */
   const shown = new Map<string, Millis>();
   const rows = new Set<Millis>();
   const lastIndex = new Map<string, number>();
-  let seenCount = 0;
   let duplicates = 0;
 
   const scan = (): void => {
@@ -66,22 +64,19 @@ export function createOracle(deps: OracleDeps): Oracle {
     }
   };
 
-  const arrive = (db: Database, chat: Chat, text: string): void => {
-    const row = rowOf.get(chat);
-    if (row === undefined) return onBroken("a message arrived that no row holds");
+  const arrive = (db: Database, { chat, timestamp: row, body }: Outbound): void => {
     const stored = db.get<{ key: string; chat_key: string }>(
       "SELECT key, chat_key FROM outbox WHERE timestamp = ?",
       row,
     );
     if (!stored) return onBroken("a message arrived that is not in the outbox");
     if (stored.chat_key !== chatKey(chat)) onBroken("a message arrived in another chat than its row's");
-    deps.trace(`arrived ${stored.key} in ${stored.chat_key}`);
-    if (rows.has(row)) return repeated(db);
+    deps.trace(`arrived ${body.kind} ${stored.key} in ${stored.chat_key}`);
+    if (body.kind === "reaction") return;
+    if (rows.has(row)) return body.kind === "edit" || deps.ownTimestamps ? undefined : repeated(db);
     rows.add(row);
-    // A placeholder is no answer: that comes as its edit.
-    if (stored.key.startsWith("draft:")) return;
-    const mark = replyMark.exec(text)?.[0];
-    if (mark === undefined) return;
+    const mark = replyMark.exec(body.text)?.[0];
+    if (mark === undefined || !stored.key.startsWith("reply:")) return;
     const reply = replies.get(mark);
     if (!reply) return onBroken(`reply ${mark} arrived that Claude never gave`);
     if (shown.has(mark)) onBroken(`reply ${mark} arrived in two rows`);
@@ -97,13 +92,24 @@ export function createOracle(deps: OracleDeps): Oracle {
 
   const repeated = (db: Database): void => {
     duplicates++;
-    if (deps.ownTimestamps) return onBroken("one row was seen twice although its timestamp is ours");
     const value = db.get<{ value: string }>("SELECT value FROM settings WHERE key = 'count.uncertain'")?.value;
     if (duplicates > Number(value ?? 0)) onBroken("a row was seen twice that nobody counts as uncertain");
   };
 
+  /** How often each reply stands on a phone now: edits change what was shown before. */
+  const onScreen = (): ReadonlyMap<string, number> => {
+    const counts = new Map<string, number>();
+    for (const { text } of signal.screen()) {
+      const mark = replyMark.exec(text)?.[0];
+      if (mark !== undefined) counts.set(mark, (counts.get(mark) ?? 0) + 1);
+    }
+    if (deps.ownTimestamps)
+      for (const [mark, count] of counts) if (count > 1) onBroken(`reply ${mark} stands ${count} times on the phone`);
+    return counts;
+  };
+
   return {
-    rowOf,
+    deliver: (message) => void deliveries.push(message),
     hearLog(line) {
       if (line.includes(secretWord) || line.includes(people.stranger.aci))
         onBroken(`a stranger is in the log: ${line}`);
@@ -117,13 +123,9 @@ export function createOracle(deps: OracleDeps): Oracle {
       if (!db) return;
       const broken = db.get<{ what: string }>("SELECT what FROM broken LIMIT 1");
       if (broken) onBroken(broken.what);
-      const screen = signal.screen();
-      if (seenCount === screen.length) return;
+      if (deliveries.length === 0) return;
       scan();
-      for (; seenCount < screen.length; seenCount++) {
-        const seen = screen[seenCount];
-        if (seen) arrive(db, seen.chat, seen.text);
-      }
+      for (const message of deliveries.splice(0)) arrive(db, message);
     },
     searchFiles(home) {
       for (const suffix of ["", "-wal"]) {
@@ -134,16 +136,15 @@ export function createOracle(deps: OracleDeps): Oracle {
     },
     unfinished(db) {
       scan();
-      for (const { text, editCount } of signal.screen()) {
-        const mark = editCount > 0 ? replyMark.exec(text)?.[0] : undefined;
-        if (mark !== undefined) shown.set(mark, shown.get(mark) ?? 0);
-      }
-      const open = db.get("SELECT id FROM inbox WHERE state <> 'done' LIMIT 1");
-      if (open) return "a message waits in the inbox";
-      if (db.get("SELECT id FROM outbox WHERE done_at IS NULL LIMIT 1")) return "a message waits in the outbox";
+      const asked = db.get(
+        "SELECT id, chat_key, kind, state, session_id, event_id, attempts FROM inbox WHERE state <> 'done' LIMIT 1",
+      );
+      if (asked) return `a message waits in the inbox: ${JSON.stringify(asked)}`;
+      const unsent = db.get("SELECT id, key, state, attempts FROM outbox WHERE done_at IS NULL LIMIT 1");
+      if (unsent) return `a message waits in the outbox: ${JSON.stringify(unsent)}`;
       if (signal.queued().length > 0) return "an envelope was never acknowledged";
       for (const session of theirs.sessions) {
-        const missing = isLive(theirs, session) ? unequal(db, session, shown) : null;
+        const missing = isLive(theirs, session) ? unequal(db, session, onScreen()) : null;
         if (missing !== null) return missing;
       }
       return unanswered(db);
@@ -163,7 +164,7 @@ const isLive = (theirs: Theirs, session: WorldSession): boolean =>
   theirs.world.find(session.id) === session && !session.isArchived && session.status !== "terminated";
 
 /** How a session that lives on both sides differs, or null. */
-function unequal(db: Database, session: WorldSession, shown: ReadonlyMap<string, Millis>): string | null {
+function unequal(db: Database, session: WorldSession, shown: ReadonlyMap<string, number>): string | null {
   const local = db.get<{ id: string; context: string }>(
     "SELECT id, context FROM sessions WHERE remote_id = ? AND state = 'active'",
     session.id,
@@ -186,20 +187,15 @@ function unequal(db: Database, session: WorldSession, shown: ReadonlyMap<string,
   return null;
 }
 
-/** Who was answered has something to read. */
+/** Who was answered has something to read: a reply that came after the prompt, or a word of ours. */
 function unanswered(db: Database): string | null {
-  const rows = db.all<{ id: number; envelope: string; chat_key: string }>(
-    "SELECT id, envelope, chat_key FROM inbox WHERE kind = 'prompt' AND outcome = 'answered'",
+  const row = db.get<{ id: number; session_id: string; event_id: string }>(
+    `SELECT id, session_id, event_id FROM inbox WHERE kind = 'prompt' AND outcome = 'answered'
+     AND NOT EXISTS (SELECT 1 FROM outbox WHERE key = 'end:' || inbox.id)
+     AND NOT EXISTS (SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
+       WHERE prompt.session_id = inbox.session_id AND prompt.id = inbox.event_id AND reply.type = 'reply'
+       AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)))
+     LIMIT 1`,
   );
-  for (const row of rows) {
-    const mark = promptMark.exec(textOf(JSON.parse(row.envelope) as Envelope)?.text ?? "")?.[0];
-    const said = db.get(
-      "SELECT 1 FROM outbox WHERE chat_key = ? AND (key = ? OR body LIKE ?) LIMIT 1",
-      row.chat_key,
-      `end:${row.id}`,
-      `%re[${mark}]%`,
-    );
-    if (said === undefined) return `${mark} counts as answered, and nothing was said`;
-  }
-  return null;
+  return row ? `${JSON.stringify(row)} counts as answered, and nothing was said` : null;
 }

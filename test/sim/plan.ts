@@ -61,6 +61,8 @@ export type Plan = {
   readonly exhausted: number;
   readonly terminal: number;
   readonly oddStop: number;
+  /** As flags. */
+  readonly settings: Readonly<Record<string, string>>;
 };
 
 const small: readonly FaultKind[] = ["duplicate", "odd", "stranger", "loseAck", "streamCut", "say", "patch", "network"];
@@ -70,7 +72,7 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
   const isSwarm = mode === "swarm";
   const rates: Partial<Record<FaultKind, number>> = {};
   for (const kind of faultKinds) {
-    const rate = dice.between(0.03, 2);
+    const rate = dice.between(0.03, 4);
     const isIn = isSwarm ? dice.chance(0.5) : mode === "performance" || small.includes(kind);
     if (isIn) rates[kind] = isSwarm ? rate : 0.05;
   }
@@ -87,5 +89,13 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
     exhausted: some(0.4),
     terminal: mode === "lite" ? 0 : some(0.2),
     oddStop: some(0.3),
+    settings: {
+      busy: dice.chance(0.2) ? "interrupt" : "queue",
+      progress: String(dice.chance(0.7)),
+      reactions: dice.chance(0.7) ? "👀 ⏳ ✅ ⚠️" : "off",
+      approvalMinutes: String(1 + dice.below(60)),
+      digestAfterMinutes: String(1 + dice.below(60)),
+      lanesMax: String(1 + dice.below(8)),
+    },
   };
 }

@@ -38,7 +38,7 @@ const inbox: Calls<Inbox> = {
   openPrompts: ["self"],
   get: [1],
   findBySentAt: ["self", "somebody", 1],
-  markAsking: [1, "s", 1],
+  markAsking: [1, "s", 1, "hi"],
   markAsked: [1, "s", "e"],
   markNew: [1],
   markWaiting: [1, 1],

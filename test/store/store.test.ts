@@ -108,8 +108,8 @@ describe("the inbox", () => {
     const head = () => store.inbox.head("self", "prompt");
     const id = head()?.id ?? 0;
     expect(head()?.prompt).toEqual({ kind: "new" });
-    store.inbox.markAsking(id, "s", 5);
-    expect(head()?.prompt).toEqual({ kind: "uncertain", askedAt: 5 });
+    store.inbox.markAsking(id, "s", 5, "hi");
+    expect(head()?.prompt).toEqual({ kind: "uncertain", askedAt: 5, text: "hi" });
     store.inbox.markAsked(id, "s", "e1");
     expect(head()?.prompt).toEqual({ kind: "asked", eventId: "e1" });
     expect(store.inbox.mappedEventIds("s")).toEqual(new Set(["e1"]));
@@ -209,7 +209,7 @@ describe("a session's log", () => {
     store.sessions.setStale("x7", true);
     store.sessions.touch("x8", 1000);
     store.inbox.accept("k", "prompt", note, 1);
-    store.inbox.markAsking(store.inbox.head("self", "prompt")?.id ?? 0, "x9", 5);
+    store.inbox.markAsking(store.inbox.head("self", "prompt")?.id ?? 0, "x9", 5, "hi");
     expect(
       store.sessions
         .toSync(500, 2)

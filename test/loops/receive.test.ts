@@ -1,0 +1,80 @@
+import { expect, test } from "bun:test";
+import { listedGroup, people, secretWord, unlistedGroup } from "../sim/config.ts";
+import { isSettled, openBench } from "../sim/bench.ts";
+
+test("with a full disk the batch is held, nothing is acknowledged, and it is answered when there is room", async () => {
+  await using bench = await openBench();
+  bench.machine.isDiskBroken = true;
+  bench.signal.owner.write("hello");
+  await bench.pass(120_000);
+  expect(bench.signal.queued()).toHaveLength(1);
+  expect(bench.daemon().health()).toContain("disk I/O error");
+  bench.machine.isDiskBroken = false;
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["re: hello"]);
+  expect(bench.daemon().health()).toBeNull();
+});
+
+test("a real full disk, page by page, loses nothing and says nothing twice", async () => {
+  await using bench = await openBench({ script: (prompt) => [{ say: `${prompt} ${"x".repeat(1_500)}` }] });
+  bench.machine.isDiskFull = true;
+  bench.life().applyDisk();
+  for (let index = 0; index < 10; index++) bench.signal.owner.write(`m${index} `);
+  await bench.pass(180_000);
+  bench.machine.isDiskFull = false;
+  bench.life().applyDisk();
+  await bench.until("order", () => isSettled(bench));
+  const heads = bench.texts().map((text) => text.split(" ")[0]);
+  // The one in front says how many were waiting.
+  expect(heads.filter((head) => head !== "10")).toEqual(Array.from({ length: 10 }, (_, index) => `m${index}`));
+});
+
+test("a redelivered message is answered once", async () => {
+  await using bench = await openBench();
+  bench.signal.faults.loseAcks(2);
+  const hello = bench.signal.owner.write("hello");
+  await bench.until("order", () => isSettled(bench));
+  bench.signal.deliver(hello);
+  await bench.pass(60_000);
+  expect(bench.posts).toEqual(["hello"]);
+  expect(bench.texts()).toEqual(["re: hello"]);
+});
+
+test("strangers, unlisted groups and talk without a mention are acknowledged, and nothing of them is kept or logged", async () => {
+  await using bench = await openBench();
+  const stranger = bench.signal.person(people.stranger, secretWord);
+  stranger.write(secretWord);
+  stranger.write("/status");
+  bench.signal.person(people.ann).write(secretWord, { group: unlistedGroup, isMention: true });
+  bench.signal.person(people.ann).write(secretWord, { group: listedGroup });
+  await bench.until("the acknowledgement", () => bench.signal.queued().length === 0);
+  const dump = bench.life().look()?.all("SELECT * FROM inbox");
+  expect(dump).toEqual([]);
+  expect(bench.log.filter((line) => line.includes(secretWord))).toEqual([]);
+  expect(bench.texts()).toEqual([]);
+  expect(bench.daemon().status().inbox.dropped).toBe(4);
+});
+
+test("CONNECTED is taken back when no proof of life has come for as long as it counts", async () => {
+  await using bench = await openBench();
+  bench.signal.faults.hang();
+  await bench.pass(85_000);
+  expect(bench.state()).toBe("CONNECTED");
+  await bench.until("the stall", () => bench.state() !== "CONNECTED");
+  expect(bench.daemon().status().connection.fault?.code ?? "stalled").toBe("stalled");
+  bench.signal.faults.release();
+  await bench.until("the line", () => bench.state() === "CONNECTED");
+});
+
+test("stopping finishes the turn at work and sends its answer before it ends", async () => {
+  await using bench = await openBench({ script: (prompt) => [{ pauseMs: 5_000 }, { say: `re: ${prompt}` }] });
+  bench.signal.owner.write("hello");
+  await bench.until("the question", () => bench.posts.length === 1);
+  const codes: number[] = [];
+  void bench.daemon().finished.then((code) => void codes.push(code));
+  void bench.daemon().stop();
+  await bench.until("the end", () => codes.length > 0);
+  expect(codes).toEqual([0]);
+  expect(bench.texts()).toEqual(["re: hello"]);
+  bench.life().kill("by its own end");
+});

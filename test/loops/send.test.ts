@@ -1,0 +1,84 @@
+import { expect, test } from "bun:test";
+import { isSettled, openBench } from "../sim/bench.ts";
+
+test("replies reach each recipient in their order, whatever is refused on the way", async () => {
+  await using bench = await openBench({ script: () => ["1", "2", "3"].map((say) => ({ say })) });
+  bench.signal.faults.refuseSends("signal_unreachable", 2);
+  bench.signal.faults.loseAnswers(2);
+  bench.signal.owner.write("count");
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["1", "2", "3"]);
+});
+
+test("an account that was unlinked is not hammered with sends", async () => {
+  await using bench = await openBench();
+  bench.signal.faults.refuseSends("unlinked", 1_000);
+  bench.signal.owner.write("hello");
+  await bench.pass(60_000);
+  expect(bench.log.filter((line) => line.includes("send failed")).length).toBeLessThan(15);
+});
+
+test("a send whose record cannot be written is held, not said twice", async () => {
+  await using bench = await openBench({ ownTimestamps: false, script: () => [{ pauseMs: 1_000 }, { say: "done" }] });
+  bench.signal.faults.hang();
+  bench.signal.owner.write("hello");
+  bench.signal.faults.release();
+  await bench.until("the question", () => bench.posts.length === 1);
+  bench.signal.faults.hang();
+  await bench.until(
+    "the reply under way",
+    () => bench.life().look()?.get("SELECT 1 FROM outbox WHERE state = 'sending'") !== undefined,
+  );
+  bench.machine.isDiskBroken = true;
+  bench.signal.faults.release();
+  await bench.pass(30_000);
+  bench.machine.isDiskBroken = false;
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["done"]);
+  expect(bench.daemon().status().outbox).toMatchObject({ sent: 1, uncertain: 0 });
+});
+
+test("a captcha stays in sight beside a message that was given up, and goes when it is solved", async () => {
+  await using bench = await openBench();
+  bench.signal.faults.refuseSends("captcha");
+  bench.signal.owner.write("hello");
+  const fault = () => bench.daemon().status().outbox.fault?.code ?? null;
+  await bench.until("the captcha", () => fault() === "captcha");
+  await bench.pass(10 * 60_000);
+  expect(fault()).toBe("captcha");
+  expect(bench.texts()).toEqual([]);
+  bench.daemon().reconnect();
+  await bench.until("order", () => isSettled(bench));
+  expect(fault()).toBeNull();
+  bench.signal.faults.refuseSends("unregistered");
+  bench.signal.owner.write("and this");
+  await bench.until("the end", () => bench.daemon().status().outbox.failed === 1);
+  expect(fault()).toBeNull();
+});
+
+test("a rate limit holds all sending for as long as the server asks, and no longer", async () => {
+  await using bench = await openBench();
+  bench.signal.faults.refuseSends("signal_rate_limited", 1, 120_000);
+  const from = bench.clock.monotonic();
+  bench.signal.owner.write("hello");
+  await bench.until("order", () => isSettled(bench));
+  const tookMs = bench.clock.monotonic() - from;
+  expect(tookMs).toBeGreaterThanOrEqual(120_000);
+  expect(tookMs).toBeLessThan(125_000);
+});
+
+test("a clock that is set back makes nothing wait for hours, a full disk at that moment included", async () => {
+  await using bench = await openBench();
+  bench.machine.wallOffsetMs = 5 * 3_600_000;
+  await bench.pass(5_000);
+  bench.signal.faults.refuseSends("signal_unreachable", 6);
+  bench.signal.owner.write("hello");
+  await bench.until("the failures", () => bench.log.filter((line) => line.includes("send failed")).length === 6);
+  bench.machine.isDiskBroken = true;
+  bench.machine.wallOffsetMs = 0;
+  await bench.pass(5_000);
+  bench.machine.isDiskBroken = false;
+  const from = bench.clock.monotonic();
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.clock.monotonic() - from).toBeLessThan(70_000);
+});
