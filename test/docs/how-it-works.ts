@@ -1,13 +1,6 @@
 /** The pictures of docs/how-it-works.md, drawn from the reducer itself. `bun test/docs/how-it-works.ts` writes them; a test compares. */
 import { readFileSync, writeFileSync } from "node:fs";
-import {
-  defaultLimits,
-  initialState,
-  step,
-  type Event,
-  type State,
-  type StateName,
-} from "../../src/core/connection.ts";
+import { defaultLimits, initialState, step, type State, type StateName } from "../../src/core/connection.ts";
 import { isEqual, synchronize } from "../../src/core/synchronizer.ts";
 import { events, fault, t0 } from "../core/connection-cases.ts";
 
