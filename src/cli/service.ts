@@ -38,7 +38,7 @@ const label = "org.signalman.daemon";
 
 type Manager = {
   readonly file: string;
-  readonly text: string;
+  readonly text: () => Promise<string>;
   readonly up: readonly (readonly string[])[];
   readonly down: readonly (readonly string[])[];
   /** Exits with 0 while the service runs. */
@@ -47,14 +47,22 @@ type Manager = {
 };
 
 /** @throws BridgeError `unsupported` where there is no service manager that we know */
-async function managerOf(io: Io, home: string, { platform, command, exec }: Place): Promise<Manager> {
+function managerOf(io: Io, home: string, { platform, command, exec }: Place): Manager {
   const user = io.env["HOME"] ?? "";
   if (platform === "linux") {
     const file = join(io.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user/signalman.service");
-    const canNotify = (await exec("systemd-notify", "--version")).code === 0;
+    const can = async (...words: Parameters<Exec>): Promise<boolean> => (await exec(...words)).code === 0;
     return {
       file,
-      text: systemdUnit(command, home, canNotify),
+      async text() {
+        const canNotify = await can("systemd-notify", "--version");
+        // Some systems forbid a user's services a view of the file system of their own; there the unit would not start.
+        const sandbox = ["-p", "ProtectSystem=strict", "-p", "PrivateTmp=yes"];
+        const canSandbox = await can("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true");
+        if (!canSandbox)
+          io.err("This system gives a user's service no file system view of its own: the unit goes without.\n");
+        return systemdUnit(command, home, { canNotify, canSandbox });
+      },
       up: [
         ["systemctl", "--user", "daemon-reload"],
         ["systemctl", "--user", "enable", "--now", "signalman.service"],
@@ -72,7 +80,7 @@ async function managerOf(io: Io, home: string, { platform, command, exec }: Plac
   const file = join(user, "Library/LaunchAgents", `${label}.plist`);
   return {
     file,
-    text: launchdPlist(command, home),
+    text: () => Promise.resolve(launchdPlist(command, home)),
     up: [["launchctl", "bootstrap", domain, file]],
     down: [["launchctl", "bootout", `${domain}/${label}`]],
     probe: ["launchctl", "print", `${domain}/${label}`],
@@ -81,21 +89,30 @@ async function managerOf(io: Io, home: string, { platform, command, exec }: Plac
 }
 
 /**
- * A unit that may write nowhere but into its home. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go
+ * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go
  * through systemd's own `systemd-notify` (watchdog.ts); without that program there is no watchdog.
  * **Source:** systemd.service(5), systemd.exec(5), sd_notify(3).
  */
-export function systemdUnit(command: readonly string[], home: string, canNotify: boolean): string {
+export function systemdUnit(
+  command: readonly string[],
+  home: string,
+  { canNotify, canSandbox }: { readonly canNotify: boolean; readonly canSandbox: boolean },
+): string {
   const quote = (word: string): string => `"${word.replaceAll("%", "%%").replaceAll(/[\\"]/gu, "\\$&")}"`;
+  const sandbox = `ProtectSystem=strict
+ReadWritePaths=${quote(home)}
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+`;
   const watched = ["Type=notify", "NotifyAccess=all", `WatchdogSec=${watchdogSeconds}`];
   return `[Unit]
 Description=signalman: chat with Claude over Signal
-Wants=network-online.target
-After=network-online.target
 
 [Service]
 ${canNotify ? watched.join("\n") : "Type=simple"}
-ExecStart=${[...command, "run"].map(quote).join(" ")}
+ExecStart=${[...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ")}
 Environment=${quote(`SIGNALMAN_HOME=${home}`)}
 Restart=on-failure
 RestartSec=5
@@ -103,13 +120,7 @@ RestartPreventExitStatus=2 3
 TimeoutStopSec=30
 UMask=0077
 NoNewPrivileges=yes
-ProtectSystem=strict
-ReadWritePaths=${quote(home)}
-PrivateTmp=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-RestrictSUIDSGID=yes
+${canSandbox ? sandbox : ""}RestrictSUIDSGID=yes
 RestrictRealtime=yes
 LockPersonality=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
@@ -143,11 +154,11 @@ export function launchdPlist(command: readonly string[], home: string): string {
 /** @throws BridgeError `unsupported` `config` when the service manager refuses */
 export async function installService(io: Io, flags: Flags, place: Place = herePlace()): Promise<number> {
   const { config, origins } = load(io, flags);
-  const { file, text, up, advice } = await managerOf(io, config.home, place);
+  const { file, text, up, advice } = managerOf(io, config.home, place);
   // A unit that names a folder which is not there does not start.
   mkdirSync(config.home, { recursive: true, mode: 0o700 });
   mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, text);
+  writeFileSync(file, await text());
   const unseen = settingKeys.filter((key) => key !== "home" && /environment|flag/u.test(origins[key]));
   if (unseen.length > 0)
     io.err(
@@ -166,7 +177,7 @@ export async function installService(io: Io, flags: Flags, place: Place = herePl
 
 /** Whether the service is installed here, and runs. @throws BridgeError `unsupported` */
 export async function serviceState(io: Io, home: string, place: Place = herePlace()): Promise<"none" | "up" | "down"> {
-  const { file, probe } = await managerOf(io, home, place);
+  const { file, probe } = managerOf(io, home, place);
   if (!existsSync(file)) return "none";
   const [program = "", ...args] = probe;
   return (await place.exec(program, ...args)).code === 0 ? "up" : "down";
@@ -187,7 +198,7 @@ export async function showService(io: Io, flags: Flags, place?: Place): Promise<
 
 /** Stops and forgets the service; the home folder stays. */
 export async function uninstallService(io: Io, flags: Flags, place: Place = herePlace()): Promise<number> {
-  const { file, down } = await managerOf(io, load(io, flags).config.home, place);
+  const { file, down } = managerOf(io, load(io, flags).config.home, place);
   if (!existsSync(file)) return (io.out(stateTexts.none), 0);
   for (const [program = "", ...args] of down) await place.exec(program, ...args);
   rmSync(file);

@@ -23,14 +23,16 @@ const inside = await import("./inside.ts");
 const native = await import("./native.ts");
 
 const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] = [
-  () => inside.commitCost(some(400, 100)),
+  () => inside.commitCost("at the start", some(400, 100)),
   () => program.coldStart(some(20, 3)),
   () => program.overhead("messages", some(40, 5)),
   () => program.overhead("sessions", some(40, 5)),
-  ...[1, 50, 1000].map((chats) => () => inside.backlog(chats, some(1000, 100), some(3, 1))),
-  () => program.backlog(50, some(500, 50), "messages"),
-  () => program.backlog(50, some(500, 50), "sessions"),
-  () => program.recovery(some(5, 1), some(5_000, 100)),
+  () => inside.backlog(1, some(300, 50), some(3, 1)),
+  () => inside.backlog(50, some(300, 50), some(3, 1)),
+  () => inside.backlog(1_000, some(1_000, 100), some(2, 1)),
+  () => program.backlog(50, some(300, 50), "messages"),
+  () => program.backlog(50, some(300, 50), "sessions"),
+  () => program.recovery(some(4, 1), some(5_000, 100)),
   ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
   ...[10, 1_000, 10_000]
     .slice(0, some(3, 2))
@@ -38,6 +40,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   ...[10, 100, 1_000].map((keys) => () => inside.synchronizer(keys, some(500, 50))),
   () => native.exchange(some(60, 5)),
   () => native.linkAndIdle(),
+  () => inside.commitCost("at the end", some(400, 100)),
 ];
 
 const figures: Figure[] = [];

@@ -67,11 +67,14 @@ export async function linkAndIdle(): Promise<Figure[]> {
       ANTHROPIC_BASE_URL: claude.url,
     };
     const linked = await link(signal, env);
+    const from = performance.now();
     const running = await start(env);
     await running.state("CONNECTED");
+    const connected = performance.now() - from;
     const idle = residentMegabytes(running.pid);
     await running.stop("SIGKILL");
     return [
+      { group: "start", name: "exec to CONNECTED (native)", unit: "ms", values: [connected] },
       { group: "memory", name: "RSS, connected and idle (native)", unit: "MB", values: [idle], target: 115 },
       {
         group: "start",

@@ -92,7 +92,7 @@ describe("service", () => {
     ])
       expect(unit).toContain(`\n${line}\n`);
     expect(err).toContain("SIGNALMAN_MODEL");
-    expect(manager.calls.slice(1)).toEqual([
+    expect(manager.calls.slice(2)).toEqual([
       "systemctl --user daemon-reload",
       "systemctl --user enable --now signalman.service",
     ]);
@@ -110,9 +110,16 @@ describe("service", () => {
     expect(readFileSync(unitFile(), "utf8")).toContain("\nType=simple\n");
   });
 
+  test("where a user's service may have no view of its own, the unit starts without, and that is said", async () => {
+    expect(await installService(io(), {}, place("linux", { "systemd-run": 1 }))).toBe(0);
+    expect(readFileSync(unitFile(), "utf8")).not.toContain("ProtectSystem");
+    expect(readFileSync(unitFile(), "utf8")).toContain("\nNoNewPrivileges=yes\n");
+    expect(err).toContain("goes without");
+  });
+
   test("systemd itself finds no fault with the unit, where it is here to be asked", () => {
     const unit = join(home, "signalman.service");
-    writeFileSync(unit, systemdUnit([process.execPath], home, true));
+    writeFileSync(unit, systemdUnit([process.execPath], home, { canNotify: true, canSandbox: true }));
     const { error, stderr } = spawnSync("systemd-analyze", ["verify", "--user", unit], { encoding: "utf8" });
     if (error) return expect(readFileSync(unit, "utf8")).toMatch(/^\[Unit\][^]*\n\[Service\]\n[^]*\n\[Install\]\n/u);
     expect(stderr.split("\n").filter((line) => line.includes("signalman.service"))).toEqual([]);

@@ -51,8 +51,7 @@ const claudeCodes = (Object.keys(errorTable) as ErrorCode[]).filter(
 export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => string>> {
   const { dice, machine, line, theirs, people } = deps;
   const lasting = (): Millis => Math.round(dice.between(300, deps.plan.lastingMs));
-  const forAWhile = (start: () => void, mend: () => void): string => {
-    const ms = lasting();
+  const forAWhile = (start: () => void, mend: () => void, ms = lasting()): string => {
     start();
     deps.after(ms, mend);
     return `for ${ms} ms`;
@@ -95,7 +94,8 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
         line.relink();
         deps.reconnect();
       }),
-    hang: () => forAWhile(line.hang, line.release),
+    // Long enough, at times, for the line to count as stalled.
+    hang: () => forAWhile(line.hang, line.release, Math.round(dice.between(1_000, 400_000))),
     loseAnswer: () => once(() => line.loseAnswers(1 + dice.below(3))),
     loseAck: () => once(() => line.loseAcks()),
     rateLimit: () => once(() => line.refuseSends("signal_rate_limited", 1, lasting())),

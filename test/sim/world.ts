@@ -55,7 +55,7 @@ const graceMs: Millis = 40 * 60_000;
 /** The longest that a stop may take: the drain, and one request to Claude that hangs. */
 const stopMs: Millis = 90_000;
 
-const momentStepsMax = 5_000;
+const momentMax = 5_000;
 
 /** A home that was never used, with all migrations done: they cost more than most seeds. */
 let emptyDatabase: Promise<Uint8Array> | null = null;
@@ -146,6 +146,17 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     agenda.splice(index < 0 ? agenda.length : index, 0, { at, run });
   };
 
+  /** A loop that takes no time never ends: thousands of anything in one moment are a fault of their own. */
+  const moment = { at: -1, counts: { "wake-ups": 0, lines: 0 } };
+  const checkPace = (what: "wake-ups" | "lines", onHot: () => void): void => {
+    const at = base.monotonic();
+    if (moment.at !== at) moment.counts = { "wake-ups": 0, lines: 0 };
+    moment.at = at;
+    if (++moment.counts[what] <= momentMax) return;
+    fail(`${momentMax} ${what}, and time stands still`);
+    onHot();
+  };
+
   const logOf = (life: Life): Log => {
     const hear =
       (level: string) =>
@@ -153,6 +164,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         if (life.isDead()) return;
         const line = `${level} ${message} ${JSON.stringify(fields)}`;
         oracle.hearLog(line);
+        checkPace("lines", () => life.kill("as it runs hot"));
         trace(line.replaceAll(home, "HOME"));
       };
     return { debug: hear("debug"), info: hear("info"), warn: hear("warn"), error: hear("error") };
@@ -278,17 +290,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const checkFreshness = (): void => {
     if (state !== "CONNECTED" || now === null || now.life.isDead()) return;
     const silentMs = base.monotonic() - sleptMs - provenAt;
-    if (silentMs > config.limits.staleAfterMs + freshSlackMs)
-      fail(`CONNECTED without a proof of life for ${silentMs} ms`);
-  };
-
-  /** A loop that takes no time never ends: thousands of wake-ups in one moment are a fault of their own. */
-  const moment = { at: -1, steps: 0 };
-  const checkPace = (): void => {
-    const at = base.monotonic();
-    moment.steps = moment.at === at ? moment.steps + 1 : 0;
-    moment.at = at;
-    if (moment.steps > momentStepsMax) fail(`${momentStepsMax} wake-ups, and time stands still`);
+    const slackMs = plan.rates.sleep === undefined && plan.rates.setClock === undefined ? tickSlackMs : freshSlackMs;
+    if (silentMs > config.limits.staleAfterMs + slackMs) fail(`CONNECTED without a proof of life for ${silentMs} ms`);
   };
 
   const step = async (): Promise<void> => {
@@ -301,7 +304,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     if (now?.life.isDead()) now.life.release();
     oracle.check(now?.life.look() ?? null);
     checkFreshness();
-    checkPace();
+    checkPace("wake-ups", () => undefined);
     if (failure !== null) throw new Error(failure);
   };
 
@@ -418,5 +421,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   };
 }
 
-/** A tick, the time that a wake-up allows, and a clock that was set back unnoticed. */
+/** Up to two ticks. */
+const tickSlackMs: Millis = 2_000;
+/** Also the time that a wake-up allows, and a clock that was set back unnoticed. */
 const freshSlackMs: Millis = 40_000;
