@@ -58,6 +58,8 @@ export async function receiveLoop(deps: ReceiveDeps, account: Account, signal: A
   let waitMs = firstPollMs;
   while (!signal.aborted) {
     const batch = await deps.transport.receive(waitMs, signal);
+    // Now, not after the commit: a batch that a full disk holds says nothing about the line as it is by then.
+    if (batch.isProof) deps.onProof();
     waitMs = pollMs;
     if (batch.envelopes.length > 0 || batch.persist !== null) {
       const accepted = await commit(deps, account, batch, signal);
@@ -65,7 +67,6 @@ export async function receiveLoop(deps: ReceiveDeps, account: Account, signal: A
       if (accepted === null) return;
       announce(deps, accepted);
     } else await deps.transport.ack(batch, true);
-    if (batch.isProof) deps.onProof();
   }
 }
 

@@ -142,16 +142,15 @@ async function sendFailed(
   kill: AbortSignal,
 ): Promise<void> {
   const { store, clock } = deps;
-  const now = clock.now();
   const fault = toFault(error);
   deps.log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
   const { ownTimestamps } = deps.transport.capabilities;
   if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
-    return record(deps, kill, () => store.outbox.markFailed(row.id, error.code, now));
+    return record(deps, kill, () => store.outbox.markFailed(row.id, error.code, clock.now()));
   if (error.retry === "never") {
     await record(deps, kill, () => {
-      store.outbox.markFailed(row.id, error.code, now);
+      store.outbox.markFailed(row.id, error.code, clock.now());
       store.settings.count("sendFailed");
     });
     return;
@@ -162,7 +161,8 @@ async function sendFailed(
     : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
   if (isCaptcha || error.code === "signal_rate_limited") setPause(fault, wait);
   await record(deps, kill, () => {
-    store.outbox.requeue(row.id, isCaptcha ? 0 : now + wait, isUncertain);
+    // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
+    store.outbox.requeue(row.id, isCaptcha ? 0 : clock.now() + wait, isUncertain);
     if (isUncertain && !ownTimestamps) store.settings.count("uncertain");
   });
 }

@@ -66,8 +66,8 @@ export function toChart(figures: readonly Figure[]): string {
   const height = 44 + shown.length * rowHeight;
   const line = (left + width / 1.5).toFixed(1);
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 ${height}" font-family="system-ui,sans-serif" font-size="11">`,
-    `<rect width="720" height="${height}" fill="#fff"/><text x="${line}" y="18" text-anchor="middle">target</text>`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-150 0 870 ${height}" font-family="system-ui,sans-serif" font-size="11">`,
+    `<rect x="-150" width="870" height="${height}" fill="#fff"/><text x="${line}" y="18" text-anchor="middle">target</text>`,
     `<path d="M${line} 24V${height - 10}" stroke="#888" stroke-dasharray="3 3"/>`,
     ...bars,
     "</svg>\n",

@@ -66,6 +66,20 @@ test("CONNECTED is taken back when no proof of life has come for as long as it c
   await bench.until("the line", () => bench.state() === "CONNECTED");
 });
 
+test("a proof of life counts from when it came, not from when the disk had room for what came with it", async () => {
+  await using bench = await openBench();
+  const proofAt = () => Date.parse(bench.daemon().status().connection.lastProofAt ?? "");
+  bench.machine.isDiskBroken = true;
+  const { sentAt } = bench.signal.owner.write("hello");
+  await bench.pass(1_000);
+  bench.signal.faults.hang();
+  await bench.pass(30_000);
+  bench.machine.isDiskBroken = false;
+  await bench.pass(30_000);
+  expect(bench.signal.queued()).toEqual([]);
+  expect(proofAt()).toBeLessThan(sentAt + 2_000);
+});
+
 test("stopping finishes the turn at work and sends its answer before it ends", async () => {
   await using bench = await openBench({ script: (prompt) => [{ pauseMs: 5_000 }, { say: `re: ${prompt}` }] });
   bench.signal.owner.write("hello");

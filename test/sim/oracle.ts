@@ -100,6 +100,8 @@ export function createOracle(deps: OracleDeps): Oracle {
   const onScreen = (): ReadonlyMap<string, number> => {
     const counts = new Map<string, number>();
     for (const { text } of signal.screen()) {
+      // A preview whose answer came as a message of its own, since the server refused the preview at last.
+      if (text.endsWith(" …")) continue;
       const mark = replyMark.exec(text)?.[0];
       if (mark !== undefined) counts.set(mark, (counts.get(mark) ?? 0) + 1);
     }
