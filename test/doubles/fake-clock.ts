@@ -7,12 +7,14 @@ export type FakeClock = Clock & {
   advance(ms: Millis): Promise<void>;
   /** How many sleep. */
   sleepers(): number;
+  /** Waits, while real I/O goes on, until somebody sleeps for at most `ms`; then moves on by it. */
+  step(ms: Millis): Promise<void>;
 };
 
 export function createFakeClock(startAt: Millis = 1_786_953_600_000): FakeClock {
   let elapsedMs = 0;
   let sleeping: { readonly wakeAt: Millis; readonly wake: () => void }[] = [];
-  return {
+  const clock: FakeClock = {
     now: () => startAt + elapsedMs,
     monotonic: () => elapsedMs,
     sleep: (ms, signal) =>
@@ -42,5 +44,11 @@ export function createFakeClock(startAt: Millis = 1_786_953_600_000): FakeClock 
       await new Promise((resolve) => setImmediate(resolve));
     },
     sleepers: () => sleeping.length,
+    async step(ms) {
+      while (!sleeping.some(({ wakeAt }) => wakeAt <= elapsedMs + ms))
+        await new Promise((resolve) => setImmediate(resolve));
+      await clock.advance(ms);
+    },
   };
+  return clock;
 }
