@@ -20,27 +20,18 @@ function purpose(path: string): string {
   return (/^[\s\S]*?[.:;](?=\s|$)/u.exec(words.replaceAll("\n", " "))?.[0] ?? words).replace(/[.:;]$/u, "");
 }
 
+/** One line a file, in the order of the folders: what an `ls` would say if it could. */
 function sourceMap(): string {
-  const folders = [
-    "src",
-    ...readdirSync(new URL("src/", root), { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map(({ name }) => `src/${name}`)
-      .sort(),
-    "src/signal/native",
-  ];
-  const rows = folders.sort().map((folder) => {
-    const files = readdirSync(new URL(`${folder}/`, root))
-      .filter((name) => name.endsWith(".ts") && !name.endsWith("_pb.ts"))
-      .sort();
-    return [
-      `\`${folder}/\``,
-      files
-        .map((name) => `\`${name.replace(/\.ts$/u, "")}\` ${purpose(`${folder}/${name}`).toLowerCase()}`)
-        .join(" · "),
-    ];
-  });
-  return table(["folder", "files"], rows);
+  const list = (folder: string): string[] => {
+    const entries = readdirSync(new URL(`${folder}/`, root), { withFileTypes: true }).sort((a, b) =>
+      a.name < b.name ? -1 : 1,
+    );
+    const files = entries.filter(({ name }) => name.endsWith(".ts") && !name.endsWith("_pb.ts"));
+    const lines = files.map(({ name }) => `  ${name.padEnd(20)} ${purpose(`${folder}/${name}`)}`);
+    const folders = entries.filter((entry) => entry.isDirectory()).flatMap(({ name }) => list(`${folder}/${name}`));
+    return [...(lines.length > 0 ? [`${folder}/`, ...lines] : []), ...folders];
+  };
+  return ["```text", ...list("src"), "```"].join("\n");
 }
 
 /** The generated parts by name. */
