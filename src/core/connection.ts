@@ -21,7 +21,7 @@
  * owes us: one life per `connect`, and nothing reported from a life that ended. Where it slips, the tables below still decide.
  */
 import { backoffMs, defaultBackoff, serverMinimumMs, type BackoffLimits } from "./backoff.ts";
-import { errorRow, errorTable, type Fault } from "./errors.ts";
+import { BridgeError, errorTable, toFault, type Fault } from "./errors.ts";
 import { assert, type Millis } from "./model.ts";
 
 type Common = {
@@ -136,158 +136,93 @@ export const initialState = (at: Millis): State => ({
 /** What the event makes of the state, and what is to be done in this order. Where nothing changes, the same state comes back. */
 export function step(state: State, event: Event, limits: Limits): Step {
   // The table's type pairs every handler with its own state and event; a computed look-up cannot say so.
-  const handle = table[state.name][event.type] as (state: State, event: Event, limits: Limits) => Step;
-  return handle(state, event, limits);
+  const handle = table[event.type][state.name] as Handler<StateName, EventType>;
+  return handle(calmed(state, event.at, limits), event, limits);
 }
 
 type In<N extends StateName> = Extract<State, { readonly name: N }>;
 type On<T extends EventType> = Extract<Event, { readonly type: T }>;
-type Row<N extends StateName> = {
-  readonly [T in EventType]: (state: In<N>, event: On<T>, limits: Limits) => Step;
-};
+type Handler<N extends StateName, T extends EventType> = (state: In<N>, event: On<T>, limits: Limits) => Step;
+type Table = { readonly [T in EventType]: { readonly [N in StateName]: Handler<N, T> } };
 
 const nothing: readonly Effect[] = [];
+const publish: Effect = { type: "publish" };
+const disconnect: Effect = { type: "disconnect" };
+
 const stay = (state: State): Step => [state, nothing];
 
-const disconnected: Row<"DISCONNECTED"> = {
-  start: (state, event) => (state.retryAt === null ? connect(state, event) : stay(state)),
-  // The connect was given up (stopped, too slow) and succeeded all the same: nobody would use that line.
-  connected: (state, { at }) => [state, [{ type: "disconnect" }, ...waitAgain(state, at)]],
-  connectFailed: stay,
-  retryDue: retryIfAllowed,
-  syncDone: stay,
-  syncFailed: stay,
-  lost: stay,
-  proof: stay,
-  tick: stay,
-  woke: retryIfAllowed,
-  networkChanged: retryIfAllowed,
-  // Also tries a halted line once, and against the server's wish: a person may know better. Not a stopped one.
-  reconnect: (state, event) => (state.fault === null ? stay(state) : connect(state, event)),
-  stop: (state, event) => (state.fault === null ? stay(state) : stop(state, event)),
-};
-
-const reconnecting: Row<"RECONNECTING"> = {
-  start: stay,
-  connected: (state, { at }, limits) => [
-    {
-      ...common(state),
-      name: "SYNCING",
-      since: at,
-      reconnects: state.reconnects + (state.lastProofAt === null ? 0 : 1),
-      isProven: false,
-      isSynced: false,
-      proofDueAt: at + limits.staleAfterMs,
-    },
-    [{ type: "receive" }, { type: "sync" }, { type: "publish" }],
-  ],
-  connectFailed: (state, { at, fault, jitter }, limits) => fail(state, at, fault, jitter, limits),
-  retryDue: stay,
-  syncDone: stay,
-  syncFailed: stay,
-  // Of an earlier life: the present connect reports for itself.
-  lost: stay,
-  proof: stay,
-  tick: (state, { at, jitter }, limits) =>
-    at - state.since < limits.connectTimeoutMs ? stay(state) : fail(state, at, connectTimeout(limits), jitter, limits),
+/** Every pair of event and state is a decision. The shell's slips are decided too: an event of an earlier life changes nothing. */
+const table: Table = {
+  start: { DISCONNECTED: begin, RECONNECTING: stay, SYNCING: stay, CONNECTED: stay },
+  connected: { DISCONNECTED: hangUp, RECONNECTING: open, SYNCING: stay, CONNECTED: stay },
+  connectFailed: { DISCONNECTED: stay, RECONNECTING: fail, SYNCING: stay, CONNECTED: stay },
+  retryDue: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: stay, CONNECTED: stay },
+  // In CONNECTED it is a sync by its own backoff: nothing about the line.
+  syncDone: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: synced, CONNECTED: stay },
+  syncFailed: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: synced, CONNECTED: stay },
+  lost: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: fail, CONNECTED: fail },
+  proof: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: proven, CONNECTED: proven },
+  tick: { DISCONNECTED: stay, RECONNECTING: failIfSlow, SYNCING: failIfStalled, CONNECTED: failIfStalled },
   // A connect that slept is dead, and nobody tells it.
-  woke: connect,
-  // Not here: containers come and go, and each would start the connect over.
-  networkChanged: stay,
-  reconnect: stay,
-  stop,
-};
-
-const syncing: Row<"SYNCING"> = {
-  start: stay,
-  connected: stay,
-  connectFailed: stay,
-  retryDue: stay,
-  syncDone: synced,
-  syncFailed: synced,
-  lost: (state, { at, fault, jitter }, limits) => fail(state, at, fault, jitter, limits),
-  proof: (state, { at }, limits) =>
-    settle({ ...state, isProven: true, lastProofAt: at, proofDueAt: at + limits.staleAfterMs }, at),
-  tick(state, event, limits) {
-    if (event.at >= state.proofDueAt) return fail(state, event.at, stalled, event.jitter, limits);
-    return event.at - state.since >= limits.syncTimeoutMs ? synced(state, event) : stay(state);
-  },
-  woke: demandProof,
-  networkChanged: demandProof,
-  reconnect: connect,
-  stop,
-};
-
-const connected: Row<"CONNECTED"> = {
-  start: stay,
-  connected: stay,
-  connectFailed: stay,
-  retryDue: stay,
-  // A sync of its own backoff: nothing about the line.
-  syncDone: stay,
-  syncFailed: stay,
-  lost: (state, { at, fault, jitter }, limits) => fail(calmed(state, at, limits), at, fault, jitter, limits),
-  proof: (state, { at }, limits) => [{ ...state, lastProofAt: at, proofDueAt: at + limits.staleAfterMs }, nothing],
-  tick: (state, { at, jitter }, limits) => {
-    const calm = calmed(state, at, limits);
-    return at >= state.proofDueAt ? fail(calm, at, stalled, jitter, limits) : stay(calm);
-  },
-  woke: demandProof,
-  networkChanged: demandProof,
-  reconnect: (state, event, limits) => connect(calmed(state, event.at, limits), event),
-  stop,
-};
-
-const table: { readonly [N in StateName]: Row<N> } = {
-  DISCONNECTED: disconnected,
-  RECONNECTING: reconnecting,
-  SYNCING: syncing,
-  CONNECTED: connected,
+  woke: { DISCONNECTED: retryIfAllowed, RECONNECTING: connect, SYNCING: demandProof, CONNECTED: demandProof },
+  // Networks of containers come and go: each would start a running connect over.
+  networkChanged: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: demandProof, CONNECTED: demandProof },
+  reconnect: { DISCONNECTED: retryNow, RECONNECTING: stay, SYNCING: connect, CONNECTED: connect },
+  stop: { DISCONNECTED: stop, RECONNECTING: stop, SYNCING: stop, CONNECTED: stop },
 };
 
 /** The fields that every state has, and no other: a state never carries what belonged to the one before. */
 const common = ({ attempt, lastProofAt, reconnects }: State) => ({ attempt, lastProofAt, reconnects });
 
+/** CONNECTED that has held makes earlier failures history. */
+function calmed(state: State, at: Millis, { stableAfterMs }: Limits): State {
+  const hasHeld = state.name === "CONNECTED" && at - state.since >= stableAfterMs;
+  return hasHeld && state.attempt > 0 ? { ...state, attempt: 0 } : state;
+}
+
 function connect(state: State, { at }: Event): Step {
-  return [{ ...common(state), name: "RECONNECTING", since: at }, [{ type: "connect" }, { type: "publish" }]];
+  return [{ ...common(state), name: "RECONNECTING", since: at }, [{ type: "connect" }, publish]];
 }
 
-function stop(state: State, { at }: Event): Step {
-  const stopped: State = { ...common(state), name: "DISCONNECTED", since: at, fault: null, retryAt: null };
-  return [stopped, [{ type: "disconnect" }, { type: "publish" }]];
+function begin(state: In<"DISCONNECTED">, event: Event): Step {
+  return state.retryAt === null ? connect(state, event) : stay(state);
 }
 
-function fail(state: State, at: Millis, fault: Fault, jitter: number, limits: Limits): Step {
-  const attempt = state.attempt + 1;
-  const down = { ...common(state), name: "DISCONNECTED", since: at, attempt, fault } as const;
-  // Codes of class `never` speak of one message; should one end the line all the same, trying again is the harmless answer.
-  if (errorTable[fault.code].retry === "person")
-    return [{ ...down, retryAt: null }, [{ type: "disconnect" }, { type: "publish" }]];
-  const ms = waitMs(fault, attempt, jitter, limits);
-  return [{ ...down, retryAt: at + ms }, [{ type: "disconnect" }, { type: "wait", ms }, { type: "publish" }]];
-}
-
-function waitMs(fault: Fault, attempt: number, jitter: number, limits: Limits): Millis {
-  const isProbe = limits.probeMs !== null && (fault.code === "signal_unreachable" || fault.code === "signal_timeout");
-  return isProbe
-    ? Math.max(limits.probeMs, serverMinimumMs(fault.retryAfterMs))
-    : backoffMs({ attempt, jitter, retryAfterMs: fault.retryAfterMs }, limits.backoff);
+/** Also tries a halted line once, and against the server's wish: a person may know better. Not a stopped one. */
+function retryNow(state: In<"DISCONNECTED">, event: Event): Step {
+  return state.fault === null ? stay(state) : connect(state, event);
 }
 
 /**
  * The wait is over, or something happened that makes a try worth while now. Our own backoff gives way to that; the server's
  * minimum does not. A clock that jumped back (`at` before `since`) cannot make it longer than it was.
  */
-function retryIfAllowed(state: In<"DISCONNECTED">, event: On<"retryDue" | "woke" | "networkChanged">): Step {
+function retryIfAllowed(state: In<"DISCONNECTED">, event: Event): Step {
   if (state.fault === null || state.retryAt === null) return stay(state);
   const remainingMs = state.since + serverMinimumMs(state.fault.retryAfterMs) - event.at;
   if (remainingMs <= 0 || event.at < state.since) return connect(state, event);
-  return [{ ...state, retryAt: event.at + remainingMs }, [{ type: "wait", ms: remainingMs }, { type: "publish" }]];
+  return [{ ...state, retryAt: event.at + remainingMs }, [{ type: "wait", ms: remainingMs }, publish]];
 }
 
-/** `disconnect` ends the running wait too: what remains of it, never more than it was. */
-const waitAgain = ({ retryAt, since }: In<"DISCONNECTED">, at: Millis): readonly Effect[] =>
-  retryAt === null ? nothing : [{ type: "wait", ms: Math.max(0, retryAt - Math.max(at, since)) }];
+/**
+ * The connect was given up (stopped, too slow) and succeeded all the same: nobody would use that line. `disconnect` ends the
+ * running wait too, so what remains of it starts again, never more than it was.
+ */
+function hangUp(state: In<"DISCONNECTED">, { at }: Event): Step {
+  if (state.retryAt === null) return [state, [disconnect]];
+  return [state, [disconnect, { type: "wait", ms: Math.max(0, state.retryAt - Math.max(at, state.since)) }]];
+}
+
+function open(state: In<"RECONNECTING">, { at }: Event, { staleAfterMs }: Limits): Step {
+  const reconnects = state.reconnects + (state.lastProofAt === null ? 0 : 1);
+  const now = { since: at, isProven: false, isSynced: false, proofDueAt: at + staleAfterMs };
+  return [{ ...common(state), ...now, name: "SYNCING", reconnects }, [{ type: "receive" }, { type: "sync" }, publish]];
+}
+
+function proven(state: In<"SYNCING" | "CONNECTED">, { at }: Event, { staleAfterMs }: Limits): Step {
+  const alive = { ...state, lastProofAt: at, proofDueAt: at + staleAfterMs };
+  return alive.name === "CONNECTED" ? stay(alive) : settle({ ...alive, isProven: true }, at);
+}
 
 function synced(state: In<"SYNCING">, { at }: Event): Step {
   return state.isSynced ? stay(state) : settle({ ...state, isSynced: true }, at);
@@ -295,37 +230,55 @@ function synced(state: In<"SYNCING">, { at }: Event): Step {
 
 /** From SYNCING to CONNECTED as soon as both are there: no word of CONNECTED on the strength of an answering port. */
 function settle(state: In<"SYNCING">, at: Millis): Step {
-  if (!state.isProven || !state.isSynced) return [state, nothing];
-  return [
-    { ...common(state), name: "CONNECTED", since: at, proofDueAt: state.proofDueAt },
-    [{ type: "drainOutbox" }, { type: "publish" }],
-  ];
+  if (!state.isProven || !state.isSynced) return stay(state);
+  const { proofDueAt } = state;
+  return [{ ...common(state), name: "CONNECTED", since: at, proofDueAt }, [{ type: "drainOutbox" }, publish]];
 }
 
 /**
  * The line may be dead without knowing it: it gets a short time to show that it lives, rather than being torn down blindly. What
  * fell due while the machine slept is forgiven; a proof that is due sooner stays so, or a restless network would put it off.
  */
-function demandProof(state: In<"SYNCING" | "CONNECTED">, event: Event, limits: Limits): Step {
-  const soon = event.at + limits.wakeProofMs;
-  const isForgiven = event.type === "woke" && state.proofDueAt <= event.at;
-  return isForgiven || state.proofDueAt > soon ? [{ ...state, proofDueAt: soon }, nothing] : stay(state);
+function demandProof(state: In<"SYNCING" | "CONNECTED">, { type, at }: Event, { wakeProofMs }: Limits): Step {
+  const soon = at + wakeProofMs;
+  const isForgiven = type === "woke" && state.proofDueAt <= at;
+  return stay(isForgiven || state.proofDueAt > soon ? { ...state, proofDueAt: soon } : state);
 }
 
-/** Forgets earlier failures once the line has held. */
-function calmed(state: In<"CONNECTED">, at: Millis, limits: Limits): In<"CONNECTED"> {
-  return state.attempt === 0 || at - state.since < limits.stableAfterMs ? state : { ...state, attempt: 0 };
+function failIfSlow(state: In<"RECONNECTING">, event: On<"tick">, limits: Limits): Step {
+  const { connectTimeoutMs } = limits;
+  if (event.at - state.since < connectTimeoutMs) return stay(state);
+  const why = `Cannot connect to Signal as it did not answer within ${connectTimeoutMs} ms`;
+  return fail(state, { ...event, fault: toFault(new BridgeError("signal_timeout", why)) }, limits);
 }
 
-const ownFault = (code: "stalled" | "signal_timeout", message: string): Fault => ({
-  code,
-  message,
-  hint: errorRow(code).hint,
-  retryAfterMs: null,
-});
-const stalled = ownFault("stalled", "Cannot trust the line to Signal as no proof of life came in time");
-const connectTimeout = ({ connectTimeoutMs }: Limits): Fault =>
-  ownFault("signal_timeout", `Cannot connect to Signal as it did not answer within ${connectTimeoutMs} ms`);
+function failIfStalled(state: In<"SYNCING" | "CONNECTED">, event: On<"tick">, limits: Limits): Step {
+  if (event.at >= state.proofDueAt) return fail(state, { ...event, fault: stalled }, limits);
+  // A sync that takes longer goes on beside the open line.
+  const isSlow = state.name === "SYNCING" && event.at - state.since >= limits.syncTimeoutMs;
+  return isSlow ? synced(state, event) : stay(state);
+}
+
+const stalled = toFault(new BridgeError("stalled", "Cannot trust the line to Signal as no proof of life came in time"));
+
+type Failure = Pick<On<"lost">, "at" | "fault" | "jitter">;
+
+function fail(state: State, { at, fault, jitter }: Failure, limits: Limits): Step {
+  const attempt = state.attempt + 1;
+  const down = { ...common(state), name: "DISCONNECTED", since: at, attempt, fault } as const;
+  // Codes of class `never` speak of one message; should one end the line all the same, trying again is the harmless answer.
+  if (errorTable[fault.code].retry === "person") return [{ ...down, retryAt: null }, [disconnect, publish]];
+  const isProbe = limits.probeMs !== null && (fault.code === "signal_unreachable" || fault.code === "signal_timeout");
+  const ms = isProbe
+    ? Math.max(limits.probeMs, serverMinimumMs(fault.retryAfterMs))
+    : backoffMs({ attempt, jitter, retryAfterMs: fault.retryAfterMs }, limits.backoff);
+  return [{ ...down, retryAt: at + ms }, [disconnect, { type: "wait", ms }, publish]];
+}
+
+function stop(state: State, { at }: Event): Step {
+  if (state.name === "DISCONNECTED" && state.fault === null) return stay(state);
+  return [{ ...common(state), name: "DISCONNECTED", since: at, fault: null, retryAt: null }, [disconnect, publish]];
+}
 
 /** The table of invariants in the header, as asserts. @throws Error naming the broken one: a bug */
 export function checkInvariants(state: State): void {

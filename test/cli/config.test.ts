@@ -157,7 +157,7 @@ describe("what cannot be", () => {
     ["SIGNALMAN_ACCOUNT", "5550100001", "international"],
     ["SIGNALMAN_LISTEN", "8787", "host:port"],
     ["SIGNALMAN_LISTEN", "127.0.0.1:99999", "host:port"],
-    ["SIGNALMAN_LOG", "loud", "debug, info, warn, error"],
+    ["SIGNALMAN_LOG", "loud", "debug, info, warn or error"],
     ["SIGNALMAN_LANES_MAX", "0", "1 to 64"],
     ["SIGNALMAN_STALE_AFTER_MS", "1e5", "15000 to 3600000"],
     ["SIGNALMAN_TRUST_LISTEN", "perhaps", "true or false"],
