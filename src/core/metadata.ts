@@ -10,7 +10,7 @@
  *
  * **Source:** CLAUDE-API notes 1.3 (at most 16 pairs, key ≤ 64, value ≤ 512 characters), 2.4 and 2.5 (our mapping).
  */
-import { isStampAhead, parseStamp, type Stamp, type Stamps } from "./hlc.ts";
+import { parseStamp, type Stamp, type Stamps } from "./hlc.ts";
 import type { Context, JsonValue } from "./model.ts";
 
 /** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
@@ -26,33 +26,24 @@ export type Metadata = { readonly [key: string]: string };
  * before older.
  */
 export function encodeMetadata(context: Context, stamps: Stamps): Record<string, string> {
-  const values = Object.entries(context).map(([key, value]) =>
-    pair(key, stampOf(stamps, key), `~${toAscii(JSON.stringify(value))}`),
-  );
-  const tombstones = Object.keys(stamps)
-    .filter((key) => !Object.hasOwn(context, key))
-    .map((key) => pair(key, stampOf(stamps, key), "!"));
-  const newestFirst = (a: Pair, b: Pair): number => (a.stamp < b.stamp ? 1 : a.stamp > b.stamp ? -1 : 0);
+  const values = Object.entries(context).map(([key, value]) => pair(stamps, key, `~${toAscii(JSON.stringify(value))}`));
+  const removed = Object.keys(stamps).filter((key) => !Object.hasOwn(context, key));
+  const tombstones = removed.map((key) => pair(stamps, key, "!"));
+  const newestFirst = (a: Pair, b: Pair): number => Number(a.stamp < b.stamp) - Number(a.stamp > b.stamp);
   const fitting = [...values.sort(newestFirst), ...tombstones.sort(newestFirst)].filter(
     ({ key, value }) => key.length <= keyCharsMax && value.length <= valueCharsMax,
   );
   return Object.fromEntries(fitting.slice(0, keysMax).map(({ key, value }) => [key, value]));
 }
 
-/**
- * The context and stamps in a session's metadata; any input is fine, pairs that are not ours are passed over. With the server's
- * time (Unix ms), stamps that lead it too far are not believed: a value then counts as unstamped, a tombstone as nothing.
- */
-export function decodeMetadata(
-  metadata: Metadata,
-  serverNow = Number.POSITIVE_INFINITY,
-): { readonly context: Context; readonly stamps: Stamps } {
+/** The context and stamps in a session's metadata; any input is fine, pairs that are not ours are passed over. */
+export function decodeMetadata(metadata: Metadata): { readonly context: Context; readonly stamps: Stamps } {
   const context: [string, JsonValue][] = [];
   const stamps: [string, Stamp][] = [];
   for (const [key, text] of Object.entries(metadata)) {
     const entry = decodeEntry(key, text);
     if (!entry) continue;
-    if (entry.stamp !== "" && !isStampAhead(entry.stamp, serverNow)) stamps.push([entry.key, entry.stamp]);
+    if (entry.stamp !== "") stamps.push([entry.key, entry.stamp]);
     if (entry.value !== undefined) context.push([entry.key, entry.value]);
   }
   return { context: Object.fromEntries(context), stamps: Object.fromEntries(stamps) };
@@ -69,28 +60,29 @@ export function metadataPatch(before: Metadata, after: Metadata): Record<string,
 
 type Pair = { readonly key: string; readonly stamp: Stamp; readonly value: string };
 
-const pair = (key: string, stamp: Stamp, rest: string): Pair => ({ key: prefix + key, stamp, value: stamp + rest });
-
-/** A text that is no stamp would make the whole pair unreadable. */
-function stampOf(stamps: Stamps, key: string): Stamp {
-  const stamp = Object.hasOwn(stamps, key) ? stamps[key] : undefined;
-  return stamp !== undefined && parseStamp(stamp) ? stamp : "";
+/** Without the stamp where the text is none: it would make the whole pair unreadable. */
+function pair(stamps: Stamps, key: string, rest: string): Pair {
+  const given = Object.hasOwn(stamps, key) ? (stamps[key] ?? "") : "";
+  const stamp = parseStamp(given) === null ? "" : given;
+  return { key: prefix + key, stamp, value: stamp + rest };
 }
+
+/** Stamp, `~` or `!`, the rest. */
+const entryPattern = /^([^~!]*)([~!])(.*)$/s;
 
 /** Null where the pair is not ours, or of a kind that this version does not know (`@mem:…`). */
 function decodeEntry(
   key: string,
   text: unknown,
 ): { readonly key: string; readonly stamp: Stamp; readonly value?: JsonValue } | null {
-  // Ours are shorter than the API's limit; what is longer could be nested too deep to compare.
+  // Ours are shorter than the API's limit; what is longer could be nested too deep to be worth it.
   if (!key.startsWith(prefix) || typeof text !== "string" || text.length > valueCharsMax) return null;
-  const mark = text.search(/[~!]/);
-  const stamp = text.slice(0, Math.max(0, mark));
-  if (mark < 0 || (stamp !== "" && parseStamp(stamp) === null)) return null;
+  const [, stamp = "", mark, rest = ""] = entryPattern.exec(text) ?? [];
+  if (mark === undefined || (stamp !== "" && parseStamp(stamp) === null)) return null;
   const name = key.slice(prefix.length);
-  if (text[mark] === "!") return stamp !== "" && text.length === mark + 1 ? { key: name, stamp } : null;
+  if (mark === "!") return stamp !== "" && rest === "" ? { key: name, stamp } : null;
   try {
-    return { key: name, stamp, value: JSON.parse(text.slice(mark + 1)) as JsonValue };
+    return { key: name, stamp, value: JSON.parse(rest) as JsonValue };
   } catch {
     return null;
   }

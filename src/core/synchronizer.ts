@@ -7,187 +7,135 @@
  *                                both, local `updated_at` newer: local wins
  *                                both, otherwise (equal, missing, unreadable): remote wins
  *
- * After `diff` and `removed.local` here, `push` and `removed.remote` there, both sides equal `merged`. Inputs are never mutated;
- * results are new at the top and share the (immutable) values. Only own keys count, so `__proto__` is a key like any other.
+ * After `diff` here and `push` there, and less the keys whose agreed stamp is a tombstone, both sides equal `merged`. Inputs are
+ * never mutated; results are new at the top and share the (immutable) values. Only own keys count, so `__proto__` is a key like
+ * any other.
  */
 import type { Stamps } from "./hlc.ts";
 import type { Context, JsonValue } from "./model.ts";
 
-/** Values to write, by key. What must be removed is said apart: a JSON value cannot say it. */
+/** Values to write, by key. A removal is no value: `SyncResult.stamps` says it. */
 export type Diff = Context;
 
 export type SyncResult = {
-  /** The local side's values change: `diff` or `removed.local` is not empty. */
+  /** The local side's values change. */
   readonly changed: boolean;
   /** To write locally. */
   readonly diff: Diff;
   /** To write at the remote side. */
   readonly push: Diff;
-  /** Keys to remove on either side, since a tombstone won. */
-  readonly removed: { readonly local: readonly string[]; readonly remote: readonly string[] };
   /** What both sides hold afterwards. */
   readonly merged: Context;
-  /** The agreed stamps, tombstones included: to be stored on both sides even where no value changed. */
+  /** The agreed stamps, to be stored on both sides even where no value changed; without a value in `merged` it is a tombstone. */
   readonly stamps: Stamps;
 };
 
-/** Both sides' stamps; a key with a stamp and without a value is a tombstone. */
-export type SideStamps = { readonly local: Stamps; readonly remote: Stamps };
-
 /** What must be written locally by the whole-context rule. Empty where both `updated_at` are readable and local is newer. */
 export function calculateDiff(local: Context, remote: Context): Diff {
-  return isLocalNewer(local, remote) ? {} : differing(local, remote);
+  if (isLocalNewer(local, remote)) return {};
+  return Object.fromEntries(Object.entries(remote).filter(([key, value]) => !isEqual(own(local, key), value)));
 }
 
-/** A new context: `local` with `diff` written over it and `removed` left out. */
-export function merge(local: Context, diff: Diff, removed: readonly string[] = []): Context {
-  const merged: Record<string, JsonValue> = { ...local, ...diff };
-  for (const key of removed) delete merged[key];
-  return merged;
-}
+/** A new context: `local` with `diff` written over it. */
+export const merge = (local: Context, diff: Diff): Context => ({ ...local, ...diff });
+
+const unstamped: Stamps = {};
 
 /** The whole step; the table above says who wins. Believe the stamps before (`believableStamps`): here they are only compared. */
-export function synchronize(local: Context, remote: Context, stamps?: SideStamps): SyncResult {
-  return stamps === undefined || (isEmpty(stamps.local) && isEmpty(stamps.remote))
-    ? synchronizeWhole(local, remote)
-    : synchronizeByKey(local, remote, stamps);
-}
-
-function synchronizeWhole(local: Context, remote: Context): SyncResult {
-  const localWins = isLocalNewer(local, remote);
-  const diff = localWins ? lacking(local, remote) : differing(local, remote);
-  const push = localWins ? differing(remote, local) : lacking(remote, local);
-  const merged = merge(local, diff);
-  return { changed: !isEmpty(diff), diff, push, removed: { local: [], remote: [] }, merged, stamps: {} };
-}
-
-function synchronizeByKey(local: Context, remote: Context, stamps: SideStamps): SyncResult {
-  const localWins = isLocalNewer(local, remote);
-  const diff: [string, JsonValue][] = [];
-  const push: [string, JsonValue][] = [];
-  const removed = { local: [] as string[], remote: [] as string[] };
+export function synchronize(
+  local: Context,
+  remote: Context,
+  stamps: { readonly local: Stamps; readonly remote: Stamps } = { local: unstamped, remote: unstamped },
+): SyncResult {
+  const localIsNewer = isLocalNewer(local, remote);
+  let changed = false;
+  // Entries rather than assignment: that would take a `__proto__` key for the prototype.
+  const [diff, push, merged]: [Entries, Entries, Entries] = [[], [], []];
   const agreed: [string, string][] = [];
-  for (const key of keysOf(local, remote, stamps.local, stamps.remote)) {
-    const here = own(local, key);
-    const there = own(remote, key);
-    const stampHere = own(stamps.local, key);
-    const stampThere = own(stamps.remote, key);
-    const isStamped = stampHere !== undefined || stampThere !== undefined;
-    // "" is smaller than every stamp, so a stamped side beats an unstamped one.
-    const takesLocal = isStamped
-      ? (stampHere ?? "") > (stampThere ?? "")
-      : there === undefined || (here !== undefined && localWins);
-    const winner = takesLocal ? here : there;
-    const stamp = takesLocal ? stampHere : stampThere;
+  for (const key of new Set([local, remote, stamps.local, stamps.remote].flatMap((side) => Object.keys(side)))) {
+    const [here, there] = [own(local, key), own(remote, key)];
+    const [stampHere, stampThere] = [own(stamps.local, key), own(stamps.remote, key)];
+    const takesLocal =
+      stampHere === undefined && stampThere === undefined
+        ? there === undefined || (here !== undefined && localIsNewer)
+        : // "" is smaller than every stamp, so a stamped side beats an unstamped one.
+          (stampHere ?? "") > (stampThere ?? "");
+    const [winner, stamp] = takesLocal ? [here, stampHere] : [there, stampThere];
     if (stamp !== undefined) agreed.push([key, stamp]);
-    if (winner === undefined) {
-      if (here !== undefined) removed.local.push(key);
-      if (there !== undefined) removed.remote.push(key);
-    } else {
-      if (here === undefined || !isEqual(here, winner)) diff.push([key, winner]);
-      if (there === undefined || !isEqual(there, winner)) push.push([key, winner]);
-    }
+    changed ||= !isEqual(here, winner);
+    if (winner === undefined) continue;
+    merged.push([key, winner]);
+    if (!isEqual(here, winner)) diff.push([key, winner]);
+    if (!isEqual(there, winner)) push.push([key, winner]);
   }
-  const diffRecord = Object.fromEntries(diff);
   return {
-    changed: diff.length > 0 || removed.local.length > 0,
-    diff: diffRecord,
+    changed,
+    diff: Object.fromEntries(diff),
     push: Object.fromEntries(push),
-    removed,
-    merged: merge(local, diffRecord, removed.local),
+    merged: Object.fromEntries(merged),
     stamps: Object.fromEntries(agreed),
   };
 }
 
-/** Keys of `to` that `from` lacks or has otherwise, with `to`'s values. */
-function differing(from: Context, to: Context): Diff {
-  const diff: [string, JsonValue][] = [];
-  for (const key of Object.keys(to)) {
-    const wanted = to[key] as JsonValue;
-    const present = own(from, key);
-    if (present === undefined || !isEqual(present, wanted)) diff.push([key, wanted]);
+type Entries = [key: string, value: JsonValue][];
+
+const own = <T>(record: { readonly [key: string]: T }, key: string): T | undefined =>
+  Object.hasOwn(record, key) ? record[key] : undefined;
+
+/**
+ * Equality of JSON values, undefined for none: order of keys does not matter, order of elements does. By a list of what is still
+ * to compare, as a value may be nested deeper than the stack.
+ */
+export function isEqual(a: JsonValue | undefined, b: JsonValue | undefined): boolean {
+  const pairs: (readonly [unknown, unknown])[] = [[a, b]];
+  for (let pair = pairs.pop(); pair; pair = pairs.pop()) {
+    const [x, y] = pair;
+    if (x === y) continue;
+    if (!isObject(x) || !isObject(y) || Array.isArray(x) !== Array.isArray(y)) return false;
+    const keys = Object.keys(x);
+    if (keys.length !== Object.keys(y).length || !keys.every((key) => Object.hasOwn(y, key))) return false;
+    for (const key of keys) pairs.push([x[key], y[key]]);
   }
-  // Not by assignment: that would take a `__proto__` key for the prototype.
-  return Object.fromEntries(diff);
+  return true;
 }
 
-/** Keys that only `to` has, with their values. */
-function lacking(from: Context, to: Context): Diff {
-  return Object.fromEntries(Object.entries(to).filter(([key]) => !Object.hasOwn(from, key)));
-}
-
-/** Equality of JSON values: order of keys does not matter, order of elements does. */
-export function isEqual(a: JsonValue, b: JsonValue): boolean {
-  if (Object.is(a, b) || a === b) return true;
-  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
-  if (isList(a) || isList(b)) {
-    if (!isList(a) || !isList(b) || a.length !== b.length) return false;
-    return a.every((value, index) => isEqual(value, b[index] as JsonValue));
-  }
-  const keys = Object.keys(a);
-  if (keys.length !== Object.keys(b).length) return false;
-  return keys.every((key) => Object.hasOwn(b, key) && isEqual(a[key] as JsonValue, b[key] as JsonValue));
-}
-
-// `Array.isArray` does not narrow a readonly array out of a union.
-const isList = (value: JsonValue): value is readonly JsonValue[] => Array.isArray(value);
-const isEmpty = (record: object): boolean => Object.keys(record).length === 0;
-
-function own<T>(record: { readonly [key: string]: T }, key: string): T | undefined {
-  return Object.hasOwn(record, key) ? record[key] : undefined;
-}
-
-function keysOf(...records: readonly object[]): Set<string> {
-  return new Set(records.flatMap((record) => Object.keys(record)));
-}
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null;
 
 function isLocalNewer(local: Context, remote: Context): boolean {
-  const here = toInstant(own(local, "updated_at"));
-  const there = here && toInstant(own(remote, "updated_at"));
-  return here !== null && there !== null && compareInstants(here, there) > 0;
+  const [here, there] = [toInstant(own(local, "updated_at")), toInstant(own(remote, "updated_at"))];
+  return here !== null && there !== null && here > there;
 }
-
-/** A point in time, exact to any number of digits: `fraction` is what follows the second, without trailing zeros. */
-export type Instant = { readonly second: number; readonly fraction: string };
 
 const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/;
 
+/** Makes the seconds of every year from 0 on positive, and 12 digits long. */
+const secondsBefore = 100_000_000_000;
+
 /**
- * An RFC 3339 time as an instant, null for anything else. `Date` keeps milliseconds only, and takes much that is no RFC 3339.
+ * An RFC 3339 time as text that sorts as time does, exact to any number of digits; null for anything else. `Date` keeps
+ * milliseconds only, and takes much that is no RFC 3339.
  * **Source:** RFC 3339, sections 5.6 and 5.7 (ranges; 60 only as a leap second, at 23:59 UTC).
  */
-export function toInstant(value: unknown): Instant | null {
+export function toInstant(value: unknown): string | null {
   const match = typeof value === "string" ? rfc3339.exec(value) : null;
   if (!match) return null;
-  const part = (index: number): number => Number(match[index] ?? 0);
-  const [year, month, day, hour, minute, second] = [part(1), part(2), part(3), part(4), part(5), part(6)];
-  if (month < 1 || month > 12 || day < 1 || day > daysIn(year, month)) return null;
-  if (hour > 23 || minute > 59 || second > 60 || part(9) > 23 || part(10) > 59) return null;
-  const offsetMinutes = (match[8] === "-" ? -1 : 1) * (part(9) * 60 + part(10));
-  const isLeap = second === 60;
+  const [year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0, offsetHours = 0, offsetMinutes = 0] = [
+    1, 2, 3, 4, 5, 6, 9, 10,
+  ].map((group) => Number(match[group] ?? 0));
+  if (hour > 23 || minute > 59 || second > 60 || offsetHours > 23 || offsetMinutes > 59) return null;
   const at = new Date(0);
   at.setUTCFullYear(year, month - 1, day);
-  at.setUTCHours(hour, minute - offsetMinutes, isLeap ? 59 : second);
+  // A day or month that does not exist has become another.
+  if (at.getUTCMonth() !== month - 1) return null;
+  const offset = (match[8] === "-" ? -1 : 1) * (offsetHours * 60 + offsetMinutes);
+  const isLeap = second === 60;
+  at.setUTCHours(hour, minute - offset, isLeap ? 59 : second);
   if (isLeap && (at.getUTCHours() !== 23 || at.getUTCMinutes() !== 59)) return null;
-  const digits = trimZeros(match[7] ?? "");
-  // "~" sorts behind every digit: a leap second comes after all of :59 and before the next :00.
-  return { second: at.getTime() / 1000, fraction: isLeap ? `~${digits}` : digits };
+  const seconds = String(at.getTime() / 1000 + secondsBefore).padStart(12, "0");
+  // "~" sorts behind ".": a leap second comes after all of :59 and before the next :00.
+  return `${seconds}${isLeap ? "~" : "."}${trimZeros(match[7] ?? "")}`;
 }
-
-/** Negative, zero or positive as `a` is before, at, or after `b`. */
-export function compareInstants(a: Instant, b: Instant): number {
-  if (a.second !== b.second) return a.second - b.second;
-  return a.fraction < b.fraction ? -1 : a.fraction > b.fraction ? 1 : 0;
-}
-
-const daysIn = (year: number, month: number): number =>
-  month === 2
-    ? year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0)
-      ? 29
-      : 28
-    : [4, 6, 9, 11].includes(month)
-      ? 30
-      : 31;
 
 /** By hand: a pattern for trailing zeros takes quadratic time on a long run of zeros inside. */
 function trimZeros(digits: string): string {

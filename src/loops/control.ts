@@ -7,7 +7,7 @@ import type { Backend } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import { stampKeys } from "../core/hlc.ts";
+import { stampKey } from "../core/hlc.ts";
 import { decide, type AllowRule } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
@@ -234,7 +234,7 @@ async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all", 
 
 function setContext(deps: ControlDeps, session: Session, key: string, value: JsonValue): void {
   const skewMs = deps.backend.remote?.skewMs() ?? 0;
-  const stamps = stampKeys(session.stamps, [key], deps.clock.now(), skewMs, deps.deviceTag);
+  const stamps = stampKey(session.stamps, key, deps.clock.now() + skewMs, deps.deviceTag);
   deps.store.db.transaction(() => {
     deps.store.sessions.setContext(session.id, { ...session.context, [key]: value }, stamps);
     if (session.remoteId !== null) deps.store.sessions.setStale(session.id, true);

@@ -174,7 +174,7 @@ function readRemote(
   const renamed = events.findLast((event) => event.type === "updated" && event.title === there.title);
   // Without a mirror and without an event nothing says that anybody renamed it: ours goes out.
   if (!renamed && context["title"] === undefined) return { context, stamps };
-  const stamp = nextStamp(null, renamed?.at ?? serverNow, 0, deps.deviceTag);
+  const stamp = nextStamp(null, renamed?.at ?? serverNow, deps.deviceTag);
   return { context: { ...context, title: there.title }, stamps: { ...stamps, title: stamp } };
 }
 

@@ -125,7 +125,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       ask: (session) => void world.post(session.id, `from elsewhere ${++count}`),
       rename: (session) => world.patch(session.id, { title: `Renamed ${++count}` }),
       set(session) {
-        const stamp = nextStamp(null, base.now(), 0, "beef");
+        const stamp = nextStamp(null, base.now(), "beef");
         const key = dice.pick(["c.verbose", "c.color", "c.title"]);
         const value = key === "c.verbose" ? dice.chance(0.5) : `there ${++count}`;
         const title = key === "c.title" ? String(value) : undefined;
