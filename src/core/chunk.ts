@@ -8,27 +8,50 @@
  * A code block is cut before it, or between its lines, before it comes to the worst. Line breaks around a cut are dropped; nothing
  * else is, so the parts joined by those line breaks are the input. Linear: each part looks at its own window.
  */
-import { assert, type StyleRange } from "./model.ts";
-import type { StyledText } from "./page.ts";
+import { assert, type StyledText, type StyleRange } from "./model.ts";
 
 /** A code point takes up to four bytes; less room than that would hold none. */
 const bytesMin = 4;
 
 /** The parts in order, each at most `bytesMax` (≥ 4) bytes of UTF-8 and never empty; no part for an empty text. */
-export function chunk(input: StyledText, bytesMax: number): StyledText[] {
+export function chunk({ text, styles }: StyledText, bytesMax: number): StyledText[] {
   assert(bytesMax >= bytesMin, "a part has room for any code point");
-  const { text } = input;
-  const styles = createSweep(input.styles, text);
-  const parts: StyledText[] = [];
+  const ranges = styles
+    .map(({ start, length, style }) => ({ from: Math.max(0, start), to: Math.min(text.length, start + length), style }))
+    .filter(({ from, to }) => to > from)
+    .sort((a, b) => a.from - b.from);
+  // Monospace on a single line is no block.
+  const blocks = ranges.filter(({ from, to, style }) => style === "MONOSPACE" && text.slice(from, to).includes("\n"));
+  const spans: Span[] = [];
+  let block = 0;
   for (let start = 0; start < text.length;) {
     const limit = fittingEnd(text, start, bytesMax);
     const isRest = limit === text.length;
-    const cut = isRest ? limit : cutBefore(text, start, limit, styles.codeStart(limit));
+    while ((blocks[block]?.to ?? Infinity) <= limit) block++;
+    const codeFrom = blocks[block]?.from ?? limit;
+    const cut = isRest ? limit : cutBefore(text, start, limit, codeFrom < limit ? codeFrom : null);
     const end = isRest ? cut : skipLineBreaks(text, cut, start, -1);
-    if (end > start) parts.push({ text: text.slice(start, end), styles: styles.take(start, end) });
+    if (end > start) spans.push({ from: start, to: end, styles: [] });
     start = isRest ? cut : skipLineBreaks(text, cut, text.length, 1);
   }
-  return parts;
+  spread(ranges, spans);
+  return spans.map(({ from, to, styles }) => ({ text: text.slice(from, to), styles }));
+}
+
+type Span = { readonly from: number; readonly to: number; readonly styles: StyleRange[] };
+
+/** Gives every span its share of the ranges, counted from its own beginning. Both are sorted: one pass over them. */
+function spread(ranges: readonly { from: number; to: number; style: StyleRange["style"] }[], spans: readonly Span[]) {
+  let first = 0;
+  for (const { from, to, style } of ranges) {
+    while ((spans[first]?.to ?? Infinity) <= from) first++;
+    for (let index = first; (spans[index]?.from ?? Infinity) < to; index++) {
+      const span = spans[index];
+      if (!span) break;
+      const start = Math.max(from, span.from);
+      span.styles.push({ start: start - span.from, length: Math.min(to, span.to) - start, style });
+    }
+  }
 }
 
 /** From `index` over the line breaks behind it (`direction` 1) or before it (−1), not beyond `bound`. */
@@ -38,58 +61,35 @@ function skipLineBreaks(text: string, index: number, bound: number, direction: 1
   return at;
 }
 
-/** The largest end such that `text` from `start` fits, never inside a surrogate pair. */
+const encoder = new TextEncoder();
+
+/** The largest end such that `text` from `start` fits, never inside a surrogate pair; half of one alone is sent as U+FFFD. */
 function fittingEnd(text: string, start: number, bytesMax: number): number {
-  let bytes = 0;
-  let end = start;
-  while (end < text.length) {
-    const unit = text.charCodeAt(end);
-    // A lone surrogate is encoded as U+FFFD: three bytes.
-    const isPair = unit >= 0xd800 && unit < 0xdc00 && isLowSurrogate(text.charCodeAt(end + 1));
-    bytes += unit < 0x80 ? 1 : unit < 0x800 ? 2 : isPair ? 4 : 3;
-    if (bytes > bytesMax) break;
-    end += isPair ? 2 : 1;
-  }
-  return end;
+  return start + encoder.encodeInto(text.slice(start, start + bytesMax), new Uint8Array(bytesMax)).read;
 }
 
-/** Each finds the borders of a kind; a match ends where the next part begins. */
-const borders = {
-  paragraph: /\n[ \t\r]*\n/g,
-  line: /\n/g,
-  // Chinese and Japanese sentences end without a space.
-  sentence: /[.!?…]["')\]»”’]*\s|[。！？]/g,
-  word: /\s/g,
-} as const;
-
-const proseBorders = [borders.paragraph, borders.line, borders.sentence, borders.word];
-const codeBorders = [borders.paragraph, borders.line];
+/** Where a kind of border is; a match ends where the next part begins. */
+const paragraph = /\n[ \t\r]*\n/g;
+const line = /\n/g;
+/** Chinese and Japanese sentences end without a space. */
+const sentence = /[.!?…]["')\]»”’]*\s|[。！？]/g;
+const word = /\s/g;
 
 /** Where the part that begins at `start` and has room up to `limit` ends; more than `start`. */
-function cutBefore(text: string, start: number, limit: number, codeStart: number | null): number {
+function cutBefore(text: string, start: number, limit: number, codeFrom: number | null): number {
   const half = Math.ceil((limit - start) / 2);
-  if (codeStart !== null && codeStart - start >= half && isLineBreak(text, codeStart - 1)) return codeStart;
+  if (codeFrom !== null && codeFrom - start >= half && isLineBreak(text, codeFrom - 1)) return codeFrom;
   // The border may lie just behind the limit where it is a line break, which is dropped.
   const room = text.slice(start, limit + (isLineBreak(text, limit) ? 1 : 0));
-  for (const [kinds, minimum] of codeStart === null ? proseAttempts(half) : codeAttempts(half))
-    for (const kind of kinds) {
-      const cut = lastBorder(room, kind, minimum);
-      if (cut !== null && isGraphemeBorder(text, start, start + cut)) return start + cut;
-    }
+  const kinds = codeFrom === null ? [paragraph, line, sentence, word] : [paragraph, line];
+  const attempts = [...kinds.map((kind) => [kind, half] as const), ...kinds.map((kind) => [kind, 1] as const)];
+  for (const [kind, minimum] of [...attempts, [sentence, half] as const, [word, half] as const]) {
+    const cut = lastBorder(room, kind, minimum);
+    if (cut !== null && isGraphemeBorder(text, start, start + cut)) return start + cut;
+  }
   const cut = graphemeStart(text, start, limit);
   return cut > start ? cut : limit;
 }
-
-type Attempt = readonly [kinds: readonly RegExp[], minimum: number];
-const proseAttempts = (half: number): Attempt[] => [
-  [proseBorders, half],
-  [proseBorders, 1],
-];
-const codeAttempts = (half: number): Attempt[] => [
-  [codeBorders, half],
-  [codeBorders, 1],
-  [proseBorders, half],
-];
 
 /** The last place in `room`, at least `minimum`, behind a match of `kind`. */
 function lastBorder(room: string, kind: RegExp, minimum: number): number | null {
@@ -116,46 +116,4 @@ function graphemeStart(text: string, start: number, index: number): number {
   return segment ? start + segment.index : index;
 }
 
-/** The ranges as the parts pass over them: each is looked at once, and again for every part that it reaches into. */
-function createSweep(ranges: readonly StyleRange[], text: string) {
-  const waiting = ranges
-    .map(({ start, length: units, style }) => ({
-      from: Math.max(0, start),
-      to: Math.min(text.length, start + units),
-      style,
-    }))
-    .filter(({ from, to }) => to > from)
-    .sort((a, b) => a.from - b.from);
-  let next = 0;
-  let open: typeof waiting = [];
-  const reach = (index: number): void => {
-    for (let range = waiting[next]; range && range.from < index; range = waiting[++next]) open.push(range);
-  };
-  return {
-    /** Where the code block around `index` begins, null outside of one. Monospace on a single line is no block. */
-    codeStart(index: number): number | null {
-      reach(index);
-      const block = open.find(
-        ({ from, to, style }) => style === "MONOSPACE" && to > index && text.slice(from, to).includes("\n"),
-      );
-      return block ? block.from : null;
-    },
-    /** The styles of the part from `from` to `to`, counted from its beginning. Parts come in order. */
-    take(from: number, to: number): StyleRange[] {
-      reach(to);
-      const styles = open
-        .map((range) => ({
-          style: range.style,
-          start: Math.max(range.from, from) - from,
-          end: Math.min(range.to, to) - from,
-        }))
-        .filter(({ start, end }) => end > start)
-        .map(({ style, start, end }) => ({ start, length: end - start, style }));
-      open = open.filter((range) => range.to > to);
-      return styles;
-    },
-  };
-}
-
 const isLineBreak = (text: string, index: number): boolean => text[index] === "\n" || text[index] === "\r";
-const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit < 0xe000;

@@ -10,27 +10,39 @@
  * Total: never throws, on any string; what cannot be parsed comes back as it is. Linear in the length: see `sections.ts`.
  */
 import { Lexer, type MarkedToken, type Token, type Tokens } from "marked";
-import { decodeEntities } from "./entities.ts";
-import { atMargin, attempt, createPage, finish, gap, indented, styled, write, written, type Page } from "./page.ts";
-import type { StyledText } from "./page.ts";
+import type { StyledText, StyleRange } from "./model.ts";
+import { createPage, type Page } from "./page.ts";
 import { sections } from "./sections.ts";
 
 /** The text and its styles; empty only for blank input. */
 export function toSignalText(markdown: string): StyledText {
-  const page = createPage();
-  const writer: Writer = { page, shownUrls: new Set() };
+  const shownUrls = new Set<string>();
+  const styles: StyleRange[] = [];
+  let text = "";
   for (const section of sections(markdown)) {
-    const isWritten = attempt(page, () => {
-      gap(page, section.gap);
-      writeBlocks(writer, Lexer.lex(section.text, { gfm: true }), false);
-    });
-    if (isWritten) continue;
-    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
-    gap(page, section.gap);
-    write(page, section.text);
+    if (text !== "") text += "\n".repeat(section.gap);
+    const part = toStyled(section.text, shownUrls);
+    for (const range of part.styles) styles.push({ ...range, start: text.length + range.start });
+    text += part.text;
   }
-  const result = finish(page);
-  return result.text.trim() === "" ? { text: markdown.trim(), styles: [] } : result;
+  text = text.trimEnd();
+  if (text.trim() === "") return { text: markdown.trim(), styles: [] };
+  const inside = styles.map((range) => ({ ...range, length: Math.min(range.length, text.length - range.start) }));
+  return {
+    text,
+    styles: inside.filter(({ length }) => length > 0).sort((a, b) => a.start - b.start || b.length - a.length),
+  };
+}
+
+function toStyled(markdown: string, shownUrls: Set<string>): StyledText {
+  try {
+    const page = createPage();
+    writeBlocks({ page, shownUrls }, Lexer.lex(markdown, { gfm: true }), false);
+    return page.content();
+  } catch {
+    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
+    return { text: markdown, styles: [] };
+  }
 }
 
 type Writer = {
@@ -45,118 +57,116 @@ function writeBlocks(writer: Writer, tokens: readonly Token[], isTight: boolean)
   for (const token of tokens as readonly MarkedToken[]) {
     if (token.type === "space" || token.type === "checkbox") continue;
     if (token.type === "def" && writer.shownUrls.has(token.href)) continue;
-    if (!isFirst) gap(writer.page, isTight ? 1 : 2);
+    if (!isFirst) writer.page.gap(isTight ? 1 : 2);
     isFirst = false;
-    writeBlock(writer, token);
+    writeToken(writer, token);
   }
 }
 
-function writeBlock(writer: Writer, token: MarkedToken): void {
+function writeInline(writer: Writer, tokens: readonly Token[]): void {
+  for (const token of tokens as readonly MarkedToken[]) writeToken(writer, token);
+}
+
+function writeToken(writer: Writer, token: MarkedToken): void {
   const { page } = writer;
   switch (token.type) {
     case "heading":
-      return styled(page, "BOLD", () => writeInline(writer, token.tokens));
+    case "strong":
+      return page.styled("BOLD", () => writeInline(writer, token.tokens));
+    case "em":
+      return page.styled("ITALIC", () => writeInline(writer, token.tokens));
+    case "del":
+      return page.styled("STRIKETHROUGH", () => writeInline(writer, token.tokens));
+    case "codespan":
+      return page.styled("MONOSPACE", () => page.write(token.text));
     case "code":
       // At the margin whatever it is nested in: what is copied from the phone must be the code and nothing else.
-      return atMargin(page, () => styled(page, "MONOSPACE", () => write(page, token.text)));
+      return page.atMargin(() => page.styled("MONOSPACE", () => page.write(token.text)));
     case "blockquote":
-      return indented(page, "▎ ", "▎ ", () => writeBlocks(writer, token.tokens, false));
+      return page.indented("▎ ", "▎ ", () => writeBlocks(writer, token.tokens, false));
     case "list":
       return writeList(writer, token);
     case "table":
       return writeTable(writer, token);
-    case "hr":
-      return write(page, "———");
-    case "def":
-      return write(page, token.raw.trimEnd());
+    case "link":
+    case "image":
+      return writeLink(writer, token);
+    case "text":
+    case "paragraph":
+      return token.tokens ? writeInline(writer, token.tokens) : page.write(decodeEntities(token.text));
+    case "escape":
+      return page.write(token.text);
     case "html":
-      return write(page, token.text.trimEnd());
+      return page.write(/^<br\s*\/?>$/i.test(token.text) ? "\n" : token.text.trimEnd());
+    case "br":
+      return page.write("\n");
+    case "hr":
+      return page.write("———");
+    case "checkbox":
+      return;
     default:
-      return writeSpan(writer, token);
+      return page.write(token.raw.trimEnd());
   }
 }
 
 function writeList(writer: Writer, list: Tokens.List): void {
-  const { page } = writer;
   const first = typeof list.start === "number" ? list.start : 1;
   list.items.forEach((item, index) => {
-    if (index > 0) gap(page, list.loose ? 2 : 1);
+    if (index > 0) writer.page.gap(list.loose ? 2 : 1);
     const bullet = list.ordered ? `${first + index}. ` : "• ";
     const marker = item.task ? (item.checked ? "☑ " : "☐ ") : bullet;
-    indented(page, marker, " ".repeat(marker.length), () => writeBlocks(writer, item.tokens, !list.loose));
+    writer.page.indented(marker, " ".repeat(marker.length), () => writeBlocks(writer, item.tokens, !list.loose));
   });
 }
 
-function writeTable(writer: Writer, table: Tokens.Table): void {
+function writeTable(writer: Writer, { header, rows }: Tokens.Table): void {
   const { page } = writer;
-  const rows = table.rows
-    .map((row) => row.map((cell, column) => ({ header: table.header[column], cell })))
+  const filled = rows
+    .map((row) => row.map((cell, column) => ({ title: header[column], cell })))
     .map((row) => row.filter(({ cell }) => cell.text.trim() !== ""))
     .filter((row) => row.length > 0);
-  if (rows.length === 0)
-    return writeRow(
-      writer,
-      table.header.map((cell) => ({ header: undefined, cell })),
-    );
-  rows.forEach((row, index) => {
-    if (index > 0) gap(page, 2);
-    writeRow(writer, row);
-  });
-}
-
-type Cell = { readonly header: Tokens.TableCell | undefined; readonly cell: Tokens.TableCell };
-
-function writeRow(writer: Writer, row: readonly Cell[]): void {
-  const { page } = writer;
-  row.forEach(({ header, cell }, column) => {
-    if (column > 0) gap(page, 1);
-    if (header && header.text.trim() !== "") {
-      styled(page, "BOLD", () => writeInline(writer, header.tokens));
-      write(page, ": ");
+  const titlesOnly = [header.map((cell) => ({ title: undefined, cell }))];
+  for (const [index, row] of (filled.length > 0 ? filled : titlesOnly).entries()) {
+    if (index > 0) page.gap(2);
+    for (const [column, { title, cell }] of row.entries()) {
+      if (column > 0) page.gap(1);
+      if (title && title.text.trim() !== "") {
+        page.styled("BOLD", () => writeInline(writer, title.tokens));
+        page.write(": ");
+      }
+      writeInline(writer, cell.tokens);
     }
-    writeInline(writer, cell.tokens);
-  });
-}
-
-function writeInline(writer: Writer, tokens: readonly Token[]): void {
-  for (const token of tokens as readonly MarkedToken[]) writeSpan(writer, token);
-}
-
-function writeSpan(writer: Writer, token: MarkedToken): void {
-  const { page } = writer;
-  switch (token.type) {
-    case "strong":
-      return styled(page, "BOLD", () => writeInline(writer, token.tokens));
-    case "em":
-      return styled(page, "ITALIC", () => writeInline(writer, token.tokens));
-    case "del":
-      return styled(page, "STRIKETHROUGH", () => writeInline(writer, token.tokens));
-    case "codespan":
-      return styled(page, "MONOSPACE", () => write(page, token.text));
-    case "br":
-      return write(page, "\n");
-    case "escape":
-      return write(page, token.text);
-    case "link":
-      return token.autolink === true ? write(page, token.text) : writeLink(writer, token);
-    case "image":
-      return writeLink(writer, token);
-    case "html":
-      return write(page, /^<br\s*\/?>$/i.test(token.text) ? "\n" : token.text);
-    case "text":
-    case "paragraph":
-      return token.tokens ? writeInline(writer, token.tokens) : write(page, decodeEntities(token.text));
-    case "checkbox":
-      return;
-    default:
-      return write(page, token.raw);
   }
 }
 
-function writeLink({ page, shownUrls }: Writer, { href, tokens }: Tokens.Link | Tokens.Image): void {
-  const url = decodeEntities(href);
-  const text = written(page, () => writeInline({ page, shownUrls }, tokens));
-  shownUrls.add(href);
-  if (text === "") write(page, url);
-  else if (url !== "" && url !== text && url !== `mailto:${text}`) write(page, ` (${url})`);
+function writeLink(writer: Writer, link: Tokens.Link | Tokens.Image): void {
+  const { page, shownUrls } = writer;
+  if ("autolink" in link && link.autolink === true) return page.write(link.text);
+  const url = decodeEntities(link.href);
+  const text = page.written(() => writeInline(writer, link.tokens));
+  shownUrls.add(link.href);
+  if (text === "") page.write(url);
+  else if (url !== "" && url !== text && url !== `mailto:${text}`) page.write(` (${url})`);
 }
+
+/**
+ * Character references as people and models write them. HTML knows 2,231 names; what is not here stays as it was written.
+ * **Source:** HTML standard, section 13.5 "Named character references"; a number that is no character is U+FFFD by 13.2.5.80.
+ */
+const names = `amp & lt < gt > quot " apos ' copy © reg ® trade ™ deg ° plusmn ± micro µ sect § middot · cent ¢ pound £ yen ¥ euro €
+  laquo « raquo » ndash – mdash — lsquo ‘ rsquo ’ ldquo “ rdquo ” bdquo „ bull • hellip … times × divide ÷ minus − frac12 ½ sup2 ²
+  le ≤ ge ≥ ne ≠ asymp ≈ infin ∞ radic √ sum ∑ larr ← uarr ↑ rarr → darr ↓ harr ↔ rArr ⇒ check ✓ cross ✗ pi π`;
+const named = new Map(Array.from(names.matchAll(/(\w+) (\S)/g), ([, name = "", character = ""]) => [name, character]));
+named.set("nbsp", "\u00a0");
+
+/** `text` with its references replaced. */
+export const decodeEntities = (text: string): string =>
+  text.replace(
+    /&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));/g,
+    (raw: string, decimal?: string, hex?: string, name?: string) => {
+      if (name !== undefined) return named.get(name) ?? raw;
+      const code = decimal === undefined ? Number.parseInt(hex ?? "", 16) : Number(decimal);
+      const isCharacter = code > 0 && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
+      return isCharacter ? String.fromCodePoint(code) : "\ufffd";
+    },
+  );

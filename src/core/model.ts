@@ -41,6 +41,12 @@ export type StyleRange = {
   readonly style: "BOLD" | "ITALIC" | "STRIKETHROUGH" | "MONOSPACE" | "SPOILER";
 };
 
+export type StyledText = {
+  readonly text: string;
+  /** Sorted by `start`, inside the text, never empty. Ranges of different styles may overlap. */
+  readonly styles: readonly StyleRange[];
+};
+
 export type Mention = { readonly start: number; readonly length: number; readonly who: Address };
 
 /** The message that a reply quotes: its identity is (author, sentAt). */

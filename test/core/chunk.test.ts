@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { chunk } from "../../src/core/chunk.ts";
 import type { StyleRange } from "../../src/core/model.ts";
-import type { StyledText } from "../../src/core/page.ts";
+import type { StyledText } from "../../src/core/model.ts";
 
 const bytes = (text: string): number => new TextEncoder().encode(text).length;
 const plain = (text: string): StyledText => ({ text, styles: [] });

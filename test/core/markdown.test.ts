@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { decodeEntities } from "../../src/core/entities.ts";
-import { toSignalText } from "../../src/core/markdown.ts";
-import type { StyledText } from "../../src/core/page.ts";
+
+import { decodeEntities, toSignalText } from "../../src/core/markdown.ts";
+import type { StyledText } from "../../src/core/model.ts";
 import { sections } from "../../src/core/sections.ts";
 
 /** Text with its styles as `STYLE:covered text`. */
