@@ -141,7 +141,7 @@ function writeTable(writer: Writer, { header, rows }: Tokens.Table): void {
 
 function writeLink(writer: Writer, link: Tokens.Link | Tokens.Image): void {
   const { page, shownUrls } = writer;
-  if ("autolink" in link && link.autolink === true) return page.write(link.text);
+  if ("autolink" in link && link.autolink) return page.write(link.text);
   const url = decodeEntities(link.href);
   const text = page.written(() => writeInline(writer, link.tokens));
   shownUrls.add(link.href);

@@ -42,7 +42,7 @@ export function createPage() {
     },
     /** Ends the line and leaves `lines - 1` blank ones; nothing at the very beginning of the page. */
     gap(lines: number): void {
-      for (let line = 0; length > 0 && line < lines; line++) endLine();
+      if (length > 0) for (let line = 0; line < lines; line++) endLine();
     },
     /** `work` writes text of this style. Inside the same style it gets no range of its own. */
     styled(style: StyleRange["style"], work: () => void): void {

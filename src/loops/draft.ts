@@ -8,9 +8,8 @@
  */
 import type { Clock } from "../clock.ts";
 import type { Chat, SessionEvent } from "../core/model.ts";
-import { isDraftDue, type DraftState } from "../core/progress.ts";
+import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
 import { plainText, renderReply } from "../core/reply.ts";
-import { toolLine } from "../core/tools.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Store } from "../store/store.ts";

@@ -1,7 +1,6 @@
 /** Fetches what a prompt's files and long text need from the transport. */
 import type { Prompt } from "../claude/backend.ts";
 import { BridgeError } from "../core/errors.ts";
-import { toBase64 } from "../core/listing.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import type { Transport } from "../signal/transport.ts";
@@ -51,7 +50,7 @@ export async function buildPrompt(
   }
   for (const { file, bytesMax } of plan.fetch) {
     const bytes = await bytesOf(file.ref, bytesMax);
-    if (bytes) files.push({ contentType: file.contentType, fileName: file.fileName, base64: toBase64(bytes) });
+    if (bytes) files.push({ contentType: file.contentType, fileName: file.fileName, base64: bytes.toBase64() });
     else said.push(`[The attached ${describe(file)} could not be fetched.]`);
   }
   return { text: [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n"), files };

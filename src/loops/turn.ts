@@ -10,7 +10,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import type { Account, Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
-import { question, toolLine } from "../core/tools.ts";
+import { question, toolLine } from "../core/progress.ts";
 import { progressOf, trackAll, trackTurn, type Progress } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";

@@ -1,9 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { takeListings } from "../../src/core/listing.ts";
-import { isDraftDue } from "../../src/core/progress.ts";
-import { renderReply } from "../../src/core/reply.ts";
-import { question, shorten, toolLine } from "../../src/core/tools.ts";
+import { renderReply, takeListings } from "../../src/core/reply.ts";
+import { isDraftDue, question, shorten, toolLine } from "../../src/core/progress.ts";
 
 const lines = (count: number): string => Array.from({ length: count }, (_, n) => `line ${n}`).join("\n");
 const fenced = (info: string, code: string, fence = "```"): string => `${fence}${info}\n${code}\n${fence}`;
