@@ -243,5 +243,3 @@ export function toFault(error: unknown): Fault {
     error instanceof BridgeError ? error : new BridgeError("internal", foreign);
   return { code, message, hint, retryAfterMs };
 }
-
-export const userActionOf = (code: ErrorCode): UserAction | null => errorRow(code).userAction ?? null;

@@ -22,33 +22,30 @@ export type Control = {
 /** Longest text of `send` in UTF-16 code units. */
 const textLengthMax = 64 * 1024;
 
-const nothing = v.object({});
 const reconnect = v.object({ captcha: v.optional(v.pipe(v.string(), v.nonEmpty(), v.maxLength(16_384))) });
 const message = v.object({ to: addressee, text: v.pipe(v.string(), v.nonEmpty(), v.maxLength(textLengthMax)) });
 const session = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
 
+const refusal = (message: string) => ({ code: "config", message, hint: "" });
+
 export function createControl(control: Control, token: string): Hono {
   const app = new Hono();
   app.use(async (c, next) => {
-    if (!isSame(c.req.header("authorization") ?? "", `Bearer ${token}`))
-      return c.json({ code: "config", message: "Cannot obey without the token of the home folder", hint: "" }, 401);
-    return next();
+    if (isSame(c.req.header("authorization") ?? "", `Bearer ${token}`)) return next();
+    return c.json(refusal("Cannot obey without the token of the home folder"), 401);
   });
   const on = <T>(path: string, schema: v.GenericSchema<unknown, T>, act: (input: T) => unknown): void => {
     app.post(path, async (c) => {
       const body: unknown = await c.req.json().catch(() => ({}));
       const input = v.safeParse(schema, body);
       if (!input.success)
-        return c.json(
-          { code: "config", message: `Cannot read the request: ${v.getDotPath(input.issues[0]) ?? "body"}`, hint: "" },
-          400,
-        );
+        return c.json(refusal(`Cannot read the request: ${v.getDotPath(input.issues[0]) ?? "body"}`), 400);
       await act(input.output);
       return c.json({});
     });
   };
   on("/reconnect", reconnect, ({ captcha }) => control.reconnect(captcha));
-  on("/sync", nothing, () => control.sync());
+  on("/sync", v.object({}), () => control.sync());
   on("/send", message, ({ to, text }) => control.send(toChat(to), text));
   on("/archive", session, ({ id }) => control.archive(id));
   app.onError((error, c) => {
@@ -60,16 +57,8 @@ export function createControl(control: Control, token: string): Hono {
 }
 
 function toChat(to: AllowRule): Chat {
-  switch (to.kind) {
-    case "self":
-      return { kind: "self" };
-    case "number":
-      return { kind: "direct", peer: { aci: null, number: to.number } };
-    case "aci":
-      return { kind: "direct", peer: { aci: to.aci, number: null } };
-    case "group":
-      return { kind: "group", id: to.id };
-  }
+  if (to.kind === "self" || to.kind === "group") return to;
+  return { kind: "direct", peer: { aci: null, number: null, [to.kind]: to.kind === "aci" ? to.aci : to.number } };
 }
 
 /** In a time that tells nothing about how much of it was right. */

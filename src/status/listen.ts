@@ -10,24 +10,10 @@ export type Server = {
 };
 
 type Handler = (request: Request) => Response | Promise<Response>;
-type BunServer = { readonly port: number; stop(isForced: boolean): Promise<void> };
-type DenoServer = { readonly addr: { readonly port: number }; shutdown(): Promise<void> };
 type Runtime = {
-  readonly Bun?: {
-    serve(options: {
-      hostname: string;
-      port: number;
-      fetch: Handler;
-      development: boolean;
-      reusePort: boolean;
-      maxRequestBodySize: number;
-    }): BunServer;
-  };
+  readonly Bun?: { serve(options: object): { readonly port: number; stop(isForced: boolean): Promise<void> } };
   readonly Deno?: {
-    serve(
-      options: { hostname: string; port: number; signal: AbortSignal; onListen: () => void },
-      handler: Handler,
-    ): DenoServer;
+    serve(options: object, handler: Handler): { readonly addr: { readonly port: number }; shutdown(): Promise<void> };
   };
 };
 
@@ -49,24 +35,19 @@ export async function listen({ host, port }: ListenAddress, handler: Handler): P
   }
 }
 
-function open(runtime: Runtime, hostname: string, port: number, handler: Handler): Server {
-  const name = hostname.includes(":") ? `[${hostname}]` : hostname;
-  if (runtime.Bun) {
-    const server = runtime.Bun.serve({
-      hostname,
-      port,
-      fetch: handler,
-      development: false,
-      reusePort: false,
-      maxRequestBodySize: bodyBytesMax,
-    });
-    return { url: `http://${name}:${server.port}`, stop: () => server.stop(true) };
+function open({ Bun, Deno }: Runtime, hostname: string, port: number, fetch: Handler): Server {
+  const url = (taken: number): string => `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${taken}`;
+  if (Bun) {
+    // With `reusePort` a second daemon would take half of the requests instead of a refusal.
+    const options = { development: false, reusePort: false, maxRequestBodySize: bodyBytesMax };
+    const server = Bun.serve({ hostname, port, fetch, ...options });
+    return { url: url(server.port), stop: () => server.stop(true) };
   }
-  if (!runtime.Deno) throw new Error("neither Bun nor Deno runs this program");
+  if (!Deno) throw new Error("neither Bun nor Deno runs this program");
   const stopping = new AbortController();
-  const server = runtime.Deno.serve({ hostname, port, signal: stopping.signal, onListen: () => undefined }, handler);
+  const server = Deno.serve({ hostname, port, signal: stopping.signal, onListen: () => undefined }, fetch);
   return {
-    url: `http://${name}:${server.addr.port}`,
+    url: url(server.addr.port),
     async stop() {
       stopping.abort();
       await server.shutdown();

@@ -17,15 +17,15 @@ const style = `
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
 main { max-width: 62rem; margin: 0 auto; padding: 1rem }
 header { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; margin-bottom: 1rem }
-h1 { font-size: 1.25rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .5rem }
+h1 { font-size: 1.25rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .25rem }
 header span { color: var(--soft); font-size: .875rem }
 .state { font-size: 1.5rem; font-weight: 700; margin: 0 } .state small { white-space: nowrap; font-weight: 400; font-size: 1rem; color: var(--soft) }
 .good { color: var(--good) } .busy { color: var(--busy) } .bad { color: var(--bad) }
 .fault { border-left: 4px solid var(--bad); background: var(--card); padding: .75rem 1rem; margin: 1rem 0; overflow-wrap: anywhere }
 .fault p { margin: 0 } .fault p + p { margin-top: .25rem; color: var(--soft) }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem; margin-top: 1rem }
-section { border: 1px solid var(--line); background: var(--card); border-radius: .5rem; padding: 1rem }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .25rem 1rem; margin: 0 }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .75rem; margin-top: 1rem }
+section { border: 1px solid var(--line); background: var(--card); border-radius: .5rem; padding: .75rem 1rem }
+dl { display: grid; grid-template-columns: auto 1fr; gap: 0 1rem; margin: 0 }
 dt { color: var(--soft) } dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
 #lost { display: none } .lost #lost { display: block } .lost main > :not(#lost, header) { opacity: .4 }
 `;
@@ -49,8 +49,7 @@ setTimeout(refresh, everyMs);
 `;
 
 /** Whole elements, as their text must equal the hashed one to the byte. */
-const styleTag = raw(`<style>${style}</style>`);
-const scriptTag = raw(`<script>${script}</script>`);
+const [styleTag, scriptTag] = [raw(`<style>${style}</style>`), raw(`<script>${script}</script>`)];
 const hashOf = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 
 /** Nothing but this page's own style and script, and fetches to this server. */
@@ -88,12 +87,11 @@ export function renderPage(status: Status, now: Millis): Html {
             <p>This is what it said last.</p>
           </div>
           <p class="state ${mood[connection.state]}" role="status">
-            ${connection.state} <small>since ${ago(connection.since, now)}</small>
+            ${connection.state} <small>for ${duration(now - Date.parse(connection.since))}</small>
           </p>
-          ${connection.fault && renderFault(connection.fault)}
-          ${claude.lastError && renderFault({ ...claude.lastError, userAction: null })}
+          ${connection.fault && renderFault(connection.fault)} ${claude.lastError && renderFault(claude.lastError)}
           ${outbox.fault && renderFault(outbox.fault)}
-          <div class="cards">${cards(status, now).map(([title, rows]) => renderCard(title, rows))}</div>
+          <div class="cards">${Object.entries(cards(status, now)).map(renderCard)}</div>
         </main>
         ${scriptTag}
       </body>
@@ -107,110 +105,91 @@ const mood: Record<Status["connection"]["state"], string> = {
   DISCONNECTED: "bad",
 };
 
-type Rows = readonly (readonly [name: string, value: string | number | null])[];
+type Facts = Readonly<Record<string, string | number | null>>;
 
-function cards(status: Status, now: Millis): readonly (readonly [title: string, rows: Rows])[] {
-  const { connection, signal, claude, sessions, inbox, outbox } = status;
-  const retry = connection.retryAt === null ? null : duration(Date.parse(connection.retryAt) - now);
-  const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
-  const { lastSync } = sessions;
-  return [
-    [
-      "Signal",
-      [
-        ["Transport", signal.transport],
-        ["Account", signal.account],
-        ["Last proof of life", ago(connection.lastProofAt, now)],
-        ["Reconnects", connection.reconnects],
-        ["Failed attempts", connection.attempt],
-        ["Next attempt in", retry],
-        ["Received", ago(signal.lastReceivedAt, now)],
-        ["Sent", ago(signal.lastSentAt, now)],
-      ],
-    ],
-    [
-      "Claude",
-      [
-        ["Backend", claude.backend],
-        ["Model", claude.model],
-        ["API", reachable],
-      ],
-    ],
-    [
-      "Sessions",
-      [
-        ["Total", sessions.total],
-        ["Used today", sessions.active],
-        ["Waiting for sync", sessions.stale],
-        ["Last sync", ago(sessions.lastSyncAt, now)],
-        ["Read", lastSync.checked],
-        ["Changed here", lastSync.changed],
-        ["Changed at Claude", lastSync.pushed],
-        ["Failed", lastSync.failed],
-      ],
-    ],
-    [
-      "Inbox",
-      [
-        ["Waiting", inbox.pending],
-        ["Oldest", inbox.oldestMs === null ? null : duration(inbox.oldestMs)],
-        ["Answered", inbox.answered],
-        ["Dropped", inbox.dropped],
-        ["Failed", inbox.failed],
-      ],
-    ],
-    [
-      "Outbox",
-      [
-        ["Waiting", outbox.pending],
-        ["Oldest", outbox.oldestMs === null ? null : duration(outbox.oldestMs)],
-        ["Sent", outbox.sent],
-        ["Repeated", outbox.uncertain],
-        ["Failed", outbox.failed],
-      ],
-    ],
-  ];
+/** The facts of each card; null leaves one out. */
+function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, now: Millis): Record<string, Facts> {
+  const { checked, changed, pushed, failed } = sessions.lastSync;
+  return {
+    Signal: {
+      Transport: signal.transport,
+      Account: signal.account,
+      "Last proof of life": ago(connection.lastProofAt, now),
+      Reconnects: connection.reconnects,
+      "Failed attempts": connection.attempt,
+      "Next attempt in": connection.retryAt && duration(Date.parse(connection.retryAt) - now),
+      Received: ago(signal.lastReceivedAt, now),
+      Sent: ago(signal.lastSentAt, now),
+    },
+    Claude: {
+      Backend: claude.backend,
+      Model: claude.model,
+      API: claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable",
+    },
+    Sessions: {
+      Total: sessions.total,
+      "Used today": sessions.active,
+      "Waiting for sync": sessions.stale,
+      "Last sync": ago(sessions.lastSyncAt, now),
+      Checked: checked,
+      "Changed here": changed,
+      "Pushed to Claude": pushed,
+      Failed: failed,
+    },
+    Inbox: {
+      Waiting: inbox.pending,
+      Oldest: inbox.oldestMs === null ? null : duration(inbox.oldestMs),
+      Answered: inbox.answered,
+      Dropped: inbox.dropped,
+      Failed: inbox.failed,
+    },
+    Outbox: {
+      Waiting: outbox.pending,
+      Oldest: outbox.oldestMs === null ? null : duration(outbox.oldestMs),
+      Sent: outbox.sent,
+      Repeated: outbox.uncertain,
+      Failed: outbox.failed,
+    },
+  };
 }
 
-const renderCard = (title: string, rows: Rows): Html =>
+const renderCard = ([title, facts]: [string, Facts]): Html =>
   html`<section>
     <h2>${title}</h2>
     <dl>
-      ${rows
-        .filter(([, value]) => value !== null)
-        .map(
-          ([name, value]) =>
-            html`<dt>${name}</dt>
-              <dd>${value}</dd>`,
-        )}
+      ${Object.entries(facts).map(
+        ([name, value]) =>
+          value !== null &&
+          html`<dt>${name}</dt>
+            <dd>${value}</dd>`,
+      )}
     </dl>
   </section> `;
 
-const renderFault = ({ message, hint, code }: FaultView): Html =>
+const renderFault = ({ message, hint, code }: Omit<FaultView, "userAction">): Html =>
   html`<div class="fault" role="alert">
     <p>${message} <small>(${code})</small></p>
     <p>${hint}</p>
   </div>`;
 
-const units: readonly (readonly [ms: Millis, name: string])[] = [
-  [86_400_000, "d"],
-  [3_600_000, "h"],
-  [60_000, "min"],
-  [1_000, "s"],
+const units: readonly (readonly [name: string, ms: Millis])[] = [
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["min", 60_000],
+  ["s", 1_000],
 ];
 
 /** The two largest units: `1 h 5 min`. */
 function duration(ms: Millis): string {
-  const parts: string[] = [];
   let rest = Math.max(0, ms);
-  for (const [unitMs, name] of units) {
+  const counts = units.map(([name, unitMs]) => {
     const count = Math.floor(rest / unitMs);
     rest -= count * unitMs;
-    if (count > 0 || (parts.length > 0 && parts.length < 2)) parts.push(`${count} ${name}`);
-    if (parts.length === 2) break;
-  }
-  return parts.join(" ").replace(/ 0 \w+$/, "") || "0 s";
+    return { name, count };
+  });
+  const first = counts.findIndex(({ count }) => count > 0);
+  const shown = first < 0 ? [] : counts.slice(first, first + 2).filter(({ count }) => count > 0);
+  return shown.map(({ name, count }) => `${count} ${name}`).join(" ") || "0 s";
 }
 
-const ago = (time: string | null, now: Millis): string | null =>
-  time === null ? null : `${duration(now - Date.parse(time))} ago`;
+const ago = (time: string | null, now: Millis): string | null => time && `${duration(now - Date.parse(time))} ago`;

@@ -1,27 +1,25 @@
 /** What `GET /status` answers: DESIGN.md section 6, to the letter. Times are RFC 3339, durations ms. */
-import { userActionOf, type Fault, type UserAction } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import type { Backend } from "../claude/backend.ts";
+import type { Clock } from "../clock.ts";
+import type { Config } from "../config.ts";
+import type { State, StateName } from "../core/connection.ts";
+import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
+import type { Account, Millis } from "../core/model.ts";
+import type { ConnectionLoop } from "../loops/connection.ts";
+import type { NoticeBus } from "../loops/notices.ts";
+import { maskNumber } from "../log.ts";
+import type { Transport } from "../signal/transport.ts";
+import type { Store } from "../store/store.ts";
+import { version } from "../version.ts";
 
-export type FaultView = {
-  readonly code: string;
-  readonly message: string;
-  readonly hint: string;
-  readonly userAction: UserAction | null;
-};
-
-export type SyncView = {
-  readonly checked: number;
-  readonly changed: number;
-  readonly pushed: number;
-  readonly failed: number;
-  readonly durationMs: Millis;
-};
+type Explained = { readonly code: string; readonly message: string; readonly hint: string };
+export type FaultView = Explained & { readonly userAction: UserAction | null };
 
 export type Status = {
   readonly version: string;
   readonly uptimeMs: Millis;
   readonly connection: {
-    readonly state: "DISCONNECTED" | "RECONNECTING" | "SYNCING" | "CONNECTED";
+    readonly state: StateName;
     readonly since: string;
     readonly attempt: number;
     /** Null when only a person can help, and while nothing waits. */
@@ -42,19 +40,20 @@ export type Status = {
     readonly model: string;
     /** Null before the first contact. */
     readonly reachable: boolean | null;
-    readonly lastError: {
-      readonly code: string;
-      readonly message: string;
-      readonly hint: string;
-      readonly at: string;
-    } | null;
+    readonly lastError: (Explained & { readonly at: string }) | null;
   };
   readonly sessions: {
     readonly total: number;
     readonly active: number;
     readonly stale: number;
     readonly lastSyncAt: string | null;
-    readonly lastSync: SyncView;
+    readonly lastSync: {
+      readonly checked: number;
+      readonly changed: number;
+      readonly pushed: number;
+      readonly failed: number;
+      readonly durationMs: Millis;
+    };
   };
   readonly inbox: {
     readonly pending: number;
@@ -73,12 +72,110 @@ export type Status = {
   };
 };
 
+export type StatusDeps = {
+  readonly clock: Clock;
+  readonly config: Config;
+  readonly store: Store;
+  readonly notices: NoticeBus;
+  readonly transport: Transport;
+  readonly backend: Backend;
+  readonly connection: ConnectionLoop;
+  readonly account: () => Account | null;
+};
+
+/** A session counts as active when it was used within this time. */
+const activeMs: Millis = 24 * 3_600_000;
+
+/** Notices keep the recent facts, the database counts, the state machine says where the line is. */
+export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
+  const { clock, config, store, transport, backend } = deps;
+  const startedAt = clock.monotonic();
+  const recent = follow(deps.notices);
+  const counter = store.settings.counter;
+  const queue = ({ count, oldestAt }: { count: number; oldestAt: Millis | null }) => ({
+    pending: count,
+    oldestMs: oldestAt === null ? null : Math.max(0, clock.now() - oldestAt),
+  });
+  return {
+    snapshot: () => ({
+      version,
+      uptimeMs: Math.round(clock.monotonic() - startedAt),
+      connection: connectionView(deps.connection.state()),
+      signal: { transport: transport.name, account: accountView(deps.account()), ...recent.signal },
+      claude: { backend: backend.name, model: config.model, ...recent.claude },
+      sessions: { ...store.sessions.counts(clock.now() - activeMs), ...recent.sync },
+      inbox: {
+        ...queue(store.inbox.pending()),
+        answered: counter("answered"),
+        dropped: counter("dropped"),
+        failed: counter("failed"),
+      },
+      outbox: {
+        ...queue(store.outbox.pending()),
+        sent: counter("sent"),
+        uncertain: counter("uncertain"),
+        failed: counter("sendFailed"),
+        fault: toFaultView(recent.outboxFault),
+      },
+    }),
+  };
+}
+
+type Recent = {
+  signal: Pick<Status["signal"], "lastReceivedAt" | "lastSentAt">;
+  claude: Pick<Status["claude"], "reachable" | "lastError">;
+  sync: Pick<Status["sessions"], "lastSyncAt" | "lastSync">;
+  outboxFault: Fault | null;
+};
+
+function follow(notices: NoticeBus): Recent {
+  const recent: Recent = {
+    signal: { lastReceivedAt: null, lastSentAt: null },
+    claude: { reachable: null, lastError: null },
+    sync: { lastSyncAt: null, lastSync: { checked: 0, changed: 0, pushed: 0, failed: 0, durationMs: 0 } },
+    outboxFault: null,
+  };
+  notices.on("received", ({ at, accepted }) => {
+    if (accepted > 0) recent.signal = { ...recent.signal, lastReceivedAt: toTime(at) };
+  });
+  notices.on("sent", ({ at }) => (recent.signal = { ...recent.signal, lastSentAt: toTime(at) }));
+  notices.on("claude", ({ fault, at }) => {
+    recent.claude = { reachable: fault === null, lastError: fault && { ...explained(fault), at: toTime(at) } };
+  });
+  notices.on("outboxFault", ({ fault }) => (recent.outboxFault = fault));
+  notices.on("synced", ({ at, ...sync }) => {
+    recent.sync = { lastSyncAt: toTime(at), lastSync: { ...sync, durationMs: Math.round(sync.durationMs) } };
+  });
+  return recent;
+}
+
+function connectionView(state: State): Status["connection"] {
+  const { name, since, attempt, lastProofAt, reconnects } = state;
+  const { retryAt, fault } = name === "DISCONNECTED" ? state : { retryAt: null, fault: null };
+  return {
+    state: name,
+    since: toTime(since),
+    attempt,
+    retryAt: toTime(retryAt),
+    lastProofAt: toTime(lastProofAt),
+    reconnects,
+    fault: toFaultView(fault),
+  };
+}
+
+/** Without a number the beginning of the account id: its owner recognises it, and nobody else learns it. */
+function accountView(account: Account | null): string | null {
+  if (account === null) return null;
+  return account.number === null ? (account.aci?.slice(0, 8) ?? null) : maskNumber(account.number);
+}
+
+const explained = ({ code, message, hint }: Fault): Explained => ({ code, message, hint });
+const toFaultView = (fault: Fault | null): FaultView | null =>
+  fault && { ...explained(fault), userAction: errorTable[fault.code].userAction ?? null };
+
 /** RFC 3339 in UTC. */
 export function toTime(at: Millis): string;
 export function toTime(at: Millis | null): string | null;
 export function toTime(at: Millis | null): string | null {
   return at === null ? null : new Date(at).toISOString();
 }
-
-export const toFaultView = (fault: Fault | null): FaultView | null =>
-  fault && { code: fault.code, message: fault.message, hint: fault.hint, userAction: userActionOf(fault.code) };

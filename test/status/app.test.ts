@@ -65,7 +65,8 @@ describe("GET /status", () => {
     expect(page).not.toMatch(/(?:src|href)="?(?!data:,)(?:https?:)?\/\//);
     expect(page).toContain("Next attempt in");
     expect(page).toContain("30 s");
-    expect(page).toContain("1 h 5 min ago");
+    expect(page).toContain("for 1 h 5 min<");
+    expect(page).toContain("1 h 4 min ago");
     expect(page).toContain("up 1 d 2 h");
   });
 
