@@ -29,46 +29,38 @@ type Facts = {
   readonly resolvedIds: ReadonlySet<string>;
 };
 
+type Standing =
+  | { readonly kind: "queued" }
+  | { readonly kind: "running" }
+  | { readonly kind: "waiting"; readonly toolUseIds: readonly string[] }
+  | { readonly kind: "ended"; readonly stop: StopReason }
+  | { readonly kind: "flushed" };
+
 /** What the log says of our prompt. `ended` is final; `flushed` too, unless the prompt turns out to be processed after that. */
-export type Progress = Facts &
-  (
-    | { readonly kind: "queued" }
-    | { readonly kind: "running" }
-    | { readonly kind: "waiting"; readonly toolUseIds: readonly string[] }
-    | { readonly kind: "ended"; readonly stop: StopReason }
-    | { readonly kind: "flushed" }
-  );
+export type Progress = Standing & { readonly facts: Facts };
+
+const none: ReadonlySet<string> = new Set();
 
 /** The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier. */
-export function progressOf(promptId: string | null): Progress {
-  return {
-    kind: "queued",
-    promptId,
-    isSeen: false,
-    promptAt: null,
-    stopAt: null,
-    earlierStopIds: new Set(),
-    resolvedIds: new Set(),
-  };
-}
+export const progressOf = (promptId: string | null): Progress => ({
+  kind: "queued",
+  facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds: none, resolvedIds: none },
+});
 
 /** The next standing after one event of the log; the same reference when nothing changed. */
 export function trackTurn(progress: Progress, event: SessionEvent): Progress {
-  if (progress.kind === "ended" || progress.promptId === null) return progress;
+  const { kind, facts } = progress;
+  if (kind === "ended" || facts.promptId === null) return progress;
   switch (event.type) {
     case "prompt":
-      return event.id === progress.promptId ? promptSeen(progress, event.at) : progress;
+      return event.id === facts.promptId ? promptSeen(progress, event.at) : progress;
     case "running":
-      return progress.kind === "waiting" && isLater(event.at, progress.stopAt)
-        ? { ...factsOf(progress), kind: "running" }
-        : progress;
+      return kind === "waiting" && isLater(event.at, facts.stopAt) ? { kind: "running", facts } : progress;
     case "confirmation":
     case "tool_result":
       return resolve(progress, event.toolUseId);
     case "idle":
-      return progress.promptAt === null
-        ? stoppedBefore(progress, event.id, event.at, event.stop)
-        : stopped(progress, progress.promptAt, event);
+      return facts.promptAt === null ? stoppedBefore(progress, event) : stopped(progress, facts.promptAt, event);
     default:
       return progress;
   }
@@ -79,56 +71,50 @@ export const trackAll = (progress: Progress, events: readonly SessionEvent[]): P
   events.reduce(trackTurn, progress);
 
 function promptSeen(progress: Progress, at: Millis | null): Progress {
-  if (at === null || progress.promptAt !== null) return progress.isSeen ? progress : { ...progress, isSeen: true };
-  const facts = { ...factsOf(progress), isSeen: true, promptAt: at };
+  const { kind, facts } = progress;
+  if (at === null || facts.promptAt !== null)
+    return facts.isSeen ? progress : { ...progress, facts: { ...facts, isSeen: true } };
   // Flushed on the strength of a stop that came before it was processed: it lives.
-  if (progress.kind === "flushed")
-    return isLater(at, progress.stopAt) ? { ...facts, kind: "running" } : { ...facts, kind: "flushed" };
-  return { ...facts, kind: "running" };
+  const isDead = kind === "flushed" && !isLater(at, facts.stopAt);
+  return { kind: isDead ? "flushed" : "running", facts: { ...facts, isSeen: true, promptAt: at } };
 }
+
+type Idle = SessionEvent & { readonly type: "idle" };
 
 /** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
-function stoppedBefore(progress: Progress, id: string, at: Millis | null, stop: StopReason): Progress {
-  const facts = { ...factsOf(progress), earlierStopIds: new Set([...progress.earlierStopIds, id]) };
-  if (stop.kind === "retries_exhausted" && progress.isSeen) return { ...facts, stopAt: at, kind: "flushed" };
-  return progress.earlierStopIds.has(id) ? progress : { ...progress, ...facts };
+function stoppedBefore(progress: Progress, { id, at, stop }: Idle): Progress {
+  const facts = { ...progress.facts, earlierStopIds: new Set([...progress.facts.earlierStopIds, id]) };
+  if (stop.kind === "retries_exhausted" && facts.isSeen) return { kind: "flushed", facts: { ...facts, stopAt: at } };
+  return progress.facts.earlierStopIds.has(id) ? progress : { ...progress, facts };
 }
 
-function stopped(progress: Progress, promptAt: Millis, idle: SessionEvent & { readonly type: "idle" }): Progress {
-  const { at, stop } = idle;
+function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): Progress {
+  const { stopAt, earlierStopIds, resolvedIds } = progress.facts;
   // What died stays dead: later stops are those of other prompts.
   if (progress.kind === "flushed" || (at !== null && at < promptAt)) return progress;
-  if (!isLater(at, promptAt) && progress.earlierStopIds.has(idle.id)) return progress;
-  if (at !== null && progress.stopAt !== null && at < progress.stopAt) return progress;
-  const facts = { ...factsOf(progress), stopAt: at };
-  switch (stop.kind) {
-    case "requires_action": {
-      const toolUseIds = stop.eventIds.filter((id) => !progress.resolvedIds.has(id));
-      return toolUseIds.length > 0 ? { ...facts, kind: "waiting", toolUseIds } : { ...facts, kind: "running" };
-    }
-    case "retries_exhausted":
-      return { ...facts, kind: "flushed" };
-    default:
-      return { ...facts, kind: "ended", stop };
-  }
+  if (!isLater(at, promptAt) && earlierStopIds.has(id)) return progress;
+  if (at !== null && stopAt !== null && at < stopAt) return progress;
+  const facts = { ...progress.facts, stopAt: at };
+  if (stop.kind === "retries_exhausted") return { kind: "flushed", facts };
+  if (stop.kind !== "requires_action") return { kind: "ended", stop, facts };
+  return waitFor(
+    facts,
+    stop.eventIds.filter((id) => !resolvedIds.has(id)),
+  );
 }
 
 function resolve(progress: Progress, toolUseId: string): Progress {
-  if (progress.resolvedIds.has(toolUseId)) return progress;
-  const facts = { ...factsOf(progress), resolvedIds: new Set([...progress.resolvedIds, toolUseId]) };
-  if (progress.kind !== "waiting") return { ...progress, ...facts };
-  const toolUseIds = progress.toolUseIds.filter((id) => id !== toolUseId);
-  return toolUseIds.length > 0 ? { ...facts, kind: "waiting", toolUseIds } : { ...facts, kind: "running" };
+  if (progress.facts.resolvedIds.has(toolUseId)) return progress;
+  const facts = { ...progress.facts, resolvedIds: new Set([...progress.facts.resolvedIds, toolUseId]) };
+  if (progress.kind !== "waiting") return { ...progress, facts };
+  return waitFor(
+    facts,
+    progress.toolUseIds.filter((id) => id !== toolUseId),
+  );
 }
 
-const factsOf = ({ promptId, isSeen, promptAt, stopAt, earlierStopIds, resolvedIds }: Progress): Facts => ({
-  promptId,
-  isSeen,
-  promptAt,
-  stopAt,
-  earlierStopIds,
-  resolvedIds,
-});
+const waitFor = (facts: Facts, toolUseIds: readonly string[]): Progress =>
+  toolUseIds.length > 0 ? { kind: "waiting", toolUseIds, facts } : { kind: "running", facts };
 
 const isLater = (at: Millis | null, than: Millis | null): boolean => at === null || than === null || at > than;
 
