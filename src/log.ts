@@ -6,16 +6,11 @@ import { configureSync, getAnsiColorFormatter, getJsonLinesFormatter, getLogger 
 
 export type LogFields = Readonly<Record<string, unknown>>;
 
-/** Constant message, data in fields. Never bodies, tokens or whole numbers. */
-export interface Log {
-  debug(message: string, fields?: LogFields): void;
-  info(message: string, fields?: LogFields): void;
-  warn(message: string, fields?: LogFields): void;
-  error(message: string, fields?: LogFields): void;
-}
-
 export const logLevels = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof logLevels)[number];
+
+/** Constant message, data in fields. Never bodies, tokens or whole numbers. */
+export type Log = Readonly<Record<LogLevel, (message: string, fields?: LogFields) => void>>;
 
 export type LogOptions = {
   readonly level: LogLevel;
@@ -108,24 +103,19 @@ function redactError(error: Error & { code?: unknown; status?: unknown }, depth:
   };
 }
 
-const secrets: readonly (readonly [RegExp, string | ((match: string) => string)])[] = [
-  [/sk-ant-[\w-]+/gi, "sk-ant-…"],
-  [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, "$1 …"],
-  [/(x-api-key["']?\s*[:=]\s*["']?)[^\s"',}]+/gi, "$1…"],
-  [/sgnl:\/\/\S+/gi, "sgnl://…"],
-  [/\/\/[^\s/@]+:[^\s/@]+@/g, "//…@"],
-  [
-    /(?:\+|%2b)[ ().-]?\d(?:[ ().-]?\d){6,14}/gi,
-    (match) => maskNumber(`+${match.replace(/^%2b/i, "").replace(/\D/g, "")}`),
-  ],
+const secrets: readonly (readonly [RegExp, (match: string, group: string) => string])[] = [
+  [/sk-ant-[\w-]+/gi, () => "sk-ant-…"],
+  [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, (_, scheme) => `${scheme} …`],
+  [/(x-api-key["']?\s*[:=]\s*["']?)[^\s"',}]+/gi, (_, name) => `${name}…`],
+  [/sgnl:\/\/\S+/gi, () => "sgnl://…"],
+  [/\/\/[^\s/@]+:[^\s/@]+@/g, () => "//…@"],
+  [/(?:\+|%2b)[ ().-]?(\d(?:[ ().-]?\d){6,14})/gi, (_, digits) => maskNumber(`+${digits.replace(/\D/g, "")}`)],
 ];
 
 /** A text without tokens, link codes and whole phone numbers, at most 2,000 characters long. */
 export function redactText(text: string): string {
-  let shown = text.length > textLengthMax ? `${text.slice(0, textLengthMax)}…` : text;
-  for (const [pattern, replacement] of secrets)
-    shown = typeof replacement === "string" ? shown.replace(pattern, replacement) : shown.replace(pattern, replacement);
-  return shown;
+  const shown = text.length > textLengthMax ? `${text.slice(0, textLengthMax)}…` : text;
+  return secrets.reduce((left, [pattern, replacement]) => left.replace(pattern, replacement), shown);
 }
 
 /** A phone number that its owner recognises and nobody else learns: `+1…42`. */

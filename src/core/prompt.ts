@@ -3,10 +3,10 @@ import { spokenText } from "./inbound.ts";
 import type { Account, Attachment, Envelope, TextContent } from "./model.ts";
 
 /** Largest file per kind in bytes. **Source:** claude/CLAUDE-API.md section 1.4 (base64 sources); the sizes are our own bounds. */
-const kinds: readonly { readonly type: RegExp; readonly bytesMax: number; readonly name: string }[] = [
-  { type: /^image\/(jpeg|png|gif|webp)$/u, bytesMax: 5 * 1024 * 1024, name: "image" },
-  { type: /^application\/pdf$/u, bytesMax: 20 * 1024 * 1024, name: "PDF" },
-  { type: /^(text\/|application\/(json|xml|yaml|toml|x-sh)$)/u, bytesMax: 256 * 1024, name: "text file" },
+const kinds: readonly { readonly type: RegExp; readonly bytesMax: number }[] = [
+  { type: /^image\/(jpeg|png|gif|webp)$/u, bytesMax: 5 * 1024 * 1024 },
+  { type: /^application\/pdf$/u, bytesMax: 20 * 1024 * 1024 },
+  { type: /^(text\/|application\/(json|xml|yaml|toml|x-sh)$)/u, bytesMax: 256 * 1024 },
 ];
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
@@ -16,11 +16,13 @@ const voiceNotesMax = 4;
 /** About an hour as Signal records it. */
 const voiceBytesMax = 16 * 1024 * 1024;
 
+type Fetch = { readonly file: Attachment; readonly bytesMax: number };
+
 export type FilePlan = {
   /** To be fetched, at most `bytesMax` each. */
-  readonly fetch: readonly { readonly file: Attachment; readonly bytesMax: number }[];
+  readonly fetch: readonly Fetch[];
   /** To be fetched and written down, where somebody can. */
-  readonly voice: readonly { readonly file: Attachment; readonly bytesMax: number }[];
+  readonly voice: readonly Fetch[];
   /** Said to Claude in words, one sentence each. */
   readonly refused: readonly string[];
 };
@@ -33,24 +35,21 @@ export function textOf(envelope: Envelope): TextContent | null {
 
 /** Which files go to Claude. Sizes and types are those the sender announced: they are checked again when fetched. */
 export function planFiles(body: TextContent): FilePlan {
-  const fetch: { file: Attachment; bytesMax: number }[] = [];
-  const voice: { file: Attachment; bytesMax: number }[] = [];
+  const fetch: Fetch[] = [];
+  const voice: Fetch[] = [];
   const refused: string[] = [];
+  const refuse = (file: Attachment, why: string): void => void refused.push(`[The attached ${describe(file)} ${why}.]`);
   for (const file of body.attachments) {
-    if (file.isLongText) continue;
-    if (file.isVoiceNote) {
-      if ((file.sizeBytes ?? 0) > voiceBytesMax || voice.length >= voiceNotesMax)
-        refused.push("[A voice note was too long to be written down, and left out.]");
-      else voice.push({ file, bytesMax: voiceBytesMax });
-      continue;
-    }
     const kind = kinds.find(({ type }) => type.test(file.contentType.toLowerCase()));
-    if (!kind) refused.push(`[The attached ${describe(file)} is of a kind that cannot be read here.]`);
-    else if (file.sizeBytes !== null && file.sizeBytes > kind.bytesMax)
-      refused.push(
-        `[The attached ${describe(file)} is larger than the ${kind.bytesMax / 1024 / 1024} MB allowed here.]`,
-      );
-    else if (fetch.length >= filesMax) refused.push(`[The attached ${describe(file)} was one too many and left out.]`);
+    if (file.isLongText) continue;
+    else if (file.isVoiceNote) {
+      if ((file.sizeBytes ?? 0) <= voiceBytesMax && voice.length < voiceNotesMax)
+        voice.push({ file, bytesMax: voiceBytesMax });
+      else refused.push("[A voice note was too long to be written down, and left out.]");
+    } else if (!kind) refuse(file, "is of a kind that cannot be read here");
+    else if ((file.sizeBytes ?? 0) > kind.bytesMax)
+      refuse(file, `is larger than the ${kind.bytesMax / 1024 / 1024} MB allowed here`);
+    else if (fetch.length >= filesMax) refuse(file, "was one too many and left out");
     else fetch.push({ file, bytesMax: kind.bytesMax });
   }
   return { fetch, voice, refused };
