@@ -11,15 +11,8 @@ import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
 import { nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
-import {
-  fileKey,
-  flagOf,
-  settingKeys,
-  settingRow as row,
-  type settings,
-  type SettingKey,
-  variableOf,
-} from "./settings.ts";
+import { fileKey, flagOf, settingKeys, settingRow as row, variableOf } from "./settings.ts";
+import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
 type LimitKey = "staleAfterMs" | "stableAfterMs" | "drainMs" | "retentionDays" | "lanesMax";
@@ -49,29 +42,23 @@ export type Sources = {
  * @throws BridgeError `config` naming the setting, where it was given, and the nearest key or the accepted form
  */
 export function loadConfig({ flags, env }: Sources): Loaded {
-  const given: Record<string, unknown> = {};
-  const origins = Object.fromEntries(settingKeys.map((key) => [key, "default"])) as Record<SettingKey, Origin>;
-  const take = (values: Readonly<Record<string, unknown>>, origin: Origin): void => {
-    for (const key of settingKeys) if (values[key] !== undefined) [given[key], origins[key]] = [values[key], origin];
-  };
-  take(Object.fromEntries(settingKeys.map((key) => [key, row(key).fallback])), "default");
-  take({ home: envPaths("signalman", { suffix: "" }).data }, "default");
+  const fallbacks = Object.fromEntries(settingKeys.map((key) => [key, row(key).fallback]));
+  const defaults = { ...fallbacks, home: envPaths("signalman", { suffix: "" }).data };
   const fromEnv = Object.fromEntries(settingKeys.map((key) => [key, env[variableOf(key)] || undefined]));
-  const home = resolve(flags["home"] ?? fromEnv["home"] ?? String(given["home"]));
-  take(readFile(home), "file");
-  take(fromEnv, "environment");
-  take(flags, "flag");
+  const home = resolve(flags["home"] ?? fromEnv["home"] ?? defaults.home);
+  const layers = { default: defaults, file: readFile(home), environment: fromEnv, flag: flags };
+  const given: Record<string, unknown> = {};
+  const origins = {} as Record<SettingKey, Origin>;
+  for (const [origin, values] of Object.entries<Readonly<Record<string, unknown>>>(layers))
+    for (const key of settingKeys)
+      if (values[key] !== undefined) [given[key], origins[key]] = [values[key], origin as Origin];
   if (typeof given["system"] === "string") given["system"] = readPrompt(given["system"], origins.system, home);
   const values = check(given, origins);
   refuseOpenListen(values);
   const { staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax, ...rest } = values;
   const limits = Object.freeze({ staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax });
-  return {
-    config: Object.freeze({ ...rest, limits }),
-    origins,
-    given: given as Loaded["given"],
-    warnings: unknownVariables(env),
-  };
+  const config = Object.freeze({ ...rest, limits });
+  return { config, origins, given: given as Loaded["given"], warnings: unknownVariables(env) };
 }
 
 function check(given: Readonly<Record<string, unknown>>, origins: Record<SettingKey, Origin>): Values {
@@ -101,16 +88,14 @@ function readFile(home: string): Record<string, unknown> {
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause);
     throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}`);
   }
-  const known = settingKeys.filter((key) => !row(key).isOutsideFile);
-  const keys = new Map(known.map((key) => [fileKey(key), key]));
-  const result: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(values)) {
-    const key = keys.get(name);
-    if (key === undefined) throw unknownKey(path, name, [...keys.keys()]);
-    result[key] = value;
-  }
-  if (known.some((key) => row(key).isSecret && result[key] !== undefined)) refuseLooseFile(path);
-  return result;
+  const known = new Map(settingKeys.filter((key) => !row(key).isOutsideFile).map((key) => [fileKey(key), key]));
+  const entries = Object.entries(values).map(([name, value]) => {
+    const key = known.get(name);
+    if (key === undefined) throw unknownKey(path, name, [...known.keys()]);
+    if (row(key).isSecret) refuseLooseFile(path);
+    return [key, value] as const;
+  });
+  return Object.fromEntries(entries);
 }
 
 function unknownKey(path: string, name: string, known: readonly string[]): BridgeError {
