@@ -12,6 +12,7 @@
  */
 import { parseStamp, type Stamp, type Stamps } from "./hlc.ts";
 import type { Context, JsonValue } from "./model.ts";
+import { own } from "./synchronizer.ts";
 
 /** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
 const keysMax = 13;
@@ -26,14 +27,20 @@ export type Metadata = { readonly [key: string]: string };
  * before older.
  */
 export function encodeMetadata(context: Context, stamps: Stamps): Record<string, string> {
-  const values = Object.entries(context).map(([key, value]) => pair(stamps, key, `~${toAscii(JSON.stringify(value))}`));
-  const removed = Object.keys(stamps).filter((key) => !Object.hasOwn(context, key));
-  const tombstones = removed.map((key) => pair(stamps, key, "!"));
-  const newestFirst = (a: Pair, b: Pair): number => Number(a.stamp < b.stamp) - Number(a.stamp > b.stamp);
-  const fitting = [...values.sort(newestFirst), ...tombstones.sort(newestFirst)].filter(
-    ({ key, value }) => key.length <= keyCharsMax && value.length <= valueCharsMax,
-  );
-  return Object.fromEntries(fitting.slice(0, keysMax).map(({ key, value }) => [key, value]));
+  const pairs = Object.keys({ ...stamps, ...context }).map((key) => {
+    const value = own(context, key);
+    const given = own(stamps, key) ?? "";
+    // A text that is no stamp would make the whole pair unreadable.
+    const stamp = parseStamp(given) === null ? "" : given;
+    const text = stamp + (value === undefined ? "!" : `~${toAscii(JSON.stringify(value))}`);
+    return { key: prefix + key, text, stamp, isTombstone: value === undefined };
+  });
+  const fitting = pairs
+    .filter(({ key, text }) => key.length <= keyCharsMax && text.length <= valueCharsMax)
+    .sort(
+      (a, b) => Number(a.isTombstone) - Number(b.isTombstone) || (a.stamp < b.stamp ? 1 : a.stamp > b.stamp ? -1 : 0),
+    );
+  return Object.fromEntries(fitting.slice(0, keysMax).map(({ key, text }) => [key, text]));
 }
 
 /** The context and stamps in a session's metadata; any input is fine, pairs that are not ours are passed over. */
@@ -51,20 +58,11 @@ export function decodeMetadata(metadata: Metadata): { readonly context: Context;
 
 /** What turns `before` into `after` at the API: a string writes, null removes. Only pairs that are ours are ever removed. */
 export function metadataPatch(before: Metadata, after: Metadata): Record<string, string | null> {
-  const writes = Object.entries(after).filter(([key, value]) => !Object.hasOwn(before, key) || before[key] !== value);
+  const writes = Object.entries(after).filter(([key, value]) => own(before, key) !== value);
   const removals = Object.entries(before)
     .filter(([key, text]) => !Object.hasOwn(after, key) && decodeEntry(key, text) !== null)
     .map(([key]): [string, null] => [key, null]);
   return Object.fromEntries<string | null>([...writes, ...removals]);
-}
-
-type Pair = { readonly key: string; readonly stamp: Stamp; readonly value: string };
-
-/** Without the stamp where the text is none: it would make the whole pair unreadable. */
-function pair(stamps: Stamps, key: string, rest: string): Pair {
-  const given = Object.hasOwn(stamps, key) ? (stamps[key] ?? "") : "";
-  const stamp = parseStamp(given) === null ? "" : given;
-  return { key: prefix + key, stamp, value: stamp + rest };
 }
 
 /** Stamp, `~` or `!`, the rest. */

@@ -47,21 +47,19 @@ export function synchronize(
   remote: Context,
   stamps: { readonly local: Stamps; readonly remote: Stamps } = { local: unstamped, remote: unstamped },
 ): SyncResult {
-  const localIsNewer = isLocalNewer(local, remote);
+  const isNewer = isLocalNewer(local, remote);
   let changed = false;
   // Entries rather than assignment: that would take a `__proto__` key for the prototype.
   const [diff, push, merged]: [Entries, Entries, Entries] = [[], [], []];
   const agreed: [string, string][] = [];
   for (const key of new Set([local, remote, stamps.local, stamps.remote].flatMap((side) => Object.keys(side)))) {
     const [here, there] = [own(local, key), own(remote, key)];
-    const [stampHere, stampThere] = [own(stamps.local, key), own(stamps.remote, key)];
-    const takesLocal =
-      stampHere === undefined && stampThere === undefined
-        ? there === undefined || (here !== undefined && localIsNewer)
-        : // "" is smaller than every stamp, so a stamped side beats an unstamped one.
-          (stampHere ?? "") > (stampThere ?? "");
-    const [winner, stamp] = takesLocal ? [here, stampHere] : [there, stampThere];
-    if (stamp !== undefined) agreed.push([key, stamp]);
+    // "" for none: it is smaller than every stamp, so a stamped side beats an unstamped one.
+    const [stampHere, stampThere] = [own(stamps.local, key) ?? "", own(stamps.remote, key) ?? ""];
+    const isStamped = stampHere !== "" || stampThere !== "";
+    const localWins = there === undefined || (here !== undefined && isNewer);
+    const [winner, stamp] = (isStamped ? stampHere > stampThere : localWins) ? [here, stampHere] : [there, stampThere];
+    if (stamp !== "") agreed.push([key, stamp]);
     changed ||= !isEqual(here, winner);
     if (winner === undefined) continue;
     merged.push([key, winner]);
@@ -79,7 +77,8 @@ export function synchronize(
 
 type Entries = [key: string, value: JsonValue][];
 
-const own = <T>(record: { readonly [key: string]: T }, key: string): T | undefined =>
+/** What the record itself has under the key. */
+export const own = <T>(record: { readonly [key: string]: T }, key: string): T | undefined =>
   Object.hasOwn(record, key) ? record[key] : undefined;
 
 /**

@@ -133,6 +133,17 @@ describe("stamps", () => {
     expect(ours).toEqual({ changed: false, diff: {}, push: {}, merged: {}, stamps: { model: young } });
   });
 
+  test("an empty stamp is none", () => {
+    const stamps = { local: { mine: "" }, remote: { model: "" } };
+    expect(synchronize({ mine: 1, model: "a" }, { model: "b" }, stamps)).toEqual({
+      changed: true,
+      diff: { model: "b" },
+      push: { mine: 1 },
+      merged: { mine: 1, model: "b" },
+      stamps: {},
+    });
+  });
+
   test("a newer value revives what was removed", () => {
     const result = synchronize({}, { model: "b" }, { local: { model: old }, remote: { model: young } });
     expect(result).toMatchObject({ changed: true, diff: { model: "b" }, merged: { model: "b" } });
