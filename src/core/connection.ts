@@ -18,7 +18,7 @@
  *   proven      CONNECTED has seen a proof of life
  *
  * How long DISCONNECTED waits, and everybody else who tries again: the table in `backoff.ts`. The shell (`loops/connection.ts`)
- * owes us: one life per `connect`, and nothing reported from a life that ended. Where it slips, the tables below still decide.
+ * owes us: one life per `connect`, and nothing reported from a life that ended. Where it slips, the table below still decides.
  */
 import { backoffMs, defaultBackoff, serverMinimumMs, type BackoffLimits } from "./backoff.ts";
 import { BridgeError, errorTable, toFault, type Fault } from "./errors.ts";
