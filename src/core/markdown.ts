@@ -7,146 +7,168 @@
  *   [text](url)    text (url)                              ![alt](url)      alt (url)
  *   | table |      one line "Header: value" per cell, rows apart: a phone is too narrow for columns
  *
- * Total: never throws, on any string; what cannot be parsed comes back as it is. Linear in the length: see `sections.ts`.
+ * Each token is rendered as a string; marks in it say where a style begins and ends, and `unmark` makes ranges of them at the
+ * end, when every line has its prefix. Total: never throws, on any string; what cannot be parsed comes back as it is. Linear in
+ * the length: see `sections.ts`.
  */
 import { Lexer, type MarkedToken, type Token, type Tokens } from "marked";
 import type { StyledText, StyleRange } from "./model.ts";
-import { createPage, type Page } from "./page.ts";
 import { sections } from "./sections.ts";
 
 /** The text and its styles; empty only for blank input. */
 export function toSignalText(markdown: string): StyledText {
-  const shownUrls = new Set<string>();
-  const styles: StyleRange[] = [];
-  let text = "";
-  for (const section of sections(markdown)) {
-    if (text !== "") text += "\n".repeat(section.gap);
-    const part = toStyled(section.text, shownUrls);
-    for (const range of part.styles) styles.push({ ...range, start: text.length + range.start });
-    text += part.text;
-  }
-  text = text.trimEnd();
-  if (text.trim() === "") return { text: markdown.trim(), styles: [] };
-  const inside = styles.map((range) => ({ ...range, length: Math.min(range.length, text.length - range.start) }));
-  return {
-    text,
-    styles: inside.filter(({ length }) => length > 0).sort((a, b) => a.start - b.start || b.length - a.length),
-  };
+  const clean = markdown.replace(anyMark, "\ufffd");
+  const context = { depth: 0, shownUrls: new Set<string>() };
+  const pieces = sections(clean).map(({ text, gap }) => ({ gap, marked: render(text, context) }));
+  const whole = pieces.reduce((before, { gap, marked }) => before + (before && "\n".repeat(gap)) + marked, "");
+  const { text, styles } = unmark(whole);
+  return text === "" ? { text: clean.trim(), styles: [] } : { text, styles };
 }
 
-function toStyled(markdown: string, shownUrls: Set<string>): StyledText {
-  try {
-    const page = createPage();
-    writeBlocks({ page, shownUrls }, Lexer.lex(markdown, { gfm: true }), false);
-    return page.content();
-  } catch {
-    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
-    return { text: markdown, styles: [] };
-  }
-}
-
-type Writer = {
-  readonly page: Page;
+type Context = {
+  /** Quotes and lists around this. */
+  readonly depth: number;
   /** Targets that a link has shown already: their definitions at the end of the text would only repeat them. */
   readonly shownUrls: Set<string>;
 };
 
-/** Blocks one below the other: with a blank line between, or without where the list around them is tight. */
-function writeBlocks(writer: Writer, tokens: readonly Token[], isTight: boolean): void {
-  let isFirst = true;
-  for (const token of tokens as readonly MarkedToken[]) {
-    if (token.type === "space" || token.type === "checkbox") continue;
-    if (token.type === "def" && writer.shownUrls.has(token.href)) continue;
-    if (!isFirst) writer.page.gap(isTight ? 1 : 2);
-    isFirst = false;
-    writeToken(writer, token);
+/** A phone has no room for more; and every level costs another pass over what is in it. */
+const depthMax = 16;
+
+function render(markdown: string, context: Context): string {
+  try {
+    return blocks(Lexer.lex(markdown, { gfm: true }), context);
+  } catch {
+    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
+    return markdown;
   }
 }
 
-function writeInline(writer: Writer, tokens: readonly Token[]): void {
-  for (const token of tokens as readonly MarkedToken[]) writeToken(writer, token);
+/** Marks are non-characters, which no text has (Unicode 23.7), and are taken out of what comes in. */
+const anyMark = /([\ufdd0-\ufdd8])/g;
+const styleMarks = {
+  BOLD: "\ufdd0\ufdd1",
+  ITALIC: "\ufdd2\ufdd3",
+  STRIKETHROUGH: "\ufdd4\ufdd5",
+  MONOSPACE: "\ufdd6\ufdd7",
+};
+/** Before a line that stands at the margin, whatever it is nested in. */
+const margin = "\ufdd8";
+
+type Style = keyof typeof styleMarks;
+const styleNames = Object.keys(styleMarks) as Style[];
+
+const styled = (style: Style, text: string): string =>
+  text && styleMarks[style].charAt(0) + text + styleMarks[style].charAt(1);
+
+/** The text without marks and without white space at its end, and the ranges. Inside the same style it gets no range of its own. */
+function unmark(marked: string): StyledText {
+  const text = marked.replace(anyMark, "").trimEnd();
+  const styles: StyleRange[] = [];
+  const starts: Record<Style, number[]> = { BOLD: [], ITALIC: [], STRIKETHROUGH: [], MONOSPACE: [] };
+  let at = 0;
+  for (const piece of marked.split(anyMark)) {
+    const style = styleNames.find((name) => piece !== "" && styleMarks[name].includes(piece));
+    if (style === undefined) at += piece === margin ? 0 : piece.length;
+    else if (styleMarks[style].startsWith(piece)) starts[style].push(at);
+    else {
+      const start = starts[style].pop() ?? at;
+      const length = Math.min(at, text.length) - start;
+      if (starts[style].length === 0 && length > 0) styles.push({ start, length, style });
+    }
+  }
+  return { text, styles: styles.sort((a, b) => a.start - b.start || b.length - a.length) };
 }
 
-function writeToken(writer: Writer, token: MarkedToken): void {
-  const { page } = writer;
+/** Blocks one below the other: with a blank line between, or without where the list around them is tight. */
+function blocks(tokens: readonly Token[], context: Context, isTight = false): string {
+  const texts: string[] = [];
+  for (const token of tokens as readonly MarkedToken[]) {
+    if (token.type === "def" && context.shownUrls.has(token.href)) continue;
+    const text = token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
+    if (text.trim() !== "") texts.push(text);
+  }
+  return texts.join(isTight ? "\n" : "\n\n");
+}
+
+function toText(token: MarkedToken, context: Context): string {
+  const inner = { ...context, depth: context.depth + 1 };
+  const inline = (tokens: readonly Token[]): string =>
+    tokens.map((part) => toText(part as MarkedToken, context)).join("");
   switch (token.type) {
     case "heading":
     case "strong":
-      return page.styled("BOLD", () => writeInline(writer, token.tokens));
+      return styled("BOLD", inline(token.tokens));
     case "em":
-      return page.styled("ITALIC", () => writeInline(writer, token.tokens));
+      return styled("ITALIC", inline(token.tokens));
     case "del":
-      return page.styled("STRIKETHROUGH", () => writeInline(writer, token.tokens));
+      return styled("STRIKETHROUGH", inline(token.tokens));
     case "codespan":
-      return page.styled("MONOSPACE", () => page.write(token.text));
+      return styled("MONOSPACE", token.text);
     case "code":
-      // At the margin whatever it is nested in: what is copied from the phone must be the code and nothing else.
-      return page.atMargin(() => page.styled("MONOSPACE", () => page.write(token.text)));
+      // At the margin: what is copied from the phone must be the code and nothing else.
+      return margin + styled("MONOSPACE", token.text.replaceAll("\n", `\n${margin}`));
     case "blockquote":
-      return page.indented("▎ ", "▎ ", () => writeBlocks(writer, token.tokens, false));
+      return indented(inner, blocks(token.tokens, inner), "▎ ", "▎ ");
     case "list":
-      return writeList(writer, token);
+      return token.items
+        .map((item, index) => indented(inner, blocks(item.tokens, inner, !token.loose), markerOf(token, item, index)))
+        .join(token.loose ? "\n\n" : "\n");
     case "table":
-      return writeTable(writer, token);
+      return tableText(token, inline);
     case "link":
     case "image":
-      return writeLink(writer, token);
+      return linkText(token, inline(token.tokens), context);
     case "text":
     case "paragraph":
-      return token.tokens ? writeInline(writer, token.tokens) : page.write(decodeEntities(token.text));
+      return token.tokens ? inline(token.tokens) : decodeEntities(token.text);
     case "escape":
-      return page.write(token.text);
+      return token.text;
     case "html":
-      return page.write(/^<br\s*\/?>$/i.test(token.text) ? "\n" : token.text.trimEnd());
+      return /^<br\s*\/?>$/i.test(token.text) ? "\n" : token.text.trimEnd();
     case "br":
-      return page.write("\n");
+      return "\n";
     case "hr":
-      return page.write("———");
+      return "———";
     case "checkbox":
-      return;
+      return "";
     default:
-      return page.write(token.raw.trimEnd());
+      return token.raw.trimEnd();
   }
 }
 
-function writeList(writer: Writer, list: Tokens.List): void {
-  const first = typeof list.start === "number" ? list.start : 1;
-  list.items.forEach((item, index) => {
-    if (index > 0) writer.page.gap(list.loose ? 2 : 1);
-    const bullet = list.ordered ? `${first + index}. ` : "• ";
-    const marker = item.task ? (item.checked ? "☑ " : "☐ ") : bullet;
-    writer.page.indented(marker, " ".repeat(marker.length), () => writeBlocks(writer, item.tokens, !list.loose));
-  });
+/** The first line begins with `first`, the others with `rest`. A marker before code gets a line of its own. */
+function indented({ depth }: Context, text: string, first: string, rest = " ".repeat(first.length)): string {
+  if (depth > depthMax) return text;
+  const put = (prefix: string, line: string): string =>
+    line === "" ? prefix.trimEnd() : line.startsWith(margin) ? line : prefix + line;
+  const [head = "", ...others] = (text.startsWith(margin) ? `\n${text}` : text).split("\n");
+  return [put(first, head), ...others.map((line) => put(rest, line))].join("\n");
 }
 
-function writeTable(writer: Writer, { header, rows }: Tokens.Table): void {
-  const { page } = writer;
-  const filled = rows
-    .map((row) => row.map((cell, column) => ({ title: header[column], cell })))
-    .map((row) => row.filter(({ cell }) => cell.text.trim() !== ""))
-    .filter((row) => row.length > 0);
-  const titlesOnly = [header.map((cell) => ({ title: undefined, cell }))];
-  for (const [index, row] of (filled.length > 0 ? filled : titlesOnly).entries()) {
-    if (index > 0) page.gap(2);
-    for (const [column, { title, cell }] of row.entries()) {
-      if (column > 0) page.gap(1);
-      if (title && title.text.trim() !== "") {
-        page.styled("BOLD", () => writeInline(writer, title.tokens));
-        page.write(": ");
-      }
-      writeInline(writer, cell.tokens);
-    }
-  }
+function markerOf(list: Tokens.List, item: Tokens.ListItem, index: number): string {
+  if (item.task) return item.checked ? "☑ " : "☐ ";
+  return list.ordered ? `${(list.start || 1) + index}. ` : "• ";
 }
 
-function writeLink(writer: Writer, link: Tokens.Link | Tokens.Image): void {
-  const { page, shownUrls } = writer;
-  if ("autolink" in link && link.autolink) return page.write(link.text);
-  const url = decodeEntities(link.href);
-  const text = page.written(() => writeInline(writer, link.tokens));
+/** A line per cell that holds something, a blank line between the rows; the headers alone where no row holds anything. */
+function tableText({ header, rows }: Tokens.Table, inline: (tokens: readonly Token[]) => string): string {
+  const isFilled = ({ text }: Tokens.TableCell): boolean => text.trim() !== "";
+  const titles = header.map((cell) => (isFilled(cell) ? `${styled("BOLD", inline(cell.tokens))}: ` : ""));
+  const filled = rows.flatMap(
+    (row) =>
+      row.flatMap((cell, column) => (isFilled(cell) ? (titles[column] ?? "") + inline(cell.tokens) : [])).join("\n") ||
+      [],
+  );
+  return filled.length > 0 ? filled.join("\n\n") : header.map(({ tokens }) => inline(tokens)).join("\n");
+}
+
+function linkText(link: Tokens.Link | Tokens.Image, text: string, { shownUrls }: Context): string {
+  if ("autolink" in link && link.autolink) return link.text;
   shownUrls.add(link.href);
-  if (text === "") page.write(url);
-  else if (url !== "" && url !== text && url !== `mailto:${text}`) page.write(` (${url})`);
+  const [url, words] = [decodeEntities(link.href), text.replace(anyMark, "")];
+  if (words === "") return url;
+  return ["", words, `mailto:${words}`].includes(url) ? text : `${text} (${url})`;
 }
 
 /**
@@ -167,6 +189,6 @@ export const decodeEntities = (text: string): string =>
       if (name !== undefined) return named.get(name) ?? raw;
       const code = decimal === undefined ? Number.parseInt(hex ?? "", 16) : Number(decimal);
       const isCharacter = code > 0 && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
-      return isCharacter ? String.fromCodePoint(code) : "\ufffd";
+      return isCharacter ? String.fromCodePoint(code).replace(anyMark, "\ufffd") : "\ufffd";
     },
   );
