@@ -10,8 +10,8 @@
  */
 
 const wholeCharsMax = 16_384;
-const pieceChars = 2_048;
-const pieceCharsMax = 4_096;
+const pieceChars = 1_024;
+const pieceCharsMax = 2_048;
 /** The beginning of a line says what it is; an endless one is not copied to look at it. */
 const headCharsMax = 256;
 

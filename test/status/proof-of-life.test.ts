@@ -110,3 +110,36 @@ test("a daemon that never proved anything is unhealthy once staleAfter has passe
   await runUntil(clock, () => false, 10_000);
   expect(daemon.health()).toContain("no proof of life");
 });
+
+test("the status has exactly the names and types of the contract", async () => {
+  const time = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/u;
+  const kindOf = (value: unknown): unknown => {
+    if (typeof value === "string") return time.test(value) ? "time" : "text";
+    if (typeof value === "number") return Number.isSafeInteger(value) && value >= 0 ? "whole" : value;
+    if (typeof value !== "object" || value === null) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, field]) => [key, kindOf(field)]));
+  };
+  await runUntil(clock, isState("CONNECTED"), 10_000);
+  const line = { state: "text", since: "time", attempt: "whole", lastProofAt: "time", reconnects: "whole" };
+  expect(kindOf(daemon.status())).toEqual({
+    version: "text",
+    uptimeMs: "whole",
+    connection: { ...line, retryAt: null, fault: null },
+    signal: { transport: "text", account: "text", lastReceivedAt: null, lastSentAt: null },
+    claude: { backend: "text", model: "text", reachable: null, lastError: null },
+    sessions: {
+      total: "whole",
+      active: "whole",
+      stale: "whole",
+      lastSyncAt: "time",
+      lastSync: { checked: "whole", changed: "whole", pushed: "whole", failed: "whole", durationMs: "whole" },
+    },
+    inbox: { pending: "whole", oldestMs: null, answered: "whole", dropped: "whole", failed: "whole" },
+    outbox: { pending: "whole", oldestMs: null, sent: "whole", uncertain: "whole", failed: "whole", fault: null },
+  });
+  isDead = true;
+  const isDown = (): boolean => daemon.status().connection.fault !== null;
+  expect(await runUntil(clock, isDown, 200_000)).toBe(true);
+  const fault = { code: "text", message: "text", hint: "text", userAction: null };
+  expect(kindOf(daemon.status().connection)).toEqual({ ...line, retryAt: "time", fault });
+});
