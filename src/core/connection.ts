@@ -137,7 +137,7 @@ export const initialState = (at: Millis): State => ({
 export function step(state: State, event: Event, limits: Limits): Step {
   // The table's type pairs every handler with its own state and event; a computed look-up cannot say so.
   const handle = table[event.type][state.name] as Handler<StateName, EventType>;
-  return handle(calmed(state, event.at, limits), event, limits);
+  return handle === stay ? stay(state) : handle(calmed(state, event.at, limits), event, limits);
 }
 
 type In<N extends StateName> = Extract<State, { readonly name: N }>;
