@@ -285,19 +285,13 @@ export function checkInvariants(state: State): void {
   const { attempt, reconnects, since, lastProofAt } = state;
   const isCount = (count: number): boolean => Number.isSafeInteger(count) && count >= 0;
   assert(isCount(attempt) && isCount(reconnects) && Number.isFinite(since), "counts: whole, not negative, finite");
-  switch (state.name) {
-    case "DISCONNECTED": {
-      const isHalted = state.fault === null || errorTable[state.fault.code].retry === "person";
-      assert((state.retryAt === null) === isHalted, "halted: no retryAt exactly where stopped or a person must help");
-      assert(state.fault === null || attempt >= 1, "failed: a fault is a counted failure");
-      assert(state.retryAt === null || state.retryAt >= since, "waiting: retryAt is not before since");
-      return;
-    }
-    case "RECONNECTING":
-      return;
-    case "SYNCING":
-      return assert(!(state.isProven && state.isSynced), "unfinished: proven and synced is CONNECTED");
-    case "CONNECTED":
-      return assert(lastProofAt !== null, "proven: CONNECTED has seen a proof of life");
+  if (state.name === "DISCONNECTED") {
+    const isHalted = state.fault === null || errorTable[state.fault.code].retry === "person";
+    assert((state.retryAt === null) === isHalted, "halted: no retryAt exactly where stopped or a person must help");
+    assert(state.fault === null || attempt >= 1, "failed: a fault is a counted failure");
+    assert(state.retryAt === null || state.retryAt >= since, "waiting: retryAt is not before since");
   }
+  if (state.name === "SYNCING")
+    assert(!(state.isProven && state.isSynced), "unfinished: proven and synced is CONNECTED");
+  if (state.name === "CONNECTED") assert(lastProofAt !== null, "proven: CONNECTED has seen a proof of life");
 }

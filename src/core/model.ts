@@ -187,14 +187,8 @@ export type PromptFile = { readonly contentType: string; readonly fileName: stri
 
 /** The stable key of a chat: `self`, `direct:<aci or number>`, `group:<id>`. */
 export function chatKey(chat: Chat): string {
-  switch (chat.kind) {
-    case "self":
-      return "self";
-    case "direct":
-      return `direct:${chat.peer.aci ?? chat.peer.number ?? "unknown"}`;
-    case "group":
-      return `group:${chat.id}`;
-  }
+  if (chat.kind === "self") return "self";
+  return chat.kind === "group" ? `group:${chat.id}` : `direct:${chat.peer.aci ?? chat.peer.number ?? "unknown"}`;
 }
 
 /** Same person: by ACI where both have one, else by number. */
