@@ -5,6 +5,8 @@ export function nearest(word: string, candidates: readonly string[]): string | n
   let best: string | null = null;
   let fewest = Math.max(1, Math.ceil(word.length / 3)) + 1;
   for (const candidate of candidates) {
+    // As many edits at least; and what a stranger's word costs stays small, however long it is.
+    if (Math.abs(candidate.length - word.length) >= fewest) continue;
     const edits = distance(word.toLowerCase(), candidate.toLowerCase());
     if (edits < fewest) [best, fewest] = [candidate, edits];
   }

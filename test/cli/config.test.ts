@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadConfig } from "../../src/config.ts";
 import { BridgeError } from "../../src/core/errors.ts";
+import { nearest } from "../../src/core/nearest.ts";
 import { fileKey, flagOf, settingKeys, settingRow, variableOf } from "../../src/settings.ts";
 
 let home: string;
@@ -119,6 +120,22 @@ describe("the allow list", () => {
       expect(error.message).toContain("group:<id in standard base64>");
     },
   );
+});
+
+describe("the nearest word", () => {
+  const commands = ["help", "new", "sessions"];
+  test.each([
+    ["hlep", "help"],
+    ["SESSION", "sessions"],
+    ["weather", null],
+    ["", null],
+  ])("of %p is %p", (word, near) => expect(nearest(word, commands)).toBe(near));
+
+  test("of a megabyte is none, at once", () => {
+    const startedAt = performance.now();
+    expect(nearest("a".repeat(1_000_000), commands)).toBeNull();
+    expect(performance.now() - startedAt).toBeLessThan(100);
+  });
 });
 
 describe("what cannot be", () => {
