@@ -1,4 +1,5 @@
 /** Time and chance, injected everywhere: nobody else in `src/` may ask the machine for either. */
+import { setImmediate } from "node:timers";
 import type { Millis } from "./core/model.ts";
 
 /** Largest delay that `setTimeout` takes; above it fires at once (HTML standard, "timers": a 32-bit signed integer). */
@@ -9,7 +10,10 @@ export interface Clock {
   now(): Millis;
   /** Time in ms that never goes back: for waits and durations. */
   monotonic(): Millis;
-  /** Resolves after `ms` (≥ 0, capped at 2³¹−1) or as soon as `signal` aborts. Never rejects. */
+  /**
+   * Resolves after `ms` (≥ 0, capped at 2³¹−1) or as soon as `signal` aborts; with 0 when all that is ready has run. Never
+   * rejects.
+   */
   sleep(ms: Millis, signal?: AbortSignal): Promise<void>;
 }
 
@@ -22,12 +26,13 @@ export const systemClock: Clock = {
   sleep: (ms, signal) =>
     new Promise((resolve) => {
       if (signal?.aborted) return resolve();
+      if (ms <= 0) return void setImmediate(resolve);
       const done = () => {
         clearTimeout(timer);
         signal?.removeEventListener("abort", done);
         resolve();
       };
-      const timer = setTimeout(done, Math.min(Math.max(0, ms), timeoutMaxMs));
+      const timer = setTimeout(done, Math.min(ms, timeoutMaxMs));
       signal?.addEventListener("abort", done, { once: true });
     }),
 };

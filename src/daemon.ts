@@ -26,6 +26,7 @@ import { createSyncLoop } from "./loops/sync.ts";
 import { createWatch } from "./loops/watch.ts";
 import type { Transport } from "./signal/transport.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
+import type { InboxKind } from "./store/inbox.ts";
 import type { Store } from "./store/store.ts";
 import { openStore } from "./store/store.ts";
 import { createTranscribe } from "./transcribe.ts";
@@ -217,8 +218,14 @@ function createLoops(base: Base, stopping: AbortSignal) {
     presence,
     isInterrupting,
     onProof: () => connection.dispatch({ type: "proof" }),
-    onAccepted: wakeAll,
-    onWithdrawn: (chatKey: string, inboxId: number) => void answer.interrupt(chatKey, [inboxId]).catch(warn),
+    onAccepted(chatKey: string, kind: InboxKind) {
+      (kind === "prompt" ? answer : control).wake(chatKey);
+      send.wake(chatKey);
+    },
+    onWithdrawn(chatKey: string, inboxId: number) {
+      send.wake(chatKey);
+      answer.interrupt(chatKey, [inboxId]).catch(warn);
+    },
     onStoreFault: (message: string | null) => void (facts.storeFault = message),
   };
   const connection: ConnectionLoop = createConnectionLoop({

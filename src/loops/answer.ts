@@ -9,7 +9,7 @@
  */
 import { backoffMs, defaultBackoff } from "../core/backoff.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
-import type { Chat } from "../core/model.ts";
+import type { Chat, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
@@ -28,31 +28,34 @@ export interface AnswerLoop extends Lanes {
   sessionOf(chatKey: string, chat: Chat): Session;
 }
 
+type Task = InboxRow | { readonly sessionId: string; readonly notBefore: Millis };
+
 export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
   const { store, clock } = deps;
   const following = new Map<string, string>();
   const turns = new Map<string, { readonly inboxId: number | null; readonly stop: AbortController }>();
 
-  const work = async (chatKey: string, kill: AbortSignal): Promise<void> => {
-    const row = store.inbox.head(chatKey, "prompt");
-    const stop = new AbortController();
-    turns.set(chatKey, { inboxId: row?.id ?? null, stop });
-    try {
-      const signal = AbortSignal.any([kill, stop.signal]);
-      const followed = following.get(chatKey);
-      following.delete(chatKey);
-      const isDue = store.inbox.heads().some((head) => head.chatKey === chatKey && head.notBefore <= clock.now());
-      if (row && isDue) await answerRow(deps, row, signal);
-      else if (followed !== undefined) await followSession(deps, followed, signal);
-    } finally {
-      turns.delete(chatKey);
-    }
-  };
-
-  const lanes = createLanes({
+  const lanes = createLanes<Task>({
     name: "answer",
-    heads: () => [...store.inbox.heads(), ...[...following.keys()].map((chatKey) => ({ chatKey, notBefore: 0 }))],
-    work,
+    chats: () => [...store.inbox.openChats(), ...following.keys()],
+    /** A prompt that is due; else a session to be followed; else the prompt when it will be due. */
+    head(chatKey) {
+      const row = store.inbox.headToAsk(chatKey);
+      const sessionId = following.get(chatKey);
+      if (sessionId === undefined || (row && row.notBefore <= clock.now())) return row;
+      return { sessionId, notBefore: 0 };
+    },
+    async work(task, chatKey, kill) {
+      const stop = new AbortController();
+      const signal = AbortSignal.any([kill, stop.signal]);
+      turns.set(chatKey, { inboxId: "id" in task ? task.id : null, stop });
+      following.delete(chatKey);
+      try {
+        await ("id" in task ? answerRow(deps, task, signal) : followSession(deps, task.sessionId, signal));
+      } finally {
+        turns.delete(chatKey);
+      }
+    },
     isOpen: deps.isOpen,
     max: deps.lanesMax,
     clock,
@@ -64,7 +67,7 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
     follow(session) {
       if (lanes.isBusy(session.chatKey)) return;
       following.set(session.chatKey, session.id);
-      lanes.wake();
+      lanes.wake(session.chatKey);
     },
     async interrupt(chatKey, inboxIds) {
       const turn = turns.get(chatKey);
@@ -100,7 +103,7 @@ async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): 
   const { store, clock } = deps;
   const account = deps.account();
   const { chat } = row.envelope;
-  if (account === null || chat === null) return store.inbox.postpone(row.id, row.attempts, clock.now() + 1_000);
+  if (account === null || chat === null) return void store.inbox.postpone(row.id, row.attempts, clock.now() + 1_000);
   const session = sessionOf(deps, row.chatKey, chat);
   // What was asked in a session that is over (`/new`, gone) is asked anew in this one.
   if (row.sessionId !== null && row.sessionId !== session.id) store.inbox.markNew(row.id);
@@ -123,7 +126,7 @@ async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): 
     notice("failed");
     turnFailed(deps, row, chat, error);
   } finally {
-    deps.onOutbox();
+    deps.onOutbox(row.chatKey);
   }
 }
 
@@ -135,7 +138,7 @@ async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortS
     if (step.kind === "gone") return endGone(deps.store, session, deps.clock.now());
     if (step.kind !== "events") continue;
     deps.store.sessions.apply(session.id, step.events, deps.clock.now());
-    deps.onOutbox();
+    deps.onOutbox(session.chatKey);
   }
 }
 

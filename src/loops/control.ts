@@ -37,7 +37,7 @@ export type ControlDeps = {
   readonly isOpen: () => boolean;
   /** One line on the state of the line, for `/status`. */
   readonly describeState: () => string;
-  readonly onOutbox: () => void;
+  readonly onOutbox: (chatKey: string) => void;
   /** The context of a session changed here: write it to the remote side soon. */
   readonly syncSoon: () => void;
 };
@@ -46,17 +46,18 @@ export type ControlDeps = {
 const parallelMax = 4;
 
 export function createControlLoop(deps: ControlDeps): Lanes {
+  const { inbox } = deps.store;
   return createLanes({
     name: "control",
-    heads() {
-      const heads = new Map<string, Millis>();
-      for (const row of deps.store.inbox.openControls())
-        if (!heads.has(row.chatKey)) heads.set(row.chatKey, row.notBefore);
-      for (const { chatKey, until } of deps.store.inbox.waiting())
-        heads.set(chatKey, Math.min(until, heads.get(chatKey) ?? until));
-      return [...heads].map(([chatKey, notBefore]) => ({ chatKey, notBefore }));
+    chats: inbox.openChats,
+    /** A command or an approval; or the prompt whose question nobody answers in time. */
+    head(chatKey) {
+      const control = inbox.headControl(chatKey);
+      const prompt = inbox.head(chatKey);
+      const question = prompt?.state === "waiting" ? prompt : null;
+      return control && question && question.notBefore < control.notBefore ? question : (control ?? question);
     },
-    work: (chatKey, signal) => handleHead(deps, chatKey, signal),
+    work: (row, chatKey, signal) => handle(deps, row, chatKey, signal),
     isOpen: deps.isOpen,
     max: parallelMax,
     clock: deps.clock,
@@ -65,12 +66,12 @@ export function createControlLoop(deps: ControlDeps): Lanes {
   });
 }
 
-async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSignal): Promise<void> {
+async function handle(deps: ControlDeps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
   const { store, clock } = deps;
-  const row = store.inbox.openControls().find((open) => open.chatKey === chatKey);
   const account = deps.account();
+  // The lanes open when the first line has told it.
   if (account === null) return;
-  if (!row || row.notBefore > clock.now()) return expire(deps, chatKey, signal);
+  if (row.kind === "prompt") return expire(deps, row, chatKey, signal);
   const { chat } = row.envelope;
   const decision = decide(row.envelope, {
     account,
@@ -93,9 +94,9 @@ async function handleHead(deps: ControlDeps, chatKey: string, signal: AbortSigna
     if (!(error instanceof BridgeError)) throw error;
     controlFailed(deps, row, error);
   } finally {
-    deps.onOutbox();
+    deps.onOutbox(chatKey);
     // A prompt behind the command may go on.
-    deps.answer.wake();
+    deps.answer.wake(chatKey);
   }
 }
 
@@ -105,7 +106,7 @@ function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): vo
   deps.log.warn("command failed", { ...toFault(error), attempts });
   if (error.retry !== "never") {
     const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
-    return store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    return void store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
   }
   store.db.transaction(() => {
     if (row.envelope.chat)
@@ -228,7 +229,7 @@ async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all", 
     if (!(error instanceof BridgeError)) throw error;
     deps.log.warn("could not interrupt", toFault(error));
   });
-  deps.answer.wake();
+  deps.answer.wake(chatKey);
   return rows.length;
 }
 
@@ -243,12 +244,11 @@ function setContext(deps: ControlDeps, session: Session, key: string, value: Jso
 }
 
 /** Nobody answered in time: that is a no. Where Claude cannot be told now, the lane tries again. */
-async function expire(deps: ControlDeps, chatKey: string, signal: AbortSignal): Promise<void> {
+async function expire(deps: ControlDeps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
   const { store, clock } = deps;
-  const row = store.inbox.head(chatKey, "prompt");
-  if (row?.state !== "waiting" || row.notBefore > clock.now() || row.envelope.chat === null) return;
+  if (row.envelope.chat === null) return;
   store.outbox.add(`expired:${row.id}:${row.notBefore}`, row.envelope.chat, plainText(expiredText), clock.now());
-  deps.onOutbox();
+  deps.onOutbox(chatKey);
   await approve(deps, chatKey, false, null, signal);
   release(deps, chatKey);
 }
@@ -288,5 +288,5 @@ async function approve(
 
 function release({ store, answer }: ControlDeps, chatKey: string): void {
   for (const row of store.inbox.openPrompts(chatKey)) store.inbox.markPending(row.id);
-  answer.wake();
+  answer.wake(chatKey);
 }

@@ -20,7 +20,7 @@ export type DraftDeps = {
   readonly transport: Transport;
   readonly isProgressShown: boolean;
   readonly isConnected: () => boolean;
-  readonly onOutbox: () => void;
+  readonly onOutbox: (chatKey: string) => void;
 };
 
 export interface Draft {
@@ -44,7 +44,7 @@ export function createDraft(deps: DraftDeps, row: InboxRow, sessionId: string, c
     if (text === "" || !isDraftDue(state, now)) return;
     state = { ...state, changedAt: now, changes: state.changes + 1 };
     store.db.transaction(() => put(text));
-    deps.onOutbox();
+    deps.onOutbox(row.chatKey);
   };
   const put = (markdown: string): void => {
     const at = clock.now();

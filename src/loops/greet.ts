@@ -23,7 +23,7 @@ const minuteMs: Millis = 60_000;
 
 /** Says in each chat where much, or something old, waits that it is answered now. The line has just come back. */
 export function announceBacklog(store: Store, limits: DigestLimits, now: Millis): void {
-  for (const { chatKey } of store.inbox.heads()) {
+  for (const chatKey of store.inbox.openChats()) {
     const rows = store.inbox.openPrompts(chatKey).filter((row) => row.prompt.kind === "new");
     const [first] = rows;
     const newest = rows.at(-1)?.id ?? 0;

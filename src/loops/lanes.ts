@@ -1,20 +1,22 @@
 /**
- * Lanes: serial work per chat, in parallel over chats up to a limit. The queue is the database: `heads` names the chats with
- * work and when it is due, `work` does one item of one chat and leaves the queue changed (done, or postponed).
+ * Lanes: serial work per chat, in parallel over chats up to a limit. The queue is the database: `chats` names those with open
+ * work, `head` the next item of one and when it is due, `work` does it and leaves the queue changed (done, or postponed).
  *
- *   wake ─▶ heads ─▶ due and free? ─▶ work ─▶ wake …        not due ─▶ sleep until the earliest
+ *   wake(chat) ─▶ head ─▶ due, open, a lane free? ─▶ work ─▶ the chat again, behind the others      not due ─▶ sleep until it is
+ *   wake()     ─▶ chats: all of them
  */
 import type { Clock, Random } from "../clock.ts";
 import { backoffMs } from "../core/backoff.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 
-export type LaneOptions = {
+export type LaneOptions<Item extends { readonly notBefore: Millis }> = {
   readonly name: string;
-  readonly heads: () => readonly { readonly chatKey: string; readonly notBefore: Millis }[];
-  readonly work: (chatKey: string, signal: AbortSignal) => Promise<void>;
-  /** Closed: nothing new starts; what runs goes on. */
+  readonly chats: () => readonly string[];
+  readonly head: (chatKey: string) => Item | null;
+  readonly work: (item: Item, chatKey: string, kill: AbortSignal) => Promise<void>;
+  /** Closed: nothing new starts; what runs goes on. Whoever opens it wakes it. */
   readonly isOpen: () => boolean;
   /** Lanes at work at the same time. */
   readonly max: number;
@@ -24,8 +26,8 @@ export type LaneOptions = {
 };
 
 export interface Lanes {
-  /** Something may be due now. */
-  wake(): void;
+  /** Something may be due now in this chat, or in any. */
+  wake(chatKey?: string): void;
   isBusy(chatKey: string): boolean;
   busyCount(): number;
   /**
@@ -35,65 +37,51 @@ export interface Lanes {
   run(stop: AbortSignal, kill: AbortSignal): Promise<void>;
 }
 
-/** Longest sleep without a wake: bounds the harm of a wake that was missed or a clock that jumped. */
+/** Longest sleep without a wake, after which every chat is looked at: bounds the harm of a wake that was missed. */
 const idleMs = 60_000;
 
-export function createLanes(options: LaneOptions): Lanes {
+export function createLanes<Item extends { readonly notBefore: Millis }>(options: LaneOptions<Item>): Lanes {
   const { clock } = options;
   const running = new Map<string, Promise<void>>();
-  /** Chats whose work failed below its own retry (the database, say): not before this time, which is monotonic. */
-  const cooling = new Map<string, { readonly until: Millis; readonly attempt: number }>();
+  const queue = createQueue(options, (chatKey) => running.has(chatKey));
   let alarm = new AbortController();
   const bugs: unknown[] = [];
 
-  const wake = (): void => alarm.abort();
-
-  const start = (chatKey: string, kill: AbortSignal): void => {
-    const task = options
-      .work(chatKey, kill)
-      .then(() => void cooling.delete(chatKey))
-      .catch((error: unknown) => cool(chatKey, error))
-      .finally(() => {
-        running.delete(chatKey);
-        wake();
-      });
-    running.set(chatKey, task);
+  const wake = (chatKey?: string): void => {
+    queue.add(chatKey);
+    alarm.abort();
   };
 
-  const cool = (chatKey: string, error: unknown): void => {
-    if (!(error instanceof BridgeError)) {
-      bugs.push(error);
-      return;
-    }
-    const attempt = (cooling.get(chatKey)?.attempt ?? 0) + 1;
-    const ms = backoffMs({ attempt, jitter: options.random(), retryAfterMs: error.retryAfterMs });
-    cooling.set(chatKey, { until: clock.monotonic() + ms, attempt });
-    options.log.warn("work postponed", { loop: options.name, code: error.code, error: error.message, waitMs: ms });
+  const start = (chatKey: string, item: Item, kill: AbortSignal): void => {
+    const task = options
+      .work(item, chatKey, kill)
+      .then(() => queue.worked(chatKey))
+      .catch((error: unknown) => {
+        if (error instanceof BridgeError) queue.failed(chatKey, error);
+        else bugs.push(error);
+      })
+      .finally(() => {
+        running.delete(chatKey);
+        wake(chatKey);
+      });
+    running.set(chatKey, task);
   };
 
   /** Starts what is due; returns how long to sleep. */
   const startDue = (kill: AbortSignal): Millis => {
     // With every lane taken the queue is not even looked at: the first that ends wakes.
     if (!options.isOpen() || running.size >= options.max) return idleMs;
-    const now = clock.now();
-    let sleepMs = idleMs;
-    for (const { chatKey, notBefore } of safeHeads()) {
-      if (running.has(chatKey)) continue;
-      const coolingMs = (cooling.get(chatKey)?.until ?? 0) - clock.monotonic();
-      const waitMs = Math.max(notBefore - now, coolingMs);
-      if (waitMs > 0) sleepMs = Math.min(sleepMs, waitMs);
-      else if (running.size < options.max) start(chatKey, kill);
-    }
-    return sleepMs;
-  };
-
-  const safeHeads = (): ReturnType<LaneOptions["heads"]> => {
     try {
-      return options.heads();
+      for (const [chatKey, item] of queue.due()) {
+        start(chatKey, item, kill);
+        if (running.size >= options.max) return idleMs;
+      }
+      return Math.min(idleMs, queue.nextMs());
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
-      options.log.error("queue unreadable", { loop: options.name, code: error.code, error: error.message });
-      return [];
+      queue.add();
+      options.log.error("queue unreadable", { loop: options.name, ...toFault(error) });
+      return idleMs;
     }
   };
 
@@ -102,14 +90,61 @@ export function createLanes(options: LaneOptions): Lanes {
     isBusy: (chatKey) => running.has(chatKey),
     busyCount: () => running.size,
     async run(stop, kill) {
-      stop.addEventListener("abort", wake);
+      stop.addEventListener("abort", () => wake());
       while (!stop.aborted && bugs.length === 0) {
         alarm = new AbortController();
-        const sleepMs = startDue(kill);
-        await clock.sleep(sleepMs, alarm.signal);
+        const { signal } = alarm;
+        await clock.sleep(startDue(kill), signal);
+        if (!signal.aborted) queue.add();
       }
       await Promise.all(running.values());
       if (bugs.length > 0) throw bugs[0];
+    },
+  };
+}
+
+/** Whose turn it is, and when: only what the database does not know. */
+function createQueue<Item extends { readonly notBefore: Millis }>(
+  { chats, head, clock, random, log, name }: LaneOptions<Item>,
+  isBusy: (chatKey: string) => boolean,
+) {
+  /** Chats to be looked at, in the order of their turn. */
+  const ready = new Set<string>();
+  /** Chats whose next item is not due yet, with the time it is. */
+  const later = new Map<string, Millis>();
+  /** Chats whose work failed below its own retry (the database, say): not before this time, which is monotonic. */
+  const cooling = new Map<string, { readonly until: Millis; readonly attempt: number }>();
+  let isAllToBeSeen = true;
+  return {
+    add(chatKey?: string): void {
+      if (chatKey === undefined) isAllToBeSeen = true;
+      else ready.add(chatKey);
+    },
+    /** Each chat that is due, as it is asked for. */
+    *due(): Generator<[string, Item]> {
+      const now = clock.now();
+      if (isAllToBeSeen) for (const chatKey of chats()) ready.add(chatKey);
+      isAllToBeSeen = false;
+      for (const [chatKey, at] of later) if (at <= now) ready.add(chatKey);
+      for (const chatKey of ready) {
+        if (isBusy(chatKey)) continue;
+        const item = head(chatKey);
+        ready.delete(chatKey);
+        later.delete(chatKey);
+        if (item === null) continue;
+        const coolingMs = (cooling.get(chatKey)?.until ?? 0) - clock.monotonic();
+        const waitMs = Math.max(item.notBefore - now, coolingMs);
+        if (waitMs > 0) later.set(chatKey, now + waitMs);
+        else yield [chatKey, item];
+      }
+    },
+    nextMs: (): Millis => [...later.values()].reduce((first, at) => Math.min(first, at), Infinity) - clock.now(),
+    worked: (chatKey: string): void => void cooling.delete(chatKey),
+    failed(chatKey: string, error: BridgeError): void {
+      const attempt = (cooling.get(chatKey)?.attempt ?? 0) + 1;
+      const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
+      cooling.set(chatKey, { until: clock.monotonic() + waitMs, attempt });
+      log.warn("work postponed", { loop: name, ...toFault(error), waitMs });
     },
   };
 }

@@ -36,14 +36,12 @@ export function createPresence({ transport, store, clock, reactions, isReceiptSe
     const { chat, source, content, sentAt } = envelope;
     if (chat === null || source === null || !transport.capabilities.reactions) return;
     const now = clock.now();
-    for (const earlier of standings) {
-      const row = store.outbox.byKey(`${keyOf(envelope)}:${earlier}`);
-      if (row && earlier !== name) store.outbox.supersede(row.id, now);
-    }
+    const key = `${keyOf(envelope)}:${name}`;
+    if (name !== standings[0]) store.outbox.supersedeAll(keyOf(envelope), now, key);
     // Signal's clients keep the reactions of an edited message at its first version.
     const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
     const body = { kind: "reaction", emoji, targetAuthor: source, targetSentAt, isRemove } as const;
-    store.outbox.add(`${keyOf(envelope)}:${name}`, chat, body, now);
+    store.outbox.add(key, chat, body, now);
   };
   const sentOf = (envelope: Envelope): string | null => {
     const shown = standings.map((standing) => store.outbox.byKey(`${keyOf(envelope)}:${standing}`));

@@ -15,7 +15,8 @@ import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { Log } from "../log.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
-import { noteTimer } from "../store/forget.ts";
+import type { InboxKind } from "../store/inbox.ts";
+import { noteTimer } from "../store/retention.ts";
 import type { Store } from "../store/store.ts";
 import type { NoticeBus } from "./notices.ts";
 import type { Presence } from "./presence.ts";
@@ -34,8 +35,8 @@ export type ReceiveDeps = {
   readonly isInterrupting: boolean;
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
-  /** New rows: `prompts` for the lanes, `controls` at once. */
-  readonly onAccepted: (envelopes: readonly Envelope[]) => void;
+  /** There is something new in a chat. */
+  readonly onAccepted: (chatKey: string, kind: InboxKind) => void;
   /** An edit or a deletion takes a prompt back; called after the commit. */
   readonly onWithdrawn: (chatKey: string, inboxId: number) => void;
   /** The last commit failed (null: it works again); for `/health`. */
@@ -43,7 +44,7 @@ export type ReceiveDeps = {
 };
 
 type Accepted = {
-  readonly envelopes: Envelope[];
+  readonly rows: { readonly chatKey: string; readonly kind: InboxKind; readonly envelope: Envelope }[];
   readonly withdrawn: { chatKey: string; id: number }[];
   dropped: number;
 };
@@ -97,10 +98,10 @@ async function commit(
 }
 
 function acceptAll(deps: ReceiveDeps, account: Account, envelopes: readonly Envelope[]): Accepted {
-  const accepted: Accepted = { envelopes: [], withdrawn: [], dropped: 0 };
+  const accepted: Accepted = { rows: [], withdrawn: [], dropped: 0 };
   for (const envelope of envelopes) {
     const key = envelope.chat ? chatKey(envelope.chat) : "none";
-    const isAsking = deps.store.inbox.head(key, "prompt")?.state === "waiting";
+    const isAsking = deps.store.inbox.head(key)?.state === "waiting";
     const decision = decide(envelope, { account, allow: deps.allow, isAsking, isGroupAlways: deps.isGroupAlways });
     accept(deps, account, envelope, key, decision, accepted);
   }
@@ -136,23 +137,23 @@ function accept(
       if (decision.replaces !== null) withdraw(deps, envelope, key, decision.replaces, accepted);
       if (deps.isInterrupting) interrupt(deps, key, accepted);
       deps.presence.show(envelope, "taken");
-      return letIn(deps, envelope, accepted);
+      return letIn(deps, envelope, key, "prompt", accepted);
     case "command":
     case "approval":
       if (inbox.accept(inboxKey(envelope, account), decision.kind, envelope, deps.clock.now()))
-        letIn(deps, envelope, accepted);
+        letIn(deps, envelope, key, decision.kind, accepted);
       return;
   }
 }
 
-function letIn(deps: ReceiveDeps, envelope: Envelope, accepted: Accepted): void {
-  accepted.envelopes.push(envelope);
-  if (envelope.chat) noteTimer(deps.store, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
+function letIn(deps: ReceiveDeps, envelope: Envelope, key: string, kind: InboxKind, accepted: Accepted): void {
+  accepted.rows.push({ chatKey: key, kind, envelope });
+  if (envelope.chat) noteTimer(deps.store.settings, key, textOf(envelope)?.expiresInSeconds ?? null);
 }
 
 /** The prompt that Claude works on makes room; one that was not asked yet waits its turn. */
 function interrupt(deps: ReceiveDeps, key: string, accepted: Accepted): void {
-  const row = deps.store.inbox.head(key, "prompt");
+  const row = deps.store.inbox.head(key);
   if (row === null || row.prompt.kind === "new") return;
   deps.presence.cancel(row, false);
   accepted.withdrawn.push({ chatKey: key, id: row.id });
@@ -170,11 +171,11 @@ function withdraw(deps: ReceiveDeps, envelope: Envelope, key: string, sentAt: Mi
 
 function announce(deps: ReceiveDeps, accepted: Accepted): void {
   deps.notices.emit("received", {
-    accepted: accepted.envelopes.length,
+    accepted: accepted.rows.length,
     dropped: accepted.dropped,
     at: deps.clock.now(),
   });
   for (const { chatKey, id } of accepted.withdrawn) deps.onWithdrawn(chatKey, id);
-  for (const envelope of accepted.envelopes) deps.presence.markRead(envelope);
-  if (accepted.envelopes.length > 0) deps.onAccepted(accepted.envelopes);
+  for (const { envelope } of accepted.rows) deps.presence.markRead(envelope);
+  for (const { chatKey, kind } of accepted.rows) deps.onAccepted(chatKey, kind);
 }

@@ -55,13 +55,19 @@ export function createSendLoop(deps: SendDeps): SendLoop {
   };
   const pausedUntil = (): Millis => (pause === null ? 0 : clock.now() + pause.until - clock.monotonic());
 
-  const lanes = createLanes({
+  const lanes = createLanes<OutboxRow>({
     name: "send",
-    heads: () => store.outbox.heads().map((head) => ({ ...head, notBefore: Math.max(head.notBefore, pausedUntil()) })),
-    work(chatKey, kill) {
+    chats: store.outbox.openChats,
+    head(chatKey) {
+      const row = store.outbox.head(chatKey);
+      return row && { ...row, notBefore: Math.max(row.notBefore, pausedUntil()) };
+    },
+    async work(row, _, kill) {
       // The wait is over; whether its reason is, this send will tell.
       if (pause !== null && pause.until <= clock.monotonic()) setPause(null, 0);
-      return sendHead(deps, chatKey, setPause, kill);
+      const isNextDue = ({ notBefore }: OutboxRow): boolean =>
+        deps.isOpen() && !kill.aborted && pause === null && notBefore <= clock.now();
+      for (let next: OutboxRow | null = row; next;) next = await sendOne(deps, next, isNextDue, setPause, kill);
     },
     isOpen: deps.isOpen,
     max: deps.lanesMax,
@@ -82,26 +88,46 @@ export function createSendLoop(deps: SendDeps): SendLoop {
 /** Stops all sending for `ms`; a fault of null ends that. */
 type SetPause = (fault: Fault | null, ms: Millis) => void;
 
-async function sendHead(deps: SendDeps, chatKey: string, setPause: SetPause, kill: AbortSignal): Promise<void> {
+/**
+ * Sends a row; resolves to the next one of the chat where it is marked as `sending` already: in the commit that records this
+ * one as sent. A reaction takes the place of itself, so that sending it again after a crash says nothing twice: it is not marked.
+ */
+async function sendOne(
+  deps: SendDeps,
+  row: OutboxRow,
+  isNextDue: (next: OutboxRow) => boolean,
+  setPause: SetPause,
+  kill: AbortSignal,
+): Promise<OutboxRow | null> {
   const { store, clock } = deps;
-  const row = store.outbox.head(chatKey);
-  if (!row) return;
   const body = bodyOf(store, row);
-  if (body === null) return store.outbox.markFailed(row.id, "superseded", clock.now());
-  store.outbox.markSending(row.id);
+  if (body === null) {
+    store.outbox.markFailed(row.id, "superseded", clock.now());
+    return null;
+  }
+  const mark = ({ id, body: { kind } }: OutboxRow): void => {
+    if (kind !== "reaction") store.outbox.markSending(id);
+  };
+  if (row.state !== "sending") mark(row);
   try {
     const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    await record(deps, kill, () => {
+    const next = await record(deps, kill, (): OutboxRow | null => {
       store.outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) store.settings.count("sent");
+      const head = store.outbox.head(row.chatKey);
+      if (head === null || !isNextDue(head)) return null;
+      mark(head);
+      return { ...head, state: "sending" };
     });
     setPause(null, 0);
     deps.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
       deps.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
+    return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     await sendFailed(deps, row, error, setPause, kill);
+    return null;
   }
 }
 
@@ -109,7 +135,7 @@ async function sendHead(deps: SendDeps, chatKey: string, setPause: SetPause, kil
  * Writes what became of a send, and tries until it holds: sending again because the disk is full would say it twice, and
  * uncounted. Killed meanwhile, the row stays `sending`, as after a crash.
  */
-async function record(deps: SendDeps, kill: AbortSignal, work: () => void): Promise<void> {
+async function record<T>(deps: SendDeps, kill: AbortSignal, work: () => T): Promise<T | null> {
   for (let attempt = 1; !kill.aborted; attempt++) {
     try {
       return deps.store.db.transaction(work);
@@ -119,6 +145,7 @@ async function record(deps: SendDeps, kill: AbortSignal, work: () => void): Prom
       await deps.clock.sleep(backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null }), kill);
     }
   }
+  return null;
 }
 
 /** What is shown besides the messages: nobody misses it, and it is no message to be counted. */
@@ -147,7 +174,7 @@ async function sendFailed(
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
   const { ownTimestamps } = deps.transport.capabilities;
   if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
-    return record(deps, kill, () => store.outbox.markFailed(row.id, error.code, clock.now()));
+    return void (await record(deps, kill, () => store.outbox.markFailed(row.id, error.code, clock.now())));
   if (error.retry === "never") {
     await record(deps, kill, () => {
       store.outbox.markFailed(row.id, error.code, clock.now());
@@ -162,7 +189,7 @@ async function sendFailed(
   if (isCaptcha || error.code === "signal_rate_limited") setPause(fault, wait);
   await record(deps, kill, () => {
     // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
-    store.outbox.requeue(row.id, isCaptcha ? 0 : clock.now() + wait, isUncertain);
+    store.outbox.requeue(row.id, row.attempts + 1, isCaptcha ? 0 : clock.now() + wait, isUncertain);
     if (isUncertain && !ownTimestamps) store.settings.count("uncertain");
   });
 }

@@ -92,7 +92,7 @@ async function syncAll(deps: SyncDeps, signal: AbortSignal): Promise<void> {
   const tally = { checked: 0, changed: 0, pushed: 0, failed: 0 };
   let down: BridgeError | null = null;
   const one = async (session: Session): Promise<void> => {
-    if (signal.aborted || down !== null || remote === null) return store.sessions.setStale(session.id, true);
+    if (signal.aborted || down !== null || remote === null) return void store.sessions.setStale(session.id, true);
     try {
       await syncSession(deps, remote, session, tally, signal);
     } catch (error) {
@@ -145,7 +145,7 @@ async function syncSession(
     store.sessions.setSynced(session.id, there.updatedAt, clock.now());
     return applied;
   });
-  const head = store.inbox.head(session.chatKey, "prompt");
+  const head = store.inbox.head(session.chatKey);
   const isAnswered = head?.state === "waiting" && pendingAsks(store.sessions.events(session.id)).length === 0;
   // Somebody said yes or no elsewhere.
   if (isAnswered && head.sessionId === session.id) store.inbox.markPending(head.id);

@@ -3,7 +3,7 @@
  * after a crash goes on from there. Where the turn has ended, events, replies, cursor and the inbox row are one transaction.
  */
 import type { Clock, Random } from "../clock.ts";
-import type { Backend, Prompt, SessionView } from "../claude/backend.ts";
+import type { Backend, Prompt, SessionView, TurnStep } from "../claude/backend.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import { spokenText } from "../core/inbound.ts";
 import { encodeMetadata } from "../core/metadata.ts";
@@ -11,15 +11,15 @@ import type { Account, Millis, SessionEvent, StopReason } from "../core/model.ts
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
 import { question, toolLine } from "../core/progress.ts";
-import { progressOf, trackAll, trackTurn, type Progress } from "../core/turn.ts";
+import { progressOf, trackAll, type Progress } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { InboxRow } from "../store/inbox.ts";
-import type { Session, Settlement } from "../store/sessions.ts";
+import type { Session } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
 import { greet } from "./greet.ts";
 import type { NoticeBus } from "./notices.ts";
-import { createDraft } from "./draft.ts";
+import { createDraft, type Draft } from "./draft.ts";
 import type { Presence } from "./presence.ts";
 import { type Transcribe } from "./prompt.ts";
 import { endGone } from "./sync.ts";
@@ -43,7 +43,7 @@ export type AnswerDeps = {
   /** The line is up, so that typing indicators make sense. */
   readonly isConnected: () => boolean;
   /** Outbox rows were added. */
-  readonly onOutbox: () => void;
+  readonly onOutbox: (chatKey: string) => void;
   readonly presence: Presence;
   readonly isProgressShown: boolean;
   readonly isWelcoming: boolean;
@@ -70,6 +70,9 @@ export function viewOf(deps: AnswerDeps, session: Session): SessionView {
   };
 }
 
+/** The answer that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
+const askedHoldMs: Millis = 20;
+
 /** Runs one turn to its end and settles the row; resolves to how it ended. */
 export async function runTurn(
   deps: AnswerDeps,
@@ -79,48 +82,37 @@ export async function runTurn(
   onBegun: () => void,
   signal: AbortSignal,
 ): Promise<"ended" | "waiting" | "gone"> {
-  const { store, clock } = deps;
-  let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
-  const asks = new Map<string, SessionEvent>();
-  const quiet: SessionEvent[] = [];
-  let progress: Progress = progressOf(null);
+  const { store, clock, backend } = deps;
   const draft = createDraft(deps, row, session.id, session.chat);
-  /** From what a sync, an earlier look or the last life has stored of this turn already. */
-  const resume = (): void => {
-    const stored = eventId === null ? [] : store.sessions.events(session.id, eventId);
-    for (const event of stored) noteAsk(asks, event);
-    progress = trackAll(progressOf(eventId), stored);
-  };
-  resume();
-  if (progress.kind === "ended") apply(deps, session, row, [], progress, eventId, asks);
-  if (progress.kind === "ended") return "ended";
-  if (eventId !== null) onBegun();
-  for await (const step of deps.backend.turn(viewOf(deps, session), prompt, signal)) {
+  const ledger = createLedger(deps, session, prompt, row, draft);
+  if (ledger.progress().kind === "ended") {
+    ledger.write();
+    return "ended";
+  }
+  if (prompt.state.kind === "asked") onBegun();
+  const run = (until: AbortSignal): AsyncIterable<TurnStep> => backend.turn(viewOf(deps, session), prompt, until);
+  for await (const step of gather(run, signal, clock, ledger.holdMs)) {
     switch (step.kind) {
+      case "pause":
+        ledger.write();
+        break;
       case "created":
         store.sessions.setRemote(session.id, step.remoteId);
         break;
       case "sending":
-        markAsking(deps, session, row, prompt.text);
+        store.db.transaction(() => {
+          ledger.write();
+          // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
+          store.inbox.markAsking(row.id, session.id, clock.now() + (backend.remote?.skewMs() ?? 0), prompt.text);
+        });
         break;
       case "asked":
-        eventId = step.eventId;
-        store.inbox.markAsked(row.id, session.id, eventId);
+        ledger.asked(step.eventId);
         onBegun();
-        resume();
         break;
-      case "events": {
-        for (const event of step.events) {
-          noteAsk(asks, event);
-          progress = trackTurn(progress, event);
-        }
-        quiet.push(...step.events);
-        if (deps.backend.remote && isUnderWay(progress) && step.events.every(isQuiet)) break;
-        apply(deps, session, row, quiet.splice(0), progress, eventId, asks);
-        if (progress.kind === "running" && !isVerbose(store, session)) draft.events(step.events);
-        deps.onOutbox();
+      case "events":
+        ledger.add(step.events);
         break;
-      }
       case "delta":
         draft.delta(step.eventId, step.text);
         break;
@@ -130,25 +122,107 @@ export async function runTurn(
         return "gone";
     }
   }
-  if (progress.kind === "ended") return "ended";
-  if (progress.kind === "waiting") {
-    apply(deps, session, row, [], progress, eventId, asks);
-    return "waiting";
+  const { kind } = ledger.progress();
+  if (kind === "ended" || kind === "waiting") return kind;
+  if (kind === "flushed") store.inbox.markNew(row.id);
+  else if (signal.aborted) return "ended";
+  throw unfinished(kind);
+}
+
+/** What is known of the turn, and what of it the backend has yielded and the database does not have yet. */
+function createLedger(deps: AnswerDeps, session: Session, prompt: Prompt, row: InboxRow, draft: Draft) {
+  const { store } = deps;
+  const asks = new Map<string, SessionEvent>();
+  let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
+  let progress: Progress = progressOf(null);
+  let isNews = false;
+  let events: SessionEvent[] = [];
+
+  const note = (seen: readonly SessionEvent[]): void => {
+    for (const event of seen) if (event.type === "tool_use" && event.isAsk) asks.set(event.id, event);
+    progress = trackAll(progress, seen);
+  };
+  /** From what a sync, an earlier look or the last life has stored of this turn already. */
+  const resume = (): void => {
+    progress = progressOf(eventId);
+    if (eventId !== null && prompt.state.kind !== "new") note(store.sessions.events(session.id, eventId));
+  };
+  resume();
+  let written = isUnderWay(progress) ? progress : null;
+  return {
+    progress: () => progress,
+    asked(id: string): void {
+      eventId = id;
+      isNews = true;
+      resume();
+    },
+    add(more: readonly SessionEvent[]): void {
+      events.push(...more);
+      note(more);
+    },
+    /** How long what is held may wait for what comes next; null: as long as it takes. */
+    holdMs(): Millis | null {
+      if (!isNews && events.length === 0) return null;
+      if (deps.backend.remote === null || !isUnderWay(progress) || !events.every(isQuiet)) return 0;
+      return isNews ? askedHoldMs : null;
+    },
+    /** One transaction. */
+    write(): void {
+      if (!isNews && events.length === 0 && progress === written) return;
+      const [asked, fresh] = [isNews ? eventId : null, events];
+      isNews = false;
+      events = [];
+      written = progress;
+      const isVerbose = store.db.transaction(() => {
+        if (asked !== null) store.inbox.markAsked(row.id, session.id, asked);
+        return record(deps, session, row, fresh, progress, eventId, asks);
+      });
+      if (progress.kind === "running" && !isVerbose) draft.events(fresh);
+      deps.onOutbox(row.chatKey);
+    },
+  };
+}
+
+/**
+ * The steps of a turn, each as soon as it is there, and a pause where none has come for as long as what is held may wait
+ * (null: for ever), and at the end, a failure included: what comes at once is written at once, in one commit.
+ */
+async function* gather(
+  run: (signal: AbortSignal) => AsyncIterable<TurnStep>,
+  signal: AbortSignal,
+  clock: Clock,
+  holdMs: () => Millis | null,
+): AsyncGenerator<TurnStep | { readonly kind: "pause" }> {
+  const cut = new AbortController();
+  const steps = run(AbortSignal.any([signal, cut.signal]))[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = steps.next();
+      const ms = holdMs();
+      if (ms !== null && !(await isWithin(next, ms, clock))) yield { kind: "pause" };
+      const { done, value } = await next;
+      if (done) break;
+      yield value;
+    }
+  } catch (error) {
+    yield { kind: "pause" };
+    throw error;
+  } finally {
+    cut.abort();
+    await steps.return?.();
   }
-  if (progress.kind === "flushed") store.inbox.markNew(row.id);
-  if (progress.kind !== "flushed" && signal.aborted) return "ended";
-  throw unfinished(progress);
+  yield { kind: "pause" };
 }
 
-function markAsking({ store, clock, backend }: AnswerDeps, session: Session, row: InboxRow, text: string): void {
-  store.db.transaction(() => {
-    store.sessions.touch(session.id, clock.now());
-    // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
-    store.inbox.markAsking(row.id, session.id, clock.now() + (backend.remote?.skewMs() ?? 0), text);
-  });
+async function isWithin(work: Promise<unknown>, ms: Millis, clock: Clock): Promise<boolean> {
+  const timer = new AbortController();
+  const yes = (): boolean => true;
+  return Promise.race([work.then(yes, yes), clock.sleep(ms, timer.signal).then(() => false)]).finally(() =>
+    timer.abort(),
+  );
 }
 
-const unfinished = ({ kind }: Progress): BridgeError =>
+const unfinished = (kind: Progress["kind"]): BridgeError =>
   kind === "flushed"
     ? new BridgeError("claude_overloaded", "Cannot finish the turn as Claude gave it up after its own retries")
     : new BridgeError("claude_stream_lost", "Cannot follow the turn as its stream ended early");
@@ -158,12 +232,8 @@ const isQuiet = ({ type }: SessionEvent): boolean =>
   type === "prompt" || type === "running" || type === "usage" || type === "other";
 const isUnderWay = ({ kind }: Progress): boolean => kind === "queued" || kind === "running";
 
-const noteAsk = (asks: Map<string, SessionEvent>, event: SessionEvent): void => {
-  if (event.type === "tool_use" && event.isAsk) asks.set(event.id, event);
-};
-
-/** One transaction: events, replies, cursor, and where the turn has ended also the row. */
-function apply(
+/** Events, replies, cursor, and where the turn has ended also the row; part of the caller's transaction. True where tool use is shown. */
+function record(
   deps: AnswerDeps,
   session: Session,
   row: InboxRow,
@@ -171,46 +241,43 @@ function apply(
   progress: Progress,
   promptId: string | null,
   asks: ReadonlyMap<string, SessionEvent>,
-): void {
+): boolean {
   const { store, clock } = deps;
-  store.db.transaction(() => {
-    const now = clock.now();
-    const { added } = store.sessions.apply(session.id, events, now);
-    for (const event of isVerbose(store, session) ? added : [])
-      if (event.type === "tool_use")
-        store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
-    // Where it was taken back meanwhile, its end is nobody's business any more.
-    if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
-      const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
-      const text = lastWord(progress.stop, isAnswered);
-      if (text !== null) store.outbox.addAnswer(`end:${row.id}`, session.id, session.chat, plainText(text), now);
-      const settle = settlement(row, progress.stop);
-      store.sessions.apply(session.id, [], now, settle);
-      deps.presence.show(row.envelope, settle.outcome === "failed" ? "failed" : "done");
-      if (deps.isWelcoming) greet(store, row.envelope, now);
+  const now = clock.now();
+  const applied = store.sessions.apply(session.id, events, now);
+  // As it stands now: `/verbose` may come in the middle of a turn.
+  const isVerbose = applied.session.context["verbose"] === true;
+  for (const event of isVerbose ? applied.added : [])
+    if (event.type === "tool_use")
+      store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
+  // Where it was taken back meanwhile, its end is nobody's business any more.
+  if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
+    const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
+    const text = lastWord(progress.stop, isAnswered);
+    if (text !== null) store.outbox.addAnswer(`end:${row.id}`, session.id, session.chat, plainText(text), now);
+    const outcome = outcomeOf(progress.stop);
+    store.inbox.finish(row.id, outcome, now);
+    store.settings.count(outcome);
+    deps.presence.show(row.envelope, outcome === "failed" ? "failed" : "done");
+    if (deps.isWelcoming) greet(store, row.envelope, now);
+  }
+  if (progress.kind === "waiting") {
+    const account = deps.account();
+    const body = textOf(row.envelope);
+    const prompt = body && account ? spokenText(body, account) : "";
+    for (const id of progress.toolUseIds) {
+      const ask = asks.get(id);
+      const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
+      store.outbox.add(`ask:${session.id}:${id}`, session.chat, plainText(text), now);
     }
-    if (progress.kind === "waiting") {
-      const account = deps.account();
-      const body = textOf(row.envelope);
-      const prompt = body && account ? spokenText(body, account) : "";
-      for (const id of progress.toolUseIds) {
-        const ask = asks.get(id);
-        const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
-        store.outbox.add(`ask:${session.id}:${id}`, session.chat, plainText(text), now);
-      }
-      store.inbox.markWaiting(row.id, now + deps.approvalMs);
-      deps.presence.show(row.envelope, "waiting");
-    }
-  });
+    store.inbox.markWaiting(row.id, now + deps.approvalMs);
+    deps.presence.show(row.envelope, "waiting");
+  }
+  return isVerbose;
 }
 
-/** As it stands now: `/verbose` may come in the middle of a turn. */
-const isVerbose = (store: Store, { id }: Session): boolean => store.sessions.get(id)?.context["verbose"] === true;
-
-function settlement(row: InboxRow, stop: StopReason): Settlement {
-  const isFailure = stop.kind === "refusal" || stop.kind === "context_exceeded" || stop.kind === "budget_reached";
-  return { inboxId: row.id, outcome: isFailure ? "failed" : "answered" };
-}
+const outcomeOf = ({ kind }: StopReason): "failed" | "answered" =>
+  kind === "refusal" || kind === "context_exceeded" || kind === "budget_reached" ? "failed" : "answered";
 
 /** What the person must still be told when a turn has ended, or null. */
 function lastWord(stop: StopReason, isAnswered: boolean): string | null {

@@ -126,6 +126,29 @@ function wrap(driver: Driver, path: string): Database {
   };
 }
 
+type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
+
+/**
+ * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
+ * `one` and `many` read whole rows, so that their text begins where `select` ends.
+ */
+export function statements<Raw, Item>(db: Database, select: string, toItem: (raw: Raw) => Item) {
+  const one: Tag<Item | null> = (text, ...params) => {
+    const raw = db.get<Raw>(`${select} ${text.join("?")}`, ...params);
+    return raw === undefined ? null : toItem(raw);
+  };
+  const many: Tag<Item[]> = (text, ...params) => db.all<Raw>(`${select} ${text.join("?")}`, ...params).map(toItem);
+  const run: Tag<number> = (text, ...params) => db.run(text.join("?"), ...params).changes;
+  return {
+    one,
+    many,
+    /** The number of rows it touched. */
+    run,
+    get: <T>(text: TemplateStringsArray, ...params: SqlValue[]) => db.get<T>(text.join("?"), ...params),
+    all: <T>(text: TemplateStringsArray, ...params: SqlValue[]) => db.all<T>(text.join("?"), ...params),
+  };
+}
+
 function sqliteError(what: string, cause: unknown): BridgeError {
   const reason = cause instanceof Error ? cause.message : String(cause);
   return new BridgeError("database", `${what}: ${reason}`, { cause });

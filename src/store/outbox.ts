@@ -4,11 +4,13 @@
  *   add ─▶ queued ─▶ sending ─▶ sent | failed
  *             ▲         │ not sent for sure, or outcome unknown (counted): again, with the same timestamp
  *             └─────────┘
+ *
+ * A placeholder `draft:<inbox id>` is edited while Claude writes, and ends as the answer. An edit names its message by the
+ * timestamp chosen for it; the send loop puts Signal's own in its place.
  */
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import type { Database } from "./database.ts";
-import { createDrafts, type Drafts } from "./drafts.ts";
+import { statements, type Database } from "./database.ts";
 
 export type OutboxRow = {
   readonly id: number;
@@ -24,128 +26,95 @@ export type OutboxRow = {
   readonly createdAt: Millis;
 };
 
-type Raw = {
-  id: number;
-  key: string;
-  chat_key: string;
-  chat: string;
-  timestamp: number;
-  body: string;
-  state: OutboxRow["state"];
-  attempts: number;
-  not_before: number;
-  signal_timestamp: number | null;
-  created_at: number;
-};
+type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
-export interface Outbox extends Drafts {
-  /** Adds a message unless one with this key exists; chooses a Signal timestamp that is unique and grows. */
-  add(key: string, chat: Chat, body: OutboundBody, now: Millis): boolean;
-  head(chatKey: string): OutboxRow | null;
-  heads(): { readonly chatKey: string; readonly notBefore: Millis }[];
-  byKey(key: string): OutboxRow | null;
-  /** The message with this identity on Signal, for reactions and quotes that name it. */
-  bySignalTimestamp(timestamp: Millis): OutboxRow | null;
-  /** The message for which this timestamp was chosen. */
-  byTimestamp(timestamp: Millis): OutboxRow | null;
-  markSending(id: number): void;
-  markSent(id: number, signalTimestamp: Millis, now: Millis): void;
-  markFailed(id: number, code: string, now: Millis): void;
-  /** Back to the queue; `isUncertain`: it may have gone out. */
-  requeue(id: number, notBefore: Millis, isUncertain: boolean): void;
-  /** No row waits beyond `latest`. */
-  hasten(latest: Millis): void;
-  /** After a restart: rows whose send was under way, as their outcome is unknown. */
-  recover(): number;
-  pending(): { readonly count: number; readonly oldestAt: Millis | null };
-  prune(before: Millis): number;
+const select = `SELECT id, key, chat_key AS chatKey, chat, timestamp, body, state, attempts, not_before AS notBefore,
+  signal_timestamp AS signalTimestamp, created_at AS createdAt FROM outbox`;
+
+const toRow = (raw: Raw): OutboxRow => ({
+  ...raw,
+  chat: JSON.parse(raw.chat) as Chat,
+  body: JSON.parse(raw.body) as OutboundBody,
+});
+
+export type Outbox = ReturnType<typeof createOutbox>;
+
+export function createOutbox(db: Database) {
+  const { one, run, get, all } = statements(db, select, toRow);
+  return {
+    ...createAdding(db),
+    /** Chats with anything to send, those that have waited longest first. */
+    openChats: () =>
+      all<{ chatKey: string }>`
+        SELECT chat_key AS chatKey FROM outbox WHERE state IN ('queued', 'sending') GROUP BY chat_key ORDER BY min(id)`.map(
+        (row) => row.chatKey,
+      ),
+    head: (chat: string) => one`WHERE chat_key = ${chat} AND state IN ('queued', 'sending') ORDER BY id LIMIT 1`,
+    byKey: (key: string) => one`WHERE key = ${key}`,
+    /** The message with this identity on Signal, for reactions and quotes that name it. */
+    bySignalTimestamp: (timestamp: Millis) => one`WHERE signal_timestamp = ${timestamp} LIMIT 1`,
+    /** The message for which this timestamp was chosen. */
+    byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
+    markSending: (id: number) => run`UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ${id}`,
+    /** Nothing where it has been taken back meanwhile; so the next two. */
+    markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
+      run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
+    markFailed: (id: number, code: string, now: Millis) =>
+      run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
+    /** Back to the queue; `isUncertain`: it may have gone out. */
+    requeue: (id: number, attempts: number, notBefore: Millis, isUncertain: boolean) =>
+      run`UPDATE outbox SET state = 'queued', attempts = ${attempts}, not_before = ${notBefore},
+        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}) WHERE id = ${id} AND done_at IS NULL`,
+    /** No row waits beyond `latest`. */
+    hasten: (latest: Millis) =>
+      run`UPDATE outbox SET not_before = ${latest} WHERE state IN ('queued', 'sending') AND not_before > ${latest}`,
+    /** After a restart: rows whose send was under way, as their outcome is unknown. */
+    recover: () =>
+      run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE state IN ('queued', 'sending') AND state = 'sending'`,
+    pending: () =>
+      get<{ count: number; oldestAt: Millis | null }>`
+        SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE state IN ('queued', 'sending')` ?? {
+        count: 0,
+        oldestAt: null,
+      },
+  };
 }
 
-const columns = "id, key, chat_key, chat, timestamp, body, state, attempts, not_before, signal_timestamp, created_at";
-
-export function createOutbox(db: Database): Outbox {
-  const one = (sql: string, ...params: (string | number)[]): OutboxRow | null => {
-    const raw = db.get<Raw>(sql, ...params);
-    return raw ? toRow(raw) : null;
-  };
-  const add: Outbox["add"] = (key, chat, body, now) =>
-    db.run(
-      `INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
-         VALUES (?, ?, ?, max(?, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1), ?, 'queued', ?) ON CONFLICT (key) DO NOTHING`,
-      key,
-      chatKey(chat),
-      JSON.stringify(chat),
-      now,
-      JSON.stringify(body),
-      now,
-    ).changes > 0;
-  const byKey: Outbox["byKey"] = (key) => one(`SELECT ${columns} FROM outbox WHERE key = ?`, key);
+function createAdding(db: Database) {
+  const { one, run } = statements(db, select, toRow);
+  /** Adds a message unless one with this key exists; chooses a Signal timestamp that is unique and grows. */
+  const add = (key: string, chat: Chat, body: OutboundBody, now: Millis): boolean =>
+    run`INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
+      VALUES (${key}, ${chatKey(chat)}, ${JSON.stringify(chat)}, max(${now}, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1),
+        ${JSON.stringify(body)}, 'queued', ${now}) ON CONFLICT (key) DO NOTHING` > 0;
+  /** The placeholder that the answer to the prompt at work in this session takes the place of; null where there is none (left). */
+  const openDraft = (sessionId: string): OutboxRow | null =>
+    one`AS draft WHERE state <> 'failed' AND key = 'draft:' || (
+         SELECT id FROM inbox WHERE session_id = ${sessionId} AND state <> 'done' AND kind = 'prompt' ORDER BY id LIMIT 1)
+       AND NOT EXISTS (SELECT 1 FROM outbox AS answer WHERE answer.chat_key = draft.chat_key AND answer.id > draft.id
+         AND answer.key NOT LIKE 'draft:%' AND json_extract(answer.body, '$.targetSentAt') = draft.timestamp)`;
+  /** Takes back what has surely not gone out; false where it has, or may have. */
+  const supersede = (id: number, now: Millis): boolean =>
+    run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
+      WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
+  /** The same for every message whose key begins with `prefix` and a colon, but for one. */
+  const supersedeAll = (prefix: string, now: Millis, butKey = ""): number =>
+    run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
+      WHERE key > ${`${prefix}:`} AND key < ${`${prefix};`} AND key <> ${butKey} AND state = 'queued' AND attempts = 0`;
   return {
     add,
-    byKey,
-    ...createDrafts(db, { add, byKey }),
-    head: (chatKey) =>
-      one(
-        `SELECT ${columns} FROM outbox WHERE chat_key = ? AND state IN ('queued', 'sending') ORDER BY id LIMIT 1`,
-        chatKey,
-      ),
-    heads: () =>
-      db.all<{ chatKey: string; notBefore: number }>(
-        `SELECT chat_key AS chatKey, not_before AS notBefore FROM outbox
-         WHERE id IN (SELECT min(id) FROM outbox WHERE state IN ('queued', 'sending') GROUP BY chat_key)`,
-      ),
-    bySignalTimestamp: (timestamp) =>
-      one(`SELECT ${columns} FROM outbox WHERE signal_timestamp = ? LIMIT 1`, timestamp),
-    byTimestamp: (timestamp) => one(`SELECT ${columns} FROM outbox WHERE timestamp = ?`, timestamp),
-    markSending: (id) => void db.run("UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ?", id),
-    markSent: (id, signalTimestamp, now) =>
-      void db.run(
-        "UPDATE outbox SET state = 'sent', signal_timestamp = ?, done_at = ? WHERE id = ?",
-        signalTimestamp,
-        now,
-        id,
-      ),
-    markFailed: (id, code, now) =>
-      void db.run("UPDATE outbox SET state = 'failed', fault = ?, done_at = ? WHERE id = ?", code, now, id),
-    requeue: (id, notBefore, isUncertain) =>
-      void db.run(
-        "UPDATE outbox SET state = 'queued', not_before = ?, is_uncertain = max(is_uncertain, ?) WHERE id = ?",
-        notBefore,
-        isUncertain ? 1 : 0,
-        id,
-      ),
-    hasten: (latest) =>
-      void db.run(
-        "UPDATE outbox SET not_before = ? WHERE state IN ('queued', 'sending') AND not_before > ?",
-        latest,
-        latest,
-      ),
-    recover: () =>
-      db.run(
-        "UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE state IN ('queued', 'sending') AND state = 'sending'",
-      ).changes,
-    pending: () => {
-      const row = db.get<{ count: number; oldestAt: number | null }>(
-        "SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE state IN ('queued', 'sending')",
-      );
-      return row ?? { count: 0, oldestAt: null };
+    openDraft,
+    supersede,
+    supersedeAll,
+    /** Adds a message that takes the place of the open draft where there is one: as an edit of it, files in a message of their own. */
+    addAnswer(key: string, sessionId: string, chat: Chat, body: OutboundBody, now: Millis): void {
+      const draft = body.kind === "text" ? openDraft(sessionId) : null;
+      if (body.kind !== "text" || draft === null) return void add(key, chat, body, now);
+      supersedeAll(draft.key, now);
+      if (supersede(draft.id, now)) return void add(key, chat, body, now);
+      const { text, styles, files } = body;
+      add(key, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      if (files.length > 0) add(`${key}:files`, chat, { ...body, text: "", styles: [] }, now);
     },
-    prune: (before) => db.run("DELETE FROM outbox WHERE done_at < ?", before).changes,
-  };
-}
-
-function toRow(raw: Raw): OutboxRow {
-  return {
-    id: raw.id,
-    key: raw.key,
-    chatKey: raw.chat_key,
-    chat: JSON.parse(raw.chat) as Chat,
-    timestamp: raw.timestamp,
-    body: JSON.parse(raw.body) as OutboundBody,
-    state: raw.state,
-    attempts: raw.attempts,
-    notBefore: raw.not_before,
-    signalTimestamp: raw.signal_timestamp,
-    createdAt: raw.created_at,
   };
 }

@@ -2,14 +2,14 @@
  * Conversations with Claude and their event logs. One active session per chat; ended ones stay readable.
  *
  * `apply` is the heart of "answered once": events are upserted by id, a reply that is new becomes outbox rows, the cursor
- * moves, and (where the caller says so) the inbox row is settled: all in one transaction. Stream, listing and a second look
- * after a crash all come through here, in any order and any number of times.
+ * moves, all in one transaction, the caller's where it settles the inbox row as well. Stream, listing and a second look after
+ * a crash all come through here, in any order and any number of times.
  */
 import type { Chat, Context, Millis, OutboundBody, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import type { Database } from "./database.ts";
-import type { Inbox, Outcome } from "./inbox.ts";
+import { statements, type Database } from "./database.ts";
 import type { Outbox } from "./outbox.ts";
+import { logTailMs } from "./retention.ts";
 
 export type Stamps = { readonly [key: string]: string };
 
@@ -31,71 +31,42 @@ export type Session = {
   readonly syncedAt: Millis;
 };
 
-type Raw = {
-  id: string;
-  chat_key: string;
-  chat: string;
-  backend: string;
-  remote_id: string | null;
-  state: Session["state"];
-  context: string;
-  stamps: string;
-  cursor: number | null;
-  remote_updated_at: string | null;
-  is_stale: number;
-  created_at: number;
-  used_at: number;
-  synced_at: number;
+type Raw = Omit<Session, "chat" | "context" | "stamps" | "isStale"> & {
+  readonly chat: string;
+  readonly context: string;
+  readonly stamps: string;
+  readonly isStale: 0 | 1;
 };
 
-export type Settlement = { readonly inboxId: number; readonly outcome: Outcome };
-export type Applied = { readonly added: readonly SessionEvent[]; readonly replies: number };
+const select = `SELECT id, chat_key AS chatKey, chat, backend, remote_id AS remoteId, state, context, stamps, cursor,
+  remote_updated_at AS remoteUpdatedAt, is_stale AS isStale, created_at AS createdAt, used_at AS usedAt, synced_at AS syncedAt
+  FROM sessions`;
 
-export interface Sessions {
-  active(chatKey: string): Session | null;
-  get(id: string): Session | null;
-  /** By our id or the remote one. */
-  find(id: string): Session | null;
-  create(id: string, chat: Chat, backend: string, context: Context, stamps: Stamps, now: Millis): Session;
-  setRemote(id: string, remoteId: string): void;
-  setContext(id: string, context: Context, stamps: Stamps): void;
-  setSynced(id: string, remoteUpdatedAt: string | null, now: Millis): void;
-  setStale(id: string, isStale: boolean): void;
-  touch(id: string, now: Millis): void;
-  end(id: string): void;
-  /** Makes an ended session the active one of its chat again, ending the one that was. */
-  resume(id: string): void;
-  apply(id: string, events: readonly SessionEvent[], now: Millis, settle?: Settlement): Applied;
-  /** The log in the order Claude saw it, queued entries last; from an entry on, or all of it. */
-  events(id: string, fromEventId?: string): SessionEvent[];
-  /** Claude has said something after this prompt. */
-  hasReplySince(id: string, promptEventId: string): boolean;
-  /** The newest entry of a type. */
-  lastOfType(id: string, type: SessionEvent["type"]): SessionEvent | null;
-  /** Newest first, at most `max`. */
-  list(max: number): Session[];
-  ofChat(chatKey: string, max: number): Session[];
-  /**
-   * Sessions to read in a sync: all that are stale, have an open prompt, or were used since `recentSince`; and of the rest
-   * the `sweepMax` that were not read for longest.
-   */
-  toSync(recentSince: Millis, sweepMax: number): Session[];
-  counts(recentSince: Millis): { readonly total: number; readonly active: number; readonly stale: number };
-}
+const toSession = (raw: Raw): Session => ({
+  ...raw,
+  chat: JSON.parse(raw.chat) as Chat,
+  context: JSON.parse(raw.context) as Context,
+  stamps: JSON.parse(raw.stamps) as Stamps,
+  isStale: raw.isStale === 1,
+});
 
-const columns =
-  "id, chat_key, chat, backend, remote_id, state, context, stamps, cursor, remote_updated_at, is_stale, created_at, used_at, synced_at";
+export type Applied = {
+  /** As it was before. */
+  readonly session: Session;
+  readonly added: readonly SessionEvent[];
+  readonly replies: number;
+};
 
 export type SessionDeps = {
-  readonly inbox: Inbox;
   readonly outbox: Outbox;
-  /** Called inside the transaction that settles a row or adds an event; counts, never decides. */
-  readonly onSettled: (outcome: Outcome) => void;
   /** How a reply looks on the phone: one body per message. */
   readonly render: (text: string) => readonly OutboundBody[];
 };
 
-export function createSessions(db: Database, deps: SessionDeps): Sessions {
+export type Sessions = ReturnType<typeof createSessions>;
+
+export function createSessions(db: Database, deps: SessionDeps) {
+  const { run } = statements(db, select, toSession);
   const reads = createReads(db);
   const need = (id: string): Session => {
     const session = reads.get(id);
@@ -104,183 +75,140 @@ export function createSessions(db: Database, deps: SessionDeps): Sessions {
   };
   return {
     ...reads,
-    create(id, chat, backend, context, stamps, now) {
-      db.run(
-        `INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?)`,
-        id,
-        chatKey(chat),
-        JSON.stringify(chat),
-        backend,
-        JSON.stringify(context),
-        JSON.stringify(stamps),
-        now,
-        now,
-      );
+    create(id: string, chat: Chat, backend: string, context: Context, stamps: Stamps, now: Millis): Session {
+      run`INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at)
+        VALUES (${id}, ${chatKey(chat)}, ${JSON.stringify(chat)}, ${backend}, 'active', ${JSON.stringify(context)},
+          ${JSON.stringify(stamps)}, ${now}, ${now})`;
       return need(id);
     },
-    setRemote: (id, remoteId) => void db.run("UPDATE sessions SET remote_id = ? WHERE id = ?", remoteId, id),
-    setContext: (id, context, stamps) =>
-      void db.run(
-        "UPDATE sessions SET context = ?, stamps = ? WHERE id = ?",
-        JSON.stringify(context),
-        JSON.stringify(stamps),
-        id,
-      ),
-    setSynced: (id, remoteUpdatedAt, now) =>
-      void db.run(
-        "UPDATE sessions SET remote_updated_at = ?, synced_at = ?, is_stale = 0 WHERE id = ?",
-        remoteUpdatedAt,
-        now,
-        id,
-      ),
-    setStale: (id, isStale) => void db.run("UPDATE sessions SET is_stale = ? WHERE id = ?", isStale ? 1 : 0, id),
-    touch: (id, now) => void db.run("UPDATE sessions SET used_at = ? WHERE id = ?", now, id),
-    end: (id) => void db.run("UPDATE sessions SET state = 'ended', is_stale = 0 WHERE id = ?", id),
-    resume: (id) =>
+    setRemote: (id: string, remoteId: string) => run`UPDATE sessions SET remote_id = ${remoteId} WHERE id = ${id}`,
+    setContext: (id: string, context: Context, stamps: Stamps) =>
+      run`UPDATE sessions SET context = ${JSON.stringify(context)}, stamps = ${JSON.stringify(stamps)} WHERE id = ${id}`,
+    setSynced: (id: string, remoteUpdatedAt: string | null, now: Millis) =>
+      run`UPDATE sessions SET remote_updated_at = ${remoteUpdatedAt}, synced_at = ${now}, is_stale = 0 WHERE id = ${id}`,
+    setStale: (id: string, isStale: boolean) => run`UPDATE sessions SET is_stale = ${isStale ? 1 : 0} WHERE id = ${id}`,
+    end: (id: string) => run`UPDATE sessions SET state = 'ended', is_stale = 0 WHERE id = ${id}`,
+    /** Makes an ended session the active one of its chat again, ending the one that was. */
+    resume: (id: string) =>
       db.transaction(() => {
-        const session = need(id);
-        db.run("UPDATE sessions SET state = 'ended' WHERE chat_key = ? AND state = 'active'", session.chatKey);
-        db.run("UPDATE sessions SET state = 'active' WHERE id = ?", id);
+        run`UPDATE sessions SET state = 'ended' WHERE chat_key = ${need(id).chatKey} AND state = 'active'`;
+        run`UPDATE sessions SET state = 'active' WHERE id = ${id}`;
       }),
-    apply: (id, events, now, settle) => db.transaction(() => applyEvents(db, deps, need(id), events, now, settle)),
+    apply: (id: string, events: readonly SessionEvent[], now: Millis): Applied =>
+      db.transaction(() => applyEvents(db, deps, need(id), events, now)),
   };
 }
 
 type RawEvent = { readonly at: number | null; readonly body: string };
-type Reads = Pick<
-  Sessions,
-  "get" | "active" | "find" | "events" | "hasReplySince" | "lastOfType" | "list" | "ofChat" | "toSync" | "counts"
->;
 
-function createReads(db: Database): Reads {
-  const one = (sql: string, ...params: (string | number)[]): Session | null => {
-    const raw = db.get<Raw>(sql, ...params);
-    return raw ? toSession(raw) : null;
-  };
-  const many = (sql: string, ...params: (string | number)[]): Session[] => db.all<Raw>(sql, ...params).map(toSession);
-  const get = (id: string): Session | null => one(`SELECT ${columns} FROM sessions WHERE id = ?`, id);
-  const processedAt = (id: string, eventId: string): Millis | null =>
-    db.get<{ at: number | null }>("SELECT at FROM events WHERE session_id = ? AND id = ?", id, eventId)?.at ?? null;
+function createReads(db: Database) {
+  const { one, many, get, all } = statements(db, select, toSession);
+  const byId = (id: string) => one`WHERE id = ${id}`;
   return {
-    get,
-    active: (chatKey) => one(`SELECT ${columns} FROM sessions WHERE chat_key = ? AND state = 'active'`, chatKey),
-    find: (id) => get(id) ?? one(`SELECT ${columns} FROM sessions WHERE remote_id = ?`, id),
-    events(id, fromEventId) {
-      const select = "SELECT at, body FROM events WHERE session_id = ? AND";
-      const since = fromEventId === undefined ? 0 : (processedAt(id, fromEventId) ?? Number.MAX_SAFE_INTEGER);
-      const processed = db.all<RawEvent>(`${select} at >= ? ORDER BY at, seq`, id, since);
-      const queued = db.all<RawEvent>(`${select} at IS NULL ORDER BY seq`, id);
+    get: byId,
+    active: (chat: string) => one`WHERE chat_key = ${chat} AND state = 'active'`,
+    /** By our id or the remote one. */
+    find: (id: string) => byId(id) ?? one`WHERE remote_id = ${id}`,
+    /** The log in the order Claude saw it, queued entries last; from an entry on, or all of it. */
+    events(id: string, fromEventId?: string): SessionEvent[] {
+      const from =
+        fromEventId === undefined
+          ? { at: 0 }
+          : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
+      const since = from?.at ?? Number.MAX_SAFE_INTEGER;
+      const processed = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
+      const queued = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
       return [...processed, ...queued].map(({ at, body }) => ({ ...(JSON.parse(body) as SessionEvent), at }));
     },
-    hasReplySince: (id, promptEventId) =>
-      db.get(
-        `SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
-         WHERE prompt.session_id = ? AND prompt.id = ? AND reply.type = 'reply'
-         AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1`,
-        id,
-        promptEventId,
-      ) !== undefined,
-    lastOfType(id, type) {
-      const row = db.get<{ body: string }>(
-        "SELECT body FROM events WHERE session_id = ? AND type = ? ORDER BY at DESC LIMIT 1",
-        id,
-        type,
-      );
+    /** Claude has said something after this prompt. */
+    hasReplySince: (id: string, promptEventId: string) =>
+      get`SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
+        WHERE prompt.session_id = ${id} AND prompt.id = ${promptEventId} AND reply.type = 'reply'
+        AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1` !== undefined,
+    /** The newest entry of a type. */
+    lastOfType(id: string, type: SessionEvent["type"]): SessionEvent | null {
+      const row = get<RawEvent>`SELECT body FROM events WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`;
       return row ? (JSON.parse(row.body) as SessionEvent) : null;
     },
-    list: (max) => many(`SELECT ${columns} FROM sessions ORDER BY used_at DESC LIMIT ?`, max),
-    ofChat: (chatKey, max) =>
-      many(`SELECT ${columns} FROM sessions WHERE chat_key = ? ORDER BY used_at DESC LIMIT ?`, chatKey, max),
-    toSync: (recentSince, sweepMax) =>
-      many(
-        `SELECT ${columns} FROM sessions WHERE state = 'active' AND remote_id IS NOT NULL AND id IN (
+    /** Newest first, at most `max`. */
+    list: (max: number) => many`ORDER BY used_at DESC LIMIT ${max}`,
+    ofChat: (chat: string, max: number) => many`WHERE chat_key = ${chat} ORDER BY used_at DESC LIMIT ${max}`,
+    /**
+     * Sessions to read in a sync: all that are stale, have an open prompt, or were used since `recentSince`; and of the rest
+     * the `sweepMax` that were not read for longest.
+     */
+    toSync: (recentSince: Millis, sweepMax: number) =>
+      many`WHERE state = 'active' AND remote_id IS NOT NULL AND id IN (
            SELECT id FROM sessions WHERE state = 'active' AND is_stale = 1
            UNION SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL
-           UNION SELECT id FROM sessions WHERE state = 'active' AND used_at >= ?
-           UNION SELECT id FROM (SELECT id FROM sessions WHERE state = 'active' ORDER BY synced_at LIMIT ?)
+           UNION SELECT id FROM sessions WHERE state = 'active' AND used_at >= ${recentSince}
+           UNION SELECT id FROM (SELECT id FROM sessions WHERE state = 'active' ORDER BY synced_at LIMIT ${sweepMax})
          )`,
-        recentSince,
-        sweepMax,
-      ),
-    counts: (recentSince) =>
-      db.get<{ total: number; active: number; stale: number }>(
-        `SELECT count(*) AS total, coalesce(sum(used_at >= ?), 0) AS active, coalesce(sum(is_stale), 0) AS stale
-         FROM sessions WHERE state = 'active'`,
-        recentSince,
-      ) ?? { total: 0, active: 0, stale: 0 },
+    counts: (recentSince: Millis) =>
+      get<{ total: number; active: number; stale: number }>`
+        SELECT count(*) AS total, coalesce(sum(used_at >= ${recentSince}), 0) AS active, coalesce(sum(is_stale), 0) AS stale
+        FROM sessions WHERE state = 'active'` ?? { total: 0, active: 0, stale: 0 },
   };
 }
 
 function applyEvents(
   db: Database,
-  deps: SessionDeps,
+  { outbox, render }: SessionDeps,
   session: Session,
   events: readonly SessionEvent[],
   now: Millis,
-  settle: Settlement | undefined,
 ): Applied {
-  const added: SessionEvent[] = [];
+  const { run } = statements(db, select, toSession);
+  const added = upsert(
+    db,
+    session.id,
+    events.filter(({ at }) => !isLongSeen(session, at)),
+  );
   let replies = 0;
-  let cursor = session.cursor ?? 0;
-  const known = knownIds(db, session.id, events);
-  for (const event of events) {
-    cursor = Math.max(cursor, event.at ?? 0);
-    if (known.has(event.id) || !upsert(db, session.id, event)) continue;
-    added.push(event);
+  for (const event of added) {
     if (event.type !== "reply") continue;
-    const bodies = deps.render(event.text);
-    for (const [part, body] of bodies.entries())
-      deps.outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);
+    for (const [part, body] of render(event.text).entries())
+      outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);
     replies++;
   }
+  const cursor = events.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
   if (added.length > 0 || cursor !== (session.cursor ?? 0))
-    db.run("UPDATE sessions SET cursor = ?, used_at = max(used_at, ?) WHERE id = ?", cursor, now, session.id);
-  if (settle) {
-    deps.inbox.finish(settle.inboxId, settle.outcome, now);
-    deps.onSettled(settle.outcome);
-  }
-  return { added, replies };
+    run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;
+  return { session, added, replies };
+}
+
+/** So far before the cursor everything has been seen, and may be pruned since: it is not news when a listing shows it again. */
+const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =>
+  at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
+
+/** Returns the entries that are new. A known one only ever goes from queued to processed. */
+function upsert(db: Database, sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
+  const { all, run } = statements(db, select, toSession);
+  const settled = settledIds(db, sessionId, events);
+  const byId = new Map<string, SessionEvent>();
+  for (const event of events)
+    if (!settled.has(event.id) && (byId.get(event.id)?.at ?? null) === null) byId.set(event.id, event);
+  const unsettled = [...byId.values()];
+  if (unsettled.length === 0) return [];
+  const rows = JSON.stringify(unsettled.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
+  const inserted = all<{ id: string }>`
+    INSERT INTO events (session_id, id, type, at, body)
+    SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
+    ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
+  const isNew = new Set(inserted.map(({ id }) => id));
+  for (const { id, at } of unsettled)
+    if (at !== null && !isNew.has(id))
+      run`UPDATE events SET at = ${at} WHERE session_id = ${sessionId} AND id = ${id} AND at IS NULL`;
+  return unsettled.filter(({ id }) => isNew.has(id));
 }
 
 /** Of a listing most is stored already, for it looks back beyond the cursor: one query tells which entries never change again. */
-function knownIds(db: Database, sessionId: string, events: readonly SessionEvent[]): ReadonlySet<string> {
+function settledIds(db: Database, sessionId: string, events: readonly SessionEvent[]): ReadonlySet<string> {
   if (events.length < 2) return new Set();
-  const since = Math.min(...events.map(({ at }) => at ?? Number.MAX_SAFE_INTEGER));
-  const rows = db.all<{ id: string }>("SELECT id FROM events WHERE session_id = ? AND at >= ?", sessionId, since);
-  return new Set(rows.map(({ id }) => id));
-}
-
-/** True when the id is new. A known one only ever goes from queued to processed. */
-function upsert(db: Database, sessionId: string, event: SessionEvent): boolean {
-  const isNew =
-    db.run(
-      "INSERT INTO events (session_id, id, type, at, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (session_id, id) DO NOTHING",
-      sessionId,
-      event.id,
-      event.type,
-      event.at,
-      JSON.stringify(event),
-    ).changes > 0;
-  if (!isNew && event.at !== null)
-    db.run("UPDATE events SET at = ? WHERE session_id = ? AND id = ? AND at IS NULL", event.at, sessionId, event.id);
-  return isNew;
-}
-
-function toSession(raw: Raw): Session {
-  return {
-    id: raw.id,
-    chatKey: raw.chat_key,
-    chat: JSON.parse(raw.chat) as Chat,
-    backend: raw.backend,
-    remoteId: raw.remote_id,
-    state: raw.state,
-    context: JSON.parse(raw.context) as Context,
-    stamps: JSON.parse(raw.stamps) as Stamps,
-    cursor: raw.cursor,
-    remoteUpdatedAt: raw.remote_updated_at,
-    isStale: raw.is_stale === 1,
-    createdAt: raw.created_at,
-    usedAt: raw.used_at,
-    syncedAt: raw.synced_at,
-  };
+  const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
+  const { get } = statements(db, select, toSession);
+  const row = get<{
+    ids: string;
+  }>`SELECT json_group_array(id) AS ids FROM events WHERE session_id = ${sessionId} AND at >= ${since}`;
+  return new Set(JSON.parse(row?.ids ?? "[]") as string[]);
 }

@@ -4,13 +4,12 @@ import { join } from "node:path";
 import { defaultBackoff } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import { holdFile, openDatabase, type Database } from "./database.ts";
-import { forget } from "./forget.ts";
+import { holdFile, openDatabase, statements, type Database } from "./database.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
+import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
-import { createSettings, type Settings } from "./settings.ts";
 
 export type Store = {
   readonly db: Database;
@@ -20,12 +19,43 @@ export type Store = {
   readonly settings: Settings;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
-  /** Removes done rows older than `before` (sessions stay); returns their number. */
+  /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
   prune(before: Millis): number;
   /** Waits are kept in wall time: when the clock was set back, or may have been, none may last for hours. */
   hasten(now: Millis): void;
   close(): void;
 };
+
+export type CounterName =
+  | "answered"
+  | "dropped"
+  | "failed"
+  | "unknown"
+  | "undecryptable"
+  | "identityChanges"
+  | "sent"
+  | "uncertain"
+  | "sendFailed";
+
+/** Small durable values: remembered ids, and counters that must survive a restart. */
+export type Settings = ReturnType<typeof createSettings>;
+
+function createSettings(db: Database) {
+  const { run, get } = statements(db, "", (raw) => raw);
+  const read = (key: string): string | null =>
+    get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
+  return {
+    get: read,
+    set: (key: string, value: string) =>
+      run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
+    remove: (key: string) => run`DELETE FROM settings WHERE key = ${key}`,
+    /** Adds to a counter; part of the caller's transaction. */
+    count: (name: CounterName, by = 1) =>
+      run`INSERT INTO settings (key, value) VALUES (${`count.${name}`}, ${String(by)})
+        ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`,
+    counter: (name: CounterName): number => Number(read(`count.${name}`) ?? 0),
+  };
+}
 
 export type StoreOptions = {
   readonly render: (text: string) => readonly OutboundBody[];
@@ -49,10 +79,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const settings = createSettings(db);
     const inbox = createInbox(db);
     const outbox = createOutbox(db);
-    const onSettled = (outcome: string): void => {
-      if (outcome === "answered" || outcome === "failed") settings.count(outcome);
-    };
-    const sessions = createSessions(db, { inbox, outbox, onSettled, render: options.render });
+    const sessions = createSessions(db, { outbox, render: options.render });
     return {
       db,
       inbox,
@@ -60,7 +87,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions,
       settings,
       forget: (now) => forget(db, now),
-      prune: (before) => db.transaction(() => inbox.prune(before) + outbox.prune(before)),
+      prune: (before) => prune(db, before),
       hasten: (now) =>
         db.transaction(() => {
           inbox.hasten(now + defaultBackoff.capMs);

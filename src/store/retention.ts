@@ -1,0 +1,88 @@
+/**
+ * How long things are kept. What is owed (open rows, and the log of a session that has one) stays whatever its age.
+ *
+ * | what                       | until                                                                             |
+ * |----------------------------|-----------------------------------------------------------------------------------|
+ * | settled messages           | the retention age                                                                 |
+ * | the log, kept at Claude    | the same; the last day before the cursor stays, for a sync looks back beyond it   |
+ * | the log, kept here alone   | the same, where it is also beyond what the token budget can still use             |
+ * | sessions                   | for ever                                                                          |
+ * | texts in a chat with a timer | the timer; the rows stay: they still know what was done                         |
+ */
+import type { Millis } from "../core/model.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./database.ts";
+import type { Settings } from "./store.ts";
+
+const prefix = "timer:";
+
+/** The chat's timer in seconds, as its latest message carries it; 0 is off, null says nothing. */
+export function noteTimer(settings: Settings, chatKey: string, seconds: number | null): void {
+  const known = settings.get(prefix + chatKey);
+  if (seconds === null || String(seconds) === (known ?? "0")) return;
+  if (seconds > 0) settings.set(prefix + chatKey, String(seconds));
+  else settings.remove(prefix + chatKey);
+}
+
+const emptyContent = `{"kind":"empty","what":"disappeared"}`;
+const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}`;
+
+/** Disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older are blanked. */
+export function forget(db: Database, now: Millis): void {
+  const { run, all } = statements(db, "", (raw) => raw);
+  const timers = all<{
+    key: string;
+    value: string;
+  }>`SELECT key, value FROM settings WHERE key > 'timer:' AND key < 'timer;'`;
+  let blanked = 0;
+  for (const { key, value } of timers) {
+    const chatKey = key.slice(prefix.length);
+    const before = now - Number(value) * 1_000;
+    db.transaction(() => {
+      blanked += run`
+        UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent}))
+        WHERE chat_key = ${chatKey} AND state = 'done' AND done_at < ${before} AND json_extract(envelope, '$.content.kind') <> 'empty'`;
+      blanked += run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at < ${before} AND body <> ${emptyBody}`;
+      blanked += run`
+        UPDATE events SET body = json_set(body, iif(type = 'tool_use', '$.input', '$.text'), iif(type = 'tool_use', NULL, ''))
+        WHERE at < ${before} AND session_id IN (SELECT id FROM sessions WHERE chat_key = ${chatKey})
+        AND session_id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL)
+        AND iif(type = 'tool_use', json_type(body, '$.input') <> 'null', type IN ('prompt', 'reply') AND json_extract(body, '$.text') <> '')`;
+    });
+  }
+  // The log of changes still holds what was blanked.
+  if (blanked > 0) db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+/** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/sync.ts`: a minute). */
+export const logTailMs: Millis = 24 * 3_600_000;
+
+/**
+ * What the Messages API can be sent of a conversation, twice over: the budget counts tokens of about 3 bytes
+ * (`claude/history.ts`), and an entry has a frame around its text.
+ */
+const historyBytes = 2 * 3 * 100_000;
+
+/** Removes what is older than `before` and of no use any more; returns the number of rows. Together, so that no reply outlives its row. */
+export function prune(db: Database, before: Millis): number {
+  const { run } = statements(db, "", (raw) => raw);
+  return db.transaction(() => {
+    const elsewhere = run`
+      DELETE FROM events WHERE seq IN (
+        SELECT seq FROM sessions CROSS JOIN events ON session_id = sessions.id AND at < min(${before}, cursor - ${logTailMs})
+        WHERE remote_id IS NOT NULL
+        AND sessions.id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL))`;
+    const here = run`
+      DELETE FROM events WHERE seq IN (
+        SELECT seq FROM (
+          SELECT seq, at, sum(length(CAST(body AS BLOB))) OVER (PARTITION BY session_id ORDER BY at DESC, seq DESC) AS bytes
+          FROM events WHERE session_id IN (
+            SELECT id FROM sessions WHERE remote_id IS NULL
+            AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})
+            AND id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL)))
+        WHERE at < ${before} AND bytes > ${historyBytes})`;
+    const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
+    const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
+    return elsewhere + here + inbox + outbox;
+  });
+}
