@@ -6,6 +6,7 @@ import type { Millis } from "../../src/core/model.ts";
 import { progressOf, trackAll } from "../../src/core/turn.ts";
 import type { Dice, VirtualClock } from "./clock.ts";
 import type { Life, Machine } from "./life.ts";
+import type { People } from "./people.ts";
 import type { Plan } from "./plan.ts";
 
 /** Every prompt carries one, every reply answers one; numbers make each reply unlike every other. */
@@ -42,8 +43,7 @@ export type TheirsDeps = {
   readonly machine: Machine;
   readonly dice: Dice;
   readonly plan: Plan;
-  /** How many messages with this mark people have written. */
-  readonly written: (mark: string) => number;
+  readonly people: People;
   /** The process that lives now, if any. */
   readonly life: () => Life | null;
   readonly onBroken: (what: string) => void;
@@ -63,6 +63,15 @@ export function createTheirs(deps: TheirsDeps): Theirs {
     if (!session.log.some((event) => event.id === eventId)) return true;
     return trackAll(progressOf(eventId), session.log).kind === "flushed";
   };
+  /** A person's messages are asked in the order in which they came. */
+  const newest = new Map<string, number>();
+  const checkOrder = (id: string, mark: string): void => {
+    const chat = chatOf(deps, id);
+    const number = Number(/\d+$/.exec(mark)?.[0] ?? NaN);
+    if (chat === null || Number.isNaN(number)) return;
+    if (number < (newest.get(chat) ?? 0)) deps.onBroken(`${mark} was asked after a later message of its chat`);
+    newest.set(chat, number);
+  };
   const ours: World = {
     ...world,
     create(title, metadata) {
@@ -79,8 +88,10 @@ export function createTheirs(deps: TheirsDeps): Theirs {
         return event;
       }
       const earlier = posts.get(mark) ?? [];
-      if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark))
+      if (earlier.filter((post) => !isLost(post)).length >= deps.people.chatsOf(mark).length)
         deps.onBroken(`${mark} was asked twice`);
+      checkPlace(deps, id, mark);
+      if (earlier.length === 0) checkOrder(id, mark);
       posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
       deps.life()?.delivered("prompt");
       return event;
@@ -133,6 +144,27 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       },
     },
   };
+}
+
+const chatOf = ({ life }: TheirsDeps, remoteId: string): string | null =>
+  life()?.look()?.get<{ chat: string }>("SELECT chat_key AS chat FROM sessions WHERE remote_id = ?", remoteId)?.chat ??
+  null;
+
+/** It is asked in the session of its own chat, and only while its answer is owed: not after it was taken back. */
+function checkPlace(deps: TheirsDeps, remoteId: string, mark: string): void {
+  const life = deps.life();
+  const chat = chatOf(deps, remoteId);
+  if (life === null || chat === null) return;
+  if (!deps.people.chatsOf(mark).includes(chat)) deps.onBroken(`${mark} was asked in the session of ${chat}`);
+  const owed = life
+    .look()
+    ?.get(
+      "SELECT 1 FROM inbox WHERE chat_key = ? AND kind = 'prompt' AND envelope LIKE ? AND (state <> 'done' OR done_at >= ?)",
+      chat,
+      `%${mark}"%`,
+      life.clock.now(),
+    );
+  if (!owed) deps.onBroken(`${mark} was asked although nobody waits for its answer`);
 }
 
 function createScript({ dice, plan }: TheirsDeps) {

@@ -12,6 +12,7 @@ import type { FaultKind, Plan } from "./plan.ts";
 
 export type FaultDeps = {
   readonly dice: Dice;
+  readonly more: Dice;
   readonly plan: Plan;
   readonly machine: Machine;
   readonly line: MemoryFaults;
@@ -102,6 +103,13 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     captcha: () => forAWhile(() => line.refuseSends("captcha"), deps.reconnect),
     refuseSend: () => once(() => line.refuseSends(dice.pick(["untrusted_identity", "unregistered", "send_rejected"]))),
     duplicate: () => once(() => people.repeat()),
+    late: people.late,
+    // A garbled answer, a 5xx, a line that was gone before the message was: several at a time.
+    refuseSome: () => {
+      const code = deps.more.pick(["signal_protocol", "signal_unreachable", "signal_timeout"] as const);
+      line.refuseSends(code, 1 + deps.more.below(3));
+      return code;
+    },
     odd: () => once(() => people.oddity()),
     stranger: people.intrude,
     claudeRefuse: () => {

@@ -42,7 +42,9 @@ export const faultKinds = [
   "diskBroken",
   "network",
 ] as const;
-export type FaultKind = (typeof faultKinds)[number];
+/** Drawn from a stream of their own, so that the seeds of before are the worlds of before. */
+export const moreFaultKinds = ["late", "refuseSome"] as const;
+export type FaultKind = (typeof faultKinds | typeof moreFaultKinds)[number];
 
 export type Plan = {
   readonly mode: Mode;
@@ -67,7 +69,7 @@ export type Plan = {
 
 const small: readonly FaultKind[] = ["duplicate", "odd", "stranger", "loseAck", "streamCut", "say", "patch", "network"];
 
-export function drawPlan(dice: Dice, wanted?: Mode): Plan {
+export function drawPlan(dice: Dice, more: Dice, wanted?: Mode): Plan {
   const mode = wanted ?? dice.pick(["lite", "swarm", "swarm", "swarm", "performance"] as const);
   const isSwarm = mode === "swarm";
   const rates: Partial<Record<FaultKind, number>> = {};
@@ -76,6 +78,8 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
     const isIn = isSwarm ? dice.chance(0.5) : mode === "performance" || small.includes(kind);
     if (isIn) rates[kind] = isSwarm ? rate : 0.05;
   }
+  for (const kind of moreFaultKinds)
+    if (!isSwarm || more.chance(0.5)) rates[kind] = isSwarm ? more.between(0.03, 4) : 0.05;
   const some = (probability: number): number => (isSwarm && dice.chance(0.5) ? dice.random() * probability : 0.02);
   return {
     mode,

@@ -7,8 +7,7 @@
  * gives one run: the trace of two runs is the same to the byte.
  */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../../src/core/errors.ts";
 import { decide } from "../../src/core/inbound.ts";
@@ -18,13 +17,13 @@ import type { Log } from "../../src/log.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { createTheirs } from "./claude.ts";
-import { boundary, createDice, createVirtualClock } from "./clock.ts";
-import { simConfig } from "./config.ts";
+import { boundary, createDice, createVirtualClock, type Dice } from "./clock.ts";
+import { makeHome, simConfig } from "./config.ts";
 import { createFaults } from "./faults.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 import { createOracle } from "./oracle.ts";
 import { createPeople } from "./people.ts";
-import { drawPlan, faultKinds, type FaultKind, type Mode } from "./plan.ts";
+import { drawPlan, faultKinds, moreFaultKinds, type FaultKind, type Mode } from "./plan.ts";
 
 export type RunOptions = {
   readonly seed: number;
@@ -61,7 +60,7 @@ const momentMax = 5_000;
 let emptyDatabase: Promise<Uint8Array> | null = null;
 
 async function makeEmptyDatabase(): Promise<Uint8Array> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  const home = makeHome();
   try {
     const store = await openStore(home, { render: () => [], isExclusive: false });
     store.close();
@@ -73,7 +72,7 @@ async function makeEmptyDatabase(): Promise<Uint8Array> {
 
 /** Runs one seed. Never rejects: what went wrong is in the result. */
 export async function runSeed(options: RunOptions): Promise<RunResult> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  const home = makeHome();
   writeFileSync(join(home, "signalman.db"), await (emptyDatabase ??= makeEmptyDatabase()));
   const run = createRun(options, home);
   try {
@@ -91,7 +90,8 @@ type Process = { readonly life: Life; daemon: Daemon | null; isEnding: boolean }
 
 function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const base = createVirtualClock();
-  const plan = drawPlan(createDice(seed, 1), mode);
+  const more = createDice(seed, 6);
+  const plan = drawPlan(createDice(seed, 1), more, mode);
   const dice = createDice(seed, 2);
   const chance = createDice(seed, 3);
   const hash = createHash("sha256");
@@ -134,11 +134,19 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     plan,
     trace,
     dice: createDice(seed, 5),
-    written: people.written,
+    people,
     life: () => now?.life ?? null,
     onBroken: fail,
   });
-  const oracle = createOracle({ signal, theirs, ownTimestamps: plan.ownTimestamps, onBroken: fail, trace });
+  const oracle = createOracle({
+    signal,
+    theirs,
+    people,
+    base,
+    ownTimestamps: plan.ownTimestamps,
+    onBroken: fail,
+    trace,
+  });
   const config = simConfig(home, plan.settings);
   const schedule = (ms: Millis, run: () => void): void => {
     const at = base.monotonic() + ms;
@@ -194,7 +202,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         life.adopt(store);
         return Promise.resolve(
           gateTransport(life, signal.transport, signal.account, {
-            onDelivered: oracle.deliver,
+            ...oracle.watch,
             isLocal: plan.isLocal,
             onProof: () => (provenAt = base.monotonic() - sleptMs),
             onBroken: fail,
@@ -209,7 +217,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         if (life.isDead()) return;
         process.daemon = daemon;
         daemon.notices.on("connection", (notice) => {
-          if (!life.isDead()) state = notice.state.name;
+          if (life.isDead()) return;
+          state = notice.state.name;
+          if (state === "SYNCING") oracle.syncing(life.look());
+        });
+        daemon.notices.on("synced", ({ checked, failed }) => {
+          if (!life.isDead() && state === "SYNCING" && failed === 0) oracle.synced(life.look(), checked);
         });
         daemon.notices.on("turn", ({ event, session }) => {
           if (!life.isDead()) trace(`turn ${event} in ${session}`);
@@ -242,6 +255,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
 
   const faults = createFaults({
     dice,
+    more,
     plan,
     machine,
     theirs,
@@ -278,12 +292,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   };
 
   /** One thing happens, at a rate per minute, again and again until it is calm. */
-  const repeatedly = (perMinute: number, work: () => void): void => {
+  const repeatedly = (perMinute: number, work: () => void, dice: Dice): void => {
     const gapMs = Math.max(1, Math.round((-Math.log(1 - dice.random()) * 60_000) / perMinute));
     schedule(gapMs, () => {
       if (isCalm) return;
       work();
-      repeatedly(perMinute, work);
+      repeatedly(perMinute, work, dice);
     });
   };
 
@@ -302,7 +316,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     }
     await boundary();
     if (now?.life.isDead()) now.life.release();
-    oracle.check(now?.life.look() ?? null);
+    oracle.check(now?.life.look() ?? null, now?.life.takeDirty() ?? false);
     checkFreshness();
     checkPace("wake-ups", () => undefined);
     if (failure !== null) throw new Error(failure);
@@ -360,10 +374,11 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       trace(`plan ${JSON.stringify(plan)}`);
       start();
       await step();
-      repeatedly(plan.talk, () => trace(`person ${people.act()}`));
-      for (const kind of faultKinds) {
+      repeatedly(plan.talk, () => trace(`person ${people.act()}`), dice);
+      for (const kind of [...faultKinds, ...moreFaultKinds]) {
         const rate = plan.rates[kind];
-        if (rate !== undefined) repeatedly(rate, () => inject(kind));
+        const isNew = moreFaultKinds.some((one) => one === kind);
+        if (rate !== undefined) repeatedly(rate, () => inject(kind), isNew ? more : dice);
       }
       let isOver = false;
       schedule(minutes * 60_000, () => (isOver = true));
