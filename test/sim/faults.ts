@@ -59,7 +59,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
   };
   const claude = (fault: Fault): string => {
     const point = dice.pick(points);
-    theirs.device()?.fail(point, fault);
+    theirs.fail(point, fault);
     return `at ${point}`;
   };
   const withSession = (work: (session: WorldSession) => void): string => {

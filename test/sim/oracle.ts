@@ -11,7 +11,7 @@ import { join } from "node:path";
 import type { Clock } from "../../src/clock.ts";
 import type { WorldSession } from "../../src/claude/world.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";
-import type { Context, Envelope, JsonValue, Millis, Outbound } from "../../src/core/model.ts";
+import type { Context, Envelope, JsonValue, Millis, Outbound, SessionEvent } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
 import { isEqual } from "../../src/core/synchronizer.ts";
 import type { MemorySignal } from "../../src/signal/memory.ts";
@@ -128,13 +128,13 @@ export function createOracle(deps: OracleDeps): Oracle {
         const missing = isLive(theirs, session) ? unequal(db, session, shown, changes) : null;
         if (missing !== null) return missing;
       }
-      return unanswered(db) ?? unwritten(deps, db) ?? arrivals.unsaid(db);
+      return unanswered(db) ?? unseen(db, shown) ?? unwritten(deps, db) ?? arrivals.unsaid(db);
     },
   };
 }
 
 /** What reaches the phones: each row as itself, in the order of the rows, in the chat of its session. */
-function createArrivals({ signal, theirs, ownTimestamps, onBroken, trace }: OracleDeps) {
+function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace }: OracleDeps) {
   const pending: Outbound[] = [];
   const replies = new Map<string, Reply>();
   const scanned = new Map<WorldSession, number>();
@@ -178,9 +178,13 @@ function createArrivals({ signal, theirs, ownTimestamps, onBroken, trace }: Orac
     const reply = replies.get(mark);
     // A preview may be of a reply that is not given yet.
     if (!stored.key.startsWith("reply:")) return;
-    if (!reply) return onBroken(`reply ${mark} arrived that Claude never gave`);
     if (shown.has(mark)) onBroken(`reply ${mark} arrived in two rows`);
     shown.add(mark);
+    const answered = theirs.answers.get(mark);
+    if (answered !== undefined && !people.chatsOf(answered).includes(key))
+      onBroken(`reply ${mark} arrived in ${key}, not in the chat of ${answered}`);
+    if (answered !== undefined) return;
+    if (!reply) return onBroken(`reply ${mark} arrived that Claude never gave`);
     const owner = db.get<{ chat_key: string }>(
       "SELECT chat_key FROM sessions WHERE remote_id = ?",
       reply.session.id,
@@ -205,7 +209,7 @@ function createArrivals({ signal, theirs, ownTimestamps, onBroken, trace }: Orac
       for (const message of pending.splice(0)) arrive(db, message);
     },
     /** What stands on the phones now, by the reply in it: edits change what was shown before. */
-    onScreen(): ReadonlyMap<string, readonly string[]> {
+    onScreen(): Shown {
       const texts = new Map<string, string[]>();
       for (const { text } of signal.screen()) {
         const mark = text.endsWith(draftEnd) ? undefined : replyMark.exec(text)?.[0];
@@ -238,6 +242,9 @@ function createArrivals({ signal, theirs, ownTimestamps, onBroken, trace }: Orac
     },
   };
 }
+
+/** Texts on the phones, by the reply in them. */
+type Shown = ReadonlyMap<string, readonly string[]>;
 
 const draftEnd = " …";
 
@@ -289,33 +296,40 @@ const isLive = (theirs: Theirs, session: WorldSession): boolean =>
   theirs.world.find(session.id) === session && !session.isArchived && session.status !== "terminated";
 
 /** How a session that lives on both sides differs, or null. */
-function unequal(
-  db: Database,
-  session: WorldSession,
-  shown: ReadonlyMap<string, readonly string[]>,
-  changes: Changes,
-): string | null {
+function unequal(db: Database, session: WorldSession, shown: Shown, changes: Changes): string | null {
   const local = db.get<{ id: string; context: string }>(
     "SELECT id, context FROM sessions WHERE remote_id = ? AND state = 'active'",
     session.id,
   );
   if (!local) return null;
   if (session.status === "running") return `${session.id} is at work`;
-  for (const event of session.log) {
-    const mark = event.type === "reply" ? replyMark.exec(event.text)?.[0] : undefined;
-    if (event.type !== "reply" || mark === undefined) continue;
-    const texts = shown.get(mark) ?? [];
-    if (texts.includes(event.text) || (event.text.length > wholeMax && texts.length > 0)) continue;
-    const key = `reply:${local.id}:${event.id}:0`;
-    const state = db.get<{ state: string }>("SELECT state FROM outbox WHERE key = ?", key)?.state;
-    if (state !== "failed") return `reply ${mark} of ${session.id} is missing on the phone (row: ${state ?? "none"})`;
-  }
+  const missing = session.log.find((event) => isMissing(db, local.id, event, shown));
+  if (missing) return `${missing.id} of ${session.id} is missing on the phone`;
   const here = JSON.parse(local.context) as Context;
   const there = decodeMetadata(session.metadata).context;
   if (!isEqual(here, there))
     return `${session.id} differs: ${JSON.stringify(here)} here, ${JSON.stringify(there)} there`;
   if (here["title"] !== session.title) return `${session.id} is called ${session.title} there`;
   return changes.lost(session.id, here);
+}
+
+/** It is no message on the phone, word for word, and nobody refused it for good. */
+function isMissing(db: Database, localId: string, event: SessionEvent, shown: Shown): boolean {
+  const mark = event.type === "reply" ? replyMark.exec(event.text)?.[0] : undefined;
+  if (event.type !== "reply" || mark === undefined) return false;
+  const texts = shown.get(mark) ?? [];
+  if (texts.includes(event.text) || (event.text.length > wholeMax && texts.length > 0)) return false;
+  const key = `reply:${localId}:${event.id}:0`;
+  return db.get("SELECT 1 FROM outbox WHERE key = ? AND state = 'failed'", key) === undefined;
+}
+
+/** Every reply of the log here is on the phone, also those of conversations that are over. */
+function unseen(db: Database, shown: Shown): string | null {
+  const rows = db.all<{ id: string; session: string; body: string }>(
+    "SELECT id, session_id AS session, body FROM events WHERE type = 'reply'",
+  );
+  const missing = rows.find(({ session, body }) => isMissing(db, session, JSON.parse(body) as SessionEvent, shown));
+  return missing ? `${missing.id} of ${missing.session} is in the log, and not on the phone` : null;
 }
 
 /** A reply of so many characters is one message, word for word. */

@@ -48,6 +48,8 @@ export type FaultKind = (typeof faultKinds | typeof moreFaultKinds)[number];
 
 export type Plan = {
   readonly mode: Mode;
+  /** Where the conversation is kept: at Claude's side, or in the database. */
+  readonly backend: "remote" | "local";
   /** The timestamp of a message is ours, so that a repeated send is seen once. */
   readonly ownTimestamps: boolean;
   readonly isLocal: boolean;
@@ -83,6 +85,7 @@ export function drawPlan(dice: Dice, more: Dice, wanted?: Mode): Plan {
   const some = (probability: number): number => (isSwarm && dice.chance(0.5) ? dice.random() * probability : 0.02);
   return {
     mode,
+    backend: more.chance(0.15) ? "local" : "remote",
     rates,
     ownTimestamps: dice.chance(0.6),
     isLocal: dice.chance(0.5),

@@ -134,6 +134,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     plan,
     trace,
     dice: createDice(seed, 5),
+    more: createDice(seed, 7),
     people,
     life: () => now?.life ?? null,
     onBroken: fail,
@@ -211,7 +212,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
           }),
         );
       },
-      buildBackend: () => Promise.resolve(theirs.connect(life).backend),
+      buildBackend: () => Promise.resolve(theirs.connect(life)),
     }).then(
       (daemon) => {
         if (life.isDead()) return;
