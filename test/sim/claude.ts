@@ -214,13 +214,18 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];
 
-function createScript({ dice, plan }: TheirsDeps) {
+function createScript({ dice, more, plan }: TheirsDeps) {
   let isCalm = false;
   let count = 0;
   const mark = (): string => `#${++count}#`;
   const say = (to: string): Beat => {
     const text = `${mark()} re[${to}]`;
     if (dice.chance(0.1)) return { write: [text, " in", " pieces"] };
+    // Slow enough for a preview and its edits.
+    if (!isCalm && more.chance(0.1)) {
+      const words = Array.from({ length: 1 + more.below(8) }, (_, index) => ` word ${index}`);
+      return { write: [text, ...words], everyMs: Math.round(more.between(500, 9_000)) };
+    }
     return { say: dice.chance(0.05) ? `${text} ${"and so on, at length, ".repeat(200)}` : text };
   };
   const beats = (prompt: string): Beat[] => {

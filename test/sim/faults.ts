@@ -132,6 +132,8 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     streamCut: () => once(() => theirs.world.cut()),
     say: () => withSession(theirs.speak),
     patch: () => withSession(dice.chance(0.3) ? theirs.elsewhere.rename : theirs.elsewhere.set),
+    confirmElsewhere: () =>
+      withSession(({ id, asking }) => asking && theirs.world.confirm(id, asking.id, deps.more.chance(0.5))),
     askElsewhere: () => withSession(theirs.elsewhere.ask),
     gone: () =>
       withSession(({ id, status }) =>

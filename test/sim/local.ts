@@ -46,7 +46,7 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     if (fault?.kind === "hang") throw unreachable();
     return fault;
   };
-  async function* frames({ messages }: Request, isLost: boolean, signal: AbortSignal): AsyncGenerator<unknown> {
+  async function* frames({ messages }: Request, isLost: boolean, signal: AbortSignal): AsyncGenerator {
     const texts = messages.map(textOf);
     messages.forEach(({ role }, index) => {
       if (role !== (index % 2 === 0 ? "user" : "assistant")) deps.onBroken("the roles of a request do not take turns");

@@ -43,7 +43,7 @@ export const faultKinds = [
   "network",
 ] as const;
 /** Drawn from a stream of their own, so that the seeds of before are the worlds of before. */
-export const moreFaultKinds = ["late", "refuseSome"] as const;
+export const moreFaultKinds = ["late", "refuseSome", "confirmElsewhere"] as const;
 export type FaultKind = (typeof faultKinds | typeof moreFaultKinds)[number];
 
 export type Plan = {
