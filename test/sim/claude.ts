@@ -47,7 +47,6 @@ export type TheirsDeps = {
   readonly base: VirtualClock;
   readonly machine: Machine;
   readonly dice: Dice;
-  readonly more: Dice;
   readonly plan: Plan;
   readonly people: People;
   /** The process that lives now, if any. */
@@ -106,7 +105,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
   const answers = new Map<string, string>();
   const connectLocal = (life: Life): Backend => {
     local = createLocalClaude(life, {
-      dice: deps.more,
+      dice,
       onBroken: deps.onBroken,
       isDown: () => isDown,
       isMute: () => isMute,
@@ -214,7 +213,7 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];
 
-function createScript({ dice, more, plan }: TheirsDeps) {
+function createScript({ dice, plan }: TheirsDeps) {
   let isCalm = false;
   let count = 0;
   const mark = (): string => `#${++count}#`;
@@ -222,9 +221,9 @@ function createScript({ dice, more, plan }: TheirsDeps) {
     const text = `${mark()} re[${to}]`;
     if (dice.chance(0.1)) return { write: [text, " in", " pieces"] };
     // Slow enough for a preview and its edits.
-    if (!isCalm && more.chance(0.1)) {
-      const words = Array.from({ length: 1 + more.below(8) }, (_, index) => ` word ${index}`);
-      return { write: [text, ...words], everyMs: Math.round(more.between(500, 9_000)) };
+    if (!isCalm && dice.chance(0.1)) {
+      const words = Array.from({ length: 1 + dice.below(8) }, (_, index) => ` word ${index}`);
+      return { write: [text, ...words], everyMs: Math.round(dice.between(500, 9_000)) };
     }
     return { say: dice.chance(0.05) ? `${text} ${"and so on, at length, ".repeat(200)}` : text };
   };

@@ -12,7 +12,6 @@ import type { FaultKind, Plan } from "./plan.ts";
 
 export type FaultDeps = {
   readonly dice: Dice;
-  readonly more: Dice;
   readonly plan: Plan;
   readonly machine: Machine;
   readonly line: MemoryFaults;
@@ -106,8 +105,8 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     late: people.late,
     // A garbled answer, a 5xx, a line that was gone before the message was: several at a time.
     refuseSome: () => {
-      const code = deps.more.pick(["signal_protocol", "signal_unreachable", "signal_timeout"] as const);
-      line.refuseSends(code, 1 + deps.more.below(3));
+      const code = dice.pick(["signal_protocol", "signal_unreachable", "signal_timeout"] as const);
+      line.refuseSends(code, 1 + dice.below(3));
       return code;
     },
     odd: () => once(() => people.oddity()),
@@ -133,7 +132,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     say: () => withSession(theirs.speak),
     patch: () => withSession(dice.chance(0.3) ? theirs.elsewhere.rename : theirs.elsewhere.set),
     confirmElsewhere: () =>
-      withSession(({ id, asking }) => asking && theirs.world.confirm(id, asking.id, deps.more.chance(0.5))),
+      withSession(({ id, asking }) => asking && theirs.world.confirm(id, asking.id, dice.chance(0.5))),
     askElsewhere: () => withSession(theirs.elsewhere.ask),
     gone: () =>
       withSession(({ id, status }) =>

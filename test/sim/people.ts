@@ -98,7 +98,9 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
   const command = (): string => {
     const [place, text] = [dice.pick(places), dice.pick(commands)];
     place.who.write(text, place.options);
-    return `${text} in ${chatKey(place.chat)}`;
+    const what = `${text} in ${chatKey(place.chat)}`;
+    // In one breath: what is written after a command is meant for what the command leaves behind.
+    return dice.chance(0.3) ? `${what}, ${ask(place)}` : what;
   };
   const answerIn = (place: Place, isAllowed: boolean): void => {
     const last = signal.screen().findLast((seen) => chatKey(seen.chat) === chatKey(place.chat));

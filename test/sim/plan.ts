@@ -21,7 +21,9 @@ export const faultKinds = [
   "rateLimit",
   "captcha",
   "refuseSend",
+  "refuseSome",
   "duplicate",
+  "late",
   "odd",
   "stranger",
   "claudeRefuse",
@@ -33,6 +35,7 @@ export const faultKinds = [
   "say",
   "patch",
   "askElsewhere",
+  "confirmElsewhere",
   "gone",
   "crash",
   "restart",
@@ -42,9 +45,7 @@ export const faultKinds = [
   "diskBroken",
   "network",
 ] as const;
-/** Drawn from a stream of their own, so that the seeds of before are the worlds of before. */
-export const moreFaultKinds = ["late", "refuseSome", "confirmElsewhere"] as const;
-export type FaultKind = (typeof faultKinds | typeof moreFaultKinds)[number];
+export type FaultKind = (typeof faultKinds)[number];
 
 export type Plan = {
   readonly mode: Mode;
@@ -69,9 +70,19 @@ export type Plan = {
   readonly settings: Readonly<Record<string, string>>;
 };
 
-const small: readonly FaultKind[] = ["duplicate", "odd", "stranger", "loseAck", "streamCut", "say", "patch", "network"];
+const small: readonly FaultKind[] = [
+  "duplicate",
+  "late",
+  "odd",
+  "stranger",
+  "loseAck",
+  "streamCut",
+  "say",
+  "patch",
+  "network",
+];
 
-export function drawPlan(dice: Dice, more: Dice, wanted?: Mode): Plan {
+export function drawPlan(dice: Dice, wanted?: Mode): Plan {
   const mode = wanted ?? dice.pick(["lite", "swarm", "swarm", "swarm", "performance"] as const);
   const isSwarm = mode === "swarm";
   const rates: Partial<Record<FaultKind, number>> = {};
@@ -80,12 +91,10 @@ export function drawPlan(dice: Dice, more: Dice, wanted?: Mode): Plan {
     const isIn = isSwarm ? dice.chance(0.5) : mode === "performance" || small.includes(kind);
     if (isIn) rates[kind] = isSwarm ? rate : 0.05;
   }
-  for (const kind of moreFaultKinds)
-    if (!isSwarm || more.chance(0.5)) rates[kind] = isSwarm ? more.between(0.03, 4) : 0.05;
   const some = (probability: number): number => (isSwarm && dice.chance(0.5) ? dice.random() * probability : 0.02);
   return {
     mode,
-    backend: more.chance(0.15) ? "local" : "remote",
+    backend: dice.chance(0.15) ? "local" : "remote",
     rates,
     ownTimestamps: dice.chance(0.6),
     isLocal: dice.chance(0.5),

@@ -17,13 +17,13 @@ import type { Log } from "../../src/log.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { createTheirs } from "./claude.ts";
-import { boundary, createDice, createVirtualClock, type Dice } from "./clock.ts";
+import { boundary, createDice, createVirtualClock } from "./clock.ts";
 import { makeHome, simConfig } from "./config.ts";
 import { createFaults } from "./faults.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 import { createOracle } from "./oracle.ts";
 import { createPeople } from "./people.ts";
-import { drawPlan, faultKinds, moreFaultKinds, type FaultKind, type Mode } from "./plan.ts";
+import { drawPlan, faultKinds, type FaultKind, type Mode } from "./plan.ts";
 
 export type RunOptions = {
   readonly seed: number;
@@ -90,8 +90,7 @@ type Process = { readonly life: Life; daemon: Daemon | null; isEnding: boolean }
 
 function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const base = createVirtualClock();
-  const more = createDice(seed, 6);
-  const plan = drawPlan(createDice(seed, 1), more, mode);
+  const plan = drawPlan(createDice(seed, 1), mode);
   const dice = createDice(seed, 2);
   const chance = createDice(seed, 3);
   const hash = createHash("sha256");
@@ -134,7 +133,6 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     plan,
     trace,
     dice: createDice(seed, 5),
-    more: createDice(seed, 7),
     people,
     life: () => now?.life ?? null,
     onBroken: fail,
@@ -256,7 +254,6 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
 
   const faults = createFaults({
     dice,
-    more,
     plan,
     machine,
     theirs,
@@ -293,12 +290,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   };
 
   /** One thing happens, at a rate per minute, again and again until it is calm. */
-  const repeatedly = (perMinute: number, work: () => void, dice: Dice): void => {
+  const repeatedly = (perMinute: number, work: () => void): void => {
     const gapMs = Math.max(1, Math.round((-Math.log(1 - dice.random()) * 60_000) / perMinute));
     schedule(gapMs, () => {
       if (isCalm) return;
       work();
-      repeatedly(perMinute, work, dice);
+      repeatedly(perMinute, work);
     });
   };
 
@@ -375,11 +372,10 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       trace(`plan ${JSON.stringify(plan)}`);
       start();
       await step();
-      repeatedly(plan.talk, () => trace(`person ${people.act()}`), dice);
-      for (const kind of [...faultKinds, ...moreFaultKinds]) {
+      repeatedly(plan.talk, () => trace(`person ${people.act()}`));
+      for (const kind of faultKinds) {
         const rate = plan.rates[kind];
-        const isNew = moreFaultKinds.some((one) => one === kind);
-        if (rate !== undefined) repeatedly(rate, () => inject(kind), isNew ? more : dice);
+        if (rate !== undefined) repeatedly(rate, () => inject(kind));
       }
       let isOver = false;
       schedule(minutes * 60_000, () => (isOver = true));
