@@ -138,9 +138,9 @@ const mutants: readonly Mutant[] = [
     put: "AND answer.id > draft.id AND 0",
   },
   {
-    bug: "a draft that waits is not taken back",
+    bug: "what is on its way is taken back all the same",
     find: "WHERE id = ? AND state = 'queued' AND attempts = 0",
-    put: "WHERE id = ? AND state = 'queued' AND attempts < 0",
+    put: "WHERE id = ?",
   },
   {
     bug: "an answer edits a draft that never got out",
