@@ -1,7 +1,5 @@
 /** The real daemon between a Signal and a Claude in memory, on a clock that moves when told: for tests of one promise each. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { rmSync } from "node:fs";
 import { createScriptedClaude, type Script, type ScriptedClaude } from "../../src/claude/scripted.ts";
 import { createWorld, type World } from "../../src/claude/world.ts";
 import { decide } from "../../src/core/inbound.ts";
@@ -10,7 +8,7 @@ import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "./clock.ts";
-import { simConfig } from "./config.ts";
+import { makeHome, simConfig } from "./config.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 
 export type BenchOptions = {
@@ -55,7 +53,7 @@ export async function openBench({
   ownTimestamps = true,
   flags = {},
 }: BenchOptions = {}): Promise<Bench> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-"));
+  const home = makeHome();
   const clock = createVirtualClock();
   const config = simConfig(home, { ...plain, ...flags });
   const machine: Machine = {
@@ -106,6 +104,8 @@ export async function openBench({
             isLocal: true,
             onProof: () => undefined,
             onDelivered: () => undefined,
+            onRefused: () => undefined,
+            onShown: () => undefined,
             onBroken(what) {
               throw new Error(what);
             },

@@ -1,11 +1,14 @@
 /** Claude's side of the simulated world: what it says to which prompt, and a record of everything that was posted and said. */
-import { createScriptedClaude, type ScriptedClaude } from "../../src/claude/scripted.ts";
+import type { Backend } from "../../src/claude/backend.ts";
+import { createScriptedClaude, type Fault, type Point, type ScriptedClaude } from "../../src/claude/scripted.ts";
 import { createWorld, type Beat, type World, type WorldSession } from "../../src/claude/world.ts";
 import { nextStamp } from "../../src/core/hlc.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { progressOf, trackAll } from "../../src/core/turn.ts";
 import type { Dice, VirtualClock } from "./clock.ts";
 import type { Life, Machine } from "./life.ts";
+import { createLocalClaude, type LocalClaude } from "./local.ts";
+import type { People } from "./people.ts";
 import type { Plan } from "./plan.ts";
 
 /** Every prompt carries one, every reply answers one; numbers make each reply unlike every other. */
@@ -18,9 +21,12 @@ export type Theirs = {
   readonly world: World;
   /** Every session that ever was, deleted ones included. */
   readonly sessions: readonly WorldSession[];
+  /** Claude's words by their mark: the prompt they answer, where the backend keeps no session at Claude's side. */
+  readonly answers: ReadonlyMap<string, string>;
   /** The line of a new life to this world. */
-  connect(life: Life): ScriptedClaude;
-  device(): ScriptedClaude | null;
+  connect(life: Life): Backend;
+  /** The next request of the present line at this point goes wrong. */
+  fail(point: Point, fault: Fault): void;
   setDown(isDown: boolean): void;
   setMute(isMute: boolean): void;
   /** The machine's clock was set. */
@@ -42,8 +48,7 @@ export type TheirsDeps = {
   readonly machine: Machine;
   readonly dice: Dice;
   readonly plan: Plan;
-  /** How many messages with this mark people have written. */
-  readonly written: (mark: string) => number;
+  readonly people: People;
   /** The process that lives now, if any. */
   readonly life: () => Life | null;
   readonly onBroken: (what: string) => void;
@@ -63,6 +68,15 @@ export function createTheirs(deps: TheirsDeps): Theirs {
     if (!session.log.some((event) => event.id === eventId)) return true;
     return trackAll(progressOf(eventId), session.log).kind === "flushed";
   };
+  /** A person's messages are asked in the order in which they came. */
+  const newest = new Map<string, number>();
+  const checkOrder = (id: string, mark: string): void => {
+    const chat = chatOf(deps, id);
+    const number = Number(/\d+$/.exec(mark)?.[0] ?? NaN);
+    if (chat === null || Number.isNaN(number)) return;
+    if (number < (newest.get(chat) ?? 0)) deps.onBroken(`${mark} was asked after a later message of its chat`);
+    newest.set(chat, number);
+  };
   const ours: World = {
     ...world,
     create(title, metadata) {
@@ -79,14 +93,45 @@ export function createTheirs(deps: TheirsDeps): Theirs {
         return event;
       }
       const earlier = posts.get(mark) ?? [];
-      if (earlier.filter((post) => !isLost(post)).length >= deps.written(mark))
+      if (earlier.filter((post) => !isLost(post)).length >= deps.people.chatsOf(mark).length)
         deps.onBroken(`${mark} was asked twice`);
+      checkPlace(deps, id, mark);
+      if (earlier.length === 0) checkOrder(id, mark);
       posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
       deps.life()?.delivered("prompt");
       return event;
     },
   };
+  const answers = new Map<string, string>();
+  const connectLocal = (life: Life): Backend => {
+    local = createLocalClaude(life, {
+      dice,
+      onBroken: deps.onBroken,
+      isDown: () => isDown,
+      isMute: () => isMute,
+      skewMs: skew,
+      onAsked(history, prompt) {
+        const mark = marksOf(prompt).at(-1);
+        if (mark === undefined) return deps.onBroken("a prompt was posted that nobody wrote");
+        deps.trace(`asked ${mark} after ${history.length} messages`);
+        checkOwed(deps, mark);
+        const chats = deps.people.chatsOf(mark);
+        for (const other of history.flatMap(marksOf))
+          if (!deps.people.chatsOf(other).some((chat) => chats.includes(chat)))
+            deps.onBroken(`${other} was told in the chat of ${mark}`);
+      },
+      answer(prompt) {
+        const mark = script.mark();
+        answers.set(mark, marksOf(prompt).at(-1) ?? "");
+        return `${mark} re[${answers.get(mark)}]`;
+      },
+    });
+    if (isCalm) local.calmDown();
+    return local.backend;
+  };
   let device: ScriptedClaude | null = null;
+  let local: LocalClaude | null = null;
+  let isCalm = false;
   let isDown = false;
   let isMute = false;
   const skew = (): Millis => -machine.wallOffsetMs;
@@ -94,7 +139,9 @@ export function createTheirs(deps: TheirsDeps): Theirs {
   return {
     world,
     sessions,
+    answers,
     connect(life) {
+      if (deps.plan.backend === "local") return connectLocal(life);
       const fresh = createScriptedClaude({
         clock: life.clock,
         world: ours,
@@ -105,9 +152,9 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       fresh.setMute(isMute);
       life.onDeath(() => fresh.setDown(true));
       device = fresh;
-      return fresh;
+      return fresh.backend;
     },
-    device: () => device,
+    fail: (point, fault) => (local ?? device)?.fail(point, fault),
     setDown(next) {
       isDown = next;
       device?.setDown(next);
@@ -119,7 +166,11 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       device?.setMute(next);
     },
     setSkew: () => device?.setSkew(skew()),
-    calmDown: script.calmDown,
+    calmDown() {
+      isCalm = true;
+      script.calmDown();
+      local?.calmDown();
+    },
     speak: (session) => world.say(session.id, `${script.mark()} by the way`),
     elsewhere: {
       ask: (session) => void world.post(session.id, `from elsewhere ${++count}`),
@@ -135,6 +186,33 @@ export function createTheirs(deps: TheirsDeps): Theirs {
   };
 }
 
+const chatOf = ({ life }: TheirsDeps, remoteId: string): string | null =>
+  life()?.look()?.get<{ chat: string }>("SELECT chat_key AS chat FROM sessions WHERE remote_id = ?", remoteId)?.chat ??
+  null;
+
+/** It is asked in the session of its own chat, and only while its answer is owed. */
+function checkPlace(deps: TheirsDeps, remoteId: string, mark: string): void {
+  const chat = chatOf(deps, remoteId);
+  if (chat === null) return;
+  if (!deps.people.chatsOf(mark).includes(chat)) deps.onBroken(`${mark} was asked in the session of ${chat}`);
+  checkOwed(deps, mark);
+}
+
+/** Not after it was taken back. */
+function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
+  const now = life();
+  const db = now?.look();
+  if (!now || !db) return;
+  const owed = db.get(
+    "SELECT 1 FROM inbox WHERE kind = 'prompt' AND envelope LIKE ? AND (state <> 'done' OR done_at >= ?)",
+    `%${mark}"%`,
+    now.clock.now(),
+  );
+  if (!owed) onBroken(`${mark} was asked although nobody waits for its answer`);
+}
+
+const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];
+
 function createScript({ dice, plan }: TheirsDeps) {
   let isCalm = false;
   let count = 0;
@@ -142,6 +220,11 @@ function createScript({ dice, plan }: TheirsDeps) {
   const say = (to: string): Beat => {
     const text = `${mark()} re[${to}]`;
     if (dice.chance(0.1)) return { write: [text, " in", " pieces"] };
+    // Slow enough for a preview and its edits.
+    if (!isCalm && dice.chance(0.1)) {
+      const words = Array.from({ length: 1 + dice.below(8) }, (_, index) => ` word ${index}`);
+      return { write: [text, ...words], everyMs: Math.round(dice.between(500, 9_000)) };
+    }
     return { say: dice.chance(0.05) ? `${text} ${"and so on, at length, ".repeat(200)}` : text };
   };
   const beats = (prompt: string): Beat[] => {

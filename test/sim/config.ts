@@ -1,4 +1,7 @@
 /** The settings of a simulated home, read the way the program reads them. */
+import { existsSync, mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { loadConfig, type Config } from "../../src/config.ts";
 import type { Address } from "../../src/core/model.ts";
 
@@ -15,6 +18,10 @@ export const unlistedGroup = "dW5saXN0ZWQtZ3JvdXA=";
 /** Begins everything that a stranger, or nobody addressed to us, says. */
 export const secretWord = "zqstranger";
 export const apiKey = "sk-ant-simulated-0123456789";
+
+/** In memory where the machine has such a folder: a killed process needs no disk to find its files again. */
+export const makeHome = (): string =>
+  mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "signalman-sim-"));
 
 export function simConfig(home: string, flags: Readonly<Record<string, string>> = {}): Config {
   const allow = ["self", people.ann.number, people.bob.aci, `group:${listedGroup}`].join(",");

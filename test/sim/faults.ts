@@ -58,7 +58,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
   };
   const claude = (fault: Fault): string => {
     const point = dice.pick(points);
-    theirs.device()?.fail(point, fault);
+    theirs.fail(point, fault);
     return `at ${point}`;
   };
   const withSession = (work: (session: WorldSession) => void): string => {
@@ -102,6 +102,13 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     captcha: () => forAWhile(() => line.refuseSends("captcha"), deps.reconnect),
     refuseSend: () => once(() => line.refuseSends(dice.pick(["untrusted_identity", "unregistered", "send_rejected"]))),
     duplicate: () => once(() => people.repeat()),
+    late: people.late,
+    // A garbled answer, a 5xx, a line that was gone before the message was: several at a time.
+    refuseSome: () => {
+      const code = dice.pick(["signal_protocol", "signal_unreachable", "signal_timeout"] as const);
+      line.refuseSends(code, 1 + dice.below(3));
+      return code;
+    },
     odd: () => once(() => people.oddity()),
     stranger: people.intrude,
     claudeRefuse: () => {
@@ -124,6 +131,8 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     streamCut: () => once(() => theirs.world.cut()),
     say: () => withSession(theirs.speak),
     patch: () => withSession(dice.chance(0.3) ? theirs.elsewhere.rename : theirs.elsewhere.set),
+    confirmElsewhere: () =>
+      withSession(({ id, asking }) => asking && theirs.world.confirm(id, asking.id, dice.chance(0.5))),
     askElsewhere: () => withSession(theirs.elsewhere.ask),
     gone: () =>
       withSession(({ id, status }) =>

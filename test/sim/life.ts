@@ -11,7 +11,7 @@
 import type { Clock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { inboxKey, type Decision } from "../../src/core/inbound.ts";
-import type { Account, Envelope, Millis, Outbound } from "../../src/core/model.ts";
+import type { Account, Chat, Envelope, Millis, Outbound } from "../../src/core/model.ts";
 import type { Batch, Transport } from "../../src/signal/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { Store } from "../../src/store/store.ts";
@@ -207,6 +207,10 @@ const watchers = `
 export type TransportWatch = {
   /** It is through, whatever the sender learns of that; its timestamp names the row. */
   readonly onDelivered: (message: Outbound) => void;
+  /** It was refused for good. */
+  readonly onRefused: (message: Outbound) => void;
+  /** Somebody there can see that we read or write. */
+  readonly onShown: (chat: Chat) => void;
   readonly onProof: () => void;
   readonly onBroken: (what: string) => void;
   readonly decide: (envelope: Envelope, account: Account) => Decision;
@@ -253,12 +257,20 @@ export function gateTransport(life: Life, transport: Transport, account: Account
           through();
           return outcome;
         } catch (error) {
-          if (error instanceof BridgeError && error.code === "send_uncertain") through();
+          if (!(error instanceof BridgeError)) throw error;
+          if (error.code === "send_uncertain") through();
+          if (error.retry === "never") watch.onRefused(message);
           throw error;
         }
       }),
-    typing: (chat, isTyping) => gate(() => transport.typing(chat, isTyping)),
-    markRead: (envelope) => gate(() => transport.markRead(envelope)),
+    typing(chat, isTyping) {
+      watch.onShown(chat);
+      return gate(() => transport.typing(chat, isTyping));
+    },
+    markRead(envelope) {
+      if (envelope.chat) watch.onShown(envelope.chat);
+      return gate(() => transport.markRead(envelope));
+    },
     attachment: (ref, bytesMax, signal) => gate(() => transport.attachment(ref, bytesMax, signal)),
     answerChallenge: transport.answerChallenge,
     disconnect: () => gate(() => transport.disconnect()),

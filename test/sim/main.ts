@@ -3,9 +3,12 @@
  *
  *   --seed N [--hours H] [--verbose]     one seed, exactly as before
  *   --seeds N [--from N] [--minutes M]   a campaign; exit code 1 and the failing seeds where one fails
+ *     [--jobs N] [--failures N]          processes at work (as many as cores); it ends early after so many failures
  *   --mode lite|swarm|performance        instead of the one that the seed draws
  *   --soak-days D                        one quiet home for so long: nothing may grow
  */
+import { fork } from "node:child_process";
+import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { modes, type Mode } from "./plan.ts";
 import { soak } from "./soak.ts";
@@ -19,6 +22,9 @@ const { values } = parseArgs({
     hours: { type: "string" },
     minutes: { type: "string" },
     mode: { type: "string" },
+    jobs: { type: "string", default: String(availableParallelism()) },
+    failures: { type: "string", default: "20" },
+    worker: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
     "soak-days": { type: "string" },
   },
@@ -26,6 +32,8 @@ const { values } = parseArgs({
 
 const mode = modes.find((name): name is Mode => name === values.mode);
 const minutes = values.hours === undefined ? Number(values.minutes ?? 10) : Number(values.hours) * 60;
+
+const failuresMax = Number(values.failures);
 
 const replay = ({ seed }: RunResult): string =>
   `bun run sim --seed ${seed} --minutes ${minutes}${mode === undefined ? "" : ` --mode ${mode}`} --verbose`;
@@ -46,22 +54,49 @@ async function campaign(from: number, count: number): Promise<number> {
   const progress = (): string =>
     `${sum.seeds}/${count} seeds, ${(sum.seeds / seconds()).toFixed(1)}/s, ${(sum.awakeMs / 3_600_000).toFixed(1)} virtual hours, ` +
     `${sum.messages} messages, ${sum.faults} faults, ${sum.lives} processes, ${failed.length} failed`;
-  for (let seed = from; seed < from + count; seed++) {
-    const result = await runSeed({ seed, minutes, mode });
+  const done = (result: RunResult): void => {
     sum.seeds++;
     for (const key of ["awakeMs", "messages", "faults", "lives"] as const) sum[key] += result[key];
     if (result.failure !== null) {
       failed.push(result);
-      console.log(`SEED=${seed} (${result.mode}): ${result.failure}\n  ${replay(result)}`);
+      console.log(`SEED=${result.seed} (${result.mode}): ${result.failure}\n  ${replay(result)}`);
     }
     if (sum.seeds % 100 === 0) console.error(progress());
-  }
+  };
+  let seed = from;
+  const next = (): number | null => (seed < from + count && failed.length < failuresMax ? seed++ : null);
+  await Promise.all(Array.from({ length: Number(values.jobs) }, () => work(next, done)));
   console.log(`${progress()}, ${seconds().toFixed(0)} s`);
-  if (failed.length > 0) console.log(`failing seeds: ${failed.map(({ seed }) => seed).join(" ")}`);
+  if (failed.length > 0) console.log(`failing seeds: ${failed.map((result) => result.seed).join(" ")}`);
   return failed.length === 0 ? 0 : 1;
 }
 
+/** One process that runs a seed at a time. */
+function work(next: () => number | null, done: (result: RunResult) => void): Promise<void> {
+  const worker = fork(import.meta.filename, [...process.argv.slice(2), "--worker"]);
+  const give = (): void => {
+    const seed = next();
+    if (seed === null) worker.disconnect();
+    else worker.send(seed);
+  };
+  worker.on("message", (result) => {
+    done(result as RunResult);
+    give();
+  });
+  give();
+  return new Promise((resolve, reject) => {
+    worker.once("exit", (code) => (code === 0 ? resolve() : reject(new Error(`A worker ended with ${code}`))));
+  });
+}
+
 async function run(): Promise<number> {
+  if (values.worker) {
+    process.on(
+      "message",
+      (seed) => void runSeed({ seed: Number(seed), minutes, mode }).then((result) => process.send?.(result)),
+    );
+    return 0;
+  }
   const days = values["soak-days"];
   if (days !== undefined) {
     await soak(Number(days), (day) => console.log(JSON.stringify(day)));

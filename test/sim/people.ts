@@ -20,10 +20,16 @@ export type People = {
   intrude(): string;
   /** An envelope that was delivered comes again. */
   repeat(): void;
+  /** From another device of the same person, with the timestamp of an earlier message: it was on its way for long. */
+  late(): string;
   /** What cannot be read, or has nothing to answer. */
   oddity(): void;
-  /** How many messages carry this mark. */
-  written(mark: string): number;
+  /** The chats in which this mark was written, once for each time. */
+  chatsOf(mark: string): readonly string[];
+  /** Everybody who is let in is in one of these chats. */
+  isPlace(chatKey: string): boolean;
+  /** Every prompt that was ever put into the queue. */
+  prompts(): readonly Envelope[];
   /** Messages of all people so far. */
   count(): number;
 };
@@ -65,41 +71,43 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
   ];
   const said: Said[] = [];
   const delivered: Envelope[] = [];
-  const marks = new Map<string, number>();
+  const marks = new Map<string, string[]>();
   let asks = 0;
   let secrets = 0;
   const keep = (place: Place, envelope: Envelope): void => {
     said.push({ place, envelope });
     delivered.push(envelope);
   };
-  const mark = (name: string): string => {
-    marks.set(name, (marks.get(name) ?? 0) + 1);
+  const mark = (name: string, { chat }: Place): string => {
+    marks.set(name, [...(marks.get(name) ?? []), chatKey(chat)]);
     return name;
   };
-  const fresh = (): string => mark(`ask-${++asks}`);
+  const fresh = (place: Place): string => mark(`ask-${++asks}`, place);
   const ask = (place = dice.pick(places)): string => {
     // Now and then the very same words again: only their order tells them apart.
-    const name = asks > 0 && dice.chance(0.1) ? mark(`ask-${asks}`) : fresh();
+    const name = asks > 0 && dice.chance(0.1) ? mark(`ask-${asks}`, place) : fresh(place);
     const files = dice.chance(0.05) ? [{ fileName: "note.txt", contentType: "text/plain", base64: "aGVsbG8=" }] : [];
     keep(place, place.who.write(name, { ...place.options, files }));
     return `${name} in ${chatKey(place.chat)}`;
   };
   const edit = ({ place, envelope }: Said): string => {
-    const name = fresh();
+    const name = fresh(place);
     keep(place, place.who.edit(envelope.sentAt, name, place.options));
     return `edit to ${name}`;
   };
   const command = (): string => {
     const [place, text] = [dice.pick(places), dice.pick(commands)];
     place.who.write(text, place.options);
-    return `${text} in ${chatKey(place.chat)}`;
+    const what = `${text} in ${chatKey(place.chat)}`;
+    // In one breath: what is written after a command is meant for what the command leaves behind.
+    return dice.chance(0.3) ? `${what}, ${ask(place)}` : what;
   };
   const answerIn = (place: Place, isAllowed: boolean): void => {
     const last = signal.screen().findLast((seen) => chatKey(seen.chat) === chatKey(place.chat));
     if (last && dice.chance(0.3)) {
       const target = { author: signal.account, sentAt: last.timestamp };
       place.who.react(target, isAllowed ? "👍" : "👎", { ...place.options });
-    } else place.who.write(mark(isAllowed ? "yes" : "no"), place.options);
+    } else place.who.write(mark(isAllowed ? "yes" : "no", place), place.options);
   };
   const secret = (): string => `${secretWord}-${++secrets}`;
   return {
@@ -168,7 +176,21 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
       const whose = isNobody ? { ...blank, source: null, chat: null } : blank;
       signal.deliver({ ...whose, sentAt: 1_000 + delivered.length, content });
     },
-    written: (name) => marks.get(name) ?? 0,
+    late() {
+      const last = said.findLast(({ envelope }) => envelope.content.kind === "text");
+      if (last?.envelope.content.kind !== "text") return "nobody";
+      const { place, envelope } = last;
+      const name = fresh(place);
+      const text = place.options.isMention ? `\u{FFFC} ${name}` : name;
+      const content = { ...last.envelope.content, text, attachments: [] };
+      const again = { ...envelope, sourceDevice: 2 + asks, content };
+      keep(place, again);
+      signal.deliver(again);
+      return `${name} in ${chatKey(place.chat)}`;
+    },
+    chatsOf: (name) => marks.get(name) ?? [],
+    isPlace: (key) => places.some(({ chat }) => chatKey(chat) === key),
+    prompts: () => delivered,
     count: () => delivered.length,
   };
 }

@@ -21,7 +21,9 @@ export const faultKinds = [
   "rateLimit",
   "captcha",
   "refuseSend",
+  "refuseSome",
   "duplicate",
+  "late",
   "odd",
   "stranger",
   "claudeRefuse",
@@ -33,6 +35,7 @@ export const faultKinds = [
   "say",
   "patch",
   "askElsewhere",
+  "confirmElsewhere",
   "gone",
   "crash",
   "restart",
@@ -46,6 +49,8 @@ export type FaultKind = (typeof faultKinds)[number];
 
 export type Plan = {
   readonly mode: Mode;
+  /** Where the conversation is kept: at Claude's side, or in the database. */
+  readonly backend: "remote" | "local";
   /** The timestamp of a message is ours, so that a repeated send is seen once. */
   readonly ownTimestamps: boolean;
   readonly isLocal: boolean;
@@ -65,7 +70,17 @@ export type Plan = {
   readonly settings: Readonly<Record<string, string>>;
 };
 
-const small: readonly FaultKind[] = ["duplicate", "odd", "stranger", "loseAck", "streamCut", "say", "patch", "network"];
+const small: readonly FaultKind[] = [
+  "duplicate",
+  "late",
+  "odd",
+  "stranger",
+  "loseAck",
+  "streamCut",
+  "say",
+  "patch",
+  "network",
+];
 
 export function drawPlan(dice: Dice, wanted?: Mode): Plan {
   const mode = wanted ?? dice.pick(["lite", "swarm", "swarm", "swarm", "performance"] as const);
@@ -79,6 +94,7 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
   const some = (probability: number): number => (isSwarm && dice.chance(0.5) ? dice.random() * probability : 0.02);
   return {
     mode,
+    backend: dice.chance(0.15) ? "local" : "remote",
     rates,
     ownTimestamps: dice.chance(0.6),
     isLocal: dice.chance(0.5),

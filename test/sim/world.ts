@@ -7,8 +7,7 @@
  * gives one run: the trace of two runs is the same to the byte.
  */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../../src/core/errors.ts";
 import { decide } from "../../src/core/inbound.ts";
@@ -19,7 +18,7 @@ import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { createTheirs } from "./claude.ts";
 import { boundary, createDice, createVirtualClock } from "./clock.ts";
-import { simConfig } from "./config.ts";
+import { makeHome, simConfig } from "./config.ts";
 import { createFaults } from "./faults.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 import { createOracle } from "./oracle.ts";
@@ -61,7 +60,7 @@ const momentMax = 5_000;
 let emptyDatabase: Promise<Uint8Array> | null = null;
 
 async function makeEmptyDatabase(): Promise<Uint8Array> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  const home = makeHome();
   try {
     const store = await openStore(home, { render: () => [], isExclusive: false });
     store.close();
@@ -73,7 +72,7 @@ async function makeEmptyDatabase(): Promise<Uint8Array> {
 
 /** Runs one seed. Never rejects: what went wrong is in the result. */
 export async function runSeed(options: RunOptions): Promise<RunResult> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-sim-"));
+  const home = makeHome();
   writeFileSync(join(home, "signalman.db"), await (emptyDatabase ??= makeEmptyDatabase()));
   const run = createRun(options, home);
   try {
@@ -134,11 +133,19 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     plan,
     trace,
     dice: createDice(seed, 5),
-    written: people.written,
+    people,
     life: () => now?.life ?? null,
     onBroken: fail,
   });
-  const oracle = createOracle({ signal, theirs, ownTimestamps: plan.ownTimestamps, onBroken: fail, trace });
+  const oracle = createOracle({
+    signal,
+    theirs,
+    people,
+    base,
+    ownTimestamps: plan.ownTimestamps,
+    onBroken: fail,
+    trace,
+  });
   const config = simConfig(home, plan.settings);
   const schedule = (ms: Millis, run: () => void): void => {
     const at = base.monotonic() + ms;
@@ -194,7 +201,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         life.adopt(store);
         return Promise.resolve(
           gateTransport(life, signal.transport, signal.account, {
-            onDelivered: oracle.deliver,
+            ...oracle.watch,
             isLocal: plan.isLocal,
             onProof: () => (provenAt = base.monotonic() - sleptMs),
             onBroken: fail,
@@ -203,13 +210,18 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
           }),
         );
       },
-      buildBackend: () => Promise.resolve(theirs.connect(life).backend),
+      buildBackend: () => Promise.resolve(theirs.connect(life)),
     }).then(
       (daemon) => {
         if (life.isDead()) return;
         process.daemon = daemon;
         daemon.notices.on("connection", (notice) => {
-          if (!life.isDead()) state = notice.state.name;
+          if (life.isDead()) return;
+          state = notice.state.name;
+          if (state === "SYNCING") oracle.syncing(life.look());
+        });
+        daemon.notices.on("synced", ({ checked, failed }) => {
+          if (!life.isDead() && state === "SYNCING" && failed === 0) oracle.synced(life.look(), checked);
         });
         daemon.notices.on("turn", ({ event, session }) => {
           if (!life.isDead()) trace(`turn ${event} in ${session}`);
@@ -302,7 +314,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     }
     await boundary();
     if (now?.life.isDead()) now.life.release();
-    oracle.check(now?.life.look() ?? null);
+    oracle.check(now?.life.look() ?? null, now?.life.takeDirty() ?? false);
     checkFreshness();
     checkPace("wake-ups", () => undefined);
     if (failure !== null) throw new Error(failure);

@@ -1,0 +1,106 @@
+/**
+ * Claude for the backend that keeps the conversation here: the real `messages` adapter, over an endpoint that is played. Each
+ * request is answered by itself; what it may not be like (roles that do not take turns, words of another chat) is checked here.
+ */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import { headersTimeoutMs, silenceMs, type ClaudeApi } from "../../src/claude/api.ts";
+import type { Backend } from "../../src/claude/backend.ts";
+import { createMessagesBackend } from "../../src/claude/messages.ts";
+import type { Fault, Point } from "../../src/claude/scripted.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import type { Millis } from "../../src/core/model.ts";
+import type { Dice } from "./clock.ts";
+import type { Life } from "./life.ts";
+
+export type LocalDeps = {
+  readonly dice: Dice;
+  /** Everything that was said before, and what is asked now. */
+  readonly onAsked: (history: readonly string[], prompt: string) => void;
+  /** What Claude says to it. */
+  readonly answer: (prompt: string) => string;
+  readonly onBroken: (what: string) => void;
+  readonly isDown: () => boolean;
+  readonly isMute: () => boolean;
+  readonly skewMs: () => Millis;
+};
+
+type Request = Pick<Anthropic.MessageCreateParams, "messages">;
+
+export type LocalClaude = { readonly backend: Backend; fail(point: Point, fault: Fault): void; calmDown(): void };
+
+const unreachable = (): BridgeError => new BridgeError("claude_unreachable", "Cannot ask as nobody answers");
+
+export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
+  const { dice } = deps;
+  const { clock } = life;
+  const faults: Fault[] = [];
+  let isCalm = false;
+  let ids = 0;
+  const pass = async (signal: AbortSignal | null): Promise<Fault | null> => {
+    await Promise.resolve();
+    if (deps.isDown() || signal?.aborted) throw unreachable();
+    const fault = faults.shift() ?? null;
+    if (fault?.kind === "refuse")
+      throw new BridgeError(fault.code, "Cannot ask as the endpoint refuses", { retryAfterMs: fault.retryAfterMs });
+    if (fault?.kind === "hang") await clock.sleep(headersTimeoutMs, signal ?? undefined);
+    if (fault?.kind === "hang") throw unreachable();
+    return fault;
+  };
+  async function* frames({ messages }: Request, isLost: boolean, signal: AbortSignal): AsyncGenerator {
+    const texts = messages.map(textOf);
+    messages.forEach(({ role }, index) => {
+      if (role !== (index % 2 === 0 ? "user" : "assistant")) deps.onBroken("the roles of a request do not take turns");
+    });
+    const prompt = texts.at(-1) ?? "";
+    deps.onAsked(texts.slice(0, -1), prompt);
+    life.delivered("prompt");
+    yield { type: "message_start", message: { id: `msg_${++ids}`, usage: { input_tokens: 1 } } };
+    yield { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } };
+    const pieces = [deps.answer(prompt), ...(dice.chance(0.3) ? [" in", " pieces"] : [])];
+    for (const text of pieces) {
+      if (!isCalm && dice.chance(0.4)) await clock.sleep(Math.round(dice.between(50, 20_000)), signal);
+      while (deps.isMute() && !signal.aborted) {
+        await clock.sleep(silenceMs, signal);
+        yield "silent";
+      }
+      if (signal.aborted) return;
+      // The end of the line, in the middle of a word.
+      if (isLost || deps.isDown()) return;
+      yield { type: "content_block_delta", index: 0, delta: { type: "text_delta", text } };
+    }
+    const stop = isCalm
+      ? "end_turn"
+      : dice.pick(["end_turn", "end_turn", "end_turn", "end_turn", "max_tokens", "refusal"]);
+    yield { type: "message_delta", delta: { stop_reason: stop }, usage: { output_tokens: 1 } };
+    yield { type: "message_stop" };
+  }
+  const api: ClaudeApi = {
+    async call(_site, work) {
+      await pass(null);
+      return work(models);
+    },
+    async stream(_site, work, signal) {
+      const asked = Promise.withResolvers<Request>();
+      const create = (params: Request): void => asked.resolve(params);
+      work({ messages: { create } } as unknown as Anthropic, { signal });
+      const fault = await pass(signal);
+      return frames(await asked.promise, fault?.kind === "lose", signal);
+    },
+    skewMs: deps.skewMs,
+  };
+  return {
+    backend: createMessagesBackend({ api, clock, newId: () => `${dice.below(2 ** 30)}` }),
+    fail: (_point, fault) => void faults.push(fault),
+    calmDown() {
+      isCalm = true;
+      faults.length = 0;
+    },
+  };
+}
+
+const models = {
+  models: { list: () => [{ id: "claude-scripted", display_name: "Scripted Claude" }] },
+} as unknown as Anthropic;
+
+const textOf = ({ content }: Anthropic.MessageParam): string =>
+  typeof content === "string" ? content : content.map((block) => (block.type === "text" ? block.text : "")).join("\n");
