@@ -162,7 +162,7 @@ export async function nativeTargets(): Promise<Target[]> {
   const addressOf = (aci: string) => ({ aci, number: null });
 
   const open = async (dice: Dice, bytes: Uint8Array<ArrayBuffer>): Promise<void> => {
-    const overlay = openOverlay(database, systemClock, () => undefined);
+    const overlay = openOverlay({ database, clock: systemClock, onIdentityChange: () => undefined });
     const standing = dice.pick(["member", "stranger", "unknown"] as const);
     const isAllowed = dice.chance(0.8);
     const outcome = await openEnvelope(
@@ -173,8 +173,6 @@ export async function nativeTargets(): Promise<Target[]> {
         account,
         trustRoots,
         isAllowed: () => isAllowed,
-        addressOf,
-        nameOf: () => null,
         groups: { standing: () => standing },
       },
       overlay,
@@ -234,7 +232,7 @@ export async function nativeTargets(): Promise<Target[]> {
         }
         const sender = { aci: stranger, deviceId: 1, number: null, name: null, sentAt: at, serverAt: null };
         const reading = readContent(content, { ...sender, isOwn: dice.chance(0.5) }, at, addressOf);
-        if ("envelope" in reading) follow(reading.envelope, bytes.length * 4);
+        if (typeof reading !== "string") follow(reading, bytes.length * 4);
       },
     },
     {

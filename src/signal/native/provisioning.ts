@@ -3,7 +3,7 @@
  * **Source:** SIGNAL-NATIVE 2.2, 2.3, 2.5 (read in signal-cli, mautrix-signal; verified against the mock server).
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { Aci, hkdf, Pni, PrivateKey, PublicKey } from "@signalapp/libsignal-client";
+import { Aci, hkdf, PrivateKey, PublicKey } from "@signalapp/libsignal-client";
 import { createCipheriv, createDecipheriv, createHmac, timingSafeEqual } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
@@ -15,13 +15,11 @@ export type Provision = {
   readonly code: string;
   readonly aci: string;
   readonly aciIdentity: PrivateKey;
-  /** Bare UUID; null for an account without a number. */
-  readonly pni: string | null;
+  /** Null for an account without a number. */
   readonly pniIdentity: PrivateKey | null;
   readonly number: string | null;
   readonly profileKey: Bytes | null;
   readonly entropyPool: string | null;
-  readonly masterKey: Bytes | null;
   readonly credentialSalt: Bytes | null;
   readonly sendsReadReceipts: boolean;
 };
@@ -66,21 +64,18 @@ function decrypt(body: Uint8Array, theirs: PublicKey, ephemeral: PrivateKey): By
 function toProvision(plain: Bytes): Provision {
   const message = fromBinary(ProvisionMessageSchema, plain);
   const aci = message.aciBinary.length === 16 ? Aci.fromUuidBytes(message.aciBinary).getServiceIdString() : message.aci;
-  const pni = message.pniBinary.length === 16 ? Pni.fromUuidBytes(message.pniBinary).getRawUuid() : message.pni;
   const aciIdentity = toIdentity(message.aciIdentityKeyPrivate, message.aciIdentityKeyPublic);
   if (aciIdentity === null || aci === "" || message.provisioningCode === "") throw refuse("a field is missing");
-  const pniIdentity = toIdentity(message.pniIdentityKeyPrivate, message.pniIdentityKeyPublic);
+  const hasPni = message.pniBinary.length === 16 || message.pni !== "";
   const sized = (bytes: Uint8Array, length: number) => (bytes.length === length ? owned(bytes) : null);
   return {
     code: message.provisioningCode,
     aci: aci.toLowerCase(),
     aciIdentity,
-    pni: pni === "" || pniIdentity === null ? null : pni.toLowerCase(),
-    pniIdentity: pni === "" ? null : pniIdentity,
-    number: message.number === "" ? null : message.number,
+    pniIdentity: hasPni ? toIdentity(message.pniIdentityKeyPrivate, message.pniIdentityKeyPublic) : null,
+    number: message.number || null,
     profileKey: sized(message.profileKey, 32),
-    entropyPool: message.accountEntropyPool === "" ? null : message.accountEntropyPool,
-    masterKey: sized(message.masterKey, 32),
+    entropyPool: message.accountEntropyPool || null,
     credentialSalt: sized(message.authCredentialSalt, 16),
     sendsReadReceipts: message.readReceipts,
   };
