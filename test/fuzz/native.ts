@@ -127,6 +127,10 @@ const types = [
   Envelope_Type.UNKNOWN,
 ] as const;
 
+const noGroups = {
+  learn: () => Promise.reject(new Error("not asked")),
+  load: () => Promise.reject(new Error("not asked")),
+};
 /** Rolls back whatever it did. */
 const undo = new Error("undo");
 /** A session that counts far ahead costs more and more to catch up with. */
@@ -170,10 +174,10 @@ export async function nativeTargets(): Promise<Target[]> {
         database,
         clock: systemClock,
         log: quietLog,
-        account,
+        account: () => account,
         trustRoots,
         isAllowed: () => isAllowed,
-        groups: { standing: () => standing },
+        groups: { ...noGroups, standing: () => standing },
       },
       overlay,
       { bytes, serverAt: null, ack: () => undefined },

@@ -17,12 +17,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { type Bytes, concat, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
-import {
-  type AttachmentPointer,
-  AttachmentPointerSchema,
-  type ContactDetails,
-  ContactDetailsSchema,
-} from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
 
 const ivBytes = 16;
@@ -36,15 +31,15 @@ const unavailable = (why: string, cause?: unknown): BridgeError =>
   new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
 
 /** The part of a pointer that fetches and opens the blob, as the opaque `ref` of an `Attachment`: base64url. It holds the key. */
-export function toRef({ identifier, cdnNumber, key, digest, size }: AttachmentPointer): string {
-  const needed = create(AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
-  return Buffer.from(toBinary(AttachmentPointerSchema, needed)).toString("base64url");
+export function toRef({ identifier, cdnNumber, key, digest, size }: wire.AttachmentPointer): string {
+  const needed = create(wire.AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
+  return Buffer.from(toBinary(wire.AttachmentPointerSchema, needed)).toString("base64url");
 }
 
 /** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
-export function fromRef(ref: string): AttachmentPointer {
+export function fromRef(ref: string): wire.AttachmentPointer {
   try {
-    return fromBinary(AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
+    return fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
   } catch (error) {
     throw unavailable("its reference is damaged", error);
   }
@@ -59,7 +54,7 @@ type Hosts = Pick<Service, "cdnUrl" | "fetch">;
  */
 export async function downloadAttachment(
   service: Hosts,
-  pointer: AttachmentPointer,
+  pointer: wire.AttachmentPointer,
   bytesMax: number,
   signal: AbortSignal,
 ): Promise<Bytes> {
@@ -86,7 +81,7 @@ export async function downloadAttachment(
  */
 export function decryptAttachment(
   blob: Uint8Array,
-  { key, digest, size }: Pick<AttachmentPointer, "key" | "digest" | "size">,
+  { key, digest, size }: Pick<wire.AttachmentPointer, "key" | "digest" | "size">,
 ): Bytes {
   if (key.length !== 64 || digest.length !== 32) throw unavailable("its pointer has no key or no digest");
   const cipherBytes = blob.length - ivBytes - macBytes;
@@ -150,7 +145,7 @@ export async function uploadAttachment(
   connection: Pick<AuthMessagesService, "getUploadForm">,
   file: Upload,
   signal: AbortSignal,
-): Promise<AttachmentPointer> {
+): Promise<wire.AttachmentPointer> {
   const { blob, key, digest, size } = encryptAttachment(file.plain);
   const form = await uploadForm(connection, blob.length, signal);
   const base = service.cdnUrl(form.cdn);
@@ -180,7 +175,7 @@ export async function uploadAttachment(
     };
     await put(form.signedUploadUrl, "POST", tus, blob);
   }
-  return create(AttachmentPointerSchema, {
+  return create(wire.AttachmentPointerSchema, {
     identifier: { case: "cdnKey", value: form.key },
     cdnNumber: form.cdn,
     contentType: file.contentType,
@@ -242,12 +237,12 @@ export function splitLongText(text: string): { readonly body: string; readonly f
  * The entries of a decrypted contact list, without their pictures. Ends at the first entry that is cut short.
  * Layout: repeated varint length ‖ ContactDetails ‖ picture bytes. **Source:** libsignal-service DeviceContactsInputStream.
  */
-export function* parseContacts(blob: Uint8Array): Generator<ContactDetails> {
+export function* parseContacts(blob: Uint8Array): Generator<wire.ContactDetails> {
   const reader = new BinaryReader(blob);
   while (reader.pos < reader.len) {
-    let contact: ContactDetails;
+    let contact: wire.ContactDetails;
     try {
-      contact = fromBinary(ContactDetailsSchema, reader.bytes());
+      contact = fromBinary(wire.ContactDetailsSchema, reader.bytes());
       reader.pos += contact.avatar?.length ?? 0;
     } catch {
       return;

@@ -7,19 +7,7 @@ import { Aci } from "@signalapp/libsignal-client";
 import { randomBytes } from "node:crypto";
 import type { Millis, OutboundBody, Quote, StyleRange } from "../../core/model.ts";
 import { type Bytes, owned } from "./bytes.ts";
-import {
-  type AttachmentPointer,
-  BodyRange_Style,
-  ContentSchema,
-  type DataMessage,
-  DataMessageSchema,
-  type EditMessage,
-  EditMessageSchema,
-  ReceiptMessage_Type,
-  type SyncMessageSchema,
-  type SyncMessage_Request_Type,
-  TypingMessage_Action,
-} from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 
 /** What every message carries besides what it says. */
 export type Frame = {
@@ -33,10 +21,10 @@ export type Frame = {
 };
 
 /** Text as the body carries it, and the uploaded files; the whole of a long text is the first of them. */
-export type Parts = { readonly body: string; readonly files: readonly AttachmentPointer[] };
+export type Parts = { readonly body: string; readonly files: readonly wire.AttachmentPointer[] };
 
 /** The message in the form that content and transcript share. */
-export type Composed = { readonly message: DataMessage } | { readonly editMessage: EditMessage };
+export type Composed = { readonly message: wire.DataMessage } | { readonly editMessage: wire.EditMessage };
 
 const requiredForReactions = 4;
 const quoteLengthMax = 2_000;
@@ -57,10 +45,10 @@ export function compose(said: OutboundBody, parts: Parts, frame: Frame): Compose
       targetSentTimestamp: BigInt(said.targetSentAt),
     };
     return {
-      message: create(DataMessageSchema, { ...common, requiredProtocolVersion: requiredForReactions, reaction }),
+      message: create(wire.DataMessageSchema, { ...common, requiredProtocolVersion: requiredForReactions, reaction }),
     };
   }
-  const message = create(DataMessageSchema, {
+  const message = create(wire.DataMessageSchema, {
     ...common,
     body: parts.body,
     attachments: [...parts.files],
@@ -69,13 +57,13 @@ export function compose(said: OutboundBody, parts: Parts, frame: Frame): Compose
   });
   if (said.kind === "text") return { message };
   const edit = { targetSentTimestamp: BigInt(said.targetSentAt), dataMessage: message };
-  return { editMessage: create(EditMessageSchema, edit) };
+  return { editMessage: create(wire.EditMessageSchema, edit) };
 }
 
 const toRange = ({ start, length, style }: StyleRange) => ({
   start,
   length,
-  value: { case: "style" as const, value: BodyRange_Style[style] },
+  value: { case: "style" as const, value: wire.BodyRange_Style[style] },
 });
 
 function toQuote(quote: Quote | null) {
@@ -87,9 +75,9 @@ function toQuote(quote: Quote | null) {
 /** The 16 bytes of a UUID. @throws Error when it is none */
 export const aciBytes = (uuid: string): Bytes => owned(Aci.fromUuid(uuid).getServiceIdBinary());
 
-type ContentShape = MessageInitShape<typeof ContentSchema>;
+type ContentShape = MessageInitShape<typeof wire.ContentSchema>;
 const serialize = (content: NonNullable<ContentShape["content"]>, more: ContentShape = {}): Bytes =>
-  owned(toBinary(ContentSchema, create(ContentSchema, { content, ...more })));
+  owned(toBinary(wire.ContentSchema, create(wire.ContentSchema, { content, ...more })));
 /** 1..511 bytes, so that the length of a transcript says nothing. */
 const randomPadding = (): Bytes => owned(randomBytes(1 + (randomBytes(2).readUInt16BE() % (paddingMax - 1))));
 
@@ -127,21 +115,21 @@ export function transcriptContent(
   return syncContent({ content: { case: "sent", value } });
 }
 
-export const requestContent = (type: SyncMessage_Request_Type): Bytes =>
+export const requestContent = (type: wire.SyncMessage_Request_Type): Bytes =>
   syncContent({ content: { case: "request", value: { type } } });
 
 /** Tells our other devices that a message was read here. */
 export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>
   syncContent({ read: [{ timestamp: BigInt(sentAt), senderAciBinary: aciBytes(aci) }] });
 
-const syncContent = (sync: MessageInitShape<typeof SyncMessageSchema>): Bytes =>
+const syncContent = (sync: MessageInitShape<typeof wire.SyncMessageSchema>): Bytes =>
   serialize({ case: "syncMessage", value: { ...sync, padding: randomPadding() } });
 
 export const receiptContent = (type: "DELIVERY" | "READ", sentAt: Millis): Bytes =>
-  serialize({ case: "receiptMessage", value: { type: ReceiptMessage_Type[type], timestamp: [BigInt(sentAt)] } });
+  serialize({ case: "receiptMessage", value: { type: wire.ReceiptMessage_Type[type], timestamp: [BigInt(sentAt)] } });
 
 export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Bytes | null): Bytes {
-  const action = isTyping ? TypingMessage_Action.STARTED : TypingMessage_Action.STOPPED;
+  const action = isTyping ? wire.TypingMessage_Action.STARTED : wire.TypingMessage_Action.STOPPED;
   const value = { timestamp: BigInt(timestamp), action, ...(groupId && { groupId }) };
   return serialize({ case: "typingMessage", value });
 }

@@ -20,9 +20,9 @@ import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { NativeAccount } from "./account.ts";
 import { type Bytes, reasonOf, utf8 } from "./bytes.ts";
+import type { Context } from "./transport.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -64,7 +64,7 @@ export type Line = {
   close(): Promise<void>;
 };
 
-export type LineDeps = { readonly net: Net; readonly clock: Clock; readonly log: Log };
+type LineDeps = Pick<Context, "net" | "clock" | "log">;
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 

@@ -8,18 +8,7 @@ import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextCon
 import { longTextType, toRef } from "./attachments.ts";
 import { owned, toBase64 } from "./bytes.ts";
 import { groupIdOf } from "./groups.ts";
-import {
-  type AttachmentPointer,
-  AttachmentPointer_Flags,
-  type BodyRange,
-  type Content,
-  type DataMessage,
-  DataMessage_Flags,
-  type EditMessage,
-  ReceiptMessage_Type,
-  type SyncMessage,
-  TypingMessage_Action,
-} from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 
 /** Who sent a content, and when; established by the cipher, not by the content. */
 export type Sender = {
@@ -44,7 +33,12 @@ const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
 /** `now` bounds timestamps from the future. `addressOf` adds what is known of a person. */
-export function readContent(content: Content, sender: Sender, now: Millis, addressOf: AddressOf): Envelope | string {
+export function readContent(
+  content: wire.Content,
+  sender: Sender,
+  now: Millis,
+  addressOf: AddressOf,
+): Envelope | string {
   const { sentAt } = sender;
   if (sentAt < 1 || sentAt > Math.min(timestampMax, now + dayMs)) return "timestamp out of range";
   const source: Address = { aci: sender.aci, number: sender.number };
@@ -64,7 +58,7 @@ export function readContent(content: Content, sender: Sender, now: Millis, addre
 
 const empty = (what: string): Read => ({ said: { kind: "empty", what }, chat: null });
 
-function readKind({ content }: Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
+function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
   switch (content.case) {
     case "dataMessage":
       return readData(content.value, sender.sentAt, direct, addressOf);
@@ -80,7 +74,7 @@ function readKind({ content }: Content, sender: Sender, direct: Chat, addressOf:
       const { timestamp, action, groupId } = content.value;
       if (Number(timestamp) !== sender.sentAt) return "typing timestamp differs";
       const chat: Chat = groupId.length === 0 ? direct : { kind: "group", id: toBase64(groupId) };
-      return { said: { kind: "typing", isTyping: action === TypingMessage_Action.STARTED }, chat };
+      return { said: { kind: "typing", isTyping: action === wire.TypingMessage_Action.STARTED }, chat };
     }
     default:
       return empty(content.case ?? "nothing");
@@ -88,19 +82,19 @@ function readKind({ content }: Content, sender: Sender, direct: Chat, addressOf:
 }
 
 const receiptKinds = {
-  [ReceiptMessage_Type.DELIVERY]: "delivery",
-  [ReceiptMessage_Type.READ]: "read",
-  [ReceiptMessage_Type.VIEWED]: "viewed",
+  [wire.ReceiptMessage_Type.DELIVERY]: "delivery",
+  [wire.ReceiptMessage_Type.READ]: "read",
+  [wire.ReceiptMessage_Type.VIEWED]: "viewed",
 } as const;
 
-function readData(data: DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
+function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   if (Number(data.timestamp) !== sentAt) return "message timestamp differs";
   const chat = chatOf(data, direct);
   const said = readBody(data, addressOf);
   return typeof chat === "string" ? chat : typeof said === "string" ? said : { said, chat };
 }
 
-function readEdit(edit: EditMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
+function readEdit(edit: wire.EditMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   const data = edit.dataMessage;
   if (data === undefined || Number(data.timestamp) !== sentAt) return "edit timestamp differs";
   if (edit.targetSentTimestamp === 0n) return "edit of nothing";
@@ -112,7 +106,7 @@ function readEdit(edit: EditMessage, sentAt: Millis, direct: Chat, addressOf: Ad
 }
 
 /** A transcript of what another of our devices sent, or news among our devices. */
-function readSync({ content, read, viewed }: SyncMessage, ownAci: string, addressOf: AddressOf): Read {
+function readSync({ content, read, viewed }: wire.SyncMessage, ownAci: string, addressOf: AddressOf): Read {
   if (content.case !== "sent")
     return empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`);
   const sent = content.value;
@@ -133,18 +127,19 @@ function readSync({ content, read, viewed }: SyncMessage, ownAci: string, addres
 }
 
 /** The group wins over the destination. */
-function chatOf({ groupV2 }: DataMessage, direct: Chat): Chat | string {
+function chatOf({ groupV2 }: wire.DataMessage, direct: Chat): Chat | string {
   if (groupV2 === undefined) return direct;
   if (groupV2.masterKey.length !== 32) return "group master key of wrong length";
   return { kind: "group", id: groupIdOf(groupV2.masterKey) };
 }
 
-function readBody(data: DataMessage, addressOf: AddressOf): Said | string {
+function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
   const { flags, reaction } = data;
   if (data.requiredProtocolVersion > protocolVersionMax) return { kind: "unknown", what: "newer protocol" };
-  if (flags & DataMessage_Flags.EXPIRATION_TIMER_UPDATE) return { kind: "timer", expiresInSeconds: data.expireTimer };
-  if (flags & DataMessage_Flags.END_SESSION) return { kind: "empty", what: "end session" };
-  if (flags & DataMessage_Flags.PROFILE_KEY_UPDATE) return { kind: "empty", what: "profile key" };
+  if (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE)
+    return { kind: "timer", expiresInSeconds: data.expireTimer };
+  if (flags & wire.DataMessage_Flags.END_SESSION) return { kind: "empty", what: "end session" };
+  if (flags & wire.DataMessage_Flags.PROFILE_KEY_UPDATE) return { kind: "empty", what: "profile key" };
   if (reaction !== undefined) {
     const author = toAci(reaction.targetAuthorAciBinary, reaction.targetAuthorAci);
     const targetSentAt = Number(reaction.targetSentTimestamp);
@@ -160,7 +155,7 @@ function readBody(data: DataMessage, addressOf: AddressOf): Said | string {
   return what === null ? toText(data, addressOf) : { kind: "empty", what };
 }
 
-function otherKind(data: DataMessage): string | null {
+function otherKind(data: wire.DataMessage): string | null {
   if (data.storyContext) return "story reply";
   if (data.pollCreate ?? data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
@@ -171,7 +166,7 @@ function otherKind(data: DataMessage): string | null {
   return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
-function toText(data: DataMessage, addressOf: AddressOf): TextContent | string {
+function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
   const isDamaged = data.attachments.some(({ key, digest }) => key.length !== 64 || digest.length !== 32);
   if (isDamaged) return "attachment without key or digest";
@@ -190,7 +185,7 @@ function toText(data: DataMessage, addressOf: AddressOf): TextContent | string {
 }
 
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */
-function toMentions(ranges: readonly BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
+function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
   return ranges.flatMap(({ start, length: wanted, value }): Mention[] => {
     const aci =
       value.case === "mentionAciBinary"
@@ -203,17 +198,17 @@ function toMentions(ranges: readonly BodyRange[], textLength: number, addressOf:
   });
 }
 
-const toAttachment = (pointer: AttachmentPointer): TextContent["attachments"][number] => ({
+const toAttachment = (pointer: wire.AttachmentPointer): TextContent["attachments"][number] => ({
   ref: toRef(pointer),
   contentType: pointer.contentType || "application/octet-stream",
   fileName: pointer.fileName || null,
   sizeBytes: pointer.size,
-  isVoiceNote: (pointer.flags & AttachmentPointer_Flags.VOICE_MESSAGE) !== 0,
+  isVoiceNote: (pointer.flags & wire.AttachmentPointer_Flags.VOICE_MESSAGE) !== 0,
   isLongText: pointer.contentType === longTextType,
 });
 
 /** What people write, whether as a message or as an edit of one. */
-export const dataOf = ({ content }: Content): DataMessage | undefined =>
+export const dataOf = ({ content }: wire.Content): wire.DataMessage | undefined =>
   content.case === "dataMessage"
     ? content.value
     : content.case === "editMessage"

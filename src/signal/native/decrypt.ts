@@ -6,25 +6,14 @@
  *
  * **Source:** SIGNAL-NATIVE 4.1, 4.2.
  */
-import {
-  CiphertextMessageType,
-  groupDecrypt,
-  PlaintextContent,
-  PreKeySignalMessage,
-  ProtocolAddress,
-  type PublicKey,
-  sealedSenderDecryptToUsmc,
-  signalDecrypt,
-  signalDecryptPreKey,
-  SignalMessage,
-  ServiceId,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
 import type { NativeAccount, Own } from "./account.ts";
 import { type Bytes, owned } from "./bytes.ts";
 import { toAci } from "./content.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
+import type { Context } from "./transport.ts";
 
 /** What is known of a message before, or without, its decryption. */
 export type Sealing = {
@@ -38,12 +27,12 @@ export type Sealing = {
   /** The group as the seal names it; null outside of one. */
   groupId: Bytes | null;
   /** The inner ciphertext, for a request to send again; null where there is none. */
-  original: { readonly bytes: Bytes; readonly type: CiphertextMessageType } | null;
+  original: { readonly bytes: Bytes; readonly type: libsignal.CiphertextMessageType } | null;
 };
 
-export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: CiphertextMessageType };
+export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: libsignal.CiphertextMessageType };
 
-type Who = { readonly account: NativeAccount; readonly trustRoots: readonly PublicKey[] };
+type Who = Pick<Context, "account" | "trustRoots">;
 
 /** Which of our identities an envelope is for; null for neither. Absent means the ACI. */
 function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | null {
@@ -54,7 +43,7 @@ function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | n
 
 function serviceIdOf(binary: Uint8Array): string | null {
   try {
-    return ServiceId.parseFromServiceIdBinary(owned(binary)).getServiceIdString();
+    return libsignal.ServiceId.parseFromServiceIdBinary(owned(binary)).getServiceIdString();
   } catch {
     return null;
   }
@@ -71,7 +60,7 @@ export async function decrypt(
   now: Millis,
   sealing: Sealing,
 ): Promise<Plain | string> {
-  const own = destinationOf(envelope, who.account);
+  const own = destinationOf(envelope, who.account());
   if (own === null) return "for another account";
   const content = owned(envelope.content);
   if (envelope.type === Envelope_Type.UNIDENTIFIED_SENDER) {
@@ -82,18 +71,18 @@ export async function decrypt(
   sealing.deviceId = envelope.sourceDeviceId;
   switch (envelope.type) {
     case Envelope_Type.DOUBLE_RATCHET:
-      return openCipher(overlay, own, CiphertextMessageType.Whisper, content, sealing);
+      return openCipher(overlay, own, libsignal.CiphertextMessageType.Whisper, content, sealing);
     case Envelope_Type.PREKEY_MESSAGE:
-      return openCipher(overlay, own, CiphertextMessageType.PreKey, content, sealing);
+      return openCipher(overlay, own, libsignal.CiphertextMessageType.PreKey, content, sealing);
     case Envelope_Type.PLAINTEXT_CONTENT:
-      return openCipher(overlay, own, CiphertextMessageType.Plaintext, content, sealing);
+      return openCipher(overlay, own, libsignal.CiphertextMessageType.Plaintext, content, sealing);
     default:
       return `envelope type ${envelope.type}`;
   }
 }
 
-const { Whisper, PreKey, SenderKey, Plaintext } = CiphertextMessageType;
-const sealedTypes = new Map<number, CiphertextMessageType>(
+const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
+const sealedTypes = new Map<number, libsignal.CiphertextMessageType>(
   [Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]),
 );
 
@@ -105,13 +94,13 @@ async function unseal(
   now: Millis,
   sealing: Sealing,
 ): Promise<Plain | string> {
-  const inner = await sealedSenderDecryptToUsmc(content, overlay.stores(own).identities);
+  const inner = await libsignal.sealedSenderDecryptToUsmc(content, overlay.stores(own).identities);
   const certificate = inner.senderCertificate();
   // libsignal opens the seal without looking at the certificate: a forger is told apart here, and only here.
   if (!certificate.validateWithTrustRoots([...trustRoots], now)) return "forged or expired certificate";
   const aci = certificate.senderAci()?.getServiceIdString() ?? null;
   const deviceId = certificate.senderDeviceId();
-  if (aci === account.aci.serviceId && deviceId === account.deviceId) return "our own";
+  if (aci === own.serviceId && deviceId === account().deviceId) return "our own";
   Object.assign(sealing, {
     aci,
     deviceId,
@@ -128,31 +117,31 @@ async function unseal(
 async function openCipher(
   overlay: Overlay,
   own: Own,
-  type: CiphertextMessageType,
+  type: libsignal.CiphertextMessageType,
   bytes: Bytes,
   sealing: Sealing,
 ): Promise<Plain | string> {
   if (sealing.aci === null) return "no sender";
-  const from = ProtocolAddress.new(sealing.aci, sealing.deviceId);
+  const from = libsignal.ProtocolAddress.new(sealing.aci, sealing.deviceId);
   const { sessions, identities, preKeys, signedPreKeys, kyberPreKeys, senderKeys } = overlay.stores(own);
   const give = (body: Bytes): Plain => ({ body: unpad(body), own, type });
   switch (type) {
-    case CiphertextMessageType.Whisper: {
-      const message = SignalMessage.deserialize(bytes);
+    case libsignal.CiphertextMessageType.Whisper: {
+      const message = libsignal.SignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
-      return give(await signalDecrypt(message, from, own.address, sessions, identities));
+      return give(await libsignal.signalDecrypt(message, from, own.address, sessions, identities));
     }
-    case CiphertextMessageType.PreKey: {
-      const message = PreKeySignalMessage.deserialize(bytes);
+    case libsignal.CiphertextMessageType.PreKey: {
+      const message = libsignal.PreKeySignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
       const keys = [preKeys, signedPreKeys, kyberPreKeys] as const;
-      return give(await signalDecryptPreKey(message, from, own.address, sessions, identities, ...keys));
+      return give(await libsignal.signalDecryptPreKey(message, from, own.address, sessions, identities, ...keys));
     }
-    case CiphertextMessageType.SenderKey:
+    case libsignal.CiphertextMessageType.SenderKey:
       sealing.original = { bytes, type };
-      return give(await groupDecrypt(from, senderKeys, bytes));
-    case CiphertextMessageType.Plaintext:
-      return give(PlaintextContent.deserialize(bytes).body());
+      return give(await libsignal.groupDecrypt(from, senderKeys, bytes));
+    case libsignal.CiphertextMessageType.Plaintext:
+      return give(libsignal.PlaintextContent.deserialize(bytes).body());
   }
 }
 

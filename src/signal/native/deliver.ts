@@ -8,33 +8,19 @@
  * Sessions are committed before anything goes out: a message key may be burnt, never used twice. The server delivers to all
  * devices or to none. **Source:** SIGNAL-NATIVE 5.1 to 5.4.
  */
-import {
-  CiphertextMessage,
-  ErrorCode,
-  KEMPublicKey,
-  LibSignalErrorBase,
-  type PlaintextContent,
-  PreKeyBundle,
-  processPreKeyBundle,
-  ProtocolAddress,
-  PublicKey,
-  sealedSenderEncrypt,
-  SenderCertificate,
-  signalEncrypt,
-  UnidentifiedSenderMessageContent,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import { findRecipient, type NativeAccount } from "./account.ts";
+import { findRecipient } from "./account.ts";
 import { type Bytes, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
-import type { Line, Reply } from "./connect.ts";
+import type { Reply } from "./connect.ts";
 import { pad } from "./decrypt.ts";
 import { putRow } from "./schema.ts";
-import { openOverlay, type Overlay, type OverlayDeps } from "./store.ts";
+import { openOverlay, type Overlay } from "./store.ts";
+import type { Context } from "./transport.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
 const roundsMax = 5;
@@ -54,44 +40,35 @@ const kinds = {
   typing: { isUrgent: false, isOnline: true, hint: 2, isLogged: false },
 } as const;
 
-export type DeliverDeps = OverlayDeps & {
-  readonly log: Log;
-  readonly line: () => Line;
-  readonly account: () => NativeAccount;
-  /** The account's mutex: held for the ratchet and its commit, never over the network. */
-  readonly lock: <T>(work: () => Promise<T>) => Promise<T>;
-  readonly certificate: () => Promise<SenderCertificate | null>;
-};
-
 type Parcel = {
   readonly kind: keyof typeof kinds;
   /** ACI of the recipient, ours included: then it goes to our other devices. */
   readonly to: string;
   /** Serialized `Content`, or a request to send again, which is not encrypted. */
-  readonly content: Bytes | PlaintextContent;
+  readonly content: Bytes | libsignal.PlaintextContent;
   /** The message's identity; every repetition carries the same. */
   readonly timestamp: Millis;
   /** 32 bytes, named in the seal. */
   readonly groupId?: Bytes | null;
 };
 
-type Seal = { readonly header: [string, string]; readonly certificate: SenderCertificate };
+type Seal = { readonly header: [string, string]; readonly certificate: libsignal.SenderCertificate };
 
 /**
  * Resolves when the server has it for every device of the recipient; true when it went sealed.
  * @throws BridgeError `unregistered` `untrusted_identity` `send_rejected` `captcha` `signal_rate_limited` `send_uncertain`
  *   `signal_unreachable` `signal_protocol` `database`
  */
-export async function deliver(deps: DeliverDeps, parcel: Parcel): Promise<boolean> {
+export async function deliver(context: Context, parcel: Parcel): Promise<boolean> {
   const { to, timestamp } = parcel;
   const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
-  const isSelf = to === deps.account().aci.serviceId;
+  const isSelf = to === context.account().aci.serviceId;
   let mayBeSealed = !isSelf;
   let wanted: readonly (number | "*")[] = [];
   for (let round = 0; round < roundsMax; round++) {
-    const seal = mayBeSealed ? await sealFor(deps, to) : null;
-    const bundles = await fetchBundles(deps, to, wanted, seal);
-    const messages = await deps.lock(() => encrypt(deps, parcel, bundles, seal));
+    const seal = mayBeSealed ? await sealFor(context, to) : null;
+    const bundles = await fetchBundles(context, to, wanted, seal);
+    const messages = await context.mutex.run(() => encrypt(context, parcel, bundles, seal));
     if (messages.length === 0) {
       // Only our own account can be without any other device.
       if (isSelf && wanted.length > 0) return false;
@@ -103,22 +80,22 @@ export async function deliver(deps: DeliverDeps, parcel: Parcel): Promise<boolea
     const json = { messages, timestamp, online, urgent };
     const request = { verb: "PUT", path: `/v1/messages/${to}`, json } as const;
     const reply = await (seal === null
-      ? deps.line().request(request)
-      : deps.line().sealedRequest({ ...request, headers: [seal.header] }));
+      ? context.line().request(request)
+      : context.line().sealedRequest({ ...request, headers: [seal.header] }));
     if (reply !== null && reply.status >= 200 && reply.status < 300) return seal !== null;
     if (seal !== null && (reply === null || reply.status === 401)) {
       mayBeSealed = false;
-      if (reply !== null) deps.database.run("UPDATE signal_recipients SET is_sealed_refused = 1 WHERE aci = ?", to);
-    } else if (reply !== null) wanted = await adjust(deps, to, reply);
+      if (reply !== null) context.database.run("UPDATE signal_recipients SET is_sealed_refused = 1 WHERE aci = ?", to);
+    } else if (reply !== null) wanted = await adjust(context, to, reply);
   }
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
 
 /** Null where a message to this person goes unsealed. */
-async function sealFor(deps: DeliverDeps, to: string): Promise<Seal | null> {
-  const { profileKey, isSealedRefused } = findRecipient(deps.database, to);
+async function sealFor(context: Context, to: string): Promise<Seal | null> {
+  const { profileKey, isSealedRefused } = findRecipient(context.database, to);
   if (profileKey === null || isSealedRefused) return null;
-  const certificate = await deps.certificate();
+  const certificate = await context.certificate();
   const accessKey = toBase64(new ProfileKey(profileKey).deriveAccessKey());
   return certificate && { header: ["unidentified-access-key", accessKey], certificate };
 }
@@ -126,7 +103,7 @@ async function sealFor(deps: DeliverDeps, to: string): Promise<Seal | null> {
 const key = v.pipe(v.string(), v.transform(fromBase64));
 const publicKey = v.pipe(
   key,
-  v.transform((bytes) => PublicKey.deserialize(bytes)),
+  v.transform((bytes) => libsignal.PublicKey.deserialize(bytes)),
 );
 const signedKey = v.object({ keyId: v.number(), publicKey: key, signature: key });
 const bundleList = v.object({
@@ -144,34 +121,34 @@ const bundleList = v.object({
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
 async function fetchBundles(
-  deps: DeliverDeps,
+  context: Context,
   to: string,
   wanted: readonly (number | "*")[],
   seal: Seal | null,
-): Promise<PreKeyBundle[]> {
-  const { aci, deviceId } = deps.account();
-  const bundles: PreKeyBundle[] = [];
+): Promise<libsignal.PreKeyBundle[]> {
+  const { aci, deviceId } = context.account();
+  const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
     const request = { verb: "GET", path: `/v2/keys/${to}/${device}` } as const;
-    let reply = seal && (await deps.line().sealedRequest({ ...request, headers: [seal.header] }));
-    if (reply === null || reply.status === 401) reply = await deps.line().request(request);
+    let reply = seal && (await context.line().sealedRequest({ ...request, headers: [seal.header] }));
+    if (reply === null || reply.status === 401) reply = await context.line().request(request);
     if (reply.status === 404 && device !== "*") continue;
-    if (reply.status !== 200) throw refusal(deps.database, reply, "fetch keys");
+    if (reply.status !== 200) throw refusal(context.database, reply, "fetch keys");
     try {
       const { identityKey, devices } = v.parse(bundleList, reply.json);
       for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey } of devices) {
         if (to === aci.serviceId && id === deviceId) continue;
-        const bundle = PreKeyBundle.new(
+        const bundle = libsignal.PreKeyBundle.new(
           registrationId,
           id,
           preKey?.keyId ?? null,
           preKey?.publicKey ?? null,
           signed.keyId,
-          PublicKey.deserialize(signed.publicKey),
+          libsignal.PublicKey.deserialize(signed.publicKey),
           signed.signature,
           identityKey,
           pqPreKey.keyId,
-          KEMPublicKey.deserialize(pqPreKey.publicKey),
+          libsignal.KEMPublicKey.deserialize(pqPreKey.publicKey),
           pqPreKey.signature,
         );
         bundles.push(bundle);
@@ -192,44 +169,47 @@ type WireMessage = {
 
 /** Under the mutex. When it resolves, the sessions and our own copy are committed. Empty when there is no session. */
 async function encrypt(
-  deps: DeliverDeps,
+  context: Context,
   { kind, to, content, timestamp, groupId = null }: Parcel,
-  bundles: readonly PreKeyBundle[],
+  bundles: readonly libsignal.PreKeyBundle[],
   seal: Seal | null,
 ): Promise<WireMessage[]> {
-  const { aci, deviceId } = deps.account();
-  const overlay = openOverlay(deps);
+  const { aci, deviceId } = context.account();
+  const overlay = openOverlay(context);
   const { sessions, identities } = overlay.stores(aci);
-  const now = new Date(deps.clock.now());
+  const now = new Date(context.clock.now());
   const messages: WireMessage[] = [];
   try {
     for (const bundle of bundles) {
-      const peer = ProtocolAddress.new(to, bundle.deviceId());
-      await processPreKeyBundle(bundle, peer, aci.address, sessions, identities, now);
+      const peer = libsignal.ProtocolAddress.new(to, bundle.deviceId());
+      await libsignal.processPreKeyBundle(bundle, peer, aci.address, sessions, identities, now);
     }
     const padded = content instanceof Uint8Array ? pad(content) : null;
     for (const id of overlay.devices("aci", to)) {
       const session = overlay.session("aci", to, id);
       const isMe = to === aci.serviceId && id === deviceId;
       if (session === null || isMe || !session.hasCurrentState(now)) continue;
-      const peer = ProtocolAddress.new(to, id);
+      const peer = libsignal.ProtocolAddress.new(to, id);
       const inner =
         content instanceof Uint8Array
-          ? await signalEncrypt(padded ?? content, peer, aci.address, sessions, identities, now)
-          : CiphertextMessage.from(content);
-      const outer = seal && UnidentifiedSenderMessageContent.new(inner, seal.certificate, kinds[kind].hint, groupId);
+          ? await libsignal.signalEncrypt(padded ?? content, peer, aci.address, sessions, identities, now)
+          : libsignal.CiphertextMessage.from(content);
+      const outer =
+        seal && libsignal.UnidentifiedSenderMessageContent.new(inner, seal.certificate, kinds[kind].hint, groupId);
       messages.push({
         // A ratchet message is 2 among ciphertexts and 1 among envelopes.
         type: outer !== null ? 6 : inner.type() === 2 ? 1 : inner.type(),
         destinationDeviceId: id,
         destinationRegistrationId: session.remoteRegistrationId(),
-        content: toBase64(outer === null ? inner.serialize() : await sealedSenderEncrypt(outer, peer, identities)),
+        content: toBase64(
+          outer === null ? inner.serialize() : await libsignal.sealedSenderEncrypt(outer, peer, identities),
+        ),
       });
     }
     if (messages.length === 0) return messages;
     if (kinds[kind].isLogged && content instanceof Uint8Array)
       overlay.later(() =>
-        putRow(deps.database, "send_log", { sent_at: timestamp, service_id: to, content, group_id: groupId }),
+        putRow(context.database, "send_log", { sent_at: timestamp, service_id: to, content, group_id: groupId }),
       );
     overlay.commit();
     return messages;
@@ -241,7 +221,7 @@ async function encrypt(
 function toEncryptError(overlay: Overlay, cause: unknown): BridgeError {
   if (cause instanceof BridgeError) return cause;
   if (overlay.fault() !== null) return new BridgeError("database", "Cannot encrypt as the key store failed", { cause });
-  if (LibSignalErrorBase.is(cause, ErrorCode.UntrustedIdentity))
+  if (libsignal.LibSignalErrorBase.is(cause, libsignal.ErrorCode.UntrustedIdentity))
     return new BridgeError("untrusted_identity", "Cannot send as the recipient's identity key changed", { cause });
   return new BridgeError("send_rejected", `Cannot encrypt: ${reasonOf(cause)}`, { cause });
 }
@@ -250,12 +230,12 @@ const ids = v.optional(v.array(v.number()), []);
 const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices: ids });
 
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
-async function adjust({ database, lock }: DeliverDeps, to: string, reply: Reply): Promise<readonly number[]> {
+async function adjust({ database, mutex }: Context, to: string, reply: Reply): Promise<readonly number[]> {
   const parsed = v.safeParse(mismatch, reply.json);
   if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw refusal(database, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;
   const sql = "DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?";
-  await lock(async () =>
+  await mutex.run(() =>
     database.transaction(() => {
       for (const id of [...extraDevices, ...staleDevices]) database.run(sql, to, id);
     }),
@@ -282,14 +262,14 @@ export function certificateKeeper({
   line,
   clock,
   log,
-}: Pick<DeliverDeps, "line" | "clock" | "log">): DeliverDeps["certificate"] {
-  let kept: SenderCertificate | null = null;
+}: Pick<Context, "line" | "clock" | "log">): Context["certificate"] {
+  let kept: libsignal.SenderCertificate | null = null;
   return async () => {
     if (kept !== null && kept.expiration() - clock.now() > certificateMinMs) return kept;
     const reply = await line().request({ verb: "GET", path: "/v1/certificate/delivery?includeE164=false" });
     const answer = v.safeParse(certificateAnswer, reply.json);
     if (reply.status === 200 && answer.success)
-      return (kept = SenderCertificate.deserialize(answer.output.certificate));
+      return (kept = libsignal.SenderCertificate.deserialize(answer.output.certificate));
     log.warn("no sender certificate: messages go unsealed", { status: reply.status });
     return null;
   };

@@ -9,17 +9,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Aci, Pni } from "@signalapp/libsignal-client";
-import {
-  type AuthCredentialWithPni,
-  AuthCredentialWithPniResponse,
-  ClientZkAuthOperations,
-  ClientZkGroupCipher,
-  GroupMasterKey,
-  GroupSecretParams,
-  ProfileKeyCiphertext,
-  ServerPublicParams,
-  UuidCiphertext,
-} from "@signalapp/libsignal-client/zkgroup.js";
+import * as zkgroup from "@signalapp/libsignal-client/zkgroup.js";
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
@@ -30,7 +20,7 @@ import { findRecipient, type NativeAccount, saveProfileKey, saveRecipient } from
 import { type Bytes, fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Line } from "./connect.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
-import { type Group, Group_Member_Role, GroupAttributeBlobSchema, GroupResponseSchema } from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
 
 const daySeconds = 86_400;
@@ -87,9 +77,9 @@ export function groupFetcher(
 ): FetchGroup {
   const operations = guard(
     "the server parameters are damaged",
-    () => new ClientZkAuthOperations(new ServerPublicParams(service.serverPublicParams)),
+    () => new zkgroup.ClientZkAuthOperations(new zkgroup.ServerPublicParams(service.serverPublicParams)),
   );
-  let cached: { readonly key: string; readonly credential: AuthCredentialWithPni } | null = null;
+  let cached: { readonly key: string; readonly credential: zkgroup.AuthCredentialWithPni } | null = null;
   return async (account, masterKey, signal) => {
     const secrets = secretsOf(masterKey);
     const day = Math.floor(clock.now() / 1000 / daySeconds) * daySeconds;
@@ -127,11 +117,11 @@ const credentialsSchema = v.object({
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
 async function fetchCredential(
-  operations: ClientZkAuthOperations,
+  operations: zkgroup.ClientZkAuthOperations,
   request: Line["request"],
   account: GroupAccount,
   day: number,
-): Promise<AuthCredentialWithPni> {
+): Promise<zkgroup.AuthCredentialWithPni> {
   const query = `redemptionStartSeconds=${day}&redemptionEndSeconds=${day + daySeconds}&zkcCredential=true`;
   const reply = await request({ verb: "GET", path: `/v1/certificate/auth/group?${query}` });
   if (reply.status !== 200) throw refused(reply.status, reply.retryAfterMs);
@@ -139,7 +129,7 @@ async function fetchCredential(
     const { pni, credentials } = v.parse(credentialsSchema, reply.json);
     const todays = credentials.find((entry) => entry.redemptionTime === day);
     if (todays === undefined) throw new Error("the server gave none for today");
-    const response = new AuthCredentialWithPniResponse(fromBase64(todays.credential));
+    const response = new zkgroup.AuthCredentialWithPniResponse(fromBase64(todays.credential));
     const aci = Aci.parseFromServiceIdString(account.aci);
     // The server writes the bare UUID, libsignal the UUID behind `PNI:`.
     const ownPni = (pni ?? account.pni)?.replace(/^PNI:/, "");
@@ -150,13 +140,13 @@ async function fetchCredential(
   });
 }
 
-function toState(secrets: GroupSecretParams, answer: PinnedResponse): GroupState {
-  const { group } = fromBinary(GroupResponseSchema, answer.body);
+function toState(secrets: zkgroup.GroupSecretParams, answer: PinnedResponse): GroupState {
+  const { group } = fromBinary(wire.GroupResponseSchema, answer.body);
   if (group === undefined) throw new Error("the answer holds no group");
-  const cipher = new ClientZkGroupCipher(secrets);
+  const cipher = new zkgroup.ClientZkGroupCipher(secrets);
   // Empty bytes mean: not set.
   const open = (sealed: Uint8Array) =>
-    fromBinary(GroupAttributeBlobSchema, sealed.length === 0 ? sealed : cipher.decryptBlob(owned(sealed))).content;
+    fromBinary(wire.GroupAttributeBlobSchema, sealed.length === 0 ? sealed : cipher.decryptBlob(owned(sealed))).content;
   const title = open(group.title);
   const timer = open(group.disappearingMessagesTimer);
   return {
@@ -171,21 +161,25 @@ function toState(secrets: GroupSecretParams, answer: PinnedResponse): GroupState
 }
 
 /** Null for an entry that is not a person's ACI. */
-function toMember(cipher: ClientZkGroupCipher, member: Group["members"][number]): GroupMember | null {
-  const id = cipher.decryptServiceId(new UuidCiphertext(owned(member.userId)));
+function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["members"][number]): GroupMember | null {
+  const id = cipher.decryptServiceId(new zkgroup.UuidCiphertext(owned(member.userId)));
   if (!(id instanceof Aci)) return null;
   let profileKey: Bytes | null = null;
   try {
-    profileKey = owned(cipher.decryptProfileKey(new ProfileKeyCiphertext(owned(member.profileKey)), id).serialize());
+    profileKey = owned(
+      cipher.decryptProfileKey(new zkgroup.ProfileKeyCiphertext(owned(member.profileKey)), id).serialize(),
+    );
   } catch {
     // Only the sealed-sender route to this member is lost.
   }
-  return { aci: id.getServiceIdString(), isAdmin: member.role === Group_Member_Role.ADMINISTRATOR, profileKey };
+  return { aci: id.getServiceIdString(), isAdmin: member.role === wire.Group_Member_Role.ADMINISTRATOR, profileKey };
 }
 
-const secretsOf = (masterKey: Uint8Array): GroupSecretParams =>
-  guard("its master key is damaged", () => GroupSecretParams.deriveFromMasterKey(new GroupMasterKey(owned(masterKey))));
-const idOf = (secrets: GroupSecretParams): string =>
+const secretsOf = (masterKey: Uint8Array): zkgroup.GroupSecretParams =>
+  guard("its master key is damaged", () =>
+    zkgroup.GroupSecretParams.deriveFromMasterKey(new zkgroup.GroupMasterKey(owned(masterKey))),
+  );
+const idOf = (secrets: zkgroup.GroupSecretParams): string =>
   toBase64(secrets.getPublicParams().getGroupIdentifier().serialize());
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 

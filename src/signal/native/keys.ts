@@ -5,15 +5,8 @@
  * leave the server handing out keys that we cannot use. An upload replaces the one-time lists on the server, yet a peer may
  * have fetched a key just before: superseded rows are kept for a while. **Source:** SIGNAL-NATIVE 2.6, 6.
  */
-import {
-  KEMKeyPair,
-  KyberPreKeyRecord,
-  PreKeyRecord,
-  PrivateKey,
-  SignedPreKeyRecord,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
@@ -21,6 +14,7 @@ import type { Own, OwnName } from "./account.ts";
 import { toBase64 } from "./bytes.ts";
 import type { Line } from "./connect.ts";
 import { putRow } from "./schema.ts";
+import type { Context } from "./transport.ts";
 
 /** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
@@ -36,25 +30,28 @@ const oneTimeKept = 200;
 const signedKeptMs: Millis = 30 * dayMs;
 
 /** The two keys that a device always has: reusable, signed by the identity, replaced every two days. */
-export type StandingKeys = { readonly signed: SignedPreKeyRecord; readonly lastResort: KyberPreKeyRecord };
+export type StandingKeys = {
+  readonly signed: libsignal.SignedPreKeyRecord;
+  readonly lastResort: libsignal.KyberPreKeyRecord;
+};
 
-export function makeStandingKeys(identity: PrivateKey, nextId: () => number, at: Millis): StandingKeys {
-  const pair = PrivateKey.generate();
+export function makeStandingKeys(identity: libsignal.PrivateKey, nextId: () => number, at: Millis): StandingKeys {
+  const pair = libsignal.PrivateKey.generate();
   const publicKey = pair.getPublicKey();
   const signature = identity.sign(publicKey.serialize());
   return {
-    signed: SignedPreKeyRecord.new(nextId(), at, publicKey, pair, signature),
+    signed: libsignal.SignedPreKeyRecord.new(nextId(), at, publicKey, pair, signature),
     lastResort: makeKyberKey(identity, nextId(), at),
   };
 }
 
-function makeKyberKey(identity: PrivateKey, id: number, at: Millis): KyberPreKeyRecord {
-  const pair = KEMKeyPair.generate();
-  return KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
+function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): libsignal.KyberPreKeyRecord {
+  const pair = libsignal.KEMKeyPair.generate();
+  return libsignal.KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
 }
 
 /** A signed key as the server's JSON has it. */
-export const toUpload = (key: SignedPreKeyRecord | KyberPreKeyRecord) => ({
+export const toUpload = (key: libsignal.SignedPreKeyRecord | libsignal.KyberPreKeyRecord) => ({
   keyId: key.id(),
   publicKey: toBase64(key.publicKey().serialize()),
   signature: toBase64(key.signature()),
@@ -97,8 +94,6 @@ function supersede(database: Database, table: string, own: OwnName, at: Millis, 
   database.run(`UPDATE signal_${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
 }
 
-type KeyDeps = { readonly line: Line; readonly database: Database; readonly clock: Clock };
-
 const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
@@ -107,7 +102,11 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @returns true when something was uploaded
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
-export async function refreshKeys({ line, database, clock }: KeyDeps, own: Own): Promise<boolean> {
+export async function refreshKeys(
+  { database, clock }: Pick<Context, "database" | "clock">,
+  line: Line,
+  own: Own,
+): Promise<boolean> {
   const path = `/v2/keys?identity=${own.name}`;
   const answer = await line.request({ verb: "GET", path });
   const left = v.safeParse(counts, answer.json);
@@ -129,8 +128,8 @@ export async function refreshKeys({ line, database, clock }: KeyDeps, own: Own):
 function makeAndSave(database: Database, { name: own, identity }: Own, isRotating: boolean, at: Millis) {
   const nextId = takeIds(database, own, 2 * batchSize + 2);
   const oneTime = Array.from({ length: batchSize }, () => {
-    const pair = PrivateKey.generate();
-    return PreKeyRecord.new(nextId(), pair.getPublicKey(), pair);
+    const pair = libsignal.PrivateKey.generate();
+    return libsignal.PreKeyRecord.new(nextId(), pair.getPublicKey(), pair);
   });
   const kyber = Array.from({ length: batchSize }, () => makeKyberKey(identity, nextId(), at));
   supersede(database, "pre_keys", own, at);

@@ -11,11 +11,8 @@ import { KyberPreKeyRecord, PrivateKey, SignedPreKeyRecord } from "@signalapp/li
 import type { Net } from "@signalapp/libsignal-client/dist/net.js";
 import { randomBytes } from "node:crypto";
 import * as v from "valibot";
-import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
-import type { Database } from "../../store/database.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { findAccount, loadAccount, type OwnName, toAccount } from "./account.ts";
 import { type Bytes, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
@@ -23,19 +20,14 @@ import { connectSealed, exchange, openLine, type Reply, withDeadline } from "./c
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import { linkUrl, openProvision, type Provision, sealDeviceName } from "./provisioning.ts";
 import { putRow } from "./schema.ts";
+import type { Context, NativeDeps } from "./transport.ts";
 
 /** After this the phone's code has surely expired. */
 const pendingMaxMs: Millis = 600_000;
 /** A code lives for a minute or two; nobody stares at a terminal longer than this many of them. */
 const codesMax = 30;
 
-type LinkDeps = {
-  readonly database: Database;
-  readonly net: Net;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-};
+type LinkDeps = NativeDeps & Pick<Context, "net">;
 
 /** What all our devices must be able to do: leaving one out would be refused as a downgrade. */
 export const capabilities = { attachmentBackfill: true, spqr: true, usernameChangeSyncMessage: true };
@@ -266,8 +258,8 @@ async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> 
   try {
     const line = await openLine(deps, account, signal);
     try {
-      await refreshKeys({ ...deps, line }, account.aci);
-      if (account.pni !== null) await refreshKeys({ ...deps, line }, account.pni);
+      await refreshKeys(deps, line, account.aci);
+      if (account.pni !== null) await refreshKeys(deps, line, account.pni);
     } finally {
       await line.close();
     }

@@ -3,25 +3,13 @@
  * batch; what needs the network becomes a `Job` for after the acknowledgement. Only people and groups on the allow list leave
  * a trace here: of the owner's other conversations nothing is remembered, their block list and read marks included.
  */
-import {
-  type DecryptionErrorMessage,
-  IdentityKeyPair,
-  KyberPreKeyRecord,
-  SignedPreKeyRecord,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { findRecipient, saveProfileKey, saveRecipient, saveTimer } from "./account.ts";
 import { type Bytes, owned } from "./bytes.ts";
 import { dataOf, type Sender, toAci } from "./content.ts";
 import { groupIdOf } from "./groups.ts";
 import { saveOwn } from "./keys.ts";
-import type {
-  AttachmentPointer,
-  Content,
-  DataMessage,
-  Envelope,
-  SyncMessage,
-  SyncMessage_PniChangeNumber,
-} from "./proto/signal_pb.ts";
+import type * as wire from "./proto/signal_pb.ts";
 import type { ReceiveDeps } from "./receive.ts";
 import type { Overlay } from "./store.ts";
 
@@ -33,20 +21,26 @@ export type Job =
       readonly kind: "askAgain";
       readonly aci: string;
       readonly groupId: Bytes | null;
-      readonly request: DecryptionErrorMessage;
+      readonly request: libsignal.DecryptionErrorMessage;
     }
   /** Somebody asks us to send again: a serialized `DecryptionErrorMessage`. */
   | { readonly kind: "answerAgain"; readonly aci: string; readonly deviceId: number; readonly request: Bytes }
   /** The owner's contacts lie on the CDN. */
-  | { readonly kind: "contacts"; readonly pointer: AttachmentPointer };
+  | { readonly kind: "contacts"; readonly pointer: wire.AttachmentPointer };
 
 type News = { readonly jobs: readonly Job[]; readonly isLast: boolean };
 const quiet: News = { jobs: [], isLast: false };
 const work = (job: Job): News => ({ jobs: [job], isLast: false });
 
-type About = { readonly envelope: Envelope; readonly isForPni: boolean };
+type About = { readonly envelope: wire.Envelope; readonly isForPni: boolean };
 
-export function takeNews(deps: ReceiveDeps, overlay: Overlay, content: Content, sender: Sender, about: About): News {
+export function takeNews(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  content: wire.Content,
+  sender: Sender,
+  about: About,
+): News {
   const { database } = deps;
   const { case: kind, value } = content.content;
   if (kind === "syncMessage") return takeSync(deps, overlay, value, sender, about.envelope);
@@ -68,7 +62,12 @@ export function takeNews(deps: ReceiveDeps, overlay: Overlay, content: Content, 
 }
 
 /** The master key is all that a send into the group needs; the rest is fetched with it. */
-function rememberGroup({ database }: ReceiveDeps, overlay: Overlay, data: DataMessage, groupId: string | null): void {
+function rememberGroup(
+  { database }: ReceiveDeps,
+  overlay: Overlay,
+  data: wire.DataMessage,
+  groupId: string | null,
+): void {
   if (data.groupV2 === undefined || groupId === null) return;
   const { masterKey, revision } = data.groupV2;
   const sql = `INSERT INTO signal_groups (group_id, master_key, revision) VALUES (?, ?, ?)
@@ -77,7 +76,13 @@ function rememberGroup({ database }: ReceiveDeps, overlay: Overlay, data: DataMe
 }
 
 /** From our own devices only: `readContent` has refused it from anybody else. */
-function takeSync(deps: ReceiveDeps, overlay: Overlay, sync: SyncMessage, sender: Sender, envelope: Envelope): News {
+function takeSync(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  sync: wire.SyncMessage,
+  sender: Sender,
+  envelope: wire.Envelope,
+): News {
   const { database, clock, isAllowed } = deps;
   const { case: kind, value } = sync.content;
   const update = (sql: string, ...params: (string | number)[]): News => {
@@ -120,17 +125,17 @@ function takeSync(deps: ReceiveDeps, overlay: Overlay, sync: SyncMessage, sender
 function changeNumber(
   { database, clock, log }: ReceiveDeps,
   overlay: Overlay,
-  change: SyncMessage_PniChangeNumber,
-  { updatedPniBinary: binary, updatedPni: text }: Envelope,
+  change: wire.SyncMessage_PniChangeNumber,
+  { updatedPniBinary: binary, updatedPni: text }: wire.Envelope,
 ): News {
   const uuid = binary.length === 16 ? toAci(binary, "") : toAci(null, text.replace(/^PNI:/, ""));
   if (uuid === null) {
     log.warn("number change without a new identity ignored");
     return quiet;
   }
-  const { privateKey } = IdentityKeyPair.deserialize(owned(change.identityKeyPair));
-  const signed = SignedPreKeyRecord.deserialize(owned(change.signedPreKey));
-  const lastResort = KyberPreKeyRecord.deserialize(owned(change.lastResortKyberPreKey));
+  const { privateKey } = libsignal.IdentityKeyPair.deserialize(owned(change.identityKeyPair));
+  const signed = libsignal.SignedPreKeyRecord.deserialize(owned(change.signedPreKey));
+  const lastResort = libsignal.KyberPreKeyRecord.deserialize(owned(change.lastResortKyberPreKey));
   const at = clock.now();
   overlay.later(() => {
     for (const table of ["pre_keys", "signed_pre_keys", "kyber_pre_keys", "kyber_used", "sessions"])

@@ -12,32 +12,22 @@
  * a second time goes alone, lest its neighbours are given up with it. **Source:** SIGNAL-NATIVE 4.7, 4.10, 4.13.
  */
 import { fromBinary } from "@bufbuild/protobuf";
-import {
-  CiphertextMessageType,
-  DecryptionErrorMessage,
-  ErrorCode,
-  LibSignalErrorBase,
-  ProtocolAddress,
-  processSenderKeyDistributionMessage,
-  type PublicKey,
-  SenderKeyDistributionMessage,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { createHash } from "node:crypto";
-import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import { findRecipient, type NativeAccount } from "./account.ts";
+import { findRecipient } from "./account.ts";
 import { type Bytes, owned, toBase64 } from "./bytes.ts";
 import type { Incoming, Line } from "./connect.ts";
 import { dataOf, readContent, type Sender, toAci } from "./content.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
-import { type GroupClaim, type GroupKeeper, groupIdOf } from "./groups.ts";
+import { type GroupClaim, groupIdOf } from "./groups.ts";
 import { type Job, takeNews } from "./news.ts";
-import { type Content, ContentSchema, type Envelope, Envelope_Type, EnvelopeSchema } from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
 import type { Overlay } from "./store.ts";
+import type { Context } from "./transport.ts";
 
 /** One transaction's worth. */
 const batchLengthMax = 50;
@@ -47,15 +37,10 @@ const attemptsMax = 5;
 /** Whom the loops will listen to. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
 export type IsAllowed = (who: Address, groupId: string | null) => boolean;
 
-export type ReceiveDeps = {
-  readonly database: Database;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly account: NativeAccount;
-  readonly trustRoots: readonly PublicKey[];
-  readonly isAllowed: IsAllowed;
-  readonly groups: Pick<GroupKeeper, "standing">;
-};
+export type ReceiveDeps = Pick<
+  Context,
+  "database" | "clock" | "log" | "account" | "trustRoots" | "isAllowed" | "groups"
+>;
 
 /** What became of one delivery. */
 type Outcome = {
@@ -186,13 +171,13 @@ export async function openEnvelope(
   incoming: Incoming,
   now: Millis,
 ): Promise<Outcome> {
-  let envelope: Envelope;
+  let envelope: wire.Envelope;
   try {
-    envelope = fromBinary(EnvelopeSchema, incoming.bytes);
+    envelope = fromBinary(wire.EnvelopeSchema, incoming.bytes);
   } catch {
     return { ...nothing, quarantine: "envelope not readable" };
   }
-  if (envelope.type === Envelope_Type.SERVER_DELIVERY_RECEIPT)
+  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT)
     return { ...nothing, envelope: toServerReceipt(deps, envelope) };
   const sealing: Sealing = {
     aci: null,
@@ -225,14 +210,14 @@ export async function openEnvelope(
 
 const addressOf = ({ account, database }: ReceiveDeps, aci: string): Address => ({
   aci,
-  number: aci === account.aci.serviceId ? account.number : findRecipient(database, aci).number,
+  number: aci === account().aci.serviceId ? account().number : findRecipient(database, aci).number,
 });
 
 function senderOf(deps: ReceiveDeps, sealing: Sealing, sentAt: Millis, serverAt: Millis | null): Sender {
   const aci = sealing.aci ?? "";
-  const isOwn = aci === deps.account.aci.serviceId;
+  const isOwn = aci === deps.account().aci.serviceId;
   const known = findRecipient(deps.database, aci);
-  const number = sealing.number ?? (isOwn ? deps.account.number : known.number);
+  const number = sealing.number ?? (isOwn ? deps.account().number : known.number);
   return { aci, deviceId: sealing.deviceId, number, name: known.name, isOwn, sentAt, serverAt };
 }
 
@@ -243,25 +228,25 @@ function senderOf(deps: ReceiveDeps, sealing: Sealing, sentAt: Millis, serverAt:
 async function readPlain(
   deps: ReceiveDeps,
   overlay: Overlay,
-  envelope: Envelope,
+  envelope: wire.Envelope,
   plain: Plain,
   sender: Sender,
   now: Millis,
 ): Promise<Partial<Outcome> | string> {
-  let content: Content;
+  let content: wire.Content;
   try {
-    content = fromBinary(ContentSchema, plain.body);
+    content = fromBinary(wire.ContentSchema, plain.body);
   } catch {
     return "content not readable";
   }
   // A plaintext is authenticated by nobody: it may ask to send again, and nothing else.
   const isRetryRequest = content.content.case === "decryptionErrorMessage";
-  if (plain.type === CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
+  if (plain.type === libsignal.CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
   if (content.senderKeyDistributionMessage.length > 0) {
     try {
-      const from = ProtocolAddress.new(sender.aci, sender.deviceId);
-      const message = SenderKeyDistributionMessage.deserialize(owned(content.senderKeyDistributionMessage));
-      await processSenderKeyDistributionMessage(from, message, overlay.stores(plain.own).senderKeys);
+      const from = libsignal.ProtocolAddress.new(sender.aci, sender.deviceId);
+      const message = libsignal.SenderKeyDistributionMessage.deserialize(owned(content.senderKeyDistributionMessage));
+      await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(plain.own).senderKeys);
     } catch (error) {
       throwStorageFault(overlay, error);
       return "key distribution not readable";
@@ -275,12 +260,12 @@ async function readPlain(
   if (standing === "stranger") return "not a member of the group, or may not write there";
   const news = takeNews(deps, overlay, content, sender, { envelope, isForPni: plain.own.name === "pni" });
   const jobs: Job[] = [...news.jobs];
-  if (plain.type === CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
+  if (plain.type === libsignal.CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
   return { envelope: read, jobs, isLast: news.isLast };
 }
 
 /** Of messages that somebody else writes into a group on the allow list. */
-function groupClaim({ isAllowed }: ReceiveDeps, content: Content, sender: Sender): GroupClaim | null {
+function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | null {
   const group = dataOf(content)?.groupV2;
   if (group === undefined || sender.isOwn) return null;
   const groupId = groupIdOf(group.masterKey);
@@ -297,12 +282,13 @@ function throwStorageFault(overlay: Overlay, error: unknown): void {
 function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Sealing, error: unknown): Outcome {
   overlay.drop();
   throwStorageFault(overlay, error);
-  if (LibSignalErrorBase.is(error, ErrorCode.DuplicatedMessage)) return nothing;
-  const isLibsignal = error instanceof LibSignalErrorBase;
-  const code = isLibsignal ? (ErrorCode[error.code] ?? "Generic") : "Malformed";
+  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.DuplicatedMessage)) return nothing;
+  const isLibsignal = error instanceof libsignal.LibSignalErrorBase;
+  const code = isLibsignal ? (libsignal.ErrorCode[error.code] ?? "Generic") : "Malformed";
   const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
   if (aci === null) return { ...nothing, quarantine: code };
-  if (LibSignalErrorBase.is(error, ErrorCode.InvalidSession)) overlay.putSession("aci", aci, deviceId, null);
+  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.InvalidSession))
+    overlay.putSession("aci", aci, deviceId, null);
   const sender = senderOf(deps, sealing, sentAt, null);
   const isForUs = sender.isOwn || deps.isAllowed(sender, groupId && toBase64(groupId));
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
@@ -310,10 +296,10 @@ function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Se
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
   // time that nobody can have sent at, libsignal makes no request.
   if (isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt)) {
-    const request = DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
+    const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }
-  const isIdentityChange = LibSignalErrorBase.is(error, ErrorCode.UntrustedIdentity);
+  const isIdentityChange = libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.UntrustedIdentity);
   const envelope: Delivered = {
     source: { aci, number: sender.number },
     sourceDevice: deviceId,
@@ -328,7 +314,7 @@ function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Se
 }
 
 /** The server itself says that an unsealed message of ours was delivered. */
-function toServerReceipt(deps: ReceiveDeps, envelope: Envelope): Delivered {
+function toServerReceipt(deps: ReceiveDeps, envelope: wire.Envelope): Delivered {
   const aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
   const sentAt = Number(envelope.clientTimestamp);
   return {

@@ -26,41 +26,33 @@ import {
   transcriptContent,
   typingContent,
 } from "./compose.ts";
-import { deliver, type DeliverDeps } from "./deliver.ts";
-import type { GroupKeeper } from "./groups.ts";
+import { deliver } from "./deliver.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
-import type { Service } from "./service.ts";
+import type { Context } from "./transport.ts";
 
 /** Members that get a message at the same time. */
 const fanOutMax = 8;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
-export type SendDeps = DeliverDeps & {
-  readonly service: Service;
-  readonly groups: GroupKeeper;
-  /** Strictly increasing, near the clock. */
-  readonly freshTimestamp: () => Millis;
-};
-
 /**
  * Resolves when the server has the message for at least one recipient, and our own devices have their transcript.
  * @throws BridgeError as `Transport.send`
  */
-export async function sendOutbound(deps: SendDeps, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
+export async function sendOutbound(context: Context, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
   const { chat, timestamp, body } = message;
-  const { profileKey, aci } = deps.account();
+  const { profileKey, aci } = context.account();
   const frame = { timestamp, profileKey };
-  if (chat.kind === "group") return sendToGroup(deps, message, chat.id, frame, signal);
-  const to = chat.kind === "self" ? aci.serviceId : findAci(deps.database, chat.peer);
+  if (chat.kind === "group") return sendToGroup(context, message, chat.id, frame, signal);
+  const to = chat.kind === "self" ? aci.serviceId : findAci(context.database, chat.peer);
   if (to === null) throw new BridgeError("unregistered", "Cannot send as nobody with that number has written to us");
-  const parts = await upload(deps, body, signal);
-  const { timerSeconds, timerVersion } = findRecipient(deps.database, to);
+  const parts = await upload(context, body, signal);
+  const { timerSeconds, timerVersion } = findRecipient(context.database, to);
   const composed = compose(body, parts, { ...frame, timerSeconds, timerVersion, group: null });
-  if (chat.kind === "self" || to === aci.serviceId) await sendTranscript(deps, composed, timestamp, to, []);
+  if (chat.kind === "self" || to === aci.serviceId) await sendTranscript(context, composed, timestamp, to, []);
   else {
-    const isSealed = await deliverMessage(deps, composed, timestamp, to, null);
-    await sendTranscript(deps, composed, timestamp, to, [{ aci: to, isSealed }]).catch(ignoreFinal(deps));
+    const isSealed = await deliverMessage(context, composed, timestamp, to, null);
+    await sendTranscript(context, composed, timestamp, to, [{ aci: to, isSealed }]).catch(ignoreFinal(context));
   }
   return { timestamp, failed: [] };
 }
@@ -69,14 +61,14 @@ export async function sendOutbound(deps: SendDeps, message: Outbound, signal: Ab
  * The peer has it by now. Where the line broke, the send is repeated as a whole, with the same timestamp; whatever else is
  * wrong with our own devices would be wrong again.
  */
-const ignoreFinal = (deps: SendDeps) => (error: unknown) => {
+const ignoreFinal = (context: Context) => (error: unknown) => {
   if (!(error instanceof BridgeError)) throw error;
   if (error.code === "signal_unreachable" || error.code === "send_uncertain")
     throw new BridgeError("send_uncertain", error.message, { cause: error });
-  deps.log.warn("no transcript for our own devices", { code: error.code });
+  context.log.warn("no transcript for our own devices", { code: error.code });
 };
 
-async function upload(deps: SendDeps, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
+async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
   if (said.kind === "reaction") return { body: "", files: [] };
   const { body, file } = splitLongText(said.text);
   const given = said.kind === "text" ? said.files : [];
@@ -84,59 +76,61 @@ async function upload(deps: SendDeps, said: OutboundBody, signal: AbortSignal): 
   const long = file === null ? [] : [{ plain: file, contentType: longTextType, fileName: null }];
   const files: AttachmentPointer[] = [];
   for (const one of [...long, ...wanted]) {
-    const { connection } = deps.line();
-    files.push(await uploadAttachment(deps.service, connection, { ...one, uploadedAt: deps.clock.now() }, signal));
+    const { connection } = context.line();
+    files.push(
+      await uploadAttachment(context.service, connection, { ...one, uploadedAt: context.clock.now() }, signal),
+    );
   }
   return { body, files };
 }
 
 /** To one person; true when it went sealed. */
 async function deliverMessage(
-  deps: SendDeps,
+  context: Context,
   composed: Composed,
   timestamp: Millis,
   to: string,
   groupId: Bytes | null,
 ): Promise<boolean> {
-  const { needsPniSignature } = findRecipient(deps.database, to);
-  const { aci, pni } = deps.account();
+  const { needsPniSignature } = findRecipient(context.database, to);
+  const { aci, pni } = context.account();
   // Proves that our number and our account are the same person. **Source:** SIGNAL-NATIVE 4.12.
   const proof = needsPniSignature && pni && new IdentityKeyPair(pni.publicKey, pni.identity);
   const pniSignature = proof
     ? { pni: aciBytes(pni.serviceId.replace(/^PNI:/, "")), signature: proof.signAlternateIdentity(aci.publicKey) }
     : null;
   const content = messageContent(composed, pniSignature);
-  const isSealed = await deliver(deps, { kind: "message", to, content, timestamp, groupId });
-  if (needsPniSignature) deps.database.run("UPDATE signal_recipients SET needs_pni_signature = 0 WHERE aci = ?", to);
+  const isSealed = await deliver(context, { kind: "message", to, content, timestamp, groupId });
+  if (needsPniSignature) context.database.run("UPDATE signal_recipients SET needs_pni_signature = 0 WHERE aci = ?", to);
   return isSealed;
 }
 
 /** `destination` null: a group. */
 async function sendTranscript(
-  deps: SendDeps,
+  context: Context,
   composed: Composed,
   timestamp: Millis,
   destination: string | null,
   delivered: readonly Delivered[],
 ): Promise<void> {
-  const to = deps.account().aci.serviceId;
-  const content = transcriptContent(composed, timestamp, destination, delivered, deps.clock.now());
-  await deliver(deps, { kind: "transcript", to, content, timestamp });
+  const to = context.account().aci.serviceId;
+  const content = transcriptContent(composed, timestamp, destination, delivered, context.clock.now());
+  await deliver(context, { kind: "transcript", to, content, timestamp });
 }
 
 async function sendToGroup(
-  deps: SendDeps,
+  context: Context,
   { timestamp, body }: Outbound,
   id: string,
   frame: Pick<Frame, "timestamp" | "profileKey">,
   signal: AbortSignal,
 ): Promise<SendOutcome> {
-  const { state, masterKey } = await deps.groups.load(id, signal);
-  const own = deps.account().aci.serviceId;
+  const { state, masterKey } = await context.groups.load(id, signal);
+  const own = context.account().aci.serviceId;
   const me = state.members.find(({ aci }) => aci === own);
   if (me === undefined || state.isTerminated || (state.isAnnouncementsOnly && !me.isAdmin))
     throw new BridgeError("send_rejected", "Cannot send as we may not write in this group");
-  const parts = await upload(deps, body, signal);
+  const parts = await upload(context, body, signal);
   const group = { masterKey, revision: state.revision };
   const composed = compose(body, parts, { ...frame, timerSeconds: state.expiresInSeconds, timerVersion: 0, group });
   const groupId = fromBase64(id);
@@ -146,7 +140,7 @@ async function sendToGroup(
   for (let at = 0; at < others.length; at += fanOutMax) {
     const wave = others.slice(at, at + fanOutMax).map(async ({ aci }) => {
       try {
-        delivered.push({ aci, isSealed: await deliverMessage(deps, composed, timestamp, aci, groupId) });
+        delivered.push({ aci, isSealed: await deliverMessage(context, composed, timestamp, aci, groupId) });
       } catch (error) {
         if (!(error instanceof BridgeError)) throw error;
         failures.push({ recipient: aci, error });
@@ -155,42 +149,42 @@ async function sendToGroup(
     await Promise.all(wave);
   }
   if (delivered.length === 0 && failures[0] !== undefined) throw failures[0].error;
-  await sendTranscript(deps, composed, timestamp, null, delivered).catch(ignoreFinal(deps));
+  await sendTranscript(context, composed, timestamp, null, delivered).catch(ignoreFinal(context));
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
 
 /** Shows that we are writing, where the owner lets it be shown. */
-export async function sendTyping(deps: SendDeps, chat: Chat, isTyping: boolean, signal: AbortSignal): Promise<void> {
-  const { sendsTyping, aci: own } = deps.account();
+export async function sendTyping(context: Context, chat: Chat, isTyping: boolean, signal: AbortSignal): Promise<void> {
+  const { sendsTyping, aci: own } = context.account();
   if (!sendsTyping || chat.kind === "self") return;
-  const timestamp = deps.freshTimestamp();
+  const timestamp = context.freshTimestamp();
   const groupId = chat.kind === "group" ? fromBase64(chat.id) : null;
   const content = typingContent(timestamp, isTyping, groupId);
-  const peer = chat.kind === "direct" ? findAci(deps.database, chat.peer) : null;
-  const members = chat.kind === "group" ? (await deps.groups.load(chat.id, signal)).state.members : [];
+  const peer = chat.kind === "direct" ? findAci(context.database, chat.peer) : null;
+  const members = chat.kind === "group" ? (await context.groups.load(chat.id, signal)).state.members : [];
   const others = members.map(({ aci }) => aci).filter((aci) => aci !== own.serviceId);
   const people = peer === null ? others : [peer];
   if (people.length > typingMembersMax) return;
-  await Promise.all(people.map((to) => deliver(deps, { kind: "typing", to, content, timestamp, groupId })));
+  await Promise.all(people.map((to) => deliver(context, { kind: "typing", to, content, timestamp, groupId })));
 }
 
 /**
  * The receipt that we owe for an accepted message: read, where the owner's settings allow it, else delivered. A read mark
  * goes to our own devices too.
  */
-export async function sendReceipt(deps: SendDeps, { source, isOwn, sentAt }: Envelope): Promise<void> {
+export async function sendReceipt(context: Context, { source, isOwn, sentAt }: Envelope): Promise<void> {
   const to = source?.aci ?? null;
   if (to === null || isOwn) return;
-  const { sendsReadReceipts, aci } = deps.account();
-  saveRecipient(deps.database, to, source?.number ?? null, null);
+  const { sendsReadReceipts, aci } = context.account();
+  saveRecipient(context.database, to, source?.number ?? null, null);
   const receipt = receiptContent(sendsReadReceipts ? "READ" : "DELIVERY", sentAt);
   await Promise.all([
-    deliver(deps, { kind: "notice", to, content: receipt, timestamp: deps.freshTimestamp() }),
-    deliver(deps, {
+    deliver(context, { kind: "notice", to, content: receipt, timestamp: context.freshTimestamp() }),
+    deliver(context, {
       kind: "notice",
       to: aci.serviceId,
       content: readSyncContent(to, sentAt),
-      timestamp: deps.freshTimestamp(),
+      timestamp: context.freshTimestamp(),
     }),
   ]);
 }

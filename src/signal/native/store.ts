@@ -12,28 +12,13 @@
  * pre-key, which any stranger can provoke, must be told from a failing disk: only the latter sets `fault`.
  * **Source:** SIGNAL-NATIVE 4.7, verified against libsignal 0.100.0.
  */
-import {
-  Direction,
-  IdentityChange,
-  IdentityKeyStore,
-  KyberPreKeyRecord,
-  KyberPreKeyStore,
-  PreKeyRecord,
-  PreKeyStore,
-  PublicKey,
-  SenderKeyRecord,
-  SenderKeyStore,
-  SessionRecord,
-  SessionStore,
-  SignedPreKeyRecord,
-  SignedPreKeyStore,
-  type ProtocolAddress,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
 import type { Own, OwnName } from "./account.ts";
 import type { Bytes } from "./bytes.ts";
+import type { Context } from "./transport.ts";
 
 type Serial = { serialize(): Uint8Array };
 type Kind<T> = {
@@ -54,12 +39,12 @@ function kind<T>(type: { deserialize(bytes: Bytes): T }, table: string, ...colum
   };
 }
 
-const session = kind(SessionRecord, "sessions", "own", "service_id", "device_id");
-const identity = kind(PublicKey, "identities", "service_id");
-const preKey = kind(PreKeyRecord, "pre_keys", "own", "key_id");
-const signedPreKey = kind(SignedPreKeyRecord, "signed_pre_keys", "own", "key_id");
-const kyberPreKey = kind(KyberPreKeyRecord, "kyber_pre_keys", "own", "key_id");
-const senderKey = kind(SenderKeyRecord, "sender_keys", "service_id", "device_id", "distribution_id");
+const session = kind(libsignal.SessionRecord, "sessions", "own", "service_id", "device_id");
+const identity = kind(libsignal.PublicKey, "identities", "service_id");
+const preKey = kind(libsignal.PreKeyRecord, "pre_keys", "own", "key_id");
+const signedPreKey = kind(libsignal.SignedPreKeyRecord, "signed_pre_keys", "own", "key_id");
+const kyberPreKey = kind(libsignal.KyberPreKeyRecord, "kyber_pre_keys", "own", "key_id");
+const senderKey = kind(libsignal.SenderKeyRecord, "sender_keys", "service_id", "device_id", "distribution_id");
 const mark: Serial = { serialize: () => new Uint8Array() };
 const kyberUse = kind({ deserialize: () => mark }, "kyber_used", "own", "kyber_id", "signed_id", "base_key");
 
@@ -67,18 +52,18 @@ type Key = readonly (string | number)[];
 type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record: Serial | null };
 
 export type Stores = {
-  readonly sessions: SessionStore;
-  readonly identities: IdentityKeyStore;
-  readonly preKeys: PreKeyStore;
-  readonly signedPreKeys: SignedPreKeyStore;
-  readonly kyberPreKeys: KyberPreKeyStore;
-  readonly senderKeys: SenderKeyStore;
+  readonly sessions: libsignal.SessionStore;
+  readonly identities: libsignal.IdentityKeyStore;
+  readonly preKeys: libsignal.PreKeyStore;
+  readonly signedPreKeys: libsignal.SignedPreKeyStore;
+  readonly kyberPreKeys: libsignal.KyberPreKeyStore;
+  readonly senderKeys: libsignal.SenderKeyStore;
 };
 
 export type Overlay = {
   stores(own: Own): Stores;
-  session(own: OwnName, serviceId: string, deviceId: number): SessionRecord | null;
-  putSession(own: OwnName, serviceId: string, deviceId: number, record: SessionRecord | null): void;
+  session(own: OwnName, serviceId: string, deviceId: number): libsignal.SessionRecord | null;
+  putSession(own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null): void;
   /** Device ids with a stored session, usable or not, ascending. */
   devices(own: OwnName, serviceId: string): number[];
   /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
@@ -93,12 +78,7 @@ export type Overlay = {
   fault(): unknown;
 };
 
-export type OverlayDeps = {
-  readonly database: Database;
-  readonly clock: Clock;
-  /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
-  readonly onIdentityChange: () => void;
-};
+type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
 
 export function openOverlay(deps: OverlayDeps): Overlay {
   const records = openRecords(deps.database, deps.clock);
@@ -181,15 +161,15 @@ function openRecords(database: Database, clock: Clock) {
 const extend = <T extends object>(base: { readonly prototype: T }, methods: Partial<T>): T =>
   Object.assign(Object.create(base.prototype) as T, methods);
 
-const keyOf = (address: ProtocolAddress): [string, number] => [address.name(), address.deviceId()];
+const keyOf = (address: libsignal.ProtocolAddress): [string, number] => [address.name(), address.deviceId()];
 
 const found = <T>(record: T | null): T => {
   if (record === null) throw new Error("there is no such record");
   return record;
 };
 
-const sessionStore = (records: Records, own: OwnName): SessionStore =>
-  extend(SessionStore, {
+const sessionStore = (records: Records, own: OwnName): libsignal.SessionStore =>
+  extend(libsignal.SessionStore, {
     getSession: async (address) => records.get(session, [own, ...keyOf(address)]),
     saveSession: async (address, record) => records.put(session, [own, ...keyOf(address)], record),
     getExistingSessions: async (addresses) =>
@@ -202,22 +182,26 @@ const sessionStore = (records: Records, own: OwnName): SessionStore =>
  * peer on the allow list is a person who talks to a machine, unless `is_blocked` was set on the peer's row. Our own account
  * is the exception: under our own service id only our own key is ever right.
  */
-function identityStore(records: Records, own: Own, { database, onIdentityChange }: OverlayDeps): IdentityKeyStore {
-  return extend(IdentityKeyStore, {
+function identityStore(
+  records: Records,
+  own: Own,
+  { database, onIdentityChange }: OverlayDeps,
+): libsignal.IdentityKeyStore {
+  return extend(libsignal.IdentityKeyStore, {
     getIdentityKey: async () => own.identity,
     getLocalRegistrationId: async () => own.registrationId,
     getIdentity: async (address) => records.get(identity, [address.name()]),
     isTrustedIdentity: async (address, key, direction) => {
       if (address.name() === own.serviceId) return key.equals(own.publicKey);
       const sql = "SELECT 1 FROM signal_identities WHERE service_id = ? AND is_blocked = 1";
-      return direction === Direction.Receiving || !records.has(sql, address.name());
+      return direction === libsignal.Direction.Receiving || !records.has(sql, address.name());
     },
     saveIdentity: async (address, key) => {
       const [serviceId, deviceId] = keyOf(address);
       const known = records.get(identity, [serviceId]);
-      if (known?.equals(key)) return IdentityChange.NewOrUnchanged;
+      if (known?.equals(key)) return libsignal.IdentityChange.NewOrUnchanged;
       records.put(identity, [serviceId], key);
-      if (known === null) return IdentityChange.NewOrUnchanged;
+      if (known === null) return libsignal.IdentityChange.NewOrUnchanged;
       for (const other of records.devices(own.name, serviceId)) {
         const old = records.get(session, [own.name, serviceId, other]);
         if (other === deviceId || old === null) continue;
@@ -229,21 +213,21 @@ function identityStore(records: Records, own: Own, { database, onIdentityChange 
       const sql = "UPDATE signal_identities SET changes = changes + 1 WHERE service_id = ?";
       records.later(() => void database.run(sql, serviceId));
       onIdentityChange();
-      return IdentityChange.ReplacedExisting;
+      return libsignal.IdentityChange.ReplacedExisting;
     },
   });
 }
 
 /** Saving never happens here: only `keys.ts` makes pre-keys. */
 const preKeyStores = (records: Records, own: OwnName) => ({
-  preKeys: extend(PreKeyStore, {
+  preKeys: extend(libsignal.PreKeyStore, {
     getPreKey: async (id) => found(records.get(preKey, [own, id])),
     removePreKey: async (id) => records.put(preKey, [own, id], null),
   }),
-  signedPreKeys: extend(SignedPreKeyStore, {
+  signedPreKeys: extend(libsignal.SignedPreKeyStore, {
     getSignedPreKey: async (id) => found(records.get(signedPreKey, [own, id])),
   }),
-  kyberPreKeys: extend(KyberPreKeyStore, {
+  kyberPreKeys: extend(libsignal.KyberPreKeyStore, {
     getKyberPreKey: async (id) => found(records.get(kyberPreKey, [own, id])),
     markKyberPreKeyUsed: async (id, signedId, baseKey) => {
       const sql = "SELECT 1 FROM signal_kyber_pre_keys WHERE own = ? AND key_id = ? AND is_last_resort = 1";
@@ -255,8 +239,8 @@ const preKeyStores = (records: Records, own: OwnName) => ({
   }),
 });
 
-const senderKeyStore = (records: Records): SenderKeyStore =>
-  extend(SenderKeyStore, {
+const senderKeyStore = (records: Records): libsignal.SenderKeyStore =>
+  extend(libsignal.SenderKeyStore, {
     getSenderKey: async (sender, distributionId) => records.get(senderKey, [...keyOf(sender), distributionId]),
     saveSenderKey: async (sender, distributionId, record) =>
       records.put(senderKey, [...keyOf(sender), distributionId], record),

@@ -10,7 +10,7 @@
  * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; no network call is made under it. Import this file after `loadLibsignal`.
  */
-import { PublicKey } from "@signalapp/libsignal-client";
+import { PublicKey, type SenderCertificate } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
@@ -23,14 +23,13 @@ import { downloadAttachment, fromRef } from "./attachments.ts";
 import { reasonOf } from "./bytes.ts";
 import { type Line, openLine } from "./connect.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher, keepGroups } from "./groups.ts";
+import { groupFetcher, type GroupKeeper, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import type { Job } from "./news.ts";
 import { giveBack, type IsAllowed, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import type { Service } from "./service.ts";
 import { openOverlay } from "./store.ts";
-import { answerChallenge, jobRunner, maintain, prune, refreshAllKeys, type UpkeepDeps } from "./upkeep.ts";
+import { answerChallenge, maintain, prune, refreshAllKeys, retryLimiter, runJob } from "./upkeep.ts";
 
 /** When quiet, the server is asked this often whether it is still there. */
 const proofEveryMs: Millis = 30_000;
@@ -77,12 +76,29 @@ type State = {
   jobs: Promise<void>;
 };
 
-type Context = UpkeepDeps & {
+/** What the parts of the transport share. */
+export type Context = NativeDeps & {
+  readonly isAllowed: IsAllowed;
   readonly net: Net;
   readonly state: State;
-  readonly acquire: () => Promise<() => void>;
   readonly trustRoots: readonly PublicKey[];
-  readonly runJob: (job: Job) => Promise<void>;
+  /** @throws BridgeError `not_linked` */
+  readonly account: () => NativeAccount;
+  /** @throws BridgeError `signal_unreachable` while there is none */
+  readonly line: () => Line;
+  /** Of the present connection. */
+  readonly closing: () => AbortSignal;
+  /** Of the account: held for the ratchet and its commit, never over the network. `acquire` gives the release; in order of asking. */
+  readonly mutex: ReturnType<typeof makeMutex>;
+  /** Whether that person may still be asked to send again, and may ask us. */
+  readonly mayAsk: (who: string) => boolean;
+  readonly mayAnswer: (who: string) => boolean;
+  readonly certificate: () => Promise<SenderCertificate | null>;
+  readonly groups: GroupKeeper;
+  /** Strictly increasing, near the clock. */
+  readonly freshTimestamp: () => Millis;
+  /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
+  readonly onIdentityChange: () => void;
 };
 
 /**
@@ -137,45 +153,48 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     maintainAt: -Infinity,
     jobs: Promise.resolve(),
   };
-  const acquire = mutex();
   const line = () => {
     if (state.line !== null) return state.line;
     throw new BridgeError("signal_unreachable", "Cannot reach Signal as there is no connection");
   };
   const account = () => state.account ?? loadAccount(database);
   let lastTimestamp = 0;
-  const upkeep: UpkeepDeps = {
+  return {
     ...deps,
-    line,
+    net: openNet(deps),
+    state,
+    trustRoots: service.trustRoots.map((key) => PublicKey.deserialize(key)),
     account,
+    line,
     closing: () => state.closing.signal,
-    lock: async (work) => {
-      const release = await acquire();
-      try {
-        return await work();
-      } finally {
-        release();
-      }
-    },
+    mutex: makeMutex(),
+    mayAsk: retryLimiter(clock),
+    mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, clock, log }),
     groups: keepGroups({ ...deps, account, fetchGroup: groupFetcher(service, (what) => line().request(what), clock) }),
     freshTimestamp: () => (lastTimestamp = Math.max(lastTimestamp + 1, clock.now())),
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or somebody in between"),
   };
-  const trustRoots = service.trustRoots.map((key) => PublicKey.deserialize(key));
-  return { ...upkeep, net: openNet(deps), state, acquire, trustRoots, runJob: jobRunner(upkeep) };
 }
 
-/** Resolves to the release of the lock, in order of asking. */
-function mutex(): () => Promise<() => void> {
+function makeMutex() {
   let tail: Promise<void> = Promise.resolve();
-  return async () => {
+  const acquire = async (): Promise<() => void> => {
     const before = tail;
     const mine = Promise.withResolvers<void>();
     tail = mine.promise;
     await before;
     return mine.resolve;
   };
+  const run = async <T>(work: () => T | Promise<T>): Promise<T> => {
+    const release = await acquire();
+    try {
+      return await work();
+    } finally {
+      release();
+    }
+  };
+  return { acquire, run };
 }
 
 /** Best effort: what nobody misses is never repeated. */
@@ -238,13 +257,13 @@ async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal)
  * group.
  */
 async function open(context: Context, line: Line): Promise<Batch> {
-  const { state, acquire, closing } = context;
+  const { state, mutex, closing } = context;
   for (;;) {
-    const release = await acquire();
+    const release = await mutex.acquire();
     let opened: Opened;
     const overlay = openOverlay(context);
     try {
-      opened = await openBatch({ ...context, account: context.account() }, overlay, line);
+      opened = await openBatch(context, overlay, line);
     } catch (error) {
       release();
       throw error;
@@ -276,7 +295,7 @@ function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void
   const isKeyUsed = opened.jobs.some(({ kind }) => kind === "refreshKeys");
   const others = opened.jobs.filter(({ kind }) => kind !== "refreshKeys");
   for (const job of [...(isKeyUsed ? [{ kind: "refreshKeys" } as const] : []), ...others])
-    enqueue(context, () => context.runJob(job));
+    enqueue(context, () => runJob(context, job));
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */

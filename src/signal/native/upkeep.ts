@@ -18,9 +18,8 @@ import { pruneKeys, refreshKeys } from "./keys.ts";
 import { capabilities } from "./link.ts";
 import type { Job } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
-import type { IsAllowed } from "./receive.ts";
-import type { SendDeps } from "./send.ts";
 import { openOverlay } from "./store.ts";
+import type { Context } from "./transport.ts";
 
 const dayMs: Millis = 86_400_000;
 /** The server keeps what is not acknowledged for some weeks; the ratchet itself knows older repetitions. */
@@ -34,42 +33,40 @@ const contactsBytesMax = 32 * 1024 * 1024;
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
-export type UpkeepDeps = SendDeps & { readonly isAllowed: IsAllowed; readonly closing: () => AbortSignal };
 
 const whoami = v.object({ uuid: v.string(), pni: v.nullish(v.string()) });
 
 /** After each connect. @throws BridgeError those of `Line.request`: the rest waits for the next connect */
-export async function maintain(deps: SendDeps): Promise<void> {
-  const { log, line, account } = deps;
-  prune(deps.database, deps.clock.now());
+export async function maintain(context: Context): Promise<void> {
+  const { log, line, account } = context;
+  prune(context.database, context.clock.now());
   const capable = await line().request({ verb: "PUT", path: "/v1/devices/capabilities", json: capabilities });
   if (capable.status >= 300) log.warn("capabilities not taken", { status: capable.status });
   const { pni, syncedAt } = account();
   const who = v.safeParse(whoami, (await line().request({ verb: "GET", path: "/v1/accounts/whoami" })).json);
   if (who.success && who.output.pni && pni && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`)
     log.warn("the account has another number than this device knows: link anew if people cannot reach it");
-  await refreshAllKeys(deps);
-  if (syncedAt === null) await requestSync(deps);
+  await refreshAllKeys(context);
+  if (syncedAt === null) await requestSync(context);
 }
 
 /** Both identities; cheap when nothing is due. */
-export async function refreshAllKeys(deps: SendDeps): Promise<void> {
-  const { aci, pni } = deps.account();
+export async function refreshAllKeys(context: Context): Promise<void> {
+  const { aci, pni } = context.account();
   for (const own of pni === null ? [aci] : [aci, pni])
-    if (await refreshKeys({ ...deps, line: deps.line() }, own))
-      deps.log.info("pre-keys uploaded", { identity: own.name });
+    if (await refreshKeys(context, context.line(), own)) context.log.info("pre-keys uploaded", { identity: own.name });
 }
 
 /**
  * Asks the phone for contacts (numbers on the allow list become accounts by them), settings, and the account's key. Deliberately
  * not for the block list: who may write here is said by the allow list alone.
  */
-async function requestSync(deps: SendDeps): Promise<void> {
+async function requestSync(context: Context): Promise<void> {
   const { CONTACTS, CONFIGURATION, KEYS } = SyncMessage_Request_Type;
-  const { aci, entropyPool } = deps.account();
+  const { aci, entropyPool } = context.account();
   for (const type of [CONTACTS, CONFIGURATION, ...(entropyPool === null ? [KEYS] : [])]) {
-    const timestamp = deps.freshTimestamp();
-    await deliver(deps, { kind: "request", to: aci.serviceId, content: requestContent(type), timestamp });
+    const timestamp = context.freshTimestamp();
+    await deliver(context, { kind: "request", to: aci.serviceId, content: requestContent(type), timestamp });
   }
 }
 
@@ -88,7 +85,7 @@ export function prune(database: Database, now: Millis): void {
 }
 
 /** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
-export async function answerChallenge({ database, line }: SendDeps, text: string): Promise<void> {
+export async function answerChallenge({ database, line }: Context, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
   if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
@@ -98,31 +95,27 @@ export async function answerChallenge({ database, line }: SendDeps, text: string
 }
 
 /** What deliveries left to be done, once they are acknowledged. */
-export function jobRunner(deps: UpkeepDeps): (job: Job) => Promise<void> {
-  const mayAsk = retryLimiter(deps.clock);
-  const mayAnswer = retryLimiter(deps.clock);
-  return async (job) => {
-    switch (job.kind) {
-      case "refreshKeys":
-        return refreshAllKeys(deps);
-      case "contacts":
-        return takeContacts(deps, job.pointer);
-      case "askAgain": {
-        // Their other devices see that it is not for them.
-        if (!mayAsk(job.aci)) return deps.log.warn("no more requests to send again this hour");
-        const content = PlaintextContent.from(job.request);
-        const timestamp = deps.freshTimestamp();
-        await deliver(deps, { kind: "repair", to: job.aci, content, timestamp, groupId: job.groupId });
-        return;
-      }
-      case "answerAgain":
-        return answerAgain(deps, job, mayAnswer);
+export async function runJob(context: Context, job: Job): Promise<void> {
+  switch (job.kind) {
+    case "refreshKeys":
+      return refreshAllKeys(context);
+    case "contacts":
+      return takeContacts(context, job.pointer);
+    case "askAgain": {
+      // Their other devices see that it is not for them.
+      if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");
+      const content = PlaintextContent.from(job.request);
+      const timestamp = context.freshTimestamp();
+      await deliver(context, { kind: "repair", to: job.aci, content, timestamp, groupId: job.groupId });
+      return;
     }
-  };
+    case "answerAgain":
+      return answerAgain(context, job);
+  }
 }
 
 /** True while `who` has had fewer than ten in the last hour; each true counts. */
-function retryLimiter(clock: Clock): (who: string) => boolean {
+export function retryLimiter(clock: Clock): (who: string) => boolean {
   const times = new Map<string, Millis[]>();
   return (who) => {
     const now = clock.monotonic();
@@ -134,8 +127,8 @@ function retryLimiter(clock: Clock): (who: string) => boolean {
 }
 
 /** Of the owner's contacts only those on the allow list are kept. */
-async function takeContacts(deps: UpkeepDeps, pointer: AttachmentPointer): Promise<void> {
-  const { database, service, isAllowed, closing } = deps;
+async function takeContacts(context: Context, pointer: AttachmentPointer): Promise<void> {
+  const { database, service, isAllowed, closing } = context;
   const blob = await downloadAttachment(service, pointer, contactsBytesMax, closing());
   database.transaction(() => {
     for (const contact of parseContacts(blob)) {
@@ -150,25 +143,24 @@ async function takeContacts(deps: UpkeepDeps, pointer: AttachmentPointer): Promi
 
 /** Somebody could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
 async function answerAgain(
-  deps: UpkeepDeps,
+  context: Context,
   { aci: to, deviceId, request: bytes }: Extract<Job, { kind: "answerAgain" }>,
-  mayAnswer: (who: string) => boolean,
 ): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
-  if (request.deviceId() !== deps.account().deviceId) return;
-  if (!mayAnswer(to)) return deps.log.warn("no more answers to requests to send again this hour");
-  const isArchived = await deps.lock(async () => archiveSession(deps, to, deviceId, request));
+  if (request.deviceId() !== context.account().deviceId) return;
+  if (!context.mayAnswer(to)) return context.log.warn("no more answers to requests to send again this hour");
+  const isArchived = await context.mutex.run(() => archiveSession(context, to, deviceId, request));
   const sql = "SELECT content, group_id AS groupId FROM signal_send_log WHERE sent_at = ? AND service_id = ?";
   const timestamp = request.timestamp();
-  const logged = deps.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
-  if (logged !== undefined) await deliver(deps, { kind: "message", to, timestamp, ...logged });
+  const logged = context.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
+  if (logged !== undefined) await deliver(context, { kind: "message", to, timestamp, ...logged });
   else if (isArchived)
-    await deliver(deps, { kind: "repair", to, content: nullContent(), timestamp: deps.freshTimestamp() });
+    await deliver(context, { kind: "repair", to, content: nullContent(), timestamp: context.freshTimestamp() });
 }
 
 /** Only when the request speaks of the session that we have now: an old request must not undo a new session. */
-function archiveSession(deps: SendDeps, aci: string, deviceId: number, request: DecryptionErrorMessage): boolean {
-  const overlay = openOverlay(deps);
+function archiveSession(context: Context, aci: string, deviceId: number, request: DecryptionErrorMessage): boolean {
+  const overlay = openOverlay(context);
   const session = overlay.session("aci", aci, deviceId);
   const ratchetKey = request.ratchetKey();
   if (!ratchetKey || !session?.currentRatchetKeyMatches(ratchetKey)) return false;
