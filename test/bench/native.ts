@@ -1,19 +1,114 @@
-/** The native transport against Signal's own mock server on loopback: the mock's half of the cryptography is in these figures. */
-import { spawn } from "node:child_process";
+/**
+ * The native transport against Signal's own mock server on loopback. The server runs in a process of its own, which also says
+ * how long it took for its part; as a second figure, in this process, where its half of the cryptography waits for ours.
+ *
+ * By itself: `bun test/bench/native.ts --messages 20000` exchanges so many, half of them in and half out, and shows the memory.
+ */
+import { fork, spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { systemClock, systemRandom } from "../../src/clock.ts";
+import type { Chat } from "../../src/core/model.ts";
+import { loadService, type ServiceFile } from "../../src/signal/native/service.ts";
+import { createNative, linkNative } from "../../src/signal/native/transport.ts";
 import { startClaudeDouble } from "../doubles/claude.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
 import { command, newHome, start } from "../e2e/harness.ts";
-import { startRig } from "../native/mock.ts";
+import { commit, never, openNativeDatabase, recordLog, startRig } from "../native/mock.ts";
 import type { Figure } from "./measure.ts";
 import { residentMegabytes } from "./program.ts";
+import type { Order } from "./signal-server.ts";
 
 const group = "native";
 
+/** Linked to a server of its own; receives, commits and acknowledges until it is stopped. */
+async function startPair() {
+  const home = newHome();
+  const server = fork(join(import.meta.dir, "signal-server.ts"));
+  server.once("exit", (code) => {
+    if (code !== 0 && code !== null) throw new Error("the server ended");
+  });
+  const answer = <T>() => new Promise<T>((resolve) => server.once("message", (message) => resolve(message as T)));
+  const { service, contact } = await answer<{ service: ServiceFile; contact: string }>();
+  const order = (what: Order): Promise<readonly number[]> => {
+    const answered = answer<readonly number[]>();
+    server.send(what);
+    return answered;
+  };
+  const servicePath = join(home.path, "service.json");
+  writeFileSync(servicePath, JSON.stringify(service));
+  const deps = {
+    database: await openNativeDatabase(join(home.path, "signalman.db")),
+    service: await loadService(servicePath, systemClock),
+    clock: systemClock,
+    random: systemRandom,
+    log: recordLog().log,
+    userAgent: "signalman/0.0.0",
+    isAllowed: () => true,
+  };
+  let scanned: Promise<unknown> = Promise.resolve();
+  for await (const progress of linkNative(deps)("bench", never))
+    if (progress.event === "url") scanned = order({ do: "scan", url: progress.url });
+  await scanned;
+  const transport = createNative(deps);
+  await transport.connect(never);
+  const stopping = new AbortController();
+  const receiving = (async () => {
+    while (!stopping.signal.aborted) {
+      const batch = await transport.receive(1_000, stopping.signal);
+      commit(deps.database, batch);
+      await transport.ack(batch, true);
+    }
+  })();
+  const chat: Chat = { kind: "direct", peer: { aci: contact, number: null } };
+  let timestamp = 0;
+  return {
+    order,
+    async send(text: string): Promise<number> {
+      timestamp = Math.max(timestamp + 1, Date.now());
+      const from = performance.now();
+      await transport.send({ chat, timestamp, body: { kind: "text", text, styles: [], quote: null, files: [] } });
+      return performance.now() - from;
+    },
+    async stop() {
+      stopping.abort();
+      await receiving;
+      await transport.disconnect();
+      deps.database.close();
+      server.disconnect();
+      home.remove();
+    },
+  };
+}
+
 /** Each with a commit of its own, as in the program. */
 export async function exchange(runs: number): Promise<Figure[]> {
-  const rig = await startRig({ databasePath: join(newHome().path, "signalman.db") });
+  const pair = await startPair();
+  try {
+    await pair.order({ do: "write", count: 10 });
+    const came = await pair.order({ do: "write", count: runs });
+    for (let run = 0; run < 10; run++) await pair.send(`warm ${run}`);
+    await pair.order({ do: "handled" });
+    const went: number[] = [];
+    for (let run = 0; run < runs; run++) went.push(await pair.send(`pong ${run}`));
+    const handled = await pair.order({ do: "handled" });
+    return [
+      { group, name: "receive: handed to the server → committed, acknowledged", unit: "ms", values: came, target: 2 },
+      { group, name: "send: two commits, two requests (contact, own phone)", unit: "ms", values: went, target: 4 },
+      { group, name: "the server's part of one such request", unit: "ms", values: handled },
+      ...(await exchangeInside(runs)),
+    ];
+  } finally {
+    await pair.stop();
+  }
+}
+
+/** The same with the server on our own thread, where it also decrypts what it received. */
+async function exchangeInside(runs: number): Promise<Figure[]> {
+  const home = newHome();
+  const rig = await startRig({ databasePath: join(home.path, "signalman.db") });
   try {
     const came: number[] = [];
     const went: number[] = [];
@@ -31,18 +126,51 @@ export async function exchange(runs: number): Promise<Figure[]> {
       await rig.contact.waitForMessage();
     }
     return [
-      {
-        group,
-        name: "receive: handed to the server → decrypted, committed, acknowledged",
-        unit: "ms",
-        values: came,
-        target: 2,
-      },
-      { group, name: "send: encrypted for every device → accepted by the server", unit: "ms", values: went, target: 4 },
+      { group, name: "receive, the server on the same thread", unit: "ms", values: came },
+      { group, name: "send, the server on the same thread", unit: "ms", values: went },
     ];
   } finally {
     await rig.stop();
+    home.remove();
   }
+}
+
+/** RSS of this process in MB, after garbage collection, as `[messages, megabytes]`. */
+async function memoryOver(messages: number): Promise<[number, number][]> {
+  const pair = await startPair();
+  const batch = 100;
+  const marks = [0.1, 0.25, 0.5, 0.75, 1].map((share) => Math.round((messages * share) / (2 * batch)) * 2 * batch);
+  const measured: [number, number][] = [];
+  try {
+    for (let done = 2 * batch; done <= messages; done += 2 * batch) {
+      await pair.order({ do: "write", count: batch });
+      for (let n = 0; n < batch; n++) await pair.send(`message ${done + n}`);
+      await pair.order({ do: "handled" });
+      if (!marks.includes(done)) continue;
+      Bun.gc(true);
+      await Bun.sleep(200);
+      Bun.gc(true);
+      measured.push([done, residentMegabytes(process.pid)]);
+    }
+    return measured;
+  } finally {
+    await pair.stop();
+  }
+}
+
+/** Flat: what the second half adds is noise. */
+export async function memory(messages: number): Promise<Figure[]> {
+  const measured = await memoryOver(messages);
+  const at = (share: number) => measured.findLast(([done]) => done <= messages * share)?.[1] ?? Number.NaN;
+  return [
+    ...measured.map(([done, megabytes]): Figure => ({
+      group: "memory",
+      name: `RSS after ${done} messages (native, from source)`,
+      unit: "MB",
+      values: [megabytes],
+    })),
+    { group: "memory", name: "RSS added by the second half of them", unit: "MB", values: [at(1) - at(0.5)], target: 5 },
+  ];
 }
 
 async function link(signal: SignalMock, env: Readonly<Record<string, string>>): Promise<number> {
@@ -94,4 +222,11 @@ export async function linkAndIdle(): Promise<Figure[]> {
     await claude.close();
     home.remove();
   }
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { messages: { type: "string", default: "20000" } } });
+  for (const { name, unit, values: figures } of await memory(Number(values.messages)))
+    console.log(`${(figures[0] ?? 0).toFixed(1).padStart(8)} ${unit} ${name}`);
+  process.exit(0);
 }

@@ -127,6 +127,10 @@ const types = [
   Envelope_Type.UNKNOWN,
 ] as const;
 
+const noGroups = {
+  learn: () => Promise.reject(new Error("not asked")),
+  load: () => Promise.reject(new Error("not asked")),
+};
 /** Rolls back whatever it did. */
 const undo = new Error("undo");
 /** A session that counts far ahead costs more and more to catch up with. */
@@ -162,7 +166,7 @@ export async function nativeTargets(): Promise<Target[]> {
   const addressOf = (aci: string) => ({ aci, number: null });
 
   const open = async (dice: Dice, bytes: Uint8Array<ArrayBuffer>): Promise<void> => {
-    const overlay = openOverlay(database, systemClock, () => undefined);
+    const overlay = openOverlay({ database, clock: systemClock, onIdentityChange: () => undefined });
     const standing = dice.pick(["member", "stranger", "unknown"] as const);
     const isAllowed = dice.chance(0.8);
     const outcome = await openEnvelope(
@@ -170,12 +174,10 @@ export async function nativeTargets(): Promise<Target[]> {
         database,
         clock: systemClock,
         log: quietLog,
-        account,
+        account: () => account,
         trustRoots,
         isAllowed: () => isAllowed,
-        addressOf,
-        nameOf: () => null,
-        groups: { standing: () => standing },
+        groups: { ...noGroups, standing: () => standing },
       },
       overlay,
       { bytes, serverAt: null, ack: () => undefined },
@@ -234,7 +236,7 @@ export async function nativeTargets(): Promise<Target[]> {
         }
         const sender = { aci: stranger, deviceId: 1, number: null, name: null, sentAt: at, serverAt: null };
         const reading = readContent(content, { ...sender, isOwn: dice.chance(0.5) }, at, addressOf);
-        if ("envelope" in reading) follow(reading.envelope, bytes.length * 4);
+        if (typeof reading !== "string") follow(reading, bytes.length * 4);
       },
     },
     {

@@ -9,8 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { production } from "../../src/signal/native/production.ts";
-import { loadService, type Service, type ServiceFile } from "../../src/signal/native/service.ts";
+import { loadService, production, type Service, type ServiceFile } from "../../src/signal/native/service.ts";
 import { describe as describeService } from "../doubles/signal-mock.ts";
 import { mockCertificate, startRefusingHost } from "../doubles/signal-http2.ts";
 

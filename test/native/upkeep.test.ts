@@ -4,7 +4,7 @@ import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { systemClock } from "../../src/clock.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
-import { prune } from "../../src/signal/native/maintenance.ts";
+import { prune } from "../../src/signal/native/upkeep.ts";
 import { EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
 import { never, type Rig, startRig } from "./mock.ts";

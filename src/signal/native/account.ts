@@ -1,9 +1,12 @@
-/** Who we are: the linked account and its one or two identities, as rows and as the objects that libsignal wants. */
+/**
+ * Who we are, and whom we write to, as rows and as the objects that libsignal wants. Only people on the allow list have a row
+ * among the recipients.
+ */
 import { PrivateKey, ProtocolAddress, type PublicKey } from "@signalapp/libsignal-client";
 import { BridgeError } from "../../core/errors.ts";
-import type { Account, Millis } from "../../core/model.ts";
+import type { Account, Address, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import { type Bytes, owned } from "./bytes.ts";
+import type { Bytes } from "./bytes.ts";
 
 export type OwnName = "aci" | "pni";
 
@@ -16,7 +19,6 @@ export type Own = {
   readonly publicKey: PublicKey;
   /** 1..16383. */
   readonly registrationId: number;
-  /** Our own protocol address under this identity. */
   readonly address: ProtocolAddress;
 };
 
@@ -27,7 +29,6 @@ export type NativeAccount = {
   readonly password: string;
   readonly profileKey: Bytes | null;
   readonly entropyPool: string | null;
-  readonly masterKey: Bytes | null;
   readonly credentialSalt: Bytes | null;
   readonly sendsReadReceipts: boolean;
   readonly sendsTyping: boolean;
@@ -38,44 +39,34 @@ export type NativeAccount = {
   readonly pni: Own | null;
 };
 
-type AccountRow = {
-  number: string | null;
-  device_id: number;
-  password: string;
-  profile_key: Uint8Array | null;
-  entropy_pool: string | null;
-  master_key: Uint8Array | null;
-  credential_salt: Uint8Array | null;
-  sends_read_receipts: number;
-  sends_typing: number;
-  synced_at: number | null;
-};
-type OwnRow = { own: OwnName; service_id: string; identity: Uint8Array; registration_id: number };
+/** A row with 0 and 1 in the place of `Flags`. */
+type RowOf<T, Flags extends keyof T> = { [Key in keyof T]: Key extends Flags ? number : T[Key] };
+type AccountRow = RowOf<Omit<NativeAccount, OwnName>, "sendsReadReceipts" | "sendsTyping">;
+type OwnRow = { name: OwnName; serviceId: string; identity: Bytes; registrationId: number };
 
 /** The linked account, or null when this database has none. */
 export function findAccount(database: Database): NativeAccount | null {
-  const row = database.get<AccountRow>("SELECT * FROM signal_account");
+  const row = database.get<AccountRow>(
+    `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, entropy_pool AS entropyPool,
+     credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
+     synced_at AS syncedAt FROM signal_account`,
+  );
   if (row === undefined) return null;
-  const owns = database.all<OwnRow>("SELECT own, service_id, identity, registration_id FROM signal_own");
-  const ownOf = (name: OwnName): Own | null => {
-    const found = owns.find(({ own }) => own === name);
-    return found === undefined ? null : toOwn(found, row.device_id);
-  };
-  const aci = ownOf("aci");
-  if (aci === null) return null;
+  const sql =
+    "SELECT own AS name, service_id AS serviceId, identity, registration_id AS registrationId FROM signal_own";
+  const owns = database.all<OwnRow>(sql).map((own): Own => {
+    const identity = PrivateKey.deserialize(own.identity);
+    const address = ProtocolAddress.new(own.serviceId, row.deviceId);
+    return { ...own, identity, publicKey: identity.getPublicKey(), address };
+  });
+  const aci = owns.find(({ name }) => name === "aci");
+  if (aci === undefined) return null;
   return {
-    number: row.number,
-    deviceId: row.device_id,
-    password: row.password,
-    profileKey: row.profile_key === null ? null : owned(row.profile_key),
-    entropyPool: row.entropy_pool,
-    masterKey: row.master_key === null ? null : owned(row.master_key),
-    credentialSalt: row.credential_salt === null ? null : owned(row.credential_salt),
-    sendsReadReceipts: row.sends_read_receipts === 1,
-    sendsTyping: row.sends_typing === 1,
-    syncedAt: row.synced_at,
+    ...row,
+    sendsReadReceipts: row.sendsReadReceipts === 1,
+    sendsTyping: row.sendsTyping === 1,
     aci,
-    pni: ownOf("pni"),
+    pni: owns.find(({ name }) => name === "pni") ?? null,
   };
 }
 
@@ -87,20 +78,73 @@ export function loadAccount(database: Database): NativeAccount {
 }
 
 /** The account as the rest of the program knows it. */
-export const toAccount = (account: NativeAccount): Account => ({
-  aci: account.aci.serviceId,
-  number: account.number,
-  deviceId: account.deviceId,
+export const toAccount = ({ aci, number, deviceId }: NativeAccount): Account => ({
+  aci: aci.serviceId,
+  number,
+  deviceId,
 });
 
-function toOwn(row: OwnRow, deviceId: number): Own {
-  const identity = PrivateKey.deserialize(owned(row.identity));
-  return {
-    name: row.own,
-    serviceId: row.service_id,
-    identity,
-    publicKey: identity.getPublicKey(),
-    registrationId: row.registration_id,
-    address: ProtocolAddress.new(row.service_id, deviceId),
-  };
+/** What a send must know of a person. */
+export type Recipient = {
+  readonly number: string | null;
+  /** As the owner's phone has it. */
+  readonly name: string | null;
+  /** 32 bytes; with it messages to this person can be sealed. */
+  readonly profileKey: Bytes | null;
+  /** The server refused our seal; until a new profile key comes, messages go unsealed. */
+  readonly isSealedRefused: boolean;
+  /** Disappearing messages of the direct chat, 0 = off. */
+  readonly timerSeconds: number;
+  readonly timerVersion: number;
+  /** They wrote to our number: the next message proves that number and account are the same. */
+  readonly needsPniSignature: boolean;
+};
+
+const unknown: Recipient = {
+  number: null,
+  name: null,
+  profileKey: null,
+  isSealedRefused: false,
+  timerSeconds: 0,
+  timerVersion: 1,
+  needsPniSignature: false,
+};
+
+/** By ACI; somebody unknown has the defaults. */
+export function findRecipient(database: Database, aci: string): Recipient {
+  const row = database.get<RowOf<Recipient, "isSealedRefused" | "needsPniSignature">>(
+    `SELECT number, name, profile_key AS profileKey, is_sealed_refused AS isSealedRefused, timer_seconds AS timerSeconds,
+     timer_version AS timerVersion, needs_pni_signature AS needsPniSignature FROM signal_recipients WHERE aci = ?`,
+    aci,
+  );
+  if (row === undefined) return unknown;
+  return { ...row, isSealedRefused: row.isSealedRefused === 1, needsPniSignature: row.needsPniSignature === 1 };
+}
+
+/** The ACI behind an address, as far as it is known. */
+export function findAci(database: Database, { aci, number }: Address): string | null {
+  if (aci !== null || number === null) return aci;
+  return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;
+}
+
+/** Makes the row; a number given belongs to this person from now on. */
+export function saveRecipient(database: Database, aci: string, number: string | null, name: string | null): void {
+  if (number !== null)
+    database.run("UPDATE signal_recipients SET number = NULL WHERE number = ? AND aci <> ?", number, aci);
+  const sql = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET
+    number = coalesce(excluded.number, number), name = coalesce(excluded.name, name)`;
+  database.run(sql, aci, number, name);
+}
+
+export function saveProfileKey(database: Database, aci: string, key: Uint8Array): void {
+  const sql = `UPDATE signal_recipients SET profile_key = ?1,
+    is_sealed_refused = CASE WHEN profile_key IS ?1 THEN is_sealed_refused ELSE 0 END WHERE aci = ?2`;
+  database.run(sql, key, aci);
+}
+
+/** An older version than the stored one is ignored. **Source:** SIGNAL-NATIVE 4.9. */
+export function saveTimer(database: Database, aci: string, seconds: number, version: number): void {
+  const sql = `UPDATE signal_recipients SET timer_seconds = ?1, timer_version = max(timer_version, ?2)
+    WHERE aci = ?3 AND (?2 = 0 OR ?2 >= timer_version)`;
+  database.run(sql, seconds, version, aci);
 }

@@ -13,17 +13,11 @@ import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
 import type { AuthMessagesService, UploadForm } from "@signalapp/libsignal-client/dist/net.js";
 import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
+import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { type Bytes, concat, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
-import {
-  type AttachmentPointer,
-  AttachmentPointer_Flags,
-  AttachmentPointerSchema,
-  type ContactDetails,
-  ContactDetailsSchema,
-} from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
 
 const ivBytes = 16;
@@ -33,21 +27,25 @@ const transferTimeoutMs: Millis = 300_000;
 /** Of an answer whose body says nothing to us. */
 const noticeBytesMax = 64 * 1024;
 
+const unavailable = (why: string, cause?: unknown): BridgeError =>
+  new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
+
 /** The part of a pointer that fetches and opens the blob, as the opaque `ref` of an `Attachment`: base64url. It holds the key. */
-export function toRef(pointer: AttachmentPointer): string {
-  const { identifier, cdnNumber, key, digest, size } = pointer;
-  const needed = create(AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
-  return Buffer.from(toBinary(AttachmentPointerSchema, needed)).toString("base64url");
+export function toRef({ identifier, cdnNumber, key, digest, size }: wire.AttachmentPointer): string {
+  const needed = create(wire.AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
+  return Buffer.from(toBinary(wire.AttachmentPointerSchema, needed)).toString("base64url");
 }
 
 /** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
-export function fromRef(ref: string): AttachmentPointer {
+export function fromRef(ref: string): wire.AttachmentPointer {
   try {
-    return fromBinary(AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
+    return fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
   } catch (error) {
     throw unavailable("its reference is damaged", error);
   }
 }
+
+type Hosts = Pick<Service, "cdnUrl" | "fetch">;
 
 /**
  * The whole plaintext, checked. `bytesMax` bounds it; nothing is fetched for a file announced as larger.
@@ -55,38 +53,26 @@ export function fromRef(ref: string): AttachmentPointer {
  *   `signal_unreachable`, `signal_timeout` where the CDN cannot be reached now
  */
 export async function downloadAttachment(
-  service: Pick<Service, "cdnUrl" | "fetch">,
-  pointer: AttachmentPointer,
+  service: Hosts,
+  pointer: wire.AttachmentPointer,
   bytesMax: number,
   signal: AbortSignal,
 ): Promise<Bytes> {
-  if (pointer.size > bytesMax) throw unavailable(`it has ${pointer.size} bytes and ${bytesMax} are allowed`);
-  const answer = await service
-    .fetch({
-      method: "GET",
-      url: blobUrl(service, pointer),
-      bytesMax: blobBytesMax(pointer.size),
-      timeoutMs: transferTimeoutMs,
-      signal,
-    })
-    .catch((error: unknown) => {
-      if (error instanceof BridgeError && error.code === "signal_protocol")
-        throw unavailable("it is larger than announced", error);
-      throw error;
-    });
-  if (answer.status >= 500)
-    throw new BridgeError("signal_unreachable", `Cannot fetch a file as the CDN answered ${answer.status}`);
-  if (answer.status !== 200)
-    throw unavailable(answer.status === 404 ? "the CDN has it no more" : `the CDN answered ${answer.status}`);
-  return decryptAttachment(answer.body, pointer);
-}
-
-/** **Source:** mautrix-signal pkg/signalmeow/attachments.go (`getAttachmentPath`): a key is opaque, an id decimal. */
-function blobUrl(service: Pick<Service, "cdnUrl">, { identifier, cdnNumber }: AttachmentPointer): string {
+  const { identifier, cdnNumber, size } = pointer;
+  if (size > bytesMax) throw unavailable(`it has ${size} bytes and ${bytesMax} are allowed`);
   const base = service.cdnUrl(cdnNumber);
   if (base === null) throw unavailable(`nobody knows CDN ${cdnNumber}`);
-  if (identifier.value === undefined || identifier.value === "") throw unavailable("its pointer names no file");
-  return `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
+  if (!identifier.value) throw unavailable("its pointer names no file");
+  // A key is opaque, an id decimal.
+  const url = `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
+  const asked = { method: "GET", url, bytesMax: blobBytesMax(size), timeoutMs: transferTimeoutMs, signal } as const;
+  const { status, body } = await service.fetch(asked).catch((error: unknown) => {
+    if (!(error instanceof BridgeError) || error.code !== "signal_protocol") throw error;
+    throw unavailable("it is larger than announced", error);
+  });
+  if (status >= 500) throw new BridgeError("signal_unreachable", `Cannot fetch a file as the CDN answered ${status}`);
+  if (status !== 200) throw unavailable(status === 404 ? "the CDN has it no more" : `the CDN answered ${status}`);
+  return decryptAttachment(body, pointer);
 }
 
 /**
@@ -95,7 +81,7 @@ function blobUrl(service: Pick<Service, "cdnUrl">, { identifier, cdnNumber }: At
  */
 export function decryptAttachment(
   blob: Uint8Array,
-  { key, digest, size }: Pick<AttachmentPointer, "key" | "digest" | "size">,
+  { key, digest, size }: Pick<wire.AttachmentPointer, "key" | "digest" | "size">,
 ): Bytes {
   if (key.length !== 64 || digest.length !== 32) throw unavailable("its pointer has no key or no digest");
   const cipherBytes = blob.length - ivBytes - macBytes;
@@ -124,13 +110,11 @@ export function paddedBytes(plainBytes: number): number {
   return Math.max(541, plainBytes, Math.floor(1.05 ** step));
 }
 
-/** One block more than exact, for senders whose logarithm rounds another way. */
+/** PKCS#7 always adds at least one byte. One block more than exact, for senders whose logarithm rounds another way. */
 const blobBytesMax = (plainBytes: number): number =>
-  ivBytes + cipherBytesOf(paddedBytes(plainBytes)) + blockBytes + macBytes;
-/** PKCS#7 always adds at least one byte. */
-const cipherBytesOf = (bytes: number): number => (Math.floor(bytes / blockBytes) + 1) * blockBytes;
+  ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
-export type SealedFile = { readonly blob: Bytes; readonly key: Bytes; readonly digest: Bytes; readonly size: number };
+type SealedFile = { readonly blob: Bytes; readonly key: Bytes; readonly digest: Bytes; readonly size: number };
 
 /** Seals `plain` under a fresh key. */
 export function encryptAttachment(plain: Uint8Array): SealedFile {
@@ -139,17 +123,14 @@ export function encryptAttachment(plain: Uint8Array): SealedFile {
   const cipher = createCipheriv("aes-256-cbc", key.subarray(0, 32), iv);
   const zeros = new Uint8Array(paddedBytes(plain.length) - plain.length);
   const sealed = concat(iv, cipher.update(plain), cipher.update(zeros), cipher.final());
-  const mac = createHmac("sha256", key.subarray(32)).update(sealed).digest();
-  const blob = concat(sealed, mac);
-  const digest = owned(createHash("sha256").update(blob).digest());
-  return { blob, key, digest, size: plain.length };
+  const blob = concat(sealed, createHmac("sha256", key.subarray(32)).update(sealed).digest());
+  return { blob, key, digest: owned(createHash("sha256").update(blob).digest()), size: plain.length };
 }
 
 export type Upload = {
   readonly plain: Uint8Array;
   readonly contentType: string;
   readonly fileName: string | null;
-  readonly isVoiceNote?: boolean;
   /** Now, Unix ms: told to the recipient. */
   readonly uploadedAt: Millis;
 };
@@ -160,33 +141,30 @@ export type Upload = {
  * @throws BridgeError `send_rejected` (too large), `signal_rate_limited`, `signal_unreachable`, `signal_timeout`
  */
 export async function uploadAttachment(
-  service: Pick<Service, "cdnUrl" | "fetch">,
+  service: Hosts,
   connection: Pick<AuthMessagesService, "getUploadForm">,
   file: Upload,
   signal: AbortSignal,
-): Promise<AttachmentPointer> {
+): Promise<wire.AttachmentPointer> {
   const { blob, key, digest, size } = encryptAttachment(file.plain);
   const form = await uploadForm(connection, blob.length, signal);
   const base = service.cdnUrl(form.cdn);
   if (base === null) throw new BridgeError("signal_protocol", `Cannot upload a file as nobody knows CDN ${form.cdn}`);
-  const post = (url: string | URL, method: "POST" | "PUT", headers: Record<string, string>, body: Uint8Array) =>
-    service.fetch({
-      method,
-      url: atHost(base, url),
-      headers,
-      body,
-      bytesMax: noticeBytesMax,
-      timeoutMs: transferTimeoutMs,
-      signal,
-    });
+  const put = async (url: string | URL, method: "POST" | "PUT", headers: Record<string, string>, body: Uint8Array) => {
+    // The same path at the CDN we know: a form may name another scheme or host, whose certificate would not be trusted.
+    const { pathname, search } = new URL(url);
+    const bounds = { bytesMax: noticeBytesMax, timeoutMs: transferTimeoutMs, signal };
+    const place = new URL(base).origin + pathname + search;
+    return checked(await service.fetch({ method, url: place, headers, body, ...bounds }));
+  };
   const given = Object.fromEntries(form.headers);
   const octets = { "content-type": "application/octet-stream" };
   if (form.cdn === 2) {
-    const opened = checked(await post(form.signedUploadUrl, "POST", { ...given, ...octets }, new Uint8Array()));
-    const location = opened.headers.get("location");
+    const { headers } = await put(form.signedUploadUrl, "POST", { ...given, ...octets }, new Uint8Array());
+    const location = headers.get("location");
     if (location === undefined)
       throw new BridgeError("signal_unreachable", "Cannot upload a file as the CDN named no place for it");
-    checked(await post(new URL(location, base), "PUT", octets, blob));
+    await put(new URL(location, base), "PUT", octets, blob);
   } else {
     const tus = {
       ...given,
@@ -195,9 +173,9 @@ export async function uploadAttachment(
       "upload-metadata": `filename ${toBase64(utf8(form.key))}`,
       "content-type": "application/offset+octet-stream",
     };
-    checked(await post(form.signedUploadUrl, "POST", tus, blob));
+    await put(form.signedUploadUrl, "POST", tus, blob);
   }
-  return create(AttachmentPointerSchema, {
+  return create(wire.AttachmentPointerSchema, {
     identifier: { case: "cdnKey", value: form.key },
     cdnNumber: form.cdn,
     contentType: file.contentType,
@@ -207,7 +185,6 @@ export async function uploadAttachment(
     clientUuid: owned(randomBytes(16)),
     uploadTimestamp: BigInt(file.uploadedAt),
     ...(file.fileName === null ? {} : { fileName: file.fileName }),
-    ...(file.isVoiceNote ? { flags: AttachmentPointer_Flags.VOICE_MESSAGE } : {}),
   });
 }
 
@@ -219,47 +196,33 @@ async function uploadForm(
 ): Promise<UploadForm> {
   try {
     return await connection.getUploadForm({ uploadSize: BigInt(blobBytes) }, { abortSignal: signal });
-  } catch (error) {
-    if (LibSignalErrorBase.is(error, ErrorCode.UploadTooLarge))
-      throw new BridgeError("send_rejected", `Cannot upload a file as its ${blobBytes} bytes are too many for Signal`, {
-        cause: error,
-      });
-    if (LibSignalErrorBase.is(error, ErrorCode.RateLimitedError))
-      throw new BridgeError("signal_rate_limited", "Cannot upload a file as Signal limits the rate", {
-        retryAfterMs: error.retryAfterSecs * 1000,
-        cause: error,
-      });
-    const why = error instanceof Error ? error.message : String(error);
-    throw new BridgeError("signal_unreachable", `Cannot upload a file as the form did not come: ${why}`, {
-      cause: error,
-    });
+  } catch (cause) {
+    const failed = (
+      code: "send_rejected" | "signal_rate_limited" | "signal_unreachable",
+      why: string,
+      after?: Millis,
+    ) => new BridgeError(code, `Cannot upload a file as ${why}`, { cause, retryAfterMs: after });
+    if (LibSignalErrorBase.is(cause, ErrorCode.UploadTooLarge))
+      throw failed("send_rejected", `its ${blobBytes} bytes are too many for Signal`);
+    if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError))
+      throw failed("signal_rate_limited", "Signal limits the rate", cause.retryAfterSecs * 1000);
+    throw failed("signal_unreachable", `the form did not come: ${reasonOf(cause)}`);
   }
 }
 
-/** The same path at the CDN we know: a form may name another scheme or host, and its certificate would not be trusted. */
-function atHost(base: string, url: string | URL): string {
-  const { pathname, search } = new URL(url);
-  return new URL(base).origin + pathname + search;
-}
-
 function checked(answer: PinnedResponse): PinnedResponse {
-  if (answer.status >= 200 && answer.status < 300) return answer;
-  const code: BridgeCode =
-    answer.status === 413 ? "send_rejected" : answer.status === 429 ? "signal_rate_limited" : "signal_unreachable";
-  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${answer.status}`, {
+  const { status } = answer;
+  if (status >= 200 && status < 300) return answer;
+  const code = status === 413 ? "send_rejected" : status === 429 ? "signal_rate_limited" : "signal_unreachable";
+  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, {
     retryAfterMs: retryAfterMsOf(answer) ?? undefined,
   });
 }
-
-const unavailable = (why: string, cause?: unknown): BridgeError =>
-  new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
 
 /** The content type of the file that carries the whole of a long text. */
 export const longTextType = "text/x-signal-plain";
 /** UTF-8 bytes of a body; the whole of anything longer travels as a file. **Source:** Signal-Android's limit (signal-cli: 2000). */
 const bodyBytesMax = 2048;
-/** UTF-8 bytes that we read of a long text. */
-export const longTextBytesMax = 64 * 1024;
 
 /** The body of a text of any length, cut between characters, and the file that carries all of it where it was cut. */
 export function splitLongText(text: string): { readonly body: string; readonly file: Bytes | null } {
@@ -274,12 +237,12 @@ export function splitLongText(text: string): { readonly body: string; readonly f
  * The entries of a decrypted contact list, without their pictures. Ends at the first entry that is cut short.
  * Layout: repeated varint length ‖ ContactDetails ‖ picture bytes. **Source:** libsignal-service DeviceContactsInputStream.
  */
-export function* parseContacts(blob: Uint8Array): Generator<ContactDetails> {
+export function* parseContacts(blob: Uint8Array): Generator<wire.ContactDetails> {
   const reader = new BinaryReader(blob);
   while (reader.pos < reader.len) {
-    let contact: ContactDetails;
+    let contact: wire.ContactDetails;
     try {
-      contact = fromBinary(ContactDetailsSchema, reader.bytes());
+      contact = fromBinary(wire.ContactDetailsSchema, reader.bytes());
       reader.pos += contact.avatar?.length ?? 0;
     } catch {
       return;

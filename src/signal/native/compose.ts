@@ -2,26 +2,12 @@
  * `Outbound` → the protocol's content, and the transcript by which our other devices show what we said. Pure but for the
  * random padding. **Source:** SIGNAL-NATIVE 5.6, 5.8.
  */
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { Aci } from "@signalapp/libsignal-client";
 import { randomBytes } from "node:crypto";
 import type { Millis, OutboundBody, Quote, StyleRange } from "../../core/model.ts";
-import type { Bytes } from "./bytes.ts";
-import { owned } from "./bytes.ts";
-import {
-  type AttachmentPointer,
-  BodyRange_Style,
-  type Content,
-  ContentSchema,
-  type DataMessage,
-  DataMessageSchema,
-  type EditMessage,
-  EditMessageSchema,
-  ReceiptMessage_Type,
-  SyncMessageSchema,
-  type SyncMessage_Request_Type,
-  TypingMessage_Action,
-} from "./proto/signal_pb.ts";
+import { type Bytes, owned } from "./bytes.ts";
+import * as wire from "./proto/signal_pb.ts";
 
 /** What every message carries besides what it says. */
 export type Frame = {
@@ -35,10 +21,10 @@ export type Frame = {
 };
 
 /** Text as the body carries it, and the uploaded files; the whole of a long text is the first of them. */
-export type Parts = { readonly body: string; readonly files: readonly AttachmentPointer[] };
+export type Parts = { readonly body: string; readonly files: readonly wire.AttachmentPointer[] };
 
 /** The message in the form that content and transcript share. */
-export type Composed = { readonly message: DataMessage } | { readonly editMessage: EditMessage };
+export type Composed = { readonly message: wire.DataMessage } | { readonly editMessage: wire.EditMessage };
 
 const requiredForReactions = 4;
 const quoteLengthMax = 2_000;
@@ -47,46 +33,37 @@ const paddingMax = 512;
 export function compose(said: OutboundBody, parts: Parts, frame: Frame): Composed {
   const common = {
     timestamp: BigInt(frame.timestamp),
-    ...(frame.profileKey === null ? {} : { profileKey: frame.profileKey }),
+    ...(frame.profileKey && { profileKey: frame.profileKey }),
     expireTimer: frame.timerSeconds,
-    ...(frame.group === null ? { expireTimerVersion: frame.timerVersion } : { groupV2: frame.group }),
+    ...(frame.group ? { groupV2: frame.group } : { expireTimerVersion: frame.timerVersion }),
   };
-  switch (said.kind) {
-    case "text":
-      return {
-        message: create(DataMessageSchema, { ...common, ...toBody(parts, said.styles), ...toQuote(said.quote) }),
-      };
-    case "edit":
-      return {
-        editMessage: create(EditMessageSchema, {
-          targetSentTimestamp: BigInt(said.targetSentAt),
-          dataMessage: create(DataMessageSchema, { ...common, ...toBody(parts, said.styles) }),
-        }),
-      };
-    case "reaction":
-      return {
-        message: create(DataMessageSchema, {
-          ...common,
-          requiredProtocolVersion: requiredForReactions,
-          reaction: {
-            emoji: said.emoji,
-            remove: said.isRemove,
-            targetAuthorAciBinary: aciBytes(said.targetAuthor.aci ?? ""),
-            targetSentTimestamp: BigInt(said.targetSentAt),
-          },
-        }),
-      };
+  if (said.kind === "reaction") {
+    const reaction = {
+      emoji: said.emoji,
+      remove: said.isRemove,
+      targetAuthorAciBinary: aciBytes(said.targetAuthor.aci ?? ""),
+      targetSentTimestamp: BigInt(said.targetSentAt),
+    };
+    return {
+      message: create(wire.DataMessageSchema, { ...common, requiredProtocolVersion: requiredForReactions, reaction }),
+    };
   }
+  const message = create(wire.DataMessageSchema, {
+    ...common,
+    body: parts.body,
+    attachments: [...parts.files],
+    bodyRanges: said.styles.map(toRange),
+    ...(said.kind === "text" && toQuote(said.quote)),
+  });
+  if (said.kind === "text") return { message };
+  const edit = { targetSentTimestamp: BigInt(said.targetSentAt), dataMessage: message };
+  return { editMessage: create(wire.EditMessageSchema, edit) };
 }
 
-const toBody = ({ body, files }: Parts, styles: readonly StyleRange[]) => ({
-  body,
-  attachments: [...files],
-  bodyRanges: styles.map(({ start, length, style }) => ({
-    start,
-    length,
-    value: { case: "style" as const, value: BodyRange_Style[style] },
-  })),
+const toRange = ({ start, length, style }: StyleRange) => ({
+  start,
+  length,
+  value: { case: "style" as const, value: wire.BodyRange_Style[style] },
 });
 
 function toQuote(quote: Quote | null) {
@@ -95,24 +72,24 @@ function toQuote(quote: Quote | null) {
   return { quote: { id: BigInt(quote.sentAt), authorAciBinary: aciBytes(quote.author.aci), text, type: 0 } };
 }
 
-/** The 16 bytes of an ACI. @throws Error when `aci` is none */
-export const aciBytes = (aci: string): Bytes => owned(Aci.fromUuid(aci).getServiceIdBinary());
+/** The 16 bytes of a UUID. @throws Error when it is none */
+export const aciBytes = (uuid: string): Bytes => owned(Aci.fromUuid(uuid).getServiceIdBinary());
 
-const serialize = (content: Content): Bytes => owned(toBinary(ContentSchema, content));
+type ContentShape = MessageInitShape<typeof wire.ContentSchema>;
+const serialize = (content: NonNullable<ContentShape["content"]>, more: ContentShape = {}): Bytes =>
+  owned(toBinary(wire.ContentSchema, create(wire.ContentSchema, { content, ...more })));
 /** 1..511 bytes, so that the length of a transcript says nothing. */
 const randomPadding = (): Bytes => owned(randomBytes(1 + (randomBytes(2).readUInt16BE() % (paddingMax - 1))));
 
-export type PniSignature = { readonly pni: Bytes; readonly signature: Bytes };
+type PniSignature = { readonly pni: Bytes; readonly signature: Bytes };
 
-export function messageContent(composed: Composed, pniSignature: PniSignature | null): Bytes {
-  const content =
+export const messageContent = (composed: Composed, pniSignature: PniSignature | null): Bytes =>
+  serialize(
     "message" in composed
-      ? ({ case: "dataMessage", value: composed.message } as const)
-      : ({ case: "editMessage", value: composed.editMessage } as const);
-  return serialize(
-    create(ContentSchema, { content, ...(pniSignature === null ? {} : { pniSignatureMessage: pniSignature }) }),
+      ? { case: "dataMessage", value: composed.message }
+      : { case: "editMessage", value: composed.editMessage },
+    pniSignature === null ? {} : { pniSignatureMessage: pniSignature },
   );
-}
 
 /** Who got a message, and whether sealed. */
 export type Delivered = { readonly aci: string; readonly isSealed: boolean };
@@ -125,7 +102,7 @@ export function transcriptContent(
   delivered: readonly Delivered[],
   now: Millis,
 ): Bytes {
-  const sent = {
+  const value = {
     ...composed,
     timestamp: BigInt(timestamp),
     ...(destination === null ? {} : { destinationServiceIdBinary: aciBytes(destination) }),
@@ -135,39 +112,27 @@ export function transcriptContent(
       unidentified: isSealed,
     })),
   };
-  return syncContent({ case: "sent", value: sent });
+  return syncContent({ content: { case: "sent", value } });
 }
 
-export const requestContent = (type: SyncMessage_Request_Type): Bytes =>
-  syncContent({ case: "request", value: { type } });
+export const requestContent = (type: wire.SyncMessage_Request_Type): Bytes =>
+  syncContent({ content: { case: "request", value: { type } } });
 
 /** Tells our other devices that a message was read here. */
 export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>
-  syncContent(undefined, [{ timestamp: BigInt(sentAt), senderAciBinary: aciBytes(aci) }]);
+  syncContent({ read: [{ timestamp: BigInt(sentAt), senderAciBinary: aciBytes(aci) }] });
 
-type SyncInit = NonNullable<Parameters<typeof create<typeof SyncMessageSchema>>[1]>;
+const syncContent = (sync: MessageInitShape<typeof wire.SyncMessageSchema>): Bytes =>
+  serialize({ case: "syncMessage", value: { ...sync, padding: randomPadding() } });
 
-function syncContent(content: SyncInit["content"], read: SyncInit["read"] = []): Bytes {
-  const value = create(SyncMessageSchema, { ...(content ? { content } : {}), read, padding: randomPadding() });
-  return serialize(create(ContentSchema, { content: { case: "syncMessage", value } }));
-}
-
-export const receiptContent = (type: "DELIVERY" | "READ", sentAts: readonly Millis[]): Bytes =>
-  serialize(
-    create(ContentSchema, {
-      content: {
-        case: "receiptMessage",
-        value: { type: ReceiptMessage_Type[type], timestamp: sentAts.map((sentAt) => BigInt(sentAt)) },
-      },
-    }),
-  );
+export const receiptContent = (type: "DELIVERY" | "READ", sentAt: Millis): Bytes =>
+  serialize({ case: "receiptMessage", value: { type: wire.ReceiptMessage_Type[type], timestamp: [BigInt(sentAt)] } });
 
 export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Bytes | null): Bytes {
-  const action = isTyping ? TypingMessage_Action.STARTED : TypingMessage_Action.STOPPED;
-  const value = { timestamp: BigInt(timestamp), action, ...(groupId === null ? {} : { groupId }) };
-  return serialize(create(ContentSchema, { content: { case: "typingMessage", value } }));
+  const action = isTyping ? wire.TypingMessage_Action.STARTED : wire.TypingMessage_Action.STOPPED;
+  const value = { timestamp: BigInt(timestamp), action, ...(groupId && { groupId }) };
+  return serialize({ case: "typingMessage", value });
 }
 
 /** Says nothing, and renews a session. */
-export const nullContent = (): Bytes =>
-  serialize(create(ContentSchema, { content: { case: "nullMessage", value: { padding: randomPadding() } } }));
+export const nullContent = (): Bytes => serialize({ case: "nullMessage", value: { padding: randomPadding() } });

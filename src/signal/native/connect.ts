@@ -18,11 +18,11 @@ import type {
 } from "@signalapp/libsignal-client/dist/net.js";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
-import { BridgeError } from "../../core/errors.ts";
+import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { NativeAccount } from "./account.ts";
-import { type Bytes, utf8 } from "./bytes.ts";
+import { type Bytes, reasonOf, utf8 } from "./bytes.ts";
+import type { Context } from "./transport.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -36,7 +36,7 @@ const queueLengthMax = 5_000;
 export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
 
 export type Request = {
-  readonly verb: "GET" | "PUT" | "POST" | "DELETE";
+  readonly verb: "GET" | "PUT";
   readonly path: string;
   readonly headers?: readonly [string, string][];
   /** Sent as JSON. */
@@ -50,9 +50,9 @@ export type Line = {
   /** Up to `max` deliveries that have arrived; taken from the queue. */
   take(max: number): Incoming[];
   /** To be taken again, first. */
-  putBack(incoming: Incoming): void;
-  /** Resolves when something has arrived, the line is lost, `ms` have passed or `signal` aborts. Never rejects. */
-  wait(ms: Millis, signal: AbortSignal): Promise<void>;
+  putBack(deliveries: readonly Incoming[]): void;
+  /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
+  wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
   /** Why the line is lost; null while it holds. */
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
@@ -64,29 +64,30 @@ export type Line = {
   close(): Promise<void>;
 };
 
-export type LineDeps = { readonly net: Net; readonly clock: Clock; readonly log: Log };
+type LineDeps = Pick<Context, "net" | "clock" | "log">;
+
+const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
 /**
  * Resolves when the server has accepted our credentials and delivers.
  * @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout`
  */
 export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
-  const inbound = openInbound(deps);
+  const { listener, lose, ...inbound } = openInbound(deps);
   // Without it libsignal would rest its routes for 10 s after an outage that has ended.
   deps.net.onNetworkChange();
   const user = `${account.aci.serviceId}.${account.deviceId}`;
   const connection = await withDeadline(deps.clock, signal, (abortSignal) =>
-    deps.net.connectAuthenticatedChat(user, account.password, false, inbound.listener, { abortSignal }),
+    deps.net.connectAuthenticatedChat(user, account.password, false, listener, { abortSignal }),
   );
   const sealed = openSealed(deps);
   const closing = new AbortController();
   return {
-    ...inbound.line,
+    ...inbound,
     connection,
     request: async (what) => {
-      const fault = inbound.line.fault();
-      if (closing.signal.aborted || fault)
-        throw new BridgeError("signal_unreachable", "Cannot ask Signal as the line is lost", { cause: fault });
+      const fault = inbound.fault();
+      if (fault) throw unreachable("Cannot ask Signal as the line is lost", fault);
       return exchange(connection, what);
     },
     sealedRequest: async (what) => {
@@ -95,7 +96,7 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
     },
     close: async () => {
       closing.abort();
-      inbound.close();
+      lose(unreachable("Cannot receive as the line was closed"));
       await Promise.allSettled([connection.disconnect(), sealed.close()]);
     },
   };
@@ -116,10 +117,8 @@ function openInbound({ clock, log }: LineDeps) {
   };
   const listener: ChatServiceListener = {
     onIncomingMessage: (bytes, timestamp, ack) => {
-      if (queue.length >= queueLengthMax) {
-        isOverflown = true;
-        return;
-      }
+      isOverflown ||= queue.length >= queueLengthMax;
+      if (isOverflown) return;
       queue.push({ bytes, serverAt: timestamp > 0 ? timestamp : null, ack: once(ack) });
       stir();
     },
@@ -129,7 +128,7 @@ function openInbound({ clock, log }: LineDeps) {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
     },
     onConnectionInterrupted: (cause) => {
-      if (cause === null) return lose(new BridgeError("signal_unreachable", "Cannot receive as the line was closed"));
+      if (cause === null) return lose(unreachable("Cannot receive as the line was closed"));
       const error = toBridgeError("Cannot receive from Signal", cause);
       log.info("signal line lost", { code: error.code, reason: error.message });
       lose(error);
@@ -137,25 +136,23 @@ function openInbound({ clock, log }: LineDeps) {
   };
   return {
     listener,
-    close: () => lose(new BridgeError("signal_unreachable", "Cannot receive as the line was closed")),
-    line: {
-      take: (max: number) => {
-        const taken = queue.splice(0, max);
-        if (isOverflown && queue.length === 0)
-          lose(
-            new BridgeError("signal_unreachable", "Cannot receive more as the backlog is too long for one connection"),
-          );
-        return taken;
-      },
-      putBack: (incoming: Incoming) => void queue.unshift(incoming),
-      wait: async (ms: Millis, signal: AbortSignal) => {
-        if (queue.length > 0 || fault || signal.aborted) return;
+    lose,
+    take: (max: number) => {
+      const taken = queue.splice(0, max);
+      if (isOverflown && queue.length === 0)
+        lose(unreachable("Cannot receive more as the backlog is too long for one connection"));
+      return taken;
+    },
+    putBack: (deliveries: readonly Incoming[]) => void queue.unshift(...deliveries),
+    wait: async (ms: Millis, signal: AbortSignal) => {
+      if (queue.length === 0 && !fault && !signal.aborted) {
         const done = new AbortController();
         await Promise.race([wake.promise, clock.sleep(ms, AbortSignal.any([signal, done.signal]))]);
         done.abort();
-      },
-      fault: () => fault,
+      }
+      return queue.length > 0;
     },
+    fault: () => fault,
   };
 }
 
@@ -176,29 +173,27 @@ function once(ack: ChatServerMessageAck): () => void {
 function openSealed({ net, clock, log }: LineDeps) {
   let current: Promise<UnauthenticatedChatConnection | null> | null = null;
   let triedAt = -Infinity;
-  const connect = async (signal: AbortSignal) => {
-    try {
-      const listener = { onConnectionInterrupted: () => void (current = null) };
-      return await withDeadline(clock, signal, (abortSignal) =>
-        net.connectUnauthenticatedChat(listener, { abortSignal }),
-      );
-    } catch (error) {
-      log.info("no connection for sealed messages", { reason: error instanceof Error ? error.message : String(error) });
-      current = null;
-      return null;
-    }
-  };
   return {
-    get(signal: AbortSignal): Promise<UnauthenticatedChatConnection | null> {
+    async get(signal: AbortSignal): Promise<UnauthenticatedChatConnection | null> {
       if (current !== null) return current;
-      if (clock.monotonic() - triedAt < sealedRetryMs) return Promise.resolve(null);
+      if (clock.monotonic() - triedAt < sealedRetryMs) return null;
       triedAt = clock.monotonic();
-      current = connect(signal);
+      current = connectSealed(net, clock, signal, () => void (current = null)).catch((error: unknown) => {
+        log.info("no connection for sealed messages", { reason: reasonOf(error) });
+        current = null;
+        return null;
+      });
       return current;
     },
     close: async () => (await current)?.disconnect(),
   };
 }
+
+/** @throws BridgeError as `openLine` */
+export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onConnectionInterrupted: () => void) =>
+  withDeadline(clock, signal, (abortSignal) =>
+    net.connectUnauthenticatedChat({ onConnectionInterrupted }, { abortSignal }),
+  );
 
 /**
  * One request on either kind of connection.
@@ -208,17 +203,16 @@ export async function exchange(
   connection: AuthenticatedChatConnection | UnauthenticatedChatConnection,
   { verb, path, headers = [], json }: Request,
 ): Promise<Reply> {
+  const content = json === undefined ? {} : { body: utf8(JSON.stringify(json)) };
   try {
     const response = await connection.fetch({
       verb,
       path,
       headers: json === undefined ? headers : [["content-type", "application/json"], ...headers],
-      ...(json === undefined ? {} : { body: utf8(JSON.stringify(json)) }),
       timeoutMillis: requestTimeoutMs,
+      ...content,
     });
-    const retryAfter = Number(
-      response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1] ?? Number.NaN,
-    );
+    const retryAfter = Number(response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1]);
     return {
       status: response.status,
       json: parseJson(response.body),
@@ -226,7 +220,7 @@ export async function exchange(
     };
   } catch (cause) {
     if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError)) throw toBridgeError("Cannot ask Signal", cause);
-    if (verb === "GET") throw new BridgeError("signal_unreachable", `Cannot ask Signal: ${reasonOf(cause)}`, { cause });
+    if (verb === "GET") throw unreachable(`Cannot ask Signal: ${reasonOf(cause)}`, cause);
     throw new BridgeError("send_uncertain", `Cannot tell the outcome of ${verb} as ${reasonOf(cause)}`, { cause });
   }
 }
@@ -251,7 +245,7 @@ export async function withDeadline<T>(
   try {
     return await connect(AbortSignal.any([signal, late.signal]));
   } catch (error) {
-    if (signal.aborted) throw new BridgeError("signal_unreachable", "Cannot connect to Signal as it was cancelled");
+    if (signal.aborted) throw unreachable("Cannot connect to Signal as it was cancelled");
     if (late.signal.aborted)
       throw new BridgeError("signal_timeout", `Cannot connect to Signal as it took more than ${connectTimeoutMs} ms`);
     throw toBridgeError("Cannot connect to Signal", error);
@@ -260,30 +254,21 @@ export async function withDeadline<T>(
   }
 }
 
-const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+/** **Source:** SIGNAL-NATIVE 3.5, 3.6. */
+const finalCodes = new Map<ErrorCode, BridgeCode>([
+  [ErrorCode.DeviceDelinked, "unlinked"],
+  [ErrorCode.AppExpired, "outdated"],
+  [ErrorCode.ConnectedElsewhere, "replaced"],
+]);
 
-/** What libsignal threw, in our words. **Source:** SIGNAL-NATIVE 3.5, 3.6. */
-function toBridgeError(what: string, error: unknown): BridgeError {
-  if (error instanceof BridgeError) return error;
-  const details = { cause: error };
-  const message = `${what}: ${reasonOf(error)}`;
-  if (!(error instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, details);
-  if (error.is(ErrorCode.RateLimitedError))
-    return new BridgeError("signal_rate_limited", message, { ...details, retryAfterMs: error.retryAfterSecs * 1000 });
-  switch (error.code) {
-    case ErrorCode.DeviceDelinked:
-      return new BridgeError("unlinked", message, details);
-    case ErrorCode.AppExpired:
-      return new BridgeError("outdated", message, details);
-    case ErrorCode.ConnectedElsewhere:
-      return new BridgeError("replaced", message, details);
-    case ErrorCode.PossibleCaptiveNetwork:
-      return new BridgeError("signal_unreachable", message, { ...details, hint: "Sign in to this network first." });
-    default:
-      return new BridgeError(
-        /timed out/.test(error.message) ? "signal_timeout" : "signal_unreachable",
-        message,
-        details,
-      );
-  }
+/** What libsignal threw, in our words. */
+function toBridgeError(what: string, cause: unknown): BridgeError {
+  const message = `${what}: ${reasonOf(cause)}`;
+  if (!(cause instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, { cause });
+  if (cause.is(ErrorCode.RateLimitedError))
+    return new BridgeError("signal_rate_limited", message, { cause, retryAfterMs: cause.retryAfterSecs * 1000 });
+  if (cause.code === ErrorCode.PossibleCaptiveNetwork)
+    return new BridgeError("signal_unreachable", message, { cause, hint: "Sign in to this network first." });
+  const code = /timed out/.test(cause.message) ? "signal_timeout" : "signal_unreachable";
+  return new BridgeError(finalCodes.get(cause.code) ?? code, message, { cause });
 }

@@ -1,201 +1,163 @@
 /**
  * One content to all devices of one account.
  *
- *   devices with a session ─▶ (none: fetch bundles) ─▶ encrypt for each, COMMIT ─▶ PUT ─▶ 200 done
- *        ▲                                                                          ├ 401 seal refused: once more, unsealed
- *        └── 409, 410: sessions deleted, bundles of the named devices fetched ◀─────┘
+ *   encrypt for each device with a session, COMMIT ─▶ PUT ─▶ 200 done
+ *        ▲          └ none: bundles of all               ├ 401 seal refused: once more, unsealed
+ *        └── 409, 410: sessions deleted, bundles fetched ◀┘
  *
  * Sessions are committed before anything goes out: a message key may be burnt, never used twice. The server delivers to all
  * devices or to none. **Source:** SIGNAL-NATIVE 5.1 to 5.4.
  */
-import {
-  CiphertextMessage,
-  type CiphertextMessageConvertible,
-  ErrorCode,
-  KEMPublicKey,
-  LibSignalErrorBase,
-  PreKeyBundle,
-  processPreKeyBundle,
-  ProtocolAddress,
-  PublicKey,
-  sealedSenderEncrypt,
-  SenderCertificate,
-  signalEncrypt,
-  UnidentifiedSenderMessageContent,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { NativeAccount } from "./account.ts";
-import { type Bytes, fromBase64, toBase64 } from "./bytes.ts";
-import type { Line, Reply } from "./connect.ts";
+import { findRecipient } from "./account.ts";
+import { type Bytes, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
+import type { Reply } from "./connect.ts";
 import { pad } from "./decrypt.ts";
-import { findRecipient, refuseSealed } from "./recipients.ts";
-import { openOverlay, type OnIdentityChange, type Overlay } from "./store.ts";
+import { putRow } from "./schema.ts";
+import { openOverlay, type Overlay } from "./store.ts";
+import type { Context } from "./transport.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
-const roundsMax = 4;
+const roundsMax = 5;
 /** A certificate is renewed when it has less than this left. */
 const certificateMinMs: Millis = 3_600_000;
 
-export type DeliverDeps = {
-  readonly database: Database;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly line: () => Line;
-  readonly account: () => NativeAccount;
-  /** The account's mutex: held for the ratchet and its commit, never over the network. */
-  readonly lock: <T>(work: () => Promise<T>) => Promise<T>;
-  readonly certificate: () => Promise<SenderCertificate | null>;
-  readonly onIdentityChange: OnIdentityChange;
-};
+/**
+ * `isUrgent` wakes a phone; `isOnline`: only for who is connected right now. `hint`: 0 default, 1 we can send it again, 2 nobody
+ * minds its loss. What is logged can be asked for again.
+ */
+const kinds = {
+  message: { isUrgent: true, isOnline: false, hint: 1, isLogged: true },
+  transcript: { isUrgent: true, isOnline: false, hint: 0, isLogged: true },
+  request: { isUrgent: true, isOnline: false, hint: 0, isLogged: false },
+  repair: { isUrgent: false, isOnline: false, hint: 0, isLogged: false },
+  notice: { isUrgent: false, isOnline: false, hint: 2, isLogged: false },
+  typing: { isUrgent: false, isOnline: true, hint: 2, isLogged: false },
+} as const;
 
-export type Parcel = {
+type Parcel = {
+  readonly kind: keyof typeof kinds;
   /** ACI of the recipient, ours included: then it goes to our other devices. */
   readonly to: string;
   /** Serialized `Content`, or a request to send again, which is not encrypted. */
-  readonly content: Bytes | CiphertextMessageConvertible;
+  readonly content: Bytes | libsignal.PlaintextContent;
   /** The message's identity; every repetition carries the same. */
   readonly timestamp: Millis;
-  readonly isUrgent: boolean;
-  /** Only for who is connected right now. */
-  readonly isOnline: boolean;
-  /** 0 default, 1 we can send it again, 2 nobody minds its loss. */
-  readonly hint: 0 | 1 | 2;
-  /** 32 bytes, named in the seal; null outside of a group. */
-  readonly groupId: Bytes | null;
+  /** 32 bytes, named in the seal. */
+  readonly groupId?: Bytes | null;
 };
 
-type Seal = { readonly accessKey: Bytes; readonly certificate: SenderCertificate };
-type Wanted = "all" | readonly number[];
+type Seal = { readonly header: [string, string]; readonly certificate: libsignal.SenderCertificate };
 
 /**
- * Resolves when the server has it for every device of the recipient; `isSealed` says how it went.
+ * Resolves when the server has it for every device of the recipient; true when it went sealed.
  * @throws BridgeError `unregistered` `untrusted_identity` `send_rejected` `captcha` `signal_rate_limited` `send_uncertain`
  *   `signal_unreachable` `signal_protocol` `database`
  */
-export async function deliver(deps: DeliverDeps, parcel: Parcel): Promise<{ readonly isSealed: boolean }> {
-  let mayBeSealed = parcel.to !== deps.account().aci.serviceId;
-  let wanted: Wanted = [];
+export async function deliver(context: Context, parcel: Parcel): Promise<boolean> {
+  const { to, timestamp } = parcel;
+  const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
+  const isSelf = to === context.account().aci.serviceId;
+  let mayBeSealed = !isSelf;
+  let wanted: readonly (number | "*")[] = [];
   for (let round = 0; round < roundsMax; round++) {
-    const seal = mayBeSealed ? await sealFor(deps, parcel.to) : null;
-    const bundles = await fetchBundles(
-      deps,
-      parcel.to,
-      wanted.length > 0 ? wanted : firstWanted(deps, parcel.to),
-      seal,
-    );
-    const messages = await deps.lock(() => encrypt(deps, parcel, bundles, seal));
-    // Only our own account can be without any other device.
-    if (messages.length === 0) return { isSealed: false };
-    const request = {
-      verb: "PUT",
-      path: `/v1/messages/${parcel.to}`,
-      json: { messages, timestamp: parcel.timestamp, online: parcel.isOnline, urgent: parcel.isUrgent },
-    } as const;
-    const reply =
-      seal === null
-        ? await deps.line().request(request)
-        : await deps.line().sealedRequest({ ...request, headers: [accessHeader(seal)] });
-    if (reply === null) {
-      mayBeSealed = false;
+    const seal = mayBeSealed ? await sealFor(context, to) : null;
+    const bundles = await fetchBundles(context, to, wanted, seal);
+    const messages = await context.mutex.run(() => encrypt(context, parcel, bundles, seal));
+    if (messages.length === 0) {
+      // Only our own account can be without any other device.
+      if (isSelf && wanted.length > 0) return false;
+      if (wanted.length > 0) throw new BridgeError("unregistered", "Cannot send as the recipient has no device");
+      wanted = ["*"];
       continue;
     }
-    if (reply.status >= 200 && reply.status < 300) return { isSealed: seal !== null };
-    if (reply.status === 401 && seal !== null) {
-      refuseSealed(deps.database, parcel.to);
+    wanted = [];
+    const json = { messages, timestamp, online, urgent };
+    const request = { verb: "PUT", path: `/v1/messages/${to}`, json } as const;
+    const reply = await (seal === null
+      ? context.line().request(request)
+      : context.line().sealedRequest({ ...request, headers: [seal.header] }));
+    if (reply !== null && reply.status >= 200 && reply.status < 300) return seal !== null;
+    if (seal !== null && (reply === null || reply.status === 401)) {
       mayBeSealed = false;
-      continue;
-    }
-    wanted = await adjust(deps, parcel.to, reply);
+      if (reply !== null) context.database.run("UPDATE signal_recipients SET is_sealed_refused = 1 WHERE aci = ?", to);
+    } else if (reply !== null) wanted = await adjust(context, to, reply);
   }
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
 
-const accessHeader = (seal: Seal): [string, string] => ["unidentified-access-key", toBase64(seal.accessKey)];
-
 /** Null where a message to this person goes unsealed. */
-async function sealFor(deps: DeliverDeps, to: string): Promise<Seal | null> {
-  const { profileKey, isSealedRefused } = findRecipient(deps.database, to);
+async function sealFor(context: Context, to: string): Promise<Seal | null> {
+  const { profileKey, isSealedRefused } = findRecipient(context.database, to);
   if (profileKey === null || isSealedRefused) return null;
-  const certificate = await deps.certificate();
-  return certificate === null ? null : { accessKey: new ProfileKey(profileKey).deriveAccessKey(), certificate };
+  const certificate = await context.certificate();
+  const accessKey = toBase64(new ProfileKey(profileKey).deriveAccessKey());
+  return certificate && { header: ["unidentified-access-key", accessKey], certificate };
 }
 
-/** Every device, when we have a session with none. */
-function firstWanted(deps: DeliverDeps, to: string): Wanted {
-  const overlay = openOverlay(deps.database, deps.clock, deps.onIdentityChange);
-  return usableDevices(overlay, deps.account(), to, deps.clock.now()).length === 0 ? "all" : [];
-}
-
-function usableDevices(overlay: Overlay, account: NativeAccount, to: string, now: Millis): number[] {
-  const isSelf = to === account.aci.serviceId;
-  return overlay
-    .devices("aci", to)
-    .filter((id) => !(isSelf && id === account.deviceId))
-    .filter((id) => overlay.session("aci", to, id)?.hasCurrentState(new Date(now)) === true);
-}
-
-const signedKey = v.object({ keyId: v.number(), publicKey: v.string(), signature: v.string() });
+const key = v.pipe(v.string(), v.transform(fromBase64));
+const publicKey = v.pipe(
+  key,
+  v.transform((bytes) => libsignal.PublicKey.deserialize(bytes)),
+);
+const signedKey = v.object({ keyId: v.number(), publicKey: key, signature: key });
 const bundleList = v.object({
-  identityKey: v.string(),
+  identityKey: publicKey,
   devices: v.array(
     v.object({
       deviceId: v.number(),
       registrationId: v.number(),
       signedPreKey: signedKey,
-      preKey: v.nullish(v.object({ keyId: v.number(), publicKey: v.string() })),
+      preKey: v.nullish(v.object({ keyId: v.number(), publicKey })),
       pqPreKey: signedKey,
     }),
   ),
 });
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
-async function fetchBundles(deps: DeliverDeps, to: string, wanted: Wanted, seal: Seal | null): Promise<PreKeyBundle[]> {
-  const bundles: PreKeyBundle[] = [];
-  for (const device of wanted === "all" ? ["*"] : wanted) {
+async function fetchBundles(
+  context: Context,
+  to: string,
+  wanted: readonly (number | "*")[],
+  seal: Seal | null,
+): Promise<libsignal.PreKeyBundle[]> {
+  const { aci, deviceId } = context.account();
+  const bundles: libsignal.PreKeyBundle[] = [];
+  for (const device of wanted) {
     const request = { verb: "GET", path: `/v2/keys/${to}/${device}` } as const;
-    let reply = seal === null ? null : await deps.line().sealedRequest({ ...request, headers: [accessHeader(seal)] });
-    if (reply === null || reply.status === 401) reply = await deps.line().request(request);
+    let reply = seal && (await context.line().sealedRequest({ ...request, headers: [seal.header] }));
+    if (reply === null || reply.status === 401) reply = await context.line().request(request);
     if (reply.status === 404 && device !== "*") continue;
-    if (reply.status !== 200) throw refusal(deps, reply, "fetch keys");
-    const parsed = v.safeParse(bundleList, reply.json);
-    if (!parsed.success) throw new BridgeError("signal_protocol", "Cannot read the keys of a recipient");
-    const { deviceId, aci } = deps.account();
-    for (const entry of parsed.output.devices)
-      if (to !== aci.serviceId || entry.deviceId !== deviceId) bundles.push(toBundle(parsed.output.identityKey, entry));
+    if (reply.status !== 200) throw refusal(context.database, reply, "fetch keys");
+    try {
+      const { identityKey, devices } = v.parse(bundleList, reply.json);
+      for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey } of devices) {
+        if (to === aci.serviceId && id === deviceId) continue;
+        const bundle = libsignal.PreKeyBundle.new(
+          registrationId,
+          id,
+          preKey?.keyId ?? null,
+          preKey?.publicKey ?? null,
+          signed.keyId,
+          libsignal.PublicKey.deserialize(signed.publicKey),
+          signed.signature,
+          identityKey,
+          pqPreKey.keyId,
+          libsignal.KEMPublicKey.deserialize(pqPreKey.publicKey),
+          pqPreKey.signature,
+        );
+        bundles.push(bundle);
+      }
+    } catch (cause) {
+      throw new BridgeError("signal_protocol", "Cannot read the keys of a recipient", { cause });
+    }
   }
   return bundles;
-}
-
-type BundleEntry = v.InferOutput<typeof bundleList>["devices"][number];
-
-function toBundle(
-  identityKey: string,
-  { deviceId, registrationId, preKey, signedPreKey, pqPreKey }: BundleEntry,
-): PreKeyBundle {
-  const publicKey = (text: string) => PublicKey.deserialize(fromBase64(text));
-  try {
-    return PreKeyBundle.new(
-      registrationId,
-      deviceId,
-      preKey?.keyId ?? null,
-      preKey ? publicKey(preKey.publicKey) : null,
-      signedPreKey.keyId,
-      publicKey(signedPreKey.publicKey),
-      fromBase64(signedPreKey.signature),
-      publicKey(identityKey),
-      pqPreKey.keyId,
-      KEMPublicKey.deserialize(fromBase64(pqPreKey.publicKey)),
-      fromBase64(pqPreKey.signature),
-    );
-  } catch (cause) {
-    throw new BridgeError("signal_protocol", "Cannot read the keys of a recipient", { cause });
-  }
 }
 
 type WireMessage = {
@@ -205,116 +167,110 @@ type WireMessage = {
   readonly content: string;
 };
 
-/** Under the mutex. When it resolves, the sessions are committed. */
+/** Under the mutex. When it resolves, the sessions and our own copy are committed. Empty when there is no session. */
 async function encrypt(
-  deps: DeliverDeps,
-  { to, content, hint, groupId }: Parcel,
-  bundles: readonly PreKeyBundle[],
+  context: Context,
+  { kind, to, content, timestamp, groupId = null }: Parcel,
+  bundles: readonly libsignal.PreKeyBundle[],
   seal: Seal | null,
 ): Promise<WireMessage[]> {
-  const account = deps.account();
-  const me = account.aci.address;
-  const overlay = openOverlay(deps.database, deps.clock, deps.onIdentityChange);
-  const { sessions, identities } = overlay.stores(account.aci);
-  const now = new Date(deps.clock.now());
+  const { aci, deviceId } = context.account();
+  const overlay = openOverlay(context);
+  const { sessions, identities } = overlay.stores(aci);
+  const now = new Date(context.clock.now());
+  const messages: WireMessage[] = [];
   try {
-    for (const bundle of bundles)
-      await processPreKeyBundle(bundle, ProtocolAddress.new(to, bundle.deviceId()), me, sessions, identities, now);
-    const messages: WireMessage[] = [];
+    for (const bundle of bundles) {
+      const peer = libsignal.ProtocolAddress.new(to, bundle.deviceId());
+      await libsignal.processPreKeyBundle(bundle, peer, aci.address, sessions, identities, now);
+    }
     const padded = content instanceof Uint8Array ? pad(content) : null;
-    for (const deviceId of usableDevices(overlay, account, to, now.getTime())) {
-      const peer = ProtocolAddress.new(to, deviceId);
+    for (const id of overlay.devices("aci", to)) {
+      const session = overlay.session("aci", to, id);
+      const isMe = to === aci.serviceId && id === deviceId;
+      if (session === null || isMe || !session.hasCurrentState(now)) continue;
+      const peer = libsignal.ProtocolAddress.new(to, id);
       const inner =
-        padded === null
-          ? CiphertextMessage.from(content as CiphertextMessageConvertible)
-          : await signalEncrypt(padded, peer, me, sessions, identities, now);
-      const outer = seal === null ? null : UnidentifiedSenderMessageContent.new(inner, seal.certificate, hint, groupId);
+        content instanceof Uint8Array
+          ? await libsignal.signalEncrypt(padded ?? content, peer, aci.address, sessions, identities, now)
+          : libsignal.CiphertextMessage.from(content);
+      const outer =
+        seal && libsignal.UnidentifiedSenderMessageContent.new(inner, seal.certificate, kinds[kind].hint, groupId);
       messages.push({
-        type: outer === null ? envelopeType(inner) : 6,
-        destinationDeviceId: deviceId,
-        destinationRegistrationId: overlay.session("aci", to, deviceId)?.remoteRegistrationId() ?? 0,
-        content: toBase64(outer === null ? inner.serialize() : await sealedSenderEncrypt(outer, peer, identities)),
+        // A ratchet message is 2 among ciphertexts and 1 among envelopes.
+        type: outer !== null ? 6 : inner.type() === 2 ? 1 : inner.type(),
+        destinationDeviceId: id,
+        destinationRegistrationId: session.remoteRegistrationId(),
+        content: toBase64(
+          outer === null ? inner.serialize() : await libsignal.sealedSenderEncrypt(outer, peer, identities),
+        ),
       });
     }
-    overlay.keep();
-    deps.database.transaction(() => overlay.write());
+    if (messages.length === 0) return messages;
+    if (kinds[kind].isLogged && content instanceof Uint8Array)
+      overlay.later(() =>
+        putRow(context.database, "send_log", { sent_at: timestamp, service_id: to, content, group_id: groupId }),
+      );
+    overlay.commit();
     return messages;
   } catch (error) {
     throw toEncryptError(overlay, error);
   }
 }
 
-/** A ratchet message is 2 among ciphertexts and 1 among envelopes. */
-const envelopeType = (message: CiphertextMessage): number => (message.type() === 2 ? 1 : message.type());
-
 function toEncryptError(overlay: Overlay, cause: unknown): BridgeError {
   if (cause instanceof BridgeError) return cause;
   if (overlay.fault() !== null) return new BridgeError("database", "Cannot encrypt as the key store failed", { cause });
-  if (LibSignalErrorBase.is(cause, ErrorCode.UntrustedIdentity))
+  if (libsignal.LibSignalErrorBase.is(cause, libsignal.ErrorCode.UntrustedIdentity))
     return new BridgeError("untrusted_identity", "Cannot send as the recipient's identity key changed", { cause });
-  return new BridgeError("send_rejected", `Cannot encrypt: ${cause instanceof Error ? cause.message : "unknown"}`, {
-    cause,
-  });
+  return new BridgeError("send_rejected", `Cannot encrypt: ${reasonOf(cause)}`, { cause });
 }
 
-const mismatch = v.object({
-  missingDevices: v.optional(v.array(v.number()), []),
-  extraDevices: v.optional(v.array(v.number()), []),
-  staleDevices: v.optional(v.array(v.number()), []),
-});
+const ids = v.optional(v.array(v.number()), []);
+const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices: ids });
 
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
-async function adjust(deps: DeliverDeps, to: string, reply: Reply): Promise<readonly number[]> {
+async function adjust({ database, mutex }: Context, to: string, reply: Reply): Promise<readonly number[]> {
   const parsed = v.safeParse(mismatch, reply.json);
-  if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw refusal(deps, reply, "send");
+  if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw refusal(database, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;
-  await deps.lock(async () =>
-    deps.database.transaction(() => {
-      for (const id of [...extraDevices, ...staleDevices])
-        deps.database.run("DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?", to, id);
+  const sql = "DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?";
+  await mutex.run(() =>
+    database.transaction(() => {
+      for (const id of [...extraDevices, ...staleDevices]) database.run(sql, to, id);
     }),
   );
   return [...missingDevices, ...staleDevices];
 }
 
 /** **Source:** SIGNAL-NATIVE 5.4, 5.12. */
-export function refusal(
-  deps: Pick<DeliverDeps, "database">,
-  { status, json, retryAfterMs }: Reply,
-  what: string,
-): BridgeError {
+export function refusal(database: Database, { status, json, retryAfterMs }: Reply, what: string): BridgeError {
+  const token = v.safeParse(v.object({ token: v.string() }), json);
+  if (status === 428)
+    database.run("UPDATE signal_account SET challenge = ?", token.success ? token.output.token : null);
+  const codes = { 404: "unregistered", 428: "captcha", 429: "signal_rate_limited" } as const;
+  const code =
+    status in codes ? codes[status as keyof typeof codes] : status >= 500 ? "send_uncertain" : "send_rejected";
   const message = `Cannot ${what} as the server answered ${status}`;
-  switch (status) {
-    case 404:
-      return new BridgeError("unregistered", message);
-    case 428: {
-      const token = v.safeParse(v.object({ token: v.string() }), json);
-      deps.database.run("UPDATE signal_account SET challenge = ?", token.success ? token.output.token : null);
-      return new BridgeError("captcha", message, { retryAfterMs: retryAfterMs ?? undefined });
-    }
-    case 429:
-      return new BridgeError("signal_rate_limited", message, { retryAfterMs: retryAfterMs ?? undefined });
-    default:
-      return new BridgeError(status >= 500 ? "send_uncertain" : "send_rejected", message);
-  }
+  return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined });
 }
 
-const certificateAnswer = v.object({ certificate: v.string() });
+const certificateAnswer = v.object({ certificate: key });
 
 /** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
-export function certificateKeeper(
-  deps: Pick<DeliverDeps, "line" | "clock" | "log">,
-): () => Promise<SenderCertificate | null> {
-  let kept: SenderCertificate | null = null;
+export function certificateKeeper({
+  line,
+  clock,
+  log,
+}: Pick<Context, "line" | "clock" | "log">): Context["certificate"] {
+  let kept: libsignal.SenderCertificate | null = null;
   return async () => {
-    if (kept !== null && kept.expiration() - deps.clock.now() > certificateMinMs) return kept;
-    const reply = await deps.line().request({ verb: "GET", path: "/v1/certificate/delivery?includeE164=false" });
+    if (kept !== null && kept.expiration() - clock.now() > certificateMinMs) return kept;
+    const reply = await line().request({ verb: "GET", path: "/v1/certificate/delivery?includeE164=false" });
     const answer = v.safeParse(certificateAnswer, reply.json);
-    if (reply.status !== 200 || !answer.success) {
-      deps.log.warn("no sender certificate: messages go unsealed", { status: reply.status });
-      return null;
-    }
-    kept = SenderCertificate.deserialize(fromBase64(answer.output.certificate));
-    return kept;
+    if (reply.status === 200 && answer.success)
+      return (kept = libsignal.SenderCertificate.deserialize(answer.output.certificate));
+    log.warn("no sender certificate: messages go unsealed", { status: reply.status });
+    return null;
   };
 }

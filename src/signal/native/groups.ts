@@ -1,5 +1,6 @@
 /**
- * Groups, read only: who is in one, what it is called, who may write.
+ * Groups, read only: who is in one, what it is called, who may write. The key comes with the group's messages; the members are
+ * fetched when a newer revision was seen.
  *
  *   credential of the UTC day (chat host, cached) ─▶ presentation for the group ─▶ GET /v2/groups (storage host) ─▶ decrypt
  *
@@ -8,32 +9,27 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Aci, Pni } from "@signalapp/libsignal-client";
-import {
-  type AuthCredentialWithPni,
-  AuthCredentialWithPniResponse,
-  ClientZkAuthOperations,
-  ClientZkGroupCipher,
-  GroupMasterKey,
-  GroupSecretParams,
-  ProfileKeyCiphertext,
-  ServerPublicParams,
-  UuidCiphertext,
-} from "@signalapp/libsignal-client/zkgroup.js";
+import * as zkgroup from "@signalapp/libsignal-client/zkgroup.js";
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
-import type { Line, Reply } from "./connect.ts";
+import type { Database } from "../../store/database.ts";
+import { findRecipient, type NativeAccount, saveProfileKey, saveRecipient } from "./account.ts";
+import { type Bytes, fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import type { Line } from "./connect.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
-import { type Group, Group_Member_Role, GroupAttributeBlobSchema, GroupResponseSchema } from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
 
 const daySeconds = 86_400;
 const timeoutMs: Millis = 30_000;
 /** A group has up to 1001 members, each of some 300 bytes. */
 const groupBytesMax = 4 * 1024 * 1024;
+/** A state is asked for anew after this, even when no message spoke of a newer one. */
+const freshForMs: Millis = 86_400_000;
+const askedMax = 1_000;
 
 export type GroupMember = {
   readonly aci: string;
@@ -71,9 +67,7 @@ export type FetchGroup = (
 ) => Promise<GroupState | null>;
 
 /** The group's id as `Chat` has it. @throws BridgeError `signal_protocol` when the master key is not one (32 bytes) */
-export function groupIdOf(masterKey: Uint8Array): string {
-  return idOf(secretsOf(masterKey));
-}
+export const groupIdOf = (masterKey: Uint8Array): string => idOf(secretsOf(masterKey));
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day. */
 export function groupFetcher(
@@ -83,38 +77,36 @@ export function groupFetcher(
 ): FetchGroup {
   const operations = guard(
     "the server parameters are damaged",
-    () => new ClientZkAuthOperations(new ServerPublicParams(service.serverPublicParams)),
+    () => new zkgroup.ClientZkAuthOperations(new zkgroup.ServerPublicParams(service.serverPublicParams)),
   );
-  let cached: { readonly key: string; readonly credential: AuthCredentialWithPni } | null = null;
-
-  const get = (secrets: GroupSecretParams, credential: AuthCredentialWithPni, signal: AbortSignal) => {
-    const presentation = operations.createAuthCredentialWithPniPresentation(secrets, credential);
-    const login = `${hex(secrets.getPublicParams().serialize())}:${hex(presentation.serialize())}`;
-    return service.fetch({
-      method: "GET",
-      url: `${service.storageUrl}/v2/groups`,
-      headers: { authorization: `Basic ${toBase64(utf8(login))}` },
-      bytesMax: groupBytesMax,
-      timeoutMs,
-      signal,
-    });
-  };
-
+  let cached: { readonly key: string; readonly credential: zkgroup.AuthCredentialWithPni } | null = null;
   return async (account, masterKey, signal) => {
     const secrets = secretsOf(masterKey);
     const day = Math.floor(clock.now() / 1000 / daySeconds) * daySeconds;
     const key = `${account.aci}/${account.pni}/${day}`;
-    const isCached = cached?.key === key;
-    if (cached?.key !== key) cached = { key, credential: await fetchCredential(operations, request, account, day) };
-    let answer = await get(secrets, cached.credential, signal);
-    if (answer.status === 403 && isCached) {
+    for (;;) {
+      const isCached = cached?.key === key;
+      if (cached === null || !isCached)
+        cached = { key, credential: await fetchCredential(operations, request, account, day) };
+      const presentation = operations.createAuthCredentialWithPniPresentation(secrets, cached.credential);
+      const login = `${hex(secrets.getPublicParams().serialize())}:${hex(presentation.serialize())}`;
+      const answer = await service.fetch({
+        method: "GET",
+        url: `${service.storageUrl}/v2/groups`,
+        headers: { authorization: `Basic ${toBase64(utf8(login))}` },
+        bytesMax: groupBytesMax,
+        timeoutMs,
+        signal,
+      });
       // 403 says "no member" and "bad credential" alike: only with a fresh credential is it the former.
-      cached = { key, credential: await fetchCredential(operations, request, account, day) };
-      answer = await get(secrets, cached.credential, signal);
+      if (answer.status === 403 && isCached) {
+        cached = null;
+        continue;
+      }
+      if (answer.status === 403 || answer.status === 404) return null;
+      if (answer.status !== 200) throw refused(answer.status, retryAfterMsOf(answer));
+      return guard("its state cannot be decrypted", () => toState(secrets, answer));
     }
-    if (answer.status === 403 || answer.status === 404) return null;
-    if (answer.status !== 200) throw refused(answer.status, retryAfterMsOf(answer));
-    return guard("its state cannot be decrypted", () => toState(secrets, answer));
   };
 }
 
@@ -125,46 +117,38 @@ const credentialsSchema = v.object({
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
 async function fetchCredential(
-  operations: ClientZkAuthOperations,
+  operations: zkgroup.ClientZkAuthOperations,
   request: Line["request"],
   account: GroupAccount,
   day: number,
-): Promise<AuthCredentialWithPni> {
+): Promise<zkgroup.AuthCredentialWithPni> {
   const query = `redemptionStartSeconds=${day}&redemptionEndSeconds=${day + daySeconds}&zkcCredential=true`;
-  const reply = await ask(request, `/v1/certificate/auth/group?${query}`);
+  const reply = await request({ verb: "GET", path: `/v1/certificate/auth/group?${query}` });
+  if (reply.status !== 200) throw refused(reply.status, reply.retryAfterMs);
   return guard("its credential is not valid", () => {
     const { pni, credentials } = v.parse(credentialsSchema, reply.json);
     const todays = credentials.find((entry) => entry.redemptionTime === day);
     if (todays === undefined) throw new Error("the server gave none for today");
-    const response = new AuthCredentialWithPniResponse(fromBase64(todays.credential));
+    const response = new zkgroup.AuthCredentialWithPniResponse(fromBase64(todays.credential));
     const aci = Aci.parseFromServiceIdString(account.aci);
-    const ownPni = pni ?? account.pni;
-    if (ownPni !== null)
-      return operations.receiveAuthCredentialWithPniAsServiceId(aci, parsePni(ownPni), day, response);
+    // The server writes the bare UUID, libsignal the UUID behind `PNI:`.
+    const ownPni = (pni ?? account.pni)?.replace(/^PNI:/, "");
+    if (ownPni !== undefined)
+      return operations.receiveAuthCredentialWithPniAsServiceId(aci, Pni.fromUuid(ownPni), day, response);
     if (account.salt === null) throw new Error("the account has neither a PNI nor a salt");
     return operations.receiveAuthCredentialWithoutPni(aci, account.salt, day, response);
   });
 }
 
-async function ask(request: Line["request"], path: string): Promise<Reply> {
-  const reply = await request({ verb: "GET", path }).catch((error: unknown) => {
-    // Nothing is uncertain about a question whose answer was lost.
-    if (!(error instanceof BridgeError) || error.code !== "send_uncertain") throw error;
-    throw new BridgeError("signal_unreachable", "Cannot read a group as the line broke", { cause: error });
-  });
-  if (reply.status !== 200) throw refused(reply.status, reply.retryAfterMs);
-  return reply;
-}
-
-/** The server writes the bare UUID, libsignal the UUID behind `PNI:`. */
-const parsePni = (text: string): Pni => Pni.fromUuid(text.replace(/^PNI:/, ""));
-
-function toState(secrets: GroupSecretParams, answer: PinnedResponse): GroupState {
-  const { group } = fromBinary(GroupResponseSchema, answer.body);
+function toState(secrets: zkgroup.GroupSecretParams, answer: PinnedResponse): GroupState {
+  const { group } = fromBinary(wire.GroupResponseSchema, answer.body);
   if (group === undefined) throw new Error("the answer holds no group");
-  const cipher = new ClientZkGroupCipher(secrets);
-  const title = openBlob(cipher, group.title);
-  const timer = openBlob(cipher, group.disappearingMessagesTimer);
+  const cipher = new zkgroup.ClientZkGroupCipher(secrets);
+  // Empty bytes mean: not set.
+  const open = (sealed: Uint8Array) =>
+    fromBinary(wire.GroupAttributeBlobSchema, sealed.length === 0 ? sealed : cipher.decryptBlob(owned(sealed))).content;
+  const title = open(group.title);
+  const timer = open(group.disappearingMessagesTimer);
   return {
     id: idOf(secrets),
     revision: group.version,
@@ -177,49 +161,129 @@ function toState(secrets: GroupSecretParams, answer: PinnedResponse): GroupState
 }
 
 /** Null for an entry that is not a person's ACI. */
-function toMember(cipher: ClientZkGroupCipher, member: Group["members"][number]): GroupMember | null {
-  const id = cipher.decryptServiceId(new UuidCiphertext(owned(member.userId)));
+function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["members"][number]): GroupMember | null {
+  const id = cipher.decryptServiceId(new zkgroup.UuidCiphertext(owned(member.userId)));
   if (!(id instanceof Aci)) return null;
   let profileKey: Bytes | null = null;
   try {
-    profileKey = owned(cipher.decryptProfileKey(new ProfileKeyCiphertext(owned(member.profileKey)), id).serialize());
+    profileKey = owned(
+      cipher.decryptProfileKey(new zkgroup.ProfileKeyCiphertext(owned(member.profileKey)), id).serialize(),
+    );
   } catch {
     // Only the sealed-sender route to this member is lost.
   }
-  return { aci: id.getServiceIdString(), isAdmin: member.role === Group_Member_Role.ADMINISTRATOR, profileKey };
+  return { aci: id.getServiceIdString(), isAdmin: member.role === wire.Group_Member_Role.ADMINISTRATOR, profileKey };
 }
 
-/** Empty bytes mean: not set. */
-function openBlob(cipher: ClientZkGroupCipher, sealed: Uint8Array) {
-  return fromBinary(
-    GroupAttributeBlobSchema,
-    sealed.length === 0 ? new Uint8Array() : cipher.decryptBlob(owned(sealed)),
-  ).content;
-}
-
-function secretsOf(masterKey: Uint8Array): GroupSecretParams {
-  return guard("its master key is damaged", () =>
-    GroupSecretParams.deriveFromMasterKey(new GroupMasterKey(owned(masterKey))),
+const secretsOf = (masterKey: Uint8Array): zkgroup.GroupSecretParams =>
+  guard("its master key is damaged", () =>
+    zkgroup.GroupSecretParams.deriveFromMasterKey(new zkgroup.GroupMasterKey(owned(masterKey))),
   );
-}
-
-const idOf = (secrets: GroupSecretParams): string =>
+const idOf = (secrets: zkgroup.GroupSecretParams): string =>
   toBase64(secrets.getPublicParams().getGroupIdentifier().serialize());
-
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
 function refused(status: number, retryAfterMs: Millis | null): BridgeError {
   const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : "signal_protocol";
-  return new BridgeError(code, `Cannot read a group as Signal answered ${status}`, {
-    retryAfterMs: retryAfterMs ?? undefined,
-  });
+  const message = `Cannot read a group as Signal answered ${status}`;
+  return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined });
 }
 
 function guard<T>(why: string, work: () => T): T {
   try {
     return work();
-  } catch (error) {
-    const detail = error instanceof Error ? error.message : String(error);
-    throw new BridgeError("signal_protocol", `Cannot read a group as ${why}: ${detail}`, { cause: error });
+  } catch (cause) {
+    throw new BridgeError("signal_protocol", `Cannot read a group as ${why}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+export type KnownGroup = { readonly masterKey: Bytes; readonly state: Omit<GroupState, "members"> & Members };
+type Members = { readonly members: readonly Omit<GroupMember, "profileKey">[] };
+
+/** A message in a group, as far as its sender's right to write there goes. */
+export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
+
+/** The groups that we know from their messages. */
+export type GroupKeeper = {
+  /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
+  standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown";
+  /**
+   * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
+   * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
+   */
+  learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
+  /**
+   * The present state of a group on the allow list.
+   * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
+   */
+  load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
+};
+
+type KeeperDeps = {
+  readonly database: Database;
+  readonly clock: Clock;
+  readonly account: () => NativeAccount;
+  readonly fetchGroup: FetchGroup;
+};
+
+export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps): GroupKeeper {
+  /** Claims that the server was asked about: a made-up revision is not asked about twice. */
+  const asked = new Set<string>();
+  const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
+  const find = (groupId: string) => {
+    const row = database.get<{ masterKey: Bytes; revision: number; state: string | null; fetchedAt: number | null }>(
+      `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt FROM signal_groups WHERE group_id = ?`,
+      groupId,
+    );
+    return row && { ...row, state: row.state === null ? null : (JSON.parse(row.state) as KnownGroup["state"]) };
+  };
+  /** Fetches and saves; null when we are no member. */
+  const refresh = async (groupId: string, masterKey: Bytes, signal: AbortSignal) => {
+    const { aci, pni, credentialSalt } = account();
+    const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };
+    const state = await fetchGroup(who, masterKey, signal);
+    if (state !== null) database.transaction(() => save(database, groupId, masterKey, state, clock.now()));
+    return state;
+  };
+  return {
+    standing(claim, aci) {
+      const state = find(claim.groupId)?.state ?? null;
+      if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
+      const member = state?.members.find((one) => one.aci === aci);
+      return member === undefined || (state?.isAnnouncementsOnly === true && !member.isAdmin) ? "stranger" : "member";
+    },
+    async learn(claim, signal) {
+      try {
+        await refresh(claim.groupId, claim.masterKey, signal);
+      } catch (error) {
+        if (!(error instanceof BridgeError) || !find(claim.groupId)?.state) throw error;
+      }
+      if (asked.size >= askedMax) asked.clear();
+      asked.add(nameOf(claim));
+    },
+    async load(groupId, signal) {
+      const row = find(groupId);
+      if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
+      const { masterKey, state: known, fetchedAt } = row;
+      const isFresh = fetchedAt !== null && clock.now() - fetchedAt < freshForMs;
+      if (known !== null && isFresh && known.revision >= row.revision) return { masterKey, state: known };
+      const state = await refresh(groupId, masterKey, signal);
+      if (state === null) throw new BridgeError("send_rejected", "Cannot use a group that we are no member of");
+      return { masterKey, state };
+    },
+  };
+}
+
+function save(database: Database, groupId: string, masterKey: Bytes, state: GroupState, now: Millis): void {
+  const members = state.members.map(({ aci, isAdmin }) => ({ aci, isAdmin }));
+  const sql = `INSERT INTO signal_groups (group_id, master_key, revision, state, fetched_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET state = excluded.state, fetched_at = excluded.fetched_at,
+    revision = max(revision, excluded.revision)`;
+  database.run(sql, groupId, masterKey, state.revision, JSON.stringify({ ...state, members }), now);
+  for (const { aci, profileKey } of state.members) {
+    // A key that came in a member's own message is newer than what the group says.
+    if (profileKey === null || findRecipient(database, aci).profileKey !== null) continue;
+    saveRecipient(database, aci, null, null);
+    saveProfileKey(database, aci, profileKey);
   }
 }

@@ -7,10 +7,10 @@ import { Agent, request } from "node:https";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, concat } from "./bytes.ts";
+import { type Bytes, concat, reasonOf } from "./bytes.ts";
 
 export type PinnedRequest = {
-  readonly method: "GET" | "PUT" | "POST" | "PATCH";
+  readonly method: "GET" | "PUT" | "POST";
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
@@ -36,26 +36,28 @@ const idleMsMax: Millis = 2000;
  * @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled), `signal_timeout`, `signal_protocol` (body too large)
  */
 export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
-
 export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFetch {
   const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true });
   let agent = freshAgent();
   let active = 0;
   let usedAt: Millis = clock.now();
   return async (what) => {
-    const fault: Fault = (code, why, cause) =>
-      new BridgeError(code, `Cannot ${what.method} ${new URL(what.url).host} as ${why}`, { cause });
-    if (what.signal?.aborted) throw fault("signal_unreachable", "it was cancelled");
     if (active === 0 && Math.abs(clock.now() - usedAt) > idleMsMax) {
       agent.destroy();
       agent = freshAgent();
     }
     const done = new AbortController();
+    const late = new AbortController();
+    void clock.sleep(what.timeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
     active++;
     try {
-      return await exchange(agent, what, fault, (expire) => {
-        void clock.sleep(what.timeoutMs, done.signal).then(() => done.signal.aborted || expire());
-      });
+      return await exchange(agent, what, AbortSignal.any([late.signal, ...(what.signal ? [what.signal] : [])]));
+    } catch (cause) {
+      if (cause instanceof BridgeError) throw cause;
+      const [code, why] = late.signal.aborted
+        ? (["signal_timeout", `there was no answer in ${what.timeoutMs} ms`] as const)
+        : (["signal_unreachable", what.signal?.aborted ? "it was cancelled" : reasonOf(cause)] as const);
+      throw new BridgeError(code, `Cannot ${what.method} ${new URL(what.url).host} as ${why}`, { cause });
     } finally {
       done.abort();
       active--;
@@ -64,48 +66,30 @@ export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFe
   };
 }
 
-type Fault = (
-  code: "signal_unreachable" | "signal_timeout" | "signal_protocol",
-  why: string,
-  cause?: unknown,
-) => BridgeError;
-
-function exchange(agent: Agent, what: PinnedRequest, fault: Fault, onDeadline: (expire: () => void) => void) {
+function exchange(agent: Agent, { url, method, headers, body, bytesMax }: PinnedRequest, signal: AbortSignal) {
   return new Promise<PinnedResponse>((resolve, reject) => {
-    const headers =
-      what.body === undefined ? { ...what.headers } : { ...what.headers, "content-length": String(what.body.length) };
-    const outgoing = request(what.url, { method: what.method, headers, agent });
-    const fail = (error: BridgeError) => {
-      settle();
-      reject(error);
-      outgoing.destroy();
-    };
-    const cancel = () => fail(fault("signal_unreachable", "it was cancelled"));
-    const settle = () => what.signal?.removeEventListener("abort", cancel);
-    what.signal?.addEventListener("abort", cancel, { once: true });
-    onDeadline(() => fail(fault("signal_timeout", `there was no answer in ${what.timeoutMs} ms`)));
-    outgoing.on("error", (error) => fail(fault("signal_unreachable", error.message, error)));
+    const length = body === undefined ? {} : { "content-length": String(body.length) };
+    const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
+    outgoing.on("error", reject);
     outgoing.on("response", (incoming) => {
       const parts: Buffer[] = [];
       let bytes = 0;
       incoming.on("data", (part: Buffer) => {
         bytes += part.length;
-        if (bytes > what.bytesMax)
-          return fail(fault("signal_protocol", `the answer is larger than ${what.bytesMax} bytes`));
         parts.push(part);
+        if (bytes <= bytesMax) return;
+        const what = `Cannot ${method} ${new URL(url).host} as the answer is larger than ${bytesMax} bytes`;
+        reject(new BridgeError("signal_protocol", what));
+        outgoing.destroy();
       });
-      incoming.on("error", (error) => fail(fault("signal_unreachable", error.message, error)));
+      incoming.on("error", reject);
       incoming.on("close", () => {
-        if (!incoming.complete) return fail(fault("signal_unreachable", "the line broke"));
-        settle();
-        resolve({
-          status: incoming.statusCode ?? 0,
-          headers: toMap(incoming.headers),
-          body: concat(...parts),
-        });
+        if (!incoming.complete) return reject(new Error("the line broke"));
+        const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
+        resolve({ status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) });
       });
     });
-    outgoing.end(what.body);
+    outgoing.end(body);
   });
 }
 
@@ -113,12 +97,4 @@ function exchange(agent: Agent, what: PinnedRequest, fault: Fault, onDeadline: (
 export function retryAfterMsOf({ headers }: Pick<PinnedResponse, "headers">): Millis | null {
   const text = headers.get("retry-after") ?? "";
   return /^\d+$/.test(text) ? Number(text) * 1000 : null;
-}
-
-function toMap(headers: Readonly<Record<string, string | string[] | undefined>>): Map<string, string> {
-  const map = new Map<string, string>();
-  for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined) map.set(name, Array.isArray(value) ? value.join(", ") : value);
-  }
-  return map;
 }

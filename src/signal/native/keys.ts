@@ -5,23 +5,19 @@
  * leave the server handing out keys that we cannot use. An upload replaces the one-time lists on the server, yet a peer may
  * have fetched a key just before: superseded rows are kept for a while. **Source:** SIGNAL-NATIVE 2.6, 6.
  */
-import {
-  KEMKeyPair,
-  KyberPreKeyRecord,
-  PreKeyRecord,
-  PrivateKey,
-  SignedPreKeyRecord,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import * as v from "valibot";
-import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import type { Own, OwnName } from "./account.ts";
 import { toBase64 } from "./bytes.ts";
 import type { Line } from "./connect.ts";
+import { putRow } from "./schema.ts";
+import type { Context } from "./transport.ts";
 
-const idMax = 0xffffff;
+/** Key ids are 1 to this. */
+export const keyIdMax = 0xffffff;
 /** One upload, of each kind. The server takes no more. */
 const batchSize = 100;
 /** Below this the lists are filled up again. **Source:** mautrix-signal pkg/signalmeow/keys.go (50). */
@@ -34,76 +30,69 @@ const oneTimeKept = 200;
 const signedKeptMs: Millis = 30 * dayMs;
 
 /** The two keys that a device always has: reusable, signed by the identity, replaced every two days. */
-export type StandingKeys = { readonly signed: SignedPreKeyRecord; readonly lastResort: KyberPreKeyRecord };
+export type StandingKeys = {
+  readonly signed: libsignal.SignedPreKeyRecord;
+  readonly lastResort: libsignal.KyberPreKeyRecord;
+};
 
-/** A registration id: 14 bits, never 0. */
-export const makeRegistrationId = (random: Random): number => 1 + Math.floor(random() * 16_383);
-
-/** A first pre-key id, anywhere in the lower half of the range. */
-export const makeFirstId = (random: Random): number => 1 + Math.floor(random() * (idMax / 2));
-
-export function makeStandingKeys(
-  identity: PrivateKey,
-  signedId: number,
-  lastResortId: number,
-  at: Millis,
-): StandingKeys {
-  const pair = PrivateKey.generate();
+export function makeStandingKeys(identity: libsignal.PrivateKey, nextId: () => number, at: Millis): StandingKeys {
+  const pair = libsignal.PrivateKey.generate();
   const publicKey = pair.getPublicKey();
   const signature = identity.sign(publicKey.serialize());
   return {
-    signed: SignedPreKeyRecord.new(signedId, at, publicKey, pair, signature),
-    lastResort: makeKyberKey(identity, lastResortId, at),
+    signed: libsignal.SignedPreKeyRecord.new(nextId(), at, publicKey, pair, signature),
+    lastResort: makeKyberKey(identity, nextId(), at),
   };
 }
 
-function makeKyberKey(identity: PrivateKey, id: number, at: Millis): KyberPreKeyRecord {
-  const pair = KEMKeyPair.generate();
-  return KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
+function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): libsignal.KyberPreKeyRecord {
+  const pair = libsignal.KEMKeyPair.generate();
+  return libsignal.KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
 }
 
 /** A signed key as the server's JSON has it. */
-export const toUpload = (key: SignedPreKeyRecord | KyberPreKeyRecord) => ({
+export const toUpload = (key: libsignal.SignedPreKeyRecord | libsignal.KyberPreKeyRecord) => ({
   keyId: key.id(),
   publicKey: toBase64(key.publicKey().serialize()),
   signature: toBase64(key.signature()),
 });
 
-/** Writes standing keys and makes them the active ones. Inside a transaction of the caller. */
-export function saveStandingKeys(
+/** A new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
+export function saveOwn(
   database: Database,
-  own: OwnName,
-  { signed, lastResort }: StandingKeys,
+  own: Pick<Own, "name" | "serviceId" | "identity" | "registrationId"> & { readonly nextId: number },
+  keys: StandingKeys,
   at: Millis,
 ): void {
-  for (const table of ["signal_signed_pre_keys", "signal_kyber_pre_keys"]) {
-    const which = table === "signal_kyber_pre_keys" ? "AND is_last_resort = 1" : "";
-    database.run(`UPDATE ${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
-  }
-  database.run(
-    "INSERT OR REPLACE INTO signal_signed_pre_keys (own, key_id, record, at) VALUES (?, ?, ?, ?)",
-    own,
-    signed.id(),
-    signed.serialize(),
-    at,
-  );
-  database.run(
-    "INSERT OR REPLACE INTO signal_kyber_pre_keys (own, key_id, record, at, is_last_resort) VALUES (?, ?, ?, ?, 1)",
-    own,
-    lastResort.id(),
-    lastResort.serialize(),
-    at,
-  );
-  database.run(
-    "UPDATE signal_own SET signed_id = ?, last_resort_id = ?, rotated_at = ? WHERE own = ?",
-    signed.id(),
-    lastResort.id(),
-    at,
-    own,
-  );
+  const { name, serviceId, identity, registrationId, nextId } = own;
+  putRow(database, "own", {
+    own: name,
+    service_id: serviceId,
+    identity: identity.serialize(),
+    registration_id: registrationId,
+    next_id: nextId,
+    signed_id: 0,
+    last_resort_id: 0,
+    rotated_at: at,
+  });
+  putRow(database, "identities", { service_id: serviceId, record: identity.getPublicKey().serialize(), at });
+  saveStandingKeys(database, name, keys, at);
 }
 
-type KeyDeps = { readonly line: Line; readonly database: Database; readonly clock: Clock };
+/** Writes standing keys and makes them the active ones. */
+function saveStandingKeys(database: Database, own: OwnName, { signed, lastResort }: StandingKeys, at: Millis): void {
+  supersede(database, "signed_pre_keys", own, at);
+  supersede(database, "kyber_pre_keys", own, at, "AND is_last_resort = 1");
+  putRow(database, "signed_pre_keys", { own, key_id: signed.id(), record: signed.serialize(), at });
+  const record = lastResort.serialize();
+  putRow(database, "kyber_pre_keys", { own, key_id: lastResort.id(), record, at, is_last_resort: 1 });
+  const sql = "UPDATE signal_own SET signed_id = ?, last_resort_id = ?, rotated_at = ? WHERE own = ?";
+  database.run(sql, signed.id(), lastResort.id(), at, own);
+}
+
+function supersede(database: Database, table: string, own: OwnName, at: Millis, which = ""): void {
+  database.run(`UPDATE signal_${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
+}
 
 const counts = v.object({ count: v.number(), pqCount: v.number() });
 
@@ -113,94 +102,70 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @returns true when something was uploaded
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
-export async function refreshKeys(deps: KeyDeps, own: Own): Promise<boolean> {
+export async function refreshKeys(
+  { database, clock }: Pick<Context, "database" | "clock">,
+  line: Line,
+  own: Own,
+): Promise<boolean> {
   const path = `/v2/keys?identity=${own.name}`;
-  const answer = await deps.line.request({ verb: "GET", path });
+  const answer = await line.request({ verb: "GET", path });
   const left = v.safeParse(counts, answer.json);
   if (answer.status !== 200 || !left.success)
     throw new BridgeError("signal_protocol", `Cannot count pre-keys as the server answered ${answer.status}`);
-  const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
-  const rotatedAt = deps.database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0;
-  const isRotating = deps.clock.now() - rotatedAt >= rotateAfterMs;
-  if (!isRotating && Math.min(left.output.count, left.output.pqCount) >= countMin) return false;
-  await uploadKeys(deps, own, isRotating);
-  return true;
-}
-
-async function uploadKeys({ line, database, clock }: KeyDeps, own: Own, isRotating: boolean): Promise<void> {
   const at = clock.now();
-  const keys = database.transaction(() => makeAndSave(database, own, isRotating, at));
-  const reply = await line.request({
-    verb: "PUT",
-    path: `/v2/keys?identity=${own.name}`,
-    json: {
-      preKeys: keys.oneTime.map((key) => ({ keyId: key.id(), publicKey: toBase64(key.publicKey().serialize()) })),
-      pqPreKeys: keys.kyber.map(toUpload),
-      ...(keys.standing === null
-        ? {}
-        : { signedPreKey: toUpload(keys.standing.signed), pqLastResortPreKey: toUpload(keys.standing.lastResort) }),
-    },
-  });
-  if (reply.status < 200 || reply.status > 299) {
-    // The rotation did not take place: the next round makes it up.
-    if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
-    throw new BridgeError("signal_protocol", `Cannot upload pre-keys as the server answered ${reply.status}`);
-  }
+  const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
+  const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
+  if (!isRotating && Math.min(left.output.count, left.output.pqCount) >= countMin) return false;
+  const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
+  const { status } = await line.request({ verb: "PUT", path, json });
+  if (status >= 200 && status <= 299) return true;
+  // The rotation did not take place: the next round makes it up.
+  if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
+  throw new BridgeError("signal_protocol", `Cannot upload pre-keys as the server answered ${status}`);
 }
 
-function makeAndSave(database: Database, own: Own, isRotating: boolean, at: Millis) {
-  const nextId = takeIds(database, own.name, 2 * batchSize + 2);
+/** Gives the upload. */
+function makeAndSave(database: Database, { name: own, identity }: Own, isRotating: boolean, at: Millis) {
+  const nextId = takeIds(database, own, 2 * batchSize + 2);
   const oneTime = Array.from({ length: batchSize }, () => {
-    const pair = PrivateKey.generate();
-    return PreKeyRecord.new(nextId(), pair.getPublicKey(), pair);
+    const pair = libsignal.PrivateKey.generate();
+    return libsignal.PreKeyRecord.new(nextId(), pair.getPublicKey(), pair);
   });
-  const kyber = Array.from({ length: batchSize }, () => makeKyberKey(own.identity, nextId(), at));
-  const standing = isRotating ? makeStandingKeys(own.identity, nextId(), nextId(), at) : null;
-  database.run("UPDATE signal_pre_keys SET stale_at = ? WHERE own = ? AND stale_at IS NULL", at, own.name);
-  database.run(
-    "UPDATE signal_kyber_pre_keys SET stale_at = ? WHERE own = ? AND stale_at IS NULL AND is_last_resort = 0",
-    at,
-    own.name,
-  );
-  const insert = (table: string, id: number, record: Uint8Array) =>
-    database.run(
-      `INSERT OR REPLACE INTO ${table} (own, key_id, record, at) VALUES (?, ?, ?, ?)`,
-      own.name,
-      id,
-      record,
-      at,
-    );
-  for (const key of oneTime) insert("signal_pre_keys", key.id(), key.serialize());
-  for (const key of kyber) insert("signal_kyber_pre_keys", key.id(), key.serialize());
-  if (standing !== null) saveStandingKeys(database, own.name, standing, at);
-  return { oneTime, kyber, standing };
+  const kyber = Array.from({ length: batchSize }, () => makeKyberKey(identity, nextId(), at));
+  supersede(database, "pre_keys", own, at);
+  supersede(database, "kyber_pre_keys", own, at, "AND is_last_resort = 0");
+  for (const key of oneTime) putRow(database, "pre_keys", { own, key_id: key.id(), record: key.serialize(), at });
+  for (const key of kyber) putRow(database, "kyber_pre_keys", { own, key_id: key.id(), record: key.serialize(), at });
+  const standing = isRotating ? makeStandingKeys(identity, nextId, at) : null;
+  if (standing !== null) saveStandingKeys(database, own, standing, at);
+  return {
+    preKeys: oneTime.map((key) => ({ keyId: key.id(), publicKey: toBase64(key.publicKey().serialize()) })),
+    pqPreKeys: kyber.map(toUpload),
+    ...(standing && { signedPreKey: toUpload(standing.signed), pqLastResortPreKey: toUpload(standing.lastResort) }),
+  };
 }
 
 /** One counter for all kinds: ids stay unique, and wrap after 16 million. Inside a transaction of the caller. */
 function takeIds(database: Database, own: OwnName, count: number): () => number {
   const row = database.get<{ next: number }>("SELECT next_id AS next FROM signal_own WHERE own = ?", own);
-  const first = row === undefined || row.next + count > idMax ? 1 : row.next;
-  database.run("UPDATE signal_own SET next_id = ? WHERE own = ?", first + count, own);
-  let next = first;
+  let next = row === undefined || row.next + count > keyIdMax ? 1 : row.next;
+  database.run("UPDATE signal_own SET next_id = ? WHERE own = ?", next + count, own);
   return () => next++;
 }
 
-/** Forgets keys that were superseded long ago. */
+/** Forgets keys that were superseded long ago. Inside a transaction of the caller. */
 export function pruneKeys(database: Database, now: Millis): void {
-  database.transaction(() => {
-    for (const [table, which] of [
-      ["signal_pre_keys", ""],
-      ["signal_kyber_pre_keys", "AND is_last_resort = 0"],
-    ] as const) {
-      database.run(
-        `DELETE FROM ${table} AS old WHERE stale_at < ? ${which} AND key_id NOT IN
-         (SELECT key_id FROM ${table} WHERE own = old.own ${which} ORDER BY at DESC, key_id DESC LIMIT ${oneTimeKept})`,
-        now - oneTimeKeptMs,
-      );
-    }
-    database.run("DELETE FROM signal_signed_pre_keys WHERE stale_at < ?", now - signedKeptMs);
-    database.run("DELETE FROM signal_kyber_pre_keys WHERE is_last_resort = 1 AND stale_at < ?", now - signedKeptMs);
-    database.run(`DELETE FROM signal_kyber_used AS used WHERE NOT EXISTS
-      (SELECT 1 FROM signal_kyber_pre_keys WHERE own = used.own AND key_id = used.kyber_id)`);
-  });
+  for (const [table, which] of [
+    ["signal_pre_keys", ""],
+    ["signal_kyber_pre_keys", "AND is_last_resort = 0"],
+  ] as const)
+    database.run(
+      `DELETE FROM ${table} AS old WHERE stale_at < ? ${which} AND key_id NOT IN
+       (SELECT key_id FROM ${table} WHERE own = old.own ${which} ORDER BY at DESC, key_id DESC LIMIT ${oneTimeKept})`,
+      now - oneTimeKeptMs,
+    );
+  database.run("DELETE FROM signal_signed_pre_keys WHERE stale_at < ?", now - signedKeptMs);
+  database.run("DELETE FROM signal_kyber_pre_keys WHERE is_last_resort = 1 AND stale_at < ?", now - signedKeptMs);
+  database.run(`DELETE FROM signal_kyber_used AS used WHERE NOT EXISTS
+    (SELECT 1 FROM signal_kyber_pre_keys WHERE own = used.own AND key_id = used.kyber_id)`);
 }

@@ -8,34 +8,26 @@
  * out once more; the code is single use, so a refusal then means that the person scans again. **Source:** SIGNAL-NATIVE 2.
  */
 import { KyberPreKeyRecord, PrivateKey, SignedPreKeyRecord } from "@signalapp/libsignal-client";
-import type { Net, ProvisioningConnection } from "@signalapp/libsignal-client/dist/net.js";
-import { Buffer } from "node:buffer";
+import type { Net } from "@signalapp/libsignal-client/dist/net.js";
 import { randomBytes } from "node:crypto";
 import * as v from "valibot";
-import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
-import type { Database } from "../../store/database.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { findAccount, loadAccount, type OwnName, toAccount } from "./account.ts";
-import { type Bytes, fromBase64, owned, toBase64 } from "./bytes.ts";
-import { exchange, openLine, type Reply, withDeadline } from "./connect.ts";
-import { makeFirstId, makeRegistrationId, makeStandingKeys, refreshKeys, saveStandingKeys, toUpload } from "./keys.ts";
+import { type Bytes, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
+import { connectSealed, exchange, openLine, type Reply, withDeadline } from "./connect.ts";
+import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import { linkUrl, openProvision, type Provision, sealDeviceName } from "./provisioning.ts";
+import { putRow } from "./schema.ts";
+import type { Context, NativeDeps } from "./transport.ts";
 
 /** After this the phone's code has surely expired. */
 const pendingMaxMs: Millis = 600_000;
 /** A code lives for a minute or two; nobody stares at a terminal longer than this many of them. */
 const codesMax = 30;
 
-export type LinkDeps = {
-  readonly database: Database;
-  readonly net: Net;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-};
+type LinkDeps = NativeDeps & Pick<Context, "net">;
 
 /** What all our devices must be able to do: leaving one out would be refused as a downgrade. */
 export const capabilities = { attachmentBackfill: true, spqr: true, usernameChangeSyncMessage: true };
@@ -66,45 +58,37 @@ export function makeLink(deps: LinkDeps): Link {
   };
 }
 
-type Code = {
-  readonly url: string;
-  /** What the phone sent; null when the server closed the socket first. */
-  readonly scanned: Promise<Provision | null>;
-  readonly close: () => Promise<void>;
-};
-
-async function openCode({ net, clock }: LinkDeps, signal: AbortSignal): Promise<Code> {
+/** `scanned` is what the phone sent; null when the server closed the socket first. */
+async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   const ephemeral = PrivateKey.generate();
   const address = Promise.withResolvers<string | null>();
   const scanned = Promise.withResolvers<Provision | null>();
   scanned.promise.catch(() => undefined);
-  const give = () => {
+  const end = () => {
     address.resolve(null);
     scanned.resolve(null);
   };
-  const connection: ProvisioningConnection = await withDeadline(clock, signal, (abortSignal) =>
-    net.connectProvisioning(
-      {
-        onReceivedAddress: (value, ack) => {
-          address.resolve(value);
-          ack.send(200);
-        },
-        onReceivedEnvelope: (bytes, ack) => {
-          try {
-            scanned.resolve(openProvision(owned(bytes), ephemeral));
-          } catch (error) {
-            scanned.reject(error);
-          }
-          ack.send(200);
-        },
-        onConnectionInterrupted: give,
-      },
-      { abortSignal },
-    ),
+  const listener: Parameters<Net["connectProvisioning"]>[0] = {
+    onReceivedAddress: (value, ack) => {
+      address.resolve(value);
+      ack.send(200);
+    },
+    onReceivedEnvelope: (bytes, ack) => {
+      try {
+        scanned.resolve(openProvision(owned(bytes), ephemeral));
+      } catch (error) {
+        scanned.reject(error);
+      }
+      ack.send(200);
+    },
+    onConnectionInterrupted: end,
+  };
+  const connection = await withDeadline(clock, signal, (abortSignal) =>
+    net.connectProvisioning(listener, { abortSignal }),
   );
   const cancel = () => {
     scanned.reject(new BridgeError("signal_unreachable", "Cannot link as it was cancelled"));
-    address.resolve(null);
+    end();
   };
   signal.addEventListener("abort", cancel, { once: true });
   if (signal.aborted) cancel();
@@ -120,14 +104,6 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal): Promise<
   return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, close };
 }
 
-type PendingOwn = {
-  readonly name: OwnName;
-  readonly identity: string;
-  readonly registrationId: number;
-  readonly nextId: number;
-  readonly signed: string;
-  readonly lastResort: string;
-};
 /** All that the link needs after the answer, as JSON; byte strings in base64. */
 type Pending = {
   readonly aci: string;
@@ -135,47 +111,43 @@ type Pending = {
   readonly password: string;
   readonly profileKey: string | null;
   readonly entropyPool: string | null;
-  readonly masterKey: string | null;
   readonly credentialSalt: string | null;
   readonly sendsReadReceipts: boolean;
-  readonly owns: readonly PendingOwn[];
+  readonly owns: readonly {
+    readonly name: OwnName;
+    readonly identity: string;
+    readonly registrationId: number;
+    readonly nextId: number;
+    readonly signed: string;
+    readonly lastResort: string;
+  }[];
   readonly request: unknown;
 };
 
 function prepare({ database, clock, random }: LinkDeps, provision: Provision, deviceName: string): Pending {
   const at = clock.now();
-  const identities: [OwnName, PrivateKey][] = [["aci", provision.aciIdentity]];
-  if (provision.pniIdentity !== null) identities.push(["pni", provision.pniIdentity]);
-  const made = identities.map(([name, identity]) => {
-    const firstId = makeFirstId(random);
-    const keys = makeStandingKeys(identity, firstId, firstId + 1, at);
-    return { name, identity, keys, nextId: firstId + 2, registrationId: makeRegistrationId(random) };
-  });
-  const of = (name: OwnName) => made.find((own) => own.name === name);
-  const keysOf = (name: OwnName) => {
-    const keys = of(name)?.keys;
-    if (keys === undefined) return {};
-    return {
-      [`${name}SignedPreKey`]: toUpload(keys.signed),
-      [`${name}PqLastResortPreKey`]: toUpload(keys.lastResort),
-    };
+  const makeOwn = (name: OwnName, identity: PrivateKey) => {
+    // Anywhere in the lower half of the range.
+    let nextId = 1 + Math.floor(random() * (keyIdMax / 2));
+    const keys = makeStandingKeys(identity, () => nextId++, at);
+    // 14 bits, never 0.
+    return { name, identity, keys, nextId, registrationId: 1 + Math.floor(random() * 16_383) };
   };
-  const base64 = (bytes: Bytes | null) => (bytes === null ? null : toBase64(bytes));
-  const pni = of("pni");
+  const aci = makeOwn("aci", provision.aciIdentity);
+  const pni = provision.pniIdentity && makeOwn("pni", provision.pniIdentity);
+  const owns = pni === null ? [aci] : [aci, pni];
+  const base64 = (bytes: Bytes | null) => bytes && toBase64(bytes);
   const pending: Pending = {
     aci: provision.aci,
     number: provision.number,
     password: randomBytes(24).toString("base64url"),
     profileKey: base64(provision.profileKey),
     entropyPool: provision.entropyPool,
-    masterKey: base64(provision.masterKey),
     credentialSalt: base64(provision.credentialSalt),
     sendsReadReceipts: provision.sendsReadReceipts,
-    owns: made.map(({ name, identity, keys, nextId, registrationId }) => ({
-      name,
+    owns: owns.map(({ keys, identity, ...own }) => ({
+      ...own,
       identity: toBase64(identity.serialize()),
-      registrationId,
-      nextId,
       signed: toBase64(keys.signed.serialize()),
       lastResort: toBase64(keys.lastResort.serialize()),
     })),
@@ -183,17 +155,20 @@ function prepare({ database, clock, random }: LinkDeps, provision: Provision, de
       verificationCode: provision.code,
       accountAttributes: {
         fetchesMessages: true,
-        registrationId: of("aci")?.registrationId,
-        ...(pni === undefined ? {} : { pniRegistrationId: pni.registrationId }),
+        registrationId: aci.registrationId,
+        ...(pni && { pniRegistrationId: pni.registrationId }),
         name: sealDeviceName(deviceName, provision.aciIdentity.getPublicKey()),
         capabilities,
       },
-      ...keysOf("aci"),
-      ...keysOf("pni"),
+      ...Object.fromEntries(
+        owns.flatMap(({ name, keys }) => [
+          [`${name}SignedPreKey`, toUpload(keys.signed)],
+          [`${name}PqLastResortPreKey`, toUpload(keys.lastResort)],
+        ]),
+      ),
     },
   };
-  const sql = "INSERT OR REPLACE INTO signal_pending_link (id, at, state) VALUES (1, ?, ?)";
-  database.run(sql, at, JSON.stringify(pending));
+  putRow(database, "pending_link", { id: 1, at, state: JSON.stringify(pending) });
   return pending;
 }
 
@@ -217,12 +192,9 @@ async function resume(deps: LinkDeps, signal: AbortSignal): Promise<boolean> {
 const linked = v.object({ deviceId: v.number(), uuid: v.string(), pni: v.nullish(v.string()) });
 
 async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): Promise<void> {
-  const listener = { onConnectionInterrupted: () => undefined };
-  const connection = await withDeadline(deps.clock, signal, (abortSignal) =>
-    deps.net.connectUnauthenticatedChat(listener, { abortSignal }),
-  );
+  const connection = await connectSealed(deps.net, deps.clock, signal, () => undefined);
   try {
-    const credentials = Buffer.from(`${pending.aci}:${pending.password}`).toString("base64");
+    const credentials = toBase64(utf8(`${pending.aci}:${pending.password}`));
     const reply = await exchange(connection, {
       verb: "PUT",
       path: "/v1/devices/link",
@@ -243,57 +215,40 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
 function refusal({ status, retryAfterMs }: Reply): BridgeError {
   const what = `Cannot link as the server answered ${status}`;
   if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
-  if (status === 411)
-    return new BridgeError("rejected", what, {
-      hint: "The account has too many linked devices: remove one on the phone.",
-    });
-  return new BridgeError("rejected", what, { hint: "Run `signalman link` again and scan the new code soon." });
+  const hint =
+    status === 411
+      ? "The account has too many linked devices: remove one on the phone."
+      : "Run `signalman link` again and scan the new code soon.";
+  return new BridgeError("rejected", what, { hint });
 }
+
+const tables =
+  "account own pending_link sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys send_log";
 
 /** All of the new account, and nothing of an earlier link. Inside a transaction of the caller. */
 function save({ database, clock }: LinkDeps, pending: Pending, answer: v.InferOutput<typeof linked>): void {
   const at = clock.now();
   const isSamePerson = findAccount(database)?.aci.serviceId === pending.aci;
-  for (const table of ["account", "own", "pending_link", "sessions", "pre_keys", "signed_pre_keys", "kyber_pre_keys"])
+  for (const table of `${tables}${isSamePerson ? "" : " identities recipients groups"}`.split(" "))
     database.run(`DELETE FROM signal_${table}`);
-  for (const table of ["kyber_used", "sender_keys", "send_log"]) database.run(`DELETE FROM signal_${table}`);
-  if (!isSamePerson)
-    for (const table of ["identities", "recipients", "groups"]) database.run(`DELETE FROM signal_${table}`);
-  const blob = (text: string | null) => (text === null ? null : fromBase64(text));
-  database.run(
-    `INSERT INTO signal_account (id, number, device_id, password, profile_key, entropy_pool, master_key, credential_salt,
-       sends_read_receipts, linked_at) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-    pending.number,
-    answer.deviceId,
-    pending.password,
-    blob(pending.profileKey),
-    pending.entropyPool,
-    blob(pending.masterKey),
-    blob(pending.credentialSalt),
-    pending.sendsReadReceipts ? 1 : 0,
-    at,
-  );
+  putRow(database, "account", {
+    id: 1,
+    number: pending.number,
+    device_id: answer.deviceId,
+    password: pending.password,
+    profile_key: pending.profileKey && fromBase64(pending.profileKey),
+    entropy_pool: pending.entropyPool,
+    credential_salt: pending.credentialSalt && fromBase64(pending.credentialSalt),
+    sends_read_receipts: pending.sendsReadReceipts ? 1 : 0,
+    linked_at: at,
+  });
   for (const own of pending.owns) {
     if (own.name === "pni" && !answer.pni) continue;
     const serviceId = own.name === "aci" ? pending.aci : `PNI:${answer.pni?.toLowerCase()}`;
     const signed = SignedPreKeyRecord.deserialize(fromBase64(own.signed));
     const lastResort = KyberPreKeyRecord.deserialize(fromBase64(own.lastResort));
     const identity = PrivateKey.deserialize(fromBase64(own.identity));
-    database.run(
-      `INSERT INTO signal_own (own, service_id, identity, registration_id, next_id, signed_id, last_resort_id, rotated_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-      own.name,
-      serviceId,
-      identity.serialize(),
-      own.registrationId,
-      own.nextId,
-      signed.id(),
-      lastResort.id(),
-      at,
-    );
-    saveStandingKeys(database, own.name, { signed, lastResort }, at);
-    const sql = "INSERT OR REPLACE INTO signal_identities (service_id, record, at) VALUES (?, ?, ?)";
-    database.run(sql, serviceId, identity.getPublicKey().serialize(), at);
+    saveOwn(database, { ...own, serviceId, identity }, { signed, lastResort }, at);
   }
 }
 
@@ -303,8 +258,8 @@ async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> 
   try {
     const line = await openLine(deps, account, signal);
     try {
-      await refreshKeys({ ...deps, line }, account.aci);
-      if (account.pni !== null) await refreshKeys({ ...deps, line }, account.pni);
+      await refreshKeys(deps, line, account.aci);
+      if (account.pni !== null) await refreshKeys(deps, line, account.pni);
     } finally {
       await line.close();
     }

@@ -3,25 +3,23 @@
  * **Source:** SIGNAL-NATIVE 2.2, 2.3, 2.5 (read in signal-cli, mautrix-signal; verified against the mock server).
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { Aci, hkdf, Pni, PrivateKey, PublicKey } from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { createCipheriv, createDecipheriv, createHmac, timingSafeEqual } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
-import { DeviceNameSchema, ProvisionEnvelopeSchema, ProvisionMessageSchema } from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
 
 /** What the phone gives to a new device. */
 export type Provision = {
   /** Single use, short lived. */
   readonly code: string;
   readonly aci: string;
-  readonly aciIdentity: PrivateKey;
-  /** Bare UUID; null for an account without a number. */
-  readonly pni: string | null;
-  readonly pniIdentity: PrivateKey | null;
+  readonly aciIdentity: libsignal.PrivateKey;
+  /** Null for an account without a number. */
+  readonly pniIdentity: libsignal.PrivateKey | null;
   readonly number: string | null;
   readonly profileKey: Bytes | null;
   readonly entropyPool: string | null;
-  readonly masterKey: Bytes | null;
   readonly credentialSalt: Bytes | null;
   readonly sendsReadReceipts: boolean;
 };
@@ -30,7 +28,7 @@ const macBytes = 32;
 const ivBytes = 16;
 
 /** For the QR code. Empty `capabilities` declines the transfer of old messages. */
-export function linkUrl(address: string, publicKey: PublicKey): string {
+export function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
   const key = encodeURIComponent(toBase64(publicKey.serialize()));
   return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
 }
@@ -39,10 +37,10 @@ export function linkUrl(address: string, publicKey: PublicKey): string {
  * Opens the envelope that came for the key `ephemeral`.
  * @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs
  */
-export function openProvision(bytes: Uint8Array, ephemeral: PrivateKey): Provision {
+export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
   try {
-    const envelope = fromBinary(ProvisionEnvelopeSchema, bytes);
-    return toProvision(decrypt(envelope.body, PublicKey.deserialize(owned(envelope.publicKey)), ephemeral));
+    const envelope = fromBinary(wire.ProvisionEnvelopeSchema, bytes);
+    return toProvision(decrypt(envelope.body, libsignal.PublicKey.deserialize(owned(envelope.publicKey)), ephemeral));
   } catch (error) {
     if (error instanceof BridgeError) throw error;
     throw refuse("it cannot be read", error);
@@ -53,10 +51,10 @@ const refuse = (why: string, cause?: unknown) =>
   new BridgeError("signal_protocol", `Cannot link as what the phone sent is not right: ${why}`, { cause });
 
 /** body = version(1) ‖ iv(16) ‖ ciphertext ‖ mac(32). The MAC is checked first, in constant time. */
-function decrypt(body: Uint8Array, theirs: PublicKey, ephemeral: PrivateKey): Bytes {
+function decrypt(body: Uint8Array, theirs: libsignal.PublicKey, ephemeral: libsignal.PrivateKey): Bytes {
   if (body[0] !== 1) throw refuse("its version is unknown");
   if (body.length < 1 + ivBytes + macBytes) throw refuse("it is too short");
-  const keys = hkdf(64, ephemeral.agree(theirs), utf8("TextSecure Provisioning Message"), null);
+  const keys = libsignal.hkdf(64, ephemeral.agree(theirs), utf8("TextSecure Provisioning Message"), null);
   const mac = createHmac("sha256", keys.subarray(32)).update(body.subarray(0, -macBytes)).digest();
   if (!timingSafeEqual(mac, body.subarray(-macBytes))) throw refuse("its MAC is wrong");
   const decipher = createDecipheriv("aes-256-cbc", keys.subarray(0, 32), body.subarray(1, 1 + ivBytes));
@@ -64,48 +62,47 @@ function decrypt(body: Uint8Array, theirs: PublicKey, ephemeral: PrivateKey): By
 }
 
 function toProvision(plain: Bytes): Provision {
-  const message = fromBinary(ProvisionMessageSchema, plain);
-  const aci = message.aciBinary.length === 16 ? Aci.fromUuidBytes(message.aciBinary).getServiceIdString() : message.aci;
-  const pni = message.pniBinary.length === 16 ? Pni.fromUuidBytes(message.pniBinary).getRawUuid() : message.pni;
+  const message = fromBinary(wire.ProvisionMessageSchema, plain);
+  const aci =
+    message.aciBinary.length === 16 ? libsignal.Aci.fromUuidBytes(message.aciBinary).getServiceIdString() : message.aci;
   const aciIdentity = toIdentity(message.aciIdentityKeyPrivate, message.aciIdentityKeyPublic);
   if (aciIdentity === null || aci === "" || message.provisioningCode === "") throw refuse("a field is missing");
-  const pniIdentity = toIdentity(message.pniIdentityKeyPrivate, message.pniIdentityKeyPublic);
+  const hasPni = message.pniBinary.length === 16 || message.pni !== "";
   const sized = (bytes: Uint8Array, length: number) => (bytes.length === length ? owned(bytes) : null);
   return {
     code: message.provisioningCode,
     aci: aci.toLowerCase(),
     aciIdentity,
-    pni: pni === "" || pniIdentity === null ? null : pni.toLowerCase(),
-    pniIdentity: pni === "" ? null : pniIdentity,
-    number: message.number === "" ? null : message.number,
+    pniIdentity: hasPni ? toIdentity(message.pniIdentityKeyPrivate, message.pniIdentityKeyPublic) : null,
+    number: message.number || null,
     profileKey: sized(message.profileKey, 32),
-    entropyPool: message.accountEntropyPool === "" ? null : message.accountEntropyPool,
-    masterKey: sized(message.masterKey, 32),
+    entropyPool: message.accountEntropyPool || null,
     credentialSalt: sized(message.authCredentialSalt, 16),
     sendsReadReceipts: message.readReceipts,
   };
 }
 
-function toIdentity(secret: Uint8Array, announced: Uint8Array): PrivateKey | null {
+function toIdentity(secret: Uint8Array, announced: Uint8Array): libsignal.PrivateKey | null {
   if (secret.length === 0) return null;
-  const key = PrivateKey.deserialize(owned(secret));
-  const isMatching = announced.length === 0 || PublicKey.deserialize(owned(announced)).equals(key.getPublicKey());
+  const key = libsignal.PrivateKey.deserialize(owned(secret));
+  const isMatching =
+    announced.length === 0 || libsignal.PublicKey.deserialize(owned(announced)).equals(key.getPublicKey());
   if (!isMatching) throw refuse("an identity key does not match its public half");
   return key;
 }
 
 /** The device's name, readable to the account's own devices only; base64 of the sealed form, different each time. */
-export function sealDeviceName(name: string, identity: PublicKey): string {
-  const ephemeral = PrivateKey.generate();
+export function sealDeviceName(name: string, identity: libsignal.PublicKey): string {
+  const ephemeral = libsignal.PrivateKey.generate();
   const master = ephemeral.agree(identity);
   const mac = (key: Uint8Array, data: Uint8Array) => createHmac("sha256", key).update(data).digest();
   const plain = utf8(name);
   const syntheticIv = owned(mac(mac(master, utf8("auth")), plain).subarray(0, 16));
   const cipher = createCipheriv("aes-256-ctr", mac(mac(master, utf8("cipher")), syntheticIv), new Uint8Array(16));
-  const sealed = create(DeviceNameSchema, {
+  const sealed = create(wire.DeviceNameSchema, {
     ephemeralPublic: ephemeral.getPublicKey().serialize(),
     syntheticIv,
     ciphertext: concat(cipher.update(plain), cipher.final()),
   });
-  return toBase64(toBinary(DeviceNameSchema, sealed));
+  return toBase64(toBinary(wire.DeviceNameSchema, sealed));
 }

@@ -1,63 +1,55 @@
 /**
- * One delivery, from its bytes to an `Envelope`.
+ * From deliveries to a batch that the caller can commit.
  *
- *   decrypt ─▶ parse ─▶ key distribution ─▶ may they write there? ─▶ news ─▶ Envelope
- *      │          └ breaks a rule: quarantine, the ratchet's step is kept
- *      ├ storage fault: throw; nothing is acknowledged, all comes again
- *      ├ processed before: acknowledge
- *      └ undecryptable: draft dropped, quarantine, perhaps ask to send again
+ *   seen? ─▶ attempt counted ─▶ decrypt ─▶ parse ─▶ key distribution ─▶ may they write there? ─▶ news ─▶ Envelope
+ *     └▶ acknowledge               │          └ breaks a rule: quarantine, the ratchet's step is kept
+ *                                  ├ storage fault: throw; nothing is acknowledged, all comes again
+ *                                  ├ processed before: acknowledge
+ *                                  └ undecryptable: draft dropped, quarantine, perhaps ask to send again
  *
- * Everything it does to the database waits in the overlay until the caller's transaction. **Source:** SIGNAL-NATIVE 4.7, 4.13.
+ * Everything this does to the database waits in the overlay until the caller's transaction; but for the attempts, which are
+ * counted *before* libsignal sees the bytes, so that a message that kills the process is given up in the end. What comes for
+ * a second time goes alone, lest its neighbours are given up with it. **Source:** SIGNAL-NATIVE 4.7, 4.10, 4.13.
  */
 import { fromBinary } from "@bufbuild/protobuf";
-import {
-  type CiphertextMessageType,
-  DecryptionErrorMessage,
-  ErrorCode,
-  LibSignalErrorBase,
-  ProtocolAddress,
-  processSenderKeyDistributionMessage,
-  type PublicKey,
-  SenderKeyDistributionMessage,
-} from "@signalapp/libsignal-client";
-import type { Clock } from "../../clock.ts";
+import * as libsignal from "@signalapp/libsignal-client";
+import { createHash } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { NativeAccount } from "./account.ts";
+import { findRecipient } from "./account.ts";
 import { type Bytes, owned, toBase64 } from "./bytes.ts";
-import type { Incoming } from "./connect.ts";
-import { readContent, type Sender, toAci } from "./content.ts";
+import type { Incoming, Line } from "./connect.ts";
+import { dataOf, readContent, type Sender, toAci } from "./content.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
-import { groupIdOf } from "./groups.ts";
-import type { GroupClaim, GroupKeeper } from "./membership.ts";
+import { type GroupClaim, groupIdOf } from "./groups.ts";
 import { type Job, takeNews } from "./news.ts";
-import { type Content, ContentSchema, type Envelope, Envelope_Type, EnvelopeSchema } from "./proto/signal_pb.ts";
+import * as wire from "./proto/signal_pb.ts";
+import { putRow } from "./schema.ts";
 import type { Overlay } from "./store.ts";
+import type { Context } from "./transport.ts";
+
+/** One transaction's worth. */
+const batchLengthMax = 50;
+/** So many process deaths over the same bytes, and they are set aside. */
+const attemptsMax = 5;
 
 /** Whom the loops will listen to. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
 export type IsAllowed = (who: Address, groupId: string | null) => boolean;
 
-export type ReceiveDeps = {
-  readonly database: Database;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly account: NativeAccount;
-  readonly trustRoots: readonly PublicKey[];
-  readonly isAllowed: IsAllowed;
-  readonly addressOf: (aci: string) => Address;
-  /** As the owner's phone lists that person. */
-  readonly nameOf: (aci: string) => string | null;
-  readonly groups: Pick<GroupKeeper, "standing">;
-};
+export type ReceiveDeps = Pick<
+  Context,
+  "database" | "clock" | "log" | "account" | "trustRoots" | "isAllowed" | "groups"
+>;
 
 /** What became of one delivery. */
-export type Outcome = {
+type Outcome = {
   readonly envelope: Delivered | null;
   /** Why it was set aside; null when it was not. */
   readonly quarantine: string | null;
+  /** To be done after the acknowledgement. */
   readonly jobs: readonly Job[];
+  /** The account changed, and what comes next must be opened with the new one. */
   readonly isLast: boolean;
   /** From somebody on the allow list. */
   readonly isForUs: boolean;
@@ -65,7 +57,7 @@ export type Outcome = {
   readonly claim: GroupClaim | null;
 };
 
-export const nothing: Outcome = {
+const nothing: Outcome = {
   envelope: null,
   quarantine: null,
   jobs: [],
@@ -74,6 +66,104 @@ export const nothing: Outcome = {
   claim: null,
 };
 
+export type Opened = {
+  readonly envelopes: Delivered[];
+  /** To be acknowledged after the commit, in order of delivery. */
+  readonly deliveries: Incoming[];
+  readonly jobs: Job[];
+  isAccountChanged: boolean;
+  /** The batch ends before a message of a group of which too little is known; it was put back. */
+  claim: GroupClaim | null;
+};
+
+const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update(bytes).digest());
+
+/**
+ * Opens up to 50 deliveries of `line` into `overlay`.
+ * @throws BridgeError `database`: then nothing of the overlay may be written, and nothing acknowledged
+ */
+export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line): Promise<Opened> {
+  const { database, clock } = deps;
+  const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false, claim: null };
+  const { deliveries } = opened;
+  while (deliveries.length < batchLengthMax) {
+    const [incoming] = line.take(1);
+    if (incoming === undefined) break;
+    try {
+      const hash = hashOf(incoming);
+      if (database.get("SELECT 1 FROM signal_seen WHERE hash = ?", hash) !== undefined) {
+        deliveries.push(incoming);
+        continue;
+      }
+      const sql = "SELECT count FROM signal_attempts WHERE hash = ?";
+      const attempts = database.get<{ count: number }>(sql, hash)?.count ?? 0;
+      if (attempts > 0 && deliveries.length > 0) {
+        line.putBack([incoming]);
+        break;
+      }
+      const outcome = await attempt(deps, overlay, incoming, hash, attempts);
+      opened.claim = outcome.claim;
+      if (outcome.claim !== null) {
+        overlay.drop();
+        giveBack(database, line, [incoming]);
+        break;
+      }
+      overlay.later(() => note(database, incoming, hash, outcome, clock.now()));
+      overlay.keep();
+      deliveries.push(incoming);
+      if (outcome.envelope !== null) opened.envelopes.push(outcome.envelope);
+      opened.jobs.push(...outcome.jobs);
+      opened.isAccountChanged = outcome.isLast;
+      if (outcome.isLast || attempts > 0) break;
+    } catch (error) {
+      giveBack(database, line, [...deliveries, incoming]);
+      throw error;
+    }
+  }
+  return opened;
+}
+
+/** The count must outlive the process, not a loss of power, in which no message has a part: it does not wait for the disk. */
+async function attempt(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  incoming: Incoming,
+  hash: Bytes,
+  attempts: number,
+): Promise<Outcome> {
+  if (attempts >= attemptsMax) return { ...nothing, quarantine: "it ended the process each time", isForUs: true };
+  const { database, clock } = deps;
+  const sql =
+    "INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1";
+  database.exec("PRAGMA synchronous = NORMAL");
+  try {
+    database.run(sql, hash, clock.now());
+  } finally {
+    database.exec("PRAGMA synchronous = FULL");
+  }
+  return openEnvelope(deps, overlay, incoming, clock.now());
+}
+
+function note(database: Database, { bytes }: Incoming, hash: Bytes, outcome: Outcome, at: Millis): void {
+  putRow(database, "seen", { hash, at });
+  database.run("DELETE FROM signal_attempts WHERE hash = ?", hash);
+  // The bytes, which only we can open, are kept of those on the allow list; of strangers just the fact.
+  const { quarantine: reason, isForUs } = outcome;
+  if (reason !== null) putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at });
+}
+
+/** For a later batch; that they were about to be opened does not count. Best effort, as the database may be what failed. */
+export function giveBack(database: Database, line: Line | null, deliveries: readonly Incoming[]): void {
+  line?.putBack(deliveries);
+  try {
+    database.transaction(() => {
+      for (const one of deliveries) database.run("DELETE FROM signal_attempts WHERE hash = ?", hashOf(one));
+    });
+  } catch {
+    // Then the count stands: it takes five of them, and a restart in between.
+  }
+}
+
 /** @throws BridgeError `database` */
 export async function openEnvelope(
   deps: ReceiveDeps,
@@ -81,13 +171,13 @@ export async function openEnvelope(
   incoming: Incoming,
   now: Millis,
 ): Promise<Outcome> {
-  let envelope: Envelope;
+  let envelope: wire.Envelope;
   try {
-    envelope = fromBinary(EnvelopeSchema, incoming.bytes);
+    envelope = fromBinary(wire.EnvelopeSchema, incoming.bytes);
   } catch {
     return { ...nothing, quarantine: "envelope not readable" };
   }
-  if (envelope.type === Envelope_Type.SERVER_DELIVERY_RECEIPT)
+  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT)
     return { ...nothing, envelope: toServerReceipt(deps, envelope) };
   const sealing: Sealing = {
     aci: null,
@@ -99,34 +189,36 @@ export async function openEnvelope(
     original: null,
   };
   const serverAt = incoming.serverAt ?? (Number(envelope.serverTimestamp) || null);
-  let plain: Plain;
   try {
-    const result = await decrypt(deps, overlay, envelope, serverAt ?? now, sealing);
-    if ("dropped" in result) {
+    const plain = await decrypt(deps, overlay, envelope, serverAt ?? now, sealing);
+    if (typeof plain === "string") {
       overlay.drop();
-      deps.log.debug("delivery dropped", { reason: result.dropped });
-      return { ...nothing, quarantine: result.dropped };
+      deps.log.debug("delivery dropped", { reason: plain });
+      return { ...nothing, quarantine: plain };
     }
-    plain = result;
+    const sender = senderOf(deps, sealing, Number(envelope.clientTimestamp), serverAt);
+    const isForUs = sender.isOwn || deps.isAllowed(sender, null);
+    const read = await readPlain(deps, overlay, envelope, plain, sender, now).catch((error: unknown) => {
+      throwStorageFault(overlay, error);
+      return "content not usable";
+    });
+    return { ...nothing, ...(typeof read === "string" ? { quarantine: read } : read), isForUs };
   } catch (error) {
-    return failed(deps, overlay, envelope, sealing, error);
+    return failed(deps, overlay, Number(envelope.clientTimestamp), sealing, error);
   }
-  const sender = senderOf(deps, sealing, Number(envelope.clientTimestamp), serverAt);
-  const read = await readPlain(deps, overlay, envelope, plain, sender, sealing, now).catch((error: unknown) => {
-    throwStorageFault(overlay, error);
-    return "content not usable";
-  });
-  const isForUs = sender.isOwn || deps.isAllowed(sender, null);
-  if (typeof read === "string") return { ...nothing, quarantine: read, isForUs };
-  const jobs = plain.usedPreKey ? [...read.jobs, { kind: "refreshKeys" } as const] : read.jobs;
-  return { ...read, jobs, isForUs };
 }
+
+const addressOf = ({ account, database }: ReceiveDeps, aci: string): Address => ({
+  aci,
+  number: aci === account().aci.serviceId ? account().number : findRecipient(database, aci).number,
+});
 
 function senderOf(deps: ReceiveDeps, sealing: Sealing, sentAt: Millis, serverAt: Millis | null): Sender {
   const aci = sealing.aci ?? "";
-  const isOwn = aci === deps.account.aci.serviceId;
-  const number = sealing.number ?? deps.addressOf(aci).number;
-  return { aci, deviceId: sealing.deviceId, number, name: deps.nameOf(aci), isOwn, sentAt, serverAt };
+  const isOwn = aci === deps.account().aci.serviceId;
+  const known = findRecipient(deps.database, aci);
+  const number = sealing.number ?? (isOwn ? deps.account().number : known.number);
+  return { aci, deviceId: sealing.deviceId, number, name: known.name, isOwn, sentAt, serverAt };
 }
 
 /**
@@ -136,53 +228,48 @@ function senderOf(deps: ReceiveDeps, sealing: Sealing, sentAt: Millis, serverAt:
 async function readPlain(
   deps: ReceiveDeps,
   overlay: Overlay,
-  envelope: Envelope,
+  envelope: wire.Envelope,
   plain: Plain,
   sender: Sender,
-  sealing: Sealing,
   now: Millis,
-): Promise<Outcome | string> {
-  let content: Content;
+): Promise<Partial<Outcome> | string> {
+  let content: wire.Content;
   try {
-    content = fromBinary(ContentSchema, plain.body);
+    content = fromBinary(wire.ContentSchema, plain.body);
   } catch {
     return "content not readable";
   }
   // A plaintext is authenticated by nobody: it may ask to send again, and nothing else.
   const isRetryRequest = content.content.case === "decryptionErrorMessage";
-  if (plain.isPlaintext && !isRetryRequest) return "plaintext with content";
+  if (plain.type === libsignal.CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
   if (content.senderKeyDistributionMessage.length > 0) {
     try {
-      const from = ProtocolAddress.new(sender.aci, sender.deviceId);
-      const message = SenderKeyDistributionMessage.deserialize(owned(content.senderKeyDistributionMessage));
-      await processSenderKeyDistributionMessage(from, message, overlay.stores(plain.own).senderKeys);
+      const from = libsignal.ProtocolAddress.new(sender.aci, sender.deviceId);
+      const message = libsignal.SenderKeyDistributionMessage.deserialize(owned(content.senderKeyDistributionMessage));
+      await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(plain.own).senderKeys);
     } catch (error) {
       throwStorageFault(overlay, error);
       return "key distribution not readable";
     }
   }
-  const reading = readContent(content, sender, now, deps.addressOf);
-  if ("reason" in reading) return reading.reason;
+  const read = readContent(content, sender, now, (aci) => addressOf(deps, aci));
+  if (typeof read === "string") return read;
   const claim = groupClaim(deps, content, sender);
   const standing = claim === null ? "member" : deps.groups.standing(claim, sender.aci);
-  if (standing === "unknown") return { ...nothing, claim };
+  if (standing === "unknown") return { claim };
   if (standing === "stranger") return "not a member of the group, or may not write there";
-  const news = takeNews(deps, overlay, content, sender, { envelope, sealing, isForPni: plain.own.name === "pni" });
-  return { ...nothing, envelope: reading.envelope, ...news };
+  const news = takeNews(deps, overlay, content, sender, { envelope, isForPni: plain.own.name === "pni" });
+  const jobs: Job[] = [...news.jobs];
+  if (plain.type === libsignal.CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
+  return { envelope: read, jobs, isLast: news.isLast };
 }
 
 /** Of messages that somebody else writes into a group on the allow list. */
-function groupClaim({ isAllowed }: ReceiveDeps, { content }: Content, sender: Sender): GroupClaim | null {
-  const data =
-    content.case === "dataMessage"
-      ? content.value
-      : content.case === "editMessage"
-        ? content.value.dataMessage
-        : undefined;
-  if (data?.groupV2 === undefined || sender.isOwn) return null;
-  const groupId = groupIdOf(data.groupV2.masterKey);
-  if (!isAllowed(sender, groupId)) return null;
-  return { groupId, masterKey: owned(data.groupV2.masterKey), revision: data.groupV2.revision };
+function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | null {
+  const group = dataOf(content)?.groupV2;
+  if (group === undefined || sender.isOwn) return null;
+  const groupId = groupIdOf(group.masterKey);
+  return isAllowed(sender, groupId) ? { groupId, masterKey: owned(group.masterKey), revision: group.revision } : null;
 }
 
 function throwStorageFault(overlay: Overlay, error: unknown): void {
@@ -192,72 +279,46 @@ function throwStorageFault(overlay: Overlay, error: unknown): void {
 }
 
 /** Sorts a failure of libsignal or of our reading. @throws BridgeError `database` when it was the storage, and nothing is final */
-function failed(deps: ReceiveDeps, overlay: Overlay, envelope: Envelope, sealing: Sealing, error: unknown): Outcome {
+function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Sealing, error: unknown): Outcome {
   overlay.drop();
   throwStorageFault(overlay, error);
-  if (LibSignalErrorBase.is(error, ErrorCode.DuplicatedMessage)) return nothing;
-  const isLibsignal = error instanceof LibSignalErrorBase;
-  const code = isLibsignal ? (ErrorCode[error.code] ?? "Generic") : "Malformed";
-  const { aci, deviceId, isSealed, hint, original } = sealing;
+  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.DuplicatedMessage)) return nothing;
+  const isLibsignal = error instanceof libsignal.LibSignalErrorBase;
+  const code = isLibsignal ? (libsignal.ErrorCode[error.code] ?? "Generic") : "Malformed";
+  const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
   if (aci === null) return { ...nothing, quarantine: code };
-  if (LibSignalErrorBase.is(error, ErrorCode.InvalidSession)) overlay.putSession("aci", aci, deviceId, null);
-  const sentAt = Number(envelope.clientTimestamp);
+  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.InvalidSession))
+    overlay.putSession("aci", aci, deviceId, null);
   const sender = senderOf(deps, sealing, sentAt, null);
-  const groupId = sealing.groupId === null ? null : toBase64(sealing.groupId);
-  const isForUs = sender.isOwn || deps.isAllowed(sender, groupId);
+  const isForUs = sender.isOwn || deps.isAllowed(sender, groupId && toBase64(groupId));
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
+  const jobs: Job[] = [];
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
   // time that nobody can have sent at, libsignal makes no request.
-  const isAsking =
-    isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt);
-  const jobs: Job[] = isAsking
-    ? [
-        {
-          kind: "askAgain",
-          aci,
-          deviceId,
-          sentAt,
-          isSealed,
-          groupId: sealing.groupId,
-          error: errorMessage(original, sentAt, deviceId),
-        },
-      ]
-    : [];
-  return {
-    envelope: {
-      source: { aci, number: sender.number },
-      sourceDevice: deviceId,
-      sentAt,
-      serverAt: null,
-      chat: null,
-      isOwn: sender.isOwn,
-      sourceName: null,
-      content: {
-        kind: "undecryptable",
-        code,
-        isIdentityChange: LibSignalErrorBase.is(error, ErrorCode.UntrustedIdentity),
-      },
-    },
-    quarantine: code,
-    jobs,
-    isLast: false,
-    isForUs,
-    claim: null,
+  if (isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt)) {
+    const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
+    jobs.push({ kind: "askAgain", aci, groupId, request });
+  }
+  const isIdentityChange = libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.UntrustedIdentity);
+  const envelope: Delivered = {
+    source: { aci, number: sender.number },
+    sourceDevice: deviceId,
+    sentAt,
+    serverAt: null,
+    chat: null,
+    isOwn: sender.isOwn,
+    sourceName: null,
+    content: { kind: "undecryptable", code, isIdentityChange },
   };
+  return { ...nothing, envelope, quarantine: code, jobs, isForUs };
 }
 
-const errorMessage = (
-  original: { bytes: Bytes; type: CiphertextMessageType },
-  sentAt: Millis,
-  deviceId: number,
-): Bytes => DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId).serialize();
-
 /** The server itself says that an unsealed message of ours was delivered. */
-function toServerReceipt({ addressOf }: ReceiveDeps, envelope: Envelope): Delivered {
+function toServerReceipt(deps: ReceiveDeps, envelope: wire.Envelope): Delivered {
   const aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
   const sentAt = Number(envelope.clientTimestamp);
   return {
-    source: aci === null ? null : { aci, number: addressOf(aci).number },
+    source: aci === null ? null : addressOf(deps, aci),
     sourceDevice: envelope.sourceDeviceId || null,
     sentAt,
     serverAt: Number(envelope.serverTimestamp) || null,

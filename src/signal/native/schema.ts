@@ -10,6 +10,8 @@
  *
  * No plaintext of anybody else is in here. Times are Unix ms. `own` is `aci` or `pni`; a service id is `<uuid>` or `PNI:<uuid>`.
  */
+import type { Database, SqlValue } from "../../store/database.ts";
+
 export const signalSchema = `
 CREATE TABLE signal_account (
   id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -86,3 +88,10 @@ CREATE TABLE signal_send_log (
   PRIMARY KEY (sent_at, service_id)
 ) STRICT;
 `;
+
+/** Writes a whole row of `signal_<table>`; one with the same key is replaced. */
+export function putRow(database: Database, table: string, row: Readonly<Record<string, SqlValue>>): void {
+  const columns = Object.keys(row);
+  const sql = `INSERT OR REPLACE INTO signal_${table} (${columns.join(", ")}) VALUES (${columns.map(() => "?").join(", ")})`;
+  database.run(sql, ...Object.values(row));
+}

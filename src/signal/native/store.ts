@@ -4,204 +4,177 @@
  *   libsignal (async callbacks) ─▶ draft ─keep─▶ kept ─write─▶ SQLite (one synchronous transaction of the caller)
  *                                    └──drop──▶ ∅
  *
- * libsignal calls back asynchronously, and a SQLite transaction of ours must never span an `await`. So the callbacks read
- * through and write into memory: `draft` holds what one envelope did, `kept` what the batch did so far, and `write` puts all
- * of it into the database at once, together with whatever the caller adds to that transaction.
+ * A SQLite transaction of ours must never span an `await`. So the callbacks read through and write into memory: `draft` holds
+ * what one envelope did, `kept` what the batch did so far, and `write` puts all of it into the database at once, together with
+ * whatever the caller adds to that transaction. Nothing is cached between overlays: a record is read and parsed in 5 µs.
  *
  * libsignal turns every exception of a callback into the same kind of error and forgets the original. A missing or replayed
  * pre-key, which any stranger can provoke, must be told from a failing disk: only the latter sets `fault`.
  * **Source:** SIGNAL-NATIVE 4.7, verified against libsignal 0.100.0.
  */
-import {
-  Direction,
-  IdentityChange,
-  IdentityKeyStore,
-  KyberPreKeyRecord,
-  KyberPreKeyStore,
-  PreKeyRecord,
-  PreKeyStore,
-  PublicKey,
-  SenderKeyRecord,
-  SenderKeyStore,
-  SessionRecord,
-  SessionStore,
-  SignedPreKeyRecord,
-  SignedPreKeyStore,
-  type ProtocolAddress,
-} from "@signalapp/libsignal-client";
+import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
-import type { Database } from "../../store/database.ts";
+import type { Database, SqlValue } from "../../store/database.ts";
 import type { Own, OwnName } from "./account.ts";
-import { type Bytes, owned } from "./bytes.ts";
+import type { Bytes } from "./bytes.ts";
+import type { Context } from "./transport.ts";
 
-/** Each kind of record: its table and the columns of its key. */
-const tables = {
-  session: ["signal_sessions", "own", "service_id", "device_id"],
-  identity: ["signal_identities", "service_id"],
-  preKey: ["signal_pre_keys", "own", "key_id"],
-  signedPreKey: ["signal_signed_pre_keys", "own", "key_id"],
-  kyberPreKey: ["signal_kyber_pre_keys", "own", "key_id"],
-  kyberUse: ["signal_kyber_used", "own", "kyber_id", "signed_id", "base_key"],
-  senderKey: ["signal_sender_keys", "service_id", "device_id", "distribution_id"],
-} as const;
+type Serial = { serialize(): Uint8Array };
+type Kind<T> = {
+  readonly parse: (bytes: Bytes) => T;
+  readonly select: string;
+  readonly remove: string;
+  readonly upsert: string;
+};
 
-type Kind = keyof typeof tables;
+function kind<T>(type: { deserialize(bytes: Bytes): T }, table: string, ...columns: readonly string[]): Kind<T> {
+  const where = columns.map((column) => `${column} = ?`).join(" AND ");
+  return {
+    parse: (bytes) => type.deserialize(bytes),
+    select: `SELECT record FROM signal_${table} WHERE ${where}`,
+    remove: `DELETE FROM signal_${table} WHERE ${where}`,
+    upsert: `INSERT INTO signal_${table} (${columns.join(", ")}, record, at) VALUES (${"?, ".repeat(columns.length)}?, ?)
+      ON CONFLICT DO UPDATE SET record = excluded.record, at = excluded.at`,
+  };
+}
+
+const session = kind(libsignal.SessionRecord, "sessions", "own", "service_id", "device_id");
+const identity = kind(libsignal.PublicKey, "identities", "service_id");
+const preKey = kind(libsignal.PreKeyRecord, "pre_keys", "own", "key_id");
+const signedPreKey = kind(libsignal.SignedPreKeyRecord, "signed_pre_keys", "own", "key_id");
+const kyberPreKey = kind(libsignal.KyberPreKeyRecord, "kyber_pre_keys", "own", "key_id");
+const senderKey = kind(libsignal.SenderKeyRecord, "sender_keys", "service_id", "device_id", "distribution_id");
+const mark: Serial = { serialize: () => new Uint8Array() };
+const kyberUse = kind({ deserialize: () => mark }, "kyber_used", "own", "kyber_id", "signed_id", "base_key");
+
 type Key = readonly (string | number)[];
-type Entry = { readonly kind: Kind; readonly key: Key; readonly record: Bytes | null };
+type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record: Serial | null };
 
 export type Stores = {
-  readonly sessions: SessionStore;
-  readonly identities: IdentityKeyStore;
-  readonly preKeys: PreKeyStore;
-  readonly signedPreKeys: SignedPreKeyStore;
-  readonly kyberPreKeys: KyberPreKeyStore;
-  readonly senderKeys: SenderKeyStore;
+  readonly sessions: libsignal.SessionStore;
+  readonly identities: libsignal.IdentityKeyStore;
+  readonly preKeys: libsignal.PreKeyStore;
+  readonly signedPreKeys: libsignal.SignedPreKeyStore;
+  readonly kyberPreKeys: libsignal.KyberPreKeyStore;
+  readonly senderKeys: libsignal.SenderKeyStore;
 };
 
 export type Overlay = {
   stores(own: Own): Stores;
-  session(own: OwnName, serviceId: string, deviceId: number): SessionRecord | null;
+  session(own: OwnName, serviceId: string, deviceId: number): libsignal.SessionRecord | null;
+  putSession(own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null): void;
   /** Device ids with a stored session, usable or not, ascending. */
   devices(own: OwnName, serviceId: string): number[];
-  putSession(own: OwnName, serviceId: string, deviceId: number, record: SessionRecord | null): void;
-  identity(serviceId: string): PublicKey | null;
   /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
   later(work: () => void): void;
   keep(): void;
   drop(): void;
   /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
   write(): void;
+  /** Keeps and writes all of it in a transaction of its own. */
+  commit(): void;
   /** What SQLite said when it failed under a callback; null while all is well. */
   fault(): unknown;
 };
 
-/** Called when a peer shows another identity key than before: it was reinstalled, or somebody is in between. */
-export type OnIdentityChange = (serviceId: string) => void;
+type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
 
-export function openOverlay(database: Database, clock: Clock, onIdentityChange: OnIdentityChange): Overlay {
-  const records = openRecords(database, clock);
-  const overlay: Overlay = {
+export function openOverlay(deps: OverlayDeps): Overlay {
+  const records = openRecords(deps.database, deps.clock);
+  return {
     stores: (own) => ({
       sessions: sessionStore(records, own.name),
-      identities: identityStore(records, own, database, onIdentityChange),
-      ...preKeyStores(records, own.name, database),
+      identities: identityStore(records, own, deps),
+      ...preKeyStores(records, own.name),
       senderKeys: senderKeyStore(records),
     }),
-    session: (own, serviceId, deviceId) => toRecord(records.get("session", [own, serviceId, deviceId]), SessionRecord),
-    devices: (own, serviceId) => records.sessionDevices(own, serviceId),
-    putSession: (own, serviceId, deviceId, record) =>
-      records.put("session", [own, serviceId, deviceId], record?.serialize() ?? null),
-    identity: (serviceId) => toRecord(records.get("identity", [serviceId]), PublicKey),
-    later: records.later,
-    keep: records.keep,
-    drop: records.drop,
-    write: records.write,
-    fault: records.fault,
+    session: (...key) => records.get(session, key),
+    putSession: (own, serviceId, deviceId, record) => records.put(session, [own, serviceId, deviceId], record),
+    ...records,
   };
-  return overlay;
 }
 
 type Records = ReturnType<typeof openRecords>;
 
 function openRecords(database: Database, clock: Clock) {
-  let draft = new Map<string, Entry>();
-  let draftWork: (() => void)[] = [];
-  const kept = new Map<string, Entry>();
-  const keptWork: (() => void)[] = [];
+  const layer = () => ({ entries: new Map<string, Entry>(), work: [] as (() => void)[] });
+  const kept = layer();
+  let draft = layer();
+  // Each kind has SQL of its own, and thereby a name of its own.
+  const nameOf = (kind: Kind<unknown>, key: Key) => `${kind.select} ${key.join(" ")}`;
   let fault: unknown = null;
-  /** Every touch of SQLite by a callback goes through here. */
-  const guarded = <T>(work: () => T): T => {
+  /** Every look into SQLite by a callback goes through here. */
+  const guarded = <T>(look: () => T): T => {
     try {
-      return work();
+      return look();
     } catch (error) {
       fault = error;
       throw error;
     }
   };
-  const nameOf = (kind: Kind, key: Key) => `${kind} ${key.join(" ")}`;
+  const keep = (): void => {
+    for (const [name, entry] of draft.entries) kept.entries.set(name, entry);
+    kept.work.push(...draft.work);
+    draft = layer();
+  };
+  const write = (): void => {
+    for (const { kind, key, record } of kept.entries.values())
+      if (record === null) database.run(kind.remove, ...key);
+      else database.run(kind.upsert, ...key, record.serialize(), clock.now());
+    for (const work of kept.work) work();
+  };
   return {
-    get(kind: Kind, key: Key): Bytes | null {
-      const name = nameOf(kind, key);
-      const entry = draft.get(name) ?? kept.get(name);
-      if (entry !== undefined) return entry.record;
-      const [table, ...columns] = tables[kind];
-      const sql = `SELECT record FROM ${table} WHERE ${columns.map((column) => `${column} = ?`).join(" AND ")}`;
-      const row = guarded(() => database.get<{ record: Uint8Array }>(sql, ...key));
-      return row === undefined ? null : owned(row.record);
+    has: (sql: string, ...params: SqlValue[]) => guarded(() => database.get(sql, ...params)) !== undefined,
+    get<T extends Serial>(kind: Kind<T>, key: Key): T | null {
+      const entry = draft.entries.get(nameOf(kind, key)) ?? kept.entries.get(nameOf(kind, key));
+      if (entry !== undefined) return entry.record as T | null;
+      const row = guarded(() => database.get<{ record: Bytes }>(kind.select, ...key));
+      return row === undefined ? null : kind.parse(row.record);
     },
-    put(kind: Kind, key: Key, record: Bytes | null): void {
-      draft.set(nameOf(kind, key), { kind, key, record });
+    put<T extends Serial>(kind: Kind<T>, key: Key, record: T | null): void {
+      draft.entries.set(nameOf(kind, key), { kind, key, record });
     },
-    sessionDevices(own: OwnName, serviceId: string): number[] {
-      const sql = "SELECT device_id FROM signal_sessions WHERE own = ? AND service_id = ?";
-      const ids = new Set(
-        guarded(() => database.all<{ device_id: number }>(sql, own, serviceId)).map((row) => row.device_id),
-      );
-      for (const { kind, key, record } of [...kept.values(), ...draft.values()]) {
-        if (kind !== "session" || key[0] !== own || key[1] !== serviceId) continue;
+    devices(own: OwnName, serviceId: string): number[] {
+      const sql = "SELECT device_id AS id FROM signal_sessions WHERE own = ? AND service_id = ?";
+      const ids = new Set(guarded(() => database.all<{ id: number }>(sql, own, serviceId)).map(({ id }) => id));
+      for (const { kind, key, record } of [...kept.entries.values(), ...draft.entries.values()]) {
+        if (kind !== session || key[0] !== own || key[1] !== serviceId) continue;
         if (record === null) ids.delete(Number(key[2]));
         else ids.add(Number(key[2]));
       }
       return [...ids].sort((a, b) => a - b);
     },
-    guarded,
-    later: (work: () => void): void => void draftWork.push(work),
-    keep(): void {
-      for (const [name, entry] of draft) kept.set(name, entry);
-      keptWork.push(...draftWork);
-      draft = new Map();
-      draftWork = [];
-    },
-    drop(): void {
-      draft = new Map();
-      draftWork = [];
-    },
-    write(): void {
-      for (const entry of kept.values()) writeEntry(database, entry, clock.now());
-      for (const work of keptWork) work();
+    later: (work: () => void): void => void draft.work.push(work),
+    keep,
+    drop: (): void => void (draft = layer()),
+    write,
+    commit(): void {
+      keep();
+      database.transaction(write);
     },
     fault: () => fault,
   };
 }
 
-function writeEntry(database: Database, { kind, key, record }: Entry, at: number): void {
-  const [table, ...columns] = tables[kind];
-  if (record === null) {
-    database.run(`DELETE FROM ${table} WHERE ${columns.map((column) => `${column} = ?`).join(" AND ")}`, ...key);
-    return;
-  }
-  database.run(
-    `INSERT INTO ${table} (${columns.join(", ")}, record, at) VALUES (${columns.map(() => "?").join(", ")}, ?, ?)
-     ON CONFLICT DO UPDATE SET record = excluded.record, at = excluded.at`,
-    ...key,
-    record,
-    at,
-  );
-}
-
-const toRecord = <T>(bytes: Bytes | null, type: { deserialize(bytes: Bytes): T }): T | null =>
-  bytes === null ? null : type.deserialize(bytes);
-
 /** libsignal asks for subclasses; closures on its prototype do as well. */
 const extend = <T extends object>(base: { readonly prototype: T }, methods: Partial<T>): T =>
   Object.assign(Object.create(base.prototype) as T, methods);
 
-const keyOf = (address: ProtocolAddress): [string, number] => [address.name(), address.deviceId()];
+const keyOf = (address: libsignal.ProtocolAddress): [string, number] => [address.name(), address.deviceId()];
 
-function sessionStore(records: Records, own: OwnName): SessionStore {
-  const find = (address: ProtocolAddress) => toRecord(records.get("session", [own, ...keyOf(address)]), SessionRecord);
-  return extend(SessionStore, {
-    getSession: async (address) => find(address),
-    saveSession: async (address, record) => records.put("session", [own, ...keyOf(address)], record.serialize()),
+const found = <T>(record: T | null): T => {
+  if (record === null) throw new Error("there is no such record");
+  return record;
+};
+
+const sessionStore = (records: Records, own: OwnName): libsignal.SessionStore =>
+  extend(libsignal.SessionStore, {
+    getSession: async (address) => records.get(session, [own, ...keyOf(address)]),
+    saveSession: async (address, record) => records.put(session, [own, ...keyOf(address)], record),
     getExistingSessions: async (addresses) =>
-      addresses.map((address) => {
-        const session = find(address);
-        if (session === null) throw new Error("no session for one of the addresses");
-        return session;
-      }),
+      addresses.map((address) => found(records.get(session, [own, ...keyOf(address)]))),
   });
-}
 
 /**
  * The identity policy. Receiving: any key is taken (else everything after a peer's reinstall would be lost), the change is
@@ -209,72 +182,66 @@ function sessionStore(records: Records, own: OwnName): SessionStore {
  * peer on the allow list is a person who talks to a machine, unless `is_blocked` was set on the peer's row. Our own account
  * is the exception: under our own service id only our own key is ever right.
  */
-function identityStore(records: Records, own: Own, database: Database, onChange: OnIdentityChange): IdentityKeyStore {
-  return extend(IdentityKeyStore, {
+function identityStore(
+  records: Records,
+  own: Own,
+  { database, onIdentityChange }: OverlayDeps,
+): libsignal.IdentityKeyStore {
+  return extend(libsignal.IdentityKeyStore, {
     getIdentityKey: async () => own.identity,
     getLocalRegistrationId: async () => own.registrationId,
-    getIdentity: async (address) => toRecord(records.get("identity", [address.name()]), PublicKey),
+    getIdentity: async (address) => records.get(identity, [address.name()]),
     isTrustedIdentity: async (address, key, direction) => {
       if (address.name() === own.serviceId) return key.equals(own.publicKey);
-      if (direction === Direction.Receiving) return true;
       const sql = "SELECT 1 FROM signal_identities WHERE service_id = ? AND is_blocked = 1";
-      return records.guarded(() => database.get(sql, address.name())) === undefined;
+      return direction === libsignal.Direction.Receiving || !records.has(sql, address.name());
     },
     saveIdentity: async (address, key) => {
       const [serviceId, deviceId] = keyOf(address);
-      const known = toRecord(records.get("identity", [serviceId]), PublicKey);
-      if (known?.equals(key)) return IdentityChange.NewOrUnchanged;
-      records.put("identity", [serviceId], key.serialize());
-      if (known === null) return IdentityChange.NewOrUnchanged;
-      for (const other of records.sessionDevices(own.name, serviceId)) {
-        const session = toRecord(records.get("session", [own.name, serviceId, other]), SessionRecord);
-        if (other === deviceId || session === null) continue;
-        session.archiveCurrentState();
-        records.put("session", [own.name, serviceId, other], session.serialize());
+      const known = records.get(identity, [serviceId]);
+      if (known?.equals(key)) return libsignal.IdentityChange.NewOrUnchanged;
+      records.put(identity, [serviceId], key);
+      if (known === null) return libsignal.IdentityChange.NewOrUnchanged;
+      for (const other of records.devices(own.name, serviceId)) {
+        const old = records.get(session, [own.name, serviceId, other]);
+        if (other === deviceId || old === null) continue;
+        // A copy, as the draft may be dropped.
+        const copy = session.parse(old.serialize());
+        copy.archiveCurrentState();
+        records.put(session, [own.name, serviceId, other], copy);
       }
-      records.later(
-        () => void database.run("UPDATE signal_identities SET changes = changes + 1 WHERE service_id = ?", serviceId),
-      );
-      onChange(serviceId);
-      return IdentityChange.ReplacedExisting;
+      const sql = "UPDATE signal_identities SET changes = changes + 1 WHERE service_id = ?";
+      records.later(() => void database.run(sql, serviceId));
+      onIdentityChange();
+      return libsignal.IdentityChange.ReplacedExisting;
     },
   });
 }
 
 /** Saving never happens here: only `keys.ts` makes pre-keys. */
-function preKeyStores(records: Records, own: OwnName, database: Database) {
-  const existing = <T>(kind: Kind, id: number, type: { deserialize(bytes: Bytes): T }): T => {
-    const record = toRecord(records.get(kind, [own, id]), type);
-    if (record === null) throw new Error(`no ${kind} with that id`);
-    return record;
-  };
-  return {
-    preKeys: extend(PreKeyStore, {
-      getPreKey: async (id) => existing("preKey", id, PreKeyRecord),
-      removePreKey: async (id) => records.put("preKey", [own, id], null),
-    }),
-    signedPreKeys: extend(SignedPreKeyStore, {
-      getSignedPreKey: async (id) => existing("signedPreKey", id, SignedPreKeyRecord),
-    }),
-    kyberPreKeys: extend(KyberPreKeyStore, {
-      getKyberPreKey: async (id) => existing("kyberPreKey", id, KyberPreKeyRecord),
-      markKyberPreKeyUsed: async (id, signedId, baseKey) => {
-        const sql = "SELECT is_last_resort AS isLastResort FROM signal_kyber_pre_keys WHERE own = ? AND key_id = ?";
-        const row = records.guarded(() => database.get<{ isLastResort: number }>(sql, own, id));
-        if (row?.isLastResort !== 1) return records.put("kyberPreKey", [own, id], null);
-        const use = [own, id, signedId, Buffer.from(baseKey.serialize()).toString("hex")];
-        if (records.get("kyberUse", use) !== null) throw new Error("this first message was used before");
-        records.put("kyberUse", use, new Uint8Array());
-      },
-    }),
-  };
-}
+const preKeyStores = (records: Records, own: OwnName) => ({
+  preKeys: extend(libsignal.PreKeyStore, {
+    getPreKey: async (id) => found(records.get(preKey, [own, id])),
+    removePreKey: async (id) => records.put(preKey, [own, id], null),
+  }),
+  signedPreKeys: extend(libsignal.SignedPreKeyStore, {
+    getSignedPreKey: async (id) => found(records.get(signedPreKey, [own, id])),
+  }),
+  kyberPreKeys: extend(libsignal.KyberPreKeyStore, {
+    getKyberPreKey: async (id) => found(records.get(kyberPreKey, [own, id])),
+    markKyberPreKeyUsed: async (id, signedId, baseKey) => {
+      const sql = "SELECT 1 FROM signal_kyber_pre_keys WHERE own = ? AND key_id = ? AND is_last_resort = 1";
+      if (!records.has(sql, own, id)) return records.put(kyberPreKey, [own, id], null);
+      const use = [own, id, signedId, Buffer.from(baseKey.serialize()).toString("hex")];
+      if (records.get(kyberUse, use) !== null) throw new Error("this first message was used before");
+      records.put(kyberUse, use, mark);
+    },
+  }),
+});
 
-function senderKeyStore(records: Records): SenderKeyStore {
-  return extend(SenderKeyStore, {
-    getSenderKey: async (sender, distributionId) =>
-      toRecord(records.get("senderKey", [...keyOf(sender), distributionId]), SenderKeyRecord),
+const senderKeyStore = (records: Records): libsignal.SenderKeyStore =>
+  extend(libsignal.SenderKeyStore, {
+    getSenderKey: async (sender, distributionId) => records.get(senderKey, [...keyOf(sender), distributionId]),
     saveSenderKey: async (sender, distributionId, record) =>
-      records.put("senderKey", [...keyOf(sender), distributionId], record.serialize()),
+      records.put(senderKey, [...keyOf(sender), distributionId], record),
   });
-}

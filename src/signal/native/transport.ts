@@ -1,32 +1,39 @@
 /**
  * Signal as a linked device, inside this process.
  *
- *   connect.ts ─▶ receive.ts ─▶ decrypt.ts ─▶ content.ts ─▶ Batch ─▶ (the loop commits: store.ts) ─▶ ack ─▶ jobs
- *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts            jobs: retry.ts · maintenance.ts · keys.ts
+ *   connect.ts ─▶ receive.ts ─▶ decrypt.ts ─▶ content.ts ─▶ Batch ─▶ (the loop commits: store.ts) ─▶ ack ─▶ jobs: upkeep.ts
+ *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
+ *
+ *   connect ─▶ receive: wait · open (mutex taken) ─▶ [caller commits] ─▶ ack (acks out, mutex released, jobs queued)
+ *                  └ quiet: keep-alive at most every 30 s, upkeep every 6 h
  *
  * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; no network call is made under it. Import this file after `loadLibsignal`.
  */
-import { PublicKey } from "@signalapp/libsignal-client";
+import { PublicKey, type SenderCertificate } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { Link, Transport } from "../transport.ts";
+import type { Batch, Link, Transport } from "../transport.ts";
+import { loadAccount, type NativeAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
-import type { Line } from "./connect.ts";
+import { reasonOf } from "./bytes.ts";
+import { type Line, openLine } from "./connect.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher } from "./groups.ts";
+import { groupFetcher, type GroupKeeper, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import { answerChallenge } from "./maintenance.ts";
-import { keepGroups } from "./membership.ts";
-import type { IsAllowed } from "./receive.ts";
-import { jobRunner } from "./jobs.ts";
-import { type SendDeps, sendOutbound, sendReceipt, sendTyping } from "./send.ts";
+import { giveBack, type IsAllowed, openBatch, type Opened } from "./receive.ts";
+import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import type { Service } from "./service.ts";
-import { acknowledge, connect, type Context, disconnect, receive, type State } from "./session.ts";
+import { openOverlay } from "./store.ts";
+import { answerChallenge, maintain, prune, refreshAllKeys, retryLimiter, runJob } from "./upkeep.ts";
+
+/** When quiet, the server is asked this often whether it is still there. */
+const proofEveryMs: Millis = 30_000;
+const maintainEveryMs: Millis = 6 * 3_600_000;
 
 export type NativeDeps = {
   readonly database: Database;
@@ -39,16 +46,12 @@ export type NativeDeps = {
 };
 
 export type NativeTransport = Transport & {
-  /**
-   * Hands in the solution of the captcha that the server asked for (`captcha`), as text after `signalcaptcha://`.
-   * @throws BridgeError `send_rejected` when none was asked for or it was wrong, and those of `connect`
-   */
   readonly answerChallenge: (captcha: string) => Promise<void>;
   /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
   settled(): Promise<void>;
 };
 
-function openNet({ service, userAgent }: Pick<NativeDeps, "service" | "userAgent">): Net {
+function openNet({ service, userAgent }: NativeDeps): Net {
   const net = new Net(service.netOptions(userAgent));
   net.setRemoteConfig(service.remoteConfig, BuildVariant.Production);
   return net;
@@ -57,13 +60,54 @@ function openNet({ service, userAgent }: Pick<NativeDeps, "service" | "userAgent
 /** Makes this program a linked device of the service. Import after `loadLibsignal`. */
 export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
 
+/** All that changes while the transport lives. */
+type State = {
+  account: NativeAccount | null;
+  line: Line | null;
+  /** Aborts what belongs to the present connection. */
+  closing: AbortController;
+  isReceiving: boolean;
+  /** The batch between `receive` and `ack`. */
+  held: { readonly batch: Batch; readonly opened: Opened; readonly release: () => void } | null;
+  /** Monotonic times. */
+  provedAt: Millis;
+  maintainAt: Millis;
+  /** The end of the queue of jobs. */
+  jobs: Promise<void>;
+};
+
+/** What the parts of the transport share. */
+export type Context = NativeDeps & {
+  readonly isAllowed: IsAllowed;
+  readonly net: Net;
+  readonly state: State;
+  readonly trustRoots: readonly PublicKey[];
+  /** @throws BridgeError `not_linked` */
+  readonly account: () => NativeAccount;
+  /** @throws BridgeError `signal_unreachable` while there is none */
+  readonly line: () => Line;
+  /** Of the present connection. */
+  readonly closing: () => AbortSignal;
+  /** Of the account: held for the ratchet and its commit, never over the network. `acquire` gives the release; in order of asking. */
+  readonly mutex: ReturnType<typeof makeMutex>;
+  /** Whether that person may still be asked to send again, and may ask us. */
+  readonly mayAsk: (who: string) => boolean;
+  readonly mayAnswer: (who: string) => boolean;
+  readonly certificate: () => Promise<SenderCertificate | null>;
+  readonly groups: GroupKeeper;
+  /** Strictly increasing, near the clock. */
+  readonly freshTimestamp: () => Millis;
+  /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
+  readonly onIdentityChange: () => void;
+};
+
 /**
  * The transport over the account that `linkNative` left in `database`. Its tables are those of `signalSchema`. `isAllowed` says
  * to whom the transport may answer by itself: strangers get no receipt and no request to send again.
  */
 export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed }): NativeTransport {
   const context = openContext(deps);
-  const { state, sending } = context;
+  const { state, closing } = context;
   return {
     name: "native",
     isLocal: deps.service.isLocal,
@@ -86,13 +130,13 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
         state.isReceiving = false;
       }
     },
-    ack: (batch, isCommitted) => acknowledge(context, batch, isCommitted),
-    send: (message) => sendOutbound(sending, message, state.closing.signal),
-    typing: (chat, isTyping) => quietly(deps.log, sendTyping(sending, chat, isTyping, state.closing.signal)),
-    markRead: (envelope) => quietly(deps.log, sendReceipt(sending, envelope)),
+    ack: async (batch, isCommitted) => acknowledge(context, batch, isCommitted),
+    send: (message) => sendOutbound(context, message, closing()),
+    typing: (chat, isTyping) => quietly(deps.log, sendTyping(context, chat, isTyping, closing())),
+    markRead: (envelope) => quietly(deps.log, sendReceipt(context, envelope)),
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
-    answerChallenge: (captcha) => answerChallenge(sending, captcha),
+    answerChallenge: (captcha) => answerChallenge(context, captcha),
     settled: () => state.jobs,
   };
 }
@@ -109,57 +153,51 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     maintainAt: -Infinity,
     jobs: Promise.resolve(),
   };
-  const acquire = mutex();
-  const line = () => state.line ?? fail("signal_unreachable", "Cannot reach Signal as there is no connection");
-  const account = () => state.account ?? fail("not_linked", "Cannot use Signal as no account is linked");
-  const request: Line["request"] = (what) => line().request(what);
-  const sending: SendDeps = {
-    database,
-    clock,
-    log,
-    service,
-    line,
+  const line = () => {
+    if (state.line !== null) return state.line;
+    throw new BridgeError("signal_unreachable", "Cannot reach Signal as there is no connection");
+  };
+  const account = () => state.account ?? loadAccount(database);
+  let lastTimestamp = 0;
+  return {
+    ...deps,
+    net: openNet(deps),
+    state,
+    trustRoots: service.trustRoots.map((key) => PublicKey.deserialize(key)),
     account,
-    connection: () => line().connection,
-    lock: async (work) => {
-      const release = await acquire();
-      try {
-        return await work();
-      } finally {
-        release();
-      }
-    },
+    line,
+    closing: () => state.closing.signal,
+    mutex: makeMutex(),
+    mayAsk: retryLimiter(clock),
+    mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, clock, log }),
-    groups: keepGroups({ database, clock, account, fetchGroup: groupFetcher(service, request, clock) }),
-    freshTimestamp: timestamps(clock),
+    groups: keepGroups({ ...deps, account, fetchGroup: groupFetcher(service, (what) => line().request(what), clock) }),
+    freshTimestamp: () => (lastTimestamp = Math.max(lastTimestamp + 1, clock.now())),
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or somebody in between"),
   };
-  const trustRoots = service.trustRoots.map((key) => PublicKey.deserialize(key));
-  const runJob = jobRunner(sending, deps.isAllowed, () => state.closing.signal);
-  return { ...deps, net: openNet(deps), state, acquire, sending, trustRoots, runJob };
 }
 
-function fail(code: "signal_unreachable" | "not_linked", message: string): never {
-  throw new BridgeError(code, message);
-}
-
-/** Resolves to the release of the lock, in order of asking. */
-function mutex(): () => Promise<() => void> {
+function makeMutex() {
   let tail: Promise<void> = Promise.resolve();
-  return async () => {
+  const acquire = async (): Promise<() => void> => {
     const before = tail;
     const mine = Promise.withResolvers<void>();
     tail = mine.promise;
     await before;
     return mine.resolve;
   };
+  const run = async <T>(work: () => T | Promise<T>): Promise<T> => {
+    const release = await acquire();
+    try {
+      return await work();
+    } finally {
+      release();
+    }
+  };
+  return { acquire, run };
 }
 
-function timestamps(clock: Clock): () => Millis {
-  let last = 0;
-  return () => (last = Math.max(last + 1, clock.now()));
-}
-
+/** Best effort: what nobody misses is never repeated. */
 async function quietly(log: Log, work: Promise<void>): Promise<void> {
   try {
     await work;
@@ -167,4 +205,129 @@ async function quietly(log: Log, work: Promise<void>): Promise<void> {
     if (!(error instanceof BridgeError)) throw error;
     log.debug("notice not sent", { code: error.code });
   }
+}
+
+async function connect(context: Context, signal: AbortSignal) {
+  const { state, database, clock } = context;
+  state.held?.release();
+  state.held = null;
+  await disconnect(state);
+  const account = loadAccount(database);
+  state.account = account;
+  state.line = await openLine(context, account, signal);
+  state.closing = new AbortController();
+  state.provedAt = -Infinity;
+  state.maintainAt = clock.monotonic() + maintainEveryMs;
+  enqueue(context, () => maintain(context));
+  return toAccount(account);
+}
+
+/** Ends what belongs to the present connection. Never rejects. */
+async function disconnect(state: State): Promise<void> {
+  const { line } = state;
+  state.line = null;
+  state.closing.abort();
+  await line?.close();
+  await state.jobs;
+}
+
+const nothing: Batch = { envelopes: [], isProof: false, persist: null };
+
+/** The line is closed when it throws. */
+async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
+  const { state } = context;
+  const { line } = state;
+  if (line === null) throw new BridgeError("signal_unreachable", "Cannot receive as there is no connection");
+  try {
+    const hasCome = await line.wait(timeoutMs, signal);
+    // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
+    if (state.line !== line) return nothing;
+    if (hasCome) return await open(context, line);
+    const fault = line.fault();
+    if (fault !== null) throw fault;
+    return { ...nothing, isProof: !signal.aborted && (await prove(context, line)) };
+  } catch (error) {
+    await disconnect(state);
+    throw error;
+  }
+}
+
+/**
+ * Opens what has arrived. The mutex is held when it resolves, until `acknowledge`; it is not while the server is asked about a
+ * group.
+ */
+async function open(context: Context, line: Line): Promise<Batch> {
+  const { state, mutex, closing } = context;
+  for (;;) {
+    const release = await mutex.acquire();
+    let opened: Opened;
+    const overlay = openOverlay(context);
+    try {
+      opened = await openBatch(context, overlay, line);
+    } catch (error) {
+      release();
+      throw error;
+    }
+    if (opened.claim === null || opened.deliveries.length > 0) {
+      const batch: Batch = { envelopes: opened.envelopes, isProof: true, persist: overlay.write };
+      state.held = { batch, opened, release };
+      return batch;
+    }
+    release();
+    await context.groups.learn(opened.claim, closing());
+  }
+}
+
+function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void {
+  const { state, database, clock } = context;
+  if (state.held?.batch !== batch) return;
+  const { opened, release } = state.held;
+  state.held = null;
+  if (isCommitted) {
+    for (const delivery of opened.deliveries) delivery.ack();
+    if (opened.isAccountChanged) state.account = loadAccount(database);
+    state.provedAt = clock.monotonic();
+  }
+  // Nothing has happened: the same deliveries are opened anew. Should the line go first, the server brings them again.
+  else giveBack(database, state.line, opened.deliveries);
+  release();
+  if (!isCommitted) return;
+  const isKeyUsed = opened.jobs.some(({ kind }) => kind === "refreshKeys");
+  const others = opened.jobs.filter(({ kind }) => kind !== "refreshKeys");
+  for (const job of [...(isKeyUsed ? [{ kind: "refreshKeys" } as const] : []), ...others])
+    enqueue(context, () => runJob(context, job));
+}
+
+/** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
+async function prove(context: Context, line: Line): Promise<boolean> {
+  const { state, clock, database } = context;
+  if (clock.monotonic() >= state.maintainAt) {
+    state.maintainAt = clock.monotonic() + maintainEveryMs;
+    enqueue(context, async () => {
+      prune(database, clock.now());
+      await refreshAllKeys(context);
+    });
+  }
+  if (clock.monotonic() - state.provedAt < proofEveryMs) return false;
+  try {
+    await line.request({ verb: "GET", path: "/v1/keepalive" });
+  } catch (cause) {
+    const message = "Cannot receive as the server does not answer";
+    throw line.fault() ?? new BridgeError("signal_timeout", message, { cause });
+  }
+  state.provedAt = clock.monotonic();
+  return true;
+}
+
+/** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
+function enqueue({ state, log }: Context, work: () => Promise<void>): void {
+  state.jobs = state.jobs.then(async () => {
+    try {
+      await work();
+    } catch (error) {
+      if (error instanceof BridgeError)
+        log.info("background work put off", { code: error.code, reason: error.message });
+      else log.error("background work failed", { reason: reasonOf(error) });
+    }
+  });
 }
