@@ -39,8 +39,9 @@ export type Capabilities = {
   readonly reactions: boolean;
   readonly edits: boolean;
   readonly readReceipts: boolean;
-  readonly attachments: boolean;
 };
+
+export const allFeatures = { typing: true, reactions: true, edits: true, readReceipts: true } as const;
 
 export type LinkProgress =
   | { readonly event: "url"; readonly url: string }

@@ -14,7 +14,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { Link, Transport } from "../transport.ts";
+import { allFeatures, type Link, type Transport } from "../transport.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
 import type { Line } from "./connect.ts";
 import { certificateKeeper } from "./deliver.ts";
@@ -67,14 +67,7 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
   return {
     name: "native",
     isLocal: deps.service.isLocal,
-    capabilities: {
-      ownTimestamps: true,
-      typing: true,
-      reactions: true,
-      edits: true,
-      readReceipts: true,
-      attachments: true,
-    },
+    capabilities: { ownTimestamps: true, ...allFeatures },
     connect: (signal) => connect(context, signal),
     receive: async (timeoutMs, signal) => {
       if (state.isReceiving || state.held !== null)
