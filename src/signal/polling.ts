@@ -151,60 +151,55 @@ export function chooseNumber(daemon: string, wanted: string | null, numbers: rea
 }
 
 type Landing = { readonly flight: Flight } & ({ readonly polled: Polled } | { readonly error: unknown });
-type Flight = { landing: Promise<Landing>; hasLanded: boolean; readonly dueAt: Millis };
+type Flight = {
+  readonly landing: Promise<Landing>;
+  state: "flying" | "landed" | "failed";
+  readonly dueAt: Millis;
+};
 
 /** The polls in the air: the last one, and those that were left there by connections before. */
 function createPolls(daemon: Daemon, clock: Clock, { pollGraceMs, settleMs }: PollingLimits) {
   const flights = new Set<Flight>();
-  let isAwaited = false;
   let settling = new AbortController();
   let givingUp = new AbortController();
 
   function takeOff(timeoutMs: Millis, signal: AbortSignal): Flight {
     const landing = daemon.poll(timeoutMs, AbortSignal.any([signal, settling.signal])).then(
       (polled): Landing => {
-        flight.hasLanded = true;
+        flight.state = "landed";
         return { flight, polled };
       },
       (error: unknown): Landing => {
-        // A failure that nobody waits for is yesterday's: the next receive asks anew.
-        if (!isAwaited) flights.delete(flight);
+        flight.state = "failed";
         return { flight, error };
       },
     );
-    const flight: Flight = { landing, hasLanded: false, dueAt: clock.monotonic() + timeoutMs + settleMs };
+    const flight: Flight = { landing, state: "flying", dueAt: clock.monotonic() + timeoutMs + settleMs };
     flights.add(flight);
     return flight;
-  }
-
-  async function land(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
-    const endsAt = clock.monotonic() + timeoutMs + pollGraceMs;
-    const hasLanded = [...flights].some((flight) => flight.hasLanded);
-    const latest = hasLanded ? null : takeOff(timeoutMs, signal);
-    let failure: unknown = new BridgeError("signal_timeout", "Cannot receive as the daemon does not end the poll");
-    while (flights.size > 0) {
-      const first = Promise.race([...flights].map(({ landing }) => landing));
-      const landing = await within(clock, first, endsAt - clock.monotonic(), givingUp.signal);
-      if (landing === null) break;
-      flights.delete(landing.flight);
-      if ("polled" in landing) return landing.polled;
-      if (landing.flight !== latest) continue;
-      failure = landing.error;
-      // It may be an older poll of our own that the daemon is busy with.
-      if (toFault(failure).code !== "already_receiving") break;
-    }
-    throw failure;
   }
 
   return {
     /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays in the air; else what the poll throws */
     async next(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
-      isAwaited = true;
-      try {
-        return await land(timeoutMs, signal);
-      } finally {
-        isAwaited = false;
+      // A failure that nobody waited for is yesterday's.
+      for (const flight of flights) if (flight.state === "failed") flights.delete(flight);
+      const hasLanded = [...flights].some(({ state }) => state === "landed");
+      const latest = hasLanded ? null : takeOff(timeoutMs, signal);
+      const endsAt = clock.monotonic() + timeoutMs + pollGraceMs;
+      let failure: unknown = new BridgeError("signal_timeout", "Cannot receive as the daemon does not end the poll");
+      while (flights.size > 0) {
+        const first = Promise.race([...flights].map(({ landing }) => landing));
+        const landing = await within(clock, first, endsAt - clock.monotonic(), givingUp.signal);
+        if (landing === null) break;
+        flights.delete(landing.flight);
+        if ("polled" in landing) return landing.polled;
+        if (landing.flight !== latest) continue;
+        failure = landing.error;
+        // It may be an older poll of our own that the daemon is busy with.
+        if (toFault(failure).code !== "already_receiving") break;
       }
+      throw failure;
     },
     /** Resolves when no poll is in the air that is not overdue; a waiting `next` ends with it. */
     async settle(): Promise<void> {

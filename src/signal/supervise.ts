@@ -54,7 +54,11 @@ export type Supervisor = {
   pid(): number | null;
 };
 
-type Exit = { readonly code: number | null; readonly tail: readonly string[]; readonly error: Error | null };
+type Exit = {
+  readonly code: number | NodeJS.Signals | null;
+  readonly tail: readonly string[];
+  readonly error: Error | null;
+};
 type Child = { readonly process: ChildProcess; isReady: boolean; readonly exit: Promise<Exit> };
 
 export function superviseSignalCli(options: SuperviseOptions): Supervisor {
@@ -160,7 +164,7 @@ function launch({ path, url, log }: SuperviseOptions): Child {
     // Only its own log lines, once it is in touch with Signal: whatever else lands on stderr could quote a message.
     if (!/^(?:DEBUG|INFO|WARN|ERROR) /u.test(line) && (child.isReady || /^\s/u.test(line))) return;
     const shown = maskPeople(line);
-    if (tail.push(shown) > 30) tail.shift();
+    if (!/^(?:DEBUG|INFO) /u.test(line) && tail.push(shown) > 30) tail.shift();
     log.debug("signal-cli says", { line: shown });
   });
   process.once("error", (cause) => {
@@ -168,7 +172,7 @@ function launch({ path, url, log }: SuperviseOptions): Child {
     // A process that was never made does not close.
     if (process.pid === undefined) exit.resolve({ code: null, tail, error });
   });
-  process.once("close", (code) => exit.resolve({ code, tail, error }));
+  process.once("close", (code, signal) => exit.resolve({ code: code ?? signal, tail, error }));
   return child;
 }
 

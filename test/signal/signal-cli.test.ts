@@ -99,6 +99,9 @@ describe("choosing the account", () => {
     expect(await telling.transport.connect(never)).toMatchObject({ aci: me.aci });
     const { double, transport, receive } = await setup();
     expect(await transport.connect(never)).toMatchObject({ aci: null });
+    double.personWrites(alice, "not mine");
+    await receive();
+    expect(await transport.connect(never)).toMatchObject({ aci: null });
     double.phoneWrites("note");
     await receive();
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
