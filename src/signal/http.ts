@@ -6,6 +6,7 @@
  */
 import { Buffer } from "node:buffer";
 import { unescape } from "node:querystring";
+import * as v from "valibot";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -35,20 +36,14 @@ export type Exchange = {
   readonly isUnsent: boolean;
 };
 
-export type Http = {
-  /** Host and port, for messages. */
-  readonly host: string;
-  readonly isLocal: boolean;
-  /** Never rejects. */
-  exchange(request: HttpRequest): Promise<Exchange>;
-};
+export type Http = ReturnType<typeof createHttp>;
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 /** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
 export type Place = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
 
 /** @throws BridgeError `config` when `baseUrl` is not an http(s) URL */
-export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place): Http {
+export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
   const base = URL.parse(baseUrl);
   if (base === null || !/^https?:$/u.test(base.protocol))
     throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
@@ -58,12 +53,21 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place): Http
   const prefix = origin + pathname.replace(/\/+$/u, "");
 
   return {
+    /** With the port, for messages. */
     host,
     isLocal: /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
-    async exchange({ method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal }) {
+    /** Never rejects. */
+    async exchange(request: HttpRequest): Promise<Exchange> {
+      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
       const fault = (code: ErrorCode, why: string, retryAfterMs?: Millis) =>
         new BridgeError(code, `Cannot ${what} as ${why}`, { retryAfterMs });
       const chunks: Uint8Array[] = [];
+      const outcome = (status: number | null, found: BridgeError | null, isUnsent = false): Exchange => ({
+        status,
+        body: Buffer.concat(chunks),
+        fault: found,
+        isUnsent,
+      });
       const ended = new AbortController();
       const deadline = new AbortController();
       void clock.sleep(deadlineMs, ended.signal).then(() => ended.signal.aborted || deadline.abort());
@@ -76,25 +80,16 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place): Http
           bytes += chunk.length;
           if (bytes > bytesMax) throw fault("signal_protocol", `the answer of ${host} is too large`);
         }
-        const isSuccess = status >= 200 && status < 300;
+        if (status >= 200 && status < 300) return outcome(status, null);
         const retryAfterMs = toRetryAfter(answered.get("retry-after"), clock);
-        const refusal = isSuccess
-          ? null
-          : fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs);
-        return { status, body: Buffer.concat(chunks), fault: refusal, isUnsent: false };
+        return outcome(status, fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs));
       } catch (error) {
-        const lost = (why: BridgeError, isUnsent = false): Exchange => ({
-          status: null,
-          body: Buffer.concat(chunks),
-          fault: why,
-          isUnsent,
-        });
-        if (error instanceof BridgeError) return lost(error);
-        if (deadline.signal.aborted) return lost(fault("signal_timeout", `${host} did not answer in time`));
-        if (signal?.aborted) return lost(fault("signal_unreachable", "it was stopped"));
+        if (error instanceof BridgeError) return outcome(null, error);
+        if (deadline.signal.aborted) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
+        if (signal?.aborted) return outcome(null, fault("signal_unreachable", "it was stopped"));
         const detail = whyUnsent(error);
-        if (detail === null) return lost(fault("signal_unreachable", `${host} closed the connection`));
-        return lost(fault("signal_unreachable", `${host} cannot be reached: ${detail}`), true);
+        const why = detail === null ? `${host} closed the connection` : `${host} cannot be reached: ${detail}`;
+        return outcome(null, fault("signal_unreachable", why), detail !== null);
       } finally {
         ended.abort();
       }
@@ -132,6 +127,13 @@ export function toJson(text: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+/** A daemon's answer as what it has to be. @throws BridgeError `signal_protocol` */
+export function parseAnswer<T>(schema: v.GenericSchema<unknown, T>, answer: unknown, what: string): T {
+  const parsed = v.safeParse(schema, answer);
+  if (parsed.success) return parsed.output;
+  throw new BridgeError("signal_protocol", `Cannot ${what} as the daemon answers strangely`);
 }
 
 /** Numbers and ACIs made unrecognisable, and only the first line, at most 160 characters: for messages and logs. */

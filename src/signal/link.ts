@@ -1,7 +1,7 @@
 /** Linking through either daemon: a code is shown, and renewed when it has expired, until somebody scans it. */
 import * as v from "valibot";
 import { BridgeError } from "../core/errors.ts";
-import { createHttp, toJson, type Place } from "./http.ts";
+import { createHttp, parseAnswer, toJson, type Place } from "./http.ts";
 import { createRpc, resultOf } from "./rpc.ts";
 import type { Link } from "./transport.ts";
 
@@ -44,11 +44,6 @@ export const linkSignalCli = (place: Place): Link =>
     const rpc = createRpc(place);
     const ask = (method: string, params: Readonly<Record<string, unknown>>) =>
       rpc.ask({ method, params, what: "link", deadlineMs: callMs, signal });
-    const read = <T>(schema: v.GenericSchema<unknown, T>, result: unknown): T => {
-      const parsed = v.safeParse(schema, result);
-      if (parsed.success) return parsed.output;
-      throw new BridgeError("signal_protocol", "Cannot link as signal-cli answers strangely");
-    };
     return {
       async nextCode() {
         const outcome = await ask("startLink", {});
@@ -56,7 +51,7 @@ export const linkSignalCli = (place: Place): Link =>
           throw new BridgeError("unsupported", "Cannot link as the daemon serves a single account", {
             hint: "Start the daemon without --account.",
           });
-        return read(v.object({ deviceLinkUri: v.string() }), resultOf(outcome, "link")).deviceLinkUri;
+        return parseAnswer(v.object({ deviceLinkUri: v.string() }), resultOf(outcome, "link"), "link").deviceLinkUri;
       },
       async scanned(deviceLinkUri) {
         const outcome = await ask("finishLink", { deviceLinkUri, deviceName });
@@ -65,7 +60,9 @@ export const linkSignalCli = (place: Place): Link =>
           outcome.kind === "error" &&
           ((outcome.code === -1 && /timed out/iu.test(outcome.message)) ||
             (outcome.code === -3 && /connection closed/iu.test(outcome.message)));
-        return isExpired ? null : read(v.object({ number: v.string() }), resultOf(outcome, "link")).number;
+        return isExpired
+          ? null
+          : parseAnswer(v.object({ number: v.string() }), resultOf(outcome, "link"), "link").number;
       },
     };
   });
@@ -84,9 +81,7 @@ export const linkRest = (place: Place): Link =>
           hint: "Update signal-cli-rest-api to release 0.97 or later.",
         });
       if (answer.fault) throw answer.fault;
-      const parsed = v.safeParse(schema, toJson(answer.body.toString()));
-      if (parsed.success) return parsed.output;
-      throw new BridgeError("signal_protocol", "Cannot link as the REST API answers strangely");
+      return parseAnswer(schema, toJson(answer.body.toString()), "link");
     };
     const listAccounts = () => get("/v1/accounts", v.array(v.string()));
     const known = new Set(await listAccounts());

@@ -21,7 +21,7 @@ import type {
   StyleRange,
 } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { createPerson, type Person } from "./memory-people.ts";
+import { createPerson } from "./memory-people.ts";
 import { allFeatures, type Batch, type Transport } from "./transport.ts";
 
 /** Envelopes of one batch. */
@@ -48,63 +48,27 @@ export type Seen = {
 /** Our account's emoji on any message; null takes it away. */
 export type SeenReaction = { readonly chat: Chat; readonly targetSentAt: Millis; readonly emoji: string | null };
 
-export type MemoryFaults = {
-  /** Nothing gets through until `mend`: connect, receive and send fail with `signal_unreachable`. */
-  cut(): void;
-  mend(): void;
-  /** The account is unlinked until `relink`. */
-  unlink(): void;
-  relink(): void;
-  /** Connect, receive and send do not come back until `release`, `cut` or `disconnect`. */
-  hang(): void;
-  release(): void;
-  /** The next `count` sends arrive, but their answer does not: `send_uncertain`. */
-  loseAnswers(count?: number): void;
-  /** The next `count` sends are refused with `code` and never arrive. */
-  refuseSends(code: ErrorCode, count?: number, retryAfterMs?: Millis): void;
-  /** The next `count` acknowledgements are lost: the batch comes again. */
-  loseAcks(count?: number): void;
-  /** The server keeps this file no longer. */
-  loseFile(ref: string): void;
-};
-
-export type MemorySignal = {
-  readonly transport: Transport;
-  readonly account: Account;
-  /** Our own account on its phone; writes to Note to Self. */
-  readonly owner: Person;
-  person(address: Address, name?: string): Person;
-  /** Puts any envelope into the queue. */
-  deliver(envelope: Envelope): void;
-  /** Every message that arrived, in order, without the duplicates that a phone drops. */
-  screen(): readonly Seen[];
-  /** Resolves with the next message or edit that arrives after the ones already taken by `next`. */
-  next(): Promise<Seen>;
-  reactions(): readonly SeenReaction[];
-  /** Keys of the chats that show "typing". */
-  typing(): ReadonlySet<string>;
-  /** `sentAt` of the messages that we marked as read. */
-  readMarks(): readonly Millis[];
-  /** Envelopes that are not acknowledged. */
-  queued(): readonly Envelope[];
-  readonly faults: MemoryFaults;
-};
+export type MemorySignal = ReturnType<typeof createMemoryTransport>;
 
 const defaultAccount: Account = { aci: "00000000-0000-4000-8000-000000000001", number: "+15550100001", deviceId: 2 };
 
 /** A Signal of its own: nothing is shared between two of them. */
-export function createMemoryTransport(options: MemoryOptions): MemorySignal {
+export function createMemoryTransport(options: MemoryOptions) {
   const { clock, account = defaultAccount, ownTimestamps = true } = options;
   const world = createWorld(clock);
   let taken = 0;
   return {
     transport: createTransport(world, clock, account, ownTimestamps),
     account,
+    /** Our own account on its phone; writes to Note to Self. */
     owner: createPerson(world, account, account, "Me"),
-    person: (address, name) => createPerson(world, account, address, name ?? null),
+    person: (address: Address, name?: string) => createPerson(world, account, address, name ?? null),
+    /** Puts any envelope into the queue. */
     deliver: world.deliver,
-    screen: () => world.screen,
-    async next() {
+    /** Every message that arrived, in order, without the duplicates that a phone drops. */
+    screen: (): readonly Seen[] => world.screen,
+    /** Resolves with the next message or edit that arrives after the ones already taken by `next`. */
+    async next(): Promise<Seen> {
       const index = taken++;
       for (;;) {
         const seen = world.arrivals[index];
@@ -112,10 +76,13 @@ export function createMemoryTransport(options: MemoryOptions): MemorySignal {
         await world.changing();
       }
     },
-    reactions: () => world.reactions,
-    typing: () => world.typing,
-    readMarks: () => world.readMarks,
-    queued: () => world.queue,
+    reactions: (): readonly SeenReaction[] => world.reactions,
+    /** Keys of the chats that show "typing". */
+    typing: (): ReadonlySet<string> => world.typing,
+    /** `sentAt` of the messages that we marked as read. */
+    readMarks: (): readonly Millis[] => world.readMarks,
+    /** Envelopes that are not acknowledged. */
+    queued: (): readonly Envelope[] => world.queue,
     faults: createFaults(world),
   };
 }
@@ -163,19 +130,28 @@ function createWorld(clock: Clock) {
   return world;
 }
 
-const createFaults = (world: World): MemoryFaults => ({
+export type MemoryFaults = ReturnType<typeof createFaults>;
+
+const createFaults = (world: World) => ({
+  /** Nothing gets through until `mend`: connect, receive and send fail with `signal_unreachable`. */
   cut: () => world.set({ isCut: true }),
   mend: () => world.set({ isCut: false }),
+  /** The account is unlinked until `relink`. */
   unlink: () => world.set({ isUnlinked: true }),
   relink: () => world.set({ isUnlinked: false }),
+  /** Connect, receive and send do not come back until `release`, `cut` or `disconnect`. */
   hang: () => world.set({ isHanging: true }),
   release: () => world.set({ isHanging: false }),
+  /** The next `count` sends arrive, but their answer does not: `send_uncertain`. */
   loseAnswers: (count = 1) => void (world.lostAnswers += count),
-  refuseSends(code, count = 1, retryAfterMs) {
+  /** The next `count` sends are refused with `code` and never arrive. */
+  refuseSends(code: ErrorCode, count = 1, retryAfterMs?: Millis): void {
     for (let index = 0; index < count; index++) world.refusals.push(fault(code, "send", retryAfterMs));
   },
+  /** The next `count` acknowledgements are lost: the batch comes again. */
   loseAcks: (count = 1) => void (world.lostAcks += count),
-  loseFile: (ref) => void world.files.delete(ref),
+  /** The server keeps this file no longer. */
+  loseFile: (ref: string) => void world.files.delete(ref),
 });
 
 const fault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>

@@ -12,7 +12,7 @@ import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Chat, Outbound } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { createHttp, maskPeople, toJson, type Exchange, type HttpRequest, type Place } from "./http.ts";
+import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest, type Place } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { salvage } from "./salvage.ts";
 import { sendFault, toDataUri, toErrorCode, toName, toOutcome, toReport } from "./sending.ts";
@@ -135,9 +135,7 @@ async function findAccount(api: Api, wanted: string | null, signal: AbortSignal)
   const what = "connect to the REST API";
   const read = async <T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> => {
     const { body } = throwFault(await api.get(what, path, { deadlineMs: limits.callMs, signal }));
-    const parsed = v.safeParse(schema, toJson(body.toString()));
-    if (parsed.success) return parsed.output;
-    throw new BridgeError("signal_protocol", `Cannot ${what} as it answers strangely to ${path}`);
+    return parseAnswer(schema, toJson(body.toString()), what);
   };
   const { mode } = await read("/v1/about", v.object({ mode: v.string() }));
   if (mode.startsWith("json-rpc")) throw new BridgeError("json_rpc_mode", `Cannot ${what} as it runs in json-rpc mode`);
@@ -168,7 +166,7 @@ function toPolled({ status, body, fault }: Exchange, log: Log): Polled {
     log.warn("an answer of the REST API came damaged", { salvaged: found.length, lost: lostCount });
   if (isComplete || found.length > 0) return { messages: found, isProof: isComplete };
   if (fault && status !== 400) throw fault;
-  throw toReceiveFault(error);
+  throw toRefusal("receive", error, receiveFaults, "signal_protocol");
 }
 
 /** In normal and native mode the error is all that signal-cli printed. */
@@ -177,7 +175,9 @@ function toErrorText(text: string): string {
   return parsed.success ? parsed.output.error : text;
 }
 
-const receiveFaults: readonly (readonly [RegExp, ErrorCode])[] = [
+type Words = readonly (readonly [RegExp, ErrorCode])[];
+
+const receiveFaults: Words = [
   [/websocket/iu, "json_rpc_mode"],
   [/is not registered/u, "unlinked"],
   [/already being received/u, "already_receiving"],
@@ -186,10 +186,20 @@ const receiveFaults: readonly (readonly [RegExp, ErrorCode])[] = [
   [/Error while|IOException|UnknownHost/u, "signal_unreachable"],
 ];
 
-const toReceiveFault = (error: string): BridgeError =>
+const sendFaults: Words = [
+  [/untrusted/iu, "untrusted_identity"],
+  [/rate limit/iu, "signal_rate_limited"],
+  [/^User \S+ is not registered/mu, "unlinked"],
+  // What comes before a send.
+  [/Error while checking account/u, "signal_unreachable"],
+  // A timestamp, or a complaint about stray text: signal-cli had something to report, so that the message may be out.
+  [/"timestamp":|(?<!\d)\d{13}(?!\d)|invalid character|strconv|timeout reached|IOException/u, "send_uncertain"],
+];
+
+const toRefusal = (what: string, error: string, words: Words, otherwise: ErrorCode): BridgeError =>
   new BridgeError(
-    receiveFaults.find(([words]) => words.test(error))?.[1] ?? "signal_protocol",
-    `Cannot receive as the REST API refused it: ${maskPeople(error)}`,
+    words.find(([pattern]) => pattern.test(error))?.[1] ?? otherwise,
+    `Cannot ${what} as the REST API refused it: ${maskPeople(error)}`,
   );
 
 /** The REST API's name of a group is `group.` and the base64 of the base64 that envelopes carry. */
@@ -252,7 +262,13 @@ const sentSchema = v.object({
 function toSendOutcome({ status, body, fault, isUnsent }: Exchange, chat: Chat): SendOutcome {
   const text = body.toString();
   if (fault === null) return fromCreated(toJson(text), chat);
-  if (status === 400) return fromRefusal(toErrorText(text));
+  if (status === 400) {
+    // The error is all that signal-cli printed, its JSON first: a list of results decides.
+    const error = toErrorText(text);
+    const report = toReport(toJson(error.split("\n", 1)[0] ?? ""));
+    if (report) return toOutcome(report);
+    throw toRefusal("send", error, sendFaults, "send_rejected");
+  }
   if (status === 429) {
     // In json-rpc mode only; otherwise signal-cli's own words come with status 400.
     const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
@@ -275,22 +291,4 @@ function fromCreated(body: unknown, chat: Chat): SendOutcome {
   const [first] = failed;
   if (first && chat.kind !== "group") throw sendFault(first.code);
   return { timestamp: parsed.output.timestamp, failed };
-}
-
-/**
- * 400 says little: the error is all that signal-cli printed, its JSON first. A list of results decides. Without one, a
- * timestamp in it, or a complaint about stray text, means that signal-cli had something to report: the message may be out.
- */
-function fromRefusal(error: string): SendOutcome {
-  const report = toReport(toJson(error.split("\n", 1)[0] ?? ""));
-  if (report) return toOutcome(report);
-  if (/untrusted/iu.test(error)) throw sendFault("untrusted_identity");
-  if (/rate limit/iu.test(error)) throw sendFault("signal_rate_limited");
-  const isLost = /^User \S+ is not registered/mu.test(error);
-  const isPossiblySent =
-    /"timestamp":|(?<!\d)\d{13}(?!\d)|invalid character|strconv|timeout reached|IOException|Error while checking/u;
-  throw new BridgeError(
-    isLost ? "unlinked" : isPossiblySent.test(error) ? "send_uncertain" : "send_rejected",
-    `Cannot send as the REST API refused it: ${maskPeople(error)}`,
-  );
 }

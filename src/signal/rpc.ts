@@ -7,7 +7,7 @@
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { createHttp, maskPeople, toJson, type Place } from "./http.ts";
+import { createHttp, maskPeople, parseAnswer, toJson, type Place } from "./http.ts";
 
 export type RpcCall = {
   readonly method: string;
@@ -32,13 +32,7 @@ export type RpcOutcome =
   /** No answer to this request. `isUnsent`: it was surely not carried out. `partial`: what came of an answer. */
   | { readonly kind: "fault"; readonly fault: BridgeError; readonly isUnsent: boolean; readonly partial: string };
 
-export type Rpc = {
-  readonly isLocal: boolean;
-  /** Never rejects. */
-  ask(call: RpcCall): Promise<RpcOutcome>;
-  /** The result of a call that has no side effect worth a doubt. @throws BridgeError */
-  call<T>(call: RpcCall, schema: v.GenericSchema<unknown, T>): Promise<T>;
-};
+export type Rpc = ReturnType<typeof createRpc>;
 
 const responseSchema = v.looseObject({
   jsonrpc: v.literal("2.0"),
@@ -47,10 +41,11 @@ const responseSchema = v.looseObject({
 });
 
 /** @throws BridgeError `config` when the place is no http(s) URL */
-export function createRpc(place: Place): Rpc {
+export function createRpc(place: Place) {
   const http = createHttp(place);
   let serial = 0;
 
+  /** Never rejects. */
   async function ask({ method, params, ...options }: RpcCall): Promise<RpcOutcome> {
     const id = `signalman-${++serial}`;
     const json = { jsonrpc: "2.0", method, params, id };
@@ -77,11 +72,9 @@ export function createRpc(place: Place): Rpc {
   return {
     isLocal: http.isLocal,
     ask,
-    async call(call, schema) {
-      const parsed = v.safeParse(schema, resultOf(await ask(call), call.what));
-      if (parsed.success) return parsed.output;
-      throw new BridgeError("signal_protocol", `Cannot ${call.what} as signal-cli answers strangely`);
-    },
+    /** The result of a call that has no side effect worth a doubt. @throws BridgeError */
+    call: async <T>(call: RpcCall, schema: v.GenericSchema<unknown, T>): Promise<T> =>
+      parseAnswer(schema, resultOf(await ask(call), call.what), call.what),
   };
 }
 

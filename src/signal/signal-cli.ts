@@ -15,7 +15,7 @@ import * as v from "valibot";
 import { BridgeError } from "../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { maskPeople } from "./http.ts";
+import { maskPeople, parseAnswer } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { createRpc, resultOf, rpcFault, type Rpc, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
@@ -98,13 +98,12 @@ async function chooseAccount(rpc: Rpc, wanted: string | null, signal: AbortSigna
   const outcome = await rpc.ask({ method: "listAccounts", params: {}, what, deadlineMs: limits.callMs, signal });
   // Single mode does not know the method.
   if (outcome.kind === "error" && outcome.code === -32601) return { params: {}, number: wanted };
-  const listed = v.safeParse(v.array(v.object({ number: v.string() })), resultOf(outcome, what));
-  if (!listed.success) throw new BridgeError("signal_protocol", `Cannot ${what} as it lists its accounts strangely`);
+  const listed = parseAnswer(v.array(v.object({ number: v.string() })), resultOf(outcome, what), what);
   // One that is not listed may still be on its disk: it is loaded when it is asked for.
   const number = chooseNumber(
     "signal-cli",
     wanted,
-    listed.output.map((account) => account.number),
+    listed.map((account) => account.number),
   );
   return { params: { account: number }, number };
 }

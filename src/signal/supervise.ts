@@ -41,19 +41,6 @@ export type SuperviseOptions = {
   readonly limits?: Partial<typeof defaults>;
 };
 
-export type Supervisor = {
-  /**
-   * Resolves when the daemon answers; what a retry may mend is retried meanwhile. From then on it is kept running.
-   * @throws BridgeError `config` when only a person can help: no such file, Java too old, port taken; `signal_unreachable`
-   *   when the signal aborts first
-   */
-  start(signal: AbortSignal): Promise<void>;
-  /** Resolves when the child is gone. Poll and send must be over: signal-cli drops what it holds. Never rejects. */
-  stop(): Promise<void>;
-  /** Process id of the child, null when there is none. */
-  pid(): number | null;
-};
-
 type Exit = {
   readonly code: number | NodeJS.Signals | null;
   readonly tail: readonly string[];
@@ -61,7 +48,7 @@ type Exit = {
 };
 type Child = { readonly process: ChildProcess; isReady: boolean; readonly exit: Promise<Exit> };
 
-export function superviseSignalCli(options: SuperviseOptions): Supervisor {
+export function superviseSignalCli(options: SuperviseOptions) {
   const limits = { ...defaults, ...options.limits };
   const { clock, log } = options;
   const http = createHttp({ baseUrl: options.url, clock });
@@ -114,7 +101,12 @@ export function superviseSignalCli(options: SuperviseOptions): Supervisor {
   }
 
   return {
-    async start(signal) {
+    /**
+     * Resolves when the daemon answers; what a retry may mend is retried meanwhile. From then on it is kept running.
+     * @throws BridgeError `config` when only a person can help: no such file, Java too old, port taken; `signal_unreachable`
+     *   when the signal aborts first
+     */
+    async start(signal: AbortSignal): Promise<void> {
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       const giveUp = () =>
         reject(new BridgeError("signal_unreachable", "Cannot start signal-cli as it was stopped before it answered"));
@@ -127,11 +119,13 @@ export function superviseSignalCli(options: SuperviseOptions): Supervisor {
       });
       await promise;
     },
-    async stop() {
+    /** Resolves when the child is gone. Poll and send must be over: signal-cli drops what it holds. Never rejects. */
+    async stop(): Promise<void> {
       stopping.abort();
       await terminate(child, clock, limits.stopMs);
       await keeper;
     },
+    /** Of the child, null when there is none. */
     pid: () => child?.process.pid ?? null,
   };
 }

@@ -292,6 +292,11 @@ describe("sending", () => {
       "send_uncertain",
     ],
     ["a timestamp without results", refusal('{"timestamp":1786953653000}\nERROR x'), "send_uncertain"],
+    [
+      "an account that could not be checked",
+      refusal("Error while checking account +1: x (IOException)\n"),
+      "signal_unreachable",
+    ],
     ["a killed command", refusal("process killed as timeout reached"), "send_uncertain"],
     ["an unknown group", refusal("Group not found: …"), "send_rejected"],
     ["a lost login", refusal(`User ${me.number} is not registered.\n`), "unlinked"],
