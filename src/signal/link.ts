@@ -51,7 +51,7 @@ export const linkSignalCli = (place: Place): Link =>
           throw new BridgeError("unsupported", "Cannot link as the daemon serves a single account", {
             hint: "Start the daemon without --account.",
           });
-        return parseAnswer(v.object({ deviceLinkUri: v.string() }), resultOf(outcome, "link"), "link").deviceLinkUri;
+        return resultOf(v.object({ deviceLinkUri: v.string() }), outcome, "link").deviceLinkUri;
       },
       async scanned(deviceLinkUri) {
         const outcome = await ask("finishLink", { deviceLinkUri, deviceName });
@@ -60,9 +60,7 @@ export const linkSignalCli = (place: Place): Link =>
           outcome.kind === "error" &&
           ((outcome.code === -1 && /timed out/iu.test(outcome.message)) ||
             (outcome.code === -3 && /connection closed/iu.test(outcome.message)));
-        return isExpired
-          ? null
-          : parseAnswer(v.object({ number: v.string() }), resultOf(outcome, "link"), "link").number;
+        return isExpired ? null : resultOf(v.object({ number: v.string() }), outcome, "link").number;
       },
     };
   });

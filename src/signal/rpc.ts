@@ -69,13 +69,7 @@ export function createRpc(place: Place) {
     return error ? { kind: "error", data: null, ...error } : { kind: "result", result };
   }
 
-  return {
-    isLocal: http.isLocal,
-    ask,
-    /** The result of a call that has no side effect worth a doubt. @throws BridgeError */
-    call: async <T>(call: RpcCall, schema: v.GenericSchema<unknown, T>): Promise<T> =>
-      parseAnswer(schema, resultOf(await ask(call), call.what), call.what),
-  };
+  return { isLocal: http.isLocal, ask };
 }
 
 /** The fault behind an error that is not about one message. `what` completes "Cannot …". */
@@ -98,11 +92,11 @@ export function rpcFault(what: string, { code, message }: RpcError): BridgeError
   );
 }
 
-/** @throws BridgeError */
-export function resultOf(outcome: RpcOutcome, what: string): unknown {
+/** The result of a call that has no side effect worth a doubt. @throws BridgeError */
+export function resultOf<T>(schema: v.GenericSchema<unknown, T>, outcome: RpcOutcome, what: string): T {
   if (outcome.kind === "fault") throw outcome.fault;
   if (outcome.kind === "error") throw rpcFault(what, outcome);
-  return outcome.result;
+  return parseAnswer(schema, outcome.result, what);
 }
 
 /** Oldest signal-cli that can be trusted: earlier ones may give two messages one timestamp. **Source:** signal-cli#1783. */
@@ -110,8 +104,9 @@ export const signalCliVersionMin = "0.13.16";
 
 /** The version of the daemon at a place, as in "0.14.6". @throws BridgeError of the line */
 export async function fetchSignalCliVersion(place: Place, signal: AbortSignal): Promise<string> {
-  const call = { method: "version", params: {}, what: "ask signal-cli for its version", deadlineMs: 10_000, signal };
-  return (await createRpc(place).call(call, v.object({ version: v.string() }))).version;
+  const what = "ask signal-cli for its version";
+  const outcome = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
+  return resultOf(v.object({ version: v.string() }), outcome, what).version;
 }
 
 /** Compares dotted numbers, part by part; what is no version is older than any. */

@@ -15,9 +15,9 @@ import * as v from "valibot";
 import { BridgeError } from "../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { maskPeople, parseAnswer } from "./http.ts";
+import { maskPeople } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
-import { createRpc, resultOf, rpcFault, type Rpc, type RpcOutcome } from "./rpc.ts";
+import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
 import { toDataUri, toName, toOutcome, toReport } from "./sending.ts";
 import type { SendOutcome, Transport } from "./transport.ts";
@@ -43,30 +43,31 @@ const limits = {
   stringLengthMax: 20_000_000,
 } as const;
 
+type Params = Readonly<Record<string, unknown>>;
+type Ask = (method: string, params: Params, what: string, bounds: Partial<RpcCall>) => Promise<RpcOutcome>;
+
 /** @throws BridgeError `config` when the place is no http(s) URL */
 export function createSignalCli(options: PollingOptions): Transport {
-  const { clock, log } = options;
   const rpc = createRpc(options);
   /** Set where the daemon serves several accounts: in single mode `receive` refuses the key. */
   let account: { readonly account?: string } = {};
-  const small = async (method: string, params: Readonly<Record<string, unknown>>): Promise<void> => {
-    const call = { method, params: { ...account, ...params }, what: method, deadlineMs: limits.typingMs };
-    resultOf(await rpc.ask(call), method);
-  };
-  const poll = createPoll(options, rpc, () => account);
+  const ask: Ask = (method, params, what, bounds) =>
+    rpc.ask({ method, params: { ...account, ...params }, what, deadlineMs: limits.callMs, ...bounds });
+  const small = async (method: string, params: Params): Promise<void> =>
+    void resultOf(v.unknown(), await ask(method, params, method, { deadlineMs: limits.typingMs }), method);
   const daemon: Daemon = {
     name: "signal-cli",
     isLocal: rpc.isLocal,
     async connect(signal) {
-      const chosen = await chooseAccount(rpc, options.account, signal);
-      account = chosen.params;
-      return { number: chosen.number, aci: await wakeAccount(rpc, chosen, signal) };
+      account = {};
+      const { isMulti, number } = await chooseAccount(ask, options.account, signal);
+      account = isMulti && number !== null ? { account: number } : {};
+      return { number, aci: await wakeAccount(ask, number, signal) };
     },
-    poll,
+    poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
-      const call = { method, params: { ...account, ...params }, what: "send", deadlineMs: limits.sendMs };
-      return toSendOutcome(await rpc.ask(call));
+      return toSendOutcome(await ask(method, params, "send", { deadlineMs: limits.sendMs }));
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
@@ -75,37 +76,29 @@ export function createSignalCli(options: PollingOptions): Transport {
     markRead: (sender, sentAt) =>
       small("sendReceipt", { recipient: toName(sender), targetTimestamp: [sentAt], type: "read" }),
     async fetchFile(id, bytesMax, signal) {
-      const call = { method: "getAttachment", params: { ...account, id }, what: "fetch a file", signal };
-      const bounds = { deadlineMs: limits.sendMs, bytesMax: Math.ceil((bytesMax * 4) / 3) + 4096 };
-      const { data } = await rpc.call({ ...call, ...bounds }, v.object({ data: v.string() }));
-      return Buffer.from(data, "base64");
+      const bounds = { deadlineMs: limits.sendMs, bytesMax: Math.ceil((bytesMax * 4) / 3) + 4096, signal };
+      const outcome = await ask("getAttachment", { id }, "fetch a file", bounds);
+      return Buffer.from(resultOf(v.object({ data: v.string() }), outcome, "fetch a file").data, "base64");
     },
     /** signal-cli strips the `signalcaptcha://`. */
     async submitCaptcha(challenge, captcha) {
-      const params = { ...account, challenge, captcha };
-      const call = { method: "submitRateLimitChallenge", params, what: "hand in the captcha" };
-      await rpc.call({ ...call, deadlineMs: limits.callMs }, v.unknown());
+      const what = "hand in the captcha";
+      resultOf(v.unknown(), await ask("submitRateLimitChallenge", { challenge, captcha }, what, {}), what);
     },
   };
-  return createPolledTransport(daemon, clock, log, limits);
+  return createPolledTransport(daemon, options.clock, options.log, limits);
 }
 
-type Chosen = { readonly params: { readonly account?: string }; readonly number: string | null };
-
 /** The daemon's mode and our account in it. @throws BridgeError `not_linked` `rejected`, and those of the line */
-async function chooseAccount(rpc: Rpc, wanted: string | null, signal: AbortSignal): Promise<Chosen> {
+async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSignal) {
   const what = "connect to signal-cli";
-  const outcome = await rpc.ask({ method: "listAccounts", params: {}, what, deadlineMs: limits.callMs, signal });
+  const outcome = await ask("listAccounts", {}, what, { signal });
   // Single mode does not know the method.
-  if (outcome.kind === "error" && outcome.code === -32601) return { params: {}, number: wanted };
-  const listed = parseAnswer(v.array(v.object({ number: v.string() })), resultOf(outcome, what), what);
+  if (outcome.kind === "error" && outcome.code === -32601) return { isMulti: false, number: wanted };
+  const listed = resultOf(v.array(v.object({ number: v.string() })), outcome, what);
+  const numbers = listed.map(({ number }) => number);
   // One that is not listed may still be on its disk: it is loaded when it is asked for.
-  const number = chooseNumber(
-    "signal-cli",
-    wanted,
-    listed.map((account) => account.number),
-  );
-  return { params: { account: number }, number };
+  return { isMulti: true, number: chooseNumber("signal-cli", wanted, numbers) };
 }
 
 /**
@@ -113,25 +106,18 @@ async function chooseAccount(rpc: Rpc, wanted: string | null, signal: AbortSigna
  * call, the only one that may tell our ACI; null when it does not.
  * @throws BridgeError `rejected` when the daemon does not know the account, and those of the line
  */
-async function wakeAccount(rpc: Rpc, { params, number }: Chosen, signal: AbortSignal): Promise<string | null> {
+async function wakeAccount(ask: Ask, number: string | null, signal: AbortSignal): Promise<string | null> {
   const what = "use the account";
-  const filter = number === null ? {} : { recipient: [number] };
-  const outcome = await rpc.ask({
-    method: "listContacts",
-    params: { ...params, ...filter, allRecipients: true },
-    what,
-    deadlineMs: limits.callMs,
-    bytesMax: 16 * 2 ** 20,
-    signal,
-  });
-  if (outcome.kind === "fault" || (outcome.kind === "error" && outcome.code === -32602)) resultOf(outcome, what);
-  const contacts = v.safeParse(
-    v.array(v.looseObject({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) })),
-    outcome.kind === "result" ? outcome.result : [],
-  );
-  const own = contacts.success ? contacts.output.find((contact) => contact.number === number) : undefined;
-  return (number === null ? null : own?.uuid?.toLowerCase()) ?? null;
+  const params = { allRecipients: true, ...(number !== null && { recipient: [number] }) };
+  const outcome = await ask("listContacts", params, what, { bytesMax: 16 * 2 ** 20, signal });
+  // Whatever else is wrong with the list is no reason not to begin.
+  if (outcome.kind === "error" && outcome.code !== -32602) return null;
+  const contacts = resultOf(v.fallback(v.array(contactSchema), []), outcome, what);
+  const own = number === null ? undefined : contacts.find((contact) => contact.number === number);
+  return own?.uuid?.toLowerCase() ?? null;
 }
+
+const contactSchema = v.object({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) });
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
@@ -140,20 +126,15 @@ async function wakeAccount(rpc: Rpc, { params, number }: Chosen, signal: AbortSi
  * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. Somebody who writes
  * while a poll waits is no backlog.
  */
-function createPoll({ clock, log }: PollingOptions, rpc: Rpc, account: () => { readonly account?: string }) {
+function createPoll({ clock, log }: PollingOptions, ask: Ask) {
   let fullPolls = 0;
   let silenceMs: Millis = limits.pollMsMin;
   return async (timeoutMs: Millis, stop: AbortSignal): Promise<Polled> => {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const outcome = await rpc.ask({
-      method: "receive",
-      params: { ...account(), timeout: waitMs / 1000, maxMessages },
-      what: "receive",
-      deadlineMs: waitMs + limits.pollAbandonMs,
-      bytesMax: limits.pollBytesMax,
-    });
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
+    const outcome = await ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
     const messages = toMessages(outcome, log);
     const tookMs = Math.ceil(clock.monotonic() - startedAt);
     fullPolls = messages.length >= maxMessages && tookMs < limits.pollMsMin ? fullPolls + 1 : 0;
@@ -174,9 +155,7 @@ function toMessages(outcome: RpcOutcome, log: Log): readonly unknown[] {
       log.warn("an answer of signal-cli came damaged", { salvaged: found.length, lost: lostCount });
     if (found.length > 0) return found;
   }
-  const result = resultOf(outcome, "receive");
-  if (Array.isArray(result)) return result;
-  throw new BridgeError("signal_protocol", "Cannot receive as signal-cli answered without a list");
+  return resultOf(v.array(v.unknown()), outcome, "receive");
 }
 
 /** The parameters that name a chat. @throws BridgeError `send_rejected` */
