@@ -78,12 +78,12 @@ export async function openLink(config: Config, deps: AdapterDeps, signal: AbortS
   switch (config.transport) {
     case "signal-cli": {
       const supervisor = await startSignalCli(config, deps, signal);
-      const { linkSignalCli } = await import("../signal/signal-cli-link.ts");
+      const { linkSignalCli } = await import("../signal/link.ts");
       return { steps: linkSignalCli(place), present: null, close: async () => supervisor?.stop() };
     }
     case "rest":
       return {
-        steps: (await import("../signal/rest-link.ts")).linkRest(place),
+        steps: (await import("../signal/link.ts")).linkRest(place),
         present: null,
         close: async () => undefined,
       };

@@ -166,7 +166,7 @@ async function connectOnce(transport: Transport, signal: AbortSignal): Promise<A
 }
 
 async function checkVersion({ config, deps }: Visit, signal: AbortSignal): Promise<Finding> {
-  const { fetchSignalCliVersion, isVersionAtLeast, signalCliVersionMin } = await import("../signal/signal-cli-link.ts");
+  const { fetchSignalCliVersion, isVersionAtLeast, signalCliVersionMin } = await import("../signal/rpc.ts");
   try {
     const version = await fetchSignalCliVersion({ baseUrl: config.signalUrl, clock: deps.clock }, signal);
     if (isVersionAtLeast(version, signalCliVersionMin)) return ok("signal-cli", `version ${version}`);

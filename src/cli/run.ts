@@ -43,6 +43,10 @@ export async function run(io: Io, flags: Flags, openTransport = buildTransport):
     const code = await attend(config, daemon, io, log);
     if (code === errorRow("not_linked").exit && io.isErrTty) io.err(`${errorRow("not_linked").hint}\n`);
     return code;
+  } catch (error) {
+    // Asked to stop while signal-cli was still starting: that is no failure.
+    if (!io.signal.aborted) throw error;
+    return 0;
   } finally {
     for (const child of started) await child.stop();
   }

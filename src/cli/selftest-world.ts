@@ -103,7 +103,7 @@ export function selftestTransport(url: string): Transport {
     if (reply.fault) throw new BridgeError(reply.fault.code, reply.fault.message);
     return reply.result;
   };
-  const nothing = { typing: false, reactions: false, edits: false, readReceipts: false, attachments: false };
+  const nothing = { typing: false, reactions: false, edits: false, readReceipts: false };
   return {
     name: "memory",
     isLocal: true,

@@ -37,9 +37,6 @@ const list = <T extends v.GenericSchema>(schema: T) =>
     ),
   );
 
-const author = { authorNumber: e164, authorUuid: uuid };
-const target = { targetAuthorNumber: e164, targetAuthorUuid: uuid };
-
 const dataSchema = v.looseObject({
   timestamp: count,
   message: text,
@@ -47,9 +44,17 @@ const dataSchema = v.looseObject({
   isExpirationUpdate: bool,
   viewOnce: bool,
   groupInfo: maybe(v.object({ groupId: wellFormed, type: text })),
-  reaction: maybe(v.object({ emoji: wellFormed, ...target, targetSentTimestamp: count, isRemove: bool })),
+  reaction: maybe(
+    v.object({
+      emoji: wellFormed,
+      targetAuthorNumber: e164,
+      targetAuthorUuid: uuid,
+      targetSentTimestamp: count,
+      isRemove: bool,
+    }),
+  ),
   remoteDelete: maybe(v.object({ timestamp: count })),
-  quote: maybe(v.object({ id: count, ...author, text })),
+  quote: maybe(v.object({ id: count, authorNumber: e164, authorUuid: uuid, text })),
   mentions: list(v.object({ start: count, length: count, number: e164, uuid })),
   attachments: list(v.object({ contentType: text, filename: text, id: text, size: count })),
 });
@@ -103,33 +108,13 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   const source = toAddress(envelope.sourceUuid, envelope.sourceNumber);
   const self = { aci: own.aci, number: own.number ?? account };
   const said = exception ? { ...silence, content: toFailure(exception.type) } : toSaid(envelope, source, self);
-  return {
-    source,
-    sourceDevice: envelope.sourceDevice,
-    sentAt: said.sentAt ?? envelope.timestamp ?? 0,
-    serverAt: envelope.serverReceivedTimestamp === 0 ? null : envelope.serverReceivedTimestamp,
-    chat: said.chat,
-    isOwn: said.isOwn,
-    sourceName: envelope.sourceName,
-    content: said.content,
-  };
+  const { sourceDevice, sourceName, timestamp, serverReceivedTimestamp } = envelope;
+  const serverAt = serverReceivedTimestamp === 0 ? null : serverReceivedTimestamp;
+  return { source, sourceDevice, sourceName, serverAt, ...said, sentAt: said.sentAt ?? timestamp ?? 0 };
 }
 
-/** The ACI of our own account, if this envelope gives it away: our other devices sign with it. */
-export function ownAciIn(envelope: Envelope): string | null {
-  return envelope.isOwn ? (envelope.source?.aci ?? null) : null;
-}
-
-const nobody = {
-  source: null,
-  sourceDevice: null,
-  sentAt: 0,
-  serverAt: null,
-  sourceName: null,
-  chat: null,
-  isOwn: false,
-};
 const silence = { chat: null, isOwn: false, sentAt: null } as const;
+const nobody = { ...silence, source: null, sourceDevice: null, sourceName: null, serverAt: null, sentAt: 0 };
 const unknown = (what: string): Content => ({ kind: "unknown", what });
 const empty = (what: string): Content => ({ kind: "empty", what });
 
@@ -197,7 +182,7 @@ function toContent(data: Data): Content {
   if (body.text !== "" || body.attachments.length > 0) return body;
   const names = Object.keys(data).filter((key) => !(key in sentSchema.entries) && data[key] !== null);
   const news = names.find((name) => !quietData.test(name));
-  if (news !== undefined && !isScalar(data[news])) return unknown(news);
+  if (news !== undefined && isObject(data[news])) return unknown(news);
   return empty(names[0] ?? (data.groupInfo?.type === "UPDATE" ? "group update" : "data message"));
 }
 
@@ -272,4 +257,3 @@ function toFailure(type: string | null): Content {
 const toAddress = (aci: string | null, number: string | null): Address | null =>
   aci === null && number === null ? null : { aci, number };
 const isObject = (value: unknown): boolean => typeof value === "object" && value !== null;
-const isScalar = (value: unknown): boolean => !isObject(value);

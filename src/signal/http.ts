@@ -1,85 +1,97 @@
 /**
  * One HTTP exchange with a Signal daemon: bounded in time and bytes, on a connection of its own, never repeated.
  *
- * What became of a request decides whether a message may be sent again, so the outcome is a value with three cases:
- * answered, surely not sent, and lost: written, at least in part, without a whole answer.
+ * What became of a request decides whether a message may be sent again, so an exchange never rejects: it says what came back,
+ * and whether the request surely never left.
  */
+import { Buffer } from "node:buffer";
+import { unescape } from "node:querystring";
+import * as v from "valibot";
 import type { Clock } from "../clock.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-
-export type Answer = {
-  readonly kind: "answer";
-  readonly status: number;
-  readonly body: Uint8Array;
-  /** The server's Retry-After in ms, null when it named none. */
-  readonly retryAfterMs: Millis | null;
-};
-
-export type Unanswered =
-  /** No byte of the request left this machine. */
-  | { readonly kind: "unsent"; readonly detail: string }
-  /** The server may have acted on it; `partial` is what came of the answer. */
-  | {
-      readonly kind: "lost";
-      readonly reason: "closed" | "deadline" | "too large" | "aborted";
-      readonly partial: Uint8Array;
-    };
-
-export type Exchange = Answer | Unanswered;
 
 export type HttpRequest = {
   readonly method: "GET" | "POST" | "PUT" | "DELETE";
   /** Appended to the base URL. */
   readonly path: string;
-  /** Sent as JSON. */
   readonly json?: unknown;
+  /** Completes "Cannot …" in the fault's message. */
+  readonly what: string;
   /** From the call to the last byte of the answer. */
   readonly deadlineMs: Millis;
-  /** Largest body that is read. */
-  readonly bytesMax: number;
+  /** Largest body that is read; 1 MiB unless told. */
+  readonly bytesMax?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
-export type Http = {
-  /** Host and port, for messages. */
-  readonly host: string;
-  readonly isLocal: boolean;
-  /** Never rejects. */
-  exchange(request: HttpRequest): Promise<Exchange>;
+export type Exchange = {
+  /** Null where no whole answer came. */
+  readonly status: number | null;
+  /** As far as it came. */
+  readonly body: Buffer;
+  /** Null where the status is one of success. */
+  readonly fault: BridgeError | null;
+  /** The connection was never made; any other failure may come after the daemon acted. */
+  readonly isUnsent: boolean;
 };
 
+export type Http = ReturnType<typeof createHttp>;
+
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
+/** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
+export type Place = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
 
-export type HttpOptions = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
+/** @throws BridgeError `config` when `baseUrl` is not an http(s) URL */
+export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
+  const base = URL.parse(baseUrl);
+  if (base === null || !/^https?:$/u.test(base.protocol))
+    throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
+  const { host, hostname, origin, pathname, username, password } = base;
+  const login = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
+  const headers = { Connection: "close", ...(username === "" ? {} : { Authorization: `Basic ${login}` }) };
+  const prefix = origin + pathname.replace(/\/+$/u, "");
 
-/**
- * @param options `baseUrl` may carry a path prefix, and user and password for a proxy in front of the daemon.
- * @throws BridgeError `config` when it is not an http(s) URL
- */
-export function createHttp(options: HttpOptions): Http {
-  const base = parseBase(options.baseUrl);
-  const prefix = `${base.origin}${base.pathname.replace(/\/+$/u, "")}`;
-  const login: Record<string, string> = base.username === "" ? {} : { Authorization: `Basic ${toBasic(base)}` };
-  const send: Fetch = options.fetch ?? ((url, init) => fetch(url, init));
   return {
-    host: base.host,
-    isLocal: isLoopback(base.hostname),
-    async exchange(request) {
-      const watch = watchdog(options.clock, request);
-      const received: Uint8Array[] = [];
+    /** With the port, for messages. */
+    host,
+    isLocal: /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
+    /** Never rejects. */
+    async exchange(request: HttpRequest): Promise<Exchange> {
+      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
+      const fault = (code: ErrorCode, why: string, retryAfterMs?: Millis) =>
+        new BridgeError(code, `Cannot ${what} as ${why}`, { retryAfterMs });
+      const chunks: Uint8Array[] = [];
+      const outcome = (status: number | null, found: BridgeError | null, isUnsent = false): Exchange => ({
+        status,
+        body: Buffer.concat(chunks),
+        fault: found,
+        isUnsent,
+      });
+      const ended = new AbortController();
+      const deadline = new AbortController();
+      void clock.sleep(deadlineMs, ended.signal).then(() => ended.signal.aborted || deadline.abort());
       try {
-        const response = await send(prefix + request.path, toInit(request, login, watch.signal));
-        if (!(await readBody(response, request.bytesMax, received)))
-          return { kind: "lost", reason: "too large", partial: concat(received) };
-        const retryAfterMs = toRetryAfter(response.headers.get("retry-after"), options.clock);
-        return { kind: "answer", status: response.status, body: concat(received), retryAfterMs };
+        const init = toInit(method, headers, json, AbortSignal.any([deadline.signal, ...(signal ? [signal] : [])]));
+        const { status, headers: answered, body } = await send(prefix + path, init);
+        let bytes = 0;
+        for await (const chunk of body ?? []) {
+          chunks.push(chunk);
+          bytes += chunk.length;
+          if (bytes > bytesMax) throw fault("signal_protocol", `the answer of ${host} is too large`);
+        }
+        if (status >= 200 && status < 300) return outcome(status, null);
+        const retryAfterMs = toRetryAfter(answered.get("retry-after"), clock);
+        return outcome(status, fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs));
       } catch (error) {
-        const reason = watch.reason();
-        if (reason === null && isUnsent(error)) return { kind: "unsent", detail: describe(error) };
-        return { kind: "lost", reason: reason ?? "closed", partial: concat(received) };
+        if (error instanceof BridgeError) return outcome(null, error);
+        if (deadline.signal.aborted) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
+        if (signal?.aborted) return outcome(null, fault("signal_unreachable", "it was stopped"));
+        const detail = whyUnsent(error);
+        const why = detail === null ? `${host} closed the connection` : `${host} cannot be reached: ${detail}`;
+        return outcome(null, fault("signal_unreachable", why), detail !== null);
       } finally {
-        watch.end();
+        ended.abort();
       }
     },
   };
@@ -90,73 +102,23 @@ export function createHttp(options: HttpOptions): Http {
  * outcome: so every exchange has its own. `timeout` is Bun's: its own limit of five minutes would cut a poll that waits for
  * the network. A redirect is not followed: it would send twice.
  */
-function toInit(request: HttpRequest, login: Record<string, string>, signal: AbortSignal): RequestInit {
-  const isJson = request.json !== undefined;
+function toInit(
+  method: string,
+  headers: Readonly<Record<string, string>>,
+  json: unknown,
+  signal: AbortSignal,
+): RequestInit {
   const init: RequestInit & { readonly timeout: false } = {
-    method: request.method,
-    headers: { Connection: "close", ...login, ...(isJson ? { "Content-Type": "application/json" } : {}) },
+    method,
+    headers,
     keepalive: false,
     redirect: "manual",
     signal,
     timeout: false,
-    ...(isJson ? { body: JSON.stringify(request.json) } : {}),
   };
-  return init;
+  if (json === undefined) return init;
+  return { ...init, headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(json) };
 }
-
-/** Aborts the exchange at its deadline or with the caller's signal, and remembers which. */
-function watchdog(clock: Clock, request: HttpRequest) {
-  const abort = new AbortController();
-  const ended = new AbortController();
-  let reason: "deadline" | "aborted" | null = null;
-  const stop = (why: "deadline" | "aborted") => {
-    reason ??= why;
-    abort.abort();
-  };
-  const onAbort = () => stop("aborted");
-  if (request.signal?.aborted) stop("aborted");
-  request.signal?.addEventListener("abort", onAbort, { once: true });
-  void clock.sleep(request.deadlineMs, ended.signal).then(() => {
-    if (!ended.signal.aborted) stop("deadline");
-  });
-  return {
-    signal: abort.signal,
-    reason: () => reason,
-    end() {
-      ended.abort();
-      request.signal?.removeEventListener("abort", onAbort);
-    },
-  };
-}
-
-/** False when the body is larger than allowed; what was read stays in `received`. */
-async function readBody(response: Response, bytesMax: number, received: Uint8Array[]): Promise<boolean> {
-  if (!response.body) return true;
-  const reader = response.body.getReader();
-  for (let bytes = 0; ;) {
-    const { done, value } = await reader.read();
-    if (done) return true;
-    received.push(value);
-    bytes += value.length;
-    if (bytes > bytesMax) {
-      await reader.cancel();
-      return false;
-    }
-  }
-}
-
-function concat(chunks: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
-  let offset = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, offset);
-    offset += chunk.length;
-  }
-  return whole;
-}
-
-/** UTF-8 as text; what is not UTF-8 becomes U+FFFD. */
-export const toText = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 
 /** JSON as a value; undefined where it is none. */
 export function toJson(text: string): unknown {
@@ -167,77 +129,51 @@ export function toJson(text: string): unknown {
   }
 }
 
-/** The fault of a call that has no side effect worth a doubt. `what` completes "Cannot …". */
-export function lineFault(what: string, host: string, exchange: Unanswered): BridgeError {
-  if (exchange.kind === "unsent")
-    return new BridgeError("signal_unreachable", `Cannot ${what} as ${host} cannot be reached: ${exchange.detail}`);
-  switch (exchange.reason) {
-    case "deadline":
-      return new BridgeError("signal_timeout", `Cannot ${what} as ${host} did not answer in time`);
-    case "too large":
-      return new BridgeError("signal_protocol", `Cannot ${what} as the answer of ${host} is too large`);
-    case "closed":
-      return new BridgeError("signal_unreachable", `Cannot ${what} as ${host} closed the connection`);
-    case "aborted":
-      return new BridgeError("signal_unreachable", `Cannot ${what} as it was stopped`);
-  }
+/** A daemon's answer as what it has to be. @throws BridgeError `signal_protocol` */
+export function parseAnswer<T>(schema: v.GenericSchema<unknown, T>, answer: unknown, what: string): T {
+  const parsed = v.safeParse(schema, answer);
+  if (parsed.success) return parsed.output;
+  throw new BridgeError("signal_protocol", `Cannot ${what} as the daemon answers strangely`);
 }
 
-/** The fault of an answer whose status is no success. */
-export function statusFault(what: string, host: string, answer: Answer): BridgeError {
-  const message = `Cannot ${what} as ${host} answered with status ${answer.status}`;
-  if (answer.status === 429)
-    return new BridgeError("signal_rate_limited", message, { retryAfterMs: answer.retryAfterMs ?? undefined });
-  // 502 to 504 are a proxy's words for a daemon that is away.
-  if (answer.status >= 502 && answer.status <= 504)
-    return new BridgeError("signal_unreachable", message, { retryAfterMs: answer.retryAfterMs ?? undefined });
-  return new BridgeError("signal_protocol", message);
+/** Numbers and ACIs made unrecognisable, and only the first line, at most 160 characters: for messages and logs. */
+export function maskPeople(text: string): string {
+  const line = text.trim().split("\n", 1)[0] ?? "";
+  return line
+    .replaceAll(/\+?\d{7,15}/gu, (number) => `…${number.slice(-2)}`)
+    .replaceAll(/\b([0-9a-f]{4})[0-9a-f]{4}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/giu, "$1…")
+    .slice(0, 160);
 }
 
-function parseBase(baseUrl: string): URL {
-  const url = URL.canParse(baseUrl) ? new URL(baseUrl) : null;
-  if (url === null || !/^https?:$/u.test(url.protocol))
-    throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
-  return url;
+function toCode(status: number): ErrorCode {
+  if (status === 429) return "signal_rate_limited";
+  // A proxy's words for a daemon that is away.
+  return status >= 502 && status <= 504 ? "signal_unreachable" : "signal_protocol";
 }
-
-/** **Source:** RFC 7617. The URL holds both parts percent-encoded. */
-function toBasic(url: URL): string {
-  const bytes = `${url.username}:${url.password}`.replaceAll(/%([0-9a-f]{2})/giu, (_, hex: string) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  );
-  return btoa(bytes);
-}
-
-const isLoopback = (hostname: string): boolean => /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname);
 
 /** **Source:** RFC 9110, 10.2.3: seconds, or a date. */
-function toRetryAfter(header: string | null, clock: Clock): Millis | null {
-  if (header === null) return null;
+function toRetryAfter(header: string | null, clock: Clock): Millis | undefined {
+  if (header === null) return undefined;
   if (/^\d+$/u.test(header.trim())) return Number(header) * 1000;
   const at = Date.parse(header);
-  return Number.isNaN(at) ? null : Math.max(0, at - clock.now());
+  return Number.isNaN(at) ? undefined : Math.max(0, at - clock.now());
 }
 
 /**
- * The connection was never made. Bun says it by `code`; Deno in the text of the cause ("client error (Connect)"), since its
- * fetch has no codes. Anything else may have happened after the request was written.
+ * Why the connection was never made; null where it may have been. Bun says it by `code`; Deno in the text of the cause
+ * ("client error (Connect)"), since its fetch has no codes.
  */
-function isUnsent(error: unknown): boolean {
-  return /ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|EADDRNOTAVAIL|client error \(Connect\)|are blocked/u.test(
-    describeWhole(error),
-  );
-}
-
-function describeWhole(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const code = "code" in error ? String(error.code) : "";
-  return `${code} ${error.message} ${error.cause === undefined ? "" : describeWhole(error.cause)}`;
+function whyUnsent(error: unknown): string | null {
+  const whole = describe(error);
+  const isNever =
+    /ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|EADDRNOTAVAIL|client error \(Connect\)|are blocked/u;
+  if (!isNever.test(whole)) return null;
+  if (/refused/iu.test(whole)) return "the connection was refused";
+  return /ENOTFOUND|EAI_AGAIN|dns/iu.test(whole) ? "the name is not known" : "no connection";
 }
 
 function describe(error: unknown): string {
-  const whole = describeWhole(error);
-  if (/ECONNREFUSED|refused/iu.test(whole)) return "the connection was refused";
-  if (/ENOTFOUND|EAI_AGAIN|dns/iu.test(whole)) return "the name is not known";
-  return "no connection";
+  if (!(error instanceof Error)) return String(error);
+  const code = "code" in error ? String(error.code) : "";
+  return `${code} ${error.message} ${error.cause === undefined ? "" : describe(error.cause)}`;
 }

@@ -8,15 +8,21 @@
  */
 import { Buffer } from "node:buffer";
 import type { Clock } from "../clock.ts";
-import type { ErrorCode } from "../core/errors.ts";
-import { BridgeError, errorRow } from "../core/errors.ts";
-import type { Account, Address, Envelope, Millis } from "../core/model.ts";
+import { BridgeError, errorRow, type ErrorCode } from "../core/errors.ts";
+import type {
+  Account,
+  Address,
+  Chat,
+  Envelope,
+  Millis,
+  Outbound,
+  OutboundFile,
+  Quote,
+  StyleRange,
+} from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import type { Person } from "./memory-people.ts";
-import { arrive, createPerson } from "./memory-people.ts";
-import type { MemoryFaults, MemoryState, Seen, SeenReaction } from "./memory-world.ts";
-import { changed, createMemoryFaults, enqueue, newMemoryState, stamp } from "./memory-world.ts";
-import type { Batch, Transport } from "./transport.ts";
+import { createPerson } from "./memory-people.ts";
+import { allFeatures, type Batch, type Transport } from "./transport.ts";
 
 /** Envelopes of one batch. */
 const batchMax = 16;
@@ -28,161 +34,208 @@ export type MemoryOptions = {
   readonly ownTimestamps?: boolean | undefined;
 };
 
-export type MemorySignal = {
-  readonly transport: Transport;
-  readonly account: Account;
-  /** Our own account on its phone; writes to Note to Self. */
-  readonly owner: Person;
-  person(address: Address, name?: string): Person;
-  /** Puts any envelope into the queue. */
-  deliver(envelope: Envelope): void;
-  /** Every message that arrived, in order, without the duplicates that a phone drops. */
-  screen(): readonly Seen[];
-  /** Resolves with the next message, edit or reaction that arrives after the ones already taken by `next`. */
-  next(): Promise<Seen>;
-  /** Every reaction of ours, also to messages that others wrote. */
-  reactions(): readonly SeenReaction[];
-  /** Keys of the chats that show "typing". */
-  typing(): ReadonlySet<string>;
-  /** `sentAt` of the messages that we marked as read. */
-  readMarks(): readonly Millis[];
-  /** Envelopes that are not acknowledged. */
-  queued(): readonly Envelope[];
-  readonly faults: MemoryFaults;
+/** A message on the screens of the people in its chat. Edits change `text` and `styles` in place. */
+export type Seen = {
+  readonly chat: Chat;
+  readonly timestamp: Millis;
+  text: string;
+  styles: readonly StyleRange[];
+  readonly quote: Quote | null;
+  readonly files: readonly OutboundFile[];
+  editCount: number;
 };
+
+/** Our account's emoji on any message; null takes it away. */
+export type SeenReaction = { readonly chat: Chat; readonly targetSentAt: Millis; readonly emoji: string | null };
+
+export type MemorySignal = ReturnType<typeof createMemoryTransport>;
 
 const defaultAccount: Account = { aci: "00000000-0000-4000-8000-000000000001", number: "+15550100001", deviceId: 2 };
 
 /** A Signal of its own: nothing is shared between two of them. */
-export function createMemoryTransport(options: MemoryOptions): MemorySignal {
-  const account = options.account ?? defaultAccount;
-  const ownTimestamps = options.ownTimestamps ?? true;
-  const state = newMemoryState();
-  const { clock } = options;
+export function createMemoryTransport(options: MemoryOptions) {
+  const { clock, account = defaultAccount, ownTimestamps = true } = options;
+  const world = createWorld(clock);
+  let taken = 0;
   return {
-    transport: createTransport(state, clock, account, ownTimestamps),
+    transport: createTransport(world, clock, account, ownTimestamps),
     account,
-    owner: createPerson(state, clock, account, account, "Me"),
-    person: (address, name) => createPerson(state, clock, account, address, name ?? null),
-    deliver: (envelope) => enqueue(state, envelope),
-    screen: () => state.screen,
-    async next() {
-      const index = state.taken++;
+    /** Our own account on its phone; writes to Note to Self. */
+    owner: createPerson(world, account, account, "Me"),
+    person: (address: Address, name?: string) => createPerson(world, account, address, name ?? null),
+    /** Puts any envelope into the queue. */
+    deliver: world.deliver,
+    /** Every message that arrived, in order, without the duplicates that a phone drops. */
+    screen: (): readonly Seen[] => world.screen,
+    /** Resolves with the next message or edit that arrives after the ones already taken by `next`. */
+    async next(): Promise<Seen> {
+      const index = taken++;
       for (;;) {
-        const seen = state.arrivals[index];
+        const seen = world.arrivals[index];
         if (seen) return seen;
-        await state.change.promise;
+        await world.changing();
       }
     },
-    reactions: () => state.reactions,
-    typing: () => state.typing,
-    readMarks: () => state.readMarks,
-    queued: () => state.queue,
-    faults: createMemoryFaults(state),
+    reactions: (): readonly SeenReaction[] => world.reactions,
+    /** Keys of the chats that show "typing". */
+    typing: (): ReadonlySet<string> => world.typing,
+    /** `sentAt` of the messages that we marked as read. */
+    readMarks: (): readonly Millis[] => world.readMarks,
+    /** Envelopes that are not acknowledged. */
+    queued: (): readonly Envelope[] => world.queue,
+    faults: createFaults(world),
   };
 }
+
+export type World = ReturnType<typeof createWorld>;
+
+/** What the in-process Signal remembers, and what is wrong with its line. */
+function createWorld(clock: Clock) {
+  let change = Promise.withResolvers<void>();
+  let lastStamp = 0;
+  const world = {
+    queue: [] as Envelope[],
+    screen: [] as Seen[],
+    arrivals: [] as Seen[],
+    reactions: [] as SeenReaction[],
+    readMarks: [] as Millis[],
+    typing: new Set<string>(),
+    /** Base64 by `ref`. */
+    files: new Map<string, string>(),
+    isConnected: false,
+    isCut: false,
+    isUnlinked: false,
+    isHanging: false,
+    lostAnswers: 0,
+    lostAcks: 0,
+    refusals: [] as BridgeError[],
+    /** Resolves when anything changes. */
+    changing: (): Promise<void> => change.promise,
+    set(patch: Partial<Record<"isConnected" | "isCut" | "isUnlinked" | "isHanging", boolean>>): void {
+      Object.assign(world, patch);
+      world.changed();
+    },
+    changed(): void {
+      const { resolve } = change;
+      change = Promise.withResolvers();
+      resolve();
+    },
+    /** Two messages never share a timestamp. */
+    stamp: (): Millis => (lastStamp = Math.max(lastStamp + 1, clock.now())),
+    deliver(envelope: Envelope): void {
+      world.queue.push(envelope);
+      world.changed();
+    },
+  };
+  return world;
+}
+
+export type MemoryFaults = ReturnType<typeof createFaults>;
+
+const createFaults = (world: World) => ({
+  /** Nothing gets through until `mend`: connect, receive and send fail with `signal_unreachable`. */
+  cut: () => world.set({ isCut: true }),
+  mend: () => world.set({ isCut: false }),
+  /** The account is unlinked until `relink`. */
+  unlink: () => world.set({ isUnlinked: true }),
+  relink: () => world.set({ isUnlinked: false }),
+  /** Connect, receive and send do not come back until `release`, `cut` or `disconnect`. */
+  hang: () => world.set({ isHanging: true }),
+  release: () => world.set({ isHanging: false }),
+  /** The next `count` sends arrive, but their answer does not: `send_uncertain`. */
+  loseAnswers: (count = 1) => void (world.lostAnswers += count),
+  /** The next `count` sends are refused with `code` and never arrive. */
+  refuseSends(code: ErrorCode, count = 1, retryAfterMs?: Millis): void {
+    for (let index = 0; index < count; index++) world.refusals.push(fault(code, "send", retryAfterMs));
+  },
+  /** The next `count` acknowledgements are lost: the batch comes again. */
+  loseAcks: (count = 1) => void (world.lostAcks += count),
+  /** The server keeps this file no longer. */
+  loseFile: (ref: string) => void world.files.delete(ref),
+});
 
 const fault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>
   new BridgeError(code, `Cannot ${what} as the line says: ${errorRow(code).title}`, { retryAfterMs });
 
 /** Waits while the line hangs. @throws BridgeError what the line is like then */
-async function passLine(state: MemoryState, what: string, signal?: AbortSignal): Promise<void> {
+async function passLine(world: World, what: string, signal?: AbortSignal): Promise<void> {
   const isAborted = () => signal?.aborted === true;
-  const aborted = signal && abortion(signal);
-  while (state.isHanging && !state.isCut && !isAborted()) {
-    const wasConnected = state.isConnected;
-    await (aborted ? Promise.race([state.change.promise, aborted]) : state.change.promise);
-    if (wasConnected && !state.isConnected) break;
+  signal?.addEventListener("abort", world.changed, { once: true });
+  while (world.isHanging && !world.isCut && !isAborted()) {
+    const wasConnected = world.isConnected;
+    await world.changing();
+    if (wasConnected && !world.isConnected) break;
   }
-  if (state.isCut || isAborted()) throw fault("signal_unreachable", what);
-  if (state.isUnlinked) throw fault("unlinked", what);
+  signal?.removeEventListener("abort", world.changed);
+  if (world.isCut || isAborted()) throw fault("signal_unreachable", what);
+  if (world.isUnlinked) throw fault("unlinked", what);
 }
 
-const abortion = (signal: AbortSignal): Promise<void> =>
-  new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-
-function createTransport(state: MemoryState, clock: Clock, account: Account, ownTimestamps: boolean): Transport {
+function createTransport(world: World, clock: Clock, account: Account, ownTimestamps: boolean): Transport {
+  const isUp = () => world.isConnected && !world.isCut;
+  const requireLine = (what: string): void => {
+    if (!world.isConnected) throw fault("signal_unreachable", what);
+  };
   return {
     name: "memory",
     isLocal: true,
-    capabilities: {
-      ownTimestamps,
-      typing: true,
-      reactions: true,
-      edits: true,
-      readReceipts: true,
-      attachments: true,
-    },
+    capabilities: { ownTimestamps, ...allFeatures },
     async connect(signal) {
-      state.isConnected = false;
-      changed(state);
-      await passLine(state, "connect", signal);
-      state.isConnected = true;
+      world.set({ isConnected: false });
+      await passLine(world, "connect", signal);
+      world.isConnected = true;
       return account;
     },
-    receive: (timeoutMs, signal) => receive(state, clock, timeoutMs, signal),
+    receive: (timeoutMs, signal) => receive(world, clock, timeoutMs, signal),
     async ack(batch, isCommitted) {
       if (!isCommitted) return;
-      if (batch.envelopes.length > 0 && state.lostAcks > 0) state.lostAcks--;
-      else for (const envelope of batch.envelopes) remove(state.queue, envelope);
+      if (batch.envelopes.length > 0 && world.lostAcks > 0) world.lostAcks--;
+      else world.queue.splice(0, Infinity, ...world.queue.filter((envelope) => !batch.envelopes.includes(envelope)));
     },
     async send(message) {
-      if (!state.isConnected) throw fault("signal_unreachable", "send");
-      await passLine(state, "send");
-      if (!state.isConnected) throw fault("signal_unreachable", "send");
-      const refusal = state.refusals.shift();
-      if (refusal) throw fault(refusal.code, "send", refusal.retryAfterMs);
-      const timestamp = ownTimestamps ? message.timestamp : stamp(state, clock);
-      arrive(state, message, timestamp);
-      if (state.lostAnswers === 0) return { timestamp, failed: [] };
-      state.lostAnswers--;
+      requireLine("send");
+      await passLine(world, "send");
+      requireLine("send");
+      const refusal = world.refusals.shift();
+      if (refusal) throw refusal;
+      const timestamp = ownTimestamps ? message.timestamp : world.stamp();
+      arrive(world, message, timestamp);
+      if (world.lostAnswers === 0) return { timestamp, failed: [] };
+      world.lostAnswers--;
       throw fault("send_uncertain", "send");
     },
     answerChallenge: null,
     async typing(chat, isTyping) {
-      if (!state.isConnected || state.isCut) return;
-      if (isTyping) state.typing.add(chatKey(chat));
-      else state.typing.delete(chatKey(chat));
+      if (isUp()) world.typing[isTyping ? "add" : "delete"](chatKey(chat));
     },
-    async markRead(envelope) {
-      if (state.isConnected && !state.isCut && !envelope.isOwn) state.readMarks.push(envelope.sentAt);
+    async markRead({ sentAt, isOwn }) {
+      if (isUp() && !isOwn) world.readMarks.push(sentAt);
     },
     async attachment(ref, bytesMax) {
-      if (state.isCut) throw fault("signal_unreachable", "fetch a file");
-      const base64 = state.files.get(ref);
-      if (base64 === undefined) throw fault("attachment_unavailable", "fetch a file");
-      const bytes = new Uint8Array(Buffer.from(base64, "base64"));
-      if (bytes.length > bytesMax) throw fault("attachment_unavailable", "fetch a file");
-      return bytes;
+      if (world.isCut) throw fault("signal_unreachable", "fetch a file");
+      const bytes = Buffer.from(world.files.get(ref) ?? "", "base64");
+      if (!world.files.has(ref) || bytes.length > bytesMax) throw fault("attachment_unavailable", "fetch a file");
+      return new Uint8Array(bytes);
     },
-    async disconnect() {
-      state.isConnected = false;
-      changed(state);
-    },
+    disconnect: async () => world.set({ isConnected: false }),
   };
 }
 
 /** A batch stays in the queue until it is acknowledged, so that it is received again where that did not happen. */
-async function receive(state: MemoryState, clock: Clock, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
-  if (!state.isConnected) throw fault("signal_unreachable", "receive");
+async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
+  if (!world.isConnected) throw fault("signal_unreachable", "receive");
   const endsAt = clock.monotonic() + timeoutMs;
   const done = new AbortController();
-  const stop = AbortSignal.any([signal, done.signal]);
   let isOver = false;
-  const over = clock.sleep(timeoutMs, stop).then(() => {
-    isOver = true;
-  });
+  const over = clock.sleep(timeoutMs, AbortSignal.any([signal, done.signal])).then(() => (isOver = true));
   try {
-    while (state.isConnected) {
-      await passLine(state, "receive");
-      if (!state.isConnected) break;
-      const envelopes = state.queue.slice(0, batchMax);
+    while (world.isConnected) {
+      await passLine(world, "receive");
+      if (!world.isConnected) break;
+      const envelopes = world.queue.slice(0, batchMax);
       if (envelopes.length > 0) return { envelopes, isProof: true, persist: null };
       if (isOver) return { envelopes, isProof: clock.monotonic() >= endsAt, persist: null };
-      await Promise.race([state.change.promise, over]);
+      await Promise.race([world.changing(), over]);
     }
     return { envelopes: [], isProof: false, persist: null };
   } finally {
@@ -190,7 +243,26 @@ async function receive(state: MemoryState, clock: Clock, timeoutMs: Millis, sign
   }
 }
 
-function remove<T>(items: T[], item: T): void {
-  const index = items.indexOf(item);
-  if (index >= 0) items.splice(index, 1);
+/** A message of ours reaches the screens, unless a phone drops it as a duplicate. */
+function arrive(world: World, { chat, body }: Outbound, timestamp: Millis): void {
+  const inChat = (sentAt: Millis) =>
+    world.screen.find((seen) => seen.timestamp === sentAt && chatKey(seen.chat) === chatKey(chat));
+  if (body.kind === "reaction") {
+    const emoji = body.isRemove ? null : body.emoji;
+    return void world.reactions.push({ chat, targetSentAt: body.targetSentAt, emoji });
+  }
+  world.typing.delete(chatKey(chat));
+  const { text, styles } = body;
+  const known = inChat(body.kind === "edit" ? body.targetSentAt : timestamp);
+  if (body.kind === "edit") {
+    if (!known) return;
+    world.arrivals.push(Object.assign(known, { text, styles, editCount: known.editCount + 1 }));
+  } else {
+    // Signal's clients drop a second message with the timestamp of the first.
+    if (known) return;
+    const seen: Seen = { chat, timestamp, text, styles, quote: body.quote, files: body.files, editCount: 0 };
+    world.screen.push(seen);
+    world.arrivals.push(seen);
+  }
+  world.changed();
 }

@@ -1,85 +1,213 @@
 /**
- * The receiving half that `signal-cli` and `rest` share. Both daemons acknowledge to Signal before we have seen anything, so
- * whatever is dropped here is gone for good. Hence two rules:
+ * What the transports over `signal-cli` and over signal-cli-rest-api have in common; a `Daemon` is what they differ in.
  *
- * - A poll is never cut. It outlives the `receive` that began it, and the next `receive`, after a reconnect if need be, takes
- *   what it brings.
+ * Both acknowledge to Signal before we have seen anything, so whatever is dropped here is gone for good:
+ *
+ * - A poll is never cut. It outlives the `receive` that began it, and a later one, after a reconnect if need be, takes what
+ *   it brings. A new poll asks beside it: where the old one has died with its line, the new one brings the messages; where it
+ *   lives, the daemon refuses the new one.
  * - What was handed out is kept until its commit, and handed out again if that failed.
  */
 import type { Clock } from "../clock.ts";
-import { BridgeError } from "../core/errors.ts";
-import type { Envelope, Millis } from "../core/model.ts";
-import type { Batch } from "./transport.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Address, Chat, Millis, Outbound } from "../core/model.ts";
+import type { Log } from "../log.ts";
+import { fromRef, toEnvelope } from "./envelope.ts";
+import type { Place } from "./http.ts";
+import { allFeatures, type Batch, type SendOutcome, type Transport } from "./transport.ts";
 
-export type Polled = { readonly envelopes: readonly Envelope[]; readonly isProof: boolean };
+export type Polled = {
+  /** Message objects as signal-cli writes them. */
+  readonly messages: readonly unknown[];
+  readonly isProof: boolean;
+};
 
-export type PollingOptions = {
-  readonly clock: Clock;
-  /** One poll; it looks at `stop` only where nothing can be lost by it. Rejects with BridgeError. */
-  readonly poll: (timeoutMs: Millis, stop: AbortSignal) => Promise<Polled>;
-  /** How much longer than its time-out `receive` waits for a poll. */
-  readonly graceMs: Millis;
-  /** How much longer than its time-out `settle` waits for a poll. */
+/** Nothing but `connect` is called before it was connected. Rejections are BridgeErrors as `Transport` names them. */
+export type Daemon = {
+  readonly name: "signal-cli" | "rest";
+  readonly isLocal: boolean;
+  /** Resolves to our account; its ACI is null where the daemon does not tell it. */
+  connect(signal: AbortSignal): Promise<Address>;
+  /** One poll; it heeds `stop` only where nothing can be lost by it. */
+  poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
+  send(message: Outbound): Promise<SendOutcome>;
+  /** Best effort, as is `markRead`. */
+  typing(chat: Chat, isTyping: boolean): Promise<void>;
+  markRead(sender: Address, sentAt: Millis): Promise<void>;
+  fetchFile(id: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
+  submitCaptcha(token: string, captcha: string): Promise<void>;
+};
+
+export type PollingLimits = {
+  /** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
+  readonly pollGraceMs: Millis;
+  /** How much longer than its time-out `disconnect` waits for a poll. */
   readonly settleMs: Millis;
 };
 
-export type Polling = {
-  /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays in the air; else what the poll throws */
-  receive(timeoutMs: Millis, signal: AbortSignal): Promise<Batch>;
-  ack(batch: Batch, isCommitted: boolean): void;
-  /** Resolves when no poll is in the air, or the running one is overdue; a waiting `receive` ends with it. */
-  settle(): Promise<void>;
+/** What both adapters are made from. Nothing is asked of the daemon before `connect`. */
+export type PollingOptions = Place & {
+  /** Own number in E.164 as it was registered; null takes the daemon's only account. */
+  readonly account: string | null;
+  readonly log: Log;
 };
 
-type Landing = { readonly polled: Polled } | { readonly error: unknown };
-
-export function createPolling(options: PollingOptions): Polling {
-  const { clock } = options;
-  let flight: { readonly landing: Promise<Landing>; readonly dueAt: Millis } | null = null;
-  let isAwaited = false;
+export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, limits: PollingLimits): Transport {
+  /** Kept across reconnects: the ACI is learnt from traffic, since hardly a call tells it. */
+  let own: Address = { aci: null, number: null };
+  let isConnected = false;
+  /** The token of the captcha that the last send was refused for. */
+  let challenge: string | null = null;
   let handedOut: Batch | null = null;
+  const polls = createPolls(daemon, clock, limits);
+
+  const requireLine = (what: string): void => {
+    if (!isConnected) throw new BridgeError("signal_unreachable", `Cannot ${what} as the transport is not connected`);
+  };
+  /** What is lost here is not worth a fault. */
+  const quietly = async (what: string, work: () => Promise<void>): Promise<void> => {
+    if (isConnected)
+      await work().catch((error: unknown) => log.debug("small send failed", { what, code: toFault(error).code }));
+  };
+  const disconnect = async (): Promise<void> => {
+    isConnected = false;
+    await polls.settle();
+  };
+
+  return {
+    name: daemon.name,
+    isLocal: daemon.isLocal,
+    capabilities: { ownTimestamps: false, ...allFeatures },
+    async connect(signal) {
+      await disconnect();
+      const { aci, number } = await daemon.connect(signal);
+      own = { aci: aci ?? (number === own.number ? own.aci : null), number };
+      isConnected = true;
+      return { ...own, deviceId: null };
+    },
+    async receive(timeoutMs, signal) {
+      requireLine("receive");
+      if (handedOut !== null) return handedOut;
+      const { messages, isProof } = await polls.next(timeoutMs, signal);
+      const envelopes = messages.map((message) => toEnvelope(message, own));
+      // Our other devices sign with it.
+      own = { ...own, aci: envelopes.find(({ isOwn }) => isOwn)?.source?.aci ?? own.aci };
+      if (envelopes.length > 0) handedOut = { envelopes, isProof: false, persist: null };
+      return { envelopes, isProof, persist: null };
+    },
+    async ack(_batch, isCommitted) {
+      if (isCommitted) handedOut = null;
+    },
+    async send(message) {
+      requireLine("send");
+      try {
+        return await daemon.send(message);
+      } catch (error) {
+        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
+        throw error;
+      }
+    },
+    async answerChallenge(captcha) {
+      if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+      requireLine("hand in the captcha");
+      await daemon.submitCaptcha(challenge, captcha);
+      challenge = null;
+    },
+    typing: (chat, isTyping) => quietly("typing", () => daemon.typing(chat, isTyping)),
+    async markRead({ source, sentAt, isOwn }) {
+      if (source !== null && !isOwn) await quietly("receipt", () => daemon.markRead(source, sentAt));
+    },
+    async attachment(ref, bytesMax, signal) {
+      requireLine("fetch a file");
+      return fetchFile(daemon, ref, bytesMax, signal);
+    },
+    disconnect,
+  };
+}
+
+async function fetchFile(daemon: Daemon, ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
+  const { id, sizeBytes } = fromRef(ref);
+  if (sizeBytes !== null && sizeBytes > bytesMax) throw unavailable("it is too large");
+  const bytes = await daemon.fetchFile(id, bytesMax, signal).catch((error: unknown) => {
+    const { code } = toFault(error);
+    throw code === "signal_unreachable" || code === "signal_timeout" ? error : unavailable("it is not there");
+  });
+  if (bytes.length > bytesMax) throw unavailable("it is too large");
+  // A download that failed leaves an empty or a cut file behind, and the daemon hands that out.
+  if (bytes.length === 0 || bytes.length < (sizeBytes ?? 0)) throw unavailable("it is incomplete");
+  return new Uint8Array(bytes);
+}
+
+const unavailable = (why: string) => new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`);
+
+/** Our account among those of a daemon; an account that is wanted may not be in the list. @throws BridgeError */
+export function chooseNumber(daemon: string, wanted: string | null, numbers: readonly string[]): string {
+  const number = wanted ?? numbers[0];
+  if (number === undefined) throw new BridgeError("not_linked", `Cannot connect to ${daemon} as it has no account`);
+  if (wanted !== null || numbers.length === 1) return number;
+  throw new BridgeError("rejected", `Cannot connect to ${daemon} as it has ${numbers.length} accounts`, {
+    hint: "Set SIGNALMAN_ACCOUNT to the number that signalman is to use.",
+  });
+}
+
+type Landing = { readonly flight: Flight } & ({ readonly polled: Polled } | { readonly error: unknown });
+type Flight = {
+  readonly landing: Promise<Landing>;
+  state: "flying" | "landed" | "failed";
+  readonly dueAt: Millis;
+};
+
+/** The polls in the air: the last one, and those that were left there by connections before. */
+function createPolls(daemon: Daemon, clock: Clock, { pollGraceMs, settleMs }: PollingLimits) {
+  const flights = new Set<Flight>();
   let settling = new AbortController();
   let givingUp = new AbortController();
 
-  function takeOff(timeoutMs: Millis, signal: AbortSignal) {
-    const stop = AbortSignal.any([signal, settling.signal]);
-    const landing = options.poll(timeoutMs, stop).then(
-      (polled): Landing => ({ polled }),
+  function takeOff(timeoutMs: Millis, signal: AbortSignal): Flight {
+    const landing = daemon.poll(timeoutMs, AbortSignal.any([signal, settling.signal])).then(
+      (polled): Landing => {
+        flight.state = "landed";
+        return { flight, polled };
+      },
       (error: unknown): Landing => {
-        // A failure that nobody waits for is yesterday's: the next receive asks anew.
-        if (!isAwaited) flight = null;
-        return { error };
+        flight.state = "failed";
+        return { flight, error };
       },
     );
-    return { landing, dueAt: clock.monotonic() + timeoutMs + options.settleMs };
+    const flight: Flight = { landing, state: "flying", dueAt: clock.monotonic() + timeoutMs + settleMs };
+    flights.add(flight);
+    return flight;
   }
 
   return {
-    async receive(timeoutMs, signal) {
-      if (handedOut !== null) return handedOut;
-      isAwaited = true;
-      try {
-        flight ??= takeOff(timeoutMs, signal);
-        const landing = await within(clock, flight.landing, timeoutMs + options.graceMs, givingUp.signal);
-        if (landing === null)
-          throw new BridgeError("signal_timeout", "Cannot receive as the daemon is still busy with the last poll");
-        flight = null;
-        if ("error" in landing) throw landing.error;
-        const { envelopes, isProof } = landing.polled;
-        const batch: Batch = { envelopes, isProof, persist: null };
-        if (envelopes.length > 0) handedOut = { ...batch, isProof: false };
-        return batch;
-      } finally {
-        isAwaited = false;
+    /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays in the air; else what the poll throws */
+    async next(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
+      // A failure that nobody waited for is yesterday's.
+      for (const flight of flights) if (flight.state === "failed") flights.delete(flight);
+      const hasLanded = [...flights].some(({ state }) => state === "landed");
+      const latest = hasLanded ? null : takeOff(timeoutMs, signal);
+      const endsAt = clock.monotonic() + timeoutMs + pollGraceMs;
+      let failure: unknown = new BridgeError("signal_timeout", "Cannot receive as the daemon does not end the poll");
+      while (flights.size > 0) {
+        const first = Promise.race([...flights].map(({ landing }) => landing));
+        const landing = await within(clock, first, endsAt - clock.monotonic(), givingUp.signal);
+        if (landing === null) break;
+        flights.delete(landing.flight);
+        if ("polled" in landing) return landing.polled;
+        if (landing.flight !== latest) continue;
+        failure = landing.error;
+        // It may be an older poll of our own that the daemon is busy with.
+        if (toFault(failure).code !== "already_receiving") break;
       }
+      throw failure;
     },
-    ack(_batch, isCommitted) {
-      if (isCommitted) handedOut = null;
-    },
-    async settle() {
+    /** Resolves when no poll is in the air that is not overdue; a waiting `next` ends with it. */
+    async settle(): Promise<void> {
       settling.abort();
-      const leftMs = flight === null ? 0 : flight.dueAt - clock.monotonic();
-      if (flight !== null && leftMs > 0) await within(clock, flight.landing, leftMs);
+      const now = clock.monotonic();
+      const inTime = [...flights].filter(({ dueAt }) => dueAt > now);
+      const leftMs = Math.max(0, ...inTime.map(({ dueAt }) => dueAt - now));
+      if (leftMs > 0) await within(clock, Promise.all(inTime.map(({ landing }) => landing)), leftMs);
       givingUp.abort();
       settling = new AbortController();
       givingUp = new AbortController();

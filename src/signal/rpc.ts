@@ -5,24 +5,9 @@
  * **Source:** signal-cli, HttpServerHandler.java, JsonRpcReader.java, SignalJsonRpcCommandHandler.java (0.14.6).
  */
 import * as v from "valibot";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import type { Http } from "./http.ts";
-import { lineFault, statusFault, toJson, toText } from "./http.ts";
-import { maskPeople } from "./mask.ts";
-
-export type RpcError = {
-  readonly kind: "error";
-  readonly code: number;
-  readonly message: string;
-  readonly data: unknown;
-};
-
-export type RpcOutcome =
-  | { readonly kind: "result"; readonly result: unknown }
-  | RpcError
-  /** No answer to this request. `isUnsent`: it was surely not carried out. `partial`: what came of an answer. */
-  | { readonly kind: "fault"; readonly fault: BridgeError; readonly isUnsent: boolean; readonly partial: string };
+import { createHttp, maskPeople, parseAnswer, toJson, type Place } from "./http.ts";
 
 export type RpcCall = {
   readonly method: string;
@@ -31,74 +16,99 @@ export type RpcCall = {
   /** Completes "Cannot …" in messages. */
   readonly what: string;
   readonly deadlineMs: Millis;
-  /** Bound of the answer's body; 1 MiB unless told. */
-  readonly bytesMax?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
+  readonly bytesMax?: number;
+  readonly signal?: AbortSignal;
 };
 
-/** One call; never rejects. */
-export type Rpc = (call: RpcCall) => Promise<RpcOutcome>;
+export type RpcError = {
+  readonly kind: "error";
+  readonly code: number;
+  readonly message: string;
+  readonly data: unknown;
+};
+export type RpcOutcome =
+  | { readonly kind: "result"; readonly result: unknown }
+  | RpcError
+  /** No answer to this request. `isUnsent`: it was surely not carried out. `partial`: what came of an answer. */
+  | { readonly kind: "fault"; readonly fault: BridgeError; readonly isUnsent: boolean; readonly partial: string };
+
+export type Rpc = ReturnType<typeof createRpc>;
 
 const responseSchema = v.looseObject({
   jsonrpc: v.literal("2.0"),
   id: v.nullable(v.string()),
-  error: v.optional(v.object({ code: v.number(), message: v.string(), data: v.optional(v.unknown()) })),
+  error: v.nullish(v.object({ code: v.number(), message: v.string(), data: v.optional(v.unknown()) })),
 });
 
-export function createRpc(http: Http): Rpc {
+/** @throws BridgeError `config` when the place is no http(s) URL */
+export function createRpc(place: Place) {
+  const http = createHttp(place);
   let serial = 0;
-  return async ({ method, params, what, deadlineMs, bytesMax = 2 ** 20, signal }) => {
+
+  /** Never rejects. */
+  async function ask({ method, params, ...options }: RpcCall): Promise<RpcOutcome> {
     const id = `signalman-${++serial}`;
-    const exchange = await http.exchange({
+    const json = { jsonrpc: "2.0", method, params, id };
+    const { status, body, fault, isUnsent } = await http.exchange({
+      ...options,
       method: "POST",
       path: "/api/v1/rpc",
-      json: { jsonrpc: "2.0", method, params, id },
-      deadlineMs,
-      bytesMax,
-      signal,
+      json,
     });
-    if (exchange.kind !== "answer") {
-      const partial = exchange.kind === "lost" ? toText(exchange.partial) : "";
-      return {
-        kind: "fault",
-        fault: lineFault(what, http.host, exchange),
-        isUnsent: exchange.kind === "unsent",
-        partial,
-      };
-    }
-    const text = toText(exchange.body);
-    if (exchange.status !== 200) {
-      // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
-      const isUnsent = exchange.status >= 400 && exchange.status < 500;
-      return { kind: "fault", fault: statusFault(what, http.host, exchange), isUnsent, partial: text };
-    }
+    const text = body.toString();
+    // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
+    const isRefused = status !== null && status >= 400 && status < 500;
+    if (fault) return { kind: "fault", fault, isUnsent: isUnsent || isRefused, partial: text };
     const response = v.safeParse(responseSchema, toJson(text));
     // An error without an id is ours too: signal-cli could not read the request far enough to know it.
     if (!response.success || (response.output.id !== id && response.output.id !== null)) {
-      const message = `Cannot ${what} as the answer of ${http.host} is no JSON-RPC answer to it`;
+      const message = `Cannot ${options.what} as the answer of ${http.host} is no JSON-RPC answer to it`;
       return { kind: "fault", fault: new BridgeError("signal_protocol", message), isUnsent: false, partial: text };
     }
-    const { error } = response.output;
-    if (error) return { kind: "error", code: error.code, message: error.message, data: error.data };
-    return { kind: "result", result: response.output["result"] };
-  };
+    const { error, result } = response.output;
+    return error ? { kind: "error", data: null, ...error } : { kind: "result", result };
+  }
+
+  return { isLocal: http.isLocal, ask };
 }
 
 /** The fault behind an error that is not about one message. `what` completes "Cannot …". */
-export function rpcFault(what: string, error: RpcError): BridgeError {
-  const detail = `Cannot ${what} as signal-cli answered ${error.code}: ${maskPeople(error.message)}`;
-  if (error.code === -32602)
-    return new BridgeError(/failed to load/iu.test(error.message) ? "signal_unreachable" : "rejected", detail);
-  if (error.code === -1 && /already being received/iu.test(error.message))
-    return new BridgeError("already_receiving", `Cannot ${what} as another receiver is active for this account`);
-  if (error.code === -3) return new BridgeError("signal_unreachable", detail);
-  if (error.code === -5) return new BridgeError("signal_rate_limited", detail);
-  return new BridgeError("signal_protocol", detail);
+export function rpcFault(what: string, { code, message }: RpcError): BridgeError {
+  const codes: readonly (readonly [number, RegExp, ErrorCode])[] = [
+    [-32602, /failed to load/iu, "signal_unreachable"],
+    [-32602, /./u, "rejected"],
+    [-1, /already being received/iu, "already_receiving"],
+    [-1, /timed out/iu, "signal_timeout"],
+    [-3, /./u, "signal_unreachable"],
+    [-4, /./u, "untrusted_identity"],
+    [-5, /./u, "signal_rate_limited"],
+    // A captcha that Signal does not take.
+    [-6, /./u, "send_rejected"],
+  ];
+  const found = codes.find(([number, words]) => number === code && words.test(message));
+  return new BridgeError(
+    found?.[2] ?? "signal_protocol",
+    `Cannot ${what} as signal-cli answered ${code}: ${maskPeople(message)}`,
+  );
 }
 
 /** The result of a call that has no side effect worth a doubt. @throws BridgeError */
-export function resultOf(outcome: RpcOutcome, what: string): unknown {
+export function resultOf<T>(schema: v.GenericSchema<unknown, T>, outcome: RpcOutcome, what: string): T {
   if (outcome.kind === "fault") throw outcome.fault;
   if (outcome.kind === "error") throw rpcFault(what, outcome);
-  return outcome.result;
+  return parseAnswer(schema, outcome.result, what);
 }
+
+/** Oldest signal-cli that can be trusted: earlier ones may give two messages one timestamp. **Source:** signal-cli#1783. */
+export const signalCliVersionMin = "0.13.16";
+
+/** The version of the daemon at a place, as in "0.14.6". @throws BridgeError of the line */
+export async function fetchSignalCliVersion(place: Place, signal: AbortSignal): Promise<string> {
+  const what = "ask signal-cli for its version";
+  const outcome = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
+  return resultOf(v.object({ version: v.string() }), outcome, what).version;
+}
+
+/** Compares dotted numbers, part by part; what is no version is older than any. */
+export const isVersionAtLeast = (version: string, minimum: string): boolean =>
+  /^\d/u.test(version) && version.localeCompare(minimum, "en", { numeric: true }) >= 0;

@@ -7,27 +7,22 @@
  *
  * signal-cli acknowledges to Signal before we see anything and picks the timestamps itself: a message can be lost with the
  * daemon, and a send whose answer is lost may go out twice. The native transport has neither weakness.
+ *
+ * **Source:** signal-cli 0.14.6, commands of the same names.
  */
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
-import type { Clock } from "../clock.ts";
-import { createChallenge } from "./challenge.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { Address, Millis, Outbound } from "../core/model.ts";
+import type { Chat, Millis, Outbound, Quote, StyleRange } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { fromRef, ownAciIn, toEnvelope } from "./envelope.ts";
-import type { Fetch } from "./http.ts";
-import { createHttp } from "./http.ts";
-import type { Polled } from "./polling.ts";
-import { createPolling } from "./polling.ts";
-import type { Rpc, RpcOutcome } from "./rpc.ts";
-import { createRpc, resultOf } from "./rpc.ts";
+import { maskPeople } from "./http.ts";
+import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
+import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
-import { chooseAccount, wakeAccount } from "./signal-cli-account.ts";
-import { toCall, toRecipient, toSendOutcome, toTarget } from "./signal-cli-send.ts";
-import type { Transport, SendOutcome } from "./transport.ts";
+import { toDataUri, toName, toOutcome, toReport } from "./sending.ts";
+import type { SendOutcome, Transport } from "./transport.ts";
 
-const signalCliLimits = {
+const limits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
   callMs: 60_000,
   /** Deadline of a send; uploads are part of it. */
@@ -35,7 +30,8 @@ const signalCliLimits = {
   typingMs: 10_000,
   /** Shortest poll: less is over before the daemon has asked Signal, and 0 never asks. */
   pollMsMin: 1000,
-  /** Offline, signal-cli goes on reconnecting far beyond the time-out it was given. */
+  /** Shortest silence that ends a batch of a backlog. */
+  silenceMsMin: 100,
   pollGraceMs: 60_000,
   /** A poll older than this is given up: its daemon hangs. */
   pollAbandonMs: 15 * 60_000,
@@ -47,126 +43,107 @@ const signalCliLimits = {
   stringLengthMax: 20_000_000,
 } as const;
 
-export type SignalCliOptions = {
-  readonly baseUrl: string;
-  /** Own number in E.164; null takes the daemon's only account. */
-  readonly account: string | null;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly fetch?: Fetch | undefined;
-  readonly limits?: Partial<Record<keyof typeof signalCliLimits, number>> | undefined;
-};
+type Params = Readonly<Record<string, unknown>>;
+type Ask = (method: string, params: Params, what: string, bounds: Partial<RpcCall>) => Promise<RpcOutcome>;
 
-type Session = { readonly params: { readonly account?: string }; own: Address };
-type Line = {
-  readonly rpc: Rpc;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly limits: Record<keyof typeof signalCliLimits, number>;
-  readonly session: (what: string) => Session;
-};
-
-/**
- * A daemon behind `baseUrl`. Nothing is asked before `connect`.
- * @throws BridgeError `config` when `baseUrl` is no http(s) URL
- */
-export function createSignalCli(options: SignalCliOptions): Transport {
-  const http = createHttp(options);
-  const limits = { ...signalCliLimits, ...options.limits };
-  /** `own` is kept across reconnects: the ACI is learnt from traffic, since hardly a call tells it. */
-  let own: Address = { aci: null, number: options.account };
-  let session: Session | null = null;
-  const challenge = createChallenge();
-  const line: Line = {
-    rpc: createRpc(http),
-    clock: options.clock,
-    log: options.log,
-    limits,
-    session(what) {
-      if (session) return session;
-      throw new BridgeError("signal_unreachable", `Cannot ${what} as the transport is not connected`);
-    },
-  };
-  const poll = createPoll(line);
-  const polling = createPolling({
-    clock: options.clock,
-    poll,
-    graceMs: limits.pollGraceMs,
-    settleMs: limits.settleMs,
-  });
-  const disconnect = async (): Promise<void> => {
-    if (session) own = session.own;
-    session = null;
-    await polling.settle();
-  };
-  return {
+/** @throws BridgeError `config` when the place is no http(s) URL */
+export function createSignalCli(options: PollingOptions): Transport {
+  const rpc = createRpc(options);
+  /** Set where the daemon serves several accounts: in single mode `receive` refuses the key. */
+  let account: { readonly account?: string } = {};
+  const ask: Ask = (method, params, what, bounds) =>
+    rpc.ask({ method, params: { ...account, ...params }, what, deadlineMs: limits.callMs, ...bounds });
+  const small = async (method: string, params: Params): Promise<void> =>
+    void resultOf(v.unknown(), await ask(method, params, method, { deadlineMs: limits.typingMs }), method);
+  const daemon: Daemon = {
     name: "signal-cli",
-    isLocal: http.isLocal,
-    capabilities: {
-      ownTimestamps: false,
-      typing: true,
-      reactions: true,
-      edits: true,
-      readReceipts: true,
-      attachments: true,
-    },
+    isLocal: rpc.isLocal,
     async connect(signal) {
-      await disconnect();
-      const chosen = await chooseAccount(line.rpc, options.account, limits.callMs, signal);
-      const aci = await wakeAccount(line.rpc, chosen, limits.callMs, signal);
-      own = { aci: aci ?? own.aci, number: chosen.number };
-      session = { params: chosen.params, own };
-      return { ...own, deviceId: null };
+      account = {};
+      const { isMulti, number } = await chooseAccount(ask, options.account, signal);
+      account = isMulti && number !== null ? { account: number } : {};
+      return { number, aci: await wakeAccount(ask, number, signal) };
     },
-    async receive(timeoutMs, signal) {
-      line.session("receive");
-      return polling.receive(timeoutMs, signal);
+    poll: createPoll(options, ask),
+    async send(message) {
+      const { method, params } = toCall(message);
+      return toSendOutcome(await ask(method, params, "send", { deadlineMs: limits.sendMs }));
     },
-    ack: async (batch, isCommitted) => polling.ack(batch, isCommitted),
-    send: (message) => challenge.watch(() => sendOver(line, message)),
-    answerChallenge: (captcha) => challenge.answer((token) => submitCaptcha(line, token, captcha)),
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
-      if (chat.kind === "self" || !session) return;
-      await attempt(line, "sendTyping", () => ({ ...toTarget(chat), stop: !isTyping }));
+      if (chat.kind !== "self") await small("sendTyping", { ...toTarget(chat), stop: !isTyping });
     },
-    async markRead({ source, sentAt, isOwn }) {
-      if (source === null || isOwn || !session) return;
-      const recipient = toRecipient(source);
-      await attempt(line, "sendReceipt", () => ({ recipient, targetTimestamp: [sentAt], type: "read" }));
+    markRead: (sender, sentAt) =>
+      small("sendReceipt", { recipient: toName(sender), targetTimestamp: [sentAt], type: "read" }),
+    async fetchFile(id, bytesMax, signal) {
+      const bounds = { deadlineMs: limits.sendMs, bytesMax: Math.ceil((bytesMax * 4) / 3) + 4096, signal };
+      const outcome = await ask("getAttachment", { id }, "fetch a file", bounds);
+      return Buffer.from(resultOf(v.object({ data: v.string() }), outcome, "fetch a file").data, "base64");
     },
-    attachment: (ref, bytesMax, signal) => fetchFile(line, ref, bytesMax, signal),
-    disconnect,
+    /** signal-cli strips the `signalcaptcha://`. */
+    async submitCaptcha(challenge, captcha) {
+      const what = "hand in the captcha";
+      resultOf(v.unknown(), await ask("submitRateLimitChallenge", { challenge, captcha }, what, {}), what);
+    },
   };
+  return createPolledTransport(daemon, options.clock, options.log, limits);
 }
+
+/** The daemon's mode and our account in it. @throws BridgeError `not_linked` `rejected`, and those of the line */
+async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSignal) {
+  const what = "connect to signal-cli";
+  const outcome = await ask("listAccounts", {}, what, { signal });
+  // Single mode does not know the method.
+  if (outcome.kind === "error" && outcome.code === -32601) return { isMulti: false, number: wanted };
+  const listed = resultOf(v.array(v.object({ number: v.string() })), outcome, what);
+  const numbers = listed.map(({ number }) => number);
+  // One that is not listed may still be on its disk: it is loaded when it is asked for.
+  return { isMulti: true, number: chooseNumber("signal-cli", wanted, numbers) };
+}
+
+/**
+ * Makes the daemon load the account, which a list of accounts does not, and asks for its own contact on the way: a local
+ * call, the only one that may tell our ACI; null when it does not.
+ * @throws BridgeError `rejected` when the daemon does not know the account, and those of the line
+ */
+async function wakeAccount(ask: Ask, number: string | null, signal: AbortSignal): Promise<string | null> {
+  const what = "use the account";
+  const params = { allRecipients: true, ...(number !== null && { recipient: [number] }) };
+  const outcome = await ask("listContacts", params, what, { bytesMax: 16 * 2 ** 20, signal });
+  // Whatever else is wrong with the list is no reason not to begin.
+  if (outcome.kind === "error" && outcome.code !== -32602) return null;
+  const contacts = resultOf(v.fallback(v.array(contactSchema), []), outcome, what);
+  const own = number === null ? undefined : contacts.find((contact) => contact.number === number);
+  return own?.uuid?.toLowerCase() ?? null;
+}
+
+const contactSchema = v.object({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) });
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
  * opens and closes a connection to Signal, so that hundreds of waiting messages would take minutes: after three polls that
- * brought something at once the batch grows, with a short silence as its end, until a batch is not full. Somebody who writes
- * while a poll waits is no backlog, and must not wait for that silence.
+ * brought something at once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what
+ * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. Somebody who writes
+ * while a poll waits is no backlog.
  */
-function createPoll({ rpc, clock, log, limits, session }: Line) {
+function createPoll({ clock, log }: PollingOptions, ask: Ask) {
   let fullPolls = 0;
-  return async (timeoutMs: Millis): Promise<Polled> => {
-    const current = session("receive");
+  let silenceMs: Millis = limits.pollMsMin;
+  return async (timeoutMs: Millis, stop: AbortSignal): Promise<Polled> => {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
-    const waitMs = maxMessages > 1 ? limits.pollMsMin : Math.max(limits.pollMsMin, timeoutMs);
+    const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const outcome = await rpc({
-      method: "receive",
-      params: { ...current.params, timeout: waitMs / 1000, maxMessages },
-      what: "receive",
-      deadlineMs: waitMs + limits.pollAbandonMs,
-      bytesMax: limits.pollBytesMax,
-    });
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
+    const outcome = await ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
     const messages = toMessages(outcome, log);
-    const isBacklog = messages.length >= maxMessages && clock.monotonic() - startedAt < limits.pollMsMin;
-    fullPolls = isBacklog ? fullPolls + 1 : 0;
-    const envelopes = messages.map((message) => toEnvelope(message, current.own));
-    const aci = envelopes.map(ownAciIn).find((found) => found !== null);
-    if (aci !== undefined) current.own = { ...current.own, aci };
-    return { envelopes, isProof: outcome.kind === "result" };
+    const tookMs = Math.ceil(clock.monotonic() - startedAt);
+    fullPolls = messages.length >= maxMessages && tookMs < limits.pollMsMin ? fullPolls + 1 : 0;
+    silenceMs = Math.min(limits.pollMsMin, Math.max(limits.silenceMsMin, 4 * tookMs));
+    // Nothing, and at once: whatever the reason, it is no reason to ask again at once.
+    if (messages.length === 0 && tookMs < limits.silenceMsMin) await clock.sleep(limits.silenceMsMin, stop);
+    // A short poll may be over before the daemon has asked Signal.
+    const isProof = outcome.kind === "result" && (messages.length > 0 || waitMs >= limits.pollMsMin);
+    return { messages, isProof };
   };
 }
 
@@ -178,57 +155,63 @@ function toMessages(outcome: RpcOutcome, log: Log): readonly unknown[] {
       log.warn("an answer of signal-cli came damaged", { salvaged: found.length, lost: lostCount });
     if (found.length > 0) return found;
   }
-  const result = resultOf(outcome, "receive");
-  if (!Array.isArray(result))
-    throw new BridgeError("signal_protocol", "Cannot receive as signal-cli answered without a list");
-  return result;
+  return resultOf(v.array(v.unknown()), outcome, "receive");
 }
 
-/** Best effort: what is lost here is not worth a fault. */
-async function attempt(line: Line, method: string, toParams: () => Readonly<Record<string, unknown>>): Promise<void> {
-  try {
-    const params = { ...line.session(method).params, ...toParams() };
-    resultOf(await line.rpc({ method, params, what: method, deadlineMs: line.limits.typingMs }), method);
-  } catch (error) {
-    line.log.debug("small send failed", { method, code: error instanceof BridgeError ? error.code : "internal" });
+/** The parameters that name a chat. @throws BridgeError `send_rejected` */
+function toTarget(chat: Chat): Readonly<Record<string, unknown>> {
+  if (chat.kind === "self") return { noteToSelf: true };
+  return chat.kind === "group" ? { groupId: chat.id } : { recipient: [toName(chat.peer)] };
+}
+
+/** The method and its parameters. @throws BridgeError `send_rejected` when it cannot be said to signal-cli */
+function toCall({ chat, body }: Outbound) {
+  const target = toTarget(chat);
+  if (body.kind === "reaction") {
+    const { emoji, targetSentAt: targetTimestamp, isRemove: remove } = body;
+    const params = { ...target, emoji, targetAuthor: toName(body.targetAuthor), targetTimestamp, remove };
+    return { method: "sendReaction", params };
   }
+  // Half a surrogate pair does not survive Java's UTF-8.
+  const message = body.text.toWellFormed();
+  const said = { ...target, message, ...toTextStyles(message, body.styles) };
+  if (body.kind === "edit") return { method: "send", params: { ...said, editTimestamp: body.targetSentAt } };
+  const attachment = body.files.map((file) => toDataUri(file, encodeURIComponent(file.fileName.toWellFormed())));
+  if (attachment.some((uri) => uri.length > limits.stringLengthMax))
+    throw new BridgeError("send_rejected", "Cannot send as a file is larger than signal-cli takes");
+  return { method: "send", params: { ...said, ...toQuote(body.quote), ...(attachment.length > 0 && { attachment }) } };
 }
 
-const unavailable = (why: string) => new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`);
-
-async function fetchFile(line: Line, ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
-  const { params } = line.session("fetch a file");
-  const { id, sizeBytes } = fromRef(ref);
-  if (sizeBytes !== null && sizeBytes > bytesMax) throw unavailable("it is too large");
-  const outcome = await line.rpc({
-    method: "getAttachment",
-    params: { ...params, id },
-    what: "fetch a file",
-    deadlineMs: line.limits.sendMs,
-    bytesMax: Math.ceil((bytesMax * 4) / 3) + 4096,
-    signal,
-  });
-  const result = v.safeParse(v.object({ data: v.string() }), outcome.kind === "result" ? outcome.result : null);
-  if (!result.success) throw unavailable(outcome.kind === "fault" ? "the daemon did not answer" : "it is not there");
-  const bytes = new Uint8Array(Buffer.from(result.output.data, "base64"));
-  // A download that failed leaves an empty or a cut file behind, and signal-cli hands that out.
-  if (bytes.length === 0 || (sizeBytes !== null && bytes.length < sizeBytes)) throw unavailable("it is incomplete");
-  if (bytes.length > bytesMax) throw unavailable("it is too large");
-  return bytes;
+/** Offsets are UTF-16 code units on both sides. Ranges outside of the text would be sent as they are. */
+function toTextStyles(text: string, styles: readonly StyleRange[]) {
+  const inside = styles.filter(({ start, length }) => start >= 0 && length > 0 && start + length <= text.length);
+  return inside.length > 0 && { textStyle: inside.map(({ start, length, style }) => `${start}:${length}:${style}`) };
 }
 
-async function sendOver(line: Line, message: Outbound): Promise<SendOutcome> {
-  const { params } = line.session("send");
-  const { method, body } = toCall(message, line.limits.stringLengthMax);
-  return toSendOutcome(
-    await line.rpc({ method, params: { ...params, ...body }, what: "send", deadlineMs: line.limits.sendMs }),
-  );
+/** signal-cli reads smaller integers than a timestamp of today as 32-bit ones, and then fails on them. */
+function toQuote(quote: Quote | null) {
+  const author = quote && (quote.author.aci ?? quote.author.number);
+  if (!quote || author === null || !Number.isSafeInteger(quote.sentAt) || quote.sentAt < 2 ** 31) return {};
+  return { quoteTimestamp: quote.sentAt, quoteAuthor: author, quoteMessage: (quote.text ?? "").toWellFormed() };
 }
 
-/** **Source:** signal/SIGNAL-CLI.md section 3.8; signal-cli strips the `signalcaptcha://`. */
-async function submitCaptcha(line: Line, challenge: string, captcha: string): Promise<void> {
-  const what = "hand in the captcha";
-  const params = { ...line.session(what).params, challenge, captcha };
-  const call = { method: "submitRateLimitChallenge", params, what, deadlineMs: line.limits.callMs };
-  resultOf(await line.rpc(call), what);
+/** What became of the call: only a request that never left, or was refused unread, is surely not sent. @throws BridgeError */
+function toSendOutcome(outcome: RpcOutcome): SendOutcome {
+  if (outcome.kind === "fault") {
+    const { code, message, retryAfterMs } = outcome.fault;
+    if (code === "signal_rate_limited") throw outcome.fault;
+    const details = { retryAfterMs: retryAfterMs ?? undefined, cause: outcome.fault };
+    throw new BridgeError(outcome.isUnsent ? "signal_unreachable" : "send_uncertain", message, details);
+  }
+  const report = toReport(outcome.kind === "error" ? outcome.data : outcome.result);
+  if (report) return toOutcome(report);
+  if (outcome.kind === "result")
+    throw new BridgeError("send_uncertain", "Cannot send as signal-cli does not tell the message's timestamp");
+  const { code, message } = outcome;
+  if (code === -4 || code === -5 || code === -32602) throw rpcFault("send", outcome);
+  // An unexpected failure of the network is told apart by the name of its Java class only.
+  const isNetwork =
+    code === -3 || (code === -32603 && /\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u.test(message));
+  const detail = `Cannot send as signal-cli answered ${code}: ${maskPeople(message)}`;
+  throw new BridgeError(isNetwork ? "send_uncertain" : "send_rejected", detail);
 }

@@ -39,8 +39,10 @@ export type Capabilities = {
   readonly reactions: boolean;
   readonly edits: boolean;
   readonly readReceipts: boolean;
-  readonly attachments: boolean;
 };
+
+/** Of a transport that can show all that a chat has. */
+export const allFeatures = { typing: true, reactions: true, edits: true, readReceipts: true } as const;
 
 export type LinkProgress =
   | { readonly event: "url"; readonly url: string }
@@ -91,7 +93,7 @@ export interface Transport {
 
   /**
    * The plaintext of a file by its `ref`, at most `bytesMax`.
-   * @throws BridgeError `attachment_unavailable`
+   * @throws BridgeError `attachment_unavailable`, and those of the line
    */
   attachment(ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
 

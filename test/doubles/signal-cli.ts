@@ -34,6 +34,8 @@ export type Fault =
   | "truncated"
   | { readonly status: number; readonly headers?: Readonly<Record<string, string>> }
   | { readonly error: RpcFailure }
+  /** Not carried out. */
+  | { readonly result: unknown }
   /** For `send`: signal-cli's own rule decides whether that is a success. */
   | { readonly results: readonly SendResult[] };
 
@@ -256,6 +258,7 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
       return answer(id, {}, fault);
     try {
       if (typeof fault === "object" && fault && "error" in fault) throw new RpcRefusal(fault.error);
+      if (typeof fault === "object" && fault && "result" in fault) return answer(id, { result: fault.result }, fault);
       const isJudged = typeof fault === "object" && fault && "results" in fault;
       const result = isJudged ? judge(fault.results) : await run(method, given);
       const isLost = isGone() || fault === "lost" || fault === "garbage";

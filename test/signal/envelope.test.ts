@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { readdirSync, readFileSync } from "node:fs";
 import type { Content, Envelope } from "../../src/core/model.ts";
-import { fromRef, ownAciIn, toEnvelope } from "../../src/signal/envelope.ts";
+import { fromRef, toEnvelope } from "../../src/signal/envelope.ts";
 import { alice, carol, createWriter, groupId, me } from "../doubles/wire.ts";
 
 const folder = new URL("../fixtures/signal/", import.meta.url);
@@ -163,12 +163,6 @@ describe("who wrote to whom", () => {
     const sentMessage = { timestamp: 1_786_953_600_000, message: "lost" };
     const wire = { envelope: { sourceUuid: me.aci, timestamp: 1, syncMessage: { sentMessage } } };
     expect(toEnvelope(wire, own)).toMatchObject({ chat: null, content: { kind: "unknown" } });
-  });
-
-  test("our own ACI is learnt from our other devices only", () => {
-    const nobody = { aci: null, number: me.number };
-    expect(ownAciIn(toEnvelope(writer.own("note").wire, nobody))).toBe(me.aci);
-    expect(ownAciIn(toEnvelope(writer.person(alice, "hi").wire, nobody))).toBeNull();
   });
 });
 

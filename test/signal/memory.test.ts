@@ -36,15 +36,16 @@ describe("the in-process Signal", () => {
     expect(screen().map(({ text: said }) => said)).toEqual(["hi", "hi"]);
   });
 
-  test("an edit changes what is on the screen, a reaction stands on it", async () => {
-    const { transport, screen } = await setup();
+  test("an edit changes what is on the screen, a reaction stands beside it", async () => {
+    const { transport, screen, reactions } = await setup();
     await transport.send(text("first", 5));
     const chat = { kind: "self" } as const;
     await transport.send({ chat, timestamp: 6, body: { kind: "edit", targetSentAt: 5, text: "second", styles: [] } });
     const author = { aci: null, number: null };
     const reaction = { kind: "reaction", emoji: "👍", targetAuthor: author, targetSentAt: 5, isRemove: false } as const;
     await transport.send({ chat, timestamp: 7, body: reaction });
-    expect(screen()).toMatchObject([{ text: "second", editCount: 1, reaction: "👍" }]);
+    expect(screen()).toMatchObject([{ text: "second", editCount: 1 }]);
+    expect(reactions()).toEqual([{ chat, targetSentAt: 5, emoji: "👍" }]);
   });
 
   test("an acknowledgement that is lost brings the batch again", async () => {

@@ -2,7 +2,8 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Chat, Outbound, OutboundBody } from "../../src/core/model.ts";
-import { fetchSignalCliVersion, isVersionAtLeast, linkSignalCli } from "../../src/signal/signal-cli-link.ts";
+import { linkSignalCli } from "../../src/signal/link.ts";
+import { fetchSignalCliVersion, isVersionAtLeast } from "../../src/signal/rpc.ts";
 import { createSignalCli } from "../../src/signal/signal-cli.ts";
 import type { LinkProgress } from "../../src/signal/transport.ts";
 import { codeOf } from "../contract/transport.ts";
@@ -18,6 +19,20 @@ const direct: Chat = { kind: "direct", peer: { aci: alice.aci, number: alice.num
 const group: Chat = { kind: "group", id: groupId };
 const body = (text: string): OutboundBody => ({ kind: "text", text, styles: [], quote: null, files: [] });
 const hello = (chat: Chat = direct): Outbound => ({ chat, timestamp: 1_786_953_700_000, body: body("hello") });
+
+type Exchange = {
+  readonly request: { readonly body: { readonly params: Readonly<Record<string, unknown>> } };
+  readonly response: {
+    readonly body: {
+      readonly result?: unknown;
+      readonly error?: { readonly code: number; readonly message: string; readonly data: unknown };
+    };
+  };
+};
+const load = (name: string): Exchange[] =>
+  [
+    JSON.parse(readFileSync(new URL(`../fixtures/signal/${name}`, import.meta.url), "utf8")) as Exchange | Exchange[],
+  ].flat();
 
 const endings: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -84,6 +99,9 @@ describe("choosing the account", () => {
     expect(await telling.transport.connect(never)).toMatchObject({ aci: me.aci });
     const { double, transport, receive } = await setup();
     expect(await transport.connect(never)).toMatchObject({ aci: null });
+    double.personWrites(alice, "not mine");
+    await receive();
+    expect(await transport.connect(never)).toMatchObject({ aci: null });
     double.phoneWrites("note");
     await receive();
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
@@ -119,7 +137,55 @@ describe("receiving", () => {
     await receive();
     const polls = double.calls().filter(({ method }) => method === "receive");
     expect(polls.at(-1)?.params).toMatchObject({ maxMessages: 1, timeout: 20 });
-    expect(polls.at(-2)?.params).toMatchObject({ maxMessages: 8, timeout: 1 });
+    expect(polls.at(-2)?.params).toMatchObject({ maxMessages: 8, timeout: 0.1 });
+  });
+
+  test("the silence that ends a batch is four times what the poll before took", async () => {
+    const { clock, double, transport, receive } = await setup();
+    await transport.connect(never);
+    const slowly = async (count: number, ms: number): Promise<void> => {
+      const receiving = receive();
+      await double.parked();
+      await clock.advance(ms);
+      for (let index = 0; index < count; index++) double.phoneWrites("x");
+      await receiving;
+    };
+    for (const [count, ms] of [
+      [1, 50],
+      [1, 50],
+      [1, 50],
+      [2, 90],
+    ] as const)
+      await slowly(count, ms);
+    double.phoneWrites("x");
+    const last = receive();
+    await clock.step(360);
+    expect((await last).envelopes).toHaveLength(1);
+    const timeouts = double.calls().flatMap(({ method, params }) => (method === "receive" ? [params["timeout"]] : []));
+    expect(timeouts).toEqual([20, 20, 20, 0.2, 0.36]);
+  });
+
+  test("an empty answer that comes at once is not asked for again at once", async () => {
+    const { clock, double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("receive", { result: [] });
+    const receiving = transport.receive(5000, never);
+    await clock.step(100);
+    expect((await receiving).envelopes).toEqual([]);
+    expect(clock.monotonic()).toBe(100);
+  });
+
+  test("a poll whose answer never comes does not keep the next connection from receiving", async () => {
+    const { clock, double, transport, receive } = await setup();
+    await transport.connect(never);
+    double.fail("receive", "hang");
+    const receiving = codeOf(transport.receive(20_000, never));
+    while ((await double.nextCall()).method !== "receive");
+    await clock.advance(81_000);
+    expect(await receiving).toBe("signal_timeout");
+    await transport.connect(never);
+    double.phoneWrites("a new day");
+    expect((await receive()).envelopes).toMatchObject([{ content: { text: "a new day" } }]);
   });
 
   test("aborting does not cut a poll: what it brings is handed out", async () => {
@@ -148,7 +214,6 @@ describe("receiving", () => {
     const { envelopes } = await receive();
     expect(envelopes).toMatchObject([{ content: { text: "written meanwhile" } }]);
     expect(double.dropped()).toEqual([]);
-    expect(double.calls().filter(({ method }) => method === "receive")).toHaveLength(1);
   });
 
   test("a poll that broke while nobody waited for it does not spoil the next connection", async () => {
@@ -284,6 +349,18 @@ describe("sending", () => {
     });
   });
 
+  test("a captcha that Signal does not take can be tried again", async () => {
+    const { double, transport } = await setup();
+    await transport.connect(never);
+    double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e" }] });
+    expect(await codeOf(transport.send(hello()))).toBe("captcha");
+    const { error } = load("rpc-submit-rate-limit-challenge.json")[1]?.response.body ?? {};
+    if (!error) throw new Error("expected an error");
+    double.fail("submitRateLimitChallenge", { error });
+    expect(await codeOf(transport.answerChallenge?.("stale") ?? Promise.resolve())).toBe("send_rejected");
+    await transport.answerChallenge?.("signalcaptcha://solved");
+  });
+
   test("a group counts as sent when one member got it; the others are told", async () => {
     const { double, transport } = await setup();
     await transport.connect(never);
@@ -387,19 +464,6 @@ describe("sending", () => {
 });
 
 describe("the requests of the fixtures", () => {
-  type Exchange = {
-    readonly request: { readonly body: { readonly params: Readonly<Record<string, unknown>> } };
-    readonly response: {
-      readonly body: {
-        readonly result?: unknown;
-        readonly error?: { readonly code: number; readonly message: string; readonly data: unknown };
-      };
-    };
-  };
-  const load = (name: string): Exchange[] =>
-    [
-      JSON.parse(readFileSync(new URL(`../fixtures/signal/${name}`, import.meta.url), "utf8")) as Exchange | Exchange[],
-    ].flat();
   const number = { kind: "direct", peer: { aci: null, number: "+15550100002" } } as const;
   const bold = { start: 11, length: 5, style: "BOLD" } as const;
 
@@ -444,6 +508,13 @@ describe("files", () => {
     expect(await transport.attachment(":cut.png", 99, never)).toHaveLength(10);
     expect(await codeOf(transport.attachment(":cut.png", 9, never))).toBe("attachment_unavailable");
   });
+});
+
+test("a file that cannot be fetched because the line is down is not given up", async () => {
+  const { double, transport } = await setup();
+  await transport.connect(never);
+  await double.stop();
+  expect(await codeOf(transport.attachment(":a.png", 99, never))).toBe("signal_unreachable");
 });
 
 describe("linking", () => {

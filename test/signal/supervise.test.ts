@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { fetchSignalCliVersion } from "../../src/signal/signal-cli-link.ts";
+import { fetchSignalCliVersion } from "../../src/signal/rpc.ts";
 import { createSignalCli } from "../../src/signal/signal-cli.ts";
 import { superviseSignalCli } from "../../src/signal/supervise.ts";
 import { codeOf } from "../contract/transport.ts";
@@ -43,11 +43,19 @@ function script(lines: string): string {
   return path;
 }
 
-async function supervise(path: string, config: string | null = null) {
+/** The last lines of such a script: an HTTP server where it is told to listen, which says `said` once it was asked. */
+const serving = (said = ""): string =>
+  `for arg; do case "$arg" in --http=*) export PORT="\${arg##*:}";; esac; done
+exec "${process.execPath}" -e 'require("node:http").createServer((_, out) => {
+  out.end();
+  setTimeout(() => process.stderr.write(process.argv[1] ?? ""), 100);
+}).listen(process.env.PORT, "127.0.0.1")' '${said}'`;
+
+async function supervise(path: string) {
   const log = createHeardLog();
   const url = `http://127.0.0.1:${await freePort()}`;
-  const limits = { backoffBaseMs: 20, backoffCapMs: 40, checkMs: 50, stopMs: 3000 };
-  const supervisor = superviseSignalCli({ path, url, config, clock: systemClock, log, random: () => 0, limits });
+  const limits = { backoff: { baseMs: 20, capMs: 40, floorMs: 5 }, checkMs: 20, stopMs: 3000 };
+  const supervisor = superviseSignalCli({ path, url, clock: systemClock, log, random: () => 0, limits });
   endings.push(() => supervisor.stop());
   return { supervisor, log, url };
 }
@@ -104,10 +112,7 @@ describe("starting", () => {
   });
 
   test("the network's failures are tried again", async () => {
-    const path = script(
-      `echo x >> "$0.tries"; [ $(wc -l < "$0.tries") -lt 5 ] && exit 3\n` +
-        `echo "INFO  HttpServerHandler - Started HTTP server on /127.0.0.1:1" >&2; exec sleep 60`,
-    );
+    const path = script(`echo x >> "$0.tries"; [ $(wc -l < "$0.tries") -lt 5 ] && exit 3\n${serving()}`);
     const { supervisor } = await supervise(path);
     await supervisor.start(never);
     expect(readFileSync(`${path}.tries`, "utf8")).toBe("x\nx\nx\nx\nx\n");
@@ -117,13 +122,11 @@ describe("starting", () => {
   test("it is told to receive nothing by itself and to print no message, and gets none of our secrets", async () => {
     process.env["ANTHROPIC_TEST_SECRET"] = "secret";
     endings.push(() => void delete process.env["ANTHROPIC_TEST_SECRET"]);
-    const path = script(
-      `echo "$@" > "$0.args"; env > "$0.env"\necho "INFO  HttpServerHandler - Started HTTP server" >&2; exec sleep 60`,
-    );
-    const { supervisor, url } = await supervise(path, "accounts");
+    const path = script(`echo "$@" > "$0.args"; env > "$0.env"\n${serving()}`);
+    const { supervisor, url } = await supervise(path);
     await supervisor.start(never);
     expect(readFileSync(`${path}.args`, "utf8").trim()).toBe(
-      `-c accounts daemon --http=${new URL(url).host} --receive-mode manual --no-receive-stdout`,
+      `daemon --http=${new URL(url).host} --receive-mode manual --no-receive-stdout`,
     );
     expect(readFileSync(`${path}.env`, "utf8")).not.toContain("ANTHROPIC");
   });
@@ -138,11 +141,9 @@ describe("starting", () => {
 });
 
 describe("running", () => {
-  const running = `echo "INFO  HttpServerHandler - Started HTTP server" >&2`;
-
   test("only lines of its log are told, and without whole numbers", async () => {
     const path = script(
-      `${running}\nprintf 'INFO  Foo - from +15550100002\\nEnvelope from: Alice\\n  Body: secret words\\nINFO  Foo - end\\n' >&2\nexec sleep 60`,
+      serving("INFO  Foo - from +15550100002\nEnvelope from: Alice\n  Body: secret words\nINFO  Foo - end\n"),
     );
     const { supervisor, log } = await supervise(path);
     await supervisor.start(never);
@@ -154,7 +155,7 @@ describe("running", () => {
   });
 
   test("a child that does not heed SIGTERM is killed", async () => {
-    const path = script(`trap '' TERM\n${running}\nwhile :; do sleep 0.05; done`);
+    const path = script(`trap '' TERM\n${serving()}`);
     const log = createHeardLog();
     const url = `http://127.0.0.1:${await freePort()}`;
     const supervisor = superviseSignalCli({
@@ -163,7 +164,7 @@ describe("running", () => {
       clock: systemClock,
       log,
       random: () => 0,
-      limits: { stopMs: 100 },
+      limits: { stopMs: 100, checkMs: 20 },
     });
     await supervisor.start(never);
     const pid = supervisor.pid() ?? 0;
@@ -205,18 +206,21 @@ const isRealThere = java !== null && existsSync(realPath);
 if (!isRealThere) console.warn("SKIPPED: the tests against the real signal-cli need a JDK of version 21 or later");
 
 describe.skipIf(!isRealThere)("the real signal-cli", () => {
+  /** Its accounts are in a folder of their own. */
   const useJava = (home: string) => {
-    const before = process.env["JAVA_HOME"];
-    process.env["JAVA_HOME"] = home;
-    endings.push(() => {
-      if (before === undefined) delete process.env["JAVA_HOME"];
-      else process.env["JAVA_HOME"] = before;
-    });
+    for (const [name, value] of Object.entries({ JAVA_HOME: home, XDG_DATA_HOME: folder() })) {
+      const before = process.env[name];
+      process.env[name] = value;
+      endings.push(() => {
+        if (before === undefined) delete process.env[name];
+        else process.env[name] = before;
+      });
+    }
   };
 
   test("starts, answers, refuses what our double refuses, comes back after SIGKILL, and stops", async () => {
     useJava(java ?? "");
-    const { supervisor, log, url } = await supervise(realPath, folder());
+    const { supervisor, log, url } = await supervise(realPath);
     await supervisor.start(never);
     const first = supervisor.pid();
     const clock = systemClock;
@@ -239,7 +243,8 @@ describe.skipIf(!isRealThere)("the real signal-cli", () => {
     const second = supervisor.pid() ?? 0;
     await supervisor.stop();
     expect(isAlive(second)).toBe(false);
-    expect(log.lines().filter((line) => line.startsWith("warn signal-cli ended"))).toHaveLength(1);
+    const ends = log.lines().filter((line) => line.startsWith("warn signal-cli ended"));
+    expect(ends).toEqual([expect.stringContaining('"exitCode":"SIGKILL","reason":null')]);
   }, 60_000);
 
   const oldJava = (existsSync("/usr/lib/jvm") ? readdirSync("/usr/lib/jvm") : []).find((name) =>
@@ -247,7 +252,7 @@ describe.skipIf(!isRealThere)("the real signal-cli", () => {
   );
   test.skipIf(oldJava === undefined)("says that Java is too old", async () => {
     useJava(join("/usr/lib/jvm", oldJava ?? ""));
-    const { supervisor } = await supervise(realPath, folder());
+    const { supervisor } = await supervise(realPath);
     expect((await faultOf(supervisor.start(never))).message).toBe(
       "Cannot start signal-cli as Java is missing or too old",
     );

@@ -3,7 +3,7 @@ import type { Fault, Point } from "../../src/claude/scripted.ts";
 import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
 import type { WorldSession } from "../../src/claude/world.ts";
-import type { MemoryFaults } from "../../src/signal/memory-world.ts";
+import type { MemoryFaults } from "../../src/signal/memory.ts";
 import type { Theirs } from "./claude.ts";
 import type { Dice } from "./clock.ts";
 import type { Life, Machine } from "./life.ts";

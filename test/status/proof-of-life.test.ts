@@ -26,10 +26,11 @@ async function daemonDouble(url: string, init: RequestInit): Promise<Response> {
     id: number;
   };
   const isHung = method === "receive" && isDead;
-  const hung = new Promise<never>((_, reject) =>
-    init.signal?.addEventListener("abort", () => reject(new DOMException("gone", "AbortError"))),
-  );
-  if (method === "receive") await (isHung ? hung : clock.sleep(params.timeout * 1_000));
+  const hang = () =>
+    new Promise<never>((_, reject) =>
+      init.signal?.addEventListener("abort", () => reject(new DOMException("gone", "AbortError"))),
+    );
+  if (method === "receive") await (isHung ? hang() : clock.sleep(params.timeout * 1_000));
   const result = method === "listAccounts" ? [{ number: me.number }] : [];
   return Response.json({ jsonrpc: "2.0", result, id });
 }

@@ -17,7 +17,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
-import type { Batch, Link, Transport } from "../transport.ts";
+import { allFeatures, type Batch, type Link, type Transport } from "../transport.ts";
 import { loadAccount, type NativeAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
 import { reasonOf } from "./bytes.ts";
@@ -111,14 +111,7 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
   return {
     name: "native",
     isLocal: deps.service.isLocal,
-    capabilities: {
-      ownTimestamps: true,
-      typing: true,
-      reactions: true,
-      edits: true,
-      readReceipts: true,
-      attachments: true,
-    },
+    capabilities: { ownTimestamps: true, ...allFeatures },
     connect: (signal) => connect(context, signal),
     receive: async (timeoutMs, signal) => {
       if (state.isReceiving || state.held !== null)
