@@ -16,6 +16,7 @@ import { renderReply } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import { createAnswerLoop } from "./loops/answer.ts";
 import { createConnectionLoop, type ConnectionLoop } from "./loops/connection.ts";
+import { createFileLoop } from "./loops/files.ts";
 import { createControlLoop } from "./loops/control.ts";
 import { announceBacklog } from "./loops/greet.ts";
 import type { NoticeBus, Notices } from "./loops/notices.ts";
@@ -141,6 +142,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   spawn(loops.watch.run(stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
   spawn(answer.run(stopping.signal, killing.signal));
+  spawn(loops.files.run(stopping.signal, killing.signal));
   spawn(loops.control.run(stopping.signal, killing.signal));
   spawn(loops.sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
@@ -191,7 +193,7 @@ function createLoops(base: Base, stopping: AbortSignal) {
   const isState = (name: string): boolean => connection.state().name === name;
   const isConnected = (): boolean => isState("CONNECTED");
   const canAnswer = (): boolean => facts.hasSynced && !isState("SYNCING");
-  const wakeAll = (): void => [answer, control, send].forEach((loop) => loop.wake());
+  const wakeAll = (): void => [answer, control, files, send].forEach((loop) => loop.wake());
   const warn = (error: unknown): void => log.warn("not done; the next sync sees to it", toFault(error));
   const deviceTag = tagOf(store, base);
   const access = { allow: config.allow, isGroupAlways: config.groupAlways };
@@ -199,7 +201,12 @@ function createLoops(base: Base, stopping: AbortSignal) {
 
   const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
   const { presence, speech, isInterrupting, digest } = mannersOf(base);
-  const gates = { account, isOpen: canAnswer, isConnected, onOutbox: send.wake, presence };
+  const files = createFileLoop({ ...base, isOpen: canAnswer, onOutbox: send.wake });
+  const onOutbox = (chatKey: string): void => {
+    send.wake(chatKey);
+    files.wake();
+  };
+  const gates = { account, isOpen: canAnswer, isConnected, onOutbox, presence };
   const answer = createAnswerLoop({ ...base, ...gates, ...speech, model, system, lanesMax: limits.lanesMax });
   const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
   const control = createControlLoop({
@@ -241,7 +248,18 @@ function createLoops(base: Base, stopping: AbortSignal) {
   });
   const status = createStatusModel({ ...base, connection, account });
   const watch = createHeartbeat(base, connection, wakeAll);
-  return { send, answer, sync, control, connection, watch, model: status, wakeAll, storeFault: () => facts.storeFault };
+  return {
+    send,
+    answer,
+    files,
+    sync,
+    control,
+    connection,
+    watch,
+    model: status,
+    wakeAll,
+    storeFault: () => facts.storeFault,
+  };
 }
 
 /** What time alone sets off. */

@@ -1,13 +1,14 @@
 /**
  * The one way to the Claude API: the SDK, loaded when first needed, without its retries, its environment and its log.
  *
- * - `call` is one request; `stream` is one SSE response with a watchdog on its bytes. Both fail only with `BridgeError`.
- * - Our `fetch` looks at every answer: the server's clock, and whether a 200 is JSON or SSE at all.
+ * - `call` is one request; `stream` is one SSE response with a watchdog on its bytes. All fail only with `BridgeError`.
+ * - Our `fetch` looks at every answer: the server's clock, and whether a 200 is what the API sends at all.
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import type { ModelInfo } from "./backend.ts";
 import { claudeFailure, type Site } from "./failure.ts";
 
 export type ApiOptions = {
@@ -35,6 +36,15 @@ export interface ClaudeApi {
     work: (client: Anthropic, options: RequestOptions) => { asResponse(): Promise<Response> },
     signal: AbortSignal,
   ): Promise<AsyncIterable<unknown>>;
+  /** The body of a download; null where it is larger than `bytesMax`. @throws BridgeError `claude_*` */
+  bytes(
+    site: Site,
+    work: (client: Anthropic, options: RequestOptions) => PromiseLike<Response>,
+    bytesMax: number,
+    signal: AbortSignal,
+  ): Promise<Uint8Array | null>;
+  /** The models that the key may use; resolves where key and endpoint are in order. */
+  models(signal: AbortSignal): Promise<readonly ModelInfo[]>;
   /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
   skewMs(): Millis;
 }
@@ -43,13 +53,13 @@ const defaultBaseUrl = "https://api.anthropic.com";
 
 /** Time to the headers of an answer. **Source:** claude/CLAUDE-API.md 0.3: the SDK bounds nothing after that. */
 export const headersTimeoutMs = 60_000;
-
 /** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
 export const silenceMs = 75_000;
-
+const downloadMs = 120_000;
 /** The longest turn is a small part of it. */
 const streamBytesMax = 64 * 2 ** 20;
-
+/** Far more than there are: an endpoint that pages for ever must not hold us. */
+const modelsMax = 500;
 /** `Date` has whole seconds: on average the time is half a second later. */
 const dateHalfStepMs = 500;
 
@@ -60,8 +70,8 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
     const response = await fetch(url, init);
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
-    const type = response.headers.get("content-type") ?? "";
-    if (response.ok && !type.includes("json") && !type.includes("text/event-stream"))
+    const isDownload = new Headers(init?.headers).get("accept") === "application/binary";
+    if (response.ok && !isDownload && !/json|text\/event-stream/u.test(response.headers.get("content-type") ?? ""))
       throw new BridgeError("claude_protocol", "the answer is neither JSON nor a stream");
     return response;
   };
@@ -84,14 +94,14 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
   };
   const call: ClaudeApi["call"] = async (site, work) => {
     try {
-      client ??= load();
-      return await work(await client);
+      return await work(await (client ??= load()));
     } catch (error) {
       throw claudeFailure(site, error);
     }
   };
   return {
     call,
+    skewMs: () => skewMs,
     async stream(site, work, outer) {
       const cut = new AbortController();
       const options = {
@@ -102,7 +112,33 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
       const response = await call(site, (client) => work(client, options).asResponse());
       return readFrames({ ...site, isStream: true }, response, cut, clock, await (client ??= load()));
     },
-    skewMs: () => skewMs,
+    async bytes(site, work, bytesMax, outer) {
+      const [cut, timer] = [new AbortController(), new AbortController()];
+      void clock.sleep(downloadMs, timer.signal).then(() => cut.abort());
+      try {
+        return await call(site, async (client) => {
+          const { body } = await work(client, { signal: AbortSignal.any([outer, cut.signal]) });
+          const chunks: Uint8Array<ArrayBuffer>[] = [];
+          let size = 0;
+          for await (const chunk of body ?? []) {
+            if ((size += chunk.length) > bytesMax) return null;
+            chunks.push(chunk);
+          }
+          return new Uint8Array(await new Blob(chunks).arrayBuffer());
+        });
+      } finally {
+        timer.abort();
+      }
+    },
+    models: (signal) =>
+      call({ what: "list the models" }, async (client) => {
+        const models: ModelInfo[] = [];
+        for await (const { id, display_name } of client.models.list({ limit: 100 }, { signal })) {
+          models.push({ id, name: display_name || id });
+          if (models.length >= modelsMax) break;
+        }
+        return models;
+      }),
   };
 }
 
@@ -125,26 +161,21 @@ async function* readFrames(
       controller.enqueue(chunk);
     },
   });
-  const body = response.body?.pipeThrough(tap) ?? null;
-  const { headers } = response;
+  const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
   // Without a client it would print what it cannot parse, bodies and all, on the console.
-  const stream = Stream.fromSSEResponse<unknown>(new Response(body, { headers }), cut, client);
-  const frames = stream[Symbol.asyncIterator]();
+  const frames = Stream.fromSSEResponse<unknown>(tapped, cut, client)[Symbol.asyncIterator]();
   try {
-    for (;;) {
-      const next = frames.next();
+    for (let next = frames.next(); ;) {
       // Looked at below; a rejection while we are away must not count as unhandled.
       next.catch(() => {});
-      for (;;) {
-        const timer = new AbortController();
-        const rest = clock.sleep(heardAt + silenceMs - clock.monotonic(), timer.signal).then(() => null);
-        const result = await Promise.race([next, rest]).finally(() => timer.abort());
-        if (result?.done) return;
-        if (result) {
-          yield result.value;
-          break;
-        }
-        if (clock.monotonic() - heardAt < silenceMs) continue;
+      const timer = new AbortController();
+      const rest = clock.sleep(heardAt + silenceMs - clock.monotonic(), timer.signal).then(() => null);
+      const result = await Promise.race([next, rest]).finally(() => timer.abort());
+      if (result?.done) return;
+      if (result) {
+        yield result.value;
+        next = frames.next();
+      } else if (clock.monotonic() - heardAt >= silenceMs) {
         heardAt = clock.monotonic();
         yield "silent";
       }

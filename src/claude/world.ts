@@ -7,7 +7,8 @@
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { Frame } from "./events.ts";
+import type { RemoteFile } from "./backend.ts";
+import type { Frame } from "./wire.ts";
 
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =
@@ -20,6 +21,8 @@ export type Beat =
   | { readonly use: string; readonly input: JsonValue }
   /** Asks to use a tool, and waits for a person's yes or no. */
   | { readonly ask: string; readonly input: JsonValue }
+  /** Writes a file for the person, with a tool that needs no yes. */
+  | { readonly make: string; readonly contentType: string; readonly bytes: Uint8Array }
   | { readonly fail: string; readonly retry: "retrying" | "exhausted" | "terminal" }
   | { readonly stop: StopReason };
 
@@ -38,6 +41,7 @@ export type WorldSession = {
   /** Processed entries in the order of processing. */
   readonly log: SessionEvent[];
   readonly queue: (SessionEvent & { readonly type: "prompt" })[];
+  readonly files: (RemoteFile & { readonly bytes: Uint8Array })[];
   readonly listeners: Set<(frame: Frame | null) => void>;
   /** Ends the running turn. */
   stop: AbortController;
@@ -74,11 +78,11 @@ export interface World {
 /** **Source:** claude/CLAUDE-API.md section 1.3. */
 const metadataPairsMax = 16;
 
-type Core = { readonly clock: Clock; readonly now: () => Millis; script: Script; count: number };
+type Core = { readonly clock: Clock; readonly skewMs: Millis; script: Script; count: number };
 
 /** @param skewMs the world's clock minus ours */
 export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0): World {
-  const core: Core = { clock, now: () => clock.now() + skewMs, script, count: 0 };
+  const core: Core = { clock, skewMs, script, count: 0 };
   const sessions = new Map<string, WorldSession>();
   const need = (id: string): WorldSession => {
     const session = sessions.get(id);
@@ -94,14 +98,11 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0): W
       return session;
     },
     post: (id, text) => post(core, need(id), text),
-    say(id, text) {
-      append(core, need(id), { type: "reply", text });
-    },
+    say: (id, text) => void append(core, need(id), { type: "reply", text }),
     confirm: (id, toolUseId, isAllowed) => confirm(core, need(id), toolUseId, isAllowed),
     interrupt(id) {
-      const session = need(id);
-      append(core, session, { type: "other", name: "user.interrupt" });
-      session.stop.abort();
+      append(core, need(id), { type: "other", name: "user.interrupt" });
+      need(id).stop.abort();
     },
     patch: (id, change) => patch(core, need(id), change),
     archive(id) {
@@ -114,34 +115,28 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0): W
       const session = need(id);
       sessions.delete(id);
       session.stop.abort();
-      for (const listener of session.listeners) {
-        listener({ kind: "deleted" });
-        listener(null);
-      }
+      publish(session, { kind: "deleted" });
+      publish(session, null);
     },
-    cut(id) {
-      for (const session of id === undefined ? sessions.values() : [need(id)])
-        for (const listener of session.listeners) listener(null);
-    },
+    cut: (id) => (id === undefined ? [...sessions.values()] : [need(id)]).forEach((session) => publish(session, null)),
     setScript: (next) => void (core.script = next),
   };
 }
 
-function newSession(core: Core, title: string, metadata: WorldSession["metadata"]): WorldSession {
-  return {
-    id: `sesn_${++core.count}`,
-    title,
-    metadata,
-    status: "idle",
-    isArchived: false,
-    updatedAt: core.now(),
-    log: [],
-    queue: [],
-    listeners: new Set(),
-    stop: new AbortController(),
-    asking: null,
-  };
-}
+const newSession = (core: Core, title: string, metadata: WorldSession["metadata"]): WorldSession => ({
+  id: `sesn_${++core.count}`,
+  title,
+  metadata,
+  status: "idle",
+  isArchived: false,
+  updatedAt: now(core),
+  log: [],
+  queue: [],
+  files: [],
+  listeners: new Set(),
+  stop: new AbortController(),
+  asking: null,
+});
 
 function post(core: Core, session: WorldSession, text: string): SessionEvent {
   if (session.status === "terminated") throw refused("the session is over");
@@ -150,7 +145,7 @@ function post(core: Core, session: WorldSession, text: string): SessionEvent {
     throw refused("the session takes no message now");
   const prompt = { id: newId(core), at: null, type: "prompt", text } as const;
   session.queue.push(prompt);
-  publish(session, prompt);
+  publish(session, { kind: "event", event: prompt });
   if (session.status === "idle") void run(core, session);
   return prompt;
 }
@@ -163,10 +158,9 @@ async function run(core: Core, session: WorldSession): Promise<void> {
   append(core, session, { type: "running" });
   let stop: StopReason = { kind: "end_turn" };
   for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
-    const processed = { ...prompt, at: nextAt(core, session) };
-    session.log.push(processed);
-    publish(session, processed);
-    stop = await play(core, session, core.script(prompt.text));
+    const { id, type, text } = prompt;
+    append(core, session, { type, text }, id);
+    stop = await play(core, session, core.script(text));
     if (isOver(session)) return;
     if (stop.kind === "retries_exhausted") session.queue.length = 0;
     if (stop.kind !== "end_turn") break;
@@ -176,13 +170,15 @@ async function run(core: Core, session: WorldSession): Promise<void> {
 }
 
 async function play(core: Core, session: WorldSession, beats: readonly Beat[]): Promise<StopReason> {
+  const { signal } = session.stop;
   for (const beat of beats) {
-    if (session.stop.signal.aborted) break;
+    if (signal.aborted) break;
     if ("say" in beat) append(core, session, { type: "reply", text: beat.say });
     else if ("write" in beat) await write(core, session, beat.write, beat.everyMs ?? 0);
     else if ("use" in beat) use(core, session, beat.use, beat.input);
-    else if ("pauseMs" in beat) await core.clock.sleep(beat.pauseMs, session.stop.signal);
-    else if ("hold" in beat) await Promise.race([beat.hold, aborted(session.stop.signal)]);
+    else if ("make" in beat) make(core, session, beat.make, beat.contentType, beat.bytes);
+    else if ("pauseMs" in beat) await core.clock.sleep(beat.pauseMs, signal);
+    else if ("hold" in beat) await Promise.race([beat.hold, aborted(signal)]);
     else if ("ask" in beat) await ask(core, session, beat.ask, beat.input);
     else if ("stop" in beat) return beat.stop;
     else {
@@ -199,19 +195,26 @@ async function play(core: Core, session: WorldSession, beats: readonly Beat[]): 
 }
 
 async function write(core: Core, session: WorldSession, pieces: readonly string[], everyMs: Millis): Promise<void> {
-  const id = newId(core);
-  for (const listener of session.listeners) listener({ kind: "start", eventId: id });
+  const eventId = newId(core);
+  const { signal } = session.stop;
+  publish(session, { kind: "start", eventId });
   for (const text of pieces) {
-    if (everyMs > 0) await core.clock.sleep(everyMs, session.stop.signal);
-    if (session.stop.signal.aborted) return;
-    for (const listener of session.listeners) listener({ kind: "delta", eventId: id, text });
+    if (everyMs > 0) await core.clock.sleep(everyMs, signal);
+    if (signal.aborted) return;
+    publish(session, { kind: "delta", eventId, text });
   }
-  append(core, session, { type: "reply", text: pieces.join("") }, id);
+  append(core, session, { type: "reply", text: pieces.join("") }, eventId);
 }
 
 function use(core: Core, session: WorldSession, name: string, input: JsonValue): void {
   const toolUseId = append(core, session, { type: "tool_use", name, input, isAsk: false });
   append(core, session, { type: "tool_result", toolUseId, isError: false });
+}
+
+function make(core: Core, session: WorldSession, name: string, contentType: string, bytes: Uint8Array): void {
+  use(core, session, "write", { file_path: `/mnt/session/outputs/${name}` });
+  const id = `file_${++core.count}`;
+  session.files.push({ id, name, contentType, sizeBytes: bytes.length, createdAt: now(core), bytes });
 }
 
 async function ask(core: Core, session: WorldSession, name: string, input: JsonValue): Promise<void> {
@@ -252,24 +255,25 @@ function patch(core: Core, session: WorldSession, change: Parameters<World["patc
   append(core, session, { type: "updated", title: title ?? null, metadata: hasMetadata ? bag : null });
 }
 
+/** Adds an entry, never before what is in the log already (ties are normal); resolves to its id. */
 function append(core: Core, session: WorldSession, draft: Draft, id = newId(core)): string {
-  const event = { id, at: nextAt(core, session), ...draft };
+  const event = { id, at: Math.max(now(core), session.log.at(-1)?.at ?? 0), ...draft };
   session.log.push(event);
-  session.updatedAt = core.now();
-  publish(session, event);
+  session.updatedAt = now(core);
+  publish(session, { kind: "event", event });
   return id;
 }
 
-function publish(session: WorldSession, event: SessionEvent): void {
-  for (const listener of session.listeners) listener({ kind: "event", event });
+/** Null ends the streams. */
+function publish(session: WorldSession, frame: Frame | null): void {
+  for (const listener of session.listeners) listener(frame);
 }
 
 const isOver = (session: WorldSession): boolean => session.status === "terminated";
 
-const newId = (core: Core): string => `sevt_${++core.count}`;
+const now = (core: Core): Millis => core.clock.now() + core.skewMs;
 
-/** Never before what is in the log already; ties are normal. */
-const nextAt = (core: Core, session: WorldSession): Millis => Math.max(core.now(), session.log.at(-1)?.at ?? 0);
+const newId = (core: Core): string => `sevt_${++core.count}`;
 
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {

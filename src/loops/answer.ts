@@ -75,7 +75,8 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
       const session = store.sessions.active(chatKey);
       const rows = inboxIds.map((id) => store.inbox.get(id));
       const isAsked = rows.some((row) => row && row.prompt.kind !== "new" && row.sessionId === session?.id);
-      if (session && isAsked) await deps.backend.interrupt(viewOf(deps, session), new AbortController().signal);
+      if (session && session.remoteId !== null && isAsked)
+        await deps.backend.remote?.interrupt(session.remoteId, new AbortController().signal);
     },
     sessionOf: (chatKey, chat) => sessionOf(deps, chatKey, chat),
   };

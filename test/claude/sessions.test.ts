@@ -3,8 +3,8 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createSessionsBackend, type SessionsDeps } from "../../src/claude/sessions.ts";
 import type { Log } from "../../src/log.ts";
-import { codeOf, createGate, createLocal, settled } from "../contract/backend.ts";
-import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { codeOf, createGate, createLocal, settled, whileTimePasses } from "../contract/backend.ts";
+import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
@@ -210,6 +210,47 @@ describe("sessions", () => {
     expect((await local.again()).progress.kind).toBe("ended");
     expect(local.replies()).toEqual(["You said: hello", "You said: more"]);
     expect(double.engine.need(local.remoteId()).log.filter(({ type }) => type === "user.message")).toHaveLength(2);
+  });
+
+  test("lists no file before the API does, and none that was mounted; says which faults pass", async () => {
+    await double.close();
+    double = await startClaudeDouble({ clock, fileLagMs: 3_000 });
+    double.setScript(() => [{ make: "a.csv", contentType: "text/csv", bytes: new Uint8Array(3) }, { say: "done" }]);
+    const backend = start();
+    const id = await ask(backend);
+    const session = double.engine.need(id);
+    const mounted = { filename: "mounted.csv", mime_type: "text/csv", bytes: new Uint8Array(1) };
+    const upload = double.engine.make(session, mounted, false);
+    expect(await backend.remote?.files(id, never)).toEqual([]);
+    await clock.advance(4_000);
+    const [file, ...others] = (await backend.remote?.files(id, never)) ?? [];
+    expect(others).toEqual([]);
+    expect(file?.name).toBe("a.csv");
+    expect(await backend.remote?.download(upload.id, 10, never)).toBeNull();
+    const fetching = (): Promise<unknown> => backend.remote?.download(file?.id ?? "", 10, never) ?? Promise.resolve();
+    const faults: [Fault, string][] = [
+      [{ kind: "status", status: 529, type: "overloaded_error" }, "claude_overloaded"],
+      [{ kind: "status", status: 401, type: "authentication_error" }, "claude_key"],
+    ];
+    for (const [fault, code] of faults) {
+      double.fail(/content$/u, fault);
+      expect(await codeOf(fetching())).toBe(code);
+    }
+    double.fail(/content$/u, { kind: "hang" });
+    const hanging = codeOf(fetching());
+    await double.next(/content$/u);
+    expect(await whileTimePasses(clock, hanging)).toBe("claude_unreachable");
+    expect(clock.sleepers()).toBe(0);
+    expect(await fetching()).toHaveLength(3);
+  });
+
+  test("tells its agent where files go, where it may write any", async () => {
+    await ask(start());
+    await ask(start({ toolPolicy: "off" }));
+    const told = double.requests
+      .filter(({ method, path }) => method === "POST" && path.startsWith("/v1/agents"))
+      .map(({ body }) => (body as { system: string }).system.includes("/mnt/session/outputs/"));
+    expect(told).toEqual([true, false]);
   });
 
   test("tells the remote side nothing but title, metadata and prompts", async () => {

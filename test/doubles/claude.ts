@@ -10,6 +10,7 @@ import { systemClock, type Clock } from "../../src/clock.ts";
 import type { Script } from "../../src/claude/world.ts";
 import { streamMessage, checkMessages } from "./claude-messages.ts";
 import { badRequest, checkContent, checkMetadata, notFound, only, Refusal, text, type Body } from "./claude-checks.ts";
+import { Download, files } from "./claude-files.ts";
 import { createEngine, type DoubleSession, type Engine, type WireEvent } from "./claude-sessions.ts";
 
 export type Fault =
@@ -71,6 +72,8 @@ export type DoubleOptions = {
   readonly isQueueLast?: boolean;
   /** Largest page, whatever the client asks for. */
   readonly pageMax?: number;
+  /** A file that Claude made is listed so long after that. */
+  readonly fileLagMs?: number;
   readonly port?: number;
 };
 
@@ -96,6 +99,7 @@ export async function startClaudeDouble(options: DoubleOptions = {}): Promise<Cl
     skewMs: options.skewMs ?? 0,
     stepMs: options.stepMs ?? 1,
     echo: options.echo ?? "both",
+    fileLagMs: options.fileLagMs ?? 0,
     script: (prompt) => state.script(prompt),
   });
   const state: State = {
@@ -171,9 +175,11 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     if (fault?.kind === "cut") return die();
     if (fault?.kind === "status") return answerFault(response, fault);
     checkHeaders(state, request, url.pathname);
-    const result = route(state, request.method ?? "", url, sent === "" ? null : (JSON.parse(sent) as unknown));
+    const result = route(state, request, url, sent === "" ? null : (JSON.parse(sent) as unknown));
     if (fault?.kind === "lose") return die();
     if (result instanceof OpenStream) openStream(state, response, result, fault?.kind === "cutStream" ? fault : null);
+    else if (result instanceof Download)
+      response.writeHead(200, { "content-type": result.file.mime_type }).end(result.file.bytes);
     else json(response, 200, result);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
@@ -268,13 +274,22 @@ function query(url: URL, allowed: readonly string[]): URLSearchParams {
   return url.searchParams;
 }
 
-function route(state: State, method: string, url: URL, body: unknown): unknown {
+function route(state: State, { method, headers }: IncomingMessage, url: URL, body: unknown): unknown {
   const [, version, family = "", id, ...rest] = url.pathname.split("/");
   if (version !== "v1") throw notFound("path");
   const line = `${method} ${[family, id === undefined ? "" : ":id", ...rest].filter((part) => part !== "").join("/")}`;
   switch (family) {
     case "models":
       return models(line, url);
+    case "files":
+      return files(state.engine.files, (data, params) => page(state, data, params), {
+        line,
+        id: id ?? "",
+        params: url.searchParams,
+        betas: String(headers["anthropic-beta"]),
+        accept: String(headers.accept),
+        now: (state.options.clock ?? systemClock).now() + (state.options.skewMs ?? 0),
+      });
     case "messages":
       return messages(state, line, body);
     case "environments":
