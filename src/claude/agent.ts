@@ -7,6 +7,7 @@ import type { Random } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Log } from "../log.ts";
 import type { ClaudeApi } from "./api.ts";
+import { idOf } from "./wire.ts";
 
 /**
  * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
@@ -142,9 +143,10 @@ async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string
         api.call(update, ({ beta }) => beta.agents.update(id, params, { signal })),
       ))) ||
     (await api.call(create, ({ beta }) => beta.agents.create(params, { signal })));
-  memory.set(agentKey, `${agent.id} ${print}`);
-  log.info("claude agent ready", { agent: agent.id, version: agent.version });
-  return agent.id;
+  const made = idOf(agent, create.what);
+  memory.set(agentKey, `${made} ${print}`);
+  log.info("claude agent ready", { agent: made, version: agent.version });
+  return made;
 }
 
 type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;

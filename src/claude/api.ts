@@ -7,7 +7,7 @@
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import type { Millis, PromptFile } from "../core/model.ts";
 import type { ModelInfo } from "./backend.ts";
 import { claudeFailure, type Site } from "./failure.ts";
 
@@ -20,7 +20,7 @@ export type ApiOptions = {
 };
 
 /** What a call hands to the SDK with every request. */
-export type RequestOptions = { readonly signal: AbortSignal };
+export type RequestOptions = { readonly signal: AbortSignal; readonly timeout?: Millis };
 
 export interface ClaudeApi {
   /** One request, or a walk over pages. @throws BridgeError `claude_*` */
@@ -56,6 +56,13 @@ export const headersTimeoutMs = 60_000;
 /** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
 export const silenceMs = 75_000;
 const downloadMs = 120_000;
+/** A poor mobile line. */
+const uploadBytesPerMs = 50;
+
+/** Time to the headers of the answer to a request with files: what is sent counts too. */
+export const uploadTimeoutMs = (files: readonly PromptFile[]): Millis =>
+  headersTimeoutMs + files.reduce((ms, { base64 }) => ms + Math.ceil(base64.length / uploadBytesPerMs), 0);
+
 /** The longest turn is a small part of it. */
 const streamBytesMax = 64 * 2 ** 20;
 /** Far more than there are: an endpoint that pages for ever must not hold us. */

@@ -7,7 +7,7 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { SessionEvent, StopReason } from "../core/model.ts";
-import type { ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi, type RequestOptions } from "./api.ts";
 import type { Backend, Prompt, SessionView, TurnStep } from "./backend.ts";
 import { fields, string, toBlocks } from "./wire.ts";
 
@@ -58,11 +58,12 @@ async function* ask(
   const messages = toMessages(log, prompt, deps.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const startedAt = Math.max(deps.clock.now(), (log.findLast((event) => event.at !== null)?.at ?? 0) + 1);
+  const timeout = uploadTimeoutMs(prompt.files);
   const parts: Reply[] = [];
   let replyId = "";
   for (;;) {
     const part = emptyReply();
-    for await (const text of request(deps.api, session, messages, part, signal)) {
+    for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
       // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
       const isTaken = log.some((event) => event.id === part.id);
       replyId ||= isTaken || (part.id === "" && text !== "") ? ownReplyId : part.id;
@@ -148,7 +149,7 @@ async function* request(
   { model, system }: SessionView,
   messages: readonly Anthropic.MessageParam[],
   reply: Reply,
-  signal: AbortSignal,
+  { signal, timeout }: Required<RequestOptions>,
 ): AsyncGenerator<string> {
   const frames = await api.stream(
     { what: "ask Claude", notFound: "claude_model" },
@@ -162,7 +163,7 @@ async function* request(
           cache_control: { type: "ephemeral" },
           stream: true,
         },
-        options,
+        { ...options, timeout },
       ),
     signal,
   );

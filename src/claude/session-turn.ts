@@ -230,6 +230,8 @@ const codeOfError: { readonly [code: string]: ErrorCode } = {
   model_rate_limited_error: "claude_rate_limited",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
+  // The same prompt would run, and cost, as much again.
+  tool_use_limit_reached_error: "claude_request",
 };
 
 /** The turn died after the server's own retries. **Source:** claude/CLAUDE-API.md section 5.2. */

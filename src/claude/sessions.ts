@@ -12,10 +12,21 @@ import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { SessionEvent } from "../core/model.ts";
 import { createAgentKeeper, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import type { ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi, type RequestOptions } from "./api.ts";
 import type { Backend, RemoteFile, RemoteSession, RemoteSessions, SessionView } from "./backend.ts";
 import { runTurn, type SessionLine } from "./session-turn.ts";
-import { count, fields, string, toBlocks, toFrame, toMetadata, toMillis, toSessionEvent, type Frame } from "./wire.ts";
+import {
+  count,
+  fields,
+  idOf,
+  string,
+  toBlocks,
+  toFrame,
+  toMetadata,
+  toMillis,
+  toSessionEvent,
+  type Frame,
+} from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
 export type SessionsDeps = AgentDeps & { readonly clock: Clock };
@@ -78,7 +89,7 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
       metadata: { ...session.metadata },
     };
     const site = { what, notFound: "claude_model" } as const;
-    return checkId(await api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), what);
+    return idOf(await api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), what);
   };
   return {
     async create(session, signal) {
@@ -109,7 +120,11 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
     async send(remoteId, { text, files }, signal) {
       try {
         const content = toBlocks(text, files);
-        const echo = await post(api, "send the prompt", remoteId, [{ type: "user.message", content }], signal);
+        const timeout = uploadTimeoutMs(files);
+        const echo = await post(api, "send the prompt", remoteId, [{ type: "user.message", content }], {
+          signal,
+          timeout,
+        });
         if (echo?.type === "prompt") return echo;
       } catch (error) {
         if (isCode(error, "claude_request")) throw await explainRefusal(api, remoteId, error, signal);
@@ -120,7 +135,7 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
     },
     async putAside(remoteId, toolUseIds, signal) {
       const no = toolUseIds.map((id) => confirmation(id, false, "The person went on to something else."));
-      await post(api, "put the question aside", remoteId, [...no, { type: "user.interrupt" }], signal);
+      await post(api, "put the question aside", remoteId, [...no, { type: "user.interrupt" }], { signal });
     },
   };
 }
@@ -161,7 +176,7 @@ function createRemote({ api, clock }: SessionsDeps, keeper: AgentKeeper): Remote
     }
   };
   const interrupt: RemoteSessions["interrupt"] = async (remoteId, signal) =>
-    void (await post(api, "interrupt the turn", remoteId, [{ type: "user.interrupt" }], signal));
+    void (await post(api, "interrupt the turn", remoteId, [{ type: "user.interrupt" }], { signal }));
   return {
     retrieve,
     interrupt,
@@ -197,7 +212,7 @@ function createRemote({ api, clock }: SessionsDeps, keeper: AgentKeeper): Remote
     },
     async confirm(remoteId, toolUseId, isAllowed, reason, signal) {
       try {
-        await post(api, "answer the tool use", remoteId, [confirmation(toolUseId, isAllowed, reason)], signal);
+        await post(api, "answer the tool use", remoteId, [confirmation(toolUseId, isAllowed, reason)], { signal });
       } catch (error) {
         if (!isCode(error, "claude_request")) throw error;
         // What a second answer gets is not documented: if one is in the log, this question is settled.
@@ -218,7 +233,7 @@ function createFiles(api: ClaudeApi): Pick<RemoteSessions, "files" | "download">
       const query = { scope_id: remoteId, limit: 100, ...filesBeta };
       for await (const page of walk(api, "list the files", ({ beta }) => beta.files.list(query, { signal }))) {
         // What was mounted into the session is there too, and cannot be downloaded.
-        for (const wire of page) if (wire.downloadable !== false) found.push(toRemoteFile(wire));
+        for (const wire of page) if (fields(wire)["downloadable"] !== false) found.push(toRemoteFile(wire));
         if (found.length >= filesMax) break;
       }
       // Newest first, where times tie.
@@ -278,12 +293,10 @@ async function* walk<T>(
   what: string,
   list: (client: Anthropic) => PromiseLike<Page<T>>,
 ): AsyncGenerator<readonly T[]> {
-  let page = await api.call({ what }, list);
-  for (;;) {
-    yield page.data;
-    const before = page;
-    if (!before.hasNextPage()) return;
-    page = await api.call({ what }, () => before.getNextPage());
+  for (let page: Page<T> | null = await api.call({ what }, list); page !== null;) {
+    const now: Page<T> = page;
+    yield Array.isArray(now.data) ? now.data : [];
+    page = await api.call({ what }, async () => (now.hasNextPage() ? now.getNextPage() : null));
   }
 }
 
@@ -300,10 +313,13 @@ async function post(
   what: string,
   remoteId: string,
   events: SentEvent[],
-  signal: AbortSignal,
+  options: RequestOptions,
 ): Promise<SessionEvent | null> {
-  const sent = await api.call({ what }, ({ beta }) => beta.sessions.events.send(remoteId, { events }, { signal }));
-  return toSessionEvent(sent.data?.[0]);
+  const sent: unknown = await api.call({ what }, ({ beta }) =>
+    beta.sessions.events.send(remoteId, { events }, options),
+  );
+  const { data } = fields(sent);
+  return toSessionEvent(Array.isArray(data) ? data[0] : null);
 }
 
 function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is BridgeError {
@@ -313,7 +329,7 @@ function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is Bridge
 function toRemoteSession(wire: unknown, what: string): RemoteSession {
   const { title, metadata, status, archived_at, updated_at } = fields(wire);
   return {
-    id: checkId(wire, what),
+    id: idOf(wire, what),
     title: string(title),
     metadata: toMetadata(metadata),
     status: status === "running" || status === "rescheduling" || status === "terminated" ? status : "idle",
@@ -325,16 +341,10 @@ function toRemoteSession(wire: unknown, what: string): RemoteSession {
 function toRemoteFile(wire: unknown): RemoteFile {
   const { filename, mime_type, size_bytes, created_at } = fields(wire);
   return {
-    id: checkId(wire, "list the files"),
+    id: idOf(wire, "list the files"),
     name: string(filename),
     contentType: string(mime_type),
     sizeBytes: count(size_bytes),
     createdAt: toMillis(created_at) ?? 0,
   };
-}
-
-function checkId(wire: unknown, what: string): string {
-  const { id } = fields(wire);
-  if (typeof id === "string" && id !== "") return id;
-  throw new BridgeError("claude_protocol", `Cannot ${what} as the answer has no id`);
 }

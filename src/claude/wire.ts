@@ -3,6 +3,7 @@
  * Total: what is unknown, or comes from the future, becomes `other`; only what has no id at all is dropped.
  * **Source:** claude/CLAUDE-API.md sections 1.4 to 1.9 and 5.2.
  */
+import { BridgeError } from "../core/errors.ts";
 import type { JsonValue, Millis, PromptFile, SessionEvent, StopReason } from "../core/model.ts";
 
 /** One frame of a live session stream. Its end, for whatever reason, is a drop: a stream never says that a turn is over. */
@@ -23,6 +24,13 @@ export const fields = (value: unknown): Fields =>
   typeof value === "object" && value !== null ? (value as Fields) : {};
 export const string = (value: unknown): string => (typeof value === "string" ? value : "");
 export const count = (value: unknown): number => (typeof value === "number" ? value : 0);
+
+/** The id of what the API answered with. @throws BridgeError `claude_protocol` */
+export function idOf(wire: unknown, what: string): string {
+  const id = string(fields(wire)["id"]);
+  if (id === "") throw new BridgeError("claude_protocol", `Cannot ${what} as the answer has no id`);
+  return id;
+}
 
 /** RFC 3339 as Unix ms; null where there is none. */
 export function toMillis(time: unknown): Millis | null {
@@ -195,10 +203,10 @@ function toBlock({ contentType, fileName, base64 }: PromptFile): PromptBlock {
   if (isImage(type)) return { type: "image", source: { type: "base64", media_type: type, data: base64 } };
   if (type === "application/pdf")
     return { type: "document", source: { type: "base64", media_type: type, data: base64 }, ...title };
-  const data = textLike.test(type) ? decodeText(base64) : "";
-  if (data.trim() !== "")
-    return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title };
-  return { type: "text", text: `[An attached file (${type}) could not be read here.]` };
+  const text = textLike.test(type) ? decodeText(base64) : "";
+  // Never a text block: a prompt of unknown fate is known again by its text alone.
+  const data = text.trim() === "" ? `[This file (${type}) is empty, or could not be read here.]` : text;
+  return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title };
 }
 
 const decodeText = (base64: string): string =>

@@ -253,6 +253,62 @@ describe("sessions", () => {
     expect(told).toEqual([true, false]);
   });
 
+  test("an answer of JSON that is not the API's is a fault at every request, and no bug of ours", async () => {
+    const headers = { "content-type": "application/json" };
+    const lines = [
+      /POST .*environments$/u,
+      /POST .*agents$/u,
+      /POST .*sessions$/u,
+      /POST .*events$/u,
+      /GET .*events$/u,
+    ];
+    for (const line of [...lines, /GET .*files$/u, /GET .*sessions$/u, /GET .*models$/u, /GET .*sessions\/\w+$/u])
+      for (const body of ["null", "[]", "7", "{}", '{"data":7}', '{"data":[null]}', '{"data":[7,{}],"next_page":7}']) {
+        memory.clear();
+        const backend = start();
+        const local = createLocal({ backend, clock });
+        double.fail(line, { kind: "status", status: 200, headers, body });
+        // `local` throws what is no BridgeError.
+        if ((await local.ask("hello")).fault !== null) await local.again();
+        const { remote } = backend;
+        await codeOf(remote?.retrieve(local.remoteId(), never) ?? Promise.resolve());
+        const reads = [
+          remote?.files(local.remoteId(), never),
+          backend.models(never),
+          Array.fromAsync(remote?.list(never) ?? []),
+        ];
+        for (const read of reads) expect((await codeOf(Promise.resolve(read))) ?? "claude_").toStartWith("claude_");
+        double.environments.clear();
+      }
+  });
+
+  test("knows its prompt again although a file in it could not be read", async () => {
+    const local = createLocal({ backend: start(), clock });
+    await local.ask("first");
+    const files = [{ contentType: "text/plain", fileName: "empty.txt", base64: "" }];
+    double.fail(/POST .*\/events$/u, { kind: "lose" });
+    expect((await local.ask("look", () => {}, never, files)).fault?.code).toBe("claude_unreachable");
+    expect((await local.again()).progress.kind).toBe("ended");
+    const { log } = double.engine.need(local.remoteId());
+    expect(log.filter(({ type }) => type === "user.message")).toHaveLength(2);
+  });
+
+  test("gives a large prompt the time that it needs on a slow line", async () => {
+    const local = createLocal({ backend: start(), clock });
+    const base64 = "A".repeat(8 * 2 ** 20);
+    await local.ask("look", () => {}, never, [{ contentType: "application/pdf", fileName: "a.pdf", base64 }]);
+    const seconds = (path: RegExp): number | undefined =>
+      double.requests.find((request) => request.method === "POST" && path.test(request.path))?.timeoutSeconds;
+    expect(seconds(/sessions$/u)).toBe(60);
+    expect(seconds(/events$/u)).toBeGreaterThan(180);
+  });
+
+  test("does not ask again and again what ends at a limit of the turn itself", async () => {
+    double.setScript(() => [{ fail: "tool_use_limit_reached_error", retry: "exhausted" }]);
+    const { fault } = await createLocal({ backend: start(), clock }).ask("hello");
+    expect(fault).toMatchObject({ code: "claude_request", retry: "never" });
+  });
+
   test("tells the remote side nothing but title, metadata and prompts", async () => {
     await ask(start(), "the prompt");
     const sent = JSON.stringify(double.requests.map(({ body }) => body));

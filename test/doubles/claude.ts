@@ -32,7 +32,13 @@ export type Fault =
   /** The next stream dies (or ends in an orderly way) after this many bytes of its body. */
   | { readonly kind: "cutStream"; readonly bytes: number; readonly isClean?: boolean };
 
-export type Recorded = { readonly method: string; readonly path: string; readonly body: unknown };
+export type Recorded = {
+  readonly method: string;
+  readonly path: string;
+  readonly body: unknown;
+  /** How long the client says it waits. */
+  readonly timeoutSeconds: number;
+};
 
 export type ClaudeDouble = {
   readonly url: string;
@@ -164,6 +170,7 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     method: request.method ?? "",
     path: url.pathname + decodeURIComponent(url.search),
     body: sent === "" ? null : JSON.parse(sent),
+    timeoutSeconds: Number(request.headers["x-stainless-timeout"]),
   });
   response.setHeader(
     "Date",
