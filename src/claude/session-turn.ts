@@ -102,7 +102,7 @@ async function* ask(turn: Turn, log: readonly SessionEvent[], prompt: Prompt): A
   yield* record(turn, log);
   if (log.some((event) => event.type === "terminated")) return yield { kind: "gone" };
   let isAsked = eventId !== null && turn.progress.kind !== "flushed";
-  if (!isAsked) yield* makeRoom(turn, log);
+  if (!isAsked && (await makeRoom(turn, log))) yield* listen(turn);
   while (!turn.signal.aborted && !isSettled(turn)) {
     if (!isAsked) yield* send(turn, prompt);
     if ((yield* listen(turn)) === "over") return;
@@ -122,16 +122,24 @@ async function adopt(turn: Turn, { state }: Prompt, log: readonly SessionEvent[]
   }
 }
 
-/** A session that waits for a yes or no takes no prompt; with a prompt to ask, nobody waits any more (a `/stop` that Claude never heard of). */
-async function* makeRoom(turn: Turn, log: readonly SessionEvent[]): AsyncGenerator<TurnStep> {
+/**
+ * A session that waits for a yes or no takes no prompt up. With one of ours to be taken up nobody here waits for that question
+ * any more (a `/stop` that Claude never heard of). True where there was one.
+ */
+async function makeRoom(turn: Turn, log: readonly SessionEvent[]): Promise<boolean> {
   const events = log.some(({ type }) => type === "idle") ? log : [...turn.session.history(), ...log];
   const last = events.findLast((event) => event.type === "idle");
-  if (last?.stop.kind !== "requires_action") return;
+  if (last?.stop.kind !== "requires_action") return false;
   const isOpen = (id: string): boolean => !events.some((event) => "toolUseId" in event && event.toolUseId === id);
   const open = last.stop.eventIds.filter(isOpen);
-  if (open.length === 0) return;
-  await turn.line.putAside(turn.remoteId, open, turn.signal);
-  yield* listen(turn);
+  if (open.length === 0) return false;
+  try {
+    await turn.line.putAside(turn.remoteId, open, turn.signal);
+  } catch (error) {
+    // Answered meanwhile, or gone: what comes next will tell.
+    if (!isRefused(error)) throw error;
+  }
+  return true;
 }
 
 async function* send(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
@@ -179,8 +187,8 @@ async function* listen(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
 }
 
 /**
- * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up;
- * otherwise the line may be dead, and a new stream is the only way to know.
+ * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up,
+ * unless somebody else's question holds it up; otherwise the line may be dead, and a new stream is the only way to know.
  */
 async function* afterSilence(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
   const there = await turn.line.retrieve(turn.remoteId, turn.signal);
@@ -188,11 +196,13 @@ async function* afterSilence(turn: Turn): AsyncGenerator<TurnStep, "over" | "die
     yield { kind: "gone" };
     return "over";
   }
-  yield* record(turn, await readLog(turn));
+  const log = await readLog(turn);
+  yield* record(turn, log);
   const { kind, facts } = turn.progress;
   if (isSettled(turn)) return "over";
   if (there?.status === "idle" && facts.promptId === null) return "over";
-  if (there?.status === "idle" && (kind === "queued" || kind === "flushed")) return "died";
+  if (there?.status === "idle" && kind === "flushed") return "died";
+  if (there?.status === "idle" && kind === "queued") return (await makeRoom(turn, log)) ? yield* listen(turn) : "died";
   throw streamLost("nothing came over it for too long");
 }
 

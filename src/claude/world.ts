@@ -152,13 +152,13 @@ function post(core: Core, session: WorldSession, text: string): SessionEvent {
 
 /** One running period: it takes up every prompt that is queued meanwhile, and ends in one stop. */
 async function run(core: Core, session: WorldSession): Promise<void> {
-  session.stop = new AbortController();
   session.status = "running";
   // May precede the very prompt that caused it.
   append(core, session, { type: "running" });
   let stop: StopReason = { kind: "end_turn" };
   for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
     const { id, type, text } = prompt;
+    session.stop = new AbortController();
     append(core, session, { type, text }, id);
     stop = await play(core, session, core.script(text));
     if (isOver(session)) return;

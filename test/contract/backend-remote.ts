@@ -200,6 +200,23 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       expect(verdicts).toEqual([false, false]);
     });
 
+    test("puts another device's question aside that keeps our prompt in the queue for too long, and asks once", async () => {
+      const gate = createGate();
+      bench.setScript((prompt) =>
+        prompt === "theirs" ? [{ hold: gate.opened }, { ask: "bash", input: null }] : [{ say: `re: ${prompt}` }],
+      );
+      await local.ask("one");
+      world.post(local.remoteId(), "theirs");
+      await settled(() => world.isRunning(local.remoteId()));
+      const asking = local.ask("mine", (step) => step.kind === "asked" && gate.open());
+      await settled(() => !world.isRunning(local.remoteId()));
+      const outcome = await whileTimePasses(bench.clock, asking);
+      expect(outcome.fault).toBeNull();
+      expect(outcome.progress.kind).toBe("ended");
+      expect(world.prompts(local.remoteId())).toEqual(["one", "theirs", "mine"]);
+      expect(local.replies()).toEqual(["re: one", "re: mine"]);
+    });
+
     test("asks anew when Claude gave a turn up, and not before it is told to go on", async () => {
       let isDown = true;
       bench.setScript((prompt) =>

@@ -153,7 +153,6 @@ export function createEngine(options: EngineOptions) {
   };
 
   const run = async (session: DoubleSession): Promise<void> => {
-    session.stop = new AbortController();
     session.status = "running";
     append(session, "session.status_running");
     let stop: object | "terminated" = { type: "end_turn" };
@@ -161,6 +160,7 @@ export function createEngine(options: EngineOptions) {
       prompt = { ...prompt, processed_at: nowIso() };
       session.log.push(prompt);
       if (options.echo !== "queued") publish(session, prompt);
+      session.stop = new AbortController();
       const content = prompt["content"] as { type: string; text?: string }[];
       const text = content.flatMap((block) => (block.type === "text" ? [block.text ?? ""] : [])).join("");
       stop = await play(session, options.script(text));
