@@ -141,9 +141,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   spawn(loops.watch.run(stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  spawn(answer.run(stopping.signal, killing.signal));
-  spawn(loops.files.run(stopping.signal, killing.signal));
-  spawn(loops.control.run(stopping.signal, killing.signal));
+  for (const loop of [answer, loops.files, loops.control]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(loops.sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 

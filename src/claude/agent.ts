@@ -31,17 +31,6 @@ export type AgentDeps = {
   readonly log: Log;
 };
 
-export type AgentIds = { readonly environmentId: string; readonly agentId: string };
-
-export interface AgentKeeper {
-  /** Resolves to an environment and an agent with the model, system prompt and tools of now, as far as remembered. */
-  ensure(signal: AbortSignal): Promise<AgentIds>;
-  /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
-  forgetLost(signal: AbortSignal): Promise<boolean>;
-  /** The remembered agent, null before the first `ensure` of this home. */
-  agentId(): string | null;
-}
-
 const environmentKey = "claude.environment";
 /** The id and, after a space, what the agent was made of. */
 const agentKey = "claude.agent";
@@ -50,19 +39,19 @@ const name = "signalman";
 const remembered = ({ memory }: AgentDeps, key: string): string | null => memory.get(key) || null;
 const agentIdOf = (deps: AgentDeps): string | null => remembered(deps, agentKey)?.split(" ", 1)[0] ?? null;
 
-export function createAgentKeeper(deps: AgentDeps): AgentKeeper {
-  let running: Promise<AgentIds> | null = null;
+export type AgentKeeper = ReturnType<typeof createAgentKeeper>;
+
+export function createAgentKeeper(deps: AgentDeps) {
+  const ensure = async (signal: AbortSignal) => ({
+    environmentId: await ensureEnvironment(deps, signal),
+    agentId: await ensureAgent(deps, signal),
+  });
+  let running: ReturnType<typeof ensure> | null = null;
   return {
-    agentId: () => agentIdOf(deps),
-    ensure(signal) {
-      // Lanes ask at the same time; one answer serves them all.
-      running ??= (async () => ({
-        environmentId: await ensureEnvironment(deps, signal),
-        agentId: await ensureAgent(deps, signal),
-      }))().finally(() => (running = null));
-      return running;
-    },
-    async forgetLost(signal) {
+    /** An environment and an agent with the model, system prompt and tools of now. Lanes ask together; one answer serves all. */
+    ensure: (signal: AbortSignal) => (running ??= ensure(signal).finally(() => (running = null))),
+    /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
+    async forgetLost(signal: AbortSignal): Promise<boolean> {
       const { api, memory } = deps;
       const site = { what: "look up agent and environment" };
       type Look = (client: Anthropic, id: string) => PromiseLike<{ readonly archived_at: string | null }>;
@@ -91,7 +80,7 @@ export function createAgentKeeper(deps: AgentDeps): AgentKeeper {
 }
 
 /** Null where it fails with this code. */
-async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T | null> {
+export async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T | null> {
   try {
     return await work;
   } catch (error) {

@@ -4,7 +4,7 @@
  * - `call` is one request; `stream` is one SSE response with a watchdog on its bytes. All fail only with `BridgeError`.
  * - Our `fetch` looks at every answer: the server's clock, and whether a 200 is what the API sends at all.
  */
-import type { Anthropic } from "@anthropic-ai/sdk";
+import type { Anthropic, ClientOptions } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
@@ -21,33 +21,6 @@ export type ApiOptions = {
 
 /** What a call hands to the SDK with every request. */
 export type RequestOptions = { readonly signal: AbortSignal; readonly timeout?: Millis };
-
-export interface ClaudeApi {
-  /** One request, or a walk over pages. @throws BridgeError `claude_*` */
-  call<T>(site: Site, work: (client: Anthropic) => PromiseLike<T>): Promise<T>;
-  /**
-   * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
-   * are parsed JSON, or `"silent"` each time not one byte came for `silenceMs`. Aborting `signal` ends them silently;
-   * so does the server's end of the response.
-   * @throws BridgeError `claude_*`; once the headers are there, of what broke the stream
-   */
-  stream(
-    site: Site,
-    work: (client: Anthropic, options: RequestOptions) => { asResponse(): Promise<Response> },
-    signal: AbortSignal,
-  ): Promise<AsyncIterable<unknown>>;
-  /** The body of a download; null where it is larger than `bytesMax`. @throws BridgeError `claude_*` */
-  bytes(
-    site: Site,
-    work: (client: Anthropic, options: RequestOptions) => PromiseLike<Response>,
-    bytesMax: number,
-    signal: AbortSignal,
-  ): Promise<Uint8Array | null>;
-  /** The models that the key may use; resolves where key and endpoint are in order. */
-  models(signal: AbortSignal): Promise<readonly ModelInfo[]>;
-  /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
-  skewMs(): Millis;
-}
 
 const defaultBaseUrl = "https://api.anthropic.com";
 
@@ -70,7 +43,10 @@ const modelsMax = 500;
 /** `Date` has whole seconds: on average the time is half a second later. */
 const dateHalfStepMs = 500;
 
-export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeApi {
+export type ClaudeApi = ReturnType<typeof createClaudeApi>;
+
+/** Every method fails only with a BridgeError `claude_*`. */
+export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions) {
   let skewMs = 0;
   let client: Promise<Anthropic> | null = null;
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
@@ -82,62 +58,57 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
       throw new BridgeError("claude_protocol", "the answer is neither JSON nor a stream");
     return response;
   };
-  const load = async (): Promise<Anthropic> => {
-    if (apiKey === null || apiKey === "")
-      throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
-        hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
-      });
-    const { Anthropic } = await import("@anthropic-ai/sdk");
-    return new Anthropic({
-      apiKey,
-      baseURL: baseUrl ?? defaultBaseUrl,
-      maxRetries: 0,
-      timeout: headersTimeoutMs,
-      // The SDK's log shows bodies; ours says what matters.
-      logLevel: "off",
-      openTelemetry: false,
-      fetch: watchedFetch,
-    });
-  };
-  const call: ClaudeApi["call"] = async (site, work) => {
+  /** One request, or a walk over pages. */
+  const call = async <T>(site: Site, work: (client: Anthropic) => PromiseLike<T>): Promise<T> => {
     try {
-      return await work(await (client ??= load()));
+      return await work(await (client ??= load(apiKey, baseUrl, watchedFetch)));
     } catch (error) {
       throw claudeFailure(site, error);
     }
   };
   return {
     call,
-    skewMs: () => skewMs,
-    async stream(site, work, outer) {
+    /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
+    skewMs: (): Millis => skewMs,
+    /**
+     * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
+     * are parsed JSON, or `"silent"` each time not one byte came for `silenceMs`. Aborting `signal` ends them silently;
+     * so does the server's end of the response. What breaks it before is thrown.
+     */
+    async stream(
+      site: Site,
+      work: (client: Anthropic, options: RequestOptions) => { asResponse(): Promise<Response> },
+      outer: AbortSignal,
+    ): Promise<AsyncIterable<unknown>> {
       const cut = new AbortController();
       const options = {
         signal: AbortSignal.any([outer, cut.signal]),
         // Bun ends a body that is silent for about 5 minutes; the watchdog below is earlier and knows what to do.
         fetchOptions: { timeout: false } as RequestInit,
       };
-      const response = await call(site, (client) => work(client, options).asResponse());
-      return readFrames({ ...site, isStream: true }, response, cut, clock, await (client ??= load()));
+      return call(site, async (client) => {
+        const response = await work(client, options).asResponse();
+        return readFrames({ ...site, isStream: true }, response, cut, clock, client);
+      });
     },
-    async bytes(site, work, bytesMax, outer) {
+    /** The body of a download; null where it is larger than `bytesMax`. */
+    async bytes(
+      site: Site,
+      work: (client: Anthropic, options: RequestOptions) => PromiseLike<Response>,
+      bytesMax: number,
+      outer: AbortSignal,
+    ): Promise<Uint8Array | null> {
       const [cut, timer] = [new AbortController(), new AbortController()];
       void clock.sleep(downloadMs, timer.signal).then(() => cut.abort());
+      const signal = AbortSignal.any([outer, cut.signal]);
       try {
-        return await call(site, async (client) => {
-          const { body } = await work(client, { signal: AbortSignal.any([outer, cut.signal]) });
-          const chunks: Uint8Array<ArrayBuffer>[] = [];
-          let size = 0;
-          for await (const chunk of body ?? []) {
-            if ((size += chunk.length) > bytesMax) return null;
-            chunks.push(chunk);
-          }
-          return new Uint8Array(await new Blob(chunks).arrayBuffer());
-        });
+        return await call(site, async (client) => readBody(await work(client, { signal }), bytesMax));
       } finally {
         timer.abort();
       }
     },
-    models: (signal) =>
+    /** The models that the key may use. */
+    models: (signal: AbortSignal): Promise<readonly ModelInfo[]> =>
       call({ what: "list the models" }, async (client) => {
         const models: ModelInfo[] = [];
         for await (const { id, display_name } of client.models.list({ limit: 100 }, { signal })) {
@@ -147,6 +118,28 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions): ClaudeA
         return models;
       }),
   };
+}
+
+async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Array | null> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const chunk of body ?? []) {
+    if ((size += chunk.length) > bytesMax) return null;
+    chunks.push(chunk);
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
+}
+
+async function load(apiKey: string | null, baseUrl: string | null, fetch: ClientOptions["fetch"]): Promise<Anthropic> {
+  if (apiKey === null || apiKey === "")
+    throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
+      hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
+    });
+  const { Anthropic } = await import("@anthropic-ai/sdk");
+  // The SDK's own log shows bodies.
+  const quiet = { logLevel: "off", openTelemetry: false } as const;
+  const baseURL = baseUrl ?? defaultBaseUrl;
+  return new Anthropic({ apiKey, baseURL, fetch, maxRetries: 0, timeout: headersTimeoutMs, ...quiet });
 }
 
 async function* readFrames(

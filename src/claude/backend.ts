@@ -93,8 +93,6 @@ export interface RemoteSessions {
     patch: { readonly title?: string | undefined; readonly metadata: { readonly [key: string]: string | null } },
     signal: AbortSignal,
   ): Promise<RemoteSession>;
-  /** All sessions of this program's agent, newest first: for the slow sweep. */
-  list(signal: AbortSignal): AsyncIterable<RemoteSession>;
   archive(remoteId: string, signal: AbortSignal): Promise<void>;
   /** Stops the running turn, if any. */
   interrupt(remoteId: string, signal: AbortSignal): Promise<void>;

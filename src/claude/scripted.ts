@@ -22,7 +22,6 @@ export type Point =
   | "send"
   | "retrieve"
   | "update"
-  | "list"
   | "archive"
   | "confirm"
   | "files"
@@ -36,18 +35,7 @@ export type Fault =
   /** Neither done nor answered, until the caller gives up: by its signal, or after as long as a real line waits for headers. */
   | { readonly kind: "hang" };
 
-export interface ScriptedClaude {
-  readonly world: World;
-  readonly backend: Backend;
-  /** The next request at this point goes wrong; several queue up. */
-  fail(point: Point, fault: Fault): void;
-  /** While set, nothing gets through and open streams are cut. */
-  setDown(isDown: boolean): void;
-  /** While set, open streams deliver nothing and do not end. */
-  setMute(isMute: boolean): void;
-  /** Somebody set our clock: the world's clock minus ours is this from now on. */
-  setSkew(skewMs: Millis): void;
-}
+export type ScriptedClaude = ReturnType<typeof createScriptedClaude>;
 
 export type ScriptedOptions = {
   readonly clock: Clock;
@@ -76,27 +64,32 @@ type Line = {
   isMute: boolean;
 };
 
-export function createScriptedClaude(options: ScriptedOptions): ScriptedClaude {
+export function createScriptedClaude(options: ScriptedOptions) {
   const { clock, skewMs = 0, pageMax = 1000 } = options;
   const world = options.world ?? createWorld(clock, options.script ?? parrot, skewMs);
   const line: Line = { world, clock, skewMs, pageMax, faults: new Map(), isDown: false, isMute: false };
   const remote = createLine(line);
+  const backend: Backend = {
+    name: "scripted",
+    remote,
+    turn: (session, prompt, signal) => runTurn(remote, session, prompt, signal),
+    check: (signal) => at(line, "check", signal, () => {}),
+    models: (signal) => at(line, "check", signal, () => [{ id: "claude-scripted", name: "Scripted Claude" }]),
+  };
   return {
     world,
-    backend: {
-      name: "scripted",
-      remote,
-      turn: (session, prompt, signal) => runTurn(remote, session, prompt, signal),
-      check: (signal) => at(line, "check", signal, () => {}),
-      models: (signal) => at(line, "check", signal, () => [{ id: "claude-scripted", name: "Scripted Claude" }]),
-    },
-    fail: (point, fault) => void line.faults.set(point, [...(line.faults.get(point) ?? []), fault]),
-    setDown(isDown) {
+    backend,
+    /** The next request at this point goes wrong; several queue up. */
+    fail: (point: Point, fault: Fault): void => void line.faults.set(point, [...(line.faults.get(point) ?? []), fault]),
+    /** While set, nothing gets through and open streams are cut. */
+    setDown(isDown: boolean): void {
       line.isDown = isDown;
       if (isDown) world.cut();
     },
-    setMute: (isMute) => void (line.isMute = isMute),
-    setSkew: (skewMs) => void (line.skewMs = skewMs),
+    /** While set, open streams deliver nothing and do not end. */
+    setMute: (isMute: boolean): void => void (line.isMute = isMute),
+    /** Somebody set our clock: the world's clock minus ours is this from now on. */
+    setSkew: (skewMs: Millis): void => void (line.skewMs = skewMs),
   };
 }
 
@@ -136,9 +129,6 @@ function createLine(line: Line): SessionLine {
         world.patch(id, patch);
         return toRemote(session);
       }),
-    async *list(signal) {
-      yield* await at(line, "list", signal, () => world.sessions().map(toRemote).reverse());
-    },
     archive: (id, signal) =>
       at(line, "archive", signal, () => {
         if (world.find(id)?.isArchived === false) world.archive(id);
@@ -149,7 +139,7 @@ function createLine(line: Line): SessionLine {
         if (!log.some((event) => event.type === "confirmation" && event.toolUseId === toolUseId))
           world.confirm(id, toolUseId, isAllowed);
       }),
-    files: (id, signal) => on("files", id, signal, ({ files }) => files.map(({ bytes: _, ...file }) => file)),
+    files: (id, signal) => on("files", id, signal, ({ files }) => [...files]),
     download: (fileId, bytesMax, signal) =>
       at(line, "files", signal, () => {
         const file = world.sessions().flatMap(({ files }) => files.filter(({ id }) => id === fileId))[0];

@@ -10,10 +10,11 @@
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { SessionEvent } from "../core/model.ts";
-import { createAgentKeeper, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import { uploadTimeoutMs, type ClaudeApi, type RequestOptions } from "./api.ts";
+import type { Millis, SessionEvent } from "../core/model.ts";
+import { createAgentKeeper, nullFor, type AgentDeps, type AgentKeeper } from "./agent.ts";
+import { headersTimeoutMs, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import type { Backend, RemoteFile, RemoteSession, RemoteSessions, SessionView } from "./backend.ts";
+import type { Site } from "./failure.ts";
 import { runTurn, type SessionLine } from "./session-turn.ts";
 import {
   count,
@@ -55,8 +56,7 @@ const filesBeta = { betas: ["managed-agents-2026-04-01"] };
 /** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
 export function createSessionsBackend(plain: SessionsDeps): Backend {
   const deps = { ...plain, system: systemOf(plain, plain.system) };
-  const keeper = createAgentKeeper(deps);
-  const line = { ...createRemote(deps, keeper), ...createLine(deps, keeper) };
+  const line = { ...createRemote(deps), ...createLine(deps, createAgentKeeper(deps)) };
   return {
     name: "sessions",
     remote: line,
@@ -78,18 +78,17 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
   const { api } = deps;
   const createWith = async (session: SessionView, signal: AbortSignal): Promise<string> => {
     const { environmentId, agentId } = await keeper.ensure(signal);
-    const { model } = session;
+    const { model, title, metadata } = session;
     const system = systemOf(deps, session.system);
     const isOwn = model === deps.model && system === deps.system;
-    const what = "create a session";
     const params = {
       agent: isOwn ? agentId : ({ type: "agent_with_overrides", id: agentId, model, system } as const),
       environment_id: environmentId,
-      title: session.title.slice(0, titleMax),
-      metadata: { ...session.metadata },
+      title: toTitle(title),
+      metadata: { ...metadata },
     };
-    const site = { what, notFound: "claude_model" } as const;
-    return idOf(await api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), what);
+    const site = { what: "create a session", notFound: "claude_model" } as const;
+    return idOf(await api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), site.what);
   };
   return {
     async create(session, signal) {
@@ -102,59 +101,39 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
       }
     },
     async open(remoteId, signal) {
+      const site = { what: "follow the session" };
       const deltas = { event_deltas: ["agent.message" as const] };
       return toFrames(
-        await api.stream(
-          { what: "follow the session" },
-          ({ beta }, options) => beta.sessions.events.stream(remoteId, deltas, options),
-          signal,
-        ),
+        await api.stream(site, ({ beta }, options) => beta.sessions.events.stream(remoteId, deltas, options), signal),
       );
     },
     async prompts(remoteId, signal) {
       const prompts: SessionEvent[] = [];
       const query: EventQuery = { limit: promptPageMax, order: "desc", types: ["user.message"] };
-      for await (const page of pages(api, "list the prompts", remoteId, query, signal)) prompts.push(...page);
+      for await (const page of eventsOf(api, remoteId, signal).pages(query)) prompts.push(...page);
       return prompts.reverse();
     },
     async send(remoteId, { text, files }, signal) {
+      const events = eventsOf(api, remoteId, signal);
+      const message: SentEvent = { type: "user.message", content: toBlocks(text, files) };
       try {
-        const content = toBlocks(text, files);
-        const timeout = uploadTimeoutMs(files);
-        const echo = await post(api, "send the prompt", remoteId, [{ type: "user.message", content }], {
-          signal,
-          timeout,
-        });
+        const echo = await events.post("send the prompt", [message], uploadTimeoutMs(files));
         if (echo?.type === "prompt") return echo;
       } catch (error) {
-        if (isCode(error, "claude_request")) throw await explainRefusal(api, remoteId, error, signal);
-        throw error;
+        if (!isCode(error, "claude_request")) throw error;
+        // **Source:** claude/CLAUDE-API.md 1.8 ("Accepts next").
+        const last = await events.newest(1, "session.status_idle").catch(() => []);
+        if (last[0]?.type !== "idle" || last[0].stop.kind !== "budget_reached") throw error;
+        throw new BridgeError("claude_budget", "Cannot send the prompt as the session's budget is used up");
       }
       // It is in the log, but as what? The next turn looks it up.
       throw new BridgeError("claude_stream_lost", "Cannot follow the prompt as the Claude API did not echo it");
     },
     async putAside(remoteId, toolUseIds, signal) {
       const no = toolUseIds.map((id) => confirmation(id, false, "The person went on to something else."));
-      await post(api, "put the question aside", remoteId, [...no, { type: "user.interrupt" }], { signal });
+      await eventsOf(api, remoteId, signal).post("put the question aside", [...no, interruption]);
     },
   };
-}
-
-/** Why a session took no prompt, from its last stop. **Source:** claude/CLAUDE-API.md 1.8 ("Accepts next"). */
-async function explainRefusal(
-  api: ClaudeApi,
-  remoteId: string,
-  refusal: BridgeError,
-  signal: AbortSignal,
-): Promise<BridgeError> {
-  const query: EventQuery = { limit: 1, order: "desc", types: ["session.status_idle"] };
-  const newest = await pages(api, "look up the last stop", remoteId, query, signal)
-    .next()
-    .then(({ value }) => value?.[0])
-    .catch(() => undefined);
-  return newest?.type === "idle" && newest.stop.kind === "budget_reached"
-    ? new BridgeError("claude_budget", "Cannot send the prompt as the session's budget is used up")
-    : refusal;
 }
 
 async function* toFrames(frames: AsyncIterable<unknown>): AsyncGenerator<Frame> {
@@ -164,39 +143,31 @@ async function* toFrames(frames: AsyncIterable<unknown>): AsyncGenerator<Frame> 
   }
 }
 
-function createRemote({ api, clock }: SessionsDeps, keeper: AgentKeeper): RemoteSessions {
+function createRemote({ api, clock }: SessionsDeps): RemoteSessions {
   const retrieve: RemoteSessions["retrieve"] = async (remoteId, signal) => {
     const site = { what: "look up the session", notFound: "unsupported" } as const;
-    try {
-      const found = await api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal }));
-      return toRemoteSession(found, site.what);
-    } catch (error) {
-      if (isCode(error, "unsupported")) return null;
-      throw error;
-    }
+    const found = await nullFor(
+      "unsupported",
+      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
+    );
+    return found && toRemoteSession(found, site.what);
   };
   const interrupt: RemoteSessions["interrupt"] = async (remoteId, signal) =>
-    void (await post(api, "interrupt the turn", remoteId, [{ type: "user.interrupt" }], { signal }));
+    void (await eventsOf(api, remoteId, signal).post("interrupt the turn", [interruption]));
   return {
+    ...createFiles(api),
     retrieve,
     interrupt,
-    events: (remoteId, since, signal) => listEvents(api, remoteId, since, signal),
+    skewMs: api.skewMs,
+    events: (remoteId, since, signal) => eventsOf(api, remoteId, signal).since(since),
     async update(remoteId, { title, metadata }, signal) {
-      const what = "update the session";
+      const site = { what: "update the session" };
       const params = {
-        ...(title === undefined ? {} : { title: title.slice(0, titleMax) }),
+        ...(title === undefined ? {} : { title: toTitle(title) }),
         ...(Object.keys(metadata).length === 0 ? {} : { metadata: { ...metadata } }),
       };
-      const updated = await api.call({ what }, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
-      return toRemoteSession(updated, what);
-    },
-    async *list(signal) {
-      const agentId = keeper.agentId();
-      if (agentId === null) return;
-      const what = "list the sessions";
-      const query = { agent_id: agentId, order: "desc", limit: 100 } as const;
-      for await (const page of walk(api, what, ({ beta }) => beta.sessions.list(query, { signal })))
-        for (const wire of page) yield toRemoteSession(wire, what);
+      const updated = await api.call(site, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
+      return toRemoteSession(updated, site.what);
     },
     async archive(remoteId, signal) {
       for (let polls = 0; ; polls++) {
@@ -211,78 +182,89 @@ function createRemote({ api, clock }: SessionsDeps, keeper: AgentKeeper): Remote
       await api.call(site, ({ beta }) => beta.sessions.archive(remoteId, {}, { signal }));
     },
     async confirm(remoteId, toolUseId, isAllowed, reason, signal) {
+      const events = eventsOf(api, remoteId, signal);
       try {
-        await post(api, "answer the tool use", remoteId, [confirmation(toolUseId, isAllowed, reason)], { signal });
+        await events.post("answer the tool use", [confirmation(toolUseId, isAllowed, reason)]);
       } catch (error) {
         if (!isCode(error, "claude_request")) throw error;
         // What a second answer gets is not documented: if one is in the log, this question is settled.
-        for await (const page of listEvents(api, remoteId, null, signal))
+        for await (const page of events.since(null))
           if (page.some((seen) => "toolUseId" in seen && seen.toolUseId === toolUseId)) return;
         throw error;
       }
     },
-    ...createFiles(api),
-    skewMs: api.skewMs,
   };
 }
 
 function createFiles(api: ClaudeApi): Pick<RemoteSessions, "files" | "download"> {
   return {
     async files(remoteId, signal) {
+      const site = { what: "list the files" };
       const found: RemoteFile[] = [];
       const query = { scope_id: remoteId, limit: 100, ...filesBeta };
-      for await (const page of walk(api, "list the files", ({ beta }) => beta.files.list(query, { signal }))) {
+      for await (const page of walk(api, site, ({ beta }) => beta.files.list(query, { signal }))) {
         // What was mounted into the session is there too, and cannot be downloaded.
-        for (const wire of page) if (fields(wire)["downloadable"] !== false) found.push(toRemoteFile(wire));
+        for (const wire of page.map(fields))
+          if (wire["downloadable"] !== false)
+            found.push({
+              id: idOf(wire, site.what),
+              name: string(wire["filename"]),
+              contentType: string(wire["mime_type"]),
+              sizeBytes: count(wire["size_bytes"]),
+              createdAt: toMillis(wire["created_at"]) ?? 0,
+            });
         if (found.length >= filesMax) break;
       }
       // Newest first, where times tie.
       return found.reverse().sort((a, b) => a.createdAt - b.createdAt);
     },
-    async download(fileId, bytesMax, signal) {
-      const site = { what: "fetch a file" };
-      try {
-        return await api.bytes(
-          site,
+    // Deleted, expired or not for us: null.
+    download: (fileId, bytesMax, signal) =>
+      nullFor(
+        "claude_request",
+        api.bytes(
+          { what: "fetch a file" },
           ({ beta }, options) => beta.files.download(fileId, filesBeta, options),
           bytesMax,
           signal,
-        );
-      } catch (error) {
-        // Deleted, expired, or not for us.
-        if (isCode(error, "claude_request")) return null;
-        throw error;
-      }
-    },
+        ),
+      ),
   };
 }
 
-/** By `processed_at` from `since` on; then what is still queued, which no time filter matches. */
-async function* listEvents(
-  api: ClaudeApi,
-  remoteId: string,
-  since: number | null,
-  signal: AbortSignal,
-): AsyncGenerator<readonly SessionEvent[]> {
-  const what = "list the session's events";
-  const from: EventQuery = since === null ? {} : { "created_at[gte]": new Date(since).toISOString() };
-  yield* pages(api, what, remoteId, { ...from, limit: pageMax, order: "asc" }, signal);
-  if (since === null) return;
-  const newest: EventQuery = { limit: queuedMax, order: "desc", types: ["user.message", "user.tool_confirmation"] };
-  const first = await pages(api, what, remoteId, newest, signal).next();
-  const queued = (first.value ?? []).filter((event) => event.at === null);
-  if (queued.length > 0) yield queued.reverse();
-}
-
-async function* pages(
-  api: ClaudeApi,
-  what: string,
-  remoteId: string,
-  query: EventQuery,
-  signal: AbortSignal,
-): AsyncGenerator<SessionEvent[], undefined> {
-  for await (const page of walk(api, what, ({ beta }) => beta.sessions.events.list(remoteId, query, { signal })))
-    yield page.map(toSessionEvent).filter((event) => event !== null);
+/** The event log of one session. */
+function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) {
+  const site = { what: "list the session's events" };
+  async function* pages(query: EventQuery): AsyncGenerator<SessionEvent[]> {
+    for await (const page of walk(api, site, ({ beta }) => beta.sessions.events.list(remoteId, query, { signal })))
+      yield page.map(toSessionEvent).filter((event) => event !== null);
+  }
+  /** One page of the newest of these types, newest first. */
+  const newest = async (limit: number, ...types: NonNullable<EventQuery["types"]>): Promise<SessionEvent[]> => {
+    for await (const page of pages({ limit, order: "desc", types })) return page;
+    return [];
+  };
+  return {
+    pages,
+    newest,
+    /** By `processed_at` from `since` on; then what is still queued, which no time filter matches. */
+    async *since(since: Millis | null): AsyncGenerator<readonly SessionEvent[]> {
+      const from: EventQuery = since === null ? {} : { "created_at[gte]": new Date(since).toISOString() };
+      yield* pages({ ...from, limit: pageMax, order: "asc" });
+      if (since === null) return;
+      const queued = await newest(queuedMax, "user.message", "user.tool_confirmation");
+      yield queued.filter((event) => event.at === null).reverse();
+    },
+    /** Posts events once; resolves to the first one's echo, where there is one. */
+    async post(what: string, events: SentEvent[], timeout = headersTimeoutMs): Promise<SessionEvent | null> {
+      const options = { signal, timeout };
+      const sent: unknown = await api.call({ what }, ({ beta }) =>
+        beta.sessions.events.send(remoteId, { events }, options),
+      );
+      const { data } = fields(sent);
+      return toSessionEvent(Array.isArray(data) ? data[0] : null);
+    },
+  };
 }
 
 type Page<T> = { readonly data: readonly T[]; hasNextPage(): boolean; getNextPage(): Promise<Page<T>> };
@@ -290,15 +272,17 @@ type Page<T> = { readonly data: readonly T[]; hasNextPage(): boolean; getNextPag
 /** Pages one by one: each is a call of its own, and what was yielded before one fails stays valid. */
 async function* walk<T>(
   api: ClaudeApi,
-  what: string,
+  site: Site,
   list: (client: Anthropic) => PromiseLike<Page<T>>,
 ): AsyncGenerator<readonly T[]> {
-  for (let page: Page<T> | null = await api.call({ what }, list); page !== null;) {
+  for (let page: Page<T> | null = await api.call(site, list); page !== null;) {
     const now: Page<T> = page;
     yield Array.isArray(now.data) ? now.data : [];
-    page = await api.call({ what }, async () => (now.hasNextPage() ? now.getNextPage() : null));
+    page = await api.call(site, async () => (now.hasNextPage() ? now.getNextPage() : null));
   }
 }
+
+const interruption: SentEvent = { type: "user.interrupt" };
 
 const confirmation = (toolUseId: string, isAllowed: boolean, reason: string | null): SentEvent => ({
   type: "user.tool_confirmation",
@@ -307,20 +291,8 @@ const confirmation = (toolUseId: string, isAllowed: boolean, reason: string | nu
   ...(isAllowed || reason === null ? {} : { deny_message: reason.slice(0, denyMessageMax) }),
 });
 
-/** Events, sent once; resolves to the first one's echo, where there is one. */
-async function post(
-  api: ClaudeApi,
-  what: string,
-  remoteId: string,
-  events: SentEvent[],
-  options: RequestOptions,
-): Promise<SessionEvent | null> {
-  const sent: unknown = await api.call({ what }, ({ beta }) =>
-    beta.sessions.events.send(remoteId, { events }, options),
-  );
-  const { data } = fields(sent);
-  return toSessionEvent(Array.isArray(data) ? data[0] : null);
-}
+/** Cut inside a character it would be no text any more. */
+const toTitle = (title: string): string => title.slice(0, titleMax).toWellFormed();
 
 function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is BridgeError {
   return error instanceof BridgeError && codes.includes(error.code);
@@ -335,16 +307,5 @@ function toRemoteSession(wire: unknown, what: string): RemoteSession {
     status: status === "running" || status === "rescheduling" || status === "terminated" ? status : "idle",
     isArchived: typeof archived_at === "string",
     updatedAt: string(updated_at),
-  };
-}
-
-function toRemoteFile(wire: unknown): RemoteFile {
-  const { filename, mime_type, size_bytes, created_at } = fields(wire);
-  return {
-    id: idOf(wire, "list the files"),
-    name: string(filename),
-    contentType: string(mime_type),
-    sizeBytes: count(size_bytes),
-    createdAt: toMillis(created_at) ?? 0,
   };
 }

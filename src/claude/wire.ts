@@ -174,40 +174,28 @@ function toStop(reason: Fields, details: Fields): StopReason {
   }
 }
 
-type ImageType = "image/jpeg" | "image/png" | "image/gif" | "image/webp";
-
-export type PromptBlock =
-  | { type: "text"; text: string }
-  | { type: "image"; source: { type: "base64"; media_type: ImageType; data: string } }
-  | {
-      type: "document";
-      source:
-        | { type: "base64"; media_type: "application/pdf"; data: string }
-        | { type: "text"; media_type: "text/plain"; data: string };
-      title?: string;
-    };
+type PromptBlock = ReturnType<typeof toBlock> | { readonly type: "text"; readonly text: string };
 
 /** A prompt, the same for Managed Agents and Messages: files first, then the text; never empty, nor with an empty block (refused). */
 export function toBlocks(text: string, files: readonly PromptFile[]): PromptBlock[] {
-  const blocks = files.map(toBlock);
+  const blocks: PromptBlock[] = files.map(toBlock);
   if (text.trim() !== "") blocks.push({ type: "text", text });
   return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
 }
 
+type ImageType = "image/jpeg" | "image/png" | "image/gif" | "image/webp";
 const isImage = (type: string): type is ImageType => /^image\/(jpeg|png|gif|webp)$/u.test(type);
 const textLike = /^text\/|^application\/(json|xml|yaml|toml|x-sh)$/u;
 
-function toBlock({ contentType, fileName, base64 }: PromptFile): PromptBlock {
+function toBlock({ contentType, fileName, base64 }: PromptFile) {
   const type = contentType.toLowerCase().split(";")[0]?.trim() ?? "";
   const title = fileName === null ? {} : { title: fileName };
-  if (isImage(type)) return { type: "image", source: { type: "base64", media_type: type, data: base64 } };
+  if (isImage(type)) return { type: "image", source: { type: "base64", media_type: type, data: base64 } } as const;
   if (type === "application/pdf")
-    return { type: "document", source: { type: "base64", media_type: type, data: base64 }, ...title };
-  const text = textLike.test(type) ? decodeText(base64) : "";
+    return { type: "document", source: { type: "base64", media_type: type, data: base64 }, ...title } as const;
+  const bytes = Uint8Array.from(textLike.test(type) ? atob(base64) : "", (char) => char.charCodeAt(0));
+  const text = new TextDecoder().decode(bytes);
   // Never a text block: a prompt of unknown fate is known again by its text alone.
   const data = text.trim() === "" ? `[This file (${type}) is empty, or could not be read here.]` : text;
-  return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title };
+  return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title } as const;
 }
-
-const decodeText = (base64: string): string =>
-  new TextDecoder().decode(Uint8Array.from(atob(base64), (char) => char.charCodeAt(0)));

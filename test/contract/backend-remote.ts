@@ -298,17 +298,6 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       expect(changes[1]?.metadata).toEqual({ "sb.schema": "1", "c.topic": "a", "c.new": "b" });
     });
 
-    test("knows all sessions of this program, newest first, and none that was deleted", async () => {
-      await local.ask("hello");
-      const other = createLocal(bench);
-      await other.ask("hello");
-      const ids: string[] = [];
-      for await (const session of remote.list(never)) ids.push(session.id);
-      expect(ids).toEqual([other.remoteId(), local.remoteId()]);
-      world.remove(other.remoteId());
-      expect(await remote.retrieve(other.remoteId(), never)).toBeNull();
-    });
-
     test("archives, also a second time, and also while Claude works", async () => {
       const gate = createGate();
       bench.setScript((prompt) => (prompt === "slow" ? [{ hold: gate.opened }] : [{ say: "hi" }]));

@@ -441,14 +441,6 @@ function sessions(state: State, line: string, id: string, url: URL, body: unknow
   switch (line) {
     case "POST sessions":
       return toWire(createSession(state, body));
-    case "GET sessions": {
-      const params = query(url, ["agent_id", "order", "limit", "page", "include_archived"]);
-      const all = [...engine.sessions.values()].filter(
-        (session) => session.archivedAt === null && [null, session.agentId].includes(params.get("agent_id")),
-      );
-      if (params.get("order") !== "asc") all.reverse();
-      return page(state, all.map(toWire), params);
-    }
     case "GET sessions/:id":
       return toWire(engine.need(id));
     case "POST sessions/:id": {
