@@ -122,7 +122,8 @@ async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string
   const print = JSON.stringify(params);
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
-  const create = { what: "create the agent", notFound: "claude_model" } as const;
+  // Made of the settings alone: what is refused of it is the model.
+  const create = { what: "create the agent", refused: "claude_model" } as const;
   const update = { what: "update the agent" };
   // Unknown there, or archived: then a new one is made.
   const agent =

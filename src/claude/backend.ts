@@ -41,7 +41,7 @@ export type SessionView = {
   readonly metadata: { readonly [key: string]: string };
   /** Ids of prompts in the log that belong to another inbox row already: an uncertain prompt may not adopt them. */
   readonly mappedEventIds: ReadonlySet<string>;
-  /** The stored log, oldest first: what `messages` sends as history. Called at most once per turn. */
+  /** The stored log, oldest first: what `messages` sends as history. */
   readonly history: () => readonly SessionEvent[];
 };
 

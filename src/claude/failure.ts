@@ -12,6 +12,8 @@ export type Site = {
   readonly what: string;
   /** What a 404 means here. */
   readonly notFound?: ErrorCode;
+  /** What a bad request means here. */
+  readonly refused?: ErrorCode;
   /** The headers had arrived: what breaks from here on is the stream. */
   readonly isStream?: boolean;
 };
@@ -82,7 +84,7 @@ const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
 type Answer = { readonly status: number | null; readonly type: string | null; readonly errorCode: string | null };
 
 function codeOf(
-  { notFound = "claude_request" }: Site,
+  { refused = "claude_request", notFound = refused }: Site,
   { status, type, errorCode }: Answer,
   sentence: string,
 ): ErrorCode {
@@ -95,8 +97,8 @@ function codeOf(
   if (status === 404 || type === "not_found_error") return notFound;
   const named = byTypeOrStatus.get(type) ?? byTypeOrStatus.get(status);
   if (named) return named;
-  if (status === null) return isBadRequest ? "claude_request" : "claude_stream_lost";
-  return status >= 500 ? "claude_unreachable" : status >= 400 ? "claude_request" : "claude_protocol";
+  if (status === null) return isBadRequest ? refused : "claude_stream_lost";
+  return status >= 500 ? "claude_unreachable" : status >= 400 ? refused : "claude_protocol";
 }
 
 /** No answer at all, or a stream that broke: the runtimes throw what they like here (TypeError, DOMException, SyntaxError). */

@@ -54,7 +54,7 @@ async function* ask(
   if (known.length > 0) return yield { kind: "events", events: known };
   yield { kind: "sending" };
   const promptId = `local:${deps.newId()}`;
-  const ownReplyId = `${promptId}:reply`;
+  const takenIds = new Set(["", ...log.map(({ id }) => id)]);
   const messages = toMessages(log, prompt, deps.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const startedAt = Math.max(deps.clock.now(), (log.findLast((event) => event.at !== null)?.at ?? 0) + 1);
@@ -64,10 +64,10 @@ async function* ask(
   for (;;) {
     const part = emptyReply();
     for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
+      if (text === "") continue;
       // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
-      const isTaken = log.some((event) => event.id === part.id);
-      replyId ||= isTaken || (part.id === "" && text !== "") ? ownReplyId : part.id;
-      if (text !== "") yield { kind: "delta", eventId: replyId, text };
+      replyId ||= takenIds.has(part.id) ? `${promptId}:reply` : part.id;
+      yield { kind: "delta", eventId: replyId, text };
     }
     if (signal.aborted) return;
     parts.push(part);
@@ -76,19 +76,13 @@ async function* ask(
   }
   yield { kind: "asked", eventId: promptId };
   const at = Math.max(deps.clock.now(), startedAt);
-  const text = parts.map((part) => part.text).join("");
+  const said = parts.map((part) => part.text).join("");
   const sum = (key: "inputTokens" | "outputTokens"): number => parts.reduce((total, part) => total + part[key], 0);
+  const spent = { inputTokens: sum("inputTokens"), outputTokens: sum("outputTokens") };
   const events: SessionEvent[] = [
     { id: promptId, at: startedAt, type: "prompt", text: prompt.text },
-    { id: replyId || ownReplyId, at, type: "reply", text },
-    {
-      id: `${promptId}:usage`,
-      at,
-      type: "usage",
-      inputTokens: sum("inputTokens"),
-      outputTokens: sum("outputTokens"),
-      costCents: null,
-    },
+    { id: replyId, at, type: "reply", text: said },
+    { id: `${promptId}:usage`, at, type: "usage", ...spent, costCents: null },
     { id: `${promptId}:idle`, at, type: "idle", stop: toStop(parts.at(-1)) },
   ];
   yield { kind: "events", events: events.filter((event) => event.type !== "reply" || event.text.trim() !== "") };
@@ -191,15 +185,10 @@ export type Reply = {
   isComplete: boolean;
 };
 
-export const emptyReply = (): Reply => ({
-  id: "",
-  text: "",
-  stopReason: null,
-  category: null,
-  inputTokens: 0,
-  outputTokens: 0,
-  isComplete: false,
-});
+export const emptyReply = (): Reply => {
+  const nothing = { stopReason: null, category: null, inputTokens: 0, outputTokens: 0 };
+  return { id: "", text: "", ...nothing, isComplete: false };
+};
 
 /** Adds one frame in place; returns the text that it brought. Unknown frames add nothing. */
 export function addFrame(reply: Reply, wire: unknown): string {
@@ -233,18 +222,15 @@ export function addFrame(reply: Reply, wire: unknown): string {
 }
 
 /** **Source:** claude/CLAUDE-API.md section 4.2. */
+const stops: ReadonlyMap<string, StopReason> = new Map([
+  ["end_turn", { kind: "end_turn" }],
+  ["stop_sequence", { kind: "end_turn" }],
+  ["max_tokens", { kind: "max_tokens" }],
+  ["model_context_window_exceeded", { kind: "context_exceeded" }],
+]);
+
 function toStop(last: Reply | undefined): StopReason {
-  switch (last?.stopReason) {
-    case "end_turn":
-    case "stop_sequence":
-      return { kind: "end_turn" };
-    case "max_tokens":
-      return { kind: "max_tokens" };
-    case "model_context_window_exceeded":
-      return { kind: "context_exceeded" };
-    case "refusal":
-      return { kind: "refusal", category: last.category };
-    default:
-      return { kind: "other", name: last?.stopReason ?? "unknown" };
-  }
+  const name = last?.stopReason ?? "unknown";
+  if (name === "refusal") return { kind: "refusal", category: last?.category ?? null };
+  return stops.get(name) ?? { kind: "other", name };
 }

@@ -87,7 +87,8 @@ function createLine(deps: SessionsDeps, keeper: AgentKeeper): Omit<SessionLine, 
       title: toTitle(title),
       metadata: { ...metadata },
     };
-    const site = { what: "create a session", notFound: "claude_model" } as const;
+    const refused = isOwn ? "claude_request" : "claude_model";
+    const site = { what: "create a session", notFound: "claude_model", refused } as const;
     return idOf(await api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), site.what);
   };
   return {

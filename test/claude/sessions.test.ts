@@ -109,6 +109,15 @@ describe("sessions", () => {
     expect(double.engine.sessions.size).toBe(5);
   });
 
+  test("says that the model is not there, for the agent and for one chat, and loses no prompt over it", async () => {
+    const local = createLocal({ backend: start({ model: "claude-nope" }), clock });
+    expect((await local.ask("hello")).fault?.code).toBe("claude_model");
+    expect((await local.again()).fault?.code).toBe("claude_model");
+    const view = { ...local.view(), model: "claude-neither" };
+    const prompt = { text: "hello", files: [], state: { kind: "new" } } as const;
+    expect(await codeOf(Array.fromAsync(start().turn(view, prompt, never)))).toBe("claude_model");
+  });
+
   test("creates no session twice within one turn, and says why it failed", async () => {
     const local = createLocal({ backend: start(), clock });
     double.fail(/POST \/v1\/sessions$/u, { kind: "status", status: 403, type: "permission_error" });
