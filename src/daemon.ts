@@ -246,18 +246,8 @@ function createLoops(base: Base, stopping: AbortSignal) {
   });
   const status = createStatusModel({ ...base, connection, account });
   const watch = createHeartbeat(base, connection, wakeAll);
-  return {
-    send,
-    answer,
-    files,
-    sync,
-    control,
-    connection,
-    watch,
-    model: status,
-    wakeAll,
-    storeFault: () => facts.storeFault,
-  };
+  const storeFault = (): string | null => facts.storeFault;
+  return { send, answer, files, sync, control, connection, watch, model: status, wakeAll, storeFault };
 }
 
 /** What time alone sets off. */
