@@ -93,6 +93,14 @@ test("what is too large, one too many, or gone meanwhile is said in words", asyn
   expect(seen(bench).at(-1)).toBe("Claude made gone.txt, but it could not be fetched.");
 });
 
+test("what was sent is not kept a second time", async () => {
+  await using bench = await openBench({ script: making(file("a.csv", 100_000)) });
+  bench.signal.owner.write("make");
+  await bench.until("the file", () => seen(bench).length === 2 && isSettled(bench));
+  const { db } = bench.daemon().store;
+  expect(db.get<{ bytes: number }>("SELECT max(length(body)) AS bytes FROM outbox")?.bytes).toBeLessThan(1_000);
+});
+
 test("a name from the sandbox is only a name", async () => {
   await using bench = await openBench({ script: making(file("../../etc/\u202Ecod.exe"), file("\n", 1, "no type")) });
   bench.signal.owner.write("make");
