@@ -102,6 +102,7 @@ async function* ask(turn: Turn, log: readonly SessionEvent[], prompt: Prompt): A
   yield* record(turn, log);
   if (log.some((event) => event.type === "terminated")) return yield { kind: "gone" };
   let isAsked = eventId !== null && turn.progress.kind !== "flushed";
+  if (!isAsked) turn.progress = progressOf(null);
   if (!isAsked && (await makeRoom(turn, log))) yield* listen(turn);
   while (!turn.signal.aborted && !isSettled(turn)) {
     if (!isAsked) yield* send(turn, prompt);
