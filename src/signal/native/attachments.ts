@@ -114,10 +114,8 @@ export function paddedBytes(plainBytes: number): number {
 const blobBytesMax = (plainBytes: number): number =>
   ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
-type SealedFile = { readonly blob: Bytes; readonly key: Bytes; readonly digest: Bytes; readonly size: number };
-
 /** Seals `plain` under a fresh key. */
-export function encryptAttachment(plain: Uint8Array): SealedFile {
+export function encryptAttachment(plain: Uint8Array) {
   const key = owned(randomBytes(64));
   const iv = randomBytes(ivBytes);
   const cipher = createCipheriv("aes-256-cbc", key.subarray(0, 32), iv);
