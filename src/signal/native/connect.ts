@@ -262,7 +262,7 @@ const finalCodes = new Map<ErrorCode, BridgeCode>([
 ]);
 
 /** What libsignal threw, in our words. */
-function toBridgeError(what: string, cause: unknown): BridgeError {
+export function toBridgeError(what: string, cause: unknown): BridgeError {
   const message = `${what}: ${reasonOf(cause)}`;
   if (!(cause instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, { cause });
   if (cause.is(ErrorCode.RateLimitedError))

@@ -20,7 +20,7 @@ import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
 import { type Bytes, owned, toBase64 } from "./bytes.ts";
 import type { Incoming, Line } from "./connect.ts";
-import { dataOf, readContent, type Sender, toAci } from "./content.ts";
+import { dataOf, readContent, type Sender, toAci, toEnvelope } from "./content.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
 import { type GroupClaim, groupIdOf } from "./groups.ts";
 import { type Job, takeNews } from "./news.ts";
@@ -168,8 +168,6 @@ export async function openEnvelope(
   } catch {
     return { quarantine: "envelope not readable" };
   }
-  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT)
-    return { envelope: toServerReceipt(deps, envelope) };
   const sealing: Sealing = {
     aci: null,
     deviceId: 0,
@@ -179,7 +177,15 @@ export async function openEnvelope(
     groupId: null,
     original: null,
   };
+  const sentAt = Number(envelope.clientTimestamp);
   const serverAt = incoming.serverAt ?? (Number(envelope.serverTimestamp) || null);
+  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) {
+    // The server itself says that an unsealed message of ours was delivered.
+    sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
+    sealing.deviceId = envelope.sourceDeviceId;
+    const said = { kind: "receipt", receipt: "delivery", sentAts: [sentAt] } as const;
+    return sealing.aci === null ? {} : { envelope: toEnvelope(senderOf(deps, sealing, sentAt, serverAt), said, null) };
+  }
   try {
     const plain = await decrypt(deps, overlay, envelope, serverAt ?? now, sealing);
     if (typeof plain === "string") {
@@ -187,7 +193,7 @@ export async function openEnvelope(
       deps.log.debug("delivery dropped", { reason: plain });
       return { quarantine: plain };
     }
-    const sender = senderOf(deps, sealing, Number(envelope.clientTimestamp), serverAt);
+    const sender = senderOf(deps, sealing, sentAt, serverAt);
     const isForUs = sender.isOwn || deps.isAllowed(sender, null);
     const read = await readPlain(deps, overlay, envelope, plain, sender, now).catch((error: unknown) => {
       throwStorageFault(overlay, error);
@@ -195,7 +201,7 @@ export async function openEnvelope(
     });
     return typeof read === "string" ? { quarantine: read, isForUs } : { ...read, isForUs };
   } catch (error) {
-    return failed(deps, overlay, Number(envelope.clientTimestamp), sealing, error);
+    return failed(deps, overlay, sentAt, sealing, error);
   }
 }
 
@@ -293,31 +299,6 @@ function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Se
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }
   const isIdentityChange = libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.UntrustedIdentity);
-  const envelope: Delivered = {
-    source: { aci, number: sender.number },
-    sourceDevice: deviceId,
-    sentAt,
-    serverAt: null,
-    chat: null,
-    isOwn: sender.isOwn,
-    sourceName: null,
-    content: { kind: "undecryptable", code, isIdentityChange },
-  };
+  const envelope = toEnvelope(sender, { kind: "undecryptable", code, isIdentityChange }, null);
   return { envelope, quarantine: code, jobs, isForUs };
-}
-
-/** The server itself says that an unsealed message of ours was delivered. */
-function toServerReceipt(deps: ReceiveDeps, envelope: wire.Envelope): Delivered {
-  const aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
-  const sentAt = Number(envelope.clientTimestamp);
-  return {
-    source: aci === null ? null : addressOf(deps, aci),
-    sourceDevice: envelope.sourceDeviceId || null,
-    sentAt,
-    serverAt: Number(envelope.serverTimestamp) || null,
-    chat: null,
-    isOwn: false,
-    sourceName: null,
-    content: { kind: "receipt", receipt: "delivery", sentAts: [sentAt] },
-  };
 }
