@@ -5,11 +5,10 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { BridgeError } from "../../src/core/errors.ts";
 import { fetchSignalCliVersion } from "../../src/signal/rpc.ts";
 import { createSignalCli } from "../../src/signal/signal-cli.ts";
 import { superviseSignalCli } from "../../src/signal/supervise.ts";
-import { codeOf } from "../contract/transport.ts";
+import { codeOf, faultOf } from "../contract/transport.ts";
 import { isSignalCliThere, java, oldJava, signalCliPath } from "../doubles/java.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";
@@ -59,12 +58,6 @@ async function supervise(path: string) {
   const supervisor = superviseSignalCli({ path, url, clock: systemClock, log, random: () => 0, limits });
   endings.push(() => supervisor.stop());
   return { supervisor, log, url };
-}
-
-async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  if (error instanceof BridgeError) return error;
-  throw new Error("expected a BridgeError", { cause: error });
 }
 
 const isAlive = (pid: number): boolean => {
