@@ -112,7 +112,7 @@ test("with the log here alone, what the token budget can use stays for ever, and
   const rare = exchange(1);
   store.prune(1_000 * dayMs);
   expect(count("events")).toBe(rare.length);
-  const sizes = live(8, 3_000);
+  const sizes = live(5, 3_000);
   expect(sizes.at(-1)).toBeLessThan((sizes[2] ?? 0) * 1.05);
   const tokensMax = 100_000;
   const all = store.sessions.events("s");
