@@ -1,0 +1,126 @@
+/** What is kept for how long: months of exchanges, pruned once a day, on both backends. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { toHistory } from "../../src/claude/history.ts";
+import type { Envelope, SessionEvent } from "../../src/core/model.ts";
+import { plainText } from "../../src/core/reply.ts";
+import { openStore, type Store } from "../../src/store/store.ts";
+
+const dayMs = 86_400_000;
+const retentionMs = 30 * dayMs;
+const perDay = 20;
+const chat = { kind: "self" } as const;
+const source = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: null };
+const envelopeOf = (sentAt: number): Envelope => ({
+  source,
+  sourceDevice: 1,
+  sentAt,
+  serverAt: null,
+  chat,
+  isOwn: true,
+  sourceName: null,
+  content: { kind: "empty", what: "test" },
+});
+
+let home: string;
+let store: Store;
+beforeEach(async () => {
+  home = mkdtempSync(join(tmpdir(), "signalman-keep-"));
+  store = await openStore(home, { render: (text) => [plainText(text)], isExclusive: false });
+  store.db.exec("PRAGMA synchronous = OFF");
+});
+afterEach(() => {
+  store.close();
+  rmSync(home, { recursive: true });
+});
+
+const count = (table: string): number => store.db.get<{ n: number }>(`SELECT count(*) AS n FROM ${table}`)?.n ?? 0;
+const pages = (): number => store.db.get<{ page_count: number }>("PRAGMA page_count")?.page_count ?? 0;
+
+/** One message with its answer, about the size of a real one. */
+function exchange(at: number, textBytes = 600): SessionEvent[] {
+  const id = `e${at}`;
+  const events: SessionEvent[] = [
+    { id: `${id}:prompt`, at, type: "prompt", text: `question ${at} ${"?".repeat(textBytes)}` },
+    { id: `${id}:running`, at, type: "running" },
+    { id: `${id}:reply`, at: at + 1, type: "reply", text: `answer ${at} ${"!".repeat(textBytes)}` },
+    { id: `${id}:usage`, at: at + 1, type: "usage", inputTokens: at, outputTokens: 1, costCents: null },
+    { id: `${id}:idle`, at: at + 2, type: "idle", stop: { kind: "end_turn" } },
+  ];
+  store.inbox.accept(`k${at}`, "prompt", envelopeOf(at), at);
+  const row = store.inbox.head("self");
+  if (!row) throw new Error("nothing was accepted");
+  store.inbox.markAsked(row.id, "s", `${id}:prompt`);
+  store.sessions.apply("s", events, at);
+  store.inbox.finish(row.id, "answered", at + 2);
+  for (let sent = store.outbox.head("self"); sent; sent = store.outbox.head("self"))
+    store.outbox.markSent(sent.id, at + 3, at + 3);
+  return events;
+}
+
+/** Pages in use at the end of each month. */
+function live(months: number, textBytes?: number): number[] {
+  const sizes: number[] = [];
+  for (let day = 1; day <= months * 30; day++) {
+    store.db.transaction(() => {
+      for (let n = 0; n < perDay; n++) exchange(day * dayMs + n * 60_000, textBytes);
+    });
+    store.prune((day + 1) * dayMs - retentionMs);
+    if (day % 30 === 0) sizes.push(pages());
+  }
+  return sizes;
+}
+
+test("with the log at Claude, months later the file is as large as after two", () => {
+  store.sessions.create("s", chat, "sessions", {}, {}, 1);
+  store.sessions.setRemote("s", "remote");
+  const sizes = live(5);
+  expect(sizes.at(-1)).toBeLessThan((sizes[1] ?? 0) * 1.05);
+  expect(count("events")).toBeLessThanOrEqual(31 * perDay * 5);
+  expect(count("sessions")).toBe(1);
+});
+
+test("what was pruned is not news when a listing shows it again, and the usage is still known", () => {
+  store.sessions.create("s", chat, "sessions", {}, {}, 1);
+  store.sessions.setRemote("s", "remote");
+  const old = exchange(1);
+  live(2);
+  const last = exchange(100 * dayMs);
+  expect(store.prune(200 * dayMs)).toBeGreaterThan(0);
+  expect(store.outbox.byKey(`reply:s:${old[2]?.id}:0`)).toBeNull();
+  expect(store.sessions.apply("s", [...old, ...last], 101 * dayMs)).toMatchObject({ replies: 0, added: [] });
+  expect(store.outbox.pending().count).toBe(0);
+  expect(store.sessions.lastOfType("s", "usage")).toMatchObject({ inputTokens: 100 * dayMs });
+});
+
+test("while a prompt is open, nothing of its session goes, however old", () => {
+  store.sessions.create("s", chat, "sessions", {}, {}, 1);
+  store.sessions.setRemote("s", "remote");
+  live(2);
+  const before = count("events");
+  store.inbox.accept("open", "prompt", envelopeOf(1), 1);
+  store.inbox.markAsked(store.inbox.head("self")?.id ?? 0, "s", `e${31 * dayMs}:prompt`);
+  store.prune(1_000 * dayMs);
+  expect(count("events")).toBe(before);
+  expect(store.sessions.hasReplySince("s", `e${31 * dayMs}:prompt`)).toBe(true);
+});
+
+test("with the log here alone, what the token budget can use stays for ever, and what lies far beyond it goes", () => {
+  store.sessions.create("s", chat, "messages", {}, {}, 1);
+  const rare = exchange(1);
+  store.prune(1_000 * dayMs);
+  expect(count("events")).toBe(rare.length);
+  const sizes = live(5, 3_000);
+  expect(sizes.at(-1)).toBeLessThan((sizes[2] ?? 0) * 1.05);
+  const tokensMax = 100_000;
+  const all = store.sessions.events("s");
+  store.prune(1_000 * dayMs);
+  const kept = store.sessions.events("s");
+  expect(kept.length).toBeLessThan(all.length);
+  // The beginning of what is sent moves in steps; but for those it is the same.
+  const [full, pruned] = [toHistory(all, tokensMax), toHistory(kept, tokensMax)];
+  expect(Math.abs(full.length - pruned.length)).toBeLessThanOrEqual(8);
+  expect(pruned.at(-1)).toEqual(full.at(-1));
+});
