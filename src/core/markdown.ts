@@ -148,7 +148,7 @@ function indented({ depth }: Context, text: string, first: string, rest = " ".re
 
 function markerOf(list: Tokens.List, item: Tokens.ListItem, index: number): string {
   if (item.task) return item.checked ? "☑ " : "☐ ";
-  return list.ordered ? `${(list.start || 1) + index}. ` : "• ";
+  return list.ordered ? `${Number(list.start) + index}. ` : "• ";
 }
 
 /** A line per cell that holds something, a blank line between the rows; the headers alone where no row holds anything. */
