@@ -198,7 +198,7 @@ export const errorTable = {
 
 export type ErrorCode = keyof typeof errorTable;
 
-/** The row of a code, widened, so that optional columns can be read. */
+/** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
 /** Whatever a server says, nobody waits longer than a day without asking again. */
