@@ -15,12 +15,21 @@ complete -F _signalman -o default signalman
   zsh: `#compdef signalman
 _signalman() {
   local -a found
-  found=(\${(f)"$("\${words[1]}" complete -- "\${(@)words[2,CURRENT-1]}" 2>/dev/null | sed 's/:/\\\\:/g; s/\\t/:/')"})
+  found=(\${(f)"$("\${words[1]}" complete -- "\${(@)words[2,CURRENT-1]}" 2>/dev/null | sed 's/:/\\\\:/g' | tr '\\t' ':')"})
   _describe signalman found || _files
 }
-compdef _signalman signalman
+if [[ $funcstack[1] == _signalman ]]; then _signalman; else compdef _signalman signalman; fi
 `,
-  fish: `complete -c signalman -f -a '(set -l words (commandline -opc); $words[1] complete -- $words[2..] 2>/dev/null)'
+  fish: `function __signalman
+  set -l words (commandline -opc)
+  set -l found ($words[1] complete -- $words[2..] 2>/dev/null)
+  if set -q found[1]
+    printf '%s\\n' $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
+end
+complete -c signalman -f -a '(__signalman)'
 `,
 };
 

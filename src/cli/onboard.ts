@@ -71,15 +71,11 @@ export async function onboard(cli: Cli, ask: Ask = askOn(cli)): Promise<boolean>
 
 function askOn({ signal }: Cli): Ask {
   return async ({ message, options, fallback, isSecret, validate }) => {
-    const { isCancel, password, select, text } = await import("@clack/prompts");
+    const { password, select, text } = await import("@clack/prompts");
     const base = { message, validate, signal, output: process.stderr };
-    const answer = options
-      ? await select({ ...base, options: [...options], initialValue: fallback })
-      : isSecret
-        ? await password(base)
-        : await text({ ...base, placeholder: fallback, defaultValue: fallback });
-    if (isCancel(answer)) throw new BridgeError("config", "Cannot go on without the answers", { hint: "" });
-    return answer;
+    if (options) return answerOf(await select({ ...base, options: [...options], initialValue: fallback }));
+    if (isSecret) return answerOf(await password(base));
+    return answerOf(await text({ ...base, placeholder: fallback, defaultValue: fallback }));
   };
 }
 
@@ -87,5 +83,12 @@ function askOn({ signal }: Cli): Ask {
 export async function confirm(cli: Cli, message: string): Promise<boolean> {
   if (!hasPerson(cli)) return false;
   const { confirm } = await import("@clack/prompts");
-  return (await confirm({ message, initialValue: false, signal: cli.signal, output: process.stderr })) === true;
+  return answerOf(await confirm({ message, initialValue: false, signal: cli.signal, output: process.stderr }));
+}
+
+/** While somebody is asked, the terminal hands over Ctrl-C as a key: here it becomes the signal again. */
+function answerOf<T>(answer: T | symbol): Exclude<T, symbol> {
+  if (typeof answer !== "symbol") return answer as Exclude<T, symbol>;
+  process.emit("SIGINT");
+  throw new BridgeError("config", "Cannot go on without an answer", { hint: "" });
 }

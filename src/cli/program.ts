@@ -125,6 +125,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
     .configureOutput({ writeOut: io.out, writeErr: io.err, getOutHasColors: () => false, getErrHasColors: () => false })
     .configureHelp({ showGlobalOptions: true })
     .showHelpAfterError("`signalman --help` lists what there is.")
+    .helpCommand("help [command]", "explain a command")
     .exitOverride();
   for (const key of settingKeys) {
     const flag = flagOf(key);

@@ -69,7 +69,12 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
   return {
     file: join(cli.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user", unit),
     async text() {
-      if (!(await can("systemctl", "--version"))) throw noManager("a Linux without systemd");
+      const { code, out } = await exec(...systemctl("show-environment"));
+      if (code === 127) throw noManager("a Linux without systemd");
+      if (code !== 0)
+        throw new BridgeError("unsupported", `Cannot reach the service manager of this user: ${out}`, {
+          hint: "Log in as this user (not by su or sudo), or set XDG_RUNTIME_DIR=/run/user/<its id>.",
+        });
       const canNotify = await can("systemd-notify", "--version");
       // Some systems forbid a user's services a view of the file system of their own; there the unit would not start.
       const sandbox = ["-p", "ProtectSystem=strict", "-p", "PrivateTmp=yes"];

@@ -6,7 +6,7 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { open, rename, rm } from "node:fs/promises";
+import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { isLoopback } from "../config.ts";
@@ -56,6 +56,8 @@ export async function update(cli: Cli, options: { readonly check?: true }, progr
     const { stdout } = await promisify(execFile)(fresh, ["--version"]).catch(() => {
       throw failed("the new binary does not start here", "Nothing was changed.");
     });
+    // Whoever could run the old one can run the new one, whatever our umask.
+    await chmod(fresh, (await stat(file)).mode);
     // Windows lets nobody write over a program that runs, but lets it be renamed.
     if (process.platform === "win32") await rename(file, `${file}.old`);
     await rename(fresh, file);
