@@ -129,6 +129,8 @@ UMask=0077
 NoNewPrivileges=yes
 ${canSandbox ? sandbox : ""}RestrictSUIDSGID=yes
 RestrictRealtime=yes
+RestrictNamespaces=yes
+SystemCallArchitectures=native
 LockPersonality=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 

@@ -115,7 +115,10 @@ describe("service", () => {
   test("systemd itself finds no fault with the unit, where it is here to be asked", () => {
     const unit = join(home, "signalman.service");
     writeFileSync(unit, systemdUnit([process.execPath], home, { canNotify: true, canSandbox: true }));
-    const { error, stderr } = spawnSync("systemd-analyze", ["verify", "--user", unit], { encoding: "utf8" });
+    const { error, stderr } = spawnSync("systemd-analyze", ["verify", "--user", unit], {
+      encoding: "utf8",
+      env: { ...process.env, XDG_RUNTIME_DIR: home },
+    });
     if (error) return expect(readFileSync(unit, "utf8")).toMatch(/^\[Unit\][^]*\n\[Service\]\n[^]*\n\[Install\]\n/u);
     expect(stderr.split("\n").filter((line) => line.includes("signalman.service"))).toEqual([]);
   });
