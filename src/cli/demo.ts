@@ -165,8 +165,9 @@ async function converse(demo: Demo): Promise<number> {
       lines.prompt(true);
     };
   lines.prompt();
+  let text = "";
   for await (const line of lines) {
-    const text = line.trim();
+    text = line.trim();
     if (!isTyped) cli.out(`you>    ${text}\n`);
     if (text === "/quit") break;
     const drop = /^\/drop(?:\s+(\d+))?$/u.exec(text);
@@ -176,6 +177,8 @@ async function converse(demo: Demo): Promise<number> {
   }
   lines.close();
   screen.print = cli.out;
+  // Ctrl-C and Ctrl-D leave the line as it is.
+  if (isTyped && text !== "/quit") cli.out("\n");
   if (!isTyped) await until(cli, patienceMs, "the last answer", () => isQuiet(daemon));
   return 0;
 }

@@ -62,12 +62,9 @@ export async function showSession(cli: Cli, { json }: Options, id = ""): Promise
       hint: "`signalman sessions` lists them.",
     });
   const { session, events } = found;
+  const rows = Object.entries(session).map(([name, value]) => [name, String(value ?? "-")]);
   if (json) printJson(cli, { ...session, events });
-  else
-    cli.out(
-      toTable(Object.entries(session).map(([name, value]) => [name, String(value ?? "-")])) +
-        events.map(toLines).join(""),
-    );
+  else cli.out(toTable(rows) + events.map(toLines).join(""));
   return 0;
 }
 
@@ -75,12 +72,10 @@ export async function showSession(cli: Cli, { json }: Options, id = ""): Promise
 async function withStore<T>(cli: Cli, read: (store: Store) => T): Promise<T | null> {
   const { home } = configOf(cli);
   if (!existsSync(join(home, "signalman.db"))) return null;
+  using stack = new DisposableStack();
   const store = await openStore(home, { render: () => [], isExclusive: false });
-  try {
-    return read(store);
-  } finally {
-    store.close();
-  }
+  stack.defer(() => store.close());
+  return read(store);
 }
 
 const toView = (session: Session) => ({
@@ -119,29 +114,21 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   const source = join(configOf(cli).home, "signalman.db");
   if (!existsSync(source)) throw new BridgeError("config", `Cannot back up ${source} as there is no such file`);
   const target = resolve(file);
-  create(target);
   try {
-    const db = await openDatabase(source);
-    try {
-      db.copyTo(target);
-    } finally {
-      db.close();
-    }
+    // SQLite fills an empty file as gladly as none.
+    closeSync(openSync(target, "wx", 0o600));
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : "it cannot be made";
+    const hint = "Name another file: a backup overwrites nothing.";
+    throw new BridgeError("config", `Cannot write a backup as the system says: ${why}`, { hint, cause });
+  }
+  try {
+    using stack = new DisposableStack();
+    stack.adopt(await openDatabase(source), (db) => db.close()).copyTo(target);
   } catch (error) {
     rmSync(target, { force: true });
     throw error;
   }
   cli.out(`${target}  ${statSync(target).size} bytes\n`);
   return 0;
-}
-
-/** SQLite fills an empty file as gladly as none. */
-function create(target: string): void {
-  try {
-    closeSync(openSync(target, "wx", 0o600));
-  } catch (cause) {
-    const isThere = cause instanceof Error && "code" in cause && cause.code === "EEXIST";
-    const why = isThere ? "it exists, and a backup overwrites nothing" : "it cannot be created";
-    throw new BridgeError("config", `Cannot write ${target} as ${why}`, { hint: "Name another file.", cause });
-  }
 }

@@ -25,6 +25,11 @@ const groups = {
   service: { doc: "signalman as a service of this user (systemd, launchd)", usual: "status" },
 } as const;
 
+const remote = () => import("./remote.ts");
+const home = () => import("./home.ts");
+const completions = () => import("./completions.ts");
+const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
+
 const commands: Readonly<Record<string, Row>> = {
   run: ["start the bridge and stay in the foreground", () => start],
   link: [
@@ -49,45 +54,31 @@ const commands: Readonly<Record<string, Row>> = {
   "selftest-life": ["", async () => (await import("./selftest.ts")).selftestLife, { "<url>": "" }],
   send: [
     "send a message through the running daemon",
-    async () => (await import("./remote.ts")).send,
+    async () => (await remote()).send,
     { "<to>": "a number, an account id, self, or group:<id>", "<text>": "what to say" },
   ],
   reconnect: [
     "try the line to Signal now",
-    async () => (await import("./remote.ts")).reconnect,
+    async () => (await remote()).reconnect,
     { "--captcha <solution>": "the solved captcha that Signal asked for, beginning with signalcaptcha://" },
   ],
-  status: ["how the running daemon stands", async () => (await import("./remote.ts")).status, json],
+  status: ["how the running daemon stands", async () => (await remote()).status, json],
   doctor: ["check everything and say what to do", async () => (await import("./doctor.ts")).doctor, json],
-  "sessions list": ["all that are kept here, newest first", async () => (await import("./home.ts")).listSessions, json],
-  "sessions show": [
-    "one conversation",
-    async () => (await import("./home.ts")).showSession,
-    { ...oneSession, ...json },
-  ],
-  "sessions sync": ["compare with Claude now", async () => (await import("./remote.ts")).syncSessions],
-  "sessions archive": [
-    "end one, here and at Claude",
-    async () => (await import("./remote.ts")).archiveSession,
-    oneSession,
-  ],
-  "config show": ["what is in force, and where it was set", async () => (await import("./home.ts")).showConfig, json],
+  "sessions list": ["all that are kept here, newest first", async () => (await home()).listSessions, json],
+  "sessions show": ["one conversation", async () => (await home()).showSession, { ...oneSession, ...json }],
+  "sessions sync": ["compare with Claude now", async () => (await remote()).syncSessions],
+  "sessions archive": ["end one, here and at Claude", async () => (await remote()).archiveSession, oneSession],
+  "config show": ["what is in force, and where it was set", async () => (await home()).showConfig, json],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
   "service install": [
     "write the service file, start it now and at every login",
-    () => async (cli) => (await import("./service.ts")).serviceOf(cli).install(),
+    () => async (cli) => (await service(cli)).install(),
   ],
-  "service status": [
-    "whether it is installed and runs",
-    () => async (cli) => (await import("./service.ts")).serviceOf(cli).status(),
-  ],
-  "service uninstall": [
-    "stop it and remove the service file",
-    () => async (cli) => (await import("./service.ts")).serviceOf(cli).uninstall(),
-  ],
+  "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
+  "service uninstall": ["stop it and remove the service file", () => async (cli) => (await service(cli)).uninstall()],
   backup: [
     "copy the database while the daemon works",
-    async () => (await import("./home.ts")).backup,
+    async () => (await home()).backup,
     { "<file>": "a new file; it will hold keys and messages" },
   ],
   update: [
@@ -97,11 +88,11 @@ const commands: Readonly<Record<string, Row>> = {
   ],
   completions: [
     "print the completions for a shell",
-    async () => (await import("./completions.ts")).completions,
+    async () => (await completions()).completions,
     { "<shell>": "bash, zsh or fish" },
   ],
-  complete: ["", async () => (await import("./completions.ts")).complete(createProgram), { "[words...]": "" }],
-  man: ["print the manual page, for man(1)", async () => (await import("./completions.ts")).man(createProgram)],
+  complete: ["", async () => (await completions()).complete(createProgram), { "[words...]": "" }],
+  man: ["print the manual page, for man(1)", async () => (await completions()).man(createProgram)],
 };
 
 /** Runs what `argv` (without program and script) says. Resolves to the exit code; never rejects. */

@@ -35,11 +35,11 @@ export function writePlace(home: string, where: Place): void {
 
 export const removePlace = (home: string): void => rmSync(fileOf(home), { force: true });
 
-function readPlace(home: string): Place | null {
+function readPlace(home: string): Partial<Place> {
   try {
     return v.parse(place, JSON.parse(readFileSync(fileOf(home), "utf8")));
   } catch {
-    return null;
+    return {};
   }
 }
 
@@ -48,24 +48,26 @@ const shape = v.looseObject({ version: v.string(), connection: v.looseObject({ s
 
 /** The daemon's status as it says it. @throws BridgeError `not_running` */
 export async function fetchStatus(config: Config, signal: AbortSignal): Promise<Status> {
-  const answer = await ask(config, "/status", { headers: { accept: "application/json" } }, signal);
+  const answer = await ask(config, signal, "/status");
   if (v.is(shape, answer)) return answer as unknown as Status;
   throw notRunning("something else answers there");
 }
 
 /** `POST /control/<what>`. @throws BridgeError `not_running`, or what the daemon answers */
 export async function command(config: Config, what: string, body: unknown, signal: AbortSignal): Promise<void> {
-  const { token } = readPlace(config.home) ?? { token: "" };
-  const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
-  await ask(config, `/control/${what}`, { method: "POST", headers, body: JSON.stringify(body) }, signal);
+  await ask(config, signal, `/control/${what}`, { method: "POST", body: JSON.stringify(body) });
 }
 
-async function ask(config: Config, path: string, init: RequestInit, signal: AbortSignal): Promise<unknown> {
-  const url = readPlace(config.home)?.url ?? urlOf(config);
+async function ask(config: Config, signal: AbortSignal, path: string, init: RequestInit = {}): Promise<unknown> {
+  const { url = urlOf(config), token = "" } = readPlace(config.home);
   if (url === null) throw notRunning("its status server is off, or it is not running");
   let answer: Response;
   try {
-    answer = await fetch(url + path, { ...init, signal: AbortSignal.any([signal, AbortSignal.timeout(answerMs)]) });
+    answer = await fetch(url + path, {
+      ...init,
+      headers: { authorization: `Bearer ${token}`, accept: "application/json", "content-type": "application/json" },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(answerMs)]),
+    });
   } catch (cause) {
     throw notRunning(`nobody answers at ${url}`, cause);
   }

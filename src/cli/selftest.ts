@@ -35,27 +35,35 @@ export async function selftest(cli: Cli): Promise<number> {
   const bench = openBench(cli, world, home);
   stack.defer(() => bench.kill());
   const startedAt = cli.clock.monotonic();
-  let failed = 0;
-  for (const [name, play] of Object.entries(steps)) {
-    cli.out(`${name.padEnd(58)} `);
-    try {
-      await play(bench);
-      cli.out("ok\n");
-    } catch (error) {
-      if (cli.signal.aborted) return 1;
-      failed++;
-      cli.out(`FAILED: ${error instanceof Error ? error.message : String(error)}\n`);
-    }
-  }
+  const isBroken = await play(cli, breakEverything(bench));
+  if (cli.signal.aborted) return 1;
   const { written, timesSeen } = bench;
   const lost = written.filter((text) => timesSeen(text) === 0);
   const doubled = written.filter((text) => timesSeen(text) > 1);
-  const { uncertain } = (await bench.status()).outbox;
+  const status = await bench.status().catch(() => null);
   const seconds = Math.round((cli.clock.monotonic() - startedAt) / 1_000);
-  const row = [written.length, kills, lost.length, doubled.length, uncertain, seconds].map(String);
+  const row = [written.length, kills, lost.length, doubled.length, status?.outbox.uncertain ?? "?", seconds].map(
+    String,
+  );
   cli.out(`\n${toTable([["messages", "kills", "lost", "doubled", "uncertain", "seconds"], row])}`);
   for (const text of [...lost, ...doubled]) cli.out(`not answered exactly once: ${text}\n`);
-  return failed + lost.length + doubled.length === 0 ? 0 : 1;
+  return isBroken || lost.length + doubled.length > 0 ? 1 : 0;
+}
+
+/** Each step says its name before it begins. Resolves to true where one failed: the rest would tell nothing. */
+async function play({ out }: Cli, steps: AsyncIterable<string>): Promise<boolean> {
+  let end = "";
+  try {
+    for await (const name of steps) {
+      out(`${end}${name.padEnd(58)} `);
+      end = "ok\n";
+    }
+    out(end);
+    return false;
+  } catch (error) {
+    out(`FAILED: ${error instanceof Error ? error.message : String(error)}\n`);
+    return true;
+  }
 }
 
 type Bench = ReturnType<typeof openBench>;
@@ -124,70 +132,71 @@ function openBench(cli: Cli, world: SelftestWorld, home: string) {
 }
 
 /** What is broken, in this order, and how it must end. */
-const steps: Readonly<Record<string, (bench: Bench) => Promise<void>>> = {
-  async "a conversation; Claude's stream split inside characters"({ reaches, ask }) {
-    await reaches("CONNECTED");
-    await ask();
-  },
-  async "the line to Signal is cut, a message is written meanwhile"({ faults, reaches, write, answered }) {
-    faults.cut();
-    await reaches("DISCONNECTED", "signal_unreachable");
+async function* breakEverything(bench: Bench): AsyncGenerator<string> {
+  const { cli, faults, failClaude, reaches, comes, status, write, answered, ask, reconnect, kill, live } = bench;
+
+  yield "a conversation; Claude's stream split inside characters";
+  await reaches("CONNECTED");
+  await ask();
+
+  yield "the line to Signal is cut, a message is written meanwhile";
+  faults.cut();
+  await reaches("DISCONNECTED", "signal_unreachable");
+  write();
+  faults.mend();
+  await answered();
+
+  yield "Signal answers, and delivers nothing (noticed after 15 s)";
+  faults.hang();
+  write();
+  await reaches("DISCONNECTED", "stalled");
+  faults.release();
+  await answered();
+
+  yield "acknowledgements and answers of Signal get lost";
+  faults.loseAcks(2);
+  faults.loseAnswers(2);
+  await ask();
+  await ask();
+
+  yield "Claude limits the rate (429), then fails (500, 529)";
+  failClaude({ status: 429, retryAfterSeconds: 1 }, { status: 500 });
+  await ask();
+  failClaude({ status: 529 });
+  await ask();
+
+  yield "Claude's stream breaks off in the middle";
+  failClaude("cut");
+  await ask();
+
+  yield "Signal asks for a captcha; it is solved";
+  faults.refuseSends("captcha");
+  write();
+  await comes("the captcha", async () => (await status()).outbox.fault?.code === "captcha");
+  await reconnect();
+  await answered();
+
+  yield "the device is unlinked, and linked again";
+  faults.unlink();
+  await reaches("DISCONNECTED", "unlinked");
+  write();
+  faults.relink();
+  await reconnect();
+  await answered();
+
+  yield `signalman is killed ${kills} times (SIGKILL) while people write`;
+  for (let times = 0; times < kills; times++) {
     write();
-    faults.mend();
-    await answered();
-  },
-  async "Signal answers, and delivers nothing (noticed after 15 s)"({ faults, reaches, write, answered }) {
-    faults.hang();
     write();
-    await reaches("DISCONNECTED", "stalled");
-    faults.release();
-    await answered();
-  },
-  async "acknowledgements and answers of Signal get lost"({ faults, ask }) {
-    faults.loseAcks(2);
-    faults.loseAnswers(2);
-    await ask();
-    await ask();
-  },
-  async "Claude limits the rate (429), then fails (500, 529)"({ failClaude, ask }) {
-    failClaude({ status: 429, retryAfterSeconds: 1 }, { status: 500 });
-    await ask();
-    failClaude({ status: 529 });
-    await ask();
-  },
-  async "Claude's stream breaks off in the middle"({ failClaude, ask }) {
-    failClaude("cut");
-    await ask();
-  },
-  async "Signal asks for a captcha; it is solved"({ faults, write, comes, status, reconnect, answered }) {
-    faults.refuseSends("captcha");
-    write();
-    await comes("the captcha", async () => (await status()).outbox.fault?.code === "captcha");
-    await reconnect();
-    await answered();
-  },
-  async "the device is unlinked, and linked again"({ faults, reaches, write, reconnect, answered }) {
-    faults.unlink();
-    await reaches("DISCONNECTED", "unlinked");
-    write();
-    faults.relink();
-    await reconnect();
-    await answered();
-  },
-  async [`signalman is killed ${kills} times (SIGKILL) while people write`]({ cli, write, kill, live, answered }) {
-    for (let times = 0; times < kills; times++) {
-      write();
-      write();
-      await cli.clock.sleep(30 + cli.random() * 600, cli.signal);
-      await kill();
-      live();
-    }
-    await answered();
-  },
-  async "in the end everything is done, and nothing waits"({ comes, status }) {
-    await comes("the end", async () => {
-      const { connection, inbox, outbox } = await status();
-      return connection.state === "CONNECTED" && inbox.pending + outbox.pending === 0;
-    });
-  },
-};
+    await cli.clock.sleep(30 + cli.random() * 600, cli.signal);
+    await kill();
+    live();
+  }
+  await answered();
+
+  yield "in the end everything is done, and nothing waits";
+  await comes("the end", async () => {
+    const { connection, inbox, outbox } = await status();
+    return connection.state === "CONNECTED" && inbox.pending + outbox.pending === 0;
+  });
+}

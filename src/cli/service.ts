@@ -5,6 +5,7 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -50,7 +51,7 @@ type Manager = {
 
 /** @throws BridgeError `unsupported` where there is no service manager that we know */
 function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): Manager {
-  const user = cli.env["HOME"] ?? "";
+  const user = cli.env["HOME"] || homedir();
   if (platform === "darwin") {
     const domain = `gui/${process.getuid?.() ?? 0}`;
     const file = join(user, "Library/LaunchAgents", `${label}.plist`);
@@ -96,8 +97,9 @@ const noManager = (where: string): BridgeError =>
   });
 
 /**
- * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go
- * through systemd's own `systemd-notify` (watchdog.ts); without that program there is no watchdog.
+ * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it
+ * runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go through systemd's own `systemd-notify`
+ * (`keepWatch` below); without that program there is no watchdog.
  * **Source:** systemd.service(5), systemd.exec(5), sd_notify(3).
  */
 export function systemdUnit(
@@ -180,6 +182,8 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
 
     async install(): Promise<number> {
       const content = await text();
+      // What runs already goes on with the file of before.
+      if (existsSync(file)) await place.exec(...down);
       // A unit that names a folder which is not there does not start.
       mkdirSync(config.home, { recursive: true, mode: 0o700 });
       mkdirSync(dirname(file), { recursive: true });
