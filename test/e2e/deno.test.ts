@@ -34,12 +34,12 @@ async function underDeno(names: readonly string[], pattern: string): Promise<Cou
 }
 
 test.skipIf(!existsSync(deno))(
-  "under Deno: native, REST, signal-cli and the transcripts, every test of them",
+  "under Deno: native, REST, signal-cli, the transcripts and the terminal, every test of them",
   async () => {
     // They mostly wait for polls to end, so the parts run beside each other.
     const parts = ["with the backend", "kill -9|beside the daemon"];
     const [others, ...signalCli] = await Promise.all([
-      underDeno(["native", "rest", "transcripts"], "."),
+      underDeno(["native", "rest", "transcripts", "terminal"], "."),
       ...[...parts, `^(?!.*(${parts.join("|")}))`].map((pattern) => underDeno(["signal-cli"], pattern)),
     ]);
     expect(others.filtered).toBe(0);
