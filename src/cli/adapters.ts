@@ -1,4 +1,4 @@
-/** The adapters that the settings name, each imported only when it is used. What is to be closed goes onto the caller's stack. */
+/** The adapters that the settings name, each imported only when it is used. */
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import type { Memory } from "../claude/agent.ts";
@@ -13,10 +13,19 @@ import type { Link, Transport } from "../signal/transport.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { version } from "../version.ts";
 
-export type Deps = { readonly log: Log; readonly clock: Clock; readonly random: Random };
+export type Deps = {
+  readonly config: Config;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly signal: AbortSignal;
+  /** Takes what is to be closed when the command is done. */
+  readonly stack: AsyncDisposableStack;
+};
 
 /** Nothing is asked of Signal before its `connect`. @throws BridgeError `config` `unsupported` */
-export async function buildTransport(config: Config, store: Store, deps: Deps): Promise<Transport> {
+export async function buildTransport(deps: Deps, store: Store): Promise<Transport> {
+  const { config } = deps;
   const place = { ...deps, baseUrl: config.signalUrl, account: config.account };
   switch (config.transport) {
     case "signal-cli":
@@ -24,14 +33,15 @@ export async function buildTransport(config: Config, store: Store, deps: Deps): 
     case "rest":
       return (await import("../signal/rest.ts")).createRest(place);
     case "native": {
-      const { createNative, nativeDeps } = await loadNative(config, store, deps);
+      const { createNative, nativeDeps } = await loadNative(deps, store);
       return createNative({ ...nativeDeps, isAllowed: (who, groupId) => isAllowed(config, who, groupId) });
     }
   }
 }
 
 /** libsignal is 25 MB of machine code: it is put into the home folder and loaded where the native transport is used. */
-async function loadNative(config: Config, store: Store, deps: Deps) {
+async function loadNative(deps: Deps, store: Store) {
+  const { config } = deps;
   const { loadLibsignal } = await import("../signal/native/load.ts");
   await loadLibsignal(join(config.home, "lib"));
   const { loadService } = await import("../signal/native/service.ts");
@@ -46,40 +56,32 @@ const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boo
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
 /** A signal-cli of our own, where the settings name one: it must answer before the transport connects. */
-export async function startSignalCli(
-  config: Config,
-  deps: Deps,
-  signal: AbortSignal,
-  stack: AsyncDisposableStack,
-): Promise<void> {
+export async function startSignalCli(deps: Deps): Promise<void> {
+  const { config, log, clock, random, signal, stack } = deps;
   if (config.transport !== "signal-cli" || config.signalCli === null) return;
   const { superviseSignalCli } = await import("../signal/supervise.ts");
-  const supervisor = superviseSignalCli({ ...deps, path: config.signalCli, url: config.signalUrl });
+  const supervisor = superviseSignalCli({ log, clock, random, path: config.signalCli, url: config.signalUrl });
   stack.defer(() => supervisor.stop());
   await supervisor.start(signal);
 }
 
 /** `present` is the account that linking would replace. */
-export type OpenLink = { readonly steps: Link; readonly present: Address | null };
+type OpenLink = { readonly steps: Link; readonly present: Address | null };
 
 /** Linking as the transport does it. @throws BridgeError `home_in_use` while a daemon runs on this home */
-export async function openLink(
-  config: Config,
-  deps: Deps,
-  signal: AbortSignal,
-  stack: AsyncDisposableStack,
-): Promise<OpenLink> {
-  const place = { baseUrl: config.signalUrl, clock: deps.clock };
+export async function openLink(deps: Deps): Promise<OpenLink> {
+  const { config, clock, stack } = deps;
+  const place = { baseUrl: config.signalUrl, clock };
   switch (config.transport) {
     case "signal-cli":
-      await startSignalCli(config, deps, signal, stack);
+      await startSignalCli(deps);
       return { steps: (await import("../signal/signal-cli-link.ts")).linkSignalCli(place), present: null };
     case "rest":
       return { steps: (await import("../signal/rest-link.ts")).linkRest(place), present: null };
     case "native": {
       const store = await openStore(config.home, { render: () => [], isExclusive: true });
       stack.defer(() => store.close());
-      const { linkNative, nativeDeps } = await loadNative(config, store, deps);
+      const { linkNative, nativeDeps } = await loadNative(deps, store);
       const { findAccount, toAccount } = await import("../signal/native/account.ts");
       const present = findAccount(store.db);
       return { steps: linkNative(nativeDeps), present: present && toAccount(present) };
@@ -87,21 +89,16 @@ export async function openLink(
   }
 }
 
-export const openApi = (config: Config, clock: Clock): ClaudeApi =>
+export const openApi = ({ config, clock }: Deps): ClaudeApi =>
   createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, clock });
 
-/** Nothing is asked of Claude before the first call. `store.settings` remembers the agent across restarts. */
-export async function buildBackend(
-  config: Config,
-  store: { readonly settings: Memory },
-  deps: Deps,
-  api: ClaudeApi = openApi(config, deps.clock),
-): Promise<Backend> {
-  const { model, system, tools } = config;
-  if (config.backend === "messages") {
+/** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
+export async function buildBackend(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Backend> {
+  const { model, system, tools, backend } = deps.config;
+  if (backend === "messages") {
     const { createMessagesBackend } = await import("../claude/messages.ts");
     return createMessagesBackend({ api, clock: deps.clock, newId: randomUUID });
   }
   const { createSessionsBackend } = await import("../claude/sessions.ts");
-  return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory: store.settings });
+  return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory });
 }

@@ -91,16 +91,16 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
   cli.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
   if (stage.scan) await linkPhone(cli, config, stage.scan);
-  const deps = depsOf(cli, "error");
+  const deps = depsOf(cli, config, stack, "error");
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey: () => "",
     newId: randomUUID,
-    buildTransport: async (store) => stage.transport ?? buildTransport(config, store, deps),
-    buildBackend: async (store) => claude?.backend ?? buildBackend(config, store, deps),
+    buildTransport: async (store) => stage.transport ?? buildTransport(deps, store),
+    buildBackend: async (store) => claude?.backend ?? buildBackend(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
-  const server = await serve(cli, config, daemon, deps.log, stack);
+  const server = await serve(deps, daemon);
   const heard: string[] = [];
   const screen = { print: cli.out };
   daemon.notices.on("connection", ({ state, previous }) => {
@@ -120,7 +120,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
 
 async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Promise<void> {
   await using stack = new AsyncDisposableStack();
-  const { steps } = await openLink(config, depsOf(cli, "error"), cli.signal, stack);
+  const { steps } = await openLink(depsOf(cli, config, stack, "error"));
   for await (const progress of steps("demo", cli.signal)) {
     if (progress.event === "linked") cli.out("The phone has scanned it: linked.\n\n");
     else {

@@ -24,12 +24,11 @@ type Result = "ok" | "warning" | "failure";
 /** `hint`: what to do; empty where nothing is. */
 type Finding = { readonly check: string; readonly result: Result; readonly message: string; readonly hint: string };
 
-type Visit = {
+type Visit = Deps & {
+  /** Bounds each check by itself. */
+  signal: AbortSignal;
   readonly cli: Cli;
   readonly loaded: Loaded;
-  readonly config: Loaded["config"];
-  readonly deps: Deps;
-  readonly stack: AsyncDisposableStack;
   readonly api: ClaudeApi;
   /** Null where no daemon runs on this home. */
   readonly status: Status | null;
@@ -84,14 +83,13 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
   yield find("settings", "ok", `${config.transport} to Signal, ${config.backend} to Claude`);
   for (const message of warnings) yield find("settings", "warning", message, "Correct or remove it.");
   await using stack = new AsyncDisposableStack();
-  const deps = depsOf({ ...cli, err: () => undefined }, "error");
+  const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
   const status = await fetchStatus(config, cli.signal).catch(() => null);
-  const api = openApi(config, deps.clock);
-  const visit: Visit = { cli, loaded, config, deps, stack, api, status, store: null, backend: null };
+  const visit: Visit = { ...deps, cli, loaded, status, api: openApi(deps), store: null, backend: null };
   for (const [check, look] of Object.entries(checks))
     try {
-      const patience = AbortSignal.any([cli.signal, AbortSignal.timeout(patienceMs)]);
-      const verdict = await look(visit, patience);
+      visit.signal = AbortSignal.any([cli.signal, AbortSignal.timeout(patienceMs)]);
+      const verdict = await look(visit);
       if (typeof verdict === "string") yield find(check, "ok", verdict);
       else if (verdict !== null) yield find(check, "warning", ...verdict);
     } catch (error) {
@@ -102,7 +100,7 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
 const wrong = (message: string, hint: string): BridgeError => new BridgeError("config", message, { hint });
 
 /** In this order: a later one builds on what the earlier found. */
-const checks: Readonly<Record<string, (visit: Visit, patience: AbortSignal) => Verdict | Promise<Verdict>>> = {
+const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
   home({ config: { home } }) {
     if (!existsSync(home)) return `${home} (made now)`;
     const mode = statSync(home).mode & 0o777;
@@ -123,27 +121,29 @@ const checks: Readonly<Record<string, (visit: Visit, patience: AbortSignal) => V
     return `${store.sessions.counts(0).total} sessions`;
   },
 
-  async "signal-cli"({ config, deps, status, store, stack }, patience) {
+  async "signal-cli"(visit) {
+    const { config, clock, signal, status, store } = visit;
     if (config.transport !== "signal-cli") return null;
     const signalCli = await import("../signal/signal-cli-link.ts");
-    if (status === null && store !== null) await startSignalCli(config, deps, patience, stack);
-    const version = await signalCli.fetchSignalCliVersion({ baseUrl: config.signalUrl, clock: deps.clock }, patience);
+    if (status === null && store !== null) await startSignalCli(visit);
+    const version = await signalCli.fetchSignalCliVersion({ baseUrl: config.signalUrl, clock }, signal);
     const least = signalCli.signalCliVersionMin;
     if (signalCli.isVersionAtLeast(version, least)) return `version ${version}`;
     const hint = `Update signal-cli to ${least} or newer.`;
     throw new BridgeError("outdated", `Cannot rely on signal-cli ${version}: it is too old`, { hint });
   },
 
-  async signal({ config, deps, status, store }, patience) {
+  async signal(visit) {
+    const { status, store } = visit;
     if (status !== null) {
       const { state, fault } = status.connection;
       if (fault === null) return `the running daemon is ${state}`;
       throw wrong(`${state}: ${fault.message}`, fault.hint);
     }
     if (store === null) return null;
-    const transport = await buildTransport(config, store, deps);
+    const transport = await buildTransport(visit, store);
     try {
-      const { number, aci } = await transport.connect(patience);
+      const { number, aci } = await transport.connect(visit.signal);
       const who = number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
       return `${transport.name} reaches Signal as ${who}`;
     } finally {
@@ -151,18 +151,17 @@ const checks: Readonly<Record<string, (visit: Visit, patience: AbortSignal) => V
     }
   },
 
-  async claude(visit, patience) {
-    const { config, deps, store, api } = visit;
-    const memory = store ?? { settings: { get: () => null, set: () => undefined } };
-    const backend = await buildBackend(config, memory, deps, api);
-    await backend.check(patience);
+  async claude(visit) {
+    const memory = visit.store?.settings ?? { get: () => null, set: () => undefined };
+    const backend = await buildBackend(visit, memory, visit.api);
+    await backend.check(visit.signal);
     visit.backend = backend;
     return `the ${backend.name} backend may be used`;
   },
 
-  async model({ config: { model }, backend }, patience) {
+  async model({ config: { model }, backend, signal }) {
     if (backend === null) return null;
-    const ids = (await backend.models(patience)).map(({ id }) => id);
+    const ids = (await backend.models(signal)).map(({ id }) => id);
     if (ids.includes(model)) return model;
     const near = nearest(model, ids);
     const list = ids.slice(0, modelsShown).join(", ");

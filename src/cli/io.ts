@@ -35,8 +35,9 @@ export function load(cli: Cli): Loaded {
 export const configOf = (cli: Cli): Config => load(cli).config;
 
 /** What the adapters take from a command; its log goes to stderr. */
-export function depsOf({ clock, random, isErrTty, err }: Io, level: Config["log"]): Deps {
-  return { log: startLog({ level, isPretty: isErrTty, write: err }), clock, random };
+export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, level = config.log): Deps {
+  const { clock, random, signal, isErrTty, err } = cli;
+  return { config, log: startLog({ level, isPretty: isErrTty, write: err }), clock, random, signal, stack };
 }
 
 /** What starts this program: the binary, or the runtime and the source. */

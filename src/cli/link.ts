@@ -27,7 +27,7 @@ type Options = {
 export async function link(cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
-  const { steps, present } = await openLink(config, depsOf(cli, config.log), cli.signal, stack);
+  const { steps, present } = await openLink(depsOf(cli, config, stack));
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
   const showPage = options.web ? await openPage(cli, config.listen?.port ?? 0, stack) : null;

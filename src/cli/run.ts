@@ -1,16 +1,14 @@
 /** `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. */
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
-import type { Config } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
-import type { Log } from "../log.ts";
 import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport, startSignalCli } from "./adapters.ts";
+import { buildBackend, buildTransport, startSignalCli, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
@@ -19,18 +17,18 @@ import { keepWatch } from "./service.ts";
 export async function run(cli: Cli, openTransport = buildTransport): Promise<number> {
   const { config, warnings } = load(cli);
   const { transport, backend } = config;
-  const deps = depsOf(cli, config.log);
-  deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
   await using stack = new AsyncDisposableStack();
+  const deps = depsOf(cli, config, stack);
+  deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey,
     newId: randomUUID,
     async buildTransport(store) {
-      await startSignalCli(config, deps, cli.signal, stack);
-      return openTransport(config, store, deps);
+      await startSignalCli(deps);
+      return openTransport(deps, store);
     },
-    buildBackend: (store) => buildBackend(config, store, deps),
+    buildBackend: (store) => buildBackend(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
   const stop = (): void => void daemon.stop();
@@ -38,7 +36,7 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   cli.signal.addEventListener("abort", stop);
   // SIGUSR1 means `signalman reconnect`. Windows has no such signal.
   if (process.platform !== "win32") process.on("SIGUSR1", daemon.reconnect);
-  await serve(cli, config, daemon, deps.log, stack);
+  await serve(deps, daemon);
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
@@ -51,18 +49,13 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
  * Puts the status server on its port and tells the other commands where; null where the settings want none.
  * @throws BridgeError `config` when the port is taken
  */
-export async function serve(
-  cli: Cli,
-  config: Config,
-  daemon: Daemon,
-  log: Log,
-  stack: AsyncDisposableStack,
-): Promise<Server | null> {
+export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> {
+  const { config, log, clock, stack } = deps;
   if (config.listen === null) return null;
   const token = newToken();
   const { status, health, isReady } = daemon;
-  const place = { token, isAnyHost: config.trustListen, now: cli.clock.now };
-  const app = createApp({ status, health, isReady, control: controlOf(daemon, cli), ...place });
+  const place = { token, isAnyHost: config.trustListen, now: clock.now };
+  const app = createApp({ status, health, isReady, control: controlOf(daemon, deps), ...place });
   const server = await listen(config.listen, app.fetch);
   stack.defer(async () => {
     removePlace(config.home);
@@ -73,7 +66,7 @@ export async function serve(
   return server;
 }
 
-function controlOf({ store, backend, transport, sync, wake, reconnect }: Daemon, cli: Cli): Control {
+function controlOf({ store, backend, transport, sync, wake, reconnect }: Daemon, { clock, signal }: Deps): Control {
   return {
     sync,
     async reconnect(captcha) {
@@ -83,13 +76,13 @@ function controlOf({ store, backend, transport, sync, wake, reconnect }: Daemon,
       reconnect();
     },
     send(chat, text) {
-      store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), cli.clock.now());
+      store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), clock.now());
       wake();
     },
     async archive(id) {
       const session = store.sessions.find(id);
       if (session === null) throw new BridgeError("config", `Cannot archive ${id} as there is no such session here`);
-      if (backend.remote && session.remoteId !== null) await backend.remote.archive(session.remoteId, cli.signal);
+      if (backend.remote && session.remoteId !== null) await backend.remote.archive(session.remoteId, signal);
       store.sessions.end(session.id);
     },
   };

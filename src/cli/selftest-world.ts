@@ -14,23 +14,18 @@ import { json } from "node:stream/consumers";
 import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { createMemoryTransport, type MemorySignal } from "../signal/memory.ts";
+import { createMemoryTransport } from "../signal/memory.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
 
 /** What is wrong with Claude's next answer; `cut`: the connection is reset in the middle of it. */
 export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
-export interface SelftestWorld {
-  readonly url: string;
-  readonly signal: MemorySignal;
-  failClaude(...faults: readonly ClaudeFault[]): void;
-  close(): void;
-}
+export type SelftestWorld = Awaited<ReturnType<typeof openSelftestWorld>>;
 
 /** What Claude makes of a prompt: characters of one to four bytes. */
 export const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
 
-export async function openSelftestWorld(clock: Clock): Promise<SelftestWorld> {
+export async function openSelftestWorld(clock: Clock) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
   const call = createSignalCalls(signal.transport);
@@ -47,7 +42,7 @@ export async function openSelftestWorld(clock: Clock): Promise<SelftestWorld> {
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     signal,
-    failClaude: (...next) => void faults.push(...next),
+    failClaude: (...next: readonly ClaudeFault[]) => void faults.push(...next),
     close() {
       server.close();
       server.closeAllConnections();

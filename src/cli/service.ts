@@ -12,8 +12,9 @@ import { BridgeError } from "../core/errors.ts";
 import { variableOf, settingKeys } from "../settings.ts";
 import { load, ownCommand, type Cli, type Io } from "./io.ts";
 
+type Words = readonly [program: string, ...args: string[]];
 /** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
-export type Exec = (program: string, ...args: string[]) => Promise<{ readonly code: number; readonly out: string }>;
+export type Exec = (...words: Words) => Promise<{ readonly code: number; readonly out: string }>;
 
 export type Place = {
   readonly platform: string;
@@ -42,10 +43,10 @@ const label = "org.signalman.daemon";
 type Manager = {
   readonly file: string;
   readonly text: () => Promise<string>;
-  readonly up: readonly (readonly [program: string, ...args: string[]])[];
-  readonly down: readonly [program: string, ...args: string[]];
+  readonly up: readonly Words[];
+  readonly down: Words;
   /** Exits with 0 while the service runs. */
-  readonly probe: readonly [program: string, ...args: string[]];
+  readonly probe: Words;
   readonly advice: string;
 };
 
@@ -65,7 +66,7 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
     };
   }
   if (platform !== "linux") throw noManager(platform);
-  const can = async (...words: Parameters<Exec>): Promise<boolean> => (await exec(...words)).code === 0;
+  const can = async (...words: Words): Promise<boolean> => (await exec(...words)).code === 0;
   const systemctl = (...args: string[]) => ["systemctl", "--user", ...args] as const;
   return {
     file: join(cli.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user", unit),
