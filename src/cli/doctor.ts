@@ -99,17 +99,21 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
 
 const wrong = (message: string, hint: string): BridgeError => new BridgeError("config", message, { hint });
 
+/** Whether others may enter: then nothing in it is touched. */
+const isOpen = (home: string): boolean =>
+  process.platform !== "win32" && existsSync(home) && (statSync(home).mode & 0o077) !== 0;
+
 /** In this order: a later one builds on what the earlier found. */
 const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
   home({ config: { home } }) {
     if (!existsSync(home)) return `${home} (made now)`;
-    const mode = statSync(home).mode & 0o777;
-    if (process.platform === "win32" || (mode & 0o077) === 0) return home;
-    throw wrong(`Others may enter ${home} (mode ${mode.toString(8)})`, `Run: chmod 700 ${home}`);
+    if (!isOpen(home)) return home;
+    throw wrong(`Others may enter ${home}`, `Run: chmod 700 ${home}`);
   },
 
   async database(visit) {
     const { config, status, stack } = visit;
+    if (isOpen(config.home)) return null;
     const store = await openStore(config.home, { render: () => [], isExclusive: status === null });
     stack.defer(() => store.close());
     const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];

@@ -31,7 +31,7 @@ const completions = () => import("./completions.ts");
 const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
 
 const commands: Readonly<Record<string, Row>> = {
-  run: ["start the bridge and stay in the foreground", () => start],
+  run: ["start the bridge and stay in the foreground; also without any command", () => start],
   link: [
     "make this program a linked device of your Signal account",
     async () => (await import("./link.ts")).link,
@@ -128,14 +128,13 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   const does =
     (load: Row[1]) =>
     async (...all: unknown[]): Promise<void> => {
-      const [options, ...args] = [all.at(-2), ...all.slice(0, -2)] as [Options, ...string[]];
+      const [command, options, ...args] = [all.at(-1), all.at(-2), ...all.slice(0, -2)] as [Command, Options, string];
+      const extra = command.registeredArguments.length === 0 ? command.args[0] : undefined;
+      if (extra !== undefined) refuse(command.parent ?? program, extra);
       const work = await load();
       done(await work({ ...io, flags: program.opts() }, options, ...args.flat()));
     };
-  program.argument("[command]", "what to do; without one: run").action(async (name: string | undefined, ...all) => {
-    if (name !== undefined) refuse(program, name);
-    await does(() => start)(...all);
-  });
+  program.allowExcessArguments().action(does(() => start));
   const groupOf = (group: keyof typeof groups): Command =>
     program.commands.find((command) => command.name() === group) ??
     program.command(group).description(groups[group].doc);
@@ -146,6 +145,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
     const command = parent
       .command(name, { hidden: doc === "", isDefault })
       .description(doc)
+      .allowExcessArguments(isDefault)
       .action(does(load));
     for (const [form, what] of Object.entries(parts))
       if (form.startsWith("-")) command.option(form, what);
@@ -161,7 +161,7 @@ async function start(cli: Cli): Promise<number> {
   return (await import("./run.ts")).run(cli);
 }
 
-/** A word that is no command: the near miss, and exit code 2. */
+/** A word that is none of its commands: the near miss, and exit code 2. */
 function refuse(program: Command, name: string): never {
   const known = program.createHelp().visibleCommands(program);
   const near = nearest(

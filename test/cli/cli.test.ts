@@ -101,6 +101,8 @@ describe("the command line", () => {
   test("names the near miss of a command, an option and a value, and exits with 2", async () => {
     const command = await signalman("statsu");
     expect([command.code, command.err]).toEqual([2, expect.stringContaining("Did you mean status?")]);
+    const below = await signalman("sessions lst --json");
+    expect([below.code, below.err]).toEqual([2, expect.stringContaining("Did you mean list?")]);
     const option = await signalman("status --jsn");
     expect([option.code, option.err]).toEqual([2, expect.stringContaining("--json")]);
     const value = await signalman("status --transport pigeon");

@@ -95,6 +95,7 @@ test("a home folder that others may enter fails, with the command that mends it"
   const { code, find } = await examine();
   expect(code).toBe(1);
   expect(find("home")).toMatchObject({ result: "failure", hint: `Run: chmod 700 ${home}` });
+  expect(find("database")).toBeUndefined();
 });
 
 describe("Signal", () => {
