@@ -17,7 +17,7 @@ import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
 import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
 import { buildBackend, buildTransport, openLink } from "./adapters.ts";
-import { depsOf, until, type Cli, type Flags } from "./io.ts";
+import { depsOf, until, type Cli } from "./io.ts";
 import { serve } from "./run.ts";
 
 const dropMs: Millis = 3_000;
@@ -30,46 +30,36 @@ const patienceMs: Millis = 30_000;
 type StartDemoPhone = typeof StartPhone;
 type DemoPhone = Awaited<ReturnType<StartDemoPhone>>;
 
-/** A Signal to talk over, and the phone at its other end. */
-type Stage = {
-  readonly title: string;
-  /** Settings that it needs. */
-  readonly flags: Flags;
-  readonly phone: Pick<DemoPhone, "write" | "next" | "cut" | "mend" | "close">;
-  /** The phone scans a code; null where nothing has to be linked. */
-  readonly scan: DemoPhone["scan"] | null;
-  /** Null where the settings name it. */
-  readonly transport: Transport | null;
-};
+/** The phone at the other end, and a Signal between: what the settings name where it can be linked to, else `transport`. */
+type Phone = Pick<DemoPhone, "write" | "next" | "cut" | "mend" | "close"> &
+  Partial<Pick<DemoPhone, "scan" | "serviceFile">> & { readonly transport?: Transport };
 
 /**
  * From the source it is Signal's own mock server with real encryption; the binary, which does not carry that, plays Signal
  * in memory. `home` is the demo's own folder, removed afterwards.
  */
-async function openStage({ clock }: Cli, home: string): Promise<Stage> {
+async function openPhone({ clock }: Cli, home: string): Promise<Phone> {
   if (commit === "source") {
     // By a name that the bundler does not follow: the mock server is for those who have the source.
     const module = ["..", "..", "test", "doubles", "demo-phone.ts"].join("/");
     const { startDemoPhone } = (await import(module)) as { startDemoPhone: StartDemoPhone };
-    const phone = await startDemoPhone(home);
-    const flags = { transport: "native", signalService: phone.serviceFile };
-    return { title: "Signal's own mock server, a simulated phone", flags, phone, scan: phone.scan, transport: null };
+    return startDemoPhone(home);
   }
-  const signal = createMemoryTransport({ clock });
-  const phone: Stage["phone"] = {
-    write: async (text) => void signal.owner.write(text),
-    next: async () => (await signal.next()).text,
-    cut: async () => signal.faults.cut(),
-    mend: async () => signal.faults.mend(),
+  const { transport, owner, next, faults } = createMemoryTransport({ clock });
+  return {
+    transport,
+    write: async (text) => void owner.write(text),
+    next: async () => (await next()).text,
+    cut: async () => faults.cut(),
+    mend: async () => faults.mend(),
     close: () => Promise.resolve(),
   };
-  return { title: "a simulated Signal and phone", flags: {}, phone, scan: null, transport: signal.transport };
 }
 
 type Demo = {
   readonly cli: Cli;
   readonly daemon: Daemon;
-  readonly phone: Stage["phone"];
+  readonly phone: Phone;
   readonly claude: ScriptedClaude | null;
   /** What the phone has shown. */
   readonly heard: readonly string[];
@@ -82,21 +72,22 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rmSync(home, { recursive: true, force: true }));
-  const stage = await openStage(cli, home);
-  const { phone } = stage;
+  const phone = await openPhone(cli, home);
   stack.defer(() => phone.close());
-  const flags = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...cli.flags, ...stage.flags, home };
+  const signal = phone.serviceFile ? { transport: "native", signalService: phone.serviceFile } : {};
+  const flags = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...cli.flags, ...signal, home };
   const { config } = loadConfig({ flags, env: cli.env });
   const claude = config.anthropicApiKey === null ? createScriptedClaude(cli) : null;
   const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
-  cli.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
-  if (stage.scan) await linkPhone(cli, config, stage.scan);
+  const where = phone.scan ? "Signal's own mock server, a simulated phone" : "a simulated Signal and phone";
+  cli.out(`signalman demo: ${where}, ${who}.\n\n`);
+  if (phone.scan) await linkPhone(cli, config, phone.scan);
   const deps = depsOf(cli, config, stack, "error");
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey: () => "",
     newId: randomUUID,
-    buildTransport: async (store) => stage.transport ?? buildTransport(deps, store),
+    buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
     buildBackend: async (store) => claude?.backend ?? buildBackend(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
@@ -131,7 +122,7 @@ async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Pro
 }
 
 /** For as long as the phone gets any. */
-async function showMessages(phone: Stage["phone"], show: (text: string) => void): Promise<never> {
+async function showMessages(phone: Phone, show: (text: string) => void): Promise<never> {
   for (;;) {
     const text = await phone.next();
     // A reaction has none.
