@@ -59,7 +59,7 @@ export async function onboard(cli: Cli, ask: Ask = askOn(cli)): Promise<boolean>
   const isNative = answers["transport"] === "native";
   if (!isNative) {
     await put("signalUrl", "Its URL?");
-    await put("account", "The number of its account, such as +15550100001?");
+    await put("account", "The number of its account, such as +15550100001? Empty: the only one it has");
   }
   await put("allow", "Who may write to Claude? self (Note to Self), or numbers with commas between");
   await put("anthropicApiKey", "Your key for the Claude API? Empty: the variable ANTHROPIC_API_KEY");

@@ -8,6 +8,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
 import { isLoopback } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -44,7 +45,7 @@ export async function update(cli: Cli, options: { readonly check?: true }, progr
   const signal = AbortSignal.any([cli.signal, AbortSignal.timeout(downloadMs)]);
   const sums = Buffer.concat(await Array.fromAsync(fetchBytes(`${updateUrl}/SHA256SUMS`, sumsBytesMax, signal)));
   const wanted = sumOf(sums.toString(), name);
-  if (wanted === (await sha256(createReadStream(file)))) return (cli.out("This is the newest.\n"), 0);
+  if (wanted === (await sumOfFile(file))) return (cli.out("This is the newest.\n"), 0);
   if (options.check) return (cli.out("There is a newer one. `signalman update` puts it in place.\n"), 0);
   const fresh = join(dirname(file), `.${basename(file)}.new`);
   try {
@@ -89,9 +90,9 @@ async function* fetchBytes(url: string, bytesMax: number, signal: AbortSignal): 
   }
 }
 
-async function sha256(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+async function sumOfFile(path: string): Promise<string> {
   const hash = createHash("sha256");
-  for await (const chunk of chunks) hash.update(chunk);
+  await pipeline(createReadStream(path), hash);
   return hash.digest("hex");
 }
 
@@ -101,16 +102,14 @@ async function save(chunks: AsyncIterable<Uint8Array>, path: string): Promise<st
     const hint = "Run it as a user who may write there, or update as you installed.";
     throw failed(`${dirname(path)} cannot be written: ${cause instanceof Error ? cause.message : ""}`, hint);
   });
-  const written = async function* () {
-    for await (const chunk of chunks) {
-      await file.writeFile(chunk);
-      yield chunk;
-    }
-  };
+  const hash = createHash("sha256");
   try {
-    const sum = await sha256(written());
+    for await (const chunk of chunks) {
+      hash.update(chunk);
+      await file.writeFile(chunk);
+    }
     await file.sync();
-    return sum;
+    return hash.digest("hex");
   } finally {
     await file.close();
   }
