@@ -184,45 +184,21 @@ export const errorTable = {
   not_linked: person("No Signal account is linked", "Run `signalman link` and scan the code with your phone.", {
     exit: 3,
     userAction: "relink",
-  },
-  not_running: {
-    title: "signalman is not running",
-    hint: "Start it with `signalman run`.",
-    retry: "person",
-    exit: 4,
-  },
-  home_in_use: {
-    title: "Another signalman uses this home folder",
-    hint: "Stop it, or set SIGNALMAN_HOME to another folder.",
-    retry: "person",
-    exit: 1,
-  },
-  database: {
-    title: "The database cannot be used",
-    hint: "Check free space and permissions of the home folder.",
-    retry: "backoff",
-    exit: 1,
-  },
-  database_newer: {
-    title: "The database was written by a newer signalman",
-    hint: "Update signalman, or use another home folder.",
-    retry: "person",
-    exit: 1,
-  },
-  update: {
-    title: "The newest release could not be put in place",
-    hint: "Nothing was changed. Check SIGNALMAN_UPDATE_URL and the network.",
-    retry: "never",
-    exit: 1,
-  },
-  unsupported: {
-    title: "This transport cannot do that",
-    hint: "See the table of transports in the README.",
-    retry: "never",
-    exit: 1,
-  },
-  internal: { title: "A fault in signalman itself", hint: "Please report it with the log.", retry: "never", exit: 1 },
-} as const satisfies Record<string, Row>;
+  }),
+  not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
+  home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),
+  database: backoff("The database cannot be used", "Check free space and permissions of the home folder."),
+  database_newer: person(
+    "The database was written by a newer signalman",
+    "Update signalman, or use another home folder.",
+  ),
+  update: never(
+    "The newest release could not be put in place",
+    "Nothing was changed. Check SIGNALMAN_UPDATE_URL and the network.",
+  ),
+  unsupported: never("This transport cannot do that", "See the table of transports in the README."),
+  internal: never("A fault in signalman itself", "Please report it with the log."),
+} satisfies Record<string, Row>;
 
 export type ErrorCode = keyof typeof errorTable;
 
