@@ -75,9 +75,9 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   switch (config.transport) {
     case "signal-cli":
       await startSignalCli(deps);
-      return { steps: (await import("../signal/signal-cli-link.ts")).linkSignalCli(place), present: null };
+      return { steps: (await import("../signal/link.ts")).linkSignalCli(place), present: null };
     case "rest":
-      return { steps: (await import("../signal/rest-link.ts")).linkRest(place), present: null };
+      return { steps: (await import("../signal/link.ts")).linkRest(place), present: null };
     case "native": {
       const store = await openStore(config.home, { render: () => [], isExclusive: true });
       stack.defer(() => store.close());

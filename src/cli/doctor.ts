@@ -128,7 +128,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   async "signal-cli"(visit) {
     const { config, clock, signal, status, store } = visit;
     if (config.transport !== "signal-cli") return null;
-    const signalCli = await import("../signal/signal-cli-link.ts");
+    const signalCli = await import("../signal/rpc.ts");
     if (status === null && store !== null) await startSignalCli(visit);
     const version = await signalCli.fetchSignalCliVersion({ baseUrl: config.signalUrl, clock }, signal);
     const least = signalCli.signalCliVersionMin;

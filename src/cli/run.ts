@@ -29,7 +29,12 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
       return openTransport(deps, store);
     },
     buildBackend: (store) => buildBackend(deps, store.settings),
+  }).catch((error: unknown) => {
+    if (!cli.signal.aborted) throw error;
+    return null;
   });
+  // Asked to stop while signal-cli was still starting: that is no failure.
+  if (daemon === null) return 0;
   stack.defer(() => daemon.stop());
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();

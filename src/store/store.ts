@@ -70,7 +70,7 @@ export type StoreOptions = {
  * @throws BridgeError `home_in_use` `database` `database_newer`
  */
 export async function openStore(home: string, options: StoreOptions): Promise<Store> {
-  mkdirSync(home, { recursive: true, mode: 0o700 });
+  makeHome(home);
   refuseLooseHome(home);
   const lock = options.isExclusive ? await takeLock(home) : null;
   try {
@@ -106,6 +106,16 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
   } catch (error) {
     lock?.release();
     throw error;
+  }
+}
+
+function makeHome(home: string): void {
+  try {
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const hint = "Set SIGNALMAN_HOME to a folder that you may write to.";
+    throw new BridgeError("database", `Cannot make the home folder as the system says: ${why}`, { hint, cause });
   }
 }
 

@@ -98,6 +98,16 @@ test("a home folder that others may enter fails, with the command that mends it"
   expect(find("database")).toBeUndefined();
 });
 
+test("a home folder that cannot be made is no fault of ours, and says what to set", async () => {
+  writeFileSync(join(home, "file"), "");
+  const { code, find } = await examine({ SIGNALMAN_HOME: join(home, "file/inside") });
+  expect(code).toBe(1);
+  expect(find("database")).toMatchObject({
+    message: expect.stringContaining("Cannot make the home folder"),
+    hint: expect.stringContaining("SIGNALMAN_HOME"),
+  });
+});
+
 describe("Signal", () => {
   test("a daemon that is not there", async () => {
     await signal.stop();
