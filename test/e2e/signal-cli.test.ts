@@ -95,6 +95,30 @@ test("kill -9 with a prompt at work: after the restart it is answered once, and 
   expect(signal.sent()).toHaveLength(1);
 });
 
+test("a file that Claude makes arrives behind the answer, once, although it is listed late and the process is killed", async () => {
+  await claude.close();
+  claude = await startClaudeDouble({ fileLagMs: 3_000 });
+  const bytes = new TextEncoder().encode("a,b\n1,ü\n");
+  claude.setScript((prompt) => [
+    ...(prompt === "make" ? [{ make: "table.csv", contentType: "text/csv", bytes }] : []),
+    { say: `re: ${prompt}` },
+  ]);
+  running = await start(env({ SIGNALMAN_TOOLS: "allow" }));
+  await running.state("CONNECTED");
+  signal.phoneWrites("make");
+  expect((await signal.nextSent()).text).toBe("re: make");
+  // What may have gone out is repeated here: the answer is written down as sent first.
+  while ((await running.status()).outbox.pending > 0) await Bun.sleep(10);
+  await running.stop("SIGKILL");
+  running = await start(env({ SIGNALMAN_TOOLS: "allow" }));
+  await running.state("CONNECTED");
+  const { text, files } = await signal.nextSent();
+  expect([text, files.length]).toEqual(["", 1]);
+  expect(files[0]).toMatchObject({ fileName: "table.csv", contentType: "text/csv" });
+  signal.phoneWrites("thanks");
+  expect((await signal.nextSent()).text).toBe("re: thanks");
+}, 60_000);
+
 test("presence: read, taken, answered, done and greeted, in this order", async () => {
   const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️" };
   running = await start(env({ ...manners, SIGNALMAN_ALLOW: alice.number }));
