@@ -285,10 +285,9 @@ function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void
   else giveBack(database, state.line, opened.deliveries);
   release();
   if (!isCommitted) return;
-  const isKeyUsed = opened.jobs.some(({ kind }) => kind === "refreshKeys");
-  const others = opened.jobs.filter(({ kind }) => kind !== "refreshKeys");
-  for (const job of [...(isKeyUsed ? [{ kind: "refreshKeys" } as const] : []), ...others])
-    enqueue(context, () => runJob(context, job));
+  // However many keys were used, the lists are looked at once.
+  const jobs = new Map(opened.jobs.map((job) => [job.kind === "refreshKeys" ? job.kind : job, job]));
+  for (const job of jobs.values()) enqueue(context, () => runJob(context, job));
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
