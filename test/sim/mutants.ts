@@ -211,8 +211,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "CONNECTED without proof",
-    find: "staleAfterMs: 90_000",
-    put: "staleAfterMs: 900_000",
+    find: "lastProofAt: at, proofDueAt: at + staleAfterMs",
+    put: "lastProofAt: at, proofDueAt: at + 10 * staleAfterMs",
   },
   {
     bug: "the backoff starts over at every connect",
