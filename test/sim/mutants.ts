@@ -116,7 +116,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a prompt of unknown fate is sent again unseen",
-    find: 'if (prompt.state.kind !== "uncertain") return null;',
+    find: 'if (state.kind !== "uncertain") return null;',
     put: "return null;",
   },
   {
