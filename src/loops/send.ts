@@ -119,7 +119,6 @@ async function sendOne(
       mark(head);
       return { ...head, state: "sending" };
     });
-    setPause(null, 0);
     deps.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
       deps.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
