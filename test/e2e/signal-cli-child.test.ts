@@ -1,9 +1,11 @@
 /** The binary with the real signal-cli as its child. */
 import { expect, test } from "bun:test";
+import { chmodSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { isSignalCliThere, java, signalCliPath } from "../doubles/java.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";
 import { me } from "../doubles/wire.ts";
-import { newHome, runOnce, start, type Running } from "./harness.ts";
+import { command, newHome, runOnce, start, type Running } from "./harness.ts";
 
 /** An address where nobody listens. */
 async function freeUrl(): Promise<string> {
@@ -58,3 +60,28 @@ test.skipIf(!isSignalCliThere)(
   },
   120_000,
 );
+
+test("stopping while signal-cli still starts is no failure", async () => {
+  const home = newHome();
+  const path = join(home.path, "signal-cli");
+  writeFileSync(path, `#!/bin/sh\necho "WARN  Slow - starting" >&2\nexec sleep 60\n`);
+  chmodSync(path, 0o755);
+  const env = {
+    ...process.env,
+    SIGNALMAN_HOME: home.path,
+    SIGNALMAN_TRANSPORT: "signal-cli",
+    SIGNALMAN_SIGNAL_CLI: path,
+    SIGNALMAN_SIGNAL_URL: await freeUrl(),
+    SIGNALMAN_LISTEN: "off",
+    SIGNALMAN_LOG: "debug",
+    ANTHROPIC_API_KEY: "none",
+  };
+  const child = Bun.spawn([...command, "run"], { env, stderr: "pipe" });
+  let said = "";
+  for await (const chunk of child.stderr) {
+    said += new TextDecoder().decode(chunk);
+    if (said.includes("Slow - starting")) child.kill("SIGTERM");
+  }
+  expect({ code: await child.exited, isSaid: said.includes("Slow - starting") }).toEqual({ code: 0, isSaid: true });
+  home.remove();
+});
