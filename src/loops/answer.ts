@@ -169,7 +169,8 @@ function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeEr
       else store.outbox.addAnswer(`told:${row.id}`, sessionId, chat, plainText(sentence), now);
       store.inbox.markTold(row.id, error.code);
     }
-    deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
+    // What passes within seconds is no waiting that anybody has to see.
+    if (isFinal || isTold) deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
     if (isFinal) {
       store.inbox.finish(row.id, "failed", now);
       store.settings.count("failed");

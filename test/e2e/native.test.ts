@@ -1,11 +1,9 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import type { Device } from "@signalapp/mock-server";
-import { spawn } from "node:child_process";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
-import { command, newHome, runOnce, start, type Home, type Running } from "./harness.ts";
+import { link, newHome, runOnce, start, type Home, type Running } from "./harness.ts";
 
 let claude: ClaudeDouble;
 let signal: SignalMock;
@@ -33,25 +31,7 @@ afterEach(async () => {
   home.remove();
 });
 
-/** `signalman link --json`, with the phone scanning the code it shows. */
-async function link(): Promise<Device> {
-  const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json", "--name", "kitchen"], {
-    env: { PATH: process.env["PATH"], ...env },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const exited = new Promise<number>((resolve) => child.once("close", (code) => resolve(code ?? 1)));
-  let scanned = null as Promise<Device> | null;
-  const events: string[] = [];
-  createInterface({ input: child.stdout }).on("line", (line) => {
-    const event = JSON.parse(line) as { event: string; url?: string };
-    events.push(event.event);
-    if (event.url !== undefined) scanned = signal.scan(event.url);
-  });
-  expect(await exited).toBe(0);
-  expect(events).toEqual(["url", "linked"]);
-  if (!scanned) throw new Error("no code was shown");
-  return scanned;
-}
+const linked = (): Promise<Device> => link(env, signal.scan);
 
 let lastSentAt = 0;
 /** The owner writes in Note to Self on the phone. Resolves when the device has acknowledged it. */
@@ -75,7 +55,7 @@ async function nextOnPhone(): Promise<string> {
 
 test("in an empty folder with nothing but the binary: link, write, kill -9, restart, nothing missing and nothing twice", async () => {
   expect((await runOnce(["run"], { ...env, SIGNALMAN_LISTEN: "off" })).code).toBe(3);
-  const device = await link();
+  const device = await linked();
   const again = await runOnce(["link", "--json"], env);
   expect(again).toMatchObject({ code: 2, out: "" });
   expect(again.err).toContain("--force");
@@ -103,7 +83,7 @@ test("in an empty folder with nothing but the binary: link, write, kill -9, rest
 });
 
 test("the line is cut and comes back; a stranger gets nothing at all", async () => {
-  const device = await link();
+  const device = await linked();
   running = await start(env);
   await running.state("CONNECTED");
   await signal.contact.sendText(device, "open sesame 4711", { timestamp: Date.now() });

@@ -1,0 +1,340 @@
+/**
+ * A scene: the compiled program linked to the owner's phone on Signal's mock server, with a strict double of the Claude API
+ * behind it; and what the phones decrypt, written down as a transcript. Nothing here waits for a time, only for what is seen.
+ *
+ * Messages, edits and reactions come to a phone in the order in which they were sent. Receipts and typing travel beside
+ * them, so that they are given a place: a receipt under its message; typing behind the reactions of the moment, where it
+ * begins, and its end only where no answer ends it. A chat is shown as one phone sees it: Note to Self on the owner's, a
+ * direct chat on that person's, the group on Ben's.
+ */
+import type { Group } from "@signalapp/mock-server";
+import { join } from "node:path";
+import type { StyleRange } from "../../src/core/model.ts";
+import { groupIdOf } from "../../src/signal/native/groups.ts";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { createPhone, type Letter, type Phone, type Place, type Seen, type SeenFile } from "../doubles/phone.ts";
+import { startSignalMock } from "../doubles/signal-mock.ts";
+import { startProxy } from "../native/proxy.ts";
+import { link, newHome, start, type Running } from "./harness.ts";
+
+export type Who = "me" | "Anna" | "Ben";
+/** A message in the transcript, to be named later. */
+export type Said = { readonly who: Who; readonly sentAt: number; readonly place: Place };
+export type WriteOptions = Letter & {
+  readonly place?: Place;
+  /** Written so many minutes ago. */
+  readonly minutesAgo?: number;
+};
+
+type Env = Readonly<Record<string, string>>;
+
+export interface Scene {
+  readonly claude: ClaudeDouble;
+  readonly program: Running;
+  /** Anna, Ben and the owner; listed. */
+  readonly friends: Group;
+  /** Not listed. */
+  readonly strangers: Group;
+  write(who: Who, text: string, options?: WriteOptions): Said;
+  edit(said: Said, text: string): Said;
+  remove(said: Said): void;
+  /** To the last message of Claude's, or the one that has this text. */
+  react(who: Who, emoji: string, place?: Place, text?: string): void;
+  /** A line about what is not seen on the phone. */
+  note(text: string): void;
+  /** The next thing from Claude's side, not asked for before, whose line has this text. */
+  shows(text: string): Promise<void>;
+  /** A message of Claude's, to be quoted. */
+  last(text: string): { readonly sentAt: number; readonly text: string };
+  /** Claude is typing, in that person's chat or in the group. */
+  typing(place?: Place): Promise<void>;
+  /** Where the program itself goes by the time. */
+  pass(seconds: number): Promise<void>;
+  /** The message has got its last reaction, and nothing is under way any more. */
+  answered(said: Said): Promise<void>;
+  /** Ends the program and starts it again on the same home. */
+  restart(env?: Env): Promise<void>;
+  /** The line to Signal; resolves when the program knows. */
+  cut(): Promise<void>;
+  mend(): Promise<void>;
+  transcript(): string;
+  close(): Promise<void>;
+}
+
+/** Longest wait for what a phone is to show, in ms. */
+const patienceMs = 30_000;
+
+export async function openScene(env: Env = {}): Promise<Scene> {
+  const claude = await startClaudeDouble();
+  const proxy = await startProxy();
+  const mock = await startSignalMock({ names: ["Anna", "Ben"], chatPort: proxy.port });
+  proxy.pointTo(mock.port);
+  const [anna = mock.contact, ben = mock.contact] = mock.contacts;
+  const members = [mock.phone, anna, ben];
+  const friends = await mock.phone.createGroup({ title: "Friends", members });
+  const strangers = await mock.phone.createGroup({ title: "Others", members });
+  const home = newHome();
+  const settings: Env = {
+    SIGNALMAN_HOME: home.path,
+    SIGNALMAN_SIGNAL_SERVICE: await mock.writeService(join(home.path, "service.json")),
+    SIGNALMAN_ALLOW: `self,${anna.device.aci},group:${groupIdOf(friends.masterKey)}`,
+    SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️",
+    SIGNALMAN_PROGRESS: "true",
+    ANTHROPIC_API_KEY: claude.apiKey,
+    ANTHROPIC_BASE_URL: claude.url,
+    ...env,
+  };
+  const device = await link(settings, mock.scan);
+  const page = createPage(() => program.output());
+  const groups = [friends, strangers];
+  const phone = (name: Who, who = mock.phone): Phone =>
+    createPhone(mock, who, device, groups, (seen) => page.see(name, seen));
+  const phones: Record<Who, Phone> = { me: phone("me"), Anna: phone("Anna", anna), Ben: phone("Ben", ben) };
+  let program = await start(settings);
+  await program.state("CONNECTED");
+  await phones.me.sendSettings();
+
+  let lastAt = 0;
+  const stamp = (minutesAgo = 0): number => (lastAt = Math.max(lastAt + 1, Date.now() - minutesAgo * 60_000));
+  /** Settles when it was acknowledged, which may be after a reconnect. */
+  const post = (sending: Promise<void>): void => void sending.catch(() => undefined);
+  return {
+    claude,
+    get program() {
+      return program;
+    },
+    friends,
+    strangers,
+    write(who, text, { place = null, minutesAgo, ...letter } = {}) {
+      const sentAt = stamp(minutesAgo);
+      page.person(who, sentAt, describe(text, letter), text || (letter.files?.[0]?.name ?? ""));
+      post(phones[who].write(sentAt, { text, ...letter }, place));
+      return { who, sentAt, place };
+    },
+    edit({ who, sentAt: target, place }, text) {
+      const sentAt = stamp();
+      page.person(who, sentAt, `✎ ${page.nameOf(target)} → ${text}`, text);
+      page.rename(target, text);
+      post(phones[who].edit(sentAt, target, text, place));
+      // Reactions stay with the first version.
+      return { who, sentAt: target, place };
+    },
+    remove({ who, sentAt: target, place }) {
+      page.person(who, 0, `🗑 ${page.nameOf(target)}`, "");
+      post(phones[who].remove(stamp(), target, place));
+    },
+    react(who, emoji, place = null, text = "") {
+      const target = page.last(text).sentAt;
+      page.person(who, 0, `${emoji} on ${page.nameOf(target)}`, "");
+      post(phones[who].react(stamp(), target, emoji, place));
+    },
+    note: page.note,
+    shows: page.shows,
+    last: page.last,
+    typing: page.typing,
+    pass: (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1_000)),
+    answered: page.answered,
+    async restart(env = {}) {
+      await program.stop();
+      program = await start({ ...settings, ...env });
+      await program.state("CONNECTED");
+    },
+    async cut() {
+      await proxy.cut();
+      await program.state("DISCONNECTED");
+    },
+    async mend() {
+      await proxy.mend();
+      await program.state("CONNECTED");
+    },
+    transcript: page.text,
+    async close() {
+      await program.stop("SIGKILL");
+      await proxy.cut();
+      await mock.stop();
+      await claude.close();
+      home.remove();
+    },
+  };
+}
+
+type Line =
+  | { readonly kind: "person" | "note"; readonly text: string; readonly sentAt: number }
+  | {
+      readonly kind: "claude" | "reaction" | "typing" | "untyping";
+      readonly text: string;
+      isClaimed: boolean;
+    };
+
+/** The lines of a transcript, and who waits for them. */
+function createPage(output: () => string) {
+  const lines: Line[] = [];
+  const reads = new Set<number>();
+  const names = new Map<number, string>();
+  const typing = new Map<Place, boolean>();
+  const finals = new Set<number>();
+  const messages: { sentAt: number; text: string }[] = [];
+  let change = Promise.withResolvers<void>();
+  const nameOf = (sentAt: number): string => quoted(names.get(sentAt) ?? "?");
+  const until = async (isSo: () => boolean, what: string): Promise<void> => {
+    const patience = AbortSignal.timeout(patienceMs);
+    const over = new Promise<void>((resolve) => patience.addEventListener("abort", () => resolve()));
+    while (!isSo()) {
+      if (patience.aborted) throw new Error(`the phone never showed ${what}:\n${text()}\n${output().slice(-3_000)}`);
+      await Promise.race([change.promise, over]);
+    }
+  };
+  const text = (): string => `${render(lines, reads).join("\n")}\n`;
+  const add = (line: Line): void => void lines.push(line);
+  return {
+    nameOf,
+    text,
+    rename: (sentAt: number, name: string) => void names.set(sentAt, name),
+    person(who: Who, sentAt: number, said: string, name: string) {
+      names.set(sentAt, name);
+      add({ kind: "person", text: framed(who, said), sentAt });
+    },
+    note: (said: string) => add({ kind: "note", text: `— ${said} —`, sentAt: 0 }),
+    last(part: string) {
+      const found = messages.findLast((message) => message.text.includes(part));
+      if (!found) throw new Error(`nothing with ${part} was shown`);
+      return found;
+    },
+    typing: (place: Place = null) => until(() => typing.get(place) === true, "typing"),
+    see(on: Who, seen: Seen) {
+      // The other members of a group see the same.
+      if (seen.place !== null && on !== "Ben") return;
+      switch (seen.kind) {
+        case "message":
+        case "edit":
+          messages.push(seen);
+          names.set(seen.sentAt, seen.text);
+          add({
+            kind: "claude",
+            text: framed(seen.kind === "edit" ? "Claude✎" : "Claude", shown(seen)),
+            isClaimed: false,
+          });
+          break;
+        case "reaction": {
+          const { emoji, isRemove, targetSentAt } = seen;
+          if (["✅", "⚠️"].includes(emoji)) finals.add(targetSentAt);
+          const what = nameOf(targetSentAt);
+          const said = isRemove ? `${emoji} taken off ${what}` : `${emoji} on ${what}`;
+          add({ kind: "reaction", text: framed("", `  ${said}`), isClaimed: false });
+          break;
+        }
+        case "read":
+          reads.add(seen.targetSentAt);
+          break;
+        case "typing":
+          if (seen.isTyping !== (typing.get(seen.place) ?? false))
+            add({
+              kind: seen.isTyping ? "typing" : "untyping",
+              text: framed("", seen.isTyping ? "  Claude is typing …" : "  (no longer typing)"),
+              isClaimed: false,
+            });
+          typing.set(seen.place, seen.isTyping);
+          break;
+      }
+      change.resolve();
+      change = Promise.withResolvers();
+    },
+    shows(part: string) {
+      const claim = (): boolean => {
+        const line = lines.find((line) => "isClaimed" in line && !line.isClaimed && line.text.includes(part));
+        if (line && "isClaimed" in line) line.isClaimed = true;
+        return line !== undefined;
+      };
+      return until(claim, part);
+    },
+    answered({ who, sentAt, place }: Said) {
+      const isRead = (): boolean => who === "me" || reads.has(sentAt);
+      const isOver = (): boolean => finals.has(sentAt) && isRead() && typing.get(place) !== true;
+      return until(isOver, `the end of ${nameOf(sentAt)}`);
+    },
+  };
+}
+
+/** As the head of this file says. */
+function render(lines: readonly Line[], reads: ReadonlySet<number>): string[] {
+  const rank = { reaction: 0, untyping: 1, typing: 2 } as const;
+  const out: string[] = [];
+  let marks: (Line & { kind: keyof typeof rank })[] = [];
+  const flush = (): void => {
+    out.push(...marks.sort((a, b) => rank[a.kind] - rank[b.kind]).map(({ text }) => text));
+    marks = [];
+  };
+  for (const [index, line] of lines.entries()) {
+    switch (line.kind) {
+      case "untyping":
+        if (isEndedByAnswer(lines, index)) break;
+        marks.push({ ...line, kind: line.kind });
+        break;
+      case "reaction":
+      case "typing":
+        marks.push({ ...line, kind: line.kind });
+        break;
+      case "person":
+      case "note":
+      case "claude":
+        flush();
+        out.push(line.text);
+        if (line.kind === "person" && reads.has(line.sentAt)) out.push(framed("", "  ✓ read"));
+    }
+  }
+  flush();
+  return out;
+}
+
+function isEndedByAnswer(lines: readonly Line[], at: number): boolean {
+  const kinds = lines.map(({ kind }) => kind);
+  const begin = kinds.lastIndexOf("typing", at);
+  const stop = kinds.findIndex((kind, index) => index > at && ["typing", "person", "note"].includes(kind));
+  return kinds.slice(begin, stop < 0 ? undefined : stop).includes("claude");
+}
+
+const framed = (who: string, text: string): string =>
+  text
+    .split("\n")
+    .map((line, index) => `${(index === 0 ? who : "").padEnd(8)}│ ${clipped(line)}`.trimEnd())
+    .join("\n");
+
+/** What a person wrote besides the text. */
+const describe = (text: string, { isMention, quote, files = [], expiresInSeconds }: Letter): string =>
+  [
+    ...(quote ? [`▎ ${quote.text}`] : []),
+    ...(text === "" ? [] : [`${isMention ? "@Claude " : ""}${text}`]),
+    ...files.map(({ name }) => `[${name}]`),
+    ...(expiresInSeconds ? [timer(expiresInSeconds)] : []),
+  ].join("\n");
+
+const shown = (seen: Seen & { kind: "message" | "edit" }): string =>
+  [
+    ...(seen.text === "" ? [] : [marked(seen.text, seen.styles)]),
+    ...seen.files.map(fileLine),
+    ...(seen.expiresInSeconds > 0 ? [timer(seen.expiresInSeconds)] : []),
+  ].join("\n");
+
+const timer = (seconds: number): string => `(⏱ gone after ${seconds / 60} min)`;
+
+function fileLine({ name, bytes }: SeenFile): string {
+  const first = new TextDecoder().decode(bytes).split("\n")[0] ?? "";
+  const beginning = /^[\x20-\x7e]+$/u.test(first) ? `: ${first.slice(0, 40)}` : "";
+  return `[${name}, ${(bytes.length / 1_000).toFixed(1)} kB${beginning}]`;
+}
+
+const quoted = (text: string): string => `“${text.length > 28 ? `${text.slice(0, 27)}…` : text}”`.replaceAll("\n", " ");
+const clipped = (line: string): string =>
+  line.length > 160 ? `${line.slice(0, 75)} […${line.length - 150}…] ${line.slice(-75)}` : line;
+
+/** The styles as they are usually typed. */
+function marked(text: string, styles: readonly StyleRange[]): string {
+  const marks = { BOLD: "**", ITALIC: "_", STRIKETHROUGH: "~~", MONOSPACE: "`", SPOILER: "||" } as const;
+  let out = "";
+  for (let at = 0; at <= text.length; at++) {
+    for (const { start, length, style } of styles.toReversed()) if (start + length === at) out += marks[style];
+    for (const { start, style } of styles) if (start === at) out += marks[style];
+    out += text[at] ?? "";
+  }
+  return out;
+}
