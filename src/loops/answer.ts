@@ -82,21 +82,21 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
   };
 }
 
+/** The title of a session until a person gives it one. */
+export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
+
 function sessionOf(deps: AnswerDeps, chatKey: string, chat: Chat): Session {
   const { sessions } = deps.store;
   const active = sessions.active(chatKey);
   if (active && active.backend === deps.backend.name) return active;
   const id = deps.newId();
+  // What was chosen for the chat outlives its conversations.
+  const { model, verbose } = (active ?? sessions.ofChat(chatKey, 1)[0])?.context ?? {};
+  const chosen = { ...(model === undefined ? {} : { model }), ...(verbose === undefined ? {} : { verbose }) };
   return deps.store.db.transaction(() => {
     if (active) sessions.end(active.id);
-    return sessions.create(
-      id,
-      chat,
-      deps.backend.name,
-      { title: `Signal chat ${id.slice(0, 4)}` },
-      {},
-      deps.clock.now(),
-    );
+    const context = { title: untitled(id), ...chosen };
+    return sessions.create(id, chat, deps.backend.name, context, {}, deps.clock.now());
   });
 }
 

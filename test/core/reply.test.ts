@@ -81,8 +81,7 @@ describe("tool uses in a phone's words", () => {
   test("what, where and why; of several questions how to answer all", () => {
     expect(question(use({ command: "make", cwd: "/srv/app" }), "build it", 1).split("\n")).toEqual([
       "Claude wants to use bash: make",
-      "Where: /srv/app",
-      "Why: you asked “build it”",
+      "In /srv/app, as you asked “build it”",
       "👍 or yes, 👎 or no.",
     ]);
     expect(question(use({ file_path: "a.txt" }), "go", 3)).toContain("answers all 3");

@@ -194,6 +194,8 @@ async function upload(
   };
 }
 
+const none = new Uint8Array();
+
 type Decrypted = { readonly unsealedSource: Device; readonly content: Proto.Content };
 
 /** The mock's phones put receipts and messages into queues of their own and drop typing: their order is only seen here. */
@@ -205,9 +207,7 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
     const decrypted = await decrypt(...args);
     const { content } = decrypted.content;
     const { sent } = content?.syncMessage?.content ?? {};
-    const isToSelf =
-      sent?.destinationServiceIdBinary != null &&
-      Buffer.from(mock.phone.device.aciRawUuid).equals(sent.destinationServiceIdBinary);
+    const isToSelf = Buffer.from(mock.phone.device.aciRawUuid).equals(sent?.destinationServiceIdBinary ?? none);
     if (decrypted.unsealedSource.aci !== mock.phone.device.aci || (sent && !isToSelf)) return decrypted;
     const message = content?.dataMessage ?? sent?.message;
     const edit = content?.editMessage ?? sent?.editMessage;
@@ -217,7 +217,7 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
     if (data && !shown.has(data.timestamp ?? 0n)) {
       shown.add(data.timestamp ?? 0n);
       const masterKey = data.groupV2?.masterKey;
-      const place = groupOf((group) => masterKey != null && group.masterKey.equals(masterKey));
+      const place = groupOf((group) => group.masterKey.equals(masterKey ?? none));
       sees.push(toSeen(mock, data, edit ? "edit" : "message", place));
     }
     if (content?.receiptMessage?.type === Proto.ReceiptMessage.Type.READ)
@@ -225,9 +225,8 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
         sees.push({ kind: "read", targetSentAt: Number(at), place: null });
     if (content?.typingMessage) {
       const { groupId, action } = content.typingMessage;
-      const place = groupOf(
-        ({ publicParams }) =>
-          groupId != null && Buffer.from(publicParams.getGroupIdentifier().serialize()).equals(groupId),
+      const place = groupOf(({ publicParams }) =>
+        Buffer.from(publicParams.getGroupIdentifier().serialize()).equals(groupId ?? none),
       );
       sees.push({ kind: "typing", isTyping: action === Proto.TypingMessage.Action.STARTED, place });
     }
@@ -258,7 +257,7 @@ async function toSeen(
     sentAt: Number(data.timestamp),
     text: data.body ?? "",
     styles: data.bodyRanges.flatMap(({ start, length, associatedValue }) =>
-      associatedValue?.style == null
+      associatedValue?.style === undefined
         ? []
         : [
             {

@@ -40,6 +40,8 @@ export interface Scene {
   remove(said: Said): void;
   /** To the last message of Claude's, or the one that has this text. */
   react(who: Who, emoji: string, place?: Place, text?: string): void;
+  /** The group as it is then. */
+  setGroupTimer(seconds: number): Promise<Group>;
   /** A line about what is not seen on the phone. */
   note(text: string): void;
   /** The next thing from Claude's side, not asked for before, whose line has this text. */
@@ -127,6 +129,10 @@ export async function openScene(env: Env = {}): Promise<Scene> {
       const target = page.last(text).sentAt;
       page.person(who, 0, `${emoji} on ${page.nameOf(target)}`, "");
       post(phones[who].react(stamp(), target, emoji, place));
+    },
+    async setGroupTimer(seconds) {
+      groups.push(await mock.phone.modifyGroupDisappearingMessageTimer(friends, seconds));
+      return groups.at(-1) ?? friends;
     },
     note: page.note,
     shows: page.shows,
@@ -323,7 +329,7 @@ function fileLine({ name, bytes }: SeenFile): string {
   return `[${name}, ${(bytes.length / 1_000).toFixed(1)} kB${beginning}]`;
 }
 
-const quoted = (text: string): string => `“${text.length > 28 ? `${text.slice(0, 27)}…` : text}”`.replaceAll("\n", " ");
+const quoted = (text: string): string => `“${text.length > 40 ? `${text.slice(0, 39)}…` : text}”`.replaceAll("\n", " ");
 const clipped = (line: string): string =>
   line.length > 160 ? `${line.slice(0, 75)} […${line.length - 150}…] ${line.slice(-75)}` : line;
 

@@ -139,8 +139,11 @@ test("conversation: a quote is context, an edit asks again, a deletion cancels, 
   const interrupted = seen.claude.next(/POST .*\/events/u);
   seen.remove(regretted);
   await interrupted;
-  seen.note("Anna's chat has disappearing messages");
-  await seen.answered(seen.write("Anna", "Where is the key?", { expiresInSeconds: 300 }));
+  seen.note("with disappearing messages: Note to Self, Anna's chat, the group");
+  await seen.answered(seen.write("me", "Where is the key?", { expiresInSeconds: 300 }));
+  await seen.answered(seen.write("Anna", "And the car?", { expiresInSeconds: 600 }));
+  const place = await seen.setGroupTimer(900);
+  await seen.answered(seen.write("Ben", "And the cat?", { place, isMention: true, expiresInSeconds: 900 }));
   golden("05-conversation", "5. CONVERSATION: quotes, edits, deletions and timers", seen);
 });
 
@@ -161,10 +164,13 @@ test("conversation: with busy = interrupt a new message takes the place of the o
 test("groups: only when mentioned or quoted, with the sender's name; every drop has its reason", async () => {
   const seen = await open();
   const { friends: place, strangers } = seen;
-  seen.claude.setScript((prompt) => [
-    { hold: seen.shows("typing") },
-    { say: `(I read “${prompt.replaceAll("\n", " ")}”) Friday at eight?` },
-  ]);
+  // What Claude is given ends in `Name: text`, in a group.
+  const reply = (prompt: string): string => {
+    const name = /(\w+): [^\n]*$/u.exec(prompt)?.[1];
+    if (name === undefined) return "That was in another conversation.";
+    return prompt.includes("> Friday") ? `Nine it is, ${name}.` : `Friday at eight, ${name}?`;
+  };
+  seen.claude.setScript((prompt) => [{ hold: seen.shows("typing") }, { say: reply(prompt) }]);
   const dropped = async (): Promise<void> => {
     const { fields } = await seen.program.log("envelope dropped");
     seen.note(`dropped: ${fields["reason"]}`);
@@ -172,7 +178,7 @@ test("groups: only when mentioned or quoted, with the sender's name; every drop 
   seen.write("Anna", "who is coming on Friday?", { place });
   await dropped();
   await seen.answered(seen.write("Ben", "when shall we meet?", { place, isMention: true }));
-  await seen.answered(seen.write("Anna", "rather at nine", { place, quote: seen.last("Friday at eight") }));
+  await seen.answered(seen.write("Anna", "rather at nine", { place, quote: seen.last("Friday") }));
   seen.write("Anna", "and in this group?", { place: strangers, isMention: true });
   await dropped();
   seen.write("Ben", "hello from a stranger");
@@ -190,10 +196,11 @@ test("commands: short answers, near misses, settings that stay with the conversa
     { use: "web_search", input: { query: "basil and tomatoes" } },
     { say: "Basil, for one." },
   ]);
+  // To type, and what the answer has in it.
   const dialogue = [
     ["/help", "/verbose"],
     ["what grows beside tomatoes?", "Basil, for one"],
-    ["/status", "Waiting here"],
+    ["/status", "To be answered"],
     ["/title Garden", "Garden"],
     ["/titel", "Did you mean"],
     ["/model", "claude-haiku"],
@@ -203,6 +210,8 @@ test("commands: short answers, near misses, settings that stay with the conversa
     ["/verbose", "shown"],
     ["and once more?", "Basil, for one"],
     ["/new", "New"],
+    ["/model", "Model: claude-opus"],
+    ["/verbose off", "not shown"],
     ["and in pots?", "Basil, for one"],
     ["/sessions", "/resume"],
     ["/resume 2", "Garden"],
@@ -244,8 +253,9 @@ test("approvals: what, where and why; by reaction or word; by the right person; 
   await seen.answered(clean);
   const again = seen.write("me", "clean up again");
   await seen.shows("⏳");
+  const confirmed = seen.claude.next(/POST .*\/events/u);
   seen.react("me", "👍", null, "build");
-  await seen.shows("?");
+  await confirmed;
   seen.react("me", "👎", null, "cache");
   await seen.answered(again);
   golden("08-approvals", "8. APPROVALS: Claude asks before it runs something", seen);
