@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { alice, me } from "../doubles/wire.ts";
@@ -46,7 +47,8 @@ describe.each(["sessions", "messages"])("the binary over signal-cli with the bac
     });
     expect((await fetch(`${running.url}/ready`)).status).toBe(200);
     expect((await fetch(`${running.url}/health`)).status).toBe(200);
-    expect(await running.stop()).toBe(0);
+    // A poll is never aborted: an orderly end takes its 5 s, so that one test has it, and the others are killed.
+    if (backend === "sessions") expect(await running.stop()).toBe(0);
   });
 
   test("the line is cut: four states, nothing lost, and Claude's words from meanwhile arrive in order", async () => {
@@ -77,7 +79,7 @@ describe.each(["sessions", "messages"])("the binary over signal-cli with the bac
   });
 });
 
-test("kill -9 with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
+test("power cut with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
   const hold = Promise.withResolvers<void>();
   claude.setScript((prompt) => [{ hold: hold.promise }, { say: `answer to ${prompt}` }]);
   running = await start(env());
@@ -86,12 +88,13 @@ test("kill -9 with a prompt at work: after the restart it is answered once, and 
   signal.phoneWrites("slow question");
   await posted;
   await running.stop("SIGKILL");
+  await signal.die();
   hold.resolve();
+  await signal.start();
   running = await start(env());
   expect((await signal.nextSent()).text).toBe("answer to slow question");
   const prompts = claude.requests.filter(({ method, path }) => method === "POST" && path.endsWith("/events"));
   expect(prompts).toHaveLength(1);
-  expect(await running.stop()).toBe(0);
   expect(signal.sent()).toHaveLength(1);
 });
 
@@ -108,7 +111,6 @@ test("presence: read, taken, answered, done and greeted, in this order", async (
   expect(seen).toEqual(["👀", expect.stringContaining("hello"), "✅", expect.stringContaining("Welcome")]);
   expect(signal.readMarks()).toContain(sentAt);
   expect((await running.status()).outbox).toMatchObject({ failed: 0 });
-  expect(await running.stop()).toBe(0);
 });
 
 test("a stranger gets nothing, costs no request and leaves no text on disk or in the log", async () => {
@@ -117,13 +119,15 @@ test("a stranger gets nothing, costs no request and leaves no text on disk or in
   signal.personWrites(alice, "open sesame 4711");
   await running.log("envelope dropped");
   expect((await running.status()).inbox).toMatchObject({ dropped: 1, pending: 0 });
-  expect(await running.stop()).toBe(0);
+  await running.stop("SIGKILL");
   expect(claude.requests.filter(({ method }) => method === "POST")).toEqual([]);
   expect(signal.sent()).toEqual([]);
   expect(running.output()).not.toContain("4711");
   expect(running.output()).not.toContain(alice.number);
-  const bytes = await Bun.file(`${home.path}/signalman.db`).bytes();
-  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  for (const file of ["signalman.db", "signalman.db-wal"]) {
+    const bytes = await Bun.file(join(home.path, file)).bytes();
+    expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  }
 });
 
 test("Claude refuses the key: the line stays CONNECTED, the person is told once and answered when it is over", async () => {
@@ -134,7 +138,6 @@ test("Claude refuses the key: the line stays CONNECTED, the person is told once 
   expect((await signal.nextSent()).text).toContain("refuses the API key");
   expect((await signal.nextSent()).text).toContain("hello");
   expect(signal.sent()).toHaveLength(2);
-  expect(await running.stop()).toBe(0);
 });
 
 describe("commands beside the daemon", () => {
@@ -154,7 +157,7 @@ describe("commands beside the daemon", () => {
     const second = await runOnce(["run"], env({ SIGNALMAN_LISTEN: "off" }));
     expect(second).toMatchObject({ code: 1 });
     expect(second.err).toContain("another signalman uses");
-    expect(await running.stop()).toBe(0);
+    await running.stop("SIGKILL");
     expect((await runOnce(["status"], env())).code).toBe(4);
   });
 });
