@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { StyleRange } from "../../src/core/model.ts";
 import { decryptAttachment, encryptAttachment } from "../../src/signal/native/attachments.ts";
 import type { SignalMock } from "./signal-mock.ts";
+import { createTape } from "./wire.ts";
 
 /** Where it happened: a group, or else the chat of this phone's owner with the linked account. */
 export type Place = Group | null;
@@ -107,6 +108,20 @@ export function createPhone(
       return post(sentAt, { message: dataOf(sentAt, place, { reaction }) });
     },
     sendSettings: () => send(syncOf({ configuration: settings }), Date.now()),
+  };
+}
+
+/** Note to Self on the owner's phone: texts in, and texts of messages and edits out. */
+export function openNotes(mock: SignalMock, device: Device) {
+  const shown = createTape<string>();
+  const phone = createPhone(mock, mock.phone, device, [], (seen) => {
+    if ("text" in seen && seen.text !== "") shown.push(seen.text);
+  });
+  let lastAt = 0;
+  return {
+    next: shown.next,
+    write: (text: string, now = Date.now()): Promise<void> =>
+      phone.write((lastAt = Math.max(lastAt + 1, now)), { text }, null),
   };
 }
 

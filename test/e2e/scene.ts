@@ -28,7 +28,7 @@ export type WriteOptions = Letter & {
 
 type Env = Readonly<Record<string, string>>;
 
-export interface Scene {
+export interface Scene extends AsyncDisposable {
   readonly claude: ClaudeDouble;
   readonly program: Running;
   /** Anna, Ben and the owner; listed. */
@@ -60,7 +60,6 @@ export interface Scene {
   cut(): Promise<void>;
   mend(): Promise<void>;
   transcript(): string;
-  close(): Promise<void>;
 }
 
 /** Longest wait for what a phone is to show, in ms. */
@@ -154,7 +153,7 @@ export async function openScene(env: Env = {}): Promise<Scene> {
       await program.state("CONNECTED");
     },
     transcript: page.text,
-    async close() {
+    async [Symbol.asyncDispose]() {
       await program.stop("SIGKILL");
       await proxy.cut();
       await mock.stop();
@@ -329,7 +328,11 @@ function fileLine({ name, bytes }: SeenFile): string {
   return `[${name}, ${(bytes.length / 1_000).toFixed(1)} kB${beginning}]`;
 }
 
-const quoted = (text: string): string => `“${text.length > 40 ? `${text.slice(0, 39)}…` : text}”`.replaceAll("\n", " ");
+/** Its first line, or what of it goes into 40 characters. */
+function quoted(text: string): string {
+  const line = text.split("\n")[0] ?? "";
+  return `“${line.length > 40 ? `${line.slice(0, 39)}…` : line}”`;
+}
 const clipped = (line: string): string =>
   line.length > 160 ? `${line.slice(0, 75)} […${line.length - 150}…] ${line.slice(-75)}` : line;
 

@@ -1,15 +1,7 @@
 /** The ten points of "a pleasure on the phone", each as one transcript of what a phone sees. `UPDATE=1` writes them anew. */
-import { afterEach, expect, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { openScene, type Scene } from "./scene.ts";
-
-let scene: Scene | null = null;
-afterEach(async () => {
-  await scene?.close();
-  scene = null;
-});
-
-const open = async (env?: Readonly<Record<string, string>>): Promise<Scene> => (scene = await openScene(env));
 
 /** Compares with the file of that name; `UPDATE=1` writes it. */
 function golden(name: string, title: string, seen: Scene): void {
@@ -19,8 +11,9 @@ function golden(name: string, title: string, seen: Scene): void {
   expect(text).toBe(readFileSync(url, "utf8"));
 }
 
-test("presence: read, taken, typing, answered; waiting while Claude is away; failed where it cannot be", async () => {
-  const seen = await open();
+// These wait, mostly: for a backoff, a draft that is due, the line.
+test.concurrent("presence: read, taken, typing, answered; waiting while Claude is away; failed where it cannot be", async () => {
+  await using seen = await openScene();
   seen.claude.setScript((prompt) => [
     { hold: seen.shows("typing") },
     prompt.includes("secret")
@@ -39,33 +32,8 @@ test("presence: read, taken, typing, answered; waiting while Claude is away; fai
   golden("01-presence", "1. PRESENCE: a reaction tells how a message stands", seen);
 });
 
-test("text: styles, lists and tables for a small screen; long code as a file; many parts are counted", async () => {
-  const code = Array.from({ length: 60 }, (_, line) => `print("line ${line + 1}")`).join("\n");
-  const essay = Array.from(
-    { length: 36 },
-    (_, n) => `Sentence ${n + 1} says ${"a little more ".repeat(9)}than the last.`,
-  );
-  const replies: Record<string, string> = {
-    table:
-      "# Trains\n\n| From | To | Time |\n|---|---|---|\n| Bern | Rome | **7 h** |\n| Bern | Paris | 4 h |\n\n- [x] booked\n- [ ] *seat*\n\n> Mind the gap\n\nMore: [timetable](https://example.org/t)",
-    script: `Here is \`count.py\`:\n\n\`\`\`python\n${code}\n\`\`\`\n\nRun it with \`python count.py\`.`,
-    essay: essay.join(" "),
-  };
-  const seen = await open({ SIGNALMAN_REACTIONS: "off" });
-  seen.claude.setScript((prompt) => [{ say: replies[prompt] ?? "?" }]);
-  for (const [word, end] of [
-    ["table", "timetable"],
-    ["script", "count.py, "],
-    ["essay", "(3/3)"],
-  ] as const) {
-    seen.write("me", word);
-    await seen.shows(end);
-  }
-  golden("02-text", "2. TEXT: Markdown as Signal shows it", seen);
-});
-
-test("progress: a long answer is one message that grows, and ends as the answer", async () => {
-  const seen = await open();
+test.concurrent("progress: a long answer is one message that grows, and ends as the answer", async () => {
+  await using seen = await openScene();
   const search = Promise.withResolvers<void>();
   const writing = Promise.withResolvers<void>();
   const ending = Promise.withResolvers<void>();
@@ -94,140 +62,8 @@ test("progress: a long answer is one message that grows, and ends as the answer"
   golden("03-progress", "3. PROGRESS: one message, edited now and then (✎), ends as the answer", seen);
 });
 
-test("attachments: what Claude can read goes along, voice notes are written down, the rest is said in words", async () => {
-  const seen = await open({ SIGNALMAN_TRANSCRIBE: "cat" });
-  seen.claude.setScript((prompt) => [{ say: `I was given:\n${prompt}` }]);
-  const file = (name: string, type: string, text = "some bytes", announcedBytes?: number) => ({
-    name,
-    type,
-    bytes: new TextEncoder().encode(text),
-    announcedBytes,
-  });
-  const files = [
-    file("cat.png", "image/png"),
-    file("film.mov", "video/quicktime"),
-    file("atlas.pdf", "application/pdf", "%PDF", 30_000_000),
-  ];
-  await seen.answered(seen.write("me", "What is this?", { files }));
-  const blocks = JSON.stringify(seen.claude.requests.findLast(({ path }) => path.endsWith("/events"))?.body);
-  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"']);
-  const voice = [file("voice.aac", "audio/aac", "Remember the milk.")];
-  await seen.answered(seen.write("me", "", { files: voice }));
-  await seen.restart({ SIGNALMAN_TRANSCRIBE: "false" });
-  seen.note("the program that writes voice notes down fails");
-  await seen.answered(seen.write("me", "", { files: voice }));
-  golden("04-attachments", "4. ATTACHMENTS: pictures, PDFs and text go to Claude; the rest is said", seen);
-});
-
-test("conversation: a quote is context, an edit asks again, a deletion cancels, a timer is kept", async () => {
-  const seen = await open();
-  seen.claude.setScript((prompt) => [
-    { hold: /Wich|Never mind/u.test(prompt) ? new Promise(() => undefined) : Promise.resolve() },
-    { say: prompt.includes("plant") ? "Roses need sun." : `You asked:\n${prompt}` },
-  ]);
-  await seen.answered(seen.write("me", "What shall I plant?"));
-  await seen.answered(seen.write("me", "How much?", { quote: seen.last("Roses") }));
-  const posted = seen.claude.next(/POST .*\/events/u);
-  const typo = seen.write("me", "Wich rose is best?");
-  await posted;
-  await seen.shows("👀 on “Wich");
-  await seen.answered(seen.edit(typo, "Which rose is best?"));
-  const asked = seen.claude.next(/POST .*\/events/u);
-  const regretted = seen.write("me", "Never mind this one");
-  await asked;
-  await seen.shows("👀 on “Never");
-  const interrupted = seen.claude.next(/POST .*\/events/u);
-  seen.remove(regretted);
-  await interrupted;
-  seen.note("with disappearing messages: Note to Self, Anna's chat, the group");
-  await seen.answered(seen.write("me", "Where is the key?", { expiresInSeconds: 300 }));
-  await seen.answered(seen.write("Anna", "And the car?", { expiresInSeconds: 600 }));
-  const place = await seen.setGroupTimer(900);
-  await seen.answered(seen.write("Ben", "And the cat?", { place, isMention: true, expiresInSeconds: 900 }));
-  golden("05-conversation", "5. CONVERSATION: quotes, edits, deletions and timers", seen);
-});
-
-test("conversation: with busy = interrupt a new message takes the place of the one at work", async () => {
-  const seen = await open({ SIGNALMAN_BUSY: "interrupt" });
-  seen.claude.setScript((prompt) => [
-    { hold: seen.shows("typing") },
-    { hold: prompt.includes("history") ? new Promise(() => undefined) : seen.shows("👀 on “only") },
-    { say: `About ${prompt}` },
-  ]);
-  seen.write("Anna", "the history of Rome, at length");
-  await seen.typing();
-  await seen.shows("👀");
-  await seen.answered(seen.write("Anna", "only the year it was founded"));
-  golden("05-interrupt", "5. CONVERSATION: busy = interrupt", seen);
-});
-
-test("groups: only when mentioned or quoted, with the sender's name; every drop has its reason", async () => {
-  const seen = await open();
-  const { friends: place, strangers } = seen;
-  // What Claude is given ends in `Name: text`, in a group.
-  const reply = (prompt: string): string => {
-    const name = /(\w+): [^\n]*$/u.exec(prompt)?.[1];
-    if (name === undefined) return "That was in another conversation.";
-    return prompt.includes("> Friday") ? `Nine it is, ${name}.` : `Friday at eight, ${name}?`;
-  };
-  seen.claude.setScript((prompt) => [{ hold: seen.shows("typing") }, { say: reply(prompt) }]);
-  const dropped = async (): Promise<void> => {
-    const { fields } = await seen.program.log("envelope dropped");
-    seen.note(`dropped: ${fields["reason"]}`);
-  };
-  seen.write("Anna", "who is coming on Friday?", { place });
-  await dropped();
-  await seen.answered(seen.write("Ben", "when shall we meet?", { place, isMention: true }));
-  await seen.answered(seen.write("Anna", "rather at nine", { place, quote: seen.last("Friday") }));
-  seen.write("Anna", "and in this group?", { place: strangers, isMention: true });
-  await dropped();
-  seen.write("Ben", "hello from a stranger");
-  await dropped();
-  seen.note("Anna alone with Claude: another conversation");
-  await seen.answered(seen.write("Anna", "what did Ben ask?"));
-  expect(seen.claude.engine.sessions.size).toBe(2);
-  golden("06-groups", "6. GROUPS: Anna is on the list herself; Ben only as a member of the listed group", seen);
-});
-
-test("commands: short answers, near misses, settings that stay with the conversation", async () => {
-  const seen = await open({ SIGNALMAN_REACTIONS: "off" });
-  seen.claude.setScript(() => [
-    { say: "Tomatoes like company." },
-    { use: "web_search", input: { query: "basil and tomatoes" } },
-    { say: "Basil, for one." },
-  ]);
-  // To type, and what the answer has in it.
-  const dialogue = [
-    ["/help", "/verbose"],
-    ["what grows beside tomatoes?", "Basil, for one"],
-    ["/status", "To be answered"],
-    ["/title Garden", "Garden"],
-    ["/titel", "Did you mean"],
-    ["/model", "claude-haiku"],
-    ["/model claude-haiku", "Did you mean"],
-    ["/model claude-opus-5-5", "claude-opus"],
-    ["/usage", "Cost"],
-    ["/verbose", "shown"],
-    ["and once more?", "Basil, for one"],
-    ["/new", "New"],
-    ["/model", "Model: claude-opus"],
-    ["/verbose off", "not shown"],
-    ["and in pots?", "Basil, for one"],
-    ["/sessions", "/resume"],
-    ["/resume 2", "Garden"],
-    ["/stop", "Nothing"],
-    ["/skip", "Nothing"],
-    ["/approve", "Nothing"],
-  ] as const;
-  for (const [text, answer] of dialogue) {
-    seen.write("me", text);
-    await seen.shows(answer);
-  }
-  golden("07-commands", "7. COMMANDS", seen);
-});
-
-test("approvals: what, where and why; by reaction or word; by the right person; several at once; over a restart", async () => {
-  const seen = await open();
+test.concurrent("approvals: what, where and why; by reaction or word; by the right person; several at once; over a restart", async () => {
+  await using seen = await openScene();
   const { friends: place } = seen;
   seen.claude.setScript((prompt) => {
     const commands = prompt.includes("clean") ? ["rm -rf build", "rm -rf cache"] : ["make test"];
@@ -261,8 +97,8 @@ test("approvals: what, where and why; by reaction or word; by the right person; 
   golden("08-approvals", "8. APPROVALS: Claude asks before it runs something", seen);
 });
 
-test("errors: one plain sentence, once, and the answer when it is over", async () => {
-  const seen = await open();
+test.concurrent("errors: one plain sentence, once, and the answer when it is over", async () => {
+  await using seen = await openScene();
   seen.claude.setScript(() => [{ say: "Here I am." }]);
   const broke = {
     kind: "status",
@@ -275,19 +111,8 @@ test("errors: one plain sentence, once, and the answer when it is over", async (
   golden("09-errors", "9. ERRORS: one sentence, and what happens next", seen);
 });
 
-test("onboarding: a person is greeted once, over restarts too", async () => {
-  const seen = await open({ SIGNALMAN_WELCOME: "true" });
-  seen.claude.setScript(() => [{ hold: seen.shows("typing") }, { say: "Hello Anna." }]);
-  await seen.answered(seen.write("Anna", "hi"));
-  await seen.shows("/help");
-  await seen.restart();
-  seen.note("signalman was restarted");
-  await seen.answered(seen.write("Anna", "hi again"));
-  golden("10-welcome", "10. ONBOARDING: two lines at the first message", seen);
-});
-
-test("after a long absence: one digest, then the answers in order", async () => {
-  const seen = await open();
+test.concurrent("after a long absence: one digest, then the answers in order", async () => {
+  await using seen = await openScene();
   seen.claude.setScript((prompt) => [{ say: `About ${prompt}: yes.` }]);
   await seen.cut();
   seen.note("the line is cut");
@@ -298,4 +123,191 @@ test("after a long absence: one digest, then the answers in order", async () => 
   await seen.mend();
   for (const message of said) await seen.answered(message);
   golden("11-absence", "11. AFTER A LONG ABSENCE: one digest, then the answers", seen);
+});
+
+// These are quick.
+test("text: styles, lists and tables for a small screen; long code as a file; many parts are counted", async () => {
+  const code = Array.from({ length: 60 }, (_, line) => `print("line ${line + 1}")`).join("\n");
+  const essay = Array.from(
+    { length: 36 },
+    (_, n) => `Sentence ${n + 1} says ${"a little more ".repeat(9)}than the last.`,
+  );
+  const replies: Record<string, string> = {
+    styles: "**Bold**, *italic*, ~~struck~~, `mono`, ||spoiler||; 👨‍👩‍👧 **after emoji**; שלום **מודגש** ok.",
+    table:
+      "# Trains\n\n| From | To | Time |\n|---|---|---|\n| Bern | Rome | **7 h** |\n| Bern | Paris | 4 h |\n\n- [x] booked\n- [ ] *seat*\n\n> Mind the gap\n\nMore: [timetable](https://example.org/t)",
+    script: `Here is \`count.py\`:\n\n\`\`\`python\n${code}\n\`\`\`\n\nRun it with \`python count.py\`.`,
+    essay: essay.join(" "),
+  };
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
+  seen.claude.setScript((prompt) => [{ say: replies[prompt] ?? "?" }]);
+  for (const [word, end] of [
+    ["styles", "ok."],
+    ["table", "timetable"],
+    ["script", "count.py, "],
+    ["essay", "(3/3)"],
+  ] as const) {
+    seen.write("me", word);
+    await seen.shows(end);
+  }
+  golden("02-text", "2. TEXT: Markdown as Signal shows it", seen);
+});
+
+test("attachments: what Claude can read goes along, voice notes are written down, the rest is said in words", async () => {
+  await using seen = await openScene({ SIGNALMAN_TRANSCRIBE: "cat" });
+  seen.claude.setScript((prompt) => [{ say: `I was given:\n${prompt}` }]);
+  const file = (name: string, type: string, text = "some bytes", announcedBytes?: number) => ({
+    name,
+    type,
+    bytes: new TextEncoder().encode(text),
+    announcedBytes,
+  });
+  const files = [
+    file("cat.png", "image/png"),
+    file("film.mov", "video/quicktime"),
+    file("atlas.pdf", "application/pdf", "%PDF", 30_000_000),
+  ];
+  await seen.answered(seen.write("me", "What is this?", { files }));
+  const blocks = JSON.stringify(seen.claude.requests.findLast(({ path }) => path.endsWith("/events"))?.body);
+  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"']);
+  const voice = [file("voice.aac", "audio/aac", "Remember the milk.")];
+  await seen.answered(seen.write("me", "", { files: voice }));
+  await seen.restart({ SIGNALMAN_TRANSCRIBE: "false" });
+  seen.note("the program that writes voice notes down fails");
+  await seen.answered(seen.write("me", "", { files: voice }));
+  golden("04-attachments", "4. ATTACHMENTS: pictures, PDFs and text go to Claude; the rest is said", seen);
+});
+
+test("conversation: a quote is context, an edit asks again, a deletion cancels, a timer is kept", async () => {
+  await using seen = await openScene();
+  seen.claude.setScript((prompt) => [
+    { hold: /Wich|Never mind/u.test(prompt) ? new Promise(() => undefined) : Promise.resolve() },
+    { say: prompt.includes("plant") ? "Roses need sun." : `You asked:\n${prompt}` },
+  ]);
+  await seen.answered(seen.write("me", "What shall I plant?"));
+  await seen.answered(seen.write("me", "How much?", { quote: seen.last("Roses") }));
+  const posted = seen.claude.next(/POST .*\/events/u);
+  const typo = seen.write("me", "Wich rose is best?");
+  await posted;
+  await seen.shows("👀 on “Wich");
+  await seen.answered(seen.edit(typo, "Which rose is best?"));
+  const asked = seen.claude.next(/POST .*\/events/u);
+  const regretted = seen.write("me", "Never mind this one");
+  await asked;
+  await seen.shows("👀 on “Never");
+  const interrupted = seen.claude.next(/POST .*\/events/u);
+  seen.remove(regretted);
+  await interrupted;
+  seen.note("with disappearing messages: Note to Self, Anna's chat, the group");
+  await seen.answered(seen.write("me", "Where is the key?", { expiresInSeconds: 300 }));
+  await seen.answered(seen.write("Anna", "And the car?", { expiresInSeconds: 600 }));
+  const place = await seen.setGroupTimer(900);
+  await seen.answered(seen.write("Ben", "And the cat?", { place, isMention: true, expiresInSeconds: 900 }));
+  golden("05-conversation", "5. CONVERSATION: quotes, edits, deletions and timers", seen);
+});
+
+test("conversation: while Claude works a new message waits its turn, or takes the place, as set", async () => {
+  await using seen = await openScene();
+  const second = Promise.withResolvers<void>();
+  seen.claude.setScript((prompt) => [
+    { hold: prompt === "one" ? second.promise : Promise.resolve() },
+    { say: `About ${prompt}.` },
+  ]);
+  seen.write("me", "one");
+  await seen.shows("👀 on “one”");
+  const two = seen.write("me", "two");
+  await seen.shows("👀 on “two”");
+  second.resolve();
+  await seen.answered(two);
+  await seen.restart({ SIGNALMAN_BUSY: "interrupt" });
+  seen.note("busy = interrupt");
+  seen.claude.setScript((prompt) => [
+    { hold: seen.shows("typing") },
+    { hold: prompt.includes("history") ? new Promise(() => undefined) : seen.shows("👀 on “only") },
+    { say: `About ${prompt}.` },
+  ]);
+  seen.write("Anna", "the history of Rome, at length");
+  await seen.typing();
+  await seen.shows("👀 on “the history");
+  await seen.answered(seen.write("Anna", "only the year it was founded"));
+  golden("05-busy", "5. CONVERSATION: a new message while Claude works", seen);
+});
+
+test("groups: only when mentioned or quoted, with the sender's name; every drop has its reason", async () => {
+  await using seen = await openScene();
+  const { friends: place, strangers } = seen;
+  // What Claude is given ends in `Name: text`, in a group.
+  const reply = (prompt: string): string => {
+    const name = /(\w+): [^\n]*$/u.exec(prompt)?.[1];
+    if (name === undefined) return "That was in another conversation.";
+    return prompt.includes("> Friday") ? `Nine it is, ${name}.` : `Friday at eight, ${name}?`;
+  };
+  seen.claude.setScript((prompt) => [{ hold: seen.shows("typing") }, { say: reply(prompt) }]);
+  const dropped = async (): Promise<void> => {
+    const { fields } = await seen.program.log("envelope dropped");
+    seen.note(`dropped: ${fields["reason"]}`);
+  };
+  seen.write("Anna", "who is coming on Friday?", { place });
+  await dropped();
+  await seen.answered(seen.write("Ben", "when shall we meet?", { place, isMention: true }));
+  await seen.answered(seen.write("Anna", "rather at nine", { place, quote: seen.last("Friday") }));
+  seen.write("Anna", "and in this group?", { place: strangers, isMention: true });
+  await dropped();
+  seen.write("Ben", "hello from a stranger");
+  await dropped();
+  seen.note("Anna alone with Claude: another conversation");
+  await seen.answered(seen.write("Anna", "what did Ben ask?"));
+  expect(seen.claude.engine.sessions.size).toBe(2);
+  golden("06-groups", "6. GROUPS: Anna is on the list herself; Ben only as a member of the listed group", seen);
+});
+
+test("commands: short answers, near misses, settings that stay with the conversation", async () => {
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
+  seen.claude.setScript(() => [
+    { say: "Tomatoes like company." },
+    { use: "web_search", input: { query: "basil and tomatoes" } },
+    { say: "Basil, for one." },
+  ]);
+  // To type, and what the answer has in it.
+  const dialogue = [
+    ["/help", "/verbose"],
+    ["what grows beside tomatoes?", "Basil, for one"],
+    ["/status", "To be answered"],
+    ["/title Garden", "Garden"],
+    ["/titel", "Did you mean"],
+    ["/model", "claude-haiku"],
+    ["/model claude-haiku", "Did you mean"],
+    ["/model claude-opus-5-5", "claude-opus"],
+    ["/usage", "Cost"],
+    ["/verbose", "shown"],
+    ["and once more?", "Basil, for one"],
+    ["/new", "New"],
+    ["/model", "Model: claude-opus"],
+    ["/verbose off", "not shown"],
+    ["and in pots?", "Basil, for one"],
+    ["/sessions", "/resume"],
+    ["/resume 2", "Garden"],
+    ["/stop", "Nothing"],
+    ["/skip", "Nothing"],
+    ["/approve", "Nothing"],
+  ] as const;
+  const pushed = seen.claude.next(/^POST \/v1\/sessions\/[^/]+$/u);
+  for (const [text, answer] of dialogue) {
+    seen.write("me", text);
+    await seen.shows(answer);
+  }
+  await pushed;
+  expect([...seen.claude.engine.sessions.values()].map(({ title }) => title)).toContain("Garden");
+  golden("07-commands", "7. COMMANDS", seen);
+});
+
+test("onboarding: a person is greeted once, over restarts too", async () => {
+  await using seen = await openScene({ SIGNALMAN_WELCOME: "true" });
+  seen.claude.setScript(() => [{ hold: seen.shows("typing") }, { say: "Hello Anna." }]);
+  await seen.answered(seen.write("Anna", "hi"));
+  await seen.shows("/help");
+  await seen.restart();
+  seen.note("signalman was restarted");
+  await seen.answered(seen.write("Anna", "hi again"));
+  golden("10-welcome", "10. ONBOARDING: two lines at the first message", seen);
 });
