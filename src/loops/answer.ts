@@ -146,7 +146,7 @@ async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortS
 /** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
 const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 /** Faults that nobody has to hear of while they may still pass within seconds. */
-const quietAttempts = 2;
+export const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
 
 function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeError): void {

@@ -6,7 +6,7 @@ import type { Clock, Random } from "../clock.ts";
 import type { Backend } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { stampKey } from "../core/hlc.ts";
 import { decide, type AllowRule } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
@@ -18,7 +18,7 @@ import type { Log } from "../log.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
-import { untitled, type AnswerLoop } from "./answer.ts";
+import { quietAttempts, untitled, type AnswerLoop } from "./answer.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import type { Presence } from "./presence.ts";
 
@@ -111,7 +111,14 @@ function controlFailed(deps: Deps, row: InboxRow, error: BridgeError): void {
   deps.log.warn("command failed", { ...toFault(error), attempts });
   if (error.retry !== "never") {
     const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
-    return void store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    const sentence = errorRow(error.code).chat;
+    return store.db.transaction(() => {
+      if (row.told === null && attempts > quietAttempts && sentence !== undefined && row.envelope.chat) {
+        store.outbox.add(`told:${row.id}`, row.envelope.chat, plainText(sentence), clock.now());
+        store.inbox.markTold(row.id, error.code);
+      }
+      store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    });
   }
   store.db.transaction(() => {
     if (row.envelope.chat)

@@ -126,3 +126,14 @@ test("what waits is announced once, also where the line flaps", async () => {
     "About two: yes.",
   ]);
 });
+
+test("a command that needs Claude is not met with silence while Claude is away", async () => {
+  const seen = await open();
+  seen.claude.setDown(true);
+  seen.write("/model");
+  await seen.pass(60);
+  expect(seen.texts()).toEqual([expect.stringContaining("can't reach Claude")]);
+  seen.claude.setDown(false);
+  await seen.pass(90);
+  expect(seen.texts().slice(1)).toEqual([expect.stringContaining("Model: ")]);
+});

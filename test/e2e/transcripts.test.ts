@@ -263,7 +263,8 @@ test("groups: only when mentioned or quoted, with the sender's name; every drop 
 
 test("commands: short answers, near misses, settings that stay with the conversation", async () => {
   await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
-  seen.claude.setScript(() => [
+  seen.claude.setScript((prompt) => [
+    { hold: prompt.includes("everything") ? new Promise(() => undefined) : Promise.resolve() },
     { say: "Tomatoes like company." },
     { use: "web_search", input: { query: "basil and tomatoes" } },
     { say: "Basil, for one." },
@@ -287,14 +288,17 @@ test("commands: short answers, near misses, settings that stay with the conversa
     ["and in pots?", "Basil, for one"],
     ["/sessions", "/resume"],
     ["/resume 2", "Garden"],
+    ["tell me everything about them", ""],
+    ["/stop", "Stopped"],
     ["/stop", "Nothing"],
     ["/skip", "Nothing"],
     ["/approve", "Nothing"],
   ] as const;
   const pushed = seen.claude.next(/^POST \/v1\/sessions\/[^/]+$/u);
   for (const [text, answer] of dialogue) {
+    const asked = seen.claude.next(/^POST .*\/events$/u);
     seen.write("me", text);
-    await seen.shows(answer);
+    await (answer === "" ? asked : seen.shows(answer));
   }
   await pushed;
   expect([...seen.claude.engine.sessions.values()].map(({ title }) => title)).toContain("Garden");
