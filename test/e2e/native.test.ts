@@ -80,6 +80,9 @@ test("the line is cut and comes back; a stranger gets nothing at all", async () 
   await phone.write("still there?");
   expect(await phone.next()).toContain("still there?");
   expect((await running.status()).inbox).toMatchObject({ dropped: 1, answered: 1 });
+  expect((await runOnce(["reconnect"], env)).code).toBe(0);
+  await running.state("SYNCING");
+  await running.state("CONNECTED");
   expect(await running.stop()).toBe(0);
   expect(running.output()).not.toContain("4711");
   const bytes = await Bun.file(join(home.path, "signalman.db")).bytes();
