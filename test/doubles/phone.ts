@@ -227,7 +227,7 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
     const message = content?.dataMessage ?? sent?.message;
     const edit = content?.editMessage ?? sent?.editMessage;
     const data = message ?? edit?.dataMessage;
-    const groupOf = (isIt: (group: Group) => boolean): Place => groups.find(isIt) ?? null;
+    const groupOf = (isIt: (group: Group) => boolean): Place => groups.findLast(isIt) ?? null;
     const sees: (Promise<Seen> | Seen)[] = [];
     if (data && !shown.has(data.timestamp ?? 0n)) {
       shown.add(data.timestamp ?? 0n);

@@ -301,7 +301,11 @@ test("commands: short answers, near misses, settings that stay with the conversa
     await (answer === "" ? asked : seen.shows(answer));
   }
   await pushed;
-  expect([...seen.claude.engine.sessions.values()].map(({ title }) => title)).toContain("Garden");
+  const sessions = [...seen.claude.engine.sessions.values()].map(({ title, model }) => [title, model]);
+  expect(sessions).toEqual([
+    ["Garden", "claude-sonnet-5-5"],
+    [expect.stringContaining("Signal chat"), "claude-opus-5-5"],
+  ]);
   golden("07-commands", "7. COMMANDS", seen);
 });
 
