@@ -344,5 +344,6 @@ function tagOf(store: Store, deps: DaemonDeps): string {
 function describe(connection: ConnectionLoop, backend: Backend, status: Status): string {
   const claude = status.claude.lastError === null ? "fine" : status.claude.lastError.message;
   const signal = connection.state().name.toLowerCase();
-  return `Signal: ${signal}\nClaude (${backend.name}): ${claude}\nTo be sent: ${status.outbox.pending}`;
+  const { pending } = status.outbox;
+  return `Signal: ${signal}\nClaude (${backend.name}): ${claude}${pending === 0 ? "" : `\nTo be sent: ${pending}`}`;
 }

@@ -162,7 +162,7 @@ const runs: Record<CommandName, Run> = {
   },
   status: ({ deps, chatKey }) => {
     const waiting = deps.store.inbox.openPrompts(chatKey).length;
-    return `${deps.describeState()}\nTo be answered here: ${waiting}`;
+    return `${deps.describeState()}\n${waiting === 0 ? "Nothing waits here." : `To be answered here: ${waiting}`}`;
   },
   model: async ({ deps, chat, chatKey, argument, signal }) => {
     const session = deps.answer.sessionOf(chatKey, chat);

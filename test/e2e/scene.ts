@@ -42,6 +42,8 @@ export interface Scene extends AsyncDisposable {
   last(text: string): { readonly sentAt: number; readonly text: string };
   /** Claude is typing, in that person's chat or in the group. */
   typing(place?: Place): Promise<void>;
+  /** Nothing waits in the program: what the phone has seen is also written down. */
+  idle(): Promise<void>;
   /** Where the program itself goes by the time. */
   pass(seconds: number): Promise<void>;
   /** The message has got its last reaction, and nothing is under way any more. */
@@ -126,6 +128,12 @@ export async function openScene(env: Env = {}): Promise<Scene> {
     shows: page.shows,
     last: page.last,
     typing: page.typing,
+    async idle() {
+      for (let pending = 1; pending > 0;) {
+        const { inbox, outbox } = await program.status();
+        pending = inbox.pending + outbox.pending;
+      }
+    },
     pass: (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1_000)),
     answered: page.answered,
     async restart(env = {}) {

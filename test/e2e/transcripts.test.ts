@@ -273,7 +273,7 @@ test("commands: short answers, near misses, settings that stay with the conversa
   const dialogue = [
     ["/help", "/verbose"],
     ["what grows beside tomatoes?", "Basil, for one"],
-    ["/status", "To be answered"],
+    ["/status", "Nothing waits"],
     ["/title Garden", "Garden"],
     ["/titel", "Did you mean"],
     ["/model", "claude-haiku"],
@@ -296,6 +296,7 @@ test("commands: short answers, near misses, settings that stay with the conversa
   ] as const;
   const pushed = seen.claude.next(/^POST \/v1\/sessions\/[^/]+$/u);
   for (const [text, answer] of dialogue) {
+    if (text === "/status") await seen.idle();
     const asked = seen.claude.next(/^POST .*\/events$/u);
     seen.write("me", text);
     await (answer === "" ? asked : seen.shows(answer));
