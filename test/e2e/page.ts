@@ -169,7 +169,8 @@ export const timer = (seconds: number): string => `(⏱ gone after ${seconds / 6
 function fileLine({ name, bytes }: SeenFile): string {
   const first = new TextDecoder().decode(bytes).split("\n")[0] ?? "";
   const beginning = /^[\x20-\x7e]+$/u.test(first) ? `: ${first.slice(0, 40)}` : "";
-  return `[${name}, ${(bytes.length / 1_000).toFixed(1)} kB${beginning}]`;
+  const size = bytes.length < 1_000 ? `${bytes.length} bytes` : `${(bytes.length / 1_000).toFixed(1)} kB`;
+  return `[${name}, ${size}${beginning}]`;
 }
 
 /** Its first line, or what of it goes into 40 characters. */

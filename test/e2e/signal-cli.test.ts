@@ -78,7 +78,7 @@ describe.each(["sessions", "messages"])("the binary over signal-cli with the bac
   });
 });
 
-test("power cut with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
+test("kill -9, the daemon included, with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
   const hold = Promise.withResolvers<void>();
   claude.setScript((prompt) => [{ hold: hold.promise }, { say: `answer to ${prompt}` }]);
   running = await start(env());

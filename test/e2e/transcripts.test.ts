@@ -178,6 +178,28 @@ test("attachments: what Claude can read goes along, voice notes are written down
   golden("04-attachments", "4. ATTACHMENTS: pictures, PDFs and text go to Claude; the rest is said", seen);
 });
 
+test("files: what Claude makes comes as a file; what is too large is said", async () => {
+  await using seen = await openScene();
+  seen.claude.setScript((prompt) => [
+    prompt.includes("plan")
+      ? {
+          make: "/mnt/session/outputs/plan.csv",
+          contentType: "text/csv",
+          bytes: Buffer.from("when,what\n9:00,weeding\n"),
+        }
+      : { make: "film.mp4", contentType: "video/mp4", bytes: Buffer.alloc(11 * 2 ** 20) },
+    { say: "There it is." },
+  ]);
+  for (const [text, file] of [
+    ["Put the plan into a table", "plan.csv"],
+    ["And make a film of it", "film.mp4"],
+  ] as const) {
+    await seen.answered(seen.write("me", text));
+    await seen.shows(file);
+  }
+  golden("04-files", "4. FILES: what Claude makes comes as a file", seen);
+});
+
 test("conversation: a quote is context, an edit asks again, a deletion cancels, a timer is kept", async () => {
   await using seen = await openScene();
   seen.claude.setScript((prompt) => [
