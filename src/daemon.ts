@@ -186,7 +186,7 @@ type Base = DaemonDeps & {
 function createLoops(base: Base, stopping: AbortSignal) {
   const { config, log, store, clock, backend } = base;
   /** What one loop learns and another needs. */
-  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false };
+  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false, isBack: false };
   const account = (): Account | null => facts.account;
   const isState = (name: string): boolean => connection.state().name === name;
   const isConnected = (): boolean => isState("CONNECTED");
@@ -199,6 +199,8 @@ function createLoops(base: Base, stopping: AbortSignal) {
 
   const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
   const { presence, speech, isInterrupting, digest } = mannersOf(base);
+  /** Once the line is back, and again with the first messages: those that proved it are committed later. */
+  const announce = (): void => soon(log, () => announceBacklog(store, digest, clock.now()));
   const files = createFileLoop({ ...base, isOpen: canAnswer, onOutbox: send.wake });
   const onOutbox = (chatKey: string): void => {
     send.wake(chatKey);
@@ -224,6 +226,8 @@ function createLoops(base: Base, stopping: AbortSignal) {
     isInterrupting,
     onProof: () => connection.dispatch({ type: "proof" }),
     onAccepted(chatKey: string, kind: InboxKind) {
+      if (facts.isBack) announce();
+      facts.isBack = false;
       (kind === "prompt" ? answer : control).wake(chatKey);
       send.wake(chatKey);
     },
@@ -239,7 +243,8 @@ function createLoops(base: Base, stopping: AbortSignal) {
     receive: (account, signal) => receiveLoop(receive, account, AbortSignal.any([signal, stopping])),
     sync: (signal) => sync.run(signal).finally(() => (facts.hasSynced = true)),
     drainOutbox() {
-      if (isConnected()) soon(log, () => announceBacklog(store, digest, clock.now()));
+      facts.isBack = isConnected();
+      if (facts.isBack) announce();
       wakeAll();
     },
     onConnected: (connected) => void (facts.account = connected),
@@ -338,5 +343,7 @@ function tagOf(store: Store, deps: DaemonDeps): string {
 
 function describe(connection: ConnectionLoop, backend: Backend, status: Status): string {
   const claude = status.claude.lastError === null ? "fine" : status.claude.lastError.message;
-  return `Signal: ${connection.state().name}\nClaude (${backend.name}): ${claude}\nTo be sent: ${status.outbox.pending}`;
+  const signal = connection.state().name.toLowerCase();
+  const { pending } = status.outbox;
+  return `Signal: ${signal}\nClaude (${backend.name}): ${claude}${pending === 0 ? "" : `\nTo be sent: ${pending}`}`;
 }

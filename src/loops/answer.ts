@@ -82,21 +82,21 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
   };
 }
 
+/** The title of a session until a person gives it one. */
+export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
+
 function sessionOf(deps: AnswerDeps, chatKey: string, chat: Chat): Session {
   const { sessions } = deps.store;
   const active = sessions.active(chatKey);
   if (active && active.backend === deps.backend.name) return active;
   const id = deps.newId();
+  // What was chosen for the chat outlives its conversations.
+  const { model, verbose } = (active ?? sessions.ofChat(chatKey, 1)[0])?.context ?? {};
+  const chosen = { ...(model === undefined ? {} : { model }), ...(verbose === undefined ? {} : { verbose }) };
   return deps.store.db.transaction(() => {
     if (active) sessions.end(active.id);
-    return sessions.create(
-      id,
-      chat,
-      deps.backend.name,
-      { title: `Signal chat ${id.slice(0, 4)}` },
-      {},
-      deps.clock.now(),
-    );
+    const context = { title: untitled(id), ...chosen };
+    return sessions.create(id, chat, deps.backend.name, context, {}, deps.clock.now());
   });
 }
 
@@ -146,7 +146,7 @@ async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortS
 /** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
 const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 /** Faults that nobody has to hear of while they may still pass within seconds. */
-const quietAttempts = 2;
+export const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
 
 function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeError): void {
@@ -169,7 +169,8 @@ function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeEr
       else store.outbox.addAnswer(`told:${row.id}`, sessionId, chat, plainText(sentence), now);
       store.inbox.markTold(row.id, error.code);
     }
-    deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
+    // What passes within seconds is no waiting that anybody has to see.
+    if (isFinal || isTold) deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
     if (isFinal) {
       store.inbox.finish(row.id, "failed", now);
       store.settings.count("failed");

@@ -6,18 +6,19 @@ import type { Clock, Random } from "../clock.ts";
 import type { Backend } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { stampKey } from "../core/hlc.ts";
 import { decide, type AllowRule } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
 import { plainText } from "../core/reply.ts";
+import { shorten } from "../core/progress.ts";
 import { pendingAsks } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
-import type { AnswerLoop } from "./answer.ts";
+import { quietAttempts, untitled, type AnswerLoop } from "./answer.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import type { Presence } from "./presence.ts";
 
@@ -42,10 +43,14 @@ export type ControlDeps = {
   readonly syncSoon: () => void;
 };
 
+/** Questions that were answered here, and whose answer the log does not show yet. */
+type Deps = ControlDeps & { readonly confirmed: Set<string> };
+
 /** Commands and approvals are few and quick; more than this at once is a flood that can wait. */
 const parallelMax = 4;
 
-export function createControlLoop(deps: ControlDeps): Lanes {
+export function createControlLoop(control: ControlDeps): Lanes {
+  const deps: Deps = { ...control, confirmed: new Set() };
   const { inbox } = deps.store;
   return createLanes({
     name: "control",
@@ -66,7 +71,7 @@ export function createControlLoop(deps: ControlDeps): Lanes {
   });
 }
 
-async function handle(deps: ControlDeps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
+async function handle(deps: Deps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
   const { store, clock } = deps;
   const account = deps.account();
   // The lanes open when the first line has told it.
@@ -100,13 +105,20 @@ async function handle(deps: ControlDeps, row: InboxRow, chatKey: string, signal:
   }
 }
 
-function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): void {
+function controlFailed(deps: Deps, row: InboxRow, error: BridgeError): void {
   const { store, clock } = deps;
   const attempts = row.attempts + 1;
   deps.log.warn("command failed", { ...toFault(error), attempts });
   if (error.retry !== "never") {
     const waitMs = backoffMs({ attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
-    return void store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    const sentence = errorRow(error.code).chat;
+    return store.db.transaction(() => {
+      if (row.told === null && attempts > quietAttempts && sentence !== undefined && row.envelope.chat) {
+        store.outbox.add(`told:${row.id}`, row.envelope.chat, plainText(sentence), clock.now());
+        store.inbox.markTold(row.id, error.code);
+      }
+      store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    });
   }
   store.db.transaction(() => {
     if (row.envelope.chat)
@@ -121,7 +133,7 @@ function controlFailed(deps: ControlDeps, row: InboxRow, error: BridgeError): vo
 }
 
 type Run = (context: {
-  readonly deps: ControlDeps;
+  readonly deps: Deps;
   readonly chat: Chat;
   readonly chatKey: string;
   readonly argument: string;
@@ -150,7 +162,7 @@ const runs: Record<CommandName, Run> = {
   },
   status: ({ deps, chatKey }) => {
     const waiting = deps.store.inbox.openPrompts(chatKey).length;
-    return `${deps.describeState()}\nWaiting here: ${waiting}`;
+    return `${deps.describeState()}\n${waiting === 0 ? "Nothing waits here." : `To be answered here: ${waiting}`}`;
   },
   model: async ({ deps, chat, chatKey, argument, signal }) => {
     const session = deps.answer.sessionOf(chatKey, chat);
@@ -163,11 +175,11 @@ const runs: Record<CommandName, Run> = {
       return `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`;
     setContext(deps, session, "model", argument);
     const isFixed = deps.backend.remote !== null && session.remoteId !== null;
-    return `Model: ${argument}${isFixed ? ". It takes effect with /new, as a running session keeps its model." : ""}`;
+    return `Model: ${argument}${isFixed ? ", from the next /new on." : ""}`;
   },
   title: ({ deps, chat, chatKey, argument }) => {
     const session = deps.answer.sessionOf(chatKey, chat);
-    if (argument === "") return `Title: ${textOf(session, "title") ?? "none"}`;
+    if (argument === "") return `Title: ${nameOf(deps, session)}`;
     setContext(deps, session, "title", argument.slice(0, 200));
     return `Title: ${argument.slice(0, 200)}`;
   },
@@ -181,8 +193,7 @@ const runs: Record<CommandName, Run> = {
     const sessions = deps.store.sessions.ofChat(chatKey, 9);
     if (sessions.length === 0) return "No conversations yet.";
     const lines = sessions.map(
-      (session, index) =>
-        `${index + 1}. ${textOf(session, "title") ?? "untitled"}${session.state === "active" ? " (this one)" : ""}`,
+      (session, index) => `${index + 1}. ${nameOf(deps, session)}${session.state === "active" ? " (this one)" : ""}`,
     );
     return [...lines, "/resume N goes back to one."].join("\n");
   },
@@ -192,18 +203,26 @@ const runs: Record<CommandName, Run> = {
     await clear(deps, chatKey, "all", id);
     deps.store.sessions.resume(session.id);
     deps.syncSoon();
-    return `Back in: ${textOf(session, "title") ?? "untitled"}`;
+    return `Back in: ${nameOf(deps, session)}`;
   },
   usage: ({ deps, chatKey }) => {
     const session = deps.store.sessions.active(chatKey);
     const usage = session && deps.store.sessions.lastOfType(session.id, "usage");
     if (usage?.type !== "usage") return "Nothing used yet.";
     const cost = usage.costCents === null ? "" : `\nCost: $${(usage.costCents / 100).toFixed(2)}`;
-    return `Tokens in: ${usage.inputTokens}\nTokens out: ${usage.outputTokens}${cost}`;
+    return `This conversation: ${usage.inputTokens} tokens in, ${usage.outputTokens} out${cost}`;
   },
   approve: ({ deps, chatKey, signal }) => approve(deps, chatKey, true, null, signal),
   deny: ({ deps, chatKey, signal }) => approve(deps, chatKey, false, null, signal),
 };
+
+/** The title, or where nobody gave one the last that was asked. */
+function nameOf({ store }: ControlDeps, session: Session): string {
+  const title = textOf(session, "title");
+  if (title !== null && title !== untitled(session.id)) return title;
+  const asked = store.sessions.lastOfType(session.id, "prompt");
+  return asked?.type === "prompt" && asked.text !== "" ? `“${shorten(asked.text, 40)}”` : "untitled";
+}
 
 function textOf(session: Session, key: string): string | null {
   const value = session.context[key];
@@ -219,7 +238,7 @@ async function runCommand(context: Parameters<Run>[0], name: string): Promise<st
 }
 
 /** Ends the running turn and drops open prompts, the one at work or all, of before inbox id `before`; resolves to their number. */
-async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all", before: number): Promise<number> {
+async function clear(deps: Deps, chatKey: string, which: "head" | "all", before: number): Promise<number> {
   const { store } = deps;
   const open = store.inbox.openPrompts(chatKey).filter(({ id }) => id < before);
   const rows = open.slice(0, which === "head" ? 1 : undefined);
@@ -233,7 +252,7 @@ async function clear(deps: ControlDeps, chatKey: string, which: "head" | "all", 
   return rows.length;
 }
 
-function setContext(deps: ControlDeps, session: Session, key: string, value: JsonValue): void {
+function setContext(deps: Deps, session: Session, key: string, value: JsonValue): void {
   const skewMs = deps.backend.remote?.skewMs() ?? 0;
   const stamps = stampKey(session.stamps, key, deps.clock.now() + skewMs, deps.deviceTag);
   deps.store.db.transaction(() => {
@@ -244,7 +263,7 @@ function setContext(deps: ControlDeps, session: Session, key: string, value: Jso
 }
 
 /** Nobody answered in time: that is a no. Where Claude cannot be told now, the lane tries again. */
-async function expire(deps: ControlDeps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
+async function expire(deps: Deps, row: InboxRow, chatKey: string, signal: AbortSignal): Promise<void> {
   const { store, clock } = deps;
   if (row.envelope.chat === null) return;
   store.outbox.add(`expired:${row.id}:${row.notBefore}`, row.envelope.chat, plainText(expiredText), clock.now());
@@ -257,7 +276,7 @@ const expiredText = "Nobody answered Claude's question in time, so the answer wa
 
 /** Answers what Claude asks: the question that was quoted or reacted to, else every open one. */
 async function approve(
-  deps: ControlDeps,
+  deps: Deps,
   chatKey: string,
   isAllowed: boolean,
   targetSentAt: Millis | null,
@@ -266,7 +285,7 @@ async function approve(
   const { store, backend } = deps;
   const session = store.sessions.active(chatKey);
   if (!session || session.remoteId === null || backend.remote === null) return "Nothing waits for an answer.";
-  const open = pendingAsks(store.sessions.events(session.id));
+  const open = pendingAsks(store.sessions.events(session.id)).filter((id) => !deps.confirmed.has(id));
   const target = targetSentAt === null ? null : store.outbox.bySignalTimestamp(targetSentAt)?.key;
   const chosen =
     target === null || target === undefined ? open : open.filter((id) => target === `ask:${session.id}:${id}`);
@@ -280,13 +299,16 @@ async function approve(
       // A repeated confirmation is refused: it has been answered already (claude/CLAUDE-API.md section 1.9).
       if (!(error instanceof BridgeError) || error.code !== "claude_request") throw error;
     }
+    deps.confirmed.add(id);
   }
+  // The session goes on once all of them are answered.
+  if (chosen.length < open.length) return null;
   release(deps, chatKey);
   deps.answer.follow(session);
   return null;
 }
 
-function release({ store, answer }: ControlDeps, chatKey: string): void {
+function release({ store, answer }: Deps, chatKey: string): void {
   for (const row of store.inbox.openPrompts(chatKey)) store.inbox.markPending(row.id);
   answer.wake(chatKey);
 }

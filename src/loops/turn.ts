@@ -10,7 +10,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import type { Account, Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
-import { question, toolLine } from "../core/progress.ts";
+import { question } from "../core/progress.ts";
 import { progressOf, trackAll, type Progress } from "../core/turn.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
@@ -247,9 +247,6 @@ function record(
   const applied = store.sessions.apply(session.id, events, now);
   // As it stands now: `/verbose` may come in the middle of a turn.
   const isVerbose = applied.session.context["verbose"] === true;
-  for (const event of isVerbose ? applied.added : [])
-    if (event.type === "tool_use")
-      store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
   // Where it was taken back meanwhile, its end is nobody's business any more.
   if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
     const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);

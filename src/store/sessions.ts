@@ -7,6 +7,8 @@
  */
 import type { Chat, Context, Millis, OutboundBody, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { toolLine } from "../core/progress.ts";
+import { plainText } from "../core/reply.ts";
 import { statements, type Database } from "./database.ts";
 import type { Files } from "./files.ts";
 import type { Outbox } from "./outbox.ts";
@@ -168,6 +170,8 @@ function applyEvents(
   );
   let replies = 0;
   for (const event of added) {
+    if (event.type === "tool_use" && !event.isAsk && session.context["verbose"] === true)
+      outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
     if (event.type !== "reply") continue;
     for (const [part, body] of render(event.text).entries())
       outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);
