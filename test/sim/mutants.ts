@@ -122,7 +122,7 @@ const mutants: readonly Mutant[] = [
   {
     bug: "a reply is rendered twice",
     find: "    replies++;",
-    put: "    if (bodies[0] && session.cursor !== null) deps.outbox.addAnswer(`reply:${session.id}:${event.id}:again`, session.id, session.chat, bodies[0], now);\n    replies++;",
+    put: "    for (const body of render(event.text).slice(0, 1)) outbox.addAnswer(`reply:${session.id}:${event.id}:again`, session.id, session.chat, body, now);\n    replies++;",
   },
   {
     bug: "known events become replies again",
