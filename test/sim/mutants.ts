@@ -191,8 +191,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a turn that died counts as answered",
-    find: 'if (kind === "flushed") store.inbox.markNew(row.id);',
-    put: 'if (kind === "flushed") return store.inbox.finish(row.id, "answered", clock.now()), "ended";',
+    find: 'if (stop.kind === "retries_exhausted") return { kind: "flushed", facts };',
+    put: 'if (stop.kind === "retries_exhausted") return { kind: "ended", stop, facts };',
   },
   {
     bug: "the row ends before its reply is stored",
