@@ -260,6 +260,21 @@ const mutants: readonly Mutant[] = [
     put: 'error.retry === "person" ? 0 : clock.now() + wait',
   },
   {
+    bug: "a send that was on its way lifts the rate limit of another",
+    find: 'deps.notices.emit("sent", { at: clock.now() });',
+    put: 'setPause(null, 0);\n    deps.notices.emit("sent", { at: clock.now() });',
+  },
+  {
+    bug: "a prompt dies of a stop of the same millisecond, before it",
+    find: "facts.stopAt !== null && at < facts.stopAt",
+    put: "facts.stopAt !== null && at <= facts.stopAt",
+  },
+  {
+    bug: "a refused confirmation counts as given",
+    find: "signal);\n      deps.confirmed.add(id);",
+    put: "signal).finally(() => deps.confirmed.add(id));",
+  },
+  {
     bug: "a rate limit is over at once",
     find: "return Math.max(serverMinimumMs(retryAfterMs), own);",
     put: "return own;",
