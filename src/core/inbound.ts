@@ -131,12 +131,11 @@ function toAnswer(text: string): boolean | null {
   return no.has(word) ? false : null;
 }
 
-/** The text as it was meant for us: without the mention of our own account. */
+/** The text as it was meant for us: without the mention of our own account, and with a word where others are mentioned. */
 export function spokenText(body: TextContent, account: Account): string {
   let text = body.text;
-  const own = body.mentions.filter((mention) => isSameAddress(mention.who, account));
-  for (const mention of [...own].sort((a, b) => b.start - a.start))
-    text = text.slice(0, mention.start) + text.slice(mention.start + mention.length);
+  for (const { start, length, who } of [...body.mentions].sort((a, b) => b.start - a.start))
+    text = text.slice(0, start) + (isSameAddress(who, account) ? "" : "@someone") + text.slice(start + length);
   return text.trim();
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { decide, inboxKey, isPerson, type AllowRule } from "../../src/core/inbound.ts";
+import { decide, inboxKey, isPerson, spokenText, type AllowRule } from "../../src/core/inbound.ts";
 import type { Account, Content, Envelope, TextContent } from "../../src/core/model.ts";
 
 const own: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
@@ -142,4 +142,9 @@ test("the identity of a message is account, sender, device, time and kind, never
   expect(inboxKey(envelope(text("two")), own)).toBe(first);
   expect(inboxKey(envelope(text("one"), { sourceDevice: 2 }), own)).not.toBe(first);
   expect(inboxKey(envelope({ kind: "delete", targetSentAt: 1 }), own)).not.toBe(first);
+});
+
+test("Claude reads no mention of ourselves, and a word where others are mentioned", () => {
+  const others = [mention, { start: 6, length: 1, who: alice }, { start: 12, length: 1, who: alice }];
+  expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own)).toBe("ask @someone and @someone");
 });
