@@ -9,28 +9,13 @@
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
-import type { Clock, Random } from "../clock.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import type { Log } from "../log.ts";
-import type { Transport } from "../signal/transport.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Store } from "../store/store.ts";
+import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
-import type { NoticeBus } from "./notices.ts";
-
-export type SendDeps = {
-  readonly transport: Transport;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly notices: NoticeBus;
-  readonly lanesMax: number;
-  /** CONNECTED. */
-  readonly isOpen: () => boolean;
-};
 
 export interface SendLoop extends Lanes {
   /** What stops all sending now, with the time it is tried again; null when nothing does. */
@@ -42,8 +27,8 @@ export interface SendLoop extends Lanes {
 /** With a captcha unsolved there is no time to wait for: look again this often. */
 const captchaRetryMs = 3_600_000;
 
-export function createSendLoop(deps: SendDeps): SendLoop {
-  const { clock, store } = deps;
+export function createSendLoop(bridge: Bridge): SendLoop {
+  const { clock, store } = bridge;
   /** `until` is monotonic: somebody may set the clock. */
   let pause: { readonly fault: Fault & { readonly at: Millis }; readonly until: Millis } | null = null;
 
@@ -51,11 +36,11 @@ export function createSendLoop(deps: SendDeps): SendLoop {
     if (fault === null && pause === null) return;
     const at = clock.now();
     pause = fault && { fault: { ...fault, at }, until: clock.monotonic() + ms };
-    deps.notices.emit("outboxFault", { fault, at });
+    bridge.notices.emit("outboxFault", { fault, at });
   };
   const pausedUntil = (): Millis => (pause === null ? 0 : clock.now() + pause.until - clock.monotonic());
 
-  const lanes = createLanes<OutboxRow>({
+  const lanes = createLanes<OutboxRow>(bridge, {
     name: "send",
     chats: store.outbox.openChats,
     head(chatKey) {
@@ -66,14 +51,11 @@ export function createSendLoop(deps: SendDeps): SendLoop {
       // The wait is over; whether its reason is, this send will tell.
       if (pause !== null && pause.until <= clock.monotonic()) setPause(null, 0);
       const isNextDue = ({ notBefore }: OutboxRow): boolean =>
-        deps.isOpen() && !kill.aborted && pause === null && notBefore <= clock.now();
-      for (let next: OutboxRow | null = row; next;) next = await sendOne(deps, next, isNextDue, setPause, kill);
+        bridge.isConnected() && !kill.aborted && pause === null && notBefore <= clock.now();
+      for (let next: OutboxRow | null = row; next;) next = await sendOne(bridge, next, isNextDue, setPause, kill);
     },
-    isOpen: deps.isOpen,
-    max: deps.lanesMax,
-    clock,
-    random: deps.random,
-    log: deps.log,
+    isOpen: bridge.isConnected,
+    max: bridge.config.limits.lanesMax,
   });
   return {
     ...lanes,
@@ -93,13 +75,13 @@ type SetPause = (fault: Fault | null, ms: Millis) => void;
  * one as sent. A reaction takes the place of itself, so that sending it again after a crash says nothing twice: it is not marked.
  */
 async function sendOne(
-  deps: SendDeps,
+  bridge: Bridge,
   row: OutboxRow,
   isNextDue: (next: OutboxRow) => boolean,
   setPause: SetPause,
   kill: AbortSignal,
 ): Promise<OutboxRow | null> {
-  const { store, clock } = deps;
+  const { store, clock } = bridge;
   const body = bodyOf(store, row);
   if (body === null) {
     store.outbox.markFailed(row.id, "superseded", clock.now());
@@ -110,8 +92,8 @@ async function sendOne(
   };
   if (row.state !== "sending") mark(row);
   try {
-    const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    const next = await record(deps, kill, (): OutboxRow | null => {
+    const outcome = await bridge.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
+    const next = await record(bridge, kill, (): OutboxRow | null => {
       store.outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) store.settings.count("sent");
       const head = store.outbox.head(row.chatKey);
@@ -120,13 +102,13 @@ async function sendOne(
       return { ...head, state: "sending" };
     });
     setPause(null, 0);
-    deps.notices.emit("sent", { at: clock.now() });
+    bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
-      deps.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
+      bridge.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
     return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    await sendFailed(deps, row, error, setPause, kill);
+    await sendFailed(bridge, row, error, setPause, kill);
     return null;
   }
 }
@@ -135,14 +117,14 @@ async function sendOne(
  * Writes what became of a send, and tries until it holds: sending again because the disk is full would say it twice, and
  * uncounted. Killed meanwhile, the row stays `sending`, as after a crash.
  */
-async function record<T>(deps: SendDeps, kill: AbortSignal, work: () => T): Promise<T | null> {
+async function record<T>(bridge: Bridge, kill: AbortSignal, work: () => T): Promise<T | null> {
   for (let attempt = 1; !kill.aborted; attempt++) {
     try {
-      return deps.store.db.transaction(work);
+      return bridge.store.db.transaction(work);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
-      deps.log.error("outbox not writable", { code: error.code, error: error.message, attempt });
-      await deps.clock.sleep(backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null }), kill);
+      bridge.log.error("outbox not writable", { code: error.code, error: error.message, attempt });
+      await bridge.clock.sleep(backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null }), kill);
     }
   }
   return null;
@@ -162,21 +144,21 @@ function bodyOf(store: Store, row: OutboxRow): OutboundBody | null {
 }
 
 async function sendFailed(
-  deps: SendDeps,
+  bridge: Bridge,
   row: OutboxRow,
   error: BridgeError,
   setPause: SetPause,
   kill: AbortSignal,
 ): Promise<void> {
-  const { store, clock } = deps;
+  const { store, clock } = bridge;
   const fault = toFault(error);
-  deps.log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
+  bridge.log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
-  const { ownTimestamps } = deps.transport.capabilities;
+  const { ownTimestamps } = bridge.transport.capabilities;
   if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
-    return void (await record(deps, kill, () => store.outbox.markFailed(row.id, error.code, clock.now())));
+    return void (await record(bridge, kill, () => store.outbox.markFailed(row.id, error.code, clock.now())));
   if (error.retry === "never") {
-    await record(deps, kill, () => {
+    await record(bridge, kill, () => {
       store.outbox.markFailed(row.id, error.code, clock.now());
       store.settings.count("sendFailed");
     });
@@ -185,9 +167,9 @@ async function sendFailed(
   const isCaptcha = error.code === "captcha";
   const wait = isCaptcha
     ? (error.retryAfterMs ?? captchaRetryMs)
-    : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
+    : backoffMs({ attempt: row.attempts + 1, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
   if (isCaptcha || error.code === "signal_rate_limited") setPause(fault, wait);
-  await record(deps, kill, () => {
+  await record(bridge, kill, () => {
     // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
     store.outbox.requeue(row.id, row.attempts + 1, isCaptcha ? 0 : clock.now() + wait, isUncertain);
     if (isUncertain && !ownTimestamps) store.settings.count("uncertain");

@@ -33,7 +33,6 @@ const contactsBytesMax = 32 * 1024 * 1024;
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
-
 const whoami = v.object({ uuid: v.string(), pni: v.nullish(v.string()) });
 
 /** After each connect. @throws BridgeError those of `Line.request`: the rest waits for the next connect */
