@@ -147,3 +147,29 @@ function createQueue<Item extends Due>(
     },
   };
 }
+
+/**
+ * Writes in one transaction, and tries until it holds: what came in, or went out, must not be taken or said twice because the disk
+ * is full. Null where `signal` aborted first. `onFault` hears why it does not hold, and null when it does again.
+ */
+export async function untilWritten<T>(
+  { store, clock, random, log }: Bridge,
+  loop: string,
+  signal: AbortSignal,
+  work: () => T,
+  onFault: (message: string | null) => void = () => undefined,
+): Promise<T | null> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const result = store.db.transaction(work);
+      if (attempt > 1) onFault(null);
+      return result;
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      onFault(error.message);
+      log.error("database not writable", { loop, ...toFault(error), attempt });
+      if (!signal.aborted) await clock.sleep(backoffMs({ attempt, jitter: random(), retryAfterMs: null }), signal);
+      if (signal.aborted) return null;
+    }
+  }
+}
