@@ -17,6 +17,7 @@ import { createAnswerLoop } from "./loops/answer.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createControlLoop } from "./loops/control.ts";
+import { createFileLoop } from "./loops/files.ts";
 import { announceBacklog } from "./loops/greet.ts";
 import { beat, soon } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
@@ -129,8 +130,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   spawn(beat(bridge, connection, wakeAll, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  spawn(answer.run(stopping.signal, killing.signal));
-  spawn(control.run(stopping.signal, killing.signal));
+  for (const loop of [answer, control, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
@@ -220,7 +220,8 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     return `Signal: ${stateName()}\nClaude (${base.backend.name}): ${claude}\nTo be sent: ${outbox}`;
   };
   const control = createControlLoop({ ...bridge, describeState });
-  const lanes = { answer, control, send };
+  const files = createFileLoop(bridge);
+  const lanes = { answer, control, files, send };
   const wakeAll = (): void => Object.values(lanes).forEach((lane) => lane.wake());
   return { ...lanes, sync, connection, wakeAll, isConnected: bridge.isConnected, storeFault: () => storeFault };
 }

@@ -41,7 +41,7 @@ export type SessionView = {
   readonly metadata: { readonly [key: string]: string };
   /** Ids of prompts in the log that belong to another inbox row already: an uncertain prompt may not adopt them. */
   readonly mappedEventIds: ReadonlySet<string>;
-  /** The stored log, oldest first: what `messages` sends as history. Called at most once per turn. */
+  /** The stored log, oldest first: what `messages` sends as history. */
   readonly history: () => readonly SessionEvent[];
 };
 
@@ -69,6 +69,15 @@ export type RemoteSession = {
   readonly updatedAt: string;
 };
 
+/** A file that Claude made in a session. */
+export type RemoteFile = {
+  readonly id: string;
+  readonly name: string;
+  readonly contentType: string;
+  readonly sizeBytes: number;
+  readonly createdAt: Millis;
+};
+
 /** The sessions at the API, for backends where they live there. */
 export interface RemoteSessions {
   /** Null when it was deleted. */
@@ -84,9 +93,9 @@ export interface RemoteSessions {
     patch: { readonly title?: string | undefined; readonly metadata: { readonly [key: string]: string | null } },
     signal: AbortSignal,
   ): Promise<RemoteSession>;
-  /** All sessions of this program's agent, newest first: for the slow sweep. */
-  list(signal: AbortSignal): AsyncIterable<RemoteSession>;
   archive(remoteId: string, signal: AbortSignal): Promise<void>;
+  /** Stops the running turn, if any. */
+  interrupt(remoteId: string, signal: AbortSignal): Promise<void>;
   /** Answers a tool use that waits for a person. */
   confirm(
     remoteId: string,
@@ -95,6 +104,10 @@ export interface RemoteSessions {
     reason: string | null,
     signal: AbortSignal,
   ): Promise<void>;
+  /** What Claude made in a session so far, oldest first. A file may show some seconds after the turn that made it. */
+  files(remoteId: string, signal: AbortSignal): Promise<readonly RemoteFile[]>;
+  /** The bytes of one; null where it is larger than `bytesMax`, or not to be had any more. */
+  download(fileId: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array | null>;
   /** The server's clock minus ours in ms, from the last response's `Date`; 0 before the first. */
   skewMs(): Millis;
 }
@@ -114,9 +127,6 @@ export interface Backend {
    *   definite refusal (4xx), and `claude_stream_lost` means: call again
    */
   turn(session: SessionView, prompt: Prompt | null, signal: AbortSignal): AsyncIterable<TurnStep>;
-
-  /** Stops the running turn of a session, if any. */
-  interrupt(session: SessionView, signal: AbortSignal): Promise<void>;
 
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;

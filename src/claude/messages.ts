@@ -1,44 +1,30 @@
 /**
  * The backend `messages`: one request per turn, the conversation kept here. Works with every endpoint that speaks the
  * Messages API. Nothing is stored before the reply is complete: a turn that broke off is simply asked again.
- * **Source:** claude/CLAUDE-API.md section 4.
+ * **Source:** claude/CLAUDE-API.md section 4; SDK types RawMessageStreamEvent.
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { SessionEvent, StopReason } from "../core/model.ts";
-import { addFrame, emptyReply, replyText, type Reply } from "./accumulate.ts";
-import type { ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi, type RequestOptions } from "./api.ts";
 import type { Backend, Prompt, SessionView, TurnStep } from "./backend.ts";
-import { toBlocks } from "./content.ts";
-import { toHistory } from "./history.ts";
-import { listModels } from "./models.ts";
+import { fields, string, toBlocks } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;
   readonly clock: Clock;
   /** A fresh random id, for the prompt's entry in the log. */
   readonly newId: () => string;
-  /** About how many tokens of history go along (estimated, 100 000 by default); the oldest is left out first. */
+  /** About how many tokens of history go along (estimated); the oldest is left out first. */
   readonly historyTokensMax?: number;
-  /** The API cuts a reply at this many tokens; 8192 by default. */
-  readonly replyTokensMax?: number;
 };
 
 const defaultHistoryTokens = 100_000;
-const defaultReplyTokens = 8_192;
+/** The API cuts a reply at this many tokens. */
+const replyTokensMax = 8_192;
 /** How often a paused turn is continued before we take what there is. */
 const pausesMax = 8;
-
-type Turn = {
-  readonly deps: MessagesDeps;
-  readonly session: SessionView;
-  readonly messages: Anthropic.MessageParam[];
-  readonly promptId: string;
-  readonly takenIds: ReadonlySet<string>;
-  /** The id of the first part is that of the whole reply; null until it is known. */
-  replyId: string | null;
-};
 
 export function createMessagesBackend(deps: MessagesDeps): Backend {
   return {
@@ -52,12 +38,8 @@ export function createMessagesBackend(deps: MessagesDeps): Backend {
         if (!signal.aborted) throw error;
       }
     },
-    // Aborting the turn is all there is to it.
-    interrupt: () => Promise.resolve(),
-    async check(signal) {
-      await deps.api.call({ what: "list the models" }, (client) => client.models.list({ limit: 1 }, { signal }));
-    },
-    models: (signal) => listModels(deps.api, signal),
+    check: async (signal) => void (await deps.api.models(signal)),
+    models: deps.api.models,
   };
 }
 
@@ -71,30 +53,43 @@ async function* ask(
   const known = knownTurn(log, prompt);
   if (known.length > 0) return yield { kind: "events", events: known };
   yield { kind: "sending" };
-  const turn: Turn = {
-    deps,
-    session,
-    messages: toMessages(log, prompt, deps.historyTokensMax ?? defaultHistoryTokens),
-    promptId: `local:${deps.newId()}`,
-    takenIds: new Set(log.map((event) => event.id)),
-    replyId: null,
-  };
+  const promptId = `local:${deps.newId()}`;
+  const takenIds = new Set(["", ...log.map(({ id }) => id)]);
+  const messages = toMessages(log, prompt, deps.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const startedAt = Math.max(deps.clock.now(), (log.findLast((event) => event.at !== null)?.at ?? 0) + 1);
+  const timeout = uploadTimeoutMs(prompt.files);
   const parts: Reply[] = [];
-  do {
-    const part = yield* request(turn, signal);
+  let replyId = "";
+  for (;;) {
+    const part = emptyReply();
+    for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
+      if (text === "") continue;
+      // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
+      replyId ||= takenIds.has(part.id) ? `${promptId}:reply` : part.id;
+      yield { kind: "delta", eventId: replyId, text };
+    }
     if (signal.aborted) return;
     parts.push(part);
-    turn.messages.push({ role: "assistant", content: part.blocks as unknown as Anthropic.ContentBlockParam[] });
-  } while (parts.at(-1)?.stopReason === "pause_turn" && parts.length <= pausesMax);
-  yield { kind: "asked", eventId: turn.promptId };
-  yield { kind: "events", events: toEvents(turn, prompt, parts, startedAt) };
+    if (part.stopReason !== "pause_turn" || part.text === "" || parts.length > pausesMax) break;
+    messages.push({ role: "assistant", content: [{ type: "text", text: part.text }] });
+  }
+  yield { kind: "asked", eventId: promptId };
+  const at = Math.max(deps.clock.now(), startedAt);
+  const said = parts.map((part) => part.text).join("");
+  const sum = (key: "inputTokens" | "outputTokens"): number => parts.reduce((total, part) => total + part[key], 0);
+  const spent = { inputTokens: sum("inputTokens"), outputTokens: sum("outputTokens") };
+  const events: SessionEvent[] = [
+    { id: promptId, at: startedAt, type: "prompt", text: prompt.text },
+    { id: replyId, at, type: "reply", text: said },
+    { id: `${promptId}:usage`, at, type: "usage", ...spent, costCents: null },
+    { id: `${promptId}:idle`, at, type: "idle", stop: toStop(parts.at(-1)) },
+  ];
+  yield { kind: "events", events: events.filter((event) => event.type !== "reply" || event.text.trim() !== "") };
 }
 
 /** The turn as the log has it already, for a prompt that was answered and then asked again by a restart. */
-function knownTurn(log: readonly SessionEvent[], prompt: Prompt): readonly SessionEvent[] {
-  const { state } = prompt;
+function knownTurn(log: readonly SessionEvent[], { state }: Prompt): readonly SessionEvent[] {
   const start = state.kind === "asked" ? log.findIndex((event) => event.id === state.eventId) : -1;
   if (start < 0) return [];
   const length = log.slice(start).findIndex((event) => event.type === "idle") + 1;
@@ -112,87 +107,130 @@ function toMessages(log: readonly SessionEvent[], prompt: Prompt, tokensMax: num
   ];
 }
 
-/** One request, its text as deltas; returns the whole reply. */
-async function* request(turn: Turn, signal: AbortSignal): AsyncGenerator<TurnStep, Reply> {
-  const { deps, session, messages } = turn;
-  const site = { what: "ask Claude", notFound: "claude_model" } as const;
-  const frames = await deps.api.stream(
-    site,
+export type HistoryMessage = { role: "user" | "assistant"; text: string };
+
+/** Text in tokens, on the safe side: about 3 bytes each, and a little for the frame of a message. */
+export const estimateTokens = (text: string): number => Math.ceil(new TextEncoder().encode(text).length / 3) + 8;
+
+/** The beginning moves by this many messages at once: a prefix that stays the same is cached by the API. */
+const trimStep = 8;
+
+/**
+ * The conversation before the next prompt, oldest first: neighbours of one role in one message, beginning with the user,
+ * at most about `tokensMax` in all. Prompts that were never answered stay: they are part of what was said.
+ */
+export function toHistory(log: readonly SessionEvent[], tokensMax: number): HistoryMessage[] {
+  const messages: HistoryMessage[] = [];
+  for (const event of log) {
+    if ((event.type !== "prompt" && event.type !== "reply") || event.text.trim() === "") continue;
+    const role = event.type === "prompt" ? "user" : "assistant";
+    const last = messages.at(-1);
+    if (last?.role === role) last.text = `${last.text}\n\n${event.text}`;
+    else messages.push({ role, text: event.text });
+  }
+  const costs = messages.map((message) => estimateTokens(message.text));
+  let rest = costs.reduce((sum, cost) => sum + cost, 0);
+  let start = 0;
+  while (rest > tokensMax && start < messages.length)
+    for (const cost of costs.slice(start, (start += trimStep))) rest -= cost;
+  const kept = messages.slice(start);
+  return kept[0]?.role === "assistant" ? kept.slice(1) : kept;
+}
+
+/** One request; its text piece by piece, and the whole gathered into `reply`. */
+async function* request(
+  api: ClaudeApi,
+  { model, system }: SessionView,
+  messages: readonly Anthropic.MessageParam[],
+  reply: Reply,
+  { signal, timeout }: Required<RequestOptions>,
+): AsyncGenerator<string> {
+  const frames = await api.stream(
+    { what: "ask Claude", notFound: "claude_model" },
     (client, options) =>
       client.messages.create(
         {
-          model: session.model,
-          max_tokens: deps.replyTokensMax ?? defaultReplyTokens,
-          ...(session.system === "" ? {} : { system: session.system }),
+          model,
+          max_tokens: replyTokensMax,
+          ...(system === "" ? {} : { system }),
           messages: [...messages],
           cache_control: { type: "ephemeral" },
           stream: true,
         },
-        options,
+        { ...options, timeout },
       ),
     signal,
   );
-  const reply = emptyReply();
   for await (const frame of frames) {
     if (frame === "silent") throw streamLost("nothing came for too long");
-    const text = read(reply, frame);
-    turn.replyId ??= reply.id === "" ? null : replyIdOf(turn, reply.id);
-    if (text !== "") yield { kind: "delta", eventId: (turn.replyId ??= replyIdOf(turn, "")), text };
-    if (reply.isComplete) break;
+    yield addFrame(reply, frame);
+    if (reply.isComplete) return;
   }
-  if (!reply.isComplete && !signal.aborted) throw streamLost("the stream ended before the reply did");
-  return reply;
-}
-
-function read(reply: Reply, frame: unknown): string {
-  try {
-    return addFrame(reply, frame);
-  } catch (cause) {
-    throw new BridgeError("claude_protocol", "Cannot read Claude's reply as its tool input is no JSON", { cause });
-  }
+  if (!signal.aborted) throw streamLost("the stream ended before the reply did");
 }
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's reply as ${why}`);
 
-/** Some endpoints give every message the same id, or none: the log would take the second reply for the first. */
-const replyIdOf = (turn: Turn, id: string): string =>
-  id === "" || turn.takenIds.has(id) ? `${turn.promptId}:reply` : id;
+/** What is kept of a Messages stream: without tools and thinking its text is all that Claude says. */
+export type Reply = {
+  id: string;
+  text: string;
+  stopReason: string | null;
+  /** Of a refusal. */
+  category: string | null;
+  inputTokens: number;
+  outputTokens: number;
+  /** `message_stop` came: anything less is a stream that broke off. */
+  isComplete: boolean;
+};
 
-function toEvents(turn: Turn, prompt: Prompt, parts: readonly Reply[], startedAt: number): SessionEvent[] {
-  const { promptId } = turn;
-  const at = Math.max(turn.deps.clock.now(), startedAt);
-  const text = parts.map(replyText).join("");
-  const reply: SessionEvent = { id: turn.replyId ?? replyIdOf(turn, ""), at, type: "reply", text };
-  const sum = (count: (part: Reply) => number): number => parts.reduce((total, part) => total + count(part), 0);
-  return [
-    { id: promptId, at: startedAt, type: "prompt", text: prompt.text },
-    ...(text.trim() === "" ? [] : [reply]),
-    {
-      id: `${promptId}:usage`,
-      at,
-      type: "usage",
-      inputTokens: sum((part) => part.inputTokens),
-      outputTokens: sum((part) => part.outputTokens),
-      costCents: null,
-    },
-    { id: `${promptId}:idle`, at, type: "idle", stop: toStop(parts.at(-1)) },
-  ];
+export const emptyReply = (): Reply => {
+  const nothing = { stopReason: null, category: null, inputTokens: 0, outputTokens: 0 };
+  return { id: "", text: "", ...nothing, isComplete: false };
+};
+
+/** Adds one frame in place; returns the text that it brought. Unknown frames add nothing. */
+export function addFrame(reply: Reply, wire: unknown): string {
+  const frame = fields(wire);
+  const [message, delta] = [fields(frame["message"]), fields(frame["delta"])];
+  const { input_tokens: input, output_tokens: output } = fields(frame["usage"] ?? message["usage"]);
+  // Counts are cumulative within a message.
+  if (typeof input === "number") reply.inputTokens = input;
+  if (typeof output === "number") reply.outputTokens = output;
+  const block = fields(frame["content_block"]);
+  let text = "";
+  switch (frame["type"]) {
+    case "message_start":
+      reply.id = string(message["id"]);
+      break;
+    case "content_block_start":
+      if (block["type"] === "text") text = string(block["text"]);
+      break;
+    case "content_block_delta":
+      if (delta["type"] === "text_delta") text = string(delta["text"]);
+      break;
+    case "message_delta":
+      reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
+      reply.category = string(fields(delta["stop_details"])["category"]) || reply.category;
+      break;
+    case "message_stop":
+      reply.isComplete = true;
+  }
+  reply.text += text;
+  return text;
 }
 
 /** **Source:** claude/CLAUDE-API.md section 4.2. */
+const stops: ReadonlyMap<string, StopReason> = new Map([
+  ["end_turn", { kind: "end_turn" }],
+  ["stop_sequence", { kind: "end_turn" }],
+  ["max_tokens", { kind: "max_tokens" }],
+  ["model_context_window_exceeded", { kind: "context_exceeded" }],
+]);
+
 function toStop(last: Reply | undefined): StopReason {
-  switch (last?.stopReason) {
-    case "end_turn":
-    case "stop_sequence":
-      return { kind: "end_turn" };
-    case "max_tokens":
-      return { kind: "max_tokens" };
-    case "model_context_window_exceeded":
-      return { kind: "context_exceeded" };
-    case "refusal":
-      return { kind: "refusal", category: last.category };
-    default:
-      return { kind: "other", name: last?.stopReason ?? "unknown" };
-  }
+  const name = last?.stopReason ?? "unknown";
+  if (name === "refusal") return { kind: "refusal", category: last?.category ?? null };
+  return stops.get(name) ?? { kind: "other", name };
 }

@@ -7,9 +7,9 @@ import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import { inLogOrder } from "../core/turn.ts";
 import type { Millis } from "../core/model.ts";
 import { headersTimeoutMs, silenceMs } from "./api.ts";
-import type { Backend, RemoteSession, RemoteSessions } from "./backend.ts";
-import type { Frame } from "./events.ts";
+import type { Backend, RemoteSession } from "./backend.ts";
 import { runTurn, type SessionLine } from "./session-turn.ts";
+import type { Frame } from "./wire.ts";
 import { createWorld, type Script, type World, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";
@@ -22,9 +22,9 @@ export type Point =
   | "send"
   | "retrieve"
   | "update"
-  | "list"
   | "archive"
   | "confirm"
+  | "files"
   | "check";
 
 export type Fault =
@@ -35,18 +35,7 @@ export type Fault =
   /** Neither done nor answered, until the caller gives up: by its signal, or after as long as a real line waits for headers. */
   | { readonly kind: "hang" };
 
-export interface ScriptedClaude {
-  readonly world: World;
-  readonly backend: Backend;
-  /** The next request at this point goes wrong; several queue up. */
-  fail(point: Point, fault: Fault): void;
-  /** While set, nothing gets through and open streams are cut. */
-  setDown(isDown: boolean): void;
-  /** While set, open streams deliver nothing and do not end. */
-  setMute(isMute: boolean): void;
-  /** Somebody set our clock: the world's clock minus ours is this from now on. */
-  setSkew(skewMs: Millis): void;
-}
+export type ScriptedClaude = ReturnType<typeof createScriptedClaude>;
 
 export type ScriptedOptions = {
   readonly clock: Clock;
@@ -75,109 +64,98 @@ type Line = {
   isMute: boolean;
 };
 
-export function createScriptedClaude(options: ScriptedOptions): ScriptedClaude {
-  const { clock, skewMs = 0 } = options;
+export function createScriptedClaude(options: ScriptedOptions) {
+  const { clock, skewMs = 0, pageMax = 1000 } = options;
   const world = options.world ?? createWorld(clock, options.script ?? parrot, skewMs);
-  const line: Line = {
-    world,
-    clock,
-    skewMs,
-    pageMax: options.pageMax ?? 1000,
-    faults: new Map(),
-    isDown: false,
-    isMute: false,
-  };
-  return {
-    world,
-    backend: createBackend(line),
-    fail: (point, fault) => void line.faults.set(point, [...(line.faults.get(point) ?? []), fault]),
-    setDown(isDown) {
-      line.isDown = isDown;
-      if (isDown) world.cut();
-    },
-    setMute: (isMute) => void (line.isMute = isMute),
-    setSkew: (skewMs) => void (line.skewMs = skewMs),
-  };
-}
-
-function createBackend(line: Line): Backend {
-  const { world } = line;
-  const remote = createRemote(line);
-  const sessionLine: SessionLine = {
-    retrieve: remote.retrieve,
-    events: remote.events,
-    skewMs: remote.skewMs,
-    create: (session, signal) =>
-      at(line, "create", signal, () => world.create(session.title, { ...session.metadata }).id),
-    open: (remoteId, signal) => at(line, "open", signal, () => listen(line, need(world, remoteId), signal)),
-    prompts: (remoteId, signal) =>
-      at(line, "events", signal, () => {
-        const { log, queue } = need(world, remoteId);
-        return [...log.filter((event) => event.type === "prompt"), ...queue];
-      }),
-    send: (remoteId, prompt, signal) => at(line, "send", signal, () => world.post(remoteId, prompt.text)),
-  };
-  return {
+  const line: Line = { world, clock, skewMs, pageMax, faults: new Map(), isDown: false, isMute: false };
+  const remote = createLine(line);
+  const backend: Backend = {
     name: "scripted",
     remote,
-    turn: (session, prompt, signal) => runTurn(sessionLine, session, prompt, signal),
-    async interrupt(session, signal) {
-      const { remoteId } = session;
-      if (remoteId !== null) await at(line, "confirm", signal, () => world.interrupt(remoteId));
-    },
+    turn: (session, prompt, signal) => runTurn(remote, session, prompt, signal),
     check: (signal) => at(line, "check", signal, () => {}),
     models: (signal) => at(line, "check", signal, () => [{ id: "claude-scripted", name: "Scripted Claude" }]),
   };
+  return {
+    world,
+    backend,
+    /** The next request at this point goes wrong; several queue up. */
+    fail: (point: Point, fault: Fault): void => void line.faults.set(point, [...(line.faults.get(point) ?? []), fault]),
+    /** While set, nothing gets through and open streams are cut. */
+    setDown(isDown: boolean): void {
+      line.isDown = isDown;
+      if (isDown) world.cut();
+    },
+    /** While set, open streams deliver nothing and do not end. */
+    setMute: (isMute: boolean): void => void (line.isMute = isMute),
+    /** Somebody set our clock: the world's clock minus ours is this from now on. */
+    setSkew: (skewMs: Millis): void => void (line.skewMs = skewMs),
+  };
 }
 
-function createRemote(line: Line): RemoteSessions {
+function createLine(line: Line): SessionLine {
   const { world } = line;
+  /** One request about one session. */
+  const on = <T>(point: Point, id: string, signal: AbortSignal, work: (session: WorldSession) => T): Promise<T> =>
+    at(line, point, signal, () => work(need(world, id)));
   return {
-    retrieve: (remoteId, signal) =>
+    create: (session, signal) =>
+      at(line, "create", signal, () => world.create(session.title, { ...session.metadata }).id),
+    open: (id, signal) => on("open", id, signal, (session) => listen(line, session, signal)),
+    prompts: (id, signal) =>
+      on("events", id, signal, ({ log, queue }) => [...log.filter(({ type }) => type === "prompt"), ...queue]),
+    send: (id, prompt, signal) => at(line, "send", signal, () => world.post(id, prompt.text)),
+    putAside: (id, toolUseIds, signal) =>
+      at(line, "confirm", signal, () => {
+        for (const toolUseId of toolUseIds) world.confirm(id, toolUseId, false);
+        world.interrupt(id);
+      }),
+    retrieve: (id, signal) =>
       at(line, "retrieve", signal, () => {
-        const session = world.find(remoteId);
+        const session = world.find(id);
         return session && toRemote(session);
       }),
-    async *events(remoteId, since, signal) {
-      const all = await at(line, "events", signal, () => {
-        const { log, queue } = need(world, remoteId);
-        return inLogOrder([...log.filter((event) => since === null || (event.at ?? 0) >= since), ...queue]);
-      });
+    async *events(id, since, signal) {
+      const all = await on("events", id, signal, ({ log, queue }) =>
+        inLogOrder([...log.filter((event) => since === null || (event.at ?? 0) >= since), ...queue]),
+      );
       for (let start = 0; start < all.length; start += line.pageMax) {
         if (start > 0) await at(line, "events", signal, () => {});
         yield all.slice(start, start + line.pageMax);
       }
     },
-    update: (remoteId, patch, signal) =>
-      at(line, "update", signal, () => {
-        world.patch(remoteId, patch);
-        return toRemote(need(world, remoteId));
+    update: (id, patch, signal) =>
+      on("update", id, signal, (session) => {
+        world.patch(id, patch);
+        return toRemote(session);
       }),
-    async *list(signal) {
-      yield* await at(line, "list", signal, () => world.sessions().map(toRemote).reverse());
-    },
-    archive: (remoteId, signal) =>
+    archive: (id, signal) =>
       at(line, "archive", signal, () => {
-        if (world.find(remoteId)?.isArchived === false) world.archive(remoteId);
+        if (world.find(id)?.isArchived === false) world.archive(id);
       }),
-    confirm: (remoteId, toolUseId, isAllowed, _reason, signal) =>
-      at(line, "confirm", signal, () => {
-        const isAnswered = need(world, remoteId).log.some(
-          (event) => event.type === "confirmation" && event.toolUseId === toolUseId,
-        );
-        if (!isAnswered) world.confirm(remoteId, toolUseId, isAllowed);
+    interrupt: (id, signal) => at(line, "confirm", signal, () => world.interrupt(id)),
+    confirm: (id, toolUseId, isAllowed, _reason, signal) =>
+      on("confirm", id, signal, ({ log }) => {
+        if (!log.some((event) => event.type === "confirmation" && event.toolUseId === toolUseId))
+          world.confirm(id, toolUseId, isAllowed);
+      }),
+    files: (id, signal) => on("files", id, signal, ({ files }) => [...files]),
+    download: (fileId, bytesMax, signal) =>
+      at(line, "files", signal, () => {
+        const file = world.sessions().flatMap(({ files }) => files.filter(({ id }) => id === fileId))[0];
+        return file && file.bytes.length <= bytesMax ? file.bytes : null;
       }),
     skewMs: () => line.skewMs,
   };
 }
 
-const toRemote = (session: WorldSession): RemoteSession => ({
-  id: session.id,
-  title: session.title,
-  metadata: session.metadata,
-  status: session.status,
-  isArchived: session.isArchived,
-  updatedAt: new Date(session.updatedAt).toISOString(),
+const toRemote = ({ id, title, metadata, status, isArchived, updatedAt }: WorldSession): RemoteSession => ({
+  id,
+  title,
+  metadata,
+  status,
+  isArchived,
+  updatedAt: new Date(updatedAt).toISOString(),
 });
 
 function need(world: World, id: string): WorldSession {
@@ -189,23 +167,22 @@ function need(world: World, id: string): WorldSession {
 /** One request: it takes a moment, and goes wrong where a fault waits for it. */
 async function at<T>(line: Line, point: Point, signal: AbortSignal, work: () => T): Promise<T> {
   await Promise.resolve();
-  if (signal.aborted || line.isDown) throw unreachable(point);
+  const unreachable = new BridgeError("claude_unreachable", `Cannot ${point} as the world does not answer`);
+  if (signal.aborted || line.isDown) throw unreachable;
   const fault = line.faults.get(point)?.shift();
-  if (!fault) return work();
-  switch (fault.kind) {
+  switch (fault?.kind) {
+    case undefined:
+      return work();
     case "refuse":
       throw new BridgeError(fault.code, `Cannot ${point} as the world refuses`, { retryAfterMs: fault.retryAfterMs });
     case "lose":
       work();
-      throw unreachable(point);
+      throw unreachable;
     case "hang":
       await line.clock.sleep(headersTimeoutMs, signal);
-      throw unreachable(point);
+      throw unreachable;
   }
 }
-
-const unreachable = (point: Point): BridgeError =>
-  new BridgeError("claude_unreachable", `Cannot ${point} as the world does not answer`);
 
 /** Everything that happens from now on, until the world or the caller ends it. */
 function listen(line: Line, session: WorldSession, signal: AbortSignal): AsyncIterable<Frame> {
@@ -216,13 +193,11 @@ function listen(line: Line, session: WorldSession, signal: AbortSignal): AsyncIt
     frames.push(frame);
     wake();
   };
-  const end = (): void => hear(null);
-  session.listeners.add(hear);
-  signal.addEventListener("abort", end, { once: true });
   const close = (): void => {
     session.listeners.delete(hear);
-    signal.removeEventListener("abort", end);
+    hear(null);
   };
+  session.listeners.add(hear);
   signal.addEventListener("abort", close, { once: true });
   return (async function* () {
     try {
@@ -233,6 +208,7 @@ function listen(line: Line, session: WorldSession, signal: AbortSignal): AsyncIt
         else if (!(await isHeard(line, (resolve) => (wake = resolve)))) yield { kind: "silent" };
       }
     } finally {
+      signal.removeEventListener("abort", close);
       close();
     }
   })();

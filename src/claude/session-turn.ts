@@ -2,20 +2,20 @@
  * One turn of a session that lives elsewhere: the algorithm, over a small line to its server. `sessions` speaks it to the
  * API, `scripted` to a world in memory.
  *
- *   (create) ─▶ open the stream ─▶ list the log ─▶ reconcile ─▶ send ─▶ follow until our prompt's turn has ended
+ *   (create) ─▶ open the stream ─▶ list the log ─▶ reconcile ─▶ send ─▶ listen until our prompt's turn has ended
  *
  * The stream has no replay, so it is opened first; posting has no idempotency key, so an uncertain prompt is looked for
  * before anything is sent; and a stream that ends says nothing about the turn.
- * **Source:** claude/CLAUDE-API.md sections 0.2, 1.5, 1.6, 2.6.
+ * **Source:** claude/CLAUDE-API.md sections 0.2, 1.5, 1.6, 1.8, 2.6.
  */
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import { findUncertain, progressOf, trackAll, type Progress } from "../core/turn.ts";
 import type { Prompt, RemoteSession, RemoteSessions, SessionView, TurnStep } from "./backend.ts";
-import type { Frame } from "./events.ts";
+import type { Frame } from "./wire.ts";
 
 /** What the algorithm needs of the side where sessions live. Every failure is a BridgeError. */
-export interface SessionLine extends Pick<RemoteSessions, "retrieve" | "events" | "skewMs"> {
+export interface SessionLine extends RemoteSessions {
   /** Resolves to the id of a new session with the view's title and metadata. */
   create(session: SessionView, signal: AbortSignal): Promise<string>;
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
@@ -24,6 +24,8 @@ export interface SessionLine extends Pick<RemoteSessions, "retrieve" | "events" 
   prompts(remoteId: string, signal: AbortSignal): Promise<readonly SessionEvent[]>;
   /** Posts a prompt once and resolves to its entry in the log. */
   send(remoteId: string, prompt: Prompt, signal: AbortSignal): Promise<SessionEvent>;
+  /** Says no to these tool uses and ends the turn that asked, in one request. */
+  putAside(remoteId: string, toolUseIds: readonly string[], signal: AbortSignal): Promise<void>;
 }
 
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
@@ -39,6 +41,8 @@ type Turn = {
   readonly signal: AbortSignal;
   /** From here the log is listed. */
   readonly since: Millis | null;
+  readonly frames: AsyncIterator<Frame>;
+  /** Of nothing, where no prompt of ours is at work. */
   progress: Progress;
   lastError: (SessionEvent & { readonly type: "error" }) | null;
 };
@@ -59,12 +63,14 @@ export async function* runTurn(
       remoteId = await line.create(session, signal);
       yield { kind: "created", remoteId };
     }
+    const frames = (await line.open(remoteId, signal))[Symbol.asyncIterator]();
     const since = sinceOf(session, prompt);
-    const turn: Turn = { line, session, remoteId, signal, since, progress: progressOf(null), lastError: null };
-    yield* prompt === null ? follow(turn) : ask(turn, prompt);
+    const turn: Turn = { line, session, remoteId, signal, since, frames, progress: progressOf(null), lastError: null };
+    const log = session.remoteId === null ? [] : await readLog(turn);
+    yield* prompt === null ? follow(turn, log) : ask(turn, log, prompt);
   } catch (error) {
     if (outer.aborted) return;
-    if (remoteId === null || !isRefused(error) || !(await isGone(line, remoteId, signal))) throw error;
+    if (remoteId === null || !isRefused(error) || !isOver(await line.retrieve(remoteId, signal))) throw error;
     yield { kind: "gone" };
   } finally {
     cut.abort();
@@ -75,45 +81,66 @@ export async function* runTurn(
 function sinceOf(session: SessionView, prompt: Prompt | null): Millis | null {
   if (session.cursor === null) return null;
   const state = prompt?.state ?? { kind: "new" };
-  const asked =
-    state.kind === "uncertain"
-      ? state.askedAt
-      : state.kind === "asked"
-        ? (session.history().find((event) => event.id === state.eventId)?.at ?? null)
-        : null;
+  let asked: Millis | null = null;
+  if (state.kind === "uncertain") asked = state.askedAt;
+  if (state.kind === "asked") asked = session.history().find((event) => event.id === state.eventId)?.at ?? null;
   return Math.min(session.cursor, asked ?? session.cursor) - overlapMs;
 }
 
-async function* ask(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
-  const frames = (await turn.line.open(turn.remoteId, turn.signal))[Symbol.asyncIterator]();
-  const log = turn.session.remoteId === null ? [] : await readLog(turn);
+/** Follows a session nobody here asked anything, until it rests. */
+async function* follow(turn: Turn, log: readonly SessionEvent[]): AsyncGenerator<TurnStep> {
+  yield* record(turn, log);
+  const there = await turn.line.retrieve(turn.remoteId, turn.signal);
+  if (isOver(there)) yield { kind: "gone" };
+  else if (there?.status !== "idle") yield* listen(turn);
+}
+
+async function* ask(turn: Turn, log: readonly SessionEvent[], prompt: Prompt): AsyncGenerator<TurnStep> {
   const eventId = prompt.state.kind === "asked" ? prompt.state.eventId : await adopt(turn, prompt, log);
   turn.progress = progressOf(eventId);
   if (eventId !== null && prompt.state.kind === "uncertain") yield { kind: "asked", eventId };
   yield* record(turn, log);
   if (log.some((event) => event.type === "terminated")) return yield { kind: "gone" };
   let isAsked = eventId !== null && turn.progress.kind !== "flushed";
-  for (;;) {
-    if (turn.signal.aborted || turn.progress.kind === "ended" || turn.progress.kind === "waiting") return;
+  if (!isAsked) turn.progress = progressOf(null);
+  if (!isAsked && (await makeRoom(turn, log))) yield* listen(turn);
+  while (!turn.signal.aborted && !isSettled(turn)) {
     if (!isAsked) yield* send(turn, prompt);
-    isAsked = true;
-    const outcome = yield* followPrompt(turn, frames);
-    if (outcome === "over") return;
+    if ((yield* listen(turn)) === "over") return;
     isAsked = false;
   }
 }
 
 /** The event that an uncertain prompt already is, or null: then it may be sent. One that was flushed since is no answer. */
-async function adopt(turn: Turn, prompt: Prompt, log: readonly SessionEvent[]): Promise<string | null> {
-  if (prompt.state.kind !== "uncertain") return null;
-  const notBefore = prompt.state.askedAt - askedSlackMs;
+async function adopt(turn: Turn, { state }: Prompt, log: readonly SessionEvent[]): Promise<string | null> {
+  if (state.kind !== "uncertain") return null;
   const events = [...log, ...(await turn.line.prompts(turn.remoteId, turn.signal))];
   const taken = new Set(turn.session.mappedEventIds);
   for (;;) {
-    const found = findUncertain(prompt.state.text, notBefore, events, taken);
+    const found = findUncertain(state.text, state.askedAt - askedSlackMs, events, taken);
     if (found === null || trackAll(progressOf(found), log).kind !== "flushed") return found;
     taken.add(found);
   }
+}
+
+/**
+ * A session that waits for a yes or no takes no prompt up. With one of ours to be taken up nobody here waits for that question
+ * any more (a `/stop` that Claude never heard of). True where there was one.
+ */
+async function makeRoom(turn: Turn, log: readonly SessionEvent[]): Promise<boolean> {
+  const events = log.some(({ type }) => type === "idle") ? log : [...turn.session.history(), ...log];
+  const last = events.findLast((event) => event.type === "idle");
+  if (last?.stop.kind !== "requires_action") return false;
+  const isOpen = (id: string): boolean => !events.some((event) => "toolUseId" in event && event.toolUseId === id);
+  const open = last.stop.eventIds.filter(isOpen);
+  if (open.length === 0) return false;
+  try {
+    await turn.line.putAside(turn.remoteId, open, turn.signal);
+  } catch (error) {
+    // Answered meanwhile, or gone: what comes next will tell.
+    if (!isRefused(error)) throw error;
+  }
+  return true;
 }
 
 async function* send(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
@@ -126,10 +153,10 @@ async function* send(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
 }
 
 /** `over`: nothing more to do, or the session is gone. `died`: the prompt was thrown away in silence and is to be sent anew. */
-async function* followPrompt(turn: Turn, frames: AsyncIterator<Frame>): AsyncGenerator<TurnStep, "over" | "died"> {
+async function* listen(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
   const started = new Set<string>();
   for (;;) {
-    const next = await frames.next();
+    const next = await turn.frames.next();
     if (turn.signal.aborted) return "over";
     if (next.done) throw streamLost("its end came before the turn's");
     const frame = next.value;
@@ -139,92 +166,73 @@ async function* followPrompt(turn: Turn, frames: AsyncIterator<Frame>): AsyncGen
         break;
       case "delta":
         // Without its start it is the tail of a message that began before we listened.
-        if (started.has(frame.eventId)) yield { kind: "delta", eventId: frame.eventId, text: frame.text };
+        if (started.has(frame.eventId)) yield frame;
         break;
       case "deleted":
         yield { kind: "gone" };
         return "over";
-      case "silent": {
-        const verdict = yield* afterSilence(turn);
-        if (verdict !== "listen") return verdict;
-        break;
-      }
+      case "silent":
+        return yield* afterSilence(turn);
       case "event":
         yield* recordFrame(turn, frame.event);
         if (frame.event.type === "terminated") {
           // It died of our prompt: a new session at once would die of it too, so the caller waits first.
-          if (turn.lastError?.retry === "terminal") throw flushed(turn.lastError.code);
+          if (turn.lastError?.retry === "terminal") throw gaveUp(turn);
           yield { kind: "gone" };
           return "over";
         }
-        if (turn.progress.kind === "ended" || turn.progress.kind === "waiting") return "over";
-        if (turn.progress.kind === "flushed") throw flushed(turn.lastError?.code ?? null);
+        if (isSettled(turn) || (turn.progress.facts.promptId === null && frame.event.type === "idle")) return "over";
+        if (turn.progress.kind === "flushed") throw gaveUp(turn);
     }
   }
 }
 
 /**
- * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up;
- * otherwise the line may be dead, and a new stream is the only way to know.
+ * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up,
+ * unless somebody else's question holds it up; otherwise the line may be dead, and a new stream is the only way to know.
  */
-async function* afterSilence(turn: Turn): AsyncGenerator<TurnStep, "over" | "died" | "listen"> {
+async function* afterSilence(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
   const there = await turn.line.retrieve(turn.remoteId, turn.signal);
   if (isOver(there)) {
     yield { kind: "gone" };
     return "over";
   }
-  yield* record(turn, await readLog(turn));
-  if (turn.progress.kind === "ended" || turn.progress.kind === "waiting") return "over";
-  if (there?.status === "idle" && (turn.progress.kind === "queued" || turn.progress.kind === "flushed")) return "died";
+  const log = await readLog(turn);
+  yield* record(turn, log);
+  const { kind, facts } = turn.progress;
+  if (isSettled(turn)) return "over";
+  if (there?.status === "idle" && facts.promptId === null) return "over";
+  if (there?.status === "idle" && kind === "flushed") return "died";
+  if (there?.status === "idle" && kind === "queued") return (await makeRoom(turn, log)) ? yield* listen(turn) : "died";
   throw streamLost("nothing came over it for too long");
 }
 
 async function* recordFrame(turn: Turn, event: SessionEvent): AsyncGenerator<TurnStep> {
-  const isPuzzling = event.type === "idle" && turn.progress.kind === "queued";
+  const { kind, facts } = turn.progress;
+  const isPuzzling = event.type === "idle" && kind === "queued" && facts.promptId !== null;
   // A stop while our prompt seems queued: the stream may have shown the prompt once only, unprocessed. The log knows.
   yield* record(turn, isPuzzling ? [event, ...(await readLog(turn))] : [event]);
 }
 
 async function* record(turn: Turn, events: readonly SessionEvent[]): AsyncGenerator<TurnStep> {
   if (events.length === 0) return;
-  for (const event of events) if (event.type === "error") turn.lastError = event;
+  turn.lastError = events.findLast((event) => event.type === "error") ?? turn.lastError;
   turn.progress = trackAll(turn.progress, events);
   yield { kind: "events", events };
 }
 
-async function readLog(turn: Turn): Promise<SessionEvent[]> {
+async function readLog({ line, remoteId, since, signal }: Turn): Promise<SessionEvent[]> {
   const log: SessionEvent[] = [];
-  for await (const page of turn.line.events(turn.remoteId, turn.since, turn.signal)) log.push(...page);
+  for await (const page of line.events(remoteId, since, signal)) log.push(...page);
   return log;
 }
 
-/** Follows a session nobody here asked anything, until it rests. */
-async function* follow(turn: Turn): AsyncGenerator<TurnStep> {
-  const { line, remoteId, signal } = turn;
-  const frames = await line.open(remoteId, signal);
-  yield* record(turn, await readLog(turn));
-  const there = await line.retrieve(remoteId, signal);
-  if (isOver(there)) yield { kind: "gone" };
-  if (isOver(there) || there?.status === "idle") return;
-  for await (const frame of frames) {
-    if (signal.aborted) return;
-    if (frame.kind === "event") yield { kind: "events", events: [frame.event] };
-    if (frame.kind === "deleted" || (frame.kind === "event" && frame.event.type === "terminated"))
-      return yield { kind: "gone" };
-    if (frame.kind === "event" && frame.event.type === "idle") return;
-    if (frame.kind === "silent") throw streamLost("nothing came over it for too long");
-  }
-  if (!signal.aborted) throw streamLost("its end came before the turn's");
-}
+const isSettled = ({ progress }: Turn): boolean => progress.kind === "ended" || progress.kind === "waiting";
 
 const isOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
 const isRefused = (error: unknown): boolean => error instanceof BridgeError && error.code === "claude_request";
-
-async function isGone(line: SessionLine, remoteId: string, signal: AbortSignal): Promise<boolean> {
-  return isOver(await line.retrieve(remoteId, signal));
-}
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
@@ -233,11 +241,15 @@ const codeOfError: { readonly [code: string]: ErrorCode } = {
   model_rate_limited_error: "claude_rate_limited",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
+  // The same prompt would run, and cost, as much again.
+  tool_use_limit_reached_error: "claude_request",
 };
 
 /** The turn died after the server's own retries. **Source:** claude/CLAUDE-API.md section 5.2. */
-const flushed = (code: string | null): BridgeError =>
-  new BridgeError(
-    codeOfError[code ?? ""] ?? "claude_overloaded",
-    `Cannot finish the turn as Claude gave it up: ${code ?? "no reason given"}`,
+function gaveUp({ lastError }: Turn): BridgeError {
+  const code = lastError?.code ?? "";
+  return new BridgeError(
+    codeOfError[code] ?? "claude_overloaded",
+    `Cannot finish the turn as Claude gave it up: ${code === "" ? "no reason given" : code}`,
   );
+}

@@ -7,7 +7,8 @@
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { Frame } from "./events.ts";
+import type { RemoteFile } from "./backend.ts";
+import type { Frame } from "./wire.ts";
 
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =
@@ -20,6 +21,8 @@ export type Beat =
   | { readonly use: string; readonly input: JsonValue }
   /** Asks to use a tool, and waits for a person's yes or no. */
   | { readonly ask: string; readonly input: JsonValue }
+  /** Writes a file for the person, with a tool that needs no yes. */
+  | { readonly make: string; readonly contentType: string; readonly bytes: Uint8Array }
   | { readonly fail: string; readonly retry: "retrying" | "exhausted" | "terminal" }
   | { readonly stop: StopReason };
 
@@ -28,16 +31,22 @@ export type Script = (prompt: string) => readonly Beat[];
 /** One event without its id and time, variant by variant. */
 type Draft = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, "id" | "at"> : never) : never;
 
+type Metadata<Value> = { readonly [key: string]: Value };
+/** A change of title and metadata, by us or elsewhere; null removes a key. */
+type Patch = { readonly title?: string | undefined; readonly metadata?: Metadata<string | null> };
+
 export type WorldSession = {
   readonly id: string;
   title: string;
-  metadata: { readonly [key: string]: string };
+  metadata: Metadata<string>;
   status: "idle" | "running" | "terminated";
   isArchived: boolean;
   updatedAt: Millis;
   /** Processed entries in the order of processing. */
   readonly log: SessionEvent[];
   readonly queue: (SessionEvent & { readonly type: "prompt" })[];
+  readonly files: (RemoteFile & { readonly bytes: Uint8Array })[];
+  /** Null ends a stream. */
   readonly listeners: Set<(frame: Frame | null) => void>;
   /** Ends the running turn. */
   stop: AbortController;
@@ -45,40 +54,17 @@ export type WorldSession = {
   asking: { readonly id: string; readonly answer: () => void } | null;
 };
 
-export interface World {
-  sessions(): readonly WorldSession[];
-  /** Null when it was deleted or never was. */
-  find(id: string): WorldSession | null;
-  create(title: string, metadata: { readonly [key: string]: string }): WorldSession;
-  /** Somebody prompts: we, or another device. @throws BridgeError `claude_request` when the session takes none */
-  post(id: string, text: string): SessionEvent;
-  /** Claude speaks without being asked, listened to or not. */
-  say(id: string, text: string): void;
-  confirm(id: string, toolUseId: string, isAllowed: boolean): void;
-  interrupt(id: string): void;
-  /** Title and metadata change, by us or elsewhere; null removes a key. */
-  patch(
-    id: string,
-    change: {
-      readonly title?: string | undefined;
-      readonly metadata?: { readonly [key: string]: string | null };
-    },
-  ): void;
-  archive(id: string): void;
-  delete(id: string): void;
-  /** Ends every open stream of one session, or of all: the turns go on. */
-  cut(id?: string): void;
-  setScript(script: Script): void;
-}
-
 /** **Source:** claude/CLAUDE-API.md section 1.3. */
 const metadataPairsMax = 16;
 
-type Core = { readonly clock: Clock; readonly now: () => Millis; script: Script; count: number };
+export type World = ReturnType<typeof createWorld>;
 
-/** @param skewMs the world's clock minus ours */
-export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0): World {
-  const core: Core = { clock, now: () => clock.now() + skewMs, script, count: 0 };
+/** What a session does is refused with `claude_request` where the API would refuse it. @param skewMs the world's clock minus ours */
+export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
+  const now = (): Millis => clock.now() + skewMs;
+  const scribe = createScribe(now);
+  const { append, newId } = scribe;
+  const run = createPlayer(clock, now, scribe, (prompt) => script(prompt));
   const sessions = new Map<string, WorldSession>();
   const need = (id: string): WorldSession => {
     const session = sessions.get(id);
@@ -86,190 +72,177 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0): W
     return session;
   };
   return {
-    sessions: () => [...sessions.values()],
-    find: (id) => sessions.get(id) ?? null,
-    create(title, metadata) {
-      const session = newSession(core, title, metadata);
+    sessions: (): readonly WorldSession[] => [...sessions.values()],
+    /** Null when it was deleted or never was. */
+    find: (id: string): WorldSession | null => sessions.get(id) ?? null,
+    create(title: string, metadata: Metadata<string>): WorldSession {
+      const own = { id: newId("sesn"), title, metadata, updatedAt: now(), stop: new AbortController() };
+      const state = { status: "idle", isArchived: false, asking: null } as const;
+      const session = { ...own, ...state, log: [], queue: [], files: [], listeners: new Set<never>() };
       sessions.set(session.id, session);
-      return session;
+      return need(session.id);
     },
-    post: (id, text) => post(core, need(id), text),
-    say(id, text) {
-      append(core, need(id), { type: "reply", text });
-    },
-    confirm: (id, toolUseId, isAllowed) => confirm(core, need(id), toolUseId, isAllowed),
-    interrupt(id) {
+    /** Somebody prompts: we, or another device. */
+    post(id: string, text: string): SessionEvent {
       const session = need(id);
-      append(core, session, { type: "other", name: "user.interrupt" });
-      session.stop.abort();
+      const lastStop = session.log.findLast((event) => event.type === "idle")?.stop.kind;
+      if (session.status === "terminated") throw refused("the session is over");
+      if (session.asking || (session.status === "idle" && lastStop === "budget_reached"))
+        throw refused("the session takes no message now");
+      const prompt = { id: newId("sevt"), at: null, type: "prompt", text } as const;
+      session.queue.push(prompt);
+      publish(session, { kind: "event", event: prompt });
+      if (session.status === "idle") void run(session);
+      return prompt;
     },
-    patch: (id, change) => patch(core, need(id), change),
-    archive(id) {
+    /** Claude speaks without being asked, listened to or not. */
+    say: (id: string, text: string) => void append(need(id), { type: "reply", text }),
+    confirm(id: string, toolUseId: string, isAllowed: boolean): void {
       const session = need(id);
-      session.isArchived = true;
-      session.status = "terminated";
-      session.stop.abort();
+      const { asking } = session;
+      if (asking?.id !== toolUseId) throw refused("nothing waits for this answer");
+      append(session, { type: "confirmation", toolUseId, isAllowed });
+      append(session, { type: "tool_result", toolUseId, isError: !isAllowed });
+      session.asking = null;
+      asking.answer();
     },
-    delete(id) {
+    interrupt(id: string): void {
+      append(need(id), { type: "other", name: "user.interrupt" });
+      need(id).stop.abort();
+    },
+    /** Title and metadata change, by us or elsewhere; null removes a key. */
+    patch: (id: string, change: Patch): void => scribe.patch(need(id), change),
+    archive(id: string): void {
+      need(id).isArchived = true;
+      need(id).status = "terminated";
+      need(id).stop.abort();
+    },
+    delete(id: string): void {
       const session = need(id);
       sessions.delete(id);
       session.stop.abort();
-      for (const listener of session.listeners) {
-        listener({ kind: "deleted" });
-        listener(null);
-      }
+      publish(session, { kind: "deleted" });
+      publish(session, null);
     },
-    cut(id) {
-      for (const session of id === undefined ? sessions.values() : [need(id)])
-        for (const listener of session.listeners) listener(null);
-    },
-    setScript: (next) => void (core.script = next),
+    /** Ends every open stream of one session, or of all: the turns go on. */
+    cut: (id?: string): void =>
+      (id === undefined ? [...sessions.values()] : [need(id)]).forEach((session) => publish(session, null)),
+    setScript: (next: Script): void => void (script = next),
   };
 }
 
-function newSession(core: Core, title: string, metadata: WorldSession["metadata"]): WorldSession {
+/** Adds to logs, and shows it on the streams. */
+function createScribe(now: () => Millis) {
+  let count = 0;
+  const newId = (prefix: string): string => `${prefix}_${++count}`;
+  /** Never before what is in the log already (ties are normal); returns its id. */
+  const append = (session: WorldSession, draft: Draft, id = newId("sevt")): string => {
+    const event = { id, at: Math.max(now(), session.log.at(-1)?.at ?? 0), ...draft };
+    session.log.push(event);
+    session.updatedAt = now();
+    publish(session, { kind: "event", event });
+    return id;
+  };
   return {
-    id: `sesn_${++core.count}`,
-    title,
-    metadata,
-    status: "idle",
-    isArchived: false,
-    updatedAt: core.now(),
-    log: [],
-    queue: [],
-    listeners: new Set(),
-    stop: new AbortController(),
-    asking: null,
+    append,
+    newId,
+    rest(session: WorldSession, stop: StopReason): void {
+      append(session, { type: "usage", inputTokens: 10, outputTokens: 5, costCents: 1 });
+      session.status = "idle";
+      append(session, { type: "idle", stop });
+    },
+    use(session: WorldSession, name: string, input: JsonValue): void {
+      const toolUseId = append(session, { type: "tool_use", name, input, isAsk: false });
+      append(session, { type: "tool_result", toolUseId, isError: false });
+    },
+    patch(session: WorldSession, { title, metadata = {} }: Patch): void {
+      const entries = Object.entries({ ...session.metadata, ...metadata });
+      const bag = Object.fromEntries(entries.filter((entry): entry is [string, string] => entry[1] !== null));
+      if (Object.keys(bag).length > metadataPairsMax) throw refused("the metadata has too many keys");
+      session.metadata = bag;
+      session.title = title ?? session.title;
+      const hasMetadata = Object.keys(metadata).length > 0 && Object.keys(bag).length > 0;
+      append(session, { type: "updated", title: title ?? null, metadata: hasMetadata ? bag : null });
+    },
   };
 }
 
-function post(core: Core, session: WorldSession, text: string): SessionEvent {
-  if (session.status === "terminated") throw refused("the session is over");
-  const lastStop = session.log.findLast((event) => event.type === "idle")?.stop.kind;
-  if (session.asking || (session.status === "idle" && lastStop === "budget_reached"))
-    throw refused("the session takes no message now");
-  const prompt = { id: newId(core), at: null, type: "prompt", text } as const;
-  session.queue.push(prompt);
-  publish(session, prompt);
-  if (session.status === "idle") void run(core, session);
-  return prompt;
-}
-
-/** One running period: it takes up every prompt that is queued meanwhile, and ends in one stop. */
-async function run(core: Core, session: WorldSession): Promise<void> {
-  session.stop = new AbortController();
-  session.status = "running";
-  // May precede the very prompt that caused it.
-  append(core, session, { type: "running" });
-  let stop: StopReason = { kind: "end_turn" };
-  for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
-    const processed = { ...prompt, at: nextAt(core, session) };
-    session.log.push(processed);
-    publish(session, processed);
-    stop = await play(core, session, core.script(prompt.text));
+/** Plays what Claude does to the prompts of a session. */
+function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof createScribe>, script: Script) {
+  const { append, newId, rest, use } = scribe;
+  const write = async (session: WorldSession, pieces: readonly string[], everyMs: Millis): Promise<void> => {
+    const eventId = newId("sevt");
+    const { signal } = session.stop;
+    publish(session, { kind: "start", eventId });
+    for (const text of pieces) {
+      if (everyMs > 0) await clock.sleep(everyMs, signal);
+      if (signal.aborted) return;
+      publish(session, { kind: "delta", eventId, text });
+    }
+    append(session, { type: "reply", text: pieces.join("") }, eventId);
+  };
+  const ask = async (session: WorldSession, name: string, input: JsonValue): Promise<void> => {
+    const id = append(session, { type: "tool_use", name, input, isAsk: true });
+    const answered = new Promise<void>((answer) => (session.asking = { id, answer }));
+    rest(session, { kind: "requires_action", eventIds: [id] });
+    await Promise.race([answered, aborted(session.stop.signal)]);
+    session.asking = null;
     if (isOver(session)) return;
-    if (stop.kind === "retries_exhausted") session.queue.length = 0;
-    if (stop.kind !== "end_turn") break;
-  }
-  rest(core, session, stop);
-  if (session.queue.length > 0) void run(core, session);
-}
-
-async function play(core: Core, session: WorldSession, beats: readonly Beat[]): Promise<StopReason> {
-  for (const beat of beats) {
-    if (session.stop.signal.aborted) break;
-    if ("say" in beat) append(core, session, { type: "reply", text: beat.say });
-    else if ("write" in beat) await write(core, session, beat.write, beat.everyMs ?? 0);
-    else if ("use" in beat) use(core, session, beat.use, beat.input);
-    else if ("pauseMs" in beat) await core.clock.sleep(beat.pauseMs, session.stop.signal);
-    else if ("hold" in beat) await Promise.race([beat.hold, aborted(session.stop.signal)]);
-    else if ("ask" in beat) await ask(core, session, beat.ask, beat.input);
-    else if ("stop" in beat) return beat.stop;
-    else {
-      append(core, session, { type: "error", code: beat.fail, retry: beat.retry });
-      if (beat.retry === "exhausted") return { kind: "retries_exhausted" };
-      if (beat.retry === "terminal") {
+    session.status = "running";
+    append(session, { type: "running" });
+  };
+  const play = async (session: WorldSession, beats: readonly Beat[]): Promise<StopReason> => {
+    const { signal } = session.stop;
+    for (const beat of beats) {
+      if (signal.aborted) break;
+      if ("say" in beat) append(session, { type: "reply", text: beat.say });
+      else if ("write" in beat) await write(session, beat.write, beat.everyMs ?? 0);
+      else if ("use" in beat) use(session, beat.use, beat.input);
+      else if ("pauseMs" in beat) await clock.sleep(beat.pauseMs, signal);
+      else if ("hold" in beat) await Promise.race([beat.hold, aborted(signal)]);
+      else if ("ask" in beat) await ask(session, beat.ask, beat.input);
+      else if ("stop" in beat) return beat.stop;
+      else if ("make" in beat) {
+        const { make: name, bytes, ...file } = beat;
+        use(session, "write", { file_path: `/mnt/session/outputs/${name}` });
+        session.files.push({ id: newId("file"), name, ...file, sizeBytes: bytes.length, createdAt: now(), bytes });
+      } else {
+        append(session, { type: "error", code: beat.fail, retry: beat.retry });
+        if (beat.retry === "exhausted") return { kind: "retries_exhausted" };
+        if (beat.retry === "retrying") continue;
         session.status = "terminated";
-        append(core, session, { type: "terminated" });
+        append(session, { type: "terminated" });
         break;
       }
     }
-  }
-  return { kind: "end_turn" };
-}
-
-async function write(core: Core, session: WorldSession, pieces: readonly string[], everyMs: Millis): Promise<void> {
-  const id = newId(core);
-  for (const listener of session.listeners) listener({ kind: "start", eventId: id });
-  for (const text of pieces) {
-    if (everyMs > 0) await core.clock.sleep(everyMs, session.stop.signal);
-    if (session.stop.signal.aborted) return;
-    for (const listener of session.listeners) listener({ kind: "delta", eventId: id, text });
-  }
-  append(core, session, { type: "reply", text: pieces.join("") }, id);
-}
-
-function use(core: Core, session: WorldSession, name: string, input: JsonValue): void {
-  const toolUseId = append(core, session, { type: "tool_use", name, input, isAsk: false });
-  append(core, session, { type: "tool_result", toolUseId, isError: false });
-}
-
-async function ask(core: Core, session: WorldSession, name: string, input: JsonValue): Promise<void> {
-  const id = append(core, session, { type: "tool_use", name, input, isAsk: true });
-  const answered = new Promise<void>((resolve) => {
-    session.asking = { id, answer: resolve };
-  });
-  rest(core, session, { kind: "requires_action", eventIds: [id] });
-  await Promise.race([answered, aborted(session.stop.signal)]);
-  session.asking = null;
-  if (isOver(session)) return;
-  session.status = "running";
-  append(core, session, { type: "running" });
-}
-
-function confirm(core: Core, session: WorldSession, toolUseId: string, isAllowed: boolean): void {
-  if (session.asking?.id !== toolUseId) throw refused("nothing waits for this answer");
-  append(core, session, { type: "confirmation", toolUseId, isAllowed });
-  append(core, session, { type: "tool_result", toolUseId, isError: !isAllowed });
-  session.asking.answer();
-  session.asking = null;
-}
-
-function rest(core: Core, session: WorldSession, stop: StopReason): void {
-  append(core, session, { type: "usage", inputTokens: 10, outputTokens: 5, costCents: 1 });
-  session.status = "idle";
-  append(core, session, { type: "idle", stop });
-}
-
-function patch(core: Core, session: WorldSession, change: Parameters<World["patch"]>[1]): void {
-  const { title, metadata = {} } = change;
-  const entries = Object.entries({ ...session.metadata, ...metadata });
-  const bag = Object.fromEntries(entries.filter((entry): entry is [string, string] => entry[1] !== null));
-  if (Object.keys(bag).length > metadataPairsMax) throw refused("the metadata has too many keys");
-  session.metadata = bag;
-  session.title = title ?? session.title;
-  const hasMetadata = Object.keys(metadata).length > 0 && Object.keys(bag).length > 0;
-  append(core, session, { type: "updated", title: title ?? null, metadata: hasMetadata ? bag : null });
-}
-
-function append(core: Core, session: WorldSession, draft: Draft, id = newId(core)): string {
-  const event = { id, at: nextAt(core, session), ...draft };
-  session.log.push(event);
-  session.updatedAt = core.now();
-  publish(session, event);
-  return id;
-}
-
-function publish(session: WorldSession, event: SessionEvent): void {
-  for (const listener of session.listeners) listener({ kind: "event", event });
+    return { kind: "end_turn" };
+  };
+  /** One running period: it takes up every prompt that is queued meanwhile, and ends in one stop. */
+  const run = async (session: WorldSession): Promise<void> => {
+    session.status = "running";
+    // May precede the very prompt that caused it.
+    append(session, { type: "running" });
+    let stop: StopReason = { kind: "end_turn" };
+    for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
+      const { id, type, text } = prompt;
+      session.stop = new AbortController();
+      append(session, { type, text }, id);
+      stop = await play(session, script(text));
+      if (isOver(session)) return;
+      if (stop.kind === "retries_exhausted") session.queue.length = 0;
+      if (stop.kind !== "end_turn") break;
+    }
+    rest(session, stop);
+    if (session.queue.length > 0) void run(session);
+  };
+  return run;
 }
 
 const isOver = (session: WorldSession): boolean => session.status === "terminated";
 
-const newId = (core: Core): string => `sevt_${++core.count}`;
-
-/** Never before what is in the log already; ties are normal. */
-const nextAt = (core: Core, session: WorldSession): Millis => Math.max(core.now(), session.log.at(-1)?.at ?? 0);
+function publish(session: WorldSession, frame: Frame | null): void {
+  for (const listener of session.listeners) listener(frame);
+}
 
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {

@@ -13,10 +13,19 @@ import type { Link, Transport } from "../signal/transport.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { version } from "../version.ts";
 
-export type AdapterDeps = { readonly log: Log; readonly clock: Clock; readonly random: Random };
+export type Deps = {
+  readonly config: Config;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly signal: AbortSignal;
+  /** Takes what is to be closed when the command is done. */
+  readonly stack: AsyncDisposableStack;
+};
 
 /** Nothing is asked of Signal before its `connect`. @throws BridgeError `config` `unsupported` */
-export async function buildTransport(config: Config, store: Store, deps: AdapterDeps): Promise<Transport> {
+export async function buildTransport(deps: Deps, store: Store): Promise<Transport> {
+  const { config } = deps;
   const place = { ...deps, baseUrl: config.signalUrl, account: config.account };
   switch (config.transport) {
     case "signal-cli":
@@ -24,19 +33,18 @@ export async function buildTransport(config: Config, store: Store, deps: Adapter
     case "rest":
       return (await import("../signal/rest.ts")).createRest(place);
     case "native": {
-      const { createNative, nativeDeps } = await loadNative(config, store, deps);
+      const { createNative, nativeDeps } = await loadNative(deps, store);
       return createNative({ ...nativeDeps, isAllowed: (who, groupId) => isAllowed(config, who, groupId) });
     }
   }
 }
 
 /** libsignal is 25 MB of machine code: it is put into the home folder and loaded where the native transport is used. */
-async function loadNative(config: Config, store: Store, deps: AdapterDeps) {
-  const [{ loadLibsignal }, { loadService }] = await Promise.all([
-    import("../signal/native/load.ts"),
-    import("../signal/native/service.ts"),
-  ]);
+async function loadNative(deps: Deps, store: Store) {
+  const { config } = deps;
+  const { loadLibsignal } = await import("../signal/native/load.ts");
   await loadLibsignal(join(config.home, "lib"));
+  const { loadService } = await import("../signal/native/service.ts");
   const service = await loadService(config.signalService, deps.clock);
   const { createNative, linkNative } = await import("../signal/native/transport.ts");
   const nativeDeps = { ...deps, service, database: store.db, userAgent: `signalman/${version}` };
@@ -48,85 +56,49 @@ const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boo
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
 /** A signal-cli of our own, where the settings name one: it must answer before the transport connects. */
-export async function startSignalCli(
-  config: Config,
-  deps: AdapterDeps,
-  signal: AbortSignal,
-): Promise<{ stop(): Promise<void> } | null> {
-  if (config.transport !== "signal-cli" || config.signalCli === null) return null;
+export async function startSignalCli(deps: Deps): Promise<void> {
+  const { config, log, clock, random, signal, stack } = deps;
+  if (config.transport !== "signal-cli" || config.signalCli === null) return;
   const { superviseSignalCli } = await import("../signal/supervise.ts");
-  const supervisor = superviseSignalCli({ ...deps, path: config.signalCli, url: config.signalUrl });
-  try {
-    await supervisor.start(signal);
-    return supervisor;
-  } catch (error) {
-    await supervisor.stop();
-    throw error;
-  }
+  const supervisor = superviseSignalCli({ log, clock, random, path: config.signalCli, url: config.signalUrl });
+  stack.defer(() => supervisor.stop());
+  await supervisor.start(signal);
 }
 
-export type OpenLink = {
-  readonly steps: Link;
-  /** The account that linking would replace. */
-  readonly present: Address | null;
-  close(): Promise<void>;
-};
+/** `present` is the account that linking would replace. */
+type OpenLink = { readonly steps: Link; readonly present: Address | null };
 
-/** Linking as the transport does it; `close` afterwards. @throws BridgeError `home_in_use` while a daemon runs on this home */
-export async function openLink(config: Config, deps: AdapterDeps, signal: AbortSignal): Promise<OpenLink> {
-  const place = { baseUrl: config.signalUrl, clock: deps.clock };
+/** Linking as the transport does it. @throws BridgeError `home_in_use` while a daemon runs on this home */
+export async function openLink(deps: Deps): Promise<OpenLink> {
+  const { config, clock, stack } = deps;
+  const place = { baseUrl: config.signalUrl, clock };
   switch (config.transport) {
-    case "signal-cli": {
-      const supervisor = await startSignalCli(config, deps, signal);
-      const { linkSignalCli } = await import("../signal/link.ts");
-      return { steps: linkSignalCli(place), present: null, close: async () => supervisor?.stop() };
-    }
+    case "signal-cli":
+      await startSignalCli(deps);
+      return { steps: (await import("../signal/link.ts")).linkSignalCli(place), present: null };
     case "rest":
-      return {
-        steps: (await import("../signal/link.ts")).linkRest(place),
-        present: null,
-        close: async () => undefined,
-      };
+      return { steps: (await import("../signal/link.ts")).linkRest(place), present: null };
     case "native": {
       const store = await openStore(config.home, { render: () => [], isExclusive: true });
-      try {
-        const { linkNative, nativeDeps } = await loadNative(config, store, deps);
-        const { findAccount, toAccount } = await import("../signal/native/account.ts");
-        const present = findAccount(store.db);
-        return {
-          steps: linkNative(nativeDeps),
-          present: present && toAccount(present),
-          close: async () => store.close(),
-        };
-      } catch (error) {
-        store.close();
-        throw error;
-      }
+      stack.defer(() => store.close());
+      const { linkNative, nativeDeps } = await loadNative(deps, store);
+      const { findAccount, toAccount } = await import("../signal/native/account.ts");
+      const present = findAccount(store.db);
+      return { steps: linkNative(nativeDeps), present: present && toAccount(present) };
     }
   }
 }
 
-export const openApi = (config: Config, clock: Clock): ClaudeApi =>
+export const openApi = ({ config, clock }: Deps): ClaudeApi =>
   createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, clock });
 
-/** Nothing is asked of Claude before the first call. `store.settings` remembers the agent across restarts. */
-export async function buildBackend(
-  config: Config,
-  store: { readonly settings: Memory },
-  deps: AdapterDeps,
-  api: ClaudeApi = openApi(config, deps.clock),
-): Promise<Backend> {
-  switch (config.backend) {
-    case "messages":
-      return (await import("../claude/messages.ts")).createMessagesBackend({
-        api,
-        clock: deps.clock,
-        newId: randomUUID,
-      });
-    case "sessions": {
-      const { createSessionsBackend } = await import("../claude/sessions.ts");
-      const { model, system, tools } = config;
-      return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory: store.settings });
-    }
+/** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
+export async function buildBackend(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Backend> {
+  const { model, system, tools, backend } = deps.config;
+  if (backend === "messages") {
+    const { createMessagesBackend } = await import("../claude/messages.ts");
+    return createMessagesBackend({ api, clock: deps.clock, newId: randomUUID });
   }
+  const { createSessionsBackend } = await import("../claude/sessions.ts");
+  return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory });
 }

@@ -2,97 +2,136 @@
  * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a scripted
  * Claude. You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line.
  */
+import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { clearLine, createInterface, cursorTo } from "node:readline";
-import { randomUUID } from "node:crypto";
+import { renderUnicodeCompact } from "uqr";
 import { createScriptedClaude, type ScriptedClaude } from "../claude/scripted.ts";
 import { loadConfig, type Config } from "../config.ts";
 import type { Millis } from "../core/model.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
-import { startLog } from "../log.ts";
-import { buildBackend } from "./adapters.ts";
-import { openStage, type Stage } from "./demo-stage.ts";
-import type { Flags, Io } from "./io.ts";
+import { createMemoryTransport } from "../signal/memory.ts";
+import type { Transport } from "../signal/transport.ts";
+import { commit } from "../version.ts";
+import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
+import { buildBackend, buildTransport, openLink } from "./adapters.ts";
+import { depsOf, until, type Cli } from "./io.ts";
 import { serve } from "./run.ts";
 
-/** What is printed while a person types goes above the line that is being typed. */
-type Screen = { print: (text: string) => void };
-type Demo = {
-  readonly io: Io;
-  readonly screen: Screen;
-  readonly daemon: Daemon;
-  readonly stage: Stage;
-  readonly claude: ScriptedClaude | null;
-};
-
 const dropMs: Millis = 3_000;
-const dropMsMax: Millis = 600_000;
+const dropSecondsMax = 600;
 /** A standard input that is open and says nothing for so long has nothing to say. */
 const silentMs: Millis = 1_000;
 /** Nothing in the demo takes longer than this; it is the bound of every wait of the script. */
 const patienceMs: Millis = 30_000;
 
-/** Resolves to 0 when the person has left, or the script has been played; to 1 when an answer did not come. */
-export async function demo(io: Io, flags: Flags, options: { script?: true }): Promise<number> {
-  const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
-  const stage = await openStage(io, home);
-  const all = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...flags, ...stage.flags, home };
-  const { config } = loadConfig({ flags: all, env: io.env });
-  const screen: Screen = { print: io.out };
-  const claude = config.anthropicApiKey === null ? createScriptedClaude({ clock: io.clock }) : null;
-  try {
-    introduce(io, stage, claude);
-    await stage.link(config, { log: quietLog(io), clock: io.clock, random: io.random });
-    const daemon = await start(io, screen, config, stage, claude);
-    const server = await serve(config, daemon, io, quietLog(io));
-    try {
-      if (server) io.out(`Watch it at ${server.url}/status\n`);
-      io.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
-      const shown: Demo = { io, screen, daemon, stage, claude };
-      return await (options.script || !(await hasInput(io)) ? playScript(shown) : converse(shown));
-    } finally {
-      await daemon.stop();
-      await server?.stop();
-    }
-  } finally {
-    await stage.close();
-    rmSync(home, { recursive: true, force: true });
+type StartDemoPhone = typeof StartPhone;
+type DemoPhone = Awaited<ReturnType<StartDemoPhone>>;
+
+/** The phone at the other end, and a Signal between: what the settings name where it can be linked to, else `transport`. */
+type Phone = Pick<DemoPhone, "write" | "next" | "cut" | "mend" | "close"> &
+  Partial<Pick<DemoPhone, "scan" | "serviceFile">> & { readonly transport?: Transport };
+
+/**
+ * From the source it is Signal's own mock server with real encryption; the binary, which does not carry that, plays Signal
+ * in memory. `home` is the demo's own folder, removed afterwards.
+ */
+async function openPhone({ clock }: Cli, home: string): Promise<Phone> {
+  if (commit === "source") {
+    // By a name that the bundler does not follow: the mock server is for those who have the source.
+    const module = ["..", "..", "test", "doubles", "demo-phone.ts"].join("/");
+    const { startDemoPhone } = (await import(module)) as { startDemoPhone: StartDemoPhone };
+    return startDemoPhone(home);
   }
+  const { transport, owner, next, faults } = createMemoryTransport({ clock });
+  return {
+    transport,
+    write: async (text) => void owner.write(text),
+    next: async () => (await next()).text,
+    cut: async () => faults.cut(),
+    mend: async () => faults.mend(),
+    close: () => Promise.resolve(),
+  };
 }
 
-const quietLog = (io: Io) => startLog({ level: "error", isPretty: io.isErrTty, write: io.err });
+type Demo = {
+  readonly cli: Cli;
+  readonly daemon: Daemon;
+  readonly phone: Phone;
+  readonly claude: ScriptedClaude | null;
+  /** What the phone has shown. */
+  readonly heard: readonly string[];
+  /** What is printed while a person types goes above the line that is being typed. */
+  readonly screen: { print: (text: string) => void };
+};
 
-async function start(
-  io: Io,
-  screen: Screen,
-  config: Config,
-  stage: Stage,
-  claude: ScriptedClaude | null,
-): Promise<Daemon> {
-  const deps = { log: quietLog(io), clock: io.clock, random: io.random };
+/** Resolves to 0 when the person has left, or the script has been played. @throws Error when an answer did not come */
+export async function demo(cli: Cli, options: { readonly script?: true }): Promise<number> {
+  const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => rmSync(home, { recursive: true, force: true }));
+  const phone = await openPhone(cli, home);
+  stack.defer(() => phone.close());
+  const signal = phone.serviceFile ? { transport: "native", signalService: phone.serviceFile } : {};
+  const flags = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...cli.flags, ...signal, home };
+  const { config } = loadConfig({ flags, env: cli.env });
+  const claude = config.anthropicApiKey === null ? createScriptedClaude(cli) : null;
+  const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
+  const where = phone.scan ? "Signal's own mock server, a simulated phone" : "a simulated Signal and phone";
+  cli.out(`signalman demo: ${where}, ${who}.\n\n`);
+  if (phone.scan) await linkPhone(cli, config, phone.scan);
+  const deps = depsOf(cli, config, stack, "error");
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey: () => "",
     newId: randomUUID,
-    buildTransport: (store) => stage.buildTransport(config, store, deps),
-    buildBackend: (store) => (claude ? Promise.resolve(claude.backend) : buildBackend(config, store, deps)),
+    buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
+    buildBackend: async (store) => claude?.backend ?? buildBackend(deps, store.settings),
   });
+  stack.defer(() => daemon.stop());
+  const server = await serve(deps, daemon);
+  const heard: string[] = [];
+  const screen = { print: cli.out };
   daemon.notices.on("connection", ({ state, previous }) => {
     if (state.name !== previous.name) screen.print(`        [${previous.name} → ${state.name}]\n`);
   });
-  stage.onMessage((text) => screen.print(`claude> ${text.replaceAll("\n", "\n        ")}\n`));
-  return daemon;
+  // That the line ends with the demo is no news.
+  stack.defer(() => void (screen.print = () => undefined));
+  void showMessages(phone, (text) => {
+    heard.push(text);
+    screen.print(`claude> ${text.replaceAll("\n", "\n        ")}\n`);
+  }).catch(() => undefined);
+  if (server) cli.out(`Watch it at ${server.url}/status\n`);
+  cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
+  const shown: Demo = { cli, daemon, phone, claude, heard, screen };
+  return await (options.script || !(await hasInput(cli)) ? playScript(shown) : converse(shown));
 }
 
-function introduce(io: Io, stage: Stage, claude: ScriptedClaude | null): void {
-  const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
-  io.out(`signalman demo: ${stage.title}, ${who}.\n\n`);
+async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Promise<void> {
+  await using stack = new AsyncDisposableStack();
+  const { steps } = await openLink(depsOf(cli, config, stack, "error"));
+  for await (const progress of steps("demo", cli.signal)) {
+    if (progress.event === "linked") cli.out("The phone has scanned it: linked.\n\n");
+    else {
+      cli.out(`${renderUnicodeCompact(progress.url, { border: 1, ecc: "L" })}\n`);
+      void scan(progress.url);
+    }
+  }
+}
+
+/** For as long as the phone gets any. */
+async function showMessages(phone: Phone, show: (text: string) => void): Promise<never> {
+  for (;;) {
+    const text = await phone.next();
+    // A reaction has none.
+    if (text !== "") show(text);
+  }
 }
 
 /** A person at the terminal, or lines from a pipe; not a closed or silent standard input. */
-async function hasInput(io: Io): Promise<boolean> {
+async function hasInput({ clock }: Cli): Promise<boolean> {
   const { stdin } = process;
   if (stdin.isTTY) return true;
   const settled = new AbortController();
@@ -100,81 +139,78 @@ async function hasInput(io: Io): Promise<boolean> {
     stdin.once("readable", () => resolve(stdin.readableLength > 0));
     stdin.once("end", () => resolve(false));
   });
-  const silent = io.clock.sleep(silentMs, settled.signal).then(() => false);
+  const silent = clock.sleep(silentMs, settled.signal).then(() => false);
   return Promise.race([readable, silent]).finally(() => settled.abort());
 }
 
-async function converse({ io, screen, stage, daemon }: Demo): Promise<number> {
-  const isTyped = process.stdin.isTTY && io.isOutTty;
+async function converse(demo: Demo): Promise<number> {
+  const { cli, screen, phone, daemon } = demo;
+  const isTyped = process.stdin.isTTY && cli.isOutTty;
   const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: isTyped ? "you> " : "" });
-  io.signal.addEventListener("abort", () => lines.close(), { once: true });
-  const above = (text: string): void => {
-    cursorTo(process.stdout, 0);
-    clearLine(process.stdout, 0);
-    io.out(text);
-    lines.prompt(true);
-  };
-  if (isTyped) screen.print = above;
+  cli.signal.addEventListener("abort", () => lines.close(), { once: true });
+  if (isTyped)
+    screen.print = (text) => {
+      cursorTo(process.stdout, 0);
+      clearLine(process.stdout, 0);
+      cli.out(text);
+      lines.prompt(true);
+    };
   lines.prompt();
+  let text = "";
   for await (const line of lines) {
-    const text = line.trim();
-    if (!isTyped) io.out(`you>    ${text}\n`);
+    text = line.trim();
+    if (!isTyped) cli.out(`you>    ${text}\n`);
     if (text === "/quit") break;
     const drop = /^\/drop(?:\s+(\d+))?$/u.exec(text);
-    if (drop) void cutFor(io, screen, stage, Math.min(dropMsMax, drop[1] ? Number(drop[1]) * 1000 : dropMs));
-    else if (text !== "") await stage.write(text);
+    if (drop) void cutFor(demo, drop[1] ? Math.min(dropSecondsMax, Number(drop[1])) * 1000 : dropMs);
+    else if (text !== "") await phone.write(text, cli.clock.now());
     lines.prompt();
   }
   lines.close();
-  screen.print = io.out;
-  const isQuiet = (): boolean => daemon.status().inbox.pending + daemon.status().outbox.pending === 0;
-  if (!isTyped) await until(io, "the last answer", isQuiet);
+  screen.print = cli.out;
+  // Ctrl-C and Ctrl-D leave the line as it is.
+  if (isTyped && text !== "/quit") cli.out("\n");
+  if (!isTyped) await until(cli, patienceMs, "the last answer", () => isQuiet(daemon));
   return 0;
 }
 
-async function cutFor(io: Io, screen: Screen, stage: Stage, ms: Millis): Promise<void> {
+function isQuiet(daemon: Daemon): boolean {
+  const { inbox, outbox } = daemon.status();
+  return inbox.pending + outbox.pending === 0;
+}
+
+async function cutFor({ cli, screen, phone }: Demo, ms: Millis): Promise<void> {
   screen.print(`        (the line is cut for ${ms / 1000} s)\n`);
-  await stage.cut();
-  await io.clock.sleep(ms, io.signal);
-  await stage.mend();
+  await phone.cut();
+  await cli.clock.sleep(ms, cli.signal);
+  await phone.mend();
   screen.print("        (the line is back)\n");
 }
 
-async function until(io: Io, what: string, isDone: () => boolean): Promise<void> {
-  const deadline = io.clock.monotonic() + patienceMs;
-  while (!isDone()) {
-    if (io.clock.monotonic() > deadline || io.signal.aborted) throw new Error(`The demo waited in vain for ${what}`);
-    await io.clock.sleep(20);
-  }
-}
-
 /** A short conversation by itself: a question, the line cut, Claude speaking meanwhile, a question while it is cut. */
-async function playScript(demo: Demo): Promise<number> {
-  const { io, daemon, stage, claude } = demo;
-  const heard: string[] = [];
-  stage.onMessage((text) => heard.push(text));
+async function playScript({ cli, daemon, phone, claude, heard }: Demo): Promise<number> {
   const say = async (text: string): Promise<void> => {
-    io.out(`you>    ${text}\n`);
-    await stage.write(text);
+    cli.out(`you>    ${text}\n`);
+    await phone.write(text, cli.clock.now());
   };
+  const comes = (what: string, isSo: () => boolean): Promise<void> => until(cli, patienceMs, what, isSo);
   const isState = (name: string) => () => daemon.status().connection.state === name;
-  await until(io, "the line", isState("CONNECTED"));
+  await comes("the line", isState("CONNECTED"));
   await say("Hello Claude, are you there?");
-  await until(io, "the first answer", () => heard.length === 1);
-  io.out("        (the line is cut)\n");
-  await stage.cut();
-  await until(io, "the loss of the line", isState("DISCONNECTED"));
+  await comes("the first answer", () => heard.length === 1);
+  cli.out("        (the line is cut)\n");
+  await phone.cut();
+  await comes("the loss of the line", isState("DISCONNECTED"));
   const session = claude?.world.sessions()[0];
   if (session) claude.world.say(session.id, "I kept thinking while your line was down.");
   await say("This was written while the line was down.");
-  await io.clock.sleep(500);
-  await stage.mend();
-  io.out("        (the line is back)\n");
-  await until(io, "what was waiting", () => heard.length === (claude ? 3 : 2));
-  await until(io, "an empty outbox", () => daemon.status().outbox.pending === 0);
+  await cli.clock.sleep(500);
+  await phone.mend();
+  cli.out("        (the line is back)\n");
+  await comes("what was waiting", () => heard.length === (claude ? 3 : 2));
+  await comes("an empty outbox", () => isQuiet(daemon));
   const { inbox, outbox, connection } = daemon.status();
-  io.out(
-    `\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${inbox.pending + outbox.pending}\n`,
-  );
+  const pending = inbox.pending + outbox.pending;
+  cli.out(`\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${pending}\n`);
   return 0;
 }

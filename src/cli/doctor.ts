@@ -5,38 +5,41 @@
  * none runs, doctor takes the home for itself and connects once.
  */
 import { existsSync, statSync } from "node:fs";
+import type { ClaudeApi } from "../claude/api.ts";
 import type { Backend } from "../claude/backend.ts";
-import type { Config } from "../config.ts";
-import { isLoopback, loadConfig } from "../config.ts";
+import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Account, Millis } from "../core/model.ts";
+import type { Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
-import { maskNumber, redactText, startLog } from "../log.ts";
-import type { Transport } from "../signal/transport.ts";
+import { maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { buildBackend, buildTransport, openApi, startSignalCli, type AdapterDeps } from "./adapters.ts";
-import type { Flags, Io } from "./io.ts";
+import { buildBackend, buildTransport, openApi, startSignalCli, type Deps } from "./adapters.ts";
+import { depsOf, printJson, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
+import { serviceOf } from "./service.ts";
 
-type Finding = {
-  readonly check: string;
-  readonly result: "ok" | "warning" | "failure";
-  readonly message: string;
-  /** What to do; empty where nothing is. */
-  readonly hint: string;
-};
+type Result = "ok" | "warning" | "failure";
+/** `hint`: what to do; empty where nothing is. */
+type Finding = { readonly check: string; readonly result: Result; readonly message: string; readonly hint: string };
 
-type Visit = {
-  readonly io: Io;
-  readonly config: Config;
-  readonly deps: AdapterDeps;
+type Visit = Deps & {
+  /** Bounds each check by itself. */
+  signal: AbortSignal;
+  readonly cli: Cli;
+  readonly loaded: Loaded;
+  readonly api: ClaudeApi;
   /** Null where no daemon runs on this home. */
   readonly status: Status | null;
-  /** Null where there is no usable database. */
-  readonly store: Store | null;
+  /** Null until the check of the database has opened it. */
+  store: Store | null;
+  /** Null until the backend may be used. */
+  backend: Backend | null;
 };
+
+/** What is right, or a warning with its hint; null where there is nothing to look at. What is wrong is thrown. */
+type Verdict = string | readonly [warning: string, hint: string] | null;
 
 /** Bounds each contact with Signal and Claude. */
 const patienceMs: Millis = 30_000;
@@ -44,193 +47,160 @@ const skewWarnMs: Millis = 30_000;
 const skewFailMs: Millis = 300_000;
 const modelsShown = 8;
 
-const ok = (check: string, message: string): Finding => ({ check, result: "ok", message, hint: "" });
-const warning = (check: string, message: string, hint: string): Finding => ({
-  check,
-  result: "warning",
-  message,
-  hint,
-});
-const failure = (check: string, error: unknown): Finding => {
-  const { message, hint } = toFault(error);
-  return { check, result: "failure", message: redactText(message), hint };
-};
+const marks: Readonly<Record<Result, string>> = { ok: "✓", warning: "!", failure: "✗" };
 
 /** Resolves to 0 when nothing is wrong, else to 1. Warnings do not count. */
-export async function doctor(io: Io, flags: Flags, options: { json?: true }): Promise<number> {
+export async function doctor(cli: Cli, options: { readonly json?: true }): Promise<number> {
   const findings: Finding[] = [];
-  for await (const finding of examine(io, flags)) {
+  for await (const finding of examine(cli)) {
     findings.push(finding);
-    if (!options.json) io.out(toLine(finding));
+    const { check, result, message, hint } = finding;
+    if (options.json) continue;
+    cli.out(`${marks[result]} ${check.padEnd(10)} ${message}\n${hint === "" ? "" : `${" ".repeat(13)}${hint}\n`}`);
   }
-  if (options.json) io.out(`${JSON.stringify(findings, null, 2)}\n`);
+  if (options.json) printJson(cli, findings);
   return findings.some(({ result }) => result === "failure") ? 1 : 0;
 }
 
-const marks = { ok: "✓", warning: "!", failure: "✗" } as const;
-
-const toLine = ({ check, result, message, hint }: Finding): string =>
-  `${marks[result]} ${check.padEnd(9)} ${message}\n${hint === "" ? "" : `${" ".repeat(12)}${hint}\n`}`;
-
-async function* examine(io: Io, flags: Flags): AsyncIterable<Finding> {
-  let loaded;
+async function* examine(cli: Cli): AsyncIterable<Finding> {
+  const find = (check: string, result: Result, message: string, hint = ""): Finding => ({
+    check,
+    result,
+    message,
+    hint,
+  });
+  const fail = (check: string, error: unknown): Finding => {
+    const { message, hint } = toFault(error);
+    return find(check, "failure", redactText(message), hint);
+  };
+  let loaded: Loaded;
   try {
-    loaded = loadConfig({ flags, env: io.env });
+    loaded = loadConfig(cli);
   } catch (error) {
-    return yield failure("settings", error);
+    return yield fail("settings", error);
   }
   const { config, warnings } = loaded;
-  yield ok("settings", `${config.transport} to Signal, ${config.backend} to Claude`);
-  for (const message of warnings) yield warning("settings", message, "Correct or remove it.");
-  const log = startLog({ level: "error", isPretty: false, write: () => undefined });
-  const deps = { log, clock: io.clock, random: io.random };
-  const status = await fetchStatus(config, io.signal).then(
-    (answer) => answer as Status,
-    () => null,
-  );
-  yield checkHome(config);
-  const store = await openStore(config.home, { render: () => [], isExclusive: status === null }).catch(asError);
-  yield checkDatabase(store);
-  const visit: Visit = { io, config, deps, status, store: store instanceof Error ? null : store };
-  try {
-    yield* checkSignal(visit);
-    yield* checkClaude(visit);
-  } finally {
-    visit.store?.close();
-  }
-  yield await checkListen(visit);
-  yield* checkService(visit);
+  yield find("settings", "ok", `${config.transport} to Signal, ${config.backend} to Claude`);
+  for (const message of warnings) yield find("settings", "warning", message, "Correct or remove it.");
+  await using stack = new AsyncDisposableStack();
+  const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
+  const status = await fetchStatus(config, cli.signal).catch(() => null);
+  const visit: Visit = { ...deps, cli, loaded, status, api: openApi(deps), store: null, backend: null };
+  for (const [check, look] of Object.entries(checks))
+    try {
+      visit.signal = AbortSignal.any([cli.signal, AbortSignal.timeout(patienceMs)]);
+      const verdict = await look(visit);
+      if (typeof verdict === "string") yield find(check, "ok", verdict);
+      else if (verdict !== null) yield find(check, "warning", ...verdict);
+    } catch (error) {
+      yield fail(check, error);
+    }
 }
 
-/** Only where one is installed: to run without is no fault. */
-async function* checkService({ io, config }: Visit): AsyncIterable<Finding> {
-  const { serviceState } = await import("./service.ts");
-  const state = await serviceState(io, config.home).catch(() => "none");
-  if (state === "up") yield ok("service", "it is installed and runs");
-  if (state === "down")
-    yield warning("service", "it is installed but does not run", "See its log; `signalman service install` starts it.");
-}
+const wrong = (message: string, hint: string): BridgeError => new BridgeError("config", message, { hint });
 
-const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
+/** Whether others may enter: then nothing in it is touched. */
+const isOpen = (home: string): boolean =>
+  process.platform !== "win32" && existsSync(home) && (statSync(home).mode & 0o077) !== 0;
 
-function checkHome({ home }: Config): Finding {
-  if (!existsSync(home)) return ok("home", `${home} (made now)`);
-  const mode = statSync(home).mode & 0o777;
-  if (process.platform === "win32" || (mode & 0o077) === 0) return ok("home", home);
-  const message = `Others may enter ${home} (mode ${mode.toString(8)})`;
-  return { check: "home", result: "failure", message, hint: `Run: chmod 700 ${home}` };
-}
+/** In this order: a later one builds on what the earlier found. */
+const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
+  home({ config: { home } }) {
+    if (!existsSync(home)) return `${home} (made now)`;
+    if (!isOpen(home)) return home;
+    throw wrong(`Others may enter ${home}`, `Run: chmod 700 ${home}`);
+  },
 
-function checkDatabase(store: Store | Error): Finding {
-  if (store instanceof Error) return failure("database", store);
-  const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
-  if (verdict === "ok") return ok("database", `${store.sessions.counts(0).total} sessions`);
-  const error = new BridgeError("database", `Cannot trust the database: ${String(verdict)}`, {
-    hint: "Stop signalman, keep a copy of signalman.db, and restore it from a backup.",
-  });
-  return failure("database", error);
-}
+  async database(visit) {
+    const { config, status, stack } = visit;
+    if (isOpen(config.home)) return null;
+    const store = await openStore(config.home, { render: () => [], isExclusive: status === null });
+    stack.defer(() => store.close());
+    const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
+    if (verdict !== "ok")
+      throw new BridgeError("database", `Cannot trust the database: ${String(verdict)}`, {
+        hint: "Stop signalman, keep a copy of signalman.db, and restore it from a backup.",
+      });
+    visit.store = store;
+    return `${store.sessions.counts(0).total} sessions`;
+  },
 
-async function* checkSignal(visit: Visit): AsyncIterable<Finding> {
-  const { config, status, io, deps } = visit;
-  if (status !== null) {
-    const { state, fault } = status.connection;
-    yield fault === null
-      ? ok("signal", `the running daemon is ${state}`)
-      : { check: "signal", result: "failure", message: `${state}: ${fault.message}`, hint: fault.hint };
-    if (config.transport === "signal-cli") yield await checkVersion(visit, patience(io));
-    return;
-  }
-  if (visit.store === null) return;
-  let supervisor: { stop(): Promise<void> } | null = null;
-  try {
-    supervisor = await startSignalCli(config, deps, patience(io));
-    if (config.transport === "signal-cli") yield await checkVersion(visit, patience(io));
-    const transport = await buildTransport(config, visit.store, deps);
-    const account = await connectOnce(transport, patience(io));
-    const who = account.number === null ? (account.aci?.slice(0, 8) ?? "an account") : maskNumber(account.number);
-    yield ok("signal", `${transport.name} reaches Signal as ${who}`);
-  } catch (error) {
-    yield failure("signal", error);
-  } finally {
-    await supervisor?.stop();
-  }
-}
+  async "signal-cli"(visit) {
+    const { config, clock, signal, status, store } = visit;
+    if (config.transport !== "signal-cli") return null;
+    const signalCli = await import("../signal/rpc.ts");
+    if (status === null && store !== null) await startSignalCli(visit);
+    const version = await signalCli.fetchSignalCliVersion({ baseUrl: config.signalUrl, clock }, signal);
+    const least = signalCli.signalCliVersionMin;
+    if (signalCli.isVersionAtLeast(version, least)) return `version ${version}`;
+    const hint = `Update signal-cli to ${least} or newer.`;
+    throw new BridgeError("outdated", `Cannot rely on signal-cli ${version}: it is too old`, { hint });
+  },
 
-async function connectOnce(transport: Transport, signal: AbortSignal): Promise<Account> {
-  try {
-    return await transport.connect(signal);
-  } finally {
-    await transport.disconnect();
-  }
-}
+  async signal(visit) {
+    const { status, store } = visit;
+    if (status !== null) {
+      const { state, fault } = status.connection;
+      if (fault === null) return `the running daemon is ${state}`;
+      throw wrong(`${state}: ${fault.message}`, fault.hint);
+    }
+    if (store === null) return null;
+    const transport = await buildTransport(visit, store);
+    try {
+      const { number, aci } = await transport.connect(visit.signal);
+      const who = number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
+      return `${transport.name} reaches Signal as ${who}`;
+    } finally {
+      await transport.disconnect();
+    }
+  },
 
-async function checkVersion({ config, deps }: Visit, signal: AbortSignal): Promise<Finding> {
-  const { fetchSignalCliVersion, isVersionAtLeast, signalCliVersionMin } = await import("../signal/rpc.ts");
-  try {
-    const version = await fetchSignalCliVersion({ baseUrl: config.signalUrl, clock: deps.clock }, signal);
-    if (isVersionAtLeast(version, signalCliVersionMin)) return ok("signal-cli", `version ${version}`);
-    throw new BridgeError("outdated", `Cannot rely on signal-cli ${version}: it is too old`, {
-      hint: `Update signal-cli to ${signalCliVersionMin} or newer.`,
-    });
-  } catch (error) {
-    return failure("signal-cli", error);
-  }
-}
+  async claude(visit) {
+    const memory = visit.store?.settings ?? { get: () => null, set: () => undefined };
+    const backend = await buildBackend(visit, memory, visit.api);
+    await backend.check(visit.signal);
+    visit.backend = backend;
+    return `the ${backend.name} backend may be used`;
+  },
 
-async function* checkClaude({ config, deps, store, io }: Visit): AsyncIterable<Finding> {
-  const api = openApi(config, deps.clock);
-  const backend = await buildBackend(
-    config,
-    store ?? { settings: { get: () => null, set: () => undefined } },
-    deps,
-    api,
-  );
-  try {
-    await backend.check(patience(io));
-    yield ok("claude", `the ${backend.name} backend may be used`);
-    yield await checkModel(backend, config.model, patience(io));
-    yield checkClock(api.skewMs());
-  } catch (error) {
-    yield failure("claude", error);
-  }
-}
+  async model({ config: { model }, backend, signal }) {
+    if (backend === null) return null;
+    const ids = (await backend.models(signal)).map(({ id }) => id);
+    if (ids.includes(model)) return model;
+    const near = nearest(model, ids);
+    const list = ids.slice(0, modelsShown).join(", ");
+    throw wrong(
+      `There is no model ${model}`,
+      `Set SIGNALMAN_MODEL${near === null ? "" : ` to ${near}, or`} to one of: ${list}`,
+    );
+  },
 
-async function checkModel(backend: Backend, model: string, signal: AbortSignal): Promise<Finding> {
-  const ids = (await backend.models(signal)).map(({ id }) => id);
-  if (ids.includes(model)) return ok("model", model);
-  const near = nearest(model, ids);
-  return {
-    check: "model",
-    result: "failure",
-    message: `There is no model ${model}`,
-    hint: `Set SIGNALMAN_MODEL${near === null ? "" : ` to ${near}, or`} to one of: ${ids.slice(0, modelsShown).join(", ")}`,
-  };
-}
+  clock({ backend, api }) {
+    if (backend === null) return null;
+    const skewMs = api.skewMs();
+    const seconds = Math.round(Math.abs(skewMs) / 1000);
+    if (Math.abs(skewMs) < skewWarnMs) return `right to ${Math.max(1, seconds)} s`;
+    const message = `This clock is ${seconds} s ${skewMs > 0 ? "behind" : "ahead"}`;
+    const hint = "Let the system set the clock (NTP): newer and older are decided by it.";
+    if (Math.abs(skewMs) >= skewFailMs) throw wrong(message, hint);
+    return [message, hint];
+  },
 
-function checkClock(skewMs: Millis): Finding {
-  const seconds = Math.round(Math.abs(skewMs) / 1000);
-  const message = `This clock is ${seconds} s ${skewMs > 0 ? "behind" : "ahead"}`;
-  const hint = "Let the system set the clock (NTP): newer and older are decided by it.";
-  if (Math.abs(skewMs) >= skewFailMs) return { check: "clock", result: "failure", message, hint };
-  return Math.abs(skewMs) >= skewWarnMs
-    ? warning("clock", message, hint)
-    : ok("clock", `right to ${Math.max(1, seconds)} s`);
-}
-
-async function checkListen({ config, status }: Visit): Promise<Finding> {
-  if (config.listen === null)
-    return warning("listen", "the status server is off", "`signalman status` cannot ask the daemon.");
-  const place = `${config.listen.host}:${config.listen.port}`;
-  if (status !== null) return ok("listen", "the running daemon answers");
-  try {
+  async listen({ config, status }) {
+    if (config.listen === null) return ["the status server is off", "`signalman status` cannot ask the daemon."];
+    if (status !== null) return "the running daemon answers";
+    const { host, port } = config.listen;
     const server = await listen(config.listen, () => new Response());
     await server.stop();
-  } catch (error) {
-    return failure("listen", error);
-  }
-  if (isLoopback(config.listen.host)) return ok("listen", `${place} is free`);
-  return warning("listen", `${place} is open to the network`, "Anybody who reaches it can read the status.");
-}
+    if (isLoopback(host)) return `${host}:${port} is free`;
+    return [`${host}:${port} is open to the network`, "Anybody who reaches it can read the status."];
+  },
 
-const patience = (io: Io): AbortSignal => AbortSignal.any([io.signal, AbortSignal.timeout(patienceMs)]);
+  /** Only where one is installed: to run without is no fault. */
+  async service({ cli, loaded }) {
+    const state = await Promise.try(() => serviceOf(cli, loaded).state()).catch(() => "none");
+    if (state === "none") return null;
+    if (state === "up") return "it is installed and runs";
+    return ["it is installed but does not run", "See its log; `signalman service install` starts it."];
+  },
+};

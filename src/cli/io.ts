@@ -2,7 +2,10 @@
 import type { Clock, Random } from "../clock.ts";
 import { loadConfig, type Config, type Loaded } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
-import { redactText } from "../log.ts";
+import type { Millis } from "../core/model.ts";
+import { redactText, startLog } from "../log.ts";
+import { commit } from "../version.ts";
+import type { Deps } from "./adapters.ts";
 
 export type Io = {
   readonly out: (text: string) => void;
@@ -19,14 +22,31 @@ export type Io = {
 /** The flags of settings as commander has them, by setting key. */
 export type Flags = Readonly<Partial<Record<string, string>>>;
 
+/** What every command gets. */
+export type Cli = Io & { readonly flags: Flags };
+
 /** Loads the settings and says its warnings. @throws BridgeError `config` */
-export function load(io: Io, flags: Flags): Loaded {
-  const loaded = loadConfig({ flags, env: io.env });
-  for (const warning of loaded.warnings) io.err(`signalman: ${warning}\n`);
+export function load(cli: Cli): Loaded {
+  const loaded = loadConfig(cli);
+  for (const warning of loaded.warnings) cli.err(`signalman: ${warning}\n`);
   return loaded;
 }
 
-export const configOf = (io: Io, flags: Flags): Config => load(io, flags).config;
+export const configOf = (cli: Cli): Config => load(cli).config;
+
+/** What the adapters take from a command; its log goes to stderr. */
+export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, level = config.log): Deps {
+  const { clock, random, signal, isErrTty, err } = cli;
+  return { config, log: startLog({ level, isPretty: isErrTty, write: err }), clock, random, signal, stack };
+}
+
+/** What starts this program: the binary, or the runtime and the source. */
+export const ownCommand: readonly string[] = [
+  process.execPath,
+  ...(commit === "source" ? ["Deno" in globalThis ? ["run", "-A"] : [], process.argv[1] ?? ""].flat() : []),
+];
+
+export const printJson = ({ out }: Io, value: unknown): void => out(`${JSON.stringify(value, null, 2)}\n`);
 
 /** Says what failed and what to do, and gives the exit code. */
 export function reportFailure(io: Pick<Io, "err">, error: unknown): number {
@@ -42,10 +62,29 @@ export function reportFailure(io: Pick<Io, "err">, error: unknown): number {
 /** Rows as columns of equal width. */
 export function toTable(rows: readonly (readonly string[])[]): string {
   const widths = rows.reduce<number[]>((most, row) => row.map((cell, at) => Math.max(most[at] ?? 0, cell.length)), []);
-  const line = (row: readonly string[]): string =>
-    row
-      .map((cell, at) => cell.padEnd(widths[at] ?? 0))
-      .join("  ")
-      .trimEnd();
-  return rows.map((row) => `${line(row)}\n`).join("");
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+          .join("  ")
+          .trimEnd()}\n`,
+    )
+    .join("");
+}
+
+const lookMs: Millis = 25;
+
+/** Resolves when it is so; a look that fails counts as no. @throws Error after `patienceMs`, or when the person leaves */
+export async function until(
+  { clock, signal }: Io,
+  patienceMs: Millis,
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+): Promise<void> {
+  const deadline = clock.monotonic() + patienceMs;
+  while (!(await Promise.resolve(isSo()).catch(() => false))) {
+    if (signal.aborted || clock.monotonic() > deadline) throw new Error(`waited in vain for ${what}`);
+    await clock.sleep(lookMs, signal);
+  }
 }

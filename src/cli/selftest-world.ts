@@ -7,94 +7,75 @@
  * So the world outlives a child that is killed, and what the child does is what the shipped program does: its loops, its
  * database and its way to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
  */
+import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { json } from "node:stream/consumers";
 import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
-import type { Account, Outbound } from "../core/model.ts";
-import { createMemoryTransport, type MemorySignal } from "../signal/memory.ts";
-import type { Batch, SendOutcome, Transport } from "../signal/transport.ts";
+import type { Millis } from "../core/model.ts";
+import { createMemoryTransport } from "../signal/memory.ts";
+import type { Batch, Transport } from "../signal/transport.ts";
 
-/** What is wrong with Claude's next answer. */
-export type ClaudeFault =
-  | { readonly status: number; readonly retryAfterSeconds?: number }
-  /** The connection is reset in the middle of the answer. */
-  | "cut";
+/** What is wrong with Claude's next answer; `cut`: the connection is reset in the middle of it. */
+export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
-export interface SelftestWorld {
-  readonly url: string;
-  readonly signal: MemorySignal;
-  failClaude(...faults: readonly ClaudeFault[]): void;
-  close(): Promise<void>;
-}
+export type SelftestWorld = Awaited<ReturnType<typeof openSelftestWorld>>;
 
 /** What Claude makes of a prompt: characters of one to four bytes. */
 export const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
 
-export async function openSelftestWorld(clock: Clock): Promise<SelftestWorld> {
+export async function openSelftestWorld(clock: Clock) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
-  const callSignal = createSignalCalls(signal.transport);
+  const call = createSignalCalls(signal.transport);
+  const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const body = await json(request);
+    const [, family, method = ""] = (request.url ?? "").split("/");
+    if (family === "signal") response.end(JSON.stringify(await call(method, body)));
+    else await answer(response, body, faults.shift());
+  };
   const server = createServer((request, response) => {
-    void serve(callSignal, faults, request, response).catch(() => response.destroy());
+    void serve(request, response).catch(() => response.destroy());
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await once(server.listen(0, "127.0.0.1"), "listening");
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     signal,
-    failClaude: (...next) => void faults.push(...next),
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
+    failClaude: (...next: readonly ClaudeFault[]) => void faults.push(...next),
+    close() {
+      server.close();
+      server.closeAllConnections();
+    },
   };
 }
 
-type Call = (method: string, input: unknown) => Promise<unknown>;
+type Reply = { readonly result: unknown } | { readonly fault: Fault };
 
-async function serve(
-  callSignal: Call,
-  faults: ClaudeFault[],
-  request: IncomingMessage,
-  response: ServerResponse,
-): Promise<void> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of request) chunks.push(chunk as Uint8Array);
-  const body: unknown = JSON.parse((await new Blob(chunks as BlobPart[]).text()) || "null");
-  const [, family, method = ""] = (request.url ?? "").split("/");
-  if (family !== "signal") return answer(response, body, faults.shift());
-  response.setHeader("content-type", "application/json");
-  try {
-    response.end(JSON.stringify({ result: (await callSignal(method, body)) ?? null }));
-  } catch (error) {
-    response.end(JSON.stringify({ fault: toFault(error) }));
-  }
-}
-
-function createSignalCalls(transport: Transport): Call {
+/** The methods of a transport that take and give plain data, by name. */
+function createSignalCalls(transport: Transport) {
   const never = new AbortController().signal;
   let handedOut: Batch | null = null;
-  return async (method, input) => {
-    switch (method) {
-      case "connect":
-        return transport.connect(never);
-      case "receive":
-        return (handedOut = await transport.receive(input as number, never));
-      case "ack":
-        return handedOut && transport.ack(handedOut, input as boolean);
-      case "send":
-        return transport.send(input as Outbound);
-      default:
-        return transport.disconnect();
+  const methods: Readonly<Record<string, (input: never) => unknown>> = {
+    connect: () => transport.connect(never),
+    receive: async (timeoutMs: Millis) => (handedOut = await transport.receive(timeoutMs, never)),
+    ack: (isCommitted: boolean) => handedOut && transport.ack(handedOut, isCommitted),
+    send: transport.send,
+    disconnect: transport.disconnect,
+  };
+  return async (method: string, input: unknown): Promise<Reply> => {
+    try {
+      return { result: (await methods[method]?.(input as never)) ?? null };
+    } catch (error) {
+      return { fault: toFault(error) };
     }
   };
 }
 
 /** The transport of the child. */
 export function selftestTransport(url: string): Transport {
-  const call = async <T>(method: string, input: unknown = null, signal?: AbortSignal): Promise<T> => {
-    const init = { method: "POST", body: JSON.stringify(input), ...(signal ? { signal } : {}) };
+  const call = async <T>(method: string, input: unknown = null, signal: AbortSignal | null = null): Promise<T> => {
+    const init = { method: "POST", body: JSON.stringify(input), signal };
     const reply = await fetch(`${url}/signal/${method}`, init)
       .then((response) => response.json() as Promise<{ result: T; fault?: Fault }>)
       .catch((cause: unknown) => {
@@ -108,17 +89,16 @@ export function selftestTransport(url: string): Transport {
     name: "memory",
     isLocal: true,
     capabilities: { ownTimestamps: true, ...nothing },
-    connect: (signal) => call<Account>("connect", null, signal),
-    receive: (timeoutMs) => call<Batch>("receive", timeoutMs),
+    connect: (signal) => call("connect", null, signal),
+    receive: (timeoutMs) => call("receive", timeoutMs),
     ack: (_batch, isCommitted) => call("ack", isCommitted),
-    send: (message) => call<SendOutcome>("send", message),
+    send: (message) => call("send", message),
+    disconnect: () => call<void>("disconnect").catch(() => undefined),
+    answerChallenge: null,
     typing: () => Promise.resolve(),
     markRead: () => Promise.resolve(),
     attachment: () =>
       Promise.reject(new BridgeError("attachment_unavailable", "Cannot fetch a file as there are none")),
-    answerChallenge: () =>
-      Promise.reject(new BridgeError("unsupported", "Cannot hand in a captcha as nobody asked for one")),
-    disconnect: () => call<undefined>("disconnect").catch(() => undefined),
   };
 }
 
@@ -133,11 +113,10 @@ async function answer(response: ServerResponse, body: unknown, fault: ClaudeFaul
   const { messages } = body as { messages: { content: string | { text?: string }[] }[] };
   const content = messages.at(-1)?.content ?? "";
   const prompt = typeof content === "string" ? content : content.map(({ text = "" }) => text).join("");
-  const delta = { type: "text_delta", text: answerTo(prompt) };
   const frames = [
     { type: "message_start", message: { id: crypto.randomUUID(), usage: { input_tokens: 1, output_tokens: 1 } } },
     { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
-    { type: "content_block_delta", index: 0, delta },
+    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: answerTo(prompt) } },
     { type: "content_block_stop", index: 0 },
     { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } },
     { type: "message_stop" },

@@ -5,13 +5,16 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
+import type { Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { variableOf, settingKeys } from "../settings.ts";
-import { load, type Flags, type Io } from "./io.ts";
+import { load, ownCommand, type Cli, type Io } from "./io.ts";
 
-/** Runs a program to its end; `out` is what it wrote to stdout. Never rejects: a program that is not there has code 127. */
-export type Exec = (program: string, ...args: string[]) => Promise<{ readonly code: number; readonly out: string }>;
+type Words = readonly [program: string, ...args: string[]];
+/** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
+export type Exec = (...words: Words) => Promise<{ readonly code: number; readonly out: string }>;
 
 export type Place = {
   readonly platform: string;
@@ -20,77 +23,84 @@ export type Place = {
   readonly exec: Exec;
 };
 
-export const herePlace = (): Place => ({
+const here: Place = {
   platform: process.platform,
-  command: process.argv[1]?.endsWith(".ts") ? [process.execPath, process.argv[1]] : [process.execPath],
+  command: ownCommand,
   exec: (program, ...args) =>
     new Promise((resolve) => {
-      execFile(program, args, (error, out) => {
+      execFile(program, args, (error, out, err) => {
         const code = error === null ? 0 : typeof error.code === "number" ? error.code : 127;
-        resolve({ code, out: out.trim() });
+        resolve({ code, out: `${out}${err}`.trim() });
       });
     }),
-});
+};
 
 /** Seconds without a sign of life after which systemd starts the daemon anew. */
 const watchdogSeconds = 60;
+const unit = "signalman.service";
 const label = "org.signalman.daemon";
 
 type Manager = {
   readonly file: string;
   readonly text: () => Promise<string>;
-  readonly up: readonly (readonly string[])[];
-  readonly down: readonly (readonly string[])[];
+  readonly up: readonly Words[];
+  readonly down: Words;
   /** Exits with 0 while the service runs. */
-  readonly probe: readonly string[];
+  readonly probe: Words;
   readonly advice: string;
 };
 
 /** @throws BridgeError `unsupported` where there is no service manager that we know */
-function managerOf(io: Io, home: string, { platform, command, exec }: Place): Manager {
-  const user = io.env["HOME"] ?? "";
-  if (platform === "linux") {
-    const file = join(io.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user/signalman.service");
-    const can = async (...words: Parameters<Exec>): Promise<boolean> => (await exec(...words)).code === 0;
+function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): Manager {
+  const user = cli.env["HOME"] || homedir();
+  if (platform === "darwin") {
+    const domain = `gui/${process.getuid?.() ?? 0}`;
+    const file = join(user, "Library/LaunchAgents", `${label}.plist`);
     return {
       file,
-      async text() {
-        const canNotify = await can("systemd-notify", "--version");
-        // Some systems forbid a user's services a view of the file system of their own; there the unit would not start.
-        const sandbox = ["-p", "ProtectSystem=strict", "-p", "PrivateTmp=yes"];
-        const canSandbox = await can("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true");
-        if (!canSandbox)
-          io.err("This system gives a user's service no file system view of its own: the unit goes without.\n");
-        return systemdUnit(command, home, { canNotify, canSandbox });
-      },
-      up: [
-        ["systemctl", "--user", "daemon-reload"],
-        ["systemctl", "--user", "enable", "--now", "signalman.service"],
-      ],
-      down: [["systemctl", "--user", "disable", "--now", "signalman.service"]],
-      probe: ["systemctl", "--user", "is-active", "--quiet", "signalman.service"],
-      advice: "It ends with your last login; to keep it running: loginctl enable-linger\n",
+      text: () => Promise.resolve(launchdPlist(command, home)),
+      up: [["launchctl", "bootstrap", domain, file]],
+      down: ["launchctl", "bootout", `${domain}/${label}`],
+      probe: ["launchctl", "print", `${domain}/${label}`],
+      advice: "",
     };
   }
-  if (platform !== "darwin")
-    throw new BridgeError("unsupported", `Cannot manage a service on ${platform}`, {
-      hint: "Start `signalman run` with the service manager of your system.",
-    });
-  const domain = `gui/${process.getuid?.() ?? 0}`;
-  const file = join(user, "Library/LaunchAgents", `${label}.plist`);
+  if (platform !== "linux") throw noManager(platform);
+  const can = async (...words: Words): Promise<boolean> => (await exec(...words)).code === 0;
+  const systemctl = (...args: string[]) => ["systemctl", "--user", ...args] as const;
   return {
-    file,
-    text: () => Promise.resolve(launchdPlist(command, home)),
-    up: [["launchctl", "bootstrap", domain, file]],
-    down: [["launchctl", "bootout", `${domain}/${label}`]],
-    probe: ["launchctl", "print", `${domain}/${label}`],
-    advice: "",
+    file: join(cli.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user", unit),
+    async text() {
+      const { code, out } = await exec(...systemctl("show-environment"));
+      if (code === 127) throw noManager("a Linux without systemd");
+      if (code !== 0)
+        throw new BridgeError("unsupported", `Cannot reach the service manager of this user: ${out}`, {
+          hint: "Log in as this user (not by su or sudo), or set XDG_RUNTIME_DIR=/run/user/<its id>.",
+        });
+      const canNotify = await can("systemd-notify", "--version");
+      // Some systems forbid a user's services a view of the file system of their own; there the unit would not start.
+      const sandbox = ["-p", "ProtectSystem=strict", "-p", "PrivateTmp=yes"];
+      const canSandbox = await can("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true");
+      if (!canSandbox)
+        cli.err("This system gives a user's service no file system view of its own: the unit goes without.\n");
+      return systemdUnit(command, home, { canNotify, canSandbox });
+    },
+    up: [systemctl("daemon-reload"), systemctl("enable", "--now", unit)],
+    down: systemctl("disable", "--now", unit),
+    probe: systemctl("is-active", "--quiet", unit),
+    advice: "It ends with your last login; to keep it running: loginctl enable-linger\n",
   };
 }
 
+const noManager = (where: string): BridgeError =>
+  new BridgeError("unsupported", `Cannot manage a service on ${where}`, {
+    hint: "Start `signalman run` with the service manager of your system.",
+  });
+
 /**
- * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go
- * through systemd's own `systemd-notify` (watchdog.ts); without that program there is no watchdog.
+ * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it
+ * runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go through systemd's own `systemd-notify`
+ * (`keepWatch` below); without that program there is no watchdog.
  * **Source:** systemd.service(5), systemd.exec(5), sd_notify(3).
  */
 export function systemdUnit(
@@ -122,6 +132,8 @@ UMask=0077
 NoNewPrivileges=yes
 ${canSandbox ? sandbox : ""}RestrictSUIDSGID=yes
 RestrictRealtime=yes
+RestrictNamespaces=yes
+SystemCallArchitectures=native
 LockPersonality=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 
@@ -151,57 +163,81 @@ export function launchdPlist(command: readonly string[], home: string): string {
 `;
 }
 
-/** @throws BridgeError `unsupported` `config` when the service manager refuses */
-export async function installService(io: Io, flags: Flags, place: Place = herePlace()): Promise<number> {
-  const { config, origins } = load(io, flags);
-  const { file, text, up, advice } = managerOf(io, config.home, place);
-  // A unit that names a folder which is not there does not start.
-  mkdirSync(config.home, { recursive: true, mode: 0o700 });
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, await text());
-  const unseen = settingKeys.filter((key) => key !== "home" && /environment|flag/u.test(origins[key]));
-  if (unseen.length > 0)
-    io.err(
-      `The service does not see ${unseen.map(variableOf).join(", ")}: write them to ${config.home}/config.toml.\n`,
-    );
-  for (const [program = "", ...args] of up) {
-    const { code } = await place.exec(program, ...args);
-    if (code === 0) continue;
-    throw new BridgeError("config", `Cannot start the service as ${program} ended with ${code}`, {
-      hint: `The service file is written: ${file}. Run by hand: ${[program, ...args].join(" ")}`,
-    });
-  }
-  io.out(`Installed and started: ${file}\n${advice}`);
-  return 0;
-}
-
-/** Whether the service is installed here, and runs. @throws BridgeError `unsupported` */
-export async function serviceState(io: Io, home: string, place: Place = herePlace()): Promise<"none" | "up" | "down"> {
-  const { file, probe } = managerOf(io, home, place);
-  if (!existsSync(file)) return "none";
-  const [program = "", ...args] = probe;
-  return (await place.exec(program, ...args)).code === 0 ? "up" : "down";
-}
-
 const stateTexts = {
   none: "Not installed.\n",
   up: "Installed, and it runs.\n",
   down: "Installed, but it does not run.\n",
 };
 
-/** Resolves to 0 while it runs, else to the exit code of a daemon that is not there. */
-export async function showService(io: Io, flags: Flags, place?: Place): Promise<number> {
-  const state = await serviceState(io, load(io, flags).config.home, place);
-  io.out(stateTexts[state]);
-  return state === "up" ? 0 : 4;
+/** The service of this home, as the commands and doctor see it. @throws BridgeError `unsupported` where there can be none */
+export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: Place = here) {
+  const { file, text, up, down, probe, advice } = managerOf(cli, config.home, place);
+
+  const state = async (): Promise<keyof typeof stateTexts> => {
+    if (!existsSync(file)) return "none";
+    return (await place.exec(...probe)).code === 0 ? "up" : "down";
+  };
+
+  return {
+    state,
+
+    async install(): Promise<number> {
+      const content = await text();
+      // What runs already goes on with the file of before.
+      if (existsSync(file)) await place.exec(...down);
+      // A unit that names a folder which is not there does not start.
+      mkdirSync(config.home, { recursive: true, mode: 0o700 });
+      mkdirSync(dirname(file), { recursive: true });
+      writeFileSync(file, content);
+      const unseen = settingKeys.filter((key) => key !== "home" && /environment|flag/u.test(origins[key]));
+      const names = unseen.map(variableOf).join(", ");
+      if (names !== "") cli.err(`The service does not see ${names}: write them to ${config.home}/config.toml.\n`);
+      for (const command of up) {
+        const { code, out } = await place.exec(...command);
+        if (code === 0) continue;
+        const why = out === "" ? `${command[0]} ended with ${code}` : `${command[0]} says: ${out}`;
+        throw new BridgeError("unsupported", `Cannot start the service as ${why}`, {
+          hint: `The service file is written: ${file}. Run by hand: ${command.join(" ")}`,
+        });
+      }
+      cli.out(`Installed and started: ${file}\n${advice}`);
+      return 0;
+    },
+
+    /** Resolves to 0 while it runs, else to the exit code of a daemon that is not there. */
+    async status(): Promise<number> {
+      const found = await state();
+      cli.out(stateTexts[found]);
+      return found === "up" ? 0 : 4;
+    },
+
+    /** Stops and forgets the service; the home folder stays. */
+    async uninstall(): Promise<number> {
+      if (!existsSync(file)) return (cli.out(stateTexts.none), 0);
+      await place.exec(...down);
+      rmSync(file);
+      cli.out(`Stopped and removed: ${file}\n`);
+      return 0;
+    },
+  };
 }
 
-/** Stops and forgets the service; the home folder stays. */
-export async function uninstallService(io: Io, flags: Flags, place: Place = herePlace()): Promise<number> {
-  const { file, down } = managerOf(io, load(io, flags).config.home, place);
-  if (!existsSync(file)) return (io.out(stateTexts.none), 0);
-  for (const [program = "", ...args] of down) await place.exec(program, ...args);
-  rmSync(file);
-  io.out(`Stopped and removed: ${file}\n`);
-  return 0;
+/**
+ * Tells systemd that the daemon is ready, and again and again that its loop turns; without $NOTIFY_SOCKET it does nothing.
+ * Runs until `signal` aborts. A line that is down, or a full disk, is no reason to start anew: only a program that is stuck
+ * says nothing. **Source:** sd_notify(3), sd_watchdog_enabled(3): half of WATCHDOG_USEC is the pace they ask for.
+ */
+export async function keepWatch(
+  { env, clock }: Pick<Io, "env" | "clock">,
+  signal: AbortSignal,
+  exec: Exec = here.exec,
+): Promise<void> {
+  if (!env["NOTIFY_SOCKET"]) return;
+  await exec("systemd-notify", "--ready");
+  const periodMs = Number(env["WATCHDOG_USEC"] ?? 0) / 2000;
+  if (periodMs === 0) return;
+  while (!signal.aborted) {
+    await exec("systemd-notify", "WATCHDOG=1");
+    await clock.sleep(periodMs, signal);
+  }
 }

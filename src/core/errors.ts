@@ -192,13 +192,17 @@ export const errorTable = {
     "The database was written by a newer signalman",
     "Update signalman, or use another home folder.",
   ),
+  update: never(
+    "The newest release could not be put in place",
+    "Nothing was changed. Check SIGNALMAN_UPDATE_URL and the network.",
+  ),
   unsupported: never("This transport cannot do that", "See the table of transports in the README."),
   internal: never("A fault in signalman itself", "Please report it with the log."),
 } satisfies Record<string, Row>;
 
 export type ErrorCode = keyof typeof errorTable;
 
-/** The row of a code, widened, so that optional columns can be read. */
+/** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
 /** Whatever a server says, nobody waits longer than a day without asking again. */

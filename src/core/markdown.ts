@@ -121,7 +121,8 @@ function toText(token: MarkedToken, context: Context): string {
       return linkText(token, inline(token.tokens), context);
     case "text":
     case "paragraph":
-      return token.tokens ? inline(token.tokens) : decodeEntities(token.text);
+      // A reference in digits may have become a mark.
+      return token.tokens ? inline(token.tokens) : decoded(token.text).replace(anyMark, "\ufffd");
     case "escape":
       return token.text;
     case "html":
@@ -148,7 +149,7 @@ function indented({ depth }: Context, text: string, first: string, rest = " ".re
 
 function markerOf(list: Tokens.List, item: Tokens.ListItem, index: number): string {
   if (item.task) return item.checked ? "☑ " : "☐ ";
-  return list.ordered ? `${(list.start || 1) + index}. ` : "• ";
+  return list.ordered ? `${Number(list.start) + index}. ` : "• ";
 }
 
 /** A line per cell that holds something, a blank line between the rows; the headers alone where no row holds anything. */
@@ -166,29 +167,17 @@ function tableText({ header, rows }: Tokens.Table, inline: (tokens: readonly Tok
 function linkText(link: Tokens.Link | Tokens.Image, text: string, { shownUrls }: Context): string {
   if ("autolink" in link && link.autolink) return link.text;
   shownUrls.add(link.href);
-  const [url, words] = [decodeEntities(link.href), text.replace(anyMark, "")];
+  const [url, words] = [decoded(link.href), text.replace(anyMark, "")];
   if (words === "") return url;
   return ["", words, `mailto:${words}`].includes(url) ? text : `${text} (${url})`;
 }
 
-/**
- * Character references as people and models write them. HTML knows 2,231 names; what is not here stays as it was written.
- * **Source:** HTML standard, section 13.5 "Named character references"; a number that is no character is U+FFFD by 13.2.5.80.
- */
+/** Character references as people and models write them: HTML knows 2,231 names. marked has replaced those in digits already. */
 const names = `amp & lt < gt > quot " apos ' copy © reg ® trade ™ deg ° plusmn ± micro µ sect § middot · cent ¢ pound £ yen ¥ euro €
   laquo « raquo » ndash – mdash — lsquo ‘ rsquo ’ ldquo “ rdquo ” bdquo „ bull • hellip … times × divide ÷ minus − frac12 ½ sup2 ²
   le ≤ ge ≥ ne ≠ asymp ≈ infin ∞ radic √ sum ∑ larr ← uarr ↑ rarr → darr ↓ harr ↔ rArr ⇒ check ✓ cross ✗ pi π`;
 const named = new Map(Array.from(names.matchAll(/(\w+) (\S)/g), ([, name = "", character = ""]) => [name, character]));
 named.set("nbsp", "\u00a0");
 
-/** `text` with its references replaced. */
-export const decodeEntities = (text: string): string =>
-  text.replace(
-    /&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));/g,
-    (raw: string, decimal?: string, hex?: string, name?: string) => {
-      if (name !== undefined) return named.get(name) ?? raw;
-      const code = decimal === undefined ? Number.parseInt(hex ?? "", 16) : Number(decimal);
-      const isCharacter = code > 0 && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff);
-      return isCharacter ? String.fromCodePoint(code).replace(anyMark, "\ufffd") : "\ufffd";
-    },
-  );
+/** `text` with its references replaced; what is no known name stays as it was written. */
+const decoded = (text: string): string => text.replace(/&(\w{2,32});/g, (raw, name: string) => named.get(name) ?? raw);

@@ -48,7 +48,20 @@ export const progressOf = (promptId: string | null): Progress => ({
 });
 
 /** The next standing after one event of the log; the same reference when nothing changed. */
-export function trackTurn(progress: Progress, event: SessionEvent): Progress {
+export const trackTurn = (progress: Progress, event: SessionEvent): Progress =>
+  track(progress, event, (ids, id) => new Set(ids).add(id));
+
+/** Folds a stretch of the log. The sets of ids are copied once, not with every event: a log may hold thousands of tool results. */
+export function trackAll(progress: Progress, events: readonly SessionEvent[]): Progress {
+  const earlierStopIds = new Set(progress.facts.earlierStopIds);
+  const resolvedIds = new Set(progress.facts.resolvedIds);
+  const own: Progress = { ...progress, facts: { ...progress.facts, earlierStopIds, resolvedIds } };
+  return events.reduce((last, event) => track(last, event, (ids, id) => (ids as Set<string>).add(id)), own);
+}
+
+type WithId = (ids: ReadonlySet<string>, id: string) => ReadonlySet<string>;
+
+function track(progress: Progress, event: SessionEvent, withId: WithId): Progress {
   const { kind, facts } = progress;
   if (kind === "ended" || facts.promptId === null) return progress;
   switch (event.type) {
@@ -58,17 +71,15 @@ export function trackTurn(progress: Progress, event: SessionEvent): Progress {
       return kind === "waiting" && isLater(event.at, facts.stopAt) ? { kind: "running", facts } : progress;
     case "confirmation":
     case "tool_result":
-      return resolve(progress, event.toolUseId);
+      return resolve(progress, event.toolUseId, withId);
     case "idle":
-      return facts.promptAt === null ? stoppedBefore(progress, event) : stopped(progress, facts.promptAt, event);
+      return facts.promptAt === null
+        ? stoppedBefore(progress, event, withId)
+        : stopped(progress, facts.promptAt, event);
     default:
       return progress;
   }
 }
-
-/** Folds a stretch of the log. */
-export const trackAll = (progress: Progress, events: readonly SessionEvent[]): Progress =>
-  events.reduce(trackTurn, progress);
 
 function promptSeen(progress: Progress, at: Millis | null): Progress {
   const { kind, facts } = progress;
@@ -82,10 +93,11 @@ function promptSeen(progress: Progress, at: Millis | null): Progress {
 type Idle = SessionEvent & { readonly type: "idle" };
 
 /** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
-function stoppedBefore(progress: Progress, { id, at, stop }: Idle): Progress {
-  const facts = { ...progress.facts, earlierStopIds: new Set([...progress.facts.earlierStopIds, id]) };
+function stoppedBefore(progress: Progress, { id, at, stop }: Idle, withId: WithId): Progress {
+  const isKnown = progress.facts.earlierStopIds.has(id);
+  const facts = { ...progress.facts, earlierStopIds: withId(progress.facts.earlierStopIds, id) };
   if (stop.kind === "retries_exhausted" && facts.isSeen) return { kind: "flushed", facts: { ...facts, stopAt: at } };
-  return progress.facts.earlierStopIds.has(id) ? progress : { ...progress, facts };
+  return isKnown ? progress : { ...progress, facts };
 }
 
 function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): Progress {
@@ -103,9 +115,9 @@ function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): 
   );
 }
 
-function resolve(progress: Progress, toolUseId: string): Progress {
+function resolve(progress: Progress, toolUseId: string, withId: WithId): Progress {
   if (progress.facts.resolvedIds.has(toolUseId)) return progress;
-  const facts = { ...progress.facts, resolvedIds: new Set([...progress.facts.resolvedIds, toolUseId]) };
+  const facts = { ...progress.facts, resolvedIds: withId(progress.facts.resolvedIds, toolUseId) };
   if (progress.kind !== "waiting") return { ...progress, facts };
   return waitFor(
     facts,

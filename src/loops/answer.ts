@@ -65,7 +65,8 @@ export function createAnswerLoop(bridge: Bridge): AnswerLoop {
       const session = store.sessions.active(chatKey);
       const rows = inboxIds.map((id) => store.inbox.get(id));
       const isAsked = rows.some((row) => row && row.prompt.kind !== "new" && row.sessionId === session?.id);
-      if (session && isAsked) await bridge.backend.interrupt(viewOf(bridge, session), new AbortController().signal);
+      if (session && session.remoteId !== null && isAsked)
+        await bridge.backend.remote?.interrupt(session.remoteId, new AbortController().signal);
     },
   };
 }
@@ -125,6 +126,7 @@ async function followSession(bridge: Bridge, sessionId: string, signal: AbortSig
     if (step.kind !== "events") continue;
     store.sessions.apply(session.id, step.events, clock.now());
     bridge.wake("send", session.chatKey);
+    bridge.wake("files", session.id);
   }
 }
 

@@ -36,7 +36,7 @@ export type Notices = {
 
 export type NoticeBus = Emitter<Notices>;
 
-export type LaneName = "answer" | "control" | "send";
+export type LaneName = "answer" | "control" | "files" | "send";
 
 /** The slice of the settings that decides how the loops behave; `settings.ts` says what each means. */
 export type LoopConfig = {
@@ -80,6 +80,6 @@ export type Bridge = {
   readonly interrupt: (chatKey: string, inboxIds: readonly number[]) => Promise<void>;
   /** Something changed here that the remote side is to know. */
   readonly syncSoon: () => void;
-  /** There may be something to do in this chat, or in any. */
+  /** There may be something to do in this chat (for `files`: this session), or in any. */
   readonly wake: (lane: LaneName, chatKey?: string) => void;
 };

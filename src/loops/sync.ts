@@ -93,7 +93,7 @@ async function syncAll(bridge: Bridge, signal: AbortSignal): Promise<void> {
   await Promise.all(Array.from({ length: parallelMax }, work));
   const at = clock.now();
   bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
-  if (tally.changed > 0) for (const lane of ["answer", "control", "send"] as const) bridge.wake(lane);
+  if (tally.changed > 0) for (const lane of ["answer", "control", "files", "send"] as const) bridge.wake(lane);
   if (down !== null) throw down;
   if (tally.checked > 0) bridge.notices.emit("claude", { fault: null, at });
 }

@@ -147,6 +147,7 @@ function createLedger(bridge: Bridge, session: Session, prompt: Prompt, row: Inb
       });
       if (progress.kind === "running" && !isVerbose) draft.events(fresh);
       bridge.wake("send", row.chatKey);
+      if (fresh.some(({ type }) => type === "tool_result")) bridge.wake("files", session.id);
     },
   };
 }

@@ -94,6 +94,21 @@ export const migrations: readonly string[] = [
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
   signalSchema,
+  `
+  -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
+  CREATE TABLE files (
+    session_id TEXT NOT NULL REFERENCES sessions (id),
+    id TEXT NOT NULL,
+    PRIMARY KEY (session_id, id)
+  ) STRICT, WITHOUT ROWID;
+  -- Sessions to be looked through for files; few, and soon done.
+  CREATE TABLE file_looks (
+    session_id TEXT PRIMARY KEY REFERENCES sessions (id),
+    due_at INTEGER NOT NULL,
+    looks INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX file_looks_due ON file_looks (due_at);
+  `,
 ];
 
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */

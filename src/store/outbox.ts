@@ -56,9 +56,10 @@ export function createOutbox(db: Database) {
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     markSending: (id: number) => run`UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ${id}`,
-    /** Nothing where it has been taken back meanwhile; so the next two. */
+    /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
-      run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
+      run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
+        body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`,
     markFailed: (id: number, code: string, now: Millis) =>
       run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
     /** Back to the queue; `isUncertain`: it may have gone out. */

@@ -59,7 +59,7 @@ export const logTailMs: Millis = 24 * 3_600_000;
 
 /**
  * What the Messages API can be sent of a conversation, twice over: the budget counts tokens of about 3 bytes
- * (`claude/history.ts`), and an entry has a frame around its text.
+ * (`claude/messages.ts`), and an entry has a frame around its text.
  */
 const historyBytes = 2 * 3 * 100_000;
 

@@ -8,6 +8,7 @@
 import type { Chat, Context, Millis, OutboundBody, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
+import type { Files } from "./files.ts";
 import type { Outbox } from "./outbox.ts";
 import { logTailMs } from "./retention.ts";
 
@@ -59,6 +60,7 @@ export type Applied = {
 
 export type SessionDeps = {
   readonly outbox: Outbox;
+  readonly files: Files;
   /** How a reply looks on the phone: one body per message. */
   readonly render: (text: string) => readonly OutboundBody[];
 };
@@ -153,7 +155,7 @@ function createReads(db: Database) {
 
 function applyEvents(
   db: Database,
-  { outbox, render }: SessionDeps,
+  { outbox, files, render }: SessionDeps,
   session: Session,
   events: readonly SessionEvent[],
   now: Millis,
@@ -171,6 +173,7 @@ function applyEvents(
       outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);
     replies++;
   }
+  files.note(session.id, added, now);
   const cursor = events.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
   if (added.length > 0 || cursor !== (session.cursor ?? 0))
     run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;

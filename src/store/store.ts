@@ -5,6 +5,7 @@ import { defaultBackoff } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
+import { createFiles, type Files } from "./files.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
@@ -16,6 +17,7 @@ export type Store = {
   readonly inbox: Inbox;
   readonly outbox: Outbox;
   readonly sessions: Sessions;
+  readonly files: Files;
   readonly settings: Settings;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
@@ -68,7 +70,7 @@ export type StoreOptions = {
  * @throws BridgeError `home_in_use` `database` `database_newer`
  */
 export async function openStore(home: string, options: StoreOptions): Promise<Store> {
-  mkdirSync(home, { recursive: true, mode: 0o700 });
+  makeHome(home);
   refuseLooseHome(home);
   const lock = options.isExclusive ? await takeLock(home) : null;
   try {
@@ -79,12 +81,14 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const settings = createSettings(db);
     const inbox = createInbox(db);
     const outbox = createOutbox(db);
-    const sessions = createSessions(db, { outbox, render: options.render });
+    const files = createFiles(db);
+    const sessions = createSessions(db, { outbox, files, render: options.render });
     return {
       db,
       inbox,
       outbox,
       sessions,
+      files,
       settings,
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
@@ -92,6 +96,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
         db.transaction(() => {
           inbox.hasten(now + defaultBackoff.capMs);
           outbox.hasten(now + defaultBackoff.capMs);
+          files.hasten(now + defaultBackoff.capMs);
         }),
       close() {
         db.close();
@@ -101,6 +106,16 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
   } catch (error) {
     lock?.release();
     throw error;
+  }
+}
+
+function makeHome(home: string): void {
+  try {
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const hint = "Set SIGNALMAN_HOME to a folder that you may write to.";
+    throw new BridgeError("database", `Cannot make the home folder as the system says: ${why}`, { hint, cause });
   }
 }
 

@@ -263,11 +263,10 @@ export const syncCost = (cached: number, changedShare: number, runs: number): Pr
     const remote = scene.claude.backend.remote;
     if (!remote) throw new Error("the scripted backend has sessions");
     const count = { requests: 0 };
-    const { retrieve, events, list, update } = remote;
+    const { retrieve, events, update } = remote;
     Object.assign(remote, {
       retrieve: (...args: Parameters<typeof retrieve>) => (count.requests++, retrieve(...args)),
       events: (...args: Parameters<typeof events>) => (count.requests++, events(...args)),
-      list: (...args: Parameters<typeof list>) => (count.requests++, list(...args)),
       update: (...args: Parameters<typeof update>) => (count.requests++, update(...args)),
     });
     await connected(scene);

@@ -62,8 +62,8 @@ describe("scripted", () => {
     });
     const local = createLocal({ backend: claude.backend, clock });
     expect((await local.ask("run")).progress.kind).toBe("waiting");
-    expect((await local.ask("more")).fault?.code).toBe("claude_request");
-    await claude.backend.interrupt(local.view(), never);
+    expect(() => claude.world.post(local.remoteId(), "more")).toThrow("takes no message now");
+    await claude.backend.remote?.interrupt(local.remoteId(), never);
     await clock.advance(1);
     expect((await local.ask("buy")).progress).toMatchObject({ stop: { kind: "budget_reached" } });
     expect((await local.ask("more")).fault?.code).toBe("claude_request");

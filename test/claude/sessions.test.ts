@@ -3,8 +3,8 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createSessionsBackend, type SessionsDeps } from "../../src/claude/sessions.ts";
 import type { Log } from "../../src/log.ts";
-import { codeOf, createGate, createLocal, settled } from "../contract/backend.ts";
-import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { codeOf, createGate, createLocal, settled, whileTimePasses } from "../contract/backend.ts";
+import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
@@ -109,6 +109,15 @@ describe("sessions", () => {
     expect(double.engine.sessions.size).toBe(5);
   });
 
+  test("says that the model is not there, for the agent and for one chat, and loses no prompt over it", async () => {
+    const local = createLocal({ backend: start({ model: "claude-nope" }), clock });
+    expect((await local.ask("hello")).fault?.code).toBe("claude_model");
+    expect((await local.again()).fault?.code).toBe("claude_model");
+    const view = { ...local.view(), model: "claude-neither" };
+    const prompt = { text: "hello", files: [], state: { kind: "new" } } as const;
+    expect(await codeOf(Array.fromAsync(start().turn(view, prompt, never)))).toBe("claude_model");
+  });
+
   test("creates no session twice within one turn, and says why it failed", async () => {
     const local = createLocal({ backend: start(), clock });
     double.fail(/POST \/v1\/sessions$/u, { kind: "status", status: 403, type: "permission_error" });
@@ -210,6 +219,99 @@ describe("sessions", () => {
     expect((await local.again()).progress.kind).toBe("ended");
     expect(local.replies()).toEqual(["You said: hello", "You said: more"]);
     expect(double.engine.need(local.remoteId()).log.filter(({ type }) => type === "user.message")).toHaveLength(2);
+  });
+
+  test("lists no file before the API does, and none that was mounted; says which faults pass", async () => {
+    await double.close();
+    double = await startClaudeDouble({ clock, fileLagMs: 3_000 });
+    double.setScript(() => [{ make: "a.csv", contentType: "text/csv", bytes: new Uint8Array(3) }, { say: "done" }]);
+    const backend = start();
+    const id = await ask(backend);
+    const session = double.engine.need(id);
+    const mounted = { filename: "mounted.csv", mime_type: "text/csv", bytes: new Uint8Array(1) };
+    const upload = double.engine.make(session, mounted, false);
+    expect(await backend.remote?.files(id, never)).toEqual([]);
+    await clock.advance(4_000);
+    const [file, ...others] = (await backend.remote?.files(id, never)) ?? [];
+    expect(others).toEqual([]);
+    expect(file?.name).toBe("a.csv");
+    expect(await backend.remote?.download(upload.id, 10, never)).toBeNull();
+    const fetching = (): Promise<unknown> => backend.remote?.download(file?.id ?? "", 10, never) ?? Promise.resolve();
+    const faults: [Fault, string][] = [
+      [{ kind: "status", status: 529, type: "overloaded_error" }, "claude_overloaded"],
+      [{ kind: "status", status: 401, type: "authentication_error" }, "claude_key"],
+    ];
+    for (const [fault, code] of faults) {
+      double.fail(/content$/u, fault);
+      expect(await codeOf(fetching())).toBe(code);
+    }
+    double.fail(/content$/u, { kind: "hang" });
+    const hanging = codeOf(fetching());
+    await double.next(/content$/u);
+    expect(await whileTimePasses(clock, hanging)).toBe("claude_unreachable");
+    expect(clock.sleepers()).toBe(0);
+    expect(await fetching()).toHaveLength(3);
+  });
+
+  test("tells its agent where files go, where it may write any", async () => {
+    await ask(start());
+    await ask(start({ toolPolicy: "off" }));
+    const told = double.requests
+      .filter(({ method, path }) => method === "POST" && path.startsWith("/v1/agents"))
+      .map(({ body }) => (body as { system: string }).system.includes("/mnt/session/outputs/"));
+    expect(told).toEqual([true, false]);
+  });
+
+  test("an answer of JSON that is not the API's is a fault at every request, and no bug of ours", async () => {
+    const headers = { "content-type": "application/json" };
+    const lines = [
+      /POST .*environments$/u,
+      /POST .*agents$/u,
+      /POST .*sessions$/u,
+      /POST .*events$/u,
+      /GET .*events$/u,
+    ];
+    for (const line of [...lines, /GET .*files$/u, /GET .*sessions$/u, /GET .*models$/u, /GET .*sessions\/\w+$/u])
+      for (const body of ["null", "[]", "7", "{}", '{"data":7}', '{"data":[null]}', '{"data":[7,{}],"next_page":7}']) {
+        memory.clear();
+        const backend = start();
+        const local = createLocal({ backend, clock });
+        double.fail(line, { kind: "status", status: 200, headers, body });
+        // `local` throws what is no BridgeError.
+        if ((await local.ask("hello")).fault !== null) await local.again();
+        const { remote } = backend;
+        await codeOf(remote?.retrieve(local.remoteId(), never) ?? Promise.resolve());
+        const reads = [remote?.files(local.remoteId(), never), backend.models(never)];
+        for (const read of reads) expect((await codeOf(Promise.resolve(read))) ?? "claude_").toStartWith("claude_");
+        double.environments.clear();
+      }
+  });
+
+  test("knows its prompt again although a file in it could not be read", async () => {
+    const local = createLocal({ backend: start(), clock });
+    await local.ask("first");
+    const files = [{ contentType: "text/plain", fileName: "empty.txt", base64: "" }];
+    double.fail(/POST .*\/events$/u, { kind: "lose" });
+    expect((await local.ask("look", () => {}, never, files)).fault?.code).toBe("claude_unreachable");
+    expect((await local.again()).progress.kind).toBe("ended");
+    const { log } = double.engine.need(local.remoteId());
+    expect(log.filter(({ type }) => type === "user.message")).toHaveLength(2);
+  });
+
+  test("gives a large prompt the time that it needs on a slow line", async () => {
+    const local = createLocal({ backend: start(), clock });
+    const base64 = "A".repeat(8 * 2 ** 20);
+    await local.ask("look", () => {}, never, [{ contentType: "application/pdf", fileName: "a.pdf", base64 }]);
+    const seconds = (path: RegExp): number | undefined =>
+      double.requests.find((request) => request.method === "POST" && path.test(request.path))?.timeoutSeconds;
+    expect(seconds(/sessions$/u)).toBe(60);
+    expect(seconds(/events$/u)).toBeGreaterThan(180);
+  });
+
+  test("does not ask again and again what ends at a limit of the turn itself", async () => {
+    double.setScript(() => [{ fail: "tool_use_limit_reached_error", retry: "exhausted" }]);
+    const { fault } = await createLocal({ backend: start(), clock }).ask("hello");
+    expect(fault).toMatchObject({ code: "claude_request", retry: "never" });
   });
 
   test("tells the remote side nothing but title, metadata and prompts", async () => {

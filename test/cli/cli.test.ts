@@ -23,9 +23,14 @@ afterEach(async () => {
   rmSync(home, { recursive: true, force: true });
 });
 
-type Options = { env?: Record<string, string>; signal?: AbortSignal; onOut?: (text: string) => void };
+type Options = {
+  env?: Record<string, string>;
+  signal?: AbortSignal;
+  onOut?: (text: string) => void;
+  onErr?: (text: string) => void;
+};
 
-async function signalman(args: string, { env = {}, signal, onOut }: Options = {}) {
+async function signalman(args: string, { env = {}, signal, onOut, onErr }: Options = {}) {
   let out = "";
   let err = "";
   const io: Io = {
@@ -33,7 +38,10 @@ async function signalman(args: string, { env = {}, signal, onOut }: Options = {}
       out += text;
       onOut?.(text);
     },
-    err: (text) => void (err += text),
+    err(text) {
+      err += text;
+      onErr?.(text);
+    },
     isOutTty: false,
     isErrTty: false,
     env: { SIGNALMAN_HOME: home, SIGNALMAN_LISTEN: "127.0.0.1:1", ...env },
@@ -85,9 +93,16 @@ describe("the command line", () => {
     expect(out).toContain("--home <folder>");
   });
 
+  test("help is a command, too", async () => {
+    expect((await signalman("help")).out).toContain("\n  doctor");
+    expect((await signalman("help link")).out).toContain("Usage: signalman link");
+  });
+
   test("names the near miss of a command, an option and a value, and exits with 2", async () => {
     const command = await signalman("statsu");
     expect([command.code, command.err]).toEqual([2, expect.stringContaining("Did you mean status?")]);
+    const below = await signalman("sessions lst --json");
+    expect([below.code, below.err]).toEqual([2, expect.stringContaining("Did you mean list?")]);
     const option = await signalman("status --jsn");
     expect([option.code, option.err]).toEqual([2, expect.stringContaining("--json")]);
     const value = await signalman("status --transport pigeon");
@@ -262,6 +277,31 @@ describe("link", () => {
         { event: "url", url: expect.stringMatching(/^sgnl:/) },
         { event: "linked", account: "+15550100042", deviceId: null },
       ]);
+    } finally {
+      await double.stop();
+    }
+  });
+
+  test("with --web the code is a page, too, at an address that nobody can guess", async () => {
+    const double = await startSignalCliDouble({ accounts: [] });
+    try {
+      const pages: Promise<Response>[] = [];
+      let said = "";
+      const { code } = await signalman(
+        `link --web --transport signal-cli --signal-url ${double.url} --listen 127.0.0.1:0`,
+        {
+          onErr: (text) => (said += text),
+          onOut() {
+            const url = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}(?=\n)/u.exec(said)?.[0] ?? "";
+            pages.push(fetch(url), fetch(new URL("/", url)));
+            void Promise.all(pages).then(() => double.scan("+15550100042"));
+          },
+        },
+      );
+      expect(code).toBe(0);
+      const [page, root] = await Promise.all(pages);
+      expect(await page?.text()).toContain("<svg");
+      expect(root?.status).toBe(404);
     } finally {
       await double.stop();
     }

@@ -44,7 +44,8 @@ const settings = (over: Record<string, string> = {}): Record<string, string> => 
 
 async function examine(over: Record<string, string> = {}, isJson = true) {
   let out = "";
-  const io = {
+  const cli = {
+    flags: {},
     out: (text: string) => void (out += text),
     err: () => undefined,
     isOutTty: false,
@@ -54,7 +55,7 @@ async function examine(over: Record<string, string> = {}, isJson = true) {
     clock: systemClock,
     random: () => 0.5,
   };
-  const code = await doctor(io, {}, isJson ? { json: true } : {});
+  const code = await doctor(cli, isJson ? { json: true } : {});
   const findings = isJson ? (JSON.parse(out) as Finding[]) : [];
   const find = (check: string): Finding | undefined => findings.find((finding) => finding.check === check);
   return { code, out, findings, find };
@@ -94,6 +95,17 @@ test("a home folder that others may enter fails, with the command that mends it"
   const { code, find } = await examine();
   expect(code).toBe(1);
   expect(find("home")).toMatchObject({ result: "failure", hint: `Run: chmod 700 ${home}` });
+  expect(find("database")).toBeUndefined();
+});
+
+test("a home folder that cannot be made is no fault of ours, and says what to set", async () => {
+  writeFileSync(join(home, "file"), "");
+  const { code, find } = await examine({ SIGNALMAN_HOME: join(home, "file/inside") });
+  expect(code).toBe(1);
+  expect(find("database")).toMatchObject({
+    message: expect.stringContaining("Cannot make the home folder"),
+    hint: expect.stringContaining("SIGNALMAN_HOME"),
+  });
 });
 
 describe("Signal", () => {

@@ -2,8 +2,8 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Io } from "../../src/cli/io.ts";
-import { isFirstStart, onboard } from "../../src/cli/onboard.ts";
+import type { Cli } from "../../src/cli/io.ts";
+import { isFirstStart, onboard, type Question } from "../../src/cli/onboard.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
 
@@ -15,7 +15,8 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(join(home, ".."), { recursive: true, force: true }));
 
-const ioWith = (env: Record<string, string> = {}): Io => ({
+const cliWith = (env: Record<string, string> = {}, flags: Record<string, string> = {}): Cli => ({
+  flags,
   out: (text) => void (said += text),
   err: (text) => void (said += text),
   isOutTty: true,
@@ -26,22 +27,27 @@ const ioWith = (env: Record<string, string> = {}): Io => ({
   random: () => 0.5,
 });
 
-/** Gives the answers one after the other, and keeps what was asked as a secret. */
+/** Gives the answers one after the other, again where one cannot be, and keeps what was asked as a secret. */
 function person(...answers: string[]) {
   const secrets: string[] = [];
-  const ask = (question: string, isSecret?: boolean): Promise<string> => {
-    const answer = answers.shift();
-    if (answer === undefined) throw new Error(`one question too many: ${question}`);
-    if (isSecret === true) secrets.push(answer);
-    return Promise.resolve(answer);
+  const refusals: string[] = [];
+  const ask = async ({ message, isSecret, validate }: Question): Promise<string> => {
+    for (;;) {
+      const answer = answers.shift();
+      if (answer === undefined) throw new Error(`one question too many: ${message}`);
+      const refusal = validate(answer);
+      if (refusal !== undefined) refusals.push(refusal);
+      else if (isSecret) secrets.push(answer);
+      if (refusal === undefined) return answer;
+    }
   };
-  return { ask, secrets, left: answers };
+  return { ask, secrets, refusals, left: answers };
 }
 
 test("three questions make a private config.toml that is used, and are never asked again", async () => {
-  expect(isFirstStart(ioWith(), {}, true)).toBe(true);
+  expect(isFirstStart(cliWith(), true)).toBe(true);
   const owner = person("", "", "sk-ant-invented");
-  expect(await onboard(ioWith(), {}, owner.ask)).toBe(true);
+  expect(await onboard(cliWith(), owner.ask)).toBe(true);
   expect(owner.secrets).toEqual(["sk-ant-invented"]);
   const path = join(home, "config.toml");
   expect(statSync(path).mode & 0o777).toBe(0o600);
@@ -52,13 +58,16 @@ test("three questions make a private config.toml that is used, and are never ask
     anthropicApiKey: "sk-ant-invented",
   });
   expect(said).not.toContain("sk-ant-invented");
-  expect(isFirstStart(ioWith(), {}, true)).toBe(false);
+  expect(isFirstStart(cliWith(), true)).toBe(false);
 });
 
 test("with a daemon of signal-cli its URL and account are asked for; what cannot be is asked again", async () => {
   const owner = person("pigeon", "signal-cli", "", "5550100", "+15550100001", "self, +15550100002", "");
-  expect(await onboard(ioWith(), {}, owner.ask)).toBe(false);
-  expect(said).toContain("native, signal-cli or rest");
+  expect(await onboard(cliWith(), owner.ask)).toBe(false);
+  expect(owner.refusals).toEqual([
+    "It takes native, signal-cli or rest.",
+    "It takes a number in international form (plus, country code, number).",
+  ]);
   expect(owner.left).toEqual([]);
   expect(readFileSync(join(home, "config.toml"), "utf8")).not.toContain("anthropic");
   expect(loadConfig({ flags: {}, env: { SIGNALMAN_HOME: home } }).config).toMatchObject({
@@ -68,9 +77,9 @@ test("with a daemon of signal-cli its URL and account are asked for; what cannot
 });
 
 test("nobody is asked without a terminal, or where anything is set", () => {
-  expect(isFirstStart(ioWith(), {}, false)).toBe(false);
-  expect(isFirstStart({ ...ioWith(), isErrTty: false }, {}, true)).toBe(false);
-  expect(isFirstStart(ioWith({ ANTHROPIC_API_KEY: "sk-ant-invented" }), {}, true)).toBe(false);
-  expect(isFirstStart(ioWith({ SIGNALMAN_TRANSPORT: "rest" }), {}, true)).toBe(false);
-  expect(isFirstStart(ioWith(), { allow: "self" }, true)).toBe(false);
+  expect(isFirstStart(cliWith(), false)).toBe(false);
+  expect(isFirstStart({ ...cliWith(), isErrTty: false })).toBe(false);
+  expect(isFirstStart(cliWith({ ANTHROPIC_API_KEY: "sk-ant-invented" }), true)).toBe(false);
+  expect(isFirstStart(cliWith({ SIGNALMAN_TRANSPORT: "rest" }), true)).toBe(false);
+  expect(isFirstStart(cliWith({}, { allow: "self" }), true)).toBe(false);
 });

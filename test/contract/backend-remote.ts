@@ -181,6 +181,42 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       expect(local.replies()).toEqual(["done", "done"]);
     });
 
+    test("answers a question that nobody waits for any more with no, before it asks the next thing", async () => {
+      bench.setScript((prompt) =>
+        prompt === "work" ? [{ ask: "bash", input: { command: "ls" } }, { say: "worked" }] : [{ say: `re: ${prompt}` }],
+      );
+      for (const pause of [0, 3_600_000]) {
+        expect((await local.ask("work")).progress.kind).toBe("waiting");
+        // What was said since has moved the cursor past the question.
+        await bench.clock.advance(pause);
+        world.patch(local.remoteId(), `Renamed ${pause}`, {});
+        local.store(await list(local.cursor()));
+        const outcome = await local.ask("next");
+        expect(outcome.fault).toBeNull();
+        expect(outcome.progress.kind).toBe("ended");
+      }
+      expect(local.replies()).toEqual(["re: next", "re: next"]);
+      const verdicts = (await list(null)).flatMap((event) => (event.type === "confirmation" ? [event.isAllowed] : []));
+      expect(verdicts).toEqual([false, false]);
+    });
+
+    test("puts another device's question aside that keeps our prompt in the queue for too long, and asks once", async () => {
+      const gate = createGate();
+      bench.setScript((prompt) =>
+        prompt === "theirs" ? [{ hold: gate.opened }, { ask: "bash", input: null }] : [{ say: `re: ${prompt}` }],
+      );
+      await local.ask("one");
+      world.post(local.remoteId(), "theirs");
+      await settled(() => world.isRunning(local.remoteId()));
+      const asking = local.ask("mine", (step) => step.kind === "asked" && gate.open());
+      await settled(() => !world.isRunning(local.remoteId()));
+      const outcome = await whileTimePasses(bench.clock, asking);
+      expect(outcome.fault).toBeNull();
+      expect(outcome.progress.kind).toBe("ended");
+      expect(world.prompts(local.remoteId())).toEqual(["one", "theirs", "mine"]);
+      expect(local.replies()).toEqual(["re: one", "re: mine"]);
+    });
+
     test("asks anew when Claude gave a turn up, and not before it is told to go on", async () => {
       let isDown = true;
       bench.setScript((prompt) =>
@@ -262,17 +298,6 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       expect(changes[1]?.metadata).toEqual({ "sb.schema": "1", "c.topic": "a", "c.new": "b" });
     });
 
-    test("knows all sessions of this program, newest first, and none that was deleted", async () => {
-      await local.ask("hello");
-      const other = createLocal(bench);
-      await other.ask("hello");
-      const ids: string[] = [];
-      for await (const session of remote.list(never)) ids.push(session.id);
-      expect(ids).toEqual([other.remoteId(), local.remoteId()]);
-      world.remove(other.remoteId());
-      expect(await remote.retrieve(other.remoteId(), never)).toBeNull();
-    });
-
     test("archives, also a second time, and also while Claude works", async () => {
       const gate = createGate();
       bench.setScript((prompt) => (prompt === "slow" ? [{ hold: gate.opened }] : [{ say: "hi" }]));
@@ -285,11 +310,35 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       gate.open();
     });
 
+    test("lists the files that Claude made, oldest first, and fetches them", async () => {
+      const bytes = new TextEncoder().encode("a,b\n1,ü\n");
+      bench.setScript((prompt) => [
+        { make: `${prompt}.csv`, contentType: "text/csv", bytes },
+        { make: `${prompt}.html`, contentType: "text/html", bytes: new Uint8Array(300_000) },
+        { say: "done" },
+      ]);
+      await local.ask("one");
+      await bench.clock.advance(1_000);
+      await local.ask("two");
+      const files = await remote.files(local.remoteId(), never);
+      expect(files.map(({ name }) => name)).toEqual(["one.csv", "one.html", "two.csv", "two.html"]);
+      const [csv, html] = files;
+      expect(csv).toMatchObject({ contentType: "text/csv", sizeBytes: bytes.length });
+      expect(await remote.download(csv?.id ?? "", 1_000, never)).toEqual(bytes);
+      expect((await remote.download(html?.id ?? "", 300_000, never))?.length).toBe(300_000);
+      expect(await remote.download(html?.id ?? "", 299_999, never)).toBeNull();
+      expect(await remote.download("file_nowhere", 1_000, never)).toBeNull();
+      const other = createLocal(bench);
+      bench.setScript(() => [{ say: "nothing made" }]);
+      await other.ask("hello");
+      expect(await remote.files(other.remoteId(), never)).toEqual([]);
+    });
+
     test("interrupts a turn, which then ends", async () => {
       const gate = createGate();
       bench.setScript(() => [{ write: ["thinking"] }, { hold: gate.opened }, { say: "never said" }]);
       const stop = (step: TurnStep): void => {
-        if (step.kind === "delta") void bench.backend.interrupt(local.view(), never);
+        if (step.kind === "delta") void remote.interrupt(local.remoteId(), never);
       };
       const outcome = await local.ask("hello", stop);
       expect(outcome.progress).toMatchObject({ kind: "ended", stop: { kind: "end_turn" } });

@@ -60,16 +60,17 @@ const say = (text: string, styles: readonly StyleRange[] = []): OutboundBody => 
   files: [],
 });
 
-/** The code of the BridgeError that a promise ends with; anything else fails the test. */
-export async function codeOf(promise: Promise<unknown>): Promise<ErrorCode> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof BridgeError) return error.code;
-    throw error;
-  }
-  throw new Error("expected a BridgeError");
+/** The BridgeError that a promise ends with; anything else fails the test. */
+export async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
+  const error = await promise.then(
+    () => new Error("expected a BridgeError"),
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof BridgeError) return error;
+  throw error;
 }
+
+export const codeOf = async (promise: Promise<unknown>): Promise<ErrorCode> => (await faultOf(promise)).code;
 
 const texts = ({ envelopes }: Batch): string[] =>
   envelopes.flatMap(({ content }) => (content.kind === "text" ? [content.text] : []));

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 
-import { decodeEntities, toSignalText } from "../../src/core/markdown.ts";
+import { toSignalText } from "../../src/core/markdown.ts";
 import type { StyledText } from "../../src/core/model.ts";
 import { sections } from "../../src/core/sections.ts";
 
@@ -29,6 +29,10 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   "a line break of the writer stays one": ["one\ntwo  \nthree\\\nfour", "one\ntwo\nthree\nfour"],
   bullets: ["- a\n- b\n\n* c", "• a\n• b\n\n• c"],
   "numbers go on from where they start": ["3. a\n4. b", "3. a\n4. b"],
+  "from zero, too": ["0. a\n1. b", "0. a\n1. b"],
+  "what shows nothing leaves no gap": ["a\n\n[](<>)\n\n# \n\nb", "a\n\nb"],
+  "deep nesting ends where a phone has no room for more": [`${"> ".repeat(40)}a`, `${"▎ ".repeat(16)}a`],
+  "marks of our own in the text are no styles": ["\ufdd0a\ufdd1 &#64976;b&#64977;", "\ufffda\ufffd \ufffdb\ufffd"],
   "nested lists are indented": ["1. a\n   - b\n     - c\n2. d", "1. a\n   • b\n     • c\n2. d"],
   "loose lists keep their paragraphs": ["- a\n\n  more\n- b", "• a\n\n  more\n\n• b"],
   "a list in a list item": ["- - a\n  - b", "• • a\n  • b"],
@@ -254,11 +258,11 @@ describe("very long and hostile text", () => {
   });
 });
 
-describe("character references", () => {
-  test("names, decimals and hex; what is none stays", () => {
-    expect(decodeEntities("&amp;&quot;&nbsp;&euro;&rarr;&#65;&#x42;&#X43;")).toBe('&"\u00a0€→ABC');
-    expect(decodeEntities("& &; &nosuch; &amp &#; &#x; AT&T")).toBe("& &; &nosuch; &amp &#; &#x; AT&T");
-    expect(decodeEntities("&#0;&#xD800;&#x110000;")).toBe("\ufffd\ufffd\ufffd");
-    expect(decodeEntities("&constructor;&__proto__;")).toBe("&constructor;&__proto__;");
-  });
+test("character references: names, decimals and hex; what is none stays", () => {
+  const text = (markdown: string): string => toSignalText(markdown).text;
+  expect(text("&amp;&quot;&nbsp;&euro;&rarr;&#65;&#x42;&#X43;")).toBe('&"\u00a0€→ABC');
+  expect(text("& &; &nosuch; &amp &#; &#x; AT&T")).toBe("& &; &nosuch; &amp &#; &#x; AT&T");
+  expect(text("&#0;&#xD800;&#x110000;")).toBe("\ufffd\ufffd\ufffd");
+  expect(text("&constructor;&toString;")).toBe("&constructor;&toString;");
+  expect(text("[a](http://x.example/?a=1&amp;b=2)")).toBe("a (http://x.example/?a=1&b=2)");
 });

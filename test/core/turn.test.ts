@@ -109,6 +109,22 @@ describe("trackTurn", () => {
     expect(trackAll(progressOf(null), log)).toEqual(progressOf(null));
   });
 
+  test("a log with thousands of tool results takes linear time, and none of its steps changes another", () => {
+    const results = Array.from({ length: 30_000 }, (_, n): SessionEvent => ({
+      id: `r${n}`,
+      at: n + 6,
+      type: "tool_result",
+      toolUseId: `u${n}`,
+      isError: false,
+    }));
+    const begun = trackAll(progressOf("p"), [prompt("p", 5)]);
+    const startedAt = performance.now();
+    const done = trackAll(begun, results);
+    expect(performance.now() - startedAt).toBeLessThan(2_000);
+    expect(done.facts.resolvedIds.size).toBe(30_000);
+    expect(begun.facts.resolvedIds.size).toBe(0);
+  });
+
   test("is the same reference when nothing changes", () => {
     const done = trackAll(progressOf("p"), [prompt("p", 5), idle("i", 6)]);
     expect(trackTurn(done, idle("j", 9))).toBe(done);

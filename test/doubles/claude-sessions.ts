@@ -4,6 +4,7 @@
  */
 import type { Clock } from "../../src/clock.ts";
 import type { Beat, Script } from "../../src/claude/world.ts";
+import type { DoubleFile } from "./claude-files.ts";
 import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
 
 export type WireEvent = { id: string; type: string; processed_at?: string | null; [key: string]: unknown };
@@ -37,6 +38,8 @@ export type EngineOptions = {
   stepMs: number;
   /** How a user's message shows on the stream: as queued, as processed, or both. */
   echo: "both" | "queued" | "processed";
+  /** A file is listed so long after it was made. */
+  fileLagMs: number;
   script: Script;
 };
 
@@ -44,6 +47,7 @@ export type Engine = ReturnType<typeof createEngine>;
 
 export function createEngine(options: EngineOptions) {
   const sessions = new Map<string, DoubleSession>();
+  const files = new Map<string, DoubleFile>();
   let count = 0;
   let lastAt = 0;
   const newId = (prefix: string): string => `${prefix}_${String(++count).padStart(6, "0")}`;
@@ -75,6 +79,18 @@ export function createEngine(options: EngineOptions) {
     append(session, "session.status_idle", { stop_reason, stop_details });
   };
 
+  const make = (
+    { id: sessionId }: DoubleSession,
+    file: Pick<DoubleFile, "filename" | "mime_type" | "bytes">,
+    downloadable = true,
+  ): DoubleFile => {
+    const created_at = nowIso();
+    const visibleAt = options.clock.now() + options.skewMs + options.fileLagMs;
+    const made = { id: newId("file"), sessionId, ...file, created_at, visibleAt, downloadable };
+    files.set(made.id, made);
+    return made;
+  };
+
   const play = async (session: DoubleSession, beats: readonly Beat[]): Promise<object | "terminated"> => {
     const { signal } = session.stop;
     const stopped = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
@@ -96,6 +112,11 @@ export function createEngine(options: EngineOptions) {
       else if ("use" in beat) {
         const use = append(session, "agent.tool_use", { name: beat.use, input: beat.input });
         append(session, "agent.tool_result", { tool_use_id: use.id, content: [], is_error: false });
+      } else if ("make" in beat) {
+        const { make: filename, contentType: mime_type, bytes } = beat;
+        const use = append(session, "agent.tool_use", { name: "write", input: { file_path: filename } });
+        append(session, "agent.tool_result", { tool_use_id: use.id, content: [], is_error: false });
+        make(session, { filename, mime_type, bytes });
       } else if ("ask" in beat) {
         const use = append(session, "agent.tool_use", {
           name: beat.ask,
@@ -132,7 +153,6 @@ export function createEngine(options: EngineOptions) {
   };
 
   const run = async (session: DoubleSession): Promise<void> => {
-    session.stop = new AbortController();
     session.status = "running";
     append(session, "session.status_running");
     let stop: object | "terminated" = { type: "end_turn" };
@@ -140,6 +160,7 @@ export function createEngine(options: EngineOptions) {
       prompt = { ...prompt, processed_at: nowIso() };
       session.log.push(prompt);
       if (options.echo !== "queued") publish(session, prompt);
+      session.stop = new AbortController();
       const content = prompt["content"] as { type: string; text?: string }[];
       const text = content.flatMap((block) => (block.type === "text" ? [block.text ?? ""] : [])).join("");
       stop = await play(session, options.script(text));
@@ -168,6 +189,8 @@ export function createEngine(options: EngineOptions) {
 
   return {
     sessions,
+    files,
+    make,
     need,
     newId,
     nowIso,

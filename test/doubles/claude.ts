@@ -10,6 +10,7 @@ import { systemClock, type Clock } from "../../src/clock.ts";
 import type { Script } from "../../src/claude/world.ts";
 import { streamMessage, checkMessages } from "./claude-messages.ts";
 import { badRequest, checkContent, checkMetadata, notFound, only, Refusal, text, type Body } from "./claude-checks.ts";
+import { Download, files } from "./claude-files.ts";
 import { createEngine, type DoubleSession, type Engine, type WireEvent } from "./claude-sessions.ts";
 
 export type Fault =
@@ -31,7 +32,13 @@ export type Fault =
   /** The next stream dies (or ends in an orderly way) after this many bytes of its body. */
   | { readonly kind: "cutStream"; readonly bytes: number; readonly isClean?: boolean };
 
-export type Recorded = { readonly method: string; readonly path: string; readonly body: unknown };
+export type Recorded = {
+  readonly method: string;
+  readonly path: string;
+  readonly body: unknown;
+  /** How long the client says it waits. */
+  readonly timeoutSeconds: number;
+};
 
 export type ClaudeDouble = {
   readonly url: string;
@@ -71,6 +78,8 @@ export type DoubleOptions = {
   readonly isQueueLast?: boolean;
   /** Largest page, whatever the client asks for. */
   readonly pageMax?: number;
+  /** A file that Claude made is listed so long after that. */
+  readonly fileLagMs?: number;
   readonly port?: number;
 };
 
@@ -96,6 +105,7 @@ export async function startClaudeDouble(options: DoubleOptions = {}): Promise<Cl
     skewMs: options.skewMs ?? 0,
     stepMs: options.stepMs ?? 1,
     echo: options.echo ?? "both",
+    fileLagMs: options.fileLagMs ?? 0,
     script: (prompt) => state.script(prompt),
   });
   const state: State = {
@@ -160,6 +170,7 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     method: request.method ?? "",
     path: url.pathname + decodeURIComponent(url.search),
     body: sent === "" ? null : JSON.parse(sent),
+    timeoutSeconds: Number(request.headers["x-stainless-timeout"]),
   });
   response.setHeader(
     "Date",
@@ -171,9 +182,11 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     if (fault?.kind === "cut") return die();
     if (fault?.kind === "status") return answerFault(response, fault);
     checkHeaders(state, request, url.pathname);
-    const result = route(state, request.method ?? "", url, sent === "" ? null : (JSON.parse(sent) as unknown));
+    const result = route(state, request, url, sent === "" ? null : (JSON.parse(sent) as unknown));
     if (fault?.kind === "lose") return die();
     if (result instanceof OpenStream) openStream(state, response, result, fault?.kind === "cutStream" ? fault : null);
+    else if (result instanceof Download)
+      response.writeHead(200, { "content-type": result.file.mime_type }).end(result.file.bytes);
     else json(response, 200, result);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
@@ -268,13 +281,22 @@ function query(url: URL, allowed: readonly string[]): URLSearchParams {
   return url.searchParams;
 }
 
-function route(state: State, method: string, url: URL, body: unknown): unknown {
+function route(state: State, { method, headers }: IncomingMessage, url: URL, body: unknown): unknown {
   const [, version, family = "", id, ...rest] = url.pathname.split("/");
   if (version !== "v1") throw notFound("path");
   const line = `${method} ${[family, id === undefined ? "" : ":id", ...rest].filter((part) => part !== "").join("/")}`;
   switch (family) {
     case "models":
       return models(line, url);
+    case "files":
+      return files(state.engine.files, (data, params) => page(state, data, params), {
+        line,
+        id: id ?? "",
+        params: url.searchParams,
+        betas: String(headers["anthropic-beta"]),
+        accept: String(headers.accept),
+        now: (state.options.clock ?? systemClock).now() + (state.options.skewMs ?? 0),
+      });
     case "messages":
       return messages(state, line, body);
     case "environments":
@@ -419,14 +441,6 @@ function sessions(state: State, line: string, id: string, url: URL, body: unknow
   switch (line) {
     case "POST sessions":
       return toWire(createSession(state, body));
-    case "GET sessions": {
-      const params = query(url, ["agent_id", "order", "limit", "page", "include_archived"]);
-      const all = [...engine.sessions.values()].filter(
-        (session) => session.archivedAt === null && [null, session.agentId].includes(params.get("agent_id")),
-      );
-      if (params.get("order") !== "asc") all.reverse();
-      return page(state, all.map(toWire), params);
-    }
     case "GET sessions/:id":
       return toWire(engine.need(id));
     case "POST sessions/:id": {

@@ -1,4 +1,4 @@
-/** The same source under Deno: the end-to-end tests themselves, with another program under test. CI runs all of them so. */
+/** The same source under Deno passes the same end-to-end tests as the binary: the files themselves, with another program under test. */
 import { expect, test } from "bun:test";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -8,9 +8,12 @@ const root = join(import.meta.dir, "../..");
 // The package's command is a script around this file, which a signal would end without it.
 const deno = join(root, "node_modules/deno", process.platform === "win32" ? "deno.exe" : "deno");
 
-/** Runs test files with `deno run -A src/main.ts` as the program; resolves to their report. */
-async function underDeno(...args: readonly string[]): Promise<string> {
-  const child = spawn(process.execPath, ["test", "--timeout=60000", ...args], {
+type Counts = { readonly pass: number; readonly filtered: number };
+
+/** Runs the tests of these files whose names fit, with `deno run -A src/main.ts` as the program. @throws Error with the report */
+async function underDeno(names: readonly string[], pattern: string): Promise<Counts> {
+  const files = names.map((name) => `./test/e2e/${name}.test.ts`);
+  const child = spawn(process.execPath, ["test", "--timeout=60000", ...files, "-t", pattern], {
     cwd: root,
     env: {
       ...process.env,
@@ -26,21 +29,22 @@ async function underDeno(...args: readonly string[]): Promise<string> {
     stream.setEncoding("utf8").on("data", (text: string) => (report += text));
   const code = await new Promise((resolve) => child.once("close", resolve));
   if (code !== 0) throw new Error(report);
-  return report;
+  const count = (word: string): number => Number(new RegExp(`^ *(\\d+) ${word}`, "mu").exec(report)?.[1] ?? 0);
+  return { pass: count("pass"), filtered: count("filtered out") };
 }
 
 test.skipIf(!existsSync(deno))(
-  "under Deno: native, REST, and signal-cli with its line cut",
+  "under Deno: native, REST, signal-cli, the transcripts and the terminal, every test of them",
   async () => {
-    const files = ["native", "rest", "signal-cli"].map((name) => `./test/e2e/${name}.test.ts`);
-    const names = [
-      "in an empty folder",
-      "a stranger gets nothing at all",
-      "through the REST API",
-      "the line is cut: four states",
-    ];
-    const report = await underDeno(...files, "-t", names.join("|"));
-    expect(report).toMatch(/^ *5 pass$/mu);
+    // They mostly wait for polls to end, so the parts run beside each other.
+    const parts = ["with the backend", "kill -9|beside the daemon"];
+    const [others, ...signalCli] = await Promise.all([
+      underDeno(["native", "rest", "transcripts", "terminal"], "."),
+      ...[...parts, `^(?!.*(${parts.join("|")}))`].map((pattern) => underDeno(["signal-cli"], pattern)),
+    ]);
+    expect(others.filtered).toBe(0);
+    const [first] = signalCli;
+    expect(signalCli.reduce((sum, { pass }) => sum + pass, 0)).toBe((first?.pass ?? 0) + (first?.filtered ?? 0));
   },
-  120_000,
+  180_000,
 );

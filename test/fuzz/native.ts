@@ -19,7 +19,7 @@ import {
   ReceiptMessage_Type,
   TypingMessage_Action,
 } from "../../src/signal/native/proto/signal_pb.ts";
-import { openProvision } from "../../src/signal/native/provisioning.ts";
+import { openProvision } from "../../src/signal/native/link.ts";
 import { openEnvelope } from "../../src/signal/native/receive.ts";
 import { openOverlay } from "../../src/signal/native/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
@@ -184,8 +184,8 @@ export async function nativeTargets(): Promise<Target[]> {
       at + 1_000,
     );
     if (outcome.envelope) follow(outcome.envelope, bytes.length * 2);
-    checkSize("quarantine", outcome.quarantine, 0);
-    if (outcome.jobs.length > 10) throw new Error(`${outcome.jobs.length} jobs of one message`);
+    checkSize("quarantine", outcome.quarantine ?? null, 0);
+    if ((outcome.jobs?.length ?? 0) > 10) throw new Error("too many jobs of one message");
     overlay.keep();
     try {
       database.transaction(() => {

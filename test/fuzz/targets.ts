@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import type { TurnStep } from "../../src/claude/backend.ts";
-import { toFrame, toSessionEvent } from "../../src/claude/events.ts";
+import { toFrame, toSessionEvent } from "../../src/claude/wire.ts";
 import { claudeFailure } from "../../src/claude/failure.ts";
 import { createMessagesBackend } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";

@@ -97,6 +97,20 @@ test("an answer of the same millisecond as the next prompt does not count as tha
   expect(bench.texts()).toEqual(["something", "Claude finished without a message."]);
 });
 
+test("a question that was stopped while Claude could not hear of it does not stand in the way of the next message", async () => {
+  await using bench = await openBench({ script: asking });
+  bench.signal.owner.write("work");
+  await bench.until("the question", () => bench.texts().some((text) => text.includes("shell")));
+  bench.claude().setDown(true);
+  bench.signal.owner.write("/stop");
+  await bench.until("the stop", () => isSettled(bench));
+  bench.claude().setDown(false);
+  bench.signal.owner.write("next");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().slice(1)).toEqual(["Stopped.", "re: next"]);
+  expect(bench.posts).toEqual(["work", "next"]);
+});
+
 test("a question that waits for a yes survives a crash, and the yes is heard by the next process", async () => {
   await using bench = await openBench({ script: asking });
   bench.signal.owner.write("work");

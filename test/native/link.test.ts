@@ -9,7 +9,7 @@ import { BridgeError } from "../../src/core/errors.ts";
 import { findAccount } from "../../src/signal/native/account.ts";
 import { fromBase64, owned } from "../../src/signal/native/bytes.ts";
 import { DeviceNameSchema, ProvisionEnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { sealDeviceName } from "../../src/signal/native/provisioning.ts";
+import { sealDeviceName } from "../../src/signal/native/link.ts";
 import { linkNative, type NativeDeps } from "../../src/signal/native/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";

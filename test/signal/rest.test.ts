@@ -41,6 +41,12 @@ async function setup(options: RestDoubleOptions & { account?: string | null; log
   return { clock, double, transport };
 }
 
+async function connected(options: Parameters<typeof setup>[0] = {}) {
+  const stage = await setup(options);
+  await stage.transport.connect(never);
+  return stage;
+}
+
 type Exchange = { readonly response: { readonly status: number; readonly body?: unknown; readonly bodyText?: string } };
 const load = (name: string): Exchange[] =>
   [
@@ -97,8 +103,7 @@ describe("connecting", () => {
 
 describe("receiving", () => {
   test("polls are short, with a rest between them, and abort is obeyed there", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     const stop = new AbortController();
     const receiving = transport.receive(20_000, stop.signal);
     const polls = () => double.calls().filter(({ path }) => path.includes("/receive/"));
@@ -117,8 +122,7 @@ describe("receiving", () => {
 
   test("lines of log behind the messages do not cost the messages", async () => {
     const log = createHeardLog();
-    const { double, transport } = await setup({ log });
-    await transport.connect(never);
+    const { double, transport } = await connected({ log });
     double.fail("receive", { status: 200, body: load("rest-receive-corrupt-200.json")[0]?.response.bodyText ?? "" });
     const { envelopes, isProof } = await transport.receive(1000, never);
     expect(envelopes).toMatchObject([{ content: { text: "hi" } }]);
@@ -128,8 +132,7 @@ describe("receiving", () => {
   });
 
   test("messages that were printed before signal-cli failed are in the error, and are not lost", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     double.phoneWrites("first");
     double.personWrites(alice, "second");
     double.fail("receive", "failed");
@@ -142,8 +145,7 @@ describe("receiving", () => {
   });
 
   test("the container's own example of a good answer is understood", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const [full, empty] = load("rest-receive-normal-mode.json");
     if (!full || !empty) throw new Error("expected two exchanges");
     double.fail("receive", toFault(full));
@@ -155,8 +157,7 @@ describe("receiving", () => {
   });
 
   test("the container's refusals are typed faults", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const codes = ["signal_protocol", "signal_protocol", "unlinked", "signal_timeout", "json_rpc_mode"] as const;
     for (const [index, exchange] of load("rest-receive-errors.json").entries()) {
       double.fail("receive", toFault(exchange));
@@ -175,8 +176,7 @@ describe("receiving", () => {
     ],
     ["a cut", "cut", "signal_unreachable"],
   ] as const)("%s is a typed fault", async (_, fault, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("receive", fault);
     expect(await codeOf(transport.receive(1000, never))).toBe(code);
   });
@@ -187,8 +187,7 @@ describe("receiving", () => {
     ["an error", '{"error":"User +15550100001 is not registered."}', "unlinked"],
     ["the beginning of an answer", '[{"envelope":{"sourceNumber":"+155501', "signal_protocol"],
   ] as const)("%s with status 200 is a typed fault", async (_, text, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("receive", { status: 200, body: text });
     expect(await codeOf(transport.receive(1000, never))).toBe(code);
   });
@@ -196,8 +195,7 @@ describe("receiving", () => {
 
 describe("one call at a time", () => {
   test("sends that wait go before the next poll, in their order", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     const receiving = transport.receive(3000, never);
     await double.parked();
     const sends = ["one", "two", "three"].map((text) => transport.send(hello(direct, text)));
@@ -213,8 +211,7 @@ describe("one call at a time", () => {
   });
 
   test("however much there is to send, a poll gets its turn", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     const enough = new AbortController();
     const keepSending = async (): Promise<void> => {
       while (!enough.signal.aborted) await transport.send(hello());
@@ -230,8 +227,7 @@ describe("one call at a time", () => {
   });
 
   test("typing is shown only while nothing waits to be sent", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const sending = transport.send(hello());
     await transport.typing(direct, true);
     await sending;
@@ -255,8 +251,7 @@ describe("sending", () => {
       ],
     ],
   ] as const)("%s is understood", async (_, index, failed) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const exchange = load("rest-send-success.json")[index];
     if (!exchange) throw new Error("expected an exchange");
     double.fail("send", toFault(exchange));
@@ -266,8 +261,7 @@ describe("sending", () => {
   });
 
   test("the refusals of the fixtures are typed faults", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const codes = [
       "send_rejected",
       "send_rejected",
@@ -309,15 +303,13 @@ describe("sending", () => {
     ["a cut answer", "truncated", "send_uncertain"],
     ["a cut connection", "cut", "send_uncertain"],
   ] as const)("%s is a typed fault", async (_, fault, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", fault);
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
   test("a refusal whose results say that it went out is a success", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const results = [success, { recipientAddress: { uuid: carol.aci }, type: "IDENTITY_FAILURE" }];
     double.fail("send", refusal(`${JSON.stringify({ timestamp: 1_786_953_653_000, results })}\nsome warning\n`));
     expect(await transport.send(hello(group))).toEqual({
@@ -327,16 +319,14 @@ describe("sending", () => {
   });
 
   test("a direct message whose only recipient failed is not sent", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const errors = { recipients: [{ uuid: alice.aci, reason: "UNREGISTERED_FAILURE" }] };
     double.fail("send", { status: 201, body: JSON.stringify([{ timestamp: "1786953653000", errors }]) });
     expect(await codeOf(transport.send(hello()))).toBe("unregistered");
   });
 
   test("styles that cannot be expressed are left out, the text never suffers", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const text = "**stars** and `ticks`";
     const styles = [
       { start: 0, length: 6, style: "BOLD" },
@@ -347,8 +337,7 @@ describe("sending", () => {
   });
 
   test("files, whatever their names", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const files = [{ fileName: "a;b,c/d é.png", contentType: "image/png", base64: "AQID" }];
     await transport.send({ ...hello(), body: { kind: "text", text: "", styles: [], quote: null, files } });
     expect(double.sent()[0]?.files).toEqual([{ fileName: "a_b_c_d é.png", contentType: "image/png", base64: "AQID" }]);

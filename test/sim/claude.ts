@@ -221,7 +221,7 @@ function createScript({ dice, plan }: TheirsDeps) {
     const text = `${mark()} re[${to}]`;
     if (dice.chance(0.1)) return { write: [text, " in", " pieces"] };
     // Slow enough for a preview and its edits.
-    if (!isCalm && dice.chance(0.1)) {
+    if (!isCalm && dice.chance(plan.preview)) {
       const words = Array.from({ length: 1 + dice.below(8) }, (_, index) => ` word ${index}`);
       return { write: [text, ...words], everyMs: Math.round(dice.between(500, 9_000)) };
     }

@@ -182,9 +182,13 @@ export function createLife(machine: Machine): Life {
   };
 }
 
-/** What no statement may ever do, noted by the database itself. */
+/** What no statement may ever do, and each setting that was made, noted by the database itself. */
 const watchers = `
   CREATE TEMP TABLE broken (what TEXT);
+  CREATE TEMP TABLE changes (id TEXT, context TEXT, stamps TEXT);
+  INSERT INTO changes SELECT remote_id, context, stamps FROM sessions WHERE remote_id IS NOT NULL;
+  CREATE TEMP TRIGGER settings_change AFTER UPDATE OF context, stamps ON sessions WHEN NEW.remote_id IS NOT NULL
+    BEGIN INSERT INTO changes VALUES (NEW.remote_id, NEW.context, NEW.stamps); END;
   CREATE TEMP TRIGGER inbox_ends_once AFTER UPDATE ON inbox WHEN OLD.state = 'done'
     AND (NEW.state <> 'done' OR NEW.outcome IS NOT OLD.outcome OR NEW.done_at IS NOT OLD.done_at)
     BEGIN INSERT INTO broken VALUES ('inbox row ' || OLD.id || ' changed after its end'); END;

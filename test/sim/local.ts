@@ -75,9 +75,11 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     yield { type: "message_stop" };
   }
   const api: ClaudeApi = {
-    async call(_site, work) {
-      await pass(null);
-      return work(models);
+    call: () => Promise.reject(new Error("messages asks by stream alone")),
+    bytes: () => Promise.resolve(null),
+    async models(signal) {
+      await pass(signal);
+      return [{ id: "claude-scripted", name: "Scripted Claude" }];
     },
     async stream(_site, work, signal) {
       const asked = Promise.withResolvers<Request>();
@@ -97,10 +99,6 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     },
   };
 }
-
-const models = {
-  models: { list: () => [{ id: "claude-scripted", display_name: "Scripted Claude" }] },
-} as unknown as Anthropic;
 
 const textOf = ({ content }: Anthropic.MessageParam): string =>
   typeof content === "string" ? content : content.map((block) => (block.type === "text" ? block.text : "")).join("\n");

@@ -270,8 +270,9 @@ function createChanges(theirs: Theirs): Changes {
         note(session.id, context, stamps);
       }
       const locals = db?.all<{ id: string; context: string; stamps: string }>(
-        "SELECT remote_id AS id, context, stamps FROM sessions WHERE state = 'active' AND remote_id IS NOT NULL AND stamps <> '{}'",
+        "SELECT id, context, stamps FROM changes",
       );
+      if (locals?.length) db?.exec("DELETE FROM changes");
       for (const { id, context, stamps } of locals ?? [])
         note(id, JSON.parse(context) as Context, JSON.parse(stamps) as { readonly [key: string]: string });
     },

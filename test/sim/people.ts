@@ -41,7 +41,9 @@ const commands = [
   "/skip",
   "/status",
   "/title Garden",
+  "/title Garden",
   "/title",
+  "/verbose",
   "/verbose",
   "/model",
   "/model claude-scripted",
@@ -74,6 +76,7 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
   const marks = new Map<string, string[]>();
   let asks = 0;
   let secrets = 0;
+  let titles = 0;
   const keep = (place: Place, envelope: Envelope): void => {
     said.push({ place, envelope });
     delivered.push(envelope);
@@ -96,7 +99,9 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
     return `edit to ${name}`;
   };
   const command = (): string => {
-    const [place, text] = [dice.pick(places), dice.pick(commands)];
+    const [place, name] = [dice.pick(places), dice.pick(commands)];
+    // Each title another one, so that a lost change shows.
+    const text = name.endsWith("Garden") ? `${name} ${++titles}` : name;
     place.who.write(text, place.options);
     const what = `${text} in ${chatKey(place.chat)}`;
     // In one breath: what is written after a command is meant for what the command leaves behind.

@@ -63,6 +63,8 @@ export type Plan = {
   /** Probabilities per turn. */
   readonly ask: number;
   readonly slow: number;
+  /** Of an answer to be so slow that a preview of it is shown. */
+  readonly preview: number;
   readonly exhausted: number;
   readonly terminal: number;
   readonly oddStop: number;
@@ -102,6 +104,7 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
     lastingMs: dice.between(2_000, 240_000),
     ask: some(0.6),
     slow: some(0.5),
+    preview: some(0.7),
     exhausted: some(0.4),
     terminal: mode === "lite" ? 0 : some(0.2),
     oddStop: some(0.3),

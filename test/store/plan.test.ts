@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { Chat, Envelope } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import type { Database } from "../../src/store/database.ts";
+import type { Files } from "../../src/store/files.ts";
 import type { Inbox } from "../../src/store/inbox.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
@@ -95,6 +96,17 @@ const sessions: Calls<Sessions> = {
   toSync: [1, 20],
   counts: [1],
 };
+const files: Calls<Files> = {
+  note: ["s", [{ id: "r", at: 1, type: "tool_result", toolUseId: "t", isError: false }], 1],
+  due: [],
+  next: ["s"],
+  markLooked: ["s", 1],
+  postpone: ["s", 1],
+  hasten: [1],
+  isDone: ["s", "f"],
+  markDone: ["s", "f"],
+  giveUp: ["s"],
+};
 const settings: Calls<Settings> = { get: ["k"], set: ["k", "v"], remove: ["k"], count: ["sent", 1], counter: ["sent"] };
 
 /** What may be read whole, and why that stays small. The index is part of it where there is one. */
@@ -104,6 +116,10 @@ const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
   [
     /SCAN sessions USING (COVERING )?INDEX sessions_(active|used|synced|stale)\b/u,
     "one row per chat: for /status, and bounded by a LIMIT",
+  ],
+  [
+    /SCAN file_looks USING (COVERING )?INDEX file_looks_due\b/u,
+    "what is due only: at most the sessions of the last seconds",
   ],
   [/SCAN sessions$/u, "one row per conversation: `sessions list`, run by a person"],
   [/SCAN signal_(account|own|pending_link)\b/u, "one or two rows"],
@@ -142,6 +158,7 @@ test("every statement of the store finds its rows by an index, or reads only wha
   callAll(store.sessions, sessions);
   callAll(store.inbox, inbox);
   callAll(store.outbox, outbox);
+  callAll(store.files, files);
   callAll(store.settings, settings);
   store.prune(1);
   expect(heard.size).toBeGreaterThan(50);

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { toHistory } from "../../src/claude/history.ts";
+import { toHistory } from "../../src/claude/messages.ts";
 import type { Envelope, SessionEvent } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { openStore, type Store } from "../../src/store/store.ts";

@@ -10,12 +10,13 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { BinaryReader } from "@bufbuild/protobuf/wire";
 import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
-import type { AuthMessagesService, UploadForm } from "@signalapp/libsignal-client/dist/net.js";
+import type { AuthMessagesService } from "@signalapp/libsignal-client/dist/net.js";
 import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, concat, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { toBridgeError } from "./connect.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
 import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
@@ -114,10 +115,8 @@ export function paddedBytes(plainBytes: number): number {
 const blobBytesMax = (plainBytes: number): number =>
   ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
-type SealedFile = { readonly blob: Bytes; readonly key: Bytes; readonly digest: Bytes; readonly size: number };
-
 /** Seals `plain` under a fresh key. */
-export function encryptAttachment(plain: Uint8Array): SealedFile {
+export function encryptAttachment(plain: Uint8Array) {
   const key = owned(randomBytes(64));
   const iv = randomBytes(ivBytes);
   const cipher = createCipheriv("aes-256-cbc", key.subarray(0, 32), iv);
@@ -147,7 +146,14 @@ export async function uploadAttachment(
   signal: AbortSignal,
 ): Promise<wire.AttachmentPointer> {
   const { blob, key, digest, size } = encryptAttachment(file.plain);
-  const form = await uploadForm(connection, blob.length, signal);
+  // REST in production, gRPC where the service's remote config says so. It ends with the line; of an `abortSignal` libsignal
+  // would never let go.
+  const asked = connection.getUploadForm({ uploadSize: BigInt(blob.length) });
+  const form = await asked.catch((cause: unknown) => {
+    if (!LibSignalErrorBase.is(cause, ErrorCode.UploadTooLarge)) throw toBridgeError("Cannot upload a file", cause);
+    const message = `Cannot upload a file as its ${blob.length} bytes are too many for Signal`;
+    throw new BridgeError("send_rejected", message, { cause });
+  });
   const base = service.cdnUrl(form.cdn);
   if (base === null) throw new BridgeError("signal_protocol", `Cannot upload a file as nobody knows CDN ${form.cdn}`);
   const put = async (url: string | URL, method: "POST" | "PUT", headers: Record<string, string>, body: Uint8Array) => {
@@ -186,28 +192,6 @@ export async function uploadAttachment(
     uploadTimestamp: BigInt(file.uploadedAt),
     ...(file.fileName === null ? {} : { fileName: file.fileName }),
   });
-}
-
-/** The typed call is REST in production and gRPC where the service's remote config says so. **Source:** libsignal-client `net/chat`. */
-async function uploadForm(
-  connection: Pick<AuthMessagesService, "getUploadForm">,
-  blobBytes: number,
-  signal: AbortSignal,
-): Promise<UploadForm> {
-  try {
-    return await connection.getUploadForm({ uploadSize: BigInt(blobBytes) }, { abortSignal: signal });
-  } catch (cause) {
-    const failed = (
-      code: "send_rejected" | "signal_rate_limited" | "signal_unreachable",
-      why: string,
-      after?: Millis,
-    ) => new BridgeError(code, `Cannot upload a file as ${why}`, { cause, retryAfterMs: after });
-    if (LibSignalErrorBase.is(cause, ErrorCode.UploadTooLarge))
-      throw failed("send_rejected", `its ${blobBytes} bytes are too many for Signal`);
-    if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError))
-      throw failed("signal_rate_limited", "Signal limits the rate", cause.retryAfterSecs * 1000);
-    throw failed("signal_unreachable", `the form did not come: ${reasonOf(cause)}`);
-  }
 }
 
 function checked(answer: PinnedResponse): PinnedResponse {

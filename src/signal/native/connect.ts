@@ -47,8 +47,8 @@ export type Request = {
 export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
 
 export type Line = {
-  /** Up to `max` deliveries that have arrived; taken from the queue. */
-  take(max: number): Incoming[];
+  /** The next delivery that has arrived, taken from the queue. */
+  take(): Incoming | undefined;
   /** To be taken again, first. */
   putBack(deliveries: readonly Incoming[]): void;
   /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
@@ -137,8 +137,8 @@ function openInbound({ clock, log }: LineDeps) {
   return {
     listener,
     lose,
-    take: (max: number) => {
-      const taken = queue.splice(0, max);
+    take: () => {
+      const taken = queue.shift();
       if (isOverflown && queue.length === 0)
         lose(unreachable("Cannot receive more as the backlog is too long for one connection"));
       return taken;
@@ -262,7 +262,7 @@ const finalCodes = new Map<ErrorCode, BridgeCode>([
 ]);
 
 /** What libsignal threw, in our words. */
-function toBridgeError(what: string, cause: unknown): BridgeError {
+export function toBridgeError(what: string, cause: unknown): BridgeError {
   const message = `${what}: ${reasonOf(cause)}`;
   if (!(cause instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, { cause });
   if (cause.is(ErrorCode.RateLimitedError))

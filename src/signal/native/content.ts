@@ -39,22 +39,24 @@ export function readContent(
   now: Millis,
   addressOf: AddressOf,
 ): Envelope | string {
-  const { sentAt } = sender;
+  const { sentAt, aci, number } = sender;
   if (sentAt < 1 || sentAt > Math.min(timestampMax, now + dayMs)) return "timestamp out of range";
-  const source: Address = { aci: sender.aci, number: sender.number };
-  const read = readKind(content, sender, sender.isOwn ? { kind: "self" } : { kind: "direct", peer: source }, addressOf);
+  const direct: Chat = sender.isOwn ? { kind: "self" } : { kind: "direct", peer: { aci, number } };
+  const read = readKind(content, sender, direct, addressOf);
   if (typeof read === "string") return read;
-  return {
-    source,
-    sourceDevice: sender.deviceId,
-    sentAt: read.sentAt ?? sentAt,
-    serverAt: sender.serverAt,
-    chat: read.chat,
-    isOwn: sender.isOwn,
-    sourceName: sender.name,
-    content: read.said,
-  };
+  return toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
 }
+
+export const toEnvelope = (sender: Sender, content: Said, chat: Chat | null): Envelope => ({
+  source: { aci: sender.aci, number: sender.number },
+  sourceDevice: sender.deviceId || null,
+  sentAt: sender.sentAt,
+  serverAt: sender.serverAt,
+  chat,
+  isOwn: sender.isOwn,
+  sourceName: sender.name,
+  content,
+});
 
 const empty = (what: string): Read => ({ said: { kind: "empty", what }, chat: null });
 

@@ -70,7 +70,6 @@ export async function deliver(context: Context, parcel: Parcel): Promise<boolean
     const bundles = await fetchBundles(context, to, wanted, seal);
     const messages = await context.mutex.run(() => encrypt(context, parcel, bundles, seal));
     if (messages.length === 0) {
-      // Only our own account can be without any other device.
       if (isSelf && wanted.length > 0) return false;
       if (wanted.length > 0) throw new BridgeError("unregistered", "Cannot send as the recipient has no device");
       wanted = ["*"];
@@ -184,16 +183,16 @@ async function encrypt(
       const peer = libsignal.ProtocolAddress.new(to, bundle.deviceId());
       await libsignal.processPreKeyBundle(bundle, peer, aci.address, sessions, identities, now);
     }
-    const padded = content instanceof Uint8Array ? pad(content) : null;
+    const padded = content instanceof Uint8Array ? pad(content) : content;
     for (const id of overlay.devices("aci", to)) {
       const session = overlay.session("aci", to, id);
       const isMe = to === aci.serviceId && id === deviceId;
       if (session === null || isMe || !session.hasCurrentState(now)) continue;
       const peer = libsignal.ProtocolAddress.new(to, id);
       const inner =
-        content instanceof Uint8Array
-          ? await libsignal.signalEncrypt(padded ?? content, peer, aci.address, sessions, identities, now)
-          : libsignal.CiphertextMessage.from(content);
+        padded instanceof Uint8Array
+          ? await libsignal.signalEncrypt(padded, peer, aci.address, sessions, identities, now)
+          : libsignal.CiphertextMessage.from(padded);
       const outer =
         seal && libsignal.UnidentifiedSenderMessageContent.new(inner, seal.certificate, kinds[kind].hint, groupId);
       messages.push({

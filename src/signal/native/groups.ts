@@ -16,12 +16,13 @@ import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import { findRecipient, type NativeAccount, saveProfileKey, saveRecipient } from "./account.ts";
+import { findRecipient, saveProfileKey, saveRecipient } from "./account.ts";
 import { type Bytes, fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Line } from "./connect.ts";
 import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
 import * as wire from "./proto/signal_pb.ts";
 import type { Service } from "./service.ts";
+import type { Context } from "./transport.ts";
 
 const daySeconds = 86_400;
 const timeoutMs: Millis = 30_000;
@@ -197,36 +198,17 @@ function guard<T>(why: string, work: () => T): T {
   }
 }
 
-export type KnownGroup = { readonly masterKey: Bytes; readonly state: Omit<GroupState, "members"> & Members };
+type KnownGroup = { readonly masterKey: Bytes; readonly state: Omit<GroupState, "members"> & Members };
 type Members = { readonly members: readonly Omit<GroupMember, "profileKey">[] };
 
 /** A message in a group, as far as its sender's right to write there goes. */
 export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
 
 /** The groups that we know from their messages. */
-export type GroupKeeper = {
-  /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
-  standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown";
-  /**
-   * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
-   * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
-   */
-  learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
-  /**
-   * The present state of a group on the allow list.
-   * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
-   */
-  load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
-};
+export type GroupKeeper = ReturnType<typeof keepGroups>;
+type KeeperDeps = Pick<Context, "database" | "clock" | "account"> & { readonly fetchGroup: FetchGroup };
 
-type KeeperDeps = {
-  readonly database: Database;
-  readonly clock: Clock;
-  readonly account: () => NativeAccount;
-  readonly fetchGroup: FetchGroup;
-};
-
-export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps): GroupKeeper {
+export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps) {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
@@ -246,13 +228,18 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
     return state;
   };
   return {
-    standing(claim, aci) {
+    /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
+    standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown" {
       const state = find(claim.groupId)?.state ?? null;
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       return member === undefined || (state?.isAnnouncementsOnly === true && !member.isAdmin) ? "stranger" : "member";
     },
-    async learn(claim, signal) {
+    /**
+     * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
+     * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
+     */
+    async learn(claim: GroupClaim, signal: AbortSignal): Promise<void> {
       try {
         await refresh(claim.groupId, claim.masterKey, signal);
       } catch (error) {
@@ -261,7 +248,11 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
       if (asked.size >= askedMax) asked.clear();
       asked.add(nameOf(claim));
     },
-    async load(groupId, signal) {
+    /**
+     * The present state of a group on the allow list.
+     * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
+     */
+    async load(groupId: string, signal: AbortSignal): Promise<KnownGroup> {
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
       const { masterKey, state: known, fetchedAt } = row;

@@ -36,6 +36,7 @@ const idleMsMax: Millis = 2000;
  * @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled), `signal_timeout`, `signal_protocol` (body too large)
  */
 export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
+
 export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFetch {
   const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true });
   let agent = freshAgent();

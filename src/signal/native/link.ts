@@ -7,18 +7,19 @@
  * The pending row holds all that was generated, before the server hears of it: after a crash in between, the same request goes
  * out once more; the code is single use, so a refusal then means that the person scans again. **Source:** SIGNAL-NATIVE 2.
  */
-import { KyberPreKeyRecord, PrivateKey, SignedPreKeyRecord } from "@signalapp/libsignal-client";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import * as libsignal from "@signalapp/libsignal-client";
 import type { Net } from "@signalapp/libsignal-client/dist/net.js";
-import { randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { findAccount, loadAccount, type OwnName, toAccount } from "./account.ts";
-import { type Bytes, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
+import { type Bytes, concat, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
 import { connectSealed, exchange, openLine, type Reply, withDeadline } from "./connect.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
-import { linkUrl, openProvision, type Provision, sealDeviceName } from "./provisioning.ts";
+import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
 import type { Context, NativeDeps } from "./transport.ts";
 
@@ -60,7 +61,7 @@ export function makeLink(deps: LinkDeps): Link {
 
 /** `scanned` is what the phone sent; null when the server closed the socket first. */
 async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
-  const ephemeral = PrivateKey.generate();
+  const ephemeral = libsignal.PrivateKey.generate();
   const address = Promise.withResolvers<string | null>();
   const scanned = Promise.withResolvers<Provision | null>();
   scanned.promise.catch(() => undefined);
@@ -104,29 +105,10 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, close };
 }
 
-/** All that the link needs after the answer, as JSON; byte strings in base64. */
-type Pending = {
-  readonly aci: string;
-  readonly number: string | null;
-  readonly password: string;
-  readonly profileKey: string | null;
-  readonly entropyPool: string | null;
-  readonly credentialSalt: string | null;
-  readonly sendsReadReceipts: boolean;
-  readonly owns: readonly {
-    readonly name: OwnName;
-    readonly identity: string;
-    readonly registrationId: number;
-    readonly nextId: number;
-    readonly signed: string;
-    readonly lastResort: string;
-  }[];
-  readonly request: unknown;
-};
-
-function prepare({ database, clock, random }: LinkDeps, provision: Provision, deviceName: string): Pending {
+/** All that the link needs after the answer, saved as JSON; byte strings in base64. */
+function prepare({ database, clock, random }: LinkDeps, provision: Provision, deviceName: string) {
   const at = clock.now();
-  const makeOwn = (name: OwnName, identity: PrivateKey) => {
+  const makeOwn = (name: OwnName, identity: libsignal.PrivateKey) => {
     // Anywhere in the lower half of the range.
     let nextId = 1 + Math.floor(random() * (keyIdMax / 2));
     const keys = makeStandingKeys(identity, () => nextId++, at);
@@ -137,7 +119,7 @@ function prepare({ database, clock, random }: LinkDeps, provision: Provision, de
   const pni = provision.pniIdentity && makeOwn("pni", provision.pniIdentity);
   const owns = pni === null ? [aci] : [aci, pni];
   const base64 = (bytes: Bytes | null) => bytes && toBase64(bytes);
-  const pending: Pending = {
+  const pending = {
     aci: provision.aci,
     number: provision.number,
     password: randomBytes(24).toString("base64url"),
@@ -171,6 +153,8 @@ function prepare({ database, clock, random }: LinkDeps, provision: Provision, de
   putRow(database, "pending_link", { id: 1, at, state: JSON.stringify(pending) });
   return pending;
 }
+
+type Pending = ReturnType<typeof prepare>;
 
 /** True when a link that a crash cut short could be finished. */
 async function resume(deps: LinkDeps, signal: AbortSignal): Promise<boolean> {
@@ -245,9 +229,9 @@ function save({ database, clock }: LinkDeps, pending: Pending, answer: v.InferOu
   for (const own of pending.owns) {
     if (own.name === "pni" && !answer.pni) continue;
     const serviceId = own.name === "aci" ? pending.aci : `PNI:${answer.pni?.toLowerCase()}`;
-    const signed = SignedPreKeyRecord.deserialize(fromBase64(own.signed));
-    const lastResort = KyberPreKeyRecord.deserialize(fromBase64(own.lastResort));
-    const identity = PrivateKey.deserialize(fromBase64(own.identity));
+    const signed = libsignal.SignedPreKeyRecord.deserialize(fromBase64(own.signed));
+    const lastResort = libsignal.KyberPreKeyRecord.deserialize(fromBase64(own.lastResort));
+    const identity = libsignal.PrivateKey.deserialize(fromBase64(own.identity));
     saveOwn(database, { ...own, serviceId, identity }, { signed, lastResort }, at);
   }
 }
@@ -267,4 +251,92 @@ async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> 
     if (!(error instanceof BridgeError)) throw error;
     deps.log.warn("pre-keys not uploaded yet", { reason: error.message });
   }
+}
+
+// --- The crypto of linking: what the phone hands over through the QR code, and the name under which it lists us.
+// **Source:** SIGNAL-NATIVE 2.2, 2.3, 2.5 (read in signal-cli, mautrix-signal; verified against the mock server).
+
+type Provision = ReturnType<typeof toProvision>;
+const macBytes = 32;
+const ivBytes = 16;
+
+/** For the QR code. Empty `capabilities` declines the transfer of old messages. */
+function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
+  const key = encodeURIComponent(toBase64(publicKey.serialize()));
+  return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
+}
+
+/**
+ * Opens the envelope that came for the key `ephemeral`.
+ * @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs
+ */
+export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
+  try {
+    const envelope = fromBinary(wire.ProvisionEnvelopeSchema, bytes);
+    return toProvision(decrypt(envelope.body, libsignal.PublicKey.deserialize(owned(envelope.publicKey)), ephemeral));
+  } catch (error) {
+    if (error instanceof BridgeError) throw error;
+    throw refuse("it cannot be read", error);
+  }
+}
+
+const refuse = (why: string, cause?: unknown) =>
+  new BridgeError("signal_protocol", `Cannot link as what the phone sent is not right: ${why}`, { cause });
+
+/** body = version(1) ‖ iv(16) ‖ ciphertext ‖ mac(32). The MAC is checked first, in constant time. */
+function decrypt(body: Uint8Array, theirs: libsignal.PublicKey, ephemeral: libsignal.PrivateKey): Bytes {
+  if (body[0] !== 1) throw refuse("its version is unknown");
+  if (body.length < 1 + ivBytes + macBytes) throw refuse("it is too short");
+  const keys = libsignal.hkdf(64, ephemeral.agree(theirs), utf8("TextSecure Provisioning Message"), null);
+  const mac = createHmac("sha256", keys.subarray(32)).update(body.subarray(0, -macBytes)).digest();
+  if (!timingSafeEqual(mac, body.subarray(-macBytes))) throw refuse("its MAC is wrong");
+  const decipher = createDecipheriv("aes-256-cbc", keys.subarray(0, 32), body.subarray(1, 1 + ivBytes));
+  return concat(decipher.update(body.subarray(1 + ivBytes, -macBytes)), decipher.final());
+}
+
+/** What the phone gives to a new device. The code is single use; there is no PNI for an account without a number. */
+function toProvision(plain: Bytes) {
+  const message = fromBinary(wire.ProvisionMessageSchema, plain);
+  const aci =
+    message.aciBinary.length === 16 ? libsignal.Aci.fromUuidBytes(message.aciBinary).getServiceIdString() : message.aci;
+  const aciIdentity = toIdentity(message.aciIdentityKeyPrivate, message.aciIdentityKeyPublic);
+  if (aciIdentity === null || aci === "" || message.provisioningCode === "") throw refuse("a field is missing");
+  const hasPni = message.pniBinary.length === 16 || message.pni !== "";
+  const sized = (bytes: Uint8Array, length: number) => (bytes.length === length ? owned(bytes) : null);
+  return {
+    code: message.provisioningCode,
+    aci: aci.toLowerCase(),
+    aciIdentity,
+    pniIdentity: hasPni ? toIdentity(message.pniIdentityKeyPrivate, message.pniIdentityKeyPublic) : null,
+    number: message.number || null,
+    profileKey: sized(message.profileKey, 32),
+    entropyPool: message.accountEntropyPool || null,
+    credentialSalt: sized(message.authCredentialSalt, 16),
+    sendsReadReceipts: message.readReceipts,
+  };
+}
+
+function toIdentity(secret: Uint8Array, announced: Uint8Array): libsignal.PrivateKey | null {
+  if (secret.length === 0) return null;
+  const key = libsignal.PrivateKey.deserialize(owned(secret));
+  const isMatching =
+    announced.length === 0 || libsignal.PublicKey.deserialize(owned(announced)).equals(key.getPublicKey());
+  if (!isMatching) throw refuse("an identity key does not match its public half");
+  return key;
+}
+
+/** The device's name, readable to the account's own devices only; base64 of the sealed form, different each time. */
+export function sealDeviceName(name: string, identity: libsignal.PublicKey): string {
+  const ephemeral = libsignal.PrivateKey.generate();
+  const master = ephemeral.agree(identity);
+  const mac = (key: Uint8Array, data: Uint8Array) => createHmac("sha256", key).update(data).digest();
+  const plain = utf8(name);
+  const syntheticIv = owned(mac(mac(master, utf8("auth")), plain).subarray(0, 16));
+  const cipher = createCipheriv("aes-256-ctr", mac(mac(master, utf8("cipher")), syntheticIv), new Uint8Array(16));
+  const sealed = create(wire.DeviceNameSchema, {
+    ephemeralPublic: ephemeral.getPublicKey().serialize(),
+    syntheticIv,
+    ciphertext: concat(cipher.update(plain), cipher.final()),
+  });
+  return toBase64(toBinary(wire.DeviceNameSchema, sealed));
 }

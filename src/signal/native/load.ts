@@ -1,31 +1,25 @@
 /**
- * The one door to libsignal.
+ * The one door to libsignal: 25 MB of machine code that only the native transport needs.
  *
- * libsignal is 25 MB of machine code that only the native transport needs, and in the compiled program it must first lie in
- * a folder of our own. Hence the rule for `src/signal/native/`:
+ *   await loadLibsignal(folder)  ─▶  await import("./native/….ts")
  *
- *   await loadLibsignal(home)  ─▶  await import("./native/….ts")
- *
- * - Files in this folder may import `@signalapp/libsignal-client` at the top, as if it were any package.
- * - Nobody outside imports such a file but by `await import`, after `loadLibsignal` has resolved (`import type` is free).
- * - `load.ts`, `service.ts` and `production.ts` use only its types: they may be imported from anywhere.
- *
- * Run from source (Bun, Deno) the package finds its own addon. In the compiled program the plugin of `build/libsignal.ts`
- * embeds the addon as a file and lets the package call `openAddon` instead: Bun's own way would put it into a world-writable
- * temporary folder, and fails where that is missing or mounted noexec.
+ * Nobody outside imports a file of this folder but so (`import type` is free); `load.ts`, `schema.ts` and `service.ts`, which
+ * use only types of libsignal, may be imported from anywhere. Run from source, the package finds its own addon. Into the
+ * compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a
+ * world-writable temporary folder, and fails where that is missing or mounted noexec.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../../core/errors.ts";
+import { reasonOf } from "./bytes.ts";
 
 let addonFolder: string | null = null;
 
 /**
- * Resolves when libsignal can be imported. `folder` (created, 0700) receives the addon of the compiled program, about 25 MB;
- * it must lie where programs may be executed. Nothing is written when run from source.
- * @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it; then
- *   only a new process can try again
+ * Resolves when libsignal can be imported. `folder` (created, 0700) receives the addon of the compiled program, and must lie
+ * where programs may be executed. After a failure only a new process can try again.
+ * @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it
  */
 export async function loadLibsignal(folder: string): Promise<void> {
   addonFolder = folder;
@@ -43,8 +37,8 @@ export async function loadLibsignal(folder: string): Promise<void> {
 export function openAddon(source: string, sha256: string): unknown {
   if (addonFolder === null)
     throw new BridgeError("internal", "Cannot load libsignal as nobody called loadLibsignal before");
-  const path = extractAddon(source, sha256, addonFolder);
   const addon: { exports: unknown } = { exports: {} };
+  const path = extractAddon(source, sha256, addonFolder);
   try {
     process.dlopen(addon, path);
   } catch (error) {
@@ -94,17 +88,14 @@ function sha256Of(path: string): string | null {
   }
 }
 
-/**
- * Best effort: Windows keeps a file that another process has loaded. Temporary files of this same version stay, as another
- * process may be writing one.
- */
+/** Temporary files of this same version stay, as another process may be writing one. */
 function removeOthers(folder: string, keep: string): void {
   for (const name of readdirSync(folder)) {
     if (name.startsWith(keep) || !/^libsignal-[0-9a-f]{16}\.node(\.[0-9a-f-]{36}\.tmp)?$/.test(name)) continue;
     try {
       rmSync(join(folder, name));
     } catch {
-      // The next start tries again.
+      // Windows keeps a file that another process has loaded: the next start tries again.
     }
   }
 }
@@ -122,5 +113,3 @@ function addonError(where: string, cause: unknown): BridgeError {
     cause,
   });
 }
-
-const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

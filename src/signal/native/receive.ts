@@ -20,7 +20,7 @@ import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
 import { type Bytes, owned, toBase64 } from "./bytes.ts";
 import type { Incoming, Line } from "./connect.ts";
-import { dataOf, readContent, type Sender, toAci } from "./content.ts";
+import { dataOf, readContent, type Sender, toAci, toEnvelope } from "./content.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
 import { type GroupClaim, groupIdOf } from "./groups.ts";
 import { type Job, takeNews } from "./news.ts";
@@ -44,26 +44,17 @@ export type ReceiveDeps = Pick<
 
 /** What became of one delivery. */
 type Outcome = {
-  readonly envelope: Delivered | null;
-  /** Why it was set aside; null when it was not. */
-  readonly quarantine: string | null;
+  readonly envelope?: Delivered;
+  /** Why it was set aside. */
+  readonly quarantine?: string;
   /** To be done after the acknowledgement. */
-  readonly jobs: readonly Job[];
+  readonly jobs?: readonly Job[];
   /** The account changed, and what comes next must be opened with the new one. */
-  readonly isLast: boolean;
+  readonly isLast?: boolean;
   /** From somebody on the allow list. */
-  readonly isForUs: boolean;
+  readonly isForUs?: boolean;
   /** Not opened: first the server must say who may write in that group. */
-  readonly claim: GroupClaim | null;
-};
-
-const nothing: Outcome = {
-  envelope: null,
-  quarantine: null,
-  jobs: [],
-  isLast: false,
-  isForUs: false,
-  claim: null,
+  readonly claim?: GroupClaim;
 };
 
 export type Opened = {
@@ -73,7 +64,7 @@ export type Opened = {
   readonly jobs: Job[];
   isAccountChanged: boolean;
   /** The batch ends before a message of a group of which too little is known; it was put back. */
-  claim: GroupClaim | null;
+  claim: GroupClaim | undefined;
 };
 
 const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update(bytes).digest());
@@ -84,10 +75,10 @@ const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update
  */
 export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line): Promise<Opened> {
   const { database, clock } = deps;
-  const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false, claim: null };
+  const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false, claim: undefined };
   const { deliveries } = opened;
   while (deliveries.length < batchLengthMax) {
-    const [incoming] = line.take(1);
+    const incoming = line.take();
     if (incoming === undefined) break;
     try {
       const hash = hashOf(incoming);
@@ -103,7 +94,7 @@ export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line)
       }
       const outcome = await attempt(deps, overlay, incoming, hash, attempts);
       opened.claim = outcome.claim;
-      if (outcome.claim !== null) {
+      if (outcome.claim) {
         overlay.drop();
         giveBack(database, line, [incoming]);
         break;
@@ -111,10 +102,10 @@ export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line)
       overlay.later(() => note(database, incoming, hash, outcome, clock.now()));
       overlay.keep();
       deliveries.push(incoming);
-      if (outcome.envelope !== null) opened.envelopes.push(outcome.envelope);
-      opened.jobs.push(...outcome.jobs);
-      opened.isAccountChanged = outcome.isLast;
-      if (outcome.isLast || attempts > 0) break;
+      if (outcome.envelope) opened.envelopes.push(outcome.envelope);
+      opened.jobs.push(...(outcome.jobs ?? []));
+      opened.isAccountChanged = outcome.isLast === true;
+      if (opened.isAccountChanged || attempts > 0) break;
     } catch (error) {
       giveBack(database, line, [...deliveries, incoming]);
       throw error;
@@ -131,7 +122,7 @@ async function attempt(
   hash: Bytes,
   attempts: number,
 ): Promise<Outcome> {
-  if (attempts >= attemptsMax) return { ...nothing, quarantine: "it ended the process each time", isForUs: true };
+  if (attempts >= attemptsMax) return { quarantine: "it ended the process each time", isForUs: true };
   const { database, clock } = deps;
   const sql =
     "INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1";
@@ -149,7 +140,7 @@ function note(database: Database, { bytes }: Incoming, hash: Bytes, outcome: Out
   database.run("DELETE FROM signal_attempts WHERE hash = ?", hash);
   // The bytes, which only we can open, are kept of those on the allow list; of strangers just the fact.
   const { quarantine: reason, isForUs } = outcome;
-  if (reason !== null) putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at });
+  if (reason !== undefined) putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at });
 }
 
 /** For a later batch; that they were about to be opened does not count. Best effort, as the database may be what failed. */
@@ -175,10 +166,8 @@ export async function openEnvelope(
   try {
     envelope = fromBinary(wire.EnvelopeSchema, incoming.bytes);
   } catch {
-    return { ...nothing, quarantine: "envelope not readable" };
+    return { quarantine: "envelope not readable" };
   }
-  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT)
-    return { ...nothing, envelope: toServerReceipt(deps, envelope) };
   const sealing: Sealing = {
     aci: null,
     deviceId: 0,
@@ -188,23 +177,31 @@ export async function openEnvelope(
     groupId: null,
     original: null,
   };
+  const sentAt = Number(envelope.clientTimestamp);
   const serverAt = incoming.serverAt ?? (Number(envelope.serverTimestamp) || null);
+  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) {
+    // The server itself says that an unsealed message of ours was delivered.
+    sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
+    sealing.deviceId = envelope.sourceDeviceId;
+    const said = { kind: "receipt", receipt: "delivery", sentAts: [sentAt] } as const;
+    return sealing.aci === null ? {} : { envelope: toEnvelope(senderOf(deps, sealing, sentAt, serverAt), said, null) };
+  }
   try {
     const plain = await decrypt(deps, overlay, envelope, serverAt ?? now, sealing);
     if (typeof plain === "string") {
       overlay.drop();
       deps.log.debug("delivery dropped", { reason: plain });
-      return { ...nothing, quarantine: plain };
+      return { quarantine: plain };
     }
-    const sender = senderOf(deps, sealing, Number(envelope.clientTimestamp), serverAt);
+    const sender = senderOf(deps, sealing, sentAt, serverAt);
     const isForUs = sender.isOwn || deps.isAllowed(sender, null);
     const read = await readPlain(deps, overlay, envelope, plain, sender, now).catch((error: unknown) => {
       throwStorageFault(overlay, error);
       return "content not usable";
     });
-    return { ...nothing, ...(typeof read === "string" ? { quarantine: read } : read), isForUs };
+    return typeof read === "string" ? { quarantine: read, isForUs } : { ...read, isForUs };
   } catch (error) {
-    return failed(deps, overlay, Number(envelope.clientTimestamp), sealing, error);
+    return failed(deps, overlay, sentAt, sealing, error);
   }
 }
 
@@ -232,7 +229,7 @@ async function readPlain(
   plain: Plain,
   sender: Sender,
   now: Millis,
-): Promise<Partial<Outcome> | string> {
+): Promise<Outcome | string> {
   let content: wire.Content;
   try {
     content = fromBinary(wire.ContentSchema, plain.body);
@@ -255,8 +252,8 @@ async function readPlain(
   const read = readContent(content, sender, now, (aci) => addressOf(deps, aci));
   if (typeof read === "string") return read;
   const claim = groupClaim(deps, content, sender);
-  const standing = claim === null ? "member" : deps.groups.standing(claim, sender.aci);
-  if (standing === "unknown") return { claim };
+  const standing = claim === undefined ? "member" : deps.groups.standing(claim, sender.aci);
+  if (claim && standing === "unknown") return { claim };
   if (standing === "stranger") return "not a member of the group, or may not write there";
   const news = takeNews(deps, overlay, content, sender, { envelope, isForPni: plain.own.name === "pni" });
   const jobs: Job[] = [...news.jobs];
@@ -265,11 +262,13 @@ async function readPlain(
 }
 
 /** Of messages that somebody else writes into a group on the allow list. */
-function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | null {
+function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | undefined {
   const group = dataOf(content)?.groupV2;
-  if (group === undefined || sender.isOwn) return null;
+  if (group === undefined || sender.isOwn) return undefined;
   const groupId = groupIdOf(group.masterKey);
-  return isAllowed(sender, groupId) ? { groupId, masterKey: owned(group.masterKey), revision: group.revision } : null;
+  return isAllowed(sender, groupId)
+    ? { groupId, masterKey: owned(group.masterKey), revision: group.revision }
+    : undefined;
 }
 
 function throwStorageFault(overlay: Overlay, error: unknown): void {
@@ -282,11 +281,11 @@ function throwStorageFault(overlay: Overlay, error: unknown): void {
 function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Sealing, error: unknown): Outcome {
   overlay.drop();
   throwStorageFault(overlay, error);
-  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.DuplicatedMessage)) return nothing;
+  if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.DuplicatedMessage)) return {};
   const isLibsignal = error instanceof libsignal.LibSignalErrorBase;
   const code = isLibsignal ? (libsignal.ErrorCode[error.code] ?? "Generic") : "Malformed";
   const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
-  if (aci === null) return { ...nothing, quarantine: code };
+  if (aci === null) return { quarantine: code };
   if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.InvalidSession))
     overlay.putSession("aci", aci, deviceId, null);
   const sender = senderOf(deps, sealing, sentAt, null);
@@ -300,31 +299,6 @@ function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Se
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }
   const isIdentityChange = libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.UntrustedIdentity);
-  const envelope: Delivered = {
-    source: { aci, number: sender.number },
-    sourceDevice: deviceId,
-    sentAt,
-    serverAt: null,
-    chat: null,
-    isOwn: sender.isOwn,
-    sourceName: null,
-    content: { kind: "undecryptable", code, isIdentityChange },
-  };
-  return { ...nothing, envelope, quarantine: code, jobs, isForUs };
-}
-
-/** The server itself says that an unsealed message of ours was delivered. */
-function toServerReceipt(deps: ReceiveDeps, envelope: wire.Envelope): Delivered {
-  const aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
-  const sentAt = Number(envelope.clientTimestamp);
-  return {
-    source: aci === null ? null : addressOf(deps, aci),
-    sourceDevice: envelope.sourceDeviceId || null,
-    sentAt,
-    serverAt: Number(envelope.serverTimestamp) || null,
-    chat: null,
-    isOwn: false,
-    sourceName: null,
-    content: { kind: "receipt", receipt: "delivery", sentAts: [sentAt] },
-  };
+  const envelope = toEnvelope(sender, { kind: "undecryptable", code, isIdentityChange }, null);
+  return { envelope, quarantine: code, jobs, isForUs };
 }

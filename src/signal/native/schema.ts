@@ -14,29 +14,15 @@ import type { Database, SqlValue } from "../../store/database.ts";
 
 export const signalSchema = `
 CREATE TABLE signal_account (
-  id INTEGER PRIMARY KEY CHECK (id = 1),
-  number TEXT,
-  device_id INTEGER NOT NULL,
-  password TEXT NOT NULL,
-  profile_key BLOB,
-  entropy_pool TEXT,
-  master_key BLOB,
-  credential_salt BLOB,
-  sends_read_receipts INTEGER NOT NULL DEFAULT 0,
-  sends_typing INTEGER NOT NULL DEFAULT 1,
-  linked_at INTEGER NOT NULL,
-  synced_at INTEGER,
-  challenge TEXT
+  id INTEGER PRIMARY KEY CHECK (id = 1), number TEXT, device_id INTEGER NOT NULL, password TEXT NOT NULL,
+  profile_key BLOB, entropy_pool TEXT, master_key BLOB, credential_salt BLOB,
+  sends_read_receipts INTEGER NOT NULL DEFAULT 0, sends_typing INTEGER NOT NULL DEFAULT 1,
+  linked_at INTEGER NOT NULL, synced_at INTEGER, challenge TEXT
 ) STRICT;
 CREATE TABLE signal_own (
-  own TEXT PRIMARY KEY CHECK (own IN ('aci', 'pni')),
-  service_id TEXT NOT NULL,
-  identity BLOB NOT NULL,
-  registration_id INTEGER NOT NULL,
-  next_id INTEGER NOT NULL,
-  signed_id INTEGER NOT NULL,
-  last_resort_id INTEGER NOT NULL,
-  rotated_at INTEGER NOT NULL
+  own TEXT PRIMARY KEY CHECK (own IN ('aci', 'pni')), service_id TEXT NOT NULL, identity BLOB NOT NULL,
+  registration_id INTEGER NOT NULL, next_id INTEGER NOT NULL,
+  signed_id INTEGER NOT NULL, last_resort_id INTEGER NOT NULL, rotated_at INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE signal_pending_link (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL, state TEXT NOT NULL) STRICT;
 CREATE TABLE signal_sessions (

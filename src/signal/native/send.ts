@@ -1,7 +1,7 @@
 /**
  * A message on its way out.
  *
- *   upload files ─▶ compose ─▶ deliver to the peer · to each member of the group ─▶ transcript to our own devices
+ *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member of the group ─▶ transcript to our own devices
  *
  * The timestamp is the message's identity everywhere; a repeated send carries the same one, and the receiving clients drop the
  * second copy. Without the transcript the owner's phone would not show what was said. **Source:** SIGNAL-NATIVE 5.6 to 5.9.
@@ -35,38 +35,75 @@ const fanOutMax = 8;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
+/** Who gets it, besides our own devices, and the timer of the chat. */
+type Target = {
+  readonly others: readonly string[];
+  /** For the transcript; null: a group. */
+  readonly destination: string | null;
+  readonly groupId: Bytes | null;
+  readonly frame: Pick<Frame, "timerSeconds" | "timerVersion" | "group">;
+};
+
+/** @throws BridgeError `unregistered` `send_rejected`, and those of `FetchGroup` */
+async function targetOf({ database, groups, account }: Context, chat: Chat, signal: AbortSignal): Promise<Target> {
+  const own = account().aci.serviceId;
+  if (chat.kind === "group") {
+    const { state, masterKey } = await groups.load(chat.id, signal);
+    const me = state.members.find(({ aci }) => aci === own);
+    if (me === undefined || state.isTerminated || (state.isAnnouncementsOnly && !me.isAdmin))
+      throw new BridgeError("send_rejected", "Cannot send as we may not write in this group");
+    const others = state.members.filter((member) => member !== me).map(({ aci }) => aci);
+    const group = { masterKey, revision: state.revision };
+    const frame = { timerSeconds: state.expiresInSeconds, timerVersion: 0, group };
+    return { others, destination: null, groupId: fromBase64(chat.id), frame };
+  }
+  const to = chat.kind === "self" ? own : findAci(database, chat.peer);
+  if (to === null) throw new BridgeError("unregistered", "Cannot send as nobody with that number has written to us");
+  const { timerSeconds, timerVersion } = findRecipient(database, to);
+  const frame = { timerSeconds, timerVersion, group: null };
+  return { others: to === own ? [] : [to], destination: to, groupId: null, frame };
+}
+
 /**
  * Resolves when the server has the message for at least one recipient, and our own devices have their transcript.
  * @throws BridgeError as `Transport.send`
  */
-export async function sendOutbound(context: Context, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
-  const { chat, timestamp, body } = message;
-  const { profileKey, aci } = context.account();
-  const frame = { timestamp, profileKey };
-  if (chat.kind === "group") return sendToGroup(context, message, chat.id, frame, signal);
-  const to = chat.kind === "self" ? aci.serviceId : findAci(context.database, chat.peer);
-  if (to === null) throw new BridgeError("unregistered", "Cannot send as nobody with that number has written to us");
-  const parts = await upload(context, body, signal);
-  const { timerSeconds, timerVersion } = findRecipient(context.database, to);
-  const composed = compose(body, parts, { ...frame, timerSeconds, timerVersion, group: null });
-  if (chat.kind === "self" || to === aci.serviceId) await sendTranscript(context, composed, timestamp, to, []);
-  else {
-    const isSealed = await deliverMessage(context, composed, timestamp, to, null);
-    await sendTranscript(context, composed, timestamp, to, [{ aci: to, isSealed }]).catch(ignoreFinal(context));
+export async function sendOutbound(
+  context: Context,
+  { chat, timestamp, body }: Outbound,
+  signal: AbortSignal,
+): Promise<SendOutcome> {
+  const { profileKey, aci: own } = context.account();
+  const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
+  const composed = compose(body, await upload(context, body, signal), { timestamp, profileKey, ...frame });
+  const delivered: Delivered[] = [];
+  const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
+  for (let at = 0; at < others.length; at += fanOutMax) {
+    const wave = others.slice(at, at + fanOutMax).map(async (recipient) => {
+      try {
+        const isSealed = await deliverMessage(context, composed, timestamp, recipient, groupId);
+        delivered.push({ aci: recipient, isSealed });
+      } catch (error) {
+        if (!(error instanceof BridgeError)) throw error;
+        failures.push({ recipient, error });
+      }
+    });
+    await Promise.all(wave);
   }
-  return { timestamp, failed: [] };
+  if (delivered.length === 0 && failures[0] !== undefined) throw failures[0].error;
+  const content = transcriptContent(composed, timestamp, destination, delivered, context.clock.now());
+  try {
+    await deliver(context, { kind: "transcript", to: own.serviceId, content, timestamp });
+  } catch (error) {
+    if (!(error instanceof BridgeError) || others.length === 0) throw error;
+    // The others have it by now. Where the line broke, the send is repeated as a whole, with the same timestamp; whatever else
+    // is wrong with our own devices would be wrong again.
+    if (error.code === "signal_unreachable" || error.code === "send_uncertain")
+      throw new BridgeError("send_uncertain", error.message, { cause: error });
+    context.log.warn("no transcript for our own devices", { code: error.code });
+  }
+  return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
-
-/**
- * The peer has it by now. Where the line broke, the send is repeated as a whole, with the same timestamp; whatever else is
- * wrong with our own devices would be wrong again.
- */
-const ignoreFinal = (context: Context) => (error: unknown) => {
-  if (!(error instanceof BridgeError)) throw error;
-  if (error.code === "signal_unreachable" || error.code === "send_uncertain")
-    throw new BridgeError("send_uncertain", error.message, { cause: error });
-  context.log.warn("no transcript for our own devices", { code: error.code });
-};
 
 async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
   if (said.kind === "reaction") return { body: "", files: [] };
@@ -105,67 +142,14 @@ async function deliverMessage(
   return isSealed;
 }
 
-/** `destination` null: a group. */
-async function sendTranscript(
-  context: Context,
-  composed: Composed,
-  timestamp: Millis,
-  destination: string | null,
-  delivered: readonly Delivered[],
-): Promise<void> {
-  const to = context.account().aci.serviceId;
-  const content = transcriptContent(composed, timestamp, destination, delivered, context.clock.now());
-  await deliver(context, { kind: "transcript", to, content, timestamp });
-}
-
-async function sendToGroup(
-  context: Context,
-  { timestamp, body }: Outbound,
-  id: string,
-  frame: Pick<Frame, "timestamp" | "profileKey">,
-  signal: AbortSignal,
-): Promise<SendOutcome> {
-  const { state, masterKey } = await context.groups.load(id, signal);
-  const own = context.account().aci.serviceId;
-  const me = state.members.find(({ aci }) => aci === own);
-  if (me === undefined || state.isTerminated || (state.isAnnouncementsOnly && !me.isAdmin))
-    throw new BridgeError("send_rejected", "Cannot send as we may not write in this group");
-  const parts = await upload(context, body, signal);
-  const group = { masterKey, revision: state.revision };
-  const composed = compose(body, parts, { ...frame, timerSeconds: state.expiresInSeconds, timerVersion: 0, group });
-  const groupId = fromBase64(id);
-  const others = state.members.filter((member) => member !== me);
-  const delivered: Delivered[] = [];
-  const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
-  for (let at = 0; at < others.length; at += fanOutMax) {
-    const wave = others.slice(at, at + fanOutMax).map(async ({ aci }) => {
-      try {
-        delivered.push({ aci, isSealed: await deliverMessage(context, composed, timestamp, aci, groupId) });
-      } catch (error) {
-        if (!(error instanceof BridgeError)) throw error;
-        failures.push({ recipient: aci, error });
-      }
-    });
-    await Promise.all(wave);
-  }
-  if (delivered.length === 0 && failures[0] !== undefined) throw failures[0].error;
-  await sendTranscript(context, composed, timestamp, null, delivered).catch(ignoreFinal(context));
-  return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
-}
-
 /** Shows that we are writing, where the owner lets it be shown. */
 export async function sendTyping(context: Context, chat: Chat, isTyping: boolean, signal: AbortSignal): Promise<void> {
-  const { sendsTyping, aci: own } = context.account();
-  if (!sendsTyping || chat.kind === "self") return;
+  if (!context.account().sendsTyping) return;
+  const { others, groupId } = await targetOf(context, chat, signal);
+  if (others.length > typingMembersMax) return;
   const timestamp = context.freshTimestamp();
-  const groupId = chat.kind === "group" ? fromBase64(chat.id) : null;
   const content = typingContent(timestamp, isTyping, groupId);
-  const peer = chat.kind === "direct" ? findAci(context.database, chat.peer) : null;
-  const members = chat.kind === "group" ? (await context.groups.load(chat.id, signal)).state.members : [];
-  const others = members.map(({ aci }) => aci).filter((aci) => aci !== own.serviceId);
-  const people = peer === null ? others : [peer];
-  if (people.length > typingMembersMax) return;
-  await Promise.all(people.map((to) => deliver(context, { kind: "typing", to, content, timestamp, groupId })));
+  await Promise.all(others.map((to) => deliver(context, { kind: "typing", to, content, timestamp, groupId })));
 }
 
 /**

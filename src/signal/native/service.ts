@@ -25,9 +25,9 @@ export type Service = {
   readonly trustRoots: readonly Bytes[];
   /** For zkgroup's `ServerPublicParams`. */
   readonly serverPublicParams: Bytes;
-  /** Base URL without a slash at its end. */
+  /** Base URLs, without a slash at their end. */
   readonly storageUrl: string;
-  /** Base URL of a CDN without a slash at its end; null for a number that nobody knows. */
+  /** Null for a number that nobody knows. */
   readonly cdnUrl: (cdnNumber: number) => string | null;
   /** Plain HTTPS that trusts this service's TLS roots and no others. */
   readonly fetch: PinnedFetch;

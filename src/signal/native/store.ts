@@ -51,47 +51,35 @@ const kyberUse = kind({ deserialize: () => mark }, "kyber_used", "own", "kyber_i
 type Key = readonly (string | number)[];
 type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record: Serial | null };
 
-export type Stores = {
-  readonly sessions: libsignal.SessionStore;
-  readonly identities: libsignal.IdentityKeyStore;
-  readonly preKeys: libsignal.PreKeyStore;
-  readonly signedPreKeys: libsignal.SignedPreKeyStore;
-  readonly kyberPreKeys: libsignal.KyberPreKeyStore;
-  readonly senderKeys: libsignal.SenderKeyStore;
-};
-
-export type Overlay = {
-  stores(own: Own): Stores;
-  session(own: OwnName, serviceId: string, deviceId: number): libsignal.SessionRecord | null;
-  putSession(own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null): void;
-  /** Device ids with a stored session, usable or not, ascending. */
-  devices(own: OwnName, serviceId: string): number[];
-  /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
-  later(work: () => void): void;
-  keep(): void;
-  drop(): void;
-  /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
-  write(): void;
-  /** Keeps and writes all of it in a transaction of its own. */
-  commit(): void;
-  /** What SQLite said when it failed under a callback; null while all is well. */
-  fault(): unknown;
-};
+export type Overlay = ReturnType<typeof openOverlay>;
 
 type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
 
-export function openOverlay(deps: OverlayDeps): Overlay {
+export function openOverlay(deps: OverlayDeps) {
   const records = openRecords(deps.database, deps.clock);
+  const { devices, later, keep, drop, write, commit, fault } = records;
   return {
-    stores: (own) => ({
+    stores: (own: Own) => ({
       sessions: sessionStore(records, own.name),
       identities: identityStore(records, own, deps),
       ...preKeyStores(records, own.name),
       senderKeys: senderKeyStore(records),
     }),
-    session: (...key) => records.get(session, key),
-    putSession: (own, serviceId, deviceId, record) => records.put(session, [own, serviceId, deviceId], record),
-    ...records,
+    session: (own: OwnName, serviceId: string, deviceId: number) => records.get(session, [own, serviceId, deviceId]),
+    putSession: (own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null) =>
+      records.put(session, [own, serviceId, deviceId], record),
+    /** Device ids with a stored session, usable or not, ascending. */
+    devices,
+    /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
+    later,
+    keep,
+    drop,
+    /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
+    write,
+    /** Keeps and writes all of it in a transaction of its own. */
+    commit,
+    /** What SQLite said when it failed under a callback; null while all is well. */
+    fault,
   };
 }
 

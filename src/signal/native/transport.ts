@@ -261,7 +261,7 @@ async function open(context: Context, line: Line): Promise<Batch> {
       release();
       throw error;
     }
-    if (opened.claim === null || opened.deliveries.length > 0) {
+    if (opened.claim === undefined || opened.deliveries.length > 0) {
       const batch: Batch = { envelopes: opened.envelopes, isProof: true, persist: overlay.write };
       state.held = { batch, opened, release };
       return batch;

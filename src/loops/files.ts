@@ -1,0 +1,100 @@
+/**
+ * The file loop: what Claude made in a session becomes messages. Files do not show in the event log: after tools were used
+ * they are looked for, a few times, as they are listed late. Each is dealt with once, by its id: its message and the note
+ * that it exists are one transaction.
+ */
+import type { RemoteFile, RemoteSessions } from "../claude/backend.ts";
+import { backoffMs } from "../core/backoff.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { OutboundBody } from "../core/model.ts";
+import { plainText } from "../core/reply.ts";
+import type { Bridge } from "./bridge.ts";
+import { createLanes, type Lanes } from "./lanes.ts";
+
+/** A file waits in the database as text, a third larger than it is: more than this is no matter for a chat. */
+const fileBytesMax = 10 * 2 ** 20;
+/** Files of one look; the rest is said in words. */
+const filesMax = 10;
+/** One after the other: each is in memory as a whole. */
+const lanesMax = 1;
+/** Nobody waits for a file as for an answer: a failed look is repeated as if it were this try of a prompt. */
+const patientAttempt = 6;
+
+export function createFileLoop(bridge: Bridge): Lanes {
+  const { store, clock, backend } = bridge;
+  return createLanes(bridge, {
+    name: "files",
+    // A lane is a session here.
+    chats: store.files.due,
+    head: store.files.next,
+    async work(_, sessionId, signal) {
+      try {
+        const { remote } = backend;
+        const remoteId = store.sessions.get(sessionId)?.remoteId ?? null;
+        if (remote === null || remoteId === null) return void store.files.giveUp(sessionId);
+        await look(bridge, remote, sessionId, await remote.files(remoteId, signal), signal);
+        store.files.markLooked(sessionId, clock.now());
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof BridgeError) || error.code === "database") throw error;
+        bridge.log.warn("could not look for files", { session: sessionId, ...toFault(error) });
+        if (error.retry === "never") return void store.files.giveUp(sessionId);
+        const { retryAfterMs } = error;
+        const waitMs = backoffMs({ attempt: patientAttempt, jitter: bridge.random(), retryAfterMs });
+        store.files.postpone(sessionId, clock.now() + waitMs);
+      }
+    },
+    isOpen: bridge.canAnswer,
+    max: lanesMax,
+  });
+}
+
+async function look(
+  bridge: Bridge,
+  remote: RemoteSessions,
+  sessionId: string,
+  found: readonly RemoteFile[],
+  signal: AbortSignal,
+): Promise<void> {
+  const { store, clock } = bridge;
+  const fresh = found.filter((file) => !store.files.isDone(sessionId, file.id));
+  const deliver = (files: readonly RemoteFile[], body: OutboundBody): void => {
+    const session = store.sessions.get(sessionId);
+    store.db.transaction(() => {
+      if (session && files[0]) store.outbox.add(`file:${sessionId}:${files[0].id}`, session.chat, body, clock.now());
+      for (const { id } of files) store.files.markDone(sessionId, id);
+    });
+    if (session) bridge.wake("send", session.chatKey);
+  };
+  for (const file of fresh.slice(0, filesMax)) {
+    const isTooLarge = file.sizeBytes > fileBytesMax;
+    const bytes = isTooLarge ? null : await remote.download(file.id, fileBytesMax, signal);
+    deliver([file], bytes === null ? plainText(inWords(file, isTooLarge)) : toMessage(file, bytes));
+  }
+  const rest = fresh.slice(filesMax);
+  if (rest.length > 0)
+    deliver(rest, plainText(`Claude made ${rest.length} more: at most ${filesMax} files are sent at once.`));
+}
+
+function inWords(file: RemoteFile, isTooLarge: boolean): string {
+  const megabytes = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MB`;
+  return isTooLarge
+    ? `Claude made ${nameOf(file)}, which is too large to be sent here: ${megabytes(file.sizeBytes)}, and ${megabytes(fileBytesMax)} are allowed.`
+    : `Claude made ${nameOf(file)}, but it could not be fetched.`;
+}
+
+const toMessage = (file: RemoteFile, bytes: Uint8Array): OutboundBody => {
+  const contentType = /^[\w.+-]+\/[\w.+-]+$/u.test(file.contentType) ? file.contentType : "application/octet-stream";
+  const files = [{ fileName: nameOf(file), contentType, base64: Buffer.from(bytes).toString("base64") }];
+  return { kind: "text", text: "", styles: [], quote: null, files };
+};
+
+/** The last part of a path, without what could not be seen or would turn the text around it. */
+function nameOf({ name }: RemoteFile): string {
+  const last =
+    name
+      .split(/[\\/]/u)
+      .at(-1)
+      ?.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "") ?? "";
+  return last.trim().slice(-100) || "file";
+}
