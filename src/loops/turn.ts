@@ -213,12 +213,11 @@ function record(
 ): boolean {
   const { store, clock } = bridge;
   const now = clock.now();
-  const applied = store.sessions.apply(session.id, events, now);
   // As it stands now: `/verbose` may come in the middle of a turn.
-  const isVerbose = applied.session.context["verbose"] === true;
-  for (const event of isVerbose ? applied.added : [])
-    if (event.type === "tool_use")
-      store.outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
+  const isVerbose = ({ context }: Session): boolean => context["verbose"] === true;
+  const applied = store.sessions.apply(session.id, events, now, (event, as) =>
+    event.type === "tool_use" && isVerbose(as) ? plainText(toolLine(event)) : null,
+  );
   // Where it was taken back meanwhile, its end is nobody's business any more.
   if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
     const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
@@ -242,7 +241,7 @@ function record(
     store.inbox.markWaiting(row.id, now + bridge.config.approvalMinutes * minuteMs);
     show(bridge, row.envelope, "waiting");
   }
-  return isVerbose;
+  return isVerbose(applied.session);
 }
 
 const outcomeOf = ({ kind }: StopReason): "failed" | "answered" =>
