@@ -41,6 +41,11 @@ export function libsignalPlugin(target: string = hostTarget): BunPlugin {
           ? { path: "node-gyp-build", namespace: "libsignal" }
           : undefined,
       );
+      // It names its own folder, for `node-gyp-build` to search: a path of the machine that builds, which is nobody's business.
+      build.onLoad({ filter: /libsignal-client[\\/]dist[\\/]Native\.js$/ }, ({ path }) => ({
+        loader: "js",
+        contents: readFileSync(path, "utf8").replaceAll("import.meta.dirname", '""'),
+      }));
       build.onLoad({ filter: /.*/, namespace: "libsignal" }, () => ({
         loader: "js",
         contents: [

@@ -183,6 +183,8 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const { config, log, store } = base;
   let hasSynced = false;
   let storeFault: string | null = null;
+  /** The line has come back, and no message with it yet: those that proved it are committed later. */
+  let isBack = false;
   const stateName = (): string => connection.state().name;
   const bridge: Bridge = {
     ...base,
@@ -203,21 +205,28 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     receive: (account, signal) => receiveLoop(ears, account, AbortSignal.any([signal, stopping])),
     sync: (signal) => sync.run(signal).finally(() => (hasSynced = true)),
     resume() {
-      if (bridge.isConnected()) soon(log, () => announceBacklog(bridge));
+      isBack = bridge.isConnected();
+      if (isBack) announce();
       wakeAll();
     },
     onBug,
   });
+  const announce = (): void => soon(log, () => announceBacklog(bridge));
   const ears = {
     ...bridge,
+    onAccepted() {
+      if (isBack) announce();
+      isBack = false;
+    },
     onProof: () => connection.dispatch({ type: "proof" }),
     onStoreFault: (message: string | null) => void (storeFault = message),
   };
   let claude = "fine";
   base.notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
   const describeState = (): string => {
-    const outbox = store.outbox.pending().count;
-    return `Signal: ${stateName()}\nClaude (${base.backend.name}): ${claude}\nTo be sent: ${outbox}`;
+    const pending = store.outbox.pending().count;
+    const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
+    return `Signal: ${stateName().toLowerCase()}\nClaude (${base.backend.name}): ${claude}${unsent}`;
   };
   const control = createControlLoop({ ...bridge, describeState });
   const files = createFileLoop(bridge);

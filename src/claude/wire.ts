@@ -193,8 +193,7 @@ function toBlock({ contentType, fileName, base64 }: PromptFile) {
   if (isImage(type)) return { type: "image", source: { type: "base64", media_type: type, data: base64 } } as const;
   if (type === "application/pdf")
     return { type: "document", source: { type: "base64", media_type: type, data: base64 }, ...title } as const;
-  const bytes = Uint8Array.from(textLike.test(type) ? atob(base64) : "", (char) => char.charCodeAt(0));
-  const text = new TextDecoder().decode(bytes);
+  const text = textLike.test(type) ? new TextDecoder().decode(Uint8Array.fromBase64(base64)) : "";
   // Never a text block: a prompt of unknown fate is known again by its text alone.
   const data = text.trim() === "" ? `[This file (${type}) is empty, or could not be read here.]` : text;
   return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title } as const;

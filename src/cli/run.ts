@@ -20,21 +20,18 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
+  // Its JVM takes seconds: meanwhile `/status` says that Signal cannot be reached yet. It rejects when only a person can help.
+  const signalCli = Promise.withResolvers<never>();
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey,
     newId: randomUUID,
-    async buildTransport(store) {
-      await startSignalCli(deps);
+    buildTransport(store) {
+      void startSignalCli(deps).catch((error: unknown) => !cli.signal.aborted && signalCli.reject(error));
       return openTransport(deps, store);
     },
     buildBackend: (store) => buildBackend(deps, store.settings),
-  }).catch((error: unknown) => {
-    if (!cli.signal.aborted) throw error;
-    return null;
   });
-  // Asked to stop while signal-cli was still starting: that is no failure.
-  if (daemon === null) return 0;
   stack.defer(() => daemon.stop());
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();
@@ -45,7 +42,7 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
-  const code = await daemon.finished;
+  const code = await Promise.race([daemon.finished, signalCli.promise]);
   if (code === errorRow("not_linked").exit && cli.isErrTty) cli.err(`${errorRow("not_linked").hint}\n`);
   return code;
 }

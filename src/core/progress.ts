@@ -29,17 +29,36 @@ const lineLengthMax = 80;
 const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
 const placeKeys = ["file_path", "path", "url", "cwd"];
 
-/** One line: the tool and what it is about. */
-export const toolLine = ({ name, input }: ToolUse): string => shorten(`🔧 ${name}: ${gist(input)}`, lineLengthMax);
+/** **Source:** claude/CLAUDE-API.md section 1.5, the names of the agent's own tools; another one goes by its name. */
+const verbs = new Map([
+  ["bash", "run"],
+  ["read", "read"],
+  ["write", "write"],
+  ["edit", "edit"],
+  ["glob", "look for"],
+  ["grep", "look for"],
+  ["web_fetch", "read"],
+  ["web_search", "search the web"],
+]);
 
-/** What, where and why, in three lines, and how to answer. `count`: questions that are open at the same time. */
+/** One line: what Claude does, and with what. */
+export const toolLine = ({ name, input }: ToolUse): string =>
+  shorten(`🔧 ${verbs.get(name) ?? name}: ${gist(input)}`, lineLengthMax);
+
+/** Of what is to be allowed nothing goes unsaid: what does not fit is counted. */
+const gistLengthMax = 1_000;
+
+/** What, where and why, and how to answer, in three lines. `count`: questions that are open at the same time. */
 export function question(ask: ToolUse | null, prompt: string, count: number): string {
-  const what = ask
-    ? `Claude wants to use ${ask.name}: ${shorten(gist(ask.input), 300)}`
-    : "Claude wants to use a tool.";
-  const where = `Where: ${(ask && valueOf(ask.input, placeKeys)) ?? "Claude's sandbox"}`;
-  const how = count > 1 ? `👍 yes, 👎 no; /approve or /deny answers all ${count}.` : "👍 or yes, 👎 or no.";
-  return [what, shorten(where, lineLengthMax), `Why: you asked “${shorten(prompt, 60)}”`, how].join("\n");
+  const all = ask ? shorten(gist(ask.input), Infinity) : "";
+  const beginning = shorten(all, gistLengthMax);
+  const rest = all === beginning ? "" : ` (and ${all.length - beginning.length + 1} characters more)`;
+  const verb = ask ? (verbs.get(ask.name) ?? `use ${ask.name}`) : "use a tool";
+  const place = ask && valueOf(ask.input, placeKeys);
+  const where = place !== null && !all.includes(place) ? shorten(place, lineLengthMax) : "Claude's sandbox";
+  const how = count > 1 ? `👍 or 👎 for this one; yes or no answers all ${count}.` : "👍 or yes, 👎 or no.";
+  const what = [`Claude wants to ${verb}`, ...(beginning === "" ? [] : [beginning])].join(": ");
+  return `${what}${rest}\nIn ${where}, as you asked “${shorten(prompt, 60)}”\n${how}`;
 }
 
 function gist(input: JsonValue): string {

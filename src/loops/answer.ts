@@ -71,15 +71,21 @@ export function createAnswerLoop(bridge: Bridge): AnswerLoop {
   };
 }
 
+/** The title of a session until a person gives it one. */
+export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
+
 /** The active session of a chat, made where there is none. */
 export function sessionOf({ store, backend, newId, clock }: Bridge, chatKey: string, chat: Chat): Session {
   const { sessions } = store;
   const active = sessions.active(chatKey);
   if (active?.backend === backend.name) return active;
   const id = newId();
+  // What was chosen for the chat outlives its conversations.
+  const { model, verbose } = (active ?? sessions.ofChat(chatKey, 1)[0])?.context ?? {};
+  const chosen = { ...(model === undefined ? {} : { model }), ...(verbose === undefined ? {} : { verbose }) };
   return store.db.transaction(() => {
     if (active) sessions.end(active.id);
-    return sessions.create(id, chat, backend.name, { title: `Signal chat ${id.slice(0, 4)}` }, {}, clock.now());
+    return sessions.create(id, chat, backend.name, { title: untitled(id), ...chosen }, {}, clock.now());
   });
 }
 
@@ -133,7 +139,7 @@ async function followSession(bridge: Bridge, sessionId: string, signal: AbortSig
 /** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
 const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 /** Faults that nobody has to hear of while they may still pass within seconds. */
-const quietAttempts = 2;
+export const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
 
 function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeError): void {
@@ -148,14 +154,16 @@ function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeErro
   const isFinal = error.retry === "never";
   const isWorthTelling = isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000;
   const sentence = errorRow(error.code).chat;
+  const isTold = row.told === null && isWorthTelling;
   store.db.transaction(() => {
-    if (row.told === null && isWorthTelling && sentence !== undefined) {
+    if (isTold && sentence !== undefined) {
       const { sessionId } = row;
       if (sessionId === null) store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
       else store.outbox.addAnswer(`told:${row.id}`, sessionId, chat, plainText(sentence), now);
       store.inbox.markTold(row.id, error.code);
     }
-    show(bridge, row.envelope, isFinal ? "failed" : "waiting");
+    // What passes within seconds is no waiting that anybody has to see.
+    if (isFinal || isTold) show(bridge, row.envelope, isFinal ? "failed" : "waiting");
     if (isFinal) {
       store.inbox.finish(row.id, "failed", now);
       store.settings.count("failed");

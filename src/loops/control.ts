@@ -4,28 +4,32 @@
  */
 import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { stampKey } from "../core/hlc.ts";
 import { decide } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
+import { shorten } from "../core/progress.ts";
 import { plainText } from "../core/reply.ts";
 import { pendingAsks } from "../core/turn.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
-import { sessionOf } from "./answer.ts";
+import { quietAttempts, sessionOf, untitled } from "./answer.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import { cancel } from "./presence.ts";
 
-/** `describeState`: a few lines on how everything stands, for `/status`. */
-type ControlBridge = Bridge & { readonly describeState: () => string };
+type ControlBridge = Bridge & {
+  /** A few lines on how everything stands, for `/status`. */
+  readonly describeState: () => string;
+};
 
 /** Commands and approvals are few and quick; more than this at once is a flood that can wait. */
 const parallelMax = 4;
 
 export function createControlLoop(bridge: ControlBridge): Lanes {
   const { inbox } = bridge.store;
+  const confirmed = new Set<string>();
   return createLanes<InboxRow>(bridge, {
     name: "control",
     chats: inbox.openChats,
@@ -41,7 +45,7 @@ export function createControlLoop(bridge: ControlBridge): Lanes {
       const account = bridge.account();
       // Lanes open when the first line has told who we are, and only what has a chat is accepted.
       if (account === null || chat === null) throw new Error("A command has no chat, or nobody to obey it");
-      const heard = { bridge, chat, chatKey, id: row.id, signal };
+      const heard = { bridge, confirmed, chat, chatKey, id: row.id, signal };
       await (row.kind === "prompt" ? expire(heard, row) : obey(heard, row, account));
     },
     isOpen: bridge.canAnswer,
@@ -51,6 +55,8 @@ export function createControlLoop(bridge: ControlBridge): Lanes {
 
 type Heard = {
   readonly bridge: ControlBridge;
+  /** Questions that were answered here, and whose answer the log does not show yet. */
+  readonly confirmed: Set<string>;
   readonly chat: Chat;
   readonly chatKey: string;
   /** Inbox id: what was written after it is none of its business, also where both arrived together. */
@@ -80,7 +86,14 @@ async function obey(heard: Heard, row: InboxRow, account: Account): Promise<void
     bridge.log.warn("command failed", { ...toFault(error), attempts });
     if (error.retry === "never") return end("failed", `That did not work: ${error.hint}`);
     const waitMs = backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
-    store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    const sentence = errorRow(error.code).chat;
+    store.db.transaction(() => {
+      if (row.told === null && attempts > quietAttempts && sentence !== undefined) {
+        store.outbox.add(`told:${row.id}`, chat, plainText(sentence), clock.now());
+        store.inbox.markTold(row.id, error.code);
+      }
+      store.inbox.postpone(row.id, attempts, clock.now() + waitMs);
+    });
   } finally {
     bridge.wake("send", chatKey);
     // A prompt behind the command may go on.
@@ -106,8 +119,10 @@ const runs: Record<CommandName, Run> = {
       ? "Nothing is waiting."
       : `Dropped ${dropped} waiting ${dropped === 1 ? "message" : "messages"}.`;
   },
-  status: ({ bridge, chatKey }) =>
-    `${bridge.describeState()}\nWaiting here: ${bridge.store.inbox.openPrompts(chatKey).length}`,
+  status({ bridge, chatKey }) {
+    const waiting = bridge.store.inbox.openPrompts(chatKey).length;
+    return `${bridge.describeState()}\n${waiting === 0 ? "Nothing waits here." : `To be answered here: ${waiting}`}`;
+  },
   async model(heard, argument) {
     const { backend, config } = heard.bridge;
     const session = sessionOf(heard.bridge, heard.chatKey, heard.chat);
@@ -120,11 +135,11 @@ const runs: Record<CommandName, Run> = {
       return `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`;
     setContext(heard.bridge, session, "model", argument);
     const isFixed = backend.remote !== null && session.remoteId !== null;
-    return `Model: ${argument}${isFixed ? ". It takes effect with /new, as a running session keeps its model." : ""}`;
+    return `Model: ${argument}${isFixed ? ", from the next /new on." : ""}`;
   },
   title({ bridge, chatKey, chat }, argument) {
     const session = sessionOf(bridge, chatKey, chat);
-    if (argument === "") return `Title: ${textOf(session, "title") ?? "none"}`;
+    if (argument === "") return `Title: ${nameOf(bridge, session)}`;
     setContext(bridge, session, "title", argument.slice(0, 200));
     return `Title: ${argument.slice(0, 200)}`;
   },
@@ -138,8 +153,7 @@ const runs: Record<CommandName, Run> = {
     const sessions = bridge.store.sessions.ofChat(chatKey, listMax);
     if (sessions.length === 0) return "No conversations yet.";
     const lines = sessions.map(
-      (session, index) =>
-        `${index + 1}. ${textOf(session, "title") ?? "untitled"}${session.state === "active" ? " (this one)" : ""}`,
+      (session, index) => `${index + 1}. ${nameOf(bridge, session)}${session.state === "active" ? " (this one)" : ""}`,
     );
     return [...lines, "/resume N goes back to one."].join("\n");
   },
@@ -150,14 +164,14 @@ const runs: Record<CommandName, Run> = {
     await clear(heard, "all");
     sessions.resume(session.id);
     heard.bridge.syncSoon();
-    return `Back in: ${textOf(session, "title") ?? "untitled"}`;
+    return `Back in: ${nameOf(heard.bridge, session)}`;
   },
   usage({ bridge: { store }, chatKey }) {
     const session = store.sessions.active(chatKey);
     const usage = session && store.sessions.lastOfType(session.id, "usage");
     if (usage?.type !== "usage") return "Nothing used yet.";
     const cost = usage.costCents === null ? "" : `\nCost: $${(usage.costCents / 100).toFixed(2)}`;
-    return `Tokens in: ${usage.inputTokens}\nTokens out: ${usage.outputTokens}${cost}`;
+    return `This conversation: ${usage.inputTokens} tokens in, ${usage.outputTokens} out${cost}`;
   },
   approve: (heard) => approve(heard, true, null),
   deny: (heard) => approve(heard, false, null),
@@ -165,6 +179,14 @@ const runs: Record<CommandName, Run> = {
 
 /** Conversations that `/sessions` lists and `/resume` counts by. */
 const listMax = 9;
+
+/** The title, or where nobody gave one the last that was asked. */
+function nameOf({ store }: Bridge, session: Session): string {
+  const title = textOf(session, "title");
+  if (title !== null && title !== untitled(session.id)) return title;
+  const asked = store.sessions.lastOfType(session.id, "prompt");
+  return asked?.type === "prompt" && asked.text !== "" ? `“${shorten(asked.text, 40)}”` : "untitled";
+}
 
 function textOf(session: Session, key: string): string | null {
   const value = session.context[key];
@@ -214,14 +236,14 @@ async function expire(heard: Heard, row: InboxRow): Promise<void> {
 
 /** Answers what Claude asks: the question that was quoted or reacted to, else every open one. */
 async function approve(
-  { bridge, chatKey, signal }: Heard,
+  { bridge, confirmed, chatKey, signal }: Heard,
   isAllowed: boolean,
   targetSentAt: Millis | null,
 ): Promise<string | null> {
   const { store, backend } = bridge;
   const session = store.sessions.active(chatKey);
   if (!session || session.remoteId === null || backend.remote === null) return "Nothing waits for an answer.";
-  const open = pendingAsks(store.sessions.events(session.id));
+  const open = pendingAsks(store.sessions.events(session.id)).filter((id) => !confirmed.has(id));
   const target = targetSentAt === null ? undefined : store.outbox.bySignalTimestamp(targetSentAt)?.key;
   const chosen = target === undefined ? open : open.filter((id) => target === `ask:${session.id}:${id}`);
   // Answered elsewhere: then nothing may go on waiting here.
@@ -234,7 +256,10 @@ async function approve(
       // A repeated confirmation is refused: it has been answered already (claude/CLAUDE-API.md section 1.9).
       if (!(error instanceof BridgeError) || error.code !== "claude_request") throw error;
     }
+    confirmed.add(id);
   }
+  // The session goes on once all of them are answered.
+  if (chosen.length < open.length) return null;
   release(bridge, chatKey);
   bridge.follow(session);
   return null;

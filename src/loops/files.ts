@@ -85,7 +85,7 @@ function inWords(file: RemoteFile, isTooLarge: boolean): string {
 
 const toMessage = (file: RemoteFile, bytes: Uint8Array): OutboundBody => {
   const contentType = /^[\w.+-]+\/[\w.+-]+$/u.test(file.contentType) ? file.contentType : "application/octet-stream";
-  const files = [{ fileName: nameOf(file), contentType, base64: Buffer.from(bytes).toString("base64") }];
+  const files = [{ fileName: nameOf(file), contentType, base64: bytes.toBase64() }];
   return { kind: "text", text: "", styles: [], quote: null, files };
 };
 

@@ -21,6 +21,8 @@ import { cancel, markRead, show } from "./presence.ts";
 type Ears = {
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
+  /** New messages are in the inbox. */
+  readonly onAccepted: () => void;
   /** The last commit failed (null: it works again). */
   readonly onStoreFault: (message: string | null) => void;
 };
@@ -129,6 +131,7 @@ function announce(bridge: Bridge & Ears, accepted: Accepted): void {
       .interrupt(chatKey, [id])
       .catch((error: unknown) => bridge.log.warn("could not interrupt; the next sync sees to it", toFault(error)));
   for (const { envelope } of accepted.rows) markRead(bridge, envelope);
+  if (accepted.rows.length > 0) bridge.onAccepted();
   for (const { chatKey, kind } of accepted.rows) bridge.wake(kind === "prompt" ? "answer" : "control", chatKey);
   for (const { chatKey } of [...accepted.rows, ...accepted.withdrawn]) bridge.wake("send", chatKey);
 }

@@ -97,7 +97,6 @@ async function sendOne(
       mark(head);
       return { ...head, state: "sending" };
     });
-    pause(null, 0);
     bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
       log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });

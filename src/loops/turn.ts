@@ -9,7 +9,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import type { Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
-import { question, toolLine } from "../core/progress.ts";
+import { question } from "../core/progress.ts";
 import { progressOf, trackAll, type Progress } from "../core/turn.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
@@ -213,11 +213,7 @@ function record(
 ): boolean {
   const { store, clock } = bridge;
   const now = clock.now();
-  // As it stands now: `/verbose` may come in the middle of a turn.
-  const isVerbose = ({ context }: Session): boolean => context["verbose"] === true;
-  const applied = store.sessions.apply(session.id, events, now, (event, as) =>
-    event.type === "tool_use" && isVerbose(as) ? plainText(toolLine(event)) : null,
-  );
+  const applied = store.sessions.apply(session.id, events, now);
   // Where it was taken back meanwhile, its end is nobody's business any more.
   if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
     const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
@@ -241,7 +237,8 @@ function record(
     store.inbox.markWaiting(row.id, now + bridge.config.approvalMinutes * minuteMs);
     show(bridge, row.envelope, "waiting");
   }
-  return isVerbose(applied.session);
+  // As it stands now: `/verbose` may come in the middle of a turn.
+  return applied.session.context["verbose"] === true;
 }
 
 const outcomeOf = ({ kind }: StopReason): "failed" | "answered" =>

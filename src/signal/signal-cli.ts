@@ -205,8 +205,12 @@ function toSendOutcome(outcome: RpcOutcome): SendOutcome {
   }
   const report = toReport(outcome.kind === "error" ? outcome.data : outcome.result);
   if (report) return toOutcome(report);
-  if (outcome.kind === "result")
+  if (outcome.kind === "result") {
+    // A success is one even where nobody is listed: what counts is by which timestamp the message is known.
+    const sent = v.safeParse(v.object({ timestamp: v.pipe(v.number(), v.safeInteger()) }), outcome.result);
+    if (sent.success) return { timestamp: sent.output.timestamp, failed: [] };
     throw new BridgeError("send_uncertain", "Cannot send as signal-cli does not tell the message's timestamp");
+  }
   const { code, message } = outcome;
   if (code === -4 || code === -5 || code === -32602) throw rpcFault("send", outcome);
   // An unexpected failure of the network is told apart by the name of its Java class only.

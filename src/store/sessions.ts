@@ -7,6 +7,8 @@
  */
 import type { Chat, Context, Millis, OutboundBody, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { toolLine } from "../core/progress.ts";
+import { plainText } from "../core/reply.ts";
 import { statements, type Database } from "./database.ts";
 import type { Files } from "./files.ts";
 import type { Outbox } from "./outbox.ts";
@@ -58,8 +60,6 @@ export type Applied = {
   readonly replies: number;
 };
 
-export type Show = (event: SessionEvent, session: Session) => OutboundBody | null;
-
 export type SessionDeps = {
   readonly outbox: Outbox;
   readonly files: Files;
@@ -98,9 +98,8 @@ export function createSessions(db: Database, deps: SessionDeps) {
         run`UPDATE sessions SET state = 'ended' WHERE chat_key = ${need(id).chatKey} AND state = 'active'`;
         run`UPDATE sessions SET state = 'active' WHERE id = ${id}`;
       }),
-    /** `show` says what an entry that is new is to be shown as besides the replies; null: not at all. */
-    apply: (id: string, events: readonly SessionEvent[], now: Millis, show?: Show): Applied =>
-      db.transaction(() => applyEvents(db, deps, need(id), events, now, show)),
+    apply: (id: string, events: readonly SessionEvent[], now: Millis): Applied =>
+      db.transaction(() => applyEvents(db, deps, need(id), events, now)),
   };
 }
 
@@ -162,7 +161,6 @@ function applyEvents(
   session: Session,
   events: readonly SessionEvent[],
   now: Millis,
-  show: Show = () => null,
 ): Applied {
   const { run } = statements(db);
   const added = upsert(
@@ -172,8 +170,8 @@ function applyEvents(
   );
   let replies = 0;
   for (const event of added) {
-    const shown = show(event, session);
-    if (shown !== null) outbox.add(`tool:${session.id}:${event.id}`, session.chat, shown, now);
+    if (event.type === "tool_use" && !event.isAsk && session.context["verbose"] === true)
+      outbox.add(`tool:${session.id}:${event.id}`, session.chat, plainText(toolLine(event)), now);
     if (event.type !== "reply") continue;
     for (const [part, body] of render(event.text).entries())
       outbox.addAnswer(`reply:${session.id}:${event.id}:${part}`, session.id, session.chat, body, now);

@@ -205,6 +205,8 @@ export async function linkAndIdle(): Promise<Figure[]> {
     const running = await start(env);
     await running.state("CONNECTED");
     const connected = performance.now() - from;
+    // By then the pre-keys were counted and the phone was asked for what only it knows.
+    await Bun.sleep(3_000);
     const idle = residentMegabytes(running.pid);
     await running.stop("SIGKILL");
     return [

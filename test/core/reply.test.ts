@@ -73,18 +73,25 @@ describe("tool uses in a phone's words", () => {
   const use = (input: object) =>
     ({ id: "t", at: 1, type: "tool_use", name: "bash", input: input as never, isAsk: true }) as const;
   test("one line, however long or odd the input is", () => {
-    expect(toolLine(use({ command: "git  status\n-s" }))).toBe("🔧 bash: git status -s");
+    expect(toolLine(use({ command: "git  status\n-s" }))).toBe("🔧 run: git status -s");
     expect(toolLine(use({ command: "x".repeat(500) }))).toHaveLength(80);
-    expect(toolLine({ ...use({}), input: null })).toBe("🔧 bash:");
+    expect(toolLine({ ...use({}), input: null })).toBe("🔧 run:");
     expect(shorten("🎉".repeat(50), 10).isWellFormed()).toBe(true);
   });
   test("what, where and why; of several questions how to answer all", () => {
     expect(question(use({ command: "make", cwd: "/srv/app" }), "build it", 1).split("\n")).toEqual([
-      "Claude wants to use bash: make",
-      "Where: /srv/app",
-      "Why: you asked “build it”",
+      "Claude wants to run: make",
+      "In /srv/app, as you asked “build it”",
       "👍 or yes, 👎 or no.",
     ]);
     expect(question(use({ file_path: "a.txt" }), "go", 3)).toContain("answers all 3");
+    expect(question({ ...use({ code: 1 }), name: "lab" }, "go", 1)).toStartWith(
+      'Claude wants to use lab: {"code":1}\n',
+    );
+    expect(question(null, "go", 1)).toStartWith("Claude wants to use a tool\n");
+  });
+  test("what is to be allowed does not go on unseen", () => {
+    const asked = question(use({ command: `echo ${"x".repeat(1_500)}; rm -rf /` }), "go", 1);
+    expect(asked).toContain("(and 516 characters more)");
   });
 });

@@ -1,7 +1,7 @@
 /** The Messages half of the API double: checks a conversation and plays a script as a stream. */
 import type { Clock } from "../../src/clock.ts";
-import type { Beat } from "../../src/claude/world.ts";
 import { badRequest, checkContent } from "./claude-checks.ts";
+import type { Beat } from "./claude-sessions.ts";
 
 /** Roles take turns, beginning and ending with the user (or, after a pause, ending with Claude); returns the last prompt. */
 export function checkMessages(messages: unknown, isPaused: boolean): string {
@@ -54,7 +54,8 @@ export async function streamMessage(
     if ("say" in beat || "write" in beat) {
       send({ type: "content_block_start", index, content_block: { type: "text", text: "", citations: null } });
       for (const text of "say" in beat ? [beat.say] : beat.write)
-        send({ type: "content_block_delta", index, delta: { type: "text_delta", text } });
+        if (typeof text === "string") send({ type: "content_block_delta", index, delta: { type: "text_delta", text } });
+        else await Promise.race([text, stopped]);
       send({ type: "content_block_stop", index });
       index++;
     } else if ("pauseMs" in beat) await clock.sleep(beat.pauseMs, signal);

@@ -3,12 +3,20 @@
  * not from our code, so that the two can disagree. Sessions run whether or not a stream is open.
  */
 import type { Clock } from "../../src/clock.ts";
-import type { Beat, Script } from "../../src/claude/world.ts";
+import type { Beat as PlainBeat } from "../../src/claude/world.ts";
+import type { JsonValue } from "../../src/core/model.ts";
 import type { DoubleFile } from "./claude-files.ts";
 import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
 
 export type WireEvent = { id: string; type: string; processed_at?: string | null; [key: string]: unknown };
 export type Listener = (event: WireEvent | { type: string; [key: string]: unknown }) => void;
+
+/** What a script of the double may say besides: pieces that wait for a promise, and several questions at once. */
+export type Beat =
+  | PlainBeat
+  | { readonly write: readonly (string | Promise<void>)[] }
+  | { readonly asks: readonly { readonly name: string; readonly input: JsonValue }[] };
+export type Script = (prompt: string) => readonly Beat[];
 
 export type DoubleSession = {
   readonly id: string;
@@ -99,14 +107,19 @@ export function createEngine(options: EngineOptions) {
       if ("say" in beat) append(session, "agent.message", { content: [{ type: "text", text: beat.say }] });
       else if ("write" in beat) {
         const id = newId("sevt");
+        let text = "";
         publish(session, { type: "event_start", event: { type: "agent.message", id } });
-        for (const text of beat.write)
+        for (const piece of beat.write) {
+          if (typeof piece !== "string") await Promise.race([piece, stopped]);
+          if (typeof piece !== "string" || signal.aborted) continue;
+          text += piece;
           publish(session, {
             type: "event_delta",
             event_id: id,
-            delta: { type: "content_delta", index: 0, content: { type: "text", text } },
+            delta: { type: "content_delta", index: 0, content: { type: "text", text: piece } },
           });
-        append(session, "agent.message", { content: [{ type: "text", text: beat.write.join("") }] }, id);
+        }
+        if (!signal.aborted) append(session, "agent.message", { content: [{ type: "text", text }] }, id);
       } else if ("pauseMs" in beat) await options.clock.sleep(beat.pauseMs, signal);
       else if ("hold" in beat) await Promise.race([beat.hold, stopped]);
       else if ("use" in beat) {
@@ -117,17 +130,19 @@ export function createEngine(options: EngineOptions) {
         const use = append(session, "agent.tool_use", { name: "write", input: { file_path: filename } });
         append(session, "agent.tool_result", { tool_use_id: use.id, content: [], is_error: false });
         make(session, { filename, mime_type, bytes });
-      } else if ("ask" in beat) {
-        const use = append(session, "agent.tool_use", {
-          name: beat.ask,
-          input: beat.input,
-          evaluated_permission: "ask",
-          evaluation: { type: "always_ask" },
-        });
-        const answered = new Promise<void>((resolve) => session.pending.set(use.id, resolve));
-        rest(session, { type: "requires_action", event_ids: [use.id] });
-        await Promise.race([answered, stopped]);
-        session.pending.delete(use.id);
+      } else if ("ask" in beat || "asks" in beat) {
+        const uses = "asks" in beat ? beat.asks : [{ name: beat.ask, input: beat.input }];
+        const asks = uses.map((use) =>
+          append(session, "agent.tool_use", {
+            ...use,
+            evaluated_permission: "ask",
+            evaluation: { type: "always_ask" },
+          }),
+        );
+        const answers = asks.map(({ id }) => new Promise<void>((resolve) => session.pending.set(id, resolve)));
+        rest(session, { type: "requires_action", event_ids: asks.map(({ id }) => id) });
+        await Promise.race([Promise.all(answers), stopped]);
+        session.pending.clear();
         session.status = "running";
         append(session, "session.status_running");
       } else if ("stop" in beat) {

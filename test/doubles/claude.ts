@@ -7,11 +7,10 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { systemClock, type Clock } from "../../src/clock.ts";
-import type { Script } from "../../src/claude/world.ts";
 import { streamMessage, checkMessages } from "./claude-messages.ts";
 import { badRequest, checkContent, checkMetadata, notFound, only, Refusal, text, type Body } from "./claude-checks.ts";
 import { Download, files } from "./claude-files.ts";
-import { createEngine, type DoubleSession, type Engine, type WireEvent } from "./claude-sessions.ts";
+import { createEngine, type DoubleSession, type Engine, type Script, type WireEvent } from "./claude-sessions.ts";
 
 export type Fault =
   /** Answered so, before anything happens. `body` replaces the API's error body. */

@@ -22,9 +22,12 @@ export type SignalMock = {
   readonly server: Server;
   /** The owner's phone. */
   readonly phone: PrimaryDevice;
-  /** Somebody else. */
+  /** Somebody else; the first of the owner's contacts. */
   readonly contact: PrimaryDevice;
+  readonly contacts: readonly PrimaryDevice[];
   readonly port: number;
+  /** Uploaded files are in its `attachments`, as they were sealed. */
+  readonly cdnFolder: string;
   /** What `SIGNALMAN_SIGNAL_SERVICE` names, as a value. */
   readonly service: ServiceFile;
   /** Writes that file; gives its path. */
@@ -43,6 +46,8 @@ export type SignalMock = {
 
 export type SignalMockOptions = {
   readonly hasNumber?: boolean;
+  /** Names of the owner's contacts. */
+  readonly names?: readonly string[];
   /** Port of a proxy in front of the chat server, where faults are injected. */
   readonly chatPort?: number;
   /** Before there is any account: names and numbers may be chosen here. */
@@ -51,6 +56,7 @@ export type SignalMockOptions = {
 
 export async function startSignalMock({
   hasNumber = true,
+  names = [],
   chatPort,
   prepare,
 }: SignalMockOptions = {}): Promise<SignalMock> {
@@ -66,8 +72,10 @@ export async function startSignalMock({
   });
   const { port } = server.address();
   prepare?.(server);
-  const contact = await server.createPrimaryDevice({ profileName: "Alice" });
-  const phone = await server.createPrimaryDevice({ profileName: "Owner", contacts: [contact], hasE164: hasNumber });
+  const contact = await server.createPrimaryDevice({ profileName: names[0] ?? "Alice" });
+  const contacts = [contact];
+  for (const profileName of names.slice(1)) contacts.push(await server.createPrimaryDevice({ profileName }));
+  const phone = await server.createPrimaryDevice({ profileName: "Owner", contacts, hasE164: hasNumber });
   const service = await describe(port, chatPort ?? port);
   const introduce = async (who: PrimaryDevice, device: Device, kind = ServiceIdKind.ACI) => {
     const key: SingleUseKey = await device.popSingleUseKey(kind);
@@ -77,7 +85,9 @@ export async function startSignalMock({
     server,
     phone,
     contact,
+    contacts,
     port,
+    cdnFolder: folder,
     service,
     introduce,
     async writeService(path) {
@@ -87,8 +97,7 @@ export async function startSignalMock({
     async scan(url) {
       const pending = await server.waitForProvision();
       const device = await pending.complete({ provisionURL: url, primaryDevice: phone });
-      await introduce(phone, device);
-      await introduce(contact, device);
+      for (const who of [phone, ...contacts]) await introduce(who, device);
       return device;
     },
     drop(device) {

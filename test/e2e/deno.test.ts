@@ -34,15 +34,17 @@ async function underDeno(names: readonly string[], pattern: string): Promise<Cou
 }
 
 test.skipIf(!existsSync(deno))(
-  "under Deno: native, REST, signal-cli, the transcripts and the terminal, every test of them",
+  "under Deno: native, REST, signal-cli and the terminal, every test of them; and three of the transcripts",
   async () => {
     // They mostly wait for polls to end, so the parts run beside each other.
     const parts = ["with the backend", "kill -9|beside the daemon"];
-    const [others, ...signalCli] = await Promise.all([
-      underDeno(["native", "rest", "transcripts", "terminal"], "."),
+    const [others, transcripts, ...signalCli] = await Promise.all([
+      underDeno(["native", "rest", "terminal"], "."),
+      underDeno(["transcripts"], "^(text|files|groups):"),
       ...[...parts, `^(?!.*(${parts.join("|")}))`].map((pattern) => underDeno(["signal-cli"], pattern)),
     ]);
     expect(others.filtered).toBe(0);
+    expect(transcripts.pass).toBe(3);
     const [first] = signalCli;
     expect(signalCli.reduce((sum, { pass }) => sum + pass, 0)).toBe((first?.pass ?? 0) + (first?.filtered ?? 0));
   },

@@ -2,6 +2,7 @@
  * Runs the compiled binary (or whatever E2E_COMMAND names) as a person would, and waits on what it says: its log lines are
  * the events of a test, so that nothing here sleeps.
  */
+import { expect } from "bun:test";
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -74,6 +75,27 @@ export async function runOnce(
 
 const exitOf = (child: ChildProcess): Promise<number> =>
   new Promise((resolve) => child.once("close", (code, signal) => resolve(code ?? (signal === "SIGKILL" ? 137 : 1))));
+
+/** `signalman link --json`, where `scan` plays the phone that scans the code; resolves to the device that was made. */
+export async function link<D>(env: Readonly<Record<string, string>>, scan: (url: string) => Promise<D>): Promise<D> {
+  const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json", "--name", "kitchen"], {
+    cwd: root,
+    env: environment(env),
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const exited = exitOf(child);
+  let scanned = null as Promise<D> | null;
+  const events: string[] = [];
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    const event = JSON.parse(line) as { event: string; url?: string };
+    events.push(event.event);
+    if (event.url !== undefined) scanned = scan(event.url);
+  });
+  expect(await exited).toBe(0);
+  expect(events).toEqual(["url", "linked"]);
+  if (!scanned) throw new Error("no code was shown");
+  return scanned;
+}
 
 /** Nothing but answers is sent, where a test does not ask for more. */
 export const plain = { SIGNALMAN_WELCOME: "false", SIGNALMAN_REACTIONS: "off", SIGNALMAN_PROGRESS: "false" } as const;

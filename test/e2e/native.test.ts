@@ -1,11 +1,9 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import type { Device } from "@signalapp/mock-server";
-import { spawn } from "node:child_process";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { openNotes } from "../doubles/phone.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
-import { command, newHome, runOnce, start, type Home, type Running } from "./harness.ts";
+import { link, newHome, runOnce, start, type Home, type Running } from "./harness.ts";
 
 let claude: ClaudeDouble;
 let signal: SignalMock;
@@ -33,77 +31,44 @@ afterEach(async () => {
   home.remove();
 });
 
-/** `signalman link --json`, with the phone scanning the code it shows. */
-async function link(): Promise<Device> {
-  const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json", "--name", "kitchen"], {
-    env: { PATH: process.env["PATH"], ...env },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const exited = new Promise<number>((resolve) => child.once("close", (code) => resolve(code ?? 1)));
-  let scanned = null as Promise<Device> | null;
-  const events: string[] = [];
-  createInterface({ input: child.stdout }).on("line", (line) => {
-    const event = JSON.parse(line) as { event: string; url?: string };
-    events.push(event.event);
-    if (event.url !== undefined) scanned = signal.scan(event.url);
-  });
-  expect(await exited).toBe(0);
-  expect(events).toEqual(["url", "linked"]);
-  if (!scanned) throw new Error("no code was shown");
-  return scanned;
-}
-
-let lastSentAt = 0;
-/** The owner writes in Note to Self on the phone. Resolves when the device has acknowledged it. */
-async function write(device: Device, text: string): Promise<void> {
-  lastSentAt = Math.max(lastSentAt + 1, Date.now());
-  const envelope = await signal.phone.encryptSyncSent(device, text, {
-    timestamp: lastSentAt,
-    destinationServiceId: signal.phone.device.aci,
-  });
-  await signal.server.send(device, envelope);
-}
-
-/** The next message in Note to Self that our device sent. */
-async function nextOnPhone(): Promise<string> {
-  for (;;) {
-    const { syncMessage } = await signal.phone.waitForSyncMessage();
-    const body = syncMessage.content?.sent?.message?.body;
-    if (body) return body;
-  }
+/** The phone scans the code of `signalman link`. */
+async function linkPhone() {
+  const device = await link(env, signal.scan);
+  return { device, ...openNotes(signal, device) };
 }
 
 test("in an empty folder with nothing but the binary: link, write, kill -9, restart, nothing missing and nothing twice", async () => {
   expect((await runOnce(["run"], { ...env, SIGNALMAN_LISTEN: "off" })).code).toBe(3);
-  const device = await link();
+  const phone = await linkPhone();
   const again = await runOnce(["link", "--json"], env);
   expect(again).toMatchObject({ code: 2, out: "" });
   expect(again.err).toContain("--force");
   running = await start(env);
   await running.state("CONNECTED");
-  await write(device, "what is on my calendar?");
-  expect(await nextOnPhone()).toContain("what is on my calendar?");
+  await phone.write("what is on my calendar?");
+  expect(await phone.next()).toContain("what is on my calendar?");
   expect(await running.status()).toMatchObject({ signal: { transport: "native" }, inbox: { answered: 1, pending: 0 } });
 
   const hold = Promise.withResolvers<void>();
   claude.setScript((prompt) => [{ hold: hold.promise }, { say: `slow: ${prompt}` }]);
   const asked = claude.next(/POST .*\/events/u);
-  await write(device, "and tomorrow?");
+  await phone.write("and tomorrow?");
   await asked;
   await running.stop("SIGKILL");
   hold.resolve();
   claude.setScript((prompt) => [{ say: `quick: ${prompt}` }]);
   running = await start(env);
   await running.state("CONNECTED");
-  expect(await nextOnPhone()).toBe("slow: and tomorrow?");
-  await write(device, "thanks");
-  expect(await nextOnPhone()).toBe("quick: thanks");
+  expect(await phone.next()).toBe("slow: and tomorrow?");
+  await phone.write("thanks");
+  expect(await phone.next()).toBe("quick: thanks");
   expect(claude.requests.filter(({ method, path }) => method === "POST" && path.endsWith("/events"))).toHaveLength(3);
   expect(await running.stop()).toBe(0);
 });
 
 test("the line is cut and comes back; a stranger gets nothing at all", async () => {
-  const device = await link();
+  const phone = await linkPhone();
+  const { device } = phone;
   running = await start(env);
   await running.state("CONNECTED");
   await signal.contact.sendText(device, "open sesame 4711", { timestamp: Date.now() });
@@ -112,9 +77,12 @@ test("the line is cut and comes back; a stranger gets nothing at all", async () 
   await running.state("DISCONNECTED");
   await running.state("SYNCING");
   await running.state("CONNECTED");
-  await write(device, "still there?");
-  expect(await nextOnPhone()).toContain("still there?");
+  await phone.write("still there?");
+  expect(await phone.next()).toContain("still there?");
   expect((await running.status()).inbox).toMatchObject({ dropped: 1, answered: 1 });
+  expect((await runOnce(["reconnect"], env)).code).toBe(0);
+  await running.state("SYNCING");
+  await running.state("CONNECTED");
   expect(await running.stop()).toBe(0);
   expect(running.output()).not.toContain("4711");
   const bytes = await Bun.file(join(home.path, "signalman.db")).bytes();

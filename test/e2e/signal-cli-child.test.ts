@@ -1,9 +1,11 @@
 /** The binary with the real signal-cli as its child. */
 import { expect, test } from "bun:test";
+import { chmodSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { isSignalCliThere, java, signalCliPath } from "../doubles/java.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";
 import { me } from "../doubles/wire.ts";
-import { newHome, runOnce, start, type Running } from "./harness.ts";
+import { command, newHome, runOnce, start, type Running } from "./harness.ts";
 
 /** An address where nobody listens. */
 async function freeUrl(): Promise<string> {
@@ -41,7 +43,8 @@ test.skipIf(!isSignalCliThere)(
       expect({ code, isSaid: err.includes('"code":"not_linked"') }).toEqual({ code: 3, isSaid: true });
 
       running = await start({ ...env, SIGNALMAN_ACCOUNT: me.number });
-      await running.state("DISCONNECTED");
+      expect((await running.status()).connection.fault?.code ?? "signal_unreachable").toBe("signal_unreachable");
+      await running.log("connection", { state: "DISCONNECTED", code: "rejected" });
       const { connection } = await running.status();
       expect(connection).toMatchObject({ retryAt: null, fault: { code: "rejected", userAction: "relink" } });
       const pid = Number(/"signal-cli started".*?"pid":(\d+)/u.exec(running.output())?.[1]);
@@ -58,3 +61,29 @@ test.skipIf(!isSignalCliThere)(
   },
   120_000,
 );
+
+test("stopping while signal-cli still starts is no failure", async () => {
+  const home = newHome();
+  const path = join(home.path, "signal-cli");
+  writeFileSync(path, `#!/bin/sh\necho "WARN  Slow - starting" >&2\nexec sleep 60\n`);
+  chmodSync(path, 0o755);
+  const env = {
+    ...process.env,
+    SIGNALMAN_HOME: home.path,
+    SIGNALMAN_TRANSPORT: "signal-cli",
+    SIGNALMAN_SIGNAL_CLI: path,
+    SIGNALMAN_SIGNAL_URL: await freeUrl(),
+    SIGNALMAN_LISTEN: "off",
+    SIGNALMAN_LOG: "debug",
+    ANTHROPIC_API_KEY: "none",
+  };
+  const child = Bun.spawn([...command, "run"], { env, stderr: "pipe" });
+  let said = "";
+  for await (const chunk of child.stderr) {
+    const isNews = !said.includes("Slow - starting");
+    said += new TextDecoder().decode(chunk);
+    if (isNews && said.includes("Slow - starting")) child.kill("SIGTERM");
+  }
+  expect({ code: await child.exited, isSaid: said.includes("Slow - starting") }).toEqual({ code: 0, isSaid: true });
+  home.remove();
+});

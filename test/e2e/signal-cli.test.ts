@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { alice, me } from "../doubles/wire.ts";
@@ -25,6 +26,7 @@ beforeEach(async () => {
   home = newHome();
 });
 afterEach(async () => {
+  // A poll is never aborted: an orderly end would wait for its 5 s. The tests of the other transports have it.
   await running?.stop("SIGKILL");
   await signal.stop();
   await claude.close();
@@ -46,7 +48,6 @@ describe.each(["sessions", "messages"])("the binary over signal-cli with the bac
     });
     expect((await fetch(`${running.url}/ready`)).status).toBe(200);
     expect((await fetch(`${running.url}/health`)).status).toBe(200);
-    expect(await running.stop()).toBe(0);
   });
 
   test("the line is cut: four states, nothing lost, and Claude's words from meanwhile arrive in order", async () => {
@@ -77,7 +78,7 @@ describe.each(["sessions", "messages"])("the binary over signal-cli with the bac
   });
 });
 
-test("kill -9 with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
+test("kill -9, the daemon included, with a prompt at work: after the restart it is answered once, and never asked twice", async () => {
   const hold = Promise.withResolvers<void>();
   claude.setScript((prompt) => [{ hold: hold.promise }, { say: `answer to ${prompt}` }]);
   running = await start(env());
@@ -86,14 +87,39 @@ test("kill -9 with a prompt at work: after the restart it is answered once, and 
   signal.phoneWrites("slow question");
   await posted;
   await running.stop("SIGKILL");
+  await signal.die();
   hold.resolve();
+  await signal.start();
   running = await start(env());
   expect((await signal.nextSent()).text).toBe("answer to slow question");
   const prompts = claude.requests.filter(({ method, path }) => method === "POST" && path.endsWith("/events"));
   expect(prompts).toHaveLength(1);
-  expect(await running.stop()).toBe(0);
   expect(signal.sent()).toHaveLength(1);
 });
+
+test("a file that Claude makes arrives behind the answer, once, although it is listed late and the process is killed", async () => {
+  await claude.close();
+  claude = await startClaudeDouble({ fileLagMs: 3_000 });
+  const bytes = new TextEncoder().encode("a,b\n1,ü\n");
+  claude.setScript((prompt) => [
+    ...(prompt === "make" ? [{ make: "table.csv", contentType: "text/csv", bytes }] : []),
+    { say: `re: ${prompt}` },
+  ]);
+  running = await start(env({ SIGNALMAN_TOOLS: "allow" }));
+  await running.state("CONNECTED");
+  signal.phoneWrites("make");
+  expect((await signal.nextSent()).text).toBe("re: make");
+  // What may have gone out is repeated here: the answer is written down as sent first.
+  while ((await running.status()).outbox.pending > 0) await Bun.sleep(10);
+  await running.stop("SIGKILL");
+  running = await start(env({ SIGNALMAN_TOOLS: "allow" }));
+  await running.state("CONNECTED");
+  const { text, files } = await signal.nextSent();
+  expect([text, files.length]).toEqual(["", 1]);
+  expect(files[0]).toMatchObject({ fileName: "table.csv", contentType: "text/csv" });
+  signal.phoneWrites("thanks");
+  expect((await signal.nextSent()).text).toBe("re: thanks");
+}, 60_000);
 
 test("presence: read, taken, answered, done and greeted, in this order", async () => {
   const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️" };
@@ -108,7 +134,6 @@ test("presence: read, taken, answered, done and greeted, in this order", async (
   expect(seen).toEqual(["👀", expect.stringContaining("hello"), "✅", expect.stringContaining("Welcome")]);
   expect(signal.readMarks()).toContain(sentAt);
   expect((await running.status()).outbox).toMatchObject({ failed: 0 });
-  expect(await running.stop()).toBe(0);
 });
 
 test("a stranger gets nothing, costs no request and leaves no text on disk or in the log", async () => {
@@ -117,13 +142,15 @@ test("a stranger gets nothing, costs no request and leaves no text on disk or in
   signal.personWrites(alice, "open sesame 4711");
   await running.log("envelope dropped");
   expect((await running.status()).inbox).toMatchObject({ dropped: 1, pending: 0 });
-  expect(await running.stop()).toBe(0);
+  await running.stop("SIGKILL");
   expect(claude.requests.filter(({ method }) => method === "POST")).toEqual([]);
   expect(signal.sent()).toEqual([]);
   expect(running.output()).not.toContain("4711");
   expect(running.output()).not.toContain(alice.number);
-  const bytes = await Bun.file(`${home.path}/signalman.db`).bytes();
-  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  for (const file of ["signalman.db", "signalman.db-wal"]) {
+    const bytes = await Bun.file(join(home.path, file)).bytes();
+    expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  }
 });
 
 test("Claude refuses the key: the line stays CONNECTED, the person is told once and answered when it is over", async () => {
@@ -134,11 +161,10 @@ test("Claude refuses the key: the line stays CONNECTED, the person is told once 
   expect((await signal.nextSent()).text).toContain("refuses the API key");
   expect((await signal.nextSent()).text).toContain("hello");
   expect(signal.sent()).toHaveLength(2);
-  expect(await running.stop()).toBe(0);
 });
 
 describe("commands beside the daemon", () => {
-  test("status, sessions, send, reconnect and a second daemon", async () => {
+  test("status, sessions, send and a second daemon", async () => {
     running = await start(env());
     await running.state("CONNECTED");
     signal.phoneWrites("first words");
@@ -149,12 +175,10 @@ describe("commands beside the daemon", () => {
     expect((await runOnce(["sessions"], env())).out).toContain("Signal chat");
     expect((await runOnce(["send", "self", "from the shell"], env())).code).toBe(0);
     expect((await signal.nextSent()).text).toBe("from the shell");
-    expect((await runOnce(["reconnect"], env())).code).toBe(0);
-    await running.state("CONNECTED");
     const second = await runOnce(["run"], env({ SIGNALMAN_LISTEN: "off" }));
     expect(second).toMatchObject({ code: 1 });
     expect(second.err).toContain("another signalman uses");
-    expect(await running.stop()).toBe(0);
+    await running.stop("SIGKILL");
     expect((await runOnce(["status"], env())).code).toBe(4);
   });
 });

@@ -139,6 +139,9 @@ for (const moment of ["before", "after"] as const) {
     void rig.contact.sendText(rig.device, "survivor", { timestamp: at }).catch(() => undefined);
     await child.exited;
     expect(child.signalCode).toBe("SIGKILL");
+    // The try is counted although its count did not wait for the disk.
+    const tries = rig.database.all("SELECT count FROM signal_attempts");
+    expect(tries.length > 0).toBe(moment === "before");
     const transport = createNative(rig.deps);
     await transport.connect(never);
     const revived = rigOf(rig.mock, rig.device, rig.deps, transport);

@@ -1,11 +1,8 @@
 /** How the line ends, and how it is known to be alive. */
 import { afterEach, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { createSecureServer, type ServerHttp2Stream } from "node:http2";
-import { dirname, join } from "node:path";
-import type { AddressInfo } from "node:net";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
+import { startRefusingHost } from "../doubles/signal-http2.ts";
 import { failureOf, never, openNativeDatabase, type Rig, serviceOf, startRig } from "./mock.ts";
 
 let rig: Rig;
@@ -130,23 +127,8 @@ test("without a linked account there is nothing to connect", async () => {
 
 test("a refused connect says why: unlinked, outdated, or how long to wait", async () => {
   rig = await startRig();
-  const certs = join(dirname(require.resolve("@signalapp/mock-server/package.json")), "certs");
-  const answers: Record<string, string | number>[] = [
-    { ":status": 403 },
-    { ":status": 499 },
-    { ":status": 429, "retry-after": "7" },
-  ];
-  const stub = createSecureServer({
-    key: readFileSync(join(certs, "key.pem")),
-    cert: readFileSync(join(certs, "full-cert.pem")),
-    settings: { enableConnectProtocol: true },
-  });
-  stub.on("stream", (stream: ServerHttp2Stream) => {
-    stream.on("error", () => undefined);
-    stream.respond(answers[0] ?? {}, { endStream: true });
-  });
-  await new Promise<void>((resolve) => stub.listen(0, "127.0.0.1", resolve));
-  const { port } = stub.address() as AddressInfo;
+  const host = await startRefusingHost();
+  const { port } = host;
   const service = await serviceOf({
     ...rig.mock,
     writeService: async (path) => {
@@ -156,12 +138,13 @@ test("a refused connect says why: unlinked, outdated, or how long to wait", asyn
     },
   });
   const codes = [];
-  for (; answers.length > 0; answers.shift()) {
+  for (const answer of [{ status: 403 }, { status: 499 }, { status: 429, retryAfterSeconds: 7 }]) {
+    host.answer = answer;
     const failure = await failureOf(createNative({ ...rig.deps, service }).connect(never));
     const { code, retryAfterMs } = failure as { code: string; retryAfterMs: number | null };
     codes.push([code, retryAfterMs]);
   }
-  stub.close();
+  await host.stop();
   expect(codes).toEqual([
     ["unlinked", null],
     ["outdated", null],

@@ -1,10 +1,6 @@
 /** The suite of all transports, against the native one: a mock service behind a proxy, with the suite's people. */
 import { EMPTY_DATA_MESSAGE, type Group, type PrimaryDevice, type Proto, type Server } from "@signalapp/mock-server";
 import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
-import { readFileSync } from "node:fs";
-import { createSecureServer, type ServerHttp2Stream } from "node:http2";
-import type { AddressInfo } from "node:net";
-import { dirname, join } from "node:path";
 import type { Chat, Millis } from "../../src/core/model.ts";
 import { encryptAttachment } from "../../src/signal/native/attachments.ts";
 import { groupIdOf } from "../../src/signal/native/groups.ts";
@@ -12,6 +8,7 @@ import { createNative } from "../../src/signal/native/transport.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { type SeenMessage, type TransportHarness, transportContract } from "../contract/transport.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
+import { startRefusingHost } from "../doubles/signal-http2.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
 import { rawContent, type Rig, startRig } from "./mock.ts";
 import { startProxy } from "./proxy.ts";
@@ -100,22 +97,6 @@ function watch({ phone, contact }: Rig, isOver: () => boolean) {
   return { seen, readMarks };
 }
 
-/** An HTTP/2 server that refuses every connection as that of a device that was unlinked. */
-async function startRefusal(): Promise<{ readonly port: number; stop(): void }> {
-  const certs = join(dirname(require.resolve("@signalapp/mock-server/package.json")), "certs");
-  const server = createSecureServer({
-    key: readFileSync(join(certs, "key.pem")),
-    cert: readFileSync(join(certs, "full-cert.pem")),
-    settings: { enableConnectProtocol: true },
-  });
-  server.on("stream", (stream: ServerHttp2Stream) => {
-    stream.on("error", () => undefined);
-    stream.respond({ ":status": 403 }, { endStream: true });
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { port: (server.address() as AddressInfo).port, stop: () => void server.close() };
-}
-
 type Handle = (
   this: Connection,
   request: Proto.WebSocketRequestMessage,
@@ -148,7 +129,7 @@ async function harness(): Promise<TransportHarness> {
   await rig.transport.disconnect();
   const group: Group = await rig.phone.createGroup({ title: "Weekend Hike", members: [rig.phone, rig.contact] });
   await prepareGroup(rig, group, clock.now());
-  const refusal = await startRefusal();
+  const refusal = await startRefusingHost();
   let isOver = false;
   const { seen, readMarks } = watch(rig, () => isOver);
   const transport = createNative({ ...rig.deps, clock });
@@ -217,7 +198,7 @@ async function harness(): Promise<TransportHarness> {
       await transport.disconnect();
       await rig.stop();
       await proxy.cut();
-      refusal.stop();
+      await refusal.stop();
     },
   };
 }

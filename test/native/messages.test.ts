@@ -1,7 +1,8 @@
 import { afterEach, expect, test } from "bun:test";
 import { EMPTY_DATA_MESSAGE, Proto, ReceiptType, ServiceIdKind } from "@signalapp/mock-server";
 import type { Chat } from "../../src/core/model.ts";
-import { rawContent, type Rig, startRig } from "./mock.ts";
+import { createPhone } from "../doubles/phone.ts";
+import { never, rawContent, type Rig, startRig } from "./mock.ts";
 
 let rig: Rig;
 afterEach(() => rig?.stop());
@@ -55,6 +56,30 @@ test("a reply in Note to Self goes to the phone only, as a transcript", async ()
   const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
   expect(syncMessage.content?.sent?.message?.body).toBe("note");
   expect(rig.contact.getMessageQueueSize()).toBe(0);
+});
+
+test("the timer of Note to Self holds for what we say there", async () => {
+  rig = await startRig();
+  const phone = createPhone(rig.mock, rig.phone, rig.device, [], () => undefined);
+  await rig.receive(phone.write(at, { text: "for five minutes", expiresInSeconds: 300 }, null));
+  await rig.send(self, "note", at + 1);
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
+  expect(syncMessage.content?.sent?.message?.expireTimer).toBe(300);
+});
+
+test("what waited at the server is taken by the first poll, all of it", async () => {
+  rig = await startRig({ isConnected: false });
+  const sendings = ["one", "two", "three"].map((text, index) =>
+    rig.contact.sendText(rig.device, text, { timestamp: at + index }),
+  );
+  await rig.transport.connect(never);
+  const { envelopes } = await rig.poll();
+  expect(envelopes.map(({ content }) => (content.kind === "text" ? content.text : content.kind))).toEqual([
+    "one",
+    "two",
+    "three",
+  ]);
+  await Promise.all(sendings);
 });
 
 test("what the owner types in Note to Self is theirs, and in its chat", async () => {

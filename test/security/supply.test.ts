@@ -40,3 +40,8 @@ test("no advisory of weight is known for what we ship, as far as the registry ca
   if (!wasAsked) console.log("  (the registry gives no advisories here: not audited)");
   else expect({ code, said }).toMatchObject({ code: 0 });
 }, 30_000);
+
+test("the binary says nothing of the machine that built it", () => {
+  const binary = readFileSync(new URL("../../dist/signalman", import.meta.url));
+  expect(binary.includes(new URL("../../node_modules", import.meta.url).pathname)).toBe(false);
+});

@@ -384,6 +384,14 @@ describe("sending", () => {
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
+  test("a success counts by its timestamp, listed recipients or not", async () => {
+    const { double, transport } = await connected();
+    double.fail("send", { result: { timestamp: 1_786_953_653_000 } });
+    expect(await transport.send(hello())).toEqual({ timestamp: 1_786_953_653_000, failed: [] });
+    double.fail("send", { result: {} });
+    expect(await codeOf(transport.send(hello()))).toBe("send_uncertain");
+  });
+
   test("a send that hangs is uncertain in the end", async () => {
     const { clock, double, transport } = await connected();
     double.fail("send", "hang");

@@ -104,6 +104,7 @@ export async function openBench({
             isLocal: true,
             onProof: () => undefined,
             onDelivered: () => undefined,
+            onSend: () => undefined,
             onRefused: () => undefined,
             onShown: () => undefined,
             onBroken(what) {

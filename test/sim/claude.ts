@@ -5,6 +5,7 @@ import { createWorld, type Beat, type World, type WorldSession } from "../../src
 import { nextStamp } from "../../src/core/hlc.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { progressOf, trackAll } from "../../src/core/turn.ts";
+import { people as addresses } from "./config.ts";
 import type { Dice, VirtualClock } from "./clock.ts";
 import type { Life, Machine } from "./life.ts";
 import { createLocalClaude, type LocalClaude } from "./local.ts";
@@ -100,6 +101,10 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       posts.set(mark, [...earlier, { sessionId: id, eventId: event.id }]);
       deps.life()?.delivered("prompt");
       return event;
+    },
+    confirm(id, toolUseId, isAllowed) {
+      if (isAllowed) checkApproval(deps, id);
+      world.confirm(id, toolUseId, isAllowed);
     },
   };
   const answers = new Map<string, string>();
@@ -209,6 +214,21 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
     now.clock.now(),
   );
   if (!owed) onBroken(`${mark} was asked although nobody waits for its answer`);
+}
+
+/** In a group only who is on the list by name may say yes: whose yes it is that is being handled. */
+function checkApproval(deps: TheirsDeps, remoteId: string): void {
+  const chat = chatOf(deps, remoteId);
+  if (!chat?.startsWith("group:")) return;
+  const who = deps
+    .life()
+    ?.look()
+    ?.get<{ aci: string }>(
+      `SELECT json_extract(envelope, '$.source.aci') AS aci FROM inbox
+       WHERE chat_key = ? AND state <> 'done' AND kind <> 'prompt' ORDER BY id LIMIT 1`,
+      chat,
+    )?.aci;
+  if (who !== addresses.ann.aci) deps.onBroken("a tool was allowed by somebody who is not on the list by name");
 }
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];

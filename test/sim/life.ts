@@ -212,8 +212,9 @@ const watchers = `
 export type TransportWatch = {
   /** It is through, whatever the sender learns of that; its timestamp names the row. */
   readonly onDelivered: (message: Outbound) => void;
-  /** It was refused for good. */
-  readonly onRefused: (message: Outbound) => void;
+  /** It is on its way. */
+  readonly onSend: () => void;
+  readonly onRefused: (message: Outbound, error: BridgeError) => void;
   /** Somebody there can see that we read or write. */
   readonly onShown: (chat: Chat) => void;
   readonly onProof: () => void;
@@ -257,6 +258,7 @@ export function gateTransport(life: Life, transport: Transport, account: Account
           watch.onDelivered(message);
           life.delivered("message");
         };
+        watch.onSend();
         try {
           const outcome = await transport.send(message);
           through();
@@ -264,7 +266,7 @@ export function gateTransport(life: Life, transport: Transport, account: Account
         } catch (error) {
           if (!(error instanceof BridgeError)) throw error;
           if (error.code === "send_uncertain") through();
-          if (error.retry === "never") watch.onRefused(message);
+          else watch.onRefused(message, error);
           throw error;
         }
       }),

@@ -61,8 +61,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "sent before it is sent",
-    find: "store.outbox.markSending(row.id);",
-    put: "store.outbox.markSending(row.id);\n  store.outbox.markSent(row.id, row.timestamp, clock.now());",
+    find: 'if (row.state !== "sending") mark(row);',
+    put: 'if (row.state !== "sending") mark(row);\n  store.outbox.markSent(row.id, row.timestamp, clock.now());',
   },
   {
     bug: "a send whose outcome is unknown is given up",
@@ -91,8 +91,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "the newest row of a chat is sent first",
-    find: "chat_key = ? AND state IN ('queued', 'sending') ORDER BY id LIMIT 1",
-    put: "chat_key = ? AND state IN ('queued', 'sending') ORDER BY id DESC LIMIT 1",
+    find: "AND state IN ('queued', 'sending') ORDER BY id LIMIT 1",
+    put: "AND state IN ('queued', 'sending') ORDER BY id DESC LIMIT 1",
   },
   {
     bug: "a captcha goes on being shown after reconnect",
@@ -101,22 +101,22 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "the newest prompt of a chat is asked first",
-    find: "AND kind = ? ORDER BY id LIMIT 1",
-    put: "AND kind = ? ORDER BY id DESC LIMIT 1",
+    find: "kind <> 'approval' ORDER BY id LIMIT 1",
+    put: "kind <> 'approval' ORDER BY id DESC LIMIT 1",
   },
   {
     bug: "a prompt overtakes the command before it",
-    find: "AND command.chat_key = inbox.chat_key AND command.id < inbox.id)",
-    put: "AND command.chat_key = inbox.chat_key AND command.id < inbox.id AND 0)",
+    find: "kind <> 'approval' ORDER BY id LIMIT 1",
+    put: "kind = 'prompt' ORDER BY id LIMIT 1",
   },
   {
     bug: "one session for all chats",
-    find: "WHERE chat_key = ? AND state = 'active'`, chatKey),",
-    put: "WHERE (chat_key = ? OR 1) AND state = 'active' ORDER BY created_at`, chatKey),",
+    find: "one`WHERE chat_key = ${chat} AND state = 'active'`",
+    put: "one`WHERE (chat_key = ${chat} OR 1) AND state = 'active' ORDER BY created_at`",
   },
   {
     bug: "a prompt of unknown fate is sent again unseen",
-    find: 'if (prompt.state.kind !== "uncertain") return null;',
+    find: 'if (state.kind !== "uncertain") return null;',
     put: "return null;",
   },
   {
@@ -131,8 +131,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "the cursor runs ahead",
-    find: "cursor = Math.max(cursor, event.at ?? 0);",
-    put: "cursor = Math.max(cursor, (event.at ?? 0) + 120_000);",
+    find: "Math.max(latest, at ?? 0), session.cursor",
+    put: "Math.max(latest, (at ?? 0) + 120_000), session.cursor",
   },
   {
     bug: "the second part of an answer takes the place of the first",
@@ -141,8 +141,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "what is on its way is taken back all the same",
-    find: "WHERE id = ? AND state = 'queued' AND attempts = 0",
-    put: "WHERE id = ?",
+    find: "WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0",
+    put: "WHERE id = ${id}` > 0",
   },
   {
     bug: "an answer edits a draft that never got out",
@@ -161,8 +161,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a sync takes the local value over a newer remote one",
-    find: "(a < b ? -1 : a > b ? 1 : 0)",
-    put: "(a < b ? 1 : a > b ? -1 : 0)",
+    find: "stampHere > stampThere : localWins",
+    put: 'stampHere !== "" : localWins',
   },
   {
     bug: "no sync at a reconnect",
@@ -191,13 +191,13 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a turn that died counts as answered",
-    find: 'if (progress.kind === "flushed") store.inbox.markNew(row.id);',
-    put: 'if (progress.kind === "flushed") return store.inbox.finish(row.id, "answered", clock.now()), "ended";',
+    find: 'if (kind === "flushed") store.inbox.markNew(row.id);',
+    put: 'if (kind === "flushed") return store.inbox.finish(row.id, "answered", clock.now()), "ended";',
   },
   {
     bug: "the row ends before its reply is stored",
-    find: "const { added } = store.sessions.apply(session.id, events, now);",
-    put: 'const { added } = store.sessions.apply(session.id, progress.kind === "ended" ? [] : events, now);',
+    find: "const applied = store.sessions.apply(session.id, events, now);",
+    put: 'const applied = store.sessions.apply(session.id, progress.kind === "ended" ? events.slice(-1) : events, now);',
   },
   {
     bug: "anybody in a group may say yes to a tool",
@@ -211,8 +211,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "CONNECTED without proof",
-    find: "staleAfterMs: 90_000",
-    put: "staleAfterMs: 900_000",
+    find: "lastProofAt: at, proofDueAt: at + staleAfterMs",
+    put: "lastProofAt: at, proofDueAt: at + 10 * staleAfterMs",
   },
   {
     bug: "the backoff starts over at every connect",
@@ -251,8 +251,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a prompt that was taken back comes to life as its session dies",
-    find: "WHERE id = ? AND state <> 'done'`,\n        id,",
-    put: "WHERE id = ?`,\n        id,",
+    find: "iif(state = 'waiting', 0, not_before) WHERE id = ${id} AND state <> 'done'",
+    put: "iif(state = 'waiting', 0, not_before) WHERE id = ${id}",
   },
   {
     bug: "with the account unlinked, sends are tried again without a wait",

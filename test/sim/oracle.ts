@@ -22,7 +22,9 @@ import type { TransportWatch } from "./life.ts";
 import type { People } from "./people.ts";
 
 export type Oracle = {
-  readonly watch: Pick<TransportWatch, "onDelivered" | "onRefused" | "onShown">;
+  readonly watch: Pick<TransportWatch, "onDelivered" | "onSend" | "onRefused" | "onShown">;
+  /** A person says to try now, or another process begins: no server's wish holds any more. */
+  unhush(): void;
   hearLog(line: string): void;
   /** After every step; `db` is null while no process lives; `isDirty`: it was written to. */
   check(db: Database | null, isDirty: boolean): void;
@@ -54,6 +56,7 @@ export function createOracle(deps: OracleDeps): Oracle {
   const { signal, theirs, people, onBroken } = deps;
   const arrivals = createArrivals(deps);
   const changes = createChanges(theirs);
+  let hushed = { since: 0, until: 0 };
   let atStart: { readonly session: WorldSession; readonly localId: string; readonly length: number }[] = [];
   const checkPlace = (key: string, what: string): void => {
     if (!people.isPlace(key)) onBroken(`${what} in ${key}, where nobody is let in`);
@@ -64,9 +67,20 @@ export function createOracle(deps: OracleDeps): Oracle {
         checkPlace(chatKey(message.chat), "something was said");
         arrivals.deliver(message);
       },
-      onRefused: ({ timestamp }) => void arrivals.refused.add(timestamp),
+      onSend() {
+        const ms = hushed.until - deps.base.monotonic();
+        // In the moment of the refusal others may be on their way.
+        if (ms > 0 && deps.base.monotonic() > hushed.since)
+          onBroken(`something was sent ${ms} ms before the server wanted it`);
+      },
+      onRefused({ timestamp }, { code, retry, retryAfterMs }) {
+        if (retry === "never") arrivals.refused.add(timestamp);
+        const since = deps.base.monotonic();
+        if (code === "signal_rate_limited") hushed = { since, until: since + (retryAfterMs ?? 0) };
+      },
       onShown: (chat) => checkPlace(chatKey(chat), "reading or writing was shown"),
     },
+    unhush: () => void (hushed = { since: 0, until: 0 }),
     hearLog(line) {
       if (line.includes(secretWord) || line.includes(addresses.stranger.aci))
         onBroken(`a stranger is in the log: ${line}`);

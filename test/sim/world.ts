@@ -184,6 +184,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     lives++;
     stepsToCrash = Infinity;
     state = "DISCONNECTED";
+    oracle.unhush();
     trace("start");
     life.onDeath((why) => {
       trace(`killed ${why}`);
@@ -252,6 +253,11 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     });
   };
 
+  const tryNow = (): void => {
+    oracle.unhush();
+    now?.daemon?.reconnect();
+  };
+
   const faults = createFaults({
     dice,
     plan,
@@ -261,7 +267,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     line: signal.faults,
     life: () => now?.life ?? null,
     reconnect: () => {
-      if (now && !now.life.isDead() && !now.isEnding) now.daemon?.reconnect();
+      if (now && !now.life.isDead() && !now.isEnding) tryNow();
     },
     crashSoon: () => void (stepsToCrash = dice.below(6)),
     restart: () => {
@@ -350,7 +356,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     for (const mend of mends) mend();
     mends = [];
     theirs.calmDown();
-    if (now && !now.life.isDead()) now.daemon?.reconnect();
+    if (now && !now.life.isDead()) tryNow();
   };
 
   const help = (): void => {
@@ -362,7 +368,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       for (const session of theirs.world.sessions())
         if (session.asking && waiting.length === 0) theirs.world.confirm(session.id, session.asking.id, true);
     }
-    if (open && now?.daemon?.status().outbox.fault?.code === "captcha") now.daemon.reconnect();
+    if (open && now?.daemon?.status().outbox.fault?.code === "captcha") tryNow();
     schedule(20_000, help);
   };
 

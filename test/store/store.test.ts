@@ -154,6 +154,23 @@ describe("a session's log", () => {
     expect(queued()).toBe(2);
     expect(store.sessions.get("s")?.cursor).toBe(10);
   });
+  test("where tool use is shown, it stands between the replies as Claude had it; what is only asked for is not use", () => {
+    store.sessions.setContext("s", { verbose: true }, {});
+    const use = { type: "tool_use", name: "bash", isAsk: false } as const;
+    store.sessions.apply(
+      "s",
+      [
+        reply("e1", "one", 10),
+        { ...use, id: "t1", at: 11, input: { command: "make" } },
+        { ...use, id: "t2", at: 12, input: { command: "rm" }, isAsk: true },
+        reply("e2", "two", 13),
+      ],
+      13,
+    );
+    const bodies = store.db.all<{ body: string }>("SELECT body FROM outbox ORDER BY id");
+    const texts = bodies.map(({ body }) => (JSON.parse(body) as { text: string }).text);
+    expect(texts).toEqual(["one", "🔧 run: make", "two"]);
+  });
   test("a queued prompt becomes processed and never the other way", () => {
     const prompt = { id: "p", type: "prompt", text: "hi" } as const;
     store.sessions.apply("s", [{ ...prompt, at: null }], 1);

@@ -105,6 +105,8 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
 function openInbound({ clock, log }: LineDeps) {
   const queue: Incoming[] = [];
   let isOverflown = false;
+  /** What waited at the server has come, or was waited for: it is taken together, so that all of it can be announced. */
+  let isDelivered = false;
   let fault: BridgeError | null = null;
   let wake = Promise.withResolvers<void>();
   const stir = () => {
@@ -122,8 +124,11 @@ function openInbound({ clock, log }: LineDeps) {
       queue.push({ bytes, serverAt: timestamp > 0 ? timestamp : null, ack: once(ack) });
       stir();
     },
-    // Says that all is delivered, not that all is processed: nothing follows from it.
-    onQueueEmpty: () => undefined,
+    // Says that all is delivered, not that all is processed.
+    onQueueEmpty: () => {
+      isDelivered = true;
+      stir();
+    },
     onReceivedAlerts: (alerts) => {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
     },
@@ -145,11 +150,12 @@ function openInbound({ clock, log }: LineDeps) {
     },
     putBack: (deliveries: readonly Incoming[]) => void queue.unshift(...deliveries),
     wait: async (ms: Millis, signal: AbortSignal) => {
-      if (queue.length === 0 && !fault && !signal.aborted) {
-        const done = new AbortController();
-        await Promise.race([wake.promise, clock.sleep(ms, AbortSignal.any([signal, done.signal]))]);
-        done.abort();
-      }
+      const isReady = () => fault !== null || signal.aborted || (isDelivered && queue.length > 0);
+      const done = new AbortController();
+      const isOver = clock.sleep(ms, AbortSignal.any([signal, done.signal])).then(() => true);
+      while (!isReady() && !(await Promise.race([isOver, wake.promise.then(() => false)])));
+      done.abort();
+      isDelivered = true;
       return queue.length > 0;
     },
     fault: () => fault,

@@ -49,6 +49,15 @@ function serviceIdOf(binary: Uint8Array): string | null {
   }
 }
 
+const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
+type CipherType = libsignal.CiphertextMessageType;
+const openTypes = new Map<Envelope_Type, CipherType>([
+  [Envelope_Type.DOUBLE_RATCHET, Whisper],
+  [Envelope_Type.PREKEY_MESSAGE, PreKey],
+  [Envelope_Type.PLAINTEXT_CONTENT, Plaintext],
+]);
+const sealedTypes = new Map<number, CipherType>([Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]));
+
 /**
  * The plaintext; or why it is none of ours: not for us, or forged, to be acknowledged and forgotten. Fills `sealing` as soon as
  * something is known, so that a failure can be answered. @throws what libsignal throws
@@ -62,62 +71,45 @@ export async function decrypt(
 ): Promise<Plain | string> {
   const own = destinationOf(envelope, who.account());
   if (own === null) return "for another account";
-  const content = owned(envelope.content);
+  let type = openTypes.get(envelope.type);
+  let bytes = owned(envelope.content);
   if (envelope.type === Envelope_Type.UNIDENTIFIED_SENDER) {
     if (own.name === "pni") return "sealed for a number";
-    return unseal(who, overlay, own, content, now, sealing);
+    const inner = await libsignal.sealedSenderDecryptToUsmc(bytes, overlay.stores(own).identities);
+    const refusal = readSeal(who, own, inner, now, sealing);
+    if (refusal !== null) return refusal;
+    type = sealedTypes.get(inner.msgType());
+    bytes = owned(inner.contents());
+  } else {
+    sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
+    sealing.deviceId = envelope.sourceDeviceId;
   }
-  sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
-  sealing.deviceId = envelope.sourceDeviceId;
-  switch (envelope.type) {
-    case Envelope_Type.DOUBLE_RATCHET:
-      return openCipher(overlay, own, libsignal.CiphertextMessageType.Whisper, content, sealing);
-    case Envelope_Type.PREKEY_MESSAGE:
-      return openCipher(overlay, own, libsignal.CiphertextMessageType.PreKey, content, sealing);
-    case Envelope_Type.PLAINTEXT_CONTENT:
-      return openCipher(overlay, own, libsignal.CiphertextMessageType.Plaintext, content, sealing);
-    default:
-      return `envelope type ${envelope.type}`;
-  }
+  return type === undefined ? "unknown type of message" : openCipher(overlay, own, type, bytes, sealing);
 }
 
-const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
-const sealedTypes = new Map<number, libsignal.CiphertextMessageType>(
-  [Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]),
-);
-
-async function unseal(
+/** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
+function readSeal(
   { account, trustRoots }: Who,
-  overlay: Overlay,
   own: Own,
-  content: Bytes,
+  inner: libsignal.UnidentifiedSenderMessageContent,
   now: Millis,
   sealing: Sealing,
-): Promise<Plain | string> {
-  const inner = await libsignal.sealedSenderDecryptToUsmc(content, overlay.stores(own).identities);
+): string | null {
   const certificate = inner.senderCertificate();
-  // libsignal opens the seal without looking at the certificate: a forger is told apart here, and only here.
   if (!certificate.validateWithTrustRoots([...trustRoots], now)) return "forged or expired certificate";
-  const aci = certificate.senderAci()?.getServiceIdString() ?? null;
-  const deviceId = certificate.senderDeviceId();
-  if (aci === own.serviceId && deviceId === account().deviceId) return "our own";
-  Object.assign(sealing, {
-    aci,
-    deviceId,
-    number: certificate.senderE164(),
-    isSealed: true,
-    hint: inner.contentHint(),
-    groupId: inner.groupId(),
-  } satisfies Partial<Sealing>);
-  const type = sealedTypes.get(inner.msgType());
-  if (type === undefined) return `ciphertext type ${inner.msgType()}`;
-  return openCipher(overlay, own, type, owned(inner.contents()), sealing);
+  sealing.aci = certificate.senderAci()?.getServiceIdString() ?? null;
+  sealing.deviceId = certificate.senderDeviceId();
+  sealing.number = certificate.senderE164();
+  sealing.isSealed = true;
+  sealing.hint = inner.contentHint();
+  sealing.groupId = inner.groupId();
+  return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
 }
 
 async function openCipher(
   overlay: Overlay,
   own: Own,
-  type: libsignal.CiphertextMessageType,
+  type: CipherType,
   bytes: Bytes,
   sealing: Sealing,
 ): Promise<Plain | string> {
@@ -126,21 +118,21 @@ async function openCipher(
   const { sessions, identities, preKeys, signedPreKeys, kyberPreKeys, senderKeys } = overlay.stores(own);
   const give = (body: Bytes): Plain => ({ body: unpad(body), own, type });
   switch (type) {
-    case libsignal.CiphertextMessageType.Whisper: {
+    case Whisper: {
       const message = libsignal.SignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
       return give(await libsignal.signalDecrypt(message, from, own.address, sessions, identities));
     }
-    case libsignal.CiphertextMessageType.PreKey: {
+    case PreKey: {
       const message = libsignal.PreKeySignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
       const keys = [preKeys, signedPreKeys, kyberPreKeys] as const;
       return give(await libsignal.signalDecryptPreKey(message, from, own.address, sessions, identities, ...keys));
     }
-    case libsignal.CiphertextMessageType.SenderKey:
+    case SenderKey:
       sealing.original = { bytes, type };
       return give(await libsignal.groupDecrypt(from, senderKeys, bytes));
-    case libsignal.CiphertextMessageType.Plaintext:
+    case Plaintext:
       return give(libsignal.PlaintextContent.deserialize(bytes).body());
   }
 }

@@ -159,25 +159,21 @@ async function fetchBundles(
   return bundles;
 }
 
-type WireMessage = {
-  readonly type: number;
-  readonly destinationDeviceId: number;
-  readonly destinationRegistrationId: number;
-  readonly content: string;
-};
-
-/** Under the mutex. When it resolves, the sessions and our own copy are committed. Empty when there is no session. */
+/**
+ * The messages as the server wants them; none where there is no session. Under the mutex. When it resolves, the sessions and our
+ * own copy are committed.
+ */
 async function encrypt(
   context: Context,
   { kind, to, content, timestamp, groupId = null }: Parcel,
   bundles: readonly libsignal.PreKeyBundle[],
   seal: Seal | null,
-): Promise<WireMessage[]> {
+): Promise<readonly object[]> {
   const { aci, deviceId } = context.account();
   const overlay = openOverlay(context);
   const { sessions, identities } = overlay.stores(aci);
   const now = new Date(context.clock.now());
-  const messages: WireMessage[] = [];
+  const messages: object[] = [];
   try {
     for (const bundle of bundles) {
       const peer = libsignal.ProtocolAddress.new(to, bundle.deviceId());

@@ -95,14 +95,15 @@ function takeSync(
       if (data === undefined) return quiet;
       const groupId = data.groupV2 ? groupIdOf(data.groupV2.masterKey) : null;
       const aci = toAci(value.destinationServiceIdBinary, value.destinationServiceId);
+      const isSelf = aci === sender.aci;
       if (groupId !== null) {
         if (isAllowed(sender, groupId)) rememberGroup(deps, overlay, data, groupId);
-      } else if (
-        aci !== null &&
-        aci !== sender.aci &&
-        isAllowed({ aci, number: findRecipient(database, aci).number }, null)
-      )
-        overlay.later(() => saveTimer(database, aci, data.expireTimer, data.expireTimerVersion));
+      } else if (aci !== null && (isSelf || isAllowed({ aci, number: findRecipient(database, aci).number }, null)))
+        overlay.later(() => {
+          // Note to Self has a timer, too.
+          if (isSelf) saveRecipient(database, aci, null, null);
+          saveTimer(database, aci, data.expireTimer, data.expireTimerVersion);
+        });
       return quiet;
     }
     case "contacts":

@@ -1,7 +1,7 @@
 /**
  * A message on its way out.
  *
- *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member of the group ─▶ transcript to our own devices
+ *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
  *
  * The timestamp is the message's identity everywhere; a repeated send carries the same one, and the receiving clients drop the
  * second copy. Without the transcript the owner's phone would not show what was said. **Source:** SIGNAL-NATIVE 5.6 to 5.9.

@@ -21,12 +21,8 @@ import type { Bytes } from "./bytes.ts";
 import type { Context } from "./transport.ts";
 
 type Serial = { serialize(): Uint8Array };
-type Kind<T> = {
-  readonly parse: (bytes: Bytes) => T;
-  readonly select: string;
-  readonly remove: string;
-  readonly upsert: string;
-};
+/** How a kind of record is parsed, and its statements. */
+type Kind<T> = Readonly<Record<"select" | "remove" | "upsert", string>> & { readonly parse: (bytes: Bytes) => T };
 
 function kind<T>(type: { deserialize(bytes: Bytes): T }, table: string, ...columns: readonly string[]): Kind<T> {
   const where = columns.map((column) => `${column} = ?`).join(" AND ");

@@ -25,6 +25,7 @@ import { type Line, openLine } from "./connect.ts";
 import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher, type GroupKeeper, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
+import { withNames } from "./profiles.ts";
 import { giveBack, type IsAllowed, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import type { Service } from "./service.ts";
@@ -150,6 +151,7 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     if (state.line !== null) return state.line;
     throw new BridgeError("signal_unreachable", "Cannot reach Signal as there is no connection");
   };
+  const request: Line["request"] = (what) => line().request(what);
   const account = () => state.account ?? loadAccount(database);
   let lastTimestamp = 0;
   return {
@@ -164,7 +166,11 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, clock, log }),
-    groups: keepGroups({ ...deps, account, fetchGroup: groupFetcher(service, (what) => line().request(what), clock) }),
+    groups: keepGroups({
+      ...deps,
+      account,
+      fetchGroup: withNames(groupFetcher(service, request, clock), database, request),
+    }),
     freshTimestamp: () => (lastTimestamp = Math.max(lastTimestamp + 1, clock.now())),
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or somebody in between"),
   };
@@ -285,10 +291,9 @@ function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void
   else giveBack(database, state.line, opened.deliveries);
   release();
   if (!isCommitted) return;
-  const isKeyUsed = opened.jobs.some(({ kind }) => kind === "refreshKeys");
-  const others = opened.jobs.filter(({ kind }) => kind !== "refreshKeys");
-  for (const job of [...(isKeyUsed ? [{ kind: "refreshKeys" } as const] : []), ...others])
-    enqueue(context, () => runJob(context, job));
+  // However many keys were used, the lists are looked at once.
+  const jobs = new Map(opened.jobs.map((job) => [job.kind === "refreshKeys" ? job.kind : job, job]));
+  for (const job of jobs.values()) enqueue(context, () => runJob(context, job));
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */

@@ -1,0 +1,69 @@
+/**
+ * The names of group members, as their profiles have them: what one of them says goes to Claude with a name before it, and
+ * the owner's phone tells us of its contacts only those on the allow list. **Source:** SIGNAL-NATIVE 5.11.
+ */
+import { Aci } from "@signalapp/libsignal-client";
+import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
+import { createDecipheriv } from "node:crypto";
+import * as v from "valibot";
+import { BridgeError } from "../../core/errors.ts";
+import type { Database } from "../../store/database.ts";
+import { type Bytes, fromBase64 } from "./bytes.ts";
+import type { Line } from "./connect.ts";
+import type { FetchGroup } from "./groups.ts";
+import { findRecipient, saveRecipient } from "./account.ts";
+
+/** Asked for at once; of a larger group the rest is named when it is fetched again. */
+const namesMax = 20;
+const nameLengthMax = 64;
+const ivBytes = 12;
+const tagBytes = 16;
+
+const profile = v.object({ name: v.string() });
+
+/** Fetches a group's state, and the names that are not known of its members; a name that cannot be had is no reason to fail. */
+export function withNames(fetchGroup: FetchGroup, database: Database, request: Line["request"]): FetchGroup {
+  const learn = async (aci: string, key: Bytes): Promise<void> => {
+    try {
+      const name = await fetchName(request, aci, key);
+      if (name !== null) saveRecipient(database, aci, null, name);
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+    }
+  };
+  return async (account, masterKey, signal) => {
+    const state = await fetchGroup(account, masterKey, signal);
+    const nameless = (state?.members ?? []).flatMap(({ aci, profileKey }) =>
+      aci === account.aci || profileKey === null || findRecipient(database, aci).name !== null
+        ? []
+        : [{ aci, profileKey }],
+    );
+    await Promise.all(nameless.slice(0, namesMax).map(({ aci, profileKey }) => learn(aci, profileKey)));
+    return state;
+  };
+}
+
+/** Null where there is no profile, or the key does not open it. */
+async function fetchName(request: Line["request"], aci: string, key: Bytes): Promise<string | null> {
+  const version = new ProfileKey(key).getProfileKeyVersion(Aci.fromUuid(aci)).toString();
+  const { status, json } = await request({ verb: "GET", path: `/v1/profile/${aci}/${version}` });
+  const found = v.safeParse(profile, json);
+  return status === 200 && found.success ? openName(fromBase64(found.output.name), key) : null;
+}
+
+/** nonce || ciphertext || tag; the plain name is padded with NULs, and one stands between given and family name. */
+export function openName(sealed: Bytes, key: Bytes): string | null {
+  try {
+    const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
+    opening.setAuthTag(sealed.subarray(-tagBytes));
+    const plain = opening.update(sealed.subarray(ivBytes, -tagBytes), undefined, "utf8") + opening.final("utf8");
+    // On one line: nobody's name may look like another one's message.
+    const name = plain
+      .replace(/[\0\s]+/gu, " ")
+      .replaceAll(":", "")
+      .trim();
+    return name === "" ? null : name.slice(0, nameLengthMax);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,139 @@
+import { afterEach, expect, test } from "bun:test";
+import { openStage, type Stage, type StageOptions } from "./stage.ts";
+
+let stage: Stage | null = null;
+afterEach(async () => {
+  await stage?.close();
+  stage = null;
+});
+
+const open = async (options?: StageOptions): Promise<Stage> => (stage = await openStage(options));
+
+test("presence: what a later reaction makes idle is not sent", async () => {
+  const seen = await open({ script: () => [{ pauseMs: 5_000 }, { say: "Here." }] });
+  const asked = seen.write("are you there?");
+  await seen.pass(1);
+  seen.signal.faults.cut();
+  seen.claude.setDown(true);
+  await seen.pass(10);
+  seen.claude.setDown(false);
+  await seen.pass(120);
+  seen.signal.faults.mend();
+  await seen.pass(90);
+  const emojis = seen.signal.reactions().filter(({ targetSentAt }) => targetSentAt === asked.sentAt);
+  expect(emojis.map(({ emoji }) => emoji)).toEqual(["👀", "✅"]);
+});
+
+test("presence: a hiccup of seconds is no waiting that anybody sees", async () => {
+  const seen = await open({ script: () => [{ say: "Here." }] });
+  seen.claude.fail("create", { kind: "refuse", code: "claude_overloaded" });
+  seen.write("are you there?");
+  await seen.pass(30);
+  expect(seen.signal.reactions().map(({ emoji }) => emoji)).toEqual(["👀", "✅"]);
+});
+
+const slowly: StageOptions["script"] = () => [
+  { write: ["One.", " Two.", " Three.", " Four."], everyMs: 5_000 },
+  { say: "And a second message." },
+];
+const whole = ["One. Two. Three. Four.", "And a second message."];
+
+test.each([true, false])(
+  "progress: the draft is the answer, where timestamps are our own: %p",
+  async (ownTimestamps) => {
+    const seen = await open({ script: slowly, ownTimestamps });
+    seen.write("count");
+    await seen.pass(60);
+    expect(seen.texts()).toEqual(whole);
+    expect(seen.signal.screen()[0]?.editCount).toBe(3);
+  },
+);
+
+test("progress: over a restart in the middle the draft still ends as the one answer", async () => {
+  const seen = await open({ script: slowly });
+  seen.write("count");
+  await seen.pass(7);
+  await seen.restart();
+  await seen.pass(120);
+  expect(seen.texts()).toEqual(whole);
+});
+
+test("progress: a draft that may not have arrived is not repeated, the answer comes by itself", async () => {
+  const seen = await open({ script: slowly, ownTimestamps: false, flags: { reactions: "off" } });
+  seen.signal.faults.loseAnswers();
+  seen.write("count");
+  await seen.pass(60);
+  expect(seen.texts()).toEqual(["One. …", ...whole]);
+});
+
+test("progress: /stop ends the draft, and what was shown says so", async () => {
+  const seen = await open({ script: slowly });
+  seen.write("count");
+  await seen.pass(7);
+  seen.write("/stop");
+  await seen.pass(30);
+  expect(seen.texts()).toEqual(["(stopped)", "Stopped."]);
+});
+
+test("a chat with disappearing messages: when the timer has run, nothing of it is left on the disk", async () => {
+  const seen = await open({ script: (prompt) => [{ say: `The answer to ${prompt}` }] });
+  seen.write("the plan 4711", { expiresInSeconds: 300 });
+  await seen.pass(60);
+  const texts = (): string =>
+    JSON.stringify(["inbox", "outbox", "events"].map((table) => seen.daemon.store.db.all(`SELECT * FROM ${table}`)));
+  expect(texts()).toContain("4711");
+  await seen.pass(400);
+  expect(texts()).not.toContain("4711");
+  const bytes = await Bun.file(`${seen.home}/signalman.db`).bytes();
+  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+});
+
+test("an approval that nobody gives in time is a no, and said", async () => {
+  const seen = await open({
+    flags: { approvalMinutes: "30" },
+    script: () => [{ ask: "bash", input: { command: "rm -rf build" } }, { say: "Left as it was." }],
+  });
+  seen.write("wipe the build");
+  await seen.pass(29 * 60);
+  await seen.restart();
+  expect(seen.texts()).toHaveLength(1);
+  await seen.pass(2 * 60);
+  expect(seen.texts().slice(1)).toEqual([
+    "Nobody answered Claude's question in time, so the answer was no.",
+    "Left as it was.",
+  ]);
+});
+
+test("what waits is announced once, also where the line flaps", async () => {
+  const seen = await open({ script: (prompt) => [{ pauseMs: 30_000 }, { say: `About ${prompt}: yes.` }] });
+  seen.signal.faults.cut();
+  await seen.pass(5);
+  for (const text of ["one", "two"]) {
+    seen.write(text);
+    await seen.pass(45 * 60);
+  }
+  for (let flaps = 0; flaps < 2; flaps++) {
+    seen.signal.faults.mend();
+    await seen.pass(10);
+    seen.signal.faults.cut();
+    await seen.pass(5);
+  }
+  seen.signal.faults.mend();
+  await seen.pass(200);
+  expect(seen.texts()).toEqual([
+    "2 messages waiting, the oldest 90 min: answering now; /skip to drop them.",
+    "About one: yes.",
+    "About two: yes.",
+  ]);
+});
+
+test("a command that needs Claude is not met with silence while Claude is away", async () => {
+  const seen = await open();
+  seen.claude.setDown(true);
+  seen.write("/model");
+  await seen.pass(60);
+  expect(seen.texts()).toEqual([expect.stringContaining("can't reach Claude")]);
+  seen.claude.setDown(false);
+  await seen.pass(90);
+  expect(seen.texts().slice(1)).toEqual([expect.stringContaining("Model: ")]);
+});
