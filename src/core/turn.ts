@@ -86,7 +86,7 @@ function promptSeen(progress: Progress, at: Millis | null): Progress {
   if (at === null || facts.promptAt !== null)
     return facts.isSeen ? progress : { ...progress, facts: { ...facts, isSeen: true } };
   // Flushed on the strength of a stop that came before it was processed: it lives.
-  const isDead = kind === "flushed" && !isLater(at, facts.stopAt);
+  const isDead = kind === "flushed" && facts.stopAt !== null && at < facts.stopAt;
   return { kind: isDead ? "flushed" : "running", facts: { ...facts, isSeen: true, promptAt: at } };
 }
 

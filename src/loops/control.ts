@@ -252,11 +252,11 @@ async function approve(
   for (const id of chosen) {
     try {
       await backend.remote.confirm(session.remoteId, id, isAllowed, isAllowed ? null : "The person said no.", signal);
+      confirmed.add(id);
     } catch (error) {
-      // A repeated confirmation is refused: it has been answered already (claude/CLAUDE-API.md section 1.9).
+      // A repeated confirmation is refused: then the log tells that it has been answered (claude/CLAUDE-API.md section 1.9).
       if (!(error instanceof BridgeError) || error.code !== "claude_request") throw error;
     }
-    confirmed.add(id);
   }
   // The session goes on once all of them are answered.
   if (chosen.length < open.length) return null;

@@ -94,6 +94,11 @@ describe("trackTurn", () => {
       [prompt("p", null), idle("i", 6, exhausted), prompt("p", 8)],
       { kind: "running" },
     ],
+    [
+      "and in the same millisecond: the stop was there before",
+      [prompt("p", null), idle("i", 6, exhausted), prompt("p", 6)],
+      { kind: "running" },
+    ],
     ["and one that does not", [prompt("p", null), idle("i", 6, exhausted), prompt("p", 5)], { kind: "flushed" }],
     [
       "an end is final",

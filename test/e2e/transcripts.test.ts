@@ -99,21 +99,24 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
 
 test.concurrent("errors: one plain sentence, once, and the answer when it is over", async () => {
   await using seen = await openScene();
-  seen.claude.setScript(() => [{ say: "Here I am." }]);
-  const broke = {
+  seen.claude.setScript(() => [{ hold: seen.shows("⏳") }, { say: "Here I am." }]);
+  seen.claude.fail(/POST \/v1\/sessions$/u, {
     kind: "status",
     status: 400,
     message: "Your credit balance is too low",
     type: "invalid_request_error",
-  } as const;
-  for (let count = 0; count < 2; count++) seen.claude.fail(/POST \/v1\/sessions$/u, broke);
+  });
   await seen.answered(seen.write("me", "are you there?"));
   golden("09-errors", "9. ERRORS: one sentence, and what happens next", seen);
 });
 
 test.concurrent("after a long absence: one digest, then the answers in order", async () => {
   await using seen = await openScene();
-  seen.claude.setScript((prompt) => [{ say: `About ${prompt}: yes.` }]);
+  // What was answered before its 👀 went out would show none.
+  seen.claude.setScript((prompt) => [
+    { hold: prompt === "one" ? seen.shows("👀 on “four”") : Promise.resolve() },
+    { say: `About ${prompt}: yes.` },
+  ]);
   await seen.cut();
   seen.note("the line is cut");
   const said = ["one", "two", "three", "four"].map((text, index) =>

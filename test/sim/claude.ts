@@ -200,6 +200,16 @@ function checkPlace(deps: TheirsDeps, remoteId: string, mark: string): void {
   const chat = chatOf(deps, remoteId);
   if (chat === null) return;
   if (!deps.people.chatsOf(mark).includes(chat)) deps.onBroken(`${mark} was asked in the session of ${chat}`);
+  const over = deps
+    .life()
+    ?.look()
+    ?.get(
+      `SELECT 1 FROM sessions JOIN inbox ON inbox.chat_key = sessions.chat_key
+       WHERE remote_id = ? AND sessions.state = 'ended' AND inbox.state <> 'done' AND envelope LIKE ?`,
+      remoteId,
+      `%${mark}"%`,
+    );
+  if (over) deps.onBroken(`${mark} was asked in a conversation that is over`);
   checkOwed(deps, mark);
 }
 

@@ -107,6 +107,8 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
     refuseSome: () => {
       const code = dice.pick(["signal_protocol", "signal_unreachable", "signal_timeout"] as const);
       line.refuseSends(code, 1 + dice.below(3));
+      // At last it is refused for good: what waits behind it was written in the belief that it would be there.
+      if (dice.chance(0.5)) line.refuseSends("send_rejected");
       return code;
     },
     odd: () => once(() => people.oddity()),

@@ -122,7 +122,7 @@ const mutants: readonly Mutant[] = [
   {
     bug: "a reply is rendered twice",
     find: "    replies++;",
-    put: "    if (bodies[0] && session.cursor !== null) deps.outbox.addAnswer(`reply:${session.id}:${event.id}:again`, session.id, session.chat, bodies[0], now);\n    replies++;",
+    put: "    for (const body of render(event.text).slice(0, 1)) outbox.addAnswer(`reply:${session.id}:${event.id}:again`, session.id, session.chat, body, now);\n    replies++;",
   },
   {
     bug: "known events become replies again",
@@ -191,8 +191,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     bug: "a turn that died counts as answered",
-    find: 'if (kind === "flushed") store.inbox.markNew(row.id);',
-    put: 'if (kind === "flushed") return store.inbox.finish(row.id, "answered", clock.now()), "ended";',
+    find: 'if (stop.kind === "retries_exhausted") return { kind: "flushed", facts };',
+    put: 'if (stop.kind === "retries_exhausted") return { kind: "ended", stop, facts };',
   },
   {
     bug: "the row ends before its reply is stored",
@@ -258,6 +258,21 @@ const mutants: readonly Mutant[] = [
     bug: "with the account unlinked, sends are tried again without a wait",
     find: "isCaptcha ? 0 : clock.now() + wait",
     put: 'error.retry === "person" ? 0 : clock.now() + wait',
+  },
+  {
+    bug: "a send that was on its way lifts the rate limit of another",
+    find: 'deps.notices.emit("sent", { at: clock.now() });',
+    put: 'setPause(null, 0);\n    deps.notices.emit("sent", { at: clock.now() });',
+  },
+  {
+    bug: "a prompt dies of a stop of the same millisecond, before it",
+    find: "facts.stopAt !== null && at < facts.stopAt",
+    put: "facts.stopAt !== null && at <= facts.stopAt",
+  },
+  {
+    bug: "a refused confirmation counts as given",
+    find: "signal);\n      deps.confirmed.add(id);",
+    put: "signal).finally(() => deps.confirmed.add(id));",
   },
   {
     bug: "a rate limit is over at once",

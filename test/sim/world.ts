@@ -363,7 +363,9 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     const open = db();
     if (open) {
       const waiting = open.all<{ chat_key: string }>("SELECT DISTINCT chat_key FROM inbox WHERE state = 'waiting'");
-      for (const { chat_key } of waiting) people.answer(chat_key, true);
+      // A question that soon ends by itself is left to do so.
+      if (Number(plan.settings["approvalMinutes"]) > 5)
+        for (const { chat_key } of waiting) people.answer(chat_key, true);
       // Asked in a turn of another device, and answered there.
       for (const session of theirs.world.sessions())
         if (session.asking && waiting.length === 0) theirs.world.confirm(session.id, session.asking.id, true);

@@ -1,8 +1,12 @@
-/** The same source under Deno passes the same end-to-end tests as the binary: the files themselves, with another program under test. */
+/**
+ * The two that take longest, beside each other: the self-test of the binary, which mostly waits, and the same source under
+ * Deno, which passes the same end-to-end tests as the binary: the files themselves, with another program under test.
+ */
 import { expect, test } from "bun:test";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { runOnce } from "./harness.ts";
 
 const root = join(import.meta.dir, "../..");
 // The package's command is a script around this file, which a signal would end without it.
@@ -33,7 +37,7 @@ async function underDeno(names: readonly string[], pattern: string): Promise<Cou
   return { pass: count("pass"), filtered: count("filtered out") };
 }
 
-test.skipIf(!existsSync(deno))(
+test.concurrent.skipIf(!existsSync(deno))(
   "under Deno: native, REST, signal-cli and the terminal, every test of them; and three of the transcripts",
   async () => {
     // They mostly wait for polls to end, so the parts run beside each other.
@@ -50,3 +54,14 @@ test.skipIf(!existsSync(deno))(
   },
   180_000,
 );
+
+test.concurrent("selftest breaks everything on this machine, loses nothing, doubles nothing, and ends within a minute", async () => {
+  const startedAt = performance.now();
+  const { code, out, err } = await runOnce(["selftest"]);
+  expect(out).not.toContain("FAILED");
+  expect(out.match(/ ok$/gmu)).toHaveLength(10);
+  const [messages, kills, lost, doubled] = /^(\d+) +(\d+) +(\d+) +(\d+) /mu.exec(out)?.slice(1).map(Number) ?? [];
+  expect({ messages, kills, lost, doubled }).toEqual({ messages: 30, kills: 10, lost: 0, doubled: 0 });
+  expect(performance.now() - startedAt).toBeLessThan(60_000);
+  expect({ code, err }).toEqual({ code: 0, err: "" });
+}, 90_000);
