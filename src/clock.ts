@@ -27,13 +27,18 @@ export const systemClock: Clock = {
     new Promise((resolve) => {
       if (signal?.aborted) return resolve();
       if (ms <= 0) return void setImmediate(resolve);
-      const done = () => {
+      const stop = () => {
         clearTimeout(timer);
-        signal?.removeEventListener("abort", done);
         resolve();
       };
-      const timer = setTimeout(done, Math.min(ms, timeoutMaxMs));
-      signal?.addEventListener("abort", done, { once: true });
+      const timer = setTimeout(
+        () => {
+          signal?.removeEventListener("abort", stop);
+          resolve();
+        },
+        Math.min(ms, timeoutMaxMs),
+      );
+      signal?.addEventListener("abort", stop, { once: true });
     }),
 };
 

@@ -9,27 +9,23 @@ import mitt from "mitt";
 import type { Backend } from "./claude/backend.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
-import { defaultLimits } from "./core/connection.ts";
-import { BridgeError, toFault } from "./core/errors.ts";
-import type { Account } from "./core/model.ts";
+import { toFault } from "./core/errors.ts";
+import type { Millis } from "./core/model.ts";
 import { renderReply } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import { createAnswerLoop } from "./loops/answer.ts";
-import { createConnectionLoop, type ConnectionLoop } from "./loops/connection.ts";
-import { createFileLoop } from "./loops/files.ts";
+import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
+import { createConnectionLoop } from "./loops/connection.ts";
 import { createControlLoop } from "./loops/control.ts";
+import { createFileLoop } from "./loops/files.ts";
 import { announceBacklog } from "./loops/greet.ts";
-import type { NoticeBus, Notices } from "./loops/notices.ts";
-import { createPresence } from "./loops/presence.ts";
+import { beat, soon } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
-import { createWatch } from "./loops/watch.ts";
 import type { Transport } from "./signal/transport.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
-import type { InboxKind } from "./store/inbox.ts";
-import type { Store } from "./store/store.ts";
-import { openStore } from "./store/store.ts";
+import { openStore, type Store } from "./store/store.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
@@ -104,28 +100,21 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
 
   const onBug = (error: unknown): void => {
     bug ??= error;
-    log.error("fault in signalman itself", {
-      ...toFault(error),
-      stack: error instanceof Error ? error.stack : undefined,
-    });
+    const stack = error instanceof Error ? error.stack : undefined;
+    log.error("fault in signalman itself", { ...toFault(error), stack });
     void stop(1);
   };
-  const base = { ...deps, config, store, transport, backend, notices: mitt<Notices>(), onBug };
-  const loops = createLoops(base, stopping.signal);
-  const { connection, send, answer } = loops;
-  const isConnected = (): boolean => connection.state().name === "CONNECTED";
+  const bridge = { ...deps, config, store, transport, backend, notices: mitt<Notices>() };
+  const loops = createLoops(bridge, stopping.signal, onBug);
+  const { connection, answer, control, send, sync, wakeAll } = loops;
+  const { snapshot } = createStatusModel({ ...bridge, connection, account: connection.account });
 
   const stop = (code: number): Promise<void> =>
     (stopped ??= (async () => {
       log.info("stopping", { code });
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
-      await drain(clock, store, {
-        isOver: () => killing.signal.aborted,
-        isBusy: () => answer.busyCount() > 0,
-        isConnected,
-        wake: send.wake,
-      });
+      await drain(loops, store, clock, killing.signal);
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });
@@ -135,215 +124,132 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       end.resolve(bug === null ? code : 1);
     })());
 
-  base.notices.on("connection", ({ state }) => {
+  bridge.notices.on("connection", ({ state }) => {
     if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
-  spawn(loops.watch.run(stopping.signal));
+  spawn(beat(bridge, connection, wakeAll, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [answer, loops.files, loops.control]) spawn(loop.run(stopping.signal, killing.signal));
-  spawn(loops.sync.keep(stopping.signal));
+  for (const loop of [answer, control, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
   return {
-    status: loops.model.snapshot,
-    health: () =>
-      bug === null ? (loops.storeFault() ?? proofFault(loops.model.snapshot(), base)) : "a loop has failed",
-    isReady: isConnected,
-    wake: loops.wakeAll,
+    status: snapshot,
+    health() {
+      if (bug !== null) return "a loop has failed";
+      return loops.storeFault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
+    },
+    isReady: loops.isConnected,
+    wake: wakeAll,
     reconnect() {
       connection.dispatch({ type: "reconnect" });
       send.resume();
-      loops.wakeAll();
+      wakeAll();
     },
-    sync: () => loops.sync.run(stopping.signal),
+    sync: () => sync.run(stopping.signal),
     store,
     backend,
     transport,
-    notices: base.notices,
+    notices: bridge.notices,
     stop: () => stop(0),
     finished: end.promise,
   };
 }
 
-/** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
-function proofFault({ uptimeMs, connection }: Status, { clock, config }: Base): string | null {
-  const { lastProofAt, fault } = connection;
-  const ageMs = lastProofAt === null ? uptimeMs : clock.now() - Date.parse(lastProofAt);
-  if (ageMs <= config.limits.staleAfterMs) return null;
-  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
-}
-
-type Base = DaemonDeps & {
-  readonly config: Config;
-  readonly store: Store;
-  readonly transport: Transport;
-  readonly backend: Backend;
-  readonly notices: NoticeBus;
-  readonly onBug: (error: unknown) => void;
-};
-
-function createLoops(base: Base, stopping: AbortSignal) {
-  const { config, log, store, clock, backend } = base;
-  /** What one loop learns and another needs. */
-  const facts = { account: null as Account | null, storeFault: null as string | null, hasSynced: false, isBack: false };
-  const account = (): Account | null => facts.account;
-  const isState = (name: string): boolean => connection.state().name === name;
-  const isConnected = (): boolean => isState("CONNECTED");
-  const canAnswer = (): boolean => facts.hasSynced && !isState("SYNCING");
-  const wakeAll = (): void => [answer, control, files, send].forEach((loop) => loop.wake());
-  const warn = (error: unknown): void => log.warn("not done; the next sync sees to it", toFault(error));
-  const deviceTag = tagOf(store, base);
-  const access = { allow: config.allow, isGroupAlways: config.groupAlways };
-  const { model, system, limits } = config;
-
-  const send = createSendLoop({ ...base, lanesMax: limits.lanesMax, isOpen: isConnected });
-  const { presence, speech, isInterrupting, digest } = mannersOf(base);
-  /** Once the line is back, and again with the first messages: those that proved it are committed later. */
-  const announce = (): void => soon(log, () => announceBacklog(store, digest, clock.now()));
-  const files = createFileLoop({ ...base, isOpen: canAnswer, onOutbox: send.wake });
-  const onOutbox = (chatKey: string): void => {
-    send.wake(chatKey);
-    files.wake();
-  };
-  const gates = { account, isOpen: canAnswer, isConnected, onOutbox, presence };
-  const answer = createAnswerLoop({ ...base, ...gates, ...speech, model, system, lanesMax: limits.lanesMax });
-  const sync = createSyncLoop({ ...base, deviceTag, onRunning: answer.follow, onChanged: () => wakeAll() });
-  const control = createControlLoop({
-    ...base,
-    ...gates,
-    ...access,
-    answer,
-    model,
-    deviceTag,
-    describeState: () => describe(connection, backend, status.snapshot()),
-    syncSoon: () => void sync.run(stopping).catch(warn),
-  });
-  const receive = {
-    ...base,
-    ...access,
-    presence,
-    isInterrupting,
-    onProof: () => connection.dispatch({ type: "proof" }),
-    onAccepted(chatKey: string, kind: InboxKind) {
-      if (facts.isBack) announce();
-      facts.isBack = false;
-      (kind === "prompt" ? answer : control).wake(chatKey);
-      send.wake(chatKey);
-    },
-    onWithdrawn(chatKey: string, inboxId: number) {
-      send.wake(chatKey);
-      answer.interrupt(chatKey, [inboxId]).catch(warn);
-    },
-    onStoreFault: (message: string | null) => void (facts.storeFault = message),
-  };
-  const connection: ConnectionLoop = createConnectionLoop({
-    ...base,
-    limits: { ...defaultLimits, ...limits, probeMs: base.transport.isLocal ? loopbackProbeMs : null },
-    receive: (account, signal) => receiveLoop(receive, account, AbortSignal.any([signal, stopping])),
-    sync: (signal) => sync.run(signal).finally(() => (facts.hasSynced = true)),
-    drainOutbox() {
-      facts.isBack = isConnected();
-      if (facts.isBack) announce();
-      wakeAll();
-    },
-    onConnected: (connected) => void (facts.account = connected),
-  });
-  const status = createStatusModel({ ...base, connection, account });
-  const watch = createHeartbeat(base, connection, wakeAll);
-  const storeFault = (): string | null => facts.storeFault;
-  return { send, answer, files, sync, control, connection, watch, model: status, wakeAll, storeFault };
-}
-
-/** What time alone sets off. */
-function createHeartbeat({ config, clock, log, store, networkKey }: Base, line: ConnectionLoop, wakeAll: () => void) {
-  let isClockSet = false;
-  /** With a full disk it is tried at the next tick again. */
-  const hasten = (): void => {
-    store.hasten(clock.now());
-    isClockSet = false;
-    wakeAll();
-  };
-  return createWatch({
-    clock,
-    networkKey,
-    onTick() {
-      line.dispatch({ type: "tick" });
-      if (isClockSet) soon(log, hasten);
-    },
-    onWoke() {
-      line.dispatch({ type: "woke" });
-      isClockSet = true;
-      wakeAll();
-    },
-    onNetworkChange: () => line.dispatch({ type: "networkChanged" }),
-    onMinute: () => soon(log, () => store.forget(clock.now())),
-    onHour: () => soon(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs)),
-  });
-}
-
-/** How the loops behave towards a person, as set. */
-function mannersOf(base: Base) {
-  const { config } = base;
-  const { reactions, readReceipts: isReceiptSent, progress: isProgressShown } = config;
-  const transcribe = config.transcribe === null ? null : createTranscribe(config.transcribe, base);
-  return {
-    presence: createPresence({ ...base, reactions, isReceiptSent }),
-    speech: {
-      isProgressShown,
-      isWelcoming: config.welcome,
-      approvalMs: config.approvalMinutes * minuteMs,
-      transcribe,
-    },
-    isInterrupting: config.busy === "interrupt",
-    digest: { messages: config.digestAfterMessages, minutes: config.digestAfterMinutes },
-  };
-}
-
-/** What the database refuses now is done the next time. */
-function soon(log: Log, work: () => unknown): void {
-  try {
-    work();
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    log.warn("housekeeping postponed", toFault(error));
-  }
-}
-
-/** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */
-const loopbackProbeMs = 1_000;
-const minuteMs = 60_000;
-const dayMs = 24 * 3_600_000;
 /** How often the end of a drain is looked for. */
 const drainStepMs = 20;
 
 /** Waits until turns have ended and the outbox is empty or the line is down, or the time is over. */
 async function drain(
-  clock: Clock,
+  { answer, send, isConnected }: Loops,
   store: Store,
-  line: { isOver: () => boolean; isBusy: () => boolean; isConnected: () => boolean; wake: () => void },
+  clock: Clock,
+  over: AbortSignal,
 ): Promise<void> {
-  while (!line.isOver()) {
-    if (!line.isBusy() && (!line.isConnected() || store.outbox.pending().count === 0)) return;
-    line.wake();
+  while (!over.aborted) {
+    if (answer.busyCount() === 0 && (!isConnected() || store.outbox.pending().count === 0)) return;
+    send.wake();
     await clock.sleep(drainStepMs);
   }
 }
 
+type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "backend" | "notices"> & DaemonDeps;
+
+type Loops = ReturnType<typeof createLoops>;
+
+/** The loops, and what each tells the others. */
+function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
+  const { config, log, store } = base;
+  let hasSynced = false;
+  let storeFault: string | null = null;
+  /** The line has come back, and no message with it yet: those that proved it are committed later. */
+  let isBack = false;
+  const stateName = (): string => connection.state().name;
+  const bridge: Bridge = {
+    ...base,
+    deviceTag: tagOf(base),
+    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
+    account: () => connection.account(),
+    isConnected: () => stateName() === "CONNECTED",
+    canAnswer: () => hasSynced && stateName() !== "SYNCING",
+    follow: (session) => answer.follow(session),
+    interrupt: (chatKey, inboxIds) => answer.interrupt(chatKey, inboxIds),
+    syncSoon: () => void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error))),
+    wake: (lane, chatKey) => lanes[lane].wake(chatKey),
+  };
+  const send = createSendLoop(bridge);
+  const answer = createAnswerLoop(bridge);
+  const sync = createSyncLoop(bridge);
+  const connection = createConnectionLoop(bridge, {
+    receive: (account, signal) => receiveLoop(ears, account, AbortSignal.any([signal, stopping])),
+    sync: (signal) => sync.run(signal).finally(() => (hasSynced = true)),
+    resume() {
+      isBack = bridge.isConnected();
+      if (isBack) announce();
+      wakeAll();
+    },
+    onBug,
+  });
+  const announce = (): void => soon(log, () => announceBacklog(bridge));
+  const ears = {
+    ...bridge,
+    onAccepted() {
+      if (isBack) announce();
+      isBack = false;
+    },
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onStoreFault: (message: string | null) => void (storeFault = message),
+  };
+  let claude = "fine";
+  base.notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
+  const describeState = (): string => {
+    const pending = store.outbox.pending().count;
+    const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
+    return `Signal: ${stateName().toLowerCase()}\nClaude (${base.backend.name}): ${claude}${unsent}`;
+  };
+  const control = createControlLoop({ ...bridge, describeState });
+  const files = createFileLoop(bridge);
+  const lanes = { answer, control, files, send };
+  const wakeAll = (): void => Object.values(lanes).forEach((lane) => lane.wake());
+  return { ...lanes, sync, connection, wakeAll, isConnected: bridge.isConnected, storeFault: () => storeFault };
+}
+
+/** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
+function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {
+  const { lastProofAt, fault } = connection;
+  const ageMs = lastProofAt === null ? uptimeMs : now - Date.parse(lastProofAt);
+  if (ageMs <= staleAfterMs) return null;
+  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
+}
+
 /** 4 hex digits that tell this home from others in stamps; made once. */
-function tagOf(store: Store, deps: DaemonDeps): string {
+function tagOf({ store, random }: Base): string {
   const known = store.settings.get("device_tag");
   if (known !== null) return known;
-  const tag = Math.floor(deps.random() * 0x10000)
+  const tag = Math.floor(random() * 0x10000)
     .toString(16)
     .padStart(4, "0");
   store.settings.set("device_tag", tag);
   return tag;
-}
-
-function describe(connection: ConnectionLoop, backend: Backend, status: Status): string {
-  const claude = status.claude.lastError === null ? "fine" : status.claude.lastError.message;
-  const signal = connection.state().name.toLowerCase();
-  const { pending } = status.outbox;
-  return `Signal: ${signal}\nClaude (${backend.name}): ${claude}${pending === 0 ? "" : `\nTo be sent: ${pending}`}`;
 }

@@ -13,29 +13,22 @@ import type { Chat, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
+import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
+import { show, whileTyping } from "./presence.ts";
 import { buildPrompt } from "./prompt.ts";
 import { endGone } from "./sync.ts";
-import { whileTyping } from "./typing.ts";
-import { runTurn, viewOf, type AnswerDeps } from "./turn.ts";
+import { runTurn, viewOf } from "./turn.ts";
 
-export interface AnswerLoop extends Lanes {
-  /** Follows a session that runs at the API although no prompt of ours is open. */
-  follow(session: Session): void;
-  /** These rows are over: the turn of one of them ends here, and at Claude where it was asked. The rows are left to the caller. */
-  interrupt(chatKey: string, inboxIds: readonly number[]): Promise<void>;
-  /** The active session of a chat, made where there is none. */
-  sessionOf(chatKey: string, chat: Chat): Session;
-}
+export type AnswerLoop = Lanes & Pick<Bridge, "follow" | "interrupt">;
 
 type Task = InboxRow | { readonly sessionId: string; readonly notBefore: Millis };
 
-export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
-  const { store, clock } = deps;
+export function createAnswerLoop(bridge: Bridge): AnswerLoop {
+  const { store, clock } = bridge;
   const following = new Map<string, string>();
   const turns = new Map<string, { readonly inboxId: number | null; readonly stop: AbortController }>();
-
-  const lanes = createLanes<Task>({
+  const lanes = createLanes<Task>(bridge, {
     name: "answer",
     chats: () => [...store.inbox.openChats(), ...following.keys()],
     /** A prompt that is due; else a session to be followed; else the prompt when it will be due. */
@@ -51,23 +44,20 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
       turns.set(chatKey, { inboxId: "id" in task ? task.id : null, stop });
       following.delete(chatKey);
       try {
-        await ("id" in task ? answerRow(deps, task, signal) : followSession(deps, task.sessionId, signal));
+        await ("id" in task ? answerRow(bridge, task, signal) : followSession(bridge, task.sessionId, signal));
       } finally {
         turns.delete(chatKey);
       }
     },
-    isOpen: deps.isOpen,
-    max: deps.lanesMax,
-    clock,
-    random: deps.random,
-    log: deps.log,
+    isOpen: bridge.canAnswer,
+    max: bridge.config.limits.lanesMax,
   });
   return {
     ...lanes,
-    follow(session) {
-      if (lanes.isBusy(session.chatKey)) return;
-      following.set(session.chatKey, session.id);
-      lanes.wake(session.chatKey);
+    follow({ chatKey, id }) {
+      if (lanes.isBusy(chatKey)) return;
+      following.set(chatKey, id);
+      lanes.wake(chatKey);
     },
     async interrupt(chatKey, inboxIds) {
       const turn = turns.get(chatKey);
@@ -76,70 +66,73 @@ export function createAnswerLoop(deps: AnswerDeps): AnswerLoop {
       const rows = inboxIds.map((id) => store.inbox.get(id));
       const isAsked = rows.some((row) => row && row.prompt.kind !== "new" && row.sessionId === session?.id);
       if (session && session.remoteId !== null && isAsked)
-        await deps.backend.remote?.interrupt(session.remoteId, new AbortController().signal);
+        await bridge.backend.remote?.interrupt(session.remoteId, new AbortController().signal);
     },
-    sessionOf: (chatKey, chat) => sessionOf(deps, chatKey, chat),
   };
 }
 
 /** The title of a session until a person gives it one. */
 export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
 
-function sessionOf(deps: AnswerDeps, chatKey: string, chat: Chat): Session {
-  const { sessions } = deps.store;
+/** The active session of a chat, made where there is none. */
+export function sessionOf({ store, backend, newId, clock }: Bridge, chatKey: string, chat: Chat): Session {
+  const { sessions } = store;
   const active = sessions.active(chatKey);
-  if (active && active.backend === deps.backend.name) return active;
-  const id = deps.newId();
+  if (active?.backend === backend.name) return active;
+  const id = newId();
   // What was chosen for the chat outlives its conversations.
   const { model, verbose } = (active ?? sessions.ofChat(chatKey, 1)[0])?.context ?? {};
   const chosen = { ...(model === undefined ? {} : { model }), ...(verbose === undefined ? {} : { verbose }) };
-  return deps.store.db.transaction(() => {
+  return store.db.transaction(() => {
     if (active) sessions.end(active.id);
-    const context = { title: untitled(id), ...chosen };
-    return sessions.create(id, chat, deps.backend.name, context, {}, deps.clock.now());
+    return sessions.create(id, chat, backend.name, { title: untitled(id), ...chosen }, {}, clock.now());
   });
 }
 
-async function answerRow(deps: AnswerDeps, row: InboxRow, signal: AbortSignal): Promise<void> {
-  const { store, clock } = deps;
-  const account = deps.account();
+async function answerRow(bridge: Bridge, row: InboxRow, signal: AbortSignal): Promise<void> {
+  const { store, clock, notices } = bridge;
   const { chat } = row.envelope;
-  if (account === null || chat === null) return void store.inbox.postpone(row.id, row.attempts, clock.now() + 1_000);
-  const session = sessionOf(deps, row.chatKey, chat);
+  const account = bridge.account();
+  // Lanes open when the first line has told who we are, and only what has a chat is accepted.
+  if (account === null || chat === null) throw new Error("A prompt has no chat, or nobody to answer it");
+  const session = sessionOf(bridge, row.chatKey, chat);
   // What was asked in a session that is over (`/new`, gone) is asked anew in this one.
   if (row.sessionId !== null && row.sessionId !== session.id) store.inbox.markNew(row.id);
   const startedAt = clock.monotonic();
   const notice = (event: "started" | "ended" | "waiting" | "failed"): void =>
-    deps.notices.emit("turn", { event, session: session.id, durationMs: clock.monotonic() - startedAt });
+    notices.emit("turn", { event, session: session.id, durationMs: clock.monotonic() - startedAt });
   notice("started");
   try {
-    const prompt = await buildPrompt(deps, row.envelope, account, signal);
+    const prompt = await buildPrompt(bridge, row.envelope, account, signal);
     const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
-    const progress = await whileTyping(deps, chat, (onBegun) =>
-      runTurn(deps, session, { ...prompt, state }, row, onBegun, signal),
+    const progress = await whileTyping(bridge, chat, (onBegun) =>
+      runTurn(bridge, session, { ...prompt, state }, row, onBegun, signal),
     );
     if (signal.aborted) return;
-    deps.notices.emit("claude", { fault: null, at: clock.now() });
+    notices.emit("claude", { fault: null, at: clock.now() });
     notice(progress === "waiting" ? "waiting" : "ended");
+    if (progress === "waiting") bridge.wake("control", row.chatKey);
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof BridgeError)) throw error;
     notice("failed");
-    turnFailed(deps, row, chat, error);
+    turnFailed(bridge, row, chat, error);
   } finally {
-    deps.onOutbox(row.chatKey);
+    bridge.wake("send", row.chatKey);
   }
 }
 
 /** Follows a session that somebody else set running; no prompt of ours is open in it. */
-async function followSession(deps: AnswerDeps, sessionId: string, signal: AbortSignal): Promise<void> {
-  const session = deps.store.sessions.get(sessionId);
-  if (!session || session.state !== "active") return;
-  for await (const step of deps.backend.turn(viewOf(deps, session), null, signal)) {
-    if (step.kind === "gone") return endGone(deps.store, session, deps.clock.now());
+async function followSession(bridge: Bridge, sessionId: string, signal: AbortSignal): Promise<void> {
+  const { store, clock } = bridge;
+  const session = store.sessions.get(sessionId);
+  if (session?.state !== "active") return;
+  for await (const step of bridge.backend.turn(viewOf(bridge, session), null, signal)) {
+    if (step.kind === "gone") return endGone(store, session, clock.now());
     if (step.kind !== "events") continue;
-    deps.store.sessions.apply(session.id, step.events, deps.clock.now());
-    deps.onOutbox(session.chatKey);
+    store.sessions.apply(session.id, step.events, clock.now());
+    bridge.wake("send", session.chatKey);
+    bridge.wake("files", session.id);
   }
 }
 
@@ -149,20 +142,20 @@ const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 export const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
 
-function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeError): void {
-  const { store, clock } = deps;
+function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeError): void {
+  const { store, clock } = bridge;
   const now = clock.now();
   const fault = toFault(error);
   const attempts = row.attempts + 1;
-  deps.log.warn("turn failed", { ...fault, attempts });
-  deps.notices.emit("claude", { fault, at: now });
-  const input = { attempt: attempts, jitter: deps.random(), retryAfterMs: error.retryAfterMs };
+  bridge.log.warn("turn failed", { ...fault, attempts });
+  bridge.notices.emit("claude", { fault, at: now });
+  const input = { attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs };
   const waitMs = backoffMs(input, error.code === "claude_stream_lost" ? streamBackoff : defaultBackoff);
   const isFinal = error.retry === "never";
-  const isTold =
-    row.told === null && (isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000);
+  const isWorthTelling = isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000;
+  const sentence = errorRow(error.code).chat;
+  const isTold = row.told === null && isWorthTelling;
   store.db.transaction(() => {
-    const sentence = errorRow(error.code).chat;
     if (isTold && sentence !== undefined) {
       const { sessionId } = row;
       if (sessionId === null) store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
@@ -170,7 +163,7 @@ function turnFailed(deps: AnswerDeps, row: InboxRow, chat: Chat, error: BridgeEr
       store.inbox.markTold(row.id, error.code);
     }
     // What passes within seconds is no waiting that anybody has to see.
-    if (isFinal || isTold) deps.presence.show(row.envelope, isFinal ? "failed" : "waiting");
+    if (isFinal || isTold) show(bridge, row.envelope, isFinal ? "failed" : "waiting");
     if (isFinal) {
       store.inbox.finish(row.id, "failed", now);
       store.settings.count("failed");

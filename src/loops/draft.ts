@@ -6,22 +6,11 @@
  * Rows name the draft by the timestamp that was chosen for it; the send loop puts Signal's own in its place. What is still
  * waiting to be sent when something newer is known is taken back.
  */
-import type { Clock } from "../clock.ts";
 import type { Chat, SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
 import { plainText, renderReply } from "../core/reply.ts";
-import type { Transport } from "../signal/transport.ts";
 import type { InboxRow } from "../store/inbox.ts";
-import type { Store } from "../store/store.ts";
-
-export type DraftDeps = {
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly transport: Transport;
-  readonly isProgressShown: boolean;
-  readonly isConnected: () => boolean;
-  readonly onOutbox: (chatKey: string) => void;
-};
+import type { Bridge } from "./bridge.ts";
 
 export interface Draft {
   delta(eventId: string, text: string): void;
@@ -32,19 +21,19 @@ const cursorMark = " …";
 /** Kept of a preview: more than one message is never shown of it. */
 const previewLengthMax = 4_000;
 
-export function createDraft(deps: DraftDeps, row: InboxRow, sessionId: string, chat: Chat): Draft {
-  const { store, clock } = deps;
+export function createDraft(bridge: Bridge, row: InboxRow, sessionId: string, chat: Chat): Draft {
+  const { store, clock, config, transport } = bridge;
   let state: DraftState = { startedAt: clock.monotonic(), changedAt: null, changes: 0 };
   let preview = { eventId: "", text: "" };
   const key = `draft:${row.id}`;
 
   const show = (text: string): void => {
-    if (!deps.isProgressShown || !deps.transport.capabilities.edits || !deps.isConnected()) return;
+    if (!config.progress || !transport.capabilities.edits || !bridge.isConnected()) return;
     const now = clock.monotonic();
     if (text === "" || !isDraftDue(state, now)) return;
     state = { ...state, changedAt: now, changes: state.changes + 1 };
     store.db.transaction(() => put(text));
-    deps.onOutbox(row.chatKey);
+    bridge.wake("send", row.chatKey);
   };
   const put = (markdown: string): void => {
     const at = clock.now();

@@ -3,25 +3,13 @@
  * they are looked for, a few times, as they are listed late. Each is dealt with once, by its id: its message and the note
  * that it exists are one transaction.
  */
-import type { Clock, Random } from "../clock.ts";
-import type { Backend, RemoteFile, RemoteSessions } from "../claude/backend.ts";
+import type { RemoteFile, RemoteSessions } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { OutboundBody } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
-import type { Log } from "../log.ts";
-import type { Store } from "../store/store.ts";
+import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
-
-export type FileDeps = {
-  readonly backend: Backend;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly isOpen: () => boolean;
-  readonly onOutbox: (chatKey: string) => void;
-};
 
 /** A file waits in the database as text, a third larger than it is: more than this is no matter for a chat. */
 const fileBytesMax = 10 * 2 ** 20;
@@ -32,9 +20,9 @@ const lanesMax = 1;
 /** Nobody waits for a file as for an answer: a failed look is repeated as if it were this try of a prompt. */
 const patientAttempt = 6;
 
-export function createFileLoop(deps: FileDeps): Lanes {
-  const { store, clock, backend } = deps;
-  return createLanes({
+export function createFileLoop(bridge: Bridge): Lanes {
+  const { store, clock, backend } = bridge;
+  return createLanes(bridge, {
     name: "files",
     // A lane is a session here.
     chats: store.files.due,
@@ -44,34 +32,31 @@ export function createFileLoop(deps: FileDeps): Lanes {
         const { remote } = backend;
         const remoteId = store.sessions.get(sessionId)?.remoteId ?? null;
         if (remote === null || remoteId === null) return void store.files.giveUp(sessionId);
-        await look(deps, remote, sessionId, await remote.files(remoteId, signal), signal);
+        await look(bridge, remote, sessionId, await remote.files(remoteId, signal), signal);
         store.files.markLooked(sessionId, clock.now());
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof BridgeError) || error.code === "database") throw error;
-        deps.log.warn("could not look for files", { session: sessionId, ...toFault(error) });
+        bridge.log.warn("could not look for files", { session: sessionId, ...toFault(error) });
         if (error.retry === "never") return void store.files.giveUp(sessionId);
         const { retryAfterMs } = error;
-        const waitMs = backoffMs({ attempt: patientAttempt, jitter: deps.random(), retryAfterMs });
+        const waitMs = backoffMs({ attempt: patientAttempt, jitter: bridge.random(), retryAfterMs });
         store.files.postpone(sessionId, clock.now() + waitMs);
       }
     },
-    isOpen: deps.isOpen,
+    isOpen: bridge.canAnswer,
     max: lanesMax,
-    clock,
-    random: deps.random,
-    log: deps.log,
   });
 }
 
 async function look(
-  deps: FileDeps,
+  bridge: Bridge,
   remote: RemoteSessions,
   sessionId: string,
   found: readonly RemoteFile[],
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, clock } = deps;
+  const { store, clock } = bridge;
   const fresh = found.filter((file) => !store.files.isDone(sessionId, file.id));
   const deliver = (files: readonly RemoteFile[], body: OutboundBody): void => {
     const session = store.sessions.get(sessionId);
@@ -79,7 +64,7 @@ async function look(
       if (session && files[0]) store.outbox.add(`file:${sessionId}:${files[0].id}`, session.chat, body, clock.now());
       for (const { id } of files) store.files.markDone(sessionId, id);
     });
-    if (session) deps.onOutbox(session.chatKey);
+    if (session) bridge.wake("send", session.chatKey);
   };
   for (const file of fresh.slice(0, filesMax)) {
     const isTooLarge = file.sizeBytes > fileBytesMax;

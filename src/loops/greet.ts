@@ -2,34 +2,33 @@
 import type { Envelope, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
-import type { Store } from "../store/store.ts";
+import type { Bridge } from "./bridge.ts";
 
 const welcome =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 /** Greets whoever was answered for the first time, outside of groups: the answer comes first. Part of the caller's transaction. */
-export function greet(store: Store, { chat, source }: Envelope, now: Millis): void {
+export function greet({ store, config, clock }: Bridge, { chat, source }: Envelope): void {
   const who = source?.aci ?? source?.number;
-  if (chat === null || chat.kind === "group" || who === undefined || who === null) return;
+  if (!config.welcome || chat === null || chat.kind === "group" || who === undefined || who === null) return;
   const key = `welcomed:${who}`;
   if (store.settings.get(key) !== null) return;
-  store.settings.set(key, String(now));
-  store.outbox.add(key, chat, plainText(welcome), now);
+  store.settings.set(key, String(clock.now()));
+  store.outbox.add(key, chat, plainText(welcome), clock.now());
 }
-
-export type DigestLimits = { readonly messages: number; readonly minutes: number };
 
 const minuteMs: Millis = 60_000;
 
 /** Says in each chat where much, or something old, waits that it is answered now. The line has just come back. */
-export function announceBacklog(store: Store, limits: DigestLimits, now: Millis): void {
+export function announceBacklog({ store, config, clock }: Bridge): void {
+  const now = clock.now();
   for (const chatKey of store.inbox.openChats()) {
     const rows = store.inbox.openPrompts(chatKey).filter((row) => row.prompt.kind === "new");
     const [first] = rows;
     const newest = rows.at(-1)?.id ?? 0;
     const oldMs = Math.max(0, ...rows.map((row) => now - sentAt(row)));
     const key = `digest:${chatKey}`;
-    const isWorthIt = rows.length > limits.messages || oldMs > limits.minutes * minuteMs;
+    const isWorthIt = rows.length > config.digestAfterMessages || oldMs > config.digestAfterMinutes * minuteMs;
     // Those that were announced already are not announced again where the line flaps.
     if (!first?.envelope.chat || !isWorthIt || first.id <= Number(store.settings.get(key) ?? 0)) continue;
     const count = rows.length === 1 ? "1 message" : `${rows.length} messages`;

@@ -5,14 +5,15 @@
  *   wake(chat) ─▶ head ─▶ due, open, a lane free? ─▶ work ─▶ the chat again, behind the others      not due ─▶ sleep until it is
  *   wake()     ─▶ chats: all of them
  */
-import type { Clock, Random } from "../clock.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import type { Log } from "../log.ts";
+import type { Bridge, LaneName } from "./bridge.ts";
 
-export type LaneOptions<Item extends { readonly notBefore: Millis }> = {
-  readonly name: string;
+type Due = { readonly notBefore: Millis };
+
+export type LaneOptions<Item extends Due> = {
+  readonly name: LaneName;
   readonly chats: () => readonly string[];
   readonly head: (chatKey: string) => Item | null;
   readonly work: (item: Item, chatKey: string, kill: AbortSignal) => Promise<void>;
@@ -20,9 +21,6 @@ export type LaneOptions<Item extends { readonly notBefore: Millis }> = {
   readonly isOpen: () => boolean;
   /** Lanes at work at the same time. */
   readonly max: number;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
 };
 
 export interface Lanes {
@@ -40,10 +38,10 @@ export interface Lanes {
 /** Longest sleep without a wake, after which every chat is looked at: bounds the harm of a wake that was missed. */
 const idleMs = 60_000;
 
-export function createLanes<Item extends { readonly notBefore: Millis }>(options: LaneOptions<Item>): Lanes {
-  const { clock } = options;
+export function createLanes<Item extends Due>(bridge: Bridge, options: LaneOptions<Item>): Lanes {
+  const { clock, log } = bridge;
   const running = new Map<string, Promise<void>>();
-  const queue = createQueue(options, (chatKey) => running.has(chatKey));
+  const queue = createQueue(bridge, options, (chatKey) => running.has(chatKey));
   let alarm = new AbortController();
   const bugs: unknown[] = [];
 
@@ -80,7 +78,7 @@ export function createLanes<Item extends { readonly notBefore: Millis }>(options
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
       queue.add();
-      options.log.error("queue unreadable", { loop: options.name, ...toFault(error) });
+      log.error("queue unreadable", { loop: options.name, ...toFault(error) });
       return idleMs;
     }
   };
@@ -104,8 +102,9 @@ export function createLanes<Item extends { readonly notBefore: Millis }>(options
 }
 
 /** Whose turn it is, and when: only what the database does not know. */
-function createQueue<Item extends { readonly notBefore: Millis }>(
-  { chats, head, clock, random, log, name }: LaneOptions<Item>,
+function createQueue<Item extends Due>(
+  { clock, random, log }: Bridge,
+  { chats, head, name }: LaneOptions<Item>,
   isBusy: (chatKey: string) => boolean,
 ) {
   /** Chats to be looked at, in the order of their turn. */
@@ -147,4 +146,30 @@ function createQueue<Item extends { readonly notBefore: Millis }>(
       log.warn("work postponed", { loop: name, ...toFault(error), waitMs });
     },
   };
+}
+
+/**
+ * Writes in one transaction, and tries until it holds: what came in, or went out, must not be taken or said twice because the disk
+ * is full. Null where `signal` aborted first. `onFault` hears why it does not hold, and null when it does again.
+ */
+export async function untilWritten<T>(
+  { store, clock, random, log }: Bridge,
+  loop: string,
+  signal: AbortSignal,
+  work: () => T,
+  onFault: (message: string | null) => void = () => undefined,
+): Promise<T | null> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const result = store.db.transaction(work);
+      if (attempt > 1) onFault(null);
+      return result;
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      onFault(error.message);
+      log.error("database not writable", { loop, ...toFault(error), attempt });
+      if (!signal.aborted) await clock.sleep(backoffMs({ attempt, jitter: random(), retryAfterMs: null }), signal);
+      if (signal.aborted) return null;
+    }
+  }
 }

@@ -3,12 +3,10 @@ import type { Prompt } from "../claude/backend.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
-import type { Transport } from "../signal/transport.ts";
+import type { Bridge } from "./bridge.ts";
 
 /** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
 export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
-
-export type PromptDeps = { readonly transport: Transport; readonly transcribe: Transcribe | null };
 
 /**
  * A file that cannot be had is said in words: the question is answered all the same.
@@ -16,7 +14,7 @@ export type PromptDeps = { readonly transport: Transport; readonly transcribe: T
  *   voice notes and nobody to write them down
  */
 export async function buildPrompt(
-  { transport, transcribe }: PromptDeps,
+  { transport, transcribe }: Bridge,
   envelope: Envelope,
   account: Account,
   signal: AbortSignal,

@@ -9,32 +9,14 @@
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
-import type { Clock, Random } from "../clock.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import type { Log } from "../log.ts";
-import type { Transport } from "../signal/transport.ts";
 import type { OutboxRow } from "../store/outbox.ts";
-import type { Store } from "../store/store.ts";
-import { createLanes, type Lanes } from "./lanes.ts";
-import type { NoticeBus } from "./notices.ts";
-
-export type SendDeps = {
-  readonly transport: Transport;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly notices: NoticeBus;
-  readonly lanesMax: number;
-  /** CONNECTED. */
-  readonly isOpen: () => boolean;
-};
+import type { Bridge } from "./bridge.ts";
+import { createLanes, untilWritten, type Lanes } from "./lanes.ts";
 
 export interface SendLoop extends Lanes {
-  /** What stops all sending now, with the time it is tried again; null when nothing does. */
-  fault(): (Fault & { readonly at: Millis }) | null;
   /** A person asked to try now. */
   resume(): void;
 }
@@ -42,153 +24,131 @@ export interface SendLoop extends Lanes {
 /** With a captcha unsolved there is no time to wait for: look again this often. */
 const captchaRetryMs = 3_600_000;
 
-export function createSendLoop(deps: SendDeps): SendLoop {
-  const { clock, store } = deps;
-  /** `until` is monotonic: somebody may set the clock. */
-  let pause: { readonly fault: Fault & { readonly at: Millis }; readonly until: Millis } | null = null;
+export function createSendLoop(bridge: Bridge): SendLoop {
+  const { clock, store, isConnected } = bridge;
+  const { outbox } = store;
+  /** Until when nothing is sent; monotonic: somebody may set the clock. */
+  let pausedUntil: Millis | null = null;
 
-  const setPause: SetPause = (fault, ms) => {
-    if (fault === null && pause === null) return;
-    const at = clock.now();
-    pause = fault && { fault: { ...fault, at }, until: clock.monotonic() + ms };
-    deps.notices.emit("outboxFault", { fault, at });
+  const pause: Pause = (fault, ms) => {
+    if (fault === null && pausedUntil === null) return;
+    pausedUntil = fault && clock.monotonic() + ms;
+    bridge.notices.emit("outboxFault", { fault, at: clock.now() });
   };
-  const pausedUntil = (): Millis => (pause === null ? 0 : clock.now() + pause.until - clock.monotonic());
-
-  const lanes = createLanes<OutboxRow>({
+  const lanes = createLanes<OutboxRow>(bridge, {
     name: "send",
-    chats: store.outbox.openChats,
+    chats: outbox.openChats,
     head(chatKey) {
-      const row = store.outbox.head(chatKey);
-      return row && { ...row, notBefore: Math.max(row.notBefore, pausedUntil()) };
+      const row = outbox.head(chatKey);
+      if (row === null || pausedUntil === null) return row;
+      return { ...row, notBefore: Math.max(row.notBefore, clock.now() + pausedUntil - clock.monotonic()) };
     },
     async work(row, _, kill) {
       // The wait is over; whether its reason is, this send will tell.
-      if (pause !== null && pause.until <= clock.monotonic()) setPause(null, 0);
-      const isNextDue = ({ notBefore }: OutboxRow): boolean =>
-        deps.isOpen() && !kill.aborted && pause === null && notBefore <= clock.now();
-      for (let next: OutboxRow | null = row; next;) next = await sendOne(deps, next, isNextDue, setPause, kill);
+      if (pausedUntil !== null && pausedUntil <= clock.monotonic()) pause(null, 0);
+      const isDue = ({ notBefore }: OutboxRow): boolean =>
+        isConnected() && !kill.aborted && pausedUntil === null && notBefore <= clock.now();
+      for (let next: OutboxRow | null = row; next;) next = await sendOne(bridge, next, isDue, pause, kill);
     },
-    isOpen: deps.isOpen,
-    max: deps.lanesMax,
-    clock,
-    random: deps.random,
-    log: deps.log,
+    isOpen: isConnected,
+    max: bridge.config.limits.lanesMax,
   });
   return {
     ...lanes,
-    fault: () => pause?.fault ?? null,
     resume() {
-      setPause(null, 0);
+      pause(null, 0);
       lanes.wake();
     },
   };
 }
 
 /** Stops all sending for `ms`; a fault of null ends that. */
-type SetPause = (fault: Fault | null, ms: Millis) => void;
+type Pause = (fault: Fault | null, ms: Millis) => void;
 
 /**
  * Sends a row; resolves to the next one of the chat where it is marked as `sending` already: in the commit that records this
  * one as sent. A reaction takes the place of itself, so that sending it again after a crash says nothing twice: it is not marked.
  */
 async function sendOne(
-  deps: SendDeps,
+  bridge: Bridge,
   row: OutboxRow,
-  isNextDue: (next: OutboxRow) => boolean,
-  setPause: SetPause,
+  isDue: (next: OutboxRow) => boolean,
+  pause: Pause,
   kill: AbortSignal,
 ): Promise<OutboxRow | null> {
-  const { store, clock } = deps;
-  const body = bodyOf(store, row);
+  const { outbox, settings } = bridge.store;
+  const { clock, log } = bridge;
+  const body = bodyOf(bridge, row);
   if (body === null) {
-    store.outbox.markFailed(row.id, "superseded", clock.now());
+    outbox.markFailed(row.id, "superseded", clock.now());
     return null;
   }
   const mark = ({ id, body: { kind } }: OutboxRow): void => {
-    if (kind !== "reaction") store.outbox.markSending(id);
+    if (kind !== "reaction") outbox.markSending(id);
   };
   if (row.state !== "sending") mark(row);
   try {
-    const outcome = await deps.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    const next = await record(deps, kill, (): OutboxRow | null => {
-      store.outbox.markSent(row.id, outcome.timestamp, clock.now());
-      if (!isTrimming(row)) store.settings.count("sent");
-      const head = store.outbox.head(row.chatKey);
-      if (head === null || !isNextDue(head)) return null;
+    const outcome = await bridge.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
+    const next = await untilWritten(bridge, "send", kill, (): OutboxRow | null => {
+      outbox.markSent(row.id, outcome.timestamp, clock.now());
+      if (!isTrimming(row)) settings.count("sent");
+      const head = outbox.head(row.chatKey);
+      if (head === null || !isDue(head)) return null;
       mark(head);
       return { ...head, state: "sending" };
     });
-    deps.notices.emit("sent", { at: clock.now() });
+    bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
-      deps.log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
+      log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
     return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    await sendFailed(deps, row, error, setPause, kill);
+    log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
+    await sendFailed(bridge, row, error, pause, kill);
     return null;
   }
 }
 
-/**
- * Writes what became of a send, and tries until it holds: sending again because the disk is full would say it twice, and
- * uncounted. Killed meanwhile, the row stays `sending`, as after a crash.
- */
-async function record<T>(deps: SendDeps, kill: AbortSignal, work: () => T): Promise<T | null> {
-  for (let attempt = 1; !kill.aborted; attempt++) {
-    try {
-      return deps.store.db.transaction(work);
-    } catch (error) {
-      if (!(error instanceof BridgeError)) throw error;
-      deps.log.error("outbox not writable", { code: error.code, error: error.message, attempt });
-      await deps.clock.sleep(backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null }), kill);
-    }
+async function sendFailed(
+  bridge: Bridge,
+  row: OutboxRow,
+  error: BridgeError,
+  pause: Pause,
+  kill: AbortSignal,
+): Promise<void> {
+  const { clock, transport } = bridge;
+  const { outbox, settings } = bridge.store;
+  const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
+  const isCounted = isUncertain && !transport.capabilities.ownTimestamps;
+  if (error.retry === "never" || (isTrimming(row) && isCounted)) {
+    await untilWritten(bridge, "send", kill, () => {
+      outbox.markFailed(row.id, error.code, clock.now());
+      if (!isTrimming(row)) settings.count("sendFailed");
+    });
+    return;
   }
-  return null;
+  const isCaptcha = error.code === "captcha";
+  const attempts = row.attempts + 1;
+  const waitMs = isCaptcha
+    ? (error.retryAfterMs ?? captchaRetryMs)
+    : backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
+  if (isCaptcha || error.code === "signal_rate_limited") pause(toFault(error), waitMs);
+  await untilWritten(bridge, "send", kill, () => {
+    // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
+    outbox.requeue(row.id, attempts, isCaptcha ? 0 : clock.now() + waitMs, isUncertain);
+    if (isCounted) settings.count("uncertain");
+  });
 }
 
 /** What is shown besides the messages: nobody misses it, and it is no message to be counted. */
 const isTrimming = ({ key }: OutboxRow): boolean => key.startsWith("status:") || key.startsWith("draft:");
 
 /** Our edits name a message by the timestamp chosen for it. Where it did not go out, an answer is a message of its own. */
-function bodyOf(store: Store, row: OutboxRow): OutboundBody | null {
+function bodyOf({ store }: Bridge, row: OutboxRow): OutboundBody | null {
   const { body } = row;
   const target = body.kind === "edit" ? store.outbox.byTimestamp(body.targetSentAt) : null;
   if (body.kind !== "edit" || target === null) return body;
   if (target.state === "failed" && isTrimming(row)) return null;
   if (target.state === "failed") return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
   return { ...body, targetSentAt: target.signalTimestamp ?? body.targetSentAt };
-}
-
-async function sendFailed(
-  deps: SendDeps,
-  row: OutboxRow,
-  error: BridgeError,
-  setPause: SetPause,
-  kill: AbortSignal,
-): Promise<void> {
-  const { store, clock } = deps;
-  const fault = toFault(error);
-  deps.log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
-  const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
-  const { ownTimestamps } = deps.transport.capabilities;
-  if (isTrimming(row) && (error.retry === "never" || (isUncertain && !ownTimestamps)))
-    return void (await record(deps, kill, () => store.outbox.markFailed(row.id, error.code, clock.now())));
-  if (error.retry === "never") {
-    await record(deps, kill, () => {
-      store.outbox.markFailed(row.id, error.code, clock.now());
-      store.settings.count("sendFailed");
-    });
-    return;
-  }
-  const isCaptcha = error.code === "captcha";
-  const wait = isCaptcha
-    ? (error.retryAfterMs ?? captchaRetryMs)
-    : backoffMs({ attempt: row.attempts + 1, jitter: deps.random(), retryAfterMs: error.retryAfterMs });
-  if (isCaptcha || error.code === "signal_rate_limited") setPause(fault, wait);
-  await record(deps, kill, () => {
-    // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
-    store.outbox.requeue(row.id, row.attempts + 1, isCaptcha ? 0 : clock.now() + wait, isUncertain);
-    if (isUncertain && !ownTimestamps) store.settings.count("uncertain");
-  });
 }

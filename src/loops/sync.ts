@@ -6,8 +6,7 @@
  *
  * Sessions with open work or recent activity are always read, the rest in a slow sweep: cost grows with what changed.
  */
-import type { Clock, Random } from "../clock.ts";
-import type { Backend, RemoteSession, RemoteSessions } from "../claude/backend.ts";
+import type { RemoteSession, RemoteSessions } from "../claude/backend.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { believableStamps, nextStamp } from "../core/hlc.ts";
@@ -15,25 +14,9 @@ import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.
 import type { Context, Millis, SessionEvent } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import { pendingAsks } from "../core/turn.ts";
-import type { Log } from "../log.ts";
 import type { Session, Stamps } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
-import type { NoticeBus } from "./notices.ts";
-
-export type SyncDeps = {
-  readonly backend: Backend;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly notices: NoticeBus;
-  /** 4 hex digits that tell this home from others in stamps. */
-  readonly deviceTag: string;
-  /** The session is running at the API although nobody here follows it. */
-  readonly onRunning: (session: Session) => void;
-  /** Something is in the outbox, or a prompt is free again. */
-  readonly onChanged: () => void;
-};
+import type { Bridge } from "./bridge.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
@@ -49,12 +32,12 @@ const sweepMs = 10 * 60_000;
 const sweepMax = 20;
 const parallelMax = 4;
 
-export function createSyncLoop(deps: SyncDeps): SyncLoop {
+export function createSyncLoop(bridge: Bridge): SyncLoop {
   let attempt = 0;
   let alarm = new AbortController();
   const run = async (signal: AbortSignal): Promise<void> => {
     try {
-      await syncAll(deps, signal);
+      await syncAll(bridge, signal);
       attempt = 0;
     } catch (error) {
       attempt++;
@@ -71,22 +54,22 @@ export function createSyncLoop(deps: SyncDeps): SyncLoop {
       while (!stop.aborted) {
         alarm = new AbortController();
         const waited = alarm;
-        const wait = attempt === 0 ? sweepMs : backoffMs({ attempt, jitter: deps.random(), retryAfterMs: null });
-        await deps.clock.sleep(wait, waited.signal);
+        const wait = attempt === 0 ? sweepMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
+        await bridge.clock.sleep(wait, waited.signal);
         // A sync by somebody else rang: the wait starts over.
         if (stop.aborted || waited.signal.aborted) continue;
         await run(stop).catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
-          deps.log.warn("sync failed", toFault(error));
+          bridge.log.warn("sync failed", toFault(error));
         });
       }
     },
   };
 }
 
-async function syncAll(deps: SyncDeps, signal: AbortSignal): Promise<void> {
-  const { remote } = deps.backend;
-  const { clock, store } = deps;
+async function syncAll(bridge: Bridge, signal: AbortSignal): Promise<void> {
+  const { remote } = bridge.backend;
+  const { clock, store } = bridge;
   const startedAt = clock.monotonic();
   const todo = remote ? store.sessions.toSync(clock.now() - recentMs, sweepMax) : [];
   const tally = { checked: 0, changed: 0, pushed: 0, failed: 0 };
@@ -94,12 +77,12 @@ async function syncAll(deps: SyncDeps, signal: AbortSignal): Promise<void> {
   const one = async (session: Session): Promise<void> => {
     if (signal.aborted || down !== null || remote === null) return void store.sessions.setStale(session.id, true);
     try {
-      await syncSession(deps, remote, session, tally, signal);
+      await syncSession(bridge, remote, session, tally, signal);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
       store.sessions.setStale(session.id, true);
       tally.failed++;
-      deps.log.warn("session not synced", { session: session.id, ...toFault(error) });
+      bridge.log.warn("session not synced", { session: session.id, ...toFault(error) });
       // What fails for this session only must not stop the others; what is down is down for all.
       if (error.retry !== "never") down ??= error;
     }
@@ -109,22 +92,22 @@ async function syncAll(deps: SyncDeps, signal: AbortSignal): Promise<void> {
   };
   await Promise.all(Array.from({ length: parallelMax }, work));
   const at = clock.now();
-  deps.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
-  if (tally.changed > 0) deps.onChanged();
+  bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
+  if (tally.changed > 0) for (const lane of ["answer", "control", "files", "send"] as const) bridge.wake(lane);
   if (down !== null) throw down;
-  if (tally.checked > 0) deps.notices.emit("claude", { fault: null, at });
+  if (tally.checked > 0) bridge.notices.emit("claude", { fault: null, at });
 }
 
 type Tally = { checked: number; changed: number; pushed: number; failed: number };
 
 async function syncSession(
-  deps: SyncDeps,
+  bridge: Bridge,
   remote: RemoteSessions,
   session: Session,
   tally: Tally,
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, clock } = deps;
+  const { store, clock } = bridge;
   if (session.remoteId === null) return;
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
@@ -136,7 +119,7 @@ async function syncSession(
   const events: SessionEvent[] = [];
   const since = session.cursor === null ? null : session.cursor - overlapMs;
   for await (const page of remote.events(session.remoteId, since, signal)) events.push(...page);
-  const theirs = readRemote(deps, session, there, events, remote.skewMs());
+  const theirs = readRemote(bridge, session, there, events, remote.skewMs());
   const result = synchronize(session.context, theirs.context, { local: session.stamps, remote: theirs.stamps });
   const applied = store.db.transaction(() => {
     if (result.changed || !sameStamps(result.stamps, session.stamps))
@@ -150,8 +133,8 @@ async function syncSession(
   // Somebody said yes or no elsewhere.
   if (isAnswered && head.sessionId === session.id) store.inbox.markPending(head.id);
   if (result.changed || applied.added.length > 0 || isAnswered) tally.changed++;
-  if (await push(deps, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
-  if (there.status === "running") deps.onRunning(session);
+  if (await push(bridge, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
+  if (there.status === "running") bridge.follow(session);
 }
 
 /**
@@ -159,13 +142,13 @@ async function syncSession(
  * stamped with the time of the event that set it.
  */
 function readRemote(
-  deps: SyncDeps,
+  bridge: Bridge,
   session: Session,
   there: RemoteSession,
   events: readonly SessionEvent[],
   skewMs: Millis,
 ): { context: Context; stamps: Stamps } {
-  const serverNow = deps.clock.now() + skewMs;
+  const serverNow = bridge.clock.now() + skewMs;
   const decoded = decodeMetadata(there.metadata);
   const { context } = decoded;
   const stamps = believableStamps(decoded.stamps, serverNow);
@@ -174,7 +157,7 @@ function readRemote(
   const renamed = events.findLast((event) => event.type === "updated" && event.title === there.title);
   // Without a mirror and without an event nothing says that anybody renamed it: ours goes out.
   if (!renamed && context["title"] === undefined) return { context, stamps };
-  const stamp = nextStamp(null, renamed?.at ?? serverNow, deps.deviceTag);
+  const stamp = nextStamp(null, renamed?.at ?? serverNow, bridge.deviceTag);
   return { context: { ...context, title: there.title }, stamps: { ...stamps, title: stamp } };
 }
 
@@ -183,7 +166,7 @@ const sameStamps = (a: Stamps, b: Stamps): boolean =>
 
 /** Writes what the remote side lacks or has older; true when something had to be written. */
 async function push(
-  deps: SyncDeps,
+  bridge: Bridge,
   remote: RemoteSessions,
   there: RemoteSession,
   merged: Context,
@@ -197,7 +180,7 @@ async function push(
     if (title === undefined && Object.keys(metadata).length === 0) return round > 0;
     now = await remote.update(there.id, { title, metadata }, signal);
   }
-  deps.log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
+  bridge.log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
   return true;
 }
 

@@ -2,96 +2,64 @@
  * One turn, stored step by step: what the backend yields becomes rows before the next step is pulled, so that whoever comes
  * after a crash goes on from there. Where the turn has ended, events, replies, cursor and the inbox row are one transaction.
  */
-import type { Clock, Random } from "../clock.ts";
-import type { Backend, Prompt, SessionView, TurnStep } from "../claude/backend.ts";
+import type { Prompt, SessionView, TurnStep } from "../claude/backend.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import { spokenText } from "../core/inbound.ts";
 import { encodeMetadata } from "../core/metadata.ts";
-import type { Account, Millis, SessionEvent, StopReason } from "../core/model.ts";
+import type { Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
 import { question } from "../core/progress.ts";
 import { progressOf, trackAll, type Progress } from "../core/turn.ts";
-import type { Log } from "../log.ts";
-import type { Transport } from "../signal/transport.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
-import type { Store } from "../store/store.ts";
-import { greet } from "./greet.ts";
-import type { NoticeBus } from "./notices.ts";
+import type { Bridge } from "./bridge.ts";
 import { createDraft, type Draft } from "./draft.ts";
-import type { Presence } from "./presence.ts";
-import { type Transcribe } from "./prompt.ts";
+import { greet } from "./greet.ts";
+import { show } from "./presence.ts";
 import { endGone } from "./sync.ts";
 
-/** What answering needs of the rest of the program. */
-export type AnswerDeps = {
-  readonly backend: Backend;
-  readonly transport: Transport;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly notices: NoticeBus;
-  readonly model: string;
-  readonly system: string;
-  readonly lanesMax: number;
-  readonly newId: () => string;
-  readonly account: () => Account | null;
-  /** Not while SYNCING, and not before the first sync. */
-  readonly isOpen: () => boolean;
-  /** The line is up, so that typing indicators make sense. */
-  readonly isConnected: () => boolean;
-  /** Outbox rows were added. */
-  readonly onOutbox: (chatKey: string) => void;
-  readonly presence: Presence;
-  readonly isProgressShown: boolean;
-  readonly isWelcoming: boolean;
-  /** A question of Claude's is open for so long. */
-  readonly approvalMs: Millis;
-  readonly transcribe: Transcribe | null;
-};
-
 /** A session as a backend sees it. */
-export function viewOf(deps: AnswerDeps, session: Session): SessionView {
+export function viewOf(bridge: Bridge, session: Session): SessionView {
   const { context } = session;
   return {
     id: session.id,
     remoteId: session.remoteId,
     cursor: session.cursor,
     title: typeof context["title"] === "string" ? context["title"] : "Signal chat",
-    model: typeof context["model"] === "string" ? context["model"] : deps.model,
-    system: deps.system,
+    model: typeof context["model"] === "string" ? context["model"] : bridge.config.model,
+    system: bridge.config.system,
     metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.chat": session.id.slice(0, 8) },
     get mappedEventIds() {
-      return deps.store.inbox.mappedEventIds(session.id);
+      return bridge.store.inbox.mappedEventIds(session.id);
     },
-    history: () => deps.store.sessions.events(session.id),
+    history: () => bridge.store.sessions.events(session.id),
   };
 }
 
 /** The answer that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
 const askedHoldMs: Millis = 20;
+const minuteMs: Millis = 60_000;
 
 /** Runs one turn to its end and settles the row; resolves to how it ended. */
 export async function runTurn(
-  deps: AnswerDeps,
+  bridge: Bridge,
   session: Session,
   prompt: Prompt,
   row: InboxRow,
   onBegun: () => void,
   signal: AbortSignal,
 ): Promise<"ended" | "waiting" | "gone"> {
-  const { store, clock, backend } = deps;
-  const draft = createDraft(deps, row, session.id, session.chat);
-  const ledger = createLedger(deps, session, prompt, row, draft);
+  const { store, clock, backend } = bridge;
+  const draft = createDraft(bridge, row, session.id, session.chat);
+  const ledger = createLedger(bridge, session, prompt, row, draft);
   if (ledger.progress().kind === "ended") {
     ledger.write();
     return "ended";
   }
   if (prompt.state.kind === "asked") onBegun();
-  const run = (until: AbortSignal): AsyncIterable<TurnStep> => backend.turn(viewOf(deps, session), prompt, until);
-  for await (const step of gather(run, signal, clock, ledger.holdMs)) {
+  const run = (until: AbortSignal): AsyncIterable<TurnStep> => backend.turn(viewOf(bridge, session), prompt, until);
+  for await (const step of gather(bridge, run, signal, ledger.holdMs)) {
     switch (step.kind) {
       case "pause":
         ledger.write();
@@ -130,8 +98,8 @@ export async function runTurn(
 }
 
 /** What is known of the turn, and what of it the backend has yielded and the database does not have yet. */
-function createLedger(deps: AnswerDeps, session: Session, prompt: Prompt, row: InboxRow, draft: Draft) {
-  const { store } = deps;
+function createLedger(bridge: Bridge, session: Session, prompt: Prompt, row: InboxRow, draft: Draft) {
+  const { store } = bridge;
   const asks = new Map<string, SessionEvent>();
   let eventId = prompt.state.kind === "asked" ? prompt.state.eventId : null;
   let progress: Progress = progressOf(null);
@@ -163,7 +131,7 @@ function createLedger(deps: AnswerDeps, session: Session, prompt: Prompt, row: I
     /** How long what is held may wait for what comes next; null: as long as it takes. */
     holdMs(): Millis | null {
       if (!isNews && events.length === 0) return null;
-      if (deps.backend.remote === null || !isUnderWay(progress) || !events.every(isQuiet)) return 0;
+      if (bridge.backend.remote === null || !isUnderWay(progress) || !events.every(isQuiet)) return 0;
       return isNews ? askedHoldMs : null;
     },
     /** One transaction. */
@@ -175,10 +143,11 @@ function createLedger(deps: AnswerDeps, session: Session, prompt: Prompt, row: I
       written = progress;
       const isVerbose = store.db.transaction(() => {
         if (asked !== null) store.inbox.markAsked(row.id, session.id, asked);
-        return record(deps, session, row, fresh, progress, eventId, asks);
+        return record(bridge, session, row, fresh, progress, eventId, asks);
       });
       if (progress.kind === "running" && !isVerbose) draft.events(fresh);
-      deps.onOutbox(row.chatKey);
+      bridge.wake("send", row.chatKey);
+      if (fresh.some(({ type }) => type === "tool_result")) bridge.wake("files", session.id);
     },
   };
 }
@@ -188,9 +157,9 @@ function createLedger(deps: AnswerDeps, session: Session, prompt: Prompt, row: I
  * (null: for ever), and at the end, a failure included: what comes at once is written at once, in one commit.
  */
 async function* gather(
+  { clock }: Bridge,
   run: (signal: AbortSignal) => AsyncIterable<TurnStep>,
   signal: AbortSignal,
-  clock: Clock,
   holdMs: () => Millis | null,
 ): AsyncGenerator<TurnStep | { readonly kind: "pause" }> {
   const cut = new AbortController();
@@ -214,7 +183,7 @@ async function* gather(
   yield { kind: "pause" };
 }
 
-async function isWithin(work: Promise<unknown>, ms: Millis, clock: Clock): Promise<boolean> {
+async function isWithin(work: Promise<unknown>, ms: Millis, clock: Bridge["clock"]): Promise<boolean> {
   const timer = new AbortController();
   const yes = (): boolean => true;
   return Promise.race([work.then(yes, yes), clock.sleep(ms, timer.signal).then(() => false)]).finally(() =>
@@ -234,7 +203,7 @@ const isUnderWay = ({ kind }: Progress): boolean => kind === "queued" || kind ==
 
 /** Events, replies, cursor, and where the turn has ended also the row; part of the caller's transaction. True where tool use is shown. */
 function record(
-  deps: AnswerDeps,
+  bridge: Bridge,
   session: Session,
   row: InboxRow,
   events: readonly SessionEvent[],
@@ -242,11 +211,9 @@ function record(
   promptId: string | null,
   asks: ReadonlyMap<string, SessionEvent>,
 ): boolean {
-  const { store, clock } = deps;
+  const { store, clock } = bridge;
   const now = clock.now();
   const applied = store.sessions.apply(session.id, events, now);
-  // As it stands now: `/verbose` may come in the middle of a turn.
-  const isVerbose = applied.session.context["verbose"] === true;
   // Where it was taken back meanwhile, its end is nobody's business any more.
   if (progress.kind === "ended" && store.inbox.get(row.id)?.state !== "done") {
     const isAnswered = promptId !== null && store.sessions.hasReplySince(session.id, promptId);
@@ -255,11 +222,11 @@ function record(
     const outcome = outcomeOf(progress.stop);
     store.inbox.finish(row.id, outcome, now);
     store.settings.count(outcome);
-    deps.presence.show(row.envelope, outcome === "failed" ? "failed" : "done");
-    if (deps.isWelcoming) greet(store, row.envelope, now);
+    show(bridge, row.envelope, outcome === "failed" ? "failed" : "done");
+    greet(bridge, row.envelope);
   }
   if (progress.kind === "waiting") {
-    const account = deps.account();
+    const account = bridge.account();
     const body = textOf(row.envelope);
     const prompt = body && account ? spokenText(body, account) : "";
     for (const id of progress.toolUseIds) {
@@ -267,10 +234,11 @@ function record(
       const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
       store.outbox.add(`ask:${session.id}:${id}`, session.chat, plainText(text), now);
     }
-    store.inbox.markWaiting(row.id, now + deps.approvalMs);
-    deps.presence.show(row.envelope, "waiting");
+    store.inbox.markWaiting(row.id, now + bridge.config.approvalMinutes * minuteMs);
+    show(bridge, row.envelope, "waiting");
   }
-  return isVerbose;
+  // As it stands now: `/verbose` may come in the middle of a turn.
+  return applied.session.context["verbose"] === true;
 }
 
 const outcomeOf = ({ kind }: StopReason): "failed" | "answered" =>

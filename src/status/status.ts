@@ -6,7 +6,7 @@ import type { State, StateName } from "../core/connection.ts";
 import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
 import type { Account, Millis } from "../core/model.ts";
 import type { ConnectionLoop } from "../loops/connection.ts";
-import type { NoticeBus } from "../loops/notices.ts";
+import type { NoticeBus } from "../loops/bridge.ts";
 import { maskNumber } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";

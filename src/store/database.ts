@@ -132,7 +132,11 @@ type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
  * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
  * `one` and `many` read whole rows, so that their text begins where `select` ends.
  */
-export function statements<Raw, Item>(db: Database, select: string, toItem: (raw: Raw) => Item) {
+export function statements<Raw = Row, Item = Raw>(
+  db: Database,
+  select = "",
+  toItem: (raw: Raw) => Item = (raw) => raw as unknown as Item,
+) {
   const one: Tag<Item | null> = (text, ...params) => {
     const raw = db.get<Raw>(`${select} ${text.join("?")}`, ...params);
     return raw === undefined ? null : toItem(raw);

@@ -12,7 +12,7 @@ const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];
 export type Files = ReturnType<typeof createFiles>;
 
 export function createFiles(db: Database) {
-  const { run, get, all } = statements(db, "", (raw) => raw);
+  const { run, get, all } = statements(db);
   const giveUp = (sessionId: string) => run`DELETE FROM file_looks WHERE session_id = ${sessionId}`;
   return {
     /** Takes notice of new entries of a session's log; part of the caller's transaction. */

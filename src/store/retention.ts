@@ -29,7 +29,7 @@ const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}
 
 /** Disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older are blanked. */
 export function forget(db: Database, now: Millis): void {
-  const { run, all } = statements(db, "", (raw) => raw);
+  const { run, all } = statements(db);
   const timers = all<{
     key: string;
     value: string;
@@ -65,7 +65,7 @@ const historyBytes = 2 * 3 * 100_000;
 
 /** Removes what is older than `before` and of no use any more; returns the number of rows. Together, so that no reply outlives its row. */
 export function prune(db: Database, before: Millis): number {
-  const { run } = statements(db, "", (raw) => raw);
+  const { run } = statements(db);
   return db.transaction(() => {
     const elsewhere = run`
       DELETE FROM events WHERE seq IN (

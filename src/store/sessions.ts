@@ -70,7 +70,7 @@ export type SessionDeps = {
 export type Sessions = ReturnType<typeof createSessions>;
 
 export function createSessions(db: Database, deps: SessionDeps) {
-  const { run } = statements(db, select, toSession);
+  const { run } = statements(db);
   const reads = createReads(db);
   const need = (id: string): Session => {
     const session = reads.get(id);
@@ -162,10 +162,10 @@ function applyEvents(
   events: readonly SessionEvent[],
   now: Millis,
 ): Applied {
-  const { run } = statements(db, select, toSession);
+  const { run } = statements(db);
   const added = upsert(
     db,
-    session.id,
+    session,
     events.filter(({ at }) => !isLongSeen(session, at)),
   );
   let replies = 0;
@@ -189,9 +189,9 @@ const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =
   at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
 
 /** Returns the entries that are new. A known one only ever goes from queued to processed. */
-function upsert(db: Database, sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
-  const { all, run } = statements(db, select, toSession);
-  const settled = settledIds(db, sessionId, events);
+function upsert(db: Database, session: Session, events: readonly SessionEvent[]): SessionEvent[] {
+  const { all, run } = statements(db);
+  const settled = settledIds(db, session, events);
   const byId = new Map<string, SessionEvent>();
   for (const event of events)
     if (!settled.has(event.id) && (byId.get(event.id)?.at ?? null) === null) byId.set(event.id, event);
@@ -200,22 +200,22 @@ function upsert(db: Database, sessionId: string, events: readonly SessionEvent[]
   const rows = JSON.stringify(unsettled.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
   const inserted = all<{ id: string }>`
     INSERT INTO events (session_id, id, type, at, body)
-    SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
+    SELECT ${session.id}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
     ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
   const isNew = new Set(inserted.map(({ id }) => id));
   for (const { id, at } of unsettled)
     if (at !== null && !isNew.has(id))
-      run`UPDATE events SET at = ${at} WHERE session_id = ${sessionId} AND id = ${id} AND at IS NULL`;
+      run`UPDATE events SET at = ${at} WHERE session_id = ${session.id} AND id = ${id} AND at IS NULL`;
   return unsettled.filter(({ id }) => isNew.has(id));
 }
 
 /** Of a listing most is stored already, for it looks back beyond the cursor: one query tells which entries never change again. */
-function settledIds(db: Database, sessionId: string, events: readonly SessionEvent[]): ReadonlySet<string> {
-  if (events.length < 2) return new Set();
+function settledIds(db: Database, { id, cursor }: Session, events: readonly SessionEvent[]): ReadonlySet<string> {
   const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
-  const { get } = statements(db, select, toSession);
+  if (since > (cursor ?? 0)) return new Set();
+  const { get } = statements(db);
   const row = get<{
     ids: string;
-  }>`SELECT json_group_array(id) AS ids FROM events WHERE session_id = ${sessionId} AND at >= ${since}`;
+  }>`SELECT json_group_array(id) AS ids FROM events WHERE session_id = ${id} AND at >= ${since}`;
   return new Set(JSON.parse(row?.ids ?? "[]") as string[]);
 }

@@ -43,7 +43,7 @@ export type CounterName =
 export type Settings = ReturnType<typeof createSettings>;
 
 function createSettings(db: Database) {
-  const { run, get } = statements(db, "", (raw) => raw);
+  const { run, get } = statements(db);
   const read = (key: string): string | null =>
     get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
   return {

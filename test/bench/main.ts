@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../build.ts";
 import { hostTarget } from "../../build/libsignal.ts";
-import { isMet, median, toChart, toTable, type Figure } from "./measure.ts";
+import { isMet, median, repeat, toChart, toTable, type Figure } from "./measure.ts";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
 const isQuick = values.quick;
@@ -21,18 +21,21 @@ await build(hostTarget, join(root, "dist/signalman"));
 const program = await import("./program.ts");
 const inside = await import("./inside.ts");
 const native = await import("./native.ts");
+const signalCli = await import("./signal-cli.ts");
 
 const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] = [
   () => inside.commitCost("at the start", some(400, 100)),
   () => program.coldStart(some(20, 3)),
   () => program.overhead("messages", some(40, 5)),
   () => program.overhead("sessions", some(40, 5)),
+  () => signalCli.daemonMemory(some(3, 1)),
   () => inside.backlog(1, some(300, 50), some(3, 1)),
   () => inside.backlog(50, some(300, 50), some(3, 1)),
-  () => inside.backlog(1_000, some(1_000, 100), some(2, 1)),
-  () => program.backlog(50, some(300, 50), "messages"),
-  () => program.backlog(50, some(300, 50), "sessions"),
+  () => inside.backlog(1_000, some(1_000, 100), some(3, 1)),
+  () => repeat(some(3, 1), () => program.backlog(50, some(300, 50), "messages")),
+  () => repeat(some(3, 1), () => program.backlog(50, some(300, 50), "sessions")),
   () => program.recovery(some(4, 1), some(5_000, 100)),
+  ...[1, 10].map((minutes) => () => inside.recovery(minutes * 60_000, some(10, 2))),
   ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
   ...[10, 1_000, 10_000]
     .slice(0, some(3, 2))
@@ -40,7 +43,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   ...[10, 100, 1_000].map((keys) => () => inside.synchronizer(keys, some(500, 50))),
   () => native.exchange(some(60, 5)),
   () => native.memory(some(20_000, 400)),
-  () => native.linkAndIdle(),
+  () => repeat(some(3, 1), native.linkAndIdle),
   () => inside.commitCost("at the end", some(400, 100)),
 ];
 

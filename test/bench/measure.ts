@@ -4,11 +4,22 @@ export type Figure = {
   readonly name: string;
   /** Group in the table and the chart. */
   readonly group: string;
-  readonly unit: "ms" | "MB" | "/s" | "requests" | "statements";
+  readonly unit: "ms" | "MB" | "/s" | "requests" | "statements" | "commits";
   readonly values: readonly number[];
   /** What DESIGN and the issues ask for; less is better but for rates. */
   readonly target?: number | undefined;
 };
+
+/** The same step several times, each figure with all its values. */
+export async function repeat(times: number, step: () => Promise<readonly Figure[]>): Promise<Figure[]> {
+  const merged = new Map<string, Figure>();
+  for (let run = 0; run < times; run++)
+    for (const figure of await step()) {
+      const key = `${figure.name} ${figure.unit}`;
+      merged.set(key, { ...figure, values: [...(merged.get(key)?.values ?? []), ...figure.values] });
+    }
+  return [...merged.values()];
+}
 
 /** The value below which a share `at` (0 to 1) of the values lies, between neighbours where it falls there. */
 export function quantile(values: readonly number[], at: number): number {

@@ -1,5 +1,6 @@
 /** The compiled program beside doubles on loopback: start, memory, overhead, backlog, recovery. */
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { me, type WirePerson } from "../doubles/wire.ts";
@@ -53,6 +54,14 @@ export function residentMegabytes(pid: number): number {
   return Number(kilobytes) / 1024;
 }
 
+/** CPU time of a process so far in ms. **Source:** proc(5), stat fields 14 and 15, in ticks of 10 ms. */
+function cpuMs(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
+    .replace(/^.*\) /su, "")
+    .split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
 /** Resolves as soon as the look-up yields something; for what tells no event. */
 export async function until<T>(look: () => Promise<T | null> | T | null, stepMs = 1): Promise<T> {
   for (;;) {
@@ -73,6 +82,7 @@ export const coldStart = (runs: number): Promise<Figure[]> =>
   onStage(async (stage) => {
     const health: number[] = [];
     const connected: number[] = [];
+    const idle: number[] = [];
     for (let run = 0; run <= runs; run++) {
       const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
       const { port } = probe;
@@ -86,6 +96,7 @@ export const coldStart = (runs: number): Promise<Figure[]> =>
       // The first run fills the disk's cache, and makes the database.
       if (run > 0) health.push(healthyAt - from);
       if (run > 0) connected.push(performance.now() - from);
+      if (run > 0) idle.push(residentMegabytes(running.pid));
       await running.stop("SIGKILL");
       // Its poll dies with the daemon; a clean stop would wait for it.
       await stage.signal.die();
@@ -95,6 +106,7 @@ export const coldStart = (runs: number): Promise<Figure[]> =>
     return [
       { group, name: "exec to /health", unit: "ms", values: health, target: 150 },
       { group, name: "exec to CONNECTED (one receive, one sync)", unit: "ms", values: connected },
+      { group: "memory", name: "RSS, connected and idle (signal-cli)", unit: "MB", values: idle, target: 80 },
     ];
   });
 
@@ -138,7 +150,7 @@ export const overhead = (backend: "sessions" | "messages", runs: number): Promis
     claude.setScript(() => [{ hold: hold.promise }, { say: "pong" }]);
     const running = await stage.run({ SIGNALMAN_BACKEND: backend });
     await running.state("CONNECTED");
-    const idle = residentMegabytes(running.pid);
+    const used: number[] = [];
     const first: number[] = [];
     const asked: number[] = [];
     const out: number[] = [];
@@ -158,23 +170,12 @@ export const overhead = (backend: "sessions" | "messages", runs: number): Promis
       const doneAt = await sent;
       await Bun.sleep(15);
       if (run < 0) continue;
+      if (run >= runs - 10) used.push(residentMegabytes(running.pid));
       first.push(firstAt - from);
       asked.push(askedAt - from);
       out.push(doneAt - doneFrom);
     }
     const group = "overhead";
-    const memory: Figure = {
-      group: "memory",
-      name: `RSS, connected and idle (${backend}, signal-cli)`,
-      unit: "MB",
-      values: [idle],
-      target: 80,
-    };
-    const used: Figure = {
-      ...memory,
-      name: `RSS after ${runs} messages (${backend})`,
-      values: [residentMegabytes(running.pid)],
-    };
     const listing: Figure[] =
       backend === "messages"
         ? []
@@ -187,8 +188,7 @@ export const overhead = (backend: "sessions" | "messages", runs: number): Promis
             },
           ];
     return [
-      memory,
-      used,
+      { group: "memory", name: `RSS after ${runs} messages (${backend})`, unit: "MB", values: used, target: 80 },
       { group, name: `in: envelope handed over → request sent (${backend})`, unit: "ms", values: first, target: 5 },
       ...listing,
       { group, name: `out: Claude's end → send request (${backend})`, unit: "ms", values: out, target: 5 },
@@ -201,29 +201,55 @@ const personOf = (index: number): WirePerson => ({
   aci: `00000000-0000-4000-8000-${String(index).padStart(12, "0")}`,
 });
 
-/** A backlog that waits when the line comes up: every message is asked of Claude, answered and sent. */
+/**
+ * A backlog that waits when the line comes up: every message is asked of Claude, answered and sent. The two doubles take part of
+ * the machine: the Signal one lives here, the Claude one in a process of its own, and what each took is said.
+ */
 export const backlog = (chats: number, messages: number, backend: "sessions" | "messages"): Promise<Figure[]> =>
   onStage(async (stage) => {
-    const { signal, claude } = stage;
-    claude.setScript(() => [{ say: "pong" }]);
-    const people = Array.from({ length: chats }, (_, index) => personOf(index));
-    for (let index = 0; index < messages; index++) {
-      const person = people[index % chats];
-      if (person) signal.personWrites(person, `question ${index}`);
-    }
-    await stage.run({
-      SIGNALMAN_BACKEND: backend,
-      SIGNALMAN_ALLOW: people.map(({ number }) => number).join(","),
-      SIGNALMAN_REACTIONS: "off",
-      SIGNALMAN_READ_RECEIPTS: "false",
-      SIGNALMAN_WELCOME: "false",
+    const { signal } = stage;
+    const claude = Bun.spawn([process.execPath, join(import.meta.dir, "claude.ts")], {
+      stdout: "pipe",
+      stderr: "inherit",
     });
-    await until(() => (signal.queued().length < messages ? true : null));
-    const from = performance.now();
-    for (let count = 0; count < messages;) if ((await signal.nextSent()).text === "pong") count++;
-    const seconds = (performance.now() - from) / 1000;
-    const name = `${messages} messages over ${chats} chats, binary and both doubles over HTTP (${backend})`;
-    return [{ group: "backlog", name, unit: "/s", values: [messages / seconds] }];
+    try {
+      const { value } = await claude.stdout.getReader().read();
+      const { url, apiKey } = JSON.parse(new TextDecoder().decode(value)) as { url: string; apiKey: string };
+      const people = Array.from({ length: chats }, (_, index) => personOf(index));
+      for (let index = 0; index < messages; index++) {
+        const person = people[index % chats];
+        if (person) signal.personWrites(person, `question ${index}`);
+      }
+      const { pid } = await stage.run({
+        ANTHROPIC_API_KEY: apiKey,
+        ANTHROPIC_BASE_URL: url,
+        SIGNALMAN_BACKEND: backend,
+        SIGNALMAN_ALLOW: people.map(({ number }) => number).join(","),
+        SIGNALMAN_READ_RECEIPTS: "false",
+      });
+      await until(() => (signal.queued().length < messages ? true : null));
+      const from = performance.now();
+      const cpu = [cpuMs(pid), cpuMs(process.pid), cpuMs(claude.pid)] as const;
+      for (let count = 0; count < messages;) if ((await signal.nextSent()).text === "pong") count++;
+      const seconds = (performance.now() - from) / 1000;
+      const each = ([pid, process.pid, claude.pid] as const).map(
+        (of, index) => (cpuMs(of) - (cpu[index] ?? 0)) / messages,
+      );
+      const name = `${messages} messages over ${chats} chats, binary and both doubles over HTTP (${backend})`;
+      const group = "backlog";
+      return [
+        { group, name, unit: "/s", values: [messages / seconds] },
+        ...["the program", "the Signal double", "the Claude double"].map((who, index): Figure => ({
+          group,
+          name: `… CPU per message of ${who} (${backend})`,
+          unit: "ms",
+          values: [each[index] ?? 0],
+        })),
+      ];
+    } finally {
+      claude.kill("SIGKILL");
+      await claude.exited;
+    }
   });
 
 /** The daemon dies and comes back: from its port being there again to CONNECTED. */
