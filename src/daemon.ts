@@ -128,7 +128,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
-  spawn(beat(bridge, connection, wakeAll, stopping.signal));
+  spawn(beat(bridge, connection, wakeAll, loops.onStoreFault, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
   for (const loop of [answer, control, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
@@ -211,7 +211,8 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     },
     onBug,
   });
-  const announce = (): void => soon(log, () => announceBacklog(bridge));
+  const announce = (): unknown => soon(log, () => announceBacklog(bridge));
+  const onStoreFault = (message: string | null): void => void (storeFault = message);
   const ears = {
     ...bridge,
     onAccepted() {
@@ -219,7 +220,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
       isBack = false;
     },
     onProof: () => connection.dispatch({ type: "proof" }),
-    onStoreFault: (message: string | null) => void (storeFault = message),
+    onStoreFault,
   };
   let claude = "fine";
   base.notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
@@ -232,7 +233,15 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const files = createFileLoop(bridge);
   const lanes = { answer, control, files, send };
   const wakeAll = (): void => Object.values(lanes).forEach((lane) => lane.wake());
-  return { ...lanes, sync, connection, wakeAll, isConnected: bridge.isConnected, storeFault: () => storeFault };
+  return {
+    ...lanes,
+    sync,
+    connection,
+    wakeAll,
+    isConnected: bridge.isConnected,
+    onStoreFault,
+    storeFault: () => storeFault,
+  };
 }
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */

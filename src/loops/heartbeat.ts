@@ -12,7 +12,10 @@ const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
 const dayMs: Millis = 24 * hourMs;
 
-/** Beats until `stop` aborts. `networkKey` tells one network from another; a change reconnects at once. */
+/**
+ * Beats until `stop` aborts. `networkKey` tells one network from another; a change reconnects at once. Once a minute something is
+ * written, so that a database which refuses it is known (`onStoreFault`) before the next message comes.
+ */
 export async function beat(
   {
     config,
@@ -23,9 +26,10 @@ export async function beat(
   }: Pick<Bridge, "config" | "clock" | "log" | "store"> & { networkKey(): string },
   { dispatch }: ConnectionLoop,
   wakeAll: () => void,
+  onStoreFault: (message: string | null) => void,
   stop: AbortSignal,
 ): Promise<void> {
-  const prune = (): void => soon(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  const prune = (): unknown => soon(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
   let last = clock.now();
   let minute = last;
   let hour = last;
@@ -53,7 +57,11 @@ export async function beat(
     network = key;
     if (Math.abs(now - minute) >= minuteMs) {
       minute = now;
-      soon(log, () => store.forget(now));
+      const keep = (): void => {
+        store.forget(now);
+        store.db.transaction(() => store.settings.set("alive_at", String(now)));
+      };
+      onStoreFault(soon(log, keep));
     }
     if (Math.abs(now - hour) >= hourMs) {
       hour = now;
@@ -64,12 +72,14 @@ export async function beat(
   }
 }
 
-/** What the database refuses now is done the next time. */
-export function soon(log: Log, work: () => unknown): void {
+/** What the database refuses now is done the next time; returns why it does, null where it does not. */
+export function soon(log: Log, work: () => unknown): string | null {
   try {
     work();
+    return null;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     log.warn("housekeeping postponed", toFault(error));
+    return error.message;
   }
 }

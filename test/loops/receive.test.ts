@@ -15,6 +15,17 @@ test("with a full disk the batch is held, nothing is acknowledged, and it is ans
   expect(bench.daemon().health()).toBeNull();
 });
 
+test("a database that refuses to be written is known within a minute, before any message comes", async () => {
+  await using bench = await openBench();
+  await bench.pass(1_000);
+  bench.machine.isDiskBroken = true;
+  await bench.pass(61_000);
+  expect(bench.daemon().health()).toContain("disk I/O error");
+  bench.machine.isDiskBroken = false;
+  await bench.pass(61_000);
+  expect(bench.daemon().health()).toBeNull();
+});
+
 test("a real full disk, page by page, loses nothing and says nothing twice", async () => {
   await using bench = await openBench({ script: (prompt) => [{ say: `${prompt} ${"x".repeat(1_500)}` }] });
   bench.machine.isDiskFull = true;
