@@ -29,16 +29,19 @@ type Ears = {
 
 /** How long an idle poll waits: short enough for a clean stop, since a poll is never aborted. */
 const pollMs: Millis = 5_000;
-/** The first poll of a life is the proof that CONNECTED waits for. */
+/** CONNECTED waits for the first proof of a life. */
 const firstPollMs: Millis = 500;
 
 /** Polls until `signal` aborts (resolves) or the line is lost (throws BridgeError). */
 export async function receiveLoop(bridge: Bridge & Ears, account: Account, signal: AbortSignal): Promise<void> {
   const { transport } = bridge;
-  for (let waitMs = firstPollMs; !signal.aborted; waitMs = pollMs) {
+  for (let waitMs = firstPollMs; !signal.aborted;) {
     const batch = await transport.receive(waitMs, signal);
-    // Now, not after the commit: a batch that a full disk holds says nothing about the line as it is by then.
-    if (batch.isProof) bridge.onProof();
+    if (batch.isProof) {
+      // Now, not after the commit: a batch that a full disk holds says nothing about the line as it is by then.
+      bridge.onProof();
+      waitMs = pollMs;
+    }
     if (batch.envelopes.length === 0 && batch.persist === null) {
       await transport.ack(batch, true);
       continue;

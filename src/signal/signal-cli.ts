@@ -141,8 +141,11 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     silenceMs = Math.min(limits.pollMsMin, Math.max(limits.silenceMsMin, 4 * tookMs));
     // Nothing, and at once: whatever the reason, it is no reason to ask again at once.
     if (messages.length === 0 && tookMs < limits.silenceMsMin) await clock.sleep(limits.silenceMsMin, stop);
+    // Behind a full batch more may wait, and the line counts as back once all of it is in the inbox; a flood shall not end it.
+    const isBacklog = fullPolls > 0 && maxMessages < limits.batchMax;
     // A short poll may be over before the daemon has asked Signal.
-    const isProof = outcome.kind === "result" && (messages.length > 0 || waitMs >= limits.pollMsMin);
+    const isAnswer = messages.length > 0 || waitMs >= limits.pollMsMin;
+    const isProof = outcome.kind === "result" && isAnswer && !isBacklog;
     return { messages, isProof };
   };
 }

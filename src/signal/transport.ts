@@ -15,7 +15,7 @@ export type Batch = {
   readonly envelopes: readonly Envelope[];
   /**
    * The round trip, or the stream's own keep-alive, shows that Signal would have delivered: proof of life. An empty poll that
-   * talked to the server is proof; a local answer is not.
+   * talked to the server is proof; a local answer is not. A batch of a backlog may leave it to the last one.
    */
   readonly isProof: boolean;
   /**

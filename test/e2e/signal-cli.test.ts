@@ -136,6 +136,15 @@ test("presence: read, taken, answered, done and greeted, in this order", async (
   expect((await running.status()).outbox).toMatchObject({ failed: 0 });
 });
 
+test("what came in an absence is announced with its number, although the daemon hands it out one by one", async () => {
+  for (let index = 0; index < 5; index++) signal.phoneWrites(`question ${index}`);
+  running = await start(env({ SIGNALMAN_WELCOME: "false" }));
+  const sent = [];
+  for (let index = 0; index < 6; index++) sent.push((await signal.nextSent()).text);
+  expect(sent[0]).toMatch(/^5 messages waiting, the oldest .*: answering now; \/skip to drop them\.$/);
+  for (let index = 0; index < 5; index++) expect(sent[index + 1]).toContain(`question ${index}`);
+});
+
 test("a stranger gets nothing, costs no request and leaves no text on disk or in the log", async () => {
   running = await start(env());
   await running.state("CONNECTED");

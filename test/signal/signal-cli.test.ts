@@ -139,6 +139,41 @@ describe("receiving", () => {
     expect(polls.at(-2)?.params).toMatchObject({ maxMessages: 8, timeout: 0.1 });
   });
 
+  test("what waits is all handed over before a poll counts as proof; a single message in a quiet time is one", async () => {
+    const { clock, double, receive } = await connected();
+    const next = async (isPatient: boolean) => {
+      const receiving = receive();
+      if (isPatient) void double.parked().then(() => clock.advance(1000));
+      const { envelopes, isProof } = await receiving;
+      return [envelopes.length, isProof];
+    };
+    for (let index = 0; index < 4; index++) double.phoneWrites(`message ${index}`);
+    const polls = [await next(false), await next(false), await next(false), await next(true)];
+    expect(polls).toEqual([
+      [1, false],
+      [1, false],
+      [1, false],
+      [1, true],
+    ]);
+    const receiving = receive();
+    await double.parked();
+    await clock.advance(3000);
+    double.phoneWrites("later");
+    expect((await receiving).isProof).toBe(true);
+  });
+
+  test("a flood is proof all the same", async () => {
+    const { double, receive } = await connected();
+    for (let index = 0; index < 60; index++) double.phoneWrites(`message ${index}`);
+    const proofs: boolean[] = [];
+    for (let count = 0; count < 49;) {
+      const { envelopes, isProof } = await receive();
+      count += envelopes.length;
+      proofs.push(isProof);
+    }
+    expect(proofs).toEqual([false, false, false, false, false, false, true, true]);
+  });
+
   test("the silence that ends a batch is four times what the poll before took", async () => {
     const { clock, double, receive } = await connected();
     const slowly = async (count: number, ms: number): Promise<void> => {
