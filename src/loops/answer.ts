@@ -148,7 +148,8 @@ function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeErro
   const fault = toFault(error);
   const attempts = row.attempts + 1;
   bridge.log.warn("turn failed", { ...fault, attempts });
-  bridge.notices.emit("claude", { fault, at: now });
+  // A voice note that nobody can hear, or a file that Signal does not give, says nothing about Claude.
+  if (error.code.startsWith("claude_")) bridge.notices.emit("claude", { fault, at: now });
   const input = { attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs };
   const waitMs = backoffMs(input, error.code === "claude_stream_lost" ? streamBackoff : defaultBackoff);
   const isFinal = error.retry === "never";

@@ -140,7 +140,9 @@ function follow(notices: NoticeBus): Recent {
   });
   notices.on("sent", ({ at }) => (recent.signal = { ...recent.signal, lastSentAt: toTime(at) }));
   notices.on("claude", ({ fault, at }) => {
-    recent.claude = { reachable: fault === null, lastError: fault && { ...explained(fault), at: toTime(at) } };
+    // One message that Claude does not take is an answer.
+    const reachable = fault === null || errorTable[fault.code].retry === "never";
+    recent.claude = { reachable, lastError: fault && { ...explained(fault), at: toTime(at) } };
   });
   notices.on("outboxFault", ({ fault }) => (recent.outboxFault = fault));
   notices.on("synced", ({ at, ...sync }) => {

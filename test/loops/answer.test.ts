@@ -20,6 +20,21 @@ test("an outage of Claude leaves the line CONNECTED, tells the person once, and 
   expect(bench.daemon().status().claude.lastError).toBeNull();
 });
 
+test("a message that Claude does not take, or that never gets to Claude, does not make Claude unreachable in the status", async () => {
+  await using bench = await openBench();
+  bench.claude().fail("send", { kind: "refuse", code: "claude_too_large" });
+  bench.signal.owner.write("huge");
+  await bench.until("the refusal", () => isSettled(bench));
+  const { claude } = bench.daemon().status();
+  expect(claude).toMatchObject({ reachable: true, lastError: { code: "claude_too_large" } });
+  bench.signal.owner.write("small");
+  await bench.until("the answer", () => isSettled(bench));
+  bench.signal.owner.write("", { files: [{ fileName: "note.aac", contentType: "audio/aac", base64: "AAAA" }] });
+  await bench.until("the sentence", () => bench.texts().length === 3 && isSettled(bench));
+  expect(bench.texts().at(-1)).toContain("voice notes");
+  expect(bench.daemon().status().claude).toMatchObject({ reachable: true, lastError: null });
+});
+
 test("/stop ends the answer at work here and at Claude, and the next message is taken at once", async () => {
   await using bench = await openBench({ script: slow });
   bench.signal.owner.write("long");
