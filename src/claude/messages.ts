@@ -117,11 +117,11 @@ const trimStep = 8;
 
 /**
  * The conversation before the next prompt, oldest first: neighbours of one role in one message, beginning with the user,
- * at most about `tokensMax` in all. Prompts that were never answered stay: they are part of what was said.
+ * at most about `tokensMax` in all. Prompts that were never answered stay, those that were declined do not.
  */
 export function toHistory(log: readonly SessionEvent[], tokensMax: number): HistoryMessage[] {
   const messages: HistoryMessage[] = [];
-  for (const event of log) {
+  for (const event of accepted(log)) {
     if ((event.type !== "prompt" && event.type !== "reply") || event.text.trim() === "") continue;
     const role = event.type === "prompt" ? "user" : "assistant";
     const last = messages.at(-1);
@@ -135,6 +135,17 @@ export function toHistory(log: readonly SessionEvent[], tokensMax: number): Hist
     for (const cost of costs.slice(start, (start += trimStep))) rest -= cost;
   const kept = messages.slice(start);
   return kept[0]?.role === "assistant" ? kept.slice(1) : kept;
+}
+
+/** Without the turns that Claude declined: with them in sight it would decline whatever comes next. */
+function accepted(log: readonly SessionEvent[]): SessionEvent[] {
+  const turns: SessionEvent[][] = [[]];
+  for (const event of log) {
+    if (event.type === "idle" && event.stop.kind === "refusal") turns.pop();
+    else turns.at(-1)?.push(event);
+    if (event.type === "idle") turns.push([]);
+  }
+  return turns.flat();
 }
 
 /** One request; its text piece by piece, and the whole gathered into `reply`. */

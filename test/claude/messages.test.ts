@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createMessagesBackend, estimateTokens, toHistory, type MessagesDeps } from "../../src/claude/messages.ts";
-import type { SessionEvent } from "../../src/core/model.ts";
+import type { SessionEvent, StopReason } from "../../src/core/model.ts";
 import { createLocal } from "../contract/backend.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
@@ -25,6 +25,20 @@ describe("toHistory", () => {
     expect(toHistory(log, 1_000)).toEqual([
       { role: "user", text: "a\n\nb" },
       { role: "assistant", text: "c\n\nd" },
+    ]);
+  });
+
+  test("leaves out what Claude declined: with it, it would decline whatever comes next", () => {
+    const end = (stop: StopReason): SessionEvent => ({ id: `h${++count}`, at: count, type: "idle", stop });
+    const turns = [
+      [said("prompt", "a"), said("reply", "b"), end({ kind: "end_turn" })],
+      [said("prompt", "bad"), said("reply", "well, fir"), end({ kind: "refusal", category: "bio" })],
+      [said("prompt", "c"), end({ kind: "max_tokens" }), said("prompt", "d")],
+    ];
+    expect(toHistory(turns.flat(), 1_000)).toEqual([
+      { role: "user", text: "a" },
+      { role: "assistant", text: "b" },
+      { role: "user", text: "c\n\nd" },
     ]);
   });
 
