@@ -68,9 +68,15 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
   return server;
 }
 
-function controlOf({ store, backend, transport, sync, wake, reconnect }: Daemon, { clock, signal }: Deps): Control {
+function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
+  const { store, backend, transport, wake, reconnect } = daemon;
   return {
-    sync,
+    async sync() {
+      await daemon.sync();
+      const { failed, checked } = daemon.status().sessions.lastSync;
+      if (failed > 0)
+        throw new BridgeError("claude_request", `Cannot bring ${failed} of ${checked + failed} sessions in step`);
+    },
     async reconnect(captcha) {
       if (captcha !== undefined && transport.answerChallenge === null)
         throw new BridgeError("unsupported", "Cannot hand in a captcha as this transport has no way");

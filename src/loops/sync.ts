@@ -29,6 +29,8 @@ export interface SyncLoop {
 const overlapMs = 60_000;
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
+/** While a question of Claude's is open, no stream is: somebody may answer it elsewhere. */
+const questionMs = 30_000;
 const sweepMax = 20;
 const parallelMax = 4;
 
@@ -51,13 +53,17 @@ export function createSyncLoop(bridge: Bridge): SyncLoop {
     async keep(stop) {
       const ring = (): void => alarm.abort();
       stop.addEventListener("abort", ring);
+      let last = bridge.clock.monotonic();
       while (!stop.aborted) {
         alarm = new AbortController();
         const waited = alarm;
-        const wait = attempt === 0 ? sweepMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
+        const wait = attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
         await bridge.clock.sleep(wait, waited.signal);
+        const now = bridge.clock.monotonic();
+        const isDue = attempt > 0 || now - last >= sweepMs || bridge.store.inbox.waiting().length > 0;
+        if (isDue || waited.signal.aborted) last = now;
         // A sync by somebody else rang: the wait starts over.
-        if (stop.aborted || waited.signal.aborted) continue;
+        if (stop.aborted || waited.signal.aborted || !isDue) continue;
         await run(stop).catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
           bridge.log.warn("sync failed", toFault(error));
