@@ -94,7 +94,10 @@ export function prune(database: Database, now: Millis): void {
 /** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
 export async function answerChallenge({ database, line }: Context, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
-  if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+  if (token === null)
+    throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for", {
+      hint: "Nothing to do.",
+    });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
   const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json });
   if (reply.status >= 300) throw refusal(database, reply, "hand in the captcha");
