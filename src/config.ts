@@ -6,7 +6,7 @@
 import envPaths from "env-paths";
 import { readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { parse as parseToml } from "smol-toml";
+import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
 import { nearest } from "./core/nearest.ts";
@@ -86,7 +86,8 @@ function readFile(home: string): Record<string, unknown> {
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return {};
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause);
-    throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}`);
+    const place = cause instanceof TomlError ? ` (line ${cause.line})` : "";
+    throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}${place}`);
   }
   const known = new Map(settingKeys.filter((key) => !row(key).isOutsideFile).map((key) => [fileKey(key), key]));
   const entries = Object.entries(values).map(([name, value]) => {
@@ -134,11 +135,14 @@ function refuseOpenListen({ listen, trustListen }: Values): void {
 }
 
 function unknownVariables(env: Sources["env"]): string[] {
+  const prefix = "SIGNALMAN_";
   const known = settingKeys.map(variableOf);
+  // What all of them begin with is no likeness.
+  const bare = (name: string): string => name.slice(prefix.length);
   return Object.keys(env)
-    .filter((name) => name.startsWith("SIGNALMAN_") && !known.includes(name))
+    .filter((name) => name.startsWith(prefix) && !known.includes(name))
     .map((name) => {
-      const near = nearest(name, known);
-      return `The variable ${name} is not known${near === null ? "" : `; did you mean ${near}?`}`;
+      const near = nearest(bare(name), known.filter((other) => other.startsWith(prefix)).map(bare));
+      return `The variable ${name} is not known${near === null ? "" : `; did you mean ${prefix}${near}?`}`;
     });
 }

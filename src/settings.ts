@@ -234,7 +234,11 @@ export const settings = {
     "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
   ),
   drainMs: setting(whole(0, 600_000), "10000", "how long turns at work may go on when stopping, in ms"),
-  retentionDays: setting(whole(1, 3_650), "30", "how long done rows, and the local copy of what was said, are kept, in days"),
+  retentionDays: setting(
+    whole(1, 3_650),
+    "30",
+    "how long done rows, and the local copy of what was said, are kept, in days",
+  ),
   lanesMax: setting(whole(1, 64), "8", "chats that are answered at the same time"),
 } satisfies Record<string, Setting>;
 

@@ -51,7 +51,7 @@ export type ScriptedOptions = {
 /** Says what it heard, in pieces and after a moment. */
 export const parrot: Script = (prompt) => [
   { pauseMs: 400 },
-  { write: ["You wrote: ", prompt, "\n\nI am the scripted Claude. With ANTHROPIC_API_KEY set, the real one answers."] },
+  { write: ["You wrote: ", prompt, "\n\nI am a script. With ANTHROPIC_API_KEY set, Claude itself answers."] },
 ];
 
 type Line = {

@@ -34,7 +34,11 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
       return (await import("../signal/rest.ts")).createRest(place);
     case "native": {
       const { createNative, nativeDeps } = await loadNative(deps, store);
-      return createNative({ ...nativeDeps, isAllowed: (who, groupId) => isAllowed(config, who, groupId) });
+      return createNative({
+        ...nativeDeps,
+        isAllowed: (who, groupId) => isAllowed(config, who, groupId),
+        allowedNumbers: config.allow.flatMap((rule) => (rule.kind === "number" ? rule.number : [])),
+      });
     }
   }
 }

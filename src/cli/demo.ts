@@ -161,8 +161,10 @@ async function converse(demo: Demo): Promise<number> {
     text = line.trim();
     if (!isTyped) cli.out(`you>    ${text}\n`);
     if (text === "/quit") break;
-    const drop = /^\/drop(?:\s+(\d+))?$/u.exec(text);
-    if (drop) void cutFor(demo, drop[1] ? Math.min(dropSecondsMax, Number(drop[1])) * 1000 : dropMs);
+    const drop = /^\/drop(?:\s+(.*))?$/u.exec(text);
+    const seconds = Math.min(dropSecondsMax, Number(drop?.[1] ?? dropMs / 1000));
+    if (drop && seconds > 0) void cutFor(demo, seconds * 1000);
+    else if (drop) screen.print("        (/drop takes a number of seconds: /drop 5)\n");
     else if (text !== "") await phone.write(text, cli.clock.now());
     lines.prompt();
   }

@@ -155,6 +155,18 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     }
   },
 
+  /** Numbers mean nothing to a linked device: an account behind one is known by the phone's contacts, or when it tells its number. */
+  allow({ config: { transport, allow }, store }) {
+    if (transport !== "native" || !store?.db.get("SELECT 1 FROM signal_account")) return null;
+    const isKnown = (number: string): boolean =>
+      store.db.get("SELECT 1 FROM signal_recipients WHERE number = ?", number) !== undefined;
+    const unknown = allow.flatMap((rule) => (rule.kind === "number" && !isKnown(rule.number) ? rule.number : []));
+    if (unknown.length === 0) return null;
+    const hint =
+      "Save it as a contact on the linked phone and restart signalman, or put the account id (UUID) on the list.";
+    return [`No account is known for ${unknown.map(maskNumber).join(", ")} of the allow list`, hint];
+  },
+
   async claude(visit) {
     const memory = visit.store?.settings ?? { get: () => null, set: () => undefined };
     const backend = await buildBackend(visit, memory, visit.api);

@@ -119,7 +119,8 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
     closeSync(openSync(target, "wx", 0o600));
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : "it cannot be made";
-    const hint = "Name another file: a backup overwrites nothing.";
+    const isThere = existsSync(target);
+    const hint = `Name another file${isThere ? ": a backup overwrites nothing" : ", in a folder that you may write to"}.`;
     throw new BridgeError("config", `Cannot write a backup as the system says: ${why}`, { hint, cause });
   }
   try {

@@ -49,7 +49,7 @@ async function confirmReplace(cli: Cli, { number, aci }: Address): Promise<void>
   });
 }
 
-const howTo = "On the phone: Signal > Settings > Linked devices > Link a new device. Scan this code.";
+const howTo = "Scan it with the phone: Signal > Settings > Linked devices > Link a new device";
 
 function show(cli: Cli, progress: LinkProgress): void {
   if (progress.event === "linked") {

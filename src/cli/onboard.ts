@@ -62,7 +62,7 @@ export async function onboard(cli: Cli, ask: Ask = askOn(cli)): Promise<boolean>
     await put("account", "The number of its account, such as +15550100001? Empty: the only one it has");
   }
   await put("allow", "Who may write to Claude? self (Note to Self), or numbers with commas between");
-  await put("anthropicApiKey", "Your key for the Claude API? Empty: the variable ANTHROPIC_API_KEY");
+  await put("anthropicApiKey", "Your key for the Claude API? Empty: it is taken from ANTHROPIC_API_KEY");
   mkdirSync(join(path, ".."), { recursive: true, mode: 0o700 });
   writeFileSync(path, stringify(answers), { mode: 0o600, flag: "wx" });
   cli.err(`\nWritten to ${path}; change it there. It is not asked again.\n\n`);

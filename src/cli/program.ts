@@ -113,7 +113,13 @@ function createProgram(io: Io, done: (code: number) => void): Command {
     .description("Chat with Claude over Signal, from one binary that loses nothing.")
     .usage("[options] [command]")
     .version(versionLine)
-    .configureOutput({ writeOut: io.out, writeErr: io.err, getOutHasColors: () => false, getErrHasColors: () => false })
+    .configureOutput({
+      writeOut: io.out,
+      writeErr: io.err,
+      outputError: (text, write) => write(text.replace(/^error:/, "signalman:")),
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
     .configureHelp({ showGlobalOptions: true })
     .showHelpAfterError("`signalman --help` lists what there is.")
     .helpCommand("help [command]", "explain a command")

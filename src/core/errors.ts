@@ -36,7 +36,7 @@ export const errorTable = {
   // --- the line to Signal
   signal_unreachable: backoff(
     "Signal cannot be reached",
-    "Check that the daemon or the network is up; signalman keeps trying.",
+    "Check that the daemon or the network is up; a running signalman keeps trying.",
   ),
   signal_timeout: backoff(
     "Signal did not answer in time",

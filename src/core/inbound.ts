@@ -72,7 +72,7 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
 
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Decision {
   const text = spokenText(body, options.account);
-  if (text === "" && body.attachments.length === 0) return { kind: "ignore", reason: "no text" };
+  if (text === "" && body.attachments.length === 0 && !body.isViewOnce) return { kind: "ignore", reason: "no text" };
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
   if (command) {
     const name = (command[1] ?? "").toLowerCase();

@@ -1,7 +1,8 @@
 /**
  * Claude's Markdown as Signal shows it: plain text plus style ranges.
  *
- *   **bold** *italic* ~~strike~~ `code`   styles           # heading        bold
+ *   **bold** *italic* ~~strike~~ ||spoiler|| `code`       styles
+ *   # heading      bold
  *   ``` code ```   monospace, verbatim, at the margin      > quote          ▎ before each line
  *   - item         • item, nested ones indented            - [x] task       ☑ task
  *   [text](url)    text (url)                              ![alt](url)      alt (url)
@@ -11,7 +12,7 @@
  * end, when every line has its prefix. Total: never throws, on any string; what cannot be parsed comes back as it is. Linear in
  * the length: see `sections.ts`.
  */
-import { Lexer, type MarkedToken, type Token, type Tokens } from "marked";
+import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
 import type { StyledText, StyleRange } from "./model.ts";
 import { sections } from "./sections.ts";
 
@@ -32,12 +33,29 @@ type Context = {
   readonly shownUrls: Set<string>;
 };
 
+/** What Signal shows and Markdown lacks, written as chat programs do. Between words (`a||b or c||d`) it is no spoiler. */
+type Spoiler = { readonly type: "spoiler"; readonly raw: string; readonly tokens: readonly Token[] };
+const parser = new Marked({
+  gfm: true,
+  extensions: [
+    {
+      name: "spoiler",
+      level: "inline",
+      start: (source) => source.indexOf("||"),
+      tokenizer(source) {
+        const [raw, inside] = /^\|\|(?=\S)([^|\n]*[^|\s])\|\|(?!\w)/.exec(source) ?? [];
+        return raw && inside ? { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) } : undefined;
+      },
+    },
+  ],
+});
+
 /** A phone has no room for more; and every level costs another pass over what is in it. */
 const depthMax = 16;
 
 function render(markdown: string, context: Context): string {
   try {
-    return blocks(Lexer.lex(markdown, { gfm: true }), context);
+    return blocks(parser.lexer(markdown), context);
   } catch {
     // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
     return markdown;
@@ -45,12 +63,13 @@ function render(markdown: string, context: Context): string {
 }
 
 /** Marks are non-characters, which no text has (Unicode 23.7), and are taken out of what comes in. */
-const anyMark = /([\ufdd0-\ufdd8])/g;
+const anyMark = /([\ufdd0-\ufdda])/g;
 const styleMarks = {
   BOLD: "\ufdd0\ufdd1",
   ITALIC: "\ufdd2\ufdd3",
   STRIKETHROUGH: "\ufdd4\ufdd5",
   MONOSPACE: "\ufdd6\ufdd7",
+  SPOILER: "\ufdd9\ufdda",
 };
 /** Before a line that stands at the margin, whatever it is nested in. */
 const margin = "\ufdd8";
@@ -65,7 +84,7 @@ const styled = (style: Style, text: string): string =>
 function unmark(marked: string): StyledText {
   const text = marked.replace(anyMark, "").trimEnd();
   const styles: StyleRange[] = [];
-  const starts: Record<Style, number[]> = { BOLD: [], ITALIC: [], STRIKETHROUGH: [], MONOSPACE: [] };
+  const starts: Record<Style, number[]> = { BOLD: [], ITALIC: [], STRIKETHROUGH: [], MONOSPACE: [], SPOILER: [] };
   let at = 0;
   for (const piece of marked.split(anyMark)) {
     const style = styleNames.find((name) => piece !== "" && styleMarks[name].includes(piece));
@@ -91,7 +110,7 @@ function blocks(tokens: readonly Token[], context: Context, isTight = false): st
   return texts.join(isTight ? "\n" : "\n\n");
 }
 
-function toText(token: MarkedToken, context: Context): string {
+function toText(token: MarkedToken | Spoiler, context: Context): string {
   const inner = { ...context, depth: context.depth + 1 };
   const inline = (tokens: readonly Token[]): string =>
     tokens.map((part) => toText(part as MarkedToken, context)).join("");
@@ -103,6 +122,8 @@ function toText(token: MarkedToken, context: Context): string {
       return styled("ITALIC", inline(token.tokens));
     case "del":
       return styled("STRIKETHROUGH", inline(token.tokens));
+    case "spoiler":
+      return styled("SPOILER", inline(token.tokens));
     case "codespan":
       return styled("MONOSPACE", token.text);
     case "code":

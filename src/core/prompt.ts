@@ -33,8 +33,11 @@ export function textOf(envelope: Envelope): TextContent | null {
   return content.kind === "text" ? content : content.kind === "edit" ? content.body : null;
 }
 
+const viewOnce = "[A picture or video that may be seen only once was sent; it is not kept here, and cannot be seen.]";
+
 /** Which files go to Claude. Sizes and types are those the sender announced: they are checked again when fetched. */
 export function planFiles(body: TextContent): FilePlan {
+  if (body.isViewOnce) return { fetch: [], voice: [], refused: [viewOnce] };
   const fetch: Fetch[] = [];
   const voice: Fetch[] = [];
   const refused: string[] = [];

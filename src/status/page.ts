@@ -169,7 +169,7 @@ const renderCard = ([title, facts]: [string, Facts]): Html =>
 const renderFault = ({ message, hint, code }: Omit<FaultView, "userAction">): Html =>
   html`<div class="fault" role="alert">
     <p>${message} <small>(${code})</small></p>
-    <p>${hint}</p>
+    <p>${hint.split("`").map((part, index) => (index % 2 === 0 ? part : html`<code>${part}</code>`))}</p>
   </div>`;
 
 const units: readonly (readonly [name: string, ms: Millis])[] = [

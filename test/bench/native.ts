@@ -47,6 +47,7 @@ async function startPair() {
     log: recordLog().log,
     userAgent: "signalman/0.0.0",
     isAllowed: () => true,
+    allowedNumbers: [],
   };
   let scanned: Promise<unknown> = Promise.resolve();
   for await (const progress of linkNative(deps)("bench", never))

@@ -160,11 +160,16 @@ describe("what cannot be", () => {
   test("a file that is not TOML is an error that names it", () => {
     file("model = \n");
     expect(failure(load).message).toContain("config.toml");
+    file('log = "info"\nmodel = "x\n');
+    expect(failure(load).message).toEndWith("(line 2)");
   });
 
   test("an unknown variable is a warning that names the nearest", () => {
-    const { warnings } = load({ SIGNALMAN_MODLE: "x", OTHER: "y" });
-    expect(warnings).toEqual(["The variable SIGNALMAN_MODLE is not known; did you mean SIGNALMAN_MODEL?"]);
+    const { warnings } = load({ SIGNALMAN_MODLE: "x", SIGNALMAN_TYPO: "1", OTHER: "y" });
+    expect(warnings).toEqual([
+      "The variable SIGNALMAN_MODLE is not known; did you mean SIGNALMAN_MODEL?",
+      "The variable SIGNALMAN_TYPO is not known",
+    ]);
   });
 
   test.each([

@@ -6,6 +6,7 @@ import { doctor } from "../../src/cli/doctor.ts";
 import { writePlace } from "../../src/cli/remote.ts";
 import { systemClock } from "../../src/clock.ts";
 import { listen } from "../../src/status/listen.ts";
+import { openStore } from "../../src/store/store.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { startRestDouble } from "../doubles/signal-rest.ts";
@@ -96,6 +97,22 @@ test("a home folder that others may enter fails, with the command that mends it"
   expect(code).toBe(1);
   expect(find("home")).toMatchObject({ result: "failure", hint: `Run: chmod 700 ${home}` });
   expect(find("database")).toBeUndefined();
+});
+
+test("a number on the allow list that belongs to no known account is a warning", async () => {
+  const store = await openStore(home, { render: () => [], isExclusive: true });
+  store.db.run(
+    "INSERT INTO signal_account (id, number, device_id, password, linked_at) VALUES (1, '+15550100001', 2, 'x', 0)",
+  );
+  store.db.run("INSERT INTO signal_recipients (aci, number) VALUES (?, ?)", crypto.randomUUID(), "+15550100003");
+  store.close();
+  // With a daemon at work the transport is not opened: nothing here needs libsignal.
+  const server = await listen({ host: "127.0.0.1", port: 0 }, () => Response.json(connected));
+  stops.push(() => server.stop());
+  writePlace(home, { url: server.url, token: "an-invented-token" });
+  const allow = "self,+15550100002,+15550100003";
+  const { find } = await examine({ SIGNALMAN_TRANSPORT: "native", SIGNALMAN_ALLOW: allow });
+  expect(find("allow")).toMatchObject({ result: "warning", message: expect.stringContaining("for +1…02 of") });
 });
 
 test("a home folder that cannot be made is no fault of ours, and says what to set", async () => {

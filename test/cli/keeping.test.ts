@@ -175,6 +175,8 @@ describe("backup", () => {
     expect(statSync(target).mode & 0o777).toBe(0o600);
     expect(await signalman(["backup", target])).toBe(2);
     expect(err).toContain("overwrites nothing");
+    expect(await signalman(["backup", join(home, "none", "copy.db")])).toBe(2);
+    expect(err).toContain("a folder that you may write to");
     store.close();
 
     // Restored as the documents say: the file in its place, and nothing of the old one's log beside it.

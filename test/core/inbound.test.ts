@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { decide, inboxKey, isPerson, spokenText, type AllowRule } from "../../src/core/inbound.ts";
 import type { Account, Content, Envelope, TextContent } from "../../src/core/model.ts";
+import { planFiles } from "../../src/core/prompt.ts";
 
 const own: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
 const alice = { aci: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: "+15550100002" };
@@ -27,6 +28,14 @@ const envelope = (content: Content, more: Partial<Envelope> = {}): Envelope => (
   content,
   ...more,
 });
+const file = {
+  ref: "1",
+  contentType: "image/png",
+  fileName: null,
+  sizeBytes: 1,
+  isLongText: false,
+  isVoiceNote: false,
+};
 const ask = (what: Envelope, allow: AllowRule[], more: { isAsking?: boolean; isGroupAlways?: boolean } = {}) =>
   decide(what, { account: own, allow, isAsking: false, isGroupAlways: false, ...more });
 const byAci: AllowRule[] = [{ kind: "aci", aci: alice.aci }];
@@ -69,6 +78,12 @@ describe("access is denied by default", () => {
     const inGroup = envelope(text("\uFFFC hi", { mentions: [mention] }), toGroup);
     expect(ask(inGroup, [{ kind: "group", id: group.toLowerCase() }]).kind).toBe("drop");
   });
+});
+
+test("what may be seen once is a prompt that says so, and its file is not for a machine that keeps its inbox", () => {
+  const body = text("", { isViewOnce: true, attachments: [{ ...file, isVoiceNote: true }, file] });
+  expect(ask(envelope(text("", { isViewOnce: true })), byAci).kind).toBe("prompt");
+  expect(planFiles(body)).toEqual({ fetch: [], voice: [], refused: [expect.stringContaining("only once")] });
 });
 
 describe("in a listed group", () => {

@@ -21,6 +21,13 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "STRIKETHROUGH:s",
     "MONOSPACE:c",
   ],
+  "a spoiler, with styles inside, and what is none": [
+    "it was ||the **butler**||! a||b or c||d, || e ||, `||f||` |||",
+    "it was the butler! a||b or c||d, || e ||, ||f|| |||",
+    "SPOILER:the butler",
+    "BOLD:butler",
+    "MONOSPACE:||f||",
+  ],
   "bold italic is both": ["***x***", "x", "BOLD:x", "ITALIC:x"],
   "styles nest": ["**a *b* c**", "a b c", "BOLD:a b c", "ITALIC:b"],
   "a style inside itself is one range": ["# Title **bold**", "Title bold", "BOLD:Title bold"],

@@ -14,6 +14,7 @@ const transport = createNative({
   log: recordLog().log,
   userAgent: "signalman/0.0.0",
   isAllowed: () => true,
+  allowedNumbers: [],
 });
 await transport.connect(never);
 for (let isReady = false; ;) {

@@ -10,10 +10,20 @@ import { findAccount } from "../../src/signal/native/account.ts";
 import { fromBase64, owned } from "../../src/signal/native/bytes.ts";
 import { DeviceNameSchema, ProvisionEnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { sealDeviceName } from "../../src/signal/native/link.ts";
-import { linkNative, type NativeDeps } from "../../src/signal/native/transport.ts";
+import { createNative, linkNative, type NativeDeps } from "../../src/signal/native/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
-import { failureOf, linkRig, never, openNativeDatabase, recordLog, type Rig, serviceOf, startRig } from "./mock.ts";
+import {
+  failureOf,
+  linkRig,
+  never,
+  openNativeDatabase,
+  recordLog,
+  type Rig,
+  rigOf,
+  serviceOf,
+  startRig,
+} from "./mock.ts";
 
 let mock: SignalMock;
 let rig: Rig | null = null;
@@ -191,8 +201,10 @@ test("after linking the phone tells contacts, settings and keys", async () => {
   rig = await startRig({ isConnected: false });
   rig.database.run("UPDATE signal_account SET entropy_pool = NULL");
   await rig.transport.connect(never);
-  await rig.expect(3, "empty");
+  await rig.expect(4, "empty");
   await rig.settled();
+  // Contacts, settings and block list are what a phone waits for before it calls a new device synchronized.
+  await rig.phone.waitForSync(rig.device);
   expect(rig.database.all("SELECT aci, name FROM signal_recipients")).toEqual([
     { aci: rig.contact.device.aci, name: "Alice" },
   ]);
@@ -203,6 +215,24 @@ test("after linking the phone tells contacts, settings and keys", async () => {
 test("of the contacts only those on the allow list are kept", async () => {
   rig = await startRig({ isAllowed: () => false });
   expect(rig.database.all("SELECT aci FROM signal_recipients")).toEqual([]);
+});
+
+test("a number that comes onto the allow list later is asked for again, as long as it is not known", async () => {
+  rig = await startRig({ isAllowed: () => false });
+  await rig.transport.disconnect();
+  const { database } = rig;
+  const number = rig.contact.device.number ?? "";
+  const contacts = () => database.all("SELECT number FROM signal_recipients");
+  const transport = createNative({ ...rig.deps, isAllowed: () => true, allowedNumbers: [number] });
+  const again = rigOf(rig.mock, rig.device, rig.deps, transport);
+  await transport.connect(never);
+  await again.expect(1, "empty");
+  await again.settled();
+  expect(contacts()).toEqual([{ number }]);
+  await transport.connect(never);
+  await again.settled();
+  expect((await again.poll(200)).envelopes).toEqual([]);
+  await transport.disconnect();
 });
 
 test("linking anew wipes the sessions and keys of before", async () => {

@@ -9,7 +9,13 @@ import type { Log, LogFields } from "../../src/log.ts";
 import type { IsAllowed } from "../../src/signal/native/receive.ts";
 import { signalSchema } from "../../src/signal/native/schema.ts";
 import { loadService, type Service } from "../../src/signal/native/service.ts";
-import { createNative, linkNative, type NativeDeps, type NativeTransport } from "../../src/signal/native/transport.ts";
+import {
+  createNative,
+  linkNative,
+  type NativeAllow,
+  type NativeDeps,
+  type NativeTransport,
+} from "../../src/signal/native/transport.ts";
 import type { Batch } from "../../src/signal/transport.ts";
 import { type Database, openDatabase } from "../../src/store/database.ts";
 import { type SignalMock, startSignalMock, type SignalMockOptions } from "../doubles/signal-mock.ts";
@@ -22,7 +28,7 @@ export type Rig = {
   readonly contact: PrimaryDevice;
   readonly device: Device;
   readonly database: Database;
-  readonly deps: NativeDeps & { readonly isAllowed: IsAllowed };
+  readonly deps: NativeDeps & NativeAllow;
   readonly transport: NativeTransport;
   readonly log: readonly LogLine[];
   /** One receive, committed with its rows in `inbox` and acknowledged. */
@@ -116,14 +122,15 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
     log,
     userAgent: "signalman/0.0.0",
     isAllowed: options.isAllowed ?? (() => true),
+    allowedNumbers: [],
   };
   const device = await linkRig(mock, deps);
   const transport = createNative(deps);
   const rig = { ...rigOf(mock, device, deps, transport), log: lines };
   if (options.isConnected === false) return rig;
   await transport.connect(never);
-  // The phone answers our requests for contacts and settings.
-  await rig.expect(2, "empty");
+  // The phone answers our requests for contacts, block list and settings.
+  await rig.expect(3, "empty");
   await transport.settled();
   return rig;
 }

@@ -70,6 +70,13 @@ describe("GET /status", () => {
     expect(page).toContain("up 1 d 2 h");
   });
 
+  test("shows a command in a hint as one", async () => {
+    const fault = { code: "unlinked", message: "-", hint: "Run `<link>` and scan.", userAction: "relink" } as const;
+    const status = { ...disconnected, connection: { ...disconnected.connection, fault } };
+    const page = await get(make({ status: () => status }).app, "/status", { accept: "text/html" });
+    expect(await page.text()).toContain("Run <code>&lt;link&gt;</code> and scan.");
+  });
+
   test("of a program that prefers JSON stays JSON", async () => {
     const answer = await get(make().app, "/status", { accept: "application/json, text/html" });
     expect(answer.headers.get("content-type")).toStartWith("application/json");

@@ -46,6 +46,13 @@ export type NativeDeps = {
   readonly userAgent: string;
 };
 
+/** Who may write. */
+export type NativeAllow = {
+  readonly isAllowed: IsAllowed;
+  /** The numbers of the allow list: the phone is asked whose they are. */
+  readonly allowedNumbers: readonly string[];
+};
+
 export type NativeTransport = Transport & {
   readonly answerChallenge: (captcha: string) => Promise<void>;
   /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
@@ -73,40 +80,41 @@ type State = {
   /** Monotonic times. */
   provedAt: Millis;
   maintainAt: Millis;
+  contactsAskedAt: Millis;
   /** The end of the queue of jobs. */
   jobs: Promise<void>;
 };
 
 /** What the parts of the transport share. */
-export type Context = NativeDeps & {
-  readonly isAllowed: IsAllowed;
-  readonly net: Net;
-  readonly state: State;
-  readonly trustRoots: readonly PublicKey[];
-  /** @throws BridgeError `not_linked` */
-  readonly account: () => NativeAccount;
-  /** @throws BridgeError `signal_unreachable` while there is none */
-  readonly line: () => Line;
-  /** Of the present connection. */
-  readonly closing: () => AbortSignal;
-  /** Of the account: held for the ratchet and its commit, never over the network. `acquire` gives the release; in order of asking. */
-  readonly mutex: ReturnType<typeof makeMutex>;
-  /** Whether that person may still be asked to send again, and may ask us. */
-  readonly mayAsk: (who: string) => boolean;
-  readonly mayAnswer: (who: string) => boolean;
-  readonly certificate: () => Promise<SenderCertificate | null>;
-  readonly groups: GroupKeeper;
-  /** Strictly increasing, near the clock. */
-  readonly freshTimestamp: () => Millis;
-  /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
-  readonly onIdentityChange: () => void;
-};
+export type Context = NativeDeps &
+  NativeAllow & {
+    readonly net: Net;
+    readonly state: State;
+    readonly trustRoots: readonly PublicKey[];
+    /** @throws BridgeError `not_linked` */
+    readonly account: () => NativeAccount;
+    /** @throws BridgeError `signal_unreachable` while there is none */
+    readonly line: () => Line;
+    /** Of the present connection. */
+    readonly closing: () => AbortSignal;
+    /** Of the account: held for the ratchet and its commit, never over the network. `acquire` gives the release; in order of asking. */
+    readonly mutex: ReturnType<typeof makeMutex>;
+    /** Whether that person may still be asked to send again, and may ask us. */
+    readonly mayAsk: (who: string) => boolean;
+    readonly mayAnswer: (who: string) => boolean;
+    readonly certificate: () => Promise<SenderCertificate | null>;
+    readonly groups: GroupKeeper;
+    /** Strictly increasing, near the clock. */
+    readonly freshTimestamp: () => Millis;
+    /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
+    readonly onIdentityChange: () => void;
+  };
 
 /**
  * The transport over the account that `linkNative` left in `database`. Its tables are those of `signalSchema`. `isAllowed` says
  * to whom the transport may answer by itself: strangers get no receipt and no request to send again.
  */
-export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed }): NativeTransport {
+export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   const context = openContext(deps);
   const { state, closing } = context;
   return {
@@ -135,7 +143,7 @@ export function createNative(deps: NativeDeps & { readonly isAllowed: IsAllowed 
   };
 }
 
-function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Context {
+function openContext(deps: NativeDeps & NativeAllow): Context {
   const { clock, database, log, service } = deps;
   const state: State = {
     account: null,
@@ -145,6 +153,7 @@ function openContext(deps: NativeDeps & { readonly isAllowed: IsAllowed }): Cont
     held: null,
     provedAt: -Infinity,
     maintainAt: -Infinity,
+    contactsAskedAt: -Infinity,
     jobs: Promise.resolve(),
   };
   const line = () => {

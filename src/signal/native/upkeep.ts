@@ -8,7 +8,7 @@ import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import { saveRecipient, saveTimer } from "./account.ts";
+import { findAci, saveRecipient, saveTimer } from "./account.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
 import type { Bytes } from "./bytes.ts";
 import { nullContent, requestContent } from "./compose.ts";
@@ -28,6 +28,7 @@ const quarantineKeptMs: Millis = 30 * dayMs;
 const quarantineLengthMax = 500;
 const sendLogKeptMs: Millis = 2 * dayMs;
 const deadSessionKeptMs: Millis = 30 * dayMs;
+const contactsEveryMs: Millis = 3_600_000;
 const contactsBytesMax = 32 * 1024 * 1024;
 /** Requests to send again, in each direction, can be provoked from afar: so many per person. */
 const retriesMax = 10;
@@ -46,7 +47,7 @@ export async function maintain(context: Context): Promise<void> {
   if (who.success && who.output.pni && pni && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`)
     log.warn("the account has another number than this device knows: link anew if people cannot reach it");
   await refreshAllKeys(context);
-  if (syncedAt === null) await requestSync(context);
+  await requestSync(context, syncedAt === null);
 }
 
 /** Both identities; cheap when nothing is due. */
@@ -57,13 +58,20 @@ export async function refreshAllKeys(context: Context): Promise<void> {
 }
 
 /**
- * Asks the phone for contacts (numbers on the allow list become accounts by them), settings, and the account's key. Deliberately
- * not for the block list: who may write here is said by the allow list alone.
+ * Asks the phone, after linking, for all that a new device asks for: the answer about blocked people is not kept, who may write
+ * here is said by the allow list alone. Later only for contacts, while a number on the allow list is nobody's: only those on
+ * the list were kept, and it may be newer than the last answer.
  */
-async function requestSync(context: Context): Promise<void> {
-  const { CONTACTS, CONFIGURATION, KEYS } = SyncMessage_Request_Type;
+async function requestSync(context: Context, isFirst: boolean): Promise<void> {
+  const { BLOCKED, CONFIGURATION, CONTACTS, KEYS } = SyncMessage_Request_Type;
+  const { state, clock, database, allowedNumbers } = context;
   const { aci, entropyPool } = context.account();
-  for (const type of [CONTACTS, CONFIGURATION, ...(entropyPool === null ? [KEYS] : [])]) {
+  const isDue = clock.monotonic() - state.contactsAskedAt >= contactsEveryMs;
+  if (!isFirst && !(isDue && allowedNumbers.some((number) => findAci(database, { aci: null, number }) === null)))
+    return;
+  state.contactsAskedAt = clock.monotonic();
+  const others = isFirst ? [BLOCKED, CONFIGURATION, ...(entropyPool === null ? [KEYS] : [])] : [];
+  for (const type of [CONTACTS, ...others]) {
     const timestamp = context.freshTimestamp();
     await deliver(context, { kind: "request", to: aci.serviceId, content: requestContent(type), timestamp });
   }
@@ -86,7 +94,10 @@ export function prune(database: Database, now: Millis): void {
 /** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
 export async function answerChallenge({ database, line }: Context, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
-  if (token === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");
+  if (token === null)
+    throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for", {
+      hint: "Nothing to do.",
+    });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
   const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json });
   if (reply.status >= 300) throw refusal(database, reply, "hand in the captcha");
