@@ -124,8 +124,7 @@ function readPrompt(value: string, origin: Origin, home: string): string {
 }
 
 /** Whether only this machine can reach the address. */
-export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+export const isLoopback = (host: string): boolean => /^(localhost|::1|127(\.\d{1,3}){3})$/i.test(host);
 
 function refuseOpenListen({ listen, trustListen }: Values): void {
   if (listen === null || trustListen || isLoopback(listen.host)) return;

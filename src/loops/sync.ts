@@ -60,7 +60,7 @@ export function createSyncLoop(bridge: Bridge): SyncLoop {
         const wait = attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
         await bridge.clock.sleep(wait, waited.signal);
         const now = bridge.clock.monotonic();
-        const isDue = attempt > 0 || now - last >= sweepMs || bridge.store.inbox.waiting().length > 0;
+        const isDue = attempt > 0 || now - last >= sweepMs || bridge.store.inbox.isAsking();
         if (isDue || waited.signal.aborted) last = now;
         // A sync by somebody else rang: the wait starts over.
         if (stop.aborted || waited.signal.aborted || !isDue) continue;

@@ -98,6 +98,8 @@ export function createInbox(db: Database) {
     /** For a person's yes or no, until `until`. */
     markWaiting: (id: number, until: Millis) =>
       run`UPDATE inbox SET state = 'waiting', not_before = ${until} WHERE id = ${id} AND state = 'pending'`,
+    /** A question of Claude's is open in some chat. */
+    isAsking: () => get`SELECT 1 FROM inbox WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
     markPending: (id: number) =>
       run`UPDATE inbox SET state = 'pending', not_before = 0 WHERE id = ${id} AND state = 'waiting'`,
     postpone: (id: number, attempts: number, notBefore: Millis) =>

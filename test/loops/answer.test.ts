@@ -35,6 +35,17 @@ test("a message that Claude does not take, or that never gets to Claude, does no
   expect(bench.daemon().status().claude).toMatchObject({ reachable: true, lastError: null });
 });
 
+test("a question that somebody answers elsewhere is noticed within half a minute, although no stream is open", async () => {
+  await using bench = await openBench({ script: asking });
+  bench.signal.owner.write("work");
+  await bench.until("the question", () => bench.texts().length === 1);
+  const session = bench.world.sessions()[0];
+  bench.world.confirm(session?.id ?? "", session?.asking?.id ?? "", true);
+  await bench.pass(31_000);
+  expect(bench.texts().at(-1)).toBe("worked");
+  expect(isSettled(bench)).toBe(true);
+});
+
 test("/stop ends the answer at work here and at Claude, and the next message is taken at once", async () => {
   await using bench = await openBench({ script: slow });
   bench.signal.owner.write("long");

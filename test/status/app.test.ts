@@ -106,7 +106,7 @@ describe("GET /metrics", () => {
 });
 
 describe("whom it answers", () => {
-  test.each(["localhost:8787", "127.0.0.1:8787", "[::1]:8787", "192.0.2.7:8787"])(
+  test.each(["localhost:8787", "LOCALHOST", "127.0.0.1:8787", "[::1]:8787", "192.0.2.7:8787"])(
     "the name %p is answered",
     async (host) => {
       expect((await get(make().app, "/status", { host })).status).toBe(200);

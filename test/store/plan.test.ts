@@ -42,6 +42,7 @@ const inbox: Calls<Inbox> = {
   markAsked: [1, "s", "e"],
   markNew: [1],
   markWaiting: [1, 1],
+  isAsking: [],
   markPending: [1],
   postpone: [1, 1, 1],
   hasten: [1],
