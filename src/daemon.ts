@@ -70,7 +70,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
     const transport = await deps.buildTransport(store);
     const backend = await deps.buildBackend(store);
     recoverOutbox(store, transport, log);
-    store.hasten(deps.clock.now());
+    store.hasten(deps.clock.now(), config.approvalMinutes * 60_000);
     return wire(config, deps, store, transport, backend);
   } catch (error) {
     store.close();

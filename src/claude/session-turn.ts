@@ -102,7 +102,7 @@ async function* ask(turn: Turn, log: readonly SessionEvent[], prompt: Prompt): A
   yield* record(turn, log);
   if (log.some((event) => event.type === "terminated")) return yield { kind: "gone" };
   let isAsked = eventId !== null && turn.progress.kind !== "flushed";
-  if (!isAsked) turn.progress = progressOf(null);
+  if (!isAsked) turn.progress = progressOf(null, turn.progress.facts.earlierStopIds);
   if (!isAsked && (await makeRoom(turn, log))) yield* listen(turn);
   while (!turn.signal.aborted && !isSettled(turn)) {
     if (!isAsked) yield* send(turn, prompt);
@@ -146,7 +146,7 @@ async function makeRoom(turn: Turn, log: readonly SessionEvent[]): Promise<boole
 async function* send(turn: Turn, prompt: Prompt): AsyncGenerator<TurnStep> {
   yield { kind: "sending" };
   const echo = await turn.line.send(turn.remoteId, prompt, turn.signal);
-  turn.progress = progressOf(echo.id);
+  turn.progress = progressOf(echo.id, turn.progress.facts.earlierStopIds);
   turn.lastError = null;
   yield { kind: "asked", eventId: echo.id };
   yield* record(turn, [echo]);

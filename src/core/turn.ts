@@ -16,7 +16,7 @@
 import type { Millis, SessionEvent, StopReason } from "./model.ts";
 
 type Facts = {
-  /** Null: nothing was asked yet, and no event changes that. */
+  /** Null: nothing was asked yet. */
   readonly promptId: string | null;
   /** The prompt was in the log, queued or processed: a flush after that concerns it. */
   readonly isSeen: boolean;
@@ -41,10 +41,13 @@ export type Progress = Standing & { readonly facts: Facts };
 
 const none: ReadonlySet<string> = new Set();
 
-/** The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier. */
-export const progressOf = (promptId: string | null): Progress => ({
+/**
+ * The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier; what was fed
+ * before the prompt was sent is handed on as `earlierStopIds`, for a listing may show it again.
+ */
+export const progressOf = (promptId: string | null, earlierStopIds = none): Progress => ({
   kind: "queued",
-  facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds: none, resolvedIds: none },
+  facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds, resolvedIds: none },
 });
 
 /** The next standing after one event of the log; the same reference when nothing changed. */
@@ -63,7 +66,8 @@ type WithId = (ids: ReadonlySet<string>, id: string) => ReadonlySet<string>;
 
 function track(progress: Progress, event: SessionEvent, withId: WithId): Progress {
   const { kind, facts } = progress;
-  if (kind === "ended" || facts.promptId === null) return progress;
+  if (facts.promptId === null) return event.type === "idle" ? stoppedBefore(progress, event, withId) : progress;
+  if (kind === "ended") return progress;
   switch (event.type) {
     case "prompt":
       return event.id === facts.promptId ? promptSeen(progress, event.at) : progress;
@@ -94,10 +98,10 @@ type Idle = SessionEvent & { readonly type: "idle" };
 
 /** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
 function stoppedBefore(progress: Progress, { id, at, stop }: Idle, withId: WithId): Progress {
-  const isKnown = progress.facts.earlierStopIds.has(id);
+  if (progress.facts.earlierStopIds.has(id)) return progress;
   const facts = { ...progress.facts, earlierStopIds: withId(progress.facts.earlierStopIds, id) };
-  if (stop.kind === "retries_exhausted" && facts.isSeen) return { kind: "flushed", facts: { ...facts, stopAt: at } };
-  return isKnown ? progress : { ...progress, facts };
+  const isFlush = stop.kind === "retries_exhausted" && facts.isSeen;
+  return isFlush ? { kind: "flushed", facts: { ...facts, stopAt: at } } : { ...progress, facts };
 }
 
 function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): Progress {

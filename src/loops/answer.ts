@@ -155,12 +155,14 @@ function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeErro
   const isFinal = error.retry === "never";
   const isWorthTelling = isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000;
   const sentence = errorRow(error.code).chat;
-  const isTold = row.told === null && isWorthTelling;
+  // Once; but whoever was promised an answer hears that none will come.
+  const isTold = isWorthTelling && (row.told === null || (isFinal && row.told !== error.code));
   store.db.transaction(() => {
     if (isTold && sentence !== undefined) {
       const { sessionId } = row;
-      if (sessionId === null) store.outbox.add(`told:${row.id}`, chat, plainText(sentence), now);
-      else store.outbox.addAnswer(`told:${row.id}`, sessionId, chat, plainText(sentence), now);
+      const key = `${row.told === null ? "told" : "failed"}:${row.id}`;
+      if (sessionId === null) store.outbox.add(key, chat, plainText(sentence), now);
+      else store.outbox.addAnswer(key, sessionId, chat, plainText(sentence), now);
       store.inbox.markTold(row.id, error.code);
     }
     // What passes within seconds is no waiting that anybody has to see.

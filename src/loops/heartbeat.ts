@@ -37,7 +37,7 @@ export async function beat(
   /** Waits are kept in wall time; with a full disk they are shortened at a later tick. */
   let isClockSet = false;
   const hasten = (): void => {
-    store.hasten(clock.now());
+    store.hasten(clock.now(), config.approvalMinutes * minuteMs);
     isClockSet = false;
     wakeAll();
   };

@@ -112,7 +112,7 @@ function createLedger(bridge: Bridge, session: Session, prompt: Prompt, row: Inb
   };
   /** From what a sync, an earlier look or the last life has stored of this turn already. */
   const resume = (): void => {
-    progress = progressOf(eventId);
+    progress = progressOf(eventId, progress.facts.earlierStopIds);
     if (eventId !== null && prompt.state.kind !== "new") note(store.sessions.events(session.id, eventId));
   };
   resume();

@@ -104,9 +104,9 @@ export function createInbox(db: Database) {
       run`UPDATE inbox SET state = 'pending', not_before = 0 WHERE id = ${id} AND state = 'waiting'`,
     postpone: (id: number, attempts: number, notBefore: Millis) =>
       run`UPDATE inbox SET attempts = ${attempts}, not_before = ${notBefore} WHERE id = ${id}`,
-    /** No row waits beyond `latest`. */
-    hasten: (latest: Millis) =>
-      run`UPDATE inbox SET not_before = ${latest} WHERE state <> 'done' AND state = 'pending' AND not_before > ${latest}`,
+    /** No row in this state waits beyond `latest`. */
+    hasten: (state: "pending" | "waiting", latest: Millis) =>
+      run`UPDATE inbox SET not_before = ${latest} WHERE state <> 'done' AND state = ${state} AND not_before > ${latest}`,
     markTold: (id: number, code: string) => run`UPDATE inbox SET told = ${code} WHERE id = ${id}`,
     finish: (id: number, outcome: Outcome, now: Millis) =>
       run`UPDATE inbox SET state = 'done', outcome = ${outcome}, done_at = ${now} WHERE id = ${id} AND state <> 'done'`,

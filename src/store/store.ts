@@ -23,8 +23,8 @@ export type Store = {
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
   prune(before: Millis): number;
-  /** Waits are kept in wall time: when the clock was set back, or may have been, none may last for hours. */
-  hasten(now: Millis): void;
+  /** Waits are kept in wall time: when the clock was set back, or may have been, none may last for hours, and a question no longer than it is open. */
+  hasten(now: Millis, questionMs: Millis): void;
   close(): void;
 };
 
@@ -92,9 +92,10 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       settings,
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
-      hasten: (now) =>
+      hasten: (now, questionMs) =>
         db.transaction(() => {
-          inbox.hasten(now + defaultBackoff.capMs);
+          inbox.hasten("pending", now + defaultBackoff.capMs);
+          inbox.hasten("waiting", now + questionMs);
           outbox.hasten(now + defaultBackoff.capMs);
           files.hasten(now + defaultBackoff.capMs);
         }),

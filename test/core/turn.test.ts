@@ -111,7 +111,15 @@ describe("trackTurn", () => {
 
   test("decides nothing before anything was asked", () => {
     const log = [prompt("p", 5), idle("i", 6), idle("j", 7, exhausted)];
-    expect(trackAll(progressOf(null), log)).toEqual(progressOf(null));
+    expect(trackAll(progressOf(null), log).kind).toBe("queued");
+  });
+
+  test("a flush that was there before the prompt was sent is none of its own, however often a listing shows it again", () => {
+    const before = trackAll(progressOf(null), [prompt("o", 5), idle("i", 6, exhausted)]);
+    const sent = trackAll(progressOf("p", before.facts.earlierStopIds), [prompt("p", null)]);
+    const again = trackAll(sent, [idle("i", 6, exhausted), idle("j", 9)]);
+    expect(again.kind).toBe("queued");
+    expect(trackAll(again, [idle("k", 10, exhausted)]).kind).toBe("flushed");
   });
 
   test("a log with thousands of tool results takes linear time, and none of its steps changes another", () => {

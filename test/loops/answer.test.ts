@@ -20,6 +20,17 @@ test("an outage of Claude leaves the line CONNECTED, tells the person once, and 
   expect(bench.daemon().status().claude.lastError).toBeNull();
 });
 
+test("who was promised an answer hears when none will come", async () => {
+  await using bench = await openBench();
+  bench.claude().setDown(true);
+  bench.signal.owner.write("huge");
+  await bench.pass(10 * 60_000);
+  bench.claude().fail("send", { kind: "refuse", code: "claude_too_large" });
+  bench.claude().setDown(false);
+  await bench.until("the refusal", () => isSettled(bench));
+  expect(bench.texts()).toEqual([expect.stringContaining("can't reach Claude"), expect.stringContaining("too large")]);
+});
+
 test("a message that Claude does not take, or that never gets to Claude, does not make Claude unreachable in the status", async () => {
   await using bench = await openBench();
   bench.claude().fail("send", { kind: "refuse", code: "claude_too_large" });

@@ -35,6 +35,9 @@ describe("seeds that once failed", () => {
     [80, 6, "a send whose record met a broken disk was sent again, and not counted as uncertain"],
     [103, 6, "a send that was on its way lifted the rate limit that another had just met"],
     [11_027, 4, "a prompt that Claude took up in the millisecond of the stop before it was asked twice"],
+    [300_191, 10, "a question stayed open for an hour more, as the clock was set back"],
+    [300_536, 10, "an old flush that a listing showed again passed for the prompt's own, and it was asked twice"],
+    [300_867, 10, "a preview stayed for ever where its prompt failed for good after an outage, and nobody was told"],
     [12_125, 4, "a refused confirmation counted as given, and the question stayed open for ever"],
   ])("seed %i, %i minutes: %s", async (seed, minutes) => check(seed, minutes), 60_000);
 });

@@ -45,7 +45,7 @@ const inbox: Calls<Inbox> = {
   isAsking: [],
   markPending: [1],
   postpone: [1, 1, 1],
-  hasten: [1],
+  hasten: ["pending", 1],
   markTold: [1, "code"],
   finish: [1, "answered", 1],
   mappedEventIds: ["s"],
