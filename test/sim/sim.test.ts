@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { mutants, plant } from "./mutants.ts";
 import { runSeed } from "./world.ts";
 
 /** A failing run says how to see it again: `bun run sim --seed N --minutes M --verbose`. */
@@ -24,22 +26,19 @@ describe("200 worlds, each from its seed: nothing lost, nothing twice, and after
   }
 });
 
-/** Each fails again as soon as the fix of what was found is taken back; `mutants.ts` does just that, and found some of the seeds. */
+/** Each fails again as soon as its bug is back. */
 describe("seeds that once failed", () => {
-  test.each([
-    [3, 6, "after `reconnect` the outbox went on showing a captcha that was solved"],
-    [7, 6, "what was written after /new was asked in the old session, and waited in it for ever"],
-    [8, 6, "a reply of the same millisecond as the next prompt passed for that prompt's answer"],
-    [29, 6, "a prompt of unknown fate was asked twice, as the clock was set back before it was looked for"],
-    [35, 6, "the outbox went on showing a rate limit that was over"],
-    [80, 6, "a send whose record met a broken disk was sent again, and not counted as uncertain"],
-    [103, 6, "a send that was on its way lifted the rate limit that another had just met"],
-    [11_027, 4, "a prompt that Claude took up in the millisecond of the stop before it was asked twice"],
-    [300_191, 10, "a question stayed open for an hour more, as the clock was set back"],
-    [300_536, 10, "an old flush that a listing showed again passed for the prompt's own, and it was asked twice"],
-    [300_867, 10, "a preview stayed for ever where its prompt failed for good after an outage, and nobody was told"],
-    [12_125, 4, "a refused confirmation counted as given, and the question stayed open for ever"],
-  ])("seed %i, %i minutes: %s", async (seed, minutes) => check(seed, minutes), 60_000);
+  for (const { bug, named } of mutants)
+    if (named)
+      test(`seed ${named.seed}, ${named.minutes} minutes: ${bug}`, () => check(named.seed, named.minutes), 60_000);
+});
+
+test("every bug of `mutants.txt` fits the source: what it takes away stands there once", () => {
+  for (const mutant of mutants) {
+    expect(mutant.bug).not.toContain("[");
+    const source = readFileSync(join(import.meta.dirname, "../../src", mutant.file), "utf8");
+    expect(plant(mutant, source), mutant.bug).not.toBe(source);
+  }
 });
 
 test("the same seed gives the same run, to the last line of its trace, in this process and in another", async () => {

@@ -102,6 +102,15 @@ describe("the inbox", () => {
     });
     expect(() => store.db.run("UPDATE inbox SET state = 'pending' WHERE id = ?", id)).toThrow();
   });
+  test("a prompt that was taken back stays so as its session dies", () => {
+    store.sessions.create("s", chat, "sessions", {}, {}, 1);
+    store.inbox.accept("k", "prompt", note, 1);
+    const id = store.inbox.head("self")?.id ?? 0;
+    store.inbox.markAsked(id, "s", "e1");
+    store.inbox.finish(id, "cancelled", 2);
+    expect(store.inbox.markNew(id)).toBe(0);
+    expect(store.inbox.get(id)).toMatchObject({ state: "done", prompt: { kind: "asked", eventId: "e1" } });
+  });
   test("the fate of a prompt is told by its columns", () => {
     store.sessions.create("s", chat, "sessions", {}, {}, 1);
     store.inbox.accept("k", "prompt", note, 1);
