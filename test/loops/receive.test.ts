@@ -15,6 +15,19 @@ test("with a full disk the batch is held, nothing is acknowledged, and it is ans
   expect(bench.daemon().health()).toBeNull();
 });
 
+test("a batch that is held as its line ends is not acknowledged: it comes again with the next line", async () => {
+  await using bench = await openBench();
+  bench.machine.isDiskBroken = true;
+  bench.signal.owner.write("hello");
+  await bench.pass(1_000);
+  bench.daemon().reconnect();
+  await bench.pass(1_000);
+  expect(bench.signal.queued()).toHaveLength(1);
+  bench.machine.isDiskBroken = false;
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["re: hello"]);
+});
+
 test("a database that refuses to be written is known within a minute, before any message comes", async () => {
   await using bench = await openBench();
   await bench.pass(1_000);

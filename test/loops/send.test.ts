@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import type { Script } from "../../src/claude/scripted.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
 test("replies reach each recipient in their order, whatever is refused on the way", async () => {
@@ -36,6 +37,22 @@ test("a send whose record cannot be written is held, not said twice", async () =
   await bench.until("order", () => isSettled(bench));
   expect(bench.texts()).toEqual(["done"]);
   expect(bench.daemon().status().outbox).toMatchObject({ sent: 1, uncertain: 0 });
+});
+
+test("an answer that was to take the place of a draft comes as a message of its own where the draft never got out", async () => {
+  const script: Script = () => [{ write: ["One.", " Two."], everyMs: 5_000 }];
+  await using bench = await openBench({ script, flags: { progress: "true" } });
+  const isQueued = (key: string): boolean =>
+    bench.life().look()?.get("SELECT 1 FROM outbox WHERE key LIKE ?", key) !== undefined;
+  bench.signal.owner.write("count");
+  await bench.until("the question", () => bench.posts.length === 1);
+  bench.signal.faults.hang();
+  await bench.until("the draft, on its way", () => isQueued("draft:%"));
+  await bench.until("the answer, an edit of it", () => isQueued("reply:%"));
+  bench.signal.faults.refuseSends("send_rejected");
+  bench.signal.faults.release();
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["One. Two."]);
 });
 
 test("a captcha stays in sight beside a message that was given up, and goes when it is solved", async () => {

@@ -84,6 +84,13 @@ export async function openBench({
     if (now === null) throw new Error("No process was started");
     return now;
   };
+  /** What the transport was told and must not be; thrown by the test's next wait, whoever swallows errors on the way. */
+  let broken: string | null = null;
+  const run = async (isDone: () => boolean, ms: Millis): Promise<boolean> => {
+    const isOver = await runUntil(clock, () => broken !== null || isDone(), ms);
+    if (broken !== null) throw new Error(broken);
+    return isOver;
+  };
   const start = async (): Promise<void> => {
     const life = createLife(machine);
     const claude = createScriptedClaude({ clock: life.clock, world, skewMs: -machine.wallOffsetMs });
@@ -107,9 +114,7 @@ export async function openBench({
             onSend: () => undefined,
             onRefused: () => undefined,
             onShown: () => undefined,
-            onBroken(what) {
-              throw new Error(what);
-            },
+            onBroken: (what) => void (broken ??= what),
             decide: (envelope, account) =>
               decide(envelope, { account, allow: config.allow, isAsking: false, isGroupAlways: false }),
           }),
@@ -147,9 +152,9 @@ export async function openBench({
       need().life.release();
     },
     async until(what, isDone) {
-      if (!(await runUntil(clock, isDone, patienceMs))) throw new Error(`Waited in vain for ${what}`);
+      if (!(await run(isDone, patienceMs))) throw new Error(`Waited in vain for ${what}`);
     },
-    pass: async (ms) => void (await runUntil(clock, () => false, ms)),
+    pass: async (ms) => void (await run(() => false, ms)),
     async [Symbol.asyncDispose]() {
       if (now && !now.life.isDead()) await bench.kill();
       now?.life.release();
