@@ -54,20 +54,24 @@ export function createSyncLoop(bridge: Bridge): SyncLoop {
       const ring = (): void => alarm.abort();
       stop.addEventListener("abort", ring);
       let last = bridge.clock.monotonic();
+      const look = async (): Promise<void> => {
+        const now = bridge.clock.monotonic();
+        if (attempt === 0 && now - last < sweepMs && !bridge.store.inbox.isAsking()) return;
+        last = now;
+        await run(stop);
+      };
       while (!stop.aborted) {
         alarm = new AbortController();
         const waited = alarm;
         const wait = attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
         await bridge.clock.sleep(wait, waited.signal);
-        const now = bridge.clock.monotonic();
-        const isDue = attempt > 0 || now - last >= sweepMs || bridge.store.inbox.isAsking();
-        if (isDue || waited.signal.aborted) last = now;
         // A sync by somebody else rang: the wait starts over.
-        if (stop.aborted || waited.signal.aborted || !isDue) continue;
-        await run(stop).catch((error: unknown) => {
-          if (!(error instanceof BridgeError)) throw error;
-          bridge.log.warn("sync failed", toFault(error));
-        });
+        if (waited.signal.aborted) last = bridge.clock.monotonic();
+        else
+          await look().catch((error: unknown) => {
+            if (!(error instanceof BridgeError)) throw error;
+            bridge.log.warn("sync failed", toFault(error));
+          });
       }
     },
   };

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { BridgeError } from "../../src/core/errors.ts";
 import { listedGroup, people, secretWord, unlistedGroup } from "../sim/config.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
@@ -37,6 +38,23 @@ test("a database that refuses to be written is known within a minute, before any
   bench.machine.isDiskBroken = false;
   await bench.pass(61_000);
   expect(bench.daemon().health()).toBeNull();
+});
+
+test("a database that cannot be read for a minute ends nothing", async () => {
+  await using bench = await openBench();
+  let isOver = false;
+  void bench.daemon().finished.then(() => (isOver = true));
+  const { db } = bench.daemon().store;
+  const { get } = db;
+  db.get = () => {
+    throw new BridgeError("database", "Cannot use the database: disk I/O error");
+  };
+  await bench.pass(60_000);
+  db.get = get;
+  bench.signal.owner.write("hello");
+  await bench.until("order", () => isOver || isSettled(bench));
+  expect(isOver).toBe(false);
+  expect(bench.texts()).toEqual(["re: hello"]);
 });
 
 test("a real full disk, page by page, loses nothing and says nothing twice", async () => {
