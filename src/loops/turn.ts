@@ -220,6 +220,8 @@ function record(
     const text = lastWord(progress.stop, isAnswered);
     if (text !== null) store.outbox.addAnswer(`end:${row.id}`, session.id, session.chat, plainText(text), now);
     const outcome = outcomeOf(progress.stop);
+    // A sync that found the session gone in this very moment has taken the row out of it.
+    if (promptId !== null) store.inbox.markAsked(row.id, session.id, promptId);
     store.inbox.finish(row.id, outcome, now);
     store.settings.count(outcome);
     show(bridge, row.envelope, outcome === "failed" ? "failed" : "done");
