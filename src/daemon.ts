@@ -9,7 +9,7 @@ import mitt from "mitt";
 import type { Backend } from "./claude/backend.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
-import { toFault } from "./core/errors.ts";
+import { BridgeError, toFault } from "./core/errors.ts";
 import type { Millis } from "./core/model.ts";
 import { renderReply } from "./core/reply.ts";
 import type { Log } from "./log.ts";
@@ -114,7 +114,11 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       log.info("stopping", { code });
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
-      await drain(loops, store, clock, killing.signal);
+      // With a database that cannot be read there is nothing to wait for: what it holds is done after the next start.
+      await drain(loops, store, clock, killing.signal).catch((error: unknown) => {
+        if (!(error instanceof BridgeError)) throw error;
+        log.warn("stopping without a drain", toFault(error));
+      });
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });

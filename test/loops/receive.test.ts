@@ -57,6 +57,20 @@ test("a database that cannot be read for a minute ends nothing", async () => {
   expect(bench.texts()).toEqual(["re: hello"]);
 });
 
+test("stopping ends cleanly although the database cannot be read", async () => {
+  await using bench = await openBench();
+  await bench.pass(1_000);
+  const daemon = bench.daemon();
+  daemon.store.db.get = () => {
+    throw new BridgeError("database", "Cannot use the database: disk I/O error");
+  };
+  let code: number | null = null;
+  void daemon.finished.then((ended) => (code = ended));
+  void daemon.stop();
+  await bench.until("the end", () => code !== null);
+  expect(code as number | null).toBe(0);
+});
+
 test("a real full disk, page by page, loses nothing and says nothing twice", async () => {
   await using bench = await openBench({ script: (prompt) => [{ say: `${prompt} ${"x".repeat(1_500)}` }] });
   bench.machine.isDiskFull = true;
