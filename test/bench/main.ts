@@ -3,12 +3,13 @@
  * little of each and writes nothing. Ratios mean more than the figures: the first row says what one commit costs on this disk.
  */
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../build.ts";
 import { hostTarget } from "../../build/libsignal.ts";
+import { readmeUrl, rendered } from "../docs/readme.ts";
 import { isMet, median, repeat, toChart, toTable, type Figure } from "./measure.ts";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
@@ -76,5 +77,6 @@ console.log(
 if (!isQuick) {
   writeFileSync(join(import.meta.dir, "results/bench.md"), report);
   writeFileSync(join(import.meta.dir, "results/bench.svg"), toChart(figures));
+  writeFileSync(readmeUrl, rendered(readFileSync(readmeUrl, "utf8")));
 }
 process.exit(0);

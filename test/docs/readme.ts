@@ -34,6 +34,17 @@ function sourceMap(): string {
   return ["```text", ...list("src"), "```"].join("\n");
 }
 
+/** The benchmark's rows that have a target, without their spread. */
+const benchTable = (): string =>
+  table(
+    ["what", "median", "target"],
+    readFileSync(new URL("test/bench/results/bench.md", root), "utf8")
+      .split("\n")
+      .map((line) => line.split("|").map((text) => text.trim()))
+      .filter((cells) => /[✓✗]$/u.test(cells[6] ?? ""))
+      .map(([, , what = "", median = "", , , target = ""]) => [what, median, target]),
+  );
+
 /** The generated parts by name. */
 export const parts: Record<string, () => string> = {
   settings: () =>
@@ -55,6 +66,7 @@ export const parts: Record<string, () => string> = {
       ["code", "what it means", "what to do"],
       Object.entries(errorTable).map(([code, { title, hint }]) => [`\`${code}\``, title, hint]),
     ),
+  bench: benchTable,
   map: sourceMap,
 };
 
