@@ -58,6 +58,8 @@ export async function runTurn(
     return "ended";
   }
   if (prompt.state.kind === "asked") onBegun();
+  /** Until our prompt is on its way, what Claude writes answers somebody else: no preview of ours. */
+  let isSent = prompt.state.kind !== "new";
   const run = (until: AbortSignal): AsyncIterable<TurnStep> => backend.turn(viewOf(bridge, session), prompt, until);
   for await (const step of gather(bridge, run, signal, ledger.holdMs)) {
     switch (step.kind) {
@@ -68,6 +70,7 @@ export async function runTurn(
         store.sessions.setRemote(session.id, step.remoteId);
         break;
       case "sending":
+        isSent = true;
         store.db.transaction(() => {
           ledger.write();
           // In the server's time, as known now: somebody may set our clock before the prompt is looked for.
@@ -82,7 +85,7 @@ export async function runTurn(
         ledger.add(step.events);
         break;
       case "delta":
-        draft.delta(step.eventId, step.text);
+        if (isSent) draft.delta(step.eventId, step.text);
         break;
       case "gone":
         endGone(store, session, clock.now());
