@@ -1,0 +1,137 @@
+/**
+ * The contract of a line to Claude. `test/contract/line.ts` holds every line, the scripted one included, to it.
+ *
+ *   posts ──post──▶ Claude          a durable request goes out, once as far as one can know
+ *   log   ◀─follow─ Claude          open, list, listen: `loops/follow.ts` is the only reader
+ *
+ * A line decides nothing and retries nothing (the SDK runs with `maxRetries: 0`): each failure is one `BridgeError`. It touches
+ * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` resolves to the whole turn.
+ */
+import type { JsonValue, Millis, PromptFile, SessionEvent } from "../core/model.ts";
+
+/** What is asked of Claude, as it was built: the row of a post holds it. */
+export type Request =
+  | { readonly kind: "prompt"; readonly text: string; readonly files: readonly PromptFile[] }
+  /** Answers a tool use that waits for a person. `reason` goes to Claude with a no. */
+  | {
+      readonly kind: "confirm";
+      readonly toolUseId: string;
+      readonly isAllowed: boolean;
+      readonly reason: string | null;
+    }
+  /** The outcome of a tool that ran here. `toolUseId` is the id of its tool use in the log. */
+  | { readonly kind: "result"; readonly toolUseId: string; readonly text: string; readonly isError: boolean }
+  /** Stops the running turn, if there is one. */
+  | { readonly kind: "interrupt" };
+
+/** A tool of ours that Claude may call: its calls are `tool_use` entries with `isLocal`, their answers `result` requests. */
+export type LocalTool = {
+  readonly name: string;
+  readonly description: string;
+  readonly inputSchema: { readonly [key: string]: JsonValue };
+};
+
+/** What a line is told of a session. */
+export type SessionView = {
+  /** Ours: random, says nothing about the person. */
+  readonly id: string;
+  /** The id at the API; null before it was created there, and always where the log is kept here. */
+  readonly remoteId: string | null;
+  readonly title: string;
+  readonly model: string;
+  readonly effort: string;
+  readonly system: string;
+  readonly tools: readonly LocalTool[];
+  /** Metadata for a session that must be created now, encoded (`core/metadata.ts`). */
+  readonly metadata: { readonly [key: string]: string };
+  /** The stored log, newest first, read as far as it is asked for: what `messages` sends as history. */
+  readonly history: () => Iterable<SessionEvent>;
+};
+
+/** One frame of a live log. Its end, for whatever reason, says nothing about a turn. */
+export type Frame =
+  | { readonly kind: "event"; readonly event: SessionEvent }
+  /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. `isFirst` begins it. */
+  | { readonly kind: "delta"; readonly eventId: string; readonly text: string; readonly isFirst: boolean }
+  /** The session was deleted. */
+  | { readonly kind: "deleted" }
+  /** Not one byte, or nothing but pings, for as long as the watchdog waits; it comes again after as long again. */
+  | { readonly kind: "silent" };
+
+export type RemoteSession = {
+  readonly id: string;
+  readonly title: string;
+  readonly metadata: { readonly [key: string]: string };
+  readonly status: "idle" | "running" | "rescheduling" | "terminated";
+  readonly isArchived: boolean;
+  /** RFC 3339; moved means fetch, not moved proves nothing. */
+  readonly updatedAt: string;
+};
+
+/** A file that Claude made in a session. */
+export type RemoteFile = {
+  readonly id: string;
+  readonly name: string;
+  readonly contentType: string;
+  readonly sizeBytes: number;
+  readonly createdAt: Millis;
+};
+
+/** The side where sessions live, for lines where they live there. */
+export interface Remote {
+  /** Creates a session with the view's title and metadata; resolves to its id. A failure may leave one behind: see `find`. */
+  create(session: SessionView, signal: AbortSignal): Promise<string>;
+  /** The session made for this view whose answer was lost, by its metadata `sb.id`; null where there is none. */
+  find(session: SessionView, signal: AbortSignal): Promise<string | null>;
+  /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
+  open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
+  /**
+   * Pages of the log with `at` ≥ `since`, oldest first, then what is queued, which no time filter matches. With `since` null, all.
+   * @throws BridgeError; what was yielded before stays valid
+   */
+  list(remoteId: string, since: Millis | null, signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
+  /** Every prompt of the log, queued ones included, oldest first: where an uncertain one is looked up. */
+  prompts(remoteId: string, signal: AbortSignal): Promise<readonly SessionEvent[]>;
+  /** Null when it was deleted. */
+  retrieve(remoteId: string, signal: AbortSignal): Promise<RemoteSession | null>;
+  /** Sets the title and upserts (string) or removes (null) metadata keys; resolves to the session as the server has it then. */
+  update(
+    remoteId: string,
+    patch: { readonly title?: string | undefined; readonly metadata: { readonly [key: string]: string | null } },
+    signal: AbortSignal,
+  ): Promise<RemoteSession>;
+  archive(remoteId: string, signal: AbortSignal): Promise<void>;
+  /** Deletes the session with its transcript and files; one that is gone already is no failure. */
+  remove(remoteId: string, signal: AbortSignal): Promise<void>;
+  /** What Claude made in a session so far, oldest first. A file may show some seconds after the turn that made it. */
+  files(remoteId: string, signal: AbortSignal): Promise<readonly RemoteFile[]>;
+  /** The bytes of one; null where it is larger than `bytesMax`, or not to be had any more. */
+  download(fileId: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array | null>;
+  /** The server's clock minus ours in ms, from the last response's `Date`; 0 before the first. */
+  skewMs(): Millis;
+}
+
+export type ModelInfo = { readonly id: string; readonly name: string };
+
+/** Hears the text of a reply while `post` is at work, where the turn runs inside of it. */
+export type OnText = (eventId: string, text: string) => void;
+
+export interface Line {
+  readonly name: "sessions" | "messages" | "scripted";
+  readonly remote: Remote | null;
+  /**
+   * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
+   * the requests; else the whole turn, from the prompt to the idle that ends it or waits for results.
+   * @throws BridgeError `claude_*`: `claude_request` and the like are definite refusals, after `claude_unreachable`,
+   *   `claude_stream_lost` and `claude_protocol` the outcome is unknown; `claude_busy` means that the session waits for answers first
+   */
+  post(
+    session: SessionView,
+    requests: readonly Request[],
+    onText: OnText,
+    signal: AbortSignal,
+  ): Promise<readonly SessionEvent[]>;
+  /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
+  check(signal: AbortSignal): Promise<void>;
+  models(signal: AbortSignal): Promise<readonly ModelInfo[]>;
+}
