@@ -162,13 +162,19 @@ export const settings = {
     "Claude model id",
     { flag: "id" },
   ),
+  effort: setting(
+    oneOf("low", "medium", "high", "xhigh", "max"),
+    "medium",
+    "how hard Claude thinks: more costs more, and takes longer",
+    { flag: "level" },
+  ),
   system: setting(text("a text, or @file"), shortSystem, "system prompt (default: a short one for chat on a phone)", {
     flag: "text",
   }),
   tools: setting(
     oneOf("off", "ask", "allow"),
     "ask",
-    "sessions: tools of the session; with ask a person confirms what writes or runs",
+    "what Claude may use: nothing, everything, or everything but what writes or runs, which a person confirms (messages: web search alone)",
     { flag: "policy" },
   ),
   approvalMinutes: setting(
@@ -221,6 +227,15 @@ export const settings = {
     null,
     "base URL of the Claude API, or of an endpoint compatible with it",
     { variable: "ANTHROPIC_BASE_URL" },
+  ),
+  anthropicAuthToken: setting(optionalText("a token"), null, "bearer token for the Claude API, in place of a key", {
+    variable: "ANTHROPIC_AUTH_TOKEN",
+    isSecret: true,
+  }),
+  claudeTimeoutMs: setting(
+    whole(10_000, 3_600_000),
+    "600000",
+    "how long an endpoint that is not Anthropic's may be silent, before an answer and in it, in ms",
   ),
   staleAfterMs: setting(
     whole(15_000, 3_600_000),

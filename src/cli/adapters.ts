@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import type { Memory } from "../claude/agent.ts";
 import { createClaudeApi, type ClaudeApi } from "../claude/api.ts";
-import type { Backend } from "../claude/backend.ts";
+import type { Line } from "../claude/line.ts";
 import type { Clock, Random } from "../clock.ts";
 import type { Config } from "../config.ts";
 import { isPerson } from "../core/inbound.ts";
@@ -94,15 +94,21 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>
-  createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, clock });
+  createClaudeApi({
+    apiKey: config.anthropicApiKey,
+    authToken: config.anthropicAuthToken,
+    baseUrl: config.anthropicBaseUrl,
+    timeoutMs: config.claudeTimeoutMs,
+    clock,
+  });
 
 /** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
-export async function buildBackend(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Backend> {
-  const { model, system, tools, backend } = deps.config;
+export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Line> {
+  const { model, effort, system, tools, backend } = deps.config;
   if (backend === "messages") {
-    const { createMessagesBackend } = await import("../claude/messages.ts");
-    return createMessagesBackend({ api, clock: deps.clock, newId: randomUUID });
+    const { createMessagesLine } = await import("../claude/messages.ts");
+    return createMessagesLine({ api, clock: deps.clock, newId: randomUUID, hasWebSearch: tools !== "off" });
   }
-  const { createSessionsBackend } = await import("../claude/sessions.ts");
-  return createSessionsBackend({ ...deps, api, model, system, toolPolicy: tools, memory });
+  const { createManagedLine } = await import("../claude/managed.ts");
+  return createManagedLine({ ...deps, api, model, effort, system, toolPolicy: tools, memory });
 }

@@ -153,14 +153,51 @@ export const errorTable = {
       chat: "The chosen Claude model is not available. Pick another with /model, or ask whoever runs signalman.",
     },
   ),
+  claude_models_unlisted: never(
+    "The models cannot be listed here",
+    "The endpoint has no list of models: name one that it serves in SIGNALMAN_MODEL, or with /model.",
+    { chat: "The models cannot be listed here. Name one: /model NAME" },
+  ),
+  claude_busy: backoff(
+    "The session waits for answers first",
+    "Nothing to do: the prompt goes out when what is open is settled. /stop settles it at once.",
+    {
+      chat: "Claude still waits for an answer to its question. Your message is safe and comes after it; /stop drops the question.",
+    },
+  ),
+  claude_settings: backoff(
+    "The Claude API does not take the settings of this conversation",
+    "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
+    {
+      exit: 2,
+      chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
+    },
+  ),
   claude_request: never(
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",
-    { chat: "Claude could not take that message. Please rephrase it, or start over with /new." },
+    { chat: "Claude could not take that message as it is. Start over with /new if it happens again." },
   ),
   claude_too_large: never("The message is too large for Claude", "Send less at once.", {
     chat: "That is too large for Claude. Please send less at once.",
   }),
+  claude_image: never(
+    "A picture is not one that Claude takes",
+    "Send it smaller: at most 8,000 pixels a side and 10 MB, as JPEG, PNG, GIF or WebP.",
+    { chat: "Claude can't take that picture. Please send it smaller, as JPEG or PNG (at most 8,000 pixels a side)." },
+  ),
+  claude_document: never(
+    "A PDF is not one that Claude takes",
+    "Send it without a password, in parts of at most 100 pages.",
+    {
+      chat: "Claude can't read that PDF. It may be locked, damaged or too long: send it without a password, in parts of at most 100 pages.",
+    },
+  ),
+  claude_output: never(
+    "More output was asked for than the model or its endpoint allows",
+    "Pick another model with /model or SIGNALMAN_MODEL.",
+    { chat: "This model cannot give answers of the length that was asked for. Pick another with /model." },
+  ),
   claude_context: never("The conversation is too long for the model", "Start over with /new.", {
     chat: "This conversation has grown too long for the model. Send /new to start a fresh one.",
   }),
@@ -215,6 +252,8 @@ export type BridgeErrorDetails = {
   readonly hint?: string | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
+  /** What Claude had said until its answer broke off. */
+  readonly partial?: string | undefined;
   readonly cause?: unknown;
 };
 
@@ -226,6 +265,7 @@ export class BridgeError extends Error {
   readonly retry: RetryClass;
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
+  readonly partial: string | null;
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -234,6 +274,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
+    this.partial = details.partial || null;
   }
 }
 
