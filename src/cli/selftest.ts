@@ -9,6 +9,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { childEnv } from "../child-env.ts";
 import { loadConfig } from "../config.ts";
 import type { Millis } from "../core/model.ts";
 import type { Status } from "../status/status.ts";
@@ -70,9 +71,7 @@ type Bench = ReturnType<typeof openBench>;
 
 /** The child in its world, and what is done to it. */
 function openBench(cli: Cli, world: SelftestWorld, home: string) {
-  const own = Object.entries(process.env).filter(([name]) => !/^(?:SIGNALMAN|ANTHROPIC)_/u.test(name));
-  const env = {
-    ...Object.fromEntries(own),
+  const env = childEnv({
     SIGNALMAN_HOME: home,
     SIGNALMAN_BACKEND: "messages",
     SIGNALMAN_LISTEN: "127.0.0.1:0",
@@ -81,7 +80,7 @@ function openBench(cli: Cli, world: SelftestWorld, home: string) {
     SIGNALMAN_WELCOME: "false",
     ANTHROPIC_API_KEY: "selftest",
     ANTHROPIC_BASE_URL: world.url,
-  };
+  });
   const { config } = loadConfig({ flags: {}, env });
   const { faults, owner, screen } = world.signal;
   const written: string[] = [];
