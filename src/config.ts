@@ -11,7 +11,7 @@ import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
 import { nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
-import { fileKey, flagOf, settingKeys, settingRow as row, variableOf } from "./settings.ts";
+import { fileKey, flagOf, retiredKeys, settingKeys, settingRow as row, variableOf } from "./settings.ts";
 import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
@@ -101,7 +101,8 @@ function readFile(home: string): Record<string, unknown> {
 
 function unknownKey(path: string, name: string, known: readonly string[]): BridgeError {
   const near = nearest(name, known);
-  const hint = near === null ? `Known settings: ${known.join(", ")}.` : `Did you mean ${near}?`;
+  const likely = near === null ? `Known settings: ${known.join(", ")}.` : `Did you mean ${near}?`;
+  const hint = retiredKeys[name] ?? likely;
   return new BridgeError("config", `Cannot use ${path}: there is no setting ${JSON.stringify(name)}`, { hint });
 }
 
@@ -141,6 +142,8 @@ function unknownVariables(env: Sources["env"]): string[] {
   return Object.keys(env)
     .filter((name) => name.startsWith(prefix) && !known.includes(name))
     .map((name) => {
+      const advice = retiredKeys[bare(name).toLowerCase()];
+      if (advice !== undefined) return `The variable ${name} is not used any more: ${advice}`;
       const near = nearest(bare(name), known.filter((other) => other.startsWith(prefix)).map(bare));
       return `The variable ${name} is not known${near === null ? "" : `; did you mean ${prefix}${near}?`}`;
     });

@@ -136,7 +136,6 @@ export const settings = {
     "base URL of the signal-cli daemon or the REST API",
     { flag: "url" },
   ),
-  signalCli: setting(optionalText("a path"), null, "a signal-cli program to start and supervise", { flag: "path" }),
   signalService: setting(
     text("production, or the path of a service file (JSON)"),
     "production",
@@ -241,6 +240,11 @@ export const settings = {
   ),
   lanesMax: setting(whole(1, 64), "8", "chats that are answered at the same time"),
 } satisfies Record<string, Setting>;
+
+/** Keys of the file that earlier releases knew, and what to do instead. */
+export const retiredKeys: Readonly<Partial<Record<string, string>>> = {
+  signal_cli: "signalman starts no signal-cli any more: run it as a unit, as docs/transports.md shows.",
+};
 
 export type SettingKey = keyof typeof settings;
 export const settingKeys = Object.keys(settings) as SettingKey[];

@@ -78,6 +78,16 @@ test("every file of src is part of the program", () => {
   expect([...textOf.keys()].filter((name) => /^src\/.*\.ts$/u.test(name) && !reached.has(name))).toEqual([]);
 });
 
+test("the linter sees no import() calls: from outside, signal/daemon is entered by its doors", () => {
+  const doors = ["signal-cli.ts", "rest.ts", "version.ts"].map((name) => `src/signal/daemon/${name}`);
+  const entered = sources
+    .filter(([name]) => !name.startsWith("src/signal/daemon/"))
+    .flatMap(([name]) => importsOf(name).map((path) => ({ name, path })))
+    .filter(({ path }) => path.startsWith("src/signal/daemon/"));
+  expect(entered.length).toBeGreaterThan(0);
+  expect(entered.filter(({ path }) => !doors.includes(path))).toEqual([]);
+});
+
 test("every value that src exports is used by another file", () => {
   const words = new Map(
     [...textOf]

@@ -8,7 +8,7 @@ import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport, startSignalCli, type Deps } from "./adapters.ts";
+import { buildBackend, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
@@ -20,16 +20,11 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
-  // Its JVM takes seconds: meanwhile `/status` says that Signal cannot be reached yet. It rejects when only a person can help.
-  const signalCli = Promise.withResolvers<never>();
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey,
     newId: randomUUID,
-    buildTransport(store) {
-      void startSignalCli(deps).catch((error: unknown) => !cli.signal.aborted && signalCli.reject(error));
-      return openTransport(deps, store);
-    },
+    buildTransport: (store) => openTransport(deps, store),
     buildBackend: (store) => buildBackend(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
@@ -42,7 +37,7 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
-  const code = await Promise.race([daemon.finished, signalCli.promise]);
+  const code = await daemon.finished;
   if (code === errorRow("not_linked").exit && cli.isErrTty) cli.err(`${errorRow("not_linked").hint}\n`);
   return code;
 }

@@ -34,7 +34,6 @@ describe("settings", () => {
       home,
       transport: "native",
       signalUrl: "http://127.0.0.1:8080",
-      signalCli: null,
       signalService: "production",
       account: null,
       allow: [{ kind: "self" }],
@@ -150,6 +149,18 @@ describe("what cannot be", () => {
   test("an unknown key like no other lists them all", () => {
     file("zzzzzzzzzz = 1\n");
     expect(failure(load).hint).toContain("signal_url, ");
+  });
+
+  test("a key that earlier releases had says what to do instead, in the file and as a variable", () => {
+    file('signal_cli = "/opt/signal-cli"\n');
+    const error = failure(load);
+    expect(error.code).toBe("config");
+    expect(error.message).toContain("signal_cli");
+    expect(error.hint).toContain("run it as a unit");
+    file("");
+    expect(load({ SIGNALMAN_SIGNAL_CLI: "/opt/signal-cli" }).warnings).toEqual([
+      expect.stringMatching(/^The variable SIGNALMAN_SIGNAL_CLI is not used any more: .*run it as a unit/u),
+    ]);
   });
 
   test("the home folder cannot be set by the file inside it", () => {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createScriptedClaude } from "../../src/claude/scripted.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createSignalCli } from "../../src/signal/signal-cli.ts";
+import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
 import { createApp } from "../../src/status/app.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { me } from "../doubles/wire.ts";
