@@ -109,6 +109,10 @@ export const migrations: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX file_looks_due ON file_looks (due_at);
   `,
+  `
+  -- A yes answers what the phones had before it was written.
+  ALTER TABLE outbox ADD COLUMN sending_at INTEGER;
+  `,
 ];
 
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */

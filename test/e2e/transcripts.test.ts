@@ -86,6 +86,11 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
   await seen.mend();
   seen.note("the line was lost, and is back");
   seen.write("me", "yes");
+  await seen.shows("waits for 2 answers");
+  const first = seen.claude.next(/POST .*\/events/u);
+  seen.write("me", "yes", { quote: seen.last("build") });
+  await first;
+  seen.write("me", "yes", { quote: seen.last("cache") });
   await seen.answered(clean);
   const again = seen.write("me", "clean up again");
   await seen.shows("⏳");

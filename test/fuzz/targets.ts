@@ -82,7 +82,7 @@ const sizeOf = (value: unknown): number =>
 export function follow(envelope: Envelope, fed: number): void {
   checkSize("envelope", envelope, fed);
   if (!JSON.stringify(envelope).isWellFormed()) throw new Error("an envelope holds half a character");
-  decide(envelope, { account, allow: [{ kind: "self" }], isAsking: true, isGroupAlways: true });
+  decide(envelope, { account, allow: [{ kind: "self" }], questions: [{ sentAt: 1, shownAt: 0 }], isGroupAlways: true });
   inboxKey(envelope, account);
   const body = textOf(envelope);
   if (body) checkSize("files", planFiles(body), fed);

@@ -116,7 +116,7 @@ export async function openBench({
             onShown: () => undefined,
             onBroken: (what) => void (broken ??= what),
             decide: (envelope, account) =>
-              decide(envelope, { account, allow: config.allow, isAsking: false, isGroupAlways: false }),
+              decide(envelope, { account, allow: config.allow, questions: [], isGroupAlways: false }),
           }),
         );
       },
