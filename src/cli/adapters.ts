@@ -33,28 +33,25 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
       return (await import("../signal/daemon/signal-cli.ts")).createSignalCli(place);
     case "rest":
       return (await import("../signal/daemon/rest.ts")).createRest(place);
-    case "native": {
-      const { createNative, nativeDeps } = await loadNative(deps, store);
-      return createNative({
-        ...nativeDeps,
+    case "native":
+      return (await import("../signal/native/index.ts")).open({
+        ...nativePlace(deps, store),
         isAllowed: (who, groupId) => isAllowed(config, who, groupId),
         allowedNumbers: config.allow.flatMap((rule) => (rule.kind === "number" ? rule.number : [])),
       });
-    }
   }
 }
 
-/** libsignal is 25 MB of machine code: it is put into the home folder and loaded where the native transport is used. */
-async function loadNative(deps: Deps, store: Store) {
-  const { config } = deps;
-  const { loadLibsignal } = await import("../signal/native/load.ts");
-  await loadLibsignal(join(config.home, "lib"));
-  const { loadService } = await import("../signal/native/service.ts");
-  const service = await loadService(config.signalService, deps.clock);
-  const { createNative, linkNative } = await import("../signal/native/transport.ts");
-  const nativeDeps = { ...deps, service, database: store.db, userAgent: `signalman/${version}` };
-  return { createNative, linkNative, nativeDeps };
-}
+/** The native transport unpacks libsignal into the home folder. */
+const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
+  database: db,
+  log,
+  clock,
+  random,
+  signalService: config.signalService,
+  libraryFolder: join(config.home, "lib"),
+  userAgent: `signalman/${version}`,
+});
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */
 const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
@@ -77,10 +74,8 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   }
   const store = await openStore(config.home, { render: () => [], isExclusive: true });
   stack.defer(() => store.close());
-  const { linkNative, nativeDeps } = await loadNative(deps, store);
-  const { findAccount, toAccount } = await import("../signal/native/account.ts");
-  const present = findAccount(store.db);
-  return { steps: linkNative(nativeDeps), present: present && toAccount(present) };
+  const native = await import("../signal/native/index.ts");
+  return { steps: await native.link(nativePlace(deps, store)), present: native.findAccount(store.db) };
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>

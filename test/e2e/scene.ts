@@ -4,7 +4,7 @@
  */
 import type { Group } from "@signalapp/mock-server";
 import { join } from "node:path";
-import { groupIdOf } from "../../src/signal/native/groups.ts";
+import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { createPhone, type Letter, type Phone, type Place } from "../doubles/phone.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
