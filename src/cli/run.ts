@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { createApp } from "../status/app.ts";
@@ -13,9 +14,13 @@ import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
 
-/** Resolves to the exit code when everything has stopped. `openTransport` is for the self-test, which brings its own wire. */
-export async function run(cli: Cli, openTransport = buildTransport): Promise<number> {
-  const { config, warnings } = load(cli);
+/** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
+type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };
+
+/** Resolves to the exit code when everything has stopped. */
+export async function run(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant = {}): Promise<number> {
+  const { config: given, warnings } = load(cli);
+  const config = staleAfterMs === undefined ? given : { ...given, limits: { ...given.limits, staleAfterMs } };
   const { transport, backend } = config;
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);

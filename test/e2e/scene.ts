@@ -70,7 +70,7 @@ export async function openScene(env: Env = {}): Promise<Scene> {
     SIGNALMAN_HOME: home.path,
     SIGNALMAN_SIGNAL_SERVICE: await mock.writeService(join(home.path, "service.json")),
     SIGNALMAN_ALLOW: `self,${anna.device.aci},group:${groupIdOf(friends.masterKey)}`,
-    SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️",
+    SIGNALMAN_REACTIONS: "on",
     SIGNALMAN_PROGRESS: "true",
     ANTHROPIC_API_KEY: claude.apiKey,
     ANTHROPIC_BASE_URL: claude.url,

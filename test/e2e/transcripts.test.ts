@@ -249,17 +249,6 @@ test("conversation: while Claude works a new message waits its turn, or takes th
   await seen.shows("👀 on “two”");
   second.resolve();
   await seen.answered(two);
-  await seen.restart({ SIGNALMAN_BUSY: "interrupt" });
-  seen.note("busy = interrupt");
-  seen.claude.setScript((prompt) => [
-    { hold: seen.shows("typing") },
-    { hold: prompt.includes("history") ? new Promise(() => undefined) : seen.shows("👀 on “only") },
-    { say: `About ${prompt}.` },
-  ]);
-  seen.write("Anna", "the history of Rome, at length");
-  await seen.typing();
-  await seen.shows("👀 on “the history");
-  await seen.answered(seen.write("Anna", "only the year it was founded"));
   golden("05-busy", "5. CONVERSATION: a new message while Claude works", seen);
 });
 

@@ -1,6 +1,6 @@
 /** A yes means the question that it points to, or the one that the person has seen. */
 import { expect, test } from "bun:test";
-import type { Script } from "../../src/claude/scripted.ts";
+import type { Script } from "../doubles/scripted.ts";
 import type { Quote } from "../../src/core/model.ts";
 import { listedGroup, people } from "../sim/config.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";

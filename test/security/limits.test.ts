@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClaudeApi } from "../../src/claude/api.ts";
-import { createScriptedClaude } from "../../src/claude/scripted.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { toEnvelope } from "../../src/signal/daemon/envelope.ts";

@@ -1,15 +1,15 @@
 /**
- * The backend `scripted`: a Claude without a key, for the demo, the tests and the simulation. The turn is the real one
- * (session-turn.ts); only the world behind it is played (world.ts). Several backends on one world are several devices.
+ * The backend `scripted`: a Claude without a key, for the tests and the simulation. The turn is the real one
+ * (src/claude/session-turn.ts); only the world behind it is played (world.ts). Several backends on one world are several devices.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import { inLogOrder } from "../core/turn.ts";
-import type { Millis } from "../core/model.ts";
-import { headersTimeoutMs, silenceMs } from "./api.ts";
-import type { Backend, RemoteSession } from "./backend.ts";
-import { runTurn, type SessionLine } from "./session-turn.ts";
-import type { Frame } from "./wire.ts";
+import type { Clock } from "../../src/clock.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import { inLogOrder } from "../../src/core/turn.ts";
+import type { Millis } from "../../src/core/model.ts";
+import { headersTimeoutMs, silenceMs } from "../../src/claude/api.ts";
+import type { Backend, RemoteSession } from "../../src/claude/backend.ts";
+import { runTurn, type SessionLine } from "../../src/claude/session-turn.ts";
+import type { Frame } from "../../src/claude/wire.ts";
 import { createWorld, type Script, type World, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";

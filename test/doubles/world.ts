@@ -4,11 +4,11 @@
  * the promises of a script.
  * **Source:** claude/CLAUDE-API.md sections 1.3 to 1.9, for the order of events and what is accepted when.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError } from "../core/errors.ts";
-import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { RemoteFile } from "./backend.ts";
-import type { Frame } from "./wire.ts";
+import type { Clock } from "../../src/clock.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import type { JsonValue, Millis, SessionEvent, StopReason } from "../../src/core/model.ts";
+import type { RemoteFile } from "../../src/claude/backend.ts";
+import type { Frame } from "../../src/claude/wire.ts";
 
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =
