@@ -15,7 +15,7 @@ import { maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { buildBackend, buildTransport, openApi, startSignalCli, type Deps } from "./adapters.ts";
+import { buildBackend, buildTransport, openApi, type Deps } from "./adapters.ts";
 import { depsOf, printJson, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -125,16 +125,11 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return `${store.sessions.counts(0).total} sessions`;
   },
 
-  async "signal-cli"(visit) {
-    const { config, clock, signal, status, store } = visit;
-    if (config.transport !== "signal-cli") return null;
-    const signalCli = await import("../signal/rpc.ts");
-    if (status === null && store !== null) await startSignalCli(visit);
-    const version = await signalCli.fetchSignalCliVersion({ baseUrl: config.signalUrl, clock }, signal);
-    const least = signalCli.signalCliVersionMin;
-    if (signalCli.isVersionAtLeast(version, least)) return `version ${version}`;
-    const hint = `Update signal-cli to ${least} or newer.`;
-    throw new BridgeError("outdated", `Cannot rely on signal-cli ${version}: it is too old`, { hint });
+  async "signal-cli"({ config: { transport, signalUrl: baseUrl }, clock, signal }) {
+    if (transport === "native") return null;
+    const { examineVersion } = await import("../signal/daemon/version.ts");
+    const { text, warning, hint } = await examineVersion(transport, { baseUrl, clock }, signal);
+    return warning === null ? text : [warning, hint];
   },
 
   async signal(visit) {

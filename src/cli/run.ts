@@ -2,34 +2,34 @@
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport, startSignalCli, type Deps } from "./adapters.ts";
+import { buildBackend, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
 
-/** Resolves to the exit code when everything has stopped. `openTransport` is for the self-test, which brings its own wire. */
-export async function run(cli: Cli, openTransport = buildTransport): Promise<number> {
-  const { config, warnings } = load(cli);
+/** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
+type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };
+
+/** Resolves to the exit code when everything has stopped. */
+export async function run(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant = {}): Promise<number> {
+  const { config: given, warnings } = load(cli);
+  const config = staleAfterMs === undefined ? given : { ...given, limits: { ...given.limits, staleAfterMs } };
   const { transport, backend } = config;
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
-  // Its JVM takes seconds: meanwhile `/status` says that Signal cannot be reached yet. It rejects when only a person can help.
-  const signalCli = Promise.withResolvers<never>();
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey,
     newId: randomUUID,
-    buildTransport(store) {
-      void startSignalCli(deps).catch((error: unknown) => !cli.signal.aborted && signalCli.reject(error));
-      return openTransport(deps, store);
-    },
+    buildTransport: (store) => openTransport(deps, store),
     buildBackend: (store) => buildBackend(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
@@ -42,7 +42,7 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
-  const code = await Promise.race([daemon.finished, signalCli.promise]);
+  const code = await daemon.finished;
   if (code === errorRow("not_linked").exit && cli.isErrTty) cli.err(`${errorRow("not_linked").hint}\n`);
   return code;
 }

@@ -58,7 +58,7 @@ export const errorTable = {
   ),
   unlinked: person(
     "This device is no longer linked to the Signal account",
-    "Run `signalman link` and scan the code with your phone.",
+    "Run `signalman link` and scan the code with your phone; behind a daemon, link it there (docs/linking.md).",
     { exit: 3, userAction: "relink" },
   ),
   outdated: person("Signal refuses this version", "Update signalman (and signal-cli, where it is used).", {
@@ -71,7 +71,7 @@ export const errorTable = {
   ),
   rejected: person(
     "The Signal account is not known here",
-    "Set SIGNALMAN_ACCOUNT to the number exactly as it was registered, or run `signalman link`.",
+    "Set SIGNALMAN_ACCOUNT to the number exactly as it was registered, or link the daemon to it (docs/linking.md).",
     { exit: 3, userAction: "relink" },
   ),
   replaced: person(
@@ -218,10 +218,14 @@ export const errorTable = {
   ),
   // --- this machine
   config: person("The settings are not valid", "Correct the setting named above.", { exit: 2 }),
-  not_linked: person("No Signal account is linked", "Run `signalman link` and scan the code with your phone.", {
-    exit: 3,
-    userAction: "relink",
-  }),
+  not_linked: person(
+    "No Signal account is linked",
+    "Run `signalman link` and scan the code with your phone; behind a daemon, link it there (docs/linking.md).",
+    {
+      exit: 3,
+      userAction: "relink",
+    },
+  ),
   not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
   home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),
   database: backoff("The database cannot be used", "Check free space and permissions of the home folder."),

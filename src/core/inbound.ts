@@ -19,6 +19,7 @@ export type Decision =
   | { readonly kind: "ignore"; readonly reason: string }
   | { readonly kind: "prompt"; readonly replaces: Millis | null }
   | { readonly kind: "command"; readonly name: string; readonly argument: string }
+  /** A yes or no to the question with this identity on Signal; null where it points to none of several, or nothing is asked. */
   | { readonly kind: "approval"; readonly isAllowed: boolean; readonly targetSentAt: Millis | null }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
@@ -31,11 +32,19 @@ export type DropReason =
   | "unknown content"
   | "undecryptable";
 
+/** A question of Claude's that waits for a yes or no. */
+export type OpenQuestion = {
+  /** Its identity on Signal, which reactions and quotes name; null where it is not known yet. */
+  readonly sentAt: Millis | null;
+  /** When the phones were first sent it; null where they do not have it for sure. */
+  readonly shownAt: Millis | null;
+};
+
 export type InboundOptions = {
   readonly account: Account;
   readonly allow: readonly AllowRule[];
-  /** A question of Claude's is open in this chat, so that a bare "yes" answers it. */
-  readonly isAsking: boolean;
+  /** Claude's questions that are open in this chat. */
+  readonly questions: readonly OpenQuestion[];
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
 };
@@ -56,10 +65,11 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
     case "delete":
       return { kind: "withdraw", targetSentAt: content.targetSentAt };
     case "reaction": {
-      const answer = toAnswer(content.emoji);
-      if (content.isRemove || answer === null || !options.isAsking || !mayApprove(envelope, options))
+      const isAllowed = toAnswer(content.emoji);
+      const isQuestion = isOurs(content.targetAuthor, options) && pointsToQuestion(content.targetSentAt, options);
+      if (content.isRemove || isAllowed === null || !isQuestion || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "approval", isAllowed: answer, targetSentAt: content.targetSentAt };
+      return { kind: "approval", isAllowed, targetSentAt: content.targetSentAt };
     }
     case "text":
     case "edit": {
@@ -76,15 +86,39 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
   if (command) {
     const name = (command[1] ?? "").toLowerCase();
-    if ((name === "approve" || name === "deny") && !mayApprove(envelope, options))
+    if (name !== "approve" && name !== "deny") return { kind: "command", name, argument: (command[2] ?? "").trim() };
+    if (!mayApprove(envelope, options))
       return { kind: "ignore", reason: "approval by somebody who is not on the list by name" };
-    return { kind: "command", name, argument: (command[2] ?? "").trim() };
+    const [target = null, ...others] = answerable(envelope, body, options);
+    return { kind: "approval", isAllowed: name === "approve", targetSentAt: others.length > 0 ? null : target };
   }
-  if (options.isAsking && body.attachments.length === 0 && mayApprove(envelope, options)) {
-    const answer = toAnswer(text);
-    if (answer !== null) return { kind: "approval", isAllowed: answer, targetSentAt: body.quote?.sentAt ?? null };
-  }
-  return { kind: "prompt", replaces };
+  const isAllowed = body.attachments.length === 0 && mayApprove(envelope, options) ? toAnswer(text) : null;
+  const [target, ...others] = isAllowed === null ? [] : answerable(envelope, body, options);
+  if (isAllowed === null || target === undefined) return { kind: "prompt", replaces };
+  return { kind: "approval", isAllowed, targetSentAt: others.length > 0 ? null : target };
+}
+
+/**
+ * The open questions that a yes or no can mean: the one it quotes; else those that the phones had before it was written. Both
+ * the sender's clock and the server's have to say so.
+ */
+function answerable({ sentAt, serverAt }: Envelope, { quote }: TextContent, options: InboundOptions): Millis[] {
+  if (quote !== null)
+    return isOurs(quote.author, options) && pointsToQuestion(quote.sentAt, options) ? [quote.sentAt] : [];
+  const writtenAt = Math.min(sentAt, serverAt ?? sentAt);
+  return options.questions.flatMap((question) =>
+    question.sentAt !== null && question.shownAt !== null && question.shownAt <= writtenAt ? [question.sentAt] : [],
+  );
+}
+
+const pointsToQuestion = (targetSentAt: Millis, { questions }: InboundOptions): boolean =>
+  questions.some(({ sentAt }) => sentAt === targetSentAt);
+
+/** False where it is surely another account's message: timestamps of different authors may be equal, or made so. */
+function isOurs(author: Address, { account }: InboundOptions): boolean {
+  const isComparable =
+    (author.aci !== null && account.aci !== null) || (author.number !== null && account.number !== null);
+  return !isComparable || isSameAddress(author, account);
 }
 
 /** Why this envelope is not let in, or null. */

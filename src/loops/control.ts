@@ -6,18 +6,18 @@ import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { stampKey } from "../core/hlc.ts";
-import { decide } from "../core/inbound.ts";
-import type { Account, Chat, JsonValue, Millis } from "../core/model.ts";
+import { decide, type Decision } from "../core/inbound.ts";
+import type { Account, Chat, JsonValue } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
 import { shorten } from "../core/progress.ts";
 import { plainText } from "../core/reply.ts";
-import { pendingAsks } from "../core/turn.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
 import { quietAttempts, sessionOf, untitled } from "./answer.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
 import { cancel } from "./presence.ts";
+import { openQuestions, type Question } from "./questions.ts";
 
 type ControlBridge = Bridge & {
   /** A few lines on how everything stands, for `/status`. */
@@ -74,11 +74,9 @@ async function obey(heard: Heard, row: InboxRow, account: Account): Promise<void
       store.inbox.finish(row.id, outcome, clock.now());
     });
   try {
-    const decision = decide(row.envelope, { account, allow, isAsking: row.kind === "approval", isGroupAlways });
-    let text: string | null = null;
-    if (decision.kind === "command") text = await runCommand(heard, decision.name, decision.argument);
-    if (decision.kind === "approval") text = await approve(heard, decision.isAllowed, decision.targetSentAt);
-    end("answered", text);
+    const questions = row.kind === "approval" ? unanswered(heard) : [];
+    const decision = decide(row.envelope, { account, allow, questions, isGroupAlways });
+    end("answered", await answerTo(heard, row, decision, questions));
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof BridgeError)) throw error;
@@ -101,9 +99,34 @@ async function obey(heard: Heard, row: InboxRow, account: Account): Promise<void
   }
 }
 
+async function answerTo(
+  heard: Heard,
+  row: InboxRow,
+  decision: Decision,
+  questions: readonly Question[],
+): Promise<string | null> {
+  if (decision.kind === "command") return runCommand(heard, decision.name, decision.argument);
+  const target = decision.kind === "approval" ? decision.targetSentAt : null;
+  const question = target === null ? null : questions.find(({ sentAt }) => sentAt === target);
+  if (decision.kind === "approval" && question) return approve(heard, decision.isAllowed, [question]);
+  // Answered elsewhere: then nothing may go on waiting here.
+  if (questions.length === 0) release(heard.bridge, heard.chatKey);
+  if (row.envelope.content.kind === "reaction") return null;
+  return questions.length > 1
+    ? `Claude waits for ${questions.length} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`
+    : "Nothing waits for an answer.";
+}
+
+/** Open in the log, and not answered by us since. */
+const unanswered = ({ bridge, confirmed, chatKey }: Heard): Question[] =>
+  openQuestions(bridge, chatKey).filter(({ toolUseId }) => !confirmed.has(toolUseId));
+
 type Run = (heard: Heard, argument: string) => Promise<string | null> | string | null;
 
-const runs: Record<CommandName, Run> = {
+/** A yes or no is told from a command before it gets here. */
+type Runnable = Exclude<CommandName, "approve" | "deny">;
+
+const runs: Record<Runnable, Run> = {
   help: () => commandHelp(),
   async new(heard) {
     const dropped = await clear(heard, "all");
@@ -173,8 +196,6 @@ const runs: Record<CommandName, Run> = {
     const cost = usage.costCents === null ? "" : `\nCost: $${(usage.costCents / 100).toFixed(2)}`;
     return `This conversation: ${usage.inputTokens} tokens in, ${usage.outputTokens} out${cost}`;
   },
-  approve: (heard) => approve(heard, true, null),
-  deny: (heard) => approve(heard, false, null),
 };
 
 /** Conversations that `/sessions` lists and `/resume` counts by. */
@@ -195,8 +216,7 @@ function textOf(session: Session, key: string): string | null {
 
 async function runCommand(heard: Heard, name: string, argument: string): Promise<string | null> {
   const names = commands.map((command) => command.name);
-  const known = names.find((candidate) => candidate === name);
-  if (known) return runs[known](heard, argument);
+  if (Object.hasOwn(runs, name)) return runs[name as Runnable](heard, argument);
   const near = nearest(name, names);
   return `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`;
 }
@@ -230,26 +250,17 @@ async function expire(heard: Heard, row: InboxRow): Promise<void> {
   const text = "Nobody answered Claude's question in time, so the answer was no.";
   bridge.store.outbox.add(`expired:${row.id}:${row.notBefore}`, chat, plainText(text), bridge.clock.now());
   bridge.wake("send", chatKey);
-  await approve(heard, false, null);
+  await approve(heard, false, unanswered(heard));
   release(bridge, chatKey);
 }
 
-/** Answers what Claude asks: the question that was quoted or reacted to, else every open one. */
-async function approve(
-  { bridge, confirmed, chatKey, signal }: Heard,
-  isAllowed: boolean,
-  targetSentAt: Millis | null,
-): Promise<string | null> {
+/** Answers these questions of Claude's. */
+async function approve(heard: Heard, isAllowed: boolean, chosen: readonly Question[]): Promise<string | null> {
+  const { bridge, confirmed, chatKey, signal } = heard;
   const { store, backend } = bridge;
   const session = store.sessions.active(chatKey);
   if (!session || session.remoteId === null || backend.remote === null) return "Nothing waits for an answer.";
-  const open = pendingAsks(store.sessions.events(session.id)).filter((id) => !confirmed.has(id));
-  const target = targetSentAt === null ? undefined : store.outbox.bySignalTimestamp(targetSentAt)?.key;
-  const chosen = target === undefined ? open : open.filter((id) => target === `ask:${session.id}:${id}`);
-  // Answered elsewhere: then nothing may go on waiting here.
-  if (open.length === 0) release(bridge, chatKey);
-  if (chosen.length === 0) return targetSentAt === null ? "Nothing waits for an answer." : null;
-  for (const id of chosen) {
+  for (const { toolUseId: id } of chosen) {
     try {
       await backend.remote.confirm(session.remoteId, id, isAllowed, isAllowed ? null : "The person said no.", signal);
       confirmed.add(id);
@@ -259,7 +270,7 @@ async function approve(
     }
   }
   // The session goes on once all of them are answered.
-  if (chosen.length < open.length) return null;
+  if (unanswered(heard).length > 0) return null;
   release(bridge, chatKey);
   bridge.follow(session);
   return null;

@@ -16,6 +16,7 @@ import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
 import { untilWritten } from "./lanes.ts";
 import { cancel, markRead, show } from "./presence.ts";
+import { openQuestions } from "./questions.ts";
 
 /** What the line and `/health` must hear. */
 type Ears = {
@@ -106,8 +107,8 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
 
   for (const envelope of envelopes) {
     const key = envelope.chat ? chatKey(envelope.chat) : "none";
-    const isAsking = inbox.head(key)?.state === "waiting";
-    accept(envelope, key, decide(envelope, { account, allow, isAsking, isGroupAlways }));
+    const questions = inbox.head(key)?.state === "waiting" ? openQuestions(bridge, key) : [];
+    accept(envelope, key, decide(envelope, { account, allow, questions, isGroupAlways }));
   }
   return accepted;
 }

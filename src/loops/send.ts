@@ -84,7 +84,7 @@ async function sendOne(
     return null;
   }
   const mark = ({ id, body: { kind } }: OutboxRow): void => {
-    if (kind !== "reaction") outbox.markSending(id);
+    if (kind !== "reaction") outbox.markSending(id, clock.now());
   };
   if (row.state !== "sending") mark(row);
   try {

@@ -17,6 +17,7 @@ import type { Bridge } from "./bridge.ts";
 import { createDraft, type Draft } from "./draft.ts";
 import { greet } from "./greet.ts";
 import { show } from "./presence.ts";
+import { questionKey } from "./questions.ts";
 import { endGone } from "./sync.ts";
 
 /** A session as a backend sees it. */
@@ -237,7 +238,7 @@ function record(
     for (const id of progress.toolUseIds) {
       const ask = asks.get(id);
       const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
-      store.outbox.add(`ask:${session.id}:${id}`, session.chat, plainText(text), now);
+      store.outbox.add(questionKey(session.id, id), session.chat, plainText(text), now);
     }
     store.inbox.markWaiting(row.id, now + bridge.config.approvalMinutes * minuteMs);
     show(bridge, row.envelope, "waiting");

@@ -3,7 +3,7 @@
  * `PRAGMA user_version` counts the steps done; each runs in a transaction of its own.
  */
 import { BridgeError } from "../core/errors.ts";
-import { signalSchema } from "../signal/native/schema.ts";
+import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 
 export const migrations: readonly string[] = [
@@ -93,7 +93,7 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
-  signalSchema,
+  nativeSchema,
   `
   -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
   CREATE TABLE files (
@@ -108,6 +108,10 @@ export const migrations: readonly string[] = [
     looks INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX file_looks_due ON file_looks (due_at);
+  `,
+  `
+  -- A yes answers what the phones had before it was written.
+  ALTER TABLE outbox ADD COLUMN sending_at INTEGER;
   `,
 ];
 

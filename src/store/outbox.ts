@@ -23,13 +23,15 @@ export type OutboxRow = {
   readonly attempts: number;
   readonly notBefore: Millis;
   readonly signalTimestamp: Millis | null;
+  /** When the first attempt that may have reached the phones began. */
+  readonly sendingAt: Millis | null;
   readonly createdAt: Millis;
 };
 
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
 const select = `SELECT id, key, chat_key AS chatKey, chat, timestamp, body, state, attempts, not_before AS notBefore,
-  signal_timestamp AS signalTimestamp, created_at AS createdAt FROM outbox`;
+  signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
 const toRow = (raw: Raw): OutboxRow => ({
   ...raw,
@@ -51,11 +53,10 @@ export function createOutbox(db: Database) {
       ),
     head: (chat: string) => one`WHERE chat_key = ${chat} AND state IN ('queued', 'sending') ORDER BY id LIMIT 1`,
     byKey: (key: string) => one`WHERE key = ${key}`,
-    /** The message with this identity on Signal, for reactions and quotes that name it. */
-    bySignalTimestamp: (timestamp: Millis) => one`WHERE signal_timestamp = ${timestamp} LIMIT 1`,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
-    markSending: (id: number) => run`UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ${id}`,
+    markSending: (id: number, now: Millis) =>
+      run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
       run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
@@ -65,7 +66,7 @@ export function createOutbox(db: Database) {
     /** Back to the queue; `isUncertain`: it may have gone out. */
     requeue: (id: number, attempts: number, notBefore: Millis, isUncertain: boolean) =>
       run`UPDATE outbox SET state = 'queued', attempts = ${attempts}, not_before = ${notBefore},
-        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}) WHERE id = ${id} AND done_at IS NULL`,
+        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}), sending_at = iif(${isUncertain ? 1 : 0}, sending_at, NULL) WHERE id = ${id} AND done_at IS NULL`,
     /** No row waits beyond `latest`. */
     hasten: (latest: Millis) =>
       run`UPDATE outbox SET not_before = ${latest} WHERE state IN ('queued', 'sending') AND not_before > ${latest}`,

@@ -4,10 +4,10 @@
  * the promises of a script.
  * **Source:** Managed Agents guide, "Session event stream", for the order of events and what is accepted when.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { Frame, RemoteFile } from "./line.ts";
+import type { Clock } from "../../src/clock.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import type { JsonValue, Millis, SessionEvent, StopReason } from "../../src/core/model.ts";
+import type { Frame, RemoteFile } from "../../src/claude/line.ts";
 
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =

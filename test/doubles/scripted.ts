@@ -1,13 +1,13 @@
 /**
- * The line `scripted`: a Claude without a key, for the demo, the tests and the simulation, over a world that is played
+ * The line `scripted`: a Claude without a key, for the tests and the simulation, over a world that is played
  * (world.ts). Several lines on one world are several devices.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import { inLogOrder } from "../core/turn.ts";
-import type { Millis, SessionEvent } from "../core/model.ts";
-import { headersTimeoutMs, silenceMs } from "./api.ts";
-import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
+import type { Clock } from "../../src/clock.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import { inLogOrder } from "../../src/core/turn.ts";
+import type { Millis, SessionEvent } from "../../src/core/model.ts";
+import { headersTimeoutMs, silenceMs } from "../../src/claude/api.ts";
+import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
 import { createWorld, type Script, type World, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";
