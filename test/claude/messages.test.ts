@@ -4,7 +4,7 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createMessagesBackend, estimateTokens, toHistory, type MessagesDeps } from "../../src/claude/messages.ts";
 import type { SessionEvent, StopReason } from "../../src/core/model.ts";
-import { createLocal } from "../contract/backend.ts";
+import { createLocal } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 

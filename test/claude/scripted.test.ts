@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { createScriptedClaude, type ScriptedClaude } from "../doubles/scripted.ts";
-import { createLocal, whileTimePasses } from "../contract/backend.ts";
+import { createLocal, whileTimePasses } from "../contract/line.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
 
 const never = new AbortController().signal;

@@ -3,7 +3,7 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createSessionsBackend, type SessionsDeps } from "../../src/claude/sessions.ts";
 import type { Log } from "../../src/log.ts";
-import { codeOf, createGate, createLocal, settled, whileTimePasses } from "../contract/backend.ts";
+import { codeOf, createGate, createLocal, settled, whileTimePasses } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 
