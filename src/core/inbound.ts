@@ -12,14 +12,22 @@ export type AllowRule =
   | { readonly kind: "aci"; readonly aci: string }
   | { readonly kind: "group"; readonly id: string };
 
-export type Decision =
+export type Verdict =
   /** Not addressed to us, or not allowed: acknowledged, counted and forgotten. */
   | { readonly kind: "drop"; readonly reason: DropReason }
   /** Allowed, but nothing to do. */
   | { readonly kind: "ignore"; readonly reason: string }
   | { readonly kind: "prompt"; readonly replaces: Millis | null }
   | { readonly kind: "command"; readonly name: string; readonly argument: string }
-  | { readonly kind: "approval"; readonly isAllowed: boolean; readonly targetSentAt: Millis | null }
+  /** A yes or no, if a question is open that it answers; else words are a prompt, and a reaction says nothing. */
+  | {
+      readonly kind: "answer";
+      readonly isAllowed: boolean;
+      /** What else was said, for Claude to hear. */
+      readonly reason: string | null;
+      readonly targetSentAt: Millis | null;
+      readonly isReaction: boolean;
+    }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
 export type DropReason =
@@ -34,8 +42,6 @@ export type DropReason =
 export type InboundOptions = {
   readonly account: Account;
   readonly allow: readonly AllowRule[];
-  /** A question of Claude's is open in this chat, so that a bare "yes" answers it. */
-  readonly isAsking: boolean;
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
 };
@@ -43,8 +49,8 @@ export type InboundOptions = {
 const yes = new Set(["yes", "y", "ok", "allow", "approve", "👍", "✅"]);
 const no = new Set(["no", "n", "deny", "stop", "👎", "❌"]);
 
-/** Decides on one envelope. Total: every envelope gets a decision. */
-export function decide(envelope: Envelope, options: InboundOptions): Decision {
+/** Total: every envelope gets a verdict. */
+export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   const { content } = envelope;
   if (content.kind === "unknown") return drop("unknown content");
   if (content.kind === "undecryptable") return drop("undecryptable");
@@ -57,9 +63,10 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
       return { kind: "withdraw", targetSentAt: content.targetSentAt };
     case "reaction": {
       const answer = toAnswer(content.emoji);
-      if (content.isRemove || answer === null || !options.isAsking || !mayApprove(envelope, options))
+      if (content.isRemove || answer === null || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "approval", isAllowed: answer, targetSentAt: content.targetSentAt };
+      const { targetSentAt } = content;
+      return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, isReaction: true };
     }
     case "text":
     case "edit": {
@@ -70,7 +77,7 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
   }
 }
 
-function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Decision {
+function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
   if (text === "" && body.attachments.length === 0 && !body.isViewOnce) return { kind: "ignore", reason: "no text" };
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
@@ -80,9 +87,10 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
       return { kind: "ignore", reason: "approval by somebody who is not on the list by name" };
     return { kind: "command", name, argument: (command[2] ?? "").trim() };
   }
-  if (options.isAsking && body.attachments.length === 0 && mayApprove(envelope, options)) {
+  if (replaces === null && body.attachments.length === 0 && mayApprove(envelope, options)) {
     const answer = toAnswer(text);
-    if (answer !== null) return { kind: "approval", isAllowed: answer, targetSentAt: body.quote?.sentAt ?? null };
+    const targetSentAt = body.quote?.sentAt ?? null;
+    if (answer !== null) return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, isReaction: false };
   }
   return { kind: "prompt", replaces };
 }
@@ -104,7 +112,7 @@ function access(envelope: Envelope, options: InboundOptions): DropReason | null 
   }
 }
 
-const drop = (reason: DropReason): Decision => ({ kind: "drop", reason });
+const drop = (reason: DropReason): Verdict => ({ kind: "drop", reason });
 
 /** On the list by number or ACI. Numbers are compared as they are written, in E.164. */
 export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
