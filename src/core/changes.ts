@@ -51,8 +51,10 @@ export type View = {
   readonly now: Millis;
   /** The conversation of now. */
   readonly session: Session | null;
-  /** Open ones, oldest first. */
-  readonly prompts: readonly Prompt[];
+  /** The two oldest open ones, oldest first: only the first may be under way. */
+  readonly head: readonly Prompt[];
+  /** All open ones, oldest first. */
+  readonly prompts: () => readonly Prompt[];
   /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
   readonly turn: Progress | null;
   /** Claude's open questions in the conversation of now, oldest first. */
@@ -73,17 +75,23 @@ export type Fact =
   | { readonly type: "received"; readonly id: number; readonly envelope: Envelope; readonly verdict: Verdict }
   /** Entries of a session's log that are new, or were processed just now. */
   | { readonly type: "logged"; readonly session: Session; readonly events: readonly SessionEvent[] }
-  /** A request for this prompt failed. `isCostly`: Claude may have worked for it. `partial`: what of an answer had come. */
+  /**
+   * A request for this prompt failed. `isCostly`: Claude may have worked for it. `isLost`: it is not in the log any more.
+   * `partial`: what of an answer had come.
+   */
   | {
       readonly type: "failed";
       readonly id: number;
       readonly fault: Fault;
       readonly isCostly: boolean;
+      readonly isLost: boolean;
       readonly waitMs: Millis;
       readonly partial: string;
     }
   /** The session does not exist any more at Claude. */
   | { readonly type: "gone"; readonly session: Session }
+  /** The program begins: what an older version or a lost wake left lying goes on. */
+  | { readonly type: "started" }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
 
@@ -123,8 +131,8 @@ export type Change =
   | { readonly do: "tell"; readonly id: number; readonly code: ErrorCode }
   /** Posts the prompt in the conversation of now, which is made where there is none. */
   | { readonly do: "ask"; readonly id: number }
-  /** The post did not do: it is queued anew, in the conversation of now. */
-  | { readonly do: "again"; readonly id: number; readonly fault: ErrorCode | null }
+  /** The post goes on in the conversation of now; where it is lost, it is queued anew. `fault` counts. */
+  | { readonly do: "again"; readonly id: number; readonly isLost: boolean; readonly fault: ErrorCode | null }
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
   | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
   | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
@@ -185,7 +193,7 @@ const goneOnText = "The person went on to something else.";
 
 /** Answers questions; the turn goes on once none is left. */
 export function confirm(view: View, asks: readonly Ask[], isAllowed: boolean, reason: string | null): Change[] {
-  const [prompt] = view.prompts;
+  const [prompt] = view.head;
   const isLast = view.asks.every((ask) => asks.includes(ask));
   return [
     ...asks.map(({ use }): Change => ({

@@ -45,6 +45,8 @@ function decideFact(view: View, fact: Fact): Change[] {
       return gone(view, fact.session, true);
     case "expired":
       return expired(view, fact);
+    case "started":
+      return [];
   }
 }
 
@@ -52,10 +54,11 @@ function decideFact(view: View, fact: Fact): Change[] {
 function next(view: View, changes: readonly Change[]): Change[] {
   const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
   const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
-  const [first] = [...view.prompts.map(({ id }) => id), ...opened].filter((id) => !ended.has(id));
-  const isUnderWay = view.prompts.some(({ id, post }) => post !== null && !ended.has(id));
-  if (first === undefined || isUnderWay || openAsks(view, changes).length > 0) return [];
-  return [{ do: "ask", id: first }];
+  const isOpen = ({ id }: { readonly id: number }): boolean => !ended.has(id);
+  if (view.head.some((prompt) => prompt.post !== null && isOpen(prompt)) || openAsks(view, changes).length > 0)
+    return [];
+  const first = (view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined))?.id ?? opened[0];
+  return first === undefined ? [] : [{ do: "ask", id: first }];
 }
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {
@@ -121,7 +124,7 @@ const shortMax = 40;
 
 /** The open prompt of this person that a time of sending names, in any of its versions. */
 function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
-  return prompts.find(
+  return prompts().find(
     ({ envelope, versions }) =>
       versions.includes(sentAt) &&
       source !== null &&
@@ -149,7 +152,7 @@ function answer(view: View, fact: Received, { isAllowed, reason, targetSentAt, i
 // --- from Claude
 
 function logged(view: View, { session, events }: Extract<Fact, { type: "logged" }>): Change[] {
-  const [prompt] = view.prompts;
+  const [prompt] = view.head;
   const own = prompt?.post?.sessionId === session.id && view.turn !== null ? prompt : undefined;
   const draftOf = own?.id ?? null;
   return [
@@ -199,7 +202,7 @@ function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[
   const code = diedOf(view.lastError?.code ?? "");
   const message = `Cannot finish the turn as Claude gave it up: ${view.lastError?.code ?? "no reason given"}`;
   const fault: Fault = { code, message, hint: errorRow(code).hint, retryAfterMs: null };
-  return failed(view, { type: "failed", id: prompt.id, fault, isCostly: true, waitMs: 0, partial: "" });
+  return failed(view, { type: "failed", id: prompt.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" });
 }
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
@@ -265,8 +268,11 @@ const quietAttempts = 2;
 const quietWaitMs: Millis = 30_000;
 
 /** A request for a prompt failed: its person hears of it once, and of its end. */
-function failed(view: View, { id, fault, isCostly, waitMs, partial }: Extract<Fact, { type: "failed" }>): Change[] {
-  const prompt = view.prompts.find((open) => open.id === id);
+function failed(
+  view: View,
+  { id, fault, isCostly, isLost, waitMs, partial }: Extract<Fact, { type: "failed" }>,
+): Change[] {
+  const prompt = view.head.find((open) => open.id === id);
   if (!prompt) return [];
   const { envelope, told, post } = prompt;
   const attempts = post?.fault === fault.code ? post.attempts + 1 : 1;
@@ -285,7 +291,7 @@ function failed(view: View, { id, fault, isCostly, waitMs, partial }: Extract<Fa
         ]
       : []),
     ...(isFinal || isTold ? [{ do: "mark", id, envelope, stage: isFinal ? "failed" : "waiting" } as const] : []),
-    isFinal ? { do: "finish", id, outcome: "failed" } : { do: "again", id, fault: fault.code },
+    isFinal ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, fault: fault.code },
   ];
 }
 
@@ -301,7 +307,7 @@ function triesMax(view: View, { code }: Fault, isCostly: boolean): number {
  * which it died is not asked again.
  */
 function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
-  const [prompt] = view.prompts;
+  const [prompt] = view.head;
   const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
   if (own && !isElsewhere && view.lastError?.isTerminal) {
@@ -312,11 +318,14 @@ function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
       hint: errorRow(code).hint,
       retryAfterMs: null,
     };
-    return [...end, ...failed(view, { type: "failed", id: own.id, fault, isCostly: true, waitMs: 0, partial: "" })];
+    return [
+      ...end,
+      ...failed(view, { type: "failed", id: own.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" }),
+    ];
   }
   return [
     ...end,
-    ...(own ? [{ do: "again", id: own.id, fault: null } as const] : []),
+    ...(own ? [{ do: "again", id: own.id, isLost: true, fault: null } as const] : []),
     ...(end.length > 0 ? [say("gone", session.id, goneText)] : []),
   ];
 }
@@ -334,13 +343,14 @@ function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired"
 
 const expiredText = "Claude's question was not answered in time, so the answer was no.";
 
-/** Stays on in production: after each decision has been applied. */
+/** In tests and simulation, after each decision has been applied. */
 export function checkChat({ prompts, asks }: Pick<View, "prompts" | "asks">): void {
-  const underWay = prompts.filter(({ post }) => post !== null);
+  const open = prompts();
+  const underWay = open.filter(({ post }) => post !== null);
   assert(underWay.length <= 1, "one: at most one prompt of a chat is under way");
-  assert(underWay.length === 0 || underWay[0] === prompts[0], "one: the prompt under way is the oldest");
+  assert(underWay.length === 0 || underWay[0] === open[0], "one: the prompt under way is the oldest");
   assert(
-    prompts.length === 0 || underWay.length === 1 || asks.length > 0,
+    open.length === 0 || underWay.length === 1 || asks.length > 0,
     "asked: an open prompt is posted, or Claude waits",
   );
 }

@@ -223,6 +223,7 @@ export type BridgeErrorDetails = {
   readonly hint?: string | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
+  readonly partial?: string | undefined;
   readonly cause?: unknown;
 };
 
@@ -234,6 +235,8 @@ export class BridgeError extends Error {
   readonly retry: RetryClass;
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
+  /** What of an answer had come before it broke off. */
+  readonly partial: string;
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -242,6 +245,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
+    this.partial = details.partial ?? "";
   }
 }
 

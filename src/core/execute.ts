@@ -34,23 +34,21 @@ export function execute(name: string, argument: string, context: CommandContext)
 const handlers: Record<CommandName, Handler> = {
   help: () => tell(commandHelp()),
   new({ view, id, envelope }, argument) {
-    const { length } = view.prompts;
+    const { length } = view.prompts();
     const dropped = length > 0 ? ` ${length} open ${length === 1 ? "message was" : "messages were"} dropped.` : "";
     const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
     const asks: Change[] = argument === "" ? [] : openAs(id, withText(envelope, argument));
     return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
   },
   stop: ({ view }) =>
-    view.prompts.length > 0 || view.asks.length > 0
-      ? tell("Stopped.", ...clear(view, "first"))
-      : tell("Nothing to stop."),
+    view.head.length > 0 || view.asks.length > 0 ? tell("Stopped.", ...clear(view, "first")) : tell("Nothing to stop."),
   skip({ view }) {
-    const { length } = view.prompts;
+    const { length } = view.prompts();
     if (length === 0) return tell("Nothing is waiting.");
     return tell(`Dropped ${length} waiting ${length === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
   },
   status({ view, look }) {
-    const { length } = view.prompts;
+    const { length } = view.prompts();
     return tell(`${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}`);
   },
   model({ view, look }, argument) {
@@ -138,7 +136,7 @@ const titleMax = 200;
 
 /** Drops what is open, the prompt at work or all. */
 function clear(view: View, which: "first" | "all"): Change[] {
-  const prompts = which === "all" ? view.prompts : view.prompts.slice(0, 1);
+  const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
   const asked = prompts.flatMap((prompt) => withdraw(view, prompt, false));
   const isAsked = asked.some((change) => change.do === "confirm");
   // A question that no prompt of ours waits for: somebody asked it elsewhere.
