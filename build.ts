@@ -20,7 +20,15 @@ export async function build(target: string, outfile: string): Promise<string> {
   await Bun.build({
     entrypoints: [join(root, "src/main.ts")],
     target: "bun",
-    compile: { target: `bun-${target}` as Bun.Build.CompileTarget, outfile },
+    compile: {
+      target: `bun-${target}` as Bun.Build.CompileTarget,
+      outfile,
+      // `.env` and `bunfig.toml` of the folder it is started in would set keys, addresses and preloads of a stranger's choice.
+      autoloadDotenv: false,
+      autoloadBunfig: false,
+      // The program is what is in the binary: no preload, no inspector, no `eval`, no module from disk, whatever BUN_OPTIONS says.
+      execArgv: ["--disallow-code-generation-from-strings=strict"],
+    },
     minify: true,
     // Parsed ahead: the start takes half the time. It is bound to the architecture, so only for our own.
     bytecode: target === hostTarget,

@@ -11,14 +11,18 @@ import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
 import { nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
-import { fileKey, flagOf, settingKeys, settingRow as row, variableOf } from "./settings.ts";
+import { fileKey, flagOf, retired, settingKeys, settingRow as row, variableOf } from "./settings.ts";
 import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
-type LimitKey = "staleAfterMs" | "stableAfterMs" | "drainMs" | "retentionDays" | "lanesMax";
+
+/** No settings, since no other value would serve a person better. */
+const constants = { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000 } as const;
+
+type Limits = { readonly [key in keyof typeof constants | "retentionDays"]: number };
 
 /** The settings as the program uses them: frozen, checked, complete. */
-export type Config = Omit<Values, LimitKey> & { readonly limits: Pick<Values, LimitKey> };
+export type Config = Omit<Values, "retentionDays"> & { readonly limits: Limits };
 
 export type Origin = "default" | "file" | "environment" | "flag";
 
@@ -46,7 +50,8 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   const defaults = { ...fallbacks, home: envPaths("signalman", { suffix: "" }).data };
   const fromEnv = Object.fromEntries(settingKeys.map((key) => [key, env[variableOf(key)] || undefined]));
   const home = resolve(flags["home"] ?? fromEnv["home"] ?? defaults.home);
-  const layers = { default: defaults, file: readFile(home), environment: fromEnv, flag: flags };
+  const file = readFile(home);
+  const layers = { default: defaults, file: file.values, environment: fromEnv, flag: flags };
   const given: Record<string, unknown> = {};
   const origins = {} as Record<SettingKey, Origin>;
   for (const [origin, values] of Object.entries<Readonly<Record<string, unknown>>>(layers))
@@ -55,10 +60,10 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   if (typeof given["system"] === "string") given["system"] = readPrompt(given["system"], origins.system, home);
   const values = check(given, origins);
   refuseOpenListen(values);
-  const { staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax, ...rest } = values;
-  const limits = Object.freeze({ staleAfterMs, stableAfterMs, drainMs, retentionDays, lanesMax });
-  const config = Object.freeze({ ...rest, limits });
-  return { config, origins, given: given as Loaded["given"], warnings: unknownVariables(env) };
+  const { retentionDays, ...rest } = values;
+  const config = Object.freeze({ ...rest, limits: Object.freeze({ ...constants, retentionDays }) });
+  const warnings = [...file.warnings, ...unknownVariables(env)];
+  return { config, origins, given: given as Loaded["given"], warnings };
 }
 
 function check(given: Readonly<Record<string, unknown>>, origins: Record<SettingKey, Origin>): Values {
@@ -77,26 +82,38 @@ function check(given: Readonly<Record<string, unknown>>, origins: Record<Setting
   throw new BridgeError("config", `Cannot use${shown} as ${place[origins[key]]}: it takes ${accepts}`);
 }
 
+type File = { readonly values: Readonly<Record<string, unknown>>; readonly warnings: readonly string[] };
+
+const isGone = (name: string, place: string): string =>
+  `${place} is not used any more: ${retired[name] ?? ""}. Remove it`;
+
 /** The file's values by setting key. A missing file is an empty one. */
-function readFile(home: string): Record<string, unknown> {
+function readFile(home: string): File {
   const path = join(home, "config.toml");
   let values: Record<string, unknown>;
   try {
     values = parseToml(readFileSync(path, "utf8"));
   } catch (cause) {
-    if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return {};
+    if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR"))
+      return { values: {}, warnings: [] };
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause);
     const place = cause instanceof TomlError ? ` (line ${cause.line})` : "";
     throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}${place}`);
   }
   const known = new Map(settingKeys.filter((key) => !row(key).isOutsideFile).map((key) => [fileKey(key), key]));
-  const entries = Object.entries(values).map(([name, value]) => {
+  const [gone, present] = [true, false].map((isOld) =>
+    Object.entries(values).filter(([name]) => name in retired === isOld),
+  );
+  const entries = (present ?? []).map(([name, value]) => {
     const key = known.get(name);
     if (key === undefined) throw unknownKey(path, name, [...known.keys()]);
     if (row(key).isSecret) refuseLooseFile(path);
     return [key, value] as const;
   });
-  return Object.fromEntries(entries);
+  return {
+    values: Object.fromEntries(entries),
+    warnings: (gone ?? []).map(([name]) => isGone(name, `${name} of ${path}`)),
+  };
 }
 
 function unknownKey(path: string, name: string, known: readonly string[]): BridgeError {
@@ -141,6 +158,8 @@ function unknownVariables(env: Sources["env"]): string[] {
   return Object.keys(env)
     .filter((name) => name.startsWith(prefix) && !known.includes(name))
     .map((name) => {
+      const old = bare(name).toLowerCase();
+      if (old in retired) return isGone(old, `The variable ${name}`);
       const near = nearest(bare(name), known.filter((other) => other.startsWith(prefix)).map(bare));
       return `The variable ${name} is not known${near === null ? "" : `; did you mean ${prefix}${near}?`}`;
     });

@@ -281,6 +281,7 @@ function surroundings(
     backend: line.name,
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
+    hasOwnTimestamps: transport.capabilities.ownTimestamps,
     isWelcoming: config.welcome,
     isChecked: base.isChecked ?? false,
     look: {

@@ -75,14 +75,6 @@ const address = word((given): ListenAddress | null | undefined => {
   return { host: host.replace(/^\[|\]$/g, ""), port: Number(port) };
 });
 
-/** The four emojis for taken, waiting, done and failed; null shows nothing for that stage. */
-const reactions = word((list): readonly (string | null)[] | undefined => {
-  const emojis = list === "off" ? [] : list.split(/\s+/u);
-  const isValid = emojis.every((emoji) => /^(-|\p{Extended_Pictographic}\S{0,15})$/u.test(emoji));
-  if (!isValid || (list !== "off" && emojis.length !== 4)) return undefined;
-  return emojis.map((emoji) => (emoji === "-" ? null : emoji));
-});
-
 const shortSystem =
   "You are Claude, chatting on Signal with a person who reads on a phone. Answer in the person's language, briefly and plainly; go into detail when asked. Simple Markdown (bold, italics, lists, code) is shown; tables and headings are not.";
 
@@ -136,7 +128,6 @@ export const settings = {
     "base URL of the signal-cli daemon or the REST API",
     { flag: "url" },
   ),
-  signalCli: setting(optionalText("a path"), null, "a signal-cli program to start and supervise", { flag: "path" }),
   signalService: setting(
     text("production, or the path of a service file (JSON)"),
     "production",
@@ -162,13 +153,19 @@ export const settings = {
     "Claude model id",
     { flag: "id" },
   ),
+  effort: setting(
+    oneOf("low", "medium", "high", "xhigh", "max"),
+    "medium",
+    "how hard Claude thinks: more costs more, and takes longer",
+    { flag: "level" },
+  ),
   system: setting(text("a text, or @file"), shortSystem, "system prompt (default: a short one for chat on a phone)", {
     flag: "text",
   }),
   tools: setting(
     oneOf("off", "ask", "allow"),
     "ask",
-    "sessions: tools of the session; with ask a person confirms what writes or runs",
+    "what Claude may use: nothing, everything, or everything but what writes or runs, which a person confirms (messages: web search alone)",
     { flag: "policy" },
   ),
   approvalMinutes: setting(
@@ -176,15 +173,10 @@ export const settings = {
     "60",
     "how long Claude's question for a tool waits for a yes before it counts as a no, in minutes",
   ),
-  busy: setting(
-    oneOf("queue", "interrupt"),
-    "queue",
-    "a new message while Claude works waits its turn, or takes the place of the one at work",
-  ),
   reactions: setting(
-    form(reactions, "four emojis with spaces between (- for none), or off"),
-    "👀 ⏳ ✅ ⚠️",
-    "what a message of yours is marked with when it is taken, waits, is done, has failed",
+    toggle,
+    "true",
+    "mark a message of yours with an emoji when it is taken, waits, is done, has failed",
   ),
   readReceipts: setting(toggle, "true", "mark accepted messages as read"),
   progress: setting(toggle, "true", "show a long answer while it is written, as one message that is edited"),
@@ -193,16 +185,6 @@ export const settings = {
     optionalText("a command such as whisper-cli -nt -f"),
     null,
     "a command that prints what is said in the voice note whose path is added to it",
-  ),
-  digestAfterMessages: setting(
-    whole(1, 1_000),
-    "3",
-    "after an absence, more waiting messages than these are announced at once",
-  ),
-  digestAfterMinutes: setting(
-    whole(1, 10_080),
-    "60",
-    "after an absence, messages older than this are announced, in minutes",
   ),
   listen: setting(
     form(address, "host:port such as 127.0.0.1:8787, or off"),
@@ -222,24 +204,25 @@ export const settings = {
     "base URL of the Claude API, or of an endpoint compatible with it",
     { variable: "ANTHROPIC_BASE_URL" },
   ),
-  staleAfterMs: setting(
-    whole(15_000, 3_600_000),
-    "90000",
-    "without proof of life for so long the line counts as lost, in ms",
+  anthropicAuthToken: setting(optionalText("a token"), null, "bearer token for the Claude API, in place of a key", {
+    variable: "ANTHROPIC_AUTH_TOKEN",
+    isSecret: true,
+  }),
+  claudeTimeoutMs: setting(
+    whole(10_000, 3_600_000),
+    "600000",
+    "how long an endpoint that is not Anthropic's may be silent, before an answer and in it, in ms",
   ),
-  stableAfterMs: setting(whole(0, 3_600_000), "30000", "a line that held for so long starts its backoff anew, in ms"),
   updateUrl: setting(
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,
     "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
   ),
-  drainMs: setting(whole(0, 600_000), "10000", "how long turns at work may go on when stopping, in ms"),
   retentionDays: setting(
     whole(1, 3_650),
     "30",
     "how long done rows, and the local copy of what was said, are kept, in days",
   ),
-  lanesMax: setting(whole(1, 64), "8", "chats that are answered at the same time"),
 } satisfies Record<string, Setting>;
 
 export type SettingKey = keyof typeof settings;
@@ -247,6 +230,18 @@ export const settingKeys = Object.keys(settings) as SettingKey[];
 /** The row of a key, widened, so that optional columns can be read. */
 export const settingRow = (key: SettingKey): Setting => settings[key];
 const snake = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** What was a setting once, by its key in the file, and what is so now: an old file must not keep the program from starting. */
+export const retired: Readonly<Record<string, string>> = {
+  busy: "a new message waits its turn",
+  digest_after_messages: "more than 3 waiting messages are announced",
+  digest_after_minutes: "messages older than an hour are announced",
+  stale_after_ms: "a line without proof of life for 90 s counts as lost",
+  stable_after_ms: "a line that held for 30 s starts its backoff anew",
+  drain_ms: "turns at work may go on for 10 s when stopping",
+  lanes_max: "eight chats are answered at the same time",
+  signal_cli: "signalman starts no signal-cli, run it as a unit, as docs/transports.md shows",
+};
 
 /** `signalUrl` → `signal_url`. */
 export const fileKey = (key: SettingKey): string => snake(key);

@@ -4,9 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import parseWords from "string-argv";
+import { childEnv } from "./child-env.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
-import type { Transcribe } from "./loops/prompt.ts";
+import type { Transcribe } from "./loops/request.ts";
 
 const run = promisify(execFile);
 const timeoutMs: Millis = 180_000;
@@ -15,16 +17,22 @@ const outputBytesMax = 1024 * 1024;
 const textLengthMax = 64 * 1024;
 const endings: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-m4a": "m4a" };
 
-/** The file is 0600 in a folder of its own, and gone when the command has ended. The command is split at spaces; no shell reads it. */
+/** The file is 0600 in a folder of its own, and gone when the command has ended. The command is split as a shell would, quotes included, but no shell reads it. */
 export function createTranscribe(command: string, { log }: { readonly log: Log }): Transcribe {
-  const [program = "", ...words] = command.split(/\s+/u);
+  const [program = "", ...words] = parseWords(command);
   return async (bytes, contentType, signal) => {
     const folder = mkdtempSync(join(tmpdir(), "signalman-voice-"));
     try {
       const ending = endings[contentType] ?? contentType.split("/")[1]?.replace(/\W.*/u, "") ?? "audio";
       const file = join(folder, `note.${ending}`);
       writeFileSync(file, bytes, { mode: 0o600 });
-      const options = { signal, timeout: timeoutMs, maxBuffer: outputBytesMax, killSignal: "SIGKILL" } as const;
+      const options = {
+        signal,
+        timeout: timeoutMs,
+        maxBuffer: outputBytesMax,
+        killSignal: "SIGKILL",
+        env: childEnv(),
+      } as const;
       const { stdout } = await run(program, [...words, file], options);
       return stdout.trim().slice(0, textLengthMax) || null;
     } catch (error) {

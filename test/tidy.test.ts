@@ -67,6 +67,24 @@ const importsOf = (name: string): string[] =>
     relative(root, resolve(root, dirname(name), path)).replaceAll("\\", "/"),
   );
 
+test("signal/native: a file imports from lower layers only, as the table in its index.ts says", () => {
+  const folder = "src/signal/native/";
+  const rows = [...(textOf.get(`${folder}index.ts`) ?? "").matchAll(/^ \*   \| ([\w ·]+?) +\|/gmu)].map(
+    ([, names = ""]) => names.split(" · "),
+  );
+  const layerOf = (name: string) =>
+    rows.findIndex((row) => row.includes(name.slice(folder.length).split(/[./]/u)[0] ?? ""));
+  const inside = sources.map(([name]) => name).filter((name) => name.startsWith(folder));
+  const arrows = inside.flatMap((from) =>
+    importsOf(from)
+      .filter((to) => to.startsWith(folder))
+      .map((to) => ({ from, to })),
+  );
+  expect(inside.filter((name) => layerOf(name) < 0)).toEqual([]);
+  expect(arrows.filter(({ from, to }) => layerOf(from) >= layerOf(to))).toEqual([]);
+  expect(arrows.length).toBeGreaterThan(50);
+});
+
 test("every file of src is part of the program", () => {
   const reached = new Set<string>();
   const visit = (name: string): void => {
@@ -76,6 +94,16 @@ test("every file of src is part of the program", () => {
   };
   visit("src/main.ts");
   expect([...textOf.keys()].filter((name) => /^src\/.*\.ts$/u.test(name) && !reached.has(name))).toEqual([]);
+});
+
+test("the linter sees no import() calls: from outside, signal/daemon is entered by its doors", () => {
+  const doors = ["signal-cli.ts", "rest.ts", "version.ts"].map((name) => `src/signal/daemon/${name}`);
+  const entered = sources
+    .filter(([name]) => !name.startsWith("src/signal/daemon/"))
+    .flatMap(([name]) => importsOf(name).map((path) => ({ name, path })))
+    .filter(({ path }) => path.startsWith("src/signal/daemon/"));
+  expect(entered.length).toBeGreaterThan(0);
+  expect(entered.filter(({ path }) => !doors.includes(path))).toEqual([]);
 });
 
 test("every value that src exports is used by another file", () => {

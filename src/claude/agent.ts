@@ -1,13 +1,14 @@
 /**
  * The environment and the agent that our sessions run with: made once, remembered, mended when they are gone.
- * **Source:** claude/CLAUDE-API.md sections 1.1 and 1.2.
+ * **Source:** Managed Agents guide, "Define your agent" and "Cloud environments".
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Random } from "../clock.ts";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
+import { BridgeError } from "../core/errors.ts";
 import type { Log } from "../log.ts";
-import type { ClaudeApi } from "./api.ts";
-import { idOf } from "./wire.ts";
+import { nullFor, type ClaudeApi } from "./api.ts";
+import type { LocalTool } from "./line.ts";
+import { fields, idOf } from "./wire.ts";
 
 /**
  * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
@@ -24,6 +25,7 @@ export interface Memory {
 export type AgentDeps = {
   readonly api: ClaudeApi;
   readonly model: string;
+  readonly effort: string;
   readonly system: string;
   readonly toolPolicy: ToolPolicy;
   readonly memory: Memory;
@@ -42,14 +44,42 @@ const agentIdOf = (deps: AgentDeps): string | null => remembered(deps, agentKey)
 export type AgentKeeper = ReturnType<typeof createAgentKeeper>;
 
 export function createAgentKeeper(deps: AgentDeps) {
-  const ensure = async (signal: AbortSignal) => ({
+  const make = async (signal: AbortSignal) => ({
     environmentId: await ensureEnvironment(deps, signal),
     agentId: await ensureAgent(deps, signal),
   });
-  let running: ReturnType<typeof ensure> | null = null;
+  let running: { readonly made: ReturnType<typeof make>; readonly stop: AbortController; waiting: number } | null =
+    null;
   return {
-    /** An environment and an agent with the model, system prompt and tools of now. Lanes ask together; one answer serves all. */
-    ensure: (signal: AbortSignal) => (running ??= ensure(signal).finally(() => (running = null))),
+    /**
+     * An environment and an agent with the model, system prompt and tools of now. Chats ask together, and one answer serves all:
+     * it is given up only when all of them have.
+     */
+    async ensure(signal: AbortSignal): ReturnType<typeof make> {
+      if (running === null || running.stop.signal.aborted) {
+        const stop = new AbortController();
+        const begun = {
+          stop,
+          waiting: 0,
+          made: make(stop.signal).finally(() => running === begun && (running = null)),
+        };
+        begun.made.catch(() => {});
+        running = begun;
+      }
+      const mine = running;
+      mine.waiting++;
+      const given = Promise.withResolvers<never>();
+      const giveUp = (): void =>
+        given.reject(new BridgeError("claude_unreachable", "Cannot wait for the agent as the wait was given up"));
+      if (signal.aborted) giveUp();
+      signal.addEventListener("abort", giveUp, { once: true });
+      try {
+        return await Promise.race([mine.made, given.promise]);
+      } finally {
+        signal.removeEventListener("abort", giveUp);
+        if (--mine.waiting === 0) mine.stop.abort();
+      }
+    },
     /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
     async forgetLost(signal: AbortSignal): Promise<boolean> {
       const { api, memory } = deps;
@@ -79,16 +109,6 @@ export function createAgentKeeper(deps: AgentDeps) {
   };
 }
 
-/** Null where it fails with this code. */
-export async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T | null> {
-  try {
-    return await work;
-  } catch (error) {
-    if (error instanceof BridgeError && error.code === code) return null;
-    throw error;
-  }
-}
-
 async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<string> {
   const known = remembered(deps, environmentKey);
   if (known !== null) return known;
@@ -103,10 +123,10 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   const find = (): Promise<string | undefined> =>
     api.call({ ...site, what: "list the environments" }, async ({ beta }) => {
       for await (const found of beta.environments.list({ limit: 100 }, { signal }))
-        if (found.name === name && !found.archived_at && found.config.type === "cloud") return found.id;
+        if (found.name === name && !found.archived_at && isOurs(found.config)) return found.id;
       return undefined;
     });
-  // An archived environment keeps its name: then ours gets a longer one.
+  // Archived, or open to more of the network than ours: it keeps its name, and ours gets a longer one.
   const longer = `${name}-${Math.floor(random() * 36 ** 6).toString(36)}`;
   const id = (await create(name)) ?? (await find()) ?? (await create(longer));
   if (id === undefined)
@@ -116,14 +136,21 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   return id;
 }
 
+/** An environment of our name may be anybody's: taken only where its networking is what we would have made. */
+function isOurs(config: unknown): boolean {
+  const { type, networking } = fields(config);
+  const { type: reach, allow_package_managers, allow_mcp_servers, allowed_hosts } = fields(networking);
+  const isNarrow = allow_mcp_servers !== true && (!Array.isArray(allowed_hosts) || allowed_hosts.length === 0);
+  return type === "cloud" && reach === "limited" && allow_package_managers === true && isNarrow;
+}
+
 async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string> {
-  const { api, memory, log, model, system } = deps;
-  const params = { name, model, system, tools: toTools(deps.toolPolicy) };
+  const { api, memory, log, model, effort, system } = deps;
+  const params = { name, model: toModelConfig(model, effort), system, tools: toTools(deps.toolPolicy, []) };
   const print = JSON.stringify(params);
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
-  // Made of the settings alone: what is refused of it is the model.
-  const create = { what: "create the agent", refused: "claude_model" } as const;
+  const create = { what: "create the agent", refused: "claude_settings" } as const;
   const update = { what: "update the agent" };
   // Unknown there, or archived: then a new one is made.
   const agent =
@@ -140,13 +167,36 @@ async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string
 }
 
 type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;
+type Effort = "low" | "medium" | "high" | "xhigh" | "max";
 
-const freeTools = ["read", "glob", "grep", "web_search"] as const;
+/** A bare id would mean high effort. */
+export const toModelConfig = (id: string, effort: string): { id: string; effort: Effort } => ({
+  id,
+  effort: effort as Effort,
+});
 
-function toTools(policy: ToolPolicy): Tools {
-  if (policy === "off") return [];
+const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
+
+/** Beside tools of ours Claude has no sandbox: two machines would confuse it. There `web_fetch` asks, for it could carry files away. */
+export function toTools(policy: ToolPolicy, local: readonly LocalTool[]): Tools {
   const permission = (type: "always_allow" | "always_ask") => ({ permission_policy: { type } });
+  const type = "agent_toolset_20260401";
+  if (local.length > 0) {
+    const search = { name: "web_search", enabled: true, ...permission("always_allow") } as const;
+    const fetch = { name: "web_fetch", enabled: true, ...permission("always_ask") } as const;
+    const web = { type, default_config: { enabled: false }, configs: [search, fetch] } as const;
+    return [
+      ...(policy === "off" ? [] : [{ ...web, configs: [...web.configs] }]),
+      ...local.map((tool) => ({
+        type: "custom" as const,
+        name: tool.name,
+        description: tool.description,
+        input_schema: { ...tool.inputSchema, type: "object" as const },
+      })),
+    ];
+  }
+  if (policy === "off") return [];
   const configs = freeTools.map((name) => ({ name, ...permission("always_allow") }));
   const rest = { enabled: true, ...permission(policy === "allow" ? "always_allow" : "always_ask") };
-  return [{ type: "agent_toolset_20260401", default_config: rest, ...(policy === "ask" ? { configs } : {}) }];
+  return [{ type, default_config: rest, ...(policy === "ask" ? { configs } : {}) }];
 }

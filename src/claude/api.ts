@@ -1,56 +1,79 @@
 /**
  * The one way to the Claude API: the SDK, loaded when first needed, without its retries, its environment and its log.
  *
- * - `call` is one request; `stream` is one SSE response with a watchdog on its bytes. All fail only with `BridgeError`.
- * - Our `fetch` looks at every answer: the server's clock, and whether a 200 is what the API sends at all.
+ * - `call` is one request; `stream` is one SSE response with a watchdog. All fail only with `BridgeError`.
+ * - `watchedFetch` looks at every answer (the server's clock, and whether a 200 is what the API sends at all), and goes through the
+ *   proxy, but never to this machine.
  */
 import type { Anthropic, ClientOptions } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
-import type { ModelInfo } from "./backend.ts";
 import { claudeFailure, type Site } from "./failure.ts";
+import type { ModelInfo } from "./line.ts";
+import { readFrames } from "./stream.ts";
 
 export type ApiOptions = {
-  /** Null fails every call with `claude_key`. */
+  /** Without a key and a token every call fails with `claude_key`. */
   readonly apiKey: string | null;
+  /** A bearer token, in place of a key. */
+  readonly authToken?: string | null;
   /** Null is the API of Anthropic. */
   readonly baseUrl: string | null;
   readonly clock: Clock;
+  /** How long an endpoint that is not Anthropic's may be silent, before an answer and in it: a local model needs minutes. */
+  readonly timeoutMs?: Millis;
+  /** Where the environment names one it is used without being named here. */
+  readonly proxy?: string | null;
 };
 
 /** What a call hands to the SDK with every request. */
 export type RequestOptions = { readonly signal: AbortSignal; readonly timeout?: Millis };
 
+/** How long Claude may be silent: until the headers of an answer, and within it. */
+export type Bounds = { readonly headersMs: Millis; readonly silenceMs: Millis };
+
 const defaultBaseUrl = "https://api.anthropic.com";
 
-/** Time to the headers of an answer. **Source:** claude/CLAUDE-API.md 0.3: the SDK bounds nothing after that. */
+/** Time to the headers of an answer: the SDK bounds nothing after that. */
 export const headersTimeoutMs = 60_000;
-/** The server sends heartbeats, interval unpublished: after this long without a byte the line is looked at. */
+/** The API sends heartbeats about every 30 s: after this long without a byte the line is looked at. */
 export const silenceMs = 75_000;
+const slowEndpointMs = 600_000;
 const downloadMs = 120_000;
+/** A name is looked up in passing: no command and no prompt waits longer for it. */
+const lookUpMs = 10_000;
 /** A poor mobile line. */
 const uploadBytesPerMs = 50;
-
-/** Time to the headers of the answer to a request with files: what is sent counts too. */
-export const uploadTimeoutMs = (files: readonly PromptFile[]): Millis =>
-  headersTimeoutMs + files.reduce((ms, { base64 }) => ms + Math.ceil(base64.length / uploadBytesPerMs), 0);
-
-/** The longest turn is a small part of it. */
-const streamBytesMax = 64 * 2 ** 20;
 /** Far more than there are: an endpoint that pages for ever must not hold us. */
 const modelsMax = 500;
 /** `Date` has whole seconds: on average the time is half a second later. */
 const dateHalfStepMs = 500;
 
+/** Time to the headers of the answer to a request with files: what is sent counts too. */
+export const uploadTimeoutMs = (files: readonly PromptFile[], headersMs: Millis): Millis =>
+  headersMs + files.reduce((ms, { base64 }) => ms + Math.ceil(base64.length / uploadBytesPerMs), 0);
+
+const hostOf = (url: string): string => URL.parse(url)?.hostname ?? "";
+const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(hostOf(url));
+const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
+
 export type ClaudeApi = ReturnType<typeof createClaudeApi>;
 
 /** Every method fails only with a BridgeError `claude_*`. */
-export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions) {
+export function createClaudeApi(given: ApiOptions) {
+  const { clock, proxy, timeoutMs = slowEndpointMs } = given;
+  const baseUrl = given.baseUrl ?? defaultBaseUrl;
+  const bounds: Bounds = isAnthropic(baseUrl)
+    ? { headersMs: headersTimeoutMs, silenceMs }
+    : { headersMs: timeoutMs, silenceMs: timeoutMs };
   let skewMs = 0;
   let client: Promise<Anthropic> | null = null;
+  const models = new Map<string, ModelInfo | null>();
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
-    const response = await fetch(url, init);
+    // Bun reads HTTP_PROXY by itself, also for loopback: only `false` goes past it.
+    const way = isLoopback(baseUrl) ? { proxy: false } : proxy ? { proxy } : {};
+    const response = await fetch(url, { ...init, ...way } as RequestInit);
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
     const isDownload = new Headers(init?.headers).get("accept") === "application/binary";
@@ -61,34 +84,38 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions) {
   /** One request, or a walk over pages. */
   const call = async <T>(site: Site, work: (client: Anthropic) => PromiseLike<T>): Promise<T> => {
     try {
-      return await work(await (client ??= load(apiKey, baseUrl, watchedFetch)));
+      return await work(await (client ??= load({ ...given, baseUrl }, watchedFetch)));
     } catch (error) {
       throw claudeFailure(site, error);
     }
   };
   return {
     call,
+    bounds,
     /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
     skewMs: (): Millis => skewMs,
     /**
      * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
-     * are parsed JSON, or `"silent"` each time not one byte came for `silenceMs`. Aborting `signal` ends them silently;
-     * so does the server's end of the response. What breaks it before is thrown.
+     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or, while `isRunning` says so, nothing but
+     * pings for a minute. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
+     * is thrown.
      */
     async stream(
       site: Site,
-      work: (client: Anthropic, options: RequestOptions) => { asResponse(): Promise<Response> },
+      work: (client: Anthropic, options: Required<RequestOptions>) => { asResponse(): Promise<Response> },
       outer: AbortSignal,
+      isRunning: () => boolean = () => false,
     ): Promise<AsyncIterable<unknown>> {
       const cut = new AbortController();
       const options = {
         signal: AbortSignal.any([outer, cut.signal]),
-        // Bun ends a body that is silent for about 5 minutes; the watchdog below is earlier and knows what to do.
+        timeout: bounds.headersMs,
+        // Bun ends a request that is silent for about 5 minutes; our own bounds know what to do.
         fetchOptions: { timeout: false } as RequestInit,
       };
       return call(site, async (client) => {
         const response = await work(client, options).asResponse();
-        return readFrames({ ...site, isStream: true }, response, cut, clock, client);
+        return readFrames({ ...site, isStream: true }, response, cut, clock, { ...bounds, isRunning });
       });
     },
     /** The body of a download; null where it is larger than `bytesMax`. */
@@ -107,20 +134,58 @@ export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions) {
         timer.abort();
       }
     },
-    /** The models that the key may use. */
+    /** The models that the key may use. @throws BridgeError `claude_models_unlisted` */
     models: (signal: AbortSignal): Promise<readonly ModelInfo[]> =>
-      call({ what: "list the models" }, async (client) => {
-        const models: ModelInfo[] = [];
-        for await (const { id, display_name } of client.models.list({ limit: 100 }, { signal })) {
-          models.push({ id, name: display_name || id });
-          if (models.length >= modelsMax) break;
-        }
-        return models;
-      }),
+      call(
+        { what: "list the models", unserved: "claude_models_unlisted", isForeign: !isAnthropic(baseUrl) },
+        async (client) => {
+          const found: ModelInfo[] = [];
+          for await (const model of client.models.list({ limit: 100 }, { signal, timeout: lookUpMs })) {
+            found.push(toModel(model));
+            if (found.length >= modelsMax) break;
+          }
+          return found;
+        },
+      ),
+    /** The model of a name or an alias; null where it is unknown, or the endpoint cannot tell. Asked once. */
+    async model(name: string, signal: AbortSignal): Promise<ModelInfo | null> {
+      const known = models.get(name);
+      if (known !== undefined) return known;
+      const site = {
+        what: "look up the model",
+        refused: "claude_models_unlisted",
+        unserved: "claude_models_unlisted",
+      } as const;
+      const isForeign = !isAnthropic(baseUrl);
+      const found = await nullFor(
+        "claude_models_unlisted",
+        call({ ...site, isForeign }, (client) => client.models.retrieve(name, {}, { signal, timeout: lookUpMs })),
+      );
+      const model = found === null ? null : toModel(found);
+      models.set(name, model);
+      return model;
+    },
   };
 }
 
-async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Array | null> {
+const toModel = ({ id, display_name, max_tokens }: Anthropic.ModelInfo): ModelInfo => ({
+  id,
+  name: display_name || id,
+  outputTokensMax: max_tokens || null,
+});
+
+/** Null where it fails with this code. */
+export async function nullFor<T>(code: BridgeError["code"], work: Promise<T>): Promise<T | null> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof BridgeError && error.code === code) return null;
+    throw error;
+  }
+}
+
+/** Null where the body is larger than `bytesMax`. */
+export async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Array<ArrayBuffer> | null> {
   const chunks: Uint8Array<ArrayBuffer>[] = [];
   let size = 0;
   for await (const chunk of body ?? []) {
@@ -130,59 +195,17 @@ async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Arra
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
-async function load(apiKey: string | null, baseUrl: string | null, fetch: ClientOptions["fetch"]): Promise<Anthropic> {
-  if (apiKey === null || apiKey === "")
+async function load(
+  { apiKey, authToken = null, baseUrl }: ApiOptions,
+  fetch: ClientOptions["fetch"],
+): Promise<Anthropic> {
+  if (!apiKey && !authToken)
     throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
       hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
     });
   const { Anthropic } = await import("@anthropic-ai/sdk");
   // The SDK's own log shows bodies.
   const quiet = { logLevel: "off", openTelemetry: false } as const;
-  const baseURL = baseUrl ?? defaultBaseUrl;
-  return new Anthropic({ apiKey, baseURL, fetch, maxRetries: 0, timeout: headersTimeoutMs, ...quiet });
-}
-
-async function* readFrames(
-  site: Site,
-  response: Response,
-  cut: AbortController,
-  clock: Clock,
-  client: Anthropic,
-): AsyncGenerator {
-  const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
-  let heardAt = clock.monotonic();
-  let bytes = 0;
-  const tap = new TransformStream<Uint8Array, Uint8Array>({
-    transform(chunk, controller) {
-      heardAt = clock.monotonic();
-      bytes += chunk.length;
-      if (bytes > streamBytesMax)
-        throw new BridgeError("claude_protocol", `Cannot ${site.what} as the answer does not end`);
-      controller.enqueue(chunk);
-    },
-  });
-  const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
-  // Without a client it would print what it cannot parse, bodies and all, on the console.
-  const frames = Stream.fromSSEResponse<unknown>(tapped, cut, client)[Symbol.asyncIterator]();
-  try {
-    for (let next = frames.next(); ;) {
-      // Looked at below; a rejection while we are away must not count as unhandled.
-      next.catch(() => {});
-      const timer = new AbortController();
-      const rest = clock.sleep(heardAt + silenceMs - clock.monotonic(), timer.signal).then(() => null);
-      const result = await Promise.race([next, rest]).finally(() => timer.abort());
-      if (result?.done) return;
-      if (result) {
-        yield result.value;
-        next = frames.next();
-      } else if (clock.monotonic() - heardAt >= silenceMs) {
-        heardAt = clock.monotonic();
-        yield "silent";
-      }
-    }
-  } catch (error) {
-    throw claudeFailure(site, error);
-  } finally {
-    cut.abort();
-  }
+  const credential = authToken ? { apiKey: null, authToken } : { apiKey, authToken: null };
+  return new Anthropic({ ...credential, baseURL: baseUrl, fetch, maxRetries: 0, timeout: headersTimeoutMs, ...quiet });
 }

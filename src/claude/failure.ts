@@ -1,7 +1,7 @@
 /**
  * Every failure of the Claude API as one `BridgeError`. Decided by status, `error.type` and `error_code`; the API's sentence
- * is read in three known cases where nothing else tells them apart, and is never shown or logged.
- * **Source:** claude/CLAUDE-API.md sections 0.1, 1.6 and 5.1; codes in the SDK's core/error-classes.
+ * is read where nothing else tells two cases apart, and is never shown or logged.
+ * **Source:** Claude API guide, "Errors"; codes in the SDK's core/error-classes.
  */
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -14,6 +14,10 @@ export type Site = {
   readonly notFound?: ErrorCode;
   /** What a bad request means here. */
   readonly refused?: ErrorCode;
+  /** What it means that the endpoint does not serve this path (404, 405, 501; 403 where it is not Anthropic's). */
+  readonly unserved?: ErrorCode;
+  /** The endpoint is not Anthropic's. */
+  readonly isForeign?: boolean;
   /** The headers had arrived: what breaks from here on is the stream. */
   readonly isStream?: boolean;
 };
@@ -47,7 +51,7 @@ const byErrorCode: ReadonlyMap<string | null, ErrorCode> = new Map([
   ["organization_not_enrolled_in_beta", "claude_forbidden"],
   ["organization_on_hold", "claude_forbidden"],
   ["organization_type_not_supported", "claude_forbidden"],
-  ["image_dimensions_too_large", "claude_too_large"],
+  ["image_dimensions_too_large", "claude_image"],
   ["request_body_too_large_after_decoding", "claude_too_large"],
 ]);
 
@@ -74,17 +78,26 @@ const byTypeOrStatus: ReadonlyMap<string | number | null, ErrorCode> = new Map<s
   [529, "claude_overloaded"],
 ]);
 
-/** Only where status and type are the same as of a plain bad request. */
+/** Only where status and type are the same as of a plain bad request; the first that matches counts. */
 const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
   [/credit balance/iu, "claude_credit"],
   [/usage limits?\b/iu, "claude_spend_limit"],
-  [/prompt is too long|context (window|limit)/iu, "claude_context"],
+  [/waiting on responses? to events?/iu, "claude_busy"],
+  [/prompt is too long|input is too long|context (window|limit|length|size)|maximum context/iu, "claude_context"],
+  [/max_tokens|output tokens/iu, "claude_output"],
+  [/\bpdfs?\b|password.protected|encrypted/iu, "claude_document"],
+  [
+    /\bimages?\b.*(dimension|pixel|size|exceed|large|process|format|type|support|invalid)|process image|invalid image/isu,
+    "claude_image",
+  ],
+  [/\bbudget\b/iu, "claude_budget"],
+  [/request.*(too large|exceeds)|too many (images|documents)/iu, "claude_too_large"],
 ];
 
 type Answer = { readonly status: number | null; readonly type: string | null; readonly errorCode: string | null };
 
 function codeOf(
-  { refused = "claude_request", notFound = refused }: Site,
+  { refused = "claude_request", notFound = refused, unserved, isForeign }: Site,
   { status, type, errorCode }: Answer,
   sentence: string,
 ): ErrorCode {
@@ -92,6 +105,9 @@ function codeOf(
   const told = isBadRequest ? bySentence.find(([pattern]) => pattern.test(sentence))?.[1] : undefined;
   const known = byErrorCode.get(errorCode) ?? told;
   if (known) return known;
+  if (unserved && (status === 404 || status === 405 || status === 501 || (status === 403 && isForeign)))
+    return unserved;
+  if (isBadRequest && refused === "claude_settings" && /\bmodel\b/iu.test(sentence)) return "claude_model";
   // Without a type it was not the API that spoke: a proxy, a portal, the wrong server.
   if (type === null && (status === 403 || status === 404)) return "claude_protocol";
   if (status === 404 || type === "not_found_error") return notFound;

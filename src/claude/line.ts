@@ -111,9 +111,14 @@ export interface Remote {
   skewMs(): Millis;
 }
 
-export type ModelInfo = { readonly id: string; readonly name: string };
+export type ModelInfo = {
+  readonly id: string;
+  readonly name: string;
+  /** The longest answer in tokens; null where the endpoint does not say. */
+  readonly outputTokensMax: number | null;
+};
 
-/** Hears the text of a reply while `post` is at work, where the turn runs inside of it. */
+/** Hears the text of a reply piece by piece while `post` is at work, where the turn runs inside of it. */
 export type OnText = (eventId: string, text: string) => void;
 
 export interface Line {
@@ -121,9 +126,12 @@ export interface Line {
   readonly remote: Remote | null;
   /**
    * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
-   * the requests; else the whole turn, from the prompt to the idle that ends it or waits for results.
+   * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.
+   * Without a `remote` there is nothing to confirm, and a turn is stopped by `signal`; there an interrupt answers the tool uses
+   * that are open with an error.
    * @throws BridgeError `claude_*`: `claude_request` and the like are definite refusals, after `claude_unreachable`,
-   *   `claude_stream_lost` and `claude_protocol` the outcome is unknown; `claude_busy` means that the session waits for answers first
+   *   `claude_stream_lost` and `claude_protocol` the outcome is unknown (`partial` has what was said by then); `claude_busy` means
+   *   that the session waits for answers first
    */
   post(
     session: SessionView,
@@ -133,5 +141,8 @@ export interface Line {
   ): Promise<readonly SessionEvent[]>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;
+  /** @throws BridgeError `claude_models_unlisted` where the endpoint has no such list */
   models(signal: AbortSignal): Promise<readonly ModelInfo[]>;
+  /** The model that a name or an alias means; null where it is unknown, or the endpoint cannot tell. */
+  model(name: string, signal: AbortSignal): Promise<ModelInfo | null>;
 }

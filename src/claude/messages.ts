@@ -1,247 +1,223 @@
 /**
- * The backend `messages`: one request per turn, the conversation kept here. Works with every endpoint that speaks the
- * Messages API. Nothing is stored before the reply is complete: a turn that broke off is simply asked again.
- * **Source:** claude/CLAUDE-API.md section 4; SDK types RawMessageStreamEvent.
+ * The line `messages`: one request per turn, the conversation kept here. Works with every endpoint that speaks the Messages API.
+ *
+ *   history.ts    the log as messages            response.ts    an answer, gathered from its stream
+ *   here          a turn: what is asked, asked again where a pause wants it, and what becomes of it in the log
+ *
+ * Nothing is stored before an answer is complete: a turn that broke off rejects, with what had come by then.
  */
-import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { SessionEvent, StopReason } from "../core/model.ts";
-import { uploadTimeoutMs, type ClaudeApi, type RequestOptions } from "./api.ts";
-import type { Backend, Prompt, SessionView, TurnStep } from "./backend.ts";
-import { fields, string, toBlocks } from "./wire.ts";
+import type { JsonValue, Millis, SessionEvent } from "../core/model.ts";
+import { nullFor, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { toBlocks } from "./blocks.ts";
+import * as history from "./history.ts";
+import type { Line, OnText, Request, SessionView } from "./line.ts";
+import { centsOf } from "./prices.ts";
+import { createRequester, type Requester } from "./requester.ts";
+import { addFrame, createPreview, emptyReply, isComplete, shownText, toStop, type Reply } from "./response.ts";
+import { glue, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;
   readonly clock: Clock;
   /** A fresh random id, for the prompt's entry in the log. */
   readonly newId: () => string;
+  /** Claude may search the web. */
+  readonly hasWebSearch: boolean;
   /** About how many tokens of history go along (estimated); the oldest is left out first. */
   readonly historyTokensMax?: number;
 };
 
 const defaultHistoryTokens = 100_000;
-/** The API cuts a reply at this many tokens. */
-const replyTokensMax = 8_192;
 /** How often a paused turn is continued before we take what there is. */
 const pausesMax = 8;
 
-export function createMessagesBackend(deps: MessagesDeps): Backend {
+export function createMessagesLine(deps: MessagesDeps): Line {
+  const { api } = deps;
+  const requester = createRequester(api, deps.hasWebSearch);
   return {
     name: "messages",
     remote: null,
-    async *turn(session, prompt, signal) {
-      if (prompt === null) return;
-      try {
-        yield* ask(deps, session, prompt, signal);
-      } catch (error) {
-        if (!signal.aborted) throw error;
-      }
-    },
-    check: async (signal) => void (await deps.api.models(signal)),
-    models: deps.api.models,
+    post: (session, requests, onText, signal) => post(deps, requester, session, requests, onText, signal),
+    check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
+    models: api.models,
+    model: api.model,
   };
 }
 
-async function* ask(
+/** A turn that is being made: its entries in the log, and what they say to Claude. */
+type Turn = {
+  readonly id: string;
+  readonly at: Millis;
+  readonly entries: SessionEvent[];
+  readonly content: history.Block[];
+  open: readonly history.OpenUse[];
+};
+
+async function post(
   deps: MessagesDeps,
+  requester: Requester,
   session: SessionView,
-  prompt: Prompt,
+  requests: readonly Request[],
+  onText: OnText,
   signal: AbortSignal,
-): AsyncGenerator<TurnStep> {
-  const log = session.history();
-  const known = knownTurn(log, prompt);
-  if (known.length > 0) return yield { kind: "events", events: known };
-  yield { kind: "sending" };
-  const promptId = `local:${deps.newId()}`;
-  const takenIds = new Set(["", ...log.map(({ id }) => id)]);
-  const messages = toMessages(log, prompt, deps.historyTokensMax ?? defaultHistoryTokens);
+): Promise<readonly SessionEvent[]> {
+  const past = history.toHistory(session.history(), session.model, deps.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
-  const startedAt = Math.max(deps.clock.now(), (log.findLast((event) => event.at !== null)?.at ?? 0) + 1);
-  const timeout = uploadTimeoutMs(prompt.files);
-  const parts: Reply[] = [];
-  let replyId = "";
-  for (;;) {
-    const part = emptyReply();
-    for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
-      if (text === "") continue;
-      // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
-      replyId ||= takenIds.has(part.id) ? `${promptId}:reply` : part.id;
-      yield { kind: "delta", eventId: replyId, text };
-    }
-    if (signal.aborted) return;
-    parts.push(part);
-    if (part.stopReason !== "pause_turn" || part.text === "" || parts.length > pausesMax) break;
-    messages.push({ role: "assistant", content: [{ type: "text", text: part.text }] });
+  const at = Math.max(deps.clock.now(), past.lastAt + 1);
+  const turn: Turn = { id: `local:${deps.newId()}`, at, entries: [], content: [], open: past.open };
+  answer(turn, requests);
+  const prompts = requests.filter((request) => request.kind === "prompt");
+  if (prompts.length > 0 && turn.open.length > 0)
+    throw new BridgeError("claude_busy", "Cannot ask Claude as tool uses wait for their results");
+  if (turn.entries.length === 0 && prompts.length === 0) return [];
+  const isStopped = prompts.length === 0 && requests.some(({ kind }) => kind === "interrupt");
+  if (turn.open.length > 0 || isStopped) {
+    const eventIds = turn.open.map(({ entryId }) => entryId);
+    return [...turn.entries, rest(turn, isStopped ? { kind: "end_turn" } : { kind: "requires_action", eventIds })];
   }
-  yield { kind: "asked", eventId: promptId };
-  const at = Math.max(deps.clock.now(), startedAt);
-  const said = parts.map((part) => part.text).join("");
-  const sum = (key: "inputTokens" | "outputTokens"): number => parts.reduce((total, part) => total + part[key], 0);
-  const spent = { inputTokens: sum("inputTokens"), outputTokens: sum("outputTokens") };
-  const events: SessionEvent[] = [
-    { id: promptId, at: startedAt, type: "prompt", text: prompt.text },
-    { id: replyId, at, type: "reply", text: said },
-    { id: `${promptId}:usage`, at, type: "usage", ...spent, costCents: null },
-    { id: `${promptId}:idle`, at, type: "idle", stop: toStop(parts.at(-1)) },
-  ];
-  yield { kind: "events", events: events.filter((event) => event.type !== "reply" || event.text.trim() !== "") };
-}
-
-/** The turn as the log has it already, for a prompt that was answered and then asked again by a restart. */
-function knownTurn(log: readonly SessionEvent[], { state }: Prompt): readonly SessionEvent[] {
-  const start = state.kind === "asked" ? log.findIndex((event) => event.id === state.eventId) : -1;
-  if (start < 0) return [];
-  const length = log.slice(start).findIndex((event) => event.type === "idle") + 1;
-  return log.slice(start, start + length);
-}
-
-function toMessages(log: readonly SessionEvent[], prompt: Prompt, tokensMax: number): Anthropic.MessageParam[] {
-  const history = toHistory(log, tokensMax);
-  const blocks = toBlocks(prompt.text, prompt.files);
-  // A prompt that was never answered is the beginning of this one: the roles take turns.
-  const unanswered = history.at(-1)?.role === "user" ? history.pop() : undefined;
-  return [
-    ...history.map(({ role, text }) => ({ role, content: text })),
-    { role: "user", content: unanswered ? [{ type: "text", text: unanswered.text }, ...blocks] : blocks },
-  ];
-}
-
-export type HistoryMessage = { role: "user" | "assistant"; text: string };
-
-/** Text in tokens, on the safe side: about 3 bytes each, and a little for the frame of a message. */
-export const estimateTokens = (text: string): number => Math.ceil(new TextEncoder().encode(text).length / 3) + 8;
-
-/** The beginning moves by this many messages at once: a prefix that stays the same is cached by the API. */
-const trimStep = 8;
-
-/**
- * The conversation before the next prompt, oldest first: neighbours of one role in one message, beginning with the user,
- * at most about `tokensMax` in all. Prompts that were never answered stay, those that were declined do not.
- */
-export function toHistory(log: readonly SessionEvent[], tokensMax: number): HistoryMessage[] {
-  const messages: HistoryMessage[] = [];
-  for (const event of accepted(log)) {
-    if ((event.type !== "prompt" && event.type !== "reply") || event.text.trim() === "") continue;
-    const role = event.type === "prompt" ? "user" : "assistant";
-    const last = messages.at(-1);
-    if (last?.role === role) last.text = `${last.text}\n\n${event.text}`;
-    else messages.push({ role, text: event.text });
-  }
-  const costs = messages.map((message) => estimateTokens(message.text));
-  let rest = costs.reduce((sum, cost) => sum + cost, 0);
-  let start = 0;
-  while (rest > tokensMax && start < messages.length)
-    for (const cost of costs.slice(start, (start += trimStep))) rest -= cost;
-  const kept = messages.slice(start);
-  return kept[0]?.role === "assistant" ? kept.slice(1) : kept;
-}
-
-/** Without the turns that Claude declined: with them in sight it would decline whatever comes next. */
-function accepted(log: readonly SessionEvent[]): SessionEvent[] {
-  const turns: SessionEvent[][] = [[]];
-  for (const event of log) {
-    if (event.type === "idle" && event.stop.kind === "refusal") turns.pop();
-    else turns.at(-1)?.push(event);
-    if (event.type === "idle") turns.push([]);
-  }
-  return turns.flat();
-}
-
-/** One request; its text piece by piece, and the whole gathered into `reply`. */
-async function* request(
-  api: ClaudeApi,
-  { model, system }: SessionView,
-  messages: readonly Anthropic.MessageParam[],
-  reply: Reply,
-  { signal, timeout }: Required<RequestOptions>,
-): AsyncGenerator<string> {
-  const frames = await api.stream(
-    { what: "ask Claude", notFound: "claude_model" },
-    (client, options) =>
-      client.messages.create(
-        {
-          model,
-          max_tokens: replyTokensMax,
-          ...(system === "" ? {} : { system }),
-          messages: [...messages],
-          cache_control: { type: "ephemeral" },
-          stream: true,
-        },
-        { ...options, timeout },
-      ),
-    signal,
+  prompts.forEach((prompt, index) => ask(turn, prompt, index));
+  const messages = history.settle(history.merge([...past.messages, { role: "user", content: turn.content }]));
+  const timeout = uploadTimeoutMs(
+    prompts.flatMap(({ files }) => files),
+    deps.api.bounds.headersMs,
   );
-  for await (const frame of frames) {
-    if (frame === "silent") throw streamLost("nothing came for too long");
-    yield addFrame(reply, frame);
-    if (reply.isComplete) return;
+  const replies = await run(requester, session, messages, turn.id, onText, { signal, timeout });
+  conclude(turn, session, replies, Math.max(deps.clock.now(), at));
+  return turn.entries;
+}
+
+const raw = (id: string, at: Millis, name: string, value: JsonValue): SessionEvent => ({
+  id,
+  at,
+  type: "other",
+  name,
+  raw: value,
+});
+const rest = ({ id, at }: Turn, stop: (SessionEvent & { type: "idle" })["stop"]): SessionEvent => ({
+  id: `${id}:idle`,
+  at,
+  type: "idle",
+  stop,
+});
+
+/** Takes down the results, and what an interrupt leaves unanswered; a result that the log has already is passed over. */
+function answer(turn: Turn, requests: readonly Request[]): void {
+  const results: history.Block[] = [];
+  const settle = (use: history.OpenUse, text: string, isError: boolean): void => {
+    turn.open = turn.open.filter((other) => other !== use);
+    results.push(history.toResult(use.blockId, text, isError));
+    const id = `${turn.id}:result${results.length}`;
+    turn.entries.push({ id, at: turn.at, type: "tool_result", toolUseId: use.entryId, isError });
+  };
+  for (const request of requests) {
+    if (request.kind === "interrupt") for (const use of turn.open) settle(use, "The person interrupted it.", true);
+    const use = request.kind === "result" && turn.open.find(({ entryId }) => entryId === request.toolUseId);
+    if (use) settle(use, request.text, request.isError);
   }
-  if (!signal.aborted) throw streamLost("the stream ended before the reply did");
+  if (results.length === 0) return;
+  turn.entries.unshift(raw(`${turn.id}:results`, turn.at, history.userRaw, { content: results }));
+  turn.content.push(...results);
+}
+
+function ask(turn: Turn, { text, files }: Request & { kind: "prompt" }, index: number): void {
+  const { id: turnId, at } = turn;
+  const id = index === 0 ? turnId : `${turnId}:${index}`;
+  const content = toInput(toBlocks(text, files)) as history.Block[];
+  turn.entries.push({ id, at, type: "prompt", text });
+  if (files.length > 0) turn.entries.push(raw(`${id}:files`, at, history.userRaw, { content }));
+  turn.content.push(...content);
+}
+
+/** Asks, and again where Claude paused. @throws BridgeError with what was said until it broke */
+async function run(
+  requester: Requester,
+  session: SessionView,
+  messages: history.Message[],
+  turnId: string,
+  onText: OnText,
+  options: { readonly signal: AbortSignal; readonly timeout: Millis },
+): Promise<readonly Reply[]> {
+  const replies: Reply[] = [];
+  const show = createPreview((text) => onText(replyId(turnId, replies), text));
+  try {
+    for (;;) {
+      const reply = emptyReply();
+      const before = saidBy(replies);
+      replies.push(reply);
+      for await (const frame of await requester(session, messages, options)) {
+        if (frame === "silent") throw streamLost("nothing came for too long");
+        const text = addFrame(reply, frame);
+        if (text !== "")
+          show((reply.restarts === 0 && saidBy([reply]) === text ? glue(before, null, null, text) : "") + text);
+        // Whatever the stream does after that.
+        if (isComplete(reply)) break;
+      }
+      if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
+      if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return replies;
+      messages = history.merge([...messages, { role: "assistant", content: reply.blocks }]);
+    }
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    const { code, message, hint, retryAfterMs, cause } = error;
+    const partial = shownText(blocksOf(replies));
+    if (partial.trim() === "") throw error;
+    throw new BridgeError(code, message, { hint, retryAfterMs: retryAfterMs ?? undefined, cause, partial });
+  }
 }
 
 const streamLost = (why: string): BridgeError =>
-  new BridgeError("claude_stream_lost", `Cannot read Claude's reply as ${why}`);
+  new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);
 
-/** What is kept of a Messages stream: without tools and thinking its text is all that Claude says. */
-export type Reply = {
-  id: string;
-  text: string;
-  stopReason: string | null;
-  /** Of a refusal. */
-  category: string | null;
-  inputTokens: number;
-  outputTokens: number;
-  /** `message_stop` came: anything less is a stream that broke off. */
-  isComplete: boolean;
+const blocksOf = (replies: readonly Reply[]): history.Block[] => replies.flatMap(({ blocks }) => blocks);
+const saidBy = (replies: readonly Reply[]): string =>
+  blocksOf(replies)
+    .map(({ text }) => string(text))
+    .join("");
+/** Some endpoints give every message the same id, or none: ours is its own. An answer that begins anew is another one. */
+const replyId = (turnId: string, replies: readonly Reply[]): string => {
+  const restarts = replies.reduce((sum, reply) => sum + reply.restarts, 0);
+  return `${turnId}:reply${restarts === 0 ? "" : restarts}`;
 };
 
-export const emptyReply = (): Reply => {
-  const nothing = { stopReason: null, category: null, inputTokens: 0, outputTokens: 0 };
-  return { id: "", text: "", ...nothing, isComplete: false };
-};
-
-/** Adds one frame in place; returns the text that it brought. Unknown frames add nothing. */
-export function addFrame(reply: Reply, wire: unknown): string {
-  const frame = fields(wire);
-  const [message, delta] = [fields(frame["message"]), fields(frame["delta"])];
-  const { input_tokens: input, output_tokens: output } = fields(frame["usage"] ?? message["usage"]);
-  // Counts are cumulative within a message.
-  if (typeof input === "number") reply.inputTokens = input;
-  if (typeof output === "number") reply.outputTokens = output;
-  const block = fields(frame["content_block"]);
-  let text = "";
-  switch (frame["type"]) {
-    case "message_start":
-      reply.id = string(message["id"]);
-      break;
-    case "content_block_start":
-      if (block["type"] === "text") text = string(block["text"]);
-      break;
-    case "content_block_delta":
-      if (delta["type"] === "text_delta") text = string(delta["text"]);
-      break;
-    case "message_delta":
-      reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
-      reply.category = string(fields(delta["stop_details"])["category"]) || reply.category;
-      break;
-    case "message_stop":
-      reply.isComplete = true;
-  }
-  reply.text += text;
-  return text;
+/** What an answer leaves in the log. */
+function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly Reply[], at: Millis): void {
+  const last = replies.at(-1) ?? emptyReply();
+  const isToolStop = last.stopReason === "tool_use" && tools.length > 0;
+  // A call that was cut off has no use, and must not wait for a result.
+  const blocks = blocksOf(replies).filter(({ type }) => type !== "tool_use" || isToolStop);
+  const { id: turnId, entries } = turn;
+  if (blocks.some(({ type }) => type !== "text"))
+    entries.push(raw(`${turnId}:blocks`, at, history.assistantRaw, { model, content: blocks }));
+  const uses = blocks.flatMap((block, index): (SessionEvent & { type: "tool_use" })[] => {
+    const isLocal = block["type"] === "tool_use";
+    if (!isLocal && block["type"] !== "server_tool_use") return [];
+    const id = history.toUseId(turnId, index, string(block["id"]));
+    return [
+      { id, at, type: "tool_use", name: string(block["name"]), input: block["input"] ?? null, isAsk: false, isLocal },
+    ];
+  });
+  const text = shownText(blocks);
+  entries.push(...uses.filter(({ isLocal }) => !isLocal));
+  if (text.trim() !== "") entries.push({ id: replyId(turnId, replies), at, type: "reply", text });
+  const open = uses.filter(({ isLocal }) => isLocal);
+  entries.push(...open, usageOf(turnId, at, model, replies));
+  const eventIds = open.map(({ id }) => id);
+  const stop = open.length > 0 ? ({ kind: "requires_action", eventIds } as const) : toStop(last);
+  entries.push({ id: `${turnId}:idle`, at, type: "idle", stop });
 }
 
-/** **Source:** claude/CLAUDE-API.md section 4.2. */
-const stops: ReadonlyMap<string, StopReason> = new Map([
-  ["end_turn", { kind: "end_turn" }],
-  ["stop_sequence", { kind: "end_turn" }],
-  ["max_tokens", { kind: "max_tokens" }],
-  ["model_context_window_exceeded", { kind: "context_exceeded" }],
-]);
-
-function toStop(last: Reply | undefined): StopReason {
-  const name = last?.stopReason ?? "unknown";
-  if (name === "refusal") return { kind: "refusal", category: last?.category ?? null };
-  return stops.get(name) ?? { kind: "other", name };
+function usageOf(turnId: string, at: Millis, model: string, replies: readonly Reply[]): SessionEvent {
+  const costs = replies.map(({ used }) => centsOf(model, used));
+  const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+  return {
+    id: `${turnId}:usage`,
+    at,
+    type: "usage",
+    inputTokens: sum(replies.map(({ used }) => used.input + used.cacheRead + used.cacheWrite)),
+    outputTokens: sum(replies.map(({ used }) => used.output)),
+    costCents: costs.includes(null) ? null : sum(costs.map((cost) => cost ?? 0)),
+    isTotal: false,
+  };
 }

@@ -1,23 +1,13 @@
 /**
- * Wire and program: events of Managed Agents as entries of our log, frames of the live stream, prompts as content blocks.
- * Total: what is unknown, or comes from the future, becomes `other`; only what has no id at all is dropped.
- * **Source:** claude/CLAUDE-API.md sections 1.4 to 1.9 and 5.2.
+ * Wire and program: events of Managed Agents as entries of our log, and frames of the live stream. Total: what is unknown, or
+ * comes from the future, becomes `other`; only what has no id at all is dropped.
+ * **Source:** the SDK's types `BetaManagedAgentsSessionEvent` and `BetaManagedAgentsStreamSessionEvents`.
  */
 import { BridgeError } from "../core/errors.ts";
-import type { JsonValue, Millis, PromptFile, SessionEvent, StopReason } from "../core/model.ts";
+import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
+import type { Frame } from "./line.ts";
 
-/** One frame of a live session stream. Its end, for whatever reason, is a drop: a stream never says that a turn is over. */
-export type Frame =
-  | { readonly kind: "event"; readonly event: SessionEvent }
-  /** A preview of the message `eventId` begins, or goes on by `text`. */
-  | { readonly kind: "start"; readonly eventId: string }
-  | { readonly kind: "delta"; readonly eventId: string; readonly text: string }
-  /** The session was deleted. Appears on the stream only. */
-  | { readonly kind: "deleted" }
-  /** Not one byte for as long as the watchdog waits; it comes again after as long again. */
-  | { readonly kind: "silent" };
-
-type Fields = { readonly [key: string]: unknown };
+export type Fields = { readonly [key: string]: unknown };
 
 /** An object's fields; of anything else, none. */
 export const fields = (value: unknown): Fields =>
@@ -38,12 +28,28 @@ export function toMillis(time: unknown): Millis | null {
   return Number.isNaN(at) ? null : at;
 }
 
-/** The text blocks of a content list in one piece: citations cut a sentence into several blocks. */
-const textOf = (content: unknown): string =>
-  (Array.isArray(content) ? content : [])
-    .map(fields)
-    .map((block) => (block["type"] === "text" ? string(block["text"]) : ""))
-    .join("");
+const isText = (block: Fields): boolean => block["type"] === "text" && string(block["text"]) !== "";
+const isCited = (block: Fields): boolean => Array.isArray(block["citations"]);
+
+/**
+ * What stands between two text blocks of one answer: a blank line, but nothing where citations cut a sentence into blocks (the
+ * second goes on in the middle of one). `before` is the block that precedes directly, or null where another kind stands between.
+ */
+export function glue(soFar: string, before: unknown, block: unknown, text: string): string {
+  const isOneSentence = before !== null && (isCited(fields(before)) || isCited(fields(block)));
+  return soFar === "" || isOneSentence || /\s$/u.test(soFar) || /^[\s,.;:!?)\]»”’]/u.test(text) ? "" : "\n\n";
+}
+
+/** The text blocks of a content list in one piece. */
+export function textOf(content: unknown): string {
+  const blocks = (Array.isArray(content) ? content : []).map(fields);
+  return blocks.reduce((all, block, index) => {
+    if (!isText(block)) return all;
+    const before = blocks[index - 1];
+    const text = string(block["text"]);
+    return all + glue(all, before && isText(before) ? before : null, block, text) + text;
+  }, "");
+}
 
 /** The string entries of a metadata bag. */
 export const toMetadata = (bag: unknown): { readonly [key: string]: string } =>
@@ -51,25 +57,38 @@ export const toMetadata = (bag: unknown): { readonly [key: string]: string } =>
     Object.entries(fields(bag)).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
   );
 
-/** The frame of a parsed SSE `data`, or null for what says nothing to us. */
-export function toFrame(wire: unknown): Frame | null {
-  const frame = fields(wire);
-  switch (frame["type"]) {
-    case "event_start": {
-      const event = fields(frame["event"]);
-      return event["type"] === "agent.message" ? { kind: "start", eventId: string(event["id"]) } : null;
+/**
+ * Reads the frames of one stream: the frame of each parsed SSE `data`, or null for what says nothing to us. A preview without its
+ * start is the tail of a message that began before we listened.
+ */
+export function createFrameReader(): (wire: unknown) => Frame | null {
+  /** Message ids that were started, true until their first piece of text. */
+  const started = new Map<string, boolean>();
+  return (wire) => {
+    const frame = fields(wire);
+    switch (frame["type"]) {
+      case "event_start": {
+        const event = fields(frame["event"]);
+        if (event["type"] === "agent.message") started.set(string(event["id"]), true);
+        return null;
+      }
+      case "event_delta": {
+        const text = string(fields(fields(frame["delta"])["content"])["text"]);
+        const eventId = string(frame["event_id"]);
+        const isFirst = started.get(eventId);
+        if (text === "" || isFirst === undefined) return null;
+        started.set(eventId, false);
+        return { kind: "delta", eventId, text, isFirst };
+      }
+      case "session.deleted":
+        return { kind: "deleted" };
+      default: {
+        const event = toSessionEvent(wire);
+        if (event) started.delete(event.id);
+        return event && { kind: "event", event };
+      }
     }
-    case "event_delta": {
-      const text = string(fields(fields(frame["delta"])["content"])["text"]);
-      return text === "" ? null : { kind: "delta", eventId: string(frame["event_id"]), text };
-    }
-    case "session.deleted":
-      return { kind: "deleted" };
-    default: {
-      const event = toSessionEvent(wire);
-      return event && { kind: "event", event };
-    }
-  }
+  };
 }
 
 /** The log entry of a wire event; null where it has no id. */
@@ -84,12 +103,15 @@ export function toSessionEvent(wire: unknown): SessionEvent | null {
 
 type Body = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, "id" | "at"> : never) : never;
 
-const toolUse = (event: Fields): Body => ({
-  type: "tool_use",
-  name: string(event["name"]),
-  input: toInput(event["input"]),
-  isAsk: event["evaluated_permission"] === "ask",
-});
+const toolUse =
+  (isLocal: boolean) =>
+  (event: Fields): Body => ({
+    type: "tool_use",
+    name: string(event["name"]),
+    input: toInput(event["input"]),
+    isAsk: event["evaluated_permission"] === "ask",
+    isLocal,
+  });
 
 const toolResult =
   (idKey: string) =>
@@ -102,9 +124,9 @@ const toolResult =
 const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   "user.message": (event) => ({ type: "prompt", text: textOf(event["content"]) }),
   "agent.message": (event) => ({ type: "reply", text: textOf(event["content"]) }),
-  "agent.tool_use": toolUse,
-  "agent.mcp_tool_use": toolUse,
-  "agent.custom_tool_use": toolUse,
+  "agent.tool_use": toolUse(false),
+  "agent.mcp_tool_use": toolUse(false),
+  "agent.custom_tool_use": toolUse(true),
   "agent.tool_result": toolResult("tool_use_id"),
   "user.tool_result": toolResult("tool_use_id"),
   "agent.mcp_tool_result": toolResult("mcp_tool_use_id"),
@@ -140,12 +162,18 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
     const cents = typeof amount === "string" || typeof amount === "number" ? Number(amount) : Number.NaN;
     return {
       type: "usage",
-      inputTokens: count(usage["input_tokens"]),
+      inputTokens: count(usage["input_tokens"]) + count(usage["cache_read_input_tokens"]) + cacheWrites(usage),
       outputTokens: count(usage["output_tokens"]),
       costCents: Number.isFinite(cents) ? cents : null,
+      isTotal: true,
     };
   },
 };
+
+/** Tokens that were written to the cache: in one number, or by how long they are kept. */
+export const cacheWrites = (usage: Fields): number =>
+  count(usage["cache_creation_input_tokens"]) ||
+  Object.values(fields(usage["cache_creation"])).reduce<number>((sum, tokens) => sum + count(tokens), 0);
 
 /** Nested deeper than this, writing it down could overflow the stack: it is left out. */
 const depthMax = 100;
@@ -154,7 +182,7 @@ const isShallow = (value: unknown, depth = 0): boolean =>
   value === null ||
   (depth < depthMax && Object.values(value).every((inner) => isShallow(inner, depth + 1)));
 
-const toInput = (input: unknown): JsonValue => (isShallow(input) ? ((input ?? null) as JsonValue) : null);
+export const toInput = (input: unknown): JsonValue => (isShallow(input) ? ((input ?? null) as JsonValue) : null);
 
 function toStop(reason: Fields, details: Fields): StopReason {
   const kind = string(reason["type"]);
@@ -172,29 +200,4 @@ function toStop(reason: Fields, details: Fields): StopReason {
     default:
       return { kind: "other", name: kind || "unknown" };
   }
-}
-
-type PromptBlock = ReturnType<typeof toBlock> | { readonly type: "text"; readonly text: string };
-
-/** A prompt, the same for Managed Agents and Messages: files first, then the text; never empty, nor with an empty block (refused). */
-export function toBlocks(text: string, files: readonly PromptFile[]): PromptBlock[] {
-  const blocks: PromptBlock[] = files.map(toBlock);
-  if (text.trim() !== "") blocks.push({ type: "text", text });
-  return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
-}
-
-type ImageType = "image/jpeg" | "image/png" | "image/gif" | "image/webp";
-const isImage = (type: string): type is ImageType => /^image\/(jpeg|png|gif|webp)$/u.test(type);
-const textLike = /^text\/|^application\/(json|xml|yaml|toml|x-sh)$/u;
-
-function toBlock({ contentType, fileName, base64 }: PromptFile) {
-  const type = contentType.toLowerCase().split(";")[0]?.trim() ?? "";
-  const title = fileName === null ? {} : { title: fileName };
-  if (isImage(type)) return { type: "image", source: { type: "base64", media_type: type, data: base64 } } as const;
-  if (type === "application/pdf")
-    return { type: "document", source: { type: "base64", media_type: type, data: base64 }, ...title } as const;
-  const text = textLike.test(type) ? new TextDecoder().decode(Uint8Array.fromBase64(base64)) : "";
-  // Never a text block: a prompt of unknown fate is known again by its text alone.
-  const data = text.trim() === "" ? `[This file (${type}) is empty, or could not be read here.]` : text;
-  return { type: "document", source: { type: "text", media_type: "text/plain", data }, ...title } as const;
 }

@@ -43,7 +43,9 @@ export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, le
 /** What starts this program: the binary, or the runtime and the source. */
 export const ownCommand: readonly string[] = [
   process.execPath,
-  ...(commit === "source" ? ["Deno" in globalThis ? ["run", "-A"] : [], process.argv[1] ?? ""].flat() : []),
+  ...(commit === "source"
+    ? ["Deno" in globalThis ? ["run", "-A"] : ["--no-env-file"], process.argv[1] ?? ""].flat()
+    : []),
 ];
 
 export const printJson = ({ out }: Io, value: unknown): void => out(`${JSON.stringify(value, null, 2)}\n`);

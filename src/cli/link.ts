@@ -24,10 +24,13 @@ type Options = {
 };
 
 /** Resolves to 0 once the account is linked and the phone may write. */
-export async function link(cli: Cli, options: Options): Promise<number> {
+export const link = (cli: Cli, options: Options): Promise<number> => linkBy(openLink, cli, options);
+
+/** `link` by other means than the transport's own: for tests. */
+export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
-  const { steps, present } = await openLink(depsOf(cli, config, stack));
+  const { steps, present } = await open(depsOf(cli, config, stack));
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
   const showPage = options.web ? await openPage(cli, config.listen?.port ?? 0, stack) : null;

@@ -44,14 +44,14 @@ const commands: Readonly<Record<string, Row>> = {
   ],
   demo: [
     "try everything on this machine with a simulated phone",
-    async () => (await import("./demo.ts")).demo,
+    async () => (await import("../demo/demo.ts")).demo,
     { "--script": "play a short conversation and exit" },
   ],
   selftest: [
     "break everything on this machine, and show that nothing is lost",
-    async () => (await import("./selftest.ts")).selftest,
+    async () => (await import("../demo/selftest.ts")).selftest,
   ],
-  "selftest-life": ["", async () => (await import("./selftest.ts")).selftestLife, { "<url>": "" }],
+  "selftest-life": ["", async () => (await import("../demo/selftest.ts")).selftestLife, { "<url>": "" }],
   send: [
     "send a message through the running daemon",
     async () => (await remote()).send,

@@ -2,35 +2,35 @@
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport, startSignalCli, type Deps } from "./adapters.ts";
+import { buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
 
-/** Resolves to the exit code when everything has stopped. `openTransport` is for the self-test, which brings its own wire. */
-export async function run(cli: Cli, openTransport = buildTransport): Promise<number> {
-  const { config, warnings } = load(cli);
+/** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
+type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };
+
+/** Resolves to the exit code when everything has stopped. */
+export async function run(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant = {}): Promise<number> {
+  const { config: given, warnings } = load(cli);
+  const config = staleAfterMs === undefined ? given : { ...given, limits: { ...given.limits, staleAfterMs } };
   const { transport, backend } = config;
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
-  // Its JVM takes seconds: meanwhile `/status` says that Signal cannot be reached yet. It rejects when only a person can help.
-  const signalCli = Promise.withResolvers<never>();
   const daemon = await startDaemon(config, {
     ...deps,
     networkKey,
     newId: randomUUID,
-    buildTransport(store) {
-      void startSignalCli(deps).catch((error: unknown) => !cli.signal.aborted && signalCli.reject(error));
-      return openTransport(deps, store);
-    },
-    buildBackend: (store) => buildBackend(deps, store.settings),
+    buildTransport: (store) => openTransport(deps, store),
+    buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
   const stop = (): void => void daemon.stop();
@@ -42,7 +42,7 @@ export async function run(cli: Cli, openTransport = buildTransport): Promise<num
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
-  const code = await Promise.race([daemon.finished, signalCli.promise]);
+  const code = await daemon.finished;
   if (code === errorRow("not_linked").exit && cli.isErrTty) cli.err(`${errorRow("not_linked").hint}\n`);
   return code;
 }
@@ -69,7 +69,7 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
 }
 
 function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
-  const { store, backend, transport, wake, reconnect } = daemon;
+  const { store, line, transport, wake, reconnect } = daemon;
   return {
     async sync() {
       await daemon.sync();
@@ -84,13 +84,13 @@ function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
       reconnect();
     },
     send(chat, text) {
-      store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), clock.now());
+      store.outbox.add("send", randomUUID(), 0, chat, plainText(text), clock.now());
       wake();
     },
     async archive(id) {
       const session = store.sessions.find(id);
       if (session === null) throw new BridgeError("config", `Cannot archive ${id} as there is no such session here`);
-      if (backend.remote && session.remoteId !== null) await backend.remote.archive(session.remoteId, signal);
+      if (line.remote && session.remoteId !== null) await line.remote.archive(session.remoteId, signal);
       store.sessions.end(session.id);
     },
   };

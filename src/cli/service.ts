@@ -7,6 +7,7 @@ import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
+import { childEnv } from "../child-env.ts";
 import type { Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { variableOf, settingKeys } from "../settings.ts";
@@ -28,7 +29,8 @@ const here: Place = {
   command: ownCommand,
   exec: (program, ...args) =>
     new Promise((resolve) => {
-      execFile(program, args, (error, out, err) => {
+      const { NOTIFY_SOCKET } = process.env;
+      execFile(program, args, { env: childEnv({ NOTIFY_SOCKET }) }, (error, out, err) => {
         const code = error === null ? 0 : typeof error.code === "number" ? error.code : 127;
         resolve({ code, out: `${out}${err}`.trim() });
       });

@@ -10,6 +10,7 @@ import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
+import { childEnv } from "../child-env.ts";
 import { isLoopback } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -54,7 +55,7 @@ export async function update(cli: Cli, options: { readonly check?: true }, progr
         "the binary is not the one of the list of sums",
         "Nothing was changed. Try again later; if it stays so, do not trust that place.",
       );
-    const { stdout } = await promisify(execFile)(fresh, ["--version"]).catch(() => {
+    const { stdout } = await promisify(execFile)(fresh, ["--version"], { env: childEnv() }).catch(() => {
       throw failed("the new binary does not start here", "Nothing was changed.");
     });
     // Whoever could run the old one can run the new one, whatever our umask.

@@ -38,8 +38,8 @@ export type Prompt = {
 /** A question of Claude's that waits for a yes or no. */
 export type Ask = {
   readonly use: ToolUse;
-  /** Signal's times of the messages that show it; empty while none has reached the phone. */
-  readonly shownAt: readonly Millis[];
+  /** The messages that show it: their identity on Signal, and since when the phones have them; null where that is not known. */
+  readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
   /** Some message of ours shows it, sent or not. */
   readonly isSaid: boolean;
 };
@@ -207,11 +207,3 @@ export function confirm(view: View, asks: readonly Ask[], isAllowed: boolean, re
 }
 
 const noText = "The person said no.";
-
-/** `/approve` and `/deny`: every question that is open and was shown. */
-export function answerOpen(view: View, isAllowed: boolean): { text: string | null; changes: Change[] } {
-  const asks = view.asks.filter(({ isSaid }) => isSaid);
-  return asks.length === 0
-    ? { text: "Nothing waits for an answer.", changes: [] }
-    : { text: null, changes: confirm(view, asks, isAllowed, null) };
-}

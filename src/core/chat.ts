@@ -136,18 +136,29 @@ function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Pro
 type Answer = Extract<Verdict, { kind: "answer" }>;
 
 /**
- * A yes or no answers the question that it points to; a plain one the one that is open and was on the phone before it was written.
- * Anything else is no answer: words are a prompt then, a reaction says nothing.
+ * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
+ * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing.
  */
-function answer(view: View, fact: Received, { isAllowed, reason, targetSentAt, isReaction }: Answer): Change[] {
+function answer(view: View, fact: Received, { isAllowed, reason, targetSentAt, by }: Answer): Change[] {
   const { id, envelope } = fact;
-  const shown = view.asks.filter(({ shownAt }) => shownAt.some((at) => at < envelope.sentAt));
-  const [first, second] = shown.filter(({ shownAt }) => targetSentAt === null || shownAt.includes(targetSentAt));
-  if (first === undefined) return isReaction ? [] : openPrompt(view, fact, null);
-  if (second !== undefined)
-    return [say("note", id, `Claude asks ${shown.length} things: quote the one you mean, or react to it.`)];
-  return confirm(view, [first], isAllowed, reason);
+  const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
+  const [first, ...others] = view.asks.filter(({ shown }) =>
+    targetSentAt === null
+      ? shown.some(({ at }) => at !== null && at <= writtenAt)
+      : shown.some(({ sentAt }) => sentAt === targetSentAt),
+  );
+  if (first === undefined && by === "text") return openPrompt(view, fact, replacedBy(envelope));
+  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
+  const edited = replacedBy(envelope);
+  const replaced = edited === null ? undefined : versionOf(view, envelope, edited);
+  if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
+  return [...(replaced ? withdraw(view, replaced, true) : []), ...confirm(view, [first], isAllowed, reason)];
 }
+
+const whichText = (count: number): string =>
+  `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
+
+const replacedBy = ({ content }: Envelope): Millis | null => (content.kind === "edit" ? content.targetSentAt : null);
 
 // --- from Claude
 

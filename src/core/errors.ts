@@ -58,7 +58,7 @@ export const errorTable = {
   ),
   unlinked: person(
     "This device is no longer linked to the Signal account",
-    "Run `signalman link` and scan the code with your phone.",
+    "Run `signalman link` and scan the code with your phone; behind a daemon, link it there (docs/linking.md).",
     { exit: 3, userAction: "relink" },
   ),
   outdated: person("Signal refuses this version", "Update signalman (and signal-cli, where it is used).", {
@@ -71,7 +71,7 @@ export const errorTable = {
   ),
   rejected: person(
     "The Signal account is not known here",
-    "Set SIGNALMAN_ACCOUNT to the number exactly as it was registered, or run `signalman link`.",
+    "Set SIGNALMAN_ACCOUNT to the number exactly as it was registered, or link the daemon to it (docs/linking.md).",
     { exit: 3, userAction: "relink" },
   ),
   replaced: person(
@@ -153,14 +153,51 @@ export const errorTable = {
       chat: "The chosen Claude model is not available. Pick another with /model, or ask whoever runs signalman.",
     },
   ),
+  claude_models_unlisted: never(
+    "The models cannot be listed here",
+    "The endpoint has no list of models: name one that it serves in SIGNALMAN_MODEL, or with /model.",
+    { chat: "The models cannot be listed here. Name one: /model NAME" },
+  ),
+  claude_busy: backoff(
+    "The session waits for answers first",
+    "Nothing to do: the prompt goes out when what is open is settled. /stop settles it at once.",
+    {
+      chat: "Claude still waits for an answer to its question. Your message is safe and comes after it; /stop drops the question.",
+    },
+  ),
+  claude_settings: backoff(
+    "The Claude API does not take the settings of this conversation",
+    "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
+    {
+      exit: 2,
+      chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
+    },
+  ),
   claude_request: never(
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",
-    { chat: "Claude could not take that message. Please rephrase it, or start over with /new." },
+    { chat: "Claude could not take that message as it is. Start over with /new if it happens again." },
   ),
   claude_too_large: never("The message is too large for Claude", "Send less at once.", {
     chat: "That is too large for Claude. Please send less at once.",
   }),
+  claude_image: never(
+    "A picture is not one that Claude takes",
+    "Send it smaller: at most 8,000 pixels a side and 10 MB, as JPEG, PNG, GIF or WebP.",
+    { chat: "Claude can't take that picture. Please send it smaller, as JPEG or PNG (at most 8,000 pixels a side)." },
+  ),
+  claude_document: never(
+    "A PDF is not one that Claude takes",
+    "Send it without a password, in parts of at most 100 pages.",
+    {
+      chat: "Claude can't read that PDF. It may be locked, damaged or too long: send it without a password, in parts of at most 100 pages.",
+    },
+  ),
+  claude_output: never(
+    "More output was asked for than the model or its endpoint allows",
+    "Pick another model with /model or SIGNALMAN_MODEL.",
+    { chat: "This model cannot give answers of the length that was asked for. Pick another with /model." },
+  ),
   claude_context: never("The conversation is too long for the model", "Start over with /new.", {
     chat: "This conversation has grown too long for the model. Send /new to start a fresh one.",
   }),
@@ -175,9 +212,6 @@ export const errorTable = {
     "Nothing to do: the message was given up after a second try. Send it again, differently or without its files.",
     { chat: "Claude could not work on this message, twice. Please send it again, differently or without its files." },
   ),
-  claude_busy: backoff("The session waits for an answer first", "Answer Claude's question in the chat, or say /stop.", {
-    chat: "Claude still waits for an answer in this conversation. /stop ends that.",
-  }),
   claude_stream_lost: backoff(
     "The stream from Claude ended early",
     "Nothing to do: signalman looks the answer up and goes on.",
@@ -189,10 +223,14 @@ export const errorTable = {
   ),
   // --- this machine
   config: person("The settings are not valid", "Correct the setting named above.", { exit: 2 }),
-  not_linked: person("No Signal account is linked", "Run `signalman link` and scan the code with your phone.", {
-    exit: 3,
-    userAction: "relink",
-  }),
+  not_linked: person(
+    "No Signal account is linked",
+    "Run `signalman link` and scan the code with your phone; behind a daemon, link it there (docs/linking.md).",
+    {
+      exit: 3,
+      userAction: "relink",
+    },
+  ),
   not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
   home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),
   database: backoff("The database cannot be used", "Check free space and permissions of the home folder."),
@@ -223,6 +261,7 @@ export type BridgeErrorDetails = {
   readonly hint?: string | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
+  /** What Claude had said until its answer broke off. */
   readonly partial?: string | undefined;
   readonly cause?: unknown;
 };
@@ -235,8 +274,7 @@ export class BridgeError extends Error {
   readonly retry: RetryClass;
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
-  /** What of an answer had come before it broke off. */
-  readonly partial: string;
+  readonly partial: string | null;
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -245,7 +283,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
-    this.partial = details.partial ?? "";
+    this.partial = details.partial || null;
   }
 }
 

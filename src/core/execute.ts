@@ -2,7 +2,7 @@
  * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
  * which are written in the transaction that also writes the command. So no message ever waits behind a command.
  */
-import { answerOpen, withdraw, type Change, type Look, type View } from "./changes.ts";
+import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { efforts, type Envelope, type Session } from "./model.ts";
 import { nearest } from "./nearest.ts";
@@ -23,15 +23,17 @@ const tell = (text: string, ...changes: readonly Change[]): Done => ({ text, cha
 /** Runs one command; an unknown name is answered with the nearest one there is. */
 export function execute(name: string, argument: string, context: CommandContext): Done {
   const names = commands.map((command) => command.name);
-  const known = names.find((candidate) => candidate === name);
-  if (known) return handlers[known](context, argument);
+  if (Object.hasOwn(handlers, name)) return handlers[name as Runnable](context, argument);
   const near = nearest(name, names);
   return tell(
     `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`,
   );
 }
 
-const handlers: Record<CommandName, Handler> = {
+/** A yes or no is told from a command before it gets here. */
+type Runnable = Exclude<CommandName, "approve" | "deny">;
+
+const handlers: Record<Runnable, Handler> = {
   help: () => tell(commandHelp()),
   new({ view, id, envelope }, argument) {
     const { length } = view.prompts();
@@ -110,8 +112,6 @@ const handlers: Record<CommandName, Handler> = {
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
   usage: ({ look }) => tell(look.usage() ?? "Nothing used yet."),
-  approve: ({ view }) => answerOpen(view, true),
-  deny: ({ view }) => answerOpen(view, false),
   retry({ id, look }) {
     const last = look.lastPrompt();
     return last === null ? tell("Nothing was asked yet.") : { text: null, changes: openAs(id, last) };

@@ -25,8 +25,9 @@ export type Verdict =
       readonly isAllowed: boolean;
       /** What else was said, for Claude to hear. */
       readonly reason: string | null;
+      /** The message that it points to, by reaction or quote. */
       readonly targetSentAt: Millis | null;
-      readonly isReaction: boolean;
+      readonly by: "text" | "reaction" | "command";
     }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
@@ -63,10 +64,10 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
       return { kind: "withdraw", targetSentAt: content.targetSentAt };
     case "reaction": {
       const answer = toAnswer(content.emoji);
-      if (content.isRemove || answer === null || !mayApprove(envelope, options))
+      const { targetAuthor, targetSentAt } = content;
+      if (content.isRemove || answer === null || !isOurs(targetAuthor, options) || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      const { targetSentAt } = content;
-      return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, isReaction: true };
+      return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, by: "reaction" };
     }
     case "text":
     case "edit": {
@@ -83,16 +84,24 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
   if (command) {
     const name = (command[1] ?? "").toLowerCase();
-    if ((name === "approve" || name === "deny") && !mayApprove(envelope, options))
-      return { kind: "ignore", reason: "approval by somebody who is not on the list by name" };
-    return { kind: "command", name, argument: (command[2] ?? "").trim() };
+    if (name !== "approve" && name !== "deny") return { kind: "command", name, argument: (command[2] ?? "").trim() };
+    if (!mayApprove(envelope, options))
+      return { kind: "ignore", reason: "approval by a person who is not on the list by name" };
+    return { kind: "answer", isAllowed: name === "approve", reason: null, targetSentAt: quotedBy(body), by: "command" };
   }
-  if (replaces === null && body.attachments.length === 0 && mayApprove(envelope, options)) {
-    const answer = toAnswer(text);
-    const targetSentAt = body.quote?.sentAt ?? null;
-    if (answer !== null) return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, isReaction: false };
-  }
-  return { kind: "prompt", replaces };
+  const isOther = body.quote !== null && !isOurs(body.quote.author, options);
+  const isAllowed = body.attachments.length === 0 && !isOther && mayApprove(envelope, options) ? toAnswer(text) : null;
+  if (isAllowed === null) return { kind: "prompt", replaces };
+  return { kind: "answer", isAllowed, reason: null, targetSentAt: quotedBy(body), by: "text" };
+}
+
+const quotedBy = ({ quote }: TextContent): Millis | null => quote?.sentAt ?? null;
+
+/** False where it is surely another account's message: timestamps of different authors may be equal, or made so. */
+function isOurs(author: Address, { account }: InboundOptions): boolean {
+  const isComparable =
+    (author.aci !== null && account.aci !== null) || (author.number !== null && account.number !== null);
+  return !isComparable || isSameAddress(author, account);
 }
 
 /** Why this envelope is not let in, or null. */

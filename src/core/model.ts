@@ -158,7 +158,7 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
       readonly input: JsonValue;
       /** The session waits for a person's yes or no. */
       readonly isAsk: boolean;
-      /** A tool of ours, which runs on this machine: the session waits for its result. */
+      /** The tool is ours: the session waits for the result of a call that runs here. */
       readonly isLocal: boolean;
     }
   | { readonly type: "tool_result"; readonly toolUseId: string; readonly isError: boolean }
@@ -175,13 +175,19 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
     }
   | {
       readonly type: "usage";
+      /** All that was read, from the cache and into it included. */
       readonly inputTokens: number;
       readonly outputTokens: number;
-      /** List cost in US cents so far, null when the log does not say. */
+      /** List cost in US cents, with fractions; null where it is not known. */
       readonly costCents: number | null;
+      /** The sums of the session so far (a session elsewhere), and not those of one turn (a log that is kept here). */
+      readonly isTotal: boolean;
     }
-  /** Everything else (thinking, spans, interrupts, and kinds that do not exist yet). */
-  | { readonly type: "other"; readonly name: string }
+  /**
+   * Everything else (thinking, spans, interrupts, and kinds that do not exist yet). `raw` holds what is said word by word in the
+   * entries beside it, as the Messages API wants it back (`claude/history.ts`): it goes where their text goes.
+   */
+  | { readonly type: "other"; readonly name: string; readonly raw?: JsonValue }
 );
 
 /** How hard Claude thinks. **Source:** SDK type `OutputConfig.effort`. */

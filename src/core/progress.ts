@@ -56,7 +56,7 @@ export function question(ask: ToolUse | null, prompt: string, count: number): st
   const verb = ask ? (verbs.get(ask.name) ?? `use ${ask.name}`) : "use a tool";
   const place = ask && valueOf(ask.input, placeKeys);
   const where = place !== null && !all.includes(place) ? shorten(place, lineLengthMax) : "Claude's sandbox";
-  const how = count > 1 ? `👍 or 👎 for this one; yes or no answers all ${count}.` : "👍 or yes, 👎 or no.";
+  const how = count > 1 ? "👍 or 👎 on this one, or quote it with yes or no." : "👍 or yes, 👎 or no.";
   const what = [`Claude wants to ${verb}`, ...(beginning === "" ? [] : [beginning])].join(": ");
   return `${what}${rest}\nIn ${where}, as you asked “${shorten(prompt, 60)}”\n${how}`;
 }

@@ -108,7 +108,7 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
     isCostly ? faultLimits.costly.waitMs : 0,
   );
   if (post) {
-    const { partial } = error;
+    const partial = error.partial ?? "";
     const isQuiet = isRead && error.code === "claude_stream_lost";
     if (!isQuiet)
       chats.settle(session.chat, {

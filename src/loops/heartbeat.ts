@@ -1,4 +1,5 @@
 /** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
+import type { Ask } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
@@ -74,15 +75,16 @@ function createExpiry({ store, chats, clock, config, account }: Bridge): () => v
       const chat = store.inbox.head(chatKey)[0]?.envelope.chat;
       if (!chat) continue;
       const { asks } = chats.viewOf(chat);
-      const age = (id: string, shownAt: readonly Millis[]): Millis => {
+      const age = ({ use: { id }, shown }: Ask): Millis => {
         const since = seen.get(id) ?? clock.monotonic();
         seen.set(id, since);
         present.add(id);
-        return Math.max(clock.monotonic() - since, clock.now() - Math.min(...shownAt, clock.now()));
+        return Math.max(
+          clock.monotonic() - since,
+          clock.now() - Math.min(clock.now(), ...shown.flatMap(({ at }) => at ?? [])),
+        );
       };
-      const aged = asks
-        .filter(({ isSaid }) => isSaid)
-        .map(({ use, shownAt }) => ({ id: use.id, ms: age(use.id, shownAt) }));
+      const aged = asks.filter(({ isSaid }) => isSaid).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
       for (const isLast of [true, false]) {
         const askIds = aged
           .filter(({ ms }) => (isLast ? ms >= limitMs : ms >= limitMs / 2 && ms < limitMs))

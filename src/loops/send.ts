@@ -85,7 +85,7 @@ async function sendOne(
   const { clock, log } = bridge;
   const take = (next: OutboxRow | null): Next => {
     if (next === null || !isOpen()) return null;
-    if (next.body.kind !== "reaction") outbox.markSending(next.id);
+    if (next.body.kind !== "reaction") outbox.markSending(next.id, clock.now());
     return { ...next, state: "sending" };
   };
   const body = bodyOf(bridge, row);

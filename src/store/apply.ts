@@ -26,6 +26,8 @@ export type Surroundings = {
   readonly stamp: (stamps: Stamps, key: string) => Stamps;
   /** What a message of a person is marked with; null for no mark. */
   readonly emojiOf: (stage: Stage) => string | null;
+  /** A message's timestamp here is its identity on Signal. */
+  readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
   readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
   /** Asserts what must hold after each decision: in tests and simulation. */
@@ -106,8 +108,11 @@ function createView(store: Store, world: Surroundings) {
       const subject = askSubject({ session }, use.id);
       if (!use.isAsk || posts.isConfirmed(subject)) return [];
       const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
-      const shownAt = rows.flatMap(({ state, signalTimestamp }) => (state === "sent" ? (signalTimestamp ?? []) : []));
-      return [{ use, shownAt, isSaid: rows.length > 0 }];
+      const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+        at: state === "sent" ? sendingAt : null,
+      }));
+      return [{ use, shown, isSaid: rows.length > 0 }];
     });
   };
   return (chat: Chat): View => {

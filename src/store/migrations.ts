@@ -3,7 +3,7 @@
  * `PRAGMA user_version` counts the steps done; each runs in a transaction of its own.
  */
 import { BridgeError } from "../core/errors.ts";
-import { signalSchema } from "../signal/native/schema.ts";
+import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 
 export const migrations: readonly string[] = [
@@ -93,7 +93,7 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
-  signalSchema,
+  nativeSchema,
   `
   -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
   CREATE TABLE files (
@@ -108,6 +108,10 @@ export const migrations: readonly string[] = [
     looks INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX file_looks_due ON file_looks (due_at);
+  `,
+  `
+  -- A yes answers what the phones had before it was written.
+  ALTER TABLE outbox ADD COLUMN sending_at INTEGER;
   `,
   `
   -- What is asked of Claude, as durable as what is sent to Signal. subject: the inbox id of a prompt or of the prompt that an interrupt
@@ -178,13 +182,14 @@ export const migrations: readonly string[] = [
     attempts INTEGER NOT NULL DEFAULT 0,
     is_uncertain INTEGER NOT NULL DEFAULT 0,
     signal_timestamp INTEGER,
+    sending_at INTEGER,
     fault TEXT,
     created_at INTEGER NOT NULL,
     done_at INTEGER,
     UNIQUE (why, subject, part)
   ) STRICT;
-  INSERT INTO outbox_next (id, why, subject, part, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, fault,
-    created_at, done_at)
+  INSERT INTO outbox_next (id, why, subject, part, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at,
+    fault, created_at, done_at)
     SELECT id, CASE substr(key, 1, instr(key, ':') - 1) WHEN 'status' THEN 'mark' WHEN 'control' THEN 'command' WHEN 'welcomed' THEN 'welcome'
         ELSE substr(key, 1, instr(key, ':') - 1) END,
       CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
@@ -192,7 +197,7 @@ export const migrations: readonly string[] = [
         ELSE substr(key, instr(key, ':') + 1) END,
       CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
         THEN CAST(substr(key, length(rtrim(key, replace(key, ':', ''))) + 1) AS INTEGER) ELSE 0 END,
-      chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, fault, created_at, done_at
+      chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at, fault, created_at, done_at
     FROM outbox;
   DROP TABLE outbox;
   ALTER TABLE outbox_next RENAME TO outbox;

@@ -29,13 +29,15 @@ export type OutboxRow = {
   readonly state: "queued" | "sending" | "sent" | "failed";
   readonly attempts: number;
   readonly signalTimestamp: Millis | null;
+  /** When the first attempt that may have reached the phones began. */
+  readonly sendingAt: Millis | null;
   readonly createdAt: Millis;
 };
 
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
 const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
-  signal_timestamp AS signalTimestamp, created_at AS createdAt FROM outbox`;
+  signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
 const toRow = (raw: Raw): OutboxRow => ({
   ...raw,
@@ -62,7 +64,8 @@ export function createOutbox(db: Database) {
       get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
-    markSending: (id: number) => run`UPDATE outbox SET state = 'sending', attempts = attempts + 1 WHERE id = ${id}`,
+    markSending: (id: number, now: Millis) =>
+      run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
       run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
@@ -72,7 +75,8 @@ export function createOutbox(db: Database) {
     /** Back to the queue; `isUncertain`: it may have gone out. */
     requeue: (id: number, attempts: number, isUncertain: boolean) =>
       run`UPDATE outbox SET state = 'queued', attempts = ${attempts},
-        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}) WHERE id = ${id} AND done_at IS NULL`,
+        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}),
+        sending_at = iif(${isUncertain ? 1 : 0}, sending_at, NULL) WHERE id = ${id} AND done_at IS NULL`,
     /** After a restart: rows whose send was under way, as their outcome is unknown. */
     recover: () =>
       run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE done_at IS NULL AND state = 'sending'`,

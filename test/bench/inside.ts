@@ -2,8 +2,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createScriptedClaude } from "../../src/claude/scripted.ts";
-import { createWorld } from "../../src/claude/world.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
+import { createWorld } from "../doubles/world.ts";
 import { systemClock } from "../../src/clock.ts";
 import { encodeMetadata } from "../../src/core/metadata.ts";
 import type { Chat, Context, JsonValue } from "../../src/core/model.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { createScriptedClaude, type ScriptedClaude } from "../../src/claude/scripted.ts";
+import { createScriptedClaude, type ScriptedClaude } from "../doubles/scripted.ts";
 import { createLocal, whileTimePasses } from "../contract/backend.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
 

@@ -11,7 +11,6 @@ import { BridgeError } from "../../src/core/errors.ts";
 import { createApp } from "../../src/status/app.ts";
 import { listen, type Server } from "../../src/status/listen.ts";
 import { openStore } from "../../src/store/store.ts";
-import { startSignalCliDouble } from "../doubles/signal-cli.ts";
 import { connected, disconnected, nowAt } from "../status/example.ts";
 
 let home: string;
@@ -254,70 +253,5 @@ describe("sessions", () => {
     const { events } = JSON.parse((await signalman("sessions show s1 --json")).out) as { events: unknown[] };
     expect(events).toHaveLength(2);
     expect((await signalman("sessions show s2")).code).toBe(2);
-  });
-});
-
-describe("link", () => {
-  test("shows a code, the URL alone on a line, and says when it is done", async () => {
-    const double = await startSignalCliDouble({ accounts: [] });
-    try {
-      const flags = `--transport signal-cli --signal-url ${double.url}`;
-      const scan = (text: string): void => void (text.includes("sgnl:") && void double.scan("+15550100042"));
-      const { code, out, err } = await signalman(`link ${flags}`, { onOut: scan });
-      expect(code).toBe(0);
-      expect(out).toMatch(/^sgnl:\/\/linkdevice\?\S+\n$/);
-      expect(err).toContain("▀");
-      expect(err).toContain("Linked to +1…42");
-      const json = await signalman(`link --json --name invented ${flags}`, { onOut: scan });
-      const events = json.out
-        .trim()
-        .split("\n")
-        .map((line) => JSON.parse(line) as Record<string, unknown>);
-      expect(events).toEqual([
-        { event: "url", url: expect.stringMatching(/^sgnl:/) },
-        { event: "linked", account: "+15550100042", deviceId: null },
-      ]);
-    } finally {
-      await double.stop();
-    }
-  });
-
-  test("with --web the code is a page, too, at an address that nobody can guess", async () => {
-    const double = await startSignalCliDouble({ accounts: [] });
-    try {
-      const pages: Promise<Response>[] = [];
-      let said = "";
-      const { code } = await signalman(
-        `link --web --transport signal-cli --signal-url ${double.url} --listen 127.0.0.1:0`,
-        {
-          onErr: (text) => (said += text),
-          onOut() {
-            const url = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}(?=\n)/u.exec(said)?.[0] ?? "";
-            pages.push(fetch(url), fetch(new URL("/", url)));
-            void Promise.all(pages).then(() => double.scan("+15550100042"));
-          },
-        },
-      );
-      expect(code).toBe(0);
-      const [page, root] = await Promise.all(pages);
-      expect(await page?.text()).toContain("<svg");
-      expect(root?.status).toBe(404);
-    } finally {
-      await double.stop();
-    }
-  });
-
-  test("ends when it is interrupted, and is not done then", async () => {
-    const double = await startSignalCliDouble({ accounts: [] });
-    try {
-      const stopping = new AbortController();
-      const { code } = await signalman(`link --transport signal-cli --signal-url ${double.url}`, {
-        signal: stopping.signal,
-        onOut: () => stopping.abort("SIGINT"),
-      });
-      expect(code).not.toBe(0);
-    } finally {
-      await double.stop();
-    }
   });
 });

@@ -34,7 +34,6 @@ describe("settings", () => {
       home,
       transport: "native",
       signalUrl: "http://127.0.0.1:8080",
-      signalCli: null,
       signalService: "production",
       account: null,
       allow: [{ kind: "self" }],
@@ -123,9 +122,11 @@ describe("the allow list", () => {
 });
 
 describe("the nearest word", () => {
-  const commands = ["help", "new", "sessions"];
+  const commands = ["help", "new", "sessions", "run"];
   test.each([
     ["hlep", "help"],
+    ["rnu", "run"],
+    ["nwe", "new"],
     ["SESSION", "sessions"],
     ["weather", null],
     ["", null],
@@ -147,9 +148,27 @@ describe("what cannot be", () => {
     expect(error.hint).toContain("signal_url");
   });
 
+  test("what was a setting once is a warning that says what is so now", () => {
+    file('lanes_max = 3\nmodel = "a-model"\n');
+    const { config, warnings } = load({ SIGNALMAN_BUSY: "interrupt" });
+    expect([config.model, config.limits.lanesMax, config.busy]).toEqual(["a-model", 8, "queue"]);
+    expect(warnings).toEqual([
+      `lanes_max of ${join(home, "config.toml")} is not used any more: eight chats are answered at the same time. Remove it`,
+      "The variable SIGNALMAN_BUSY is not used any more: a new message waits its turn. Remove it",
+    ]);
+  });
+
   test("an unknown key like no other lists them all", () => {
     file("zzzzzzzzzz = 1\n");
     expect(failure(load).hint).toContain("signal_url, ");
+  });
+
+  test("a signal-cli to start is not used any more, which is said in the file and as a variable", () => {
+    file('signal_cli = "/opt/signal-cli"\n');
+    expect(load({ SIGNALMAN_SIGNAL_CLI: "/opt/signal-cli" }).warnings).toEqual([
+      expect.stringMatching(/^signal_cli of .* is not used any more: .*run it as a unit/u),
+      expect.stringMatching(/^The variable SIGNALMAN_SIGNAL_CLI is not used any more: .*run it as a unit/u),
+    ]);
   });
 
   test("the home folder cannot be set by the file inside it", () => {
@@ -180,8 +199,9 @@ describe("what cannot be", () => {
     ["SIGNALMAN_LISTEN", "8787", "host:port"],
     ["SIGNALMAN_LISTEN", "127.0.0.1:99999", "host:port"],
     ["SIGNALMAN_LOG", "loud", "debug, info, warn or error"],
-    ["SIGNALMAN_LANES_MAX", "0", "1 to 64"],
-    ["SIGNALMAN_STALE_AFTER_MS", "1e5", "15000 to 3600000"],
+    ["SIGNALMAN_RETENTION_DAYS", "0", "1 to 3650"],
+    ["SIGNALMAN_RETENTION_DAYS", "1e2", "1 to 3650"],
+    ["SIGNALMAN_REACTIONS", "👍", "true or false"],
     ["SIGNALMAN_TRUST_LISTEN", "perhaps", "true or false"],
   ])("%s=%s is refused by name with the accepted form", (name, value, accepts) => {
     const error = failure(() => load({ [name]: value }));

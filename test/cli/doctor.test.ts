@@ -141,6 +141,33 @@ describe("Signal", () => {
     expect(find("signal-cli")).toMatchObject({ result: "failure", hint: expect.stringContaining("Update signal-cli") });
   });
 
+  test.each([
+    ["0.13.24", "mentions", "0.14.5"],
+    ["0.14.4.1", "drops most", "0.14.5"],
+  ])("signal-cli %s works, with a warning", async (version, flaw, mended) => {
+    const old = await startSignalCliDouble({ version });
+    stops.push(() => old.stop());
+    const { code, find } = await examine({ SIGNALMAN_SIGNAL_URL: old.url });
+    expect(code).toBe(0);
+    expect(find("signal-cli")).toMatchObject({
+      result: "warning",
+      message: expect.stringContaining(flaw),
+      hint: `Update signal-cli to ${mended} or newer.`,
+    });
+  });
+
+  test.each([
+    ["0.97", "warning"],
+    ["0.99", "warning"],
+    ["0.100", "ok"],
+    ["unset", "ok"],
+  ])("a REST API of release %s: %s", async (version, result) => {
+    const rest = await startRestDouble({ version });
+    stops.push(() => rest.stop());
+    const { code, find } = await examine({ SIGNALMAN_TRANSPORT: "rest", SIGNALMAN_SIGNAL_URL: rest.url });
+    expect({ code, ...find("signal-cli") }).toMatchObject({ code: 0, result });
+  });
+
   test("an account that the daemon does not have", async () => {
     const { find } = await examine({ SIGNALMAN_ACCOUNT: "+15550100077" });
     expect(find("signal")?.result).toBe("failure");

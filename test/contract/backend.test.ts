@@ -1,7 +1,7 @@
 /** Every backend, held to the same contract. */
 import { createClaudeApi } from "../../src/claude/api.ts";
 import { createMessagesBackend } from "../../src/claude/messages.ts";
-import { createScriptedClaude } from "../../src/claude/scripted.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
 import { createSessionsBackend } from "../../src/claude/sessions.ts";
 import type { Log } from "../../src/log.ts";
 import { startClaudeDouble, type DoubleOptions } from "../doubles/claude.ts";

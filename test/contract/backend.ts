@@ -4,7 +4,7 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import type { Backend, Prompt, PromptState, SessionView, TurnStep } from "../../src/claude/backend.ts";
-import type { Script } from "../../src/claude/world.ts";
+import type { Script } from "../doubles/world.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Millis, PromptFile, SessionEvent } from "../../src/core/model.ts";
 import { progressOf, trackTurn, type Progress } from "../../src/core/turn.ts";

@@ -1,5 +1,5 @@
 import { expect } from "bun:test";
-import { createRest } from "../../src/signal/rest.ts";
+import { createRest } from "../../src/signal/daemon/rest.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { startRestDouble } from "../doubles/signal-rest.ts";

@@ -1,5 +1,5 @@
 import { expect } from "bun:test";
-import { createSignalCli } from "../../src/signal/signal-cli.ts";
+import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";

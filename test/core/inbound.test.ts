@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { decide, inboxKey, isPerson, spokenText, type AllowRule } from "../../src/core/inbound.ts";
-import type { Account, Content, Envelope, TextContent } from "../../src/core/model.ts";
+import { decide, inboxKey, isPerson, spokenText, type AllowRule, type InboundOptions } from "../../src/core/inbound.ts";
+import type { Account, Address, Content, Envelope, TextContent } from "../../src/core/model.ts";
 import { planFiles } from "../../src/core/prompt.ts";
 
 const own: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
@@ -36,8 +36,12 @@ const file = {
   isLongText: false,
   isVoiceNote: false,
 };
-const ask = (what: Envelope, allow: AllowRule[], more: { isAsking?: boolean; isGroupAlways?: boolean } = {}) =>
-  decide(what, { account: own, allow, isAsking: false, isGroupAlways: false, ...more });
+const ask = (what: Envelope, allow: AllowRule[], more: Partial<InboundOptions> = {}) =>
+  decide(what, { account: own, allow, questions: [], isGroupAlways: false, ...more });
+const writtenAt = 1_786_953_630_000;
+/** On the phones a minute before the envelopes here were written. */
+const open = { sentAt: 5, shownAt: writtenAt - 60_000 };
+const questions = [open];
 const byAci: AllowRule[] = [{ kind: "aci", aci: alice.aci }];
 const toGroup = { chat: { kind: "group", id: group } as const };
 const mention = { start: 0, length: 1, who: own };
@@ -104,27 +108,52 @@ describe("in a listed group", () => {
   });
   test("a member who is not on the list by name cannot approve", () => {
     const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
-    expect(ask(answer, rules, { isAsking: true }).kind).toBe("prompt");
-    expect(ask(answer, [...rules, ...byAci], { isAsking: true }).kind).toBe("approval");
+    expect(ask(answer, rules, { questions }).kind).toBe("prompt");
+    expect(ask(answer, [...rules, ...byAci], { questions }).kind).toBe("approval");
   });
 });
 
 describe("what an allowed message is", () => {
   test("yes and no answer only while a question is open", () => {
     expect(ask(envelope(text("Yes.")), byAci).kind).toBe("prompt");
-    expect(ask(envelope(text("Yes.")), byAci, { isAsking: true })).toEqual({
-      kind: "approval",
-      isAllowed: true,
-      targetSentAt: null,
-    });
+    const approval = { kind: "approval", targetSentAt: 5 } as const;
+    expect(ask(envelope(text("Yes.")), byAci, { questions })).toEqual({ ...approval, isAllowed: true });
     const down = { kind: "reaction", emoji: "👎", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
-    expect(ask(envelope(down), byAci, { isAsking: true })).toEqual({
-      kind: "approval",
-      isAllowed: false,
-      targetSentAt: 5,
-    });
-    expect(ask(envelope({ ...down, isRemove: true }), byAci, { isAsking: true }).kind).toBe("ignore");
-    expect(ask(envelope(text("yes, and add a test")), byAci, { isAsking: true }).kind).toBe("prompt");
+    expect(ask(envelope(down), byAci, { questions })).toEqual({ ...approval, isAllowed: false });
+    expect(ask(envelope({ ...down, isRemove: true }), byAci, { questions }).kind).toBe("ignore");
+    expect(ask(envelope(text("yes, and add a test")), byAci, { questions }).kind).toBe("prompt");
+  });
+  const quoting = (sentAt: number, author: Address = own) => text("yes", { quote: { sentAt, author, text: "?" } });
+  const thumb = (targetSentAt: number, targetAuthor: Address = own): Content => ({
+    kind: "reaction",
+    emoji: "👍",
+    targetAuthor,
+    targetSentAt,
+    isRemove: false,
+  });
+  const unsent = { sentAt: null, shownAt: null };
+  const another = { sentAt: 6, shownAt: writtenAt - 30_000 };
+  test.each([
+    ["a yes quoting the question", quoting(5), {}, questions, "approval 5"],
+    ["a yes quoting another message of ours", quoting(4), {}, questions, "prompt"],
+    ["a yes quoting somebody's message of the same millisecond", quoting(5, alice), {}, questions, "prompt"],
+    ["a thumb on the question", thumb(5), {}, questions, "approval 5"],
+    ["a thumb on another message of ours", thumb(4), {}, questions, "ignore"],
+    ["a thumb on somebody's message of the same millisecond", thumb(5, alice), {}, questions, "ignore"],
+    ["a yes written before the question was sent", text("yes"), { sentAt: open.shownAt - 1 }, questions, "prompt"],
+    ["a yes that the server had before", text("yes"), { serverAt: open.shownAt - 1 }, questions, "prompt"],
+    ["a yes while the question waits to be sent", text("yes"), {}, [unsent], "prompt"],
+    ["a yes to the one that was sent", text("yes"), {}, [open, unsent], "approval 5"],
+    ["a yes before the second question", text("yes"), { sentAt: another.shownAt - 1 }, [open, another], "approval 5"],
+    ["a yes where two are open", text("yes"), {}, [open, another], "approval null"],
+    ["a yes quoting one of two", quoting(6), {}, [open, another], "approval 6"],
+    ["/approve with one open", text("/approve"), {}, questions, "approval 5"],
+    ["/approve with none open", text("/approve"), {}, [], "approval null"],
+    ["/approve written before the question was sent", text("/approve"), { sentAt: 1 }, questions, "approval null"],
+    ["/approve quoting another message", { ...quoting(4), text: "/approve" }, {}, questions, "approval null"],
+  ] as const)("%s", (_, content, more, questions, expected) => {
+    const decision = ask(envelope(content, more), byAci, { questions });
+    expect(decision.kind === "approval" ? `approval ${decision.targetSentAt}` : decision.kind).toBe(expected);
   });
   test("an edit replaces, a deletion withdraws", () => {
     expect(ask(envelope({ kind: "edit", targetSentAt: 7, body: text("better") }), byAci)).toEqual({

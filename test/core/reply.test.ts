@@ -84,7 +84,7 @@ describe("tool uses in a phone's words", () => {
       "In /srv/app, as you asked “build it”",
       "👍 or yes, 👎 or no.",
     ]);
-    expect(question(use({ file_path: "a.txt" }), "go", 3)).toContain("answers all 3");
+    expect(question(use({ file_path: "a.txt" }), "go", 3)).toContain("on this one, or quote it");
     expect(question({ ...use({ code: 1 }), name: "lab" }, "go", 1)).toStartWith(
       'Claude wants to use lab: {"code":1}\n',
     );

@@ -4,6 +4,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { runCommand } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { settingKeys, variableOf } from "../../src/settings.ts";
+import { signalCliVersionMin } from "../../src/signal/daemon/version.ts";
 import { renderMetrics } from "../../src/status/metrics.ts";
 import { connected } from "../status/example.ts";
 import { pageUrl, rendered } from "./how-it-works.ts";
@@ -41,6 +42,15 @@ test.each(lines)("%s: `%s` is a command with flags that exist", async (_, line) 
   const io = { out: say, err: say, isOutTty: false, isErrTty: false, env: {}, signal: new AbortController().signal };
   const code = await runCommand(args, { ...io, clock: systemClock, random: () => 0.5 });
   expect(`${code} ${said}`).toStartWith("0 Usage:");
+});
+
+test("the documents ask for the signal-cli that doctor asks for, and it is the one that is tested against", () => {
+  for (const page of ["README.md", "docs/transports.md"]) {
+    const named = [...read(page).matchAll(/signal-cli (?:≥ )?(0\.\d+\.\d+)/gu)].map(([, least]) => least);
+    expect({ page, named: [...new Set(named)] }).toEqual({ page, named: [signalCliVersionMin] });
+  }
+  const { devDependencies } = JSON.parse(read("package.json")) as { devDependencies: Record<string, string> };
+  expect(devDependencies["signal-cli"]).toBe(signalCliVersionMin);
 });
 
 test("every variable that a document names is a setting", () => {

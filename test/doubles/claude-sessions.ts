@@ -3,7 +3,7 @@
  * not from our code, so that the two can disagree. Sessions run whether or not a stream is open.
  */
 import type { Clock } from "../../src/clock.ts";
-import type { Beat as PlainBeat } from "../../src/claude/world.ts";
+import type { Beat as PlainBeat } from "./world.ts";
 import type { JsonValue } from "../../src/core/model.ts";
 import type { DoubleFile } from "./claude-files.ts";
 import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";

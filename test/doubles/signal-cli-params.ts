@@ -30,7 +30,6 @@ export const typedKeys: Readonly<Record<string, Readonly<Record<string, Kind>>>>
 
 const typed: Readonly<Record<string, { readonly className: string; readonly keys: readonly string[] }>> = {
   receive: { className: "ReceiveCommand$ReceiveParams", keys: ["maxMessages", "timeout"] },
-  finishLink: { className: "FinishLinkCommand$FinishLinkParams", keys: ["deviceLinkUri", "deviceName"] },
 };
 
 /** Refuses as signal-cli does; notes in `violations` what it would have ignored. */

@@ -80,8 +80,6 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   const files = new Map<string, string>();
   const readMarks: Millis[] = [];
   const typing: { readonly target: unknown; readonly isTyping: boolean }[] = [];
-  const codes = new Map<string, PromiseWithResolvers<string>>();
-  let codeCount = 0;
   let isReceiving = false;
   let lives = 0;
   let isParked = false;
@@ -174,29 +172,10 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     return refuse(-1, "Failed to send message", { response: report });
   }
 
-  async function link(method: string, params: Params): Promise<unknown> {
-    if (method === "startLink") {
-      const uri = `sgnl://linkdevice?uuid=double-${++codeCount}&pub_key=BQGvZ3c2bW9jay1wdWJsaWMta2V5LTAwMDAwMDAwMDAw`;
-      codes.set(uri, Promise.withResolvers());
-      return { deviceLinkUri: uri };
-    }
-    const code = codes.get(String(params["deviceLinkUri"]));
-    codes.delete(String(params["deviceLinkUri"]));
-    if (!code) return refuse(-1, "Unknown device link uri.");
-    openCode = code;
-    changes.ring();
-    return { number: await code.promise };
-  }
-  let openCode: PromiseWithResolvers<string> | null = null;
-
   const isMulti = mode === "multi";
   async function run(method: string, given: Params | undefined): Promise<unknown> {
     if (method === "version") return { version: options.version ?? "0.14.6" };
     if (isMulti && method === "listAccounts") return accounts.map(({ number }) => ({ number }));
-    if (isMulti && (method === "startLink" || method === "finishLink")) {
-      checkParams(method, given, violations, refuse);
-      return link(method, given ?? {});
-    }
     if (!methods.has(method)) refuse(-32601, "Method not implemented");
     let params = given ?? {};
     if (isMulti) {
@@ -243,7 +222,9 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
       return wrong(null, -32600, "invalid request");
     const request: Readonly<Record<string, unknown>> = { ...value };
     const stray = Object.keys(request).find((key) => !["jsonrpc", "method", "params", "id"].includes(key));
-    if (stray !== undefined) return wrong(null, -32600, `Unrecognized field "${stray}"`);
+    // A response to a question that it never asked.
+    if ("result" in request || "error" in request) return null;
+    if (stray !== undefined) return wrong(request["id"] ?? null, -32600, `Unrecognized field "${stray}"`);
     const { jsonrpc, method, params, id } = request;
     if (typeof id === "object" && id !== null) return wrong(null, -32600, "Cannot deserialize the id");
     if (jsonrpc !== "2.0") return wrong(id ?? null, -32600, "only jsonrpc version 2.0 is supported");
@@ -359,19 +340,6 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     queued: () => queue as readonly unknown[],
     /** The server no longer accepts the account: it vanishes from the daemon. */
     unlink: () => void accounts.splice(0),
-    /** The phone scans the newest code; or nobody does, and it expires. */
-    async scan(number: string) {
-      await changes.until(() => openCode !== null);
-      accounts.push({ number, aci: null });
-      openCode?.resolve(number);
-      openCode = null;
-    },
-    async expireCode() {
-      await changes.until(() => openCode !== null);
-      const failure = { code: -3, message: "Link request error: Connection closed! (IOException)" };
-      openCode?.reject(new RpcRefusal(failure));
-      openCode = null;
-    },
     /** What the real daemon would have swallowed without a word. */
     violations: () => violations as readonly string[],
   };

@@ -101,7 +101,7 @@ export async function startSignalMock({
       return device;
     },
     drop(device) {
-      // Private by its type only; there is no other way to a live connection (signal/SIGNAL-NATIVE.md section 7.3).
+      // Private by its type only; there is no other way to a live connection.
       const { webSockets } = server as unknown as { webSockets: Map<Device, { close(code: number): void }> };
       webSockets.get(device)?.close(1000);
     },

@@ -20,8 +20,7 @@ export type RestRoute =
   | "typing-indicator"
   | "receipts"
   | "reactions"
-  | "attachments"
-  | "qrcodelink";
+  | "attachments";
 
 export type RestFault =
   /** Never answered, never carried out; the lock stays free. */
@@ -45,6 +44,7 @@ export type RestDoubleOptions = {
   readonly mode?: "normal" | "native" | "json-rpc";
   readonly accounts?: readonly WirePerson[];
   readonly groups?: readonly string[];
+  readonly version?: string;
   /** Since July 2026 `/v2/send` answers with a list. */
   readonly answersWithList?: boolean;
 };
@@ -85,7 +85,6 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
   let waiting = 0;
   let waitingMax = 0;
   let isParked = false;
-  let codeCount = 0;
 
   const enqueue = ({ sentAt, wire }: { sentAt: Millis; wire: unknown }): Millis => {
     queue.push(wire);
@@ -191,7 +190,12 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
         return {
           name: "about",
           work: async () =>
-            json(200, { versions: ["v1", "v2"], build: 2, mode: options.mode ?? "normal", version: "0.100" }),
+            json(200, {
+              versions: ["v1", "v2"],
+              build: 2,
+              mode: options.mode ?? "normal",
+              version: options.version ?? "0.100",
+            }),
         };
       case "GET /v1/accounts":
         return {
@@ -248,13 +252,6 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
           work: async () => (file === undefined ? json(404, { error: "No attachment with that name found" }) : found),
         };
       }
-      case "GET /v1/qrcodelink":
-        if (rawNumber !== "raw" || !url.searchParams.get("device_name")) return null;
-        return {
-          name: "qrcodelink",
-          work: async () =>
-            json(200, { device_link_uri: `sgnl://linkdevice?uuid=double-${++codeCount}&pub_key=BQGvZ3c2` }),
-        };
       default:
         return null;
     }
@@ -315,7 +312,6 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
     /** How many calls stood at the account's lock at once, at most. */
     waitingMax: () => waitingMax,
     unlink: () => void accounts.splice(0),
-    scan: (number: string) => void accounts.push({ number, aci: null }),
     violations: () => violations as readonly string[],
   };
 }

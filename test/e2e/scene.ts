@@ -4,7 +4,7 @@
  */
 import type { Group } from "@signalapp/mock-server";
 import { join } from "node:path";
-import { groupIdOf } from "../../src/signal/native/groups.ts";
+import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { createPhone, type Letter, type Phone, type Place } from "../doubles/phone.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
@@ -70,7 +70,7 @@ export async function openScene(env: Env = {}): Promise<Scene> {
     SIGNALMAN_HOME: home.path,
     SIGNALMAN_SIGNAL_SERVICE: await mock.writeService(join(home.path, "service.json")),
     SIGNALMAN_ALLOW: `self,${anna.device.aci},group:${groupIdOf(friends.masterKey)}`,
-    SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️",
+    SIGNALMAN_REACTIONS: "on",
     SIGNALMAN_PROGRESS: "true",
     ANTHROPIC_API_KEY: claude.apiKey,
     ANTHROPIC_BASE_URL: claude.url,

@@ -122,7 +122,7 @@ test("a file that Claude makes arrives behind the answer, once, although it is l
 }, 60_000);
 
 test("presence: read, taken, answered, done and greeted, in this order", async () => {
-  const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "👀 ⏳ ✅ ⚠️" };
+  const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "on" };
   running = await start(env({ ...manners, SIGNALMAN_ALLOW: alice.number }));
   await running.state("CONNECTED");
   const sentAt = signal.personWrites(alice, "hello");

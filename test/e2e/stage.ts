@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createScriptedClaude, type Script, type ScriptedClaude } from "../../src/claude/scripted.ts";
+import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubles/scripted.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Envelope } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";

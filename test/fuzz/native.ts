@@ -9,7 +9,7 @@ import { systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { loadAccount } from "../../src/signal/native/account.ts";
 import { decryptAttachment, encryptAttachment, fromRef, parseContacts } from "../../src/signal/native/attachments.ts";
-import { aciBytes } from "../../src/signal/native/compose.ts";
+import { aciBytes } from "../../src/signal/native/ids.ts";
 import { readContent } from "../../src/signal/native/content.ts";
 import {
   BodyRange_Style,

@@ -22,10 +22,10 @@ import { synchronize } from "../../src/core/synchronizer.ts";
 import { pendingAsks, progressOf, trackAll } from "../../src/core/turn.ts";
 import { maskNumber, redact, redactText } from "../../src/log.ts";
 import { settings, settingKeys, fileKey } from "../../src/settings.ts";
-import { fromRef, toEnvelope } from "../../src/signal/envelope.ts";
-import { createRest } from "../../src/signal/rest.ts";
-import { salvage } from "../../src/signal/salvage.ts";
-import { createSignalCli } from "../../src/signal/signal-cli.ts";
+import { fromRef, toEnvelope } from "../../src/signal/daemon/envelope.ts";
+import { createRest } from "../../src/signal/daemon/rest.ts";
+import { salvage } from "../../src/signal/daemon/salvage.ts";
+import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { me } from "../doubles/wire.ts";
@@ -82,7 +82,7 @@ const sizeOf = (value: unknown): number =>
 export function follow(envelope: Envelope, fed: number): void {
   checkSize("envelope", envelope, fed);
   if (!JSON.stringify(envelope).isWellFormed()) throw new Error("an envelope holds half a character");
-  decide(envelope, { account, allow: [{ kind: "self" }], isAsking: true, isGroupAlways: true });
+  decide(envelope, { account, allow: [{ kind: "self" }], questions: [{ sentAt: 1, shownAt: 0 }], isGroupAlways: true });
   inboxKey(envelope, account);
   const body = textOf(envelope);
   if (body) checkSize("files", planFiles(body), fed);

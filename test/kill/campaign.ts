@@ -81,7 +81,6 @@ export async function runCampaign({ transport, kills, seed, onProgress }: Campai
     SIGNALMAN_LOG: "info",
     // What it says of its own accord would be in the way of counting.
     SIGNALMAN_WELCOME: "false",
-    SIGNALMAN_DIGEST_AFTER_MESSAGES: "1000",
     ANTHROPIC_API_KEY: claude.apiKey,
     ANTHROPIC_BASE_URL: claude.url,
   };
@@ -184,8 +183,8 @@ function createTalk(ends: Ends, dice: Dice) {
   ends.onSeen((message) => {
     const { who, timestamp, text } = message;
     const copy = `${who} ${timestamp}`;
-    // A reaction has no text.
-    if (text === "") return;
+    // A reaction has no text; that much waits is no answer.
+    if (text === "" || text.endsWith("/skip to drop them.")) return;
     if (copies.has(copy)) return void secondCopies++;
     seen.push(message);
     copies.add(copy);

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import type { Beat, Script } from "../../src/claude/scripted.ts";
+import type { Beat, Script } from "../doubles/scripted.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
 const file = (make: string, size = 5, contentType = "text/csv"): Beat => ({

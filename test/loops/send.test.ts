@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import type { Script } from "../../src/claude/scripted.ts";
+import type { Script } from "../doubles/scripted.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
 test("replies reach each recipient in their order, whatever is refused on the way", async () => {

@@ -21,9 +21,9 @@ import {
   toRef,
   uploadAttachment,
 } from "../../src/signal/native/attachments.ts";
-import type { PinnedRequest, PinnedResponse } from "../../src/signal/native/https.ts";
+import type { PinnedRequest, PinnedResponse, Service } from "../../src/signal/native/context.ts";
 import { AttachmentPointerSchema, ContactDetailsSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { loadService, type Service } from "../../src/signal/native/service.ts";
+import { loadService } from "../../src/signal/native/service.ts";
 import { type SignalMock, startSignalMock } from "../doubles/signal-mock.ts";
 
 const never = new AbortController().signal;

@@ -4,7 +4,7 @@ import { CiphertextMessageType, DecryptionErrorMessage, PlaintextContent } from 
 import { EMPTY_DATA_MESSAGE, type PrimaryDevice } from "@signalapp/mock-server";
 import type { Chat, Envelope, Outbound } from "../../src/core/model.ts";
 import { decryptAttachment } from "../../src/signal/native/attachments.ts";
-import { groupIdOf } from "../../src/signal/native/groups.ts";
+import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { Envelope_Type } from "../../src/signal/native/proto/signal_pb.ts";
 import { envelopeBytes } from "./peer.ts";
 import { failureOf, never, rawContent, type Rig, startRig } from "./mock.ts";

@@ -2,7 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { owned } from "../../src/signal/native/bytes.ts";
-import { aciBytes } from "../../src/signal/native/compose.ts";
+import { aciBytes } from "../../src/signal/native/ids.ts";
 import { EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { type Rig, startRig } from "./mock.ts";
 import { bundleFrom, openPeer, textContent } from "./peer.ts";

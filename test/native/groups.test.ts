@@ -6,10 +6,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import type { Line, Reply, Request } from "../../src/signal/native/connect.ts";
-import { type FetchGroup, type GroupAccount, groupFetcher, groupIdOf } from "../../src/signal/native/groups.ts";
-import type { PinnedRequest, PinnedResponse } from "../../src/signal/native/https.ts";
-import { loadService, type Service } from "../../src/signal/native/service.ts";
+import type {
+  FetchGroup,
+  GroupAccount,
+  Line,
+  PinnedRequest,
+  PinnedResponse,
+  Reply,
+  Request,
+  Service,
+} from "../../src/signal/native/context.ts";
+import { groupFetcher } from "../../src/signal/native/groups.ts";
+import { groupIdOf } from "../../src/signal/native/ids.ts";
+import { loadService } from "../../src/signal/native/service.ts";
 import { type SignalMock, startSignalMock } from "../doubles/signal-mock.ts";
 
 const never = new AbortController().signal;

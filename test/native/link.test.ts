@@ -6,11 +6,12 @@ import { afterEach, expect, test } from "bun:test";
 import { createDecipheriv, createHmac } from "node:crypto";
 import { systemClock, systemRandom } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { findAccount } from "../../src/signal/native/account.ts";
+import { readAccount } from "../../src/signal/native/account.ts";
 import { fromBase64, owned } from "../../src/signal/native/bytes.ts";
+import type { NativeDeps } from "../../src/signal/native/context.ts";
 import { DeviceNameSchema, ProvisionEnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { sealDeviceName } from "../../src/signal/native/link.ts";
-import { createNative, linkNative, type NativeDeps } from "../../src/signal/native/transport.ts";
+import { createNative, linkNative } from "../../src/signal/native/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
 import {
@@ -91,7 +92,7 @@ test("linking makes us a device of the phone's account, with keys on the server 
   expect(await device?.getPreKeyCount()).toBe(98);
   expect(await device?.getPreKeyCount(ServiceIdKind.PNI)).toBe(100);
   expect(await device?.getKyberPreKeyCount(ServiceIdKind.PNI)).toBe(100);
-  expect(findAccount(database)).toMatchObject({
+  expect(readAccount(database)).toMatchObject({
     deviceId: 2,
     profileKey: owned(mock.phone.profileKey.serialize()),
     entropyPool: mock.phone.accountEntropyPool,
@@ -139,7 +140,7 @@ test("a code that the server gave up is replaced by another with another key", a
   }
   await scanned;
   expect(new Set(keys).size).toBe(2);
-  expect(findAccount(deps.database)?.deviceId).toBe(2);
+  expect(readAccount(deps.database)?.deviceId).toBe(2);
 });
 
 test("a link that a crash cut short before the server heard of it is finished without another code", async () => {
@@ -157,13 +158,13 @@ test("a link that a crash cut short before the server heard of it is finished wi
   };
   expect(await failureOf(first())).toMatchObject({ code: "rejected" });
   console.error = error;
-  expect(findAccount(deps.database)).toBeNull();
+  expect(readAccount(deps.database)).toBeNull();
   mock.server.provisionDevice = original;
   const events: string[] = [];
   for await (const progress of linkNative(deps)("bot", never)) events.push(progress.event);
   await scanned;
   expect(events).toEqual(["linked"]);
-  expect(findAccount(deps.database)?.deviceId).toBe(2);
+  expect(readAccount(deps.database)?.deviceId).toBe(2);
 });
 
 test("a link that a crash cut short after the server took it asks for another code, and leaves no half account", async () => {
@@ -181,18 +182,18 @@ test("a link that a crash cut short after the server took it asks for another co
       if (progress.event === "url") void mock.scan(progress.url).catch(() => undefined);
   };
   expect(await failureOf(first())).toMatchObject({ code: "database" });
-  expect(findAccount(deps.database)).toBeNull();
+  expect(readAccount(deps.database)).toBeNull();
   isBroken = false;
   const { error } = console;
   console.error = () => undefined;
   await linkRig(mock, { ...deps, database });
   console.error = error;
-  expect(findAccount(deps.database)?.deviceId).toBe(3);
+  expect(readAccount(deps.database)?.deviceId).toBe(3);
 });
 
 test("an account without a number has one identity, and works", async () => {
   rig = await startRig({ hasNumber: false });
-  expect(findAccount(rig.database)).toMatchObject({ number: null, pni: null });
+  expect(readAccount(rig.database)).toMatchObject({ number: null, pni: null });
   const envelope = await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: 1_795_000_000_000 }));
   expect(envelope.content).toMatchObject({ text: "hello" });
 });
@@ -240,7 +241,7 @@ test("linking anew wipes the sessions and keys of before", async () => {
   await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: 1_795_000_000_000 }));
   await rig.transport.disconnect();
   await linkRig(rig.mock, rig.deps);
-  expect(findAccount(rig.database)?.deviceId).toBe(3);
+  expect(readAccount(rig.database)?.deviceId).toBe(3);
   expect(count(rig.database, "signal_sessions")).toBe(0);
   expect(count(rig.database, "signal_pre_keys")).toBe(200);
   expect(count(rig.database, "signal_recipients")).toBe(1);

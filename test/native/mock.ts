@@ -6,16 +6,10 @@ import { join } from "node:path";
 import { type Clock, systemClock, systemRandom } from "../../src/clock.ts";
 import type { Chat, Content, Envelope, Outbound, OutboundBody } from "../../src/core/model.ts";
 import type { Log, LogFields } from "../../src/log.ts";
-import type { IsAllowed } from "../../src/signal/native/receive.ts";
+import type { IsAllowed, NativeAllow, NativeDeps, Service } from "../../src/signal/native/context.ts";
 import { signalSchema } from "../../src/signal/native/schema.ts";
-import { loadService, type Service } from "../../src/signal/native/service.ts";
-import {
-  createNative,
-  linkNative,
-  type NativeAllow,
-  type NativeDeps,
-  type NativeTransport,
-} from "../../src/signal/native/transport.ts";
+import { loadService } from "../../src/signal/native/service.ts";
+import { createNative, linkNative, type NativeTransport } from "../../src/signal/native/transport.ts";
 import type { Batch } from "../../src/signal/transport.ts";
 import { type Database, openDatabase } from "../../src/store/database.ts";
 import { type SignalMock, startSignalMock, type SignalMockOptions } from "../doubles/signal-mock.ts";

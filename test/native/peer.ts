@@ -17,7 +17,7 @@ import {
   SignedPreKeyRecord,
 } from "@signalapp/libsignal-client";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { aciBytes } from "../../src/signal/native/compose.ts";
+import { aciBytes } from "../../src/signal/native/ids.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
 import { pad } from "../../src/signal/native/decrypt.ts";
 import { ContentSchema, Envelope_Type, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";

@@ -4,13 +4,13 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClaudeApi } from "../../src/claude/api.ts";
-import { createScriptedClaude } from "../../src/claude/scripted.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { toEnvelope } from "../../src/signal/envelope.ts";
-import { createHttp } from "../../src/signal/http.ts";
+import { toEnvelope } from "../../src/signal/daemon/envelope.ts";
+import { createHttp } from "../../src/signal/daemon/http.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
-import { salvage } from "../../src/signal/salvage.ts";
+import { salvage } from "../../src/signal/daemon/salvage.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil, seeded } from "../sim/clock.ts";
 import { people, simConfig } from "../sim/config.ts";

@@ -1,7 +1,7 @@
 /** The real daemon between a Signal and a Claude in memory, on a clock that moves when told: for tests of one promise each. */
 import { rmSync } from "node:fs";
-import { createScriptedClaude, type Script, type ScriptedClaude } from "../../src/claude/scripted.ts";
-import { createWorld, type World } from "../../src/claude/world.ts";
+import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubles/scripted.ts";
+import { createWorld, type World } from "../doubles/world.ts";
 import { decide } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
@@ -116,7 +116,7 @@ export async function openBench({
             onShown: () => undefined,
             onBroken: (what) => void (broken ??= what),
             decide: (envelope, account) =>
-              decide(envelope, { account, allow: config.allow, isAsking: false, isGroupAlways: false }),
+              decide(envelope, { account, allow: config.allow, questions: [], isGroupAlways: false }),
           }),
         );
       },

@@ -1,7 +1,7 @@
 /** Claude's side of the simulated world: what it says to which prompt, and a record of everything that was posted and said. */
 import type { Backend } from "../../src/claude/backend.ts";
-import { createScriptedClaude, type Fault, type Point, type ScriptedClaude } from "../../src/claude/scripted.ts";
-import { createWorld, type Beat, type World, type WorldSession } from "../../src/claude/world.ts";
+import { createScriptedClaude, type Fault, type Point, type ScriptedClaude } from "../doubles/scripted.ts";
+import { createWorld, type Beat, type World, type WorldSession } from "../doubles/world.ts";
 import { nextStamp } from "../../src/core/hlc.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { progressOf, trackAll } from "../../src/core/turn.ts";

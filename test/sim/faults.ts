@@ -1,8 +1,8 @@
 /** What can go wrong, and how it is mended. Each fault happens once per call; what lasts mends itself through the agenda. */
-import type { Fault, Point } from "../../src/claude/scripted.ts";
+import type { Fault, Point } from "../doubles/scripted.ts";
 import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
-import type { WorldSession } from "../../src/claude/world.ts";
+import type { WorldSession } from "../doubles/world.ts";
 import type { MemoryFaults } from "../../src/signal/memory.ts";
 import type { Theirs } from "./claude.ts";
 import type { Dice } from "./clock.ts";

@@ -6,7 +6,7 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import { headersTimeoutMs, silenceMs, type ClaudeApi } from "../../src/claude/api.ts";
 import type { Backend } from "../../src/claude/backend.ts";
 import { createMessagesBackend } from "../../src/claude/messages.ts";
-import type { Fault, Point } from "../../src/claude/scripted.ts";
+import type { Fault, Point } from "../doubles/scripted.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
 import type { Dice } from "./clock.ts";

@@ -9,7 +9,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Clock } from "../../src/clock.ts";
-import type { WorldSession } from "../../src/claude/world.ts";
+import type { WorldSession } from "../doubles/world.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";
 import type { Context, Envelope, JsonValue, Millis, Outbound, SessionEvent } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";

@@ -138,7 +138,16 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
     answer(key, isAllowed) {
       // In a group only who is on the list by name may say yes, and must address us: the last place of the list.
       const place = places.findLast(({ chat }) => chatKey(chat) === key);
-      place?.who.write(isAllowed ? "/approve" : "/deny", place.options);
+      const question = signal
+        .screen()
+        .findLast(({ chat, text }) => chatKey(chat) === key && text.startsWith("Claude wants to"));
+      // Where the machine's clock is ahead, what is written now counts as written before the question was sent.
+      if (question)
+        place?.who.react(
+          { author: signal.account, sentAt: question.timestamp },
+          isAllowed ? "👍" : "👎",
+          place.options,
+        );
     },
     intrude() {
       const target = said.at(-1)?.envelope.sentAt ?? 1;

@@ -111,7 +111,7 @@ export function drawPlan(dice: Dice, wanted?: Mode): Plan {
     settings: {
       busy: dice.chance(0.2) ? "interrupt" : "queue",
       progress: String(dice.chance(0.7)),
-      reactions: dice.chance(0.7) ? "👀 ⏳ ✅ ⚠️" : "off",
+      reactions: dice.chance(0.7) ? "on" : "off",
       approvalMinutes: String(1 + dice.below(60)),
       digestAfterMinutes: String(1 + dice.below(60)),
       lanesMax: String(1 + dice.below(8)),

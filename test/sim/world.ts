@@ -207,7 +207,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
             onProof: () => (provenAt = base.monotonic() - sleptMs),
             onBroken: fail,
             decide: (envelope, account) =>
-              decide(envelope, { account, allow: config.allow, isAsking: false, isGroupAlways: config.groupAlways }),
+              decide(envelope, { account, allow: config.allow, questions: [], isGroupAlways: config.groupAlways }),
           }),
         );
       },
@@ -366,9 +366,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       // A question that soon ends by itself is left to do so.
       if (Number(plan.settings["approvalMinutes"]) > 5)
         for (const { chat_key } of waiting) people.answer(chat_key, true);
-      // Asked in a turn of another device, and answered there.
+      // Asked in a turn of another device, or what no phone took: answered there.
+      const isUnseen = (id: string): boolean =>
+        open.get("SELECT 1 FROM outbox WHERE state = 'failed' AND key LIKE ?", `ask:%:${id}`) !== undefined;
       for (const session of theirs.world.sessions())
-        if (session.asking && waiting.length === 0) theirs.world.confirm(session.id, session.asking.id, true);
+        if (session.asking && (waiting.length === 0 || isUnseen(session.asking.id)))
+          theirs.world.confirm(session.id, session.asking.id, true);
     }
     if (open && now?.daemon?.status().outbox.fault?.code === "captcha") tryNow();
     schedule(20_000, help);

@@ -48,7 +48,6 @@ running = await start({
   SIGNALMAN_TOOLS: "off",
   SIGNALMAN_LOG: "info",
   SIGNALMAN_WELCOME: "false",
-  SIGNALMAN_DIGEST_AFTER_MESSAGES: "1000",
   ANTHROPIC_API_KEY: claude.apiKey,
   ANTHROPIC_BASE_URL: claude.url,
 });

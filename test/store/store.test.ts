@@ -146,7 +146,7 @@ describe("the outbox", () => {
   test("after a crash during a send the row is queued again with its timestamp", () => {
     store.outbox.add("a", chat, plainText("1"), 1000);
     const id = store.outbox.head("self")?.id ?? 0;
-    store.outbox.markSending(id);
+    store.outbox.markSending(id, 1);
     expect(store.outbox.recover()).toBe(1);
     expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1 });
   });

@@ -2,42 +2,11 @@
  * Who we are, and whom we write to, as rows and as the objects that libsignal wants. Only people on the allow list have a row
  * among the recipients.
  */
-import { PrivateKey, ProtocolAddress, type PublicKey } from "@signalapp/libsignal-client";
+import { PrivateKey, ProtocolAddress } from "@signalapp/libsignal-client";
 import { BridgeError } from "../../core/errors.ts";
-import type { Account, Address, Millis } from "../../core/model.ts";
+import type { Account, Address } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import type { Bytes } from "./bytes.ts";
-
-export type OwnName = "aci" | "pni";
-
-/** One identity of the account. Keys, sessions and registration id belong to it; the device id is shared. */
-export type Own = {
-  readonly name: OwnName;
-  /** `<uuid>`, or `PNI:<uuid>`. */
-  readonly serviceId: string;
-  readonly identity: PrivateKey;
-  readonly publicKey: PublicKey;
-  /** 1..16383. */
-  readonly registrationId: number;
-  readonly address: ProtocolAddress;
-};
-
-export type NativeAccount = {
-  readonly number: string | null;
-  /** 2..127, given by the server. */
-  readonly deviceId: number;
-  readonly password: string;
-  readonly profileKey: Bytes | null;
-  readonly entropyPool: string | null;
-  readonly credentialSalt: Bytes | null;
-  readonly sendsReadReceipts: boolean;
-  readonly sendsTyping: boolean;
-  /** When the phone last answered our sync requests; null right after linking. */
-  readonly syncedAt: Millis | null;
-  readonly aci: Own;
-  /** Null for an account without a phone number. */
-  readonly pni: Own | null;
-};
+import type { Bytes, NativeAccount, Own, OwnName } from "./context.ts";
 
 /** A row with 0 and 1 in the place of `Flags`. */
 type RowOf<T, Flags extends keyof T> = { [Key in keyof T]: Key extends Flags ? number : T[Key] };
@@ -45,7 +14,7 @@ type AccountRow = RowOf<Omit<NativeAccount, OwnName>, "sendsReadReceipts" | "sen
 type OwnRow = { name: OwnName; serviceId: string; identity: Bytes; registrationId: number };
 
 /** The linked account, or null when this database has none. */
-export function findAccount(database: Database): NativeAccount | null {
+export function readAccount(database: Database): NativeAccount | null {
   const row = database.get<AccountRow>(
     `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, entropy_pool AS entropyPool,
      credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
@@ -72,7 +41,7 @@ export function findAccount(database: Database): NativeAccount | null {
 
 /** @throws BridgeError `not_linked` */
 export function loadAccount(database: Database): NativeAccount {
-  const account = findAccount(database);
+  const account = readAccount(database);
   if (account === null) throw new BridgeError("not_linked", "Cannot use Signal as no account is linked");
   return account;
 }
@@ -110,7 +79,7 @@ const unknown: Recipient = {
   needsPniSignature: false,
 };
 
-/** By ACI; somebody unknown has the defaults. */
+/** By ACI; a person without a row has the defaults. */
 export function findRecipient(database: Database, aci: string): Recipient {
   const row = database.get<RowOf<Recipient, "isSealedRefused" | "needsPniSignature">>(
     `SELECT number, name, profile_key AS profileKey, is_sealed_refused AS isSealedRefused, timer_seconds AS timerSeconds,
@@ -142,7 +111,7 @@ export function saveProfileKey(database: Database, aci: string, key: Uint8Array)
   database.run(sql, key, aci);
 }
 
-/** An older version than the stored one is ignored. **Source:** SIGNAL-NATIVE 4.9. */
+/** An older version than the stored one is ignored. **Source:** `docs/signal-protocol.md`, "Timers". */
 export function saveTimer(database: Database, aci: string, seconds: number, version: number): void {
   const sql = `UPDATE signal_recipients SET timer_seconds = ?1, timer_version = max(timer_version, ?2)
     WHERE aci = ?3 AND (?2 = 0 OR ?2 >= timer_version)`;

@@ -1,5 +1,5 @@
 /**
- * Files: sealed before they leave, checked before anybody sees a byte.
+ * Files: sealed before they leave, checked before a byte of them is used.
  *
  *   upload    plain ─▶ pad ─▶ AES-CBC + HMAC ─▶ SHA-256 ─▶ form (chat host) ─▶ CDN ─▶ pointer (goes into the message)
  *   download  pointer ─▶ CDN, bytes bounded ─▶ SHA-256, HMAC, size ─▶ plain
@@ -15,11 +15,11 @@ import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { concat, owned, toBase64, utf8 } from "./bytes.ts";
 import { toBridgeError } from "./connect.ts";
-import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
+import type { Bytes, PinnedResponse, Service } from "./context.ts";
+import { retryAfterMsOf } from "./https.ts";
 import * as wire from "./proto/signal_pb.ts";
-import type { Service } from "./service.ts";
 
 const ivBytes = 16;
 const macBytes = 32;
@@ -62,7 +62,7 @@ export async function downloadAttachment(
   const { identifier, cdnNumber, size } = pointer;
   if (size > bytesMax) throw unavailable(`it has ${size} bytes and ${bytesMax} are allowed`);
   const base = service.cdnUrl(cdnNumber);
-  if (base === null) throw unavailable(`nobody knows CDN ${cdnNumber}`);
+  if (base === null) throw unavailable(`CDN ${cdnNumber} is unknown`);
   if (!identifier.value) throw unavailable("its pointer names no file");
   // A key is opaque, an id decimal.
   const url = `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
@@ -155,7 +155,7 @@ export async function uploadAttachment(
     throw new BridgeError("send_rejected", message, { cause });
   });
   const base = service.cdnUrl(form.cdn);
-  if (base === null) throw new BridgeError("signal_protocol", `Cannot upload a file as nobody knows CDN ${form.cdn}`);
+  if (base === null) throw new BridgeError("signal_protocol", `Cannot upload a file as CDN ${form.cdn} is unknown`);
   const put = async (url: string | URL, method: "POST" | "PUT", headers: Record<string, string>, body: Uint8Array) => {
     // The same path at the CDN we know: a form may name another scheme or host, whose certificate would not be trusted.
     const { pathname, search } = new URL(url);

@@ -1,9 +1,8 @@
 /** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool. */
 import { Buffer } from "node:buffer";
+import type { Bytes } from "./context.ts";
 
-export type Bytes = Uint8Array<ArrayBuffer>;
-
-/** A copy that nobody else writes to: parts of a decoded message are views of the whole. */
+/** A copy of its own: parts of a decoded message are views of the whole. */
 export const owned = (bytes: ArrayLike<number>): Bytes => new Uint8Array(bytes);
 
 export const toBase64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64");

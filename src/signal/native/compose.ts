@@ -1,12 +1,13 @@
 /**
  * `Outbound` → the protocol's content, and the transcript by which our other devices show what we said. Pure but for the
- * random padding. **Source:** SIGNAL-NATIVE 5.6, 5.8.
+ * random padding. **Source:** `docs/signal-protocol.md`, "Contents", "Sending".
  */
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { Aci } from "@signalapp/libsignal-client";
 import { randomBytes } from "node:crypto";
 import type { Millis, OutboundBody, Quote, StyleRange } from "../../core/model.ts";
-import { type Bytes, owned } from "./bytes.ts";
+import { owned } from "./bytes.ts";
+import type { Bytes } from "./context.ts";
+import { aciBytes } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
 /** What every message carries besides what it says. */
@@ -71,9 +72,6 @@ function toQuote(quote: Quote | null) {
   const text = quote.text?.slice(0, quoteLengthMax) ?? "";
   return { quote: { id: BigInt(quote.sentAt), authorAciBinary: aciBytes(quote.author.aci), text, type: 0 } };
 }
-
-/** The 16 bytes of a UUID. @throws Error when it is none */
-export const aciBytes = (uuid: string): Bytes => owned(Aci.fromUuid(uuid).getServiceIdBinary());
 
 type ContentShape = MessageInitShape<typeof wire.ContentSchema>;
 const serialize = (content: NonNullable<ContentShape["content"]>, more: ContentShape = {}): Bytes =>

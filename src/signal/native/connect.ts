@@ -6,7 +6,7 @@
  *                          interruption ─▶ fault()
  *
  * libsignal holds its listeners weakly through the connection object: the `Line` keeps that object alive, else events would
- * stop without a word. **Source:** SIGNAL-NATIVE 3.2 to 3.7, verified against libsignal 0.100.0.
+ * stop without a word. **Source:** `docs/signal-protocol.md`, "The line".
  */
 import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
 import type {
@@ -20,9 +20,9 @@ import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { NativeAccount } from "./account.ts";
-import { type Bytes, reasonOf, utf8 } from "./bytes.ts";
-import type { Context } from "./transport.ts";
+import { reasonOf, utf8 } from "./bytes.ts";
+import type { Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
+import type { Log } from "../../log.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -32,39 +32,10 @@ const sealedRetryMs: Millis = 10_000;
 /** What lies beyond is not acknowledged, and comes again after the next connect. */
 const queueLengthMax = 5_000;
 
-/** One delivery. `ack` may be called once; it never throws. */
-export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
+/** What all devices of an account must be able to do: leaving one out would be refused as a downgrade. */
+export const capabilities = { attachmentBackfill: true, spqr: true, usernameChangeSyncMessage: true };
 
-export type Request = {
-  readonly verb: "GET" | "PUT";
-  readonly path: string;
-  readonly headers?: readonly [string, string][];
-  /** Sent as JSON. */
-  readonly json?: unknown;
-};
-
-/** Whatever status the server gave. `json` is null for a body that is none. */
-export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
-
-export type Line = {
-  /** The next delivery that has arrived, taken from the queue. */
-  take(): Incoming | undefined;
-  /** To be taken again, first. */
-  putBack(deliveries: readonly Incoming[]): void;
-  /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
-  wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
-  /** Why the line is lost; null while it holds. */
-  fault(): BridgeError | null;
-  /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
-  request(what: Request): Promise<Reply>;
-  /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
-  sealedRequest(what: Request): Promise<Reply | null>;
-  /** For the calls that libsignal has of its own (upload form). */
-  readonly connection: AuthenticatedChatConnection;
-  close(): Promise<void>;
-};
-
-type LineDeps = Pick<Context, "net" | "clock" | "log">;
+type LineDeps = { readonly net: Net; readonly clock: Clock; readonly log: Log };
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
@@ -260,7 +231,6 @@ export async function withDeadline<T>(
   }
 }
 
-/** **Source:** SIGNAL-NATIVE 3.5, 3.6. */
 const finalCodes = new Map<ErrorCode, BridgeCode>([
   [ErrorCode.DeviceDelinked, "unlinked"],
   [ErrorCode.AppExpired, "outdated"],

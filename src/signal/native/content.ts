@@ -1,13 +1,12 @@
 /**
  * Decrypted content → `Envelope`. Pure, and total: what breaks a rule of the protocol becomes a sentence that says which, what
  * we do not know becomes `unknown` or `empty`. Whether an envelope is meant for us is decided elsewhere (`core/inbound`).
- * **Source:** SIGNAL-NATIVE 4.3 to 4.6, 4.13.
+ * **Source:** `docs/signal-protocol.md`, "Contents".
  */
-import { Aci } from "@signalapp/libsignal-client";
 import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
 import { longTextType, toRef } from "./attachments.ts";
-import { owned, toBase64 } from "./bytes.ts";
-import { groupIdOf } from "./groups.ts";
+import { toBase64 } from "./bytes.ts";
+import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
 /** Who sent a content, and when; established by the cipher, not by the content. */
@@ -23,12 +22,12 @@ export type Sender = {
 };
 
 type AddressOf = (aci: string) => Address;
-/** A text names the rule of the protocol that was broken: such a message is set aside, and nobody gets an answer. */
+/** A text names the rule of the protocol that was broken: such a message is set aside unanswered. */
 type Read = { readonly said: Said; readonly chat: Chat | null; readonly sentAt?: Millis } | string;
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
-/** What a client of our level understands. **Source:** SIGNAL-NATIVE 4.4, field 12. */
+/** What a client of our level understands. */
 const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
@@ -216,10 +215,3 @@ export const dataOf = ({ content }: wire.Content): wire.DataMessage | undefined 
     : content.case === "editMessage"
       ? content.value.dataMessage
       : undefined;
-
-/** An ACI in either of its forms, as lower-case UUID; null for a PNI, or for nothing. */
-export function toAci(binary: Uint8Array | null, text: string): string | null {
-  if (binary !== null && binary.length > 0)
-    return binary.length === 16 ? Aci.fromUuidBytes(owned(binary)).getServiceIdString() : null;
-  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text) ? text.toLowerCase() : null;
-}

@@ -4,16 +4,15 @@
  *   envelope ─▶ which of our identities? ─▶ type 1, 3: ratchet · 6: sealed, certificate checked, then ratchet or sender key
  *                                          · 8: a request to send again
  *
- * **Source:** SIGNAL-NATIVE 4.1, 4.2.
+ * **Source:** `docs/signal-protocol.md`, "Envelopes".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
-import type { NativeAccount, Own } from "./account.ts";
-import { type Bytes, owned } from "./bytes.ts";
-import { toAci } from "./content.ts";
+import { owned } from "./bytes.ts";
+import type { Bytes, NativeAccount, Own } from "./context.ts";
+import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
-import type { Context } from "./transport.ts";
 
 /** What is known of a message before, or without, its decryption. */
 export type Sealing = {
@@ -22,7 +21,7 @@ export type Sealing = {
   deviceId: number;
   number: string | null;
   isSealed: boolean;
-  /** 1: the sender answers a request to send again. 2: nobody minds its loss. Unsealed ones count as 1. */
+  /** 1: the sender answers a request to send again. 2: its loss matters to no person. Unsealed ones count as 1. */
   hint: number;
   /** The group as the seal names it; null outside of one. */
   groupId: Bytes | null;
@@ -32,7 +31,7 @@ export type Sealing = {
 
 export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: libsignal.CiphertextMessageType };
 
-type Who = Pick<Context, "account" | "trustRoots">;
+type Who = { readonly account: () => NativeAccount; readonly trustRoots: readonly libsignal.PublicKey[] };
 
 /** Which of our identities an envelope is for; null for neither. Absent means the ACI. */
 function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | null {
@@ -144,7 +143,7 @@ function unpad(padded: Bytes): Bytes {
   return padded.slice(0, end);
 }
 
-/** Content as it is encrypted: byte for byte as official clients pad it. **Source:** SIGNAL-NATIVE 5.3. */
+/** Content as it is encrypted: byte for byte as official clients pad it. */
 export function pad(content: Uint8Array): Bytes {
   const padded = new Uint8Array(160 * Math.ceil((content.length + 2) / 160) - 1);
   padded.set(content);

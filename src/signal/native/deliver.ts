@@ -6,7 +6,7 @@
  *        └── 409, 410: sessions deleted, bundles fetched ◀┘
  *
  * Sessions are committed before anything goes out: a message key may be burnt, never used twice. The server delivers to all
- * devices or to none. **Source:** SIGNAL-NATIVE 5.1 to 5.4.
+ * devices or to none. **Source:** `docs/signal-protocol.md`, "Sending".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
@@ -15,12 +15,11 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { type Bytes, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
-import type { Reply } from "./connect.ts";
+import { fromBase64, reasonOf, toBase64 } from "./bytes.ts";
+import type { Bytes, Context, Reply } from "./context.ts";
 import { pad } from "./decrypt.ts";
 import { putRow } from "./schema.ts";
 import { openOverlay, type Overlay } from "./store.ts";
-import type { Context } from "./transport.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
 const roundsMax = 5;
@@ -28,8 +27,8 @@ const roundsMax = 5;
 const certificateMinMs: Millis = 3_600_000;
 
 /**
- * `isUrgent` wakes a phone; `isOnline`: only for who is connected right now. `hint`: 0 default, 1 we can send it again, 2 nobody
- * minds its loss. What is logged can be asked for again.
+ * `isUrgent` wakes a phone; `isOnline`: only for who is connected right now. `hint`: 0 default, 1 we can send it again, 2 its loss
+ * matters to no person. What is logged can be asked for again.
  */
 const kinds = {
   message: { isUrgent: true, isOnline: false, hint: 1, isLogged: true },
@@ -238,7 +237,6 @@ async function adjust({ database, mutex }: Context, to: string, reply: Reply): P
   return [...missingDevices, ...staleDevices];
 }
 
-/** **Source:** SIGNAL-NATIVE 5.4, 5.12. */
 export function refusal(database: Database, { status, json, retryAfterMs }: Reply, what: string): BridgeError {
   const token = v.safeParse(v.object({ token: v.string() }), json);
   if (status === 428)

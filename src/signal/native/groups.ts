@@ -17,12 +17,24 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient, saveProfileKey, saveRecipient } from "./account.ts";
-import { type Bytes, fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
-import type { Line } from "./connect.ts";
-import { type PinnedResponse, retryAfterMsOf } from "./https.ts";
+import { fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import type {
+  Bytes,
+  FetchGroup,
+  GroupAccount,
+  GroupClaim,
+  GroupKeeper,
+  GroupMember,
+  GroupState,
+  KnownGroup,
+  Line,
+  NativeAccount,
+  PinnedResponse,
+  Service,
+} from "./context.ts";
+import { retryAfterMsOf } from "./https.ts";
+import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import type { Service } from "./service.ts";
-import type { Context } from "./transport.ts";
 
 const daySeconds = 86_400;
 const timeoutMs: Millis = 30_000;
@@ -31,44 +43,6 @@ const groupBytesMax = 4 * 1024 * 1024;
 /** A state is asked for anew after this, even when no message spoke of a newer one. */
 const freshForMs: Millis = 86_400_000;
 const askedMax = 1_000;
-
-export type GroupMember = {
-  readonly aci: string;
-  readonly isAdmin: boolean;
-  /** 32 bytes; a key that the member sent in a message wins over this one. Null when it does not decrypt. */
-  readonly profileKey: Bytes | null;
-};
-
-export type GroupState = {
-  /** As `Chat` has it: standard base64 of 32 bytes. */
-  readonly id: string;
-  readonly revision: number;
-  readonly title: string;
-  /** Full members, ourselves included; invited and asking ones get nothing. */
-  readonly members: readonly GroupMember[];
-  /** Disappearing messages, 0 = off. */
-  readonly expiresInSeconds: number;
-  /** Only admins may write. */
-  readonly isAnnouncementsOnly: boolean;
-  /** Nobody may write any more. */
-  readonly isTerminated: boolean;
-};
-
-/** Whose credential it is. `salt` is `authCredentialSalt` of the provisioning message, for accounts without a PNI. */
-export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
-
-/**
- * Resolves to the present state, or to null when we are no member or the group is gone.
- * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` `signal_protocol`
- */
-export type FetchGroup = (
-  account: GroupAccount,
-  masterKey: Uint8Array,
-  signal: AbortSignal,
-) => Promise<GroupState | null>;
-
-/** The group's id as `Chat` has it. @throws BridgeError `signal_protocol` when the master key is not one (32 bytes) */
-export const groupIdOf = (masterKey: Uint8Array): string => idOf(secretsOf(masterKey));
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day. */
 export function groupFetcher(
@@ -82,7 +56,7 @@ export function groupFetcher(
   );
   let cached: { readonly key: string; readonly credential: zkgroup.AuthCredentialWithPni } | null = null;
   return async (account, masterKey, signal) => {
-    const secrets = secretsOf(masterKey);
+    const secrets = groupSecretsOf(masterKey);
     const day = Math.floor(clock.now() / 1000 / daySeconds) * daySeconds;
     const key = `${account.aci}/${account.pni}/${day}`;
     for (;;) {
@@ -151,7 +125,7 @@ function toState(secrets: zkgroup.GroupSecretParams, answer: PinnedResponse): Gr
   const title = open(group.title);
   const timer = open(group.disappearingMessagesTimer);
   return {
-    id: idOf(secrets),
+    id: toBase64(secrets.getPublicParams().getGroupIdentifier().serialize()),
     revision: group.version,
     title: title.case === "title" ? title.value : "",
     members: group.members.flatMap((member) => toMember(cipher, member) ?? []),
@@ -176,12 +150,6 @@ function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["membe
   return { aci: id.getServiceIdString(), isAdmin: member.role === wire.Group_Member_Role.ADMINISTRATOR, profileKey };
 }
 
-const secretsOf = (masterKey: Uint8Array): zkgroup.GroupSecretParams =>
-  guard("its master key is damaged", () =>
-    zkgroup.GroupSecretParams.deriveFromMasterKey(new zkgroup.GroupMasterKey(owned(masterKey))),
-  );
-const idOf = (secrets: zkgroup.GroupSecretParams): string =>
-  toBase64(secrets.getPublicParams().getGroupIdentifier().serialize());
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
 function refused(status: number, retryAfterMs: Millis | null): BridgeError {
@@ -198,17 +166,14 @@ function guard<T>(why: string, work: () => T): T {
   }
 }
 
-type KnownGroup = { readonly masterKey: Bytes; readonly state: Omit<GroupState, "members"> & Members };
-type Members = { readonly members: readonly Omit<GroupMember, "profileKey">[] };
+type KeeperDeps = {
+  readonly database: Database;
+  readonly clock: Clock;
+  readonly account: () => NativeAccount;
+  readonly fetchGroup: FetchGroup;
+};
 
-/** A message in a group, as far as its sender's right to write there goes. */
-export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
-
-/** The groups that we know from their messages. */
-export type GroupKeeper = ReturnType<typeof keepGroups>;
-type KeeperDeps = Pick<Context, "database" | "clock" | "account"> & { readonly fetchGroup: FetchGroup };
-
-export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps) {
+export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
@@ -228,18 +193,13 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
     return state;
   };
   return {
-    /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
-    standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown" {
+    standing(claim, aci) {
       const state = find(claim.groupId)?.state ?? null;
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       return member === undefined || (state?.isAnnouncementsOnly === true && !member.isAdmin) ? "stranger" : "member";
     },
-    /**
-     * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
-     * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
-     */
-    async learn(claim: GroupClaim, signal: AbortSignal): Promise<void> {
+    async learn(claim, signal) {
       try {
         await refresh(claim.groupId, claim.masterKey, signal);
       } catch (error) {
@@ -248,11 +208,7 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
       if (asked.size >= askedMax) asked.clear();
       asked.add(nameOf(claim));
     },
-    /**
-     * The present state of a group on the allow list.
-     * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
-     */
-    async load(groupId: string, signal: AbortSignal): Promise<KnownGroup> {
+    async load(groupId, signal) {
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
       const { masterKey, state: known, fetchedAt } = row;

@@ -7,35 +7,11 @@ import { Agent, request } from "node:https";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { type Bytes, concat, reasonOf } from "./bytes.ts";
-
-export type PinnedRequest = {
-  readonly method: "GET" | "PUT" | "POST";
-  readonly url: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: Uint8Array;
-  /** Largest body of the answer. */
-  readonly bytesMax: number;
-  /** For the whole exchange. */
-  readonly timeoutMs: Millis;
-  readonly signal?: AbortSignal | undefined;
-};
-
-export type PinnedResponse = {
-  readonly status: number;
-  /** Names in lower case. */
-  readonly headers: ReadonlyMap<string, string>;
-  readonly body: Bytes;
-};
+import { concat, reasonOf } from "./bytes.ts";
+import type { PinnedFetch, PinnedRequest, PinnedResponse } from "./context.ts";
 
 /** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
 const idleMsMax: Millis = 2000;
-
-/**
- * Resolves with whatever status the host gave, body complete.
- * @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled), `signal_timeout`, `signal_protocol` (body too large)
- */
-export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
 
 export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFetch {
   const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true });

@@ -1,20 +1,19 @@
 /**
  * Our pre-keys: what others need to write to us first.
  *
- * Rows are committed before they are uploaded: a crash in between leaves keys nobody knows (harmless), the other order would
+ * Rows are committed before they are uploaded: a crash in between leaves keys that are never asked for (harmless), the other order would
  * leave the server handing out keys that we cannot use. An upload replaces the one-time lists on the server, yet a peer may
- * have fetched a key just before: superseded rows are kept for a while. **Source:** SIGNAL-NATIVE 2.6, 6.
+ * have fetched a key just before: superseded rows are kept for a while. **Source:** `docs/signal-protocol.md`, "Pre-keys".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import * as v from "valibot";
+import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import type { Own, OwnName } from "./account.ts";
 import { toBase64 } from "./bytes.ts";
-import type { Line } from "./connect.ts";
+import type { Line, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
-import type { Context } from "./transport.ts";
 
 /** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
@@ -103,7 +102,7 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
 export async function refreshKeys(
-  { database, clock }: Pick<Context, "database" | "clock">,
+  { database, clock }: { readonly database: Database; readonly clock: Clock },
   line: Line,
   own: Own,
 ): Promise<boolean> {

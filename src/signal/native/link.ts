@@ -5,7 +5,8 @@
  *          └── closed before the scan: a new key, a new code
  *
  * The pending row holds all that was generated, before the server hears of it: after a crash in between, the same request goes
- * out once more; the code is single use, so a refusal then means that the person scans again. **Source:** SIGNAL-NATIVE 2.
+ * out once more; the code is single use, so a refusal then means that the person scans again. **Source:**
+ * `docs/signal-protocol.md`, "Linking".
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import * as libsignal from "@signalapp/libsignal-client";
@@ -15,23 +16,20 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Link, LinkProgress } from "../transport.ts";
-import { findAccount, loadAccount, type OwnName, toAccount } from "./account.ts";
-import { type Bytes, concat, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
-import { connectSealed, exchange, openLine, type Reply, withDeadline } from "./connect.ts";
+import { loadAccount, readAccount, toAccount } from "./account.ts";
+import { concat, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
+import { capabilities, connectSealed, exchange, openLine, withDeadline } from "./connect.ts";
+import type { Bytes, Context, NativeDeps, OwnName, Reply } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
-import type { Context, NativeDeps } from "./transport.ts";
 
 /** After this the phone's code has surely expired. */
 const pendingMaxMs: Millis = 600_000;
-/** A code lives for a minute or two; nobody stares at a terminal longer than this many of them. */
+/** A code lives for 90 s; so many of them are 45 minutes. */
 const codesMax = 30;
 
 type LinkDeps = NativeDeps & Pick<Context, "net">;
-
-/** What all our devices must be able to do: leaving one out would be refused as a downgrade. */
-export const capabilities = { attachmentBackfill: true, spqr: true, usernameChangeSyncMessage: true };
 
 /**
  * The link of the native transport. Yields the account once it is committed and the pre-keys are uploaded, so that others can
@@ -42,7 +40,7 @@ export function makeLink(deps: LinkDeps): Link {
   return async function* (deviceName: string, signal: AbortSignal): AsyncIterable<LinkProgress> {
     let isDone = await resume(deps, signal);
     for (let codes = 0; !isDone; codes++) {
-      if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as nobody scanned the code");
+      if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as the code was not scanned");
       const code = await openCode(deps, signal);
       try {
         yield { event: "url", url: code.url };
@@ -195,7 +193,6 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
   }
 }
 
-/** **Source:** SIGNAL-NATIVE 2.4. */
 function refusal({ status, retryAfterMs }: Reply): BridgeError {
   const what = `Cannot link as the server answered ${status}`;
   if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
@@ -212,7 +209,7 @@ const tables =
 /** All of the new account, and nothing of an earlier link. Inside a transaction of the caller. */
 function save({ database, clock }: LinkDeps, pending: Pending, answer: v.InferOutput<typeof linked>): void {
   const at = clock.now();
-  const isSamePerson = findAccount(database)?.aci.serviceId === pending.aci;
+  const isSamePerson = readAccount(database)?.aci.serviceId === pending.aci;
   for (const table of `${tables}${isSamePerson ? "" : " identities recipients groups"}`.split(" "))
     database.run(`DELETE FROM signal_${table}`);
   putRow(database, "account", {
@@ -254,7 +251,6 @@ async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> 
 }
 
 // --- The crypto of linking: what the phone hands over through the QR code, and the name under which it lists us.
-// **Source:** SIGNAL-NATIVE 2.2, 2.3, 2.5 (read in signal-cli, mautrix-signal; verified against the mock server).
 
 type Provision = ReturnType<typeof toProvision>;
 const macBytes = 32;

@@ -1,11 +1,10 @@
 /**
- * The one door to libsignal: 25 MB of machine code that only the native transport needs.
+ * libsignal: 25 MB of machine code that only the native transport needs.
  *
- *   await loadLibsignal(folder)  ─▶  await import("./native/….ts")
+ *   await loadLibsignal(folder)  ─▶  await import("./transport.ts")
  *
- * Nobody outside imports a file of this folder but so (`import type` is free); `load.ts`, `schema.ts` and `service.ts`, which
- * use only types of libsignal, may be imported from anywhere. Run from source, the package finds its own addon. Into the
- * compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a
+ * A file that uses values of libsignal is imported after that call alone. Run from source, the package finds its own addon. Into
+ * the compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a
  * world-writable temporary folder, and fails where that is missing or mounted noexec.
  */
 import { createHash, randomUUID } from "node:crypto";
@@ -36,7 +35,7 @@ export async function loadLibsignal(folder: string): Promise<void> {
  */
 export function openAddon(source: string, sha256: string): unknown {
   if (addonFolder === null)
-    throw new BridgeError("internal", "Cannot load libsignal as nobody called loadLibsignal before");
+    throw new BridgeError("internal", "Cannot load libsignal as loadLibsignal was not called before");
   const addon: { exports: unknown } = { exports: {} };
   const path = extractAddon(source, sha256, addonFolder);
   try {
@@ -57,7 +56,7 @@ export function extractAddon(source: string, sha256: string, folder: string): st
   const path = join(folder, name);
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    // Between the check of a file and its use, nobody else may replace it.
+    // Between the check of a file and its use, no other user may replace it.
     if (process.platform !== "win32" && (statSync(folder).mode & 0o022) !== 0) chmodSync(folder, 0o700);
     if (sha256Of(path) !== sha256) {
       const fresh = join(folder, `${name}.${randomUUID()}.tmp`);

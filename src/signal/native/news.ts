@@ -5,12 +5,12 @@
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import { findRecipient, saveProfileKey, saveRecipient, saveTimer } from "./account.ts";
-import { type Bytes, owned } from "./bytes.ts";
-import { dataOf, type Sender, toAci } from "./content.ts";
-import { groupIdOf } from "./groups.ts";
+import { owned } from "./bytes.ts";
+import { dataOf, type Sender } from "./content.ts";
+import type { Bytes, ReceiveDeps } from "./context.ts";
+import { groupIdOf, toAci } from "./ids.ts";
 import { saveOwn } from "./keys.ts";
 import type * as wire from "./proto/signal_pb.ts";
-import type { ReceiveDeps } from "./receive.ts";
 import type { Overlay } from "./store.ts";
 
 export type Job =
@@ -23,7 +23,7 @@ export type Job =
       readonly groupId: Bytes | null;
       readonly request: libsignal.DecryptionErrorMessage;
     }
-  /** Somebody asks us to send again: a serialized `DecryptionErrorMessage`. */
+  /** A person asks us to send again: a serialized `DecryptionErrorMessage`. */
   | { readonly kind: "answerAgain"; readonly aci: string; readonly deviceId: number; readonly request: Bytes }
   /** The owner's contacts lie on the CDN. */
   | { readonly kind: "contacts"; readonly pointer: wire.AttachmentPointer };
@@ -75,7 +75,7 @@ function rememberGroup(
   overlay.later(() => void database.run(sql, groupId, masterKey, revision));
 }
 
-/** From our own devices only: `readContent` has refused it from anybody else. */
+/** From our own devices only: `readContent` has refused it from others. */
 function takeSync(
   deps: ReceiveDeps,
   overlay: Overlay,
@@ -122,7 +122,7 @@ function takeSync(
   }
 }
 
-/** The account has another number: another PNI identity, made by the phone. **Source:** SIGNAL-NATIVE 4.12. */
+/** The account has another number: another PNI identity, made by the phone. **Source:** Signal-Desktop `MessageReceiver`. */
 function changeNumber(
   { database, clock, log }: ReceiveDeps,
   overlay: Overlay,

@@ -1,6 +1,7 @@
 /**
  * The names of group members, as their profiles have them: what one of them says goes to Claude with a name before it, and
- * the owner's phone tells us of its contacts only those on the allow list. **Source:** SIGNAL-NATIVE 5.11.
+ * the owner's phone tells us of its contacts only those on the allow list. **Source:**
+ * `docs/signal-protocol.md`, "Profiles".
  */
 import { Aci } from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
@@ -8,9 +9,8 @@ import { createDecipheriv } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Database } from "../../store/database.ts";
-import { type Bytes, fromBase64 } from "./bytes.ts";
-import type { Line } from "./connect.ts";
-import type { FetchGroup } from "./groups.ts";
+import { fromBase64 } from "./bytes.ts";
+import type { Bytes, FetchGroup, Line } from "./context.ts";
 import { findRecipient, saveRecipient } from "./account.ts";
 
 /** Asked for at once; of a larger group the rest is named when it is fetched again. */
@@ -57,7 +57,7 @@ export function openName(sealed: Bytes, key: Bytes): string | null {
     const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
     opening.setAuthTag(sealed.subarray(-tagBytes));
     const plain = opening.update(sealed.subarray(ivBytes, -tagBytes), undefined, "utf8") + opening.final("utf8");
-    // On one line: nobody's name may look like another one's message.
+    // A name is one line, as it must not look like a second message.
     const name = plain
       .replace(/[\0\s]+/gu, " ")
       .replaceAll(":", "")

@@ -9,7 +9,8 @@
  *
  * Everything this does to the database waits in the overlay until the caller's transaction; but for the attempts, which are
  * counted *before* libsignal sees the bytes, so that a message that kills the process is given up in the end. What comes for
- * a second time goes alone, lest its neighbours are given up with it. **Source:** SIGNAL-NATIVE 4.7, 4.10, 4.13.
+ * a second time goes alone, lest its neighbours are given up with it. **Source:**
+ * `docs/signal-protocol.md`, "Envelopes", "Asking to send again".
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import * as libsignal from "@signalapp/libsignal-client";
@@ -18,29 +19,20 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { type Bytes, owned, toBase64 } from "./bytes.ts";
-import type { Incoming, Line } from "./connect.ts";
-import { dataOf, readContent, type Sender, toAci, toEnvelope } from "./content.ts";
+import { owned, toBase64 } from "./bytes.ts";
+import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
+import type { Bytes, GroupClaim, Incoming, Line, ReceiveDeps } from "./context.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
-import { type GroupClaim, groupIdOf } from "./groups.ts";
+import { groupIdOf, toAci } from "./ids.ts";
 import { type Job, takeNews } from "./news.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
 import type { Overlay } from "./store.ts";
-import type { Context } from "./transport.ts";
 
 /** One transaction's worth. */
 const batchLengthMax = 50;
 /** So many process deaths over the same bytes, and they are set aside. */
 const attemptsMax = 5;
-
-/** Whom the loops will listen to. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
-export type IsAllowed = (who: Address, groupId: string | null) => boolean;
-
-export type ReceiveDeps = Pick<
-  Context,
-  "database" | "clock" | "log" | "account" | "trustRoots" | "isAllowed" | "groups"
->;
 
 /** What became of one delivery. */
 type Outcome = {
@@ -51,7 +43,7 @@ type Outcome = {
   readonly jobs?: readonly Job[];
   /** The account changed, and what comes next must be opened with the new one. */
   readonly isLast?: boolean;
-  /** From somebody on the allow list. */
+  /** From a person on the allow list. */
   readonly isForUs?: boolean;
   /** Not opened: first the server must say who may write in that group. */
   readonly claim?: GroupClaim;
@@ -236,7 +228,7 @@ async function readPlain(
   } catch {
     return "content not readable";
   }
-  // A plaintext is authenticated by nobody: it may ask to send again, and nothing else.
+  // A plaintext is not authenticated: it may ask to send again, and nothing else.
   const isRetryRequest = content.content.case === "decryptionErrorMessage";
   if (plain.type === libsignal.CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
   if (content.senderKeyDistributionMessage.length > 0) {
@@ -261,7 +253,7 @@ async function readPlain(
   return { envelope: read, jobs, isLast: news.isLast };
 }
 
-/** Of messages that somebody else writes into a group on the allow list. */
+/** Of messages that others write into a group on the allow list. */
 function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | undefined {
   const group = dataOf(content)?.groupV2;
   if (group === undefined || sender.isOwn) return undefined;
@@ -293,7 +285,7 @@ function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Se
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
   const jobs: Job[] = [];
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
-  // time that nobody can have sent at, libsignal makes no request.
+  // time that no message can have, libsignal makes no request.
   if (isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt)) {
     const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
     jobs.push({ kind: "askAgain", aci, groupId, request });

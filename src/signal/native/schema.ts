@@ -2,13 +2,13 @@
  * The tables of the native transport, in the same file as the inbox: ratchet state, used pre-keys and inbox rows commit
  * together or not at all.
  *
- *   account + own identities   who we are; whoever reads these rows can be us
+ *   account + own identities   who we are; a reader of these rows can be us
  *   sessions … sender_keys     libsignal's records, opaque; `record` is what its `serialize()` gave
  *   seen, attempts, quarantine deliveries: done, begun, given up
  *   recipients, groups         what a send needs to know; only of people and groups on the allow list
  *   send_log                   OUR messages of the last days, to answer a request to send again
  *
- * No plaintext of anybody else is in here. Times are Unix ms. `own` is `aci` or `pni`; a service id is `<uuid>` or `PNI:<uuid>`.
+ * No plaintext of other people is in here. Times are Unix ms. `own` is `aci` or `pni`; a service id is `<uuid>` or `PNI:<uuid>`.
  */
 import type { Database, SqlValue } from "../../store/database.ts";
 

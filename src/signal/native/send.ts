@@ -4,7 +4,8 @@
  *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
  *
  * The timestamp is the message's identity everywhere; a repeated send carries the same one, and the receiving clients drop the
- * second copy. Without the transcript the owner's phone would not show what was said. **Source:** SIGNAL-NATIVE 5.6 to 5.9.
+ * second copy. Without the transcript the owner's phone would not show what was said. **Source:**
+ * `docs/signal-protocol.md`, "Sending", "Groups".
  */
 import { IdentityKeyPair } from "@signalapp/libsignal-client";
 import { BridgeError } from "../../core/errors.ts";
@@ -12,9 +13,8 @@ import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/
 import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
 import { longTextType, splitLongText, uploadAttachment } from "./attachments.ts";
-import { type Bytes, fromBase64 } from "./bytes.ts";
+import { fromBase64 } from "./bytes.ts";
 import {
-  aciBytes,
   compose,
   type Composed,
   type Delivered,
@@ -26,9 +26,10 @@ import {
   transcriptContent,
   typingContent,
 } from "./compose.ts";
+import type { Bytes, Context } from "./context.ts";
 import { deliver } from "./deliver.ts";
+import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
-import type { Context } from "./transport.ts";
 
 /** Members that get a message at the same time. */
 const fanOutMax = 8;
@@ -58,7 +59,7 @@ async function targetOf({ database, groups, account }: Context, chat: Chat, sign
     return { others, destination: null, groupId: fromBase64(chat.id), frame };
   }
   const to = chat.kind === "self" ? own : findAci(database, chat.peer);
-  if (to === null) throw new BridgeError("unregistered", "Cannot send as nobody with that number has written to us");
+  if (to === null) throw new BridgeError("unregistered", "Cannot send as no account with that number is known");
   const { timerSeconds, timerVersion } = findRecipient(database, to);
   const frame = { timerSeconds, timerVersion, group: null };
   return { others: to === own ? [] : [to], destination: to, groupId: null, frame };
@@ -131,7 +132,7 @@ async function deliverMessage(
 ): Promise<boolean> {
   const { needsPniSignature } = findRecipient(context.database, to);
   const { aci, pni } = context.account();
-  // Proves that our number and our account are the same person. **Source:** SIGNAL-NATIVE 4.12.
+  // Proves that our number and our account are the same person.
   const proof = needsPniSignature && pni && new IdentityKeyPair(pni.publicKey, pni.identity);
   const pniSignature = proof
     ? { pni: aciBytes(pni.serviceId.replace(/^PNI:/, "")), signature: proof.signAlternateIdentity(aci.publicKey) }

@@ -5,33 +5,15 @@
  *
  * libsignal speaks with the chat host by itself; files and group state are plain HTTPS and are ours.
  */
-import type { NetConstructorOptions, REMOTE_CONFIG_KEYS } from "@signalapp/libsignal-client/dist/net.js";
+import type { NetConstructorOptions } from "@signalapp/libsignal-client/dist/net.js";
 import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
-import { type Bytes, fromBase64, toBase64 } from "./bytes.ts";
-import { type PinnedFetch, pinnedFetch } from "./https.ts";
-
-export type Service = {
-  /** The chat host is on this machine's loopback. */
-  readonly isLocal: boolean;
-  /** For `new Net(…)`; libsignal appends its own version to the user agent (`name/version`). */
-  readonly netOptions: (userAgent: string) => NetConstructorOptions;
-  /** For `net.setRemoteConfig(…, BuildVariant.Production)`, before the first connection. */
-  readonly remoteConfig: ReadonlyMap<(typeof REMOTE_CONFIG_KEYS)[number], string>;
-  /** Serialized public keys, 33 bytes each: a sender certificate is good when any of them validates it. */
-  readonly trustRoots: readonly Bytes[];
-  /** For zkgroup's `ServerPublicParams`. */
-  readonly serverPublicParams: Bytes;
-  /** Base URLs, without a slash at their end. */
-  readonly storageUrl: string;
-  /** Null for a number that nobody knows. */
-  readonly cdnUrl: (cdnNumber: number) => string | null;
-  /** Plain HTTPS that trusts this service's TLS roots and no others. */
-  readonly fetch: PinnedFetch;
-};
+import { fromBase64, toBase64 } from "./bytes.ts";
+import type { Bytes, Service } from "./context.ts";
+import { pinnedFetch } from "./https.ts";
 
 const base64 = v.pipe(
   v.string("must be text"),
@@ -69,7 +51,7 @@ const serviceFile = v.object({
   ...hosts,
 });
 
-/** A service file as written: DESIGN.md, "The service file". */
+/** A service file as written. */
 export type ServiceFile = v.InferInput<typeof serviceFile>;
 
 /** The public constants of the Signal service. No secrets. Chat hosts, their TLS roots and fallback addresses are inside libsignal. */

@@ -10,15 +10,13 @@
  *
  * libsignal turns every exception of a callback into the same kind of error and forgets the original. A missing or replayed
  * pre-key, which any stranger can provoke, must be told from a failing disk: only the latter sets `fault`.
- * **Source:** SIGNAL-NATIVE 4.7, verified against libsignal 0.100.0.
+ * **Source:** `docs/signal-protocol.md`, "Asking to send again".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Own, OwnName } from "./account.ts";
-import type { Bytes } from "./bytes.ts";
-import type { Context } from "./transport.ts";
+import type { Bytes, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -49,7 +47,7 @@ type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record:
 
 export type Overlay = ReturnType<typeof openOverlay>;
 
-type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
+type OverlayDeps = { readonly database: Database; readonly clock: Clock; readonly onIdentityChange: () => void };
 
 export function openOverlay(deps: OverlayDeps) {
   const records = openRecords(deps.database, deps.clock);

@@ -10,48 +10,29 @@
  * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; no network call is made under it. Import this file after `loadLibsignal`.
  */
-import { PublicKey, type SenderCertificate } from "@signalapp/libsignal-client";
+import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
-import type { Clock, Random } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
-import type { Database } from "../../store/database.ts";
 import { allFeatures, type Batch, type Link, type Transport } from "../transport.ts";
-import { loadAccount, type NativeAccount, toAccount } from "./account.ts";
+import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
 import { reasonOf } from "./bytes.ts";
-import { type Line, openLine } from "./connect.ts";
+import { openLine } from "./connect.ts";
+import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps } from "./context.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher, type GroupKeeper, keepGroups } from "./groups.ts";
+import { groupFetcher, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
 import { withNames } from "./profiles.ts";
-import { giveBack, type IsAllowed, openBatch, type Opened } from "./receive.ts";
+import { giveBack, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
-import type { Service } from "./service.ts";
 import { openOverlay } from "./store.ts";
 import { answerChallenge, maintain, prune, refreshAllKeys, retryLimiter, runJob } from "./upkeep.ts";
 
 /** When quiet, the server is asked this often whether it is still there. */
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 6 * 3_600_000;
-
-export type NativeDeps = {
-  readonly database: Database;
-  readonly service: Service;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  /** `name/version`: the server may refuse versions that are too old. */
-  readonly userAgent: string;
-};
-
-/** Who may write. */
-export type NativeAllow = {
-  readonly isAllowed: IsAllowed;
-  /** The numbers of the allow list: the phone is asked whose they are. */
-  readonly allowedNumbers: readonly string[];
-};
 
 export type NativeTransport = Transport & {
   readonly answerChallenge: (captcha: string) => Promise<void>;
@@ -68,6 +49,9 @@ function openNet({ service, userAgent }: NativeDeps): Net {
 /** Makes this program a linked device of the service. Import after `loadLibsignal`. */
 export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
 
+/** The context, and all that changes while the transport lives. */
+type Live = Context & { readonly state: State };
+
 /** All that changes while the transport lives. */
 type State = {
   account: NativeAccount | null;
@@ -80,35 +64,9 @@ type State = {
   /** Monotonic times. */
   provedAt: Millis;
   maintainAt: Millis;
-  contactsAskedAt: Millis;
   /** The end of the queue of jobs. */
   jobs: Promise<void>;
 };
-
-/** What the parts of the transport share. */
-export type Context = NativeDeps &
-  NativeAllow & {
-    readonly net: Net;
-    readonly state: State;
-    readonly trustRoots: readonly PublicKey[];
-    /** @throws BridgeError `not_linked` */
-    readonly account: () => NativeAccount;
-    /** @throws BridgeError `signal_unreachable` while there is none */
-    readonly line: () => Line;
-    /** Of the present connection. */
-    readonly closing: () => AbortSignal;
-    /** Of the account: held for the ratchet and its commit, never over the network. `acquire` gives the release; in order of asking. */
-    readonly mutex: ReturnType<typeof makeMutex>;
-    /** Whether that person may still be asked to send again, and may ask us. */
-    readonly mayAsk: (who: string) => boolean;
-    readonly mayAnswer: (who: string) => boolean;
-    readonly certificate: () => Promise<SenderCertificate | null>;
-    readonly groups: GroupKeeper;
-    /** Strictly increasing, near the clock. */
-    readonly freshTimestamp: () => Millis;
-    /** A peer shows another identity key than before: it was reinstalled, or somebody is in between. */
-    readonly onIdentityChange: () => void;
-  };
 
 /**
  * The transport over the account that `linkNative` left in `database`. Its tables are those of `signalSchema`. `isAllowed` says
@@ -143,7 +101,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   };
 }
 
-function openContext(deps: NativeDeps & NativeAllow): Context {
+function openContext(deps: NativeDeps & NativeAllow): Live {
   const { clock, database, log, service } = deps;
   const state: State = {
     account: null,
@@ -153,7 +111,6 @@ function openContext(deps: NativeDeps & NativeAllow): Context {
     held: null,
     provedAt: -Infinity,
     maintainAt: -Infinity,
-    contactsAskedAt: -Infinity,
     jobs: Promise.resolve(),
   };
   const line = () => {
@@ -175,17 +132,18 @@ function openContext(deps: NativeDeps & NativeAllow): Context {
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, clock, log }),
+    contacts: { askedAt: -Infinity },
     groups: keepGroups({
       ...deps,
       account,
       fetchGroup: withNames(groupFetcher(service, request, clock), database, request),
     }),
     freshTimestamp: () => (lastTimestamp = Math.max(lastTimestamp + 1, clock.now())),
-    onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or somebody in between"),
+    onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between"),
   };
 }
 
-function makeMutex() {
+function makeMutex(): Mutex {
   let tail: Promise<void> = Promise.resolve();
   const acquire = async (): Promise<() => void> => {
     const before = tail;
@@ -205,7 +163,7 @@ function makeMutex() {
   return { acquire, run };
 }
 
-/** Best effort: what nobody misses is never repeated. */
+/** Best effort: a notice is never repeated. */
 async function quietly(log: Log, work: Promise<void>): Promise<void> {
   try {
     await work;
@@ -215,7 +173,7 @@ async function quietly(log: Log, work: Promise<void>): Promise<void> {
   }
 }
 
-async function connect(context: Context, signal: AbortSignal) {
+async function connect(context: Live, signal: AbortSignal) {
   const { state, database, clock } = context;
   state.held?.release();
   state.held = null;
@@ -242,7 +200,7 @@ async function disconnect(state: State): Promise<void> {
 const nothing: Batch = { envelopes: [], isProof: false, persist: null };
 
 /** The line is closed when it throws. */
-async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
+async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
   const { state } = context;
   const { line } = state;
   if (line === null) throw new BridgeError("signal_unreachable", "Cannot receive as there is no connection");
@@ -264,7 +222,7 @@ async function receive(context: Context, timeoutMs: Millis, signal: AbortSignal)
  * Opens what has arrived. The mutex is held when it resolves, until `acknowledge`; it is not while the server is asked about a
  * group.
  */
-async function open(context: Context, line: Line): Promise<Batch> {
+async function open(context: Live, line: Line): Promise<Batch> {
   const { state, mutex, closing } = context;
   for (;;) {
     const release = await mutex.acquire();
@@ -286,7 +244,7 @@ async function open(context: Context, line: Line): Promise<Batch> {
   }
 }
 
-function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void {
+function acknowledge(context: Live, batch: Batch, isCommitted: boolean): void {
   const { state, database, clock } = context;
   if (state.held?.batch !== batch) return;
   const { opened, release } = state.held;
@@ -306,7 +264,7 @@ function acknowledge(context: Context, batch: Batch, isCommitted: boolean): void
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
-async function prove(context: Context, line: Line): Promise<boolean> {
+async function prove(context: Live, line: Line): Promise<boolean> {
   const { state, clock, database } = context;
   if (clock.monotonic() >= state.maintainAt) {
     state.maintainAt = clock.monotonic() + maintainEveryMs;
@@ -327,7 +285,7 @@ async function prove(context: Context, line: Line): Promise<boolean> {
 }
 
 /** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
-function enqueue({ state, log }: Context, work: () => Promise<void>): void {
+function enqueue({ state, log }: Live, work: () => Promise<void>): void {
   state.jobs = state.jobs.then(async () => {
     try {
       await work();

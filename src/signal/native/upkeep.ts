@@ -1,6 +1,7 @@
 /**
  * What keeps a linked device healthy, behind receiving and sending: pre-keys on the server, the answers that only the phone can
- * give, requests to send again in both directions, and rows that have served their time. **Source:** SIGNAL-NATIVE 2.7, 4.8, 6.
+ * give, requests to send again in both directions, and rows that have served their time. **Source:**
+ * `docs/signal-protocol.md`, "Asking to send again", "Upkeep".
  */
 import { DecryptionErrorMessage, PlaintextContent } from "@signalapp/libsignal-client";
 import * as v from "valibot";
@@ -10,16 +11,15 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findAci, saveRecipient, saveTimer } from "./account.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
-import type { Bytes } from "./bytes.ts";
+import { capabilities } from "./connect.ts";
 import { nullContent, requestContent } from "./compose.ts";
-import { toAci } from "./content.ts";
+import type { Bytes, Context } from "./context.ts";
 import { deliver, refusal } from "./deliver.ts";
+import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
-import { capabilities } from "./link.ts";
 import type { Job } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
 import { openOverlay } from "./store.ts";
-import type { Context } from "./transport.ts";
 
 const dayMs: Millis = 86_400_000;
 /** The server keeps what is not acknowledged for some weeks; the ratchet itself knows older repetitions. */
@@ -59,17 +59,17 @@ export async function refreshAllKeys(context: Context): Promise<void> {
 
 /**
  * Asks the phone, after linking, for all that a new device asks for: the answer about blocked people is not kept, who may write
- * here is said by the allow list alone. Later only for contacts, while a number on the allow list is nobody's: only those on
+ * here is said by the allow list alone. Later only for contacts, while a number on the allow list has no account: only those on
  * the list were kept, and it may be newer than the last answer.
  */
 async function requestSync(context: Context, isFirst: boolean): Promise<void> {
   const { BLOCKED, CONFIGURATION, CONTACTS, KEYS } = SyncMessage_Request_Type;
-  const { state, clock, database, allowedNumbers } = context;
+  const { clock, database, allowedNumbers, contacts } = context;
   const { aci, entropyPool } = context.account();
-  const isDue = clock.monotonic() - state.contactsAskedAt >= contactsEveryMs;
+  const isDue = clock.monotonic() - contacts.askedAt >= contactsEveryMs;
   if (!isFirst && !(isDue && allowedNumbers.some((number) => findAci(database, { aci: null, number }) === null)))
     return;
-  state.contactsAskedAt = clock.monotonic();
+  contacts.askedAt = clock.monotonic();
   const others = isFirst ? [BLOCKED, CONFIGURATION, ...(entropyPool === null ? [KEYS] : [])] : [];
   for (const type of [CONTACTS, ...others]) {
     const timestamp = context.freshTimestamp();
@@ -77,7 +77,7 @@ async function requestSync(context: Context, isFirst: boolean): Promise<void> {
   }
 }
 
-/** Forgets what nobody will ask for again. */
+/** Forgets what will not be asked for again. */
 export function prune(database: Database, now: Millis): void {
   database.transaction(() => {
     pruneKeys(database, now);
@@ -151,7 +151,7 @@ async function takeContacts(context: Context, pointer: AttachmentPointer): Promi
   });
 }
 
-/** Somebody could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
+/** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
 async function answerAgain(
   context: Context,
   { aci: to, deviceId, request: bytes }: Extract<Job, { kind: "answerAgain" }>,

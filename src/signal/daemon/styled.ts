@@ -6,7 +6,7 @@
  *
  * **Source:** signal-cli-rest-api, src/client/textstyleparser (commit a08db23).
  */
-import type { StyleRange } from "../core/model.ts";
+import type { StyleRange } from "../../core/model.ts";
 
 const markers = { BOLD: "**", ITALIC: "*", STRIKETHROUGH: "~", MONOSPACE: "`", SPOILER: "||" } as const;
 

@@ -2,13 +2,12 @@
  * A small world where Claude is played by a script: sessions with an event log, a queue and live streams, as the API has
  * them, in memory. Sessions work whether or not anybody listens. Deterministic: it waits only by the injected clock and by
  * the promises of a script.
- * **Source:** claude/CLAUDE-API.md sections 1.3 to 1.9, for the order of events and what is accepted when.
+ * **Source:** Managed Agents guide, "Session event stream", for the order of events and what is accepted when.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError } from "../core/errors.ts";
-import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { RemoteFile } from "./backend.ts";
-import type { Frame } from "./wire.ts";
+import type { Clock } from "../../src/clock.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import type { JsonValue, Millis, SessionEvent, StopReason } from "../../src/core/model.ts";
+import type { Frame, RemoteFile } from "../../src/claude/line.ts";
 
 /** What Claude does next in a turn. A turn without a `stop` or `fail` at its end stops with `end_turn`. */
 export type Beat =
@@ -21,6 +20,8 @@ export type Beat =
   | { readonly use: string; readonly input: JsonValue }
   /** Asks to use a tool, and waits for a person's yes or no. */
   | { readonly ask: string; readonly input: JsonValue }
+  /** Calls a tool that runs with us, and waits for its result. */
+  | { readonly call: string; readonly input: JsonValue }
   /** Writes a file for the person, with a tool that needs no yes. */
   | { readonly make: string; readonly contentType: string; readonly bytes: Uint8Array }
   | { readonly fail: string; readonly retry: "retrying" | "exhausted" | "terminal" }
@@ -50,11 +51,13 @@ export type WorldSession = {
   readonly listeners: Set<(frame: Frame | null) => void>;
   /** Ends the running turn. */
   stop: AbortController;
-  /** The ask that is waited on, and its answer. */
-  asking: { readonly id: string; readonly answer: () => void } | null;
+  /** The ask or call that is waited on, and its answer. */
+  asking: { readonly id: string; readonly isLocal: boolean; readonly answer: () => void } | null;
+  /** A turn is being played: it takes up what is queued by itself. */
+  isPlaying: boolean;
 };
 
-/** **Source:** claude/CLAUDE-API.md section 1.3. */
+/** **Source:** Managed Agents reference, "Sessions". */
 const metadataPairsMax = 16;
 
 export type World = ReturnType<typeof createWorld>;
@@ -77,7 +80,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
     find: (id: string): WorldSession | null => sessions.get(id) ?? null,
     create(title: string, metadata: Metadata<string>): WorldSession {
       const own = { id: newId("sesn"), title, metadata, updatedAt: now(), stop: new AbortController() };
-      const state = { status: "idle", isArchived: false, asking: null } as const;
+      const state = { status: "idle", isArchived: false, asking: null, isPlaying: false } as const;
       const session = { ...own, ...state, log: [], queue: [], files: [], listeners: new Set<never>() };
       sessions.set(session.id, session);
       return need(session.id);
@@ -87,28 +90,39 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
       const session = need(id);
       const lastStop = session.log.findLast((event) => event.type === "idle")?.stop.kind;
       if (session.status === "terminated") throw refused("the session is over");
-      if (session.asking || (session.status === "idle" && lastStop === "budget_reached"))
-        throw refused("the session takes no message now");
+      if (session.asking) throw refused("the session waits for an answer first", "claude_busy");
+      if (session.status === "idle" && lastStop === "budget_reached")
+        throw refused("the session's budget is used up", "claude_budget");
       const prompt = { id: newId("sevt"), at: null, type: "prompt", text } as const;
       session.queue.push(prompt);
       publish(session, { kind: "event", event: prompt });
-      if (session.status === "idle") void run(session);
+      if (!session.isPlaying) void run(session);
       return prompt;
     },
     /** Claude speaks without being asked, listened to or not. */
     say: (id: string, text: string) => void append(need(id), { type: "reply", text }),
-    confirm(id: string, toolUseId: string, isAllowed: boolean): void {
+    confirm(id: string, toolUseId: string, isAllowed: boolean): SessionEvent {
       const session = need(id);
-      const { asking } = session;
-      if (asking?.id !== toolUseId) throw refused("nothing waits for this answer");
-      append(session, { type: "confirmation", toolUseId, isAllowed });
+      const answer = settle(session, toolUseId, false);
+      const event = append(session, { type: "confirmation", toolUseId, isAllowed });
       append(session, { type: "tool_result", toolUseId, isError: !isAllowed });
-      session.asking = null;
-      asking.answer();
+      answer();
+      return event;
     },
-    interrupt(id: string): void {
-      append(need(id), { type: "other", name: "user.interrupt" });
-      need(id).stop.abort();
+    /** The outcome of a call of ours. */
+    result(id: string, toolUseId: string, isError: boolean): SessionEvent {
+      const session = need(id);
+      const answer = settle(session, toolUseId, true);
+      const event = append(session, { type: "tool_result", toolUseId, isError });
+      answer();
+      return event;
+    },
+    interrupt(id: string): SessionEvent {
+      const session = need(id);
+      if (isOver(session)) throw refused("the session is over");
+      const event = append(session, { type: "other", name: "user.interrupt" });
+      session.stop.abort();
+      return event;
     },
     /** Title and metadata change, by us or elsewhere; null removes a key. */
     patch: (id: string, change: Patch): void => scribe.patch(need(id), change),
@@ -131,28 +145,43 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
   };
 }
 
+/** Takes an answer to what is waited for; what it returns lets the turn go on. */
+function settle(session: WorldSession, toolUseId: string, isLocal: boolean): () => void {
+  const { asking } = session;
+  if (asking?.id !== toolUseId || asking.isLocal !== isLocal) throw refused("nothing waits for this answer");
+  session.asking = null;
+  return asking.answer;
+}
+
 /** Adds to logs, and shows it on the streams. */
 function createScribe(now: () => Millis) {
   let count = 0;
   const newId = (prefix: string): string => `${prefix}_${++count}`;
-  /** Never before what is in the log already (ties are normal); returns its id. */
-  const append = (session: WorldSession, draft: Draft, id = newId("sevt")): string => {
+  /** Never before what is in the log already: ties are normal. */
+  const append = (session: WorldSession, draft: Draft, id = newId("sevt")): SessionEvent => {
     const event = { id, at: Math.max(now(), session.log.at(-1)?.at ?? 0), ...draft };
     session.log.push(event);
     session.updatedAt = now();
     publish(session, { kind: "event", event });
-    return id;
+    return event;
   };
   return {
     append,
     newId,
     rest(session: WorldSession, stop: StopReason): void {
-      append(session, { type: "usage", inputTokens: 10, outputTokens: 5, costCents: 1 });
+      const turns = session.log.filter(({ type }) => type === "usage").length + 1;
+      append(session, {
+        type: "usage",
+        inputTokens: 10 * turns,
+        outputTokens: 5 * turns,
+        costCents: turns,
+        isTotal: true,
+      });
       session.status = "idle";
       append(session, { type: "idle", stop });
     },
     use(session: WorldSession, name: string, input: JsonValue): void {
-      const toolUseId = append(session, { type: "tool_use", name, input, isAsk: false });
+      const { id: toolUseId } = append(session, { type: "tool_use", name, input, isAsk: false, isLocal: false });
       append(session, { type: "tool_result", toolUseId, isError: false });
     },
     patch(session: WorldSession, { title, metadata = {} }: Patch): void {
@@ -173,17 +202,16 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
   const write = async (session: WorldSession, pieces: readonly string[], everyMs: Millis): Promise<void> => {
     const eventId = newId("sevt");
     const { signal } = session.stop;
-    publish(session, { kind: "start", eventId });
-    for (const text of pieces) {
+    for (const [index, text] of pieces.entries()) {
       if (everyMs > 0) await clock.sleep(everyMs, signal);
       if (signal.aborted) return;
-      publish(session, { kind: "delta", eventId, text });
+      publish(session, { kind: "delta", eventId, text, isFirst: index === 0 });
     }
     append(session, { type: "reply", text: pieces.join("") }, eventId);
   };
-  const ask = async (session: WorldSession, name: string, input: JsonValue): Promise<void> => {
-    const id = append(session, { type: "tool_use", name, input, isAsk: true });
-    const answered = new Promise<void>((answer) => (session.asking = { id, answer }));
+  const ask = async (session: WorldSession, name: string, input: JsonValue, isLocal: boolean): Promise<void> => {
+    const { id } = append(session, { type: "tool_use", name, input, isAsk: !isLocal, isLocal });
+    const answered = new Promise<void>((answer) => (session.asking = { id, isLocal, answer }));
     rest(session, { kind: "requires_action", eventIds: [id] });
     await Promise.race([answered, aborted(session.stop.signal)]);
     session.asking = null;
@@ -200,7 +228,8 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
       else if ("use" in beat) use(session, beat.use, beat.input);
       else if ("pauseMs" in beat) await clock.sleep(beat.pauseMs, signal);
       else if ("hold" in beat) await Promise.race([beat.hold, aborted(signal)]);
-      else if ("ask" in beat) await ask(session, beat.ask, beat.input);
+      else if ("ask" in beat) await ask(session, beat.ask, beat.input, false);
+      else if ("call" in beat) await ask(session, beat.call, beat.input, true);
       else if ("stop" in beat) return beat.stop;
       else if ("make" in beat) {
         const { make: name, bytes, ...file } = beat;
@@ -220,6 +249,7 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
   /** One running period: it takes up every prompt that is queued meanwhile, and ends in one stop. */
   const run = async (session: WorldSession): Promise<void> => {
     session.status = "running";
+    session.isPlaying = true;
     // May precede the very prompt that caused it.
     append(session, { type: "running" });
     let stop: StopReason = { kind: "end_turn" };
@@ -232,6 +262,7 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
       if (stop.kind === "retries_exhausted") session.queue.length = 0;
       if (stop.kind !== "end_turn") break;
     }
+    session.isPlaying = false;
     rest(session, stop);
     if (session.queue.length > 0) void run(session);
   };
@@ -250,5 +281,5 @@ const aborted = (signal: AbortSignal): Promise<void> =>
     else signal.addEventListener("abort", () => resolve(), { once: true });
   });
 
-const refused = (why: string): BridgeError =>
-  new BridgeError("claude_request", `Cannot do that in Claude's world as ${why}`);
+const refused = (why: string, code: ErrorCode = "claude_request"): BridgeError =>
+  new BridgeError(code, `Cannot do that in Claude's world as ${why}`);

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { StyleRange } from "../../src/core/model.ts";
-import { toStyledText } from "../../src/signal/styled.ts";
-import { parseStyledText } from "../doubles/styled-text.ts";
+import type { StyleRange } from "../../../src/core/model.ts";
+import { toStyledText } from "../../../src/signal/daemon/styled.ts";
+import { parseStyledText } from "../../doubles/styled-text.ts";
 
 const style = fc.constantFrom("BOLD", "ITALIC", "STRIKETHROUGH", "MONOSPACE", "SPOILER");
 const text = fc.string({ unit: fc.constantFrom(..."ab *~|`\\_é👍".split(/(?!$)/u)), maxLength: 20 });

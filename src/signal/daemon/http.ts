@@ -7,9 +7,9 @@
 import { Buffer } from "node:buffer";
 import { unescape } from "node:querystring";
 import * as v from "valibot";
-import type { Clock } from "../clock.ts";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import type { Clock } from "../../clock.ts";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
 
 export type HttpRequest = {
   readonly method: "GET" | "POST" | "PUT" | "DELETE";

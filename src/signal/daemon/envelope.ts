@@ -7,8 +7,8 @@
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */
 import * as v from "valibot";
-import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../core/model.ts";
-import { isSameAddress } from "../core/model.ts";
+import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../../core/model.ts";
+import { isSameAddress } from "../../core/model.ts";
 
 const bool = v.fallback(v.boolean(), false);
 const count = v.fallback(v.nullable(v.pipe(v.number(), v.safeInteger(), v.minValue(0))), null);

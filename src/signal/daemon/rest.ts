@@ -9,15 +9,15 @@
  * **Source:** signal-cli-rest-api, src/api/api.go and src/client/client.go (commit a08db23).
  */
 import * as v from "valibot";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { Chat, Outbound } from "../core/model.ts";
-import type { Log } from "../log.ts";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { Chat, Outbound } from "../../core/model.ts";
+import type { Log } from "../../log.ts";
 import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest, type Place } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { salvage } from "./salvage.ts";
 import { sendFault, toDataUri, toErrorCode, toName, toOutcome, toReport } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
-import type { SendOutcome, Transport } from "./transport.ts";
+import type { SendOutcome, Transport } from "../transport.ts";
 
 const limits = {
   callMs: 30_000,
@@ -38,6 +38,9 @@ const limits = {
 } as const;
 
 type Request = Pick<HttpRequest, "method" | "path" | "json">;
+
+export const howToLink =
+  "Open /v1/qrcodelink?device_name=signalman of the container in a browser and scan the code; docs/linking.md says more.";
 
 /** @throws BridgeError `config` when the place is no http(s) URL */
 export function createRest(options: PollingOptions): Transport {

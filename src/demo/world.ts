@@ -1,11 +1,12 @@
 /**
- * The world of the self-test, in the parent process: Signal in memory and a Claude, both behind one HTTP server on loopback.
+ * The world of the demo and of the self-test: Signal in memory, and a Claude that speaks the Messages API on loopback.
  *
- *   child's transport ─▶ POST /signal/<method> ─▶ signal/memory.ts      (keeps a message until the child has acknowledged it)
- *   child's backend   ─▶ POST /v1/messages     ─▶ a parrot over SSE     (every byte by itself: inside each character, too)
+ *   demo      the daemon in this process ─▶ signal.transport (signal/memory.ts)
+ *   selftest  the child's transport ─▶ POST /signal/<method> ─▶ the same; it keeps a message until the child has acknowledged it
+ *   both      the backend `messages` ─▶ POST /v1/messages ─▶ a parrot over SSE (every byte by itself: inside each character, too)
  *
- * So the world outlives a child that is killed, and what the child does is what the shipped program does: its loops, its
- * database and its way to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
+ * The world outlives a child that is killed, and what answers is what the shipped program is: its loops, its database and its way
+ * to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
  */
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
@@ -20,12 +21,10 @@ import type { Batch, Transport } from "../signal/transport.ts";
 /** What is wrong with Claude's next answer; `cut`: the connection is reset in the middle of it. */
 export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
-export type SelftestWorld = Awaited<ReturnType<typeof openSelftestWorld>>;
+export type World = Awaited<ReturnType<typeof openWorld>>;
 
-/** What Claude makes of a prompt: characters of one to four bytes. */
-export const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
-
-export async function openSelftestWorld(clock: Clock) {
+/** `reply` is what Claude makes of a prompt, when it has thought. */
+export async function openWorld(clock: Clock, reply: (prompt: string) => string | Promise<string>) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
   const call = createSignalCalls(signal.transport);
@@ -33,14 +32,17 @@ export async function openSelftestWorld(clock: Clock) {
     const body = await json(request);
     const [, family, method = ""] = (request.url ?? "").split("/");
     if (family === "signal") response.end(JSON.stringify(await call(method, body)));
-    else await answer(response, body, faults.shift());
+    else await answer(response, body, reply, faults.shift());
   };
   const server = createServer((request, response) => {
     void serve(request, response).catch(() => response.destroy());
   });
   await once(server.listen(0, "127.0.0.1"), "listening");
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url,
+    /** The settings by which Claude is this one. */
+    claude: { SIGNALMAN_BACKEND: "messages", ANTHROPIC_API_KEY: "invented", ANTHROPIC_BASE_URL: url },
     signal,
     failClaude: (...next: readonly ClaudeFault[]) => void faults.push(...next),
     close() {
@@ -72,8 +74,8 @@ function createSignalCalls(transport: Transport) {
   };
 }
 
-/** The transport of the child. */
-export function selftestTransport(url: string): Transport {
+/** The transport of the child: the world's, over HTTP. */
+export function worldTransport(url: string): Transport {
   const call = async <T>(method: string, input: unknown = null, signal: AbortSignal | null = null): Promise<T> => {
     const init = { method: "POST", body: JSON.stringify(input), signal };
     const reply = await fetch(`${url}/signal/${method}`, init)
@@ -102,13 +104,18 @@ export function selftestTransport(url: string): Transport {
   };
 }
 
-/** **Source:** claude/CLAUDE-API.md section 4, for the frames. */
-async function answer(response: ServerResponse, body: unknown, fault: ClaudeFault | undefined): Promise<void> {
+/** **Source:** docs.anthropic.com, "Streaming messages", for the frames. */
+async function answer(
+  response: ServerResponse,
+  body: unknown,
+  reply: (prompt: string) => string | Promise<string>,
+  fault: ClaudeFault | undefined,
+): Promise<void> {
   if (fault !== undefined && fault !== "cut") {
     const wait = fault.retryAfterSeconds === undefined ? {} : { "retry-after": String(fault.retryAfterSeconds) };
     response.writeHead(fault.status, { "content-type": "application/json", ...wait });
     const type = fault.status === 429 ? "rate_limit_error" : "api_error";
-    return void response.end(JSON.stringify({ type: "error", error: { type, message: "as the self-test wants it" } }));
+    return void response.end(JSON.stringify({ type: "error", error: { type, message: "as this world wants it" } }));
   }
   const { messages } = body as { messages: { content: string | { text?: string }[] }[] };
   const content = messages.at(-1)?.content ?? "";
@@ -116,7 +123,7 @@ async function answer(response: ServerResponse, body: unknown, fault: ClaudeFaul
   const frames = [
     { type: "message_start", message: { id: crypto.randomUUID(), usage: { input_tokens: 1, output_tokens: 1 } } },
     { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
-    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: answerTo(prompt) } },
+    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: await reply(prompt) } },
     { type: "content_block_stop", index: 0 },
     { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } },
     { type: "message_stop" },

@@ -2,35 +2,41 @@
  * `signalman selftest`: keeps the promise before the user's eyes. The program starts itself as a child in a temporary home, lets
  * people talk to it over loopback, breaks one thing after the other, kills it, and then compares both ends.
  *
- *   people ─▶ world (selftest-world.ts, this process) ◀─▶ the child: `run` as shipped, but for its wire to Signal
+ *   people ─▶ world (world.ts, this process) ◀─▶ the child: `run` as shipped, but for its wire to Signal
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { childEnv } from "../child-env.ts";
 import { loadConfig } from "../config.ts";
 import type { Millis } from "../core/model.ts";
 import type { Status } from "../status/status.ts";
-import { ownCommand, toTable, until, type Cli } from "./io.ts";
-import { command, fetchStatus } from "./remote.ts";
-import { run } from "./run.ts";
-import { answerTo, openSelftestWorld, selftestTransport, type SelftestWorld } from "./selftest-world.ts";
+import { ownCommand, toTable, until, type Cli } from "../cli/io.ts";
+import { command, fetchStatus } from "../cli/remote.ts";
+import { run } from "../cli/run.ts";
+import { openWorld, worldTransport, type World } from "./world.ts";
 
-/** Longest wait for one thing: a stall is noticed after 15 s, then the line comes back. */
+/** A line that answers and delivers nothing is noticed after so long, here: a person watches. */
+const staleAfterMs: Millis = 15_000;
+/** Longest wait for one thing: a stall is noticed, then the line comes back. */
 const patienceMs: Millis = 25_000;
 const kills = 10;
 
 /** The child: `run` on the parent's world. */
 export const selftestLife = (cli: Cli, _: unknown, url = ""): Promise<number> =>
-  run(cli, async () => selftestTransport(url));
+  run(cli, { openTransport: async () => worldTransport(url), staleAfterMs });
+
+/** Characters of one to four bytes. */
+const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
 
 /** Resolves to 0 when nothing was lost and nothing came twice, else to 1. */
 export async function selftest(cli: Cli): Promise<number> {
   await using stack = new AsyncDisposableStack();
   const home = mkdtempSync(join(tmpdir(), "signalman-selftest-"));
   stack.defer(() => rmSync(home, { recursive: true, force: true }));
-  const world = await openSelftestWorld(cli.clock);
+  const world = await openWorld(cli.clock, answerTo);
   stack.defer(() => world.close());
   const bench = openBench(cli, world, home);
   stack.defer(() => bench.kill());
@@ -69,19 +75,14 @@ async function play({ out }: Cli, steps: AsyncIterable<string>): Promise<boolean
 type Bench = ReturnType<typeof openBench>;
 
 /** The child in its world, and what is done to it. */
-function openBench(cli: Cli, world: SelftestWorld, home: string) {
-  const own = Object.entries(process.env).filter(([name]) => !/^(?:SIGNALMAN|ANTHROPIC)_/u.test(name));
-  const env = {
-    ...Object.fromEntries(own),
+function openBench(cli: Cli, world: World, home: string) {
+  const env = childEnv({
     SIGNALMAN_HOME: home,
-    SIGNALMAN_BACKEND: "messages",
     SIGNALMAN_LISTEN: "127.0.0.1:0",
     SIGNALMAN_LOG: "error",
-    SIGNALMAN_STALE_AFTER_MS: "15000",
     SIGNALMAN_WELCOME: "false",
-    ANTHROPIC_API_KEY: "selftest",
-    ANTHROPIC_BASE_URL: world.url,
-  };
+    ...world.claude,
+  });
   const { config } = loadConfig({ flags: {}, env });
   const { faults, owner, screen } = world.signal;
   const written: string[] = [];

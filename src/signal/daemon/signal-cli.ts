@@ -3,7 +3,7 @@
  *
  *   connect   listAccounts tells the daemon's mode · the account is chosen and woken
  *   receive   long polls of one envelope, small batches in a backlog (polling.ts: a poll is never cut)
- *   send      one call per message; the list of results decides (send-report.ts)
+ *   send      one call per message; the list of results decides (sending.ts)
  *
  * signal-cli acknowledges to Signal before we see anything and picks the timestamps itself: a message can be lost with the
  * daemon, and a send whose answer is lost may go out twice. The native transport has neither weakness.
@@ -12,15 +12,15 @@
  */
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
-import { BridgeError } from "../core/errors.ts";
-import type { Chat, Millis, Outbound, Quote, StyleRange } from "../core/model.ts";
-import type { Log } from "../log.ts";
+import { BridgeError } from "../../core/errors.ts";
+import type { Chat, Millis, Outbound, Quote, StyleRange } from "../../core/model.ts";
+import type { Log } from "../../log.ts";
 import { maskPeople } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
 import { toDataUri, toName, toOutcome, toReport } from "./sending.ts";
-import type { SendOutcome, Transport } from "./transport.ts";
+import type { SendOutcome, Transport } from "../transport.ts";
 
 const limits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
@@ -45,6 +45,9 @@ const limits = {
 
 type Params = Readonly<Record<string, unknown>>;
 type Ask = (method: string, params: Params, what: string, bounds: Partial<RpcCall>) => Promise<RpcOutcome>;
+
+export const howToLink =
+  "Stop its daemon, run `signal-cli link -n signalman`, and scan the line that it prints as a QR code; docs/linking.md says more.";
 
 /** @throws BridgeError `config` when the place is no http(s) URL */
 export function createSignalCli(options: PollingOptions): Transport {

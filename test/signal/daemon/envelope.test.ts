@@ -1,11 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { readdirSync, readFileSync } from "node:fs";
-import type { Content, Envelope } from "../../src/core/model.ts";
-import { fromRef, toEnvelope } from "../../src/signal/envelope.ts";
-import { alice, carol, createWriter, groupId, me } from "../doubles/wire.ts";
+import type { Content, Envelope } from "../../../src/core/model.ts";
+import { fromRef, toEnvelope } from "../../../src/signal/daemon/envelope.ts";
+import { alice, carol, createWriter, groupId, me } from "../../doubles/wire.ts";
 
-const folder = new URL("../fixtures/signal/", import.meta.url);
+const folder = new URL("../../fixtures/signal/", import.meta.url);
 const load = (name: string): unknown[] => {
   const value: unknown = JSON.parse(readFileSync(new URL(name, folder), "utf8"));
   return Array.isArray(value) ? value : [value];

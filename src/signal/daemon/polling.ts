@@ -8,13 +8,13 @@
  *   lives, the daemon refuses the new one.
  * - What was handed out is kept until its commit, and handed out again if that failed.
  */
-import type { Clock } from "../clock.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
-import type { Address, Chat, Millis, Outbound } from "../core/model.ts";
-import type { Log } from "../log.ts";
+import type { Clock } from "../../clock.ts";
+import { BridgeError, toFault } from "../../core/errors.ts";
+import type { Address, Chat, Millis, Outbound } from "../../core/model.ts";
+import type { Log } from "../../log.ts";
 import { fromRef, toEnvelope } from "./envelope.ts";
 import type { Place } from "./http.ts";
-import { allFeatures, type Batch, type SendOutcome, type Transport } from "./transport.ts";
+import { allFeatures, type Batch, type SendOutcome, type Transport } from "../transport.ts";
 
 export type Polled = {
   /** Message objects as signal-cli writes them. */

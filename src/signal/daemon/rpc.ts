@@ -5,8 +5,8 @@
  * **Source:** signal-cli, HttpServerHandler.java, JsonRpcReader.java, SignalJsonRpcCommandHandler.java (0.14.6).
  */
 import * as v from "valibot";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
 import { createHttp, maskPeople, parseAnswer, toJson, type Place } from "./http.ts";
 
 export type RpcCall = {
@@ -98,17 +98,3 @@ export function resultOf<T>(schema: v.GenericSchema<unknown, T>, outcome: RpcOut
   if (outcome.kind === "error") throw rpcFault(what, outcome);
   return parseAnswer(schema, outcome.result, what);
 }
-
-/** Oldest signal-cli that can be trusted: earlier ones may give two messages one timestamp. **Source:** signal-cli#1783. */
-export const signalCliVersionMin = "0.13.16";
-
-/** The version of the daemon at a place, as in "0.14.6". @throws BridgeError of the line */
-export async function fetchSignalCliVersion(place: Place, signal: AbortSignal): Promise<string> {
-  const what = "ask signal-cli for its version";
-  const outcome = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
-  return resultOf(v.object({ version: v.string() }), outcome, what).version;
-}
-
-/** Compares dotted numbers, part by part; what is no version is older than any. */
-export const isVersionAtLeast = (version: string, minimum: string): boolean =>
-  /^\d/u.test(version) && version.localeCompare(minimum, "en", { numeric: true }) >= 0;

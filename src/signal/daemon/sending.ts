@@ -5,9 +5,9 @@
  * **Source:** signal-cli, SendMessageResultUtils.java and JsonSendMessageResult.java (0.14.6).
  */
 import * as v from "valibot";
-import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { Address, OutboundFile } from "../core/model.ts";
-import type { SendOutcome } from "./transport.ts";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { Address, OutboundFile } from "../../core/model.ts";
+import type { SendOutcome } from "../transport.ts";
 
 /** ACI before number: the number may be hidden or belong to somebody else by now. @throws BridgeError `send_rejected` */
 export function toName({ aci, number }: Address): string {

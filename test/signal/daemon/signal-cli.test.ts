@@ -1,17 +1,14 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { BridgeError } from "../../src/core/errors.ts";
-import type { Chat, Outbound, OutboundBody } from "../../src/core/model.ts";
-import { linkSignalCli } from "../../src/signal/link.ts";
-import { fetchSignalCliVersion, isVersionAtLeast } from "../../src/signal/rpc.ts";
-import { createSignalCli } from "../../src/signal/signal-cli.ts";
-import type { LinkProgress } from "../../src/signal/transport.ts";
-import { codeOf, faultOf } from "../contract/transport.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
-import { createHeardLog, quietLog } from "../doubles/quiet-log.ts";
-import type { SignalCliDoubleOptions } from "../doubles/signal-cli.ts";
-import { startSignalCliDouble } from "../doubles/signal-cli.ts";
-import { alice, createWriter, groupId, me } from "../doubles/wire.ts";
+import { BridgeError } from "../../../src/core/errors.ts";
+import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
+import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
+import { codeOf, faultOf } from "../../contract/transport.ts";
+import { createFakeClock } from "../../doubles/fake-clock.ts";
+import { createHeardLog, quietLog } from "../../doubles/quiet-log.ts";
+import type { SignalCliDoubleOptions } from "../../doubles/signal-cli.ts";
+import { startSignalCliDouble } from "../../doubles/signal-cli.ts";
+import { alice, createWriter, groupId, me } from "../../doubles/wire.ts";
 
 const never = new AbortController().signal;
 const self: Chat = { kind: "self" };
@@ -31,7 +28,9 @@ type Exchange = {
 };
 const load = (name: string): Exchange[] =>
   [
-    JSON.parse(readFileSync(new URL(`../fixtures/signal/${name}`, import.meta.url), "utf8")) as Exchange | Exchange[],
+    JSON.parse(readFileSync(new URL(`../../fixtures/signal/${name}`, import.meta.url), "utf8")) as
+      | Exchange
+      | Exchange[],
   ].flat();
 
 const endings: (() => Promise<void>)[] = [];
@@ -533,95 +532,4 @@ test("a file that cannot be fetched because the line is down is not given up", a
   const { double, transport } = await connected();
   await double.stop();
   expect(await codeOf(transport.attachment(":a.png", 99, never))).toBe("signal_unreachable");
-});
-
-describe("linking", () => {
-  const linking = async (options: SignalCliDoubleOptions = {}) => {
-    const clock = createFakeClock();
-    const double = await startSignalCliDouble({ clock, accounts: [], ...options });
-    endings.push(() => double.stop());
-    const stop = new AbortController();
-    const steps = linkSignalCli({ baseUrl: double.url, clock })("laptop", stop.signal)[Symbol.asyncIterator]();
-    return { double, steps, stop };
-  };
-
-  test("shows a code and then the account that scanned it", async () => {
-    const { double, steps } = await linking();
-    expect((await steps.next()).value).toMatchObject({
-      event: "url",
-      url: expect.stringContaining("sgnl://linkdevice?"),
-    });
-    const linked = steps.next();
-    await double.scan(me.number);
-    expect((await linked).value).toEqual({
-      event: "linked",
-      account: { aci: null, number: me.number, deviceId: null },
-    });
-    expect((await steps.next()).done).toBe(true);
-    expect(double.calls().at(-1)?.params).toMatchObject({ deviceName: "laptop" });
-  });
-
-  test("renews a code that has expired", async () => {
-    const { double, steps } = await linking();
-    const urls: LinkProgress[] = [];
-    for (let round = 0; round < 3; round++) {
-      const step = steps.next();
-      if (round > 0) await double.expireCode();
-      urls.push((await step).value);
-    }
-    expect(new Set(urls.map((step) => (step.event === "url" ? step.url : "")))).toHaveProperty("size", 3);
-  });
-
-  test("gives up after ten codes", async () => {
-    const { double, steps } = await linking();
-    await steps.next();
-    for (let round = 0; round < 9; round++) {
-      const step = steps.next();
-      await double.expireCode();
-      await step;
-    }
-    const last = codeOf(steps.next());
-    await double.expireCode();
-    expect(await last).toBe("signal_timeout");
-  });
-
-  test("ends quietly when it is aborted", async () => {
-    const { steps, stop } = await linking();
-    await steps.next();
-    const step = steps.next();
-    stop.abort();
-    expect((await step).done).toBe(true);
-  });
-
-  test("is not possible with a daemon of one account", async () => {
-    const { steps } = await linking({ mode: "single" });
-    expect(await codeOf(steps.next())).toBe("unsupported");
-  });
-
-  test("tells an account that exists already", async () => {
-    const { double, steps } = await linking();
-    await steps.next();
-    double.fail("finishLink", { error: { code: -1, message: "The user +15550100001 already exists" } });
-    const error = await faultOf(steps.next());
-    expect(error.message).toContain("already exists");
-    expect(error.message).not.toContain("+15550100001");
-  });
-});
-
-describe("the version", () => {
-  test("is asked of the daemon", async () => {
-    const clock = createFakeClock();
-    const double = await startSignalCliDouble({ clock, version: "0.14.6" });
-    endings.push(() => double.stop());
-    expect(await fetchSignalCliVersion({ baseUrl: double.url, clock }, never)).toBe("0.14.6");
-  });
-
-  test("compares number by number", () => {
-    expect(isVersionAtLeast("0.13.16", "0.13.16")).toBe(true);
-    expect(isVersionAtLeast("0.14.0", "0.13.16")).toBe(true);
-    expect(isVersionAtLeast("0.13.9", "0.13.16")).toBe(false);
-    expect(isVersionAtLeast("1.0", "0.13.16")).toBe(true);
-    expect(isVersionAtLeast("0.13", "0.13.16")).toBe(false);
-    expect(isVersionAtLeast("unset", "0.13.16")).toBe(false);
-  });
 });

@@ -1,15 +1,14 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { BridgeError } from "../../src/core/errors.ts";
-import type { Chat, Outbound, OutboundBody } from "../../src/core/model.ts";
-import { linkRest } from "../../src/signal/link.ts";
-import { createRest } from "../../src/signal/rest.ts";
-import { codeOf } from "../contract/transport.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
-import { createHeardLog, quietLog } from "../doubles/quiet-log.ts";
-import type { RestDoubleOptions } from "../doubles/signal-rest.ts";
-import { startRestDouble } from "../doubles/signal-rest.ts";
-import { alice, carol, groupId, me } from "../doubles/wire.ts";
+import { BridgeError } from "../../../src/core/errors.ts";
+import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
+import { createRest } from "../../../src/signal/daemon/rest.ts";
+import { codeOf } from "../../contract/transport.ts";
+import { createFakeClock } from "../../doubles/fake-clock.ts";
+import { createHeardLog, quietLog } from "../../doubles/quiet-log.ts";
+import type { RestDoubleOptions } from "../../doubles/signal-rest.ts";
+import { startRestDouble } from "../../doubles/signal-rest.ts";
+import { alice, carol, groupId, me } from "../../doubles/wire.ts";
 
 const never = new AbortController().signal;
 const self: Chat = { kind: "self" };
@@ -50,7 +49,9 @@ async function connected(options: Parameters<typeof setup>[0] = {}) {
 type Exchange = { readonly response: { readonly status: number; readonly body?: unknown; readonly bodyText?: string } };
 const load = (name: string): Exchange[] =>
   [
-    JSON.parse(readFileSync(new URL(`../fixtures/signal/${name}`, import.meta.url), "utf8")) as Exchange | Exchange[],
+    JSON.parse(readFileSync(new URL(`../../fixtures/signal/${name}`, import.meta.url), "utf8")) as
+      | Exchange
+      | Exchange[],
   ].flat();
 const toFault = ({ response }: Exchange) => ({
   status: response.status,
@@ -341,54 +342,5 @@ describe("sending", () => {
     const files = [{ fileName: "a;b,c/d é.png", contentType: "image/png", base64: "AQID" }];
     await transport.send({ ...hello(), body: { kind: "text", text: "", styles: [], quote: null, files } });
     expect(double.sent()[0]?.files).toEqual([{ fileName: "a_b_c_d é.png", contentType: "image/png", base64: "AQID" }]);
-  });
-});
-
-describe("linking", () => {
-  const linking = async (accounts: RestDoubleOptions["accounts"] = []) => {
-    const clock = createFakeClock();
-    const double = await startRestDouble({ clock, accounts });
-    endings.push(() => double.stop());
-    const stop = new AbortController();
-    const steps = linkRest({ baseUrl: double.url, clock })("my laptop", stop.signal)[Symbol.asyncIterator]();
-    const asleep = async () => {
-      while (clock.sleepers() < 1) await new Promise((resolve) => setImmediate(resolve));
-    };
-    return { clock, double, steps, stop, asleep };
-  };
-
-  test("shows a code and then the account that is new in the list", async () => {
-    const { clock, double, steps, asleep } = await linking([alice]);
-    expect((await steps.next()).value).toMatchObject({ event: "url" });
-    const linked = steps.next();
-    await asleep();
-    double.scan(me.number);
-    await clock.advance(2000);
-    expect((await linked).value).toMatchObject({ event: "linked", account: { number: me.number } });
-    expect(double.calls()[1]?.path).toBe("/v1/qrcodelink/raw?device_name=my%20laptop");
-  });
-
-  test("renews a code that has expired", async () => {
-    const { clock, steps, asleep } = await linking();
-    const first = await steps.next();
-    const renewed = steps.next();
-    await asleep();
-    await clock.advance(90_000);
-    expect((await renewed).value).toMatchObject({ event: "url" });
-    expect(await renewed).not.toEqual(first);
-  });
-
-  test("needs a release that gives the code as text", async () => {
-    const { double, steps } = await linking();
-    double.fail("qrcodelink", { status: 404 });
-    expect(await codeOf(steps.next())).toBe("unsupported");
-  });
-
-  test("ends quietly when it is aborted", async () => {
-    const { steps, stop } = await linking();
-    await steps.next();
-    const step = steps.next();
-    stop.abort();
-    expect((await step).done).toBe(true);
   });
 });

@@ -1,15 +1,15 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { readFileSync } from "node:fs";
-import { salvage } from "../../src/signal/salvage.ts";
-import { alice, createWriter, me } from "../doubles/wire.ts";
+import { salvage } from "../../../src/signal/daemon/salvage.ts";
+import { alice, createWriter, me } from "../../doubles/wire.ts";
 
 const writer = createWriter({ now: () => 1_786_953_600_000, monotonic: () => 0, sleep: async () => {} }, me);
 const message = (text: string): unknown => writer.person(alice, text).wire;
 
 describe("salvage", () => {
   test("finds the message in signal-cli-rest-api's own damaged answer", () => {
-    const file = new URL("../fixtures/signal/rest-receive-corrupt-200.json", import.meta.url);
+    const file = new URL("../../fixtures/signal/rest-receive-corrupt-200.json", import.meta.url);
     const { response } = JSON.parse(readFileSync(file, "utf8")) as { response: { bodyText: string } };
     const { found, lostCount } = salvage(response.bodyText);
     expect(found).toMatchObject([{ envelope: { dataMessage: { message: "hi" } } }]);

@@ -1,6 +1,6 @@
 /**
- * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a scripted
- * Claude. You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line.
+ * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a Claude that is
+ * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line.
  */
 import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -8,18 +8,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { clearLine, createInterface, cursorTo } from "node:readline";
 import { renderUnicodeCompact } from "uqr";
-import { createScriptedClaude, type ScriptedClaude } from "../claude/scripted.ts";
 import { loadConfig, type Config } from "../config.ts";
 import type { Millis } from "../core/model.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
-import { createMemoryTransport } from "../signal/memory.ts";
 import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
 import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
-import { buildBackend, buildTransport, openLink } from "./adapters.ts";
-import { depsOf, until, type Cli } from "./io.ts";
-import { serve } from "./run.ts";
+import { buildLine, buildTransport, openLink } from "../cli/adapters.ts";
+import { depsOf, until, type Cli } from "../cli/io.ts";
+import { serve } from "../cli/run.ts";
+import { openWorld, type World } from "./world.ts";
 
+/** How long the parrot thinks, and where it is asked to do so slowly. */
+const pauseMs: Millis = 300;
+const thinkMs: Millis = 2_000;
 const dropMs: Millis = 3_000;
 const dropSecondsMax = 600;
 /** A standard input that is open and says nothing for so long has nothing to say. */
@@ -38,14 +40,14 @@ type Phone = Pick<DemoPhone, "write" | "next" | "cut" | "mend" | "close"> &
  * From the source it is Signal's own mock server with real encryption; the binary, which does not carry that, plays Signal
  * in memory. `home` is the demo's own folder, removed afterwards.
  */
-async function openPhone({ clock }: Cli, home: string): Promise<Phone> {
+async function openPhone({ signal }: World, home: string): Promise<Phone> {
   if (commit === "source") {
     // By a name that the bundler does not follow: the mock server is for those who have the source.
     const module = ["..", "..", "test", "doubles", "demo-phone.ts"].join("/");
     const { startDemoPhone } = (await import(module)) as { startDemoPhone: StartDemoPhone };
     return startDemoPhone(home);
   }
-  const { transport, owner, next, faults } = createMemoryTransport({ clock });
+  const { transport, owner, next, faults } = signal;
   return {
     transport,
     write: async (text) => void owner.write(text),
@@ -60,7 +62,6 @@ type Demo = {
   readonly cli: Cli;
   readonly daemon: Daemon;
   readonly phone: Phone;
-  readonly claude: ScriptedClaude | null;
   /** What the phone has shown. */
   readonly heard: readonly string[];
   /** What is printed while a person types goes above the line that is being typed. */
@@ -72,13 +73,22 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rmSync(home, { recursive: true, force: true }));
-  const phone = await openPhone(cli, home);
+  const world = await openWorld(cli.clock, async (prompt) => {
+    await cli.clock.sleep(/\bslowly\b/iu.test(prompt) ? thinkMs : pauseMs, cli.signal);
+    return `You wrote: ${prompt}\n\nI am a script. With ANTHROPIC_API_KEY set, Claude itself answers.`;
+  });
+  stack.defer(() => world.close());
+  const phone = await openPhone(world, home);
   stack.defer(() => phone.close());
   const signal = phone.serviceFile ? { transport: "native", signalService: phone.serviceFile } : {};
   const flags = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...cli.flags, ...signal, home };
-  const { config } = loadConfig({ flags, env: cli.env });
-  const claude = config.anthropicApiKey === null ? createScriptedClaude(cli) : null;
-  const who = claude ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
+  const real = loadConfig({ flags, env: cli.env }).config;
+  const isScripted = real.anthropicApiKey === null;
+  const { backend: _, ...others } = flags as Readonly<Record<string, string>>;
+  const { config } = isScripted
+    ? loadConfig({ flags: others, env: { ...cli.env, ...world.claude } })
+    : { config: real };
+  const who = isScripted ? "a scripted Claude (no ANTHROPIC_API_KEY is set)" : "the real Claude";
   const where = phone.scan ? "Signal's own mock server, a simulated phone" : "a simulated Signal and phone";
   cli.out(`signalman demo: ${where}, ${who}.\n\n`);
   if (phone.scan) await linkPhone(cli, config, phone.scan);
@@ -88,7 +98,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
     networkKey: () => "",
     newId: randomUUID,
     buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
-    buildBackend: async (store) => claude?.backend ?? buildBackend(deps, store.settings),
+    buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
   const server = await serve(deps, daemon);
@@ -105,7 +115,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   }).catch(() => undefined);
   if (server) cli.out(`Watch it at ${server.url}/status\n`);
   cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
-  const shown: Demo = { cli, daemon, phone, claude, heard, screen };
+  const shown: Demo = { cli, daemon, phone, heard, screen };
   return await (options.script || !(await hasInput(cli)) ? playScript(shown) : converse(shown));
 }
 
@@ -113,7 +123,7 @@ async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Pro
   await using stack = new AsyncDisposableStack();
   const { steps } = await openLink(depsOf(cli, config, stack, "error"));
   for await (const progress of steps("demo", cli.signal)) {
-    if (progress.event === "linked") cli.out("The phone has scanned it: linked.\n\n");
+    if (progress.event === "linked") cli.out("The simulated phone scans it: linked.\n\n");
     else {
       cli.out(`${renderUnicodeCompact(progress.url, { border: 1, ecc: "L" })}\n`);
       void scan(progress.url);
@@ -189,8 +199,8 @@ async function cutFor({ cli, screen, phone }: Demo, ms: Millis): Promise<void> {
   screen.print("        (the line is back)\n");
 }
 
-/** A short conversation by itself: a question, the line cut, Claude speaking meanwhile, a question while it is cut. */
-async function playScript({ cli, daemon, phone, claude, heard }: Demo): Promise<number> {
+/** A short conversation by itself: a question, the line cut while Claude thinks, a question while it is cut. */
+async function playScript({ cli, daemon, phone, heard }: Demo): Promise<number> {
   const say = async (text: string): Promise<void> => {
     cli.out(`you>    ${text}\n`);
     await phone.write(text, cli.clock.now());
@@ -200,16 +210,17 @@ async function playScript({ cli, daemon, phone, claude, heard }: Demo): Promise<
   await comes("the line", isState("CONNECTED"));
   await say("Hello Claude, are you there?");
   await comes("the first answer", () => heard.length === 1);
+  await say("Think slowly: what happens while the line is down?");
+  await comes("the question at Claude", () => daemon.status().inbox.pending === 1);
   cli.out("        (the line is cut)\n");
   await phone.cut();
   await comes("the loss of the line", isState("DISCONNECTED"));
-  const session = claude?.world.sessions()[0];
-  if (session) claude.world.say(session.id, "I kept thinking while your line was down.");
   await say("This was written while the line was down.");
-  await cli.clock.sleep(500);
+  await comes("Claude's answer to wait for the line", () => daemon.status().outbox.pending > 0);
+  cli.out("        (Claude has answered meanwhile: it waits)\n");
   await phone.mend();
   cli.out("        (the line is back)\n");
-  await comes("what was waiting", () => heard.length === (claude ? 3 : 2));
+  await comes("what was waiting", () => heard.length >= 3);
   await comes("an empty outbox", () => isQuiet(daemon));
   const { inbox, outbox, connection } = daemon.status();
   const pending = inbox.pending + outbox.pending;

@@ -1,0 +1,112 @@
+/** The event log of one session at the API: read in pages, and written to by events that are posted once. */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import type { Millis, PromptFile, SessionEvent } from "../core/model.ts";
+import type { ClaudeApi } from "./api.ts";
+import { toBlocks, toNote } from "./blocks.ts";
+import type { Site } from "./failure.ts";
+import type { Request } from "./line.ts";
+import { fields, toSessionEvent } from "./wire.ts";
+
+type EventQuery = NonNullable<Parameters<Anthropic["beta"]["sessions"]["events"]["list"]>[1]>;
+type SentEvent = Anthropic.Beta.Sessions.EventSendParams["events"][number];
+
+/** **Source:** Managed Agents reference, "List events": 1000 is the default and the largest page. */
+const pageMax = 1000;
+/** Prompts echo their files: small pages keep an answer small. */
+const promptPageMax = 100;
+/** Queued entries are at most the few that were posted while a turn ran. */
+const queuedMax = 20;
+/** **Source:** SDK type `BetaManagedAgentsUserToolConfirmationEventParams`. */
+const denyMessageMax = 10_000;
+
+export function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) {
+  const site = { what: "list the session's events" };
+  async function* pages(query: EventQuery): AsyncGenerator<SessionEvent[]> {
+    for await (const page of walk(api, site, ({ beta }) => beta.sessions.events.list(remoteId, query, { signal })))
+      yield page.map(toSessionEvent).filter((event) => event !== null);
+  }
+  /** One page of the newest of these types, newest first. */
+  const newest = async (limit: number, ...types: NonNullable<EventQuery["types"]>): Promise<SessionEvent[]> => {
+    for await (const page of pages({ limit, order: "desc", types })) return page;
+    return [];
+  };
+  return {
+    async prompts(): Promise<readonly SessionEvent[]> {
+      const prompts: SessionEvent[] = [];
+      for await (const page of pages({ limit: promptPageMax, order: "desc", types: ["user.message"] }))
+        prompts.push(...page);
+      return prompts.reverse();
+    },
+    /** By `processed_at` from `since` on; then what is still queued, which no time filter matches. */
+    async *since(since: Millis | null): AsyncGenerator<readonly SessionEvent[]> {
+      const from: EventQuery = since === null ? {} : { "created_at[gte]": new Date(since).toISOString() };
+      yield* pages({ ...from, limit: pageMax, order: "asc" });
+      if (since === null) return;
+      const queued = await newest(queuedMax, "user.message", "user.tool_confirmation", "user.custom_tool_result");
+      yield queued.filter((event) => event.at === null).reverse();
+    },
+    /** The last stop that did not end with an interrupt was for the budget; nothing ran since. */
+    async isBudgetUsedUp(): Promise<boolean> {
+      const last = await newest(queuedMax, "session.status_idle", "session.status_running").catch(() => []);
+      const rests = last.slice(0, last.findIndex(({ type }) => type === "running") >>> 0);
+      return rests.some((event) => event.type === "idle" && event.stop.kind === "budget_reached");
+    },
+    /** Posts events once; resolves to their echoes, null where there is none that can be read. */
+    async send(what: string, events: SentEvent[], timeout: Millis): Promise<(SessionEvent | null)[]> {
+      const options = { signal, timeout };
+      const sent: unknown = await api.call({ what }, ({ beta }) =>
+        beta.sessions.events.send(remoteId, { events }, options),
+      );
+      const { data } = fields(sent);
+      return Array.isArray(data) ? data.map(toSessionEvent) : [];
+    },
+  };
+}
+
+type Page<T> = { readonly data: readonly T[]; hasNextPage(): boolean; getNextPage(): Promise<Page<T>> };
+
+/** Pages one by one: each is a call of its own, and what was yielded before one fails stays valid. */
+export async function* walk<T>(
+  api: ClaudeApi,
+  site: Site,
+  list: (client: Anthropic) => PromiseLike<Page<T>>,
+): AsyncGenerator<readonly T[]> {
+  for (let page: Page<T> | null = await api.call(site, list); page !== null;) {
+    const now: Page<T> = page;
+    yield Array.isArray(now.data) ? now.data : [];
+    page = await api.call(site, async () => (now.hasNextPage() ? now.getNextPage() : null));
+  }
+}
+
+/** @param mounted where the files are that do not go along as blocks */
+export const toSentEvents = (requests: readonly Request[], mounted: ReadonlyMap<PromptFile, string>): SentEvent[] =>
+  requests.map((request) => {
+    switch (request.kind) {
+      case "prompt": {
+        const notes = request.files.flatMap((file) => {
+          const place = mounted.get(file);
+          return place === undefined ? [] : [toNote(file, place)];
+        });
+        const inline = request.files.filter((file) => !mounted.has(file));
+        return { type: "user.message", content: [...notes, ...toBlocks(request.text, inline)] };
+      }
+      case "confirm":
+        return {
+          type: "user.tool_confirmation",
+          tool_use_id: request.toolUseId,
+          result: request.isAllowed ? "allow" : "deny",
+          ...(request.isAllowed || request.reason === null
+            ? {}
+            : { deny_message: request.reason.slice(0, denyMessageMax) }),
+        };
+      case "result":
+        return {
+          type: "user.custom_tool_result",
+          custom_tool_use_id: request.toolUseId,
+          content: [{ type: "text", text: request.text.trim() === "" ? "(no output)" : request.text }],
+          is_error: request.isError,
+        };
+      case "interrupt":
+        return { type: "user.interrupt" };
+    }
+  });

@@ -1,0 +1,204 @@
+/**
+ * The conversation as the Messages API wants it, from the log that is kept here.
+ *
+ *   prompt      the text of a user's message        other `messages.user`       its whole content, where it is more than text
+ *   reply       the text of an answer               other `messages.assistant`  its model and whole content, where it is more
+ *
+ * It is read from the newest entry back until the budget is full, so that it costs the same for ever. Whole blocks go back
+ * unchanged. A thinking block is bound to its model and to everything before it, so that once anything is left out, or the model is
+ * another one, the thinking of turns that are over stays out too.
+ * **Source:** Claude API guide, "Building with extended thinking", and "Thinking blocks are tied to the model and the conversation".
+ */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import type { JsonValue, Millis, SessionEvent } from "../core/model.ts";
+import { fields, string } from "./wire.ts";
+
+export type Block = { readonly [key: string]: JsonValue };
+export type Message = { role: "user" | "assistant"; content: Block[] };
+
+/** A call of one of our tools that waits for its result: its entry in the log, and its id for the API. */
+export type OpenUse = { readonly entryId: string; readonly blockId: string };
+
+export type History = {
+  /** Oldest first, the roles in turn, beginning with the user. */
+  readonly messages: Message[];
+  readonly open: readonly OpenUse[];
+  /** Of the newest entry; 0 where there is none. */
+  readonly lastAt: Millis;
+};
+
+export const userRaw = "messages.user";
+export const assistantRaw = "messages.assistant";
+
+/** The id of a tool use's entry holds the one that the API gave it, which need not be unique. */
+export const toUseId = (turnId: string, index: number, blockId: string): string => `${turnId}:use${index}:${blockId}`;
+const blockIdOf = (entryId: string): string => entryId.replace(/^.*?:use\d+:/u, "");
+
+/** Text in tokens, on the safe side: about 3 bytes each, and a little for the frame of a message. */
+export const estimateTokens = (text: string): number => Math.ceil(new TextEncoder().encode(text).length / 3) + 8;
+
+/** About what a picture costs at most, and a PDF per character of its base64. */
+const imageTokens = 1_600;
+const base64PerToken = 40;
+/** Of all pictures and documents together. More than 20 pictures would have to be smaller. */
+const filesBase64Max = 12 * 2 ** 20;
+const filesMax = 20;
+
+type Turn = { readonly messages: Message[]; readonly tokens: number; readonly id: string; readonly open: OpenUse[] };
+type Room = { tokens: number; base64: number; files: number; isWhole: boolean };
+
+/** @param log newest first, read as far as there is room for it @param tokensMax about, for all of it */
+export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax: number): History {
+  const room: Room = { tokens: tokensMax, base64: filesBase64Max, files: filesMax, isWhole: true };
+  const turns: Turn[] = [];
+  let entries: SessionEvent[] = [];
+  let lastAt = 0;
+  for (const entry of log) {
+    lastAt = Math.max(lastAt, entry.at ?? 0);
+    entries.push(entry);
+    if (entry.type !== "prompt") continue;
+    const turn = toTurn(entries.reverse(), model, room);
+    entries = [];
+    room.isWhole &&= turn.tokens <= room.tokens;
+    // What Claude waits for goes along at any length.
+    if (turn.tokens > room.tokens && turn.open.length === 0) break;
+    room.tokens -= turn.tokens;
+    turns.push(turn);
+  }
+  const kept = room.isWhole ? turns : fromAnchor(turns);
+  const isBare = (index: number): boolean => index > 0 && !room.isWhole;
+  const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
+  return { messages: settle(merge(messages.reverse().flat())), open: kept[0]?.open ?? [], lastAt };
+}
+
+/**
+ * The beginning moves seldom, so that the API can cache what follows: it lies at one turn in eight, chosen by its id alone.
+ * @param turns newest first
+ */
+function fromAnchor(turns: readonly Turn[]): readonly Turn[] {
+  const isAnchor = ({ id }: Turn): boolean =>
+    [...id].reduce((hash, letter) => (hash * 31 + letter.charCodeAt(0)) >>> 0, 7) % 8 === 0;
+  const at = turns.findLastIndex(isAnchor);
+  return at < 0 ? turns : turns.slice(0, at + 1);
+}
+
+const isThinking = ({ type }: Block): boolean => type === "thinking" || type === "redacted_thinking";
+const withoutThinking = ({ role, content }: Message): Message => ({
+  role,
+  content: content.filter((block) => !isThinking(block)),
+});
+/** The whole conversation without any thinking, for an endpoint that does not take its own back. */
+export const withoutAnyThinking = (messages: readonly Message[]): Message[] => messages.map(withoutThinking);
+
+const toText = (text: string): Block[] => (text.trim() === "" ? [] : [{ type: "text", text }]);
+const contentOf = (raw: JsonValue | undefined): Block[] => {
+  const { content } = fields(raw);
+  return Array.isArray(content) ? (content as Block[]) : [];
+};
+
+/** From one prompt to before the next, oldest first. What Claude declined is left out: with it in sight it would decline again. */
+function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Turn {
+  const messages: Message[] = [];
+  const uses = new Map<string, OpenUse>();
+  const say = (role: Message["role"], content: Block[]): void => void messages.push({ role, content });
+  let isCovered = false;
+  for (const entry of entries) {
+    if (entry.type === "prompt") say("user", toText(entry.text));
+    else if (entry.type === "reply" && !isCovered) say("assistant", toText(entry.text));
+    else if (entry.type === "tool_use" && entry.isLocal)
+      uses.set(entry.id, { entryId: entry.id, blockId: blockIdOf(entry.id) });
+    else if (entry.type === "tool_result") uses.delete(entry.toolUseId);
+    else if (entry.type === "other" && entry.name === userRaw) {
+      // The content of a prompt stands in place of its text.
+      if (messages.length === 1) messages.pop();
+      say(
+        "user",
+        contentOf(entry.raw).map((block) => keepOrName(block, room)),
+      );
+    } else if (entry.type === "other" && entry.name === assistantRaw) {
+      const isOurs = string(fields(entry.raw)["model"]) === model;
+      say(
+        "assistant",
+        contentOf(entry.raw).filter((block) => isOurs || !isThinking(block)),
+      );
+    }
+    if (entry.type === "other" && entry.raw !== undefined) isCovered = entry.name === assistantRaw;
+  }
+  const last = entries.findLast((entry) => entry.type === "idle");
+  const isDeclined = last?.type === "idle" && last.stop.kind === "refusal";
+  const said = isDeclined ? [] : messages.filter(({ content }) => content.length > 0);
+  const tokens = said.reduce((sum, { content }) => sum + content.reduce((cost, block) => cost + tokensOf(block), 0), 0);
+  return { messages: said, tokens, id: entries[0]?.id ?? "", open: [...uses.values()] };
+}
+
+const dataOf = (block: Block): string => string(fields(block["source"])["data"]);
+const isFile = ({ type }: Block): boolean => type === "image" || type === "document";
+
+function tokensOf(block: Block): number {
+  if (block["type"] === "image") return imageTokens;
+  const isBase64 = fields(block["source"])["type"] === "base64";
+  return isBase64 ? Math.ceil(dataOf(block).length / base64PerToken) : estimateTokens(JSON.stringify(block));
+}
+
+/** A picture or a document stays within its own budget, and is named else. */
+function keepOrName(block: Block, room: Room): Block {
+  if (!isFile(block)) return block;
+  const size = dataOf(block).length;
+  if (size <= room.base64 && room.files > 0 && tokensOf(block) <= room.tokens) {
+    room.base64 -= size;
+    room.files--;
+    return block;
+  }
+  room.isWhole = false;
+  return { type: "text", text: block["type"] === "image" ? "[picture sent]" : "[document sent]" };
+}
+
+/** Neighbours of one role in one message, beginning with the user: an answer whose prompt is gone goes too. */
+export function merge(messages: readonly Message[]): Message[] {
+  const merged: Message[] = [];
+  for (const { role, content } of messages) {
+    const last = merged.at(-1);
+    if (last?.role === role) last.content = [...last.content, ...content];
+    else if (last || role === "user") merged.push({ role, content: [...content] });
+  }
+  return merged;
+}
+
+/** Every tool use has its result right after it, and no result stands alone: anything else would be refused for ever. */
+export function settle(messages: Message[]): Message[] {
+  messages.forEach((message, index) => {
+    if (message.role !== "user") return;
+    const before = index === 0 ? [] : (messages[index - 1]?.content ?? []);
+    const ids = new Set(before.flatMap((block) => (block["type"] === "tool_use" ? [block["id"]] : [])));
+    const kept = message.content.filter(
+      ({ type, tool_use_id }) => type !== "tool_result" || ids.has(tool_use_id ?? null),
+    );
+    for (const { tool_use_id } of kept) ids.delete(tool_use_id ?? null);
+    const missing = [...ids].map((id) => toResult(string(id), "It was interrupted.", true));
+    const results = kept.filter(({ type }) => type === "tool_result");
+    message.content = [...results, ...missing, ...kept.filter(({ type }) => type !== "tool_result")];
+  });
+  return merge(messages.filter(({ content }) => content.length > 0));
+}
+
+export const toResult = (tool_use_id: string, content: string, is_error: boolean): Block => ({
+  type: "tool_result",
+  tool_use_id,
+  content: content.trim() === "" ? "(no output)" : content,
+  is_error,
+});
+
+export type MessageParam = Anthropic.MessageParam;
+
+/** As the SDK takes them, with a breakpoint of the cache on the last block of the last user's message. */
+export function toParams(messages: readonly Message[], isCached: boolean): MessageParam[] {
+  const last = messages.findLastIndex(({ role }) => role === "user");
+  return messages.map(({ role, content }, index) => {
+    const blocks = content.map((block, at) =>
+      isCached && index === last && at === content.length - 1
+        ? { ...block, cache_control: { type: "ephemeral" } }
+        : block,
+    );
+    return { role, content: blocks } as unknown as MessageParam;
+  });
+}

@@ -1,0 +1,298 @@
+/**
+ * The line `sessions`: Claude Managed Agents. The session lives at the API and goes on working while we are away.
+ *
+ *   agent.ts     the environment and the agent, made once
+ *   events.ts    the event log of a session: pages, and what is posted to it
+ *   sandbox.ts   files that go into a session and come out of it
+ *   here         the line between that and the API
+ *
+ * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
+ */
+import type { Clock } from "../clock.ts";
+import { BridgeError, type ErrorCode } from "../core/errors.ts";
+import type { PromptFile, SessionEvent } from "../core/model.ts";
+import { createAgentKeeper, toModelConfig, toTools, type AgentDeps, type AgentKeeper } from "./agent.ts";
+import { nullFor, uploadTimeoutMs } from "./api.ts";
+import { isReadable } from "./blocks.ts";
+import { eventsOf, toSentEvents, walk } from "./events.ts";
+import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
+import { createSandbox, outputsFolder } from "./sandbox.ts";
+import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
+
+export type { Memory, ToolPolicy } from "./agent.ts";
+export type ManagedDeps = AgentDeps & { readonly clock: Clock };
+
+/** **Source:** Managed Agents reference, "Sessions". */
+const titleMax = 500;
+/** A running session can be neither archived nor deleted: it is interrupted and looked at this often, this many times. */
+const restPollMs = 1_000;
+const restPolls = 30;
+/** A session whose answer was lost is among the newest: it was made just now. */
+const recentSessions = 100;
+
+/** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
+export function createManagedLine(plain: ManagedDeps): Line {
+  const deps = { ...plain, system: systemOf(plain, plain.system, true) };
+  const { api } = deps;
+  const keeper = createAgentKeeper(deps);
+  return {
+    name: "sessions",
+    remote: createRemote(deps, keeper),
+    post: (session, requests, _onText, signal) => post(deps, session, requests, signal),
+    async check(signal) {
+      await nullFor("claude_models_unlisted", api.models(signal));
+      const site = { what: "use Managed Agents", notFound: "claude_forbidden" } as const;
+      await api.call(site, ({ beta }) => beta.agents.list({ limit: 1 }, { signal }));
+    },
+    models: api.models,
+    model: api.model,
+  };
+}
+
+/** Without a sandbox it can write no file. */
+const systemOf = ({ toolPolicy }: ManagedDeps, system: string, hasSandbox: boolean): string =>
+  toolPolicy === "off" || !hasSandbox
+    ? system
+    : `${system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim();
+
+/** What the tools of a session were made of, so that changed settings reach it. */
+const toolsKey = (remoteId: string): string => `claude.tools.${remoteId}`;
+const toolsOf = ({ toolPolicy }: ManagedDeps, { tools }: SessionView) => toTools(toolPolicy, tools);
+
+async function createWith(
+  deps: ManagedDeps,
+  keeper: AgentKeeper,
+  session: SessionView,
+  signal: AbortSignal,
+): Promise<string> {
+  const { environmentId, agentId } = await keeper.ensure(signal);
+  const { model, effort, title, metadata } = session;
+  const system = systemOf(deps, session.system, session.tools.length === 0);
+  const tools = toolsOf(deps, session);
+  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && session.tools.length === 0;
+  const overrides = { model: toModelConfig(model, effort), system, tools };
+  const params = {
+    agent: isOwn ? agentId : ({ type: "agent_with_overrides", id: agentId, ...overrides } as const),
+    environment_id: environmentId,
+    title: toTitle(title),
+    metadata: { ...metadata },
+  };
+  const refused = isOwn ? "claude_request" : "claude_settings";
+  const site = { what: "create a session", notFound: "claude_model", refused } as const;
+  const id = idOf(await deps.api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), site.what);
+  deps.memory.set(toolsKey(id), JSON.stringify(tools));
+  return id;
+}
+
+function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
+  const { api, memory } = deps;
+  const sandbox = createSandbox(api);
+  const retrieve: Remote["retrieve"] = async (remoteId, signal) => {
+    const site = { what: "look up the session", notFound: "unsupported" } as const;
+    const found = await nullFor(
+      "unsupported",
+      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
+    );
+    return found && toRemoteSession(found, site.what);
+  };
+  /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
+  const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
+    for (let polls = 0; ; polls++) {
+      const there = await retrieve(remoteId, signal);
+      const isRunning = there?.status === "running" || there?.status === "rescheduling";
+      if (!isRunning || polls >= restPolls) return there;
+      if (polls === 0)
+        await eventsOf(api, remoteId, signal).send(
+          "interrupt the turn",
+          [{ type: "user.interrupt" }],
+          api.bounds.headersMs,
+        );
+      await deps.clock.sleep(restPollMs, signal);
+    }
+  };
+  return {
+    files: sandbox.list,
+    download: sandbox.download,
+    retrieve,
+    skewMs: api.skewMs,
+    async create(session, signal) {
+      try {
+        return await createWith(deps, keeper, session, signal);
+      } catch (error) {
+        // Deleted or archived behind our back: mended once. Nothing was created, so this asks nothing twice.
+        const isMendable = isCode(error, "claude_request", "claude_model", "claude_settings");
+        if (!isMendable || !(await keeper.forgetLost(signal))) throw error;
+        return await createWith(deps, keeper, session, signal);
+      }
+    },
+    async find({ metadata }, signal) {
+      const ours = metadata["sb.id"];
+      if (ours === undefined) return null;
+      const site = { what: "look for the session" };
+      const query = { limit: recentSessions, order: "desc" } as const;
+      for await (const page of walk(api, site, ({ beta }) => beta.sessions.list(query, { signal }))) {
+        const found = page.find((wire) => toMetadata(fields(wire)["metadata"])["sb.id"] === ours);
+        return found === undefined ? null : idOf(found, site.what);
+      }
+      return null;
+    },
+    async open(remoteId, signal) {
+      const site = { what: "follow the session" };
+      const deltas = { event_deltas: ["agent.message" as const] };
+      let isRunning = true;
+      const frames = await api.stream(
+        site,
+        ({ beta }, options) => beta.sessions.events.stream(remoteId, deltas, options),
+        signal,
+        () => isRunning,
+      );
+      return toFrames(frames, (is) => (isRunning = is));
+    },
+    list: (remoteId, since, signal) => eventsOf(api, remoteId, signal).since(since),
+    prompts: (remoteId, signal) => eventsOf(api, remoteId, signal).prompts(),
+    async update(remoteId, { title, metadata }, signal) {
+      const site = { what: "update the session" };
+      const params = {
+        ...(title === undefined ? {} : { title: toTitle(title) }),
+        ...(Object.keys(metadata).length === 0 ? {} : { metadata: { ...metadata } }),
+      };
+      const updated = await api.call(site, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
+      return toRemoteSession(updated, site.what);
+    },
+    async archive(remoteId, signal) {
+      const there = await bringToRest(remoteId, signal);
+      if (there === null || there.isArchived) return;
+      await api.call({ what: "archive the session" }, ({ beta }) => beta.sessions.archive(remoteId, {}, { signal }));
+    },
+    async remove(remoteId, signal) {
+      if ((await bringToRest(remoteId, signal)) !== null) {
+        await sandbox.empty(remoteId, signal);
+        const site = { what: "delete the session", notFound: "unsupported" } as const;
+        await nullFor(
+          "unsupported",
+          api.call(site, ({ beta }) => beta.sessions.delete(remoteId, {}, { signal })),
+        );
+      }
+      memory.set(toolsKey(remoteId), "");
+    },
+  };
+}
+
+async function* toFrames(
+  frames: AsyncIterable<unknown>,
+  onRunning: (isRunning: boolean) => void,
+): AsyncGenerator<Frame> {
+  const read = createFrameReader();
+  for await (const wire of frames) {
+    const frame = wire === "silent" ? ({ kind: "silent" } as const) : read(wire);
+    if (frame?.kind === "event" && frame.event.type !== "other" && frame.event.type !== "usage")
+      onRunning(frame.event.type !== "idle");
+    if (frame) yield frame;
+  }
+}
+
+/** Posts a batch once; what a retry of it finds settled already counts as done. */
+async function post(
+  deps: ManagedDeps,
+  session: SessionView,
+  requests: readonly Request[],
+  signal: AbortSignal,
+): Promise<readonly SessionEvent[]> {
+  const { api } = deps;
+  const { remoteId } = session;
+  if (remoteId === null) throw new BridgeError("internal", "Cannot post to a session that was not created");
+  const events = eventsOf(api, remoteId, signal);
+  const files = requests.flatMap((request) => (request.kind === "prompt" ? request.files : []));
+  if (requests.some(({ kind }) => kind === "prompt")) await applyTools(deps, session, remoteId, signal);
+  const hasSandbox = deps.toolPolicy !== "off" && session.tools.length === 0;
+  const mounted = new Map<PromptFile, string>();
+  for (const file of hasSandbox ? files.filter((file) => !isReadable(file)) : [])
+    mounted.set(file, await createSandbox(api).mount(remoteId, file, signal));
+  const inline = files.filter((file) => !mounted.has(file));
+  const timeoutMs = uploadTimeoutMs(inline, api.bounds.headersMs);
+  const send = (batch: readonly Request[]) =>
+    events.send("post to the session", toSentEvents(batch, mounted), timeoutMs);
+  try {
+    return toEchoes(requests, await send(requests));
+  } catch (error) {
+    const settled = isCode(error, "claude_request")
+      ? await findSettled(events, requests)
+      : new Map<Request, SessionEvent>();
+    if (settled.size === 0) throw await explain(deps, remoteId, error, signal);
+    const open = requests.filter((request) => !settled.has(request));
+    const echoes = open.length === 0 ? [] : toEchoes(open, await send(open));
+    return [...requests.flatMap((request) => settled.get(request) ?? []), ...echoes];
+  }
+}
+
+/** What is in the log, but as what, must be looked up. An interrupt has not always an echo, and needs none. */
+function toEchoes(requests: readonly Request[], echoes: readonly (SessionEvent | null)[]): SessionEvent[] {
+  if (requests.some(({ kind }, index) => kind !== "interrupt" && (echoes[index] ?? null) === null))
+    throw new BridgeError("claude_stream_lost", "Cannot follow what was posted as the Claude API did not echo it");
+  return echoes.filter((echo) => echo !== null);
+}
+
+/** What a second answer gets is not documented: if one is in the log, its question is settled. */
+async function findSettled(
+  events: ReturnType<typeof eventsOf>,
+  requests: readonly Request[],
+): Promise<Map<Request, SessionEvent>> {
+  const settled = new Map<Request, SessionEvent>();
+  const answers = requests.flatMap((request) => ("toolUseId" in request ? [request] : []));
+  if (answers.length === 0) return settled;
+  for await (const page of events.since(null))
+    for (const event of page)
+      for (const request of answers)
+        if ("toolUseId" in event && event.toolUseId === request.toolUseId && !settled.has(request))
+          settled.set(request, event);
+  return settled;
+}
+
+/** A refusal in its own words: the budget, and that the session is over (a conflict says so too). */
+async function explain(deps: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
+  if (isCode(error, "claude_request") && (await eventsOf(deps.api, remoteId, signal).isBudgetUsedUp()))
+    return new BridgeError("claude_budget", "Cannot post to the session as its budget is used up");
+  if (!isCode(error, "claude_protocol")) return error;
+  const site = { what: "look up the session", notFound: "unsupported" } as const;
+  const found = await deps.api
+    .call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal }))
+    .catch(() => null);
+  const { archived_at, status } = fields(found);
+  const isOver = typeof archived_at === "string" || status === "terminated";
+  return isOver ? new BridgeError("claude_request", `${error.message}, and the session is over`) : error;
+}
+
+/** Changed settings reach a session before its next prompt; while it runs they cannot, and the prompt waits. */
+async function applyTools(
+  deps: ManagedDeps,
+  session: SessionView,
+  remoteId: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const { api, memory } = deps;
+  const tools = toolsOf(deps, session);
+  const print = JSON.stringify(tools);
+  if (memory.get(toolsKey(remoteId)) === print) return;
+  const site = { what: "update the tools of the session", refused: "claude_busy", notFound: "claude_request" } as const;
+  await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
+  memory.set(toolsKey(remoteId), print);
+}
+
+/** Cut inside a character it would be no text any more. */
+const toTitle = (title: string): string => title.slice(0, titleMax).toWellFormed();
+
+function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is BridgeError {
+  return error instanceof BridgeError && codes.includes(error.code);
+}
+
+function toRemoteSession(wire: unknown, what: string): RemoteSession {
+  const { title, metadata, status, archived_at, updated_at } = fields(wire);
+  return {
+    id: idOf(wire, what),
+    title: string(title),
+    metadata: toMetadata(metadata),
+    status: status === "running" || status === "rescheduling" || status === "terminated" ? status : "idle",
+    isArchived: typeof archived_at === "string",
+    updatedAt: string(updated_at),
+  };
+}

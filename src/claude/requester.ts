@@ -1,0 +1,116 @@
+/**
+ * One request to the Messages API, and what an endpoint does not take of it. Compatible endpoints and older models refuse fields
+ * that others need: what a refusal names is left out, asked once more at once, and remembered. A refused request costs nothing.
+ */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
+import type { ClaudeApi } from "./api.ts";
+import { toParams, withoutAnyThinking, type Message } from "./history.ts";
+import type { SessionView } from "./line.ts";
+import { fields, string } from "./wire.ts";
+
+/** Where the model's own limit is not known. Thinking counts too: less is gone before a word is said. */
+const defaultOutputTokens = 32_000;
+const triesMax = 3;
+const searchesMax = 5;
+
+type Feature = "cache" | "effort" | "search" | "thinking";
+
+/** What names a feature in a refusal, in the order in which an unnamed one is given up. */
+const features: readonly (readonly [Feature, RegExp])[] = [
+  ["cache", /cache_control|cache/iu],
+  ["effort", /output_config|effort/iu],
+  ["search", /web_search|\btools?\b/iu],
+  ["thinking", /thinking|signature/iu],
+];
+const isUnnamed = /extra inputs|extra fields|unknown (field|parameter)|unrecognized|unexpected/iu;
+const tooManyTokens = /max_tokens\D*(\d+)\D+(\d+)/u;
+
+export type Requester = ReturnType<typeof createRequester>;
+
+export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
+  const refused = new Set<string>();
+  const outputMax = new Map<string, number>();
+  const limitOf = async (model: string, signal: AbortSignal): Promise<number> => {
+    const known = outputMax.get(model);
+    if (known !== undefined) return known;
+    // A look-up that fails is none: the prompt must not wait for it again.
+    const found = await api.model(model, signal).catch(() => null);
+    const limit = found?.outputTokensMax ?? defaultOutputTokens;
+    if (!signal.aborted) outputMax.set(model, limit);
+    return limit;
+  };
+  /** True where the request may go out once more, without what was refused. */
+  const learn = (error: unknown, key: (feature: Feature) => string, model: string, asked: number): boolean => {
+    const { status, apiMessage } = fields(error);
+    const sentence = string(apiMessage);
+    if ((status !== 400 && status !== 422) || /prompt is too long/iu.test(sentence)) return false;
+    const [, first, second] = tooManyTokens.exec(sentence) ?? [];
+    const limit = Math.min(Number(first), Number(second));
+    if (limit > 0 && limit < asked) {
+      outputMax.set(model, limit);
+      return true;
+    }
+    const isLeft = ([feature]: (typeof features)[number]): boolean => !refused.has(key(feature));
+    const left = features.filter(isLeft);
+    const named =
+      left.find(([, pattern]) => pattern.test(sentence)) ?? (isUnnamed.test(sentence) ? left[0] : undefined);
+    if (named === undefined) return false;
+    refused.add(key(named[0]));
+    return true;
+  };
+  /** Frames of the answer. @throws BridgeError */
+  return async (
+    session: SessionView,
+    messages: readonly Message[],
+    options: { readonly signal: AbortSignal; readonly timeout: Millis },
+  ): Promise<AsyncIterable<unknown>> => {
+    const { model } = session;
+    const max_tokens = await limitOf(model, options.signal);
+    if (options.signal.aborted) throw new BridgeError("claude_unreachable", "Cannot ask Claude as it was given up");
+    const key = (feature: Feature): string =>
+      feature === "thinking" ? `thinking ${session.id}` : `${feature} ${model}`;
+    const has = (feature: Feature): boolean => !refused.has(key(feature));
+    const open = async (client: Anthropic, sdkOptions: object): Promise<Response> => {
+      for (let tries = 1; ; tries++) {
+        const params = toRequest(session, messages, outputMax.get(model) ?? max_tokens, hasWebSearch, has);
+        try {
+          return await client.messages.create(params, { ...sdkOptions, timeout: options.timeout }).asResponse();
+        } catch (error) {
+          if (tries >= triesMax || !learn(error, key, model, params.max_tokens)) throw error;
+        }
+      }
+    };
+    return api.stream(
+      { what: "ask Claude", notFound: "claude_model" },
+      (client, sdkOptions) => ({ asResponse: () => open(client, sdkOptions) }),
+      options.signal,
+    );
+  };
+}
+
+function toRequest(
+  { model, effort, system, tools }: SessionView,
+  messages: readonly Message[],
+  max_tokens: number,
+  hasWebSearch: boolean,
+  has: (feature: Feature) => boolean,
+): Anthropic.MessageCreateParamsStreaming {
+  const search = { type: "web_search_20250305", name: "web_search", max_uses: searchesMax } as const;
+  const local = tools.map(({ name, description, inputSchema }) => ({
+    name,
+    description,
+    input_schema: { ...inputSchema, type: "object" as const },
+  }));
+  const all = [...(hasWebSearch && has("search") ? [search] : []), ...local];
+  return {
+    model,
+    max_tokens,
+    ...(system === "" ? {} : { system }),
+    messages: toParams(has("thinking") ? messages : withoutAnyThinking(messages), has("cache")),
+    ...(all.length === 0 ? {} : { tools: all }),
+    ...(has("effort") ? { output_config: { effort: effort as "medium" } } : {}),
+    stream: true,
+  };
+}

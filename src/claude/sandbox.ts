@@ -1,0 +1,90 @@
+/** Files that go into a session's sandbox and come out of it. **Source:** Files API reference; Managed Agents guide, "Session files". */
+import { BridgeError } from "../core/errors.ts";
+import type { PromptFile } from "../core/model.ts";
+import { nullFor, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { walk } from "./events.ts";
+import type { Remote, RemoteFile } from "./line.ts";
+import { count, fields, idOf, string, toMillis } from "./wire.ts";
+
+/** What a session's agent writes there is listed under the session's id. */
+export const outputsFolder = "/mnt/session/outputs/";
+const uploadsFolder = "/mnt/session/uploads/";
+const filesBeta = { betas: ["managed-agents-2026-04-01"] };
+/** More files than that no chat can ask for: an endpoint that pages for ever must not hold us. */
+const filesMax = 1000;
+/** As long as a sandbox is kept; a session that is deleted takes its files along at once. */
+const uploadSeconds = 30 * 86_400;
+
+export function createSandbox(api: ClaudeApi) {
+  async function* pages(remoteId: string, signal: AbortSignal): AsyncGenerator<readonly unknown[]> {
+    const query = { scope_id: remoteId, limit: 100, ...filesBeta };
+    let seen = 0;
+    for await (const page of walk(api, { what: "list the files" }, ({ beta }) => beta.files.list(query, { signal }))) {
+      yield page;
+      if ((seen += page.length) >= filesMax) return;
+    }
+  }
+  const list: Remote["files"] = async (remoteId, signal) => {
+    const found: RemoteFile[] = [];
+    for await (const page of pages(remoteId, signal))
+      // What was mounted into the session is there too, and cannot be downloaded.
+      for (const wire of page.map(fields))
+        if (wire["downloadable"] !== false)
+          found.push({
+            id: idOf(wire, "list the files"),
+            name: string(wire["filename"]),
+            contentType: string(wire["mime_type"]),
+            sizeBytes: count(wire["size_bytes"]),
+            createdAt: toMillis(wire["created_at"]) ?? 0,
+          });
+    // Newest first, where times tie.
+    return found.reverse().sort((a, b) => a.createdAt - b.createdAt);
+  };
+  /** Deleted, expired or not for us: null. */
+  const download: Remote["download"] = (fileId, bytesMax, signal) =>
+    nullFor(
+      "claude_request",
+      api.bytes(
+        { what: "fetch a file" },
+        ({ beta }, options) => beta.files.download(fileId, filesBeta, options),
+        bytesMax,
+        signal,
+      ),
+    );
+  return {
+    list,
+    download,
+    /** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
+    async mount(remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> {
+      const name = (file.fileName ?? "file").replace(/[^\w.-]/gu, "_").slice(-100);
+      const upload = new File([Uint8Array.fromBase64(file.base64)], name, { type: file.contentType });
+      const timeout = uploadTimeoutMs([file], api.bounds.headersMs);
+      try {
+        const params = { file: upload, expires_in_seconds: uploadSeconds };
+        const sent = await api.call({ what: "upload a file" }, ({ beta }) =>
+          beta.files.upload(params, { signal, timeout }),
+        );
+        const id = idOf(sent, "upload a file");
+        const mount_path = `${uploadsFolder}${id}-${name}`;
+        const resource = { type: "file", file_id: id, mount_path } as const;
+        await api.call({ what: "hand a file over" }, ({ beta }) =>
+          beta.sessions.resources.add(remoteId, resource, { signal }),
+        );
+        return `is in your sandbox at ${mount_path}`;
+      } catch (error) {
+        if (!(error instanceof BridgeError) || error.retry !== "never") throw error;
+        return "could not be handed over";
+      }
+    },
+    /** Deletes what is listed under the session: what Claude made and what was sent to it. */
+    async empty(remoteId: string, signal: AbortSignal): Promise<void> {
+      const ids: string[] = [];
+      for await (const page of pages(remoteId, signal)) ids.push(...page.map((wire) => string(fields(wire)["id"])));
+      for (const id of ids.filter((id) => id !== ""))
+        await nullFor(
+          "claude_request",
+          api.call({ what: "delete a file" }, ({ beta }) => beta.files.delete(id, filesBeta, { signal })),
+        );
+    },
+  };
+}

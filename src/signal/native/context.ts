@@ -1,0 +1,251 @@
+/**
+ * The types that the files of this folder share: the account, the line to the server, the service behind it, groups, and the
+ * `Context` that ties them together. This file holds types only and imports no file of the folder, so that every other file
+ * may import it and none needs another one for a type's sake.
+ */
+import type { PrivateKey, ProtocolAddress, PublicKey, SenderCertificate } from "@signalapp/libsignal-client";
+import type {
+  AuthenticatedChatConnection,
+  Net,
+  NetConstructorOptions,
+  REMOTE_CONFIG_KEYS,
+} from "@signalapp/libsignal-client/dist/net.js";
+import type { Clock, Random } from "../../clock.ts";
+import type { BridgeError } from "../../core/errors.ts";
+import type { Address, Millis } from "../../core/model.ts";
+import type { Log } from "../../log.ts";
+import type { Database } from "../../store/database.ts";
+
+/** A byte string as libsignal wants it: on an ArrayBuffer of its own. */
+export type Bytes = Uint8Array<ArrayBuffer>;
+
+// --- who we are
+
+export type OwnName = "aci" | "pni";
+
+/** One identity of the account. Keys, sessions and registration id belong to it; the device id is shared. */
+export type Own = {
+  readonly name: OwnName;
+  /** `<uuid>`, or `PNI:<uuid>`. */
+  readonly serviceId: string;
+  readonly identity: PrivateKey;
+  readonly publicKey: PublicKey;
+  /** 1..16383. */
+  readonly registrationId: number;
+  readonly address: ProtocolAddress;
+};
+
+export type NativeAccount = {
+  readonly number: string | null;
+  /** 2..127, given by the server. */
+  readonly deviceId: number;
+  readonly password: string;
+  readonly profileKey: Bytes | null;
+  readonly entropyPool: string | null;
+  readonly credentialSalt: Bytes | null;
+  readonly sendsReadReceipts: boolean;
+  readonly sendsTyping: boolean;
+  /** When the phone last answered our sync requests; null right after linking. */
+  readonly syncedAt: Millis | null;
+  readonly aci: Own;
+  /** Null for an account without a phone number. */
+  readonly pni: Own | null;
+};
+
+// --- the line to the chat server
+
+/** One delivery. `ack` may be called once; it never throws. */
+export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
+
+export type Request = {
+  readonly verb: "GET" | "PUT";
+  readonly path: string;
+  readonly headers?: readonly [string, string][];
+  /** Sent as JSON. */
+  readonly json?: unknown;
+};
+
+/** The server's answer, of any status. `json` is null for a body that is none. */
+export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
+
+export type Line = {
+  /** The next delivery that has arrived, taken from the queue. */
+  take(): Incoming | undefined;
+  /** To be taken again, first. */
+  putBack(deliveries: readonly Incoming[]): void;
+  /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
+  wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
+  /** Why the line is lost; null while it holds. */
+  fault(): BridgeError | null;
+  /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
+  request(what: Request): Promise<Reply>;
+  /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
+  sealedRequest(what: Request): Promise<Reply | null>;
+  /** For the calls that libsignal has of its own (upload form). */
+  readonly connection: AuthenticatedChatConnection;
+  close(): Promise<void>;
+};
+
+// --- the service behind it
+
+export type PinnedRequest = {
+  readonly method: "GET" | "PUT" | "POST";
+  readonly url: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Uint8Array;
+  /** Largest body of the answer. */
+  readonly bytesMax: number;
+  /** For the whole exchange. */
+  readonly timeoutMs: Millis;
+  readonly signal?: AbortSignal | undefined;
+};
+
+export type PinnedResponse = {
+  readonly status: number;
+  /** Names in lower case. */
+  readonly headers: ReadonlyMap<string, string>;
+  readonly body: Bytes;
+};
+
+/**
+ * Resolves to the host's answer of any status, body complete.
+ * @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled), `signal_timeout`, `signal_protocol` (body too large)
+ */
+export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
+
+export type Service = {
+  /** The chat host is on this machine's loopback. */
+  readonly isLocal: boolean;
+  /** For `new Net(…)`; libsignal appends its own version to the user agent (`name/version`). */
+  readonly netOptions: (userAgent: string) => NetConstructorOptions;
+  /** For `net.setRemoteConfig(…, BuildVariant.Production)`, before the first connection. */
+  readonly remoteConfig: ReadonlyMap<(typeof REMOTE_CONFIG_KEYS)[number], string>;
+  /** Serialized public keys, 33 bytes each: a sender certificate is good when any of them validates it. */
+  readonly trustRoots: readonly Bytes[];
+  /** For zkgroup's `ServerPublicParams`. */
+  readonly serverPublicParams: Bytes;
+  /** Base URLs, without a slash at their end. */
+  readonly storageUrl: string;
+  /** Null for a number that is not in use. */
+  readonly cdnUrl: (cdnNumber: number) => string | null;
+  /** Plain HTTPS that trusts this service's TLS roots and no others. */
+  readonly fetch: PinnedFetch;
+};
+
+// --- groups
+
+export type GroupMember = {
+  readonly aci: string;
+  readonly isAdmin: boolean;
+  /** 32 bytes; a key that the member sent in a message wins over this one. Null when it does not decrypt. */
+  readonly profileKey: Bytes | null;
+};
+
+export type GroupState = {
+  /** As `Chat` has it: standard base64 of 32 bytes. */
+  readonly id: string;
+  readonly revision: number;
+  readonly title: string;
+  /** Full members, ourselves included; invited and asking ones get nothing. */
+  readonly members: readonly GroupMember[];
+  /** Disappearing messages, 0 = off. */
+  readonly expiresInSeconds: number;
+  /** Only admins may write. */
+  readonly isAnnouncementsOnly: boolean;
+  /** The group has ended: it takes no messages any more. */
+  readonly isTerminated: boolean;
+};
+
+/** Whose credential it is. `salt` is `authCredentialSalt` of the provisioning message, for accounts without a PNI. */
+export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
+
+/**
+ * Resolves to the present state, or to null when we are no member or the group is gone.
+ * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` `signal_protocol`
+ */
+export type FetchGroup = (
+  account: GroupAccount,
+  masterKey: Uint8Array,
+  signal: AbortSignal,
+) => Promise<GroupState | null>;
+
+/** A group's state as it is stored, without keys. */
+export type KnownGroup = {
+  readonly masterKey: Bytes;
+  readonly state: Omit<GroupState, "members"> & { readonly members: readonly Omit<GroupMember, "profileKey">[] };
+};
+
+/** A message in a group, as far as its sender's right to write there goes. */
+export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
+
+/** The groups that are known from their messages. */
+export type GroupKeeper = {
+  /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
+  standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown";
+  /**
+   * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
+   * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
+   */
+  learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
+  /**
+   * The present state of a group on the allow list.
+   * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
+   */
+  load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
+};
+
+// --- all of it together
+
+/** Whether the loops will listen to a person. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
+export type IsAllowed = (who: Address, groupId: string | null) => boolean;
+
+export type NativeDeps = {
+  readonly database: Database;
+  readonly service: Service;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** `name/version`: the server may refuse versions that are too old. */
+  readonly userAgent: string;
+};
+
+/** Who may write. */
+export type NativeAllow = {
+  readonly isAllowed: IsAllowed;
+  /** The numbers of the allow list: the phone is asked whose they are. */
+  readonly allowedNumbers: readonly string[];
+};
+
+/** First come, first served. `acquire` gives the release. */
+export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
+
+/** What the parts of the transport share. */
+export type Context = NativeDeps &
+  NativeAllow & {
+    readonly net: Net;
+    readonly trustRoots: readonly PublicKey[];
+    /** @throws BridgeError `not_linked` */
+    readonly account: () => NativeAccount;
+    /** @throws BridgeError `signal_unreachable` while there is none */
+    readonly line: () => Line;
+    /** Of the present connection. */
+    readonly closing: () => AbortSignal;
+    /** Of the account: held for the ratchet and its commit, never over the network. */
+    readonly mutex: Mutex;
+    /** Whether that person may still be asked to send again, and may ask us. */
+    readonly mayAsk: (who: string) => boolean;
+    readonly mayAnswer: (who: string) => boolean;
+    readonly certificate: () => Promise<SenderCertificate | null>;
+    readonly groups: GroupKeeper;
+    /** When the phone was last asked for its contacts; monotonic. */
+    readonly contacts: { askedAt: Millis };
+    /** Strictly increasing, near the clock. */
+    readonly freshTimestamp: () => Millis;
+    /** A peer shows another identity key than before: it was reinstalled, or the line is listened to. */
+    readonly onIdentityChange: () => void;
+  };
+
+export type ReceiveDeps = Pick<
+  Context,
+  "database" | "clock" | "log" | "account" | "trustRoots" | "isAllowed" | "groups"
+>;

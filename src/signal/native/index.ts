@@ -1,0 +1,68 @@
+/**
+ * Signal as a linked device, inside this process: the only door to this folder.
+ *
+ *   link ─▶ (scan) ─▶ account, keys      open ─▶ Transport      schema: its tables      findAccount: who is linked
+ *
+ * The folder in layers, from the top: a file imports from lower layers only (`test/tidy.test.ts` reads this table), and all take
+ * the types that they share from `context.ts`.
+ *
+ *   | index                                 | the door; libsignal is loaded behind it, when first needed          |
+ *   | transport                             | connect, receive, acknowledge, send: the life of one connection     |
+ *   | link · receive · send · upkeep        | becoming a device; deliveries in; messages out; what keeps it sound |
+ *   | news · deliver · groups · profiles    | what a content tells besides; one content to one account            |
+ *   | content · compose · decrypt           | wire to model, model to wire; the ratchet                           |
+ *   | account · attachments · keys · store  | rows and records; files                                             |
+ *   | connect · ids                         | the line                                                            |
+ *   | load · service                        | libsignal itself; the hosts                                         |
+ *   | https · schema                        | pinned requests; tables                                             |
+ *   | bytes                                 | byte strings                                                        |
+ *   | context · proto                       | types; the wire                                                     |
+ */
+import type { Account } from "../../core/model.ts";
+import type { Database } from "../../store/database.ts";
+import type { Link } from "../transport.ts";
+import type { NativeAllow, NativeDeps } from "./context.ts";
+import { loadLibsignal } from "./load.ts";
+import { loadService } from "./service.ts";
+import type { NativeTransport } from "./transport.ts";
+
+export { signalSchema as schema } from "./schema.ts";
+
+/** Where it runs. */
+export type NativePlace = Omit<NativeDeps, "service"> & {
+  /** `production`, or the path of a service file. */
+  readonly signalService: string;
+  /** Of our own, where programs may be executed: holds libsignal's addon. */
+  readonly libraryFolder: string;
+};
+
+/**
+ * The transport over the account that `link` left in the database; nothing is asked of Signal before its `connect`. `isAllowed`
+ * says to whom it may answer by itself: strangers get no receipt and no request to send again.
+ * @throws BridgeError `config` `unsupported`
+ */
+export async function open({
+  isAllowed,
+  allowedNumbers,
+  ...place
+}: NativePlace & NativeAllow): Promise<NativeTransport> {
+  const deps = await load(place);
+  return (await import("./transport.ts")).createNative({ ...deps, isAllowed, allowedNumbers });
+}
+
+/** Makes this program a linked device. @throws BridgeError `config` `unsupported` */
+export async function link(place: NativePlace): Promise<Link> {
+  const deps = await load(place);
+  return (await import("./transport.ts")).linkNative(deps);
+}
+
+/** The linked account, or null when this database has none; without libsignal. */
+export function findAccount(database: Database): Account | null {
+  const sql = `SELECT service_id AS aci, number, device_id AS deviceId FROM signal_account, signal_own WHERE own = 'aci'`;
+  return database.get<Account>(sql) ?? null;
+}
+
+async function load({ signalService, libraryFolder, ...deps }: NativePlace): Promise<NativeDeps> {
+  await loadLibsignal(libraryFolder);
+  return { ...deps, service: await loadService(signalService, deps.clock) };
+}

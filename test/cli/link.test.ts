@@ -1,0 +1,94 @@
+/** `signalman link` as a person meets it, over a scripted link; the real one is in test/native and test/e2e. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { linkBy } from "../../src/cli/link.ts";
+import { runCommand } from "../../src/cli/program.ts";
+import { systemClock } from "../../src/clock.ts";
+import type { Link } from "../../src/signal/transport.ts";
+
+const url = "sgnl://linkdevice?uuid=invented&pub_key=BQGvZ3c2";
+const account = { aci: null, number: "+15550100042", deviceId: 2 };
+
+let home: string;
+beforeEach(() => void (home = mkdtempSync(join(tmpdir(), "signalman-link-"))));
+afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+function createTerminal(env: Record<string, string> = {}) {
+  const said = { out: "", err: "" };
+  const io = {
+    out: (text: string) => void (said.out += text),
+    err: (text: string) => void (said.err += text),
+    isOutTty: false,
+    isErrTty: false,
+    env: { SIGNALMAN_HOME: home, SIGNALMAN_LISTEN: "127.0.0.1:0", ...env },
+    clock: systemClock,
+    random: () => 0.5,
+  };
+  return { said, io };
+}
+
+/** A link whose code is scanned once `isScanned` resolves. */
+async function link(options: Parameters<typeof linkBy>[2], isScanned: (said: string) => Promise<void> | void) {
+  const { said, io } = createTerminal();
+  const steps: Link = async function* steps(name) {
+    expect(name).toBe(options.name ?? "signalman");
+    yield { event: "url", url };
+    await isScanned(said.err);
+    yield { event: "linked", account };
+  };
+  const cli = { ...io, flags: {}, signal: new AbortController().signal };
+  const code = await linkBy(async () => ({ steps, present: null }), cli, options);
+  return { code, ...said };
+}
+
+describe("link", () => {
+  test("shows a code, the URL alone on a line, and says when it is done", async () => {
+    const { code, out, err } = await link({}, () => undefined);
+    expect({ code, out }).toEqual({ code: 0, out: `${url}\n` });
+    expect(err).toContain("▀");
+    expect(err).toContain("Linked to +1…42");
+  });
+
+  test("for programs it prints one event per line", async () => {
+    const { out } = await link({ json: true, name: "kitchen" }, () => undefined);
+    const events = out
+      .trim()
+      .split("\n")
+      .map((line): unknown => JSON.parse(line));
+    expect(events).toEqual([
+      { event: "url", url },
+      { event: "linked", account: account.number, deviceId: 2 },
+    ]);
+  });
+
+  test("with --web the code is a page, too, at an address that nobody can guess", async () => {
+    const { code } = await link({ web: true }, async (said) => {
+      const address = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}(?=\n)/u.exec(said)?.[0] ?? "";
+      expect(await (await fetch(address)).text()).toContain("<svg");
+      expect((await fetch(new URL("/", address))).status).toBe(404);
+    });
+    expect(code).toBe(0);
+  });
+
+  test("a link that ends without an account is not done", async () => {
+    const { io } = createTerminal();
+    const steps: Link = async function* steps() {
+      yield { event: "url", url };
+    };
+    const cli = { ...io, flags: {}, signal: new AbortController().signal };
+    const linked = linkBy(async () => ({ steps, present: null }), cli, {});
+    expect(await linked.catch((error: unknown) => error)).toMatchObject({ code: "not_linked" });
+  });
+
+  test.each([
+    ["signal-cli", "signal-cli link -n signalman"],
+    ["rest", "/v1/qrcodelink?device_name=signalman"],
+  ])("behind %s the daemon links, and how is said", async (transport, how) => {
+    const { said, io } = createTerminal({ SIGNALMAN_TRANSPORT: transport });
+    expect(await runCommand(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
+    expect(said.err).toContain("Cannot link here");
+    expect(said.err).toContain(how);
+  });
+});

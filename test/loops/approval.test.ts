@@ -1,0 +1,127 @@
+/** A yes means the question that it points to, or the one that the person has seen. */
+import { expect, test } from "bun:test";
+import type { Script } from "../doubles/scripted.ts";
+import type { Quote } from "../../src/core/model.ts";
+import { listedGroup, people } from "../sim/config.ts";
+import { isSettled, openBench, type Bench } from "../sim/bench.ts";
+
+/** Asks for `rm one`, and after it for `rm two`. */
+const asking: Script = (prompt) =>
+  prompt.endsWith("work")
+    ? [{ ask: "bash", input: { command: "rm one" } }, { ask: "bash", input: { command: "rm two" } }, { say: "worked" }]
+    : [{ say: `re: ${prompt}` }];
+
+const shown = (bench: Bench, text: string) => bench.signal.screen().find((seen) => seen.text.includes(text));
+/** How the tool uses were answered, in order. */
+const answers = (bench: Bench): boolean[] =>
+  bench.world.sessions().flatMap(({ log }) => log.flatMap((at) => (at.type === "confirmation" ? [at.isAllowed] : [])));
+
+async function openAsking(ownTimestamps = true) {
+  const bench = await openBench({ script: asking, ownTimestamps });
+  const { owner, account } = bench.signal;
+  owner.write("hello");
+  await bench.until("an answer", () => isSettled(bench));
+  owner.write("work");
+  await bench.until("the first question", () => shown(bench, "rm one") !== undefined);
+  await bench.pass(1_000);
+  const at = (text: string) => ({ author: account, sentAt: shown(bench, text)?.timestamp ?? 0 });
+  const quote = (text: string): { quote: Quote } => ({ quote: { ...at(text), text } });
+  return { bench, owner, at, quote, [Symbol.asyncDispose]: () => bench[Symbol.asyncDispose]() };
+}
+
+for (const ownTimestamps of [true, false]) {
+  test(`own timestamps ${ownTimestamps}: a thumb on another message than the question is no answer`, async () => {
+    await using stage = await openAsking(ownTimestamps);
+    const { bench, owner, at } = stage;
+    owner.react(at("re: hello"), "👍");
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([]);
+    owner.react(at("rm one"), "👍");
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    expect(answers(bench)).toEqual([true]);
+    owner.react(at("rm one"), "👍");
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([true]);
+    owner.react(at("rm two"), "👎");
+    await bench.until("order", () => isSettled(bench));
+    expect(answers(bench)).toEqual([true, false]);
+  });
+
+  test(`own timestamps ${ownTimestamps}: a yes that quotes another message is a prompt, one that quotes the question an answer`, async () => {
+    await using stage = await openAsking(ownTimestamps);
+    const { bench, owner, quote } = stage;
+    owner.write("yes", quote("re: hello"));
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([]);
+    owner.write("yes", quote("rm one"));
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    owner.write("no", quote("rm two"));
+    await bench.until("order", () => isSettled(bench));
+    expect(answers(bench)).toEqual([true, false]);
+    expect(bench.posts.at(-1)).toContain("yes");
+  });
+
+  test(`own timestamps ${ownTimestamps}: a second question does not take the first one's yes`, async () => {
+    await using stage = await openAsking(ownTimestamps);
+    const { bench, owner } = stage;
+    owner.write("yes");
+    owner.write("yes");
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([true]);
+    owner.write("yes");
+    await bench.until("order", () => isSettled(bench));
+    expect(answers(bench)).toEqual([true, true]);
+  });
+
+  test(`own timestamps ${ownTimestamps}: a yes that was written while the line was down, before the question came, is a prompt`, async () => {
+    await using bench = await openBench({ script: asking, ownTimestamps });
+    bench.claude().setDown(true);
+    bench.signal.owner.write("work");
+    await bench.pass(1_000);
+    bench.signal.faults.cut();
+    await bench.until("the loss", () => bench.state() === "DISCONNECTED");
+    bench.claude().setDown(false);
+    await bench.until("the question at Claude", () => bench.world.sessions()[0]?.asking?.id !== undefined);
+    await bench.pass(60_000);
+    bench.signal.owner.write("yes");
+    await bench.pass(60_000);
+    bench.signal.faults.mend();
+    await bench.until("the question", () => shown(bench, "rm one") !== undefined);
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([]);
+    bench.signal.owner.write("/deny");
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    await bench.pass(1);
+    bench.signal.owner.write("no");
+    await bench.until("order", () => isSettled(bench));
+    expect(answers(bench)).toEqual([false, false]);
+    expect(bench.posts.at(-1)).toBe("yes");
+  });
+}
+
+test("a yes to a question that was seen before the line went down counts when the line is back", async () => {
+  await using stage = await openAsking();
+  const { bench, owner } = stage;
+  bench.signal.faults.cut();
+  await bench.until("the loss", () => bench.state() === "DISCONNECTED");
+  owner.write("yes");
+  await bench.pass(60_000);
+  bench.signal.faults.mend();
+  await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+  expect(answers(bench)).toEqual([true]);
+});
+
+test("in a group a thumb on a member's message of the question's millisecond is no answer", async () => {
+  await using bench = await openBench({ script: asking });
+  const ann = bench.signal.person(people.ann, "Ann");
+  ann.write("work", { group: listedGroup, isMention: true });
+  await bench.until("the question", () => shown(bench, "rm one") !== undefined);
+  const sentAt = shown(bench, "rm one")?.timestamp ?? 0;
+  ann.react({ author: people.carl, sentAt }, "👍", { group: listedGroup });
+  await bench.pass(60_000);
+  expect(answers(bench)).toEqual([]);
+  ann.react({ author: bench.signal.account, sentAt }, "👍", { group: listedGroup });
+  await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+  expect(answers(bench)).toEqual([true]);
+});

@@ -1,0 +1,89 @@
+/** The folder that the program is started in is a stranger's: what lies there sets nothing, and no child learns a key. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createTranscribe } from "../../src/transcribe.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
+import { command, newHome, type Home } from "../e2e/harness.ts";
+
+let folder: Home;
+beforeEach(() => void (folder = newHome()));
+afterEach(() => folder.remove());
+
+/** Runs the binary in the folder. */
+async function runThere(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
+  const child = Bun.spawn([...command, ...args], {
+    cwd: folder.path,
+    env: { PATH: process.env["PATH"], HOME: folder.path, SIGNALMAN_HOME: join(folder.path, "home"), ...env },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { out, err, code };
+}
+
+const planted = [
+  "SIGNALMAN_ALLOW=+15550666666",
+  "SIGNALMAN_TRANSCRIBE=planted-program",
+  "SIGNALMAN_MODEL=planted-model",
+  "ANTHROPIC_BASE_URL=http://planted.example",
+  "ANTHROPIC_API_KEY=planted-key",
+  "HTTPS_PROXY=http://planted.example",
+  "NODE_TLS_REJECT_UNAUTHORIZED=0",
+].join("\n");
+
+test("no .env file sets anything: not the API's address, not the allow list, not a program to run", async () => {
+  const plain = await runThere(["config", "show", "--json"]);
+  const modes = ["", ".local", ".production", ".production.local", ".development", ".development.local", ".test"];
+  for (const mode of modes) writeFileSync(join(folder.path, `.env${mode}`), planted);
+  for (const NODE_ENV of ["", "production", "development", "test"])
+    expect(await runThere(["config", "show", "--json"], NODE_ENV === "" ? {} : { NODE_ENV })).toEqual(plain);
+  expect(plain.code).toBe(0);
+  expect(plain.out).toContain("claude-");
+});
+
+test("no bunfig.toml, tsconfig.json, package.json or module of the folder runs", async () => {
+  const mark = join(folder.path, "ran");
+  const evil = `require("node:fs").writeFileSync(${JSON.stringify(mark)}, "")`;
+  writeFileSync(join(folder.path, "evil.cjs"), evil);
+  writeFileSync(join(folder.path, "bunfig.toml"), `preload = ["./evil.cjs"]\n[run]\nshell = "./evil.cjs"\n`);
+  const paths = { hono: ["./evil.cjs"], commander: ["./evil.cjs"] };
+  writeFileSync(join(folder.path, "tsconfig.json"), JSON.stringify({ compilerOptions: { paths } }));
+  writeFileSync(join(folder.path, "package.json"), JSON.stringify({ imports: { "#x": "./evil.cjs" } }));
+  for (const name of ["commander", "valibot", "smol-toml", "node-gyp-build"]) {
+    mkdirSync(join(folder.path, "node_modules", name), { recursive: true });
+    writeFileSync(join(folder.path, "node_modules", name, "index.js"), evil);
+  }
+  expect(await runThere(["config", "show"])).toMatchObject({ code: 0, err: "" });
+  await runThere(["version"], { BUN_OPTIONS: "--preload ./evil.cjs" });
+  await runThere(["version"], { BUN_OPTIONS: "--require=./evil.cjs" });
+  await runThere(["version"], { NODE_OPTIONS: "--require ./evil.cjs" });
+  await runThere(["config", "show"], { NODE_PATH: join(folder.path, "node_modules") });
+  expect(existsSync(mark)).toBe(false);
+});
+
+test("a program that we start gets listed variables only, and its path may have spaces", async () => {
+  const place = join(folder.path, "a place with spaces");
+  mkdirSync(place);
+  writeFileSync(join(place, "hear it"), `#!/bin/sh\nenv >"${place}/env"\nprintf '%s|' "$@"\n`);
+  chmodSync(join(place, "hear it"), 0o755);
+  const secrets = { ANTHROPIC_API_KEY: "planted", NODE_OPTIONS: "--planted", BUN_X: "planted", SIGNALMAN_X: "planted" };
+  const before = Object.keys(secrets).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, secrets);
+  try {
+    const transcribe = createTranscribe(`"${place}/hear it" --words 'two words'`, { log: quietLog });
+    const said = await transcribe(new Uint8Array([1]), "audio/aac", new AbortController().signal);
+    expect(said).toMatch(/^--words\|two words\|.*note\.aac\|$/u);
+  } finally {
+    for (const [name, value] of before)
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+  }
+  const seen = readFileSync(join(place, "env"), "utf8");
+  expect(seen).toContain("PATH=");
+  expect(seen).not.toContain("planted");
+});
