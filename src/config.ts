@@ -16,20 +16,13 @@ import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
 
-/** No settings, since nobody gains by another value. The emojis are for taken, waiting, done and failed. */
-const constants = {
-  busy: "queue",
-  digestAfterMessages: 3,
-  digestAfterMinutes: 60,
-  limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000, lanesMax: 8 },
-} as const;
-const standings = ["👀", "⏳", "✅", "⚠️"] as const;
+/** No settings, since no other value would serve a person better. */
+const constants = { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000 } as const;
 
-type Limits = { readonly [key in keyof typeof constants.limits | "retentionDays"]: number };
+type Limits = { readonly [key in keyof typeof constants | "retentionDays"]: number };
 
 /** The settings as the program uses them: frozen, checked, complete. */
-export type Config = Omit<Values, "reactions" | "retentionDays"> &
-  Omit<typeof constants, "limits"> & { readonly reactions: readonly string[]; readonly limits: Limits };
+export type Config = Omit<Values, "retentionDays"> & { readonly limits: Limits };
 
 export type Origin = "default" | "file" | "environment" | "flag";
 
@@ -67,9 +60,8 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   if (typeof given["system"] === "string") given["system"] = readPrompt(given["system"], origins.system, home);
   const values = check(given, origins);
   refuseOpenListen(values);
-  const { retentionDays, reactions, ...rest } = values;
-  const limits = Object.freeze({ ...constants.limits, retentionDays });
-  const config = Object.freeze({ ...rest, ...constants, reactions: reactions ? standings : [], limits });
+  const { retentionDays, ...rest } = values;
+  const config = Object.freeze({ ...rest, limits: Object.freeze({ ...constants, retentionDays }) });
   const warnings = [...file.warnings, ...unknownVariables(env)];
   return { config, origins, given: given as Loaded["given"], warnings };
 }

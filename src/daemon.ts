@@ -1,29 +1,31 @@
 /**
  * Builds everything, starts the loops, stops them in order. All wiring is here, by hand, with plain arguments.
  *
- *   Signal ─▶ receive ─▶ inbox ─▶ answer ◀─▶ Claude          connection (state machine) opens and closes the gates:
- *                          └────▶ control        │             receive: SYNCING, CONNECTED    send: CONNECTED
- *   Signal ◀── send ◀── outbox ◀─────────────────┘             answer: not before the first sync, not while SYNCING
+ *   Signal ─receive─▶ inbox ─┐                            ┌─▶ posts  ─follow─▶ Claude
+ *                            ├─ decide (core/chat.ts) ────┤
+ *   Claude ─follow──▶ log ───┘                            └─▶ outbox ─send───▶ Signal
+ *
+ * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
  */
 import mitt from "mitt";
-import type { Backend } from "./claude/backend.ts";
+import type { Line, ModelInfo } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
+import { stampKey } from "./core/hlc.ts";
+import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
-import { renderReply } from "./core/reply.ts";
 import type { Log } from "./log.ts";
-import { createAnswerLoop } from "./loops/answer.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
-import { createControlLoop } from "./loops/control.ts";
 import { createFileLoop } from "./loops/files.ts";
-import { announceBacklog } from "./loops/greet.ts";
-import { beat, soon } from "./loops/heartbeat.ts";
+import { createFollowLoop } from "./loops/follow.ts";
+import { beat } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
+import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
 import { createTranscribe } from "./transcribe.ts";
@@ -37,7 +39,9 @@ export type DaemonDeps = {
   readonly newId: () => string;
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
-  readonly buildBackend: (store: Store) => Promise<Backend>;
+  readonly buildLine: (store: Store) => Promise<Line>;
+  /** Asserts what must hold after each decision: in tests and simulation. */
+  readonly isChecked?: boolean;
 };
 
 export interface Daemon {
@@ -52,7 +56,7 @@ export interface Daemon {
   /** Reads and writes all sessions now. @throws BridgeError when Claude's side is down */
   sync(): Promise<void>;
   readonly store: Store;
-  readonly backend: Backend;
+  readonly line: Line;
   readonly transport: Transport;
   /** What happens, as it happens: to show, never to decide. */
   readonly notices: NoticeBus;
@@ -65,13 +69,12 @@ export interface Daemon {
 /** Resolves when the loops run; the line may still be down. @throws BridgeError `home_in_use` `database` `config` */
 export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Daemon> {
   const { log } = deps;
-  const store = await openStore(config.home, { render: renderReply, isExclusive: true });
+  const store = await openStore(config.home, { isExclusive: true });
   try {
     const transport = await deps.buildTransport(store);
-    const backend = await deps.buildBackend(store);
+    const line = await deps.buildLine(store);
     recoverOutbox(store, transport, log);
-    store.hasten(deps.clock.now(), config.approvalMinutes * 60_000);
-    return wire(config, deps, store, transport, backend);
+    return wire(config, deps, store, transport, line);
   } catch (error) {
     store.close();
     throw error;
@@ -88,7 +91,7 @@ function recoverOutbox(store: Store, transport: Transport, log: Log): void {
   if (rows > 0) log.warn("sends of the last run are repeated, as their outcome is unknown", { rows });
 }
 
-function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transport, backend: Backend): Daemon {
+function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transport, line: Line): Daemon {
   const { log, clock } = deps;
   const stopping = new AbortController();
   const killing = new AbortController();
@@ -104,10 +107,10 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     log.error("fault in signalman itself", { ...toFault(error), stack });
     void stop(1);
   };
-  const bridge = { ...deps, config, store, transport, backend, notices: mitt<Notices>() };
-  const loops = createLoops(bridge, stopping.signal, onBug);
-  const { connection, answer, control, send, sync, wakeAll } = loops;
-  const { snapshot } = createStatusModel({ ...bridge, connection, account: connection.account });
+  const base = { ...deps, config, store, transport, line, notices: mitt<Notices>() };
+  const loops = createLoops(base, stopping.signal, onBug);
+  const { bridge, connection, follow, send, sync, wakeAll } = loops;
+  const { snapshot } = createStatusModel({ ...base, connection, account: connection.account });
 
   const stop = (code: number): Promise<void> =>
     (stopped ??= (async () => {
@@ -128,13 +131,13 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       end.resolve(bug === null ? code : 1);
     })());
 
-  bridge.notices.on("connection", ({ state }) => {
+  base.notices.on("connection", ({ state }) => {
     if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
-  spawn(beat(bridge, connection, wakeAll, loops.onStoreFault, stopping.signal));
+  spawn(beat({ ...bridge, networkKey: deps.networkKey }, connection, wakeAll, loops.onStoreFault, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [answer, control, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
@@ -149,13 +152,14 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     reconnect() {
       connection.dispatch({ type: "reconnect" });
       send.resume();
+      follow.hurry();
       wakeAll();
     },
     sync: () => sync.run(stopping.signal),
     store,
-    backend,
+    line,
     transport,
-    notices: bridge.notices,
+    notices: base.notices,
     stop: () => stop(0),
     finished: end.promise,
   };
@@ -166,87 +170,136 @@ const drainStepMs = 20;
 
 /** Waits until turns have ended and the outbox is empty or the line is down, or the time is over. */
 async function drain(
-  { answer, send, isConnected }: Loops,
+  { follow, send, isConnected }: Loops,
   store: Store,
   clock: Clock,
   over: AbortSignal,
 ): Promise<void> {
   while (!over.aborted) {
-    if (answer.busyCount() === 0 && (!isConnected() || store.outbox.pending().count === 0)) return;
+    if (follow.busyCount() === 0 && (!isConnected() || store.outbox.pending().count === 0)) return;
     send.wake();
     await clock.sleep(drainStepMs);
   }
 }
 
-type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "backend" | "notices"> & DaemonDeps;
+type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "line" | "notices"> & DaemonDeps;
 
 type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
 function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
   const { config, log, store } = base;
-  let hasSynced = false;
   let storeFault: string | null = null;
-  /** The line has come back, and no message with it yet: those that proved it are committed later. */
-  let isBack = false;
   const stateName = (): string => connection.state().name;
+  const isConnected = (): boolean => stateName() === "CONNECTED";
+  const deviceTag = tagOf(base);
+  const chats = createChats(
+    store,
+    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched }),
+  );
   const bridge: Bridge = {
     ...base,
-    deviceTag: tagOf(base),
+    chats,
+    deviceTag,
     transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
     account: () => connection.account(),
-    isConnected: () => stateName() === "CONNECTED",
-    canAnswer: () => hasSynced && stateName() !== "SYNCING",
-    follow: (session) => answer.follow(session),
-    interrupt: (chatKey, inboxIds) => answer.interrupt(chatKey, inboxIds),
-    syncSoon: () => void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error))),
-    wake: (lane, chatKey) => lanes[lane].wake(chatKey),
+    isConnected,
   };
   const send = createSendLoop(bridge);
-  const answer = createAnswerLoop(bridge);
-  const sync = createSyncLoop(bridge);
+  const follow = createFollowLoop(bridge);
+  const files = createFileLoop(bridge);
+  const sync = createSyncLoop(bridge, follow);
+  function onTouched(chatKey: string, sessionIds: readonly string[]): void {
+    send.wake(chatKey);
+    for (const id of sessionIds) follow.touch(id);
+    files.wake();
+    if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
+      void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
+  }
+  const onStoreFault = (message: string | null): void => void (storeFault = message);
+  const hooks = { ...bridge, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
+  const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
+  let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
-    receive: (account, signal) => receiveLoop(ears, account, AbortSignal.any([signal, stopping])),
-    sync: (signal) => sync.run(signal).finally(() => (hasSynced = true)),
-    resume() {
-      isBack = bridge.isConnected();
-      if (isBack) announce();
+    receive(account, signal) {
+      if (!hasBegun) chats.resume();
+      hasBegun = true;
+      // It is known who we are: what waits may be asked already.
       wakeAll();
+      return receiveLoop(hooks, account, AbortSignal.any([signal, stopping]));
     },
+    sync: (signal) => sync.run(signal),
+    resume: wakeAll,
     onBug,
   });
-  const announce = (): unknown => soon(log, () => announceBacklog(bridge));
-  const onStoreFault = (message: string | null): void => void (storeFault = message);
-  const ears = {
-    ...bridge,
-    onAccepted() {
-      if (isBack) announce();
-      isBack = false;
-    },
-    onProof: () => connection.dispatch({ type: "proof" }),
-    onStoreFault,
-  };
-  let claude = "fine";
-  base.notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
-  const describeState = (): string => {
-    const pending = store.outbox.pending().count;
-    const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-    return `Signal: ${stateName().toLowerCase()}\nClaude (${base.backend.name}): ${claude}${unsent}`;
-  };
-  const control = createControlLoop({ ...bridge, describeState });
-  const files = createFileLoop(bridge);
-  const lanes = { answer, control, files, send };
-  const wakeAll = (): void => Object.values(lanes).forEach((lane) => lane.wake());
   return {
-    ...lanes,
+    bridge,
+    send,
+    follow,
+    files,
     sync,
     connection,
     wakeAll,
-    isConnected: bridge.isConnected,
+    isConnected,
     onStoreFault,
     storeFault: () => storeFault,
   };
 }
+
+const emojis: { readonly [stage in Stage]: string | null } = {
+  taken: "👀",
+  waiting: "⏳",
+  done: "✅",
+  failed: "⚠️",
+  cleared: null,
+};
+
+type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched">;
+
+/** What decisions know of the world outside of the database. */
+function surroundings(
+  base: Base,
+  deviceTag: string,
+  { stateName, account, onTouched }: Ask,
+): Parameters<typeof createChats>[1] {
+  const { config, clock, store, line, transport, notices } = base;
+  let claude = "fine";
+  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
+  let models: readonly ModelInfo[] = [];
+  notices.on("synced", () => {
+    if (models.length > 0) return;
+    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
+      (found) => void (models = found),
+      () => undefined,
+    );
+  });
+  return {
+    account,
+    onTouched,
+    now: clock.now,
+    newId: base.newId,
+    backend: line.name,
+    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
+    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
+    hasOwnTimestamps: transport.capabilities.ownTimestamps,
+    isWelcoming: config.welcome,
+    isChecked: base.isChecked ?? false,
+    look: {
+      models: () => models.map(({ id }) => id),
+      defaultModel: config.model,
+      defaultEffort: config.effort,
+      isModelFixed: line.remote !== null,
+      situation() {
+        const pending = store.outbox.pending().count;
+        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
+        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
+      },
+    },
+  };
+}
+
+/** A list of models is a help, and waited for no longer than this. */
+const modelsTimeoutMs: Millis = 10_000;
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
 function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {

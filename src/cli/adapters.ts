@@ -72,7 +72,7 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
       hint: howToLink,
     });
   }
-  const store = await openStore(config.home, { render: () => [], isExclusive: true });
+  const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
   return { steps: await native.link(nativePlace(deps, store)), present: native.findAccount(store.db) };

@@ -6,7 +6,7 @@
  */
 import { existsSync, statSync } from "node:fs";
 import type { ClaudeApi } from "../claude/api.ts";
-import type { Backend } from "../claude/backend.ts";
+import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -15,7 +15,7 @@ import { maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { buildBackend, buildTransport, openApi, type Deps } from "./adapters.ts";
+import { buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
 import { depsOf, printJson, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -35,7 +35,7 @@ type Visit = Deps & {
   /** Null until the check of the database has opened it. */
   store: Store | null;
   /** Null until the backend may be used. */
-  backend: Backend | null;
+  line: Line | null;
 };
 
 /** What is right, or a warning with its hint; null where there is nothing to look at. What is wrong is thrown. */
@@ -85,7 +85,7 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
   await using stack = new AsyncDisposableStack();
   const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
   const status = await fetchStatus(config, cli.signal).catch(() => null);
-  const visit: Visit = { ...deps, cli, loaded, status, api: openApi(deps), store: null, backend: null };
+  const visit: Visit = { ...deps, cli, loaded, status, api: openApi(deps), store: null, line: null };
   for (const [check, look] of Object.entries(checks))
     try {
       visit.signal = AbortSignal.any([cli.signal, AbortSignal.timeout(patienceMs)]);
@@ -114,7 +114,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   async database(visit) {
     const { config, status, stack } = visit;
     if (isOpen(config.home)) return null;
-    const store = await openStore(config.home, { render: () => [], isExclusive: status === null });
+    const store = await openStore(config.home, { isExclusive: status === null });
     stack.defer(() => store.close());
     const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
     if (verdict !== "ok")
@@ -164,15 +164,15 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
 
   async claude(visit) {
     const memory = visit.store?.settings ?? { get: () => null, set: () => undefined };
-    const backend = await buildBackend(visit, memory, visit.api);
-    await backend.check(visit.signal);
-    visit.backend = backend;
-    return `the ${backend.name} backend may be used`;
+    const line = await buildLine(visit, memory, visit.api);
+    await line.check(visit.signal);
+    visit.line = line;
+    return `the ${line.name} backend may be used`;
   },
 
-  async model({ config: { model }, backend, signal }) {
-    if (backend === null) return null;
-    const ids = (await backend.models(signal)).map(({ id }) => id);
+  async model({ config: { model }, line, signal }) {
+    if (line === null) return null;
+    const ids = (await line.models(signal)).map(({ id }) => id);
     if (ids.includes(model)) return model;
     const near = nearest(model, ids);
     const list = ids.slice(0, modelsShown).join(", ");
@@ -182,8 +182,8 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     );
   },
 
-  clock({ backend, api }) {
-    if (backend === null) return null;
+  clock({ line, api }) {
+    if (line === null) return null;
     const skewMs = api.skewMs();
     const seconds = Math.round(Math.abs(skewMs) / 1000);
     if (Math.abs(skewMs) < skewWarnMs) return `right to ${Math.max(1, seconds)} s`;

@@ -2,12 +2,11 @@
 import { closeSync, existsSync, openSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { BridgeError } from "../core/errors.ts";
-import type { SessionEvent } from "../core/model.ts";
+import type { Session, SessionEvent } from "../core/model.ts";
 import { redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
-import type { Session } from "../store/sessions.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { configOf, load, printJson, toTable, type Cli } from "./io.ts";
 
@@ -53,9 +52,9 @@ export async function listSessions(cli: Cli, { json }: Options): Promise<number>
 }
 
 export async function showSession(cli: Cli, { json }: Options, id = ""): Promise<number> {
-  const found = await withStore(cli, ({ sessions }) => {
+  const found = await withStore(cli, ({ sessions, log }) => {
     const session = sessions.find(id);
-    return session && { session: toView(session), events: sessions.events(session.id) };
+    return session && { session: toView(session), events: log.events(session.id) };
   });
   if (!found)
     throw new BridgeError("config", `Cannot show ${id} as there is no such session here`, {
@@ -73,7 +72,7 @@ async function withStore<T>(cli: Cli, read: (store: Store) => T): Promise<T | nu
   const { home } = configOf(cli);
   if (!existsSync(join(home, "signalman.db"))) return null;
   using stack = new DisposableStack();
-  const store = await openStore(home, { render: () => [], isExclusive: false });
+  const store = await openStore(home, { isExclusive: false });
   stack.defer(() => store.close());
   return read(store);
 }

@@ -9,7 +9,7 @@ import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildBackend, buildTransport, type Deps } from "./adapters.ts";
+import { buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { keepWatch } from "./service.ts";
@@ -30,7 +30,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     networkKey,
     newId: randomUUID,
     buildTransport: (store) => openTransport(deps, store),
-    buildBackend: (store) => buildBackend(deps, store.settings),
+    buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
   const stop = (): void => void daemon.stop();
@@ -69,7 +69,7 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
 }
 
 function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
-  const { store, backend, transport, wake, reconnect } = daemon;
+  const { store, line, transport, wake, reconnect } = daemon;
   return {
     async sync() {
       await daemon.sync();
@@ -84,13 +84,13 @@ function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
       reconnect();
     },
     send(chat, text) {
-      store.outbox.add(`send:${randomUUID()}`, chat, plainText(text), clock.now());
+      store.outbox.add("send", randomUUID(), 0, chat, plainText(text), clock.now());
       wake();
     },
     async archive(id) {
       const session = store.sessions.find(id);
       if (session === null) throw new BridgeError("config", `Cannot archive ${id} as there is no such session here`);
-      if (backend.remote && session.remoteId !== null) await backend.remote.archive(session.remoteId, signal);
+      if (line.remote && session.remoteId !== null) await line.remote.archive(session.remoteId, signal);
       store.sessions.end(session.id);
     },
   };

@@ -30,6 +30,22 @@ export type BackoffLimits = {
 
 export const defaultBackoff: BackoffLimits = { baseMs: 1_000, capMs: 60_000, floorMs: 250 };
 
+/** How often a prompt may fail in a row with the same fault, and the shortest wait before the next try. */
+export type FaultLimit = { readonly triesMax: number; readonly waitMs: Millis };
+
+/**
+ * The classes of faults of a prompt. What costs nothing is repeated until it is over, for the prompt waits in the inbox and its person
+ * was told; what Claude may have worked for has an end.
+ */
+export const faultLimits = {
+  /** Refused, limited, unreachable. */
+  outage: { triesMax: Infinity, waitMs: 0 },
+  /** The answer broke off, or the turn was given up at Claude's side. */
+  costly: { triesMax: 3, waitMs: 60_000 },
+  /** The request of the model itself fails: the same prompt would fail again. */
+  died: { triesMax: 2, waitMs: 0 },
+} as const satisfies Record<string, FaultLimit>;
+
 export type BackoffInput = {
   /** Failures in a row, the present one included: 1 for the first. */
   readonly attempt: number;

@@ -207,6 +207,11 @@ export const errorTable = {
   claude_budget: never("The session's cost limit is reached", "Raise the session's budget, or start over with /new.", {
     chat: "The cost limit of this session is reached. Send /new to start a fresh one.",
   }),
+  claude_died: backoff(
+    "Claude gave the turn up",
+    "Nothing to do: the message was given up after a second try. Send it again, differently or without its files.",
+    { chat: "Claude could not work on this message, twice. Please send it again, differently or without its files." },
+  ),
   claude_stream_lost: backoff(
     "The stream from Claude ended early",
     "Nothing to do: signalman looks the answer up and goes on.",

@@ -12,15 +12,23 @@ export type AllowRule =
   | { readonly kind: "aci"; readonly aci: string }
   | { readonly kind: "group"; readonly id: string };
 
-export type Decision =
+export type Verdict =
   /** Not addressed to us, or not allowed: acknowledged, counted and forgotten. */
   | { readonly kind: "drop"; readonly reason: DropReason }
   /** Allowed, but nothing to do. */
   | { readonly kind: "ignore"; readonly reason: string }
   | { readonly kind: "prompt"; readonly replaces: Millis | null }
   | { readonly kind: "command"; readonly name: string; readonly argument: string }
-  /** A yes or no to the question with this identity on Signal; null where it points to none of several, or nothing is asked. */
-  | { readonly kind: "approval"; readonly isAllowed: boolean; readonly targetSentAt: Millis | null }
+  /** A yes or no, if a question is open that it answers; else words are a prompt, and a reaction says nothing. */
+  | {
+      readonly kind: "answer";
+      readonly isAllowed: boolean;
+      /** What else was said, for Claude to hear. */
+      readonly reason: string | null;
+      /** The message that it points to, by reaction or quote. */
+      readonly targetSentAt: Millis | null;
+      readonly by: "text" | "reaction" | "command";
+    }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
 export type DropReason =
@@ -32,19 +40,9 @@ export type DropReason =
   | "unknown content"
   | "undecryptable";
 
-/** A question of Claude's that waits for a yes or no. */
-export type OpenQuestion = {
-  /** Its identity on Signal, which reactions and quotes name; null where it is not known yet. */
-  readonly sentAt: Millis | null;
-  /** When the phones were first sent it; null where they do not have it for sure. */
-  readonly shownAt: Millis | null;
-};
-
 export type InboundOptions = {
   readonly account: Account;
   readonly allow: readonly AllowRule[];
-  /** Claude's questions that are open in this chat. */
-  readonly questions: readonly OpenQuestion[];
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
 };
@@ -52,8 +50,8 @@ export type InboundOptions = {
 const yes = new Set(["yes", "y", "ok", "allow", "approve", "👍", "✅"]);
 const no = new Set(["no", "n", "deny", "stop", "👎", "❌"]);
 
-/** Decides on one envelope. Total: every envelope gets a decision. */
-export function decide(envelope: Envelope, options: InboundOptions): Decision {
+/** Total: every envelope gets a verdict. */
+export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   const { content } = envelope;
   if (content.kind === "unknown") return drop("unknown content");
   if (content.kind === "undecryptable") return drop("undecryptable");
@@ -65,11 +63,11 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
     case "delete":
       return { kind: "withdraw", targetSentAt: content.targetSentAt };
     case "reaction": {
-      const isAllowed = toAnswer(content.emoji);
-      const isQuestion = isOurs(content.targetAuthor, options) && pointsToQuestion(content.targetSentAt, options);
-      if (content.isRemove || isAllowed === null || !isQuestion || !mayApprove(envelope, options))
+      const answer = toAnswer(content.emoji);
+      const { targetAuthor, targetSentAt } = content;
+      if (content.isRemove || answer === null || !isOurs(targetAuthor, options) || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "approval", isAllowed, targetSentAt: content.targetSentAt };
+      return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, by: "reaction" };
     }
     case "text":
     case "edit": {
@@ -80,7 +78,7 @@ export function decide(envelope: Envelope, options: InboundOptions): Decision {
   }
 }
 
-function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Decision {
+function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
   if (text === "" && body.attachments.length === 0 && !body.isViewOnce) return { kind: "ignore", reason: "no text" };
   const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
@@ -88,31 +86,16 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
     const name = (command[1] ?? "").toLowerCase();
     if (name !== "approve" && name !== "deny") return { kind: "command", name, argument: (command[2] ?? "").trim() };
     if (!mayApprove(envelope, options))
-      return { kind: "ignore", reason: "approval by somebody who is not on the list by name" };
-    const [target = null, ...others] = answerable(envelope, body, options);
-    return { kind: "approval", isAllowed: name === "approve", targetSentAt: others.length > 0 ? null : target };
+      return { kind: "ignore", reason: "approval by a person who is not on the list by name" };
+    return { kind: "answer", isAllowed: name === "approve", reason: null, targetSentAt: quotedBy(body), by: "command" };
   }
-  const isAllowed = body.attachments.length === 0 && mayApprove(envelope, options) ? toAnswer(text) : null;
-  const [target, ...others] = isAllowed === null ? [] : answerable(envelope, body, options);
-  if (isAllowed === null || target === undefined) return { kind: "prompt", replaces };
-  return { kind: "approval", isAllowed, targetSentAt: others.length > 0 ? null : target };
+  const isOther = body.quote !== null && !isOurs(body.quote.author, options);
+  const isAllowed = body.attachments.length === 0 && !isOther && mayApprove(envelope, options) ? toAnswer(text) : null;
+  if (isAllowed === null) return { kind: "prompt", replaces };
+  return { kind: "answer", isAllowed, reason: null, targetSentAt: quotedBy(body), by: "text" };
 }
 
-/**
- * The open questions that a yes or no can mean: the one it quotes; else those that the phones had before it was written. Both
- * the sender's clock and the server's have to say so.
- */
-function answerable({ sentAt, serverAt }: Envelope, { quote }: TextContent, options: InboundOptions): Millis[] {
-  if (quote !== null)
-    return isOurs(quote.author, options) && pointsToQuestion(quote.sentAt, options) ? [quote.sentAt] : [];
-  const writtenAt = Math.min(sentAt, serverAt ?? sentAt);
-  return options.questions.flatMap((question) =>
-    question.sentAt !== null && question.shownAt !== null && question.shownAt <= writtenAt ? [question.sentAt] : [],
-  );
-}
-
-const pointsToQuestion = (targetSentAt: Millis, { questions }: InboundOptions): boolean =>
-  questions.some(({ sentAt }) => sentAt === targetSentAt);
+const quotedBy = ({ quote }: TextContent): Millis | null => quote?.sentAt ?? null;
 
 /** False where it is surely another account's message: timestamps of different authors may be equal, or made so. */
 function isOurs(author: Address, { account }: InboundOptions): boolean {
@@ -138,7 +121,7 @@ function access(envelope: Envelope, options: InboundOptions): DropReason | null 
   }
 }
 
-const drop = (reason: DropReason): Decision => ({ kind: "drop", reason });
+const drop = (reason: DropReason): Verdict => ({ kind: "drop", reason });
 
 /** On the list by number or ACI. Numbers are compared as they are written, in E.164. */
 export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {

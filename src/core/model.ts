@@ -190,8 +190,35 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
   | { readonly type: "other"; readonly name: string; readonly raw?: JsonValue }
 );
 
+/** How hard Claude thinks. **Source:** SDK type `OutputConfig.effort`. */
+export const efforts = ["low", "medium", "high", "xhigh", "max"] as const;
+
 /** What goes to Claude besides the text. `base64` is standard base64. */
 export type PromptFile = { readonly contentType: string; readonly fileName: string | null; readonly base64: string };
+
+/** Per key of a context, who set it last: hybrid logical clock strings (`core/hlc.ts`). */
+export type Stamps = { readonly [key: string]: string };
+
+/** One conversation with Claude, bound to one chat. */
+export type Session = {
+  /** Ours: random, says nothing about a person. */
+  readonly id: string;
+  readonly chatKey: string;
+  readonly chat: Chat;
+  /** The name of the line that keeps it. */
+  readonly backend: string;
+  readonly remoteId: string | null;
+  readonly state: "active" | "ended";
+  readonly context: Context;
+  readonly stamps: Stamps;
+  /** `processed_at` up to which the log is stored, Unix ms. */
+  readonly cursor: Millis | null;
+  readonly remoteUpdatedAt: string | null;
+  readonly isStale: boolean;
+  readonly createdAt: Millis;
+  readonly usedAt: Millis;
+  readonly syncedAt: Millis;
+};
 
 /** The stable key of a chat: `self`, `direct:<aci or number>`, `group:<id>`. */
 export function chatKey(chat: Chat): string {

@@ -73,3 +73,9 @@ export function promptText(envelope: Envelope, account: Account, longText: strin
   const name = envelope.chat?.kind === "group" ? `${envelope.sourceName ?? "Someone"}: ` : "";
   return quoted + name + spoken;
 }
+
+/** What the person wrote, without what it quotes. */
+export function promptWords(envelope: Envelope, account: Account): string {
+  const body = textOf(envelope);
+  return body ? spokenText(body, account) : "";
+}

@@ -162,12 +162,41 @@ export function findUncertain(
 export const inLogOrder = (events: readonly SessionEvent[]): SessionEvent[] =>
   [...events].sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity) || 0);
 
-/** Tool uses that wait for a person's yes or no, oldest first: derivable from the log alone, without any local state. */
-export function pendingAsks(events: readonly SessionEvent[]): string[] {
-  const open = new Set<string>();
-  for (const event of inLogOrder(events)) {
-    if (event.type === "tool_use" && event.isAsk) open.add(event.id);
-    if (event.type === "confirmation" || event.type === "tool_result") open.delete(event.toolUseId);
+/** What a session waits for, by the log alone, without any local state; the part of the log since it last came to rest is enough. */
+export type OpenLog = {
+  /** Tool uses that wait for a person's yes or no, or for a result of ours, in the order of the log. */
+  readonly uses: readonly ToolUse[];
+  /** It rests until they are answered. */
+  readonly isWaiting: boolean;
+  /** The last error that was not overcome. */
+  readonly error: (SessionEvent & { readonly type: "error" }) | null;
+};
+
+type ToolUse = SessionEvent & { readonly type: "tool_use" };
+
+export const openLog: OpenLog = { uses: [], isWaiting: false, error: null };
+
+/** Folds one entry that is new; the same reference when nothing changed. */
+export function readEntry(open: OpenLog, event: SessionEvent): OpenLog {
+  switch (event.type) {
+    case "tool_use":
+      return event.isAsk || event.isLocal ? { ...open, uses: [...open.uses, event] } : open;
+    case "confirmation":
+    case "tool_result": {
+      const uses = open.uses.filter(({ id }) => id !== event.toolUseId);
+      return uses.length === open.uses.length ? open : { ...open, uses, isWaiting: open.isWaiting && uses.length > 0 };
+    }
+    case "running":
+      return open.isWaiting || open.error !== null ? { ...open, isWaiting: false, error: null } : open;
+    case "error":
+      return { ...open, error: event.retry === "retrying" ? open.error : event };
+    case "reply":
+      return open.error === null ? open : { ...open, error: null };
+    case "idle":
+      return event.stop.kind === "requires_action"
+        ? { ...open, isWaiting: open.uses.length > 0, error: null }
+        : { ...openLog, error: event.stop.kind === "retries_exhausted" ? open.error : null };
+    default:
+      return open;
   }
-  return [...open];
 }

@@ -14,7 +14,7 @@ import { startDaemon, type Daemon } from "../daemon.ts";
 import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
 import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
-import { buildBackend, buildTransport, openLink } from "../cli/adapters.ts";
+import { buildLine, buildTransport, openLink } from "../cli/adapters.ts";
 import { depsOf, until, type Cli } from "../cli/io.ts";
 import { serve } from "../cli/run.ts";
 import { openWorld, type World } from "./world.ts";
@@ -98,7 +98,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
     networkKey: () => "",
     newId: randomUUID,
     buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
-    buildBackend: (store) => buildBackend(deps, store.settings),
+    buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
   const server = await serve(deps, daemon);

@@ -3,55 +3,63 @@
  * they are looked for, a few times, as they are listed late. Each is dealt with once, by its id: its message and the note
  * that it exists are one transaction.
  */
-import type { RemoteFile, RemoteSessions } from "../claude/backend.ts";
-import { backoffMs } from "../core/backoff.ts";
+import type { Remote, RemoteFile } from "../claude/line.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { OutboundBody } from "../core/model.ts";
+import type { Millis, OutboundBody } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
-import { createLanes, type Lanes } from "./lanes.ts";
+import { looksMs } from "../store/files.ts";
+import { createQueue, type Queue } from "./queue.ts";
 
 /** A file waits in the database as text, a third larger than it is: more than this is no matter for a chat. */
 const fileBytesMax = 10 * 2 ** 20;
 /** Files of one look; the rest is said in words. */
 const filesMax = 10;
 /** One after the other: each is in memory as a whole. */
-const lanesMax = 1;
-/** Nobody waits for a file as for an answer: a failed look is repeated as if it were this try of a prompt. */
-const patientAttempt = 6;
+const sessionsMax = 1;
+/** A file is not waited for as an answer is: a failed look is repeated after this. */
+const retryMs: Millis = 32_000;
 
-export function createFileLoop(bridge: Bridge): Lanes {
-  const { store, clock, backend } = bridge;
-  return createLanes(bridge, {
+export function createFileLoop(bridge: Bridge): Queue {
+  const { store, clock, line } = bridge;
+  /** When sessions were first seen to be due: the first look waits a little, for files are listed late. */
+  const seen = new Map<string, Millis>();
+  return createQueue(bridge, {
     name: "files",
-    // A lane is a session here.
-    chats: store.files.due,
-    head: store.files.next,
-    async work(_, sessionId, signal) {
+    keys: store.files.due,
+    async work(sessionId, signal) {
+      const looks = store.files.looks(sessionId);
+      if (looks === null) return null;
+      const since = seen.get(sessionId) ?? clock.monotonic();
+      seen.set(sessionId, since);
+      const restMs = looks === 0 ? since + (looksMs[0] ?? 0) - clock.monotonic() : 0;
+      if (restMs > 0) return restMs;
+      seen.delete(sessionId);
       try {
-        const { remote } = backend;
+        const { remote } = line;
         const remoteId = store.sessions.get(sessionId)?.remoteId ?? null;
-        if (remote === null || remoteId === null) return void store.files.giveUp(sessionId);
-        await look(bridge, remote, sessionId, await remote.files(remoteId, signal), signal);
-        store.files.markLooked(sessionId, clock.now());
+        if (remote !== null && remoteId !== null) {
+          await look(bridge, remote, sessionId, await remote.files(remoteId, signal), signal);
+          return store.files.markLooked(sessionId);
+        }
+        store.files.giveUp(sessionId);
       } catch (error) {
-        if (signal.aborted) return;
+        if (signal.aborted) return null;
         if (!(error instanceof BridgeError) || error.code === "database") throw error;
         bridge.log.warn("could not look for files", { session: sessionId, ...toFault(error) });
-        if (error.retry === "never") return void store.files.giveUp(sessionId);
-        const { retryAfterMs } = error;
-        const waitMs = backoffMs({ attempt: patientAttempt, jitter: bridge.random(), retryAfterMs });
-        store.files.postpone(sessionId, clock.now() + waitMs);
+        if (error.retry !== "never") return Math.max(retryMs, error.retryAfterMs ?? 0);
+        store.files.giveUp(sessionId);
       }
+      return null;
     },
-    isOpen: bridge.canAnswer,
-    max: lanesMax,
+    isOpen: () => bridge.account() !== null,
+    max: sessionsMax,
   });
 }
 
 async function look(
   bridge: Bridge,
-  remote: RemoteSessions,
+  remote: Remote,
   sessionId: string,
   found: readonly RemoteFile[],
   signal: AbortSignal,
@@ -61,10 +69,12 @@ async function look(
   const deliver = (files: readonly RemoteFile[], body: OutboundBody): void => {
     const session = store.sessions.get(sessionId);
     store.db.transaction(() => {
-      if (session && files[0]) store.outbox.add(`file:${sessionId}:${files[0].id}`, session.chat, body, clock.now());
+      if (session && files[0]) {
+        store.outbox.add("file", `${sessionId}:${files[0].id}`, 0, session.chat, body, clock.now());
+        bridge.chats.touch(session.chat);
+      }
       for (const { id } of files) store.files.markDone(sessionId, id);
     });
-    if (session) bridge.wake("send", session.chatKey);
   };
   for (const file of fresh.slice(0, filesMax)) {
     const isTooLarge = file.sizeBytes > fileBytesMax;

@@ -1,12 +1,13 @@
 /** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
+import type { Ask } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import type { ConnectionLoop } from "./connection.ts";
 import type { Bridge } from "./bridge.ts";
+import type { ConnectionLoop } from "./connection.ts";
 
 const tickMs: Millis = 1_000;
-/** A gap this much larger than a tick means that the machine slept, or that somebody set the clock. */
+/** A gap this much larger than a tick means that the machine slept, or that its clock was set. */
 const gapMs: Millis = 10_000;
 const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
@@ -17,63 +18,86 @@ const dayMs: Millis = 24 * hourMs;
  * written, so that a database which refuses it is known (`onStoreFault`) before the next message comes.
  */
 export async function beat(
-  {
-    config,
-    clock,
-    log,
-    store,
-    networkKey,
-  }: Pick<Bridge, "config" | "clock" | "log" | "store"> & { networkKey(): string },
+  bridge: Bridge & { networkKey(): string },
   { dispatch }: ConnectionLoop,
   wakeAll: () => void,
   onStoreFault: (message: string | null) => void,
   stop: AbortSignal,
 ): Promise<void> {
-  const prune = (): unknown => soon(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  const { config, clock, log, store, networkKey } = bridge;
+  const prune = (): unknown => tryWrite(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  const expire = createExpiry(bridge);
   let last = clock.now();
-  let minute = last;
-  let hour = last;
+  let minute = clock.monotonic();
+  let hour = minute;
   let network = networkKey();
-  /** Waits are kept in wall time; with a full disk they are shortened at a later tick. */
-  let isClockSet = false;
-  const hasten = (): void => {
-    store.hasten(clock.now(), config.approvalMinutes * minuteMs);
-    isClockSet = false;
-    wakeAll();
-  };
   prune();
   for (;;) {
     await clock.sleep(tickMs, stop);
     if (stop.aborted) return;
-    const now = clock.now();
+    const [now, monotonic] = [clock.now(), clock.monotonic()];
     if (Math.abs(now - last - tickMs) > gapMs) {
       dispatch({ type: "woke" });
-      isClockSet = true;
       wakeAll();
     }
     last = now;
     const key = networkKey();
     if (key !== network) dispatch({ type: "networkChanged" });
     network = key;
-    if (Math.abs(now - minute) >= minuteMs) {
-      minute = now;
+    if (monotonic - minute >= minuteMs) {
+      minute = monotonic;
       const keep = (): void => {
         store.forget(now);
         store.db.transaction(() => store.settings.set("alive_at", String(now)));
+        expire();
       };
-      onStoreFault(soon(log, keep));
+      onStoreFault(tryWrite(log, keep));
     }
-    if (Math.abs(now - hour) >= hourMs) {
-      hour = now;
+    if (monotonic - hour >= hourMs) {
+      hour = monotonic;
       prune();
     }
     dispatch({ type: "tick" });
-    if (isClockSet) soon(log, hasten);
   }
 }
 
-/** What the database refuses now is done the next time; returns why it does, null where it does not. */
-export function soon(log: Log, work: () => unknown): string | null {
+/**
+ * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once. The time runs
+ * in this process, or by the clock, whichever is over first: a restart may end it early, never late.
+ */
+function createExpiry({ store, chats, clock, config, account }: Bridge): () => void {
+  const seen = new Map<string, Millis>();
+  return () => {
+    if (account() === null) return;
+    const limitMs = config.approvalMinutes * minuteMs;
+    const present = new Set<string>();
+    for (const chatKey of store.inbox.openChats()) {
+      const chat = store.inbox.head(chatKey)[0]?.envelope.chat;
+      if (!chat) continue;
+      const { asks } = chats.viewOf(chat);
+      const age = ({ use: { id }, shown }: Ask): Millis => {
+        const since = seen.get(id) ?? clock.monotonic();
+        seen.set(id, since);
+        present.add(id);
+        return Math.max(
+          clock.monotonic() - since,
+          clock.now() - Math.min(clock.now(), ...shown.flatMap(({ at }) => at ?? [])),
+        );
+      };
+      const aged = asks.filter(({ isSaid }) => isSaid).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
+      for (const isLast of [true, false]) {
+        const askIds = aged
+          .filter(({ ms }) => (isLast ? ms >= limitMs : ms >= limitMs / 2 && ms < limitMs))
+          .map(({ id }) => id);
+        if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
+      }
+    }
+    for (const id of seen.keys()) if (!present.has(id)) seen.delete(id);
+  };
+}
+
+/** What the database refuses now is done the next time; resolves to why it does, null where it does not. */
+export function tryWrite(log: Log, work: () => unknown): string | null {
   try {
     work();
     return null;

@@ -6,24 +6,18 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { toFault } from "../core/errors.ts";
-import { decide, inboxKey, type Decision } from "../core/inbound.ts";
+import { classify, inboxKey } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
-import type { InboxKind, InboxRow } from "../store/inbox.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
-import { untilWritten } from "./lanes.ts";
-import { cancel, markRead, show } from "./presence.ts";
-import { openQuestions } from "./questions.ts";
+import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
-type Ears = {
+type ReceiveHooks = {
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
-  /** New messages are in the inbox. */
-  readonly onAccepted: () => void;
   /** The last commit failed (null: it works again). */
   readonly onStoreFault: (message: string | null) => void;
 };
@@ -34,7 +28,7 @@ const pollMs: Millis = 5_000;
 const firstPollMs: Millis = 500;
 
 /** Polls until `signal` aborts (resolves) or the line is lost (throws BridgeError). */
-export async function receiveLoop(bridge: Bridge & Ears, account: Account, signal: AbortSignal): Promise<void> {
+export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Account, signal: AbortSignal): Promise<void> {
   const { transport } = bridge;
   for (let waitMs = firstPollMs; !signal.aborted;) {
     const batch = await transport.receive(waitMs, signal);
@@ -58,59 +52,37 @@ export async function receiveLoop(bridge: Bridge & Ears, account: Account, signa
   }
 }
 
-type Accepted = {
-  readonly rows: { readonly chatKey: string; readonly kind: InboxKind; readonly envelope: Envelope }[];
-  readonly withdrawn: { readonly chatKey: string; readonly id: number }[];
-  dropped: number;
-};
+type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
 
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
-  const { inbox, settings } = bridge.store;
-  const { allow, groupAlways: isGroupAlways, busy } = bridge.config;
-  const accepted: Accepted = { rows: [], withdrawn: [], dropped: 0 };
-
-  const accept = (envelope: Envelope, key: string, decision: Decision): void => {
-    switch (decision.kind) {
+  const { chats, config, log, store } = bridge;
+  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways };
+  const accepted: Envelope[] = [];
+  let dropped = 0;
+  for (const envelope of envelopes) {
+    const verdict = classify(envelope, options);
+    switch (verdict.kind) {
       case "ignore":
-        return bridge.log.debug("envelope ignored", { reason: decision.reason });
+        log.debug("envelope ignored", { reason: verdict.reason });
+        break;
       case "drop":
-        accepted.dropped++;
-        return drop(bridge, envelope, decision.reason);
+        dropped++;
+        drop(bridge, envelope, verdict.reason);
+        break;
       case "withdraw":
-        return withdraw(sentBy(envelope, key, decision.targetSentAt), key, true);
+        if (envelope.chat) chats.settle(envelope.chat, { type: "received", id: 0, envelope, verdict });
+        break;
       case "prompt":
       case "command":
-      case "approval":
-        if (!inbox.accept(inboxKey(envelope, account), decision.kind, envelope, bridge.clock.now())) return;
-        if (decision.kind === "prompt") {
-          if (decision.replaces !== null) withdraw(sentBy(envelope, key, decision.replaces), key, true);
-          const atWork = busy === "interrupt" ? inbox.head(key) : null;
-          // The prompt that Claude works on makes room; one that was not asked yet waits its turn.
-          if (atWork?.prompt.kind !== "new") withdraw(atWork, key, false);
-          show(bridge, envelope, "taken");
-        }
-        accepted.rows.push({ chatKey: key, kind: decision.kind, envelope });
-        noteTimer(settings, key, textOf(envelope)?.expiresInSeconds ?? null);
+      case "answer":
+        if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
+        accepted.push(envelope);
+        if (envelope.chat)
+          noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }
-  };
-  /** What the sender deletes or edits: where it still waits for its answer. */
-  const sentBy = ({ source }: Envelope, key: string, sentAt: Millis): InboxRow | null => {
-    const who = source?.aci ?? source?.number;
-    return who ? inbox.findBySentAt(key, who, sentAt) : null;
-  };
-  const withdraw = (row: InboxRow | null, key: string, isGone: boolean): void => {
-    if (row === null) return;
-    cancel(bridge, row, isGone);
-    accepted.withdrawn.push({ chatKey: key, id: row.id });
-  };
-
-  for (const envelope of envelopes) {
-    const key = envelope.chat ? chatKey(envelope.chat) : "none";
-    const questions = inbox.head(key)?.state === "waiting" ? openQuestions(bridge, key) : [];
-    accept(envelope, key, decide(envelope, { account, allow, questions, isGroupAlways }));
   }
-  return accepted;
+  return { envelopes: accepted, dropped };
 }
 
 function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reason: string): void {
@@ -124,18 +96,14 @@ function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reaso
   log.debug("envelope dropped", { reason });
 }
 
-function announce(bridge: Bridge & Ears, accepted: Accepted): void {
-  bridge.notices.emit("received", {
-    accepted: accepted.rows.length,
-    dropped: accepted.dropped,
-    at: bridge.clock.now(),
-  });
-  for (const { chatKey, id } of accepted.withdrawn)
-    bridge
-      .interrupt(chatKey, [id])
-      .catch((error: unknown) => bridge.log.warn("could not interrupt; the next sync sees to it", toFault(error)));
-  for (const { envelope } of accepted.rows) markRead(bridge, envelope);
-  if (accepted.rows.length > 0) bridge.onAccepted();
-  for (const { chatKey, kind } of accepted.rows) bridge.wake(kind === "prompt" ? "answer" : "control", chatKey);
-  for (const { chatKey } of [...accepted.rows, ...accepted.withdrawn]) bridge.wake("send", chatKey);
+function announce(bridge: Bridge, { envelopes, dropped }: Accepted): void {
+  bridge.notices.emit("received", { accepted: envelopes.length, dropped, at: bridge.clock.now() });
+  for (const envelope of envelopes) markRead(bridge, envelope);
+}
+
+/** Best effort; never rejects. */
+function markRead({ config, transport }: Bridge, envelope: Envelope): void {
+  const { kind } = envelope.content;
+  if (config.readReceipts && transport.capabilities.readReceipts && (kind === "text" || kind === "edit"))
+    void transport.markRead(envelope).catch(() => undefined);
 }

@@ -14,88 +14,92 @@ import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
-import { createLanes, untilWritten, type Lanes } from "./lanes.ts";
+import { createQueue, untilWritten, type Queue } from "./queue.ts";
 
-export interface SendLoop extends Lanes {
+export interface SendLoop extends Queue {
   /** A person asked to try now. */
   resume(): void;
 }
 
 /** With a captcha unsolved there is no time to wait for: look again this often. */
-const captchaRetryMs = 3_600_000;
-
-export function createSendLoop(bridge: Bridge): SendLoop {
-  const { clock, store, isConnected } = bridge;
-  const { outbox } = store;
-  /** Until when nothing is sent; monotonic: somebody may set the clock. */
-  let pausedUntil: Millis | null = null;
-
-  const pause: Pause = (fault, ms) => {
-    if (fault === null && pausedUntil === null) return;
-    pausedUntil = fault && clock.monotonic() + ms;
-    bridge.notices.emit("outboxFault", { fault, at: clock.now() });
-  };
-  const lanes = createLanes<OutboxRow>(bridge, {
-    name: "send",
-    chats: outbox.openChats,
-    head(chatKey) {
-      const row = outbox.head(chatKey);
-      if (row === null || pausedUntil === null) return row;
-      return { ...row, notBefore: Math.max(row.notBefore, clock.now() + pausedUntil - clock.monotonic()) };
-    },
-    async work(row, _, kill) {
-      // The wait is over; whether its reason is, this send will tell.
-      if (pausedUntil !== null && pausedUntil <= clock.monotonic()) pause(null, 0);
-      const isDue = ({ notBefore }: OutboxRow): boolean =>
-        isConnected() && !kill.aborted && pausedUntil === null && notBefore <= clock.now();
-      for (let next: OutboxRow | null = row; next;) next = await sendOne(bridge, next, isDue, pause, kill);
-    },
-    isOpen: isConnected,
-    max: bridge.config.limits.lanesMax,
-  });
-  return {
-    ...lanes,
-    resume() {
-      pause(null, 0);
-      lanes.wake();
-    },
-  };
-}
+const captchaRetryMs: Millis = 3_600_000;
+/** Chats that are sent to at the same time. */
+const chatsMax = 8;
 
 /** Stops all sending for `ms`; a fault of null ends that. */
 type Pause = (fault: Fault | null, ms: Millis) => void;
 
+export function createSendLoop(bridge: Bridge): SendLoop {
+  const { clock, store, isConnected } = bridge;
+  /** Until when nothing is sent. */
+  let pausedUntil: Millis | null = null;
+  const isPaused = (): boolean => pausedUntil !== null && pausedUntil > clock.monotonic();
+  const pause: Pause = (fault, ms) => {
+    if (fault === null && pausedUntil === null) return;
+    pausedUntil = fault && clock.monotonic() + ms;
+    bridge.notices.emit("outboxFault", { fault, at: clock.now() });
+    if (fault !== null) void clock.sleep(ms).then(() => queue.wake());
+  };
+  const queue: Queue = createQueue(bridge, {
+    name: "send",
+    keys: store.outbox.openChats,
+    async work(chatKey, kill) {
+      // The wait is over; whether its reason is, this send will tell.
+      if (!isPaused()) pause(null, 0);
+      const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
+      let row = isOpen() ? store.outbox.head(chatKey) : null;
+      while (row !== null) {
+        const next: Next = await sendOne(bridge, row, isOpen, pause, kill);
+        if (typeof next === "number") return next;
+        row = next;
+      }
+      return null;
+    },
+    isOpen: () => isConnected() && !isPaused(),
+    max: chatsMax,
+  });
+  return {
+    ...queue,
+    resume() {
+      pause(null, 0);
+      queue.hurry();
+    },
+  };
+}
+
+/** The next row, marked as `sending` already; null for none; or how long this chat waits. */
+type Next = OutboxRow | Millis | null;
+
 /**
- * Sends a row; resolves to the next one of the chat where it is marked as `sending` already: in the commit that records this
- * one as sent. A reaction takes the place of itself, so that sending it again after a crash says nothing twice: it is not marked.
+ * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction takes the place of itself,
+ * so that sending it again after a crash says nothing twice: it is not marked.
  */
 async function sendOne(
   bridge: Bridge,
   row: OutboxRow,
-  isDue: (next: OutboxRow) => boolean,
+  isOpen: () => boolean,
   pause: Pause,
   kill: AbortSignal,
-): Promise<OutboxRow | null> {
+): Promise<Next> {
   const { outbox, settings } = bridge.store;
   const { clock, log } = bridge;
+  const take = (next: OutboxRow | null): Next => {
+    if (next === null || !isOpen()) return null;
+    if (next.body.kind !== "reaction") outbox.markSending(next.id, clock.now());
+    return { ...next, state: "sending" };
+  };
   const body = bodyOf(bridge, row);
   if (body === null) {
     outbox.markFailed(row.id, "superseded", clock.now());
-    return null;
+    return take(outbox.head(row.chatKey));
   }
-  const mark = ({ id, body: { kind } }: OutboxRow): void => {
-    if (kind !== "reaction") outbox.markSending(id, clock.now());
-  };
-  if (row.state !== "sending") mark(row);
+  if (row.state !== "sending") take(row);
   try {
     const outcome = await bridge.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    const next = await untilWritten(bridge, "send", kill, (): OutboxRow | null => {
+    const next = await untilWritten(bridge, "send", kill, (): Next => {
       outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) settings.count("sent");
-      const head = outbox.head(row.chatKey);
-      if (head === null || !isDue(head)) return null;
-      mark(head);
-      return { ...head, state: "sending" };
+      return take(outbox.head(row.chatKey));
     });
     bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
@@ -104,18 +108,18 @@ async function sendOne(
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
-    await sendFailed(bridge, row, error, pause, kill);
-    return null;
+    return sendFailed(bridge, row, error, pause, kill);
   }
 }
 
+/** Resolves to how long the chat waits. */
 async function sendFailed(
   bridge: Bridge,
   row: OutboxRow,
   error: BridgeError,
   pause: Pause,
   kill: AbortSignal,
-): Promise<void> {
+): Promise<Millis> {
   const { clock, transport } = bridge;
   const { outbox, settings } = bridge.store;
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
@@ -125,7 +129,7 @@ async function sendFailed(
       outbox.markFailed(row.id, error.code, clock.now());
       if (!isTrimming(row)) settings.count("sendFailed");
     });
-    return;
+    return 0;
   }
   const isCaptcha = error.code === "captcha";
   const attempts = row.attempts + 1;
@@ -134,21 +138,30 @@ async function sendFailed(
     : backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
   if (isCaptcha || error.code === "signal_rate_limited") pause(toFault(error), waitMs);
   await untilWritten(bridge, "send", kill, () => {
-    // The time of the write: it may have waited for the disk, and somebody may have set the clock meanwhile.
-    outbox.requeue(row.id, attempts, isCaptcha ? 0 : clock.now() + waitMs, isUncertain);
+    outbox.requeue(row.id, attempts, isUncertain);
     if (isCounted) settings.count("uncertain");
   });
+  // The pause of all is this chat's wait too, and ends with it.
+  return isCaptcha ? 0 : waitMs;
 }
 
-/** What is shown besides the messages: nobody misses it, and it is no message to be counted. */
-const isTrimming = ({ key }: OutboxRow): boolean => key.startsWith("status:") || key.startsWith("draft:");
+/** What is shown besides the messages: it is not missed, and it is no message to be counted. */
+const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft";
 
-/** Our edits name a message by the timestamp chosen for it. Where it did not go out, an answer is a message of its own. */
-function bodyOf({ store }: Bridge, row: OutboxRow): OutboundBody | null {
+/**
+ * Our edits name a message by the timestamp chosen for it; Signal's clients want that of its newest version. Where the message did not
+ * go out, or is too old to be edited, an answer is a message of its own.
+ */
+function bodyOf({ store, clock }: Bridge, row: OutboxRow): OutboundBody | null {
   const { body } = row;
   const target = body.kind === "edit" ? store.outbox.byTimestamp(body.targetSentAt) : null;
   if (body.kind !== "edit" || target === null) return body;
-  if (target.state === "failed" && isTrimming(row)) return null;
-  if (target.state === "failed") return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
-  return { ...body, targetSentAt: target.signalTimestamp ?? body.targetSentAt };
+  const isOld = clock.now() - target.timestamp > editableMs;
+  if (target.state === "failed" || isOld)
+    return isTrimming(row) ? null : { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
+  const newest = store.outbox.of("draft", target.subject).findLast(({ state }) => state === "sent");
+  return { ...body, targetSentAt: newest?.signalTimestamp ?? target.signalTimestamp ?? body.targetSentAt };
 }
+
+/** Signal's clients take an edit within 24 hours of the first version; with room for clocks that differ. */
+const editableMs: Millis = 23 * 3_600_000;

@@ -1,22 +1,22 @@
 /**
- * Run-time synchronization: after every reconnect, and now and then, the cached sessions meet the remote ones.
+ * Run-time synchronization of contexts: after every reconnect, and now and then, the cached sessions meet the remote ones. The log of
+ * each is caught up by its only reader (`follow.ts`).
  *
- *   retrieve ─▶ list events from the cursor minus an overlap ─▶ decode ─▶ core/synchronizer decides
- *        ─▶ ONE transaction: context, stamps, events, replies into the outbox, cursor ─▶ push the patch ─▶ verify, once more on difference
+ *   retrieve ─▶ catch up with the log ─▶ decode ─▶ core/synchronizer decides ─▶ ONE transaction: context, stamps
+ *        ─▶ push the patch ─▶ verify, once more on difference
  *
  * Sessions with open work or recent activity are always read, the rest in a slow sweep: cost grows with what changed.
  */
-import type { RemoteSession, RemoteSessions } from "../claude/backend.ts";
+import type { Remote, RemoteSession } from "../claude/line.ts";
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { believableStamps, nextStamp } from "../core/hlc.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.ts";
-import type { Context, Millis, SessionEvent } from "../core/model.ts";
+import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
-import { pendingAsks } from "../core/turn.ts";
-import type { Session, Stamps } from "../store/sessions.ts";
-import type { Store } from "../store/store.ts";
 import type { Bridge } from "./bridge.ts";
+import type { FollowLoop } from "./follow.ts";
+import { isOver } from "./post.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
@@ -25,8 +25,6 @@ export interface SyncLoop {
   keep(stop: AbortSignal): Promise<void>;
 }
 
-/** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
-const overlapMs = 60_000;
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
 /** While a question of Claude's is open, no stream is: somebody may answer it elsewhere. */
@@ -34,12 +32,12 @@ const questionMs = 30_000;
 const sweepMax = 20;
 const parallelMax = 4;
 
-export function createSyncLoop(bridge: Bridge): SyncLoop {
+export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
   let attempt = 0;
   let alarm = new AbortController();
   const run = async (signal: AbortSignal): Promise<void> => {
     try {
-      await syncAll(bridge, signal);
+      await syncAll(bridge, follow, signal);
       attempt = 0;
     } catch (error) {
       attempt++;
@@ -56,7 +54,7 @@ export function createSyncLoop(bridge: Bridge): SyncLoop {
       let last = bridge.clock.monotonic();
       const look = async (): Promise<void> => {
         const now = bridge.clock.monotonic();
-        if (attempt === 0 && now - last < sweepMs && !bridge.store.inbox.isAsking()) return;
+        if (attempt === 0 && now - last < sweepMs && !bridge.store.posts.isWaiting()) return;
         last = now;
         await run(stop);
       };
@@ -77,8 +75,8 @@ export function createSyncLoop(bridge: Bridge): SyncLoop {
   };
 }
 
-async function syncAll(bridge: Bridge, signal: AbortSignal): Promise<void> {
-  const { remote } = bridge.backend;
+async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal): Promise<void> {
+  const { remote } = bridge.line;
   const { clock, store } = bridge;
   const startedAt = clock.monotonic();
   const todo = remote ? store.sessions.toSync(clock.now() - recentMs, sweepMax) : [];
@@ -87,7 +85,7 @@ async function syncAll(bridge: Bridge, signal: AbortSignal): Promise<void> {
   const one = async (session: Session): Promise<void> => {
     if (signal.aborted || down !== null || remote === null) return void store.sessions.setStale(session.id, true);
     try {
-      await syncSession(bridge, remote, session, tally, signal);
+      await syncSession(bridge, follow, remote, session, tally, signal);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
       store.sessions.setStale(session.id, true);
@@ -101,9 +99,9 @@ async function syncAll(bridge: Bridge, signal: AbortSignal): Promise<void> {
     for (let session = todo.shift(); session; session = todo.shift()) await one(session);
   };
   await Promise.all(Array.from({ length: parallelMax }, work));
+  if (remote !== null && down === null) await removeForgotten(bridge, remote, signal);
   const at = clock.now();
   bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
-  if (tally.changed > 0) for (const lane of ["answer", "control", "files", "send"] as const) bridge.wake(lane);
   if (down !== null) throw down;
   if (tally.checked > 0) bridge.notices.emit("claude", { fault: null, at });
 }
@@ -112,39 +110,50 @@ type Tally = { checked: number; changed: number; pushed: number; failed: number 
 
 async function syncSession(
   bridge: Bridge,
-  remote: RemoteSessions,
+  follow: FollowLoop,
+  remote: Remote,
   session: Session,
   tally: Tally,
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, clock } = bridge;
+  const { store, clock, chats } = bridge;
   if (session.remoteId === null) return;
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
-  if (there === null || there.isArchived || there.status === "terminated") {
-    endGone(store, session, clock.now());
+  if (isOver(there) || there === null) {
+    chats.settle(session.chat, { type: "gone", session });
     tally.changed++;
     return;
   }
-  const events: SessionEvent[] = [];
-  const since = session.cursor === null ? null : session.cursor - overlapMs;
-  for await (const page of remote.events(session.remoteId, since, signal)) events.push(...page);
-  const theirs = readRemote(bridge, session, there, events, remote.skewMs());
-  const result = synchronize(session.context, theirs.context, { local: session.stamps, remote: theirs.stamps });
-  const applied = store.db.transaction(() => {
-    if (result.changed || !sameStamps(result.stamps, session.stamps))
+  await follow.catchUp(session, signal);
+  const present = store.sessions.get(session.id);
+  if (!present || present.state !== "active" || signal.aborted) return;
+  const theirs = readRemote(bridge, present, there, remote.skewMs());
+  const result = synchronize(present.context, theirs.context, { local: present.stamps, remote: theirs.stamps });
+  store.db.transaction(() => {
+    if (result.changed || !sameStamps(result.stamps, present.stamps))
       store.sessions.setContext(session.id, result.merged, result.stamps);
-    const applied = store.sessions.apply(session.id, events, clock.now());
     store.sessions.setSynced(session.id, there.updatedAt, clock.now());
-    return applied;
   });
-  const head = store.inbox.head(session.chatKey);
-  const isAnswered = head?.state === "waiting" && pendingAsks(store.sessions.events(session.id)).length === 0;
-  // Somebody said yes or no elsewhere.
-  if (isAnswered && head.sessionId === session.id) store.inbox.markPending(head.id);
-  if (result.changed || applied.added.length > 0 || isAnswered) tally.changed++;
+  if (result.changed || present.cursor !== session.cursor) tally.changed++;
   if (await push(bridge, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
-  if (there.status === "running") bridge.follow(session);
+  if (there.status === "running") follow.watch(session.id);
+}
+
+/** Conversations that a person had deleted: there is nothing of them here but this. */
+async function removeForgotten(
+  { store: { settings }, log }: Bridge,
+  remote: Remote,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const remoteId of settings.namesOf("forget:"))
+    try {
+      await remote.remove(remoteId, signal);
+      settings.remove(`forget:${remoteId}`);
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      log.warn("a session is still to be deleted at Claude", toFault(error));
+    }
 }
 
 /**
@@ -155,7 +164,6 @@ function readRemote(
   bridge: Bridge,
   session: Session,
   there: RemoteSession,
-  events: readonly SessionEvent[],
   skewMs: Millis,
 ): { context: Context; stamps: Stamps } {
   const serverNow = bridge.clock.now() + skewMs;
@@ -164,7 +172,7 @@ function readRemote(
   const stamps = believableStamps(decoded.stamps, serverNow);
   const mirrored = context["title"] ?? session.context["title"];
   if (there.title === "" || there.title === mirrored) return { context, stamps };
-  const renamed = events.findLast((event) => event.type === "updated" && event.title === there.title);
+  const renamed = bridge.store.log.renamed(session.id, there.title);
   // Without a mirror and without an event nothing says that anybody renamed it: ours goes out.
   if (!renamed && context["title"] === undefined) return { context, stamps };
   const stamp = nextStamp(null, renamed?.at ?? serverNow, bridge.deviceTag);
@@ -177,7 +185,7 @@ const sameStamps = (a: Stamps, b: Stamps): boolean =>
 /** Writes what the remote side lacks or has older; true when something had to be written. */
 async function push(
   bridge: Bridge,
-  remote: RemoteSessions,
+  remote: Remote,
   there: RemoteSession,
   merged: Context,
   stamps: Stamps,
@@ -192,16 +200,4 @@ async function push(
   }
   bridge.log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
   return true;
-}
-
-/** The remote session is gone: its open prompts are asked anew in a fresh one, and the person is told. */
-export function endGone(store: Store, session: Session, now: Millis): void {
-  store.db.transaction(() => {
-    store.sessions.end(session.id);
-    for (const row of store.inbox.openPrompts(session.chatKey))
-      if (row.sessionId === session.id) store.inbox.markNew(row.id);
-    const text = "Claude's session for this chat was closed elsewhere. The next message starts a fresh one.";
-    const body = { kind: "text", text, styles: [], quote: null, files: [] } as const;
-    store.outbox.add(`gone:${session.id}`, session.chat, body, now);
-  });
 }

@@ -1,5 +1,5 @@
 /** What `GET /status` answers: DESIGN.md section 6, to the letter. Times are RFC 3339, durations ms. */
-import type { Backend } from "../claude/backend.ts";
+import type { Line } from "../claude/line.ts";
 import type { Clock } from "../clock.ts";
 import type { Config } from "../config.ts";
 import type { State, StateName } from "../core/connection.ts";
@@ -78,7 +78,7 @@ export type StatusDeps = {
   readonly store: Store;
   readonly notices: NoticeBus;
   readonly transport: Transport;
-  readonly backend: Backend;
+  readonly line: Line;
   readonly connection: ConnectionLoop;
   readonly account: () => Account | null;
 };
@@ -88,7 +88,7 @@ const activeMs: Millis = 24 * 3_600_000;
 
 /** Notices keep the recent facts, the database counts, the state machine says where the line is. */
 export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
-  const { clock, config, store, transport, backend } = deps;
+  const { clock, config, store, transport, line } = deps;
   const startedAt = clock.monotonic();
   const recent = follow(deps.notices);
   const counter = store.settings.counter;
@@ -102,7 +102,7 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
       uptimeMs: Math.round(clock.monotonic() - startedAt),
       connection: connectionView(deps.connection.state()),
       signal: { transport: transport.name, account: accountView(deps.account()), ...recent.signal },
-      claude: { backend: backend.name, model: config.model, ...recent.claude },
+      claude: { backend: line.name, model: config.model, ...recent.claude },
       sessions: { ...store.sessions.counts(clock.now() - activeMs), ...recent.sync },
       inbox: {
         ...queue(store.inbox.pending()),

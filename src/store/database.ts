@@ -19,6 +19,10 @@ export interface Database {
   exec(sql: string): void;
   /** All or nothing. A transaction inside another joins it. @throws BridgeError `database` when SQLite fails */
   transaction<T>(work: () => T): T;
+  /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
+  afterCommit(work: () => void): void;
+  /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
+  onRollback(listener: () => void): void;
   /** A copy that is consistent while this connection works. @throws BridgeError `database` */
   copyTo(file: string): void;
   /** Flushes and closes; a second call does nothing. */
@@ -73,6 +77,8 @@ function wrap(driver: Driver, path: string): Database {
   const statements = new Map<string, Statement>();
   let depth = 0;
   let isOpen = true;
+  let committed: (() => void)[] = [];
+  const rolledBack: (() => void)[] = [];
   const prepare = (sql: string): Statement => {
     const known = statements.get(sql);
     if (known) return known;
@@ -104,8 +110,10 @@ function wrap(driver: Driver, path: string): Database {
       try {
         const result = work();
         guard(() => driver.exec("COMMIT"));
+        for (const after of committed) after();
         return result;
       } catch (error) {
+        for (const listener of rolledBack) listener();
         try {
           driver.exec("ROLLBACK");
         } catch {
@@ -114,8 +122,11 @@ function wrap(driver: Driver, path: string): Database {
         throw error;
       } finally {
         depth--;
+        committed = [];
       }
     },
+    afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
+    onRollback: (listener) => void rolledBack.push(listener),
     copyTo: (file) => void guard(() => prepare("VACUUM INTO ?").run(file)),
     close() {
       if (!isOpen) return;

@@ -7,44 +7,43 @@ import type { Millis, SessionEvent } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
 
 /** A file is listed some seconds after the turn that made it: so long after that it is looked for, and again. */
-const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];
+export const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];
 
 export type Files = ReturnType<typeof createFiles>;
 
 export function createFiles(db: Database) {
   const { run, get, all } = statements(db);
   const giveUp = (sessionId: string) => run`DELETE FROM file_looks WHERE session_id = ${sessionId}`;
+  const looks = (sessionId: string): number | null =>
+    get<{ looks: number }>`SELECT looks FROM file_looks WHERE session_id = ${sessionId}`?.looks ?? null;
   return {
-    /** Takes notice of new entries of a session's log; part of the caller's transaction. */
-    note(sessionId: string, added: readonly SessionEvent[], now: Millis): void {
-      const first = now + (looksMs[0] ?? 0);
+    /** Takes notice of new entries of a session's log; part of the caller's transaction. True where files are to be looked for. */
+    note(sessionId: string, added: readonly SessionEvent[]): boolean {
       if (added.some(({ type }) => type === "tool_result"))
-        run`INSERT INTO file_looks (session_id, due_at, looks) VALUES (${sessionId}, ${first}, 0)
-          ON CONFLICT (session_id) DO UPDATE SET due_at = excluded.due_at, looks = 0`;
-      else if (added.some(({ type }) => type === "idle"))
-        run`UPDATE file_looks SET due_at = ${first}, looks = 0 WHERE session_id = ${sessionId}`;
+        return (
+          run`INSERT INTO file_looks (session_id, due_at, looks) VALUES (${sessionId}, 0, 0)
+            ON CONFLICT (session_id) DO UPDATE SET looks = 0` > 0
+        );
+      return (
+        added.some(({ type }) => type === "idle") &&
+        run`UPDATE file_looks SET looks = 0 WHERE session_id = ${sessionId}` > 0
+      );
     },
-    /** Sessions to be looked through, the first one first. */
+    /** Sessions to be looked through. */
     due: () =>
-      all<{ sessionId: string }>`SELECT session_id AS sessionId FROM file_looks ORDER BY due_at`.map(
-        ({ sessionId }) => sessionId,
-      ),
-    /** When a session is to be looked through. */
-    next: (sessionId: string) =>
-      get<{ notBefore: Millis }>`SELECT due_at AS notBefore FROM file_looks WHERE session_id = ${sessionId}` ?? null,
-    /** A whole look was taken. */
-    markLooked(sessionId: string, now: Millis): void {
-      const row = get<{ looks: number }>`SELECT looks FROM file_looks WHERE session_id = ${sessionId}`;
-      const next = looksMs[(row?.looks ?? 0) + 1];
+      all<{ sessionId: string }>`SELECT session_id AS sessionId FROM file_looks`.map(({ sessionId }) => sessionId),
+    /** Looks that were taken since a tool was used; null where none is due. */
+    looks,
+    /** A whole look was taken; resolves to when the next one is due, null for none. */
+    markLooked(sessionId: string): Millis | null {
+      const taken = (looks(sessionId) ?? 0) + 1;
+      const next = looksMs[taken];
       if (next === undefined) giveUp(sessionId);
-      else run`UPDATE file_looks SET due_at = ${now + next}, looks = looks + 1 WHERE session_id = ${sessionId}`;
+      else run`UPDATE file_looks SET looks = ${taken} WHERE session_id = ${sessionId}`;
+      return next ?? null;
     },
-    postpone: (sessionId: string, until: Millis) =>
-      run`UPDATE file_looks SET due_at = ${until} WHERE session_id = ${sessionId}`,
     /** Nothing is to be had from this session any more. */
     giveUp,
-    /** No look waits beyond `latest`. */
-    hasten: (latest: Millis) => run`UPDATE file_looks SET due_at = ${latest} WHERE due_at > ${latest}`,
     isDone: (sessionId: string, fileId: string): boolean =>
       get`SELECT 1 FROM files WHERE session_id = ${sessionId} AND id = ${fileId}` !== undefined,
     markDone: (sessionId: string, fileId: string) =>

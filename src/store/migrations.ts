@@ -113,6 +113,98 @@ export const migrations: readonly string[] = [
   -- A yes answers what the phones had before it was written.
   ALTER TABLE outbox ADD COLUMN sending_at INTEGER;
   `,
+  `
+  -- What is asked of Claude, as durable as what is sent to Signal. subject: the inbox id of a prompt or of the prompt that an interrupt
+  -- ends; session and tool use of a confirm or result. request is built once and kept as it was sent, until the end.
+  CREATE TABLE posts (
+    id INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id),
+    kind TEXT NOT NULL CHECK (kind IN ('prompt', 'confirm', 'interrupt', 'result')),
+    subject TEXT NOT NULL,
+    request TEXT,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'posting', 'posted', 'waiting', 'done')),
+    posted_at INTEGER,
+    event_id TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    fault TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (kind, subject)
+  ) STRICT;
+  CREATE INDEX posts_open ON posts (session_id, id) WHERE state <> 'done';
+  CREATE INDEX posts_events ON posts (session_id, event_id) WHERE event_id IS NOT NULL;
+
+  INSERT INTO posts (session_id, kind, subject, request, state, posted_at, event_id, created_at)
+    SELECT session_id, 'prompt', CAST(id AS TEXT),
+      iif(asked_text IS NULL, NULL, json_object('kind', 'prompt', 'text', asked_text, 'files', json_array())),
+      CASE WHEN state = 'done' THEN 'done' WHEN event_id IS NULL THEN 'posting' WHEN state = 'waiting' THEN 'waiting' ELSE 'posted' END,
+      asked_at, event_id, received_at
+    FROM inbox WHERE kind = 'prompt' AND session_id IS NOT NULL AND (event_id IS NOT NULL OR (asked_at IS NOT NULL AND state <> 'done'));
+
+  -- How a message of a person stands; what is asked of Claude for it is its post. A command is decided as it arrives: one that an older
+  -- version left open is over. versions: the times of sending that name it, those of the versions it replaced included.
+  CREATE TABLE inbox_next (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    chat_key TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    envelope TEXT NOT NULL,
+    versions TEXT NOT NULL DEFAULT '[]',
+    state TEXT NOT NULL CHECK (state IN ('open', 'done')),
+    outcome TEXT CHECK (outcome IN ('answered', 'failed', 'cancelled')),
+    told TEXT,
+    received_at INTEGER NOT NULL,
+    done_at INTEGER,
+    CHECK ((state = 'done') = (outcome IS NOT NULL)),
+    CHECK ((state = 'done') = (done_at IS NOT NULL))
+  ) STRICT;
+  INSERT INTO inbox_next (id, key, chat_key, kind, envelope, versions, state, outcome, told, received_at, done_at)
+    SELECT id, key, chat_key, kind, envelope, json_array(envelope ->> '$.sentAt'),
+      iif(state <> 'done' AND kind = 'prompt', 'open', 'done'),
+      iif(state <> 'done' AND kind = 'prompt', NULL, coalesce(outcome, 'cancelled')), told, received_at,
+      iif(state <> 'done' AND kind = 'prompt', NULL, coalesce(done_at, received_at))
+    FROM inbox;
+  DROP TABLE inbox;
+  ALTER TABLE inbox_next RENAME TO inbox;
+  CREATE INDEX inbox_open ON inbox (chat_key, id) WHERE state = 'open';
+  CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done';
+
+  -- Why a message exists is typed: why and subject (and part) are its identity. Waits are memory.
+  CREATE TABLE outbox_next (
+    id INTEGER PRIMARY KEY,
+    why TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    part INTEGER NOT NULL DEFAULT 0,
+    chat_key TEXT NOT NULL,
+    chat TEXT NOT NULL,
+    timestamp INTEGER NOT NULL UNIQUE,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'sending', 'sent', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    is_uncertain INTEGER NOT NULL DEFAULT 0,
+    signal_timestamp INTEGER,
+    sending_at INTEGER,
+    fault TEXT,
+    created_at INTEGER NOT NULL,
+    done_at INTEGER,
+    UNIQUE (why, subject, part)
+  ) STRICT;
+  INSERT INTO outbox_next (id, why, subject, part, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at,
+    fault, created_at, done_at)
+    SELECT id, CASE substr(key, 1, instr(key, ':') - 1) WHEN 'status' THEN 'mark' WHEN 'control' THEN 'command' WHEN 'welcomed' THEN 'welcome'
+        ELSE substr(key, 1, instr(key, ':') - 1) END,
+      CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
+        THEN substr(key, instr(key, ':') + 1, length(rtrim(key, replace(key, ':', ''))) - instr(key, ':') - 1)
+        ELSE substr(key, instr(key, ':') + 1) END,
+      CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
+        THEN CAST(substr(key, length(rtrim(key, replace(key, ':', ''))) + 1) AS INTEGER) ELSE 0 END,
+      chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at, fault, created_at, done_at
+    FROM outbox;
+  DROP TABLE outbox;
+  ALTER TABLE outbox_next RENAME TO outbox;
+  CREATE INDEX outbox_open ON outbox (chat_key, id) WHERE done_at IS NULL;
+  CREATE INDEX outbox_done ON outbox (done_at) WHERE done_at IS NOT NULL;
+  CREATE INDEX outbox_signal ON outbox (signal_timestamp) WHERE signal_timestamp IS NOT NULL;
+  `,
 ];
 
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */

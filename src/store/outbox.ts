@@ -5,23 +5,29 @@
  *             ▲         │ not sent for sure, or outcome unknown (counted): again, with the same timestamp
  *             └─────────┘
  *
- * A placeholder `draft:<inbox id>` is edited while Claude writes, and ends as the answer. An edit names its message by the
- * timestamp chosen for it; the send loop puts Signal's own in its place.
+ * Why a message exists is typed: `why`, `subject` and `part` are its identity, so that it exists once. The preview of a prompt's
+ * answer (`draft`, subject the inbox id, part 0) is edited while Claude writes (parts 1, 2 …), and ends as the answer. An edit names its
+ * message by the timestamp chosen for it; the send loop puts the newest version's on Signal in its place.
  */
+import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
 
+/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
+export type Why = Reason | "draft" | "mark" | "file" | "send" | "digest";
+
 export type OutboxRow = {
   readonly id: number;
-  readonly key: string;
+  readonly why: Why;
+  readonly subject: string;
+  readonly part: number;
   readonly chatKey: string;
   readonly chat: Chat;
   readonly timestamp: Millis;
   readonly body: OutboundBody;
   readonly state: "queued" | "sending" | "sent" | "failed";
   readonly attempts: number;
-  readonly notBefore: Millis;
   readonly signalTimestamp: Millis | null;
   /** When the first attempt that may have reached the phones began. */
   readonly sendingAt: Millis | null;
@@ -30,7 +36,7 @@ export type OutboxRow = {
 
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
-const select = `SELECT id, key, chat_key AS chatKey, chat, timestamp, body, state, attempts, not_before AS notBefore,
+const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
   signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
 const toRow = (raw: Raw): OutboxRow => ({
@@ -42,17 +48,20 @@ const toRow = (raw: Raw): OutboxRow => ({
 export type Outbox = ReturnType<typeof createOutbox>;
 
 export function createOutbox(db: Database) {
-  const { one, run, get, all } = statements(db, select, toRow);
+  const { one, many, run, get, all } = statements(db, select, toRow);
   return {
     ...createAdding(db),
     /** Chats with anything to send, those that have waited longest first. */
     openChats: () =>
       all<{ chatKey: string }>`
-        SELECT chat_key AS chatKey FROM outbox WHERE state IN ('queued', 'sending') GROUP BY chat_key ORDER BY min(id)`.map(
+        SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL GROUP BY chat_key ORDER BY min(id)`.map(
         (row) => row.chatKey,
       ),
-    head: (chat: string) => one`WHERE chat_key = ${chat} AND state IN ('queued', 'sending') ORDER BY id LIMIT 1`,
-    byKey: (key: string) => one`WHERE key = ${key}`,
+    head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1`,
+    /** Messages with this reason and subject, in the order of their parts. */
+    of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
+    has: (why: Why, subject: string): boolean =>
+      get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     markSending: (id: number, now: Millis) =>
@@ -64,18 +73,16 @@ export function createOutbox(db: Database) {
     markFailed: (id: number, code: string, now: Millis) =>
       run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
     /** Back to the queue; `isUncertain`: it may have gone out. */
-    requeue: (id: number, attempts: number, notBefore: Millis, isUncertain: boolean) =>
-      run`UPDATE outbox SET state = 'queued', attempts = ${attempts}, not_before = ${notBefore},
-        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}), sending_at = iif(${isUncertain ? 1 : 0}, sending_at, NULL) WHERE id = ${id} AND done_at IS NULL`,
-    /** No row waits beyond `latest`. */
-    hasten: (latest: Millis) =>
-      run`UPDATE outbox SET not_before = ${latest} WHERE state IN ('queued', 'sending') AND not_before > ${latest}`,
+    requeue: (id: number, attempts: number, isUncertain: boolean) =>
+      run`UPDATE outbox SET state = 'queued', attempts = ${attempts},
+        is_uncertain = max(is_uncertain, ${isUncertain ? 1 : 0}),
+        sending_at = iif(${isUncertain ? 1 : 0}, sending_at, NULL) WHERE id = ${id} AND done_at IS NULL`,
     /** After a restart: rows whose send was under way, as their outcome is unknown. */
     recover: () =>
-      run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE state IN ('queued', 'sending') AND state = 'sending'`,
+      run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE done_at IS NULL AND state = 'sending'`,
     pending: () =>
       get<{ count: number; oldestAt: Millis | null }>`
-        SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE state IN ('queued', 'sending')` ?? {
+        SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL` ?? {
         count: 0,
         oldestAt: null,
       },
@@ -83,40 +90,78 @@ export function createOutbox(db: Database) {
 }
 
 function createAdding(db: Database) {
-  const { one, run } = statements(db, select, toRow);
-  /** Adds a message unless one with this key exists; chooses a Signal timestamp that is unique and grows. */
-  const add = (key: string, chat: Chat, body: OutboundBody, now: Millis): boolean =>
-    run`INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
-      VALUES (${key}, ${chatKey(chat)}, ${JSON.stringify(chat)}, max(${now}, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1),
-        ${JSON.stringify(body)}, 'queued', ${now}) ON CONFLICT (key) DO NOTHING` > 0;
-  /** The placeholder that the answer to the prompt at work in this session takes the place of; null where there is none (left). */
-  const openDraft = (sessionId: string): OutboxRow | null =>
-    one`AS draft WHERE state <> 'failed' AND key = 'draft:' || (
-         SELECT id FROM inbox WHERE session_id = ${sessionId} AND state <> 'done' AND kind = 'prompt' ORDER BY id LIMIT 1)
-       AND NOT EXISTS (SELECT 1 FROM outbox AS answer WHERE answer.chat_key = draft.chat_key AND answer.id > draft.id
-         AND answer.key NOT LIKE 'draft:%' AND json_extract(answer.body, '$.targetSentAt') = draft.timestamp)`;
+  const { one, many, run, get } = statements(db, select, toRow);
+  /** Adds a message unless this one exists; chooses a Signal timestamp that is unique and grows. Resolves to whether it is new. */
+  const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
+    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
+      VALUES (${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
+        max(${now}, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1), ${JSON.stringify(body)}, 'queued', ${now})
+      ON CONFLICT (why, subject, part) DO NOTHING` > 0;
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
-  /** The same for every message whose key begins with `prefix` and a colon, but for one. */
-  const supersedeAll = (prefix: string, now: Millis, butKey = ""): number =>
-    run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
-      WHERE key > ${`${prefix}:`} AND key < ${`${prefix};`} AND key <> ${butKey} AND state = 'queued' AND attempts = 0`;
+  /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
+  const openDraft = (inboxId: number): OutboxRow | null => {
+    const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
+    if (draft === null) return null;
+    const isOver = get`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
+      AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
+    return isOver === undefined ? draft : null;
+  };
   return {
     add,
     openDraft,
-    supersede,
-    supersedeAll,
-    /** Adds a message that takes the place of the open draft where there is one: as an edit of it, files in a message of their own. */
-    addAnswer(key: string, sessionId: string, chat: Chat, body: OutboundBody, now: Millis): void {
-      const draft = body.kind === "text" ? openDraft(sessionId) : null;
-      if (body.kind !== "text" || draft === null) return void add(key, chat, body, now);
-      supersedeAll(draft.key, now);
-      if (supersede(draft.id, now)) return void add(key, chat, body, now);
+    /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
+    addDraft(
+      inboxId: number,
+      chat: Chat,
+      text: string,
+      styles: Extract<OutboundBody, { kind: "text" }>["styles"],
+      now: Millis,
+    ): number {
+      const subject = String(inboxId);
+      const body = { kind: "text", text, styles, quote: null, files: [] } as const;
+      if (add("draft", subject, 0, chat, body, now)) return 1;
+      const draft = openDraft(inboxId);
+      // Shown in an earlier life, and answered or given up since.
+      if (draft === null) return Infinity;
+      const edits = many`WHERE why = 'draft' AND subject = ${subject} AND part > 0 ORDER BY part`;
+      for (const edit of edits) supersede(edit.id, now);
+      const part = (edits.at(-1)?.part ?? 0) + 1;
+      add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      return part + 1;
+    },
+    /** Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own. */
+    addAnswer(
+      why: Why,
+      subject: string,
+      part: number,
+      inboxId: number,
+      chat: Chat,
+      body: OutboundBody,
+      now: Millis,
+    ): void {
+      const draft = body.kind === "text" ? openDraft(inboxId) : null;
+      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
+      for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
+      if (supersede(draft.id, now)) return void add(why, subject, part, chat, body, now);
       const { text, styles, files } = body;
-      add(key, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
-      if (files.length > 0) add(`${key}:files`, chat, { ...body, text: "", styles: [] }, now);
+      const isNew = add(why, subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
+    },
+    /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
+    addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {
+      const subject = String(inboxId);
+      if (stage !== "taken")
+        for (const mark of many`WHERE why = 'mark' AND subject = ${subject} AND done_at IS NULL`)
+          supersede(mark.id, now);
+      add("mark", subject, stages.indexOf(stage), chat, body, now);
     },
   };
 }
+
+const stages: readonly Stage[] = ["taken", "waiting", "done", "failed", "cleared"];
+
+/** The files of an answer that took the place of a preview: numbered behind all its parts. */
+const filesPart = 1_000;

@@ -46,7 +46,7 @@ export function forget(db: Database, now: Millis): void {
       blanked += run`
         UPDATE events SET body = json_set(body, iif(type = 'tool_use', '$.input', '$.text'), iif(type = 'tool_use', NULL, ''))
         WHERE at < ${before} AND session_id IN (SELECT id FROM sessions WHERE chat_key = ${chatKey})
-        AND session_id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL)
+        AND session_id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')
         AND iif(type = 'tool_use', json_type(body, '$.input') <> 'null', type IN ('prompt', 'reply') AND json_extract(body, '$.text') <> '')`;
     });
   }
@@ -71,7 +71,7 @@ export function prune(db: Database, before: Millis): number {
       DELETE FROM events WHERE seq IN (
         SELECT seq FROM sessions CROSS JOIN events ON session_id = sessions.id AND at < min(${before}, cursor - ${logTailMs})
         WHERE remote_id IS NOT NULL
-        AND sessions.id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL))`;
+        AND sessions.id NOT IN (SELECT session_id FROM posts WHERE state <> 'done'))`;
     const here = run`
       DELETE FROM events WHERE seq IN (
         SELECT seq FROM (
@@ -79,10 +79,11 @@ export function prune(db: Database, before: Millis): number {
           FROM events WHERE session_id IN (
             SELECT id FROM sessions WHERE remote_id IS NULL
             AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})
-            AND id NOT IN (SELECT session_id FROM inbox WHERE state <> 'done' AND session_id IS NOT NULL)))
+            AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')))
         WHERE at < ${before} AND bytes > ${historyBytes})`;
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
+    const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
-    return elsewhere + here + inbox + outbox;
+    return elsewhere + here + inbox + posts + outbox;
   });
 }

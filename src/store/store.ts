@@ -1,20 +1,23 @@
 /** Opens everything that is durable: one file, one writer. */
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { defaultBackoff } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { Millis, OutboundBody } from "../core/model.ts";
+import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
 import { createFiles, type Files } from "./files.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
+import { createLog, type Log } from "./log.ts";
 import { migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
+import { createPosts, type Posts } from "./posts.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
 
 export type Store = {
   readonly db: Database;
   readonly inbox: Inbox;
+  readonly posts: Posts;
+  readonly log: Log;
   readonly outbox: Outbox;
   readonly sessions: Sessions;
   readonly files: Files;
@@ -23,8 +26,6 @@ export type Store = {
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
   prune(before: Millis): number;
-  /** Waits are kept in wall time: when the clock was set back, or may have been, none may last for hours, and a question no longer than it is open. */
-  hasten(now: Millis, questionMs: Millis): void;
   close(): void;
 };
 
@@ -43,7 +44,7 @@ export type CounterName =
 export type Settings = ReturnType<typeof createSettings>;
 
 function createSettings(db: Database) {
-  const { run, get } = statements(db);
+  const { run, get, all } = statements(db);
   const read = (key: string): string | null =>
     get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
   return {
@@ -51,6 +52,11 @@ function createSettings(db: Database) {
     set: (key: string, value: string) =>
       run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     remove: (key: string) => run`DELETE FROM settings WHERE key = ${key}`,
+    /** What follows this prefix in the keys that begin with it. */
+    namesOf: (prefix: string): string[] =>
+      all<{ key: string }>`SELECT key FROM settings WHERE key >= ${prefix} AND key < ${`${prefix}\uffff`}`.map(
+        ({ key }) => key.slice(prefix.length),
+      ),
     /** Adds to a counter; part of the caller's transaction. */
     count: (name: CounterName, by = 1) =>
       run`INSERT INTO settings (key, value) VALUES (${`count.${name}`}, ${String(by)})
@@ -60,7 +66,6 @@ function createSettings(db: Database) {
 }
 
 export type StoreOptions = {
-  readonly render: (text: string) => readonly OutboundBody[];
   /** The daemon takes the home for itself; a command that only looks does not. */
   readonly isExclusive: boolean;
 };
@@ -82,23 +87,17 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const inbox = createInbox(db);
     const outbox = createOutbox(db);
     const files = createFiles(db);
-    const sessions = createSessions(db, { outbox, files, render: options.render });
     return {
       db,
       inbox,
+      posts: createPosts(db),
+      log: createLog(db),
       outbox,
-      sessions,
+      sessions: createSessions(db),
       files,
       settings,
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
-      hasten: (now, questionMs) =>
-        db.transaction(() => {
-          inbox.hasten("pending", now + defaultBackoff.capMs);
-          inbox.hasten("waiting", now + questionMs);
-          outbox.hasten(now + defaultBackoff.capMs);
-          files.hasten(now + defaultBackoff.capMs);
-        }),
       close() {
         db.close();
         lock?.release();

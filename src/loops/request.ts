@@ -1,5 +1,5 @@
-/** Fetches what a prompt's files and long text need from the transport. */
-import type { Prompt } from "../claude/backend.ts";
+/** Builds the request that a prompt becomes: once, for a file is fetched and a voice note written down once. */
+import type { Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
@@ -13,14 +13,14 @@ export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortS
  * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but
  *   voice notes and nobody to write them down
  */
-export async function buildPrompt(
-  { transport, transcribe }: Bridge,
+export async function buildRequest(
+  { transport, transcribe }: Pick<Bridge, "transport" | "transcribe">,
   envelope: Envelope,
   account: Account,
   signal: AbortSignal,
-): Promise<Omit<Prompt, "state">> {
+): Promise<Request & { readonly kind: "prompt" }> {
   const body = textOf(envelope);
-  if (!body) return { text: "", files: [] };
+  if (!body) return { kind: "prompt", text: "", files: [] };
   const plan = planFiles(body);
   const files: PromptFile[] = [];
   const said = [...plan.refused];
@@ -51,5 +51,6 @@ export async function buildPrompt(
     if (bytes) files.push({ contentType: file.contentType, fileName: file.fileName, base64: bytes.toBase64() });
     else said.push(`[The attached ${describe(file)} could not be fetched.]`);
   }
-  return { text: [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n"), files };
+  const text = [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n");
+  return { kind: "prompt", text, files };
 }

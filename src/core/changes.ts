@@ -1,0 +1,209 @@
+/**
+ * The words of a decision: what it reads (view), what it is told (fact), and what it answers with (changes); and the few changes that
+ * several decisions are made of. `chat.ts` decides.
+ */
+import type { ErrorCode, Fault } from "./errors.ts";
+import type { Verdict } from "./inbound.ts";
+import type { Account, Chat, Envelope, JsonValue, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
+import { plainText } from "./reply.ts";
+import type { Progress } from "./turn.ts";
+
+export type ToolUse = SessionEvent & { readonly type: "tool_use" };
+
+/** A durable request to Claude, as far as a decision needs to know it. */
+export type Post = {
+  readonly sessionId: string;
+  /**
+   * `queued`: it never went out, or surely did not arrive. `posting`: it went out, and nothing is known of it. `posted`: it is in
+   * the log. `waiting`: likewise, and Claude waits for a person.
+   */
+  readonly state: "queued" | "posting" | "posted" | "waiting";
+  /** How often it failed in a row with the same fault. */
+  readonly attempts: number;
+  readonly fault: string | null;
+};
+
+/** A message of a person that is owed an outcome. */
+export type Prompt = {
+  readonly id: number;
+  readonly envelope: Envelope;
+  /** Times of sending that name this message: its own, and those of the versions it replaced. */
+  readonly versions: readonly Millis[];
+  /** The fault that the person has heard of. */
+  readonly told: string | null;
+  /** Null while its turn has not come. */
+  readonly post: Post | null;
+};
+
+/** A question of Claude's that waits for a yes or no. */
+export type Ask = {
+  readonly use: ToolUse;
+  /** The messages that show it: their identity on Signal, and since when the phones have them; null where that is not known. */
+  readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
+  /** Some message of ours shows it, sent or not. */
+  readonly isSaid: boolean;
+};
+
+/** All that a decision may know; read inside its transaction. Functions read only when they are called. */
+export type View = {
+  readonly chat: Chat;
+  readonly account: Account;
+  readonly now: Millis;
+  /** The conversation of now. */
+  readonly session: Session | null;
+  /** The two oldest open ones, oldest first: only the first may be under way. */
+  readonly head: readonly Prompt[];
+  /** All open ones, oldest first. */
+  readonly prompts: () => readonly Prompt[];
+  /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
+  readonly turn: Progress | null;
+  /** Claude's open questions in the conversation of now, oldest first. */
+  readonly asks: readonly Ask[];
+  /** The code of the last error of the log that was not overcome; null without one. */
+  readonly lastError: { readonly code: string; readonly isTerminal: boolean } | null;
+  /** Claude has said something since the prompt under way was taken up. */
+  readonly hasReply: () => boolean;
+  /** The person of this envelope was greeted before. */
+  readonly isWelcome: (envelope: Envelope) => boolean;
+  /** The text of a message of this person that ended already; null where it is not known. */
+  readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
+  readonly look: Look;
+};
+
+export type Fact =
+  /** An allowed message was written to the inbox as row `id`. */
+  | { readonly type: "received"; readonly id: number; readonly envelope: Envelope; readonly verdict: Verdict }
+  /** Entries of a session's log that are new, or were processed just now. */
+  | { readonly type: "logged"; readonly session: Session; readonly events: readonly SessionEvent[] }
+  /**
+   * A request for this prompt failed. `isCostly`: Claude may have worked for it. `isLost`: it is not in the log any more.
+   * `partial`: what of an answer had come.
+   */
+  | {
+      readonly type: "failed";
+      readonly id: number;
+      readonly fault: Fault;
+      readonly isCostly: boolean;
+      readonly isLost: boolean;
+      readonly waitMs: Millis;
+      readonly partial: string;
+    }
+  /** The session does not exist any more at Claude. */
+  | { readonly type: "gone"; readonly session: Session }
+  /** The program begins: what an older version or a lost wake left lying goes on. */
+  | { readonly type: "started" }
+  /** These questions were not answered in half of their time (`isLast` false), or in time. */
+  | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
+
+export type Outcome = "answered" | "failed" | "cancelled";
+export type Stage = "taken" | "waiting" | "done" | "failed" | "cleared";
+
+/** Why a message exists: with its subject (and part) it is the message's identity. */
+export type Why =
+  | "reply"
+  | "tool"
+  | "ask"
+  | "reminder"
+  | "end"
+  | "told"
+  | "failed"
+  | "partial"
+  | "gone"
+  | "expired"
+  | "stopped"
+  | "welcome"
+  | "command"
+  | "note";
+
+export type Change =
+  | {
+      readonly do: "say";
+      readonly why: Why;
+      readonly subject: string;
+      readonly part: number;
+      readonly body: OutboundBody;
+      /** It takes the place of the preview of this prompt, where there is one. */
+      readonly draftOf: number | null;
+    }
+  | { readonly do: "mark"; readonly id: number; readonly envelope: Envelope; readonly stage: Stage }
+  | { readonly do: "open"; readonly id: number; readonly envelope: Envelope; readonly versions: readonly Millis[] }
+  | { readonly do: "finish"; readonly id: number; readonly outcome: Outcome }
+  | { readonly do: "tell"; readonly id: number; readonly code: ErrorCode }
+  /** Posts the prompt in the conversation of now, which is made where there is none. */
+  | { readonly do: "ask"; readonly id: number }
+  /** The post goes on in the conversation of now; where it is lost, it is queued anew. `fault` counts. */
+  | { readonly do: "again"; readonly id: number; readonly isLost: boolean; readonly fault: ErrorCode | null }
+  /** Claude waits for a person before this prompt's turn goes on; or not any more. */
+  | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
+  | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
+  | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
+  | { readonly do: "endSession"; readonly id: string }
+  | { readonly do: "resumeSession"; readonly id: string }
+  | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
+  | { readonly do: "forget"; readonly id: string }
+  | { readonly do: "welcome"; readonly envelope: Envelope };
+
+/** What the commands look up besides; each is read only when a command asks for it. */
+export type Look = {
+  /** Conversations of this chat, newest first, at most `conversationsMax`. */
+  readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
+  /** What this conversation has used so far, in words; null before anything was. */
+  readonly usage: () => string | null;
+  /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
+  readonly models: () => readonly string[];
+  readonly defaultModel: string;
+  readonly defaultEffort: string;
+  /** A session keeps the model that it was made with. */
+  readonly isModelFixed: boolean;
+  /** How Signal and Claude stand, in a few lines. */
+  readonly situation: () => string;
+  /** The message that was answered or given up last. */
+  readonly lastPrompt: () => Envelope | null;
+  /** The conversation as a Markdown document. */
+  readonly transcript: () => string;
+};
+
+export const say = (
+  why: Why,
+  subject: string | number,
+  body: OutboundBody | string,
+  more: { readonly part?: number; readonly draftOf?: number | null } = {},
+): Change => ({
+  do: "say",
+  why,
+  subject: String(subject),
+  part: more.part ?? 0,
+  body: typeof body === "string" ? plainText(body) : body,
+  draftOf: more.draftOf ?? null,
+});
+
+/** Ends a prompt that is not going to be answered. `isGone`: the message itself is no more, and cannot be marked. */
+export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
+  const isOut = post !== null && post.state !== "queued";
+  const denied = isOut && post.sessionId === view.session?.id ? view.asks : [];
+  return [
+    ...denied.map(({ use }): Change => ({ do: "confirm", use, isAllowed: false, reason: goneOnText })),
+    ...(isOut ? [{ do: "interrupt", id, sessionId: post.sessionId } as const] : []),
+    { do: "finish", id, outcome: "cancelled" },
+    ...(isGone ? [] : [{ do: "mark", id, envelope, stage: "cleared" } as const]),
+  ];
+}
+
+const goneOnText = "The person went on to something else.";
+
+/** Answers questions; the turn goes on once none is left. */
+export function confirm(view: View, asks: readonly Ask[], isAllowed: boolean, reason: string | null): Change[] {
+  const [prompt] = view.head;
+  const isLast = view.asks.every((ask) => asks.includes(ask));
+  return [
+    ...asks.map(({ use }): Change => ({
+      do: "confirm",
+      use,
+      isAllowed,
+      reason: isAllowed ? null : (reason ?? noText),
+    })),
+    ...(isLast && prompt?.post?.state === "waiting" ? [{ do: "wait", id: prompt.id, isWaiting: false } as const] : []),
+  ];
+}
+
+const noText = "The person said no.";

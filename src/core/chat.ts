@@ -1,0 +1,367 @@
+/**
+ * One chat, one decision: what a fact changes. Pure: it reads a view and answers with changes; `store/apply.ts` writes them in the
+ * transaction that also writes the fact, and the queues take it from there.
+ *
+ *   from Signal   received ─┐                          ┌─▶ ask, confirm, interrupt   a durable post to Claude
+ *   from Claude   logged   ─┼─▶ decide(view, fact) ────┼─▶ say, mark                 a durable message to Signal, with its reason
+ *   from queues   failed,   │                          ├─▶ open, finish, tell        how one message of a person stands
+ *                 gone      │                          └─▶ set, endSession …         the conversation
+ *   from time     expired  ─┘
+ *
+ * What holds after each decision (`checkChat`, in tests, simulation and production):
+ *
+ *   one      at most one prompt of a chat is under way at Claude, and it is the oldest
+ *   settled  a prompt ends in exactly one outcome, and its end is said or shown
+ *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
+ *   named    a message has its reason and its subject, so that it exists once
+ */
+import { faultLimits, type FaultLimit } from "./backoff.ts";
+import { errorRow, type ErrorCode, type Fault } from "./errors.ts";
+import { confirm, say, withdraw } from "./changes.ts";
+import type { Ask, Change, Fact, Outcome, Prompt, View } from "./changes.ts";
+import { execute } from "./execute.ts";
+import type { Verdict } from "./inbound.ts";
+import { assert, isSameAddress } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import { question, toolLine } from "./progress.ts";
+import { promptWords } from "./prompt.ts";
+import { renderReply } from "./reply.ts";
+import type { Progress } from "./turn.ts";
+
+export function decide(view: View, fact: Fact): Change[] {
+  const changes = decideFact(view, fact);
+  return [...changes, ...next(view, changes)];
+}
+
+function decideFact(view: View, fact: Fact): Change[] {
+  switch (fact.type) {
+    case "received":
+      return received(view, fact);
+    case "logged":
+      return logged(view, fact);
+    case "failed":
+      return failed(view, fact);
+    case "gone":
+      return gone(view, fact.session, true);
+    case "expired":
+      return expired(view, fact);
+    case "started":
+      return [];
+  }
+}
+
+/** The oldest prompt is posted as soon as nothing is under way and Claude waits for no person. */
+function next(view: View, changes: readonly Change[]): Change[] {
+  const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
+  const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
+  const isOpen = ({ id }: { readonly id: number }): boolean => !ended.has(id);
+  if (view.head.some((prompt) => prompt.post !== null && isOpen(prompt)) || openAsks(view, changes).length > 0)
+    return [];
+  const first = (view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined))?.id ?? opened[0];
+  return first === undefined ? [] : [{ do: "ask", id: first }];
+}
+
+function openAsks(view: View, changes: readonly Change[]): Ask[] {
+  const isOver = changes.some((change) => change.do === "endSession" || change.do === "resumeSession");
+  const answered = new Set(changes.flatMap((change) => (change.do === "confirm" ? change.use.id : [])));
+  return isOver ? [] : view.asks.filter(({ use }) => !answered.has(use.id));
+}
+
+// --- from Signal
+
+type Received = Extract<Fact, { type: "received" }>;
+
+function received(view: View, fact: Received): Change[] {
+  const { id, envelope, verdict } = fact;
+  switch (verdict.kind) {
+    case "prompt":
+      return openPrompt(view, fact, verdict.replaces);
+    case "withdraw": {
+      const prompt = versionOf(view, envelope, verdict.targetSentAt);
+      return prompt ? withdraw(view, prompt, true) : [];
+    }
+    case "answer":
+      return answer(view, fact, verdict);
+    case "command": {
+      const done = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
+      const { text, changes } = done;
+      return [...changes, ...(text === null ? [] : [say("command", id, text)])];
+    }
+    case "drop":
+    case "ignore":
+      return [];
+  }
+}
+
+function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | null): Change[] {
+  const replaced = replaces === null ? undefined : versionOf(view, envelope, replaces);
+  const words = promptWords(envelope, view.account);
+  const before = replaced
+    ? promptWords(replaced.envelope, view.account)
+    : replaces === null
+      ? null
+      : view.endedText(envelope, replaces);
+  // A link preview that comes later, or a corrected blank: the question is the same.
+  if (before !== null && before === words) return [];
+  const versions = [envelope.sentAt, ...(replaces === null ? [] : [replaces]), ...(replaced?.versions ?? [])];
+  return [
+    ...(replaced ? withdraw(view, replaced, true) : []),
+    { do: "open", id, envelope, versions },
+    { do: "mark", id, envelope, stage: "taken" },
+    ...remind(view, id, words),
+  ];
+}
+
+/** A person who writes while Claude waits for a yes or no hears so once per message that is short enough to be meant as one. */
+function remind(view: View, id: number, words: string): Change[] {
+  const [ask] = view.asks.filter(({ isSaid }) => isSaid);
+  if (ask === undefined || words.length > shortMax) return [];
+  const text = `Claude still waits for your yes or no: ${toolLine(ask.use)}\nYour message is answered after that.`;
+  return [say("note", id, text)];
+}
+
+const shortMax = 40;
+
+/** The open prompt of this person that a time of sending names, in any of its versions. */
+function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
+  return prompts().find(
+    ({ envelope, versions }) =>
+      versions.includes(sentAt) &&
+      source !== null &&
+      envelope.source !== null &&
+      isSameAddress(envelope.source, source),
+  );
+}
+
+type Answer = Extract<Verdict, { kind: "answer" }>;
+
+/**
+ * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
+ * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing.
+ */
+function answer(view: View, fact: Received, { isAllowed, reason, targetSentAt, by }: Answer): Change[] {
+  const { id, envelope } = fact;
+  const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
+  const [first, ...others] = view.asks.filter(({ shown }) =>
+    targetSentAt === null
+      ? shown.some(({ at }) => at !== null && at <= writtenAt)
+      : shown.some(({ sentAt }) => sentAt === targetSentAt),
+  );
+  if (first === undefined && by === "text") return openPrompt(view, fact, replacedBy(envelope));
+  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
+  const edited = replacedBy(envelope);
+  const replaced = edited === null ? undefined : versionOf(view, envelope, edited);
+  if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
+  return [...(replaced ? withdraw(view, replaced, true) : []), ...confirm(view, [first], isAllowed, reason)];
+}
+
+const whichText = (count: number): string =>
+  `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
+
+const replacedBy = ({ content }: Envelope): Millis | null => (content.kind === "edit" ? content.targetSentAt : null);
+
+// --- from Claude
+
+function logged(view: View, { session, events }: Extract<Fact, { type: "logged" }>): Change[] {
+  const [prompt] = view.head;
+  const own = prompt?.post?.sessionId === session.id && view.turn !== null ? prompt : undefined;
+  const draftOf = own?.id ?? null;
+  return [
+    ...events.flatMap((event) => sayEvent(session, event, draftOf)),
+    ...(session.id === view.session?.id ? sayAsks(view, own) : []),
+    ...(own ? turnChanged(view, own, view.turn) : []),
+    ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
+  ];
+}
+
+function sayEvent({ id, context }: Session, event: SessionEvent, draftOf: number | null): Change[] {
+  if (event.type === "reply")
+    return renderReply(event.text).map((body, part) => say("reply", `${id}:${event.id}`, body, { part, draftOf }));
+  const isShown = event.type === "tool_use" && !event.isAsk && context["verbose"] === true;
+  return isShown ? [say("tool", `${id}:${event.id}`, toolLine(event))] : [];
+}
+
+/** Questions at the same time; the rest wait for their turn. */
+const asksMax = 5;
+
+function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
+  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
+  const [first] = view.asks;
+  if (first === undefined) {
+    const isOver = prompt?.post?.state === "waiting";
+    return isOver ? [{ do: "wait", id: prompt.id, isWaiting: false }] : [];
+  }
+  const asks = view.asks.slice(0, asksMax).filter(({ isSaid }) => !isSaid);
+  return [
+    ...asks.map(({ use }) => say("ask", askSubject(view, use.id), question(use, words, view.asks.length))),
+    ...(prompt?.post?.state === "posted"
+      ? ([
+          { do: "wait", id: prompt.id, isWaiting: true },
+          { do: "mark", id: prompt.id, envelope: prompt.envelope, stage: "waiting" },
+        ] as const)
+      : []),
+  ];
+}
+
+export const askSubject = ({ session }: Pick<View, "session">, askId: string): string =>
+  `${session?.id ?? ""}:${askId}`;
+
+/** What the new standing of the turn means for the prompt under way. */
+function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[] {
+  if (turn?.kind === "ended") return finishTurn(view, prompt, turn.stop);
+  if (turn?.kind !== "flushed") return [];
+  const code = diedOf(view.lastError?.code ?? "");
+  const message = `Cannot finish the turn as Claude gave it up: ${view.lastError?.code ?? "no reason given"}`;
+  const fault: Fault = { code, message, hint: errorRow(code).hint, retryAfterMs: null };
+  return failed(view, { type: "failed", id: prompt.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" });
+}
+
+/** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
+const deaths: { readonly [code: string]: ErrorCode } = {
+  model_rate_limited_error: "claude_rate_limited",
+  model_overloaded_error: "claude_overloaded",
+  billing_error: "claude_credit",
+  compaction_limit_reached_error: "claude_context",
+  // The same prompt would run, and cost, as much again.
+  tool_use_limit_reached_error: "claude_request",
+  model_request_failed_error: "claude_died",
+  unknown_error: "claude_died",
+};
+const diedOf = (code: string): ErrorCode => deaths[code] ?? "claude_overloaded";
+
+function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Change[] {
+  const outcome = outcomeOf(stop);
+  const text = lastWord(stop, view.hasReply());
+  return [
+    ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
+    { do: "finish", id, outcome },
+    { do: "mark", id, envelope, stage: outcome === "failed" ? "failed" : "done" },
+    ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
+  ];
+}
+
+const outcomeOf = ({ kind }: StopReason): Outcome =>
+  kind === "refusal" || kind === "context_exceeded" || kind === "budget_reached" ? "failed" : "answered";
+
+/** What the person must still be told when a turn has ended, or null. */
+function lastWord(stop: StopReason, hasReply: boolean): string | null {
+  switch (stop.kind) {
+    case "refusal":
+      return errorRow("claude_refusal").chat ?? null;
+    case "context_exceeded":
+      return errorRow("claude_context").chat ?? null;
+    case "budget_reached":
+      return errorRow("claude_budget").chat ?? null;
+    case "max_tokens":
+      return hasReply
+        ? 'The answer was cut at the length limit. Say "go on" for the rest.'
+        : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
+    case "end_turn":
+    case "requires_action":
+    case "retries_exhausted":
+    case "other":
+      return hasReply ? null : "Claude finished without a message.";
+  }
+}
+
+// --- from the queues and from time
+
+/** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
+const lasting: ReadonlySet<ErrorCode> = new Set([
+  "claude_key",
+  "claude_credit",
+  "claude_spend_limit",
+  "claude_forbidden",
+  "claude_model",
+]);
+/** What passes within seconds is not told. */
+const quietAttempts = 2;
+const quietWaitMs: Millis = 30_000;
+
+/** A request for a prompt failed: its person hears of it once, and of its end. */
+function failed(
+  view: View,
+  { id, fault, isCostly, isLost, waitMs, partial }: Extract<Fact, { type: "failed" }>,
+): Change[] {
+  const prompt = view.head.find((open) => open.id === id);
+  if (!prompt) return [];
+  const { envelope, told, post } = prompt;
+  const attempts = post?.fault === fault.code ? post.attempts + 1 : 1;
+  const isFinal = attempts >= triesMax(view, fault, isCostly);
+  const isWorthTelling = isFinal || lasting.has(fault.code) || attempts > quietAttempts || waitMs > quietWaitMs;
+  const isTold = isWorthTelling && (told === null || (isFinal && told !== fault.code));
+  const sentence = errorRow(fault.code).chat;
+  const isCut = isFinal && partial.trim() !== "";
+  const draftOf = isFinal ? id : null;
+  return [
+    ...(isCut ? renderReply(`${partial} …`).map((body, part) => say("partial", id, body, { part, draftOf })) : []),
+    ...(isTold && sentence !== undefined
+      ? [
+          say(told === null ? "told" : "failed", id, sentence, { draftOf }),
+          { do: "tell", id, code: fault.code } as const,
+        ]
+      : []),
+    ...(isFinal || isTold ? [{ do: "mark", id, envelope, stage: isFinal ? "failed" : "waiting" } as const] : []),
+    isFinal ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, fault: fault.code },
+  ];
+}
+
+/** How often a prompt may fail so before it is given up. */
+function triesMax(view: View, { code }: Fault, isCostly: boolean): number {
+  if (errorRow(code).retry === "never" || view.lastError?.isTerminal) return 1;
+  const limit: FaultLimit = faultLimits[isCostly ? "costly" : "outage"];
+  return code === "claude_died" ? faultLimits.died.triesMax : limit.triesMax;
+}
+
+/**
+ * The session is gone at Claude: what was under way there is asked anew in a fresh one, and the person is told; but a prompt of
+ * which it died is not asked again.
+ */
+function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
+  const [prompt] = view.head;
+  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
+  const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
+  if (own && !isElsewhere && view.lastError?.isTerminal) {
+    const code = diedOf(view.lastError.code);
+    const fault: Fault = {
+      code,
+      message: "Cannot go on as the session died",
+      hint: errorRow(code).hint,
+      retryAfterMs: null,
+    };
+    return [
+      ...end,
+      ...failed(view, { type: "failed", id: own.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" }),
+    ];
+  }
+  return [
+    ...end,
+    ...(own ? [{ do: "again", id: own.id, isLost: true, fault: null } as const] : []),
+    ...(end.length > 0 ? [say("gone", session.id, goneText)] : []),
+  ];
+}
+
+const goneText = "Claude's session for this chat was closed elsewhere. The next message starts a fresh one.";
+
+function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
+  const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
+  const [first] = asks;
+  if (first === undefined) return [];
+  const subject = askSubject(view, first.use.id);
+  if (!isLast) return [say("reminder", subject, `Claude still waits for your yes or no: ${toolLine(first.use)}`)];
+  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "The person did not answer in time.")];
+}
+
+const expiredText = "Claude's question was not answered in time, so the answer was no.";
+
+/** In tests and simulation, after each decision has been applied. */
+export function checkChat({ prompts, asks }: Pick<View, "prompts" | "asks">): void {
+  const open = prompts();
+  const underWay = open.filter(({ post }) => post !== null);
+  assert(underWay.length <= 1, "one: at most one prompt of a chat is under way");
+  assert(underWay.length === 0 || underWay[0] === open[0], "one: the prompt under way is the oldest");
+  assert(
+    open.length === 0 || underWay.length === 1 || asks.length > 0,
+    "asked: an open prompt is posted, or Claude waits",
+  );
+}

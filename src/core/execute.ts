@@ -1,0 +1,171 @@
+/**
+ * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
+ * which are written in the transaction that also writes the command. So no message ever waits behind a command.
+ */
+import { withdraw, type Change, type Look, type View } from "./changes.ts";
+import { commandHelp, commands, type CommandName } from "./commands.ts";
+import { efforts, type Envelope, type Session } from "./model.ts";
+import { nearest } from "./nearest.ts";
+
+export type CommandContext = {
+  readonly view: View;
+  /** The command's own row of the inbox. */
+  readonly id: number;
+  readonly envelope: Envelope;
+  readonly look: Look;
+};
+
+type Done = { readonly text: string | null; readonly changes: readonly Change[] };
+type Handler = (context: CommandContext, argument: string) => Done;
+
+const tell = (text: string, ...changes: readonly Change[]): Done => ({ text, changes });
+
+/** Runs one command; an unknown name is answered with the nearest one there is. */
+export function execute(name: string, argument: string, context: CommandContext): Done {
+  const names = commands.map((command) => command.name);
+  if (Object.hasOwn(handlers, name)) return handlers[name as Runnable](context, argument);
+  const near = nearest(name, names);
+  return tell(
+    `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`,
+  );
+}
+
+/** A yes or no is told from a command before it gets here. */
+type Runnable = Exclude<CommandName, "approve" | "deny">;
+
+const handlers: Record<Runnable, Handler> = {
+  help: () => tell(commandHelp()),
+  new({ view, id, envelope }, argument) {
+    const { length } = view.prompts();
+    const dropped = length > 0 ? ` ${length} open ${length === 1 ? "message was" : "messages were"} dropped.` : "";
+    const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
+    const asks: Change[] = argument === "" ? [] : openAs(id, withText(envelope, argument));
+    return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
+  },
+  stop: ({ view }) =>
+    view.head.length > 0 || view.asks.length > 0 ? tell("Stopped.", ...clear(view, "first")) : tell("Nothing to stop."),
+  skip({ view }) {
+    const { length } = view.prompts();
+    if (length === 0) return tell("Nothing is waiting.");
+    return tell(`Dropped ${length} waiting ${length === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
+  },
+  status({ view, look }) {
+    const { length } = view.prompts();
+    return tell(`${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}`);
+  },
+  model({ view, look }, argument) {
+    const current = text(view.session, "model") ?? look.defaultModel;
+    const models = look.models().filter((id) => id !== current);
+    const listed = models.slice(0, modelsMax).map((id, index) => `${index + 1}. ${id}`);
+    if (argument === "")
+      return tell([`Model: ${current}`, ...(listed.length > 0 ? ["Others:", ...listed] : [])].join("\n"));
+    const chosen = models[Number(argument) - 1] ?? pick(argument, [current, ...models]);
+    if (chosen === null) {
+      const near = nearest(argument, models);
+      return tell(
+        `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`,
+      );
+    }
+    const isLater = look.isModelFixed && view.session?.remoteId;
+    return tell(`Model: ${chosen}${isLater ? ", from the next /new on." : ""}`, {
+      do: "set",
+      key: "model",
+      value: chosen,
+    });
+  },
+  effort({ view, look }, argument) {
+    const current = text(view.session, "effort") ?? look.defaultEffort;
+    if (argument === "")
+      return tell(`Effort: ${current}\nOthers: ${efforts.filter((one) => one !== current).join(", ")}`);
+    const chosen = efforts.find((effort) => effort === argument.toLowerCase());
+    if (!chosen) return tell(`Effort is one of ${efforts.join(", ")}.`);
+    return tell(`Effort: ${chosen}${view.session?.remoteId ? ", from the next /new on." : ""}`, {
+      do: "set",
+      key: "effort",
+      value: chosen,
+    });
+  },
+  title({ view, look }, argument) {
+    if (argument === "") {
+      const own = look.conversations().find(({ session }) => session.id === view.session?.id);
+      return tell(`Title: ${own?.name ?? "untitled"}`);
+    }
+    const title = argument.slice(0, titleMax);
+    return tell(`Title: ${title}`, { do: "set", key: "title", value: title });
+  },
+  verbose({ view }, argument) {
+    const isOn = argument === "" ? view.session?.context["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
+    return tell(isOn ? "Tool use is shown." : "Tool use is not shown.", { do: "set", key: "verbose", value: isOn });
+  },
+  sessions({ look }) {
+    const list = look.conversations();
+    if (list.length === 0) return tell("No conversations yet.");
+    const lines = list.map(
+      ({ session, name }, index) => `${index + 1}. ${name}${session.state === "active" ? " (this one)" : ""}`,
+    );
+    return tell([...lines, "/resume N goes back to one."].join("\n"));
+  },
+  resume({ view, look }, argument) {
+    const chosen = look.conversations()[Number(argument) - 1];
+    if (!chosen) return tell("Which one? /sessions lists them.");
+    if (chosen.session.id === view.session?.id) return tell(`This is: ${chosen.name}`);
+    return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
+  },
+  usage: ({ look }) => tell(look.usage() ?? "Nothing used yet."),
+  retry({ id, look }) {
+    const last = look.lastPrompt();
+    return last === null ? tell("Nothing was asked yet.") : { text: null, changes: openAs(id, last) };
+  },
+  export({ id, look }) {
+    const base64 = new TextEncoder().encode(look.transcript()).toBase64();
+    const files = [{ fileName: "conversation.md", contentType: "text/markdown", base64 }];
+    const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
+    return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
+  },
+  forget({ view }) {
+    if (view.session === null) return tell("There is no conversation to forget.");
+    const text = "Forgotten: this conversation is deleted here, and at Claude as soon as it can be reached.";
+    return tell(text, ...clear(view, "all"), { do: "forget", id: view.session.id });
+  },
+};
+
+/** Conversations that `/sessions` lists and `/resume` counts by. */
+export const conversationsMax = 9;
+const modelsMax = 12;
+const titleMax = 200;
+
+/** Drops what is open, the prompt at work or all. */
+function clear(view: View, which: "first" | "all"): Change[] {
+  const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
+  const asked = prompts.flatMap((prompt) => withdraw(view, prompt, false));
+  const isAsked = asked.some((change) => change.do === "confirm");
+  // A question that no prompt of ours waits for: somebody asked it elsewhere.
+  return isAsked
+    ? asked
+    : [...view.asks.map(({ use }): Change => ({ do: "confirm", use, isAllowed: false, reason: null })), ...asked];
+}
+
+const openAs = (id: number, envelope: Envelope): Change[] => [
+  { do: "open", id, envelope, versions: [envelope.sentAt] },
+  { do: "mark", id, envelope, stage: "taken" },
+];
+
+/** The message with other words: what it mentioned is gone with them. */
+function withText(envelope: Envelope, words: string): Envelope {
+  const { content } = envelope;
+  const body = content.kind === "edit" ? content.body : content;
+  return body.kind === "text" ? { ...envelope, content: { ...body, text: words, mentions: [] } } : envelope;
+}
+
+function text(session: Session | null, key: string): string | null {
+  const value = session?.context[key];
+  return typeof value === "string" ? value : null;
+}
+
+/** The model that is meant by a part of its name; what no list knows is taken as it is, where it looks like a model at all. */
+function pick(name: string, models: readonly string[]): string | null {
+  const wanted = name.toLowerCase();
+  const found = models.find((id) => id === wanted) ?? models.find((id) => id.includes(wanted));
+  if (found !== undefined) return found;
+  return models.length <= 1 && /^[\w.:/-]{3,80}$/u.test(name) ? name : null;
+}

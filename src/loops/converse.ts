@@ -1,0 +1,59 @@
+/**
+ * Posts to a line whose log is kept here: each prompt is one request that resolves to its whole turn. What broke off is nowhere, so an
+ * uncertain post is simply posted again, as often as `core/backoff.ts` allows.
+ */
+import type { Session } from "../core/model.ts";
+import type { PostRow } from "../store/posts.ts";
+import type { Bridge } from "./bridge.ts";
+import { createLive } from "./live.ts";
+import { build, noteTurn, viewOf, type Worker } from "./post.ts";
+
+/** Posts what is open until nothing is. @throws BridgeError of the request that failed */
+export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
+  worker.caughtUp.resolve();
+  for (;;) {
+    const post = bridge.store.posts.open(session.id).find(({ state }) => state === "queued" || state === "posting");
+    if (post === undefined || kill.aborted) return;
+    await postOne(bridge, session, post, worker, kill);
+  }
+}
+
+async function postOne(
+  bridge: Bridge,
+  session: Session,
+  post: PostRow,
+  worker: Worker,
+  kill: AbortSignal,
+): Promise<void> {
+  const { store, chats, clock, line } = bridge;
+  const stop = new AbortController();
+  const signal = AbortSignal.any([kill, stop.signal]);
+  // Taken back: its answer is not waited for.
+  worker.wake = () => {
+    if (!store.posts.isOpen(post.id)) stop.abort();
+  };
+  const live = createLive(bridge);
+  const startedAt = clock.monotonic();
+  try {
+    const request = await build(bridge, post, signal);
+    if (signal.aborted) return;
+    const present = store.sessions.get(session.id) ?? session;
+    if (post.kind === "prompt") {
+      live.at({ inboxId: Number(post.subject), chat: session.chat, isVerbose: false });
+      noteTurn(bridge, session.id, "started", startedAt);
+      if (post.state === "queued") store.posts.markPosting(post.id, clock.now());
+    }
+    const events = await line.post(viewOf(bridge, present), [request], live.text, signal);
+    if (signal.aborted || !store.posts.isOpen(post.id)) return;
+    const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
+    const changes = chats.log(present, events, [{ id: post.id, eventId }]);
+    if (post.kind !== "prompt") return;
+    bridge.notices.emit("claude", { fault: null, at: clock.now() });
+    if (changes.some((change) => change.do === "finish")) noteTurn(bridge, session.id, "ended", startedAt);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    worker.wake = () => undefined;
+    await live.end();
+  }
+}

@@ -1,0 +1,126 @@
+/**
+ * Follows the logs of the sessions, and posts what is asked of Claude: the only reader of a log, the only writer to it.
+ *
+ *   (create) ─▶ open ─▶ list ─▶ look up what is uncertain ─▶ ┌ post what is queued ┐ ─▶ until nothing is under way
+ *                                                            └ listen              ┘
+ *
+ * A stream has no replay, so it is opened before the log is listed; posting has no idempotency key, so a post whose answer was not
+ * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
+ * transaction: entries, cursor, and what the decision makes of them.
+ */
+import { backoffMs, defaultBackoff, faultLimits } from "../core/backoff.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Millis, Session } from "../core/model.ts";
+import type { Bridge } from "./bridge.ts";
+import { converse } from "./converse.ts";
+import { listLog, mirror } from "./mirror.ts";
+import type { Worker } from "./post.ts";
+import { createQueue, type Queue } from "./queue.ts";
+
+export interface FollowLoop extends Queue {
+  /** Posts of this session are over or new: what is at work looks. */
+  touch(sessionId: string): void;
+  /** Follows a session that runs at the API although nothing of ours is under way there. */
+  watch(sessionId: string): void;
+  /** Resolves when everything that the log had is stored. @throws BridgeError */
+  catchUp(session: Session, signal: AbortSignal): Promise<void>;
+}
+
+/** Sessions that are followed at the same time. */
+const sessionsMax = 8;
+/** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
+const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
+
+export function createFollowLoop(bridge: Bridge): FollowLoop {
+  const { store, line } = bridge;
+  const watched = new Set<string>();
+  const workers = new Map<string, Worker>();
+  const attempts = new Map<string, number>();
+  const queue = createQueue(bridge, {
+    name: "follow",
+    keys: () => [...new Set([...store.posts.dueSessions(), ...watched])],
+    async work(sessionId, kill) {
+      const session = store.sessions.get(sessionId);
+      if (!session) return null;
+      const worker: Worker = { wake: () => undefined, caughtUp: Promise.withResolvers() };
+      worker.caughtUp.promise.catch(() => undefined);
+      workers.set(sessionId, worker);
+      try {
+        const isWatched = watched.delete(sessionId);
+        if (line.remote === null) await converse(bridge, session, worker, kill);
+        else await mirror(bridge, line.remote, session, worker, isWatched, kill);
+        attempts.delete(sessionId);
+        return null;
+      } catch (error) {
+        if (kill.aborted) return null;
+        if (!(error instanceof BridgeError) || error.code === "database") throw error;
+        const attempt = (attempts.get(sessionId) ?? 0) + 1;
+        attempts.set(sessionId, attempt);
+        return workFailed(bridge, session, error, attempt);
+      } finally {
+        workers.delete(sessionId);
+        worker.caughtUp.reject(new BridgeError("claude_stream_lost", "Cannot catch up as the line was lost"));
+      }
+    },
+    isOpen: () => bridge.account() !== null,
+    max: sessionsMax,
+  });
+  return {
+    ...queue,
+    touch(sessionId) {
+      workers.get(sessionId)?.wake();
+      queue.wake(sessionId);
+    },
+    watch(sessionId) {
+      if (workers.has(sessionId)) return;
+      watched.add(sessionId);
+      queue.wake(sessionId);
+    },
+    async catchUp(session, signal) {
+      const { remote } = line;
+      if (remote === null || session.remoteId === null) return;
+      const worker = workers.get(session.id);
+      if (worker) return worker.caughtUp.promise;
+      const { remoteId } = session;
+      await queue.hold(session.id, () => listLog(bridge, remote, session.id, remoteId, signal));
+    },
+  };
+}
+
+/** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
+function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
+  const { store, clock, chats, notices } = bridge;
+  const fault = toFault(error);
+  const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
+  bridge.log.warn("turn failed", { ...fault, attempt });
+  // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
+  if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
+  const isRead = post?.state === "posted" || post?.state === "waiting";
+  const isCostly = bridge.line.remote === null && post?.state === "posting" && error.code === "claude_stream_lost";
+  const input = {
+    attempt: Math.max(attempt, (post?.attempts ?? 0) + 1),
+    jitter: bridge.random(),
+    retryAfterMs: error.retryAfterMs,
+  };
+  const isStream = error.code === "claude_stream_lost" && !isCostly;
+  const waitMs = Math.max(
+    backoffMs(input, isStream ? streamBackoff : defaultBackoff),
+    isCostly ? faultLimits.costly.waitMs : 0,
+  );
+  if (post) {
+    const partial = error.partial ?? "";
+    const isQuiet = isRead && error.code === "claude_stream_lost";
+    if (!isQuiet)
+      chats.settle(session.chat, {
+        type: "failed",
+        id: Number(post.subject),
+        fault,
+        isCostly,
+        isLost: false,
+        waitMs,
+        partial,
+      });
+    notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
+  }
+  return waitMs;
+}

@@ -1,0 +1,99 @@
+/**
+ * What a person sees while Claude is at work: that it types, and a preview of a long answer: one message, edited now and then, that
+ * ends as the answer (`store/outbox.ts`). All of it is best effort, and none of it ever delays an answer.
+ */
+import type { Chat, Millis, SessionEvent } from "../core/model.ts";
+import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
+import { renderReply } from "../core/reply.ts";
+import type { Bridge } from "./bridge.ts";
+
+export type AtWork = { readonly inboxId: number; readonly chat: Chat; readonly isVerbose: boolean };
+
+export interface Live {
+  /** What Claude works on from now on; null for nothing. */
+  at(work: AtWork | null): void;
+  /** The next piece of a reply. */
+  text(eventId: string, text: string): void;
+  events(events: readonly SessionEvent[]): void;
+  /** Resolves when the indicator is off, after a short time at the latest. */
+  end(): Promise<void>;
+}
+
+/** A peer shows the indicator for about 15 s. **Source:** signal-cli, man page of JSON-RPC, `sendTyping`. */
+const typingRenewMs: Millis = 10_000;
+/** The end of the indicator is waited for, so that it is told before a stop; no longer than this. */
+const typingEndMs: Millis = 2_000;
+const cursorMark = " …";
+/** Kept of a preview: more than one message is never shown of it. */
+const previewLengthMax = 4_000;
+
+export function createLive(bridge: Bridge): Live {
+  const { clock, transport } = bridge;
+  let work: AtWork | null = null;
+  let typing: AbortController | null = null;
+  let shown: Promise<void> = Promise.resolve();
+  let draft = createDraft(bridge, null);
+
+  const say = async (chat: Chat, isTyping: boolean): Promise<void> => {
+    if (bridge.isConnected()) await transport.typing(chat, isTyping).catch(() => undefined);
+  };
+  const keepTyping = async (chat: Chat, stop: AbortSignal): Promise<void> => {
+    while (!stop.aborted) {
+      await say(chat, true);
+      await clock.sleep(typingRenewMs, stop);
+    }
+    await say(chat, false);
+  };
+  const at = (next: AtWork | null): void => {
+    if (next?.inboxId === work?.inboxId) return void (work = next);
+    work = next;
+    typing?.abort();
+    typing = null;
+    draft = createDraft(bridge, next);
+    if (next === null || !transport.capabilities.typing) return;
+    typing = new AbortController();
+    shown = keepTyping(next.chat, typing.signal);
+  };
+  return {
+    at,
+    text: (eventId, text) => draft.text(eventId, text),
+    events: (events) => (work?.isVerbose ? undefined : draft.events(events)),
+    async end() {
+      at(null);
+      const over = new AbortController();
+      await Promise.race([shown.finally(() => over.abort()), clock.sleep(typingEndMs, over.signal)]);
+    },
+  };
+}
+
+function createDraft(bridge: Bridge, work: AtWork | null): Pick<Live, "text" | "events"> {
+  const { store, clock, config, transport } = bridge;
+  let state: DraftState = { startedAt: clock.monotonic(), changedAt: null, changes: 0 };
+  let preview = { eventId: "", text: "" };
+
+  const show = (markdown: string): void => {
+    if (work === null || !config.progress || !transport.capabilities.edits || !bridge.isConnected()) return;
+    const now = clock.monotonic();
+    if (markdown === "" || !isDraftDue(state, now)) return;
+    const [first] = renderReply(markdown);
+    const { text, styles } = first?.kind === "text" ? first : { text: markdown, styles: [] };
+    const changes = store.db.transaction(() => {
+      // What was answered or taken back meanwhile is not previewed.
+      if (store.inbox.get(work.inboxId)?.state !== "open") return Infinity;
+      bridge.chats.touch(work.chat);
+      return store.outbox.addDraft(work.inboxId, work.chat, text + cursorMark, styles, clock.now());
+    });
+    state = { ...state, changedAt: now, changes: Math.max(state.changes + 1, changes) };
+  };
+  return {
+    text(eventId, text) {
+      const before = preview.eventId === eventId ? preview.text : "";
+      preview = { eventId, text: before.length > previewLengthMax ? before : before + text };
+      show(preview.text.trim());
+    },
+    events(events) {
+      const use = events.findLast((event) => event.type === "tool_use");
+      if (use?.type === "tool_use") show(toolLine(use));
+    },
+  };
+}

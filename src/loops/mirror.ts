@@ -1,0 +1,375 @@
+/**
+ * One session that lives elsewhere, mirrored while something is under way in it.
+ *
+ *   frames ─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)        queued posts ─▶ request ─▶ posting ─▶ echo ─▶ buffer
+ */
+import type { Frame, Remote } from "../claude/line.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis, Session, SessionEvent } from "../core/model.ts";
+import { findUncertain, progressOf, trackAll } from "../core/turn.ts";
+import type { PostRow } from "../store/posts.ts";
+import type { Bridge } from "./bridge.ts";
+import { createLive, type Live } from "./live.ts";
+import { build, isOver, nextPost, noteTurn, viewOf, type Worker } from "./post.ts";
+
+/** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
+const overlapMs: Millis = 60_000;
+/** How far a prompt may seem older than its sending: the clocks are known to a second, and a wrong guess asks twice. */
+const askedSlackMs: Millis = 60_000;
+/** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
+const echoHoldMs: Millis = 20;
+
+type Mirror = {
+  readonly bridge: Bridge;
+  readonly remote: Remote;
+  readonly sessionId: string;
+  readonly remoteId: string;
+  readonly signal: AbortSignal;
+  readonly live: Live;
+  readonly buffer: SessionEvent[];
+  readonly posted: { readonly id: number; readonly eventId: string | null }[];
+  /** Nothing of ours is under way, but the session runs. */
+  isWatched: boolean;
+  startedAt: Millis;
+};
+
+/** Follows the session until nothing is under way in it. @throws BridgeError of what failed */
+export async function mirror(
+  bridge: Bridge,
+  remote: Remote,
+  session: Session,
+  worker: Worker,
+  isWatched: boolean,
+  kill: AbortSignal,
+): Promise<void> {
+  const cut = new AbortController();
+  const signal = AbortSignal.any([kill, cut.signal]);
+  const live = createLive(bridge);
+  let remoteId = session.remoteId;
+  try {
+    if (session.state === "ended") return await finishEnded(bridge, session, signal);
+    const isFresh = remoteId === null;
+    remoteId ??= await create(bridge, remote, session, signal);
+    const startedAt = bridge.clock.monotonic();
+    const common = { bridge, remote, sessionId: session.id, remoteId, signal, live, isWatched, startedAt };
+    const state: Mirror = { ...common, buffer: [], posted: [] };
+    const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
+    if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
+    worker.caughtUp.resolve();
+    if (!isFresh) await lookUp(state);
+    await run(state, frames, worker);
+  } catch (error) {
+    if (kill.aborted) return;
+    const isRefused = error instanceof BridgeError && error.code === "claude_request";
+    if (remoteId === null || !isRefused || !isOver(await remote.retrieve(remoteId, kill))) throw error;
+    settleGone(bridge, session.id);
+  } finally {
+    cut.abort();
+    worker.wake = () => undefined;
+    await live.end();
+  }
+}
+
+function settleGone({ store, chats }: Bridge, sessionId: string): void {
+  const session = store.sessions.get(sessionId);
+  if (session) chats.settle(session.chat, { type: "gone", session });
+}
+
+/** In a conversation that is over nothing is read any more; what still runs there is ended. */
+async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal): Promise<void> {
+  const { store, line } = bridge;
+  for (const post of store.posts.open(session.id)) {
+    if (post.request !== null && post.kind !== "prompt" && session.remoteId !== null && !signal.aborted)
+      await line
+        .post(viewOf(bridge, session), [post.request], () => undefined, signal)
+        .catch((error: unknown) => {
+          if (!(error instanceof BridgeError)) throw error;
+          // What it does not take there is nothing left to end.
+          if (error.retry !== "never") throw error;
+        });
+    if (!signal.aborted) store.posts.finish(post.id);
+  }
+}
+
+/** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */
+async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
+  const { settings, sessions, db } = bridge.store;
+  const view = viewOf(bridge, session);
+  const mark = `creating:${session.id}`;
+  const found = settings.get(mark) === null ? null : await remote.find(view, signal);
+  if (found === null) settings.set(mark, "1");
+  const remoteId = found ?? (await remote.create(view, signal));
+  db.transaction(() => {
+    sessions.setRemote(session.id, remoteId);
+    settings.remove(mark);
+  });
+  return remoteId;
+}
+
+/** From far enough back to see what is under way again, wherever the cursor has gone since. */
+function sinceOf({ store }: Bridge, sessionId: string): Millis | null {
+  const cursor = store.sessions.get(sessionId)?.cursor ?? null;
+  if (cursor === null) return null;
+  const times = store.posts.open(sessionId).map(({ state, postedAt, eventId }) => {
+    if (state === "posting") return postedAt ?? cursor;
+    return (eventId === null ? null : store.log.at(sessionId, eventId)) ?? cursor;
+  });
+  return Math.min(cursor, ...times) - overlapMs;
+}
+
+/** Stores what the log has, page by page. */
+export async function listLog(
+  bridge: Bridge,
+  remote: Remote,
+  sessionId: string,
+  remoteId: string,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
+    const session = bridge.store.sessions.get(sessionId);
+    if (session && !signal.aborted) bridge.chats.log(session, page);
+  }
+}
+
+/** Posts whose answer was not seen: they are in the log, or they are queued again. */
+async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Mirror): Promise<void> {
+  const { store, chats } = bridge;
+  const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");
+  if (uncertain.length === 0) return;
+  const prompts = uncertain.some(({ kind }) => kind === "prompt") ? await remote.prompts(remoteId, signal) : [];
+  const session = store.sessions.get(sessionId);
+  if (!session || signal.aborted) return;
+  const posted: { id: number; eventId: string | null }[] = [];
+  for (const post of uncertain) {
+    const eventId = find(bridge, sessionId, post, prompts);
+    if (eventId !== undefined) posted.push({ id: post.id, eventId });
+    else store.posts.markQueued(post.id);
+  }
+  const ids = new Set(posted.map(({ eventId }) => eventId));
+  if (posted.length > 0)
+    chats.log(
+      session,
+      prompts.filter(({ id }) => ids.has(id)),
+      posted,
+    );
+}
+
+/** The entry that a post became; undefined where it did not arrive. */
+function find(
+  { store }: Bridge,
+  sessionId: string,
+  { kind, request, postedAt }: PostRow,
+  prompts: readonly SessionEvent[],
+): string | null | undefined {
+  // Stopping twice stops once.
+  if (kind === "interrupt") return undefined;
+  if (request?.kind === "confirm" || request?.kind === "result")
+    return store.log.isAnswered(sessionId, request.toolUseId) ? null : undefined;
+  if (request?.kind !== "prompt") return undefined;
+  const taken = new Set(store.posts.mappedEventIds(sessionId));
+  for (;;) {
+    const found = findUncertain(request.text, (postedAt ?? 0) - askedSlackMs, prompts, taken);
+    if (found === null) return undefined;
+    // One that was thrown away since is no answer.
+    if (trackAll(progressOf(found), store.log.events(sessionId, found)).kind !== "flushed") return found;
+    taken.add(found);
+  }
+}
+
+type Happened =
+  | { readonly kind: "frame"; readonly result: IteratorResult<Frame> }
+  | { readonly kind: "echo"; readonly post: PostRow; readonly echo: SessionEvent | null }
+  | { readonly kind: "woken" }
+  | { readonly kind: "held" };
+
+/** Posts and listens, until nothing is under way. */
+async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker): Promise<void> {
+  const { bridge, signal } = state;
+  let frame: Promise<Happened> | null = null;
+  let posting: { readonly post: PostRow; readonly stop: AbortController; readonly done: Promise<Happened> } | null =
+    null;
+  for (;;) {
+    const posts = bridge.store.posts.open(state.sessionId);
+    showWork(state, posts);
+    const next = nextPost(posts);
+    if (posting === null && next) {
+      flush(state);
+      const stop = new AbortController();
+      posting = { post: next, stop, done: post(state, next, AbortSignal.any([signal, stop.signal])) };
+    }
+    if (posting === null && isDone(state, posts)) return;
+    const woken = Promise.withResolvers<Happened>();
+    worker.wake = () => {
+      if (posting !== null && !bridge.store.posts.isOpen(posting.post.id)) posting.stop.abort();
+      woken.resolve({ kind: "woken" });
+    };
+    frame ??= frames.next().then((result) => ({ kind: "frame", result }));
+    frame.catch(() => undefined);
+    const timer = new AbortController();
+    const holdMs = holdOf(state);
+    const held =
+      holdMs === null ? [] : [bridge.clock.sleep(holdMs, timer.signal).then((): Happened => ({ kind: "held" }))];
+    const racing = posting === null ? [] : [posting.done];
+    let happened: Happened;
+    try {
+      happened = await Promise.race([frame, ...racing, woken.promise, ...held]);
+    } catch (error) {
+      flush(state);
+      throw error;
+    } finally {
+      timer.abort();
+    }
+    if (signal.aborted) return;
+    if (happened.kind === "held") flush(state);
+    if (happened.kind === "echo") {
+      posting = null;
+      take(state, happened.post, happened.echo);
+    }
+    if (happened.kind !== "frame") continue;
+    frame = null;
+    if (happened.result.done) {
+      flush(state);
+      throw streamLost("its end came before the turn's");
+    }
+    if ((await hear(state, happened.result.value)) === "over") return;
+  }
+}
+
+/** The prompt that Claude works on is shown as such. */
+function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]): void {
+  const prompt = posts.find(({ kind, state }) => kind === "prompt" && state === "posted");
+  const session = prompt && bridge.store.sessions.get(sessionId);
+  live.at(
+    session
+      ? { inboxId: Number(prompt.subject), chat: session.chat, isVerbose: session.context["verbose"] === true }
+      : null,
+  );
+}
+
+/** Only what waits for a person is left, and nobody else's turn is watched. */
+function isDone(state: Mirror, posts: readonly PostRow[]): boolean {
+  if (state.buffer.length > 0 || state.posted.length > 0) flush(state);
+  const open = state.bridge.store.posts.open(state.sessionId);
+  if (state.bridge.store.sessions.get(state.sessionId)?.state !== "active") return true;
+  return !state.isWatched && posts.length >= open.length && open.every((post) => post.state === "waiting");
+}
+
+/** What can wait for the commit of the next that matters: the log at the API keeps it. */
+const isQuiet = ({ type }: SessionEvent): boolean =>
+  type === "prompt" || type === "running" || type === "usage" || type === "other";
+
+/** How long what is buffered may wait for what comes next; null: as long as it takes. */
+function holdOf({ buffer, posted }: Mirror): Millis | null {
+  if (!buffer.every(isQuiet)) return 0;
+  return posted.length > 0 ? echoHoldMs : null;
+}
+
+/** One transaction. */
+function flush(state: Mirror): void {
+  const { bridge, sessionId, buffer, posted, live } = state;
+  if (buffer.length === 0 && posted.length === 0) return;
+  const session = bridge.store.sessions.get(sessionId);
+  const [events, echoes] = [buffer.splice(0), posted.splice(0)];
+  if (!session) return;
+  const changes = bridge.chats.log(session, events, echoes);
+  live.events(events);
+  if (changes.some((change) => change.do === "finish")) {
+    bridge.notices.emit("claude", { fault: null, at: bridge.clock.now() });
+    noteTurn(bridge, sessionId, "ended", state.startedAt);
+  }
+  if (changes.some((change) => change.do === "wait" && change.isWaiting))
+    noteTurn(bridge, sessionId, "waiting", state.startedAt);
+}
+
+/** Posts one request; resolves to its echo. What is refused for good and is no prompt is over: there is nothing left to tell. */
+async function post(state: Mirror, row: PostRow, signal: AbortSignal): Promise<Happened> {
+  const { bridge, remote, sessionId } = state;
+  const { store, line, clock } = bridge;
+  try {
+    const request = await build(bridge, row, signal);
+    const session = store.sessions.get(sessionId);
+    if (!session || signal.aborted) return { kind: "woken" };
+    if (row.kind === "prompt") {
+      state.startedAt = clock.monotonic();
+      noteTurn(bridge, sessionId, "started", state.startedAt);
+    }
+    // In the server's time, as known now: our clock may be set before the post is looked for.
+    store.posts.markPosting(row.id, clock.now() + remote.skewMs());
+    const [echo] = await line.post(viewOf(bridge, session), [request], () => undefined, signal);
+    return { kind: "echo", post: row, echo: echo ?? null };
+  } catch (error) {
+    if (signal.aborted && !state.signal.aborted) return { kind: "echo", post: row, echo: null };
+    if (!(error instanceof BridgeError)) throw error;
+    if (error.code === "claude_busy") store.posts.markQueued(row.id);
+    if (row.kind === "prompt" || error.retry !== "never") throw error;
+    bridge.log.warn("a request was refused", { kind: row.kind, code: error.code });
+    store.posts.finish(row.id);
+    return { kind: "echo", post: row, echo: null };
+  }
+}
+
+function take({ bridge, buffer, posted }: Mirror, row: PostRow, echo: SessionEvent | null): void {
+  if (!bridge.store.posts.isOpen(row.id)) return;
+  if (row.kind === "prompt" && echo?.type !== "prompt") return;
+  if (echo !== null) buffer.push(echo);
+  posted.push({ id: row.id, eventId: echo?.id ?? null });
+}
+
+async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {
+  const { bridge, sessionId, buffer, live } = state;
+  switch (frame.kind) {
+    case "delta":
+      live.text(frame.eventId, frame.text);
+      return "on";
+    case "deleted":
+      flush(state);
+      settleGone(bridge, sessionId);
+      return "over";
+    case "silent":
+      return afterSilence(state);
+    case "event":
+      buffer.push(frame.event);
+      if (frame.event.type === "idle") {
+        state.isWatched = false;
+        await settlePuzzle(state);
+      }
+      if (frame.event.type === "terminated") flush(state);
+      return "on";
+  }
+}
+
+/** A stop while our prompt seems queued: the stream may have shown the prompt once only, unprocessed. The log knows. */
+async function settlePuzzle({ bridge, remote, sessionId, remoteId, signal, buffer, posted }: Mirror): Promise<void> {
+  const prompt = bridge.store.posts.open(sessionId).find(({ kind }) => kind === "prompt");
+  const eventId = prompt?.eventId ?? posted.find(({ id }) => id === prompt?.id)?.eventId ?? null;
+  if (eventId === null) return;
+  const isSeen = buffer.some((event) => event.id === eventId && event.at !== null);
+  if (isSeen || bridge.store.log.at(sessionId, eventId) !== null) return;
+  for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) buffer.push(...page);
+}
+
+/**
+ * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up; otherwise
+ * the line may be dead, and a new stream is the only way to know.
+ */
+async function afterSilence(state: Mirror): Promise<"over" | "on"> {
+  const { bridge, remote, sessionId, remoteId, signal } = state;
+  flush(state);
+  const there = await remote.retrieve(remoteId, signal);
+  if (isOver(there)) {
+    settleGone(bridge, sessionId);
+    return "over";
+  }
+  await listLog(bridge, remote, sessionId, remoteId, signal);
+  const posts = bridge.store.posts.open(sessionId);
+  if (there?.status === "idle") state.isWatched = false;
+  if (isDone(state, posts)) return "over";
+  const prompt = posts.find(({ kind, state: standing }) => kind === "prompt" && standing === "posted");
+  const isQueued = prompt?.eventId != null && bridge.store.log.turn(sessionId, prompt.eventId).kind === "queued";
+  if (there?.status !== "idle" || !prompt || !isQueued) throw streamLost("nothing came over it for too long");
+  bridge.store.posts.markQueued(prompt.id);
+  return "on";
+}
+
+const streamLost = (why: string): BridgeError =>
+  new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);

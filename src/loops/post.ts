@@ -1,0 +1,65 @@
+/** What a post needs before it goes out, whichever line it goes to. */
+import type { RemoteSession, Request, SessionView } from "../claude/line.ts";
+import { encodeMetadata } from "../core/metadata.ts";
+import type { Millis, Session } from "../core/model.ts";
+import type { PostRow } from "../store/posts.ts";
+import type { Bridge, Notices } from "./bridge.ts";
+import { buildRequest } from "./request.ts";
+
+/** The request of a post: as it is stored, or built now and stored, so that what goes out again is what went out before. */
+export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal): Promise<Request> {
+  if (post.request !== null) return post.request;
+  const { store } = bridge;
+  const row = store.inbox.get(Number(post.subject));
+  const account = bridge.account();
+  // Queues open when the first line has told who we are, and a prompt has a row.
+  if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
+  const request = await buildRequest(bridge, row.envelope, account, signal);
+  if (!signal.aborted) store.posts.setRequest(post.id, request);
+  return request;
+}
+
+export function noteTurn(
+  { notices, clock }: Bridge,
+  session: string,
+  event: Notices["turn"]["event"],
+  startedAt: Millis,
+): void {
+  notices.emit("turn", { event, session, durationMs: clock.monotonic() - startedAt });
+}
+
+/** What works on one session now. */
+export type Worker = {
+  /** Something was posted, or taken back. */
+  wake: () => void;
+  /** Resolves when the log was listed. */
+  readonly caughtUp: PromiseWithResolvers<void>;
+};
+
+/** A session as a line is told of it. */
+export function viewOf({ config, store }: Bridge, session: Session): SessionView {
+  const { context } = session;
+  const text = (key: string, other: string): string => {
+    const value = context[key];
+    return typeof value === "string" ? value : other;
+  };
+  return {
+    id: session.id,
+    remoteId: session.remoteId,
+    title: text("title", "Signal chat"),
+    model: text("model", config.model),
+    effort: text("effort", config.effort),
+    system: config.system,
+    tools: [],
+    metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
+    history: () => store.log.newestFirst(session.id),
+  };
+}
+
+/** The session is over at the API: nothing can be asked in it any more. */
+export const isOver = (there: RemoteSession | null): boolean =>
+  there === null || there.isArchived || there.status === "terminated";
+
+/** What is to go out next. */
+export const nextPost = (posts: readonly PostRow[]): PostRow | undefined =>
+  posts.find(({ state }) => state === "queued");

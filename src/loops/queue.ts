@@ -1,0 +1,174 @@
+/**
+ * Queues: serial work per key (a chat, a session), in parallel over keys up to a limit. The queue itself is the database: `keys` names
+ * those with open work, `work` does what there is of one key and says when to look again. Waits are kept in memory, in monotonic time:
+ * a restart tries early, never late, and a clock that is set changes nothing.
+ *
+ *   wake(key) ─▶ not waiting, open, room left? ─▶ work ─▶ the key again, behind the others      a wait ─▶ sleep until it is over
+ *   wake()    ─▶ keys: all of them
+ */
+import { backoffMs } from "../core/backoff.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
+import type { Bridge } from "./bridge.ts";
+
+export type QueueOptions = {
+  readonly name: string;
+  /** Keys with open work, those that have waited longest first. */
+  readonly keys: () => readonly string[];
+  /**
+   * Does what there is to do; resolves to how long to wait before this key is looked at again, or null where a wake will tell.
+   * A BridgeError means that the database failed: then it is looked at again after a backoff of the queue's own.
+   */
+  readonly work: (key: string, kill: AbortSignal) => Promise<Millis | null>;
+  /** Closed: nothing new starts; what runs goes on. A wake must follow when it opens. */
+  readonly isOpen: () => boolean;
+  /** Keys at work at the same time. */
+  readonly max: number;
+};
+
+export interface Queue {
+  /** There may be something to do for this key, or for any. */
+  wake(key?: string): void;
+  isBusy(key: string): boolean;
+  busyCount(): number;
+  /** Does other work of this key while the queue leaves it alone; not while it is busy. */
+  hold<T>(key: string, work: () => Promise<T>): Promise<T>;
+  /** No wait holds any more. */
+  hurry(): void;
+  /**
+   * Works until `stop` aborts (nothing new starts), then waits for what runs; `kill` is handed to the work.
+   * Rejects only on a fault of our own.
+   */
+  run(stop: AbortSignal, kill: AbortSignal): Promise<void>;
+}
+
+/** Longest sleep without a wake, after which every key is looked at: bounds the harm of a wake that was missed. */
+const idleMs: Millis = 60_000;
+
+type Waiting = { readonly until: Millis; readonly attempt: number };
+
+export function createQueue(
+  { clock, random, log }: Pick<Bridge, "clock" | "random" | "log">,
+  options: QueueOptions,
+): Queue {
+  const running = new Map<string, Promise<unknown>>();
+  /** Keys to be looked at, in the order of their turn. */
+  const ready = new Set<string>();
+  const waiting = new Map<string, Waiting>();
+  let isAllReady = true;
+  let alarm = new AbortController();
+  const bugs: unknown[] = [];
+
+  const wake = (key?: string): void => {
+    if (key === undefined) isAllReady = true;
+    else ready.add(key);
+    alarm.abort();
+  };
+  const wait = (key: string, ms: Millis, attempt: number): void =>
+    void waiting.set(key, { until: clock.monotonic() + ms, attempt });
+  const postpone = (key: string, error: unknown): void => {
+    if (!(error instanceof BridgeError)) return void bugs.push(error);
+    const attempt = (waiting.get(key)?.attempt ?? 0) + 1;
+    const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
+    wait(key, waitMs, attempt);
+    log.warn("work postponed", { loop: options.name, ...toFault(error), waitMs });
+  };
+  const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
+    const task = work.finally(() => {
+      running.delete(key);
+      wake(key);
+    });
+    running.set(
+      key,
+      task.catch(() => undefined),
+    );
+    return task;
+  };
+  const start = (key: string, kill: AbortSignal): void => {
+    const task = options.work(key, kill).then(
+      (waitMs) => {
+        if (waitMs === null) waiting.delete(key);
+        else wait(key, waitMs, 0);
+      },
+      (error: unknown) => postpone(key, error),
+    );
+    void occupy(key, task);
+  };
+  const isDue = (key: string): boolean => (waiting.get(key)?.until ?? 0) <= clock.monotonic();
+
+  /** Starts what is due; resolves to how long to sleep. */
+  const startDue = (kill: AbortSignal): Millis => {
+    // With all room taken the queue is not even looked at: the first that ends wakes.
+    if (!options.isOpen() || running.size >= options.max) return idleMs;
+    for (const key of waiting.keys()) if (!running.has(key) && isDue(key)) ready.add(key);
+    if (isAllReady) for (const key of options.keys()) ready.add(key);
+    isAllReady = false;
+    for (const key of ready) {
+      if (running.size >= options.max) return idleMs;
+      if (running.has(key)) continue;
+      ready.delete(key);
+      if (isDue(key)) start(key, kill);
+    }
+    const next = [...waiting].reduce(
+      (first, [key, { until }]) => (running.has(key) ? first : Math.min(first, until)),
+      Infinity,
+    );
+    return Math.max(1, Math.min(idleMs, next - clock.monotonic()));
+  };
+
+  return {
+    wake,
+    isBusy: (key) => running.has(key),
+    busyCount: () => running.size,
+    hold: (key, work) => occupy(key, work()),
+    hurry() {
+      waiting.clear();
+      wake();
+    },
+    async run(stop, kill) {
+      stop.addEventListener("abort", () => wake());
+      while (!stop.aborted && bugs.length === 0) {
+        alarm = new AbortController();
+        const { signal } = alarm;
+        let sleepMs = idleMs;
+        try {
+          sleepMs = startDue(kill);
+        } catch (error) {
+          if (!(error instanceof BridgeError)) throw error;
+          isAllReady = true;
+          log.error("queue unreadable", { loop: options.name, ...toFault(error) });
+        }
+        await clock.sleep(sleepMs, signal);
+        if (!signal.aborted && sleepMs === idleMs) isAllReady = true;
+      }
+      await Promise.all(running.values());
+      if (bugs.length > 0) throw bugs[0];
+    },
+  };
+}
+
+/**
+ * Writes in one transaction, and tries until it holds: what came in, or went out, must not be taken or said twice because the disk
+ * is full. Null where `signal` aborted first. `onFault` hears why it does not hold, and null when it does again.
+ */
+export async function untilWritten<T>(
+  { store, clock, random, log }: Bridge,
+  loop: string,
+  signal: AbortSignal,
+  work: () => T,
+  onFault: (message: string | null) => void = () => undefined,
+): Promise<T | null> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const result = store.db.transaction(work);
+      if (attempt > 1) onFault(null);
+      return result;
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      onFault(error.message);
+      log.error("database not writable", { loop, ...toFault(error), attempt });
+      if (!signal.aborted) await clock.sleep(backoffMs({ attempt, jitter: random(), retryAfterMs: null }), signal);
+      if (signal.aborted) return null;
+    }
+  }
+}

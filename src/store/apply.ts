@@ -1,0 +1,300 @@
+/**
+ * Writes what a decision says, in the transaction of the fact that caused it; and wakes the queues of what it touched once that has
+ * been committed. Only `core/chat.ts` chooses, only this file writes.
+ *
+ *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
+ */
+import { askSubject, checkChat, decide } from "../core/chat.ts";
+import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
+import { conversationsMax } from "../core/execute.ts";
+import type { Account, Chat, Envelope, JsonValue, Millis, Session, SessionEvent, Stamps } from "../core/model.ts";
+import { chatKey } from "../core/model.ts";
+import { nameOf, transcriptOf, untitled, usageOf } from "../core/conversation.ts";
+import { plainText } from "../core/reply.ts";
+import { textOf } from "../core/prompt.ts";
+import type { InboxRow } from "./inbox.ts";
+import type { PostRow } from "./posts.ts";
+import type { Store } from "./store.ts";
+
+/** What a decision needs to know of the world outside of the database. */
+export type Surroundings = {
+  readonly account: () => Account | null;
+  readonly now: () => Millis;
+  readonly newId: () => string;
+  readonly backend: string;
+  /** The next stamp of a key that is set here. */
+  readonly stamp: (stamps: Stamps, key: string) => Stamps;
+  /** What a message of a person is marked with; null for no mark. */
+  readonly emojiOf: (stage: Stage) => string | null;
+  /** A message's timestamp here is its identity on Signal. */
+  readonly hasOwnTimestamps: boolean;
+  readonly isWelcoming: boolean;
+  readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
+  /** Asserts what must hold after each decision: in tests and simulation. */
+  readonly isChecked: boolean;
+  /** Rows of this chat, or posts of these sessions, were written and committed. */
+  readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
+};
+
+export type Chats = ReturnType<typeof createChats>;
+
+export function createChats(store: Store, world: Surroundings) {
+  const viewOf = createView(store, world);
+  const apply = createApply(store, world);
+  /** Part of the caller's transaction, if there is one. */
+  const settle = (chat: Chat, fact: Fact): readonly Change[] =>
+    store.db.transaction(() => {
+      const changes = decide(viewOf(chat), fact);
+      const sessionIds = apply(chat, changes);
+      if (world.isChecked) checkChat(viewOf(chat));
+      const key = chatKey(chat);
+      if (changes.length > 0) store.db.afterCommit(() => world.onTouched(key, sessionIds));
+      return changes;
+    });
+  return {
+    settle,
+    /** Rows of this chat are written in the transaction at work. */
+    touch: (chat: Chat): void => store.db.afterCommit(() => world.onTouched(chatKey(chat), [])),
+    /** Entries of a log, with the posts that turned out to be among them. */
+    log(
+      session: Session,
+      events: readonly SessionEvent[],
+      posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
+    ): readonly Change[] {
+      return store.db.transaction(() => {
+        for (const { id, eventId } of posted) store.posts.markPosted(id, eventId);
+        const present = store.sessions.get(session.id) ?? session;
+        const added = store.log.apply(present, events, world.now());
+        store.files.note(session.id, added);
+        return settle(session.chat, { type: "logged", session: present, events: added });
+      });
+    },
+    /** An allowed message; null where it is there already. */
+    receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
+      const { kind } = verdict;
+      if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
+      const id = store.inbox.accept(key, kind, envelope, world.now());
+      if (id === null) return null;
+      const changes = settle(envelope.chat, { type: "received", id, envelope, verdict });
+      const isOpen = changes.some((change) => change.do === "open" && change.id === id);
+      if (!isOpen) store.inbox.finish(id, "answered", world.now());
+      return id;
+    },
+    /** After a start: what lies open goes on. */
+    resume(): void {
+      for (const key of store.inbox.openChats()) {
+        const chat = store.inbox.openPrompts(key)[0]?.envelope.chat;
+        if (chat) settle(chat, { type: "started" });
+      }
+    },
+    viewOf,
+  };
+}
+
+const toPrompt = ({ id, envelope, versions, told }: InboxRow, post: Post | null): Prompt => ({
+  id,
+  envelope,
+  versions,
+  told,
+  post,
+});
+
+function createView(store: Store, world: Surroundings) {
+  const { inbox, posts, sessions, log, outbox, settings } = store;
+  const asksOf = (session: Session): Ask[] => {
+    const { uses, isWaiting } = log.open(session.id);
+    if (!isWaiting) return [];
+    return uses.flatMap((use) => {
+      const subject = askSubject({ session }, use.id);
+      if (!use.isAsk || posts.isConfirmed(subject)) return [];
+      const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
+      const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+        at: state === "sent" ? sendingAt : null,
+      }));
+      return [{ use, shown, isSaid: rows.length > 0 }];
+    });
+  };
+  return (chat: Chat): View => {
+    const key = chatKey(chat);
+    const account = world.account();
+    // A decision is made for what has arrived, and nothing arrives before it is known who we are.
+    if (account === null) throw new Error("A decision needs the account");
+    const active = sessions.active(key);
+    const session = active?.backend === world.backend ? active : null;
+    const rows = inbox.head(key);
+    const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
+    const open = post && log.open(post.sessionId);
+    return {
+      chat,
+      account,
+      now: world.now(),
+      session,
+      head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
+      prompts: () => inbox.openPrompts(key).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
+      asks: session ? asksOf(session) : [],
+      lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
+      hasReply: () => post?.eventId != null && log.hasReplySince(post.sessionId, post.eventId),
+      isWelcome: ({ chat, source }) =>
+        !world.isWelcoming ||
+        chat?.kind === "group" ||
+        settings.get(`welcomed:${source?.aci ?? source?.number}`) !== null,
+      endedText({ source }, sentAt) {
+        const row = inbox.ended(key, sentAt);
+        const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
+        return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
+      },
+      look: { ...world.look, ...lookOf(store, key, session) },
+    };
+  };
+}
+
+function lookOf({ sessions, log, inbox }: Store, key: string, session: Session | null) {
+  return {
+    conversations: () =>
+      sessions
+        .ofChat(key, conversationsMax)
+        .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
+    usage: () => usageOf(session && log.lastOfType(session.id, "usage")),
+    lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
+    transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
+  };
+}
+
+function createApply(store: Store, world: Surroundings) {
+  const { inbox, outbox, posts, sessions, settings } = store;
+  const current = createSessionMaker(store, world);
+  const write: { readonly [Do in Change["do"]]: (chat: Chat, change: Extract<Change, { do: Do }>) => string | void } = {
+    say(chat, { why, subject, part, body, draftOf }) {
+      if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
+      else outbox.addAnswer(why, subject, part, draftOf, chat, body, world.now());
+    },
+    mark: (chat, { id, envelope, stage }) => mark(store, world, chat, id, envelope, stage),
+    open(_, { id, envelope, versions }) {
+      const known = inbox.get(id);
+      if (known && (known.kind !== "prompt" || versions.length > 1 || envelope !== known.envelope))
+        inbox.open(id, envelope, versions);
+    },
+    finish(chat, { id, outcome }) {
+      // No preview outlives the prompt that it answers.
+      if (outbox.openDraft(id) !== null)
+        outbox.addAnswer(
+          "stopped",
+          String(id),
+          0,
+          id,
+          chat,
+          plainText(outcome === "cancelled" ? "(stopped)" : "(no answer)"),
+          world.now(),
+        );
+      inbox.finish(id, outcome, world.now());
+      posts.finishPrompt(id);
+      if (outcome !== "cancelled") settings.count(outcome);
+    },
+    tell: (_, { id, code }) => void inbox.markTold(id, code),
+    ask(chat, { id }) {
+      const session = current(chat);
+      posts.add(session.id, "prompt", String(id), null, world.now());
+      return session.id;
+    },
+    again(chat, { id, isLost, fault }) {
+      const session = current(chat);
+      posts.again(id, session.id, isLost, fault);
+      return session.id;
+    },
+    wait(_, { id, isWaiting }) {
+      posts.setWaiting(id, isWaiting);
+      return posts.ofPrompt(id)?.sessionId;
+    },
+    confirm(chat, { use, isAllowed, reason }) {
+      const session = current(chat);
+      const request = { kind: "confirm", toolUseId: use.id, isAllowed, reason } as const;
+      posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
+      return session.id;
+    },
+    interrupt(_, { id, sessionId }) {
+      posts.add(sessionId, "interrupt", String(id), { kind: "interrupt" }, world.now());
+      return sessionId;
+    },
+    endSession: (_, { id }) => void sessions.end(id),
+    resumeSession: (_, { id }) => {
+      sessions.resume(id);
+      sessions.setStale(id, true);
+      return id;
+    },
+    set(chat, { key, value }) {
+      const session = current(chat);
+      setContext(store, world, session, key, value);
+      return session.id;
+    },
+    forget: (_, { id }) => void forgetSession(store, id),
+    welcome(chat, { envelope: { source } }) {
+      const who = source?.aci ?? source?.number;
+      if (who === undefined || who === null) return;
+      settings.set(`welcomed:${who}`, String(world.now()));
+      outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
+    },
+  };
+  /** Resolves to the sessions with new work. */
+  return (chat: Chat, changes: readonly Change[]): string[] => {
+    const touched = new Set<string>();
+    for (const change of changes) {
+      const sessionId = (write[change.do] as (chat: Chat, change: Change) => string | void)(chat, change);
+      if (sessionId !== undefined) touched.add(sessionId);
+    }
+    return [...touched];
+  };
+}
+
+const welcomeText =
+  "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
+
+function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
+  const { source, content, sentAt } = envelope;
+  const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
+  const isRemove = stage === "cleared";
+  const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
+  if (emoji === null || source === null) return;
+  // Signal's clients keep the reactions of an edited message at its first version.
+  const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
+  outbox.addMark(
+    id,
+    stage,
+    chat,
+    { kind: "reaction", emoji, targetAuthor: source, targetSentAt, isRemove },
+    world.now(),
+  );
+}
+
+/** What was chosen for the chat outlives its conversations. */
+const lastingKeys = ["model", "effort", "verbose"] as const;
+
+function createSessionMaker({ sessions }: Store, world: Surroundings) {
+  /** The active session of a chat, made where there is none. */
+  return (chat: Chat): Session => {
+    const key = chatKey(chat);
+    const active = sessions.active(key);
+    if (active?.backend === world.backend) return active;
+    const id = world.newId();
+    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? {};
+    const chosen = Object.fromEntries(
+      lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
+    );
+    if (active) sessions.end(active.id);
+    return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
+  };
+}
+
+function setContext({ sessions }: Store, world: Surroundings, session: Session, key: string, value: JsonValue): void {
+  sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
+  if (session.remoteId !== null) sessions.setStale(session.id, true);
+}
+
+/** The remote session is removed by the next sync: `settings` remembers what is owed. */
+function forgetSession({ sessions, settings }: Store, id: string): void {
+  const session = sessions.get(id);
+  if (!session) return;
+  if (session.remoteId !== null) settings.set(`forget:${session.remoteId}`, "1");
+  sessions.remove(id);
+}

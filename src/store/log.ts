@@ -1,0 +1,160 @@
+/**
+ * The mirrored event logs of the sessions, and what they say of a turn.
+ *
+ * Events are upserted by id, so that a stream, a listing and a second look after a crash may bring them in any order and any number
+ * of times. Where a turn stands is a projection of the log (`core/turn.ts`); it is kept in memory and fed with each entry, and built
+ * anew from the rows after a start, or when a transaction was rolled back.
+ */
+import type { Millis, Session, SessionEvent } from "../core/model.ts";
+import { openLog, progressOf, readEntry, trackAll, type OpenLog, type Progress } from "../core/turn.ts";
+import { statements, type Database } from "./database.ts";
+import { logTailMs } from "./retention.ts";
+
+type RawEvent = { readonly at: number | null; readonly body: string };
+type Turn = { readonly promptId: string; readonly progress: Progress };
+
+const parse = ({ at, body }: RawEvent): SessionEvent => ({ ...(JSON.parse(body) as SessionEvent), at });
+
+export type Log = ReturnType<typeof createLog>;
+
+export function createLog(db: Database) {
+  const { run, get, all } = statements(db);
+  const turns = new Map<string, Turn>();
+  const opens = new Map<string, OpenLog>();
+  db.onRollback(() => {
+    turns.clear();
+    opens.clear();
+  });
+  /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
+  const events = (id: string, fromEventId?: string): SessionEvent[] => {
+    const from =
+      fromEventId === undefined
+        ? { at: 0 }
+        : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
+    const since = from?.at ?? Number.MAX_SAFE_INTEGER;
+    const processed = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
+    const queued = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
+    return [...processed, ...queued].map(parse);
+  };
+  const openOf = (id: string): OpenLog => {
+    const known = opens.get(id);
+    if (known) return known;
+    const rows = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND seq > coalesce((SELECT max(seq) FROM events
+      WHERE session_id = ${id} AND type = 'idle' AND body ->> '$.stop.kind' <> 'requires_action'), 0) ORDER BY seq`;
+    const built = rows.map(parse).reduce(readEntry, openLog);
+    opens.set(id, built);
+    return built;
+  };
+  return {
+    events,
+    /** The log newest first, a page at a time, as far as it is read. */
+    *newestFirst(id: string): Generator<SessionEvent> {
+      let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
+      for (;;) {
+        const page = all<RawEvent & { at: number; seq: number }>`SELECT at, seq, body FROM events
+          WHERE session_id = ${id} AND (at < ${at} OR (at = ${at} AND seq < ${seq})) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
+        for (const row of page) {
+          [at, seq] = [row.at, row.seq];
+          yield parse(row);
+        }
+        if (page.length < pageMax) return;
+      }
+    },
+    /** Where the turn of this prompt stands. */
+    turn(id: string, promptId: string): Progress {
+      const known = turns.get(id);
+      if (known?.promptId === promptId) return known.progress;
+      // Stops that came before the prompt was known here are not its own, whatever their time.
+      const earlier = all<{
+        id: string;
+      }>`SELECT idle.id FROM events AS idle JOIN events AS prompt ON prompt.session_id = idle.session_id
+        WHERE idle.session_id = ${id} AND prompt.id = ${promptId} AND idle.type = 'idle' AND idle.seq < prompt.seq
+        AND (idle.at IS NULL OR idle.at >= coalesce(prompt.at, 0)) LIMIT ${earlierMax}`;
+      const start = progressOf(promptId, new Set(earlier.map((row) => row.id)));
+      const progress = trackAll(start, events(id, promptId));
+      turns.set(id, { promptId, progress });
+      return progress;
+    },
+    /** What Claude waits for in this session, and the last error that was not overcome. */
+    open: openOf,
+    /** When Claude saw an entry; null while it is queued, or is not here. */
+    at: (id: string, eventId: string): Millis | null =>
+      get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${eventId}`?.at ?? null,
+    /** The newest entry that gave the session this title. */
+    renamed(id: string, title: string): SessionEvent | null {
+      const row = get<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND type = 'updated'
+        AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`;
+      return row ? parse(row) : null;
+    },
+    /** This tool use has its confirmation or result. */
+    isAnswered: (id: string, toolUseId: string): boolean =>
+      get`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')
+        AND body ->> '$.toolUseId' = ${toolUseId} LIMIT 1` !== undefined,
+    /** Claude has said something after this prompt. */
+    hasReplySince: (id: string, promptEventId: string) =>
+      get`SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
+        WHERE prompt.session_id = ${id} AND prompt.id = ${promptEventId} AND reply.type = 'reply'
+        AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1` !== undefined,
+    /** The newest entry of a type. */
+    lastOfType(id: string, type: SessionEvent["type"]): SessionEvent | null {
+      const row = get<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`;
+      return row ? parse(row) : null;
+    },
+    /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
+    apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
+      const before = openOf(session.id);
+      const added = upsert(
+        db,
+        session,
+        seen.filter(({ at }) => !isLongSeen(session, at)),
+      );
+      const turn = turns.get(session.id);
+      if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, seen) });
+      opens.set(session.id, added.reduce(readEntry, before));
+      const cursor = seen.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
+      if (added.length > 0 || cursor !== (session.cursor ?? 0))
+        run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;
+      return added;
+    },
+  };
+}
+
+const pageMax = 64;
+/** More stops than that within the time of one prompt there are not. */
+const earlierMax = 1_000;
+
+/** So far before the cursor everything has been seen, and may be pruned since: it is not news when a listing shows it again. */
+const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =>
+  at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
+
+/** Returns the entries that are new. A known one only ever goes from queued to processed. */
+function upsert(db: Database, session: Session, events: readonly SessionEvent[]): SessionEvent[] {
+  const { all, run } = statements(db);
+  const settled = settledIds(db, session, events);
+  const byId = new Map<string, SessionEvent>();
+  for (const event of events)
+    if (!settled.has(event.id) && (byId.get(event.id)?.at ?? null) === null) byId.set(event.id, event);
+  const unsettled = [...byId.values()];
+  if (unsettled.length === 0) return [];
+  const rows = JSON.stringify(unsettled.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
+  const inserted = all<{ id: string }>`
+    INSERT INTO events (session_id, id, type, at, body)
+    SELECT ${session.id}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
+    ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
+  const isNew = new Set(inserted.map(({ id }) => id));
+  for (const { id, at } of unsettled)
+    if (at !== null && !isNew.has(id))
+      run`UPDATE events SET at = ${at} WHERE session_id = ${session.id} AND id = ${id} AND at IS NULL`;
+  return unsettled.filter(({ id }) => isNew.has(id));
+}
+
+/** Of a listing most is stored already, for it looks back beyond the cursor: one query tells which entries never change again. */
+function settledIds(db: Database, { id, cursor }: Session, events: readonly SessionEvent[]): ReadonlySet<string> {
+  const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
+  if (since > (cursor ?? 0)) return new Set();
+  const { get } = statements(db);
+  const row = get<{
+    ids: string;
+  }>`SELECT json_group_array(id) AS ids FROM events WHERE session_id = ${id} AND at >= ${since}`;
+  return new Set(JSON.parse(row?.ids ?? "[]") as string[]);
+}

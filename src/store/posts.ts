@@ -1,0 +1,96 @@
+/**
+ * The durable queue to Claude, as the outbox is the one to Signal.
+ *
+ *   add ─▶ queued ─▶ posting ─▶ posted ◀─▶ waiting (for a person) ─▶ done
+ *             ▲         │ the answer was never seen: looked up in the log before anything is posted again
+ *             └─────────┘
+ *
+ * `request` is written when it is built, before it goes out: a file is fetched and a voice note written down once. It is removed with
+ * the end of the post.
+ */
+import type { Request } from "../claude/line.ts";
+import type { Post } from "../core/changes.ts";
+import type { Millis } from "../core/model.ts";
+import { statements, type Database } from "./database.ts";
+
+export type PostRow = Post & {
+  readonly id: number;
+  readonly kind: Request["kind"];
+  readonly subject: string;
+  /** Null before it was built. */
+  readonly request: Request | null;
+  /** The server's time when it went out. */
+  readonly postedAt: Millis | null;
+  readonly eventId: string | null;
+};
+
+type Raw = Omit<PostRow, "request"> & { readonly request: string | null };
+
+const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, attempts,
+  fault FROM posts`;
+
+const toRow = ({ request, ...row }: Raw): PostRow => ({
+  ...row,
+  request: request === null ? null : (JSON.parse(request) as Request),
+});
+
+export type Posts = ReturnType<typeof createPosts>;
+
+export function createPosts(db: Database) {
+  const { one, many, run, get, all } = statements(db, select, toRow);
+  return {
+    /** Nothing where the same request was made before. */
+    add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
+      run`INSERT INTO posts (session_id, kind, subject, request, state, created_at)
+        VALUES (${sessionId}, ${kind}, ${subject}, ${request && JSON.stringify(request)}, 'queued', ${now})
+        ON CONFLICT (kind, subject) DO NOTHING`,
+    get: (id: number) => one`WHERE id = ${id}`,
+    ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
+    /** What is to be posted in a session, or was posted and is not over. */
+    open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
+    /** Sessions with anything to post or to follow, those that have waited longest first. */
+    dueSessions: () =>
+      all<{ sessionId: string }>`
+        SELECT session_id AS sessionId FROM posts WHERE state <> 'done' AND state <> 'waiting' GROUP BY session_id ORDER BY min(id)`.map(
+        (row) => row.sessionId,
+      ),
+    /** Some question waits for a person. */
+    isWaiting: () => get`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
+    isOpen: (id: number): boolean => get`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'` !== undefined,
+    isConfirmed: (subject: string): boolean =>
+      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}` !== undefined,
+    setRequest: (id: number, request: Request) =>
+      run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
+    /** It goes out: from here on its fate may be unknown. */
+    markPosting: (id: number, postedAt: Millis) =>
+      run`UPDATE posts SET state = 'posting', posted_at = ${postedAt} WHERE id = ${id} AND state <> 'done'`,
+    /** It is in the log. Anything but a prompt is over with that. */
+    markPosted: (id: number, eventId: string | null) =>
+      run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
+        request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`,
+    setWaiting: (inboxId: number, isWaiting: boolean) =>
+      run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
+        AND state IN ('posted', 'waiting')`,
+    /** It goes on in this session; where it is lost, it is queued anew. `fault` counts as one more failure of its kind. */
+    again: (inboxId: number, sessionId: string, isLost: boolean, fault: string | null) =>
+      run`UPDATE posts SET session_id = ${sessionId}, state = iif(${isLost ? 1 : 0}, 'queued', state),
+        event_id = iif(${isLost ? 1 : 0}, NULL, event_id),
+        attempts = iif(${fault} IS NULL, attempts, iif(fault IS ${fault}, attempts + 1, 1)), fault = coalesce(${fault}, fault)
+        WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
+    /** It surely did not arrive. */
+    markQueued: (id: number) =>
+      run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
+    finish: (id: number) => run`UPDATE posts SET state = 'done', request = NULL WHERE id = ${id}`,
+    finishPrompt: (inboxId: number) =>
+      run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
+    /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */
+    mappedEventIds: (sessionId: string) =>
+      new Set(
+        all<{
+          id: string;
+        }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(
+          ({ id }) => id,
+        ),
+      ),
+  };
+}
