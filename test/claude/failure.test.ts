@@ -70,11 +70,7 @@ describe("failures of the Claude API", () => {
       "claude_forbidden",
     ],
     ["400, on hold", status(400, "invalid_request_error", { errorCode: "organization_on_hold" }), "claude_forbidden"],
-    [
-      "400, image",
-      status(400, "invalid_request_error", { errorCode: "image_dimensions_too_large" }),
-      "claude_image",
-    ],
+    ["400, image", status(400, "invalid_request_error", { errorCode: "image_dimensions_too_large" }), "claude_image"],
     ["401", status(401, "authentication_error"), "claude_key"],
     ["402", status(402, "billing_error"), "claude_credit"],
     [
