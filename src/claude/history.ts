@@ -45,6 +45,7 @@ const filesBase64Max = 12 * 2 ** 20;
 const filesMax = 20;
 
 type Turn = { readonly messages: Message[]; readonly tokens: number; readonly id: string; readonly open: OpenUse[] };
+/** `isWhole`: no picture or document was left out. */
 type Room = { tokens: number; base64: number; files: number; isWhole: boolean };
 
 /** @param log newest first, read as far as there is room for it @param tokensMax about, for all of it */
@@ -53,22 +54,26 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
   const turns: Turn[] = [];
   let entries: SessionEvent[] = [];
   let lastAt = 0;
+  let isTrimmed = false;
   for (const entry of log) {
     lastAt = Math.max(lastAt, entry.at ?? 0);
     entries.push(entry);
     if (entry.type !== "prompt") continue;
     const turn = toTurn(entries.reverse(), model, room);
     entries = [];
-    room.isWhole &&= turn.tokens <= room.tokens;
     // What Claude waits for goes along at any length.
-    if (turn.tokens > room.tokens && turn.open.length === 0) break;
+    isTrimmed = turn.tokens > room.tokens && turn.open.length === 0;
+    if (isTrimmed) break;
     room.tokens -= turn.tokens;
     turns.push(turn);
   }
-  const kept = room.isWhole ? turns : fromAnchor(turns);
-  const isBare = (index: number): boolean => index > 0 && !room.isWhole;
-  const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
-  return { messages: settle(merge(messages.reverse().flat())), open: kept[0]?.open ?? [], lastAt };
+  const kept = isTrimmed ? fromAnchor(turns) : turns;
+  const isBare = ({ open }: Turn): boolean => open.length === 0 && (isTrimmed || !room.isWhole);
+  const messages = kept.map((turn) => (isBare(turn) ? turn.messages.map(withoutThinking) : turn.messages));
+  const open = kept[0]?.open ?? [];
+  const merged = merge(messages.reverse().flat());
+  // Some of what is open may be answered already: the rest is yet to come.
+  return { messages: open.length > 0 ? merged : settle(merged), open, lastAt };
 }
 
 /**
@@ -178,7 +183,8 @@ export function settle(messages: Message[]): Message[] {
     const results = kept.filter(({ type }) => type === "tool_result");
     message.content = [...results, ...missing, ...kept.filter(({ type }) => type !== "tool_result")];
   });
-  return merge(messages.filter(({ content }) => content.length > 0));
+  const kept = messages.filter(({ content }) => content.length > 0);
+  return kept.length === messages.length ? messages : settle(merge(kept));
 }
 
 export const toResult = (tool_use_id: string, content: string, is_error: boolean): Block => ({
