@@ -4,8 +4,8 @@
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import { headersTimeoutMs, silenceMs, type ClaudeApi } from "../../src/claude/api.ts";
-import type { Backend } from "../../src/claude/backend.ts";
-import { createMessagesBackend } from "../../src/claude/messages.ts";
+import type { Line } from "../../src/claude/line.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
 import type { Fault, Point } from "../doubles/scripted.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
@@ -26,7 +26,7 @@ export type LocalDeps = {
 
 type Request = Pick<Anthropic.MessageCreateParams, "messages">;
 
-export type LocalClaude = { readonly backend: Backend; fail(point: Point, fault: Fault): void; calmDown(): void };
+export type LocalClaude = { readonly line: Line; fail(point: Point, fault: Fault): void; calmDown(): void };
 
 const unreachable = (): BridgeError => new BridgeError("claude_unreachable", "Cannot ask as nobody answers");
 
@@ -77,21 +77,26 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
   const api: ClaudeApi = {
     call: () => Promise.reject(new Error("messages asks by stream alone")),
     bytes: () => Promise.resolve(null),
+    bounds: { headersMs: headersTimeoutMs, silenceMs },
+    model: () => Promise.resolve(null),
     async models(signal) {
       await pass(signal);
-      return [{ id: "claude-scripted", name: "Scripted Claude" }];
+      return [{ id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null }];
     },
     async stream(_site, work, signal) {
       const asked = Promise.withResolvers<Request>();
-      const create = (params: Request): void => asked.resolve(params);
-      work({ messages: { create } } as unknown as Anthropic, { signal });
+      const create = (params: Request) => {
+        asked.resolve(params);
+        return { asResponse: () => new Promise<Response>(() => undefined) };
+      };
+      void work({ messages: { create } } as unknown as Anthropic, { signal, timeout: headersTimeoutMs }).asResponse();
       const fault = await pass(signal);
       return frames(await asked.promise, fault?.kind === "lose", signal);
     },
     skewMs: deps.skewMs,
   };
   return {
-    backend: createMessagesBackend({ api, clock, newId: () => `${dice.below(2 ** 30)}` }),
+    line: createMessagesLine({ api, clock, hasWebSearch: false, newId: () => `${dice.below(2 ** 30)}` }),
     fail: (_point, fault) => void faults.push(fault),
     calmDown() {
       isCalm = true;
