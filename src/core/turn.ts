@@ -162,12 +162,13 @@ export function findUncertain(
 export const inLogOrder = (events: readonly SessionEvent[]): SessionEvent[] =>
   [...events].sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity) || 0);
 
-/** Tool uses that wait for a person's yes or no, oldest first: derivable from the log alone, without any local state. */
+/**
+ * Tool uses that wait for a person's yes or no, oldest first: derivable from the log alone, without any local state. Only those
+ * for which the session last stopped: an interrupt leaves others behind that nothing ever answers.
+ */
 export function pendingAsks(events: readonly SessionEvent[]): string[] {
-  const open = new Set<string>();
-  for (const event of inLogOrder(events)) {
-    if (event.type === "tool_use" && event.isAsk) open.add(event.id);
-    if (event.type === "confirmation" || event.type === "tool_result") open.delete(event.toolUseId);
-  }
-  return [...open];
+  const last = inLogOrder(events).findLast(({ type }) => type === "idle");
+  if (last?.type !== "idle" || last.stop.kind !== "requires_action") return [];
+  const resolved = new Set(events.map((event) => ("toolUseId" in event ? event.toolUseId : null)));
+  return last.stop.eventIds.filter((id) => !resolved.has(id));
 }

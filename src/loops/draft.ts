@@ -3,7 +3,7 @@
  *
  *   draft:<row> ─▶ draft:<row>:1 … (edits) ─▶ the reply's first part, as an edit (store/sessions.ts)
  *
- * Rows name the draft by the timestamp that was chosen for it; the send loop puts Signal's own in its place. What is still
+ * Rows name the draft by the timestamp that was chosen for it; the send loop puts the newest version's in its place. What is still
  * waiting to be sent when something newer is known is taken back.
  */
 import type { Chat, SessionEvent } from "../core/model.ts";

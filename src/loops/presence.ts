@@ -1,7 +1,6 @@
 /** What a person sees happen to their own message: it is marked as read, a reaction says how it stands, and Claude is typing. */
 import type { Chat, Envelope } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -38,8 +37,8 @@ export function cancel(bridge: Presence, { id, sessionId, envelope }: InboxRow, 
   const shown = standings.map((standing) => outbox.byKey(`${keyOf(envelope)}:${standing}`));
   const last = shown.findLast((row) => row !== null && row.state !== "failed")?.body;
   if (!isGone && last?.kind === "reaction") react(bridge, envelope, "cleared", last.emoji, true);
-  if (sessionId !== null && envelope.chat && outbox.byKey(`draft:${id}`) && outbox.openDraft(sessionId))
-    outbox.addAnswer(`stopped:${id}`, sessionId, envelope.chat, plainText("(stopped)"), now);
+  if (sessionId !== null && envelope.chat && outbox.byKey(`draft:${id}`))
+    outbox.endDraft(`stopped:${id}`, sessionId, envelope.chat, "(stopped)", now);
   inbox.finish(id, "cancelled", now);
 }
 

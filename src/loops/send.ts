@@ -12,6 +12,7 @@
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
+import { editedWithinMs } from "../core/progress.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLanes, untilWritten, type Lanes } from "./lanes.ts";
@@ -79,8 +80,8 @@ async function sendOne(
   const { outbox, settings } = bridge.store;
   const { clock, log } = bridge;
   const body = bodyOf(bridge, row);
-  if (body === null) {
-    outbox.markFailed(row.id, "superseded", clock.now());
+  if (typeof body === "string") {
+    outbox.markFailed(row.id, body, clock.now());
     return null;
   }
   const mark = ({ id, body: { kind } }: OutboxRow): void => {
@@ -122,7 +123,7 @@ async function sendFailed(
   const isCounted = isUncertain && !transport.capabilities.ownTimestamps;
   if (error.retry === "never" || (isTrimming(row) && isCounted)) {
     await untilWritten(bridge, "send", kill, () => {
-      outbox.markFailed(row.id, error.code, clock.now());
+      outbox.markFailed(row.id, isUncertain ? "send_uncertain" : error.code, clock.now());
       if (!isTrimming(row)) settings.count("sendFailed");
     });
     return;
@@ -141,14 +142,28 @@ async function sendFailed(
 }
 
 /** What is shown besides the messages: nobody misses it, and it is no message to be counted. */
-const isTrimming = ({ key }: OutboxRow): boolean => key.startsWith("status:") || key.startsWith("draft:");
+const isTrimming = ({ key }: OutboxRow): boolean => /^(?:status|draft|below):/u.test(key);
 
-/** Our edits name a message by the timestamp chosen for it. Where it did not go out, an answer is a message of its own. */
-function bodyOf({ store }: Bridge, row: OutboxRow): OutboundBody | null {
+/** What goes out for a row now; or why nothing does. An edit that has lost its message is a message of its own, where it says anything. */
+function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "send_uncertain" {
   const { body } = row;
-  const target = body.kind === "edit" ? store.outbox.byTimestamp(body.targetSentAt) : null;
-  if (body.kind !== "edit" || target === null) return body;
-  if (target.state === "failed" && isTrimming(row)) return null;
-  if (target.state === "failed") return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
-  return { ...body, targetSentAt: target.signalTimestamp ?? body.targetSentAt };
+  // Without a timestamp of our own a second copy is a second message, and as an edit it would name an old version.
+  const mayBeThere = row.isUncertain === 1 && !bridge.transport.capabilities.ownTimestamps;
+  if (mayBeThere && isTrimming(row) && body.kind !== "reaction") return "send_uncertain";
+  if (body.kind !== "edit") return body;
+  const targetSentAt = mayBeThere ? null : newestVersion(bridge, body.targetSentAt);
+  if (targetSentAt !== null) return { ...body, targetSentAt };
+  if (isTrimming(row)) return "superseded";
+  return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
+}
+
+/**
+ * What an edit has to name: phones show one that names an older version as a message of its own. Null where that is not known,
+ * or where the phones would not take it any more. **Source:** issue 14906 of Signal-Android.
+ */
+function newestVersion({ store: { outbox }, clock }: Bridge, draftTimestamp: Millis): Millis | null {
+  const draft = outbox.byTimestamp(draftTimestamp);
+  if (draft?.state !== "sent" || clock.now() - (draft.sendingAt ?? draft.timestamp) > editedWithinMs) return null;
+  const last = outbox.lastEdit(draft.key);
+  return last?.state === "failed" ? null : (last ?? draft).signalTimestamp;
 }

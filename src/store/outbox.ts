@@ -5,11 +5,13 @@
  *             ▲         │ not sent for sure, or outcome unknown (counted): again, with the same timestamp
  *             └─────────┘
  *
- * A placeholder `draft:<inbox id>` is edited while Claude writes, and ends as the answer. An edit names its message by the
- * timestamp chosen for it; the send loop puts Signal's own in its place.
+ * A placeholder `draft:<inbox id>` is edited while Claude writes, and ends as the answer, or, where that took long, with a word
+ * that it stands below: an edit rings no phone. An edit names its message by the timestamp chosen for it; the send loop puts
+ * the newest version's in its place.
  */
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { silentWithinMs } from "../core/progress.ts";
 import { statements, type Database } from "./database.ts";
 
 export type OutboxRow = {
@@ -21,6 +23,8 @@ export type OutboxRow = {
   readonly body: OutboundBody;
   readonly state: "queued" | "sending" | "sent" | "failed";
   readonly attempts: number;
+  /** An attempt may have reached the phones. */
+  readonly isUncertain: 0 | 1;
   readonly notBefore: Millis;
   readonly signalTimestamp: Millis | null;
   /** When the first attempt that may have reached the phones began. */
@@ -30,7 +34,7 @@ export type OutboxRow = {
 
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
-const select = `SELECT id, key, chat_key AS chatKey, chat, timestamp, body, state, attempts, not_before AS notBefore,
+const select = `SELECT id, key, chat_key AS chatKey, chat, timestamp, body, state, attempts, is_uncertain AS isUncertain, not_before AS notBefore,
   signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
 const toRow = (raw: Raw): OutboxRow => ({
@@ -55,6 +59,10 @@ export function createOutbox(db: Database) {
     byKey: (key: string) => one`WHERE key = ${key}`,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
+    /** The last edit of a draft that is on the phones, or may be (then it has failed): what comes next must name it. */
+    lastEdit: (draftKey: string) =>
+      one`WHERE key > ${`${draftKey}:`} AND key < ${`${draftKey};`} AND (state = 'sent' OR fault = 'send_uncertain')
+        ORDER BY id DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
@@ -103,20 +111,37 @@ function createAdding(db: Database) {
   const supersedeAll = (prefix: string, now: Millis, butKey = ""): number =>
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
       WHERE key > ${`${prefix}:`} AND key < ${`${prefix};`} AND key <> ${butKey} AND state = 'queued' AND attempts = 0`;
+  /**
+   * Adds a message that takes the place of the open draft where there is one: as an edit of it, files in a message of their own.
+   * Where the draft has stood for long it is a message of its own, for that one rings, and the draft says where it is.
+   */
+  const addAnswer = (key: string, sessionId: string, chat: Chat, body: OutboundBody, now: Millis): void => {
+    const draft = body.kind === "text" ? openDraft(sessionId) : null;
+    if (body.kind !== "text" || draft === null) return void add(key, chat, body, now);
+    supersedeAll(draft.key, now);
+    if (supersede(draft.id, now)) return void add(key, chat, body, now);
+    const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
+    if (now - draft.createdAt > silentWithinMs) {
+      add(key, chat, body, now);
+      return void add(`below:${draft.id}`, chat, { ...edit, text: "(see below)", styles: [] }, now);
+    }
+    const { text, styles, files } = body;
+    add(key, chat, { ...edit, text, styles }, now);
+    if (files.length > 0) add(`${key}:files`, chat, { ...body, text: "", styles: [] }, now);
+  };
   return {
     add,
     openDraft,
     supersede,
     supersedeAll,
-    /** Adds a message that takes the place of the open draft where there is one: as an edit of it, files in a message of their own. */
-    addAnswer(key: string, sessionId: string, chat: Chat, body: OutboundBody, now: Millis): void {
-      const draft = body.kind === "text" ? openDraft(sessionId) : null;
-      if (body.kind !== "text" || draft === null) return void add(key, chat, body, now);
+    addAnswer,
+    /** Says in place of the open draft that nothing more comes. */
+    endDraft(key: string, sessionId: string, chat: Chat, text: string, now: Millis): void {
+      const draft = openDraft(sessionId);
+      if (draft === null) return;
       supersedeAll(draft.key, now);
-      if (supersede(draft.id, now)) return void add(key, chat, body, now);
-      const { text, styles, files } = body;
-      add(key, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
-      if (files.length > 0) add(`${key}:files`, chat, { ...body, text: "", styles: [] }, now);
+      if (!supersede(draft.id, now))
+        add(key, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles: [] }, now);
     },
   };
 }

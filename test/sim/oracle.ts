@@ -236,19 +236,26 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     },
     /** The outbox says what was true: what counts as sent was through, what counts as failed was refused, no preview is left over. */
     unsaid(db: Database): string | null {
-      const done = db.all<{ key: string; timestamp: number; state: string; target: number | null }>(
-        "SELECT key, timestamp, state, json_extract(body, '$.targetSentAt') AS target FROM outbox WHERE key NOT LIKE 'status:%'",
+      const done = db.all<{
+        key: string;
+        timestamp: number;
+        state: string;
+        fault: string | null;
+        target: number | null;
+      }>(
+        "SELECT key, timestamp, state, fault, json_extract(body, '$.targetSentAt') AS target FROM outbox WHERE key NOT LIKE 'status:%'",
       );
       let leftovers = 0;
-      for (const { key, timestamp, state, target } of done) {
-        const isDraft = key.startsWith("draft:");
+      for (const { key, timestamp, state, fault, target } of done) {
+        const isAnswer = !key.startsWith("draft:");
+        const isDraft = /^(?:draft|below):/u.test(key);
         const count = times.get(timestamp) ?? 0;
         if (state === "sent" && count === 0) onBroken(`${key} counts as sent, and never arrived`);
         if (state === "failed" && !isDraft && !refused.has(timestamp))
           onBroken(`${key} was given up although nobody refused it`);
-        // A preview stays as it was where it is not known to be there, or where its last edit was refused.
+        // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused.
         if (isDraft && target === null) leftovers += count - (state === "sent" ? 1 : 0);
-        if (!isDraft && target !== null && state === "failed") leftovers++;
+        if (target !== null && (isAnswer ? state === "failed" : fault === "send_uncertain")) leftovers++;
       }
       const previews = signal.screen().filter(({ text }) => text.endsWith(draftEnd)).length;
       if (previews > leftovers) return `${previews} previews are left on the phones, where ${leftovers} may be`;
