@@ -115,9 +115,14 @@ export const migrations: readonly string[] = [
   `,
 ];
 
+const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
+
+/** Whether no step is missing. */
+export const isNewest = (db: Database): boolean => versionOf(db) >= migrations.length;
+
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */
 export function migrate(db: Database, steps: readonly string[] = migrations): void {
-  const version = db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
+  const version = versionOf(db);
   if (version > steps.length)
     throw new BridgeError(
       "database_newer",
