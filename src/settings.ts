@@ -7,6 +7,7 @@ import { resolve } from "node:path";
 import * as v from "valibot";
 import type { AllowRule } from "./core/inbound.ts";
 import { logLevels } from "./log.ts";
+import { readProjects, type Project } from "./projects/folders.ts";
 import { releasesUrl } from "./version.ts";
 
 /** What a value may be, with its words for the error and the README. */
@@ -74,6 +75,17 @@ const address = word((given): ListenAddress | null | undefined => {
   if (host === "" || Number(port) > 65_535) return undefined;
   return { host: host.replace(/^\[|\]$/g, ""), port: Number(port) };
 });
+
+/** Says its own faults: they lie deep in tables. */
+const projects = v.pipe(
+  v.unknown(),
+  v.rawTransform<unknown, readonly Project[]>(({ dataset, addIssue, NEVER }) => {
+    const read = readProjects(dataset.value);
+    if (typeof read !== "string") return read;
+    addIssue({ message: read });
+    return NEVER;
+  }),
+);
 
 const shortSystem =
   "You are Claude, chatting on Signal with a person who reads on a phone. Answer in the person's language, briefly and plainly; go into detail when asked. Simple Markdown (bold, italics, lists, code) is shown; tables and headings are not.";
@@ -161,6 +173,11 @@ export const settings = {
     "ask",
     "sessions: tools of the session; with ask a person confirms what writes or runs",
     { flag: "policy" },
+  ),
+  projects: setting(
+    form(projects, "name=folder pairs with commas between; in the file a table [projects.NAME] each"),
+    null,
+    "folders of this machine that Claude may work on (docs/projects.md)",
   ),
   approvalMinutes: setting(
     whole(1, 10_080),

@@ -37,7 +37,13 @@ function masked(value: unknown, isSecret: boolean): unknown {
 
 function toCell(value: unknown): string {
   if (value === null) return "-";
-  const text = (Array.isArray(value) ? value.join(", ") : `${value as string | number | boolean}`).replace(/\s+/g, " ");
+  const text = (
+    Array.isArray(value)
+      ? value.join(", ")
+      : typeof value === "object"
+        ? JSON.stringify(value)
+        : String(value as string)
+  ).replace(/\s+/g, " ");
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }
 

@@ -1,0 +1,278 @@
+/**
+ * The tools of a project as Claude knows them, and what a call of one would do: looked at before the question, and again at the
+ * moment of running. The bodies are the SDK's own, which confines them to the folder; what they answer is bounded here.
+ */
+import { stat } from "node:fs/promises";
+import { sep } from "node:path";
+import * as v from "valibot";
+import type { Clock } from "../clock.ts";
+import { hashInput, type CallResult } from "../store/calls.ts";
+import * as content from "./content.ts";
+import type { Project } from "./folders.ts";
+import { acts, isToolName, judge, pathKind, type Ruling, type ToolName } from "./policy.ts";
+import { runCommand, sayOutcome, type Sandbox } from "./runner.ts";
+import { patchOf, type Scope, type Undo } from "./undo.ts";
+
+/** Where a call is to run. */
+export type Site = {
+  readonly project: Project;
+  readonly scope: Scope;
+  /** `always` was said for edits of this project, and its hour is not over. */
+  readonly isGranted: boolean;
+  readonly sandbox: Sandbox;
+  /** signalman's. */
+  readonly home: string;
+  readonly env: Readonly<Partial<Record<string, string>>>;
+  readonly undo: Undo;
+  readonly clock: Clock;
+};
+
+type Deed = {
+  /** One line, for the question and the progress: `edit src/a.ts (+3 −1)`. */
+  readonly title: string;
+  /** All that would happen: a unified diff, or the command; "" for reading. */
+  readonly detail: string;
+  /** What is shown, and what that stands on, as a hash: a yes is bound to it. */
+  readonly basis: string;
+  /** Whether a yes to `basis` is a yes to this. */
+  readonly holds: (basis: string) => boolean;
+  /** Does it; never rejects. */
+  readonly work: (signal: AbortSignal) => Promise<CallResult>;
+};
+
+/** What becomes of a call, and why; where it is possible at all, also what it would do. */
+export type Plan =
+  | { readonly verdict: "never"; readonly reason: string }
+  | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
+
+const resultBytesMax = 50_000;
+const searchMs = 60_000;
+const globLengthMax = 200;
+
+const file = v.pipe(v.string(), v.nonEmpty(), v.maxLength(4_096));
+const line = v.pipe(v.number(), v.integer());
+const look = v.object({ pattern: file, path: v.optional(file, ".") });
+const inputs = {
+  local_read: v.object({ file_path: file, view_range: v.optional(v.tuple([v.pipe(line, v.minValue(1)), line])) }),
+  local_glob: look,
+  local_grep: look,
+  local_write: v.object({ file_path: file, content: v.string() }),
+  local_edit: v.object({
+    file_path: file,
+    old_string: v.pipe(v.string(), v.nonEmpty()),
+    new_string: v.string(),
+    replace_all: v.optional(v.boolean(), false),
+  }),
+  local_run: v.object({
+    command: v.pipe(v.string(), v.trim(), v.nonEmpty(), v.maxLength(10_000)),
+    timeout_ms: v.optional(v.pipe(line, v.minValue(1)), 3_600_000),
+  }),
+} satisfies Record<ToolName, v.GenericSchema>;
+type Input<T extends ToolName> = v.InferOutput<(typeof inputs)[T]>;
+
+/** A tool as both backends announce it. */
+export type ToolDefinition = {
+  readonly name: ToolName;
+  readonly description: string;
+  readonly input_schema: { readonly type: "object"; readonly [key: string]: unknown };
+};
+
+/** The tools of a project, with the SDK's schemas; `local_run` only where the project allows it. */
+export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">): Promise<ToolDefinition[]> {
+  const sdk = await content.loadSdk();
+  const file = (name: ToolName, body: typeof sdk.betaReadTool, does: string): ToolDefinition => ({
+    name,
+    description: `${does} Paths are relative to the project's folder on the owner's machine.`,
+    input_schema: (body({ workdir: sep }) as unknown as ToolDefinition).input_schema,
+  });
+  const asked = "The owner is shown the difference and may say no.";
+  const files = [
+    file("local_read", sdk.betaReadTool, "Read a text file, at most 50 KB at a time; view_range reads on."),
+    file("local_glob", sdk.betaGlobTool, `List files by a glob pattern, newest first, at most ${globLengthMax}.`),
+    file("local_grep", sdk.betaGrepTool, "Search the files for a regular expression."),
+    file("local_write", sdk.betaWriteTool, `Write a whole text file. ${asked}`),
+    file("local_edit", sdk.betaEditTool, `Replace one text in a file. ${asked}`),
+  ];
+  if (!canRun(project)) return files;
+  const command = {
+    type: "string",
+    description: "one command line for /bin/sh, in the project's folder; no standard input",
+  };
+  const timeout_ms = { type: "integer", description: `at most, and without it, ${project.runMinutes * 60_000}` };
+  const input_schema = { type: "object", properties: { command, timeout_ms }, required: ["command"] } as const;
+  return [
+    ...files,
+    { name: "local_run", description: "Run a command. The owner is shown it and may say no.", input_schema },
+  ];
+}
+
+/** There is no /bin/sh on Windows. */
+const canRun = ({ run }: Pick<Project, "run">): boolean => run && process.platform !== "win32";
+
+const failed = (words: string): CallResult => ({ content: words, isError: true });
+const done = (words: string): CallResult => ({ content: words, isError: false });
+
+/** What a call would do now. Total: what cannot be done is `never`, with the reason for Claude. */
+export async function planCall(name: string, given: unknown, site: Site): Promise<Plan> {
+  const never = (reason: string): Plan => ({ verdict: "never", reason });
+  const rules = { run: canRun(site.project), ask: site.project.ask, isGranted: site.isGranted };
+  if (!isToolName(name)) return never(judge(name, [], rules).reason);
+  const read = v.safeParse(inputs[name], given);
+  if (!read.success) return never(`${name}: ${v.getDotPath(read.issues[0]) ?? "input"}: ${read.issues[0].message}`);
+  const input = read.output as Input<ToolName>;
+  const path = "file_path" in input ? input.file_path : "path" in input ? input.path : "";
+  try {
+    const place = await content.locate(site.scope.root, path);
+    const { verdict, reason }: Ruling = judge(name, [path, place.path], rules);
+    if (verdict === "never") return never(reason);
+    const deed = await deedOf(name, input, place, site);
+    return typeof deed === "string" ? never(deed) : { verdict, reason, ...deed };
+  } catch (error) {
+    return never(content.inWords(error, path));
+  }
+}
+
+function deedOf(
+  name: ToolName,
+  input: Input<ToolName>,
+  place: content.Place,
+  site: Site,
+): Deed | Promise<Deed | string> {
+  if ("command" in input) return running(input, site);
+  if ("content" in input || "old_string" in input) return changing(input, place, site);
+  const inside = place.path === "" ? "" : ` in ${place.path}`;
+  const title =
+    "pattern" in input
+      ? `${acts[name] === "list" ? "list" : "search for"} ${input.pattern}${inside}`
+      : `read ${place.path}`;
+  const basis = hashInput(name, [input, place.absolute]);
+  const work = (signal: AbortSignal) => reading(name, input, place, site.scope.root, signal);
+  return { title, detail: "", basis, holds: (asked) => asked === basis, work };
+}
+
+async function reading(
+  name: ToolName,
+  input: Input<"local_read"> | Input<"local_grep">,
+  place: content.Place,
+  root: string,
+  signal: AbortSignal,
+): Promise<CallResult> {
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
+  try {
+    const sdk = await content.loadSdk();
+    const isFile = (await stat(place.absolute)).isFile();
+    if (!("pattern" in input) && isFile && (await content.looksBinary(place.absolute)))
+      return failed(`${place.path} is not text: it cannot be read here`);
+    const body = acts[name] === "read" ? sdk.betaReadTool : acts[name] === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
+    const over = new Promise<never>((_, reject) => {
+      const stop = (): void => reject(new Error("it was stopped, or took longer than a minute"));
+      limit.addEventListener("abort", stop, { once: true });
+    });
+    const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal: limit } as never);
+    const text = String(await Promise.race([work, over]));
+    if (!("pattern" in input)) return done(page(text, place.path, input.view_range?.[0] ?? 1));
+    return done(hits(text, root, acts[name] === "list", isFile || pathKind(place.path) === "secret"));
+  } catch (error) {
+    return failed(content.inWords(error, place.path));
+  }
+}
+
+/** What fits of a text, in whole lines where it has some. */
+function cut(text: string): string {
+  const bytes = Buffer.from(text);
+  if (bytes.length <= resultBytesMax) return text;
+  const shown = bytes
+    .subarray(0, resultBytesMax)
+    .toString("utf8")
+    .replace(/\uFFFD$/u, "");
+  return shown.slice(0, shown.includes("\n") ? shown.lastIndexOf("\n") : undefined);
+}
+
+/** What was read, from line `first` on, with how to read on. */
+function page(text: string, path: string, first: number): string {
+  const shown = cut(text);
+  if (shown === text) return text === "" ? `[${path} has nothing there]` : text;
+  const last = first + shown.split("\n").length - 1;
+  const isPart = text[shown.length] !== "\n" ? " Of the last one only the beginning is shown." : "";
+  return `${shown}\n[Lines ${first} to ${last} of ${path}.${isPart} Read on with view_range [${last + 1}, ${last + 500}].]`;
+}
+
+/** Hits from the folder on. Lines of files that may hold a secret are left out, where the owner was not asked for just them. */
+function hits(text: string, root: string, isList: boolean, isAsked: boolean): string {
+  const from = root.endsWith(sep) ? root : root + sep;
+  const isShown = (hit: string): boolean =>
+    isList || isAsked || pathKind(/^(.*?):\d+:/u.exec(hit.replace(from, ""))?.[1] ?? "") !== "secret";
+  const all = text.split("\n");
+  const lines = all.filter(isShown).map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
+  const shown = cut(lines.join("\n"));
+  const left = all.length - lines.length;
+  const notes = [
+    shown.length < lines.join("\n").length ? ["[There is more: narrow the pattern or the path.]"] : [],
+    isList && all.length >= globLengthMax ? [`[Only the newest ${globLengthMax} are listed.]`] : [],
+    left > 0 ? [`[${left} lines of files that may hold a secret are left out; local_read asks for one.]`] : [],
+  ].flat();
+  return [shown, ...notes].join("\n").trim();
+}
+
+async function changing(
+  input: Input<"local_write"> | Input<"local_edit">,
+  place: content.Place,
+  { scope, undo }: Site,
+): Promise<Deed | string> {
+  const present = await content.readContent(place);
+  if (typeof present === "string") return present;
+  const after = "content" in input ? { text: input.content } : edited(input, present?.text ?? null, place.path);
+  if (typeof after === "string") return after;
+  if (Buffer.byteLength(after.text) > content.fileBytesMax)
+    return `${place.path} would have more than ${content.fileBytesMax} bytes`;
+  if (after.text === present?.text) return `${place.path} is like that already`;
+  const detail = patchOf(place.path, present?.text ?? null, after.text);
+  const lines = detail.split("\n").slice(2);
+  const count = (mark: string): number => lines.filter((line) => line.startsWith(mark)).length;
+  const verb = "old_string" in input ? "edit" : present === null ? "make" : "write";
+  const was = content.hashOf(present?.bytes ?? null);
+  const whole = hashInput(verb, [place.absolute, was, after.text]);
+  // The same lines, wherever they are now: what another yes of this turn changed elsewhere in the file takes nothing from this one.
+  const part = hashInput(verb, [place.absolute, lines.filter((line) => !line.startsWith("@@"))]);
+  const isOurs = undo.isLeft(scope, place.path, was);
+  return {
+    title: `${verb} ${place.path} (+${count("+")} −${count("-")})`,
+    detail,
+    basis: `${whole}:${part}`,
+    holds: (asked) => asked.startsWith(`${whole}:`) || (isOurs && asked.endsWith(`:${part}`)),
+    async work() {
+      try {
+        await undo.keep(scope, place.path, present, after.text);
+        await content.replace(scope.root, place, after.text);
+        return done(`${verb === "edit" ? "edited" : "wrote"} ${place.path}`);
+      } catch (error) {
+        return failed(`nothing was written: ${content.inWords(error, place.path)}`);
+      }
+    },
+  };
+}
+
+function edited(input: Input<"local_edit">, text: string | null, path: string): { readonly text: string } | string {
+  const parts = text?.split(input.old_string) ?? [];
+  if (text === null) return `${path}: there is no such file`;
+  if (parts.length === 1) return `old_string is not in ${path}`;
+  if (parts.length === 2 || input.replace_all) return { text: parts.join(input.new_string) };
+  return `old_string is in ${path} ${parts.length - 1} times: make it longer, or set replace_all`;
+}
+
+function running(input: Input<"local_run">, { project, sandbox, scope, home, env, clock }: Site): Deed {
+  const timeoutMs = Math.min(input.timeout_ms, project.runMinutes * 60_000);
+  const command = { command: input.command, root: scope.root, home, network: project.network, sandbox, timeoutMs };
+  const where = sandbox.kind === "none" ? "without a sandbox" : `sandboxed, ${project.network ? "with" : "no"} network`;
+  const basis = hashInput("run", [input.command, scope.root, where]);
+  return {
+    title: `run in ${project.name} (${where})`,
+    detail: input.command,
+    basis,
+    holds: (asked) => asked === basis,
+    async work(signal) {
+      const outcome = await runCommand(command, env, clock, signal);
+      return { content: sayOutcome(outcome), isError: outcome.ended !== "exit" || outcome.code !== 0 };
+    },
+  };
+}
