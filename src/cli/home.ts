@@ -37,13 +37,8 @@ function masked(value: unknown, isSecret: boolean): unknown {
 
 function toCell(value: unknown): string {
   if (value === null) return "-";
-  const text = (
-    Array.isArray(value)
-      ? value.join(", ")
-      : typeof value === "object"
-        ? JSON.stringify(value)
-        : String(value as string)
-  ).replace(/\s+/g, " ");
+  const given = Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : JSON.stringify(value);
+  const text = given.replace(/\s+/g, " ");
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }
 

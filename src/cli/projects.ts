@@ -134,10 +134,16 @@ export async function removeProject(cli: Cli, _: unknown, name = ""): Promise<nu
     const match = header.exec(line);
     return match !== null && isIts(match);
   });
-  const length = start < 0 ? 0 : lines.slice(start + 1).findIndex((line) => /^\s*(\[|#)/u.test(line));
-  const rest = [...lines.slice(0, Math.max(0, start)), ...(length < 0 ? [] : lines.slice(start + 1 + length))];
+  const next = lines.findIndex((line, index) => index > start && /^\s*\[/u.test(line));
+  // Comments before the next table are its own.
+  let end = next < 0 ? lines.length : next;
+  while (end > start + 1 && /^\s*(#.*)?$/u.test(lines[end - 1]?.trimEnd() ?? "")) end--;
+  const [head, tail] = [lines.slice(0, Math.max(0, start)), lines.slice(start < 0 ? 0 : end)].map((part) =>
+    part.join("").trim(),
+  );
+  const rest = [head, tail].filter(Boolean).join("\n\n");
   const { projects: { [project.name]: _gone, ...others } = {}, ...before } = tablesOf(text);
-  await write(path, rest.join("").replace(/\n{2,}$/u, "\n"), {
+  await write(path, rest === "" ? "" : `${rest}\n`, {
     ...before,
     ...(Object.keys(others).length > 0 ? { projects: others } : {}),
   });

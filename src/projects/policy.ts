@@ -1,8 +1,7 @@
 /**
  * What Claude may do in a project: every call of a tool is free, asks the owner, or never happens.
  *
- * Pure and total. The table of `docs/projects.md` is this file's, and so is what the executor does: it asks again at the
- * moment of running, with the path as it is then.
+ * Pure and total. `docs/projects.md` has its table. The executor asks it again at the moment of running.
  */
 
 /** What a call does, by the name of its tool on the wire. */
@@ -16,6 +15,7 @@ export const acts = {
 } as const;
 
 export type ToolName = keyof typeof acts;
+export type Act = (typeof acts)[ToolName];
 export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts, name);
 
 /** `secret` asks even to be read; `guarded` steers programs or later sessions; `odd` is a name made to deceive. */
@@ -79,31 +79,4 @@ export function judge(tool: string, paths: readonly string[] | null, { run, ask,
   if (act !== "change") return ask === "all" ? asks("this project asks for everything") : free("reading is free here");
   if (kinds.has("guarded")) return asks("it steers programs or what Claude is told later");
   return isGranted ? free("you said always") : asks("it changes a file");
-}
-
-const examples: Readonly<Record<string, readonly string[] | null>> = {
-  "a file": ["src/main.ts"],
-  "`.git`, `CLAUDE.md`, `.github` …": [".git/hooks/pre-commit"],
-  "what may hold a secret": [".env"],
-  "outside the folder": null,
-};
-
-/** The rows of the table in `docs/projects.md`: what Claude wants, and what becomes of it. */
-export function policyTable(): readonly (readonly string[])[] {
-  const usual: Rules = { run: false, ask: "writes", isGranted: false };
-  const row = (what: string, tool: ToolName, over: Partial<Rules> = {}): readonly string[] => [
-    what,
-    ...Object.values(examples).map((paths) => judge(tool, paths, { ...usual, ...over }).verdict),
-  ];
-  return [
-    ["Claude wants to", ...Object.keys(examples)],
-    row("read a file", "local_read"),
-    row("list names", "local_glob"),
-    row("search in files", "local_grep"),
-    row('any of these, with `ask = "all"`', "local_read", { ask: "all" }),
-    row("write or edit a file", "local_edit"),
-    row("the same, within the hour after `always`", "local_edit", { isGranted: true }),
-    row("run a command", "local_run"),
-    row("the same, with `run = true`", "local_run", { run: true, isGranted: true }),
-  ];
 }

@@ -1,255 +1,191 @@
 /**
- * Commands: one line for /bin/sh, in a process group and, where the system has one, a sandbox of its own, with listed
- * variables, nothing on standard input, and limits of time and output. It leaves no process behind.
+ * Commands: one line for /bin/sh, in a process group and, where the system has one, a sandbox of its own, with listed variables,
+ * nothing on standard input, and limits of time and output. It leaves no process behind.
  */
 import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
+import { childEnv } from "../child-env.ts";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
-import { messageOf } from "./content.ts";
 
-/** `why`: what stands against a sandbox, for `doctor` and the question. */
+/** `why`: what stands against a sandbox, for `doctor`. */
 export type Sandbox =
   | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
   | { readonly kind: "none"; readonly why: string };
 
+/** `home` is signalman's, hidden from the command. */
 export type Command = {
-  readonly command: string;
-  readonly root: string;
-  /** signalman's, hidden from the command. */
-  readonly home: string;
+  readonly [field in "command" | "root" | "home"]: string;
+} & {
   readonly network: boolean;
   readonly sandbox: Sandbox;
   readonly timeoutMs: Millis;
+  readonly env: NodeJS.ProcessEnv;
 };
 
+/** `code` is null where a signal ended it. */
 export type Outcome = {
-  /** Null where a signal ended it. */
   readonly code: number | null;
-  readonly ended: "exit" | "timeout" | "stopped" | "flood" | "failed";
+  readonly ended: keyof typeof endings;
   readonly output: string;
   readonly durationMs: Millis;
 };
 
+const endings = {
+  exit: "ended by a signal",
+  timeout: "ended, as its time was over",
+  stopped: "ended, as the owner stopped it",
+  flood: "ended, as it printed too much",
+  failed: "could not be started",
+};
 const shownBytesMax = 50_000;
-/** What prints more is ended: reading it away costs this process more than it tells. */
+/** What prints more is ended: to read it away would cost this process more than it tells. */
 const printedBytesMax = 32 * 2 ** 20;
 const graceMs: Millis = 2_000;
 
-/** A programmer's tools are found by these. The session's bus is none of them: by it one leaves a sandbox. */
-const toolchains = ["GOPATH", "CARGO_HOME", "RUSTUP_HOME", "NVM_DIR", "PNPM_HOME", "BUN_INSTALL", "DENO_DIR", "VIRTUAL_ENV"];
-
-function environmentOf(env: Environment, mark: string): NodeJS.ProcessEnv {
-  const more = Object.fromEntries(toolchains.map((name) => [name, env[name]]));
-  const kept = childEnv({ ...more, TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark }, env);
-  return Object.fromEntries(Object.entries(kept).filter(([name, value]) => value !== undefined && !/^(DBUS|XDG)_/u.test(name)));
+/** Without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
+function environmentOf(env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv {
+  const kept = Object.entries(childEnv({}, env)).filter(([name]) => !/^(DBUS|XDG)_/iu.test(name));
+  return { ...Object.fromEntries(kept), TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark };
 }
 
-/** In the person's home; hidden from commands where they are. */
-const privateFolders = [
-  ".ssh",
-  ".gnupg",
-  ".aws",
-  ".azure",
-  ".kube",
-  ".docker",
-  ".password-store",
-  ".mozilla",
-  ".thunderbird",
-].concat(
-  [
-    ".config/gcloud",
-    ".config/gh",
-    ".config/google-chrome",
-    ".config/chromium",
-    ".config/Signal",
-    ".local/share/keyrings",
-  ],
-  ["Library/Keychains", "Library/Mail", "Library/Messages", "Library/Cookies", "Library/Application Support/Signal"],
-);
-const privateFiles = [".netrc", ".npmrc", ".pypirc", ".git-credentials", ".pgpass"];
+/** In the person's home; hidden from commands, where they are. */
+const privateFolders =
+  ".ssh .gnupg .aws .azure .kube .docker .password-store .mozilla .thunderbird .config/gcloud .config/gh .config/google-chrome .config/chromium .config/Signal .local/share/keyrings Library/Keychains Library/Mail Library/Messages Library/Cookies";
+const privateFiles = ".netrc .npmrc .pypirc .pgpass .git-credentials";
 
 /** Those that exist, without links: a sandbox hides places, not names. */
-const real = (paths: readonly string[]): string[] =>
-  paths.filter((path) => existsSync(path)).map((path) => realpathSync(path));
+const places = (home: string, names: string): string[] =>
+  names.split(" ").flatMap((name) => (existsSync(join(home, name)) ? realpathSync(join(home, name)) : []));
 
-/** The program and its arguments that run the command, in the sandbox where there is one. */
-export function commandLine(
-  { command, root, home, network, sandbox }: Command,
-  user = homedir(),
-): readonly [string, ...string[]] {
-  // Where memory runs out, the kernel ends the command, and not signalman.
+/** The program and its arguments that run the command, in the sandbox where there is one. `user` is the person's home. */
+export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
+  const { command, root, home, network, sandbox } = given;
+  // Where memory runs out, Linux then ends the command, and not signalman.
   const shell = ["/bin/sh", "-c", `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${command}`];
-  const folders = real([home, ...privateFolders.map((name) => join(user, name))]);
-  const files = real(privateFiles.map((name) => join(user, name)));
-  if (sandbox.kind === "none") return shell as [string, ...string[]];
+  if (sandbox.kind === "none") return shell;
+  const [folders, files] = [[...places(home, "."), ...places(user, privateFolders)], places(user, privateFiles)];
   if (sandbox.kind === "sandbox-exec") {
-    const quote = (path: string): string => `"${path.replaceAll(/["\\]/gu, String.raw`\$&`)}"`;
-    const writable = [root, "/private/tmp", "/private/var/folders", "/dev"]
-      .map((path) => `(subpath ${quote(path)})`)
-      .join(" ");
-    const hidden = [...folders, ...files].map((path) => `(subpath ${quote(path)})`).join(" ");
-    const profile = `(version 1)(allow default)(deny file-write*)(allow file-write* ${writable})(deny file-read* file-write* ${hidden})${network ? "" : "(deny network*)"}`;
-    return [sandbox.program, "-p", profile, ...shell];
+    const list = (paths: readonly string[]): string =>
+      paths.map((path) => `(subpath "${path.replaceAll(/["\\]/gu, String.raw`\$&`)}")`).join(" ");
+    const writable = list([root, "/private/tmp", "/private/var/folders", "/dev"]);
+    const hidden = list([...folders, ...files]);
+    const rules = `(deny file-write*)(allow file-write* ${writable})(deny file-read* file-write* ${hidden})`;
+    return [sandbox.program, "-p", `(version 1)(allow default)${rules}${network ? "" : "(deny network*)"}`, ...shell];
   }
+  const own = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"];
+  const resolver = "/run/systemd/resolve";
   // What comes later lies over what came before: the project may lie under /tmp. /run holds sockets that lead out.
-  return [
-    sandbox.program,
-    "--die-with-parent",
-    "--new-session",
-    "--unshare-pid",
-    "--unshare-ipc",
-    "--unshare-uts",
-  ].concat(
-    network ? [] : ["--unshare-net"],
-    ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"],
-    network && existsSync("/run/systemd/resolve") ? ["--ro-bind", "/run/systemd/resolve", "/run/systemd/resolve"] : [],
-    ["--bind", root, root],
-    folders.flatMap((path) => ["--tmpfs", path]),
-    files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
-    ["--setenv", "TMPDIR", "/tmp", "--chdir", root, "--", ...shell],
-  ) as [string, ...string[]];
+  const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];
+  const net = !network ? ["--unshare-net"] : existsSync(resolver) ? ["--ro-bind", resolver, resolver] : [];
+  const hidden = [
+    ...folders.flatMap((path) => ["--tmpfs", path]),
+    ...files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
+  ];
+  const inside = ["--bind", root, root, ...hidden, "--setenv", "TMPDIR", "/tmp", "--chdir", root, "--", ...shell];
+  return [sandbox.program, ...own, ...system, ...net, ...inside];
 }
 
 /** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */
-export async function findSandbox(clock: Clock, path: string, platform = process.platform): Promise<Sandbox> {
-  const name = { linux: "bwrap", darwin: "sandbox-exec" }[platform as string];
-  if (name === undefined) return { kind: "none", why: `signalman knows no sandbox on ${platform}` };
-  const program = path
-    .split(":")
-    .map((folder) => join(folder || "/", name))
-    .find(existsSync);
-  if (program === undefined)
-    return { kind: "none", why: platform === "linux" ? "bubblewrap is not installed" : `there is no ${name}` };
-  const sandbox = { kind: platform === "linux" ? "bubblewrap" : "sandbox-exec", program } as const;
-  const trial = {
-    command: "true",
-    root: tmpdir(),
-    home: join(tmpdir(), "none"),
-    network: false,
-    sandbox,
-    timeoutMs: 10_000,
-  };
-  const { code, output } = await runCommand(trial, { PATH: path }, clock, new AbortController().signal);
-  return code === 0
-    ? sandbox
-    : { kind: "none", why: `${name} is installed but does not work (${output.trim().slice(0, 100)})` };
+export async function findSandbox(clock: Clock, path: string, platform: string = process.platform): Promise<Sandbox> {
+  const kind = { linux: "bubblewrap", darwin: "sandbox-exec" }[platform] as "bubblewrap" | "sandbox-exec" | undefined;
+  if (kind === undefined) return { kind: "none", why: `there is none on ${platform}` };
+  const folders = path.split(":").filter((folder) => folder.startsWith("/"));
+  const program = folders.map((folder) => join(folder, kind === "bubblewrap" ? "bwrap" : kind)).find(existsSync);
+  if (program === undefined) return { kind: "none", why: `${kind} is not installed` };
+  const sandbox = { kind, program };
+  const place = { root: tmpdir(), home: "/nowhere", network: false, env: {} };
+  const trial = { command: "true", timeoutMs: 10_000, sandbox, ...place };
+  const { code, output } = await runCommand(trial, clock, new AbortController().signal);
+  if (code === 0) return sandbox;
+  return { kind: "none", why: `${kind} is installed but does not work (${output.trim().slice(0, 100)})` };
 }
 
-/** Runs one command to its end; never rejects. Its whole group has ended when this resolves. */
-export async function runCommand(
-  command: Command,
-  env: Readonly<Partial<Record<string, string>>>,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<Outcome> {
+/** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
+export async function runCommand(command: Command, clock: Clock, signal: AbortSignal): Promise<Outcome> {
   const startedAt = clock.monotonic();
-  const [program, ...args] = commandLine(command);
-  const kept = keepEnds(shownBytesMax);
-  const mark = `SIGNALMAN_COMMAND=${process.pid}-${Math.trunc(startedAt * 1000)}`;
-  const [markName = "", markValue = ""] = mark.split("=");
+  const [program = "", ...args] = commandLine(command);
+  const printed = keepEnds(shownBytesMax / 2);
+  const mark = `${process.pid}-${Math.trunc(startedAt * 1_000)}`;
   let ended: Outcome["ended"] = "exit";
-  const code = await new Promise<number | null>((resolve) => {
-    const over = new AbortController();
-    const environment = { ...environmentOf(env), [markName]: markValue };
-    const child = spawn(program, args, {
-      cwd: command.root,
-      env: environment,
-      detached: true,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    const kill = (how: "SIGTERM" | "SIGKILL"): void => {
-      try {
-        // The group: the shell alone would leave what it started.
-        if (child.pid !== undefined) process.kill(-child.pid, how);
-      } catch {
-        // It has ended by itself.
-      }
-    };
-    const end = (why: Outcome["ended"]): void => {
-      if (over.signal.aborted || ended !== "exit") return;
-      ended = why;
-      kill("SIGTERM");
-      void clock.sleep(graceMs, over.signal).then(() => kill("SIGKILL"));
-    };
-    const take = (chunk: Buffer): void => {
-      if (kept.add(chunk) > printedBytesMax) end("flood");
-    };
-    const stop = (): void => end("stopped");
-    child.stdout.on("data", take);
-    child.stderr.on("data", take);
-    child.on("error", (error) => {
+  const [env, cwd] = [environmentOf(command.env, mark), command.root];
+  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const [over, closed] = [new AbortController(), new AbortController()];
+  // The group: the shell alone would leave what it started.
+  const killAll = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
+  const end = (why: Outcome["ended"]): void => {
+    if (over.signal.aborted || ended !== "exit") return;
+    ended = why;
+    killAll("SIGTERM");
+    void clock.sleep(graceMs, over.signal).then(() => killAll("SIGKILL"));
+  };
+  const take = (chunk: Buffer): void => void (printed.add(chunk) > printedBytesMax && end("flood"));
+  const stop = (): void => end("stopped");
+  child.stdout.on("data", take);
+  child.stderr.on("data", take);
+  child.on("close", () => closed.abort());
+  const exited = new Promise<number | null>((resolve) => {
+    child.on("exit", resolve);
+    child.on("error", () => {
       ended = "failed";
-      kept.add(Buffer.from(messageOf(error)));
-      over.abort();
+      closed.abort();
       resolve(null);
     });
-    child.on("exit", (code) => {
-      over.abort();
-      signal.removeEventListener("abort", stop);
-      kill("SIGKILL");
-      // What left the group may hold the pipe open for ever.
-      const closed = new AbortController();
-      child.on("close", () => closed.abort());
-      void endMarked(mark)
-        .then(() => clock.sleep(graceMs, closed.signal))
-        .then(() => resolve(code));
-    });
-    void clock.sleep(command.timeoutMs, over.signal).then(() => end("timeout"));
-    signal.addEventListener("abort", stop, { once: true });
-    if (signal.aborted) stop();
   });
-  return { code, ended, output: kept.text(), durationMs: clock.monotonic() - startedAt };
+  void clock.sleep(command.timeoutMs, over.signal).then(() => end("timeout"));
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
+  const code = await exited;
+  over.abort();
+  signal.removeEventListener("abort", stop);
+  killAll("SIGKILL");
+  await killMarked(mark);
+  // What could not be found may hold the pipe open for ever.
+  await clock.sleep(graceMs, closed.signal);
+  return { code, ended, output: printed.text(), durationMs: clock.monotonic() - startedAt };
 }
 
 /** How a command ended, and what it printed. */
 export function sayOutcome({ code, ended, output, durationMs }: Outcome): string {
-  const ends = {
-    exit: code === null ? "ended by a signal" : `exit code ${code}`,
-    timeout: "ended, as its time was over",
-    stopped: "ended, as the owner stopped it",
-    flood: "ended, as it printed too much",
-    failed: "could not be started",
-  };
-  return `[${ends[ended]}, ${(durationMs / 1000).toFixed(1)} s]\n${output}`.trimEnd();
+  const how = ended === "exit" && code !== null ? `exit code ${code}` : endings[ended];
+  return `[${how}, ${(durationMs / 1_000).toFixed(1)} s]\n${output}`.trimEnd();
 }
 
-/** Linux: ends what has left the group but carries the mark in its environment. */
-async function endMarked(mark: string): Promise<void> {
+/** A negative `pid` is a group. */
+function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
+  try {
+    process.kill(pid, how);
+  } catch {
+    // It has ended by itself.
+  }
+}
+
+/** Linux: ends what has left the group, but carries the mark in its environment. */
+async function killMarked(mark: string): Promise<void> {
   if (process.platform !== "linux") return;
-  for (const pid of await readdir("/proc").catch(() => []))
-    if (
-      /^\d+$/u.test(pid) &&
-      (await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "")).split("\0").includes(mark)
-    )
-      try {
-        process.kill(Number(pid), "SIGKILL");
-      } catch {
-        // It has ended by itself.
-      }
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/u.test(name))) {
+    const env = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
+    if (env.split("\0").includes(`SIGNALMAN_COMMAND=${mark}`)) kill(Number(pid), "SIGKILL");
+  }
 }
 
-/** The first and the last of what is printed, in bounded memory. */
+/** The first and the last `most` bytes of what is printed. */
 function keepEnds(most: number) {
-  const half = most / 2;
   let [head, tail, total] = [Buffer.alloc(0), Buffer.alloc(0), 0];
   return {
     /** Answers how much there was so far. */
     add(chunk: Buffer): number {
-      total += chunk.length;
-      const room = half - head.length;
+      const room = most - head.length;
       if (room > 0) head = Buffer.concat([head, chunk.subarray(0, room)]);
-      const rest = chunk.subarray(Math.max(0, room));
-      if (rest.length > 0) tail = Buffer.concat([tail, rest]).subarray(-half);
-      return total;
+      tail = Buffer.concat([tail, chunk.subarray(Math.max(0, room))]).subarray(-most);
+      return (total += chunk.length);
     },
     text(): string {
       const left = total - head.length - tail.length;
-      if (left === 0) return Buffer.concat([head, tail]).toString("utf8");
-      return `${head.toString("utf8")}\n[… ${left} bytes left out …]\n${tail.toString("utf8")}`;
+      return `${head.toString("utf8")}${left > 0 ? `\n[… ${left} bytes left out …]\n` : ""}${tail.toString("utf8")}`;
     },
   };
 }

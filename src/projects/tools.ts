@@ -9,20 +9,15 @@ import type { Clock } from "../clock.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
 import * as content from "./content.ts";
 import type { Project } from "./folders.ts";
-import { acts, isToolName, judge, pathKind, type Ruling, type ToolName } from "./policy.ts";
-import { runCommand, sayOutcome, type Sandbox } from "./runner.ts";
+import { acts, isToolName, judge, pathKind, type Act, type ToolName } from "./policy.ts";
+import { runCommand, sayOutcome, type Command } from "./runner.ts";
 import { patchOf, type Scope, type Undo } from "./undo.ts";
 
-/** Where a call is to run. */
-export type Site = {
+/** Where a call is to run. `isGranted`: `always` was said for edits there, and its hour is not over; `home` is signalman's. */
+export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
   readonly project: Project;
   readonly scope: Scope;
-  /** `always` was said for edits of this project, and its hour is not over. */
   readonly isGranted: boolean;
-  readonly sandbox: Sandbox;
-  /** signalman's. */
-  readonly home: string;
-  readonly env: Readonly<Partial<Record<string, string>>>;
   readonly undo: Undo;
   readonly clock: Clock;
 };
@@ -71,39 +66,34 @@ const inputs = {
 type Input<T extends ToolName> = v.InferOutput<(typeof inputs)[T]>;
 
 /** A tool as both backends announce it. */
-export type ToolDefinition = {
-  readonly name: ToolName;
-  readonly description: string;
-  readonly input_schema: { readonly type: "object"; readonly [key: string]: unknown };
-};
+type Definition = { readonly name: ToolName; readonly description: string; readonly input_schema: Schema };
+type Schema = { readonly type: "object"; readonly [key: string]: unknown };
 
 /** The tools of a project, with the SDK's schemas; `local_run` only where the project allows it. */
-export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">): Promise<ToolDefinition[]> {
+export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">): Promise<Definition[]> {
   const sdk = await content.loadSdk();
-  const file = (name: ToolName, body: typeof sdk.betaReadTool, does: string): ToolDefinition => ({
-    name,
-    description: `${does} Paths are relative to the project's folder on the owner's machine.`,
-    input_schema: (body({ workdir: sep }) as unknown as ToolDefinition).input_schema,
-  });
   const asked = "The owner is shown the difference and may say no.";
   const files = [
-    file("local_read", sdk.betaReadTool, "Read a text file, at most 50 KB at a time; view_range reads on."),
-    file("local_glob", sdk.betaGlobTool, `List files by a glob pattern, newest first, at most ${globLengthMax}.`),
-    file("local_grep", sdk.betaGrepTool, "Search the files for a regular expression."),
-    file("local_write", sdk.betaWriteTool, `Write a whole text file. ${asked}`),
-    file("local_edit", sdk.betaEditTool, `Replace one text in a file. ${asked}`),
-  ];
-  if (!canRun(project)) return files;
-  const command = {
-    type: "string",
-    description: "one command line for /bin/sh, in the project's folder; no standard input",
-  };
+    ["local_read", sdk.betaReadTool, "Read a text file, at most 50 KB at a time; view_range reads on."],
+    ["local_glob", sdk.betaGlobTool, `List files by a glob pattern, newest first, at most ${globLengthMax}.`],
+    ["local_grep", sdk.betaGrepTool, "Search the files for a regular expression."],
+    ["local_write", sdk.betaWriteTool, `Write a whole text file. ${asked}`],
+    ["local_edit", sdk.betaEditTool, `Replace one text in a file. ${asked}`],
+  ] as const;
+  const tools = files.map(([name, body, does]): Definition => {
+    const { input_schema } = body({ workdir: sep }) as unknown as Definition;
+    return {
+      name,
+      description: `${does} Paths are relative to the project's folder on the owner's machine.`,
+      input_schema,
+    };
+  });
+  if (!canRun(project)) return tools;
   const timeout_ms = { type: "integer", description: `at most, and without it, ${project.runMinutes * 60_000}` };
-  const input_schema = { type: "object", properties: { command, timeout_ms }, required: ["command"] } as const;
-  return [
-    ...files,
-    { name: "local_run", description: "Run a command. The owner is shown it and may say no.", input_schema },
-  ];
+  const properties = { command: { type: "string" }, timeout_ms };
+  const description = "Run one line of /bin/sh in the folder, without input. The owner is shown it and may say no.";
+  const input_schema = { type: "object", properties, required: ["command"] } as const;
+  return [...tools, { name: "local_run", description, input_schema }];
 }
 
 /** There is no /bin/sh on Windows. */
@@ -119,11 +109,11 @@ export async function planCall(name: string, given: unknown, site: Site): Promis
   if (!isToolName(name)) return never(judge(name, [], rules).reason);
   const read = v.safeParse(inputs[name], given);
   if (!read.success) return never(`${name}: ${v.getDotPath(read.issues[0]) ?? "input"}: ${read.issues[0].message}`);
-  const input = read.output as Input<ToolName>;
+  const input = read.output;
   const path = "file_path" in input ? input.file_path : "path" in input ? input.path : "";
   try {
     const place = await content.locate(site.scope.root, path);
-    const { verdict, reason }: Ruling = judge(name, [path, place.path], rules);
+    const { verdict, reason } = judge(name, [path, place.path], rules);
     if (verdict === "never") return never(reason);
     const deed = await deedOf(name, input, place, site);
     return typeof deed === "string" ? never(deed) : { verdict, reason, ...deed };
@@ -132,46 +122,42 @@ export async function planCall(name: string, given: unknown, site: Site): Promis
   }
 }
 
-function deedOf(
-  name: ToolName,
-  input: Input<ToolName>,
-  place: content.Place,
-  site: Site,
-): Deed | Promise<Deed | string> {
+function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, site: Site) {
   if ("command" in input) return running(input, site);
   if ("content" in input || "old_string" in input) return changing(input, place, site);
-  const inside = place.path === "" ? "" : ` in ${place.path}`;
-  const title =
-    "pattern" in input
-      ? `${acts[name] === "list" ? "list" : "search for"} ${input.pattern}${inside}`
-      : `read ${place.path}`;
+  const what = "pattern" in input ? `${input.pattern} in ${place.path || site.project.name}` : place.path;
   const basis = hashInput(name, [input, place.absolute]);
-  const work = (signal: AbortSignal) => reading(name, input, place, site.scope.root, signal);
-  return { title, detail: "", basis, holds: (asked) => asked === basis, work };
+  return {
+    title: `${{ read: "read", list: "list", search: "search for", change: "", run: "" }[acts[name]]} ${what}`,
+    detail: "",
+    basis,
+    holds: (asked: string) => asked === basis,
+    work: (signal: AbortSignal) =>
+      reading(acts[name], input, place, site.scope.root, AbortSignal.any([signal, AbortSignal.timeout(searchMs)])),
+  };
 }
 
+type Look = Input<"local_read"> | Input<"local_grep">;
 async function reading(
-  name: ToolName,
-  input: Input<"local_read"> | Input<"local_grep">,
+  act: Act,
+  input: Look,
   place: content.Place,
   root: string,
   signal: AbortSignal,
 ): Promise<CallResult> {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
   try {
     const sdk = await content.loadSdk();
     const isFile = (await stat(place.absolute)).isFile();
-    if (!("pattern" in input) && isFile && (await content.looksBinary(place.absolute)))
+    if (act === "read" && isFile && (await content.looksBinary(place.absolute)))
       return failed(`${place.path} is not text: it cannot be read here`);
-    const body = acts[name] === "read" ? sdk.betaReadTool : acts[name] === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
-    const over = new Promise<never>((_, reject) => {
-      const stop = (): void => reject(new Error("it was stopped, or took longer than a minute"));
-      limit.addEventListener("abort", stop, { once: true });
-    });
-    const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal: limit } as never);
-    const text = String(await Promise.race([work, over]));
+    const body = act === "read" ? sdk.betaReadTool : act === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
+    const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal } as never);
+    const stopped = new Promise<never>((_, reject) =>
+      signal.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
+    );
+    const text = (await Promise.race([work, stopped])) as string;
     if (!("pattern" in input)) return done(page(text, place.path, input.view_range?.[0] ?? 1));
-    return done(hits(text, root, acts[name] === "list", isFile || pathKind(place.path) === "secret"));
+    return done(hits(text, root, act === "list", isFile || pathKind(place.path) === "secret"));
   } catch (error) {
     return failed(content.inWords(error, place.path));
   }
@@ -181,11 +167,8 @@ async function reading(
 function cut(text: string): string {
   const bytes = Buffer.from(text);
   if (bytes.length <= resultBytesMax) return text;
-  const shown = bytes
-    .subarray(0, resultBytesMax)
-    .toString("utf8")
-    .replace(/\uFFFD$/u, "");
-  return shown.slice(0, shown.includes("\n") ? shown.lastIndexOf("\n") : undefined);
+  const end = bytes.lastIndexOf("\n", resultBytesMax);
+  return bytes.toString("utf8", 0, end > 0 ? end : resultBytesMax).replace(/\uFFFD$/u, "");
 }
 
 /** What was read, from line `first` on, with how to read on. */
@@ -200,25 +183,23 @@ function page(text: string, path: string, first: number): string {
 /** Hits from the folder on. Lines of files that may hold a secret are left out, where the owner was not asked for just them. */
 function hits(text: string, root: string, isList: boolean, isAsked: boolean): string {
   const from = root.endsWith(sep) ? root : root + sep;
-  const isShown = (hit: string): boolean =>
-    isList || isAsked || pathKind(/^(.*?):\d+:/u.exec(hit.replace(from, ""))?.[1] ?? "") !== "secret";
-  const all = text.split("\n");
-  const lines = all.filter(isShown).map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
+  const all = text.split("\n").map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
+  const isShown = (hit: string): boolean => pathKind(/^(.*?):\d+:/u.exec(hit)?.[1] ?? "") !== "secret";
+  const lines = isList || isAsked ? all : all.filter(isShown);
   const shown = cut(lines.join("\n"));
   const left = all.length - lines.length;
-  const notes = [
-    shown.length < lines.join("\n").length ? ["[There is more: narrow the pattern or the path.]"] : [],
-    isList && all.length >= globLengthMax ? [`[Only the newest ${globLengthMax} are listed.]`] : [],
-    left > 0 ? [`[${left} lines of files that may hold a secret are left out; local_read asks for one.]`] : [],
-  ].flat();
-  return [shown, ...notes].join("\n").trim();
+  return [
+    shown,
+    shown === lines.join("\n") ? "" : "\n[There is more: narrow the pattern or the path.]",
+    isList && all.length >= globLengthMax ? `\n[Only the newest ${globLengthMax} are listed.]` : "",
+    left > 0 ? `\n[${left} lines of files that may hold a secret are left out; local_read asks for one.]` : "",
+  ]
+    .join("")
+    .trim();
 }
 
-async function changing(
-  input: Input<"local_write"> | Input<"local_edit">,
-  place: content.Place,
-  { scope, undo }: Site,
-): Promise<Deed | string> {
+type Change = Input<"local_write"> | Input<"local_edit">;
+async function changing(input: Change, place: content.Place, { scope, undo }: Site): Promise<Deed | string> {
   const present = await content.readContent(place);
   if (typeof present === "string") return present;
   const after = "content" in input ? { text: input.content } : edited(input, present?.text ?? null, place.path);
@@ -262,7 +243,7 @@ function edited(input: Input<"local_edit">, text: string | null, path: string): 
 
 function running(input: Input<"local_run">, { project, sandbox, scope, home, env, clock }: Site): Deed {
   const timeoutMs = Math.min(input.timeout_ms, project.runMinutes * 60_000);
-  const command = { command: input.command, root: scope.root, home, network: project.network, sandbox, timeoutMs };
+  const command = { command: input.command, root: scope.root, home, network: project.network, sandbox, timeoutMs, env };
   const where = sandbox.kind === "none" ? "without a sandbox" : `sandboxed, ${project.network ? "with" : "no"} network`;
   const basis = hashInput("run", [input.command, scope.root, where]);
   return {
@@ -271,7 +252,7 @@ function running(input: Input<"local_run">, { project, sandbox, scope, home, env
     basis,
     holds: (asked) => asked === basis,
     async work(signal) {
-      const outcome = await runCommand(command, env, clock, signal);
+      const outcome = await runCommand(command, clock, signal);
       return { content: sayOutcome(outcome), isError: outcome.ended !== "exit" || outcome.code !== 0 };
     },
   };

@@ -2,7 +2,7 @@
  * Taking back: what a file was before the first write of a turn is kept in signalman's home, by the hash of its bytes, and
  * restored as long as the file is still what Claude left.
  */
-import { createTwoFilesPatch } from "diff";
+import { createTwoFilesPatch, FILE_HEADERS_ONLY } from "diff";
 import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../clock.ts";
@@ -13,7 +13,7 @@ import { createQueue, hashOf, inWords, locate, readContent, replace, type Conten
 const ageMaxMs: Millis = 30 * 86_400_000;
 const bytesMax = 200 * 2 ** 20;
 /** Bounds the time that a diff takes: beyond so many changed lines the whole text is shown as replaced. */
-const editLengthMax = 2_000;
+const editLengthMax = 500;
 
 /** One turn of a session in a project. */
 export type Scope = Pick<Kept, "sessionId" | "root" | "turn">;
@@ -22,18 +22,11 @@ export type Undo = ReturnType<typeof createUndo>;
 /** A unified diff; null stands for no file. */
 export function patchOf(path: string, before: string | null, after: string | null): string {
   const names = [before === null ? "/dev/null" : `a/${path}`, after === null ? "/dev/null" : `b/${path}`] as const;
-  const [old, fresh] = [before ?? "", after ?? ""];
-  const patch =
-    createTwoFilesPatch(...names, old, fresh, "", "", { context: 3, maxEditLength: editLengthMax }) ??
-    [
-      ...names.map((name, index) => `${index === 0 ? "---" : "+++"} ${name}`),
-      ...sign("-", old),
-      ...sign("+", fresh),
-    ].join("\n");
-  return patch.replace(/^=+\n/u, "");
+  const bound = before && after ? { maxEditLength: editLengthMax } : {};
+  const options = { context: 3, headerOptions: FILE_HEADERS_ONLY, ...bound };
+  const patch = createTwoFilesPatch(...names, before ?? "", after ?? "", "", "", options);
+  return patch ?? patchOf(path, before, "") + patchOf(path, "", after).split("\n").slice(2).join("\n");
 }
-
-const sign = (mark: string, text: string): string[] => text.split("\n").map((line) => `${mark}${line}`);
 
 /** `home` is signalman's; `clock` dates what is kept. */
 export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now">) {
@@ -52,6 +45,8 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     await rename(fresh, join(folder, hash));
     return hash;
   }
+
+  const bytesOf = (hash: string | null) => (hash === null ? null : readFile(join(folder, hash), "utf8"));
 
   async function prune(): Promise<void> {
     rows.prune(clock.now() - ageMaxMs, bytesMax);
@@ -76,38 +71,28 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     isLeft: ({ sessionId, root, turn }: Scope, path: string, hash: string): boolean =>
       rows.get(sessionId, root, path, turn)?.after === hash,
 
-    /**
-     * Takes the last turn back: `restored` are the files that were still as Claude left them, `left` says of each other one
-     * why it was not touched. A second call takes back the turn before.
-     */
-    async undo(
-      sessionId: string,
-      root: string,
-    ): Promise<{ readonly restored: readonly string[]; readonly left: readonly string[] }> {
-      const restored: string[] = [];
-      const left: string[] = [];
+    /** Takes the last turn back. `left` says of each file that was not touched why; a second call takes back the turn before. */
+    async undo(sessionId: string, root: string) {
+      const done = { restored: [] as string[], left: [] as string[] };
       for (const kept of rows.lastTurn(sessionId, root)) {
         const why = await takeBack(kept);
-        if (why === null) restored.push(kept.path);
-        else left.push(why);
+        if (why === null) done.restored.push(kept.path);
+        else done.left.push(why);
         rows.drop(kept);
       }
       await inOrder(prune);
-      return { restored, left };
+      return done;
     },
 
     /** What the session changed so far, as one patch; "" where nothing. */
     async diff(sessionId: string, root: string): Promise<string> {
-      const patches: string[] = [];
-      for (const { path, before } of rows.firsts(sessionId, root)) {
+      const patches = rows.firsts(sessionId, root).map(async ({ path, before }) => {
         const present = await locate(root, path).then(readContent, (error: unknown) => inWords(error, path));
-        if (typeof present === "string") patches.push(`${present}\n`);
-        else {
-          const old = before === null ? null : await readFile(join(folder, before), "utf8").catch(() => "");
-          if (old !== (present?.text ?? null)) patches.push(patchOf(path, old, present?.text ?? null));
-        }
-      }
-      return patches.join("\n");
+        if (typeof present === "string") return `${present}\n`;
+        const [old, now] = [await bytesOf(before), present?.text ?? null];
+        return old === now ? "" : patchOf(path, old, now);
+      });
+      return (await Promise.all(patches)).filter((patch) => patch !== "").join("\n");
     },
   };
 
@@ -117,8 +102,11 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
       const place = await locate(root, path);
       const present = await readContent(place);
       if (typeof present === "string") return present;
-      if (place.path !== path || hashOf(present?.bytes ?? null) !== after) return `${path} was changed since`;
-      await replace(root, place, before === null ? null : await readFile(join(folder, before), "utf8"));
+      const now = hashOf(present?.bytes ?? null);
+      // A write that failed left what was there.
+      if (now === hashOf(null) ? before === null : now === before) return null;
+      if (place.path !== path || now !== after) return `${path} was changed since`;
+      await replace(root, place, await bytesOf(before));
       return null;
     } catch (error) {
       return inWords(error, path);

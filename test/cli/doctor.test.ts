@@ -255,3 +255,19 @@ test("leaves nothing running and the home free", async () => {
   expect(existsSync(join(home, "control.json"))).toBe(false);
   expect((await examine()).code).toBe(0);
 });
+
+test("projects are looked at: what Claude may do there, and a folder that cannot be one", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+  writeFileSync(join(home, "config.toml"), `[projects.garden]\nfolder = "${folder}"\n`, { mode: 0o600 });
+  expect((await examine()).find("projects")).toMatchObject({
+    result: "ok",
+    message: "garden: reads; edits ask, runs nothing, no git",
+  });
+  writeFileSync(join(home, "config.toml"), `[projects.garden]\nfolder = "${folder}"\nrun = true\n`);
+  expect((await examine()).find("projects")?.message).toMatch(/may ask to run commands.*; commands run (in|without) /u);
+  rmSync(folder, { recursive: true });
+  expect((await examine()).find("projects")).toMatchObject({
+    result: "failure",
+    message: expect.stringContaining("no such file"),
+  });
+});
