@@ -8,7 +8,7 @@ import * as v from "valibot";
 import type { AllowRule } from "./core/inbound.ts";
 import { logLevels } from "./log.ts";
 import { readProjects, type Project } from "./projects/folders.ts";
-import { releasesUrl } from "./version.ts";
+import { releaseKey, releasesUrl } from "./version.ts";
 
 /** What a value may be, with its words for the error and the README. */
 const form = <S extends v.GenericSchema>(schema: S, accepts: string) => ({ schema, accepts });
@@ -219,6 +219,11 @@ export const settings = {
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,
     "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
+  ),
+  updateKey: setting(
+    form(v.nullable(v.pipe(nonEmpty, v.regex(/^RW[\w+/]{54}$/))), "a public key of minisign, beginning with RW"),
+    releaseKey,
+    "the key that signs the sums of releases (default: the maintainer's, where the build has it)",
   ),
   retentionDays: setting(
     whole(1, 3_650),

@@ -110,7 +110,7 @@ const commands: Readonly<Record<string, Row>> = {
   update: [
     "put the newest release in the place of this binary",
     () => async (cli, options) => (await import("./update.ts")).update(cli, options),
-    { "--check": "only say whether there is one" },
+    { "--check": "only say whether there is one", "--force": "take an older one, too" },
   ],
   completions: [
     "print the completions for a shell",
