@@ -8,7 +8,7 @@
  */
 import type { Chat, SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
-import { plainText, renderReply } from "../core/reply.ts";
+import { plainText, renderPreview } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -37,8 +37,7 @@ export function createDraft(bridge: Bridge, row: InboxRow, sessionId: string, ch
   };
   const put = (markdown: string): void => {
     const at = clock.now();
-    const [first] = renderReply(markdown);
-    const { text, styles } = first?.kind === "text" ? first : { text: markdown, styles: [] };
+    const { text, styles } = renderPreview(markdown);
     const body = { ...plainText(text + cursorMark), styles };
     if (store.outbox.add(key, chat, body, at)) return;
     const draft = store.outbox.openDraft(sessionId);
