@@ -86,7 +86,7 @@ const strayWithin = 4;
 
 const cron = /^ {0,3}\*(?=.*\*)(?:[ \t]+[\d*][\d*,/-]*){4}(?=\s|$)/;
 /** Every level costs another pass over what is in it; nothing that means something has so many. */
-const tooDeep = /^(?: {0,3}(?:[-*+>]|\d{1,9}[.)]) ?){50}/;
+const tooDeep = /^(?: {0,4}(?:[-*+>]|\d{1,9}[.)])){50}/;
 const sum = /^ {0,3}\+ +[\d$€£(]/;
 
 const blankLine = /\n[ \t]*\n/;
@@ -202,7 +202,7 @@ const parser = new Marked({
     url: () => undefined,
     // marked looks from each character on for an address of mail: quadratic time.
     inlineText(source) {
-      const [raw = ""] = /^(?:`+|~+|[^])[^\\<!\[`*_~$|]*/.exec(source) ?? [];
+      const [raw = ""] = /^(?:`+|~+|[^])[^\\<![`*_~$|]*/.exec(source) ?? [];
       return { type: "text", raw, text: raw, escaped: false };
     },
     emStrong(source, masked) {
