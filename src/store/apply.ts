@@ -46,7 +46,11 @@ export function createChats(store: Store, world: Surroundings) {
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
       const sessionIds = apply(chat, changes);
-      if (fact.type === "received" && fact.id > 0 && !changes.some((change) => change.do === "open" && change.id === fact.id))
+      if (
+        fact.type === "received" &&
+        fact.id > 0 &&
+        !changes.some((change) => change.do === "open" && change.id === fact.id)
+      )
         store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
@@ -136,7 +140,7 @@ function createView(store: Store, world: Surroundings) {
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
-      hasReply: () => post?.eventId != null && log.hasReplySince(post.sessionId, post.eventId),
+      hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
         !world.isWelcoming ||
         chat?.kind === "group" ||
@@ -179,16 +183,7 @@ function createApply(store: Store, world: Surroundings) {
     },
     finish(chat, { id, outcome }) {
       // No preview outlives the prompt that it answers.
-      if (outbox.openDraft(id) !== null)
-        outbox.addAnswer(
-          "stopped",
-          String(id),
-          0,
-          id,
-          chat,
-          plainText(outcome === "cancelled" ? "(stopped)" : "(no answer)"),
-          world.now(),
-        );
+      outbox.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
       if (outcome !== "cancelled") settings.count(outcome);

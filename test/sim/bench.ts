@@ -115,8 +115,7 @@ export async function openBench({
             onRefused: () => undefined,
             onShown: () => undefined,
             onBroken: (what) => void (broken ??= what),
-            classify: (envelope, account) =>
-              classify(envelope, { account, allow: config.allow, isGroupAlways: false }),
+            classify: (envelope, account) => classify(envelope, { account, allow: config.allow, isGroupAlways: false }),
           }),
         );
       },

@@ -130,9 +130,7 @@ export function createOracle(deps: OracleDeps): Oracle {
       }
     },
     unfinished(db) {
-      const asked = db.get(
-        "SELECT id, chat_key, kind, state FROM inbox WHERE state <> 'done' LIMIT 1",
-      );
+      const asked = db.get("SELECT id, chat_key, kind, state FROM inbox WHERE state <> 'done' LIMIT 1");
       if (asked) return `a message waits in the inbox: ${JSON.stringify(asked)}`;
       const post = db.get("SELECT id, kind, subject, state, attempts, fault FROM posts WHERE state <> 'done' LIMIT 1");
       if (post) return `a post is not over: ${JSON.stringify(post)}`;
@@ -238,20 +236,28 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     },
     /** The outbox says what was true: what counts as sent was through, what counts as failed was refused, no preview is left over. */
     unsaid(db: Database): string | null {
-      const done = db.all<{ key: string; why: string; timestamp: number; state: string; target: number | null }>(
-        `SELECT why || ':' || subject || ':' || part AS key, why, timestamp, state, json_extract(body, '$.targetSentAt') AS target
+      const done = db.all<{
+        key: string;
+        why: string;
+        timestamp: number;
+        state: string;
+        fault: string | null;
+        target: number | null;
+      }>(
+        `SELECT why || ':' || subject || ':' || part AS key, why, timestamp, state, fault, json_extract(body, '$.targetSentAt') AS target
          FROM outbox WHERE why <> 'mark'`,
       );
       let leftovers = 0;
-      for (const { key, why, timestamp, state, target } of done) {
-        const isDraft = why === "draft";
+      for (const { key, why, timestamp, state, fault, target } of done) {
+        const isAnswer = why !== "draft";
+        const isDraft = why === "draft" || why === "below";
         const count = times.get(timestamp) ?? 0;
         if (state === "sent" && count === 0) onBroken(`${key} counts as sent, and never arrived`);
         if (state === "failed" && !isDraft && !refused.has(timestamp))
           onBroken(`${key} was given up although nobody refused it`);
-        // A preview stays as it was where it is not known to be there, or where its last edit was refused.
+        // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused.
         if (isDraft && target === null) leftovers += count - (state === "sent" ? 1 : 0);
-        if (!isDraft && target !== null && state === "failed") leftovers++;
+        if (target !== null && (isAnswer ? state === "failed" : fault === "send_uncertain")) leftovers++;
       }
       const previews = signal.screen().filter(({ text }) => text.endsWith(draftEnd)).length;
       if (previews > leftovers) return `${previews} previews are left on the phones, where ${leftovers} may be`;
@@ -339,7 +345,8 @@ function isMissing(db: Database, localId: string, event: SessionEvent, shown: Sh
   if (texts.includes(event.text) || (event.text.length > wholeMax && texts.length > 0)) return false;
   const subject = `${localId}:${event.id}`;
   return (
-    db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ? AND part = 0 AND state = 'failed'", subject) === undefined
+    db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ? AND part = 0 AND state = 'failed'", subject) ===
+    undefined
   );
 }
 
