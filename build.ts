@@ -1,19 +1,19 @@
 /**
- * Makes the binary: `bun build.ts` for this machine (dist/signalman), `--all` for every target (dist/signalman-<target>, with
- * SHA256SUMS, bill of materials, manual and completions),
- * `--target linux-arm64` for one. A foreign target needs its Bun, which Bun fetches once.
+ * Makes the binary: `bun build.ts` for this machine (dist/signalman), `--all` for every target (dist/signalman-<target>, plain
+ * and packed, with manual, completions and SHA256SUMS), `--target linux-arm64` for one. A foreign target needs its Bun, which Bun fetches once.
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readFileSync, statSync } from "node:fs";
+import { readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { hostTarget, libsignalPlugin } from "./build/libsignal.ts";
-import { createSbom } from "./build/sbom.ts";
 
 /** 64-bit Windows, macOS and Linux with glibc: what both Bun and libsignal have. */
 const targets = ["linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64", "windows-x64"] as const;
 const root = import.meta.dir;
+/** 142 MB become 50; zstd unpacks them in a fifth of a second. */
+const packLevel = 19;
 
 /** Resolves to the path of the binary. @throws AggregateError with what the bundler says */
 export async function build(target: string, outfile: string): Promise<string> {
@@ -34,7 +34,8 @@ export async function build(target: string, outfile: string): Promise<string> {
     bytecode: target === hostTarget,
     define: {
       SIGNALMAN_COMMIT: JSON.stringify(commitOf()),
-      SIGNALMAN_RELEASES: JSON.stringify(process.env["SIGNALMAN_RELEASES"] ?? null),
+      SIGNALMAN_RELEASES: JSON.stringify(process.env["SIGNALMAN_RELEASES"] || null),
+      SIGNALMAN_RELEASE_KEY: JSON.stringify(process.env["SIGNALMAN_RELEASE_KEY"] || null),
     },
     plugins: [libsignalPlugin(target)],
   });
@@ -52,20 +53,22 @@ function commitOf(): string {
   }
 }
 
-/** What a release has besides its binaries: the bill of materials, manual and completions, and the sums of all. */
+/** What a release has besides its binaries: each packed, manual, completions, and the sums of all that is in the folder. */
 async function describeRelease(binaries: readonly string[]): Promise<void> {
   const dist = (name: string): string => join(root, "dist", name);
   const say = (...args: string[]): string =>
     execFileSync(process.execPath, ["src/main.ts", ...args], { cwd: root, encoding: "utf8" });
   const texts = {
-    "signalman.cdx.json": `${JSON.stringify(createSbom(root), null, 2)}\n`,
     "signalman.1": say("man"),
     "signalman.bash": say("completions", "bash"),
     _signalman: say("completions", "zsh"),
     "signalman.fish": say("completions", "fish"),
   };
   for (const [name, text] of Object.entries(texts)) await Bun.write(dist(name), text);
-  const sums = [...binaries, ...Object.keys(texts)].map((name) => {
+  for (const name of binaries)
+    await Bun.write(dist(`${name}.zst`), await Bun.zstdCompress(readFileSync(dist(name)), { level: packLevel }));
+  const names = readdirSync(dist("")).filter((name) => !name.startsWith("SHA256SUMS"));
+  const sums = names.sort().map((name) => {
     const hash = createHash("sha256").update(readFileSync(dist(name)));
     return `${hash.digest("hex")}  ${name}\n`;
   });

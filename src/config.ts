@@ -71,6 +71,7 @@ function check(given: Readonly<Record<string, unknown>>, origins: Record<Setting
   const result = v.safeParse(schema, given);
   if (result.success) return result.output as Values;
   const key = settingKeys.find((candidate) => candidate === result.issues[0].path?.[0]?.key) ?? "home";
+  if (key === "projects") throw new BridgeError("config", result.issues[0].message);
   const { isSecret, accepts } = row(key);
   const shown = isSecret ? "" : ` ${redactText(JSON.stringify(given[key]))}`;
   const place = {

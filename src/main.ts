@@ -16,6 +16,12 @@ for (const name of ["SIGINT", "SIGTERM"] as const)
 /** The reader of a pipe went away (`signalman sessions | head`): nobody is left to tell. */
 process.stdout.on("error", () => process.exit(0));
 
+/** What is on this machine is asked directly, whatever proxy the environment names: it would see tokens and messages. */
+const { NO_PROXY = "", no_proxy = "" } = process.env;
+process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localhost,127.0.0.1,::1,[::1]"]
+  .filter(Boolean)
+  .join(",");
+
 /** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
 process.umask(0o077);
 /** A fault that nobody awaits: the runtime would print it with all that it holds. */

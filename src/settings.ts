@@ -7,7 +7,8 @@ import { resolve } from "node:path";
 import * as v from "valibot";
 import type { AllowRule } from "./core/inbound.ts";
 import { logLevels } from "./log.ts";
-import { releasesUrl } from "./version.ts";
+import { readProjects, type Project } from "./projects/folders.ts";
+import { releaseKey, releasesUrl } from "./version.ts";
 
 /** What a value may be, with its words for the error and the README. */
 const form = <S extends v.GenericSchema>(schema: S, accepts: string) => ({ schema, accepts });
@@ -74,6 +75,17 @@ const address = word((given): ListenAddress | null | undefined => {
   if (host === "" || Number(port) > 65_535) return undefined;
   return { host: host.replace(/^\[|\]$/g, ""), port: Number(port) };
 });
+
+/** Says its own faults: they lie deep in tables. */
+const projects = v.pipe(
+  v.unknown(),
+  v.rawTransform<unknown, readonly Project[]>(({ dataset, addIssue, NEVER }) => {
+    const read = readProjects(dataset.value);
+    if (typeof read !== "string") return read;
+    addIssue({ message: read });
+    return NEVER;
+  }),
+);
 
 const shortSystem =
   "You are Claude, chatting on Signal with a person who reads on a phone. Answer in the person's language, briefly and plainly; go into detail when asked. Simple Markdown (bold, italics, lists, code) is shown; tables and headings are not.";
@@ -168,6 +180,11 @@ export const settings = {
     "what Claude may use: nothing, everything, or everything but what writes or runs, which a person confirms (messages: web search alone)",
     { flag: "policy" },
   ),
+  projects: setting(
+    form(projects, "name=folder pairs with commas between; in the file a table [projects.NAME] each"),
+    null,
+    "folders of this machine that Claude may work on (docs/projects.md)",
+  ),
   approvalMinutes: setting(
     whole(1, 10_080),
     "60",
@@ -217,6 +234,11 @@ export const settings = {
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,
     "where `signalman update` finds releases: a folder with the binaries and SHA256SUMS",
+  ),
+  updateKey: setting(
+    form(v.nullable(v.pipe(nonEmpty, v.regex(/^RW[\w+/]{54}$/))), "a public key of minisign, beginning with RW"),
+    releaseKey,
+    "the key that signs the sums of releases (default: the maintainer's, where the build has it)",
   ),
   retentionDays: setting(
     whole(1, 3_650),

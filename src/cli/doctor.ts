@@ -203,6 +203,27 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return [`${host}:${port} is open to the network`, "Anybody who reaches it can read the status."];
   },
 
+  async projects({ config: { projects, home }, clock, cli }) {
+    if (projects.length === 0) return null;
+    const { stateOf } = await import("./projects.ts");
+    const { findSandbox } = await import("../projects/runner.ts");
+    const states = await Promise.all(projects.map((project) => stateOf(project, home)));
+    const refused = states.flatMap((state) => ("refusal" in state ? state.refusal : []));
+    if (refused.length > 0)
+      throw wrong(
+        `Claude cannot work on ${refused.join("; ")}`,
+        "Correct [projects] in config.toml, or `signalman projects remove` it.",
+      );
+    const all = states.map((state) => ("words" in state ? state.words : "")).join("; ");
+    if (!projects.some(({ run }) => run)) return all;
+    const sandbox = await findSandbox(clock, cli.env["PATH"] ?? "");
+    if (sandbox.kind !== "none") return `${all}; commands run in ${sandbox.kind}`;
+    return [
+      `${all}; commands run without a sandbox, as ${sandbox.why}`,
+      "Install bubblewrap (the package of that name), or read each command with care.",
+    ];
+  },
+
   /** Only where one is installed: to run without is no fault. */
   async service({ cli, loaded }) {
     const state = await Promise.try(() => serviceOf(cli, loaded).state()).catch(() => "none");

@@ -36,7 +36,8 @@ function masked(value: unknown, isSecret: boolean): unknown {
 
 function toCell(value: unknown): string {
   if (value === null) return "-";
-  const text = (Array.isArray(value) ? value.join(", ") : `${value as string | number | boolean}`).replace(/\s+/g, " ");
+  const given = Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : JSON.stringify(value);
+  const text = given.replace(/\s+/g, " ");
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }
 

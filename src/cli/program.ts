@@ -8,7 +8,7 @@ import { reportFailure, type Cli, type Io } from "./io.ts";
 const usageExit = 2;
 
 type Options = {
-  readonly [flag in "json" | "web" | "force" | "script" | "check"]?: true;
+  readonly [flag in "json" | "web" | "force" | "script" | "check" | "run"]?: true;
 } & { readonly name?: string; readonly captcha?: string };
 type Work = (cli: Cli, options: Options, ...args: string[]) => number | Promise<number>;
 /** What it is for (empty: hidden from the help), what does it, its options and arguments. */
@@ -21,12 +21,14 @@ const versionLine = `signalman ${version} (${commit})`;
 /** Commands of commands; each with the one that is meant when none is named. */
 const groups = {
   sessions: { doc: "the conversations with Claude", usual: "list" },
+  projects: { doc: "the folders of this machine that Claude may work on", usual: "list" },
   config: { doc: "the settings", usual: "show" },
   service: { doc: "signalman as a service of this user (systemd, launchd)", usual: "status" },
 } as const;
 
 const remote = () => import("./remote.ts");
 const home = () => import("./home.ts");
+const projects = () => import("./projects.ts");
 const completions = () => import("./completions.ts");
 const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
 
@@ -68,6 +70,30 @@ const commands: Readonly<Record<string, Row>> = {
   "sessions show": ["one conversation", async () => (await home()).showSession, { ...oneSession, ...json }],
   "sessions sync": ["compare with Claude now", async () => (await remote()).syncSessions],
   "sessions archive": ["end one, here and at Claude", async () => (await remote()).archiveSession, oneSession],
+  "projects list": ["all, with what Claude may do there", async () => (await projects()).listProjects, json],
+  "projects add": [
+    "let Claude work on a folder",
+    async () => (await projects()).addProject,
+    {
+      "<name>": "what it is called in the chat",
+      "<folder>": "one folder; not your whole home",
+      "--run": "Claude may ask to run commands there",
+    },
+  ],
+  "projects remove": [
+    "take a folder away from Claude; nothing in it changes",
+    async () => (await projects()).removeProject,
+    { "<name>": "of the list" },
+  ],
+  "projects explain": [
+    "what would become of something that Claude asks for; nothing is done",
+    async () => (await projects()).explainCall,
+    {
+      "<name>": "of the list",
+      "<tool>": "read, write, edit, glob, grep or run",
+      "<what>": "a path, a pattern or a command",
+    },
+  ],
   "config show": ["what is in force, and where it was set", async () => (await home()).showConfig, json],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
   "service install": [
@@ -84,7 +110,7 @@ const commands: Readonly<Record<string, Row>> = {
   update: [
     "put the newest release in the place of this binary",
     () => async (cli, options) => (await import("./update.ts")).update(cli, options),
-    { "--check": "only say whether there is one" },
+    { "--check": "only say whether there is one", "--force": "take an older one, too" },
   ],
   completions: [
     "print the completions for a shell",

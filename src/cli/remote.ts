@@ -1,8 +1,8 @@
 /**
  * How a command finds and asks the running daemon, and the commands that do no more: status, send, reconnect, sessions sync and archive.
  *
- * `control.json` in the home folder says where the daemon listens and holds the token, readable by the owner alone. It is
- * there while the daemon runs, and is replaced by the next.
+ * `control.json` in the home folder names the daemon's process and where it listens, and holds the token, readable by the owner alone.
+ * Before a command says anything, token included, what listens there must prove that it holds the token, too.
  */
 import { randomBytes } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -12,78 +12,97 @@ import type { Config } from "../config.ts";
 import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { addressee } from "../settings.ts";
+import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
 import { configOf, printJson, toTable, type Cli } from "./io.ts";
 
-const place = v.object({ url: v.string(), token: v.string() });
+const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
 type Place = v.InferOutput<typeof place>;
 
 /** A sync of many sessions takes its time; all else answers at once. */
 const answerMs: Millis = 120_000;
+const proofMs: Millis = 5_000;
+/** A stranger on the port does not fill our memory. */
+const answerBytesMax = 1024 * 1024;
 
 const fileOf = (home: string): string => join(home, "control.json");
 
 export const newToken = (): string => randomBytes(24).toString("base64url");
 
 /** Called once the daemon listens. */
-export function writePlace(home: string, where: Place): void {
+export function writePlace(home: string, where: Omit<Place, "pid">): void {
   const fresh = `${fileOf(home)}.tmp`;
   rmSync(fresh, { force: true });
-  writeFileSync(fresh, `${JSON.stringify(where)}\n`, { mode: 0o600, flag: "wx" });
+  writeFileSync(fresh, `${JSON.stringify({ ...where, pid: process.pid })}\n`, { mode: 0o600, flag: "wx" });
   renameSync(fresh, fileOf(home));
 }
 
 export const removePlace = (home: string): void => rmSync(fileOf(home), { force: true });
 
-function readPlace(home: string): Partial<Place> {
+/** Null where there is none, and where its process is gone: then the port may be a stranger's by now. */
+function readPlace(home: string): Place | null {
   try {
-    return v.parse(place, JSON.parse(readFileSync(fileOf(home), "utf8")));
+    const found = v.parse(place, JSON.parse(readFileSync(fileOf(home), "utf8")));
+    process.kill(found.pid, 0);
+    return found;
   } catch {
-    return {};
+    return null;
   }
 }
 
-/** Enough to know that it is ours: the daemon is of the same version, or has the same stable names. */
-const shape = v.looseObject({ version: v.string(), connection: v.looseObject({ state: v.string() }) });
+/** The daemon of this home, after it has proved to be it. @throws BridgeError `not_running` */
+async function findDaemon({ home, listen }: Config, signal: AbortSignal): Promise<Place> {
+  const found = readPlace(home);
+  if (found === null) throw notRunning(listen === null ? "its status server is off" : `none runs on ${home}`);
+  const nonce = newToken();
+  const answer = await exchange(`${found.url}/control/proof?nonce=${nonce}`, signal, proofMs);
+  if (isSame(answer.text, proofOf(found.token, nonce, found.url))) return found;
+  throw notRunning(`something else answers at ${found.url}`);
+}
 
 /** The daemon's status as it says it. @throws BridgeError `not_running` */
-export async function fetchStatus(config: Config, signal: AbortSignal): Promise<Status> {
-  const answer = await ask(config, signal, "/status");
-  if (v.is(shape, answer)) return answer as unknown as Status;
-  throw notRunning("something else answers there");
-}
+export const fetchStatus = async (config: Config, signal: AbortSignal): Promise<Status> =>
+  (await ask(config, signal, "/status")) as Status;
 
 /** `POST /control/<what>`. @throws BridgeError `not_running`, or what the daemon answers */
-export async function command(config: Config, what: string, body: unknown, signal: AbortSignal): Promise<void> {
-  await ask(config, signal, `/control/${what}`, { method: "POST", body: JSON.stringify(body) });
-}
+export const command = (config: Config, what: string, body: unknown, signal: AbortSignal): Promise<unknown> =>
+  ask(config, signal, `/control/${what}`, { method: "POST", body: JSON.stringify(body) });
 
 async function ask(config: Config, signal: AbortSignal, path: string, init: RequestInit = {}): Promise<unknown> {
-  const { url = urlOf(config), token = "" } = readPlace(config.home);
-  if (url === null) throw notRunning("its status server is off, or it is not running");
-  let answer: Response;
-  try {
-    answer = await fetch(url + path, {
-      ...init,
-      headers: { authorization: `Bearer ${token}`, accept: "application/json", "content-type": "application/json" },
-      signal: AbortSignal.any([signal, AbortSignal.timeout(answerMs)]),
-    });
-  } catch (cause) {
-    throw notRunning(`nobody answers at ${url}`, cause);
-  }
-  const json: unknown = await answer.json().catch(() => null);
-  if (answer.ok && json !== null) return json;
+  const { url, token } = await findDaemon(config, signal);
+  const headers = { authorization: `Bearer ${token}`, accept: "application/json", "content-type": "application/json" };
+  const { isOk, text } = await exchange(url + path, signal, answerMs, { ...init, headers });
+  const json = toJson(text);
+  if (isOk && json !== null) return json;
   const { success, output } = v.safeParse(refusal, json);
   throw success
     ? new BridgeError(output.code, output.message, { hint: output.hint })
     : notRunning(`something else answers at ${url}`);
 }
 
-/** 0.0.0.0 and :: are no addresses to go to. */
-function urlOf({ listen }: Config): string | null {
-  if (listen === null) return null;
-  const host = listen.host === "0.0.0.0" || listen.host === "::" ? "127.0.0.1" : listen.host;
-  return `http://${host.includes(":") ? `[${host}]` : host}:${listen.port}`;
+async function exchange(url: string, signal: AbortSignal, ms: Millis, init: RequestInit = {}) {
+  try {
+    const bounds = { redirect: "error", signal: AbortSignal.any([signal, AbortSignal.timeout(ms)]) } as const;
+    const response = await fetch(url, { ...init, ...bounds });
+    const chunks: Uint8Array[] = [];
+    let bytes = 0;
+    for await (const chunk of response.body ?? []) {
+      bytes += chunk.length;
+      if (bytes > answerBytesMax) throw new Error("it says too much");
+      chunks.push(chunk);
+    }
+    return { isOk: response.ok, text: Buffer.concat(chunks).toString() };
+  } catch (cause) {
+    throw notRunning(`nobody answers at ${new URL(url).origin}`, cause);
+  }
+}
+
+function toJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 const notRunning = (why: string, cause?: unknown): BridgeError =>

@@ -1,7 +1,7 @@
 /** `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. */
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
-import { BridgeError, errorRow } from "../core/errors.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
@@ -48,22 +48,28 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
 }
 
 /**
- * Puts the status server on its port and tells the other commands where; null where the settings want none.
- * @throws BridgeError `config` when the port is taken
+ * Puts the status server on its port and tells the other commands where; null where the settings want none. A port that cannot be
+ * had is a fault in the log: the bridge goes on, and the commands find the server on a free port of this machine.
  */
 export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> {
   const { config, log, clock, stack } = deps;
   if (config.listen === null) return null;
   const token = newToken();
   const { status, health, isReady } = daemon;
-  const place = { token, isAnyHost: config.trustListen, now: clock.now };
-  const app = createApp({ status, health, isReady, control: controlOf(daemon, deps), ...place });
-  const server = await listen(config.listen, app.fetch);
+  let url = "";
+  const gate = { control: controlOf(daemon, deps), token, url: () => url };
+  const report = (error: unknown): void => log.error("status server failed to answer", { error });
+  const app = createApp({ status, health, isReady, ...gate, isAnyHost: config.trustListen, now: clock.now, report });
+  const server = await listen(config.listen, app.fetch).catch((error: unknown) => {
+    log.error("status server cannot listen where it should", { fault: toFault(error) });
+    return listen({ host: "127.0.0.1", port: 0 }, app.fetch);
+  });
+  url = server.url.replace(/\/\/(?:0\.0\.0\.0|\[::\])(?=:)/u, "//127.0.0.1");
   stack.defer(async () => {
     removePlace(config.home);
     await server.stop();
   });
-  writePlace(config.home, { url: server.url, token });
+  writePlace(config.home, { url, token });
   log.info("status server listens", { url: server.url });
   return server;
 }

@@ -1,94 +1,152 @@
 /**
  * `signalman update`: the newest binary in the place of this one. Nothing is replaced that was not checked.
  *
- *   SHA256SUMS ─▶ ours already? ─▶ download beside the binary, hashed on its way ─▶ the sum is right ─▶ it starts ─▶ rename
+ *   SHA256SUMS, signed ─▶ ours already? older? ─▶ download ─▶ the sum is right ─▶ unpacked beside the binary ─▶ the sum is right
+ *   ─▶ it starts, and is not older ─▶ rename
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
+import { createZstdDecompress } from "node:zlib";
 import { childEnv } from "../child-env.ts";
-import { isLoopback } from "../config.ts";
+import { isLoopback, type Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { commit } from "../version.ts";
+import { commit, version } from "../version.ts";
 import { configOf, type Cli } from "./io.ts";
+import { trustedComment } from "./minisign.ts";
 
-export type Program = { readonly file: string; readonly target: string };
+export type Program = { readonly file: string; readonly target: string; readonly version: string };
+type Options = { readonly check?: true; readonly force?: true };
 
 /** This binary, and what its releases are called. */
 const thisProgram: Program = {
   file: process.execPath,
   target: `${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`,
+  version,
 };
 
-const sumsBytesMax = 65_536;
+const textBytesMax = 65_536;
 const binaryBytesMax = 2 ** 29;
 const downloadMs: Millis = 15 * 60_000;
+const trialMs: Millis = 20_000;
+const redirectsMax = 5;
 
-const failed = (why: string, hint?: string): BridgeError =>
+const failed = (why: string, hint = "Nothing was changed."): BridgeError =>
   new BridgeError("update", `Cannot update as ${why}`, { hint });
+const refuse = (why: string, hint: string): BridgeError =>
+  new BridgeError("config", `Cannot update as ${why}`, { hint });
 
 /** Resolves when the new binary stands in the old one's place. @throws BridgeError `config` `update`, with the old one untouched */
-export async function update(cli: Cli, options: { readonly check?: true }, program?: Program): Promise<number> {
-  const { updateUrl } = configOf(cli);
-  const refuse = (why: string, hint: string) => new BridgeError("config", `Cannot update as ${why}`, { hint });
-  if (updateUrl === null) throw refuse("no place for releases is set", "Set SIGNALMAN_UPDATE_URL.");
-  // The sums come from the same place as the binary: only TLS says whose they are.
-  if (!updateUrl.startsWith("https:") && !isLoopback(new URL(updateUrl).hostname))
-    throw refuse("its place is not https", "Set SIGNALMAN_UPDATE_URL to an address with https.");
-  if (program === undefined && commit === "source") throw refuse("this runs from its source", "Use git pull.");
-  const { file, target } = program ?? thisProgram;
+export async function update(cli: Cli, options: Options, program?: Program): Promise<number> {
+  const config = configOf(cli);
+  if (program === undefined && commit === "source")
+    throw refuse("this runs from its source", "Use git pull, then `bun run build`.");
+  const { updateUrl } = config;
+  if (updateUrl === null)
+    throw refuse("this build knows no place of releases", "Set SIGNALMAN_UPDATE_URL, or use git pull and build anew.");
+  const { file, target, version: own } = program ?? thisProgram;
   const name = `signalman-${target}${target.startsWith("windows") ? ".exe" : ""}`;
   const signal = AbortSignal.any([cli.signal, AbortSignal.timeout(downloadMs)]);
-  const sums = Buffer.concat(await Array.fromAsync(fetchBytes(`${updateUrl}/SHA256SUMS`, sumsBytesMax, signal)));
-  const wanted = sumOf(sums.toString(), name);
-  if (wanted === (await sumOfFile(file))) return (cli.out("This is the newest.\n"), 0);
-  if (options.check) return (cli.out("There is a newer one. `signalman update` puts it in place.\n"), 0);
+  const fetchText = (path: string) => fetchBytes(`${updateUrl}/${path}`, textBytesMax, signal);
+  const sums = await fetchText("SHA256SUMS");
+  const newest = config.updateKey === null ? null : versionOf(await checkSigned(sums, fetchText, config.updateKey));
+  const wanted = sumOf(sums, name);
+  if (wanted === null) throw failed(`the release has no ${name}`);
+  if (wanted === (await sumOfFile(file))) return (cli.out(`This is the newest: ${own}.\n`), 0);
+  if (newest !== null) refuseOlder(newest, own, options);
+  if (options.check) {
+    cli.out(
+      `There is another one: ${newest ?? "of a version that is not told"}; this is ${own}. ${whatChanged(config)}`,
+    );
+    return 0;
+  }
   const fresh = join(dirname(file), `.${basename(file)}.new`);
+  const packed = sumOf(sums, `${name}.zst`);
+  const source = packed === null ? name : `${name}.zst`;
   try {
-    if ((await save(fetchBytes(`${updateUrl}/${name}`, binaryBytesMax, signal), fresh)) !== wanted)
-      throw failed(
-        "the binary is not the one of the list of sums",
-        "Nothing was changed. Try again later; if it stays so, do not trust that place.",
-      );
-    const { stdout } = await promisify(execFile)(fresh, ["--version"], { env: childEnv() }).catch(() => {
-      throw failed("the new binary does not start here", "Nothing was changed.");
-    });
+    const bytes = await fetchBytes(`${updateUrl}/${source}`, binaryBytesMax, signal);
+    requireSum(createHash("sha256").update(bytes).digest("hex"), packed ?? wanted);
+    requireSum(await save(bytes, packed !== null, fresh, signal), wanted);
+    const found = await tryStart(fresh);
+    refuseOlder(found, own, options);
     // Whoever could run the old one can run the new one, whatever our umask.
     await chmod(fresh, (await stat(file)).mode);
     // Windows lets nobody write over a program that runs, but lets it be renamed.
     if (process.platform === "win32") await rename(file, `${file}.old`);
     await rename(fresh, file);
-    cli.out(`Updated to ${stdout.trim()}. Restart the daemon to use it.\n`);
+    cli.out(`Updated from ${own} to ${found}. Restart the daemon to use it. ${whatChanged(config)}`);
     return 0;
   } finally {
-    await rm(fresh, { force: true });
+    await rm(fresh, { force: true, recursive: true });
   }
 }
 
-function sumOf(sums: string, name: string): string {
-  const line = sums.split("\n").find((line) => /^[0-9a-f]{64} [ *]/u.test(line) && line.slice(66).trim() === name);
-  if (line === undefined) throw failed(`the release has no ${name}`);
-  return line.slice(0, 64);
+const whatChanged = ({ updateUrl }: Config): string =>
+  `What changed: ${(updateUrl ?? "").replace(/\/download$/u, "")}\n`;
+
+/** Resolves to what the signer says about the release. */
+async function checkSigned(sums: Buffer, fetchText: (path: string) => Promise<Buffer>, key: string): Promise<string> {
+  const comment = trustedComment(sums, (await fetchText("SHA256SUMS.minisig")).toString(), key);
+  if (comment !== null) return comment;
+  throw failed("the list of sums is not signed by the maintainer", "Nothing was changed. Do not trust that place.");
 }
 
-async function* fetchBytes(url: string, bytesMax: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  let bytes = 0;
-  try {
-    const response = await fetch(url, { signal });
-    if (!response.ok || !response.body) throw new Error(`it answered ${response.status}`);
-    for await (const chunk of response.body) {
-      bytes += chunk.length;
-      if (bytes > bytesMax) throw new Error("it is too large");
-      yield chunk;
+const versionOf = (text: string): string | null => /^signalman (\d+\.\d+\.\d+)\b/u.exec(text)?.[1] ?? null;
+
+/** An old release with a known weakness is signed, too. */
+function refuseOlder(found: string, own: string, { force }: Options): void {
+  const [theirs, ours] = [found, own].map((text) => text.split(".").map(Number));
+  const at = ours?.findIndex((part, index) => part !== theirs?.[index]) ?? -1;
+  if (force || at < 0 || (theirs?.[at] ?? 0) > (ours?.[at] ?? 0)) return;
+  throw failed(`the release is older than this: ${found}, not ${own}`, "Add --force to go back to it.");
+}
+
+const sumOf = (sums: Buffer, name: string): string | null =>
+  sums
+    .toString()
+    .split("\n")
+    .find((line) => /^[0-9a-f]{64} [ *]/u.test(line) && line.slice(66).trim() === name)
+    ?.slice(0, 64) ?? null;
+
+function requireSum(found: string, wanted: string): void {
+  if (found === wanted) return;
+  const hint = "Nothing was changed. Try again later; if it stays so, do not trust that place.";
+  throw failed("the binary is not the one of the list of sums", hint);
+}
+
+/** All of it, https at every step. A place on this machine may do without. */
+async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): Promise<Buffer> {
+  let at = new URL(url);
+  for (let hop = 0; hop < redirectsMax; hop++) {
+    if (at.protocol !== "https:" && !isLoopback(at.hostname))
+      throw refuse(`${at.origin} is not https`, "Set SIGNALMAN_UPDATE_URL to an address with https.");
+    try {
+      const response = await fetch(at, { signal, redirect: "manual" });
+      const next = response.status >= 300 && response.status < 400 ? response.headers.get("location") : null;
+      if (next !== null) {
+        at = new URL(next, at);
+        continue;
+      }
+      if (!response.ok || !response.body) throw new Error(`it answered ${response.status}`);
+      const chunks: Uint8Array[] = [];
+      let bytes = 0;
+      for await (const chunk of response.body) {
+        bytes += chunk.length;
+        if (bytes > bytesMax) throw new Error("it is too large");
+        chunks.push(chunk);
+      }
+      return Buffer.concat(chunks);
+    } catch (cause) {
+      throw failed(`${at.href} cannot be had: ${cause instanceof Error ? cause.message : String(cause)}`);
     }
-  } catch (cause) {
-    throw failed(`${url} cannot be had: ${cause instanceof Error ? cause.message : String(cause)}`);
   }
+  throw failed(`${url} leads nowhere`);
 }
 
 async function sumOfFile(path: string): Promise<string> {
@@ -97,21 +155,46 @@ async function sumOfFile(path: string): Promise<string> {
   return hash.digest("hex");
 }
 
-/** Resolves to the sum of what was written, when it is on the disk. @throws BridgeError `update` where it cannot be written */
-async function save(chunks: AsyncIterable<Uint8Array>, path: string): Promise<string> {
-  const file = await open(path, "w", 0o755).catch((cause: unknown) => {
+/**
+ * Resolves to the sum of what was written, when it is on the disk. What lies at `path` already, a link to elsewhere perhaps, is
+ * removed and not followed. @throws BridgeError `update` where it cannot be written
+ */
+async function save(bytes: Buffer, isPacked: boolean, path: string, signal: AbortSignal): Promise<string> {
+  const make = async () => {
+    await rm(path, { force: true, recursive: true });
+    return open(path, "wx", 0o700);
+  };
+  const file = await make().catch((cause: unknown) => {
     const hint = "Run it as a user who may write there, or update as you installed.";
     throw failed(`${dirname(path)} cannot be written: ${cause instanceof Error ? cause.message : ""}`, hint);
   });
   const hash = createHash("sha256");
+  let size = 0;
   try {
-    for await (const chunk of chunks) {
-      hash.update(chunk);
-      await file.writeFile(chunk);
-    }
+    const write = async (chunks: AsyncIterable<Uint8Array>): Promise<void> => {
+      for await (const chunk of chunks) {
+        size += chunk.length;
+        if (size > binaryBytesMax) throw new Error("it is too large");
+        hash.update(chunk);
+        await file.writeFile(chunk);
+      }
+    };
+    if (isPacked) await pipeline(Readable.from([bytes]), createZstdDecompress(), write, { signal });
+    else await write(Readable.from([bytes]));
     await file.sync();
     return hash.digest("hex");
+  } catch (cause) {
+    throw failed(`${path} cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`);
   } finally {
     await file.close();
   }
+}
+
+/** Resolves to its version. */
+async function tryStart(path: string): Promise<string> {
+  const bounds = { env: childEnv(), timeout: trialMs, killSignal: "SIGKILL", maxBuffer: textBytesMax } as const;
+  const started = await promisify(execFile)(path, ["--version"], bounds).catch(() => null);
+  const found = started && versionOf(started.stdout);
+  if (found === null) throw failed("the new binary does not start here");
+  return found;
 }

@@ -1,20 +1,24 @@
 /**
  * Splits a long text into parts that Signal takes.
  *
- *   … second paragraph.⏎⏎Third para|graph …      a part ends at the last border in its second half, by preference:
- *                      ▲            ▲             paragraph, line, sentence, word; else the last border at all in that
- *                      cut          bytesMax      order; else between two graphemes; else between two code points
+ *   … second paragraph.⏎⏎Third para|graph …      a part ends before the block that does not fit in; where that would leave
+ *                      ▲            ▲             little, or the block is too long for any part, at the last border in the
+ *                      cut          bytesMax      second half, by preference: item, paragraph, line, sentence, word; else
+ *                                                 at the last border at all in that order; else between two graphemes
  *
- * A code block is cut before it, or between its lines, before it comes to the worst. Line breaks around a cut are dropped; nothing
- * else is, so the parts joined by those line breaks are the input. Linear: each part looks at its own window.
+ * A list, a table, a block of code that fits into a part is never cut, and is not parted from the line that leads in to it; code
+ * is cut between its lines; an address is not cut. Line breaks around a cut are dropped; nothing else is, so the parts joined by
+ * those line breaks are the input. Linear: each part looks at its own window.
  */
+import { address } from "./address.ts";
+import type { Border } from "./marks.ts";
 import { assert, type StyledText, type StyleRange } from "./model.ts";
 
 /** A code point takes up to four bytes; less room than that would hold none. */
 const bytesMin = 4;
 
 /** The parts in order, each at most `bytesMax` (≥ 4) bytes of UTF-8 and never empty; no part for an empty text. */
-export function chunk({ text, styles }: StyledText, bytesMax: number): StyledText[] {
+export function chunk({ text, styles }: StyledText, bytesMax: number, borders: readonly Border[] = []): StyledText[] {
   assert(bytesMax >= bytesMin, "a part has room for any code point");
   const ranges = styles
     .map(({ start, length, style }) => ({ from: Math.max(0, start), to: Math.min(text.length, start + length), style }))
@@ -29,7 +33,10 @@ export function chunk({ text, styles }: StyledText, bytesMax: number): StyledTex
     const isRest = limit === text.length;
     while ((blocks[block]?.to ?? Infinity) <= limit) block++;
     const codeFrom = blocks[block]?.from ?? limit;
-    const cut = isRest ? limit : cutBefore(text, start, limit, codeFrom < limit ? codeFrom : null);
+    const cut = isRest
+      ? limit
+      : (blockCut(text, start, limit, borders, bytesMax) ??
+        beforeAddress(text, start, cutBefore(text, start, limit, codeFrom < limit ? codeFrom : null), bytesMax));
     const end = isRest ? cut : skipLineBreaks(text, cut, start, -1);
     if (end > start) spans.push({ from: start, to: end, styles: [] });
     start = isRest ? cut : skipLineBreaks(text, cut, text.length, 1);
@@ -62,10 +69,48 @@ function skipLineBreaks(text: string, index: number, bound: number, direction: 1
 }
 
 const encoder = new TextEncoder();
+const bytesIn = (text: string): number => encoder.encode(text).length;
 
 /** The largest end such that `text` from `start` fits, never inside a surrogate pair; half of one alone is sent as U+FFFD. */
 function fittingEnd(text: string, start: number, bytesMax: number): number {
   return start + encoder.encodeInto(text.slice(start, start + bytesMax), new Uint8Array(bytesMax)).read;
+}
+
+/** Less than this share of a part is left only where the block behind it may not be cut. */
+const stub = 1 / 3;
+
+/** Where the last block begins that does not fit in, or an item of it; null where neither is a good end. */
+function blockCut(
+  text: string,
+  start: number,
+  limit: number,
+  borders: readonly Border[],
+  bytesMax: number,
+): number | null {
+  const isInside = ({ at }: Border): boolean => at > start && at <= limit + 2;
+  for (const isLedToo of [false, true]) {
+    const blocks = borders.filter(({ kind, isLed }) => kind !== "item" && (isLedToo || !isLed));
+    const index = blocks.findLastIndex(isInside);
+    const last = blocks[index];
+    if (!last) continue;
+    const end = blocks[index + 1]?.at ?? text.length;
+    const isWhole = end - last.at <= bytesMax && bytesIn(text.slice(last.at, end).trimEnd()) <= bytesMax;
+    const isSolid = borders.some(({ at, kind }) => kind === "solid" && at >= last.at && at < end);
+    if (isWhole ? isSolid || last.at - start >= (limit - start) * stub : last.at - start >= (limit - start) / 2)
+      return last.at;
+  }
+  const item = borders.findLast((candidate) => candidate.kind === "item" && isInside(candidate));
+  return item && item.at - start >= (limit - start) * stub ? item.at : null;
+}
+
+/** `cut`, or where the address begins that it would part, unless no part has room for that. */
+function beforeAddress(text: string, start: number, cut: number, bytesMax: number): number {
+  for (const { 0: url, index } of text.slice(start, cut + bytesMax).matchAll(address)) {
+    const at = start + index;
+    if (at >= cut) break;
+    if (at > start && at + url.length > cut) return bytesIn(url) <= bytesMax ? at : cut;
+  }
+  return cut;
 }
 
 /** Where a kind of border is; a match ends where the next part begins. */
@@ -83,7 +128,10 @@ function cutBefore(text: string, start: number, limit: number, codeFrom: number 
   const room = text.slice(start, limit + (isLineBreak(text, limit) ? 1 : 0));
   const kinds = codeFrom === null ? [paragraph, line, sentence, word] : [paragraph, line];
   const attempts = [...kinds.map((kind) => [kind, half] as const), ...kinds.map((kind) => [kind, 1] as const)];
-  for (const [kind, minimum] of [...attempts, [sentence, half] as const, [word, half] as const]) {
+  for (const [kind, minimum] of [
+    ...attempts,
+    ...[half, 1].flatMap((minimum) => [[sentence, minimum] as const, [word, minimum] as const]),
+  ]) {
     const cut = lastBorder(room, kind, minimum);
     if (cut !== null && isGraphemeBorder(text, start, start + cut)) return start + cut;
   }

@@ -2,115 +2,113 @@
  * Claude's Markdown as Signal shows it: plain text plus style ranges.
  *
  *   **bold** *italic* ~~strike~~ ||spoiler|| `code`       styles
- *   # heading      bold
- *   ``` code ```   monospace, verbatim, at the margin      > quote          ▎ before each line
- *   - item         • item, nested ones indented            - [x] task       ☑ task
- *   [text](url)    text (url)                              ![alt](url)      alt (url)
- *   | table |      one line "Header: value" per cell, rows apart: a phone is too narrow for columns
+ *   # heading      bold                                   \( x_1 \)  $$ … $$     as written
+ *   ``` code ```   monospace, verbatim, at the margin     > quote, > [!NOTE]     ▎ before each line
+ *   - item, 7. it  • item, 7. it, nested ones indented    - [x] task             ☑ task
+ *   [text](url)    text (url)                             ![alt](url)            alt (url)
+ *   | table |      columns in monospace, or one line "Header: value" per cell (table.ts)
  *
- * Each token is rendered as a string; marks in it say where a style begins and ends, and `unmark` makes ranges of them at the
- * end, when every line has its prefix. Total: never throws, on any string; what cannot be parsed comes back as it is. Linear in
- * the length: see `sections.ts`.
+ * Each block is rendered as a string with marks in it (marks.ts). Total: never throws, on any string; what cannot be parsed comes
+ * back as it is.
  */
-import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
-import type { StyledText, StyleRange } from "./model.ts";
-import { sections } from "./sections.ts";
+import { decodeHTMLStrict } from "entities";
+import type { MarkedToken, Token, Tokens } from "marked";
+import { withTabs } from "./code.ts";
+import { blocksOf, type Block, type Spoiler, type Verbatim } from "./lexer.ts";
+import { border, clean, margin, shown, styled, unmark, type Border } from "./marks.ts";
+import type { StyledText } from "./model.ts";
+import { cards, columns, type Cell } from "./table.ts";
+
+export type SignalText = StyledText & {
+  /** Where blocks and items begin: a message ends best before one. */
+  readonly borders: readonly Border[];
+  /** The Markdown that was read, and where in it the blocks begin: one for each border that is no item's. */
+  readonly source: string;
+  readonly starts: readonly number[];
+  /** Where in it reading ended. */
+  readonly end: number;
+};
+
+export type RenderOptions = {
+  /** Reading ends with the block that makes the text longer than this, or the source many times as long. */
+  readonly lengthMax: number;
+  /** Takes a block of code away, and returns what stands in its place. `before` is the Markdown in front of it. */
+  readonly takeCode: (code: string, info: string, before: string) => string | null;
+};
 
 /** The text and its styles; empty only for blank input. */
-export function toSignalText(markdown: string): StyledText {
-  const clean = markdown.replace(anyMark, "\ufffd");
-  const context = { depth: 0, shownUrls: new Set<string>() };
-  const pieces = sections(clean).map(({ text, gap }) => ({ gap, marked: render(text, context) }));
-  const whole = pieces.reduce((before, { gap, marked }) => before + (before && "\n".repeat(gap)) + marked, "");
-  const { text, styles } = unmark(whole);
-  return text === "" ? { text: clean.trim(), styles: [] } : { text, styles };
+export function toSignalText(markdown: string, options: Partial<RenderOptions> = {}): SignalText {
+  const { lengthMax = Infinity, takeCode = () => null } = options;
+  const source = clean(markdown);
+  const tabs = /^[ >]*\t/m.test(source) ? { lines: source.split("\n"), next: 0 } : null;
+  const context: Context = { depth: 0, shownUrls: new Set(), takeCode, tabs, before: "" };
+  const starts: number[] = [];
+  let whole = "";
+  let isLed = false;
+  let end = 0;
+  let prose = 0;
+  for (const { token, from } of blocksOf(source)) {
+    const text = block(token, context);
+    if (text.trim() !== "") {
+      whole += (whole && "\n\n") + border(isSolid(token) ? "solid" : "prose", isLed) + text;
+      starts.push(from);
+      isLed = token.type === "heading" || /[:：]\s*$/.test(token.raw.slice(-8));
+    }
+    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
+    end = from + token.raw.length;
+    prose += token.type === "code" ? 0 : token.raw.length;
+    if (whole.length > lengthMax || prose > lengthMax * proseFactor) break;
+  }
+  const signalText = unmark(whole);
+  if (signalText.text === "")
+    return { text: source.trim(), styles: [], borders: [], source, starts: [], end: source.length };
+  return { ...signalText, source, starts, end };
 }
+
+const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code", "blockquote"].includes(type);
+
+/** Markdown is hardly longer than what it shows, but for what shows nothing. */
+const proseFactor = 16;
+
+/** Of the text before a block of code as much is kept as its last sentence may take. */
+const beforeLength = 400;
 
 type Context = {
   /** Quotes and lists around this. */
   readonly depth: number;
   /** Targets that a link has shown already: their definitions at the end of the text would only repeat them. */
   readonly shownUrls: Set<string>;
+  readonly takeCode: RenderOptions["takeCode"];
+  /** The lines of the source where tabs must be restored, and the next to look at. */
+  readonly tabs: { readonly lines: readonly string[]; next: number } | null;
+  before: string;
 };
-
-/** What Signal shows and Markdown lacks, written as chat programs do. Between words (`a||b or c||d`) it is no spoiler. */
-type Spoiler = { readonly type: "spoiler"; readonly raw: string; readonly tokens: readonly Token[] };
-const parser = new Marked({
-  gfm: true,
-  extensions: [
-    {
-      name: "spoiler",
-      level: "inline",
-      start: (source) => source.indexOf("||"),
-      tokenizer(source) {
-        const [raw, inside] = /^\|\|(?=\S)([^|\n]*[^|\s])\|\|(?!\w)/.exec(source) ?? [];
-        return raw && inside ? { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) } : undefined;
-      },
-    },
-  ],
-});
 
 /** A phone has no room for more; and every level costs another pass over what is in it. */
 const depthMax = 16;
 
-function render(markdown: string, context: Context): string {
+function block(token: Block["token"], context: Context): string {
+  if (token.type === "def" && context.shownUrls.has(token.href)) return "";
   try {
-    return blocks(parser.lexer(markdown), context);
+    return token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
   } catch {
-    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
-    return markdown;
+    // Nested too deeply for the stack: the words count more than their looks.
+    return token.raw.trimEnd();
   }
-}
-
-/** Marks are non-characters, which no text has (Unicode 23.7), and are taken out of what comes in. */
-const anyMark = /([\ufdd0-\ufdda])/g;
-const styleMarks = {
-  BOLD: "\ufdd0\ufdd1",
-  ITALIC: "\ufdd2\ufdd3",
-  STRIKETHROUGH: "\ufdd4\ufdd5",
-  MONOSPACE: "\ufdd6\ufdd7",
-  SPOILER: "\ufdd9\ufdda",
-};
-/** Before a line that stands at the margin, whatever it is nested in. */
-const margin = "\ufdd8";
-
-type Style = keyof typeof styleMarks;
-const styleNames = Object.keys(styleMarks) as Style[];
-
-const styled = (style: Style, text: string): string =>
-  text && styleMarks[style].charAt(0) + text + styleMarks[style].charAt(1);
-
-/** The text without marks and without white space at its end, and the ranges. Inside the same style it gets no range of its own. */
-function unmark(marked: string): StyledText {
-  const text = marked.replace(anyMark, "").trimEnd();
-  const styles: StyleRange[] = [];
-  const starts: Record<Style, number[]> = { BOLD: [], ITALIC: [], STRIKETHROUGH: [], MONOSPACE: [], SPOILER: [] };
-  let at = 0;
-  for (const piece of marked.split(anyMark)) {
-    const style = styleNames.find((name) => piece !== "" && styleMarks[name].includes(piece));
-    if (style === undefined) at += piece === margin ? 0 : piece.length;
-    else if (styleMarks[style].startsWith(piece)) starts[style].push(at);
-    else {
-      const start = starts[style].pop() ?? at;
-      const length = Math.min(at, text.length) - start;
-      if (starts[style].length === 0 && length > 0) styles.push({ start, length, style });
-    }
-  }
-  return { text, styles: styles.sort((a, b) => a.start - b.start || b.length - a.length) };
 }
 
 /** Blocks one below the other: with a blank line between, or without where the list around them is tight. */
-function blocks(tokens: readonly Token[], context: Context, isTight = false): string {
+function blocks(tokens: readonly Token[], { ...context }: Context, isTight = false): string {
   const texts: string[] = [];
   for (const token of tokens as readonly MarkedToken[]) {
-    if (token.type === "def" && context.shownUrls.has(token.href)) continue;
-    const text = token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
+    const text = block(token, context);
     if (text.trim() !== "") texts.push(text);
+    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
   }
   return texts.join(isTight ? "\n" : "\n\n");
 }
 
-function toText(token: MarkedToken | Spoiler, context: Context): string {
+function toText(token: MarkedToken | Spoiler | Verbatim, context: Context): string {
   const inner = { ...context, depth: context.depth + 1 };
   const inline = (tokens: readonly Token[]): string =>
     tokens.map((part) => toText(part as MarkedToken, context)).join("");
@@ -127,23 +125,19 @@ function toText(token: MarkedToken | Spoiler, context: Context): string {
     case "codespan":
       return styled("MONOSPACE", token.text);
     case "code":
-      // At the margin: what is copied from the phone must be the code and nothing else.
-      return margin + styled("MONOSPACE", token.text.replaceAll("\n", `\n${margin}`));
+      return codeText(token, context);
     case "blockquote":
-      return indented(inner, blocks(token.tokens, inner), "▎ ", "▎ ");
+      return indented(inner, blocks(token.tokens, inner).replace(alert, alertWord), "▎ ", "▎ ");
     case "list":
-      return token.items
-        .map((item, index) => indented(inner, blocks(item.tokens, inner, !token.loose), markerOf(token, item, index)))
-        .join(token.loose ? "\n\n" : "\n");
+      return listText(token, context);
     case "table":
-      return tableText(token, inline);
+      return tableText(token, inline, context);
     case "link":
     case "image":
-      return linkText(token, inline(token.tokens), context);
+      return linkText(token, inline, context);
     case "text":
     case "paragraph":
-      // A reference in digits may have become a mark.
-      return token.tokens ? inline(token.tokens) : decoded(token.text).replace(anyMark, "\ufffd");
+      return token.tokens ? inline(token.tokens) : plain(token.text);
     case "escape":
       return token.text;
     case "html":
@@ -159,46 +153,109 @@ function toText(token: MarkedToken | Spoiler, context: Context): string {
   }
 }
 
-/** The first line begins with `first`, the others with `rest`. A marker before code gets a line of its own. */
+/** References resolved, and the spaces before a line break dropped. */
+const plain = (text: string): string => {
+  const lines = clean(decodeHTMLStrict(text)).split("\n");
+  return lines.map((line, index) => (index < lines.length - 1 ? line.trimEnd() : line)).join("\n");
+};
+
+/** At the margin: what is copied from the phone must be the code and nothing else. */
+function codeText({ text, lang = "" }: Tokens.Code, { tabs, depth, takeCode, before }: Context): string {
+  if (text.trim() === "") return "";
+  const restored = tabs && depth > 0 ? withTabs(text, tabs.lines, tabs.next) : null;
+  if (tabs && restored) tabs.next = restored.next;
+  const code = (restored?.code ?? text).replace(/\n+$/, "");
+  return takeCode(code, lang, before) ?? atMargin(styled("MONOSPACE", code));
+}
+
+const atMargin = (text: string): string => margin + text.replaceAll("\n", `\n${margin}`);
+
+/** The first line begins with `first`, the others with `rest`. The marker of a list gets a line of its own before code. */
 function indented({ depth }: Context, text: string, first: string, rest = " ".repeat(first.length)): string {
   if (depth > depthMax) return text;
   const put = (prefix: string, line: string): string =>
     line === "" ? prefix.trimEnd() : line.startsWith(margin) ? line : prefix + line;
-  const [head = "", ...others] = (text.startsWith(margin) ? `\n${text}` : text).split("\n");
+  const [head = "", ...others] = (first !== rest && text.startsWith(margin) ? `\n${text}` : text).split("\n");
   return [put(first, head), ...others.map((line) => put(rest, line))].join("\n");
 }
 
-function markerOf(list: Tokens.List, item: Tokens.ListItem, index: number): string {
-  if (item.task) return item.checked ? "☑ " : "☐ ";
-  return list.ordered ? `${Number(list.start) + index}. ` : "• ";
-}
+/** How GitHub and Obsidian begin a quote that is a note. */
+const alert = /^\[!([A-Za-z]+)\][+-]?(?:[ \t]+(?=\S))?/;
+const alertWord = (raw: string, name: string): string => {
+  const word = name.charAt(0).toUpperCase() + name.slice(1).toLowerCase();
+  return styled("BOLD", raw.endsWith(" ") ? `${word}:` : word) + (raw.endsWith(" ") ? " " : "");
+};
 
-/** A line per cell that holds something, a blank line between the rows; the headers alone where no row holds anything. */
-function tableText({ header, rows }: Tokens.Table, inline: (tokens: readonly Token[]) => string): string {
-  const isFilled = ({ text }: Tokens.TableCell): boolean => text.trim() !== "";
-  const titles = header.map((cell) => (isFilled(cell) ? `${styled("BOLD", inline(cell.tokens))}: ` : ""));
-  const filled = rows.flatMap(
-    (row) =>
-      row.flatMap((cell, column) => (isFilled(cell) ? (titles[column] ?? "") + inline(cell.tokens) : [])).join("\n") ||
-      [],
+function listText(list: Tokens.List, context: Context): string {
+  const inner = { ...context, depth: context.depth + 1 };
+  const marker = markers(list);
+  const items = list.items.map((item, index) =>
+    indented(inner, blocks(item.tokens, inner, !list.loose), marker(item, index)),
   );
-  return filled.length > 0 ? filled.join("\n\n") : header.map(({ tokens }) => inline(tokens)).join("\n");
+  return items.join((list.loose ? "\n\n" : "\n") + (context.depth === 0 ? border("item") : ""));
 }
 
-function linkText(link: Tokens.Link | Tokens.Image, text: string, { shownUrls }: Context): string {
+/** Numbers as they were written (`007.`, `25. Dezember`); counted on only where all are the same, as lazy writers do. */
+function markers(list: Tokens.List): (item: Tokens.ListItem, index: number) => string {
+  const written = list.items.map(({ raw }) => /^\s*(\d+)([.)])/.exec(raw) ?? ["", "", ""]);
+  const isCounted = list.items.length > 1 && new Set(written.map(([, number]) => number)).size === 1;
+  return (item, index) => {
+    const [, number = "", dot = ""] = written[index] ?? [];
+    const task = item.task ? (item.checked ? "☑ " : "☐ ") : "";
+    if (!list.ordered) return task || "• ";
+    return `${isCounted ? Number(number) + index : number}${dot} ${task}`;
+  };
+}
+
+function tableText(table: Tokens.Table, inline: (tokens: readonly Token[]) => string, { depth }: Context): string {
+  const cellOf = ({ tokens }: Tokens.TableCell): Cell => {
+    const marked = inline(tokens);
+    return { marked, shown: shown(marked) };
+  };
+  const [header, rows] = [table.header.map(cellOf), table.rows.map((row) => row.map(cellOf))];
+  const joint = `\n\n${depth === 0 ? border("item") : ""}`;
+  const bold = (text: string): string => styled("BOLD", text);
+  const pieces =
+    rows.length > 0
+      ? columns(
+          header.map((cell) => ({ ...cell, marked: bold(cell.marked) })),
+          rows,
+          table.align,
+        )
+      : null;
+  return pieces
+    ? pieces.map((piece) => atMargin(styled("MONOSPACE", piece))).join(joint)
+    : cards(header, rows, bold).join(joint);
+}
+
+function linkText(
+  link: Tokens.Link | Tokens.Image,
+  inline: (tokens: readonly Token[]) => string,
+  context: Context,
+): string {
   if ("autolink" in link && link.autolink) return link.text;
-  shownUrls.add(link.href);
-  const [url, words] = [decoded(link.href), text.replace(anyMark, "")];
-  if (words === "") return url;
-  return ["", words, `mailto:${words}`].includes(url) ? text : `${text} (${url})`;
+  // A badge: the picture's own address helps nobody beside the one that it leads to.
+  const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
+  const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
+  context.shownUrls.add(link.href);
+  const url = clean(decodeHTMLStrict(link.href));
+  const words = shown(text);
+  if (words.trim() === "") return url;
+  // Places on the same page, and pictures within the text, lead nowhere on a phone.
+  if (url === "" || url.startsWith("#") || url.startsWith("data:")) return text;
+  if (bare(words) !== bare(url)) return `${text} (${url})`;
+  return words === url || !/^https?:/.test(url) ? text : url;
 }
 
-/** Character references as people and models write them: HTML knows 2,231 names. marked has replaced those in digits already. */
-const names = `amp & lt < gt > quot " apos ' copy © reg ® trade ™ deg ° plusmn ± micro µ sect § middot · cent ¢ pound £ yen ¥ euro €
-  laquo « raquo » ndash – mdash — lsquo ‘ rsquo ’ ldquo “ rdquo ” bdquo „ bull • hellip … times × divide ÷ minus − frac12 ½ sup2 ²
-  le ≤ ge ≥ ne ≠ asymp ≈ infin ∞ radic √ sum ∑ larr ← uarr ↑ rarr → darr ↓ harr ↔ rArr ⇒ check ✓ cross ✗ pi π`;
-const named = new Map(Array.from(names.matchAll(/(\w+) (\S)/g), ([, name = "", character = ""]) => [name, character]));
-named.set("nbsp", "\u00a0");
-
-/** `text` with its references replaced; what is no known name stays as it was written. */
-const decoded = (text: string): string => text.replace(/&(\w{2,32});/g, (raw, name: string) => named.get(name) ?? raw);
+/** An address without what people leave out when they write it. */
+const bare = (url: string): string => {
+  const short = url
+    .trim()
+    .replace(/^(?:https?:\/\/|mailto:|tel:)(?:www\.)?|^www\./i, "")
+    .replace(/\/$/, "");
+  try {
+    return decodeURI(short).toLowerCase();
+  } catch {
+    return short.toLowerCase();
+  }
+};

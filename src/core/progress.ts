@@ -12,8 +12,12 @@ export type DraftState = {
 
 const firstAfterMs = 4_000;
 const editAfterMs = 4_000;
-/** Signal's clients take ten edits of a message at most, the answer included. **Source:** signal/SIGNAL-NATIVE.md 4.7. */
+/** Signal's clients offer ten edits of a message at most; the answer, or the word that takes its place, is one of them. */
 const changesMax = 6;
+/** Phones take no edit of a message that is older than a day (Android) or two (iOS): an hour is left for its way. */
+export const editedWithinMs: Millis = 23 * 3_600_000;
+/** An edit rings no phone: who has waited longer than this for the answer has put the phone away. */
+export const silentWithinMs: Millis = 30_000;
 
 /** True where the placeholder may be shown or changed now: after 4 s, then 4, 8, 16 … s after the last change, six times in all. */
 export function isDraftDue({ startedAt, changedAt, changes }: DraftState, now: Millis): boolean {

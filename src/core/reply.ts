@@ -1,10 +1,18 @@
-/** How Claude's words become messages on a phone: long code to files, Markdown to styles, then parts that Signal takes. */
+/**
+ * How Claude's words become messages on a phone: Markdown to styles, long code to files, then parts that Signal takes; ten at
+ * most, and what is left as one file.
+ */
 import { chunk } from "./chunk.ts";
-import { toSignalText } from "./markdown.ts";
-import type { OutboundBody, OutboundFile } from "./model.ts";
+import { fileNameOf } from "./code.ts";
+import { toSignalText, type SignalText } from "./markdown.ts";
+import { styled } from "./marks.ts";
+import type { OutboundBody, OutboundFile, StyledText } from "./model.ts";
 
 /** Largest body of one message in UTF-8 bytes. **Source:** signal/SIGNAL-CLI.md section 6.1. */
-const partBytesMax = 2000;
+const partBytesMax = 2_000;
+const partsMax = 10;
+/** An answer beyond this length is cut: no phone opens what is longer, and its files are held in memory. */
+const answerLengthMax = 4 * 1024 * 1024;
 
 /** Two parts follow each other plainly; more are counted. */
 const countedFrom = 3;
@@ -12,74 +20,78 @@ const counterBytes = 12;
 
 /** One body per message, in order; an empty reply has none. Long code comes as files with the last. */
 export function renderReply(markdown: string): OutboundBody[] {
-  const { markdown: prose, files } = takeListings(markdown);
-  const parts = chunk(toSignalText(prose), partBytesMax - counterBytes).filter(({ text }) => text !== "");
+  const isCut = markdown.length > answerLengthMax;
+  const { parts, files } = render(isCut ? `${markdown.slice(0, answerLengthMax)}\n\n${cutSentence}` : markdown);
   return parts.map(({ text, styles }, index) => {
     const counter = parts.length < countedFrom ? "" : `\n(${index + 1}/${parts.length})`;
-    const isLast = index === parts.length - 1;
-    return { kind: "text", text: text + counter, styles, quote: null, files: isLast ? files : [] };
+    return { kind: "text", text: text + counter, styles, quote: null, files: index === parts.length - 1 ? files : [] };
   });
 }
+
+/** The last words of an answer that is too long. */
+const cutSentence = `(This answer was longer than ${answerLengthMax / 1024 / 1024} million characters. The rest was left out.)`;
+
+/** The beginning of an answer that is still being written, as its first message will show it. */
+export const renderPreview = (markdown: string): StyledText =>
+  render(markdown.slice(0, 4 * partBytesMax)).parts[0] ?? { text: "", styles: [] };
 
 /** A sentence of signalman's own. */
 export const plainText = (text: string): OutboundBody => ({ kind: "text", text, styles: [], quote: null, files: [] });
 
+function render(markdown: string): { readonly parts: readonly StyledText[]; readonly files: readonly OutboundFile[] } {
+  const files: OutboundFile[] = [];
+  const signalText = toSignalText(markdown, {
+    lengthMax: partsMax * partBytesMax,
+    takeCode: (code, info, before) => takeCode(files, code, info, before),
+  });
+  const parts = chunk(signalText, partBytesMax - counterBytes, signalText.borders).filter(({ text }) => text !== "");
+  const isUnread = signalText.end < signalText.source.length;
+  const isCut = parts.length > partsMax || (isUnread && parts.length === partsMax);
+  const shown = isCut ? parts.slice(0, partsMax - 1) : parts;
+  const rest = restOf(signalText, shown, isCut);
+  if (rest === "") return { parts, files };
+  const kept = files.filter(({ fileName }) => shown.some(({ text }) => text.includes(fileName)));
+  const name = distinctName("answer.md", kept);
+  const note = `📎 The rest of this answer is in ${name} (${rest.length.toLocaleString("en")} characters).`;
+  return { parts: [...shown, { text: note, styles: [] }], files: [...kept, fileOf(name, rest)] };
+}
+
+/** The Markdown that `parts` do not show: what was not read, or all from the first block on that is not whole in them. */
+function restOf(
+  { text, source, borders, starts, end }: SignalText,
+  parts: readonly StyledText[],
+  isCut: boolean,
+): string {
+  if (!isCut) return source.slice(end).trim();
+  let at = 0;
+  for (const part of parts) at = text.indexOf(part.text, at) + part.text.length;
+  const blocks = borders.filter(({ kind }) => kind !== "item");
+  const next = blocks.findIndex((_, index) => text.slice(at, blocks[index + 1]?.at).trim() !== "");
+  return source.slice(starts[Math.max(0, next)]).trim();
+}
+
 /** What fits on a phone's screen. */
 const screenLines = 40;
-const screenChars = 1_500;
+const screenBytes = 1_500;
+/** Signal's clients take 32 files with a message. */
+const codeFilesMax = 20;
 
-type Listing = { readonly fence: string; readonly language: string; readonly from: number };
-
-/**
- * The text with one line in the place of each long block of code, and the blocks as files. Only blocks at the margin, or nearly
- * so, are taken: what stands in a list is part of it. Linear in the length of the text.
- */
-export function takeListings(markdown: string): { readonly markdown: string; readonly files: readonly OutboundFile[] } {
-  const kept: string[] = [];
-  const files: OutboundFile[] = [];
-  let block: Listing | null = null;
-  const close = ({ language, from }: Listing, end?: number): void => {
-    const code = kept.slice(from + 1, end);
-    const text = code.join("\n");
-    if (code.length <= screenLines && text.length <= screenChars) return;
-    const fileName = nameOf(language, kept.slice(0, from), files);
-    files.push({ fileName, contentType: "text/plain", base64: new TextEncoder().encode(`${text}\n`).toBase64() });
-    kept.splice(from, Infinity, `📎 **${fileName}**, ${code.length} ${code.length === 1 ? "line" : "lines"}`);
-  };
-  for (const line of markdown.split("\n")) {
-    const [, mark = "", info = ""] = /^ {0,3}(`{3,}|~{3,})(.*)$/u.exec(line) ?? [];
-    kept.push(line);
-    if (block === null) {
-      if (mark !== "" && !(mark.startsWith("`") && info.includes("`")))
-        block = { fence: mark, language: info.trim().split(/[\s{:]/u)[0] ?? "", from: kept.length - 1 };
-    } else if (mark.startsWith(block.fence) && info.trim() === "") {
-      close(block, -1);
-      block = null;
-    }
-  }
-  if (block !== null) close(block);
-  return { markdown: kept.join("\n"), files };
+function takeCode(files: OutboundFile[], code: string, info: string, before: string): string | null {
+  const lines = code.split("\n").length;
+  const isShort =
+    lines <= screenLines && code.length <= screenBytes && fileOf("", code).base64.length * 0.75 <= screenBytes;
+  if (isShort || files.length >= codeFilesMax) return null;
+  const name = distinctName(fileNameOf(info, before), files);
+  files.push(fileOf(name, `${code}\n`));
+  return `📎 ${styled("BOLD", name)}, ${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
 }
 
-/** Languages whose files do not end as the language is called. */
-const languages = `python py typescript ts javascript js bash sh shell sh zsh sh console txt text txt yaml yml rust rs ruby rb
-  kotlin kt markdown md c++ cpp csharp cs c# cs haskell hs perl pl powershell ps1`;
-const endings = new Map(
-  Array.from(languages.matchAll(/(\S+) (\w+)/gu), ([, name = "", ending = ""]) => [name, ending]),
-);
+const fileOf = (fileName: string, text: string): OutboundFile => ({
+  fileName,
+  contentType: "text/plain",
+  base64: new TextEncoder().encode(text).toBase64(),
+});
 
-/** The name that the line before the block gives ("`src/app.py`:" or "**app.py**"), else one by its language. */
-function nameOf(language: string, before: readonly string[], files: readonly OutboundFile[]): string {
-  const line =
-    before
-      .findLast((candidate) => candidate.trim() !== "")
-      ?.slice(-120)
-      .trimEnd() ?? "";
-  const [, given] = /(?:^|[\s`*/("“])([\w][\w.-]{0,60}\.[A-Za-z]\w{0,7})[`*"”):]*$/u.exec(line) ?? [];
-  const known = language.toLowerCase();
-  const ending = endings.get(known) ?? (/^[a-z][a-z0-9]{0,5}$/u.test(known) ? known : "txt");
-  const number = files.length + 1;
-  const made = known === "dockerfile" ? "Dockerfile" : `code${number === 1 ? "" : `-${number}`}.${ending}`;
-  const name = given ?? made;
-  return files.some(({ fileName }) => fileName === name) ? `${number}-${name}` : name;
-}
+/** The second of a name is told apart by the number of files. */
+const distinctName = (name: string, files: readonly OutboundFile[]): string =>
+  files.some(({ fileName }) => fileName === name) ? `${files.length + 1}-${name}` : name;

@@ -76,7 +76,8 @@ export function createQueue(
   const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
     const task = work.finally(() => {
       running.delete(key);
-      wake(key);
+      // There is room again; the key itself is ready where it was woken meanwhile.
+      alarm.abort();
     });
     running.set(
       key,

@@ -12,6 +12,7 @@
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
+import { editedWithinMs } from "../core/progress.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
@@ -89,8 +90,8 @@ async function sendOne(
     return { ...next, state: "sending" };
   };
   const body = bodyOf(bridge, row);
-  if (body === null) {
-    outbox.markFailed(row.id, "superseded", clock.now());
+  if (typeof body === "string") {
+    outbox.markFailed(row.id, body, clock.now());
     return take(outbox.head(row.chatKey));
   }
   if (row.state !== "sending") take(row);
@@ -126,7 +127,7 @@ async function sendFailed(
   const isCounted = isUncertain && !transport.capabilities.ownTimestamps;
   if (error.retry === "never" || (isTrimming(row) && isCounted)) {
     await untilWritten(bridge, "send", kill, () => {
-      outbox.markFailed(row.id, error.code, clock.now());
+      outbox.markFailed(row.id, isUncertain ? "send_uncertain" : error.code, clock.now());
       if (!isTrimming(row)) settings.count("sendFailed");
     });
     return 0;
@@ -146,22 +147,28 @@ async function sendFailed(
 }
 
 /** What is shown besides the messages: it is not missed, and it is no message to be counted. */
-const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft";
+const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft" || why === "below";
 
-/**
- * Our edits name a message by the timestamp chosen for it; Signal's clients want that of its newest version. Where the message did not
- * go out, or is too old to be edited, an answer is a message of its own.
- */
-function bodyOf({ store, clock }: Bridge, row: OutboxRow): OutboundBody | null {
+/** What goes out for a row now; or why nothing does. An edit that has lost its message is a message of its own, where it says anything. */
+function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "send_uncertain" {
   const { body } = row;
-  const target = body.kind === "edit" ? store.outbox.byTimestamp(body.targetSentAt) : null;
-  if (body.kind !== "edit" || target === null) return body;
-  const isOld = clock.now() - target.timestamp > editableMs;
-  if (target.state === "failed" || isOld)
-    return isTrimming(row) ? null : { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
-  const newest = store.outbox.of("draft", target.subject).findLast(({ state }) => state === "sent");
-  return { ...body, targetSentAt: newest?.signalTimestamp ?? target.signalTimestamp ?? body.targetSentAt };
+  // Without a timestamp of our own a second copy is a second message, and as an edit it would name an old version.
+  const mayBeThere = row.isUncertain === 1 && !bridge.transport.capabilities.ownTimestamps;
+  if (mayBeThere && isTrimming(row) && body.kind !== "reaction") return "send_uncertain";
+  if (body.kind !== "edit") return body;
+  const targetSentAt = mayBeThere ? null : newestVersion(bridge, body.targetSentAt);
+  if (targetSentAt !== null) return { ...body, targetSentAt };
+  if (isTrimming(row)) return "superseded";
+  return { kind: "text", text: body.text, styles: body.styles, quote: null, files: [] };
 }
 
-/** Signal's clients take an edit within 24 hours of the first version; with room for clocks that differ. */
-const editableMs: Millis = 23 * 3_600_000;
+/**
+ * What an edit has to name: phones show one that names an older version as a message of its own. Null where that is not known,
+ * or where the phones would not take it any more. **Source:** issue 14906 of Signal-Android.
+ */
+function newestVersion({ store: { outbox }, clock }: Bridge, draftTimestamp: Millis): Millis | null {
+  const draft = outbox.byTimestamp(draftTimestamp);
+  if (draft?.state !== "sent" || clock.now() - (draft.sendingAt ?? draft.timestamp) > editedWithinMs) return null;
+  const last = outbox.lastEdit(draft.subject);
+  return last?.state === "failed" ? null : (last ?? draft).signalTimestamp;
+}

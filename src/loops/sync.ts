@@ -54,6 +54,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
       let last = bridge.clock.monotonic();
       const look = async (): Promise<void> => {
         const now = bridge.clock.monotonic();
+        if (bridge.account() === null) return;
         if (attempt === 0 && now - last < sweepMs && !bridge.store.posts.isWaiting()) return;
         last = now;
         await run(stop);

@@ -38,6 +38,8 @@ export type MemoryOptions = {
 export type Seen = {
   readonly chat: Chat;
   readonly timestamp: Millis;
+  /** Timestamps of all its versions, the newest last. */
+  readonly versions: Millis[];
   text: string;
   styles: readonly StyleRange[];
   readonly quote: Quote | null;
@@ -243,24 +245,33 @@ async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: Ab
   }
 }
 
-/** A message of ours reaches the screens, unless a phone drops it as a duplicate. */
+/** Android takes no edit of an older message. **Source:** Signal-Android, the time window of received edits. */
+const editedWithinMs: Millis = 24 * 3_600_000;
+
+/**
+ * A message of ours reaches the screens, unless a phone drops it as a duplicate. Phones show an edit of what is not the newest
+ * version as a message of its own; here it is refused, so that a test notices.
+ */
 function arrive(world: World, { chat, body }: Outbound, timestamp: Millis): void {
   const inChat = (sentAt: Millis) =>
-    world.screen.find((seen) => seen.timestamp === sentAt && chatKey(seen.chat) === chatKey(chat));
+    world.screen.find((seen) => seen.versions.includes(sentAt) && chatKey(seen.chat) === chatKey(chat));
   if (body.kind === "reaction") {
     const emoji = body.isRemove ? null : body.emoji;
     return void world.reactions.push({ chat, targetSentAt: body.targetSentAt, emoji });
   }
   world.typing.delete(chatKey(chat));
   const { text, styles } = body;
-  const known = inChat(body.kind === "edit" ? body.targetSentAt : timestamp);
+  // Signal's clients drop a second message with the timestamp of the first.
+  if (inChat(timestamp)) return;
   if (body.kind === "edit") {
-    if (!known) return;
+    const known = inChat(body.targetSentAt);
+    const isOld = known !== undefined && timestamp - known.timestamp > editedWithinMs;
+    if (known?.versions.at(-1) !== body.targetSentAt || isOld) throw fault("send_rejected", "edit");
+    known.versions.push(timestamp);
     world.arrivals.push(Object.assign(known, { text, styles, editCount: known.editCount + 1 }));
   } else {
-    // Signal's clients drop a second message with the timestamp of the first.
-    if (known) return;
-    const seen: Seen = { chat, timestamp, text, styles, quote: body.quote, files: body.files, editCount: 0 };
+    const versions = [timestamp];
+    const seen: Seen = { chat, timestamp, versions, text, styles, quote: body.quote, files: body.files, editCount: 0 };
     world.screen.push(seen);
     world.arrivals.push(seen);
   }

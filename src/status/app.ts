@@ -9,22 +9,21 @@
 import { Hono } from "hono";
 import { isLoopback } from "../config.ts";
 import type { Millis } from "../core/model.ts";
-import { createControl, type Control } from "./control.ts";
+import { createControl, type Gate } from "./control.ts";
 import { contentSecurityPolicy, renderPage } from "./page.ts";
 import type { Status } from "./status.ts";
 
-export type AppDeps = {
+export type AppDeps = Gate & {
   readonly status: () => Status;
   /** Null while the process does its work and Signal has shown within `staleAfter` that it delivers, else what is wrong. */
   readonly health: () => string | null;
   readonly isReady: () => boolean;
-  readonly control: Control;
-  /** What `/control/…` asks for; who can read the home folder knows it. */
-  readonly token: string;
   /** The owner trusts the network (`trust_listen`): any host name will do. */
   readonly isAnyHost: boolean;
   /** Wall time, Unix ms. */
   readonly now: () => Millis;
+  /** Takes what went wrong while it answered. */
+  readonly report: (error: unknown) => void;
 };
 
 /** The app; `app.fetch` serves, `app.request("/status")` is for tests. */
@@ -59,7 +58,11 @@ export function createApp(deps: AppDeps): Hono {
     const { body, contentType } = await renderMetrics(deps.status());
     return c.body(body, 200, { "content-type": contentType });
   });
-  app.route("/control", createControl(deps.control, deps.token));
+  app.route("/control", createControl(deps));
+  app.onError((error, c) => {
+    deps.report(error);
+    return c.text("The status cannot be read: see the log.\n", 500);
+  });
   app.notFound((c) => c.text("There is /status, /health, /ready and /metrics.\n", 404));
   return app;
 }

@@ -1,6 +1,9 @@
-/** `POST /control/…`: what the commands beside the running daemon ask of it. Only with the token of the home folder. */
+/**
+ * `POST /control/…`: what the commands beside the running daemon ask of it. Only with the token of the home folder.
+ * `GET /control/proof?nonce=…` shows them beforehand that it is the daemon that listens: only the token's owner can answer.
+ */
 import { Hono } from "hono";
-import { createHash, timingSafeEqual } from "node:crypto";
+import { createHmac, timingSafeEqual } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import type { AllowRule } from "../core/inbound.ts";
@@ -19,6 +22,14 @@ export type Control = {
   readonly archive: (id: string) => Promise<void>;
 };
 
+export type Gate = {
+  readonly control: Control;
+  /** What `/control/…` asks for; who can read the home folder knows it. */
+  readonly token: string;
+  /** Where the server listens, as the control file says it. */
+  readonly url: () => string;
+};
+
 /** Longest text of `send` in UTF-16 code units. */
 const textLengthMax = 64 * 1024;
 
@@ -28,8 +39,9 @@ const session = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
 
 const refusal = (message: string) => ({ code: "config", message, hint: "" });
 
-export function createControl(control: Control, token: string): Hono {
+export function createControl({ control, token, url }: Gate): Hono {
   const app = new Hono();
+  app.get("/proof", (c) => c.text(proofOf(token, c.req.query("nonce") ?? "", url())));
   app.use(async (c, next) => {
     if (isSame(c.req.header("authorization") ?? "", `Bearer ${token}`)) return next();
     return c.json(refusal("Cannot obey without the token of the home folder"), 401);
@@ -61,8 +73,12 @@ function toChat(to: AllowRule): Chat {
   return { kind: "direct", peer: { aci: null, number: null, [to.kind]: to.kind === "aci" ? to.aci : to.number } };
 }
 
+/** What only a daemon with this token says, and only at this address: a stranger who passes it on from elsewhere is found out. */
+export const proofOf = (token: string, nonce: string, url: string): string =>
+  createHmac("sha256", token).update(`${nonce}\n${url}`).digest("base64url");
+
 /** In a time that tells nothing about how much of it was right. */
-function isSame(given: string, wanted: string): boolean {
-  const digest = (text: string): Uint8Array => createHash("sha256").update(text).digest();
+export function isSame(given: string, wanted: string): boolean {
+  const digest = (text: string): Uint8Array => createHmac("sha256", "").update(text).digest();
   return timingSafeEqual(digest(given), digest(wanted));
 }

@@ -44,8 +44,14 @@ export function createChats(store: Store, world: Surroundings) {
   /** Part of the caller's transaction, if there is one. */
   const settle = (chat: Chat, fact: Fact): readonly Change[] =>
     store.db.transaction(() => {
-      const changes = decide(viewOf(chat), fact);
+      const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
       const sessionIds = apply(chat, changes);
+      if (
+        fact.type === "received" &&
+        fact.id > 0 &&
+        !changes.some((change) => change.do === "open" && change.id === fact.id)
+      )
+        store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
       if (changes.length > 0) store.db.afterCommit(() => world.onTouched(key, sessionIds));
@@ -75,9 +81,7 @@ export function createChats(store: Store, world: Surroundings) {
       if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
       const id = store.inbox.accept(key, kind, envelope, world.now());
       if (id === null) return null;
-      const changes = settle(envelope.chat, { type: "received", id, envelope, verdict });
-      const isOpen = changes.some((change) => change.do === "open" && change.id === id);
-      if (!isOpen) store.inbox.finish(id, "answered", world.now());
+      settle(envelope.chat, { type: "received", id, envelope, verdict });
       return id;
     },
     /** After a start: what lies open goes on. */
@@ -115,14 +119,15 @@ function createView(store: Store, world: Surroundings) {
       return [{ use, shown, isSaid: rows.length > 0 }];
     });
   };
-  return (chat: Chat): View => {
+  /** `exceptId`: a row that is being decided on, and is open for now. */
+  return (chat: Chat, exceptId = 0): View => {
     const key = chatKey(chat);
     const account = world.account();
     // A decision is made for what has arrived, and nothing arrives before it is known who we are.
     if (account === null) throw new Error("A decision needs the account");
     const active = sessions.active(key);
     const session = active?.backend === world.backend ? active : null;
-    const rows = inbox.head(key);
+    const rows = inbox.head(key, exceptId);
     const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
     const open = post && log.open(post.sessionId);
     return {
@@ -131,11 +136,11 @@ function createView(store: Store, world: Surroundings) {
       now: world.now(),
       session,
       head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
-      prompts: () => inbox.openPrompts(key).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
-      hasReply: () => post?.eventId != null && log.hasReplySince(post.sessionId, post.eventId),
+      hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
         !world.isWelcoming ||
         chat?.kind === "group" ||
@@ -178,16 +183,7 @@ function createApply(store: Store, world: Surroundings) {
     },
     finish(chat, { id, outcome }) {
       // No preview outlives the prompt that it answers.
-      if (outbox.openDraft(id) !== null)
-        outbox.addAnswer(
-          "stopped",
-          String(id),
-          0,
-          id,
-          chat,
-          plainText(outcome === "cancelled" ? "(stopped)" : "(no answer)"),
-          world.now(),
-        );
+      outbox.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
       if (outcome !== "cancelled") settings.count(outcome);

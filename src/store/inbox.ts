@@ -62,8 +62,10 @@ export function createInbox(db: Database) {
     },
     get: (id: number) => one`WHERE id = ${id}`,
     /** The two oldest open prompts of a chat. */
-    head: (chat: string) => many`WHERE chat_key = ${chat} AND state = 'open' ORDER BY id LIMIT 2`,
-    openPrompts: (chat: string) => many`WHERE chat_key = ${chat} AND state = 'open' ORDER BY id`,
+    head: (chat: string, exceptId = 0) =>
+      many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id LIMIT 2`,
+    openPrompts: (chat: string, exceptId = 0) =>
+      many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id`,
     /** Chats with anything open, those that have waited longest first. */
     openChats: () =>
       all<{

@@ -114,6 +114,47 @@ export const migrations: readonly string[] = [
   ALTER TABLE outbox ADD COLUMN sending_at INTEGER;
   `,
   `
+  -- The journal of what Claude asked to do on this machine: one row a call, by the id of its event.
+  CREATE TABLE calls (
+    id TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    turn TEXT NOT NULL,
+    project TEXT NOT NULL,
+    tool TEXT NOT NULL,
+    input TEXT NOT NULL,
+    input_hash TEXT NOT NULL,
+    basis TEXT,
+    state TEXT NOT NULL CHECK (state IN ('seen', 'asked', 'allowed', 'denied', 'expired', 'started', 'done', 'posted')),
+    approver TEXT,
+    content TEXT,
+    is_error INTEGER NOT NULL DEFAULT 0,
+    seen_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    CHECK ((content IS NOT NULL) = (state IN ('denied', 'expired', 'done', 'posted')))
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX calls_open ON calls (session_id, seen_at) WHERE state <> 'posted';
+  CREATE INDEX calls_session ON calls (session_id, seen_at);
+  CREATE INDEX calls_started ON calls (id) WHERE state = 'started';
+  CREATE INDEX calls_posted ON calls (changed_at) WHERE state = 'posted';
+
+  -- What files were before the first write of a turn; their bytes are files of the home, by hash. Null: there was none.
+  CREATE TABLE kept (
+    seq INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    root TEXT NOT NULL,
+    path TEXT NOT NULL,
+    turn TEXT NOT NULL,
+    before TEXT,
+    bytes INTEGER NOT NULL,
+    after TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    UNIQUE (session_id, root, path, turn)
+  ) STRICT;
+  CREATE INDEX kept_order ON kept (session_id, root, seq);
+  CREATE INDEX kept_age ON kept (at);
+  CREATE INDEX kept_hash ON kept (before);
+  `,
+  `
   -- What is asked of Claude, as durable as what is sent to Signal. subject: the inbox id of a prompt or of the prompt that an interrupt
   -- ends; session and tool use of a confirm or result. request is built once and kept as it was sent, until the end.
   CREATE TABLE posts (
@@ -207,9 +248,14 @@ export const migrations: readonly string[] = [
   `,
 ];
 
+const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
+
+/** Whether no step is missing. */
+export const isNewest = (db: Database): boolean => versionOf(db) >= migrations.length;
+
 /** Brings the schema to the newest step. @throws BridgeError `database_newer` when a later signalman wrote the file */
 export function migrate(db: Database, steps: readonly string[] = migrations): void {
-  const version = db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
+  const version = versionOf(db);
   if (version > steps.length)
     throw new BridgeError(
       "database_newer",

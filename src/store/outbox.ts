@@ -6,16 +6,18 @@
  *             └─────────┘
  *
  * Why a message exists is typed: `why`, `subject` and `part` are its identity, so that it exists once. The preview of a prompt's
- * answer (`draft`, subject the inbox id, part 0) is edited while Claude writes (parts 1, 2 …), and ends as the answer. An edit names its
- * message by the timestamp chosen for it; the send loop puts the newest version's on Signal in its place.
+ * answer (`draft`, subject the inbox id, part 0) is edited while Claude writes (parts 1, 2 …), and ends as the answer, or, where that
+ * took long, with a word that it stands below: an edit rings no phone. An edit names its message by the timestamp chosen for it; the
+ * send loop puts the newest version's on Signal in its place.
  */
 import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { silentWithinMs } from "../core/progress.ts";
 import { statements, type Database } from "./database.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
-export type Why = Reason | "draft" | "mark" | "file" | "send" | "digest";
+export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "digest";
 
 export type OutboxRow = {
   readonly id: number;
@@ -28,6 +30,8 @@ export type OutboxRow = {
   readonly body: OutboundBody;
   readonly state: "queued" | "sending" | "sent" | "failed";
   readonly attempts: number;
+  /** An attempt may have reached the phones. */
+  readonly isUncertain: 0 | 1;
   readonly signalTimestamp: Millis | null;
   /** When the first attempt that may have reached the phones began. */
   readonly sendingAt: Millis | null;
@@ -37,7 +41,7 @@ export type OutboxRow = {
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
 const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
-  signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
+  is_uncertain AS isUncertain, signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
 const toRow = (raw: Raw): OutboxRow => ({
   ...raw,
@@ -64,6 +68,9 @@ export function createOutbox(db: Database) {
       get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
+    /** The last edit of a preview that is on the phones, or may be (then it has failed): what comes next must name it. */
+    lastEdit: (subject: string) =>
+      one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
@@ -109,9 +116,15 @@ function createAdding(db: Database) {
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
     return isOver === undefined ? draft : null;
   };
+  /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
+  const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
+    const draft = openDraft(inboxId);
+    if (draft === null) return null;
+    for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
+    return supersede(draft.id, now) ? null : draft;
+  };
   return {
     add,
-    openDraft,
     /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
     addDraft(
       inboxId: number,
@@ -132,7 +145,10 @@ function createAdding(db: Database) {
       add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
       return part + 1;
     },
-    /** Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own. */
+    /**
+     * Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own.
+     * Where the preview has stood for long it is a message of its own, for that one rings, and the preview says where it is.
+     */
     addAnswer(
       why: Why,
       subject: string,
@@ -142,13 +158,22 @@ function createAdding(db: Database) {
       body: OutboundBody,
       now: Millis,
     ): void {
-      const draft = body.kind === "text" ? openDraft(inboxId) : null;
+      const draft = body.kind === "text" ? takeDraft(inboxId, now) : null;
       if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
-      for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
-      if (supersede(draft.id, now)) return void add(why, subject, part, chat, body, now);
+      const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
+      if (now - draft.createdAt > silentWithinMs) {
+        add(why, subject, part, chat, body, now);
+        return void add("below", draft.subject, 0, chat, { ...edit, text: "(see below)", styles: [] }, now);
+      }
       const { text, styles, files } = body;
-      const isNew = add(why, subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now);
       if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
+    },
+    /** Says in place of the preview that nothing more comes. */
+    endDraft(inboxId: number, chat: Chat, text: string, now: Millis): void {
+      const draft = takeDraft(inboxId, now);
+      if (draft !== null)
+        add("stopped", draft.subject, 0, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles: [] }, now);
     },
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
     addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {

@@ -7,7 +7,7 @@ import { holdFile, openDatabase, statements, type Database } from "./database.ts
 import { createFiles, type Files } from "./files.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { createLog, type Log } from "./log.ts";
-import { migrate } from "./migrations.ts";
+import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { forget, prune } from "./retention.ts";
@@ -82,6 +82,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const file = join(home, "signalman.db");
     const db = await openDatabase(file);
     for (const suffix of ["", "-wal", "-shm"]) chmodQuietly(file + suffix);
+    if (lock === null && !isNewest(db)) await requireNoDaemon(home);
     migrate(db);
     const settings = createSettings(db);
     const inbox = createInbox(db);
@@ -140,6 +141,20 @@ async function takeLock(home: string): Promise<{ release(): void }> {
   if (!lock) throw new BridgeError("home_in_use", `Cannot start as another signalman uses ${home}`);
   chmodQuietly(file);
   return lock;
+}
+
+/** A daemon of an earlier release goes on with the schema that it knows: a command that only looks must not change it. */
+async function requireNoDaemon(home: string): Promise<void> {
+  const lock = await takeLock(home).catch(() => null);
+  lock?.release();
+  if (lock === null)
+    throw new BridgeError(
+      "database",
+      "Cannot look into the database as the signalman that runs is of an earlier release",
+      {
+        hint: "Restart it: it brings the database forward.",
+      },
+    );
 }
 
 function chmodQuietly(file: string): void {

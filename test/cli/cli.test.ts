@@ -7,10 +7,9 @@ import type { Io } from "../../src/cli/io.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { writePlace } from "../../src/cli/remote.ts";
 import { systemClock } from "../../src/clock.ts";
-import { BridgeError } from "../../src/core/errors.ts";
-import { createApp } from "../../src/status/app.ts";
 import { listen, type Server } from "../../src/status/listen.ts";
 import { openStore } from "../../src/store/store.ts";
+import { startStatusServer, token } from "../doubles/status-server.ts";
 import { connected, disconnected, nowAt } from "../status/example.ts";
 
 let home: string;
@@ -54,25 +53,9 @@ async function signalman(args: string, { env = {}, signal, onOut, onErr }: Optio
 
 /** A running daemon, as far as the other commands see one. */
 async function startServer(status = connected) {
-  const done: unknown[] = [];
-  const token = "an-invented-token";
-  const app = createApp({
-    status: () => status,
-    health: () => null,
-    isReady: () => true,
-    control: {
-      reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
-      send: (chat, text) => void done.push({ chat, text }),
-      sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
-      archive: async (id) => void done.push({ archive: id }),
-    },
-    token,
-    isAnyHost: false,
-    now: () => nowAt,
-  });
-  server = await listen({ host: "127.0.0.1", port: 0 }, app.fetch);
-  writePlace(home, { url: server.url, token });
-  return done;
+  const started = await startStatusServer(home, () => status);
+  server = started;
+  return started.done;
 }
 
 const commands = ["run", "link", "demo", "status", "doctor", "sessions", "send", "reconnect", "config", "version"];
@@ -158,11 +141,6 @@ describe("without a running daemon", () => {
     },
   );
 
-  test("something else on the port is not taken for it", async () => {
-    server = await listen({ host: "127.0.0.1", port: 0 }, () => new Response('{"hello":1}'));
-    expect((await signalman(`status --listen ${new URL(server.url).host}`)).code).toBe(4);
-  });
-
   test("sessions are none, and looking makes no database", async () => {
     expect(await signalman("sessions")).toMatchObject({ code: 0, out: "No sessions yet.\n" });
     expect(await signalman("sessions list --json")).toMatchObject({ code: 0, out: "[]\n" });
@@ -187,6 +165,38 @@ describe("beside a running daemon", () => {
   test("its address and token are for the owner alone", async () => {
     await startServer();
     expect(statSync(join(home, "control.json")).mode & 0o777).toBe(0o600);
+  });
+
+  test("whoever else listens there gets neither token nor text, and is not believed", async () => {
+    const { stop, url } = await startStatusServer(home);
+    await stop();
+    const heard: string[] = [];
+    server = await listen({ host: "127.0.0.1", port: Number(new URL(url).port) }, async (request) => {
+      heard.push(`${request.url} ${JSON.stringify([...request.headers])} ${await request.text()}`);
+      return Response.json(connected);
+    });
+    for (const args of ["status", "send self a-secret-text", "reconnect", "sessions archive s1"])
+      expect(await signalman(args)).toMatchObject({ code: 4, out: "" });
+    expect(heard).toHaveLength(4);
+    expect(heard.join("\n")).not.toMatch(/invented|secret/u);
+  });
+
+  test("a proof that is passed on from elsewhere does not do", async () => {
+    const real = await startStatusServer(null);
+    server = await listen({ host: "127.0.0.1", port: 0 }, ({ url, method, headers }) => {
+      const { pathname, search } = new URL(url);
+      return fetch(real.url + pathname + search, { method, headers });
+    });
+    writePlace(home, { url: server.url, token });
+    expect((await signalman("status")).code).toBe(4);
+    await real.stop();
+  });
+
+  test("a control file whose process is gone is not followed", async () => {
+    const { url } = await startStatusServer(home);
+    const file = join(home, "control.json");
+    writeFileSync(file, JSON.stringify({ url, token, pid: 2 ** 30 }), { mode: 0o600 });
+    expect((await signalman("status")).code).toBe(4);
   });
 
   test("send, reconnect and archive reach it", async () => {

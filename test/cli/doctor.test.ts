@@ -3,12 +3,12 @@ import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { doctor } from "../../src/cli/doctor.ts";
-import { writePlace } from "../../src/cli/remote.ts";
 import { systemClock } from "../../src/clock.ts";
 import { listen } from "../../src/status/listen.ts";
 import { openStore } from "../../src/store/store.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
+import { startStatusServer } from "../doubles/status-server.ts";
 import { startRestDouble } from "../doubles/signal-rest.ts";
 import { connected, disconnected } from "../status/example.ts";
 
@@ -107,9 +107,8 @@ test("a number on the allow list that belongs to no known account is a warning",
   store.db.run("INSERT INTO signal_recipients (aci, number) VALUES (?, ?)", crypto.randomUUID(), "+15550100003");
   store.close();
   // With a daemon at work the transport is not opened: nothing here needs libsignal.
-  const server = await listen({ host: "127.0.0.1", port: 0 }, () => Response.json(connected));
+  const server = await startStatusServer(home);
   stops.push(() => server.stop());
-  writePlace(home, { url: server.url, token: "an-invented-token" });
   const allow = "self,+15550100002,+15550100003";
   const { find } = await examine({ SIGNALMAN_TRANSPORT: "native", SIGNALMAN_ALLOW: allow });
   expect(find("allow")).toMatchObject({ result: "warning", message: expect.stringContaining("for +1…02 of") });
@@ -188,9 +187,8 @@ describe("Signal", () => {
 
   test("is asked of the running daemon where there is one, and its home is left alone", async () => {
     let status = connected;
-    const server = await listen({ host: "127.0.0.1", port: 0 }, () => Response.json(status));
+    const server = await startStatusServer(home, () => status);
     stops.push(() => server.stop());
-    writePlace(home, { url: server.url, token: "an-invented-token" });
     expect((await examine()).find("signal")).toMatchObject({
       result: "ok",
       message: "the running daemon is CONNECTED",
@@ -256,4 +254,20 @@ test("leaves nothing running and the home free", async () => {
   await examine();
   expect(existsSync(join(home, "control.json"))).toBe(false);
   expect((await examine()).code).toBe(0);
+});
+
+test("projects are looked at: what Claude may do there, and a folder that cannot be one", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+  writeFileSync(join(home, "config.toml"), `[projects.garden]\nfolder = "${folder}"\n`, { mode: 0o600 });
+  expect((await examine()).find("projects")).toMatchObject({
+    result: "ok",
+    message: "garden: reads; edits ask, runs nothing, no git",
+  });
+  writeFileSync(join(home, "config.toml"), `[projects.garden]\nfolder = "${folder}"\nrun = true\n`);
+  expect((await examine()).find("projects")?.message).toMatch(/may ask to run commands.*; commands run (in|without) /u);
+  rmSync(folder, { recursive: true });
+  expect((await examine()).find("projects")).toMatchObject({
+    result: "failure",
+    message: expect.stringContaining("no such file"),
+  });
 });

@@ -12,15 +12,13 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { createServer, type Server } from "node:http";
+import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createSbom } from "../../build/sbom.ts";
 import type { Cli } from "../../src/cli/io.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { keepWatch, launchdPlist, serviceOf, systemdUnit, type Place } from "../../src/cli/service.ts";
-import { update } from "../../src/cli/update.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
 import { plainText } from "../../src/core/reply.ts";
@@ -195,75 +193,6 @@ describe("backup", () => {
   });
 });
 
-describe("update", () => {
-  let server: Server;
-  let files: Record<string, string | Buffer>;
-  let url: string;
-  const name = "signalman-linux-x64";
-  const script = (version: string): string => `#!/bin/sh\necho signalman ${version}\n`;
-  const sumsOf = (text: string): string => `${createHash("sha256").update(text).digest("hex")}  ${name}\n`;
-  let file: string;
-
-  beforeEach(async () => {
-    files = {};
-    server = createServer(({ url: path = "" }, response) => {
-      const body = files[path.slice(1)];
-      response.writeHead(body === undefined ? 404 : 200).end(body ?? "");
-    });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    file = join(home, "signalman");
-    writeFileSync(file, script("old"), { mode: 0o755 });
-  });
-  afterEach(() => void server.close());
-
-  const run = (options: { check?: true } = {}, place = url): Promise<number> =>
-    update(io({ SIGNALMAN_UPDATE_URL: place }), options, { file, target: "linux-x64" });
-  const isUntouched = (): void => {
-    expect(readFileSync(file, "utf8")).toBe(script("old"));
-    expect(readdirSync(home).filter((entry) => entry.startsWith("."))).toEqual([]);
-  };
-
-  test("a binary with the right sum takes the place of the old one, and keeps its right to run", async () => {
-    files = { SHA256SUMS: sumsOf(script("new")), [name]: script("new") };
-    expect(await run({ check: true })).toBe(0);
-    expect(out).toContain("newer");
-    isUntouched();
-    // As main.ts has it: what the program makes is for its owner alone, but for this.
-    const umask = process.umask(0o077);
-    expect(await run().finally(() => process.umask(umask))).toBe(0);
-    expect(statSync(file).mode & 0o777).toBe(0o755);
-    expect(out).toContain("Updated to signalman new");
-    expect(spawnSync(file, ["--version"], { encoding: "utf8" }).stdout).toBe("signalman new\n");
-    expect(await run()).toBe(0);
-    expect(out).toContain("This is the newest");
-  });
-
-  test.each([
-    ["a binary with another sum", () => ({ SHA256SUMS: sumsOf(script("new")), [name]: script("evil") })],
-    ["a binary that is cut", () => ({ SHA256SUMS: sumsOf(script("new")), [name]: script("new").slice(0, 9) })],
-    ["a list without our binary", () => ({ SHA256SUMS: sumsOf(script("new")).replace("linux", "plan9") })],
-    ["a binary that is not there", () => ({ SHA256SUMS: sumsOf(script("new")) })],
-    ["a binary that does not start", () => ({ SHA256SUMS: sumsOf("#!/bin/false\n"), [name]: "#!/bin/false\n" })],
-    ["no list", () => ({})],
-  ])("%s leaves everything as it was", async (_, release) => {
-    files = release();
-    expect(await failureOf(run())).toMatchObject({ code: "update" });
-    isUntouched();
-  });
-
-  test("a place without TLS is refused beyond this machine", async () => {
-    expect(await failureOf(run({}, "http://releases.example"))).toMatchObject({
-      message: expect.stringContaining("not https"),
-    });
-  });
-
-  test("run from its source it refuses", async () => {
-    expect(await signalman(["update"], { SIGNALMAN_UPDATE_URL: url })).toBe(2);
-    expect(err).toContain("from its source");
-  });
-});
-
 describe("completions and manual", () => {
   test("bash completes commands, their own commands, and flags", async () => {
     await signalman(["completions", "bash"]);
@@ -312,19 +241,8 @@ describe("completions and manual", () => {
 });
 
 describe("release", () => {
-  test("the bill of materials names every package of the binary with its sum, and none of the workshop's", () => {
-    const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-    const { components } = createSbom(root);
-    const names = components.map(({ name, version }) => `${name}@${version}`);
-    for (const [name, version] of Object.entries(dependencies)) expect(names).toContain(`${name}@${version}`);
-    for (const name of Object.keys(devDependencies).filter((name) => name !== "bun"))
-      expect(components.map((component) => component.name)).not.toContain(name);
-    const sums = JSON.stringify(components).match(/"content":"[0-9a-f]{128}"/gu);
-    expect(sums).toHaveLength(components.length - 1);
-  });
-
   /** A folder of releases, behind a port. */
-  async function serve(files: Readonly<Record<string, string>>): Promise<{ url: string; stop(): void }> {
+  async function serve(files: Readonly<Record<string, string | Uint8Array>>): Promise<{ url: string; stop(): void }> {
     const server = createServer(({ url = "" }, response) => {
       const body = files[url.slice(1)];
       response.writeHead(body === undefined ? 404 : 200).end(body ?? "");
@@ -332,34 +250,79 @@ describe("release", () => {
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop: () => void server.close() };
   }
-  const sh = (command: string[], env: Record<string, string>): Promise<{ code: unknown; err: string }> =>
+  const sh = (command: string[], env: Record<string, string>): Promise<{ code: unknown; out: string; err: string }> =>
     new Promise((resolve) => {
       const options = { env: { PATH: process.env["PATH"], ...env } };
-      execFile("sh", command, options, (error, _, err) => resolve({ code: error?.code ?? 0, err }));
+      execFile("sh", command, options, (error, out, err) => resolve({ code: error?.code ?? 0, out, err }));
     });
   const target = `signalman-${process.platform}-${process.arch}`;
   const program = "#!/bin/sh\necho signalman 9\n";
 
-  test("install.sh installs what has the right sum, and nothing else", async () => {
+  test("install.sh installs what has the right sum, and nothing else; manual and completions with it", async () => {
     const sum = createHash("sha256").update(program).digest("hex");
     const releases = await serve({ SHA256SUMS: `${sum}  other\n${sum}  ${target}\n`, [target]: program });
     const evil = await serve({ SHA256SUMS: `${sum}  ${target}\n`, [target]: `${program}evil\n` });
     const install = (url: string, bin: string) =>
       sh([join(root, "packaging/install.sh")], { HOME: home, SIGNALMAN_RELEASES: url, SIGNALMAN_BIN: bin });
-    expect(await install(releases.url, join(home, "bin"))).toMatchObject({ code: 0 });
+    expect(await install(releases.url, join(home, "bin"))).toMatchObject({
+      code: 0,
+      out: expect.stringMatching(/Next: signalman\n$/u),
+    });
     expect(spawnSync(join(home, "bin/signalman"), { encoding: "utf8" }).stdout).toBe("signalman 9\n");
+    expect(existsSync(join(home, ".local/share/man/man1/signalman.1"))).toBe(true);
     expect((await install(evil.url, join(home, "evil"))).err).toContain("Nothing was installed");
+    expect((await install("http://releases.example", join(home, "evil"))).err).toContain("not https");
     expect(existsSync(join(home, "evil"))).toBe(false);
     releases.stop();
     evil.stop();
   });
+
+  test.skipIf(Bun.which("zstd") === null)("install.sh takes the packed binary where it can unpack it", async () => {
+    const packed = await Bun.zstdCompress(program);
+    const lines = [
+      [program, target],
+      [packed, `${target}.zst`],
+    ] as const;
+    const SHA256SUMS = lines.map(([b, name]) => `${createHash("sha256").update(b).digest("hex")}  ${name}\n`).join("");
+    const releases = await serve({ SHA256SUMS, [`${target}.zst`]: packed });
+    const env = { HOME: home, SIGNALMAN_RELEASES: releases.url, SIGNALMAN_BIN: join(home, "bin") };
+    expect(await sh([join(root, "packaging/install.sh")], env)).toMatchObject({ code: 0 });
+    releases.stop();
+  });
+
+  test.skipIf(Bun.which("minisign") === null)(
+    "install.sh wants the maintainer's signature where minisign is there",
+    async () => {
+      const sum = createHash("sha256").update(program).digest("hex");
+      writeFileSync(join(home, "SHA256SUMS"), `${sum}  ${target}\n`);
+      const minisign = (...args: string[]) => spawnSync("minisign", args, { cwd: home, encoding: "utf8" });
+      minisign("-G", "-W", "-p", "key.pub", "-s", "key.sec");
+      minisign("-S", "-s", "key.sec", "-m", "SHA256SUMS");
+      const SIGNALMAN_RELEASE_KEY = readFileSync(join(home, "key.pub"), "utf8").split("\n")[1] ?? "";
+      await sh([join(root, "packaging/render.sh"), home, "https://example.org", "9"], { SIGNALMAN_RELEASE_KEY });
+      const files = { SHA256SUMS: readFileSync(join(home, "SHA256SUMS")), [target]: program };
+      const signed = await serve({ ...files, "SHA256SUMS.minisig": readFileSync(join(home, "SHA256SUMS.minisig")) });
+      const unsigned = await serve(files);
+      const install = ({ url }: { readonly url: string }, bin: string) =>
+        sh([join(home, "install.sh")], { HOME: home, SIGNALMAN_RELEASES: url, SIGNALMAN_BIN: join(home, bin) });
+      expect(await install(signed, "bin")).toMatchObject({ code: 0 });
+      expect((await install(unsigned, "evil")).code).not.toBe(0);
+      expect(existsSync(join(home, "evil"))).toBe(false);
+      signed.stop();
+      unsigned.stop();
+    },
+  );
 
   test("the templates of a release are filled from its sums, down to the last place", async () => {
     const targets = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64"];
     const sums = targets.map((name, index) => `${String(index).repeat(64)}  signalman-${name}\n`).join("");
     writeFileSync(join(home, "SHA256SUMS"), sums);
     const render = join(root, "packaging/render.sh");
-    expect(await sh([render, home, "https://example.org/signalman", "1.2.3"], {})).toEqual({ code: 0, err: "" });
+    expect(await sh([render, home, "https://example.org/signalman", "1.2.3"], {})).toEqual({
+      code: 0,
+      out: "",
+      err: "",
+    });
     const formula = readFileSync(join(home, "signalman.rb"), "utf8");
     expect(formula).toContain(
       `url "https://example.org/signalman/releases/download/v1.2.3/signalman-linux-x64"\n      sha256 "${"3".repeat(64)}"`,

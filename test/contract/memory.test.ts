@@ -22,7 +22,8 @@ const harness = (ownTimestamps: boolean) => async (): Promise<TransportHarness> 
     seen: () =>
       signal.screen().flatMap((seen): SeenMessage[] => {
         const plain = { ...seen, quoteSentAt: seen.quote?.sentAt ?? null, editOf: null, reaction: null };
-        return seen.editCount > 0 ? [plain, { ...plain, editOf: seen.timestamp }, ...reactions()] : [plain];
+        const edits = seen.versions.slice(0, -1).map((editOf) => ({ ...plain, editOf }));
+        return edits.length > 0 ? [plain, ...edits, ...reactions()] : [plain];
       }),
     readMarks: () => signal.readMarks(),
     parked: () => new Promise((resolve) => setImmediate(resolve)),

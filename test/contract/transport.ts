@@ -213,6 +213,16 @@ export function transportContract(name: string, setup: () => Promise<TransportHa
         expect(reaction?.reaction).toMatchObject({ emoji: "👀", targetSentAt: 1_786_953_600_000 });
       });
 
+      test("an edit of an edit names the version before it, and is an edit for the phones", async () => {
+        const first = await h.transport.send(out(direct, say("first")));
+        const edit = (targetSentAt: Millis, text: string) =>
+          h.transport.send(out(direct, { kind: "edit", targetSentAt, text, styles: [] }));
+        const second = await edit(first.timestamp, "second");
+        await edit(second.timestamp, "third");
+        expect(h.seen().map(({ editOf }) => editOf)).toEqual([null, first.timestamp, second.timestamp]);
+        expect(h.seen().at(-1)?.text).toBe("third");
+      });
+
       test("a quote names the message it answers", async () => {
         const quote = { sentAt: 1_786_953_600_000, author: { aci: alice.aci, number: null }, text: "why?" };
         await h.transport.send(out(direct, { kind: "text", text: "so", styles: [], quote, files: [] }));

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 
+import { clean } from "../../src/core/marks.ts";
 import { toSignalText } from "../../src/core/markdown.ts";
 import type { StyledText } from "../../src/core/model.ts";
-import { sections } from "../../src/core/sections.ts";
 
 /** Text with its styles as `STYLE:covered text`. */
 function shown(markdown: string): [text: string, ...styles: string[]] {
@@ -70,23 +70,57 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "https://a.example https://b.example/?q=1&r=2 me@c.example",
   ],
   "a link that shows its own target": [
-    "[https://a.example](https://a.example) [me@c.example](mailto:me@c.example)",
-    "https://a.example me@c.example",
+    "[https://a.example](https://a.example/) [A.example](https://a.example) [me@c.example](mailto:me@c.example)",
+    "https://a.example/ https://a.example me@c.example",
+  ],
+  "links to the same page, data and badges": [
+    "[Install](#install) ![cat](data:image/png;base64,AAAA) [![Build](https://a.example/b.svg)](https://c.example)",
+    "Install cat Build (https://c.example)",
+  ],
+  "an address ends where a Chinese sentence goes on": [
+    "请看https://a.example/x。**然后** **https://b.example/_y_**后",
+    "请看https://a.example/x。然后 https://b.example/_y_后",
+    "BOLD:然后",
+    "BOLD:https://b.example/_y_",
   ],
   "links without text or without target": ["[](https://a.example) [here]()", "https://a.example here"],
   "reference links": ["[docs][1]\n\n[1]: https://a.example", "docs (https://a.example)"],
   "what only looks like a definition is not lost": ["Look:\n\n[Error]: timeout", "Look:\n\n[Error]: timeout"],
   images: ["![a *cat*](https://a.example/c.png) ![](b.png)", "a cat (https://a.example/c.png) b.png", "ITALIC:cat"],
-  "a table becomes lines": [
-    "| Name | Age | |\n|:--|--:|--|\n| Ada | **36** | x |\n| Bob | | |",
-    "Name: Ada\nAge: 36\nx\n\nName: Bob",
+  "a wide table becomes cards": [
+    "| Name | Known for | |\n|:--|--:|--|\n| Ada L. | the **first** programs | x |\n| Bob | | |",
+    "Name: Ada L.\nKnown for: the first programs\nx\n\nName: Bob",
     "BOLD:Name",
-    "BOLD:Age",
-    "BOLD:36",
+    "BOLD:Known for",
+    "BOLD:first",
     "BOLD:Name",
   ],
+  "a narrow one keeps its columns, as wide as they look": [
+    "| 名前 | Age |\n|:--|--:|\n| 太郎 | **36** |\n| 🐳 | 7 |",
+    "名前  Age\n─────────\n太郎   36\n🐳      7",
+    "MONOSPACE:名前  Age\n─────────\n太郎   36\n🐳      7",
+    "BOLD:名前",
+    "BOLD:Age",
+    "BOLD:36",
+  ],
+  "28 columns are narrow, 29 are not": [
+    "| a | b |\n|---|---|\n| 1234567890123 | 1234567890123 |\n\n| a | b |\n|---|---|\n| 1234567890123 | 12345678901234 |",
+    `a              b\n${"─".repeat(28)}\n1234567890123  1234567890123\n\na: 1234567890123\nb: 12345678901234`,
+    `MONOSPACE:a              b\n${"─".repeat(28)}\n1234567890123  1234567890123`,
+    "BOLD:a",
+    "BOLD:b",
+    "BOLD:a",
+    "BOLD:b",
+  ],
+  "a pipe in code belongs to its cell, surplus cells are shown": [
+    "| `a|b` | c |\n|---|---|\n| ``x`|y`` | 2 | more |\n| 1\\|2 |",
+    "a|b   c\n─────────────\nx`|y  2  more\n1|2",
+    "MONOSPACE:a|b   c\n─────────────\nx`|y  2  more\n1|2",
+    "BOLD:a|b",
+    "BOLD:c",
+  ],
   "a table of headers only": ["| a | b |\n|---|---|", "a\nb"],
-  "a cell with a line break and code": ["| a |\n|---|\n| x<br>`y\\|z` |", "a: x\ny|z", "BOLD:a", "MONOSPACE:y|z"],
+  "a cell with a line break": ["| a |\n|---|\n| x<br>`y\\|z` |", "a: x\ny|z", "BOLD:a", "MONOSPACE:y|z"],
   "html is text": ["<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->", "<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->"],
   "a br is a line break": ["a<br>b<BR />c", "a\nb\nc"],
   "entities are decoded, not in code": [
@@ -96,6 +130,29 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   ],
   "escapes are not": ["\\*a\\* \\&lt; 1\\. x", "*a* &lt; 1. x"],
   "a rule": ["a\n\n---\n\nb", "a\n\n———\n\nb"],
+  "numbers as they were written": ["3. Oktober\n25. Dezember\n\n007. Bond", "3. Oktober\n\n25. Dezember\n\n007. Bond"],
+  "numbers that are all equal are counted": ["1. a\n1. b\n1. c", "1. a\n2. b\n3. c"],
+  "tasks keep their numbers": ["5) [x] done\n6) [ ] open", "5) ☑ done\n6) ☐ open"],
+  "a line of cron is no list": [
+    "At night:\n* 3 * * 1-5 /bin/job\n\n* * * * *\n\n*/5 * * * * x and */2 * * * * y",
+    "At night:\n* 3 * * 1-5 /bin/job\n\n* * * * *\n\n*/5 * * * * x and */2 * * * * y",
+  ],
+  "a sum is no list": ["It is\n12\n+ 30\n= 42", "It is\n12\n+ 30\n= 42"],
+  "mathematics stay as they were written": [
+    "\\( a_1 * b_2 * c \\), $$x_1*y_1*z$$, $\\{a_1, b_1\\}$ and\n\\[\nx_1\n- y_1\n= z\n\\]\n**so**",
+    "\\( a_1 * b_2 * c \\), $$x_1*y_1*z$$, $\\{a_1, b_1\\}$ and\n\n\\[\nx_1\n- y_1\n= z\n\\]\n\nso",
+    "BOLD:so",
+  ],
+  "prices are none": ["$5 and *$10* and $15", "$5 and $10 and $15", "ITALIC:$10"],
+  "notes as a word": [
+    "> [!NOTE]\n> *Text*\n\n> [!warning]- Careful now\n> more",
+    "▎ Note\n▎ Text\n\n▎ Warning: Careful now\n▎ more",
+    "BOLD:Note",
+    "ITALIC:Text",
+    "BOLD:Warning:",
+  ],
+  "footnotes stay": ["word[^1]\n\n[^1]: https://a.example", "word[^1]\n\n[^1]: https://a.example"],
+  "control characters are dropped": ["a\u0007b\u001b[31mc\u001b[0m\u0000 `d\u0008`\te", "abc d\te", "MONOSPACE:d"],
   nothing: ["", ""],
   "blank input": [" \n\n \t", ""],
   "what would vanish stays": ["[]()", "[]()"],
@@ -105,6 +162,84 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
 describe("Markdown on a phone", () => {
   for (const [name, [markdown, ...expected]] of Object.entries(cases))
     test(name, () => expect<string[]>(shown(markdown)).toEqual(expected));
+});
+
+describe("stars, lines and tildes that are no emphasis stay", () => {
+  const kept = {
+    products: "a*b*c, 3*4*5, 2 * 3 * 4, x**2 + y**2, 2**3**4, (a+b)*(c+d)*2, (a)*(b)*(c)",
+    calls: "COUNT(*) and SUM(*), f(*args, **kwargs), (*p)->x, (*q)->y, char *a, *b",
+    globs:
+      "src/*.ts, lib/*.ts, src/**/*.js and test/**/*.js, **/node_modules/**, rm *.o *.a, /api/*, /web/*, /a/**, /b/**",
+    cron: "0 */6 * * * x and 0 0 * * * y",
+    footnotes: "5 €* and 6 €*, *plus tax, *per month",
+    names: "snake_case_name, _private, _other, __init__, __init__.py, __FILE__, __tests__/a, /x/_next/_static_/y",
+    words: "un*frigging*believable foo**bar**baz foo_bar_baz foo__bar__baz",
+    tildes: "~5 and ~10, ~/x and ~/y, ~one~, a ~ b ~ c",
+    addresses: "https://a.example/a*b*c/_d_/__e__ https://a.example/~x/~y",
+    "shell's or": "a || b || c, a||b||c, [ -f x ]||exit 1||true, x ||",
+    dollars: "$HOME_A and $HOME_B, $5 to $10",
+  };
+  for (const [name, text] of Object.entries(kept)) test(name, () => expect(shown(text)).toEqual([text]));
+});
+
+describe("emphasis", () => {
+  /** The emphasised words of a text, in order. */
+  const words = (markdown: string): string[] =>
+    shown(markdown)
+      .slice(1)
+      .map((style) => style.slice(style.indexOf(":") + 1));
+  test("beside Chinese, Japanese and Korean, which set no spaces", () => {
+    expect(words("**「重要」**です。**标题：**正文 **주의:**내용 中文**“引用”**中文 A**重要**B、**2024年**に")).toEqual(
+      ["「重要」", "标题：", "주의:", "“引用”", "重要", "2024年"],
+    );
+    expect(words('**注意:**これ **Python(파이썬)**은 重点**（注）**后 *强调。*后 ~~删除。~~后 中**"引"**文')).toEqual([
+      "注意:",
+      "Python(파이썬)",
+      "（注）",
+      "强调。",
+      "删除。",
+      '"引"',
+    ]);
+  });
+  test("at the beginning of a word, around names of files and in all its nestings", () => {
+    expect(
+      words("**T**otal **.env** **/etc/hosts** **GET**/**POST** (**a**), “**b**”, **c**: **d:** *e*, __f g__ __Note__"),
+    ).toEqual(["T", ".env", "/etc/hosts", "GET", "POST", "a", "b", "c", "d:", "e", "f g", "Note"]);
+    expect(words("***a*** **b *c* d** *e **f** g* **h**i")).toEqual(["a", "a", "b c d", "c", "e f g", "f", "h"]);
+  });
+});
+
+describe("a fence takes nothing with it", () => {
+  const fences: { readonly [name: string]: readonly [markdown: string, text: string, ...code: string[]] } = {
+    "behind the marker of a list": ["- ```sh\n  a\n  ```\n**b**", "•\na\n\nb", "a"],
+    "with its lines at the margin": ["1. ```sh\na\n\n  b\n```\n2. c", "1.\na\n\n  b\n\n2. c", "a\n\n  b"],
+    "with its end at the margin": ["- x\n  ```sh\n  a\n```\n**b**", "• x\na\n\nb", "a"],
+    "in a quote": ["> ```\n> a\n> ```\n**b**", "a\n\nb", "a"],
+    "in a quote that goes on without marks": ["> ```\na\n```\n**b**", "a\n\nb", "a"],
+    "that ends one space deeper": ["1. x\n   ```\n   a\n    ```\n2. b", "1. x\na\n2. b", "a"],
+    "that ends far too deep": ["```\na\n     ```\n**b**\n\n```js\nc\n```\nd", "a\n\nb\n\nc\n\nd", "a", "c"],
+    "with fences in its Markdown": ["```md\n```sh\na\n```\nb\n```\n**c**", "```sh\na\n```\nb\n\nc", "```sh\na\n```\nb"],
+    "with fences in its text": [
+      '```py\n"""\n    ```\n    a\n    ```\n"""\n```\nb',
+      '"""\n    ```\n    a\n    ```\n"""\n\nb',
+      '"""\n    ```\n    a\n    ```\n"""',
+    ],
+    "with tabs, in a list": [
+      "1. x\n   ```make\n   all:\n   \tgo\n   ```\n- y\n\n\t```\n\ta\n\t\tb\n\t```",
+      "1. x\nall:\n\tgo\n\n• y\n\na\n\tb",
+      "all:\n\tgo",
+      "a\n\tb",
+    ],
+    "without an end": ["a\n```sh\nb", "a\n\nb", "b"],
+  };
+  for (const [name, [markdown, text, ...code]] of Object.entries(fences))
+    test(name, () => {
+      const [seen, ...styles] = shown(markdown);
+      expect(seen).toBe(text);
+      expect(styles.filter((style) => style.startsWith("MONOSPACE"))).toEqual(
+        code.map((block) => `MONOSPACE:${block}`),
+      );
+    });
 });
 
 function checkRanges({ text, styles }: StyledText): void {
@@ -176,7 +311,9 @@ describe("any text", () => {
 
   test("is empty only for blank input", () => {
     fc.assert(
-      fc.property(anyMarkdown, (markdown) => expect(toSignalText(markdown).text === "").toBe(markdown.trim() === "")),
+      fc.property(anyMarkdown, (markdown) =>
+        expect(toSignalText(markdown).text === "").toBe(clean(markdown).trim() === ""),
+      ),
       { numRuns: 500 },
     );
   });
@@ -185,7 +322,7 @@ describe("any text", () => {
     const prose = fc
       .array(fc.stringMatching(/^[a-z]{2,8}$/), { minLength: 1, maxLength: 30 })
       .map((words) => words.join(" "));
-    fc.assert(fc.property(prose, (text) => expect(toSignalText(text)).toEqual({ text, styles: [] })));
+    fc.assert(fc.property(prose, (text) => expect(toSignalText(text)).toMatchObject({ text, styles: [] })));
   });
 
   test("shows code exactly as it was written", () => {
@@ -203,7 +340,7 @@ describe("any text", () => {
 });
 
 describe("very long and hostile text", () => {
-  const size = 200_000;
+  const size = 64_000;
   const hostile = {
     quotes: ">",
     emphasis: "_a_",
@@ -242,26 +379,6 @@ describe("very long and hostile text", () => {
     expect(text).toBe(`before\n\n${code}\n\nafter`);
     expect(new Set(styles.slice(0, -1).map(({ style }) => style))).toEqual(new Set(["MONOSPACE"]));
     expect(styles.at(-1)?.style).toBe("BOLD");
-  });
-
-  test("the pieces hold every character in order, and none is large", () => {
-    const line = fc.oneof(anyMarkdown, fc.constantFrom("", "```", "a".repeat(9_000), "text ".repeat(200)));
-    fc.assert(
-      fc.property(fc.array(line, { minLength: 10, maxLength: 80 }), (lines) => {
-        const markdown = lines.join("\n").repeat(3);
-        const pieces = sections(markdown);
-        let at = 0;
-        for (const { text } of pieces) {
-          // A piece that goes on with code begins with a fence of its own.
-          const own = markdown.startsWith(text, at) ? text : text.slice(text.indexOf("\n") + 1);
-          expect(markdown.startsWith(own, at)).toBe(true);
-          at += own.length;
-          if (pieces.length > 1) expect(own.length).toBeLessThanOrEqual(4_096);
-        }
-        expect(at).toBe(markdown.length);
-      }),
-      { numRuns: 50 },
-    );
   });
 });
 

@@ -1,52 +1,169 @@
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
-import { renderReply, takeListings } from "../../src/core/reply.ts";
+import { renderPreview, renderReply } from "../../src/core/reply.ts";
 import { isDraftDue, question, shorten, toolLine } from "../../src/core/progress.ts";
 
 const lines = (count: number): string => Array.from({ length: count }, (_, n) => `line ${n}`).join("\n");
 const fenced = (info: string, code: string, fence = "```"): string => `${fence}${info}\n${code}\n${fence}`;
+/** The text of all messages, and the files by their names. */
+function seen(markdown: string): { text: string; files: { [name: string]: string } } {
+  const bodies = renderReply(markdown).flatMap((body) => (body.kind === "text" ? [body] : []));
+  return {
+    text: bodies.map(({ text }) => text).join("\n"),
+    files: Object.fromEntries(
+      bodies.flatMap(({ files }) => files.map((file) => [file.fileName, contentOf(file.base64)])),
+    ),
+  };
+}
 const contentOf = (base64: string): string =>
   new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
 
 describe("long code becomes a file", () => {
   test("what fits on a screen stays where it is", () => {
-    const text = `Look:\n\n${fenced("ts", lines(40))}`;
-    expect(takeListings(text)).toEqual({ markdown: text, files: [] });
+    expect(seen(`Look:\n\n${fenced("ts", lines(40))}`)).toEqual({ text: `Look:\n\n${lines(40)}`, files: {} });
   });
   test("what does not is a file with the code and nothing else, and a line in its place", () => {
     const code = `${lines(60)}\n// grüße 🎉`;
-    const { markdown, files } = takeListings(`Look:\n\n${fenced("typescript", code)}\n\nBye`);
-    expect(markdown).toBe("Look:\n\n📎 **code.ts**, 61 lines\n\nBye");
-    expect(files.map(({ fileName }) => fileName)).toEqual(["code.ts"]);
-    expect(contentOf(files[0]?.base64 ?? "")).toBe(`${code}\n`);
-  });
-  test("the line before the block names it; two of a name are told apart", () => {
-    const block = fenced("py", lines(50));
-    const { files } = takeListings(`\`src/app.py\`:\n${block}\n\n**app.py**:\n${block}\n\nAnd this\n${block}`);
-    expect(files.map(({ fileName }) => fileName)).toEqual(["app.py", "2-app.py", "code-3.py"]);
-  });
-  test("few but endless lines count too; a fence without an end goes to the end; an inner fence is code", () => {
-    expect(takeListings(fenced("json", `"${"x".repeat(1_600)}"`)).markdown).toBe("📎 **code.json**, 1 line");
-    expect(takeListings(`\`\`\`sh\n${lines(50)}`).files).toHaveLength(1);
-    const outer = fenced("md", `${lines(50)}\n\`\`\`js\nx\n\`\`\``, "~~~~");
-    expect(takeListings(outer)).toMatchObject({
-      markdown: "📎 **code.md**, 53 lines",
-      files: [{ fileName: "code.md" }],
+    expect(seen(`Look:\n\n${fenced("typescript", code)}\n\nBye`)).toEqual({
+      text: "Look:\n\n📎 code.ts, 61 lines\n\nBye",
+      files: { "code.ts": `${code}\n` },
     });
   });
-  test("a language can be no path", () => {
-    expect(takeListings(fenced("../../etc/passwd", lines(50))).files[0]?.fileName).toBe("code.txt");
+  test("few but endless lines count too, and few characters of many bytes; a fence without an end goes to the end", () => {
+    expect(seen(fenced("json", `"${"x".repeat(1_600)}"`)).text).toBe("📎 code.json, 1 line");
+    expect(seen(fenced("", "漢".repeat(600))).text).toBe("📎 code.txt, 1 line");
+    expect(seen(`\`\`\`sh\n${lines(50)}`).text).toBe("📎 code.sh, 50 lines");
   });
-  test("any text: never throws, and what has no fence stays as it is", () => {
-    fc.assert(
-      fc.property(fc.array(fc.constantFrom("```", "~~~", "a", "```js", "    ```", "", "x`y")), (parts) => {
-        const text = parts.join("\n").repeat(9);
-        const { markdown, files } = takeListings(text);
-        if (!/```|~~~/u.test(text)) expect(markdown).toBe(text);
-        expect(files.length).toBeLessThanOrEqual(text.split("\n").length);
-      }),
+  test("in a list or a quote without its edge, tabs kept, and nothing else with it", () => {
+    const code = `all:\n\tgo build\n\n${lines(50)}`;
+    const inside = (edge: string): string => code.replaceAll(/^(?=.)/gm, edge);
+    const list = seen(`1. Save \`Makefile\`:\n   \`\`\`make\n${inside("   ")}\n   \`\`\`\n2. Then **run** it`);
+    expect(list).toEqual({
+      text: "1. Save Makefile:\n   📎 Makefile, 53 lines\n2. Then run it",
+      files: { Makefile: `${code}\n` },
+    });
+    const quote = seen(`> \`\`\`make\n${inside("> ").replaceAll("\n\n", "\n>\n")}\n> \`\`\`\n\nBye`);
+    expect(quote).toEqual({ text: "▎ 📎 Makefile, 53 lines\n\nBye", files: { Makefile: `${code}\n` } });
+  });
+  const names: { readonly [before: string]: string } = {
+    "`src/app.py`:": "app.py",
+    "**app.py**:": "app.py",
+    "Save this as `fetch.py` in your home folder, then run it with `python3`:": "fetch.py",
+    "Here is `main.py`. It needs `utils.py` beside it:": "utils.py",
+    "Create “tools/get data.txt” or fetch.py now:": "fetch.py",
+    "`config.json` is read by `fetch.py`, which reads `more.yml`:": "fetch.py",
+    "With Python 3.12, e.g. on Node.js:": "code.py",
+    Nothing: "code.py",
+  };
+  for (const [before, name] of Object.entries(names))
+    test(`named ${name} by: ${before}`, () =>
+      expect(Object.keys(seen(`${before}\n\n${fenced("python", lines(50))}`).files)).toEqual([name]));
+  test("named by its info; two of a name are told apart; a language can be no path", () => {
+    const all = ['ts title="src/a.ts"', "js", "dockerfile", "../../etc/passwd", "ts:a.ts", "yaml"];
+    expect(Object.keys(seen(all.map((info) => fenced(info, lines(50))).join("\n\n")).files)).toEqual([
+      "a.ts",
+      "code.js",
+      "Dockerfile",
+      "code.txt",
+      "5-a.ts",
+      "code.yml",
+    ]);
+  });
+});
+
+describe("a very long answer", () => {
+  const words = (text: string): string[] => text.match(/\w+/g) ?? [];
+  const bytes = (text: string): number => new TextEncoder().encode(text).length;
+  test("is ten messages at most, and the rest one file that begins with a block", () => {
+    const blocks = Array.from(
+      { length: 900 },
+      (_, n) => `## Part ${n}\n\nSome *words* about ${n}.\n\n- one ${n}\n- two ${n}`,
     );
+    const bodies = renderReply(blocks.join("\n\n")).flatMap((body) => (body.kind === "text" ? [body] : []));
+    expect(bodies).toHaveLength(10);
+    const [file] = bodies[9]?.files ?? [];
+    expect(file?.fileName).toBe("answer.md");
+    const rest = contentOf(file?.base64 ?? "");
+    expect(rest).toMatch(/^## Part \d+\n/);
+    expect(bodies[9]?.text).toMatch(
+      /^📎 The rest of this answer is in answer\.md \([\d,]+ characters\)\.\n\(10\/10\)$/,
+    );
+    const shown = bodies.slice(0, 9).map(({ text }) => text.replace(/\n\(\d+\/10\)$/, ""));
+    expect(words([...shown, rest].join("\n\n"))).toEqual(words(blocks.join("\n\n")));
   });
+  test("of one block loses nothing either", () => {
+    for (const unit of ["word and word. ", "- item\n", "| a | b |\n", "漢字。", "x"]) {
+      const bodies = renderReply(unit.repeat(60_000 / unit.length));
+      expect(bodies).toHaveLength(10);
+      expect(bodies.at(-1)).toMatchObject({ files: [{ fileName: "answer.md" }] });
+    }
+  });
+  test("of megabytes is bounded in time and size, and ends with a sentence", () => {
+    for (const unit of ["word and word.\n\n", "#\n", ">", "_a_", "`", "- ", "[a](", "```\n", "\n"]) {
+      const bodies = renderReply(unit.repeat(8_000_000 / unit.length));
+      expect(bodies.length).toBeLessThanOrEqual(10);
+      const last = bodies.at(-1);
+      const text = last?.kind === "text" ? last.text + last.files.map(({ base64 }) => contentOf(base64)).join("") : "";
+      expect(text).toContain("longer than 4 million characters");
+      expect(text.length).toBeLessThan(4_400_000);
+    }
+  }, 60_000);
+  test("a code block of megabytes is one file, and the words behind it are there", () => {
+    const { text, files } = seen(`Look:\n${fenced("csv", "1,2,3\n".repeat(300_000))}\n**Bye**`);
+    expect(text).toBe("Look:\n\n📎 code.csv, 300,000 lines\n\nBye");
+    expect(files["code.csv"]).toHaveLength(1_800_000);
+  });
+  test("is cut between blocks: no list, table or code that fits into a message is parted", () => {
+    const list = Array.from({ length: 12 }, (_, n) => `- item ${n} of a list that has several words`).join("\n");
+    const code = fenced("js", lines(30));
+    const table = `| a | b |\n|---|---|\n${"| 123 | 456 |\n".repeat(30)}`;
+    const text = [list, code, table].flatMap((block, n) => [
+      `## Title ${n}`,
+      "word ".repeat(150 + n * 40),
+      "For example:",
+      block,
+    ]);
+    for (const start of [1, 3, 6, 9]) {
+      const parts = renderReply(`${"x ".repeat(start * 100)}\n\n${text.join("\n\n")}`).map((body) =>
+        body.kind === "text" ? body.text : "",
+      );
+      const whole = [list.replaceAll("- ", "• "), lines(30), `a    b\n────────\n${"123  456\n".repeat(30)}`.trim()];
+      for (const block of whole)
+        expect(parts.filter((part) => part.includes(`For example:\n\n${block}`))).toHaveLength(1);
+      for (const part of parts) expect(part).not.toMatch(/Title \d+(?:\n\(\d+\/\d+\))?$/);
+    }
+  });
+  test("a table longer than a message has its head in each; a list ends with an item", () => {
+    const table = `| Nr | Name |\n|--:|---|\n${Array.from({ length: 400 }, (_, n) => `| ${n} | name ${n} |\n`).join("")}`;
+    const tables = renderReply(table).map((body) => (body.kind === "text" ? body.text : ""));
+    expect(tables.length).toBeGreaterThan(2);
+    for (const part of tables) expect(part).toStartWith(" Nr  Name\n─────────────\n");
+    const list = Array.from({ length: 90 }, (_, n) => `${n + 1}. This is the item ${n}, which has\n   two lines.`).join(
+      "\n",
+    );
+    const lists = renderReply(list).map((body) => (body.kind === "text" ? body.text : ""));
+    for (const part of lists) expect(part.replace(/\n\(\d+\/\d+\)$/, "")).toMatch(/^\d+\. This[^]*two lines\.$/);
+  });
+  test("an address is never parted, wherever it stands", () => {
+    for (let before = 1_850; before < 2_000; before += 7) {
+      const url = `https://example.com/${"path/".repeat(30)}`;
+      for (const filler of ["word ", "漢字", "a,"]) {
+        const text = filler.repeat(before / bytes(filler)) + url + " end. ".repeat(50);
+        const parts = renderReply(text).map((body) => (body.kind === "text" ? body.text : ""));
+        expect(parts.filter((part) => part.includes(url))).toHaveLength(1);
+      }
+    }
+  });
+});
+
+test("a preview is what the first message of the answer will be, without its number", () => {
+  const answer = Array.from(
+    { length: 60 },
+    (_, n) => `Paragraph ${n} of an answer with **some** words.\n\n- and a list\n- of two`,
+  ).join("\n\n");
+  const [first] = renderReply(answer);
+  expect(first).toMatchObject({ text: `${renderPreview(answer).text}\n(1/3)`, styles: renderPreview(answer).styles });
+  expect(renderPreview("**Hel").text).toBe("**Hel");
+  expect(renderPreview("")).toEqual({ text: "", styles: [] });
 });
 
 test("parts are counted from three on, each within what Signal takes", () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { SessionEvent, StopReason } from "../../src/core/model.ts";
-import { findUncertain, inLogOrder, progressOf, trackAll, trackTurn } from "../../src/core/turn.ts";
+import { findUncertain, inLogOrder, pendingAsks, progressOf, trackAll, trackTurn } from "../../src/core/turn.ts";
 
 const prompt = (id: string, at: number | null, text = "hi"): SessionEvent => ({ id, at, type: "prompt", text });
 const running = (at: number): SessionEvent => ({ id: `run${at}`, at, type: "running" });
@@ -284,4 +284,34 @@ describe("findUncertain", () => {
 test("inLogOrder keeps ties as they came and puts queued entries last", () => {
   const events = [prompt("a", null), prompt("b", 2), prompt("c", 1), prompt("d", 2), prompt("e", null)];
   expect(inLogOrder(events).map(({ id }) => id)).toEqual(["c", "b", "d", "a", "e"]);
+});
+
+test("a question is open where the session last stopped for it and nothing has answered it; one that was interrupted is not", () => {
+  const ask = (id: string, at: number): SessionEvent => ({
+    id,
+    at,
+    type: "tool_use",
+    name: "bash",
+    input: null,
+    isAsk: true,
+  });
+  const idle = (id: string, at: number, ...eventIds: string[]): SessionEvent => ({
+    id,
+    at,
+    type: "idle",
+    stop: eventIds.length > 0 ? { kind: "requires_action", eventIds } : { kind: "end_turn" },
+  });
+  const yes = (toolUseId: string, at: number): SessionEvent => ({
+    id: `yes-${toolUseId}`,
+    at,
+    type: "confirmation",
+    toolUseId,
+    isAllowed: true,
+  });
+  const two = [ask("a", 1), ask("b", 2), idle("i", 3, "a", "b")];
+  expect(pendingAsks(two)).toEqual(["a", "b"]);
+  expect(pendingAsks([...two, yes("a", 4)])).toEqual(["b"]);
+  expect(pendingAsks([...two, yes("a", 4), yes("b", 5)])).toEqual([]);
+  expect(pendingAsks([...two, idle("j", 4)])).toEqual([]);
+  expect(pendingAsks([...two, idle("j", 4), ask("c", 5), idle("k", 6, "c")])).toEqual(["c"]);
 });

@@ -1,6 +1,7 @@
 /**
  * The phone of one person on Signal's mock server: it writes as its owner would, and shows what it decrypts from the
- * linked device under test, receipts and typing included. What the official clients drop (a second copy) is not shown.
+ * linked device under test, receipts and typing included. What the official clients drop (a second copy) is not shown; an
+ * edit of what is not the newest version is a message, as on a real phone.
  */
 import { type Device, EMPTY_DATA_MESSAGE, type PrimaryDevice, Proto, type Group } from "@signalapp/mock-server";
 import { readFile } from "node:fs/promises";
@@ -8,6 +9,7 @@ import { join } from "node:path";
 import type { StyleRange } from "../../src/core/model.ts";
 import { decryptAttachment, encryptAttachment } from "../../src/signal/native/attachments.ts";
 import type { SignalMock } from "./signal-mock.ts";
+import { createVersions } from "./versions.ts";
 import { createTape } from "./wire.ts";
 
 /** Where it happened: a group, or else the chat of this phone's owner with the linked account. */
@@ -218,6 +220,7 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
   const hidden = who as unknown as { decrypt(...args: unknown[]): Promise<Decrypted> };
   const decrypt = hidden.decrypt.bind(who);
   const shown = new Set<bigint>();
+  const versions = createVersions();
   hidden.decrypt = async (...args) => {
     const decrypted = await decrypt(...args);
     const { content } = decrypted.content;
@@ -233,7 +236,9 @@ function watch(mock: SignalMock, who: PrimaryDevice, groups: readonly Group[], o
       shown.add(data.timestamp ?? 0n);
       const masterKey = data.groupV2?.masterKey;
       const place = groupOf((group) => group.masterKey.equals(masterKey ?? none));
-      sees.push(toSeen(mock, data, edit ? "edit" : "message", place));
+      const editOf = edit ? Number(edit.targetSentTimestamp) : null;
+      const isNewest = versions.note(null, Number(data.timestamp), editOf);
+      sees.push(toSeen(mock, data, edit && isNewest ? "edit" : "message", place));
     }
     if (content?.receiptMessage?.type === Proto.ReceiptMessage.Type.READ)
       for (const at of content.receiptMessage.timestamp)

@@ -8,6 +8,7 @@ import { systemClock } from "../../src/clock.ts";
 import type { Chat, Millis } from "../../src/core/model.ts";
 import type { RawReply, RawRequest } from "./raw-http.ts";
 import { startRawServer } from "./raw-http.ts";
+import { createVersions } from "./versions.ts";
 import { checkParams, typedKeys } from "./signal-cli-params.ts";
 import type { SentMessage, WirePerson, WireWrite } from "./wire.ts";
 import { createBell, createTape, createWriter, groupId, me } from "./wire.ts";
@@ -72,6 +73,7 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   const groups = new Set(options.groups ?? [groupId]);
   const writer = createWriter(clock, owner);
   const sent = createTape<SentMessage>();
+  const versions = createVersions();
   const calls = createTape<{ readonly method: string; readonly params: Params }>();
   const faults: { readonly method: string; readonly fault: Fault }[] = [];
   const violations: string[] = [];
@@ -137,6 +139,10 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     if (params["quoteTimestamp"] !== undefined && params["quoteAuthor"] === undefined)
       refuse(-1, "Quote author parameter is missing");
     const timestamp = writer.stamp();
+    const editOf = toNumber(params["editTimestamp"]);
+    // The real one sends whatever it is told; the phones would not take it for an edit.
+    if (!isReaction && !targets.every((chat) => versions.note(chat, timestamp, editOf)))
+      refuse(-1, "An edit of what is not the newest version");
     for (const chat of targets)
       sent.push({
         chat,
@@ -144,7 +150,7 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
         text,
         styles: toList(params["textStyle"]).map((style) => toStyle(style)),
         quoteSentAt: toNumber(params["quoteTimestamp"]),
-        editOf: toNumber(params["editTimestamp"]),
+        editOf,
         reaction: isReaction
           ? {
               emoji: String(params["emoji"]),

@@ -8,6 +8,7 @@ import { systemClock } from "../../src/clock.ts";
 import type { Chat, Millis } from "../../src/core/model.ts";
 import type { RawReply, RawRequest } from "./raw-http.ts";
 import { startRawServer } from "./raw-http.ts";
+import { createVersions } from "./versions.ts";
 import { parseStyledText } from "./styled-text.ts";
 import type { SentMessage, WirePerson, WireWrite } from "./wire.ts";
 import { createBell, createTape, createWriter, groupId, me } from "./wire.ts";
@@ -71,6 +72,7 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
   const groups = new Set(options.groups ?? [groupId]);
   const writer = createWriter(clock, owner);
   const sent = createTape<SentMessage>();
+  const versions = createVersions();
   const calls = createTape<{ readonly method: string; readonly path: string }>();
   const queue: unknown[] = [];
   const dropped: unknown[] = [];
@@ -146,13 +148,16 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
     const attachments = toStrings(body["base64_attachments"]).map(toFile);
     if (attachments.includes(null)) return error("Couldn't process request - illegal base64 data");
     const timestamp = writer.stamp();
+    const editOf = toNumber(body["edit_timestamp"]);
+    // The real one sends whatever it is told; the phones would not take it for an edit.
+    if (!versions.note(chat, timestamp, editOf)) return error("An edit of what is not the newest version\n");
     sent.push({
       chat,
       timestamp,
       text,
       styles,
       quoteSentAt: toNumber(body["quote_timestamp"]),
-      editOf: toNumber(body["edit_timestamp"]),
+      editOf,
       reaction: null,
       files: attachments.flatMap((file) => (file ? [file] : [])),
     });

@@ -49,6 +49,43 @@ test.each([true, false])(
   },
 );
 
+test.each([true, false])(
+  "progress: an answer that took longer than half a minute rings, where timestamps are our own: %p",
+  async (ownTimestamps) => {
+    const script: StageOptions["script"] = () => [{ write: ["One.", " Two.", " Three.", " Four."], everyMs: 15_000 }];
+    const seen = await open({ script, ownTimestamps });
+    seen.write("count");
+    await seen.pass(120);
+    expect(seen.signal.screen()).toMatchObject([
+      { text: "(see below)", editCount: 3 },
+      { text: "One. Two. Three. Four.", editCount: 0 },
+    ]);
+  },
+);
+
+test.each([true, false])(
+  "progress: an answer whose draft is too old when the line is back is a message, where timestamps are our own: %p",
+  async (ownTimestamps) => {
+    const seen = await open({ script: slowly, ownTimestamps });
+    seen.write("count");
+    await seen.pass(7);
+    seen.signal.faults.cut();
+    await seen.pass(25 * 3600);
+    seen.signal.faults.mend();
+    await seen.pass(120);
+    expect(seen.texts()).toEqual([expect.stringMatching(/…$/u), ...whole]);
+  },
+);
+
+test("progress: an edit that may have arrived is not repeated where timestamps are not our own, the answer comes by itself", async () => {
+  const seen = await open({ script: slowly, ownTimestamps: false, flags: { reactions: "off" } });
+  seen.write("count");
+  await seen.pass(7);
+  seen.signal.faults.loseAnswers();
+  await seen.pass(60);
+  expect(seen.texts()).toEqual(["One. Two. …", ...whole]);
+});
+
 test("progress: over a restart in the middle the draft still ends as the one answer", async () => {
   const seen = await open({ script: slowly });
   seen.write("count");

@@ -8,6 +8,7 @@ import { createNative } from "../../src/signal/native/transport.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { type SeenMessage, type TransportHarness, transportContract } from "../contract/transport.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVersions } from "../doubles/versions.ts";
 import { startRefusingHost } from "../doubles/signal-http2.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
 import { rawContent, type Rig, startRig } from "./mock.ts";
@@ -69,6 +70,7 @@ function toSeen(chat: Chat, data: Proto.DataMessage, editOf: Millis | null): See
 /** What the phone and the contact show, as it comes. */
 function watch({ phone, contact }: Rig, isOver: () => boolean) {
   const seen: SeenMessage[] = [];
+  const versions = createVersions();
   const readMarks: Millis[] = [];
   const chatOf = (data: Proto.DataMessage): Chat =>
     data.groupV2 ? { kind: "group", id: groupId } : { kind: "direct", peer: alice };
@@ -77,12 +79,15 @@ function watch({ phone, contact }: Rig, isOver: () => boolean) {
   };
   void follow(async () => {
     const { dataMessage } = await contact.waitForMessage();
+    versions.note(chatOf(dataMessage), Number(dataMessage.timestamp), null);
     seen.push(toSeen(chatOf(dataMessage), dataMessage, null));
   });
   void follow(async () => {
     const { editMessage } = await contact.waitForEditMessage();
     const data = editMessage.dataMessage;
-    if (data) seen.push(toSeen(chatOf(data), data, Number(editMessage.targetSentTimestamp)));
+    const editOf = Number(editMessage.targetSentTimestamp);
+    if (data && versions.note(chatOf(data), Number(data.timestamp), editOf))
+      seen.push(toSeen(chatOf(data), data, editOf));
   });
   void follow(async () => {
     const { receiptMessage } = await contact.waitForReceipt();

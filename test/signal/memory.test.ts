@@ -44,8 +44,24 @@ describe("the in-process Signal", () => {
     const author = { aci: null, number: null };
     const reaction = { kind: "reaction", emoji: "👍", targetAuthor: author, targetSentAt: 5, isRemove: false } as const;
     await transport.send({ chat, timestamp: 7, body: reaction });
-    expect(screen()).toMatchObject([{ text: "second", editCount: 1 }]);
+    expect(screen()).toMatchObject([{ text: "second", editCount: 1, versions: [5, 6] }]);
     expect(reactions()).toEqual([{ chat, targetSentAt: 5, emoji: "👍" }]);
+  });
+
+  test("an edit that names an old version, or what was sent more than a day ago, is refused", async () => {
+    const { transport, screen } = await setup();
+    await transport.send(text("first", 5));
+    const edit = (timestamp: number, targetSentAt: number) =>
+      transport.send({
+        chat: { kind: "self" },
+        timestamp,
+        body: { kind: "edit", targetSentAt, text: "later", styles: [] },
+      });
+    await edit(6, 5);
+    expect(await codeOf(edit(7, 5))).toBe("send_rejected");
+    expect(await codeOf(edit(25 * 3_600_000, 6))).toBe("send_rejected");
+    expect(await codeOf(edit(8, 4))).toBe("send_rejected");
+    expect(screen()).toMatchObject([{ text: "later", editCount: 1 }]);
   });
 
   test("an acknowledgement that is lost brings the batch again", async () => {

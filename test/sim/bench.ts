@@ -2,7 +2,7 @@
 import { rmSync } from "node:fs";
 import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubles/scripted.ts";
 import { createWorld, type World } from "../doubles/world.ts";
-import { decide } from "../../src/core/inbound.ts";
+import { classify } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
@@ -103,7 +103,7 @@ export async function openBench({
       clock: life.clock,
       networkKey: () => machine.network,
       newId: () => `${(++ids).toString(16).padStart(8, "0")}-5eed-4000-8000-000000000000`,
-      buildBackend: () => Promise.resolve(claude.backend),
+      buildLine: () => Promise.resolve(claude.line),
       buildTransport(store) {
         life.adopt(store);
         return Promise.resolve(
@@ -115,8 +115,7 @@ export async function openBench({
             onRefused: () => undefined,
             onShown: () => undefined,
             onBroken: (what) => void (broken ??= what),
-            decide: (envelope, account) =>
-              decide(envelope, { account, allow: config.allow, questions: [], isGroupAlways: false }),
+            classify: (envelope, account) => classify(envelope, { account, allow: config.allow, isGroupAlways: false }),
           }),
         );
       },

@@ -1,5 +1,5 @@
 /** Claude's side of the simulated world: what it says to which prompt, and a record of everything that was posted and said. */
-import type { Backend } from "../../src/claude/backend.ts";
+import type { Line } from "../../src/claude/line.ts";
 import { createScriptedClaude, type Fault, type Point, type ScriptedClaude } from "../doubles/scripted.ts";
 import { createWorld, type Beat, type World, type WorldSession } from "../doubles/world.ts";
 import { nextStamp } from "../../src/core/hlc.ts";
@@ -25,7 +25,7 @@ export type Theirs = {
   /** Claude's words by their mark: the prompt they answer, where the backend keeps no session at Claude's side. */
   readonly answers: ReadonlyMap<string, string>;
   /** The line of a new life to this world. */
-  connect(life: Life): Backend;
+  connect(life: Life): Line;
   /** The next request of the present line at this point goes wrong. */
   fail(point: Point, fault: Fault): void;
   setDown(isDown: boolean): void;
@@ -104,11 +104,11 @@ export function createTheirs(deps: TheirsDeps): Theirs {
     },
     confirm(id, toolUseId, isAllowed) {
       if (isAllowed) checkApproval(deps, id);
-      world.confirm(id, toolUseId, isAllowed);
+      return world.confirm(id, toolUseId, isAllowed);
     },
   };
   const answers = new Map<string, string>();
-  const connectLocal = (life: Life): Backend => {
+  const connectLocal = (life: Life): Line => {
     local = createLocalClaude(life, {
       dice,
       onBroken: deps.onBroken,
@@ -132,7 +132,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       },
     });
     if (isCalm) local.calmDown();
-    return local.backend;
+    return local.line;
   };
   let device: ScriptedClaude | null = null;
   let local: LocalClaude | null = null;
@@ -157,7 +157,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       fresh.setMute(isMute);
       life.onDeath(() => fresh.setDown(true));
       device = fresh;
-      return fresh.backend;
+      return fresh.line;
     },
     fail: (point, fault) => (local ?? device)?.fail(point, fault),
     setDown(next) {
@@ -235,7 +235,7 @@ function checkApproval(deps: TheirsDeps, remoteId: string): void {
     ?.look()
     ?.get<{ aci: string }>(
       `SELECT json_extract(envelope, '$.source.aci') AS aci FROM inbox
-       WHERE chat_key = ? AND state <> 'done' AND kind <> 'prompt' ORDER BY id LIMIT 1`,
+       WHERE chat_key = ? AND kind = 'answer' ORDER BY id DESC LIMIT 1`,
       chat,
     )?.aci;
   if (who !== addresses.ann.aci) deps.onBroken("a tool was allowed by somebody who is not on the list by name");

@@ -10,7 +10,7 @@
  */
 import type { Clock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { inboxKey, type Decision } from "../../src/core/inbound.ts";
+import { inboxKey, type Verdict } from "../../src/core/inbound.ts";
 import type { Account, Chat, Envelope, Millis, Outbound } from "../../src/core/model.ts";
 import type { Batch, Transport } from "../../src/signal/transport.ts";
 import type { Database } from "../../src/store/database.ts";
@@ -195,7 +195,7 @@ const watchers = `
   CREATE TEMP TRIGGER inbox_not_lost AFTER DELETE ON inbox WHEN OLD.state <> 'done'
     BEGIN INSERT INTO broken VALUES ('open inbox row ' || OLD.id || ' was removed'); END;
   CREATE TEMP TRIGGER outbox_is_fixed AFTER UPDATE ON outbox
-    WHEN NEW.timestamp <> OLD.timestamp OR NEW.key <> OLD.key OR NEW.body <> OLD.body OR NEW.chat <> OLD.chat
+    WHEN NEW.timestamp <> OLD.timestamp OR NEW.why <> OLD.why OR NEW.subject <> OLD.subject OR NEW.body <> OLD.body OR NEW.chat <> OLD.chat
     BEGIN INSERT INTO broken VALUES ('outbox row ' || OLD.id || ' is not the message it was'); END;
   CREATE TEMP TRIGGER outbox_ends_once AFTER UPDATE ON outbox WHEN OLD.state IN ('sent', 'failed') AND NEW.state <> OLD.state
     BEGIN INSERT INTO broken VALUES ('outbox row ' || OLD.id || ' changed after its end'); END;
@@ -205,7 +205,7 @@ const watchers = `
     WHEN NEW.body <> OLD.body OR NEW.id <> OLD.id OR (OLD.at IS NOT NULL AND NEW.at IS NOT OLD.at)
     BEGIN INSERT INTO broken VALUES ('event ' || OLD.id || ' was rewritten'); END;
   CREATE TEMP TRIGGER events_stay AFTER DELETE ON events
-    WHEN EXISTS (SELECT 1 FROM inbox WHERE session_id = OLD.session_id AND state <> 'done')
+    WHEN EXISTS (SELECT 1 FROM posts WHERE session_id = OLD.session_id AND state <> 'done')
     BEGIN INSERT INTO broken VALUES ('event ' || OLD.id || ' was removed, and a prompt of its session is open'); END;
 `;
 
@@ -219,7 +219,7 @@ export type TransportWatch = {
   readonly onShown: (chat: Chat) => void;
   readonly onProof: () => void;
   readonly onBroken: (what: string) => void;
-  readonly decide: (envelope: Envelope, account: Account) => Decision;
+  readonly classify: (envelope: Envelope, account: Account) => Verdict;
   readonly isLocal: boolean;
 };
 
@@ -231,7 +231,7 @@ export function gateTransport(life: Life, transport: Transport, account: Account
     const db = life.look();
     if (!db) return;
     for (const envelope of batch.envelopes) {
-      const { kind } = watch.decide(envelope, account);
+      const { kind } = watch.classify(envelope, account);
       if (kind !== "prompt" && kind !== "command") continue;
       if (db.get("SELECT 1 FROM inbox WHERE key = ?", inboxKey(envelope, account)) === undefined)
         watch.onBroken("an envelope was acknowledged that is not in the inbox");

@@ -77,27 +77,26 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
   const api: ClaudeApi = {
     call: () => Promise.reject(new Error("messages asks by stream alone")),
     bytes: () => Promise.resolve(null),
+    bounds: { headersMs: headersTimeoutMs, silenceMs },
+    model: () => Promise.resolve(null),
     async models(signal) {
       await pass(signal);
       return [{ id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null }];
     },
-    model: () => Promise.resolve(null),
-    bounds: { headersMs: headersTimeoutMs, silenceMs },
     async stream(_site, work, signal) {
       const asked = Promise.withResolvers<Request>();
-      const create = (params: Request): object => {
+      const create = (params: Request) => {
         asked.resolve(params);
-        return { asResponse: () => Promise.resolve(new Response()) };
+        return { asResponse: () => new Promise<Response>(() => undefined) };
       };
-      const client = { messages: { create } } as unknown as Anthropic;
-      await work(client, { signal, timeout: headersTimeoutMs }).asResponse();
+      void work({ messages: { create } } as unknown as Anthropic, { signal, timeout: headersTimeoutMs }).asResponse();
       const fault = await pass(signal);
       return frames(await asked.promise, fault?.kind === "lose", signal);
     },
     skewMs: deps.skewMs,
   };
   return {
-    line: createMessagesLine({ api, clock, newId: () => `${dice.below(2 ** 30)}`, hasWebSearch: false }),
+    line: createMessagesLine({ api, clock, hasWebSearch: false, newId: () => `${dice.below(2 ** 30)}` }),
     fail: (_point, fault) => void faults.push(fault),
     calmDown() {
       isCalm = true;

@@ -115,7 +115,7 @@ export function createOracle(deps: OracleDeps): Oracle {
           .find(
             (event) =>
               event.type === "reply" &&
-              !db.get("SELECT 1 FROM outbox WHERE key = ?", `reply:${localId}:${event.id}:0`) &&
+              !db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ?", `${localId}:${event.id}`) &&
               !db.get("SELECT 1 FROM events WHERE session_id = ? AND id = ?", localId, event.id),
           );
         if (isMissing)
@@ -130,11 +130,11 @@ export function createOracle(deps: OracleDeps): Oracle {
       }
     },
     unfinished(db) {
-      const asked = db.get(
-        "SELECT id, chat_key, kind, state, session_id, event_id, attempts FROM inbox WHERE state <> 'done' LIMIT 1",
-      );
+      const asked = db.get("SELECT id, chat_key, kind, state FROM inbox WHERE state <> 'done' LIMIT 1");
       if (asked) return `a message waits in the inbox: ${JSON.stringify(asked)}`;
-      const unsent = db.get("SELECT id, key, state, attempts FROM outbox WHERE done_at IS NULL LIMIT 1");
+      const post = db.get("SELECT id, kind, subject, state, attempts, fault FROM posts WHERE state <> 'done' LIMIT 1");
+      if (post) return `a post is not over: ${JSON.stringify(post)}`;
+      const unsent = db.get("SELECT id, why, subject, state, attempts FROM outbox WHERE done_at IS NULL LIMIT 1");
       if (unsent) return `a message waits in the outbox: ${JSON.stringify(unsent)}`;
       if (signal.queued().length > 0) return "an envelope was never acknowledged";
       const shown = arrivals.onScreen();
@@ -174,8 +174,8 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
   };
 
   const arrive = (db: Database, { chat, timestamp: row, body }: Outbound): void => {
-    const stored = db.get<{ key: string; chat_key: string }>(
-      "SELECT key, chat_key FROM outbox WHERE timestamp = ?",
+    const stored = db.get<{ key: string; why: string; chat_key: string }>(
+      "SELECT why || ':' || subject || ':' || part AS key, why, chat_key FROM outbox WHERE timestamp = ?",
       row,
     );
     if (!stored) return onBroken("a message arrived that is not in the outbox");
@@ -191,7 +191,7 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     if (mark === undefined) return;
     const reply = replies.get(mark);
     // A preview may be of a reply that is not given yet.
-    if (!stored.key.startsWith("reply:")) return;
+    if (stored.why !== "reply" && stored.why !== "partial") return;
     if (shown.has(mark)) onBroken(`reply ${mark} arrived in two rows`);
     shown.add(mark);
     const answered = theirs.answers.get(mark);
@@ -236,19 +236,28 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     },
     /** The outbox says what was true: what counts as sent was through, what counts as failed was refused, no preview is left over. */
     unsaid(db: Database): string | null {
-      const done = db.all<{ key: string; timestamp: number; state: string; target: number | null }>(
-        "SELECT key, timestamp, state, json_extract(body, '$.targetSentAt') AS target FROM outbox WHERE key NOT LIKE 'status:%'",
+      const done = db.all<{
+        key: string;
+        why: string;
+        timestamp: number;
+        state: string;
+        fault: string | null;
+        target: number | null;
+      }>(
+        `SELECT why || ':' || subject || ':' || part AS key, why, timestamp, state, fault, json_extract(body, '$.targetSentAt') AS target
+         FROM outbox WHERE why <> 'mark'`,
       );
       let leftovers = 0;
-      for (const { key, timestamp, state, target } of done) {
-        const isDraft = key.startsWith("draft:");
+      for (const { key, why, timestamp, state, fault, target } of done) {
+        const isAnswer = why !== "draft";
+        const isDraft = why === "draft" || why === "below";
         const count = times.get(timestamp) ?? 0;
         if (state === "sent" && count === 0) onBroken(`${key} counts as sent, and never arrived`);
         if (state === "failed" && !isDraft && !refused.has(timestamp))
           onBroken(`${key} was given up although nobody refused it`);
-        // A preview stays as it was where it is not known to be there, or where its last edit was refused.
+        // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused.
         if (isDraft && target === null) leftovers += count - (state === "sent" ? 1 : 0);
-        if (!isDraft && target !== null && state === "failed") leftovers++;
+        if (target !== null && (isAnswer ? state === "failed" : fault === "send_uncertain")) leftovers++;
       }
       const previews = signal.screen().filter(({ text }) => text.endsWith(draftEnd)).length;
       if (previews > leftovers) return `${previews} previews are left on the phones, where ${leftovers} may be`;
@@ -334,8 +343,11 @@ function isMissing(db: Database, localId: string, event: SessionEvent, shown: Sh
   if (event.type !== "reply" || mark === undefined) return false;
   const texts = shown.get(mark) ?? [];
   if (texts.includes(event.text) || (event.text.length > wholeMax && texts.length > 0)) return false;
-  const key = `reply:${localId}:${event.id}:0`;
-  return db.get("SELECT 1 FROM outbox WHERE key = ? AND state = 'failed'", key) === undefined;
+  const subject = `${localId}:${event.id}`;
+  return (
+    db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ? AND part = 0 AND state = 'failed'", subject) ===
+    undefined
+  );
 }
 
 /** Every reply of the log here is on the phone, also those of conversations that are over. */
@@ -353,10 +365,11 @@ const wholeMax = 200;
 /** Who was answered has something to read: a reply that came after the prompt, or a word of ours. */
 function unanswered(db: Database): string | null {
   const row = db.get<{ id: number; session_id: string; event_id: string }>(
-    `SELECT id, session_id, event_id FROM inbox WHERE kind = 'prompt' AND outcome = 'answered'
-     AND NOT EXISTS (SELECT 1 FROM outbox WHERE key = 'end:' || inbox.id)
+    `SELECT inbox.id, session_id, event_id FROM inbox JOIN posts ON posts.kind = 'prompt' AND posts.subject = CAST(inbox.id AS TEXT)
+     WHERE inbox.kind = 'prompt' AND outcome = 'answered'
+     AND NOT EXISTS (SELECT 1 FROM outbox WHERE why = 'end' AND subject = CAST(inbox.id AS TEXT))
      AND NOT EXISTS (SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
-       WHERE prompt.session_id = inbox.session_id AND prompt.id = inbox.event_id AND reply.type = 'reply'
+       WHERE prompt.session_id = posts.session_id AND prompt.id = posts.event_id AND reply.type = 'reply'
        AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)))
      LIMIT 1`,
   );

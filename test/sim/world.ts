@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../../src/core/errors.ts";
-import { decide } from "../../src/core/inbound.ts";
+import { classify } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import type { Log } from "../../src/log.ts";
@@ -62,7 +62,7 @@ let emptyDatabase: Promise<Uint8Array> | null = null;
 async function makeEmptyDatabase(): Promise<Uint8Array> {
   const home = makeHome();
   try {
-    const store = await openStore(home, { render: () => [], isExclusive: false });
+    const store = await openStore(home, { isExclusive: false });
     store.close();
     return readFileSync(join(home, "signalman.db"));
   } finally {
@@ -206,12 +206,13 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
             isLocal: plan.isLocal,
             onProof: () => (provenAt = base.monotonic() - sleptMs),
             onBroken: fail,
-            decide: (envelope, account) =>
-              decide(envelope, { account, allow: config.allow, questions: [], isGroupAlways: config.groupAlways }),
+            classify: (envelope, account) =>
+              classify(envelope, { account, allow: config.allow, isGroupAlways: config.groupAlways }),
           }),
         );
       },
-      buildBackend: () => Promise.resolve(theirs.connect(life)),
+      isChecked: true,
+      buildLine: () => Promise.resolve(theirs.connect(life)),
     }).then(
       (daemon) => {
         if (life.isDead()) return;

@@ -1,29 +1,14 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
+import { connect } from "node:net";
 import { BridgeError } from "../../src/core/errors.ts";
-import type { Chat } from "../../src/core/model.ts";
 import { createApp, type AppDeps } from "../../src/status/app.ts";
 import { listen } from "../../src/status/listen.ts";
-import { connected, disconnected, nowAt } from "./example.ts";
-
-const token = "an-invented-token";
+import { playedDaemon, token } from "../doubles/status-server.ts";
+import { connected, disconnected } from "./example.ts";
 
 function make(over: Partial<AppDeps> = {}) {
   const done: unknown[] = [];
-  const app = createApp({
-    status: () => connected,
-    health: () => null,
-    isReady: () => true,
-    control: {
-      reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
-      send: (chat: Chat, text: string) => void done.push({ chat, text }),
-      sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
-      archive: (id) => Promise.reject(new BridgeError("config", `Cannot archive ${id} as there is no such session`)),
-    },
-    token,
-    isAnyHost: false,
-    now: () => nowAt,
-    ...over,
-  });
+  const app = createApp({ ...playedDaemon(done), ...over });
   const post = (path: string, body: unknown, headers: Record<string, string> = { authorization: `Bearer ${token}` }) =>
     app.request(path, { method: "POST", body: JSON.stringify(body), headers });
   return { app, done, post };
@@ -164,6 +149,8 @@ describe("POST /control", () => {
     expect(done).toEqual([]);
   });
 
+  const gone = new BridgeError("config", "Cannot archive s1 as there is no such session");
+
   test("answers a failure with its code, message and hint", async () => {
     const { post } = make();
     const sync = await post("/control/sync", {});
@@ -172,7 +159,8 @@ describe("POST /control", () => {
       code: "claude_unreachable",
       message: "Cannot ask Claude as the line is down",
     });
-    const archive = await post("/control/archive", { id: "s1" });
+    const refused = make({ control: { ...playedDaemon().control, archive: () => Promise.reject(gone) } });
+    const archive = await refused.post("/control/archive", { id: "s1" });
     expect(archive.status).toBe(409);
     expect(await archive.json()).toMatchObject({ code: "config" });
   });
@@ -188,6 +176,76 @@ describe("listen", () => {
       await server.stop();
     }
     expect(fetch(`${server.url}/health`)).rejects.toThrow();
+  });
+
+  /** What is answered to these bytes; a connection that is closed without a word answers "". */
+  const sayRaw = async (url: string, bytes: string): Promise<string> => {
+    const { hostname, port } = new URL(url);
+    const answer = Promise.withResolvers<string>();
+    let text = "";
+    const socket = connect(Number(port), hostname, () => socket.write(bytes));
+    socket.on("data", (piece) => {
+      text += piece.toString();
+      answer.resolve(text);
+    });
+    socket.on("close", () => answer.resolve(text));
+    socket.on("error", () => answer.resolve(text));
+    return answer.promise.finally(() => socket.destroy());
+  };
+
+  test.each([
+    "GET /status HTTP/1.1\r\n\r\n",
+    "GET /status HTTP/1.0\r\n\r\n",
+    "GET /status HTTP/1.1\r\nHost:\r\n\r\n",
+    "GET /status HTTP/1.1\r\nHost: a b c\r\n\r\n",
+    "GET /status HTTP/1.1\r\nHost: [::\r\n\r\n",
+    "GET /status HTTP/1.1\r\nHost: 127.0.0.1@evil.test\r\n\r\n",
+    "GET /status HTTP/1.1\r\nHost: 127.0.0.1:99999999\r\n\r\n",
+    "GET http://evil.test/status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n",
+    "GET * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "GET //evil.test HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "GET /%zz%00 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "POST /control/send HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
+    "\u0016\u0003\u0001 this is TLS",
+  ])("answers the odd request %j with 4xx, or hangs up", async (bytes) => {
+    const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
+    try {
+      expect(await sayRaw(server.url, bytes)).toMatch(/^(HTTP\/1\.[01] 4\d\d .*[^]*)?$/u);
+      expect((await fetch(`${server.url}/health`)).status).toBe(200);
+    } finally {
+      await server.stop();
+    }
+  });
+
+  test("keeps few connections, and closes those that say nothing", async () => {
+    const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
+    const { hostname, port } = new URL(server.url);
+    let open = 0;
+    const closed = Promise.withResolvers<void>();
+    const sockets = Array.from({ length: 300 }, () => {
+      open++;
+      const socket = connect(Number(port), hostname);
+      socket.on("error", () => undefined);
+      socket.resume();
+      return socket.on("close", () => void (--open === 0 && closed.resolve()));
+    });
+    try {
+      await closed.promise;
+      expect((await fetch(`${server.url}/health`)).status).toBe(200);
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      await server.stop();
+    }
+  });
+
+  test("a fault while it answers is a 500 without a word of it, and nothing is written", async () => {
+    const said = spyOn(console, "error").mockImplementation(() => undefined);
+    const app = make({ status: () => JSON.parse("{") as never }).app;
+    const answer = await get(app, "/status");
+    expect([answer.status, await answer.text()]).toEqual([500, "The status cannot be read: see the log.\n"]);
+    expect(said).not.toHaveBeenCalled();
+    said.mockRestore();
   });
 
   test("says that the port is taken", async () => {

@@ -5,7 +5,8 @@ import { chromium, type Browser, type Page } from "playwright-core";
 import { createApp } from "../../src/status/app.ts";
 import { listen, type Server } from "../../src/status/listen.ts";
 import type { Status } from "../../src/status/status.ts";
-import { connected, disconnected, nowAt } from "./example.ts";
+import { playedDaemon } from "../doubles/status-server.ts";
+import { connected, disconnected } from "./example.ts";
 
 const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 const launchArguments = [
@@ -27,18 +28,7 @@ describe.skipIf(executablePath === undefined)("the status page in Chromium", () 
   let status: Status = connected;
 
   beforeAll(async () => {
-    const refuse = (): never => {
-      throw new Error("not in this test");
-    };
-    const app = createApp({
-      status: () => status,
-      health: () => null,
-      isReady: () => true,
-      control: { reconnect: refuse, send: refuse, sync: refuse, archive: refuse },
-      token: "an-invented-token",
-      isAnyHost: false,
-      now: () => nowAt,
-    });
+    const app = createApp({ ...playedDaemon(), status: () => status });
     server = await listen({ host: "127.0.0.1", port: 0 }, app.fetch);
     browser = await chromium.launch({ executablePath: executablePath ?? "", args: launchArguments });
   });

@@ -6,6 +6,7 @@ import { createScriptedClaude } from "../doubles/scripted.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
 import { createApp } from "../../src/status/app.ts";
+import { playedDaemon } from "../doubles/status-server.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { me } from "../doubles/wire.ts";
 import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "../sim/clock.ts";
@@ -73,12 +74,10 @@ test("a daemon that answers its health page while its stream is dead is caught w
 
 test("/health goes 503 when the proof is older than staleAfter, and 200 with the next proof", async () => {
   const app = createApp({
+    ...playedDaemon(),
     status: daemon.status,
     health: daemon.health,
     isReady: daemon.isReady,
-    control: { reconnect: async () => {}, send() {}, sync: async () => {}, archive: async () => {} },
-    token: "token",
-    isAnyHost: false,
     now: clock.now,
   });
   const health = async (): Promise<number> => (await app.request("http://localhost/health")).status;

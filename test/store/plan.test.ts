@@ -57,6 +57,8 @@ const outbox: Calls<Outbox> = {
   head: ["self"],
   byKey: ["key"],
   byTimestamp: [1],
+  lastEdit: ["draft:1"],
+  endDraft: ["stopped:1", "s", chat, "(stopped)", 1],
   openDraft: ["s"],
   addAnswer: ["answer", "s", chat, plainText("text"), 1],
   markSending: [1, 1],

@@ -70,6 +70,21 @@ describe("the home folder", () => {
     expect(db.get<{ user_version: number }>("PRAGMA user_version")?.user_version).toBe(99);
     db.close();
   });
+  test("a command that only looks changes no schema beside a running daemon of an earlier release", async () => {
+    store.close();
+    const render = (): [] => [];
+    const daemon = await openStore(home, { render, isExclusive: true });
+    daemon.db.exec(`PRAGMA user_version = ${migrations.length - 1}`);
+    expect(openStore(home, { render, isExclusive: false })).rejects.toMatchObject({
+      code: "database",
+      hint: expect.stringContaining("Restart"),
+    });
+    expect(daemon.db.get<{ user_version: number }>("PRAGMA user_version")?.user_version).toBe(migrations.length - 1);
+    daemon.db.exec(`PRAGMA user_version = ${migrations.length}`);
+    (await openStore(home, { render, isExclusive: false })).close();
+    daemon.close();
+  });
+
   test("every older version of the database opens", async () => {
     for (let version = 0; version <= migrations.length; version++) {
       const file = join(home, `v${version}.db`);

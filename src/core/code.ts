@@ -1,0 +1,163 @@
+/**
+ * Blocks of code in Markdown: where a fence ends, the tabs of a list's lines, and what the file is called that a long one becomes.
+ *
+ * CommonMark closes a fence only by a line that is indented by less than four spaces, and reads the rest of the text as code
+ * where it finds none. Models indent that line deeper now and then, and put fences into Markdown that is fenced itself: prose
+ * must not become code by it.
+ */
+
+export type Fence = {
+  readonly raw: string;
+  /** What stands behind the opening marks: the language, and more. */
+  readonly info: string;
+  readonly text: string;
+  readonly isClosed: boolean;
+};
+
+/** The fenced block at the beginning of `source`; null where there is none. Linear in its length. */
+export function readFence(source: string): Fence | null {
+  const [opening, indent = "", mark = "", info = ""] =
+    /^( {0,3})(`{3,}(?=[^`\n]*(?:\n|$))|~{3,})([^\n]*)(?:\n|$)/.exec(source) ?? [];
+  if (opening === undefined) return null;
+  const start: Opening = { length: opening.length, indent: indent.length, mark, info: info.trim() };
+  const fence = walk(source, start, /^(?:md|mdx|markdown)\b/i.test(start.info));
+  return fence.isClosed ? fence : walk(source, start, false);
+}
+
+type Opening = { readonly length: number; readonly indent: number; readonly mark: string; readonly info: string };
+
+/** Only the beginning of a line is looked at: an endless one is not copied. */
+const headLength = 120;
+
+/** @param isNesting fences with a language open a block within this one */
+function walk(source: string, { length, indent, mark, info }: Opening, isNesting: boolean): Fence {
+  const lines: string[] = [];
+  let depth = 1;
+  let isParted: boolean | null = null;
+  for (let at = length; at < source.length;) {
+    const newline = source.indexOf("\n", at);
+    const end = newline < 0 ? source.length : newline;
+    const [, space = "", marks = "", rest = ""] =
+      /^([ \t]*)(`{3,}|~{3,})(.*)/.exec(source.slice(at, Math.min(end, at + headLength))) ?? [];
+    const isDeep = space.length > 3;
+    if (marks.startsWith(mark) && rest.trim() === "") {
+      if (isDeep && depth === 1) isParted ??= isClosedLater(source, end, mark);
+      if ((!isDeep || depth > 1 || isParted === false) && --depth === 0)
+        return { raw: source.slice(0, end), info, text: lines.join("\n"), isClosed: true };
+    } else if ((isNesting || isDeep) && marks.startsWith(mark) && /^[\w+#.-]+\s*$/.test(rest)) depth++;
+    lines.push(source.slice(at, end).replace(new RegExp(`^ {0,${indent}}`), ""));
+    at = end + 1;
+  }
+  return { raw: source, info, text: lines.join("\n"), isClosed: false };
+}
+
+/** True where the fences behind `from` that stand at the margin do not come in pairs: the first of them closes this block. */
+function isClosedLater(source: string, from: number, mark: string): boolean {
+  let count = 0;
+  for (const _ of source.slice(from).matchAll(new RegExp(`\\n {0,3}${mark}`, "g"))) count++;
+  return count % 2 === 1;
+}
+
+/**
+ * `code` with the tabs that its lines have in `source`, where it stands in a list: a lexer makes spaces of what it measures the
+ * indentation by. `from` is the line of `source` to look from; the line behind the block comes back.
+ */
+export function withTabs(code: string, source: readonly string[], from: number): { code: string; next: number } {
+  const lines = code.split("\n");
+  const heads = lines.map((line) => line.trimStart());
+  const isHere = (at: number): boolean => heads.every((head, index) => source[at + index]?.endsWith(head));
+  let at = from;
+  while (at + lines.length <= source.length && !isHere(at)) at++;
+  if (at + lines.length > source.length) return { code, next: from };
+  const restored = lines.map((line, index) => {
+    const original = (source[at + index] ?? "").slice(0, -(heads[index]?.length ?? 0) || undefined);
+    return /\S/.test(original)
+      ? line
+      : tail(original, widthOf(line) - (heads[index]?.length ?? 0)) + (heads[index] ?? "");
+  });
+  return { code: restored.join("\n"), next: at + lines.length };
+}
+
+/** The end of a line's white space that is `columns` wide, tabs as they are; spaces where a tab would have to be parted. */
+function tail(space: string, columns: number): string {
+  const all = widthOf(space);
+  for (let index = 0; index <= space.length; index++)
+    if (all - widthOf(space.slice(0, index)) === columns) return space.slice(index);
+  return " ".repeat(columns);
+}
+
+const widthOf = (text: string): number => {
+  let width = 0;
+  for (const char of text) width += char === "\t" ? 4 - (width % 4) : 1;
+  return width;
+};
+
+/** Languages whose files do not end as the language is called. */
+const endings: { readonly [language: string]: string } = {
+  python: "py",
+  python3: "py",
+  typescript: "ts",
+  javascript: "js",
+  bash: "sh",
+  shell: "sh",
+  zsh: "sh",
+  console: "txt",
+  text: "txt",
+  plaintext: "txt",
+  yaml: "yml",
+  rust: "rs",
+  ruby: "rb",
+  kotlin: "kt",
+  markdown: "md",
+  "c++": "cpp",
+  csharp: "cs",
+  "c#": "cs",
+  "objective-c": "m",
+  haskell: "hs",
+  perl: "pl",
+  powershell: "ps1",
+  golang: "go",
+  jsonc: "json",
+  elixir: "ex",
+  terraform: "tf",
+};
+
+/** What has no ending. */
+const wholeNames: { readonly [language: string]: string } = {
+  dockerfile: "Dockerfile",
+  docker: "Dockerfile",
+  make: "Makefile",
+  makefile: "Makefile",
+};
+
+const isSame = (a: string, b: string): boolean =>
+  a === b || [a, b].sort().join() === "yaml,yml" || (/^[jt]sx?$/.test(a) && a.slice(0, 2) === b.slice(0, 2));
+
+/** A name with an ending, its folders before it; what has letters on both sides of the dot. */
+const fileName =
+  /(?:[\w.@~-]*[/\\])*(\.?[\w-][\w.-]{0,60}\.[A-Za-z]\w{0,9}|Dockerfile|Makefile|Containerfile)(?![\w/\\])/g;
+
+/**
+ * The name for a block of code: as its info (`py title="app.py"`) or the last sentence before it says ("`src/app.py`",
+ * "**app.py**", plainly only with the language's ending), else `code` with that ending.
+ */
+export function fileNameOf(info: string, before: string): string {
+  const language = (/^[\w+#-]+/.exec(info)?.[0] ?? "").toLowerCase();
+  const ending = endings[language] ?? (/^[a-z][a-z0-9]{0,5}$/.test(language) ? language : "");
+  const sentence =
+    before
+      .trimEnd()
+      .slice(-400)
+      .split(/[.!?]\s+(?=\S)|[。！？\n]\s*(?=\S)/)
+      .at(-1) ?? "";
+  const marked = [...sentence.matchAll(/`([^`]+)`|\*\*([^*]+)\*\*|["“„«]([^"“”„»]+)["”»]/g)].flatMap((match) =>
+    namesIn(match[1] ?? match[2] ?? match[3] ?? ""),
+  );
+  const plain = namesIn(sentence).filter((name) => isSame(endingOf(name), ending) && !/^[A-Z][a-z]+\.js$/.test(name));
+  const fits = marked.findLast((name) => isSame(endingOf(name), ending));
+  const made = wholeNames[language] ?? `code.${ending === "" ? "txt" : ending}`;
+  return namesIn(info).at(-1) ?? fits ?? plain.at(-1) ?? marked.at(-1) ?? made;
+}
+
+const namesIn = (text: string): string[] => Array.from(text.matchAll(fileName), ([, name = ""]) => name);
+const endingOf = (name: string): string => name.slice(name.lastIndexOf(".") + 1).toLowerCase();

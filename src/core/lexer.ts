@@ -1,0 +1,226 @@
+/**
+ * The one reader of Markdown: marked's lexer, with what chats need and CommonMark lacks.
+ *
+ *   ||spoiler||                         between words and in code (`a||b`) it is none
+ *   \( … \)  \[ … \]  $$ … $$  $x_1$    mathematics, kept as it was written
+ *   * * * * * command                   a line of cron is no list; neither is a sum of "+ 30"
+ *   | `a|b` | surplus |                 a pipe in code belongs to its cell; surplus cells are shown
+ *
+ * The lexer takes quadratic time on hostile input (a run of `>`, of `_a_`): it gets a window of the text at a time, and blocks
+ * of code by themselves. What spans windows (reference links, say) is lost only in very long texts.
+ */
+import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
+import { address } from "./address.ts";
+import { readFence } from "./code.ts";
+import { emphasisIn, type Emphasis } from "./emphasis.ts";
+import { splitRow } from "./table.ts";
+
+export type Spoiler = { readonly type: "spoiler"; readonly raw: string; readonly tokens: Token[] };
+export type Verbatim = { readonly type: "verbatim"; readonly raw: string };
+export type Block = { readonly token: MarkedToken | Verbatim; readonly from: number };
+
+/** A window of 16,384 takes half a second at worst, of 32,768 three. */
+const windowChars = 16_384;
+
+/** The top-level blocks in order, and where each begins; `markdown` has line feeds only. */
+export function* blocksOf(markdown: string): Generator<Block> {
+  for (let at = 0; at < markdown.length;) {
+    const window = markdown.slice(at, at + windowChars);
+    const isLast = at + window.length === markdown.length;
+    const blocks = isLast ? lex(window) : wholeBlocks(window, markdown.slice(at));
+    for (const token of blocks) {
+      yield { token, from: at };
+      at += token.raw.length;
+    }
+    if (blocks.length === 0) return;
+  }
+}
+
+/** The blocks of `window` that do not go on behind it; where that is none, code as a whole, or what of a block is within it. */
+function wholeBlocks(window: string, rest: string): (MarkedToken | Verbatim)[] {
+  const blocks = lex(window);
+  const end = blocks.findLastIndex(({ type }) => type !== "space");
+  if (end > 0) return blocks.slice(0, end);
+  const fence = readFence(rest);
+  if (fence) return [codeOf(fence)];
+  const line = window.lastIndexOf("\n") + 1;
+  return lex(line > 0 ? window.slice(0, line) : window.replace(/[\ud800-\udbff]$/, ""));
+}
+
+function lex(markdown: string): (MarkedToken | Verbatim)[] {
+  try {
+    return parser.lexer(markdown) as MarkedToken[];
+  } catch {
+    // Nested too deeply for the stack, or a fault of the lexer: the words count more than their looks.
+    return [{ type: "verbatim", raw: markdown }];
+  }
+}
+
+type FencedCode = Tokens.Code & { isClosed: boolean };
+
+const codeOf = ({ raw, info, text, isClosed }: NonNullable<ReturnType<typeof readFence>>): FencedCode => ({
+  type: "code",
+  raw,
+  lang: info,
+  text,
+  isClosed,
+});
+
+/** The code at the end of a list or a quote whose fence has no end there. */
+function openCode(token: Token | undefined): FencedCode | null {
+  if (token?.type === "code") return "isClosed" in token && token["isClosed"] === false ? (token as FencedCode) : null;
+  if (token?.type === "list") return openCode((token as Tokens.List).items.at(-1));
+  return token?.type === "list_item" || token?.type === "blockquote" ? openCode(token.tokens?.at(-1)) : null;
+}
+
+/** Code that opens behind the marker of a list or a quote, with its lines at the margin: they should begin with `prefix`. */
+function fallenCode(source: string, marker: string, prefix: string): FencedCode | null {
+  const [, second = ""] = marker === "" ? [] : source.split("\n", 2);
+  if (second.trim() === "" || second.startsWith(prefix) || /^\s*(?:`{3}|~{3})/.test(second)) return null;
+  const fence = readFence(source.slice(marker.length));
+  return fence?.isClosed ? codeOf(fence) : null;
+}
+
+/** How far behind such a list or quote its closing fence may stand at the margin. */
+const strayWithin = 4;
+
+const cron = /^ {0,3}\*(?=.*\*)(?:[ \t]+[\d*][\d*,/-]*){4}(?=\s|$)/;
+/** Every level costs another pass over what is in it; nothing that means something has so many. */
+const tooDeep = /^(?: {0,4}(?:[-*+>]|\d{1,9}[.)])){50}/;
+const sum = /^ {0,3}\+ +[\d$€£(]/;
+
+const blankLine = /\n[ \t]*\n/;
+const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
+
+/** Emphasis by the source that it was looked for in, kept as long as its lexer. */
+const found = new WeakMap<object, Map<string, ReadonlyMap<number, Emphasis>>>();
+
+function emphasisAt(lexer: object, source: string, masked: string): Emphasis | undefined {
+  const known = found.get(lexer) ?? new Map<string, ReadonlyMap<number, Emphasis>>();
+  found.set(lexer, known);
+  const emphasis = known.get(masked) ?? emphasisIn(masked);
+  known.set(masked, emphasis);
+  return emphasis.get(masked.length - source.length);
+}
+
+const math =
+  /^(?:\\\((?:(?!\\\))[\s\S]){1,2000}?\\\)|\\\[(?:(?!\\\])[\s\S]){1,2000}?\\\]|\$\$(?!\$)(?:(?!\$\$)[\s\S]){1,2000}?\$\$|\$(?=[^\s$])(?=[^$\n]*[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$]))/;
+const mathBlock =
+  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[\s\S]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[\s\S]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
+/** Delimiters in addresses and in mathematics are none. */
+const masks = new RegExp(
+  String.raw`\\[([](?:(?!\\[)\]]).)+\\[)\]]|\$\$[^$]+\$\$|\$[^\s$][^$\n]*[\\^_][^$\n]*\$|${address.source}`,
+  "gs",
+);
+
+const parser = new Marked({
+  gfm: true,
+  extensions: [
+    {
+      name: "spoiler",
+      level: "inline",
+      tokenizer(source, before) {
+        const [raw, inside] = /^\|\|(?=\S)([^|\n]*[^|\s])\|\|(?![\w|])/.exec(source) ?? [];
+        if (!raw || !inside || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "")) return undefined;
+        return { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) };
+      },
+    },
+    {
+      name: "verbatim",
+      level: "inline",
+      tokenizer(source) {
+        const [raw] = math.exec(source) ?? [];
+        return raw ? { type: "verbatim", raw } : undefined;
+      },
+    },
+    {
+      name: "verbatim",
+      level: "block",
+      start: (source) => {
+        const indexes = ["\n\\[", "\n$$"].map((opening) => source.indexOf(opening)).filter((index) => index >= 0);
+        return indexes.length === 0 ? undefined : Math.min(...indexes) + 1;
+      },
+      tokenizer(source) {
+        const [raw] = mathBlock.exec(source) ?? [];
+        return raw ? { type: "verbatim", raw } : undefined;
+      },
+    },
+  ],
+  hooks: { emStrongMask: (source) => source.replace(masks, (raw) => "a".repeat(raw.length)) },
+  tokenizer: {
+    fences(source) {
+      const fence = readFence(source);
+      if (!fence) return undefined;
+      const open = fence.info === "" ? this.lexer.tokens.slice(-strayWithin).map(openCode).find(Boolean) : null;
+      if (!open) return codeOf(fence);
+      open.isClosed = true;
+      return { type: "code", raw: source.split("\n", 1)[0] ?? "", text: "" };
+    },
+    list(source) {
+      if (cron.test(source) || sum.test(source) || tooDeep.test(source)) return undefined;
+      const [marker = "", bullet = ""] = /^ {0,3}([-*+]|\d{1,9}[.)]) {1,4}(?=```|~~~)/.exec(source) ?? [];
+      const code = fallenCode(source, marker, " ".repeat(marker.length));
+      if (!code) return false;
+      const raw = marker + code.raw;
+      const item: Tokens.ListItem = { type: "list_item", raw, task: false, loose: false, text: raw, tokens: [code] };
+      const start = bullet.length > 1 ? Number.parseInt(bullet, 10) : "";
+      return { type: "list", raw, ordered: start !== "", start, loose: false, items: [item] };
+    },
+    blockquote(source) {
+      if (tooDeep.test(source)) return undefined;
+      const [marker = ""] = /^ {0,3}> ?(?=```|~~~)/.exec(source) ?? [];
+      const code = fallenCode(source, marker, ">");
+      return code ? { type: "blockquote", raw: marker + code.raw, text: code.raw, tokens: [code] } : false;
+    },
+    hr: (source) => (cron.test(source) ? undefined : false),
+    // marked looks through the rest of a paragraph for an underline at 8 µs a character: only where there is one.
+    lheading: (source) => (underlined.test(source.split(blankLine, 1)[0] ?? "") ? false : undefined),
+    def: (source) => (/^ {0,3}\[\^/.test(source) ? undefined : false),
+    table(source) {
+      const [raw, head = "", line = "", body = ""] = this.rules.block.table.exec(source) ?? [];
+      const titles = splitRow(head);
+      const aligns = splitRow(line);
+      if (raw === undefined || titles.length !== aligns.length || !/[:|]/.test(line)) return undefined;
+      const cell = (text: string, header: boolean, column: number): Tokens.TableCell => ({
+        text,
+        tokens: this.lexer.inline(text),
+        header,
+        align: alignOf(aligns[column] ?? ""),
+      });
+      return {
+        type: "table",
+        raw: raw.replace(/\n+$/, ""),
+        align: aligns.map(alignOf),
+        header: titles.map((text, column) => cell(text, true, column)),
+        rows: body
+          .split("\n")
+          .filter((row) => row.trim() !== "")
+          .map((row) => splitRow(row).map((text, column) => cell(text, false, column))),
+      };
+    },
+    // A plain address is text: chats make a link of it.
+    url: () => undefined,
+    // marked looks from each character on for an address of mail: quadratic time.
+    inlineText(source) {
+      const [raw = ""] = /^(?:`+|~+|[^])[^\\<![`*_~$|]*/.exec(source) ?? [];
+      return { type: "text", raw, text: raw, escaped: false };
+    },
+    emStrong(source, masked) {
+      const emphasis = /^[*_]/.test(source) ? emphasisAt(this.lexer, source, masked) : undefined;
+      if (!emphasis) return undefined;
+      const raw = source.slice(0, emphasis.to - emphasis.from);
+      const text = raw.slice(emphasis.size, -emphasis.size);
+      return { type: emphasis.size === 1 ? "em" : "strong", raw, text, tokens: this.lexer.inlineTokens(text) };
+    },
+    del(source, masked) {
+      const emphasis = source.startsWith("~") ? emphasisAt(this.lexer, source, masked) : undefined;
+      if (!emphasis) return undefined;
+      const raw = source.slice(0, emphasis.to - emphasis.from);
+      const text = raw.slice(2, -2);
+      return { type: "del", raw, text, tokens: this.lexer.inlineTokens(text) };
+    },
+  },
+});
+
+const alignOf = (text: string): "left" | "center" | "right" | null =>
+  text.endsWith(":") ? (text.startsWith(":") ? "center" : "right") : text.startsWith(":") ? "left" : null;

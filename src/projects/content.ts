@@ -1,0 +1,77 @@
+/** A file of a project as it is now: where it really lies, its bytes, their hash; and how it is replaced. */
+import { isUtf8 } from "node:buffer";
+import { createHash } from "node:crypto";
+import { open, readFile, rm, stat } from "node:fs/promises";
+import { relative, sep } from "node:path";
+import { getSystemErrorMessage } from "node:util";
+
+/** A larger file is neither edited nor shown as a diff, and read in ranges of lines only. */
+export const fileBytesMax = 2 ** 20;
+const sniffBytes = 8_192;
+
+export const loadSdk = () => import("@anthropic-ai/sdk/tools/agent-toolset/node");
+
+/** The place that a path means once every link is followed, absolute and from the folder on. */
+export type Place = { readonly absolute: string; readonly path: string };
+
+/** @throws ToolError in words where it leads out of the folder, or cannot be followed */
+export async function locate(root: string, path: string): Promise<Place> {
+  const absolute = await (await loadSdk()).resolvePath({ workdir: root }, path);
+  return { absolute, path: relative(root, absolute).split(sep).join("/") };
+}
+
+export type Content = { readonly bytes: Buffer; readonly text: string };
+
+/** The text of a file, null where there is none, or one sentence that says why it cannot be taken as text. */
+export async function readContent({ absolute, path }: Place): Promise<Content | null | string> {
+  try {
+    const found = await stat(absolute);
+    // A pipe would be waited for as it is opened, so this comes first.
+    if (!found.isFile()) return `${path} is not a regular file`;
+    if (found.size > fileBytesMax)
+      return `${path} has ${found.size} bytes: more than the ${fileBytesMax} that can be shown and changed`;
+    const bytes = await readFile(absolute);
+    // A byte that is not UTF-8 would be lost when the text is written back.
+    const isText = !hasNul(bytes) && isUtf8(bytes);
+    return isText
+      ? { bytes, text: bytes.toString("utf8") }
+      : `${path} is not text in UTF-8, which alone is shown and changed`;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "ENOENT" ? null : inWords(error, path);
+  }
+}
+
+/** No text has a NUL near its beginning. */
+const hasNul = (bytes: Buffer): boolean => bytes.subarray(0, sniffBytes).includes(0);
+
+export async function looksBinary(absolute: string): Promise<boolean> {
+  await using file = await open(absolute);
+  const { bytesRead, buffer } = await file.read(Buffer.alloc(sniffBytes), 0, sniffBytes, 0);
+  return hasNul(buffer.subarray(0, bytesRead));
+}
+
+export const hashOf = (bytes: Uint8Array | string | null): string =>
+  bytes === null ? "none" : createHash("sha256").update(bytes).digest("hex");
+
+/** The SDK's own words, or the system's for its code alone: its messages name folders of this machine. */
+export function inWords(error: unknown, path: string): string {
+  if (!(error instanceof Error)) return String(error);
+  if ("errno" in error && typeof error.errno === "number") return `${path}: ${getSystemErrorMessage(error.errno)}`;
+  return error.message.replace("the session's working directory", "the project's folder");
+}
+
+/** Replaces a file as a whole, atomically, with the SDK's own body; null removes it. */
+export async function replace(root: string, { absolute, path }: Place, text: string | null): Promise<void> {
+  if (text === null) return rm(absolute);
+  await (await loadSdk()).betaWriteTool({ workdir: root }).run({ file_path: path, content: text });
+}
+
+/** Runs what it is given one after the other. */
+export function createQueue(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const next = last.then(work);
+    last = next.catch(() => undefined);
+    return next;
+  };
+}

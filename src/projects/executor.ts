@@ -1,0 +1,114 @@
+/**
+ * Runs the calls of a project, each at most once: what was shown is looked at again at the moment of running, and the journal
+ * has `started` before the first effect. What is free and only reads leaves nothing, and is read again after a crash.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
+import { createQueue } from "./content.ts";
+import { openFolder, type Project } from "./folders.ts";
+import { acts, isToolName } from "./policy.ts";
+import { runCommand } from "./runner.ts";
+import { planCall, type Plan, type Site } from "./tools.ts";
+
+export type ExecutorDeps = Omit<Site, "project" | "scope" | "isGranted"> & {
+  readonly calls: Calls;
+  /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
+  readonly isGranted: (project: string) => boolean;
+};
+
+type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
+
+/** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
+export async function lookAt(project: Project, call: Asked, deps: Omit<ExecutorDeps, "calls">): Promise<Plan> {
+  const folder = await openFolder(project.folder, deps.home);
+  if ("refusal" in folder) return { verdict: "never", reason: `The project cannot be used now: ${folder.refusal}` };
+  const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
+  return planCall(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
+}
+
+const queues = new Map<string, ReturnType<typeof createQueue>>();
+
+/** Two chats of one project: the second sees what the first has left. */
+function inOrder<T>({ folder }: Project, work: () => Promise<T>): Promise<T> {
+  const queue = queues.get(folder) ?? createQueue();
+  queues.set(folder, queue);
+  return queue(work);
+}
+
+/** Takes the last turn of a session back, after the edits at work. */
+export async function takeBack(
+  project: Project,
+  sessionId: string,
+  { home, undo }: Pick<ExecutorDeps, "home" | "undo">,
+) {
+  const folder = await openFolder(project.folder, home);
+  if ("refusal" in folder) return { restored: [], left: [folder.refusal] };
+  return inOrder(project, () => undo.undo(sessionId, folder.root));
+}
+
+/** The folder's own configuration names programs to git; none of them is run. */
+const gitDiff = `export GIT_OPTIONAL_LOCKS=0
+safe() { git --no-pager -c core.fsmonitor=false "$@"; }
+safe diff --no-ext-diff --no-textconv --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
+
+/** What is changed: git's own diff where the folder has git, else what the session has changed. */
+export async function changesIn(
+  project: Project,
+  sessionId: string,
+  deps: Omit<ExecutorDeps, "calls">,
+  signal: AbortSignal,
+) {
+  const folder = await openFolder(project.folder, deps.home);
+  if ("refusal" in folder) return folder.refusal;
+  const { root } = folder;
+  const command = { ...deps, command: gitDiff, root, network: false, timeoutMs: 20_000 };
+  const git = existsSync(join(root, ".git")) ? await runCommand(command, deps.clock, signal) : null;
+  return git?.code === 0 ? git.output : deps.undo.diff(sessionId, root);
+}
+
+/**
+ * Runs a call that is seen and free, or allowed, and settles it in the journal, from where its result is posted. A call that is
+ * settled already is answered from there. Never rejects for what Claude or the folder did.
+ * @param signal ends a command at work: what it printed until then is its result
+ */
+export function runCall(
+  project: Project,
+  { id }: Pick<Call, "id">,
+  deps: ExecutorDeps,
+  signal: AbortSignal,
+): Promise<CallResult> {
+  const work = () => runNow(project, id, deps, signal);
+  return actOf(deps.calls.get(id)?.tool) === "change" ? inOrder(project, work) : work();
+}
+
+const actOf = (tool = "") => (isToolName(tool) ? acts[tool] : null);
+
+async function runNow(
+  project: Project,
+  id: string,
+  { ...deps }: ExecutorDeps,
+  signal: AbortSignal,
+): Promise<CallResult> {
+  const { calls, clock } = deps;
+  const row = calls.get(id);
+  if (row === null || row.state === "started") return { content: unknownOutcome, isError: true };
+  if (row.content !== null) return { content: row.content, isError: row.isError };
+  const settle = (result: CallResult): CallResult => {
+    calls.finish(id, result, clock.now());
+    return result;
+  };
+  const refuse = (content: string): CallResult => settle({ content, isError: true });
+  if (signal.aborted) return refuse("The owner stopped this before it began.");
+  const plan = await lookAt(project, row, deps);
+  if (plan.verdict === "never") return refuse(plan.reason);
+  const isAllowed = row.state === "allowed";
+  if (isAllowed && !plan.holds(row.basis ?? ""))
+    return refuse("What the owner was shown has changed since, so nothing was done. Look again, then ask again.");
+  if (!isAllowed && plan.verdict === "asks")
+    return refuse(`Nothing was done: the owner must be asked for this now, as ${plan.reason}. Ask again.`);
+  const leavesNothing = !["change", "run"].includes(actOf(row.tool) ?? "");
+  if (!leavesNothing && !calls.start(id, isAllowed ? "allowed" : "seen", clock.now()))
+    return { content: unknownOutcome, isError: true };
+  return settle(await plan.work(signal));
+}

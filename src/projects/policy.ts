@@ -1,0 +1,82 @@
+/**
+ * What Claude may do in a project: every call of a tool is free, asks the owner, or never happens.
+ *
+ * Pure and total. `docs/projects.md` has its table. The executor asks it again at the moment of running.
+ */
+
+/** What a call does, by the name of its tool on the wire. */
+export const acts = {
+  local_read: "read",
+  local_glob: "list",
+  local_grep: "search",
+  local_write: "change",
+  local_edit: "change",
+  local_run: "run",
+} as const;
+
+export type ToolName = keyof typeof acts;
+export type Act = (typeof acts)[ToolName];
+export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts, name);
+
+/** `secret` asks even to be read; `guarded` steers programs or later sessions; `odd` is a name made to deceive. */
+export type PathKind = "ordinary" | "guarded" | "secret" | "odd";
+export type Rules = {
+  readonly run: boolean;
+  readonly ask: "writes" | "all";
+  /** `always` was said for edits of this project, and its hour is not over. */
+  readonly isGranted: boolean;
+};
+export type Ruling = { readonly verdict: "free" | "asks" | "never"; readonly reason: string };
+
+const secretParts = [
+  /^\.env(rc|$|[.\-_])|\.env$/u,
+  /^\.(ssh|gnupg|aws|azure|kube|docker|gcloud|password-store|vault-token|netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|dockercfg|git-credentials|[a-z]+_history)$|^_netrc$/u,
+  /^(credentials?|secrets?|client[-_]secret|service[-_]account)([.\-_]|$)/u,
+  /^((private|api)[-_]?)?(keys?|passwords?|tokens?)(\.(json|txt|ya?ml|toml|csv|ini))?$/u,
+  /^id_(rsa|dsa|ecdsa|ed25519)/u,
+  /\.(pem|key|p8|p12|pfx|jks|keystore|kdbx|ppk|gpg|age|asc|keytab|ovpn|tfstate|tfvars)$/u,
+];
+const guardedParts =
+  /^(\.git|\.claude|\.github|\.gitlab-ci\.yml|\.vscode|\.idea|\.husky|\.devcontainer|\.gitattributes|\.gitmodules|\.mcp\.json|claude(\.local)?\.md|agents\.md)$/u;
+
+/** A name as the laxest file system takes it: letter case, invisible characters, full width, dots and spaces at its end. */
+const fold = (part: string): string =>
+  part
+    .normalize("NFKC")
+    .replaceAll(/\p{Cf}/gu, "")
+    .toLowerCase()
+    .replace(/:.*$/u, "")
+    .replace(/(?<=.)[. ]+$/u, "");
+
+/** What a path within the folder looks like; `/` or `\` between its parts. */
+export function pathKind(path: string): PathKind {
+  // Line breaks and marks that turn the direction of writing could make the question show something else.
+  if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
+  const parts = path.split(/[/\\]/u).map(fold);
+  if (parts.some((part) => secretParts.some((pattern) => pattern.test(part)))) return "secret";
+  if (parts.includes(".git") && /^(config|credential)/u.test(parts.at(-1) ?? "")) return "secret";
+  return parts.some((part) => guardedParts.test(part)) ? "guarded" : "ordinary";
+}
+
+const free = (reason: string): Ruling => ({ verdict: "free", reason });
+const asks = (reason: string): Ruling => ({ verdict: "asks", reason });
+const never = (reason: string): Ruling => ({ verdict: "never", reason });
+
+/**
+ * What becomes of a call.
+ * @param paths the path as Claude wrote it and as it is once every link is followed, both from the folder on; null where it
+ * leads out of the folder; none for a command
+ */
+export function judge(tool: string, paths: readonly string[] | null, { run, ask, isGranted }: Rules): Ruling {
+  if (!isToolName(tool)) return never(`There is no tool ${tool} here; there are ${Object.keys(acts).join(", ")}`);
+  const act = acts[tool];
+  if (act === "run")
+    return run ? asks("a command can do whatever you can") : never("This project does not let Claude run commands");
+  if (paths === null) return never("The path leads out of the project's folder");
+  const kinds = new Set(paths.map(pathKind));
+  if (kinds.has("odd")) return never("The path has control characters in it");
+  if (kinds.has("secret")) return asks("it may hold a secret");
+  if (act !== "change") return ask === "all" ? asks("this project asks for everything") : free("reading is free here");
+  if (kinds.has("guarded")) return asks("it steers programs or what Claude is told later");
+  return isGranted ? free("you said always") : asks("it changes a file");
+}

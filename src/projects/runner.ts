@@ -1,0 +1,191 @@
+/**
+ * Commands: one line for /bin/sh, in a process group and, where the system has one, a sandbox of its own, with listed variables,
+ * nothing on standard input, and limits of time and output. It leaves no process behind.
+ */
+import { spawn } from "node:child_process";
+import { existsSync, realpathSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { homedir, tmpdir } from "node:os";
+import { join } from "node:path";
+import { childEnv } from "../child-env.ts";
+import type { Clock } from "../clock.ts";
+import type { Millis } from "../core/model.ts";
+
+/** `why`: what stands against a sandbox, for `doctor`. */
+export type Sandbox =
+  | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
+  | { readonly kind: "none"; readonly why: string };
+
+/** `home` is signalman's, hidden from the command. */
+export type Command = {
+  readonly [field in "command" | "root" | "home"]: string;
+} & {
+  readonly network: boolean;
+  readonly sandbox: Sandbox;
+  readonly timeoutMs: Millis;
+  readonly env: NodeJS.ProcessEnv;
+};
+
+/** `code` is null where a signal ended it. */
+export type Outcome = {
+  readonly code: number | null;
+  readonly ended: keyof typeof endings;
+  readonly output: string;
+  readonly durationMs: Millis;
+};
+
+const endings = {
+  exit: "ended by a signal",
+  timeout: "ended, as its time was over",
+  stopped: "ended, as the owner stopped it",
+  flood: "ended, as it printed too much",
+  failed: "could not be started",
+};
+const shownBytesMax = 50_000;
+/** What prints more is ended: to read it away would cost this process more than it tells. */
+const printedBytesMax = 32 * 2 ** 20;
+const graceMs: Millis = 2_000;
+
+/** Without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
+function environmentOf(env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv {
+  const kept = Object.entries(childEnv({}, env)).filter(([name]) => !/^(DBUS|XDG)_/iu.test(name));
+  return { ...Object.fromEntries(kept), TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark };
+}
+
+/** In the person's home; hidden from commands, where they are. */
+const privateFolders =
+  ".ssh .gnupg .aws .azure .kube .docker .password-store .mozilla .thunderbird .config/gcloud .config/gh .config/google-chrome .config/chromium .config/Signal .local/share/keyrings Library/Keychains Library/Mail Library/Messages Library/Cookies";
+const privateFiles = ".netrc .npmrc .pypirc .pgpass .git-credentials";
+
+/** Those that exist, without links: a sandbox hides places, not names. */
+const places = (home: string, names: string): string[] =>
+  names.split(" ").flatMap((name) => (existsSync(join(home, name)) ? realpathSync(join(home, name)) : []));
+
+/** The program and its arguments that run the command, in the sandbox where there is one. `user` is the person's home. */
+export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
+  const { command, root, home, network, sandbox } = given;
+  // Where memory runs out, Linux then ends the command, and not signalman.
+  const shell = ["/bin/sh", "-c", `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${command}`];
+  if (sandbox.kind === "none") return shell;
+  const [folders, files] = [[...places(home, "."), ...places(user, privateFolders)], places(user, privateFiles)];
+  if (sandbox.kind === "sandbox-exec") {
+    const list = (paths: readonly string[]): string =>
+      paths.map((path) => `(subpath "${path.replaceAll(/["\\]/gu, String.raw`\$&`)}")`).join(" ");
+    const writable = list([root, "/private/tmp", "/private/var/folders", "/dev"]);
+    const hidden = list([...folders, ...files]);
+    const rules = `(deny file-write*)(allow file-write* ${writable})(deny file-read* file-write* ${hidden})`;
+    return [sandbox.program, "-p", `(version 1)(allow default)${rules}${network ? "" : "(deny network*)"}`, ...shell];
+  }
+  const own = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"];
+  const resolver = "/run/systemd/resolve";
+  // What comes later lies over what came before: the project may lie under /tmp. /run holds sockets that lead out.
+  const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];
+  const net = !network ? ["--unshare-net"] : existsSync(resolver) ? ["--ro-bind", resolver, resolver] : [];
+  const hidden = [
+    ...folders.flatMap((path) => ["--tmpfs", path]),
+    ...files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
+  ];
+  const inside = ["--bind", root, root, ...hidden, "--setenv", "TMPDIR", "/tmp", "--chdir", root, "--", ...shell];
+  return [sandbox.program, ...own, ...system, ...net, ...inside];
+}
+
+/** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */
+export async function findSandbox(clock: Clock, path: string, platform: string = process.platform): Promise<Sandbox> {
+  const kind = { linux: "bubblewrap", darwin: "sandbox-exec" }[platform] as "bubblewrap" | "sandbox-exec" | undefined;
+  if (kind === undefined) return { kind: "none", why: `there is none on ${platform}` };
+  const folders = path.split(":").filter((folder) => folder.startsWith("/"));
+  const program = folders.map((folder) => join(folder, kind === "bubblewrap" ? "bwrap" : kind)).find(existsSync);
+  if (program === undefined) return { kind: "none", why: `${kind} is not installed` };
+  const sandbox = { kind, program };
+  const place = { root: tmpdir(), home: "/nowhere", network: false, env: {} };
+  const trial = { command: "true", timeoutMs: 10_000, sandbox, ...place };
+  const { code, output } = await runCommand(trial, clock, new AbortController().signal);
+  if (code === 0) return sandbox;
+  return { kind: "none", why: `${kind} is installed but does not work (${output.trim().slice(0, 100)})` };
+}
+
+/** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
+export async function runCommand(command: Command, clock: Clock, signal: AbortSignal): Promise<Outcome> {
+  const startedAt = clock.monotonic();
+  const [program = "", ...args] = commandLine(command);
+  const printed = keepEnds(shownBytesMax / 2);
+  const mark = `${process.pid}-${Math.trunc(startedAt * 1_000)}`;
+  let ended: Outcome["ended"] = "exit";
+  const [env, cwd] = [environmentOf(command.env, mark), command.root];
+  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const [over, closed] = [new AbortController(), new AbortController()];
+  // The group: the shell alone would leave what it started.
+  const killAll = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
+  const end = (why: Outcome["ended"]): void => {
+    if (over.signal.aborted || ended !== "exit") return;
+    ended = why;
+    killAll("SIGTERM");
+    void clock.sleep(graceMs, over.signal).then(() => killAll("SIGKILL"));
+  };
+  const take = (chunk: Buffer): void => void (printed.add(chunk) > printedBytesMax && end("flood"));
+  const stop = (): void => end("stopped");
+  child.stdout.on("data", take);
+  child.stderr.on("data", take);
+  child.on("close", () => closed.abort());
+  const exited = new Promise<number | null>((resolve) => {
+    child.on("exit", resolve);
+    child.on("error", () => {
+      ended = "failed";
+      closed.abort();
+      resolve(null);
+    });
+  });
+  void clock.sleep(command.timeoutMs, over.signal).then(() => end("timeout"));
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
+  const code = await exited;
+  over.abort();
+  signal.removeEventListener("abort", stop);
+  killAll("SIGKILL");
+  await killMarked(mark);
+  // What could not be found may hold the pipe open for ever.
+  await clock.sleep(graceMs, closed.signal);
+  return { code, ended, output: printed.text(), durationMs: clock.monotonic() - startedAt };
+}
+
+/** How a command ended, and what it printed. */
+export function sayOutcome({ code, ended, output, durationMs }: Outcome): string {
+  const how = ended === "exit" && code !== null ? `exit code ${code}` : endings[ended];
+  return `[${how}, ${(durationMs / 1_000).toFixed(1)} s]\n${output}`.trimEnd();
+}
+
+/** A negative `pid` is a group. */
+function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
+  try {
+    process.kill(pid, how);
+  } catch {
+    // It has ended by itself.
+  }
+}
+
+/** Linux: ends what has left the group, but carries the mark in its environment. */
+async function killMarked(mark: string): Promise<void> {
+  if (process.platform !== "linux") return;
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/u.test(name))) {
+    const env = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
+    if (env.split("\0").includes(`SIGNALMAN_COMMAND=${mark}`)) kill(Number(pid), "SIGKILL");
+  }
+}
+
+/** The first and the last `most` bytes of what is printed. */
+function keepEnds(most: number) {
+  let [head, tail, total] = [Buffer.alloc(0), Buffer.alloc(0), 0];
+  return {
+    /** Answers how much there was so far. */
+    add(chunk: Buffer): number {
+      const room = most - head.length;
+      if (room > 0) head = Buffer.concat([head, chunk.subarray(0, room)]);
+      tail = Buffer.concat([tail, chunk.subarray(Math.max(0, room))]).subarray(-most);
+      return (total += chunk.length);
+    },
+    text(): string {
+      const left = total - head.length - tail.length;
+      return `${head.toString("utf8")}${left > 0 ? `\n[… ${left} bytes left out …]\n` : ""}${tail.toString("utf8")}`;
+    },
+  };
+}

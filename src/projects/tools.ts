@@ -1,0 +1,259 @@
+/**
+ * The tools of a project as Claude knows them, and what a call of one would do: looked at before the question, and again at the
+ * moment of running. The bodies are the SDK's own, which confines them to the folder; what they answer is bounded here.
+ */
+import { stat } from "node:fs/promises";
+import { sep } from "node:path";
+import * as v from "valibot";
+import type { Clock } from "../clock.ts";
+import { hashInput, type CallResult } from "../store/calls.ts";
+import * as content from "./content.ts";
+import type { Project } from "./folders.ts";
+import { acts, isToolName, judge, pathKind, type Act, type ToolName } from "./policy.ts";
+import { runCommand, sayOutcome, type Command } from "./runner.ts";
+import { patchOf, type Scope, type Undo } from "./undo.ts";
+
+/** Where a call is to run. `isGranted`: `always` was said for edits there, and its hour is not over; `home` is signalman's. */
+export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
+  readonly project: Project;
+  readonly scope: Scope;
+  readonly isGranted: boolean;
+  readonly undo: Undo;
+  readonly clock: Clock;
+};
+
+type Deed = {
+  /** One line, for the question and the progress: `edit src/a.ts (+3 −1)`. */
+  readonly title: string;
+  /** All that would happen: a unified diff, or the command; "" for reading. */
+  readonly detail: string;
+  /** What is shown, and what that stands on, as a hash: a yes is bound to it. */
+  readonly basis: string;
+  /** Whether a yes to `basis` is a yes to this. */
+  readonly holds: (basis: string) => boolean;
+  /** Does it; never rejects. */
+  readonly work: (signal: AbortSignal) => Promise<CallResult>;
+};
+
+/** What becomes of a call, and why; where it is possible at all, also what it would do. */
+export type Plan =
+  | { readonly verdict: "never"; readonly reason: string }
+  | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
+
+const resultBytesMax = 50_000;
+const searchMs = 60_000;
+const globLengthMax = 200;
+
+const file = v.pipe(v.string(), v.nonEmpty(), v.maxLength(4_096));
+const line = v.pipe(v.number(), v.integer());
+const look = v.object({ pattern: file, path: v.optional(file, ".") });
+const inputs = {
+  local_read: v.object({ file_path: file, view_range: v.optional(v.tuple([v.pipe(line, v.minValue(1)), line])) }),
+  local_glob: look,
+  local_grep: look,
+  local_write: v.object({ file_path: file, content: v.string() }),
+  local_edit: v.object({
+    file_path: file,
+    old_string: v.pipe(v.string(), v.nonEmpty()),
+    new_string: v.string(),
+    replace_all: v.optional(v.boolean(), false),
+  }),
+  local_run: v.object({
+    command: v.pipe(v.string(), v.trim(), v.nonEmpty(), v.maxLength(10_000)),
+    timeout_ms: v.optional(v.pipe(line, v.minValue(1)), 3_600_000),
+  }),
+} satisfies Record<ToolName, v.GenericSchema>;
+type Input<T extends ToolName> = v.InferOutput<(typeof inputs)[T]>;
+
+/** A tool as both backends announce it. */
+type Definition = { readonly name: ToolName; readonly description: string; readonly input_schema: Schema };
+type Schema = { readonly type: "object"; readonly [key: string]: unknown };
+
+/** The tools of a project, with the SDK's schemas; `local_run` only where the project allows it. */
+export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">): Promise<Definition[]> {
+  const sdk = await content.loadSdk();
+  const asked = "The owner is shown the difference and may say no.";
+  const files = [
+    ["local_read", sdk.betaReadTool, "Read a text file, at most 50 KB at a time; view_range reads on."],
+    ["local_glob", sdk.betaGlobTool, `List files by a glob pattern, newest first, at most ${globLengthMax}.`],
+    ["local_grep", sdk.betaGrepTool, "Search the files for a regular expression."],
+    ["local_write", sdk.betaWriteTool, `Write a whole text file. ${asked}`],
+    ["local_edit", sdk.betaEditTool, `Replace one text in a file. ${asked}`],
+  ] as const;
+  const tools = files.map(([name, body, does]): Definition => {
+    const { input_schema } = body({ workdir: sep }) as unknown as Definition;
+    return {
+      name,
+      description: `${does} Paths are relative to the project's folder on the owner's machine.`,
+      input_schema,
+    };
+  });
+  if (!canRun(project)) return tools;
+  const timeout_ms = { type: "integer", description: `at most, and without it, ${project.runMinutes * 60_000}` };
+  const properties = { command: { type: "string" }, timeout_ms };
+  const description = "Run one line of /bin/sh in the folder, without input. The owner is shown it and may say no.";
+  const input_schema = { type: "object", properties, required: ["command"] } as const;
+  return [...tools, { name: "local_run", description, input_schema }];
+}
+
+/** There is no /bin/sh on Windows. */
+const canRun = ({ run }: Pick<Project, "run">): boolean => run && process.platform !== "win32";
+
+const failed = (words: string): CallResult => ({ content: words, isError: true });
+const done = (words: string): CallResult => ({ content: words, isError: false });
+
+/** What a call would do now. Total: what cannot be done is `never`, with the reason for Claude. */
+export async function planCall(name: string, given: unknown, site: Site): Promise<Plan> {
+  const never = (reason: string): Plan => ({ verdict: "never", reason });
+  const rules = { run: canRun(site.project), ask: site.project.ask, isGranted: site.isGranted };
+  if (!isToolName(name)) return never(judge(name, [], rules).reason);
+  const read = v.safeParse(inputs[name], given);
+  if (!read.success) return never(`${name}: ${v.getDotPath(read.issues[0]) ?? "input"}: ${read.issues[0].message}`);
+  const input = read.output;
+  const path = "file_path" in input ? input.file_path : "path" in input ? input.path : "";
+  try {
+    const place = await content.locate(site.scope.root, path);
+    const { verdict, reason } = judge(name, [path, place.path], rules);
+    if (verdict === "never") return never(reason);
+    const deed = await deedOf(name, input, place, site);
+    return typeof deed === "string" ? never(deed) : { verdict, reason, ...deed };
+  } catch (error) {
+    return never(content.inWords(error, path));
+  }
+}
+
+function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, site: Site) {
+  if ("command" in input) return running(input, site);
+  if ("content" in input || "old_string" in input) return changing(input, place, site);
+  const what = "pattern" in input ? `${input.pattern} in ${place.path || site.project.name}` : place.path;
+  const basis = hashInput(name, [input, place.absolute]);
+  return {
+    title: `${{ read: "read", list: "list", search: "search for", change: "", run: "" }[acts[name]]} ${what}`,
+    detail: "",
+    basis,
+    holds: (asked: string) => asked === basis,
+    work: (signal: AbortSignal) =>
+      reading(acts[name], input, place, site.scope.root, AbortSignal.any([signal, AbortSignal.timeout(searchMs)])),
+  };
+}
+
+type Look = Input<"local_read"> | Input<"local_grep">;
+async function reading(
+  act: Act,
+  input: Look,
+  place: content.Place,
+  root: string,
+  signal: AbortSignal,
+): Promise<CallResult> {
+  try {
+    const sdk = await content.loadSdk();
+    const isFile = (await stat(place.absolute)).isFile();
+    if (act === "read" && isFile && (await content.looksBinary(place.absolute)))
+      return failed(`${place.path} is not text: it cannot be read here`);
+    const body = act === "read" ? sdk.betaReadTool : act === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
+    const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal } as never);
+    const stopped = new Promise<never>((_, reject) =>
+      signal.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
+    );
+    const text = (await Promise.race([work, stopped])) as string;
+    if (!("pattern" in input)) return done(page(text, place.path, input.view_range?.[0] ?? 1));
+    return done(hits(text, root, act === "list", isFile || pathKind(place.path) === "secret"));
+  } catch (error) {
+    return failed(content.inWords(error, place.path));
+  }
+}
+
+/** What fits of a text, in whole lines where it has some. */
+function cut(text: string): string {
+  const bytes = Buffer.from(text);
+  if (bytes.length <= resultBytesMax) return text;
+  const end = bytes.lastIndexOf("\n", resultBytesMax);
+  return bytes.toString("utf8", 0, end > 0 ? end : resultBytesMax).replace(/\uFFFD$/u, "");
+}
+
+/** What was read, from line `first` on, with how to read on. */
+function page(text: string, path: string, first: number): string {
+  const shown = cut(text);
+  if (shown === text) return text === "" ? `[${path} has nothing there]` : text;
+  const last = first + shown.split("\n").length - 1;
+  const isPart = text[shown.length] !== "\n" ? " Of the last one only the beginning is shown." : "";
+  return `${shown}\n[Lines ${first} to ${last} of ${path}.${isPart} Read on with view_range [${last + 1}, ${last + 500}].]`;
+}
+
+/** Hits from the folder on. Lines of files that may hold a secret are left out, where the owner was not asked for just them. */
+function hits(text: string, root: string, isList: boolean, isAsked: boolean): string {
+  const from = root.endsWith(sep) ? root : root + sep;
+  const all = text.split("\n").map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
+  const isShown = (hit: string): boolean => pathKind(/^(.*?):\d+:/u.exec(hit)?.[1] ?? "") !== "secret";
+  const lines = isList || isAsked ? all : all.filter(isShown);
+  const shown = cut(lines.join("\n"));
+  const left = all.length - lines.length;
+  return [
+    shown,
+    shown === lines.join("\n") ? "" : "\n[There is more: narrow the pattern or the path.]",
+    isList && all.length >= globLengthMax ? `\n[Only the newest ${globLengthMax} are listed.]` : "",
+    left > 0 ? `\n[${left} lines of files that may hold a secret are left out; local_read asks for one.]` : "",
+  ]
+    .join("")
+    .trim();
+}
+
+type Change = Input<"local_write"> | Input<"local_edit">;
+async function changing(input: Change, place: content.Place, { scope, undo }: Site): Promise<Deed | string> {
+  const present = await content.readContent(place);
+  if (typeof present === "string") return present;
+  const after = "content" in input ? { text: input.content } : edited(input, present?.text ?? null, place.path);
+  if (typeof after === "string") return after;
+  if (Buffer.byteLength(after.text) > content.fileBytesMax)
+    return `${place.path} would have more than ${content.fileBytesMax} bytes`;
+  if (after.text === present?.text) return `${place.path} is like that already`;
+  const detail = patchOf(place.path, present?.text ?? null, after.text);
+  const lines = detail.split("\n").slice(2);
+  const count = (mark: string): number => lines.filter((line) => line.startsWith(mark)).length;
+  const verb = "old_string" in input ? "edit" : present === null ? "make" : "write";
+  const was = content.hashOf(present?.bytes ?? null);
+  const whole = hashInput(verb, [place.absolute, was, after.text]);
+  // The same lines, wherever they are now: what another yes of this turn changed elsewhere in the file takes nothing from this one.
+  const part = hashInput(verb, [place.absolute, lines.filter((line) => !line.startsWith("@@"))]);
+  const isOurs = undo.isLeft(scope, place.path, was);
+  return {
+    title: `${verb} ${place.path} (+${count("+")} −${count("-")})`,
+    detail,
+    basis: `${whole}:${part}`,
+    holds: (asked) => asked.startsWith(`${whole}:`) || (isOurs && asked.endsWith(`:${part}`)),
+    async work() {
+      try {
+        await undo.keep(scope, place.path, present, after.text);
+        await content.replace(scope.root, place, after.text);
+        return done(`${verb === "edit" ? "edited" : "wrote"} ${place.path}`);
+      } catch (error) {
+        return failed(`nothing was written: ${content.inWords(error, place.path)}`);
+      }
+    },
+  };
+}
+
+function edited(input: Input<"local_edit">, text: string | null, path: string): { readonly text: string } | string {
+  const parts = text?.split(input.old_string) ?? [];
+  if (text === null) return `${path}: there is no such file`;
+  if (parts.length === 1) return `old_string is not in ${path}`;
+  if (parts.length === 2 || input.replace_all) return { text: parts.join(input.new_string) };
+  return `old_string is in ${path} ${parts.length - 1} times: make it longer, or set replace_all`;
+}
+
+function running(input: Input<"local_run">, { project, sandbox, scope, home, env, clock }: Site): Deed {
+  const timeoutMs = Math.min(input.timeout_ms, project.runMinutes * 60_000);
+  const command = { command: input.command, root: scope.root, home, network: project.network, sandbox, timeoutMs, env };
+  const where = sandbox.kind === "none" ? "without a sandbox" : `sandboxed, ${project.network ? "with" : "no"} network`;
+  const basis = hashInput("run", [input.command, scope.root, where]);
+  return {
+    title: `run in ${project.name} (${where})`,
+    detail: input.command,
+    basis,
+    holds: (asked) => asked === basis,
+    async work(signal) {
+      const outcome = await runCommand(command, clock, signal);
+      return { content: sayOutcome(outcome), isError: outcome.ended !== "exit" || outcome.code !== 0 };
+    },
+  };
+}

@@ -1,0 +1,115 @@
+/**
+ * Taking back: what a file was before the first write of a turn is kept in signalman's home, by the hash of its bytes, and
+ * restored as long as the file is still what Claude left.
+ */
+import { createTwoFilesPatch, FILE_HEADERS_ONLY } from "diff";
+import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Clock } from "../clock.ts";
+import type { Millis } from "../core/model.ts";
+import type { Kept, KeptRows } from "../store/kept.ts";
+import { createQueue, hashOf, inWords, locate, readContent, replace, type Content } from "./content.ts";
+
+const ageMaxMs: Millis = 30 * 86_400_000;
+const bytesMax = 200 * 2 ** 20;
+/** Bounds the time that a diff takes: beyond so many changed lines the whole text is shown as replaced. */
+const editLengthMax = 500;
+
+/** One turn of a session in a project. */
+export type Scope = Pick<Kept, "sessionId" | "root" | "turn">;
+export type Undo = ReturnType<typeof createUndo>;
+
+/** A unified diff; null stands for no file. */
+export function patchOf(path: string, before: string | null, after: string | null): string {
+  const names = [before === null ? "/dev/null" : `a/${path}`, after === null ? "/dev/null" : `b/${path}`] as const;
+  const bound = before && after ? { maxEditLength: editLengthMax } : {};
+  const options = { context: 3, headerOptions: FILE_HEADERS_ONLY, ...bound };
+  const patch = createTwoFilesPatch(...names, before ?? "", after ?? "", "", "", options);
+  return patch ?? patchOf(path, before, "") + patchOf(path, "", after).split("\n").slice(2).join("\n");
+}
+
+/** `home` is signalman's; `clock` dates what is kept. */
+export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now">) {
+  const folder = join(home, "undo");
+  // Pruning must not meet bytes whose row is not written yet.
+  const inOrder = createQueue();
+
+  async function store(bytes: Buffer): Promise<string> {
+    const hash = hashOf(bytes);
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    // Written beside and renamed: half a file under a hash would be believed.
+    const fresh = join(folder, `${hash}.new`);
+    await using file = await open(fresh, "w", 0o600);
+    await file.writeFile(bytes);
+    await file.sync();
+    await rename(fresh, join(folder, hash));
+    return hash;
+  }
+
+  const bytesOf = (hash: string | null) => (hash === null ? null : readFile(join(folder, hash), "utf8"));
+
+  async function prune(): Promise<void> {
+    rows.prune(clock.now() - ageMaxMs, bytesMax);
+    const used = rows.hashes();
+    for (const name of await readdir(folder).catch(() => []))
+      if (!used.has(name)) await rm(join(folder, name), { force: true });
+  }
+
+  return {
+    /** Before a write: keeps what is there, once a turn, and notes what will be. */
+    keep: (scope: Scope, path: string, present: Content | null, after: string): Promise<void> =>
+      inOrder(async () => {
+        const isFirst = rows.get(scope.sessionId, scope.root, path, scope.turn) === null;
+        if (isFirst) await prune();
+        const before = isFirst && present !== null ? await store(present.bytes) : null;
+        const { sessionId, root, turn } = scope;
+        const bytes = present?.bytes.length ?? 0;
+        rows.put({ sessionId, root, turn, path, before, bytes, after: hashOf(after), at: clock.now() });
+      }),
+
+    /** Whether the file is what Claude left in this turn. */
+    isLeft: ({ sessionId, root, turn }: Scope, path: string, hash: string): boolean =>
+      rows.get(sessionId, root, path, turn)?.after === hash,
+
+    /** Takes the last turn back. `left` says of each file that was not touched why; a second call takes back the turn before. */
+    async undo(sessionId: string, root: string) {
+      const done = { restored: [] as string[], left: [] as string[] };
+      for (const kept of rows.lastTurn(sessionId, root)) {
+        const why = await takeBack(kept);
+        if (why === null) done.restored.push(kept.path);
+        else done.left.push(why);
+        rows.drop(kept);
+      }
+      await inOrder(prune);
+      return done;
+    },
+
+    /** What the session changed so far, as one patch; "" where nothing. */
+    async diff(sessionId: string, root: string): Promise<string> {
+      const patches = rows.firsts(sessionId, root).map(async ({ path, before }) => {
+        const present = await locate(root, path).then(readContent, (error: unknown) => inWords(error, path));
+        if (typeof present === "string") return `${present}\n`;
+        const [old, now] = [await bytesOf(before), present?.text ?? null];
+        return old === now ? "" : patchOf(path, old, now);
+      });
+      return (await Promise.all(patches)).filter((patch) => patch !== "").join("\n");
+    },
+  };
+
+  /** Null when it is done, else why not. */
+  async function takeBack({ root, path, before, after }: Kept): Promise<string | null> {
+    try {
+      const place = await locate(root, path);
+      const present = await readContent(place);
+      if (typeof present === "string") return present;
+      const now = hashOf(present?.bytes ?? null);
+      // A write that failed left what was there.
+      if (now === hashOf(null) ? before === null : now === before) return null;
+      if (place.path !== path || now !== after) return `${path} was changed since`;
+      await replace(root, place, await bytesOf(before));
+      return null;
+    } catch (error) {
+      return inWords(error, path);
+    }
+  }
+}

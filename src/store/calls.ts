@@ -1,0 +1,111 @@
+/**
+ * The journal of what Claude asked to do on this machine.
+ *
+ *   seen ─▶ asked ─▶ allowed ─▶ started ─▶ done ─▶ posted
+ *     │       ├─▶ denied ──────────────────────────▶ posted
+ *     │       └─▶ expired ─────────────────────────▶ posted
+ *     └─▶ done (what is free and only reads), started (edits after `always`)
+ *
+ * A row moves along an arrow once, so a second yes, a second start and a second post do nothing. What is started and not
+ * done when the program starts had an unknown outcome: it is settled with those words, and never runs again.
+ */
+import { createHash } from "node:crypto";
+import type { Millis } from "../core/model.ts";
+import { statements, type Database } from "./database.ts";
+
+export type CallState = "seen" | "asked" | "allowed" | "denied" | "expired" | "started" | "done" | "posted";
+
+export type Call = {
+  /** The event's id: what the result is posted for. */
+  readonly id: string;
+  readonly sessionId: string;
+  /** The prompt that it belongs to: `/undo` takes back one turn. */
+  readonly turn: string;
+  readonly project: string;
+  readonly tool: string;
+  readonly input: unknown;
+  readonly inputHash: string;
+  /** What the question showed, as a hash; null until it is asked. */
+  readonly basis: string | null;
+  readonly state: CallState;
+  readonly approver: string | null;
+  /** What Claude is told; null until it is settled. */
+  readonly content: string | null;
+  readonly isError: boolean;
+  readonly seenAt: Millis;
+  /** When it came into its state. */
+  readonly changedAt: Millis;
+};
+
+export type CallResult = { readonly content: string; readonly isError: boolean };
+
+export const hashInput = (tool: string, input: unknown): string =>
+  createHash("sha256")
+    .update(JSON.stringify([tool, input]))
+    .digest("hex");
+
+export const unknownOutcome =
+  "The outcome is unknown: signalman was interrupted while this ran. It was not run again; look at what is there before you go on.";
+
+type Raw = Omit<Call, "input" | "isError"> & { readonly input: string; readonly isError: number };
+const columns = `SELECT id, session_id AS sessionId, turn, project, tool, input, input_hash AS inputHash, basis, state, approver,
+  content, is_error AS isError, seen_at AS seenAt, changed_at AS changedAt FROM calls`;
+const toCall = (raw: Raw): Call => ({ ...raw, input: JSON.parse(raw.input) as unknown, isError: raw.isError === 1 });
+
+export type Calls = ReturnType<typeof createCalls>;
+
+/** Every method that moves a row answers whether it did. */
+export function createCalls(db: Database) {
+  const { one, many, run } = statements<Raw, Call>(db, columns, toCall);
+  const isOne = (changes: number): boolean => changes === 1;
+  return {
+    /** False where it is known already: an event may be read twice. */
+    see: (call: Pick<Call, "id" | "sessionId" | "turn" | "project" | "tool" | "input">, now: Millis): boolean =>
+      isOne(run`INSERT INTO calls (id, session_id, turn, project, tool, input, input_hash, state, seen_at, changed_at)
+        VALUES (${call.id}, ${call.sessionId}, ${call.turn}, ${call.project}, ${call.tool}, ${JSON.stringify(call.input)},
+          ${hashInput(call.tool, call.input)}, 'seen', ${now}, ${now}) ON CONFLICT (id) DO NOTHING`),
+    get: (id: string) => one`WHERE id = ${id}`,
+    /** What is not posted yet, oldest first. */
+    open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at, id`,
+    /** The newest calls of a session, newest first. */
+    list: (sessionId: string, most: number) =>
+      many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC, id DESC LIMIT ${most}`,
+    ask: (id: string, basis: string, now: Millis): boolean =>
+      isOne(
+        run`UPDATE calls SET state = 'asked', basis = ${basis}, changed_at = ${now} WHERE id = ${id} AND state = 'seen'`,
+      ),
+    /** The yes holds for this input and for what was shown, once, and only within `patienceMs` of the question. */
+    allow: (
+      id: string,
+      yes: { inputHash: string; basis: string; approver: string; patienceMs: Millis },
+      now: Millis,
+    ): boolean =>
+      isOne(run`UPDATE calls SET state = 'allowed', approver = ${yes.approver}, changed_at = ${now} WHERE id = ${id}
+        AND state = 'asked' AND input_hash = ${yes.inputHash} AND basis = ${yes.basis}
+        AND changed_at >= ${now - yes.patienceMs}`),
+    /** `content`: what Claude is told, the person's reason in it. */
+    deny: (id: string, content: string, approver: string, now: Millis): boolean =>
+      isOne(run`UPDATE calls SET state = 'denied', content = ${content}, is_error = 1, approver = ${approver}, changed_at = ${now}
+        WHERE id = ${id} AND state IN ('asked', 'allowed')`),
+    expire: (id: string, content: string, now: Millis): boolean =>
+      isOne(run`UPDATE calls SET state = 'expired', content = ${content}, is_error = 1, changed_at = ${now}
+        WHERE id = ${id} AND state IN ('seen', 'asked', 'allowed')`),
+    start: (id: string, from: "seen" | "allowed", now: Millis): boolean =>
+      isOne(run`UPDATE calls SET state = 'started', changed_at = ${now} WHERE id = ${id} AND state = ${from}`),
+    finish: (id: string, result: CallResult, now: Millis): boolean =>
+      isOne(run`UPDATE calls SET state = 'done', content = ${result.content}, is_error = ${result.isError ? 1 : 0}, changed_at = ${now}
+        WHERE id = ${id} AND state IN ('seen', 'asked', 'allowed', 'started')`),
+    markPosted: (id: string, now: Millis): boolean =>
+      isOne(
+        run`UPDATE calls SET state = 'posted', changed_at = ${now} WHERE id = ${id} AND state IN ('denied', 'expired', 'done')`,
+      ),
+    /** At the start of the program: settles what a crash interrupted, and names it. */
+    settleInterrupted: (now: Millis): Call[] =>
+      db.transaction(() => {
+        const interrupted = many`WHERE state = 'started'`;
+        run`UPDATE calls SET state = 'done', content = ${unknownOutcome}, is_error = 1, changed_at = ${now} WHERE state = 'started'`;
+        return interrupted;
+      }),
+    prune: (before: Millis): number => run`DELETE FROM calls WHERE state = 'posted' AND changed_at < ${before}`,
+  };
+}

@@ -1,0 +1,232 @@
+/** Commands: whatever one does, it ends within its limits, leaves nothing running, and sees only what it should. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { systemClock } from "../../src/clock.ts";
+import { commandLine, findSandbox, runCommand, type Command, type Sandbox } from "../../src/projects/runner.ts";
+import { noSandbox, startRig, type Rig } from "./rig.ts";
+
+const path = process.env["PATH"] ?? "";
+const found = await findSandbox(systemClock, path);
+if (found.kind === "none") console.warn(`the tests of a real sandbox are skipped: ${found.why}`);
+
+let rig: Rig;
+beforeEach(async () => void (rig = await startRig()));
+afterEach(() => rig.stop());
+
+const never = new AbortController().signal;
+const go = (command: string, over: Partial<Command> = {}, signal = never) => {
+  const usual = {
+    root: rig.root,
+    home: rig.home,
+    network: false,
+    sandbox: noSandbox,
+    timeoutMs: 20_000,
+    env: { PATH: path },
+  };
+  return runCommand({ ...usual, command, ...over }, systemClock, signal);
+};
+
+/** Whether a process whose command line has this in it is still there. */
+function isRunning(word: string): boolean {
+  const { stdout } = Bun.spawnSync(["ps", "-eo", "stat=,args="]);
+  return stdout
+    .toString()
+    .split("\n")
+    .some((line) => line.includes(word) && !line.startsWith("Z") && !line.includes("ps -eo"));
+}
+
+const kinds: [string, Sandbox][] = [
+  ["without a sandbox", noSandbox],
+  ...(found.kind === "none" ? [] : [[`in ${found.kind}`, found] as [string, Sandbox]]),
+];
+
+describe.each(kinds)("%s, a command", (_, sandbox) => {
+  const run = (command: string, over: Partial<Command> = {}, signal = never) =>
+    go(command, { sandbox, ...over }, signal);
+
+  test("runs in the folder, and says what it printed and how it ended", async () => {
+    expect(await run("pwd; echo oops >&2; echo made >made.txt; exit 3")).toMatchObject({
+      code: 3,
+      ended: "exit",
+      output: `${rig.root}\noops\n`,
+    });
+    expect(readFileSync(join(rig.root, "made.txt"), "utf8")).toBe("made\n");
+  });
+
+  test("that never ends is ended with all that it started", async () => {
+    const { ended, durationMs } = await run("sleep 4711 & sleep 4712", { timeoutMs: 300 });
+    expect(ended).toBe("timeout");
+    expect(durationMs).toBeLessThan(4_000);
+    expect(isRunning("sleep 471")).toBe(false);
+  });
+
+  test("that will not be asked to end is ended all the same", async () => {
+    const { ended, durationMs } = await run("trap '' TERM INT HUP; while :; do sleep 0.1; done", { timeoutMs: 200 });
+    expect(ended).toBe("timeout");
+    expect(durationMs).toBeLessThan(6_000);
+  });
+
+  test("that leaves something behind, even out of its group, leaves nothing", async () => {
+    const { code, durationMs } = await run(
+      "sleep 4713 & setsid sleep 4714 & (setsid sh -c 'sleep 4715 & sleep 4716' &) ; sleep 0.2; echo gone",
+    );
+    expect(code).toBe(0);
+    expect(durationMs).toBeLessThan(4_000);
+    expect(isRunning("sleep 471")).toBe(false);
+  });
+
+  test("that prints for ever is ended, and its beginning and end are told", async () => {
+    const { ended, output } = await run("echo begin; yes flood");
+    expect(ended).toBe("flood");
+    expect(output.startsWith("begin\nflood\n")).toBe(true);
+    expect(output).toMatch(/\n\[… \d+ bytes left out …\]\n/u);
+    expect(Buffer.byteLength(output)).toBeLessThan(50_200);
+  });
+
+  test("that asks for input gets none", async () => {
+    expect(await run("read answer && echo got; cat; echo end")).toMatchObject({ output: "end\n", ended: "exit" });
+  });
+
+  test("that kills its own group harms nobody else", async () => {
+    const { code } = await run("kill -9 0; sleep 5");
+    expect(code).not.toBe(0);
+  });
+
+  test("is ended by /stop, and keeps what it printed", async () => {
+    const stop = new AbortController();
+    setTimeout(() => stop.abort(), 200);
+    expect(await run("echo began; sleep 4717", {}, stop.signal)).toMatchObject({ ended: "stopped", output: "began\n" });
+    expect(isRunning("sleep 4717")).toBe(false);
+    expect((await run("echo again", {}, stop.signal)).ended).toBe("stopped");
+  });
+
+  test("sees the listed variables and no others", async () => {
+    const bus = { DBUS_SESSION_BUS_ADDRESS: "unix:x", XDG_RUNTIME_DIR: "/run/user/1", SSH_AUTH_SOCK: "/x" };
+    const keys = {
+      ANTHROPIC_API_KEY: "sk-ant-secret",
+      SIGNALMAN_ACCOUNT: "+1",
+      GITHUB_TOKEN: "x",
+      NODE_OPTIONS: "--x",
+    };
+    const { output } = await run("env", { env: { PATH: path, LC_ALL: "C.UTF-8", ...bus, ...keys } });
+    const names = output.split("\n").flatMap((line) => (line.includes("=") ? [line.slice(0, line.indexOf("="))] : []));
+    const expected = ["CI", "LC_ALL", "PATH", "PWD", "SIGNALMAN_COMMAND", "TERM"];
+    expect(names.filter((name) => !["_", "SHLVL", "OLDPWD", "TMPDIR"].includes(name)).sort()).toEqual(expected);
+  });
+});
+
+describe("a sandbox", () => {
+  const inside = (command: string, over: Partial<Command> = {}) => go(command, { sandbox: found, ...over });
+
+  test.skipIf(found.kind !== "bubblewrap")(
+    "writes in the project's folder alone, and hides signalman's home, keys and the network",
+    async () => {
+      writeFileSync(join(rig.home, "config.toml"), "key");
+      writeFileSync(join(rig.base, "beside.txt"), "beside");
+      const { output } = await inside(
+        `cat '${rig.home}/config.toml'; ls -A '${rig.home}' ; echo x >'${rig.base}/new.txt'; echo x >/usr/new; ls -A /run; echo ok >ok.txt; echo t >/tmp/t && cat ok.txt; ls /sys/class/net 2>/dev/null; cat /proc/net/route | wc -l; ps -e 2>/dev/null | wc -l`,
+      );
+      expect(output).not.toContain("key\n");
+      expect(output).toContain("ok\n");
+      expect(existsSync(join(rig.base, "new.txt"))).toBe(false);
+      expect(existsSync("/usr/new")).toBe(false);
+      expect(output).not.toContain("signalman.db");
+      expect(readFileSync(join(rig.root, "ok.txt"), "utf8")).toBe("ok\n");
+    },
+  );
+
+  test.skipIf(found.kind !== "bubblewrap")("has no network unless the project says so", async () => {
+    using server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response("reached") });
+    const fetch = `exec 3<>/dev/tcp/127.0.0.1/${server.port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3`;
+    const command = `bash -c "${fetch.replaceAll('"', '\\"')}"`;
+    expect((await inside(command)).output).not.toContain("reached");
+    expect((await inside(command, { network: true })).output).toContain("reached");
+  });
+
+  test.skipIf(found.kind !== "bubblewrap")("keeps a command from killing what is outside", async () => {
+    const { code } = await inside("kill -9 -1; kill -9 1; kill -9 $PPID; sleep 0.1");
+    expect(typeof code === "number" || code === null).toBe(true);
+  });
+
+  const base: Omit<Command, "sandbox" | "env"> = {
+    command: "make test",
+    root: "/p/garden",
+    home: "/h/signalman",
+    network: false,
+    timeoutMs: 1,
+  };
+
+  test("sandbox-exec: all may be read but what is hidden, only the project written, no network", () => {
+    const user = join(rig.base, "user");
+    mkdirSync(join(user, ".ssh"), { recursive: true });
+    const line = commandLine(
+      {
+        ...base,
+        root: '/p/a "b"',
+        home: rig.home,
+        sandbox: { kind: "sandbox-exec", program: "/usr/bin/sandbox-exec" },
+      },
+      user,
+    );
+    expect(line.slice(0, 2)).toEqual(["/usr/bin/sandbox-exec", "-p"]);
+    const profile = line[2] ?? "";
+    expect(profile).toContain(String.raw`(deny file-write*)(allow file-write* (subpath "/p/a \"b\"")`);
+    expect(profile).toContain(`(deny file-read* file-write* (subpath "${rig.home}") (subpath "${user}/.ssh"))`);
+    expect(profile).toEndWith("(deny network*)");
+    expect(line.slice(3, 5)).toEqual(["/bin/sh", "-c"]);
+  });
+
+  test("bubblewrap: the project lies over /tmp, keys are hidden after it, the network is not shared", () => {
+    const user = join(rig.base, "user");
+    mkdirSync(join(user, ".ssh"), { recursive: true });
+    writeFileSync(join(user, ".netrc"), "");
+    const sandbox = { kind: "bubblewrap", program: "/usr/bin/bwrap" } as const;
+    const line = commandLine({ ...base, home: rig.home, sandbox }, user);
+    const at = (...words: string[]): number => line.join("\u0000").indexOf(words.join("\u0000"));
+    expect(at("--ro-bind", "/", "/")).toBeGreaterThan(0);
+    expect(at("--bind", "/p/garden", "/p/garden")).toBeGreaterThan(at("--tmpfs", "/tmp"));
+    for (const hidden of [rig.home, join(user, ".ssh")])
+      expect(at("--tmpfs", hidden)).toBeGreaterThan(at("--bind", "/p/garden", "/p/garden"));
+    expect(at("--ro-bind", "/dev/null", join(user, ".netrc"))).toBeGreaterThan(0);
+    expect(line).toContain("--unshare-net");
+    expect(commandLine({ ...base, home: rig.home, sandbox, network: true }, user)).not.toContain("--unshare-net");
+  });
+
+  test("is tried before it is believed, and what stands against it is said", async () => {
+    const bin = join(rig.base, "bin");
+    mkdirSync(bin);
+    expect(await findSandbox(systemClock, bin, "linux")).toEqual({ kind: "none", why: "bubblewrap is not installed" });
+    writeFileSync(join(bin, "bwrap"), "#!/bin/sh\necho no namespaces here >&2\nexit 1\n", { mode: 0o755 });
+    expect(await findSandbox(systemClock, bin, "linux")).toEqual({
+      kind: "none",
+      why: "bubblewrap is installed but does not work (no namespaces here)",
+    });
+    writeFileSync(join(bin, "bwrap"), '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n', {
+      mode: 0o755,
+    });
+    expect(await findSandbox(systemClock, `${bin}:/bin:/usr/bin`, "linux")).toEqual({
+      kind: "bubblewrap",
+      program: join(bin, "bwrap"),
+    });
+    expect((await findSandbox(systemClock, bin, "win32")).kind).toBe("none");
+  });
+});
+
+test("a folder that is gone is a command that could not be started", async () => {
+  expect(await go("true", { root: join(rig.base, "none") })).toMatchObject({ ended: "failed", code: null });
+});
+
+test("through the journal: the whole command is shown, asked, run once, and its result kept", async () => {
+  const { plan, content, isError, id } = await rig.ask("local_run", { command: "echo a >>log.txt\nwc -l <log.txt" });
+  expect(plan).toMatchObject({
+    verdict: "asks",
+    detail: "echo a >>log.txt\nwc -l <log.txt",
+    title: "run in garden (without a sandbox)",
+  });
+  expect([isError, content]).toEqual([false, expect.stringMatching(/^\[exit code 0, \d\.\d s\]\n\s*1$/u)]);
+  expect((await rig.run(id)).content).toBe(content);
+  expect(readFileSync(join(rig.root, "log.txt"), "utf8")).toBe("a\n");
+  const bad = await rig.ask("local_run", { command: "echo 2 failed; exit 1", timeout_ms: 5_000 });
+  expect([bad.isError, bad.content]).toEqual([true, expect.stringContaining("exit code 1")]);
+});
