@@ -82,7 +82,7 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
  */
 function fromAnchor(turns: readonly Turn[]): readonly Turn[] {
   const isAnchor = ({ id }: Turn): boolean =>
-    [...id].reduce((hash, letter) => (hash * 31 + letter.charCodeAt(0)) >>> 0, 7) % 8 === 0;
+    new TextEncoder().encode(id).reduce((hash, byte) => (hash * 31 + byte) >>> 0, 7) % 8 === 0;
   const at = turns.findLastIndex(isAnchor);
   return at < 0 ? turns : turns.slice(0, at + 1);
 }

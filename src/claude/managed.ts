@@ -8,11 +8,13 @@
  *
  * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
  */
+import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { PromptFile, SessionEvent } from "../core/model.ts";
-import { createAgentKeeper, toModelConfig, toTools, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import { nullFor, uploadTimeoutMs } from "./api.ts";
+import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper } from "./agent.ts";
+import { uploadTimeoutMs } from "./api.ts";
+import { nullFor } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
@@ -21,6 +23,8 @@ import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
 export type ManagedDeps = AgentDeps & { readonly clock: Clock };
+
+type AgentParam = Anthropic.Beta.SessionCreateParams["agent"];
 
 /** **Source:** Managed Agents reference, "Sessions". */
 const titleMax = 500;
@@ -70,50 +74,32 @@ async function createWith(
   const system = systemOf(deps, session.system, session.tools.length === 0);
   const tools = toolsOf(deps, session);
   const isOwn = model === deps.model && effort === deps.effort && system === deps.system && session.tools.length === 0;
-  const overrides = { model: toModelConfig(model, effort), system, tools };
-  const params = {
-    agent: isOwn ? agentId : ({ type: "agent_with_overrides", id: agentId, ...overrides } as const),
+  const rest = {
     environment_id: environmentId,
     title: toTitle(title),
     metadata: { ...metadata },
   };
   const refused = isOwn ? "claude_request" : "claude_settings";
   const site = { what: "create a session", notFound: "claude_model", refused } as const;
-  const id = idOf(await deps.api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), site.what);
+  const create = (agent: AgentParam): Promise<{ readonly id: string }> =>
+    deps.api.call(site, ({ beta }) => beta.sessions.create({ agent, ...rest }, { signal }));
+  const made = isOwn
+    ? await create(agentId)
+    : await withEffort(model, effort, (model) =>
+        create({ type: "agent_with_overrides", id: agentId, model, system, tools }),
+      );
+  const id = idOf(made, site.what);
   deps.memory.set(toolsKey(id), JSON.stringify(tools));
   return id;
 }
 
 function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
-  const { api, memory } = deps;
+  const { api } = deps;
   const sandbox = createSandbox(api);
-  const retrieve: Remote["retrieve"] = async (remoteId, signal) => {
-    const site = { what: "look up the session", notFound: "unsupported" } as const;
-    const found = await nullFor(
-      "unsupported",
-      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
-    );
-    return found && toRemoteSession(found, site.what);
-  };
-  /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
-  const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
-    for (let polls = 0; ; polls++) {
-      const there = await retrieve(remoteId, signal);
-      const isRunning = there?.status === "running" || there?.status === "rescheduling";
-      if (!isRunning || polls >= restPolls) return there;
-      if (polls === 0)
-        await eventsOf(api, remoteId, signal).send(
-          "interrupt the turn",
-          [{ type: "user.interrupt" }],
-          api.bounds.headersMs,
-        );
-      await deps.clock.sleep(restPollMs, signal);
-    }
-  };
   return {
+    ...createEnds(deps, sandbox),
     files: sandbox.list,
     download: sandbox.download,
-    retrieve,
     skewMs: api.skewMs,
     async create(session, signal) {
       try {
@@ -159,6 +145,35 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
       const updated = await api.call(site, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
       return toRemoteSession(updated, site.what);
     },
+  };
+}
+
+/** Looks a session up, and ends it. */
+function createEnds(
+  { api, clock, memory }: ManagedDeps,
+  sandbox: ReturnType<typeof createSandbox>,
+): Pick<Remote, "retrieve" | "archive" | "remove"> {
+  const retrieve: Remote["retrieve"] = async (remoteId, signal) => {
+    const site = { what: "look up the session", notFound: "unsupported" } as const;
+    const found = await nullFor(
+      "unsupported",
+      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
+    );
+    return found && toRemoteSession(found, site.what);
+  };
+  /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
+  const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
+    for (let polls = 0; ; polls++) {
+      const there = await retrieve(remoteId, signal);
+      const isRunning = there?.status === "running" || there?.status === "rescheduling";
+      if (!isRunning || polls >= restPolls) return there;
+      const events = eventsOf(api, remoteId, signal);
+      if (polls === 0) await events.send("interrupt the turn", [{ type: "user.interrupt" }], api.bounds.headersMs);
+      await clock.sleep(restPollMs, signal);
+    }
+  };
+  return {
+    retrieve,
     async archive(remoteId, signal) {
       const there = await bringToRest(remoteId, signal);
       if (there === null || there.isArchived) return;

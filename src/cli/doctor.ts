@@ -5,7 +5,8 @@
  * none runs, doctor takes the home for itself and connects once.
  */
 import { existsSync, statSync } from "node:fs";
-import { nullFor, type ClaudeApi } from "../claude/api.ts";
+import type { ClaudeApi } from "../claude/api.ts";
+import { nullFor } from "../claude/failure.ts";
 import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";

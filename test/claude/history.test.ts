@@ -58,7 +58,7 @@ describe("toHistory", () => {
         const log = entries.map(([type, text]) => said(type, text));
         const kept = history(log, tokensMax);
         const texts = (messages: readonly Message[]): string[] =>
-          messages.flatMap(({ content }) => content.map((block) => String(block["text"])));
+          messages.flatMap(({ content }) => content.map((block) => block["text"] as string));
         const tokens = texts(kept).reduce((sum, text) => sum + estimateTokens(text), 0);
         expect(tokens).toBeLessThanOrEqual(tokensMax);
         for (const [index, { role }] of kept.entries()) expect(role).toBe(index % 2 === 0 ? "user" : "assistant");

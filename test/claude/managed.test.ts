@@ -179,6 +179,15 @@ describe("managed", () => {
     expect(double.engine.sessions.size).toBe(1);
   });
 
+  test("leaves the effort out where a model takes none", async () => {
+    const refused = refusal("model.effort: effort is not supported by this model");
+    double.fail(/POST \/v1\/agents$/u, refused);
+    double.fail(/POST \/v1\/sessions$/u, refused);
+    const session = double.engine.need(await createLocal({ line: start() }, { effort: "high" }).create());
+    expect(session).toMatchObject({ model: "claude-sonnet-5-5", effort: null });
+    expect([...double.agents.values()][0]?.body["model"]).toEqual({ id: "claude-sonnet-5-5" });
+  });
+
   test("gives a session the effort of its chat", async () => {
     const local = createLocal({ line: start() }, { effort: "high" });
     expect(double.engine.need(await local.create())).toMatchObject({ model: "claude-sonnet-5-5", effort: "high" });
@@ -391,7 +400,8 @@ describe("managed", () => {
     expect(file).toMatchObject({ filename: "a_b.zip", sessionId: local.remoteId(), downloadable: false });
     type Sent = { events: { content: { type: string; source: { data: string } }[] }[] };
     const content = (): Sent["events"][0]["content"] =>
-      (double.requests.findLast(({ path }) => path.endsWith("/events"))?.body as Sent).events[0]?.content ?? [];
+      (double.requests.findLast(({ path }) => path.endsWith("/events"))?.body as Sent | undefined)?.events[0]
+        ?.content ?? [];
     expect(content().map(({ type }) => type)).toEqual(["document", "image", "text"]);
     expect(content()[0]?.source.data).toContain(`is in your sandbox at ${file?.mountPath}`);
     expect(local.prompts()).toEqual(["look"]);

@@ -263,7 +263,12 @@ describe("messages", () => {
 
   test("obeys the limit of a request, whatever the files are together, and says what was left out", async () => {
     const file = { contentType: "application/pdf", fileName: "a.pdf", base64: "A".repeat(8 * 2 ** 20) };
-    await local.ask("look", () => {}, never, Array<typeof file>(5).fill(file));
+    await local.ask(
+      "look",
+      () => {},
+      never,
+      Array.from({ length: 5 }, () => file),
+    );
     const kinds = sent().messages[0]?.content.map(({ source }) => (source as { type?: string } | undefined)?.type);
     expect(kinds).toEqual(["base64", "base64", "base64", "text", "text", undefined]);
   });

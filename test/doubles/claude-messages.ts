@@ -35,9 +35,11 @@ export function checkMessages(messages: unknown, isPaused: boolean): string {
       throw badRequest("messages: each tool_use block must have a corresponding tool_result block in the next message");
     if (role === "user") {
       for (const result of results) only(result, ["type", "tool_use_id", "content", "is_error", "cache_control"]);
-      const others = blocks.filter(({ type }) => type !== "tool_result").map(({ cache_control: _, ...block }) => block);
+      const others = blocks
+        .filter(({ type }) => type !== "tool_result")
+        .map((block) => Object.fromEntries(Object.entries(block).filter(([key]) => key !== "cache_control")));
       if (others.length > 0) checkContent(others);
-      prompt = blocks.flatMap((block) => block["text"] ?? block["content"] ?? []).join("\n");
+      prompt = blocks.flatMap(({ text, content }) => (text ?? content ?? []) as string | string[]).join("\n");
     }
     open = new Set(blocks.flatMap((block) => (block.type === "tool_use" ? [block["id"]] : [])));
   }

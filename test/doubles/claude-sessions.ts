@@ -271,7 +271,7 @@ export function createEngine(options: EngineOptions) {
           const use = session.log.find(({ id }) => id === toolUseId);
           if (!answer || use?.type !== "agent.custom_tool_use") throw badRequest("no tool use waits for this result");
           const { type, ...body } = event;
-          const echo = append(session, String(type), body);
+          const echo = append(session, type, body);
           settle(session, toolUseId, answer);
           return echo;
         }

@@ -176,7 +176,7 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
   const die = (): void => void request.socket.destroy();
   if (state.isDown) return die();
   const sent = Buffer.concat(chunks);
-  const isForm = /^multipart\/form-data/u.test(request.headers["content-type"] ?? "");
+  const isForm = (request.headers["content-type"] ?? "").startsWith("multipart/form-data");
   const body: unknown = isForm || sent.length === 0 ? null : JSON.parse(sent.toString("utf8"));
   const form = isForm
     ? await new Response(sent, { headers: { "content-type": request.headers["content-type"] ?? "" } }).formData()
@@ -199,7 +199,7 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     if (fault?.kind === "cut") return die();
     if (fault?.kind === "status") return answerFault(response, fault);
     checkHeaders(state, request, url.pathname);
-    const result = route(state, request, url, body, form as FormData | null);
+    const result = route(state, request, url, body, form);
     if (fault?.kind === "lose") return die();
     if (fault?.kind === "unechoed") return json(response, 200, { data: [] });
     if (result instanceof OpenStream) openStream(state, response, result, fault?.kind === "cutStream" ? fault : null);
