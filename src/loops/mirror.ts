@@ -197,7 +197,11 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       const stop = new AbortController();
       posting = { post: next, stop, done: post(state, next, AbortSignal.any([signal, stop.signal])) };
     }
-    if (posting === null && isDone(state, posts)) return;
+    if (posting === null && isDone(state, posts)) {
+      if (!flush(state)) return;
+      // What was held may have made new work.
+      continue;
+    }
     const woken = Promise.withResolvers<Happened>();
     worker.wake = () => {
       if (posting !== null && !bridge.store.posts.isOpen(posting.post.id)) posting.stop.abort();
@@ -246,13 +250,10 @@ function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]
   );
 }
 
-/** Only what waits for a person is left, and nobody else's turn is watched. */
-function isDone(state: Mirror, posts: readonly PostRow[]): boolean {
-  if (state.buffer.length > 0 || state.posted.length > 0) flush(state);
-  const open = state.bridge.store.posts.open(state.sessionId);
-  if (state.bridge.store.sessions.get(state.sessionId)?.state !== "active") return true;
-  return !state.isWatched && posts.length >= open.length && open.every((post) => post.state === "waiting");
-}
+/** Only what waits for a person is left, and no turn of another device is watched. */
+const isDone = ({ bridge, sessionId, isWatched }: Mirror, posts: readonly PostRow[]): boolean =>
+  (!isWatched && posts.every(({ state }) => state === "waiting")) ||
+  bridge.store.sessions.get(sessionId)?.state !== "active";
 
 /** What can wait for the commit of the next that matters: the log at the API keeps it. */
 const isQuiet = ({ type }: SessionEvent): boolean =>
@@ -264,13 +265,13 @@ function holdOf({ buffer, posted }: Mirror): Millis | null {
   return posted.length > 0 ? echoHoldMs : null;
 }
 
-/** One transaction. */
-function flush(state: Mirror): void {
+/** One transaction; false where nothing was held. */
+function flush(state: Mirror): boolean {
   const { bridge, sessionId, buffer, posted, live } = state;
-  if (buffer.length === 0 && posted.length === 0) return;
+  if (buffer.length === 0 && posted.length === 0) return false;
   const session = bridge.store.sessions.get(sessionId);
   const [events, echoes] = [buffer.splice(0), posted.splice(0)];
-  if (!session) return;
+  if (!session) return true;
   const changes = bridge.chats.log(session, events, echoes);
   live.events(events);
   if (changes.some((change) => change.do === "finish")) {
@@ -279,6 +280,7 @@ function flush(state: Mirror): void {
   }
   if (changes.some((change) => change.do === "wait" && change.isWaiting))
     noteTurn(bridge, sessionId, "waiting", state.startedAt);
+  return true;
 }
 
 /** Posts one request; resolves to its echo. What is refused for good and is no prompt is over: there is nothing left to tell. */
