@@ -13,7 +13,7 @@ import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { PromptFile, SessionEvent } from "../core/model.ts";
 import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import { uploadTimeoutMs } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
@@ -153,14 +153,7 @@ function createEnds(
   { api, clock, memory }: ManagedDeps,
   sandbox: ReturnType<typeof createSandbox>,
 ): Pick<Remote, "retrieve" | "archive" | "remove"> {
-  const retrieve: Remote["retrieve"] = async (remoteId, signal) => {
-    const site = { what: "look up the session", notFound: "unsupported" } as const;
-    const found = await nullFor(
-      "unsupported",
-      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
-    );
-    return found && toRemoteSession(found, site.what);
-  };
+  const retrieve: Remote["retrieve"] = (remoteId, signal) => lookUp(api, remoteId, signal);
   /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
   const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
     for (let polls = 0; ; polls++) {
@@ -267,14 +260,33 @@ async function findSettled(
 async function explain(deps: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
   if (isCode(error, "claude_request") && (await eventsOf(deps.api, remoteId, signal).isBudgetUsedUp()))
     return new BridgeError("claude_budget", "Cannot post to the session as its budget is used up");
-  if (!isCode(error, "claude_protocol")) return error;
+  if (!isCode(error, "claude_protocol") || (await standing(deps, remoteId, signal)) !== "over") return error;
+  return new BridgeError("claude_request", `${error.message}, and the session is over`);
+}
+
+/** Null when it was deleted. */
+async function lookUp(api: ClaudeApi, remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> {
   const site = { what: "look up the session", notFound: "unsupported" } as const;
-  const found = await deps.api
-    .call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal }))
-    .catch(() => null);
-  const { archived_at, status } = fields(found);
-  const isOver = typeof archived_at === "string" || status === "terminated";
-  return isOver ? new BridgeError("claude_request", `${error.message}, and the session is over`) : error;
+  const found = await nullFor(
+    "unsupported",
+    api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
+  );
+  return found && toRemoteSession(found, site.what);
+}
+
+/** How a session stands, where something was refused; null where that cannot be told. */
+async function standing(
+  { api }: ManagedDeps,
+  remoteId: string,
+  signal: AbortSignal,
+): Promise<"over" | "running" | "idle" | null> {
+  try {
+    const there = await lookUp(api, remoteId, signal);
+    if (there === null || there.isArchived || there.status === "terminated") return "over";
+    return there.status === "idle" ? "idle" : "running";
+  } catch {
+    return null;
+  }
 }
 
 /** Changed settings reach a session before its next prompt; while it runs they cannot, and the prompt waits. */
@@ -288,8 +300,19 @@ async function applyTools(
   const tools = toolsOf(deps, session);
   const print = JSON.stringify(tools);
   if (memory.get(toolsKey(remoteId)) === print) return;
-  const site = { what: "update the tools of the session", refused: "claude_busy", notFound: "claude_request" } as const;
-  await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
+  const site = {
+    what: "update the tools of the session",
+    refused: "claude_settings",
+    notFound: "claude_request",
+  } as const;
+  try {
+    await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
+  } catch (error) {
+    if (!isCode(error, "claude_settings", "claude_protocol")) throw error;
+    const how = await standing(deps, remoteId, signal);
+    const codes = { over: "claude_request", running: "claude_busy", idle: error.code } as const;
+    throw how === null ? error : new BridgeError(codes[how], error.message);
+  }
   memory.set(toolsKey(remoteId), print);
 }
 

@@ -357,6 +357,16 @@ describe("managed", () => {
     expect(updates()).toBe(2);
   });
 
+  test("does not take a session that is over for one that is busy, when its tools have changed", async () => {
+    const local = createLocal({ line: start() });
+    await local.ask("hello");
+    memory.clear();
+    double.engine.archive(double.engine.need(local.remoteId()));
+    expect(await codeOf(local.ask("more"))).toBe("claude_request");
+    double.engine.delete(double.engine.need(local.remoteId()));
+    expect(await codeOf(start().post(local.view(), [prompt("x")], () => {}, never))).toBe("claude_request");
+  });
+
   test("gives a project's session tools of ours in place of the sandbox, and the web", async () => {
     const local = createLocal({ line: start() }, { tools: [readTool] });
     const session = double.engine.need(await local.create());
