@@ -262,8 +262,8 @@ export function createEngine(options: EngineOptions) {
         case "user.message":
           return postMessage(session, event["content"]);
         case "user.interrupt":
+          // Taken a moment later: until then what is asked for is asked for.
           session.stop.abort();
-          session.pending.clear();
           return append(session, "user.interrupt");
         case "user.custom_tool_result": {
           const toolUseId = text(event["custom_tool_use_id"]);
