@@ -450,11 +450,17 @@ describe("endpoints that differ", () => {
   });
 
   test("asks at most three times, whatever is refused, and says what the refusal said", async () => {
-    const error = { type: "invalid_request_error", message: "Extra inputs are not permitted" };
-    for (let times = 0; times < 3; times++) double.fail(/messages$/u, json({ type: "error", error }, 400));
-    expect(await codeOf(local.ask("hello"))).toBe("claude_request");
-    expect(posts()).toHaveLength(3);
+    const refuse = (...messages: string[]): void =>
+      messages.forEach((message) =>
+        double.fail(/messages$/u, json({ type: "error", error: { type: "invalid_request_error", message } }, 400)),
+      );
+    refuse("Extra inputs are not permitted", "thinking: Extra inputs are not permitted", "prompt is too long");
+    expect(await codeOf(local.ask("hello"))).toBe("claude_context");
+    expect(posts().map((body) => Object.keys(body).length)).toEqual([7, 5, 5]);
     expect(await local.ask("next")).toEqual({ kind: "end_turn" });
+    refuse("strange");
+    expect(await codeOf(local.ask("hello"))).toBe("claude_request");
+    expect(posts()).toHaveLength(5);
   });
 
   test("waits for minutes before the first word and within an answer, as long as the setting says", async () => {
