@@ -62,15 +62,15 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
     const turn = toTurn(entries.reverse(), model, room);
     entries = [];
     // What Claude waits for goes along at any length.
-    isTrimmed = turn.tokens > room.tokens && turn.open.length === 0;
+    isTrimmed = turn.tokens > room.tokens && (turns.length > 0 || turn.open.length === 0);
     if (isTrimmed) break;
     room.tokens -= turn.tokens;
     turns.push(turn);
   }
   const kept = isTrimmed ? fromAnchor(turns) : turns;
-  const isBare = ({ open }: Turn): boolean => open.length === 0 && (isTrimmed || !room.isWhole);
-  const messages = kept.map((turn) => (isBare(turn) ? turn.messages.map(withoutThinking) : turn.messages));
   const open = kept[0]?.open ?? [];
+  const isBare = (index: number): boolean => (index > 0 || open.length === 0) && (isTrimmed || !room.isWhole);
+  const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
   const merged = merge(messages.reverse().flat());
   // Some of what is open may be answered already: the rest is yet to come.
   return { messages: open.length > 0 ? merged : settle(merged), open, lastAt };
@@ -92,8 +92,22 @@ const withoutThinking = ({ role, content }: Message): Message => ({
   role,
   content: content.filter((block) => !isThinking(block)),
 });
-/** The whole conversation without any thinking, for an endpoint that does not take its own back. */
-export const withoutAnyThinking = (messages: readonly Message[]): Message[] => messages.map(withoutThinking);
+/** The conversation without any thinking, for an endpoint that does not take its own back. */
+export const withoutAnyThinking = (messages: readonly Message[]): Message[] => settle(messages.map(withoutThinking));
+
+const withoutCitations = (block: Block): Block =>
+  Object.fromEntries(Object.entries(block).filter(([key]) => key !== "citations"));
+const isSearch = ({ type }: Block): boolean => /^server_tool_use$|._tool_result$/u.test(string(type));
+
+/** The conversation without what was searched in it, for an endpoint without a search; then no thinking fits any more. */
+export function withoutSearches(messages: readonly Message[]): readonly Message[] {
+  if (!messages.some(({ content }) => content.some(isSearch))) return messages;
+  const plain = messages.map(({ role, content }) => ({
+    role,
+    content: content.filter((block) => !isSearch(block)).map(withoutCitations),
+  }));
+  return withoutAnyThinking(plain);
+}
 
 const toText = (text: string): Block[] => (text.trim() === "" ? [] : [{ type: "text", text }]);
 const contentOf = (raw: JsonValue | undefined): Block[] => {
@@ -114,18 +128,14 @@ function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Tu
       uses.set(entry.id, { entryId: entry.id, blockId: blockIdOf(entry.id) });
     else if (entry.type === "tool_result") uses.delete(entry.toolUseId);
     else if (entry.type === "other" && entry.name === userRaw) {
+      const content = contentOf(entry.raw).map((block) => keepOrName(block, room));
       // The content of a prompt stands in place of its text.
-      if (messages.length === 1) messages.pop();
-      say(
-        "user",
-        contentOf(entry.raw).map((block) => keepOrName(block, room)),
-      );
+      if (messages.length === 1 && content.some(({ type }) => type !== "tool_result")) messages.pop();
+      say("user", content);
     } else if (entry.type === "other" && entry.name === assistantRaw) {
       const isOurs = string(fields(entry.raw)["model"]) === model;
-      say(
-        "assistant",
-        contentOf(entry.raw).filter((block) => isOurs || !isThinking(block)),
-      );
+      const content = contentOf(entry.raw).filter((block) => isOurs || !isThinking(block));
+      say("assistant", content);
     }
     if (entry.type === "other" && entry.raw !== undefined) isCovered = entry.name === assistantRaw;
   }

@@ -6,7 +6,7 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { ClaudeApi } from "./api.ts";
-import { toParams, withoutAnyThinking, type Message } from "./history.ts";
+import { toParams, withoutAnyThinking, withoutSearches, type Message } from "./history.ts";
 import type { SessionView } from "./line.ts";
 import { fields, string } from "./wire.ts";
 
@@ -99,6 +99,7 @@ function toRequest(
   sent: readonly Feature[],
 ): Anthropic.MessageCreateParamsStreaming {
   const has = (feature: Feature): boolean => sent.includes(feature);
+  const said = has("search") ? messages : withoutSearches(messages);
   const search = { type: "web_search_20250305", name: "web_search", max_uses: searchesMax } as const;
   const local = tools.map(({ name, description, inputSchema }) => ({
     name,
@@ -110,7 +111,7 @@ function toRequest(
     model,
     max_tokens,
     ...(system === "" ? {} : { system }),
-    messages: toParams(has("thinking") ? messages : withoutAnyThinking(messages), has("cache")),
+    messages: toParams(has("thinking") ? said : withoutAnyThinking(said), has("cache")),
     ...(all.length === 0 ? {} : { tools: all }),
     ...(has("effort") ? { output_config: { effort: effort as "medium" } } : {}),
     stream: true,

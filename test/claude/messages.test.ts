@@ -243,6 +243,14 @@ describe("messages", () => {
     expect(local.replies()).toEqual(["Let me look.\n\nIt rains, says the office."]);
     await local.ask("sure?");
     expect(sent().messages[1]?.content.slice(1, 4)).toEqual(search);
+    // Without a search, what was found by one is plain text.
+    const prompt: Request = { kind: "prompt", text: "again", files: [] };
+    await start().post(local.view(), [prompt], () => {}, never);
+    expect(sent().messages[1]?.content).toEqual([
+      { type: "text", text: "Let me look." },
+      { type: "text", text: "It rains" },
+      { type: "text", text: ", says the office." },
+    ]);
   });
 
   test("says that the model is not there, and what is too much", async () => {
