@@ -137,7 +137,7 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   return id;
 }
 
-/** An environment of our name may be anybody's: taken only where its networking is what we would have made. */
+/** An environment of our name may have been made by hand: it is taken only where its networking is what ours would have. */
 function isOurs(config: unknown): boolean {
   const { type, networking } = fields(config);
   const { type: reach, allow_package_managers, allow_mcp_servers, allowed_hosts } = fields(networking);

@@ -134,7 +134,7 @@ export const errorTable = {
     "Set a valid ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
     {
       exit: 2,
-      chat: "Claude refuses the API key of this bridge. Your message is safe; whoever runs signalman must set a valid key.",
+      chat: "Claude refuses the API key of this bridge. Your message is safe; the owner of this bridge must set a valid key.",
     },
   ),
   claude_forbidden: backoff(
@@ -142,7 +142,7 @@ export const errorTable = {
     "If the account may not use Managed Agents, set SIGNALMAN_BACKEND=messages and restart.",
     {
       exit: 2,
-      chat: "The Claude account may not use this feature. Your message is safe; whoever runs signalman can set SIGNALMAN_BACKEND=messages.",
+      chat: "The Claude account may not use this feature. Your message is safe; its owner can set SIGNALMAN_BACKEND=messages.",
     },
   ),
   claude_model: backoff(
@@ -150,7 +150,7 @@ export const errorTable = {
     "Set SIGNALMAN_MODEL to a model that `signalman doctor` lists.",
     {
       exit: 2,
-      chat: "The chosen Claude model is not available. Pick another with /model, or ask whoever runs signalman.",
+      chat: "The chosen Claude model is not available. Pick another with /model, or ask the owner of this bridge.",
     },
   ),
   claude_models_unlisted: never(
@@ -170,7 +170,7 @@ export const errorTable = {
     "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
     {
       exit: 2,
-      chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
+      chat: "Claude does not take the settings of this bridge. Your message is safe; its owner must correct them.",
     },
   ),
   claude_effort: backoff(
@@ -259,7 +259,7 @@ export type ErrorCode = keyof typeof errorTable;
 /** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
-/** Whatever a server says, nobody waits longer than a day without asking again. */
+/** Whatever a server says, after a day the request is tried again. */
 const retryAfterMsMax: Millis = 24 * 3_600_000;
 
 export type BridgeErrorDetails = {
