@@ -45,11 +45,6 @@ export function createChats(store: Store, world: Surroundings) {
   const settle = (chat: Chat, fact: Fact): readonly Change[] =>
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
-      (globalThis as any).DBG?.(
-        fact.type,
-        (fact as any).events?.map((e: any) => [e.id, e.type, e.at, e.stop?.kind]),
-        changes.map((c: any) => [c.do, c.id ?? c.subject, c.why, c.isLost, c.fault]),
-      );
       const sessionIds = apply(chat, changes);
       if (
         fact.type === "received" &&
