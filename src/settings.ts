@@ -225,6 +225,12 @@ export const settings = {
     variable: "ANTHROPIC_AUTH_TOKEN",
     isSecret: true,
   }),
+  proxy: setting(
+    form(v.nullable(httpUrl), "a URL such as http://proxy.example.org:3128"),
+    null,
+    "proxy for Signal and Claude (Claude alone: else HTTPS_PROXY and NO_PROXY); this machine itself is reached directly",
+    { isSecret: true },
+  ),
   claudeTimeoutMs: setting(
     whole(10_000, 3_600_000),
     "600000",

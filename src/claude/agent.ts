@@ -6,7 +6,8 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Random } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Log } from "../log.ts";
-import { nullFor, type ClaudeApi } from "./api.ts";
+import type { ClaudeApi } from "./api.ts";
+import { nullFor } from "./failure.ts";
 import type { LocalTool } from "./line.ts";
 import { fields, idOf } from "./wire.ts";
 
@@ -146,20 +147,23 @@ function isOurs(config: unknown): boolean {
 
 async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string> {
   const { api, memory, log, model, effort, system } = deps;
-  const params = { name, model: toModelConfig(model, effort), system, tools: toTools(deps.toolPolicy, []) };
-  const print = JSON.stringify(params);
+  const rest = { name, system, tools: toTools(deps.toolPolicy, []) };
+  const print = JSON.stringify({ ...rest, model, effort });
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
   const create = { what: "create the agent", refused: "claude_settings" } as const;
   const update = { what: "update the agent" };
   // Unknown there, or archived: then a new one is made.
-  const agent =
-    (id &&
-      (await nullFor(
-        "claude_request",
-        api.call(update, ({ beta }) => beta.agents.update(id, params, { signal })),
-      ))) ||
-    (await api.call(create, ({ beta }) => beta.agents.create(params, { signal })));
+  const agent = await withEffort(model, effort, async (model) => {
+    const params = { ...rest, model };
+    const updated = id
+      ? await nullFor(
+          "claude_request",
+          api.call(update, ({ beta }) => beta.agents.update(id, params, { signal })),
+        )
+      : null;
+    return updated ?? api.call(create, ({ beta }) => beta.agents.create(params, { signal }));
+  });
   const made = idOf(agent, create.what);
   memory.set(agentKey, `${made} ${print}`);
   log.info("claude agent ready", { agent: made, version: agent.version });
@@ -169,11 +173,12 @@ async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string
 type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;
 type Effort = "low" | "medium" | "high" | "xhigh" | "max";
 
-/** A bare id would mean high effort. */
-export const toModelConfig = (id: string, effort: string): { id: string; effort: Effort } => ({
-  id,
-  effort: effort as Effort,
-});
+type ModelConfig = { readonly id: string; readonly effort?: Effort };
+
+/** A bare id would mean high effort; but some models take no effort at all, or not this one. */
+export async function withEffort<T>(id: string, effort: string, make: (model: ModelConfig) => Promise<T>): Promise<T> {
+  return (await nullFor("claude_effort", make({ id, effort: effort as Effort }))) ?? make({ id });
+}
 
 const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
 

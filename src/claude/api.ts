@@ -9,9 +9,9 @@ import type { Anthropic, ClientOptions } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
-import { claudeFailure, type Site } from "./failure.ts";
+import { claudeFailure, nullFor, type Site } from "./failure.ts";
 import type { ModelInfo } from "./line.ts";
-import { readFrames } from "./stream.ts";
+import { readBody, readFrames } from "./stream.ts";
 
 export type ApiOptions = {
   /** Without a key and a token every call fails with `claude_key`. */
@@ -31,7 +31,7 @@ export type ApiOptions = {
 export type RequestOptions = { readonly signal: AbortSignal; readonly timeout?: Millis };
 
 /** How long Claude may be silent: until the headers of an answer, and within it. */
-export type Bounds = { readonly headersMs: Millis; readonly silenceMs: Millis };
+type Bounds = { readonly headersMs: Millis; readonly silenceMs: Millis };
 
 const defaultBaseUrl = "https://api.anthropic.com";
 
@@ -60,6 +60,8 @@ const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d
 
 export type ClaudeApi = ReturnType<typeof createClaudeApi>;
 
+type Call = <T>(site: Site, work: (client: Anthropic) => PromiseLike<T>) => Promise<T>;
+
 /** Every method fails only with a BridgeError `claude_*`. */
 export function createClaudeApi(given: ApiOptions) {
   const { clock, proxy, timeoutMs = slowEndpointMs } = given;
@@ -69,7 +71,6 @@ export function createClaudeApi(given: ApiOptions) {
     : { headersMs: timeoutMs, silenceMs: timeoutMs };
   let skewMs = 0;
   let client: Promise<Anthropic> | null = null;
-  const models = new Map<string, ModelInfo | null>();
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
     // Bun reads HTTP_PROXY by itself, also for loopback: only `false` goes past it.
     const way = isLoopback(baseUrl) ? { proxy: false } : proxy ? { proxy } : {};
@@ -82,7 +83,7 @@ export function createClaudeApi(given: ApiOptions) {
     return response;
   };
   /** One request, or a walk over pages. */
-  const call = async <T>(site: Site, work: (client: Anthropic) => PromiseLike<T>): Promise<T> => {
+  const call: Call = async (site, work) => {
     try {
       return await work(await (client ??= load({ ...given, baseUrl }, watchedFetch)));
     } catch (error) {
@@ -134,35 +135,36 @@ export function createClaudeApi(given: ApiOptions) {
         timer.abort();
       }
     },
+    ...createModels(call, !isAnthropic(baseUrl)),
+  };
+}
+
+/** What an endpoint says of its models, where it says anything. */
+function createModels(call: Call, isForeign: boolean) {
+  const known = new Map<string, ModelInfo | null>();
+  const site = { unserved: "claude_models_unlisted", isForeign } as const;
+  return {
     /** The models that the key may use. @throws BridgeError `claude_models_unlisted` */
     models: (signal: AbortSignal): Promise<readonly ModelInfo[]> =>
-      call(
-        { what: "list the models", unserved: "claude_models_unlisted", isForeign: !isAnthropic(baseUrl) },
-        async (client) => {
-          const found: ModelInfo[] = [];
-          for await (const model of client.models.list({ limit: 100 }, { signal, timeout: lookUpMs })) {
-            found.push(toModel(model));
-            if (found.length >= modelsMax) break;
-          }
-          return found;
-        },
-      ),
+      call({ ...site, what: "list the models" }, async (client) => {
+        const found: ModelInfo[] = [];
+        for await (const model of client.models.list({ limit: 100 }, { signal, timeout: lookUpMs })) {
+          found.push(toModel(model));
+          if (found.length >= modelsMax) break;
+        }
+        return found;
+      }),
     /** The model of a name or an alias; null where it is unknown, or the endpoint cannot tell. Asked once. */
     async model(name: string, signal: AbortSignal): Promise<ModelInfo | null> {
-      const known = models.get(name);
-      if (known !== undefined) return known;
-      const site = {
-        what: "look up the model",
-        refused: "claude_models_unlisted",
-        unserved: "claude_models_unlisted",
-      } as const;
-      const isForeign = !isAnthropic(baseUrl);
+      const before = known.get(name);
+      if (before !== undefined) return before;
+      const lookUp = { ...site, what: "look up the model", refused: "claude_models_unlisted" } as const;
       const found = await nullFor(
         "claude_models_unlisted",
-        call({ ...site, isForeign }, (client) => client.models.retrieve(name, {}, { signal, timeout: lookUpMs })),
+        call(lookUp, (client) => client.models.retrieve(name, {}, { signal, timeout: lookUpMs })),
       );
-      const model = found === null ? null : toModel(found);
-      models.set(name, model);
+      const model = found && toModel(found);
+      known.set(name, model);
       return model;
     },
   };
@@ -173,27 +175,6 @@ const toModel = ({ id, display_name, max_tokens }: Anthropic.ModelInfo): ModelIn
   name: display_name || id,
   outputTokensMax: max_tokens || null,
 });
-
-/** Null where it fails with this code. */
-export async function nullFor<T>(code: BridgeError["code"], work: Promise<T>): Promise<T | null> {
-  try {
-    return await work;
-  } catch (error) {
-    if (error instanceof BridgeError && error.code === code) return null;
-    throw error;
-  }
-}
-
-/** Null where the body is larger than `bytesMax`. */
-export async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Array<ArrayBuffer> | null> {
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  let size = 0;
-  for await (const chunk of body ?? []) {
-    if ((size += chunk.length) > bytesMax) return null;
-    chunks.push(chunk);
-  }
-  return new Uint8Array(await new Blob(chunks).arrayBuffer());
-}
 
 async function load(
   { apiKey, authToken = null, baseUrl }: ApiOptions,

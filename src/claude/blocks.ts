@@ -24,14 +24,17 @@ export function toBlocks(text: string, files: readonly PromptFile[]): PromptBloc
   return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
 }
 
+/** Longer text would leave no room for the conversation. In bytes. */
+const textMax = 256 * 1024;
+/** In base64: longer text is easier read in a sandbox, where there is one. */
+const inlineTextMax = 64 * 1024;
+
 const typeOf = ({ contentType }: PromptFile): string => contentType.toLowerCase().split(";")[0]?.trim() ?? "";
 
 /** True of what goes along as a block of its own; what remains, a sandbox may be able to read. */
 export function isReadable(file: PromptFile): boolean {
-  const type = typeOf(file);
-  return (
-    type.startsWith("image/") || type === "application/pdf" || (file.base64.length < 65_536 && toText(file) !== null)
-  );
+  const isKnown = /^(image\/(jpe?g|png|gif|webp)|application\/pdf)$/u.test(typeOf(file));
+  return isKnown || (file.base64.length < inlineTextMax && toText(file) !== null);
 }
 
 function toBlock(file: PromptFile) {
@@ -42,6 +45,7 @@ function toBlock(file: PromptFile) {
     return { type: "document", source: { type: "base64", media_type: type, data }, ...titleOf(file) } as const;
   const text = toText(file);
   if (text === null) return toNote(file, "is of a kind that cannot be read here");
+  if (text.length > textMax) return toNote(file, "is too long to be read here");
   return text.trim() === "" ? toNote(file, "is empty") : toDocument(file, text);
 }
 

@@ -85,6 +85,7 @@ const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
   [/waiting on responses? to events?/iu, "claude_busy"],
   [/prompt is too long|input is too long|context (window|limit|length|size)|maximum context/iu, "claude_context"],
   [/max_tokens|output tokens/iu, "claude_output"],
+  [/\beffort\b/iu, "claude_effort"],
   [/\bpdfs?\b|password.protected|encrypted/iu, "claude_document"],
   [
     /\bimages?\b.*(dimension|pixel|size|exceed|large|process|format|type|support|invalid)|process image|invalid image/isu,
@@ -146,6 +147,16 @@ function retryAfter(headers: unknown): Millis | undefined {
     Date.parse(after) - Date.parse(headers.get("date") ?? ""),
   ];
   return waits.find((ms) => ms >= 0);
+}
+
+/** Null where it fails with this code. */
+export async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T | null> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof BridgeError && error.code === code) return null;
+    throw error;
+  }
 }
 
 /** Words of the protocol only: nothing that could be a sentence, a body or a key gets into a message. */

@@ -45,6 +45,7 @@ const filesBase64Max = 12 * 2 ** 20;
 const filesMax = 20;
 
 type Turn = { readonly messages: Message[]; readonly tokens: number; readonly id: string; readonly open: OpenUse[] };
+/** `isWhole`: no picture or document was left out. */
 type Room = { tokens: number; base64: number; files: number; isWhole: boolean };
 
 /** @param log newest first, read as far as there is room for it @param tokensMax about, for all of it */
@@ -53,22 +54,26 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
   const turns: Turn[] = [];
   let entries: SessionEvent[] = [];
   let lastAt = 0;
+  let isTrimmed = false;
   for (const entry of log) {
     lastAt = Math.max(lastAt, entry.at ?? 0);
     entries.push(entry);
     if (entry.type !== "prompt") continue;
     const turn = toTurn(entries.reverse(), model, room);
     entries = [];
-    room.isWhole &&= turn.tokens <= room.tokens;
     // What Claude waits for goes along at any length.
-    if (turn.tokens > room.tokens && turn.open.length === 0) break;
+    isTrimmed = turn.tokens > room.tokens && (turns.length > 0 || turn.open.length === 0);
+    if (isTrimmed) break;
     room.tokens -= turn.tokens;
     turns.push(turn);
   }
-  const kept = room.isWhole ? turns : fromAnchor(turns);
-  const isBare = (index: number): boolean => index > 0 && !room.isWhole;
+  const kept = isTrimmed ? fromAnchor(turns) : turns;
+  const open = kept[0]?.open ?? [];
+  const isBare = (index: number): boolean => (index > 0 || open.length === 0) && (isTrimmed || !room.isWhole);
   const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
-  return { messages: settle(merge(messages.reverse().flat())), open: kept[0]?.open ?? [], lastAt };
+  const merged = merge(messages.reverse().flat());
+  // Some of what is open may be answered already: the rest is yet to come.
+  return { messages: open.length > 0 ? merged : settle(merged), open, lastAt };
 }
 
 /**
@@ -77,7 +82,7 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
  */
 function fromAnchor(turns: readonly Turn[]): readonly Turn[] {
   const isAnchor = ({ id }: Turn): boolean =>
-    [...id].reduce((hash, letter) => (hash * 31 + letter.charCodeAt(0)) >>> 0, 7) % 8 === 0;
+    new TextEncoder().encode(id).reduce((hash, byte) => (hash * 31 + byte) >>> 0, 7) % 8 === 0;
   const at = turns.findLastIndex(isAnchor);
   return at < 0 ? turns : turns.slice(0, at + 1);
 }
@@ -87,8 +92,22 @@ const withoutThinking = ({ role, content }: Message): Message => ({
   role,
   content: content.filter((block) => !isThinking(block)),
 });
-/** The whole conversation without any thinking, for an endpoint that does not take its own back. */
-export const withoutAnyThinking = (messages: readonly Message[]): Message[] => messages.map(withoutThinking);
+/** The conversation without any thinking, for an endpoint that does not take its own back. */
+export const withoutAnyThinking = (messages: readonly Message[]): Message[] => settle(messages.map(withoutThinking));
+
+const withoutCitations = (block: Block): Block =>
+  Object.fromEntries(Object.entries(block).filter(([key]) => key !== "citations"));
+const isSearch = ({ type }: Block): boolean => /^server_tool_use$|._tool_result$/u.test(string(type));
+
+/** The conversation without what was searched in it, for an endpoint without a search; then no thinking fits any more. */
+export function withoutSearches(messages: readonly Message[]): readonly Message[] {
+  if (!messages.some(({ content }) => content.some(isSearch))) return messages;
+  const plain = messages.map(({ role, content }) => ({
+    role,
+    content: content.filter((block) => !isSearch(block)).map(withoutCitations),
+  }));
+  return withoutAnyThinking(plain);
+}
 
 const toText = (text: string): Block[] => (text.trim() === "" ? [] : [{ type: "text", text }]);
 const contentOf = (raw: JsonValue | undefined): Block[] => {
@@ -109,18 +128,14 @@ function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Tu
       uses.set(entry.id, { entryId: entry.id, blockId: blockIdOf(entry.id) });
     else if (entry.type === "tool_result") uses.delete(entry.toolUseId);
     else if (entry.type === "other" && entry.name === userRaw) {
+      const content = contentOf(entry.raw).map((block) => keepOrName(block, room));
       // The content of a prompt stands in place of its text.
-      if (messages.length === 1) messages.pop();
-      say(
-        "user",
-        contentOf(entry.raw).map((block) => keepOrName(block, room)),
-      );
+      if (messages.length === 1 && content.some(({ type }) => type !== "tool_result")) messages.pop();
+      say("user", content);
     } else if (entry.type === "other" && entry.name === assistantRaw) {
       const isOurs = string(fields(entry.raw)["model"]) === model;
-      say(
-        "assistant",
-        contentOf(entry.raw).filter((block) => isOurs || !isThinking(block)),
-      );
+      const content = contentOf(entry.raw).filter((block) => isOurs || !isThinking(block));
+      say("assistant", content);
     }
     if (entry.type === "other" && entry.raw !== undefined) isCovered = entry.name === assistantRaw;
   }
@@ -178,7 +193,8 @@ export function settle(messages: Message[]): Message[] {
     const results = kept.filter(({ type }) => type === "tool_result");
     message.content = [...results, ...missing, ...kept.filter(({ type }) => type !== "tool_result")];
   });
-  return merge(messages.filter(({ content }) => content.length > 0));
+  const kept = messages.filter(({ content }) => content.length > 0);
+  return kept.length === messages.length ? messages : settle(merge(kept));
 }
 
 export const toResult = (tool_use_id: string, content: string, is_error: boolean): Block => ({

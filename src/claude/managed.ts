@@ -8,11 +8,13 @@
  *
  * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
  */
+import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { PromptFile, SessionEvent } from "../core/model.ts";
-import { createAgentKeeper, toModelConfig, toTools, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import { nullFor, uploadTimeoutMs } from "./api.ts";
+import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper } from "./agent.ts";
+import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { nullFor } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
@@ -21,6 +23,8 @@ import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
 export type ManagedDeps = AgentDeps & { readonly clock: Clock };
+
+type AgentParam = Anthropic.Beta.SessionCreateParams["agent"];
 
 /** **Source:** Managed Agents reference, "Sessions". */
 const titleMax = 500;
@@ -70,50 +74,32 @@ async function createWith(
   const system = systemOf(deps, session.system, session.tools.length === 0);
   const tools = toolsOf(deps, session);
   const isOwn = model === deps.model && effort === deps.effort && system === deps.system && session.tools.length === 0;
-  const overrides = { model: toModelConfig(model, effort), system, tools };
-  const params = {
-    agent: isOwn ? agentId : ({ type: "agent_with_overrides", id: agentId, ...overrides } as const),
+  const rest = {
     environment_id: environmentId,
     title: toTitle(title),
     metadata: { ...metadata },
   };
   const refused = isOwn ? "claude_request" : "claude_settings";
   const site = { what: "create a session", notFound: "claude_model", refused } as const;
-  const id = idOf(await deps.api.call(site, ({ beta }) => beta.sessions.create(params, { signal })), site.what);
+  const create = (agent: AgentParam): Promise<{ readonly id: string }> =>
+    deps.api.call(site, ({ beta }) => beta.sessions.create({ agent, ...rest }, { signal }));
+  const made = isOwn
+    ? await create(agentId)
+    : await withEffort(model, effort, (model) =>
+        create({ type: "agent_with_overrides", id: agentId, model, system, tools }),
+      );
+  const id = idOf(made, site.what);
   deps.memory.set(toolsKey(id), JSON.stringify(tools));
   return id;
 }
 
 function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
-  const { api, memory } = deps;
+  const { api } = deps;
   const sandbox = createSandbox(api);
-  const retrieve: Remote["retrieve"] = async (remoteId, signal) => {
-    const site = { what: "look up the session", notFound: "unsupported" } as const;
-    const found = await nullFor(
-      "unsupported",
-      api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
-    );
-    return found && toRemoteSession(found, site.what);
-  };
-  /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
-  const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
-    for (let polls = 0; ; polls++) {
-      const there = await retrieve(remoteId, signal);
-      const isRunning = there?.status === "running" || there?.status === "rescheduling";
-      if (!isRunning || polls >= restPolls) return there;
-      if (polls === 0)
-        await eventsOf(api, remoteId, signal).send(
-          "interrupt the turn",
-          [{ type: "user.interrupt" }],
-          api.bounds.headersMs,
-        );
-      await deps.clock.sleep(restPollMs, signal);
-    }
-  };
   return {
+    ...createEnds(deps, sandbox),
     files: sandbox.list,
     download: sandbox.download,
-    retrieve,
     skewMs: api.skewMs,
     async create(session, signal) {
       try {
@@ -159,6 +145,28 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
       const updated = await api.call(site, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
       return toRemoteSession(updated, site.what);
     },
+  };
+}
+
+/** Looks a session up, and ends it. */
+function createEnds(
+  { api, clock, memory }: ManagedDeps,
+  sandbox: ReturnType<typeof createSandbox>,
+): Pick<Remote, "retrieve" | "archive" | "remove"> {
+  const retrieve: Remote["retrieve"] = (remoteId, signal) => lookUp(api, remoteId, signal);
+  /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
+  const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
+    for (let polls = 0; ; polls++) {
+      const there = await retrieve(remoteId, signal);
+      const isRunning = there?.status === "running" || there?.status === "rescheduling";
+      if (!isRunning || polls >= restPolls) return there;
+      const events = eventsOf(api, remoteId, signal);
+      if (polls === 0) await events.send("interrupt the turn", [{ type: "user.interrupt" }], api.bounds.headersMs);
+      await clock.sleep(restPollMs, signal);
+    }
+  };
+  return {
+    retrieve,
     async archive(remoteId, signal) {
       const there = await bringToRest(remoteId, signal);
       if (there === null || there.isArchived) return;
@@ -252,14 +260,33 @@ async function findSettled(
 async function explain(deps: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
   if (isCode(error, "claude_request") && (await eventsOf(deps.api, remoteId, signal).isBudgetUsedUp()))
     return new BridgeError("claude_budget", "Cannot post to the session as its budget is used up");
-  if (!isCode(error, "claude_protocol")) return error;
+  if (!isCode(error, "claude_protocol") || (await standing(deps, remoteId, signal)) !== "over") return error;
+  return new BridgeError("claude_request", `${error.message}, and the session is over`);
+}
+
+/** Null when it was deleted. */
+async function lookUp(api: ClaudeApi, remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> {
   const site = { what: "look up the session", notFound: "unsupported" } as const;
-  const found = await deps.api
-    .call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal }))
-    .catch(() => null);
-  const { archived_at, status } = fields(found);
-  const isOver = typeof archived_at === "string" || status === "terminated";
-  return isOver ? new BridgeError("claude_request", `${error.message}, and the session is over`) : error;
+  const found = await nullFor(
+    "unsupported",
+    api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
+  );
+  return found && toRemoteSession(found, site.what);
+}
+
+/** How a session stands, where something was refused; null where that cannot be told. */
+async function standing(
+  { api }: ManagedDeps,
+  remoteId: string,
+  signal: AbortSignal,
+): Promise<"over" | "running" | "idle" | null> {
+  try {
+    const there = await lookUp(api, remoteId, signal);
+    if (there === null || there.isArchived || there.status === "terminated") return "over";
+    return there.status === "idle" ? "idle" : "running";
+  } catch {
+    return null;
+  }
 }
 
 /** Changed settings reach a session before its next prompt; while it runs they cannot, and the prompt waits. */
@@ -273,8 +300,19 @@ async function applyTools(
   const tools = toolsOf(deps, session);
   const print = JSON.stringify(tools);
   if (memory.get(toolsKey(remoteId)) === print) return;
-  const site = { what: "update the tools of the session", refused: "claude_busy", notFound: "claude_request" } as const;
-  await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
+  const site = {
+    what: "update the tools of the session",
+    refused: "claude_settings",
+    notFound: "claude_request",
+  } as const;
+  try {
+    await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
+  } catch (error) {
+    if (!isCode(error, "claude_settings", "claude_protocol")) throw error;
+    const how = await standing(deps, remoteId, signal);
+    const codes = { over: "claude_request", running: "claude_busy", idle: error.code } as const;
+    throw how === null ? error : new BridgeError(codes[how], error.message);
+  }
   memory.set(toolsKey(remoteId), print);
 }
 

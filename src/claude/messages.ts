@@ -9,7 +9,8 @@
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent } from "../core/model.ts";
-import { nullFor, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { nullFor } from "./failure.ts";
 import { toBlocks } from "./blocks.ts";
 import * as history from "./history.ts";
 import type { Line, OnText, Request, SessionView } from "./line.ts";

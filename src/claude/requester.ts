@@ -6,7 +6,7 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { ClaudeApi } from "./api.ts";
-import { toParams, withoutAnyThinking, type Message } from "./history.ts";
+import { toParams, withoutAnyThinking, withoutSearches, type Message } from "./history.ts";
 import type { SessionView } from "./line.ts";
 import { fields, string } from "./wire.ts";
 
@@ -16,12 +16,14 @@ const triesMax = 3;
 const searchesMax = 5;
 
 type Feature = "cache" | "effort" | "search" | "thinking";
+/** Under which a refusal of it is remembered. */
+type Key = (feature: Feature) => string;
 
-/** What names a feature in a refusal, in the order in which an unnamed one is given up. */
+/** What names a feature in a refusal. */
 const features: readonly (readonly [Feature, RegExp])[] = [
   ["cache", /cache_control|cache/iu],
   ["effort", /output_config|effort/iu],
-  ["search", /web_search|\btools?\b/iu],
+  ["search", /web_search|server tools?|tools\.\d+\D*(type|tag)|tool types?/iu],
   ["thinking", /thinking|signature/iu],
 ];
 const isUnnamed = /extra inputs|extra fields|unknown (field|parameter)|unrecognized|unexpected/iu;
@@ -42,7 +44,7 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     return limit;
   };
   /** True where the request may go out once more, without what was refused. */
-  const learn = (error: unknown, key: (feature: Feature) => string, model: string, asked: number): boolean => {
+  const learn = (error: unknown, sent: readonly Feature[], key: Key, asked: number, model: string): boolean => {
     const { status, apiMessage } = fields(error);
     const sentence = string(apiMessage);
     if ((status !== 400 && status !== 422) || /prompt is too long/iu.test(sentence)) return false;
@@ -52,13 +54,13 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
       outputMax.set(model, limit);
       return true;
     }
-    const isLeft = ([feature]: (typeof features)[number]): boolean => !refused.has(key(feature));
-    const left = features.filter(isLeft);
-    const named =
-      left.find(([, pattern]) => pattern.test(sentence)) ?? (isUnnamed.test(sentence) ? left[0] : undefined);
-    if (named === undefined) return false;
-    refused.add(key(named[0]));
-    return true;
+    const left = features.filter(([feature]) => sent.includes(feature));
+    const named = left.filter(([, pattern]) => pattern.test(sentence));
+    // A refusal that names nothing is about what is newest; thinking is at home in a message.
+    const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => feature !== "thinking") : [];
+    const found = named.length > 0 ? named : guessed;
+    for (const [feature] of found) refused.add(key(feature));
+    return found.length > 0;
   };
   /** Frames of the answer. @throws BridgeError */
   return async (
@@ -69,16 +71,16 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     const { model } = session;
     const max_tokens = await limitOf(model, options.signal);
     if (options.signal.aborted) throw new BridgeError("claude_unreachable", "Cannot ask Claude as it was given up");
-    const key = (feature: Feature): string =>
-      feature === "thinking" ? `thinking ${session.id}` : `${feature} ${model}`;
-    const has = (feature: Feature): boolean => !refused.has(key(feature));
+    const key: Key = (feature) => (feature === "thinking" ? `thinking ${session.id}` : `${feature} ${model}`);
+    const useful = features.map(([feature]) => feature).filter((feature) => feature !== "search" || hasWebSearch);
     const open = async (client: Anthropic, sdkOptions: object): Promise<Response> => {
       for (let tries = 1; ; tries++) {
-        const params = toRequest(session, messages, outputMax.get(model) ?? max_tokens, hasWebSearch, has);
+        const sent = useful.filter((feature) => !refused.has(key(feature)));
+        const params = toRequest(session, messages, outputMax.get(model) ?? max_tokens, sent);
         try {
           return await client.messages.create(params, { ...sdkOptions, timeout: options.timeout }).asResponse();
         } catch (error) {
-          if (tries >= triesMax || !learn(error, key, model, params.max_tokens)) throw error;
+          if (tries >= triesMax || !learn(error, sent, key, params.max_tokens, model)) throw error;
         }
       }
     };
@@ -94,21 +96,22 @@ function toRequest(
   { model, effort, system, tools }: SessionView,
   messages: readonly Message[],
   max_tokens: number,
-  hasWebSearch: boolean,
-  has: (feature: Feature) => boolean,
+  sent: readonly Feature[],
 ): Anthropic.MessageCreateParamsStreaming {
+  const has = (feature: Feature): boolean => sent.includes(feature);
+  const said = has("search") ? messages : withoutSearches(messages);
   const search = { type: "web_search_20250305", name: "web_search", max_uses: searchesMax } as const;
   const local = tools.map(({ name, description, inputSchema }) => ({
     name,
     description,
     input_schema: { ...inputSchema, type: "object" as const },
   }));
-  const all = [...(hasWebSearch && has("search") ? [search] : []), ...local];
+  const all = [...(has("search") ? [search] : []), ...local];
   return {
     model,
     max_tokens,
     ...(system === "" ? {} : { system }),
-    messages: toParams(has("thinking") ? messages : withoutAnyThinking(messages), has("cache")),
+    messages: toParams(has("thinking") ? said : withoutAnyThinking(said), has("cache")),
     ...(all.length === 0 ? {} : { tools: all }),
     ...(has("effort") ? { output_config: { effort: effort as "medium" } } : {}),
     stream: true,

@@ -1,7 +1,8 @@
 /** Files that go into a session's sandbox and come out of it. **Source:** Files API reference; Managed Agents guide, "Session files". */
 import { BridgeError } from "../core/errors.ts";
 import type { PromptFile } from "../core/model.ts";
-import { nullFor, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { nullFor } from "./failure.ts";
 import { walk } from "./events.ts";
 import type { Remote, RemoteFile } from "./line.ts";
 import { count, fields, idOf, string, toMillis } from "./wire.ts";

@@ -5,7 +5,6 @@
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { readBody } from "./api.ts";
 import { claudeFailure, type Site } from "./failure.ts";
 import { fields, string } from "./wire.ts";
 
@@ -14,7 +13,7 @@ const streamBytesMax = 64 * 2 ** 20;
 /** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
 const pingsOnlyMs = 60_000;
 
-export type Watch = { readonly silenceMs: Millis; readonly isRunning: () => boolean };
+type Watch = { readonly silenceMs: Millis; readonly isRunning: () => boolean };
 
 export async function* readFrames(
   site: Site,
@@ -92,4 +91,15 @@ async function* readJson(site: Site, response: Response): AsyncGenerator {
 function toAnswer(frame: unknown): object {
   const { type, message, details } = fields(fields(frame)["error"]);
   return { status: undefined, type: type ?? "error", errorCode: fields(details)["error_code"], apiMessage: message };
+}
+
+/** Null where the body is larger than `bytesMax`. */
+export async function readBody({ body }: Response, bytesMax: number): Promise<Uint8Array<ArrayBuffer> | null> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const chunk of body ?? []) {
+    if ((size += chunk.length) > bytesMax) return null;
+    chunks.push(chunk);
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }

@@ -84,6 +84,7 @@ export const openApi = ({ config, clock }: Deps): ClaudeApi =>
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
     timeoutMs: config.claudeTimeoutMs,
+    proxy: config.proxy,
     clock,
   });
 

@@ -6,6 +6,7 @@
  */
 import { existsSync, statSync } from "node:fs";
 import type { ClaudeApi } from "../claude/api.ts";
+import { nullFor } from "../claude/failure.ts";
 import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
@@ -172,7 +173,15 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
 
   async model({ config: { model }, line, signal }) {
     if (line === null) return null;
-    const ids = (await line.models(signal)).map(({ id }) => id);
+    const found = await line.model(model, signal);
+    if (found) return found.id === model ? model : `${model} is ${found.id}`;
+    const listed = await nullFor("claude_models_unlisted", line.models(signal));
+    if (listed === null)
+      return [
+        `${model}; the models cannot be listed here`,
+        "Ask Claude something: the answer tells whether it is served.",
+      ];
+    const ids = listed.map(({ id }) => id);
     if (ids.includes(model)) return model;
     const near = nearest(model, ids);
     const list = ids.slice(0, modelsShown).join(", ");

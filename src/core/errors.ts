@@ -173,6 +173,14 @@ export const errorTable = {
       chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
     },
   ),
+  claude_effort: backoff(
+    "The model does not take this effort",
+    "Set SIGNALMAN_EFFORT to one that it takes, or another model.",
+    {
+      exit: 2,
+      chat: "This model does not think at that effort. Pick another with /effort, or another model with /model.",
+    },
+  ),
   claude_request: never(
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",

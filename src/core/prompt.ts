@@ -2,11 +2,14 @@
 import { spokenText } from "./inbound.ts";
 import type { Account, Attachment, Envelope, TextContent } from "./model.ts";
 
-/** Largest file per kind in bytes. **Source:** claude/CLAUDE-API.md section 1.4 (base64 sources); the sizes are our own bounds. */
+/**
+ * Largest file per kind in bytes: what the API takes of a picture (10 MB in base64), what leaves room for more in one request, and
+ * what a sandbox is sent. **Source:** Claude API guide, "Vision" and "Request size limits"; the others are our own bounds.
+ */
 const kinds: readonly { readonly type: RegExp; readonly bytesMax: number }[] = [
-  { type: /^image\/(jpeg|png|gif|webp)$/u, bytesMax: 5 * 1024 * 1024 },
+  { type: /^image\//u, bytesMax: 7 * 1024 * 1024 },
   { type: /^application\/pdf$/u, bytesMax: 20 * 1024 * 1024 },
-  { type: /^(text\/|application\/(json|xml|yaml|toml|x-sh)$)/u, bytesMax: 256 * 1024 },
+  { type: /^(?!video\/)/u, bytesMax: 20 * 1024 * 1024 },
 ];
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */

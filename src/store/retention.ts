@@ -44,10 +44,16 @@ export function forget(db: Database, now: Millis): void {
         WHERE chat_key = ${chatKey} AND state = 'done' AND done_at < ${before} AND json_extract(envelope, '$.content.kind') <> 'empty'`;
       blanked += run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at < ${before} AND body <> ${emptyBody}`;
       blanked += run`
-        UPDATE events SET body = json_set(body, iif(type = 'tool_use', '$.input', '$.text'), iif(type = 'tool_use', NULL, ''))
+        UPDATE events SET body = CASE type
+          WHEN 'tool_use' THEN json_set(body, '$.input', NULL)
+          WHEN 'other' THEN json_remove(body, '$.raw')
+          ELSE json_set(body, '$.text', '') END
         WHERE at < ${before} AND session_id IN (SELECT id FROM sessions WHERE chat_key = ${chatKey})
         AND session_id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')
-        AND iif(type = 'tool_use', json_type(body, '$.input') <> 'null', type IN ('prompt', 'reply') AND json_extract(body, '$.text') <> '')`;
+        AND CASE type
+          WHEN 'tool_use' THEN json_type(body, '$.input') <> 'null'
+          WHEN 'other' THEN json_type(body, '$.raw') IS NOT NULL
+          ELSE type IN ('prompt', 'reply') AND json_extract(body, '$.text') <> '' END`;
     });
   }
   // The log of changes still holds what was blanked.

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
-import { addFrame, emptyReply } from "../../src/claude/messages.ts";
-import { toFrame, toMetadata, toSessionEvent } from "../../src/claude/wire.ts";
+import { addFrame, emptyReply, shownText } from "../../src/claude/response.ts";
+import { createFrameReader, toMetadata, toSessionEvent } from "../../src/claude/wire.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
 import { progressOf, trackAll } from "../../src/core/turn.ts";
 
@@ -14,16 +14,18 @@ const sse = (name: string): unknown[] =>
     .flatMap((line) => (line.startsWith("data: ") ? [JSON.parse(line.slice(6)) as unknown] : []));
 const id = (n: number): string => `sevt_01SB${String(n).padStart(20, "0")}`;
 const events = (frames: readonly unknown[]): SessionEvent[] =>
-  frames.flatMap((wire) => {
-    const frame = toFrame(wire);
+  frames.map(createFrameReader()).flatMap((frame) => {
     return frame?.kind === "event" ? [frame.event] : [];
   });
 
 describe("wire events", () => {
   test("fixture 07: a whole turn with previews, a question and its answer", () => {
-    const frames = sse("07-sse-turn-tool-confirmation.sse").map(toFrame);
+    const frames = sse("07-sse-turn-tool-confirmation.sse").map(createFrameReader());
     const deltas = frames.flatMap((frame) => (frame?.kind === "delta" ? [frame] : []));
-    expect(frames.filter((frame) => frame?.kind === "start")).toEqual([{ kind: "start", eventId: id(13) }]);
+    expect(deltas.map(({ eventId, isFirst }) => [eventId, isFirst])).toEqual([
+      [id(13), true],
+      ...deltas.slice(1).map(() => [id(13), false]),
+    ]);
     const log = events(sse("07-sse-turn-tool-confirmation.sse"));
     expect(log.map(({ type }) => type).join(" ")).toBe(
       "running prompt other other tool_use other usage idle confirmation running tool_result other reply other usage idle",
@@ -43,6 +45,7 @@ describe("wire events", () => {
       inputTokens: 1200,
       outputTokens: 95,
       costCents: 1,
+      isTotal: true,
     });
     expect(log[8]).toMatchObject({ type: "confirmation", toolUseId: id(5), isAllowed: true });
     expect(log[10]).toMatchObject({ type: "tool_result", toolUseId: id(5), isError: false });
@@ -79,18 +82,17 @@ describe("wire events", () => {
     expect(trackAll(progressOf("p"), [asked, ...log]).kind).toBe("flushed");
   });
 
-  test("fixture 15: a Messages stream; of a tool it says nothing", () => {
+  test("fixture 15: a Messages stream; a tool use is kept as it came", () => {
     const reply = emptyReply();
     const texts = sse("15-messages-stream-tool-use.sse").map((frame) => addFrame(reply, frame));
     expect(texts.join("")).toBe("Let me look.");
     expect(reply).toMatchObject({
-      text: "Let me look.",
-      id: "msg_01SB1",
       stopReason: "tool_use",
-      isComplete: true,
-      inputTokens: 20,
-      outputTokens: 41,
+      isStopped: true,
+      used: { input: 20, output: 41 },
     });
+    expect(shownText(reply.blocks)).toBe("Let me look.");
+    expect(reply.blocks.at(-1)).toMatchObject({ type: "tool_use" });
   });
 
   test("the kinds that no fixture shows", () => {
@@ -122,8 +124,9 @@ describe("wire events", () => {
     expect(decode({ type: "session.updated", title: "New" })).toMatchObject({ title: "New", metadata: null });
     expect(decode({ type: "session.usage", usage: {} })).toMatchObject({ inputTokens: 0, costCents: null });
     expect(decode({ type: "user.interrupt" })).toMatchObject({ type: "other", name: "user.interrupt" });
-    expect(toFrame({ type: "session.deleted", id: "x", processed_at: at })).toEqual({ kind: "deleted" });
-    expect(toFrame({ type: "event_start", event: { type: "agent.thinking", id: "t" } })).toBeNull();
+    const read = createFrameReader();
+    expect(read({ type: "session.deleted", id: "x", processed_at: at })).toEqual({ kind: "deleted" });
+    expect(read({ type: "event_start", event: { type: "agent.thinking", id: "t" } })).toBeNull();
     expect(toSessionEvent({ type: "user.interrupt" })).toBeNull();
   });
 
@@ -167,12 +170,12 @@ describe("wire events", () => {
           fc.oneof(fc.jsonValue(), fc.constantFrom(...types)),
         ),
         (wire) => {
-          toFrame(wire);
+          createFrameReader()(wire);
           toSessionEvent(wire);
         },
       ),
     );
-    for (const wire of [null, undefined, 7, "text", [], "silent"]) expect(toFrame(wire)).toBeNull();
+    for (const wire of [null, undefined, 7, "text", [], "silent"]) expect(createFrameReader()(wire)).toBeNull();
     expect(toMetadata({ a: "1", b: 2, c: null })).toEqual({ a: "1" });
   });
 });

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { createClaudeApi, silenceMs, type ClaudeApi } from "../../src/claude/api.ts";
 import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
-import { codeOf, settled } from "../contract/backend.ts";
+import { codeOf, settled } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
 import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
 
@@ -70,11 +70,7 @@ describe("failures of the Claude API", () => {
       "claude_forbidden",
     ],
     ["400, on hold", status(400, "invalid_request_error", { errorCode: "organization_on_hold" }), "claude_forbidden"],
-    [
-      "400, image",
-      status(400, "invalid_request_error", { errorCode: "image_dimensions_too_large" }),
-      "claude_too_large",
-    ],
+    ["400, image", status(400, "invalid_request_error", { errorCode: "image_dimensions_too_large" }), "claude_image"],
     ["401", status(401, "authentication_error"), "claude_key"],
     ["402", status(402, "billing_error"), "claude_credit"],
     [
@@ -203,11 +199,13 @@ describe("a stream of the Claude API", () => {
     const double = await startClaudeDouble({ clock });
     let looks = 0;
     const watched: FakeClock = { ...clock, monotonic: () => (looks++, clock.monotonic()) };
-    const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock: watched });
+    const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock: watched, timeoutMs: silenceMs });
     const session = double.engine.create({
       agentId: "a",
       environmentId: "e",
       model: "m",
+      effort: null,
+      tools: [],
       system: "",
       title: null,
       metadata: {},

@@ -13,8 +13,10 @@ export type DoubleFile = {
   readonly created_at: string;
   /** Listed from here on, by the server's clock. */
   readonly visibleAt: number;
-  /** False of what was mounted into the session. */
+  /** False of what was uploaded. */
   readonly downloadable: boolean;
+  /** Where it is in the sandbox, of what was mounted into the session. */
+  readonly mountPath?: string | null;
 };
 
 /** The bytes of a file instead of JSON. */
@@ -32,12 +34,15 @@ export type FilesRequest = {
   readonly betas: string;
   readonly accept: string;
   readonly now: number;
+  readonly newId: (prefix: string) => string;
+  /** Of an upload. */
+  readonly form: FormData | null;
 };
 
 export function files(
-  all: ReadonlyMap<string, DoubleFile>,
+  all: Map<string, DoubleFile>,
   page: (data: readonly unknown[], params: URLSearchParams) => unknown,
-  { line, id, params, betas, accept, now }: FilesRequest,
+  { line, id, params, betas, accept, now, newId, form }: FilesRequest,
 ): unknown {
   const allowed = line === "GET files" ? ["scope_id", "limit", "page", "ids[]"] : [];
   for (const key of params.keys()) if (!allowed.includes(key)) throw badRequest(`${key}: unknown query parameter`);
@@ -65,6 +70,20 @@ export function files(
       if (accept !== "application/binary") throw badRequest("accept");
       return new Download(file);
     }
+    case "POST files": {
+      const file = form?.get("file");
+      if (!(file instanceof File)) throw badRequest("file: field required");
+      const seconds = Number(form?.get("expires_in_seconds") ?? 3_600);
+      if (!(seconds >= 3_600 && seconds <= 7_776_000)) throw badRequest("expires_in_seconds");
+      const created_at = new Date(now).toISOString();
+      const own = { id: newId("file"), sessionId: "", filename: file.name, mime_type: file.type };
+      const made = { ...own, bytes: new Uint8Array(file.size), created_at, visibleAt: now, downloadable: false };
+      all.set(made.id, made);
+      return toWire(made);
+    }
+    case "DELETE files/:id":
+      if (!all.delete(id)) throw notFound("file");
+      return { id, type: "file_deleted" };
     default:
       throw notFound("path");
   }

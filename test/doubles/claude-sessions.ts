@@ -1,5 +1,5 @@
 /**
- * The sessions of the API double, in wire form and on their own feet: written from claude/CLAUDE-API.md sections 1.3 to 1.9,
+ * The sessions of the API double, in wire form and on their own feet: written from the API's documents and the SDK's types,
  * not from our code, so that the two can disagree. Sessions run whether or not a stream is open.
  */
 import type { Clock } from "../../src/clock.ts";
@@ -15,7 +15,8 @@ export type Listener = (event: WireEvent | { type: string; [key: string]: unknow
 export type Beat =
   | PlainBeat
   | { readonly write: readonly (string | Promise<void>)[] }
-  | { readonly asks: readonly { readonly name: string; readonly input: JsonValue }[] };
+  | { readonly asks: readonly { readonly name: string; readonly input: JsonValue }[] }
+  | { readonly calls: readonly { readonly name: string; readonly input: JsonValue }[] };
 export type Script = (prompt: string) => readonly Beat[];
 
 export type DoubleSession = {
@@ -23,7 +24,10 @@ export type DoubleSession = {
   readonly agentId: string;
   readonly environmentId: string;
   readonly model: string;
+  /** As the snapshot of the agent has it; null where none was given. */
+  readonly effort: string | null;
   readonly system: string;
+  tools: unknown;
   title: string | null;
   metadata: Record<string, string>;
   status: "idle" | "running" | "terminated";
@@ -36,6 +40,8 @@ export type DoubleSession = {
   readonly listeners: Set<Listener>;
   pending: Map<string, () => void>;
   stop: AbortController;
+  /** A turn is at work, though the status may say that it rests for an answer. */
+  isPlaying: boolean;
 };
 
 export type EngineOptions = {
@@ -99,6 +105,18 @@ export function createEngine(options: EngineOptions) {
     return made;
   };
 
+  type Asking = Extract<
+    Beat,
+    { ask: string } | { call: string } | { asks: readonly unknown[] } | { calls: readonly unknown[] }
+  >;
+  const ask = (session: DoubleSession, beat: Asking): WireEvent[] => {
+    if ("calls" in beat) return beat.calls.map((call) => append(session, "agent.custom_tool_use", { ...call }));
+    if ("call" in beat) return [append(session, "agent.custom_tool_use", { name: beat.call, input: beat.input })];
+    const uses = "asks" in beat ? beat.asks : [{ name: beat.ask, input: beat.input }];
+    const evaluation = { evaluated_permission: "ask", evaluation: { type: "always_ask" } };
+    return uses.map((use) => append(session, "agent.tool_use", { ...use, ...evaluation }));
+  };
+
   const play = async (session: DoubleSession, beats: readonly Beat[]): Promise<object | "terminated"> => {
     const { signal } = session.stop;
     const stopped = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
@@ -130,15 +148,8 @@ export function createEngine(options: EngineOptions) {
         const use = append(session, "agent.tool_use", { name: "write", input: { file_path: filename } });
         append(session, "agent.tool_result", { tool_use_id: use.id, content: [], is_error: false });
         make(session, { filename, mime_type, bytes });
-      } else if ("ask" in beat || "asks" in beat) {
-        const uses = "asks" in beat ? beat.asks : [{ name: beat.ask, input: beat.input }];
-        const asks = uses.map((use) =>
-          append(session, "agent.tool_use", {
-            ...use,
-            evaluated_permission: "ask",
-            evaluation: { type: "always_ask" },
-          }),
-        );
+      } else if ("ask" in beat || "asks" in beat || "call" in beat || "calls" in beat) {
+        const asks = ask(session, beat);
         const answers = asks.map(({ id }) => new Promise<void>((resolve) => session.pending.set(id, resolve)));
         rest(session, { type: "requires_action", event_ids: asks.map(({ id }) => id) });
         await Promise.race([Promise.all(answers), stopped]);
@@ -169,6 +180,7 @@ export function createEngine(options: EngineOptions) {
 
   const run = async (session: DoubleSession): Promise<void> => {
     session.status = "running";
+    session.isPlaying = true;
     append(session, "session.status_running");
     let stop: object | "terminated" = { type: "end_turn" };
     for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
@@ -183,6 +195,7 @@ export function createEngine(options: EngineOptions) {
       if ((stop as { type: string }).type === "retries_exhausted") session.queue.length = 0;
       if ((stop as { type: string }).type !== "end_turn") break;
     }
+    session.isPlaying = false;
     rest(session, stop);
     if (session.queue.length > 0) void run(session);
   };
@@ -192,14 +205,22 @@ export function createEngine(options: EngineOptions) {
       | { type: string }
       | undefined;
     if (session.status === "idle" && last?.type === "budget_reached") throw badRequest("the budget is used up");
-    if (session.pending.size > 0) throw badRequest("the session waits for an action");
+    if (session.pending.size > 0)
+      throw badRequest(`waiting on responses to events [${[...session.pending.keys()].join(", ")}]`);
     const event = { type: "user.message", id: newId("sevt"), content };
     const queued = { ...event, processed_at: null };
     session.queue.push(queued);
     if (options.echo !== "processed") publish(session, queued);
     // The answer to the POST goes out first.
-    if (session.status === "idle") queueMicrotask(() => session.status === "idle" && void run(session));
+    if (!session.isPlaying) queueMicrotask(() => !session.isPlaying && !isOver(session) && void run(session));
     return event;
+  };
+
+  /** What is still open is listed once more. */
+  const settle = (session: DoubleSession, toolUseId: string, answer: () => void): void => {
+    session.pending.delete(toolUseId);
+    if (session.pending.size > 0) rest(session, { type: "requires_action", event_ids: [...session.pending.keys()] });
+    answer();
   };
 
   return {
@@ -210,7 +231,12 @@ export function createEngine(options: EngineOptions) {
     newId,
     nowIso,
     append,
-    create(fields: Pick<DoubleSession, "agentId" | "environmentId" | "model" | "system" | "title" | "metadata">) {
+    create(
+      fields: Pick<
+        DoubleSession,
+        "agentId" | "environmentId" | "model" | "effort" | "system" | "tools" | "title" | "metadata"
+      >,
+    ) {
       const createdAt = nowIso();
       const session: DoubleSession = {
         id: newId("sesn"),
@@ -224,6 +250,7 @@ export function createEngine(options: EngineOptions) {
         listeners: new Set(),
         pending: new Map(),
         stop: new AbortController(),
+        isPlaying: false,
       };
       sessions.set(session.id, session);
       return session;
@@ -235,17 +262,28 @@ export function createEngine(options: EngineOptions) {
         case "user.message":
           return postMessage(session, event["content"]);
         case "user.interrupt":
+          // Taken a moment later: until then what is asked for is asked for.
           session.stop.abort();
           return append(session, "user.interrupt");
+        case "user.custom_tool_result": {
+          const toolUseId = text(event["custom_tool_use_id"]);
+          const answer = session.pending.get(toolUseId);
+          const use = session.log.find(({ id }) => id === toolUseId);
+          if (!answer || use?.type !== "agent.custom_tool_use") throw badRequest("no tool use waits for this result");
+          const { type, ...body } = event;
+          const echo = append(session, type, body);
+          settle(session, toolUseId, answer);
+          return echo;
+        }
         default: {
           const toolUseId = text(event["tool_use_id"]);
           const answer = session.pending.get(toolUseId);
-          if (!answer) throw badRequest("no tool use waits for this confirmation");
+          const use = session.log.find(({ id }) => id === toolUseId);
+          if (!answer || use?.type !== "agent.tool_use") throw badRequest("no tool use waits for this confirmation");
           const { type: _, ...body } = event;
           const echo = append(session, "user.tool_confirmation", body);
           append(session, "agent.tool_result", { tool_use_id: toolUseId, is_error: event["result"] === "deny" });
-          session.pending.delete(toolUseId);
-          answer();
+          settle(session, toolUseId, answer);
           return echo;
         }
       }
@@ -275,3 +313,5 @@ export function createEngine(options: EngineOptions) {
     },
   };
 }
+
+const isOver = ({ status }: DoubleSession): boolean => status === "terminated";

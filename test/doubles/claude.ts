@@ -7,10 +7,19 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { systemClock, type Clock } from "../../src/clock.ts";
-import { streamMessage, checkMessages } from "./claude-messages.ts";
+import { streamMessage, checkMessages, type Beat } from "./claude-messages.ts";
 import { badRequest, checkContent, checkMetadata, notFound, only, Refusal, text, type Body } from "./claude-checks.ts";
 import { Download, files } from "./claude-files.ts";
-import { createEngine, type DoubleSession, type Engine, type Script, type WireEvent } from "./claude-sessions.ts";
+import {
+  createEngine,
+  type DoubleSession,
+  type Engine,
+  type Script as SessionScript,
+  type WireEvent,
+} from "./claude-sessions.ts";
+
+/** A beat of the one API in a script for the other is passed over. */
+export type Script = (prompt: string) => readonly Beat[];
 
 export type Fault =
   /** Answered so, before anything happens. `body` replaces the API's error body. */
@@ -25,6 +34,8 @@ export type Fault =
     }
   /** Done, and the connection dies before the answer. */
   | { readonly kind: "lose" }
+  /** Done, and the answer says nothing of it. */
+  | { readonly kind: "unechoed" }
   /** Not done, and the connection dies. */
   | { readonly kind: "cut" }
   | { readonly kind: "hang" }
@@ -39,13 +50,15 @@ export type Recorded = {
   readonly timeoutSeconds: number;
 };
 
+export type DoubleEnvironment = { id: string; name: string; archived_at: string | null; config: unknown };
+
 export type ClaudeDouble = {
   readonly url: string;
   readonly apiKey: string;
   readonly engine: Engine;
   /** What came in, oldest first; `path` with its query, decoded. */
   readonly requests: Recorded[];
-  readonly environments: Map<string, { id: string; name: string; archived_at: string | null }>;
+  readonly environments: Map<string, DoubleEnvironment>;
   readonly agents: Map<
     string,
     { id: string; version: number; archived_at: string | null; body: Record<string, unknown> }
@@ -105,7 +118,7 @@ export async function startClaudeDouble(options: DoubleOptions = {}): Promise<Cl
     stepMs: options.stepMs ?? 1,
     echo: options.echo ?? "both",
     fileLagMs: options.fileLagMs ?? 0,
-    script: (prompt) => state.script(prompt),
+    script: (prompt) => state.script(prompt) as ReturnType<SessionScript>,
   });
   const state: State = {
     options,
@@ -162,13 +175,18 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
   const line = `${request.method} ${url.pathname}`;
   const die = (): void => void request.socket.destroy();
   if (state.isDown) return die();
-  const sent = Buffer.concat(chunks).toString("utf8");
+  const sent = Buffer.concat(chunks);
+  const isForm = (request.headers["content-type"] ?? "").startsWith("multipart/form-data");
+  const body: unknown = isForm || sent.length === 0 ? null : JSON.parse(sent.toString("utf8"));
+  const form = isForm
+    ? await new Response(sent, { headers: { "content-type": request.headers["content-type"] ?? "" } }).formData()
+    : null;
   const faultAt = state.faults.findIndex(({ pattern }) => pattern.test(line));
   const fault = faultAt < 0 ? null : (state.faults.splice(faultAt, 1)[0]?.fault ?? null);
   state.double.requests.push({
     method: request.method ?? "",
     path: url.pathname + decodeURIComponent(url.search),
-    body: sent === "" ? null : JSON.parse(sent),
+    body,
     timeoutSeconds: Number(request.headers["x-stainless-timeout"]),
   });
   response.setHeader(
@@ -181,8 +199,9 @@ async function serve(state: State, request: IncomingMessage, response: ServerRes
     if (fault?.kind === "cut") return die();
     if (fault?.kind === "status") return answerFault(response, fault);
     checkHeaders(state, request, url.pathname);
-    const result = route(state, request, url, sent === "" ? null : (JSON.parse(sent) as unknown));
+    const result = route(state, request, url, body, form);
     if (fault?.kind === "lose") return die();
+    if (fault?.kind === "unechoed") return json(response, 200, { data: [] });
     if (result instanceof OpenStream) openStream(state, response, result, fault?.kind === "cutStream" ? fault : null);
     else if (result instanceof Download)
       response.writeHead(200, { "content-type": result.file.mime_type }).end(result.file.bytes);
@@ -225,7 +244,7 @@ function checkHeaders(state: State, request: IncomingMessage, path: string): voi
   if (
     request.method === "POST" &&
     Number(headers["content-length"] ?? 0) > 0 &&
-    headers["content-type"] !== "application/json"
+    !(path === "/v1/files" ? /^multipart\/form-data/u : /^application\/json$/u).test(headers["content-type"] ?? "")
   )
     throw badRequest("content-type");
 }
@@ -280,13 +299,19 @@ function query(url: URL, allowed: readonly string[]): URLSearchParams {
   return url.searchParams;
 }
 
-function route(state: State, { method, headers }: IncomingMessage, url: URL, body: unknown): unknown {
+function route(
+  state: State,
+  { method, headers }: IncomingMessage,
+  url: URL,
+  body: unknown,
+  form: FormData | null,
+): unknown {
   const [, version, family = "", id, ...rest] = url.pathname.split("/");
   if (version !== "v1") throw notFound("path");
   const line = `${method} ${[family, id === undefined ? "" : ":id", ...rest].filter((part) => part !== "").join("/")}`;
   switch (family) {
     case "models":
-      return models(line, url);
+      return models(line, id ?? "", url);
     case "files":
       return files(state.engine.files, (data, params) => page(state, data, params), {
         line,
@@ -295,6 +320,8 @@ function route(state: State, { method, headers }: IncomingMessage, url: URL, bod
         betas: String(headers["anthropic-beta"]),
         accept: String(headers.accept),
         now: (state.options.clock ?? systemClock).now() + (state.options.skewMs ?? 0),
+        newId: state.engine.newId,
+        form,
       });
     case "messages":
       return messages(state, line, body);
@@ -310,13 +337,55 @@ function route(state: State, { method, headers }: IncomingMessage, url: URL, bod
 }
 
 const knownModels = ["claude-sonnet-5-5", "claude-opus-5-5", "claude-haiku-5-5"];
+const aliases: { readonly [name: string]: string } = { "claude-sonnet-latest": "claude-sonnet-5-5" };
+const effortLevels = ["low", "medium", "high", "xhigh", "max"];
 
-function models(line: string, url: URL): unknown {
+/** A bare id, or an id with an effort; returns the two. */
+function checkModel(model: unknown): { id: string; effort: string | null } {
+  const { id, effort } = typeof model === "string" ? { id: model } : only(model, ["id", "effort", "speed"], ["id"]);
+  if (!knownModels.includes(text(id))) throw badRequest("model");
+  if (effort !== undefined && !effortLevels.includes(text(effort))) throw badRequest("model.effort");
+  return { id: text(id), effort: text(effort) || null };
+}
+
+function checkTools(tools: unknown): void {
+  for (const tool of (tools as { type?: string }[] | undefined) ?? []) {
+    if (tool.type === "custom") {
+      const { name } = only(
+        tool,
+        ["type", "name", "description", "input_schema"],
+        ["name", "description", "input_schema"],
+      );
+      if (!/^[\w-]{1,128}$/u.test(text(name))) throw badRequest("tools.name");
+      continue;
+    }
+    const toolset = only(tool, ["type", "default_config", "configs"], ["type"]);
+    if (toolset["type"] !== "agent_toolset_20260401") throw badRequest("tools.type");
+    only(toolset["default_config"], ["enabled", "permission_policy"]);
+    for (const config of (toolset["configs"] as unknown[] | undefined) ?? [])
+      only(config, ["type", "name", "enabled", "permission_policy"], ["name"]);
+  }
+}
+
+function models(line: string, id: string, url: URL): unknown {
+  const toWire = (id: string): object => ({
+    type: "model",
+    id,
+    display_name: `Model ${id.slice(7)}`,
+    lifecycle: "active",
+    max_tokens: 64_000,
+    max_input_tokens: 200_000,
+  });
+  if (line === "GET models/:id") {
+    const name = aliases[id] ?? id;
+    if (!knownModels.includes(name)) throw notFound(`model: ${id}`);
+    return toWire(name);
+  }
   if (line !== "GET models") throw notFound("path");
   const params = query(url, ["limit", "after_id", "before_id"]);
   const start = knownModels.indexOf(params.get("after_id") ?? "") + 1;
   const ids = knownModels.slice(start, start + Number(params.get("limit") ?? 20));
-  const data = ids.map((id) => ({ type: "model", id, display_name: `Model ${id.slice(7)}`, lifecycle: "active" }));
+  const data = ids.map(toWire);
   const has_more = start + ids.length < knownModels.length;
   return { data, has_more, first_id: ids[0] ?? null, last_id: ids.at(-1) ?? null };
 }
@@ -325,18 +394,28 @@ function messages(state: State, line: string, body: unknown): unknown {
   if (line !== "POST messages") throw notFound("path");
   const params = only(
     body,
-    ["model", "max_tokens", "messages", "system", "stream", "cache_control", "metadata"],
+    ["model", "max_tokens", "messages", "system", "stream", "tools", "output_config", "cache_control", "metadata"],
     ["model", "max_tokens", "messages"],
   );
   if (!knownModels.includes(text(params["model"]))) throw notFound(`model: ${text(params["model"])}`);
   if (params["stream"] !== true) throw badRequest("stream: this double streams only");
   if (params["system"] === "") throw badRequest("system: text content blocks must be non-empty");
+  if (Number(params["max_tokens"]) > 64_000)
+    throw badRequest(
+      `max_tokens: ${Number(params["max_tokens"])} > 64000, which is the maximum allowed number of output tokens`,
+    );
+  const { effort } = only(params["output_config"] ?? {}, ["effort", "format"]);
+  if (effort !== undefined && !effortLevels.includes(text(effort))) throw badRequest("output_config.effort");
+  for (const tool of (params["tools"] as Body[] | undefined) ?? [])
+    if (tool["type"] === undefined)
+      only(tool, ["name", "description", "input_schema", "cache_control"], ["name", "input_schema"]);
+    else if (tool["type"] !== "web_search_20250305" || tool["name"] !== "web_search") throw badRequest("tools.type");
   const prompt = checkMessages(params["messages"], state.lastStop === "pause_turn");
   return new OpenStream((stream) => {
     const stop = new AbortController();
     const id = state.engine.newId("msg");
-    void streamMessage(state.script(prompt), id, state.options.clock ?? systemClock, stop.signal, (name, data) =>
-      stream.write(sse(name, data)),
+    void streamMessage(state.script(prompt), id, state.options.clock ?? systemClock, stop.signal, (text) =>
+      stream.write(text),
     ).then((reason) => {
       if (stop.signal.aborted) return;
       state.lastStop = reason;
@@ -348,11 +427,7 @@ function messages(state: State, line: string, body: unknown): unknown {
 
 function environments(state: State, line: string, id: string, url: URL, body: unknown): unknown {
   const { environments: all } = state.double;
-  const toWire = (environment: { id: string; name: string; archived_at: string | null }): object => ({
-    type: "environment",
-    config: { type: "cloud" },
-    ...environment,
-  });
+  const toWire = (environment: DoubleEnvironment): object => ({ type: "environment", ...environment });
   switch (line) {
     case "POST environments": {
       const { name, config } = only(body, ["name", "config", "description", "metadata", "scope"], ["name"]);
@@ -360,7 +435,7 @@ function environments(state: State, line: string, id: string, url: URL, body: un
         throw new Refusal(409, "conflict_error", "name taken");
       const cloud = only(config, ["type", "networking", "packages"], ["type"]);
       only(cloud["networking"], ["type", "allow_mcp_servers", "allow_package_managers", "allowed_hosts"], ["type"]);
-      const environment = { id: state.engine.newId("env"), name: text(name), archived_at: null };
+      const environment = { id: state.engine.newId("env"), name: text(name), archived_at: null, config: cloud };
       all.set(environment.id, environment);
       return toWire(environment);
     }
@@ -395,14 +470,8 @@ function agents(state: State, line: string, id: string, url: URL, body: unknown)
     ...agent,
   });
   const check = (params: Body): Body => {
-    if (params["model"] !== undefined && !knownModels.includes(text(params["model"]))) throw badRequest("model");
-    for (const tool of (params["tools"] as unknown[] | undefined) ?? []) {
-      const toolset = only(tool, ["type", "default_config", "configs"], ["type"]);
-      if (toolset["type"] !== "agent_toolset_20260401") throw badRequest("tools.type");
-      only(toolset["default_config"], ["enabled", "permission_policy"]);
-      for (const config of (toolset["configs"] as unknown[] | undefined) ?? [])
-        only(config, ["type", "name", "enabled", "permission_policy"], ["name"]);
-    }
+    if (params["model"] !== undefined) checkModel(params["model"]);
+    checkTools(params["tools"]);
     return params;
   };
   const need = () => {
@@ -440,6 +509,29 @@ function sessions(state: State, line: string, id: string, url: URL, body: unknow
   switch (line) {
     case "POST sessions":
       return toWire(createSession(state, body));
+    case "GET sessions": {
+      const params = query(url, ["limit", "page", "order", "agent_id", "statuses[]", "include_archived"]);
+      const all = [...engine.sessions.values()].filter((session) => session.archivedAt === null).map(toWire);
+      return {
+        ...(page(state, params.get("order") === "asc" ? all : all.toReversed(), params) as object),
+        prev_page: null,
+      };
+    }
+    case "POST sessions/:id/resources": {
+      const { type, file_id, mount_path } = only(body, ["type", "file_id", "mount_path"], ["type", "file_id"]);
+      const file = engine.files.get(text(file_id));
+      if (type !== "file" || !file) throw notFound("file");
+      const session = engine.need(id);
+      engine.files.set(file.id, { ...file, sessionId: session.id, mountPath: text(mount_path) || null });
+      return {
+        type: "file",
+        id: engine.newId("sesrsc"),
+        file_id,
+        mount_path,
+        created_at: engine.nowIso(),
+        updated_at: engine.nowIso(),
+      };
+    }
     case "GET sessions/:id":
       return toWire(engine.need(id));
     case "POST sessions/:id": {
@@ -447,13 +539,20 @@ function sessions(state: State, line: string, id: string, url: URL, body: unknow
       const session = engine.need(id);
       if (session.archivedAt !== null) throw badRequest("session is archived");
       if (text(patch["title"]).length > 500) throw badRequest("title");
-      engine.patch(session, patch);
+      if (patch["agent"] !== undefined) {
+        const { tools } = only(patch["agent"], ["tools", "mcp_servers"]);
+        if (session.isPlaying) throw badRequest("a running session cannot be changed");
+        checkTools(tools);
+        session.tools = tools;
+      }
+      if (patch["title"] !== undefined || patch["metadata"] !== undefined) engine.patch(session, patch);
       return toWire(session);
     }
     case "POST sessions/:id/archive":
       engine.archive(engine.need(id));
       return toWire(engine.need(id));
     case "DELETE sessions/:id":
+      if (engine.need(id).isPlaying) throw badRequest("a running session cannot be deleted");
       engine.delete(engine.need(id));
       return { id, type: "session_deleted" };
     case "GET sessions/:id/events":
@@ -495,8 +594,8 @@ function createSession(state: State, body: unknown): DoubleSession {
   const environment = double.environments.get(text(params["environment_id"]));
   if (!environment) throw new Refusal(404, "not_found_error", "environment", "environment_not_found");
   if (environment.archived_at !== null) throw badRequest("environment", "environment_archived");
-  const model = text(overrides["model"] ?? agent.body["model"]);
-  if (!knownModels.includes(model)) throw badRequest("model");
+  const { id: model, effort } = checkModel(overrides["model"] ?? agent.body["model"]);
+  checkTools(overrides["tools"]);
   const metadata = (params["metadata"] ?? {}) as Record<string, string>;
   checkMetadata(metadata);
   if (text(params["title"]).length > 500) throw badRequest("title");
@@ -504,6 +603,8 @@ function createSession(state: State, body: unknown): DoubleSession {
     agentId: agent.id,
     environmentId: environment.id,
     model,
+    effort,
+    tools: overrides["tools"] ?? agent.body["tools"],
     system: text(overrides["system"] ?? agent.body["system"]),
     title: (params["title"] ?? null) as string | null,
     metadata,
@@ -584,6 +685,11 @@ function sendEvents(engine: Engine, session: DoubleSession, body: unknown): Wire
         );
         if (result !== "allow" && result !== "deny") throw badRequest("result");
         if (why !== undefined && (result !== "deny" || text(why).length > 10_000)) throw badRequest("deny_message");
+        break;
+      }
+      case "user.custom_tool_result": {
+        const result = only(event, ["type", "custom_tool_use_id", "content", "is_error"], ["custom_tool_use_id"]);
+        if (result["content"] !== undefined) checkContent(result["content"]);
         break;
       }
       default:

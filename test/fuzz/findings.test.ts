@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import { toSessionEvent } from "../../src/claude/wire.ts";
 import { claudeFailure } from "../../src/claude/failure.ts";
-import { addFrame, emptyReply } from "../../src/claude/messages.ts";
+import { addFrame, emptyReply } from "../../src/claude/response.ts";
 import { systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";

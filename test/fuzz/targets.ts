@@ -7,19 +7,18 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClaudeApi } from "../../src/claude/api.ts";
-import type { TurnStep } from "../../src/claude/backend.ts";
-import { toFrame, toSessionEvent } from "../../src/claude/wire.ts";
+import { createFrameReader, toSessionEvent } from "../../src/claude/wire.ts";
 import { claudeFailure } from "../../src/claude/failure.ts";
-import { createMessagesBackend } from "../../src/claude/messages.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { decide, inboxKey } from "../../src/core/inbound.ts";
+import { classify, inboxKey } from "../../src/core/inbound.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../../src/core/metadata.ts";
 import type { Account, Context, Envelope, SessionEvent } from "../../src/core/model.ts";
 import { planFiles, promptText, textOf } from "../../src/core/prompt.ts";
 import { renderReply } from "../../src/core/reply.ts";
 import { synchronize } from "../../src/core/synchronizer.ts";
-import { pendingAsks, progressOf, trackAll } from "../../src/core/turn.ts";
+import { openLog, progressOf, readEntry, trackAll } from "../../src/core/turn.ts";
 import { maskNumber, redact, redactText } from "../../src/log.ts";
 import { settings, settingKeys, fileKey } from "../../src/settings.ts";
 import { fromRef, toEnvelope } from "../../src/signal/daemon/envelope.ts";
@@ -82,7 +81,7 @@ const sizeOf = (value: unknown): number =>
 export function follow(envelope: Envelope, fed: number): void {
   checkSize("envelope", envelope, fed);
   if (!JSON.stringify(envelope).isWellFormed()) throw new Error("an envelope holds half a character");
-  decide(envelope, { account, allow: [{ kind: "self" }], questions: [{ sentAt: 1, shownAt: 0 }], isGroupAlways: true });
+  classify(envelope, { account, allow: [{ kind: "self" }], isGroupAlways: true });
   inboxKey(envelope, account);
   const body = textOf(envelope);
   if (body) checkSize("files", planFiles(body), fed);
@@ -184,10 +183,11 @@ async function stream(dice: Dice): Promise<void> {
   });
   const response = Promise.resolve(new Response(body, { headers: { "content-type": "text/event-stream" } }));
   const events: SessionEvent[] = [];
+  const read = createFrameReader();
   try {
     for await (const wire of await api.stream({ what: "follow" }, () => ({ asResponse: () => response }), never)) {
       if (wire === "silent") continue;
-      const frame = toFrame(wire);
+      const frame = read(wire);
       if (frame?.kind === "event") events.push(frame.event);
     }
   } catch (error) {
@@ -201,52 +201,45 @@ function turn(dice: Dice): void {
     dice.chance(0.5) ? dice.pick(frames) : mutateJson(dice, dice.pick(frames), frames),
   );
   const fed = sizeOf(wires);
+  const read = createFrameReader();
   const events = wires.flatMap((wire) => {
-    checkSize("frame", toFrame(wire), sizeOf(wire));
+    checkSize("frame", read(wire), sizeOf(wire));
     const event = toSessionEvent(wire);
     return event ? [event] : [];
   });
   checkSize("events", events, fed);
   trackAll(progressOf(events[0]?.id ?? null), events);
-  checkSize("asks", pendingAsks(events), fed);
+  checkSize("open", events.reduce(readEntry, openLog), fed);
   for (const event of events) if (event.type === "reply") render(event.text);
 }
 
-/** A whole turn of the Messages API, as the answer loop sees it. */
+/** A whole turn of the Messages API, and the next one that has it in its history. */
 async function messagesTurn(dice: Dice): Promise<void> {
   const wires = messageFrames.flatMap((wire) =>
     dice.chance(0.1) ? [] : [dice.chance(0.8) ? wire : mutateJson(dice, wire, messageFrames)],
   );
-  const backend = createMessagesBackend({
-    api: {
-      ...api,
-      stream: async () =>
-        (async function* () {
-          yield* structuredClone(wires);
-        })(),
-    },
+  const stream = async (): Promise<AsyncIterable<unknown>> =>
+    (async function* () {
+      yield* structuredClone(wires);
+    })();
+  const line = createMessagesLine({
+    api: { ...api, stream, model: () => Promise.resolve(null) },
     clock: hastyClock(),
-    newId: () => "new",
+    newId: () => `new${++ids}`,
+    hasWebSearch: true,
   });
-  const session = {
-    id: "s",
-    remoteId: null,
-    cursor: null,
-    title: "t",
-    model: "m",
-    system: "",
-    metadata: {},
-    mappedEventIds: new Set<string>(),
-    history: () => [],
-  };
-  const steps: TurnStep[] = [];
-  try {
-    for await (const step of backend.turn(session, { text: "hi", files: [], state: { kind: "new" } }, never))
-      steps.push(step);
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-  }
-  checkSize("steps", steps, sizeOf(wires));
+  let ids = 0;
+  const log: SessionEvent[] = [];
+  const about = { id: "s", remoteId: null, title: "t", model: "m", effort: "low", system: "", metadata: {} };
+  const tools = dice.chance(0.5) ? [{ name: "get", description: "gets", inputSchema: {} }] : [];
+  const session = { ...about, tools, history: () => log.toReversed() };
+  for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
+    try {
+      log.push(...(await line.post(session, [request], () => undefined, never)));
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+    }
+  checkSize("entries", log, sizeOf(wires));
 }
 
 function render(text: string): void {

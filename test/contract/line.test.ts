@@ -1,13 +1,13 @@
-/** Every backend, held to the same contract. */
+/** Every line, held to the same contract. */
 import { createClaudeApi } from "../../src/claude/api.ts";
-import { createMessagesBackend } from "../../src/claude/messages.ts";
-import { createScriptedClaude } from "../doubles/scripted.ts";
-import { createSessionsBackend } from "../../src/claude/sessions.ts";
+import { createManagedLine } from "../../src/claude/managed.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
 import type { Log } from "../../src/log.ts";
 import { startClaudeDouble, type DoubleOptions } from "../doubles/claude.ts";
 import { createFakeClock } from "../doubles/fake-clock.ts";
-import { backendContract, type Bench } from "./backend.ts";
-import { remoteBackendContract } from "./backend-remote.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
+import { lineContract, type Bench } from "./line.ts";
+import { remoteLineContract } from "./line-remote.ts";
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
 
@@ -16,16 +16,16 @@ async function scripted(): Promise<Bench> {
   const claude = createScriptedClaude({ clock, pageMax: 3, skewMs: 90_000 });
   const { world } = claude;
   return {
-    backend: claude.backend,
+    line: claude.line,
     clock,
     setScript: world.setScript,
-    loseSend: () => claude.fail("send", { kind: "lose" }),
-    cutSend: () => claude.fail("send", { kind: "refuse", code: "claude_unreachable" }),
-    async hangSend() {
-      claude.fail("send", { kind: "hang" });
+    losePost: () => claude.fail("post", { kind: "lose" }),
+    cutPost: () => claude.fail("post", { kind: "refuse", code: "claude_unreachable" }),
+    async hangPost() {
+      claude.fail("post", { kind: "hang" });
     },
-    limitSend: () => claude.fail("send", { kind: "refuse", code: "claude_rate_limited", retryAfterMs: 7000 }),
-    overloadSend: () => claude.fail("send", { kind: "refuse", code: "claude_overloaded" }),
+    limitPost: () => claude.fail("post", { kind: "refuse", code: "claude_rate_limited", retryAfterMs: 7000 }),
+    overloadPost: () => claude.fail("post", { kind: "refuse", code: "claude_overloaded" }),
     cutStreams: () => world.cut(),
     setMute: claude.setMute,
     openStreams: () => world.sessions().reduce((sum, session) => sum + session.listeners.size, 0),
@@ -38,31 +38,34 @@ async function scripted(): Promise<Bench> {
       say: world.say,
       tail(id, text) {
         for (const listener of world.find(id)?.listeners ?? [])
-          listener({ kind: "delta", eventId: "sevt_unheard", text });
+          listener({ kind: "delta", eventId: "sevt_unheard", text, isFirst: false });
       },
       post: world.post,
       patch: (id, title, metadata) => world.patch(id, { title, metadata }),
       remove: world.delete,
       archive: world.archive,
       isRunning: (id) => world.find(id)?.status === "running",
+      loseCreate: () => claude.fail("create", { kind: "lose" }),
+      dropEcho: () => claude.fail("post", { kind: "unechoed" }),
     },
   };
 }
 
-const sendPath = /POST \/v1\/(sessions\/[^/]+\/events|messages)$/u;
+const postPath = /POST \/v1\/(sessions\/[^/]+\/events|messages)$/u;
 
 async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = {}): Promise<Bench> {
   const clock = createFakeClock();
   const double = await startClaudeDouble({ clock, pageMax: 3, skewMs: 90_000, ...options });
   const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
   const memory = new Map<string, string>();
-  const backend =
+  const line =
     kind === "messages"
-      ? createMessagesBackend({ api, clock, newId: () => double.engine.newId("prompt") })
-      : createSessionsBackend({
+      ? createMessagesLine({ api, clock, newId: () => double.engine.newId("prompt"), hasWebSearch: true })
+      : createManagedLine({
           api,
           clock,
           model: "claude-sonnet-5-5",
+          effort: "medium",
           system: "You answer in a Signal chat.",
           toolPolicy: "ask",
           memory: { get: (key) => memory.get(key) ?? null, set: (key, value) => void memory.set(key, value) },
@@ -72,19 +75,20 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
   const { engine } = double;
   const promptOf = (event: { [key: string]: unknown }): string[] =>
     event["type"] === "user.message" ? [(event["content"] as { text?: string }[])[0]?.text ?? ""] : [];
+  const messageOf = (text: string): object => ({ content: [{ type: "text", text }] });
   return {
-    backend,
+    line,
     clock,
     setScript: double.setScript,
-    loseSend: () => double.fail(sendPath, { kind: "lose" }),
-    cutSend: () => double.fail(sendPath, { kind: "cut" }),
-    hangSend() {
-      double.fail(sendPath, { kind: "hang" });
-      return double.next(sendPath);
+    losePost: () => double.fail(postPath, { kind: "lose" }),
+    cutPost: () => double.fail(postPath, { kind: "cut" }),
+    hangPost() {
+      double.fail(postPath, { kind: "hang" });
+      return double.next(postPath);
     },
-    limitSend: () =>
-      double.fail(sendPath, { kind: "status", status: 429, type: "rate_limit_error", headers: { "retry-after": "7" } }),
-    overloadSend: () => double.fail(sendPath, { kind: "status", status: 529, type: "overloaded_error" }),
+    limitPost: () =>
+      double.fail(postPath, { kind: "status", status: 429, type: "rate_limit_error", headers: { "retry-after": "7" } }),
+    overloadPost: () => double.fail(postPath, { kind: "status", status: 529, type: "overloaded_error" }),
     cutStreams: () => double.cutStreams(),
     setMute: double.setMute,
     openStreams: double.openStreams,
@@ -94,28 +98,28 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
         ? null
         : {
             prompts: (id) => [...engine.need(id).log, ...engine.need(id).queue].flatMap(promptOf),
-            say: (id, text) =>
-              void engine.append(engine.need(id), "agent.message", { content: [{ type: "text", text }] }),
+            say: (id, text) => void engine.append(engine.need(id), "agent.message", messageOf(text)),
             tail(id, text) {
               const delta = { type: "content_delta", index: 0, content: { type: "text", text } };
               for (const listener of engine.need(id).listeners)
                 listener({ type: "event_delta", event_id: "sevt_unheard", delta });
             },
-            post: (id, text) =>
-              void engine.accept(engine.need(id), { type: "user.message", content: [{ type: "text", text }] }),
+            post: (id, text) => void engine.accept(engine.need(id), { type: "user.message", ...messageOf(text) }),
             patch: (id, title, metadata) => engine.patch(engine.need(id), { title, metadata }),
             remove: (id) => engine.delete(engine.need(id)),
             archive: (id) => engine.archive(engine.need(id)),
             isRunning: (id) => engine.need(id).status === "running",
+            loseCreate: () => double.fail(/POST \/v1\/sessions$/u, { kind: "lose" }),
+            dropEcho: () => double.fail(postPath, { kind: "unechoed" }),
           },
   };
 }
 
-backendContract("scripted", scripted);
-remoteBackendContract("scripted", scripted);
-backendContract("messages", () => overHttp("messages"));
-backendContract("sessions", () => overHttp("sessions"));
-remoteBackendContract("sessions", () => overHttp("sessions"));
-remoteBackendContract("sessions, where all times tie", () => overHttp("sessions", { stepMs: 0 }));
-remoteBackendContract("sessions, prompts echoed once, as queued", () => overHttp("sessions", { echo: "queued" }));
-remoteBackendContract("sessions, prompts echoed once, as processed", () => overHttp("sessions", { echo: "processed" }));
+lineContract("scripted", scripted);
+remoteLineContract("scripted", scripted);
+lineContract("messages", () => overHttp("messages"));
+lineContract("sessions", () => overHttp("sessions"));
+remoteLineContract("sessions", () => overHttp("sessions"));
+remoteLineContract("sessions, where all times tie", () => overHttp("sessions", { stepMs: 0 }));
+remoteLineContract("sessions, prompts echoed once, as queued", () => overHttp("sessions", { echo: "queued" }));
+remoteLineContract("sessions, prompts echoed once, as processed", () => overHttp("sessions", { echo: "processed" }));

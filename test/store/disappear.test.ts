@@ -1,0 +1,43 @@
+import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openDatabase } from "../../src/store/database.ts";
+import { migrate } from "../../src/store/migrations.ts";
+import { forget } from "../../src/store/retention.ts";
+
+test("where messages disappear nothing of them stays in the log: no text, no tool's input, no block, no picture", async () => {
+  const home = mkdtempSync(join(tmpdir(), "signalman-disappear-"));
+  const db = await openDatabase(join(home, "signalman.db"));
+  try {
+    migrate(db);
+    db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60')");
+    db.run(
+      "INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES ('s', 'self', '{}', 'messages', 'active', '{}', '{}', 0, 0)",
+    );
+    const bodies = [
+      { type: "prompt", text: "SECRET" },
+      { type: "other", name: "messages.user", raw: { content: [{ type: "image", source: { data: "SECRET" } }] } },
+      { type: "other", name: "messages.assistant", raw: { content: [{ type: "thinking", thinking: "SECRET" }] } },
+      { type: "tool_use", name: "local_read", input: { file_path: "SECRET" } },
+      { type: "reply", text: "SECRET" },
+      { type: "other", name: "session.something" },
+      { type: "idle", stop: { kind: "end_turn" } },
+    ];
+    for (const [index, body] of bodies.entries())
+      db.run(
+        "INSERT INTO events (session_id, id, type, at, body) VALUES ('s', ?, ?, 1000, ?)",
+        `e${index}`,
+        body.type,
+        JSON.stringify(body),
+      );
+    forget(db, 120_000);
+    const rows = db.all<{ body: string }>("SELECT body FROM events ORDER BY seq").map(({ body }) => body);
+    expect(rows.join("\n")).not.toContain("SECRET");
+    expect(rows.map((body) => (JSON.parse(body) as { type: string }).type)).toEqual(bodies.map(({ type }) => type));
+    expect(JSON.parse(rows[3] ?? "")).toEqual({ type: "tool_use", name: "local_read", input: null });
+  } finally {
+    db.close();
+    rmSync(home, { recursive: true });
+  }
+});
