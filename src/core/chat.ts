@@ -104,11 +104,12 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
   // A link preview that comes later, or a corrected blank: the question is the same.
   if (before !== null && before === words) return [];
   const versions = [envelope.sentAt, ...(replaces === null ? [] : [replaces]), ...(replaced?.versions ?? [])];
+  const withdrawn = replaced ? withdraw(view, replaced, true) : [];
   return [
-    ...(replaced ? withdraw(view, replaced, true) : []),
+    ...withdrawn,
     { do: "open", id, envelope, versions },
     { do: "mark", id, envelope, stage: "taken" },
-    ...remind(view, id, words),
+    ...(openAsks(view, withdrawn).length > 0 ? remind(view, id, words) : []),
   ];
 }
 

@@ -10,7 +10,6 @@ import { build, noteTurn, viewOf, type Worker } from "./post.ts";
 
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
 export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
-  worker.caughtUp.resolve();
   for (;;) {
     const post = bridge.store.posts.open(session.id).find(({ state }) => state === "queued" || state === "posting");
     if (post === undefined || kill.aborted) return;

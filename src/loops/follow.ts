@@ -42,8 +42,7 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
     async work(sessionId, kill) {
       const session = store.sessions.get(sessionId);
       if (!session) return null;
-      const worker: Worker = { wake: () => undefined, caughtUp: Promise.withResolvers() };
-      worker.caughtUp.promise.catch(() => undefined);
+      const worker: Worker = { wake: () => undefined, waiting: [] };
       workers.set(sessionId, worker);
       try {
         const isWatched = watched.delete(sessionId);
@@ -59,7 +58,8 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
         return workFailed(bridge, session, error, attempt);
       } finally {
         workers.delete(sessionId);
-        worker.caughtUp.reject(new BridgeError("claude_stream_lost", "Cannot catch up as the line was lost"));
+        const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
+        for (const one of worker.waiting) one.reject(lost);
       }
     },
     isOpen: () => bridge.account() !== null,
@@ -80,7 +80,12 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       const { remote } = line;
       if (remote === null || session.remoteId === null) return;
       const worker = workers.get(session.id);
-      if (worker) return worker.caughtUp.promise;
+      if (worker) {
+        const caughtUp = Promise.withResolvers<void>();
+        worker.waiting.push(caughtUp);
+        worker.wake();
+        return caughtUp.promise;
+      }
       const { remoteId } = session;
       await queue.hold(session.id, () => listLog(bridge, remote, session.id, remoteId, signal));
     },

@@ -18,6 +18,8 @@ const overlapMs: Millis = 60_000;
 const askedSlackMs: Millis = 60_000;
 /** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
 const echoHoldMs: Millis = 20;
+/** A stop is taken up within a second as a rule. */
+const restMs: Millis = 2_000;
 
 type Mirror = {
   readonly bridge: Bridge;
@@ -28,6 +30,8 @@ type Mirror = {
   readonly live: Live;
   readonly buffer: SessionEvent[];
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
+  /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
+  restingAt: Millis | null;
   /** Nothing of ours is under way, but the session runs. */
   isWatched: boolean;
   startedAt: Millis;
@@ -52,10 +56,9 @@ export async function mirror(
     remoteId ??= await create(bridge, remote, session, signal);
     const startedAt = bridge.clock.monotonic();
     const common = { bridge, remote, sessionId: session.id, remoteId, signal, live, isWatched, startedAt };
-    const state: Mirror = { ...common, buffer: [], posted: [] };
+    const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null };
     const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
     if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
-    worker.caughtUp.resolve();
     if (!isFresh) await lookUp(state);
     await run(state, frames, worker);
   } catch (error) {
@@ -191,8 +194,14 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
   for (;;) {
     const posts = bridge.store.posts.open(state.sessionId);
     showWork(state, posts);
+    if (worker.waiting.length > 0) {
+      flush(state);
+      await listLog(bridge, state.remote, state.sessionId, state.remoteId, signal);
+      for (const one of worker.waiting.splice(0)) one.resolve();
+      continue;
+    }
     const next = nextPost(posts);
-    if (posting === null && next) {
+    if (posting === null && next && (next.kind !== "prompt" || state.restingAt === null)) {
       flush(state);
       const stop = new AbortController();
       posting = { post: next, stop, done: post(state, next, AbortSignal.any([signal, stop.signal])) };
@@ -224,7 +233,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       timer.abort();
     }
     if (signal.aborted) return;
-    if (happened.kind === "held") flush(state);
+    if (happened.kind === "held" && !flush(state)) await lookForRest(state);
     if (happened.kind === "echo") {
       posting = null;
       take(state, happened.post, happened.echo);
@@ -260,9 +269,21 @@ const isQuiet = ({ type }: SessionEvent): boolean =>
   type === "prompt" || type === "running" || type === "usage" || type === "other";
 
 /** How long what is buffered may wait for what comes next; null: as long as it takes. */
-function holdOf({ buffer, posted }: Mirror): Millis | null {
+function holdOf({ bridge, buffer, posted, restingAt }: Mirror): Millis | null {
   if (!buffer.every(isQuiet)) return 0;
-  return posted.length > 0 ? echoHoldMs : null;
+  if (posted.length > 0) return echoHoldMs;
+  return restingAt === null ? null : Math.max(1, restingAt - bridge.clock.monotonic());
+}
+
+/**
+ * A session that was stopped takes the next prompt when it has come to rest: until then it refuses the prompt, or its last stop would
+ * pass for the end of the new turn. No rest is waited for where there was nothing to stop.
+ */
+async function lookForRest(state: Mirror): Promise<void> {
+  const { bridge, remote, remoteId, signal, restingAt } = state;
+  if (restingAt === null || bridge.clock.monotonic() < restingAt) return;
+  const there = await remote.retrieve(remoteId, signal);
+  state.restingAt = there?.status === "running" ? bridge.clock.monotonic() + restMs : null;
 }
 
 /** One transaction; false where nothing was held. */
@@ -310,7 +331,9 @@ async function post(state: Mirror, row: PostRow, signal: AbortSignal): Promise<H
   }
 }
 
-function take({ bridge, buffer, posted }: Mirror, row: PostRow, echo: SessionEvent | null): void {
+function take(state: Mirror, row: PostRow, echo: SessionEvent | null): void {
+  const { bridge, buffer, posted } = state;
+  if (row.kind === "interrupt") state.restingAt = bridge.clock.monotonic() + restMs;
   if (!bridge.store.posts.isOpen(row.id)) return;
   if (row.kind === "prompt" && echo?.type !== "prompt") return;
   if (echo !== null) buffer.push(echo);
@@ -333,6 +356,7 @@ async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {
       buffer.push(frame.event);
       if (frame.event.type === "idle") {
         state.isWatched = false;
+        if (frame.event.stop.kind !== "requires_action") state.restingAt = null;
         await settlePuzzle(state);
       }
       if (frame.event.type === "terminated") flush(state);

@@ -32,8 +32,8 @@ export function noteTurn(
 export type Worker = {
   /** Something was posted, or taken back. */
   wake: () => void;
-  /** Resolves when the log was listed. */
-  readonly caughtUp: PromiseWithResolvers<void>;
+  /** Those who wait until the log was listed from now on. */
+  readonly waiting: PromiseWithResolvers<void>[];
 };
 
 /** A session as a line is told of it. */

@@ -31,7 +31,7 @@ export interface Queue {
   wake(key?: string): void;
   isBusy(key: string): boolean;
   busyCount(): number;
-  /** Does other work of this key while the queue leaves it alone; not while it is busy. */
+  /** Does other work of this key as soon as it is not busy, while the queue leaves it alone. */
   hold<T>(key: string, work: () => Promise<T>): Promise<T>;
   /** No wait holds any more. */
   hurry(): void;
@@ -121,7 +121,10 @@ export function createQueue(
     wake,
     isBusy: (key) => running.has(key),
     busyCount: () => running.size,
-    hold: (key, work) => occupy(key, work()),
+    async hold(key, work) {
+      for (let task = running.get(key); task; task = running.get(key)) await task;
+      return occupy(key, work());
+    },
     hurry() {
       waiting.clear();
       wake();
