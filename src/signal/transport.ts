@@ -56,6 +56,7 @@ export interface Transport {
 
   /**
    * Resolves when the transport can receive for the account. A transport on a previous connection is disconnected first.
+   * What is not known of the account yet, its ACI or its number, appears in the same object as soon as traffic tells it.
    * @throws BridgeError `signal_unreachable` `signal_timeout` `unlinked` `outdated` `rejected` `replaced` `not_linked`
    *   `json_rpc_mode` `signal_rate_limited` `signal_protocol`
    */

@@ -12,12 +12,12 @@ import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Chat, Outbound } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
+import type { SendOutcome, Transport } from "../transport.ts";
 import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest, type Place } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { salvage } from "./salvage.ts";
-import { sendFault, toDataUri, toErrorCode, toName, toOutcome, toReport } from "./sending.ts";
+import { toDataUri, toErrorCode, toName, toOutcome, toPrintedReport, toReport } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
-import type { SendOutcome, Transport } from "../transport.ts";
 
 const limits = {
   callMs: 30_000,
@@ -37,7 +37,7 @@ const limits = {
   batchMax: 10,
 } as const;
 
-type Request = Pick<HttpRequest, "method" | "path" | "json">;
+type Request = Pick<HttpRequest, "method" | "path" | "json" | "isFresh">;
 
 export const howToLink =
   "Open /v1/qrcodelink?device_name=signalman of the container in a browser and scan the code; docs/linking.md says more.";
@@ -47,13 +47,16 @@ export function createRest(options: PollingOptions): Transport {
   const { clock, log } = options;
   const api = createApi(options);
   let account = "";
+  let aci: string | null = null;
   const own = (route: string): string => `/v1/${route}/${encodeURIComponent(account)}`;
   const daemon: Daemon = {
     name: "rest",
     isLocal: api.isLocal,
     async connect(signal) {
       account = await findAccount(api, options.account, signal);
-      return { aci: null, number: account };
+      // It costs a process: once is enough.
+      aci ??= await findOwnAci(api, own("identities"), account, signal);
+      return { aci, number: account };
     },
     /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
     async poll(timeoutMs, stop) {
@@ -67,7 +70,7 @@ export function createRest(options: PollingOptions): Transport {
       }
     },
     async send(message) {
-      const exchange = await api.call("send", toRequest(message, account, own));
+      const exchange = await api.call("send", { ...toRequest(message, account, own), isFresh: true });
       // The answer to a reaction names no timestamp, and nobody asks for one.
       if (exchange.status === 204) return { timestamp: message.timestamp, failed: [] };
       return toSendOutcome(exchange, message.chat);
@@ -127,7 +130,7 @@ function createApi(place: Place) {
     },
     poll(path: string): Promise<Exchange> {
       const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
-      const bounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
+      const bounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
       return inTurn(() => get("receive", `${path}?${query}`, bounds));
     },
   };
@@ -146,6 +149,14 @@ async function findAccount(api: Api, wanted: string | null, signal: AbortSignal)
   const number = chooseNumber("the REST API", wanted, numbers);
   if (numbers.includes(number)) return number;
   throw new BridgeError("rejected", `Cannot ${what} as it does not have the account`);
+}
+
+/** signal-cli trusts its own identity from linking on. Null where it cannot be had, for whatever reason. */
+async function findOwnAci(api: Api, path: string, number: string, signal: AbortSignal): Promise<string | null> {
+  const { body } = await api.get("find the own account", path, { deadlineMs: limits.callMs, signal });
+  const schema = v.fallback(v.array(v.looseObject({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) })), []);
+  const found = v.parse(schema, toJson(body.toString())).find((person) => person.number === number && person.uuid);
+  return found?.uuid?.toLowerCase() ?? null;
 }
 
 const throwFault = (exchange: Exchange): Exchange => {
@@ -220,13 +231,14 @@ function toRequest({ chat, body }: Outbound, account: string, own: (route: strin
     return { method: body.isRemove ? "DELETE" : "POST", path: own("reactions"), json: { recipient, ...target } };
   }
   const plain = body.text.toWellFormed();
-  const styled = body.styles.length > 0 ? toStyledText(plain, body.styles) : null;
+  const marked = toStyledText(plain, body.styles);
+  const isStyled = marked !== toStyledText(plain, []);
   const message = {
     number: account,
     recipients: [recipient],
-    message: styled ?? plain,
+    message: isStyled ? marked : plain,
     // Never left to the container's default, which may read markup into plain text.
-    text_mode: styled === null ? "normal" : "styled",
+    text_mode: isStyled ? "styled" : "normal",
     // The default is true, and would make a note to self an incoming message of its own.
     notify_self: false,
   };
@@ -266,17 +278,16 @@ function toSendOutcome({ status, body, fault, isUnsent }: Exchange, chat: Chat):
   const text = body.toString();
   if (fault === null) return fromCreated(toJson(text), chat);
   if (status === 400) {
-    // The error is all that signal-cli printed, its JSON first: a list of results decides.
+    // The error is all that signal-cli printed, as JSON or in words: who got the message decides.
     const error = toErrorText(text);
-    const report = toReport(toJson(error.split("\n", 1)[0] ?? ""));
+    const report = toReport(toJson(error.split("\n", 1)[0] ?? "")) ?? toPrintedReport(error);
     if (report) return toOutcome(report);
     throw toRefusal("send", error, sendFaults, "send_rejected");
   }
   if (status === 429) {
-    // In json-rpc mode only; otherwise signal-cli's own words come with status 400.
     const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
-    const token = parsed.success ? parsed.output.challenge_tokens.find((candidate) => candidate !== "") : undefined;
-    throw sendFault(token ? "captcha" : "signal_rate_limited", token, fault.retryAfterMs ?? undefined);
+    const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;
+    throw challenge ? new BridgeError("captcha", "Cannot send as Signal asks for a captcha", { challenge }) : fault;
   }
   const isRefused = isUnsent || (status !== null && status < 500);
   throw new BridgeError(isRefused ? "signal_unreachable" : "send_uncertain", fault.message);
@@ -287,11 +298,13 @@ function fromCreated(body: unknown, chat: Chat): SendOutcome {
   const parsed = v.safeParse(sentSchema, Array.isArray(body) ? body[0] : body);
   if (!parsed.success)
     throw new BridgeError("send_uncertain", "Cannot send as the answer does not tell the message's timestamp");
-  const failed = (parsed.output.errors?.recipients ?? []).map(({ uuid, number, reason }) => ({
+  const { timestamp, errors } = parsed.output;
+  const failed = (errors?.recipients ?? []).map(({ uuid, number, reason }) => ({
     recipient: uuid ?? number ?? "unknown",
     code: toErrorCode(reason),
   }));
   const [first] = failed;
-  if (first && chat.kind !== "group") throw sendFault(first.code);
-  return { timestamp: parsed.output.timestamp, failed };
+  if (first && chat.kind !== "group")
+    throw new BridgeError(first.code, "Cannot send as the message did not reach the recipient");
+  return { timestamp, failed };
 }

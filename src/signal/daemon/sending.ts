@@ -9,7 +9,7 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Address, OutboundFile } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";
 
-/** ACI before number: the number may be hidden or belong to somebody else by now. @throws BridgeError `send_rejected` */
+/** ACI before number: the number may be hidden or belong to another person by now. @throws BridgeError `send_rejected` */
 export function toName({ aci, number }: Address): string {
   const name = aci ?? number;
   if (name === null) throw new BridgeError("send_rejected", "Cannot send as the recipient has no address");
@@ -24,17 +24,13 @@ export function toDataUri({ contentType, base64 }: OutboundFile, fileName: strin
 
 const text = v.fallback(v.nullish(v.string()), null);
 const recipientSchema = v.fallback(v.object({ uuid: text, number: text }), { uuid: null, number: null });
-const reportSchema = v.object({
-  timestamp: v.pipe(v.number(), v.safeInteger()),
-  results: v.array(
-    v.object({
-      type: v.string(),
-      recipientAddress: recipientSchema,
-      token: text,
-      retryAfterSeconds: v.fallback(v.nullish(v.number()), null),
-    }),
-  ),
+const resultSchema = v.object({
+  type: v.string(),
+  recipientAddress: recipientSchema,
+  token: text,
+  retryAfterSeconds: v.fallback(v.nullish(v.number()), null),
 });
+const reportSchema = v.object({ timestamp: v.pipe(v.number(), v.safeInteger()), results: v.array(resultSchema) });
 
 export type SendReport = v.InferOutput<typeof reportSchema>;
 
@@ -46,6 +42,36 @@ export function toReport(value: unknown): SendReport | null {
   );
   const parsed = v.safeParse(v.union([wrapped, reportSchema]), value);
   return parsed.success ? parsed.output : null;
+}
+
+const wordings: Readonly<Record<string, string>> = {
+  "Unregistered user": "UNREGISTERED_FAILURE",
+  "Untrusted Identity for": "IDENTITY_FAILURE",
+  "Network failure for": "NETWORK_FAILURE",
+  "Rate limit failure for": "RATE_LIMIT_FAILURE",
+  "CAPTCHA proof required for sending to": "RATE_LIMIT_FAILURE",
+  "Invalid pre keys for": "INVALID_PRE_KEY_FAILURE",
+};
+
+/**
+ * The report in what signal-cli prints for people: a line per failure, then the timestamp, and a last sentence where the
+ * message reached nobody. Null where there is none. **Source:** signal-cli-rest-api#409, signal-cli-rest-api#857.
+ */
+export function toPrintedReport(printed: string): SendReport | null {
+  const [, failures = "", timestamp, after = ""] =
+    /Failed to send \(some\) messages:([^]*?)(?<!\d)(\d{13})(?!\d)([^]*)/u.exec(printed) ?? [];
+  if (timestamp === undefined) return null;
+  const line = new RegExp(`(${Object.keys(wordings).join("|")}) \\\\*"([^"\\\\]+)(.*)`, "gu");
+  const results = [...failures.matchAll(line)].map(([, words = "", who = "", rest = ""]) => ({
+    type: wordings[words] ?? "",
+    recipientAddress: who.startsWith("+") ? { uuid: null, number: who } : { uuid: who, number: null },
+    token: /challenge token \\*"([^"\\]+)/u.exec(rest)?.[1] ?? null,
+    retryAfterSeconds: null,
+  }));
+  const address = { uuid: null, number: null };
+  const others = { type: "SUCCESS", recipientAddress: address, token: null, retryAfterSeconds: null };
+  if (!/Failed to send message/u.test(after)) return { timestamp: Number(timestamp), results: [...results, others] };
+  return results.length === 0 ? null : { timestamp: Number(timestamp), results };
 }
 
 /** The code of one recipient's failure; `RATE_LIMIT_FAILURE` with a token asks for a captcha. */
@@ -65,7 +91,7 @@ export function toErrorCode(type: string, token?: string | null): ErrorCode {
   }
 }
 
-/** Why nobody got a message. The first one that happened speaks for all: those that let it be tried again come before. */
+/** Why a message reached nobody. The first one that happened speaks for all: those that let it be tried again come before. */
 const reasons: Partial<Record<ErrorCode, string>> = {
   captcha: "Signal asks for a captcha",
   signal_rate_limited: "Signal limits the rate",
@@ -76,7 +102,7 @@ const reasons: Partial<Record<ErrorCode, string>> = {
 
 /**
  * The outcome of a send. An empty list is a success: a group whose only member is our account.
- * @throws BridgeError when nobody got it
+ * @throws BridgeError when the message reached nobody
  */
 export function toOutcome({ timestamp, results }: SendReport): SendOutcome {
   const failures = results
@@ -92,11 +118,10 @@ export function toOutcome({ timestamp, results }: SendReport): SendOutcome {
   const worst = Object.keys(reasons).find((code) => failures.some((failure) => failure.code === code));
   const decisive = failures.filter(({ code }) => code === (worst ?? "send_rejected"));
   const seconds = Math.max(0, ...decisive.map(({ retryAfterSeconds }) => retryAfterSeconds ?? 0));
-  throw sendFault(decisive[0]?.code ?? "send_rejected", decisive[0]?.token, seconds > 0 ? seconds * 1000 : undefined);
-}
-
-/** The fault of a send that reached nobody. `token` names the challenge to whoever solves the captcha. */
-export function sendFault(code: ErrorCode, token?: string | null, retryAfterMs?: number): BridgeError {
-  const message = `Cannot send as ${reasons[code] ?? "Signal does not take the message"}`;
-  return new BridgeError(code, message, { challenge: token ?? undefined, retryAfterMs });
+  const code = decisive[0]?.code ?? "send_rejected";
+  // The token names the challenge to the person who solves the captcha.
+  throw new BridgeError(code, `Cannot send as ${reasons[code] ?? "Signal does not take the message"}`, {
+    challenge: decisive[0]?.token ?? undefined,
+    retryAfterMs: seconds > 0 ? seconds * 1000 : undefined,
+  });
 }
