@@ -24,6 +24,8 @@ export type Prompt = {
   readonly text: string;
   readonly files: readonly PromptFile[];
   readonly state: PromptState;
+  /** It is not asked again: an answer that breaks off is taken as far as it came, and ends as `cut`. */
+  readonly isLastTry?: boolean;
 };
 
 /** What the local side knows of a session when a turn starts. */
@@ -56,8 +58,8 @@ export type TurnStep =
   | { readonly kind: "events"; readonly events: readonly SessionEvent[] }
   /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. */
   | { readonly kind: "delta"; readonly eventId: string; readonly text: string }
-  /** The remote session is gone (deleted, archived, terminated): the caller starts a new one and says so. */
-  | { readonly kind: "gone" };
+  /** The remote session is gone (deleted, archived, terminated; `isBroken`: by itself): the caller starts a new one and says so. */
+  | { readonly kind: "gone"; readonly isBroken?: true };
 
 export type RemoteSession = {
   readonly id: string;

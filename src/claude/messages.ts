@@ -63,11 +63,17 @@ async function* ask(
   let replyId = "";
   for (;;) {
     const part = emptyReply();
-    for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
-      if (text === "") continue;
-      // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
-      replyId ||= takenIds.has(part.id) ? `${promptId}:reply` : part.id;
-      yield { kind: "delta", eventId: replyId, text };
+    try {
+      for await (const text of request(deps.api, session, messages, part, { signal, timeout })) {
+        if (text === "") continue;
+        // Some endpoints give every message the same id, or none: the log would take the second reply for the first.
+        replyId ||= takenIds.has(part.id) ? `${promptId}:reply` : part.id;
+        yield { kind: "delta", eventId: replyId, text };
+      }
+    } catch (error) {
+      const isBlank = [...parts, part].every((said) => said.text.trim() === "");
+      if (prompt.isLastTry !== true || isBlank || signal.aborted) throw error;
+      part.stopReason = "cut";
     }
     if (signal.aborted) return;
     parts.push(part);
@@ -177,7 +183,8 @@ async function* request(
     yield addFrame(reply, frame);
     if (reply.isComplete) return;
   }
-  if (!signal.aborted) throw streamLost("the stream ended before the reply did");
+  // Some endpoints leave `message_stop` out.
+  if (!signal.aborted && reply.stopReason === null) throw streamLost("the stream ended before the reply did");
 }
 
 const streamLost = (why: string): BridgeError =>
@@ -238,6 +245,7 @@ const stops: ReadonlyMap<string, StopReason> = new Map([
   ["stop_sequence", { kind: "end_turn" }],
   ["max_tokens", { kind: "max_tokens" }],
   ["model_context_window_exceeded", { kind: "context_exceeded" }],
+  ["cut", { kind: "cut" }],
 ]);
 
 function toStop(last: Reply | undefined): StopReason {

@@ -70,8 +70,9 @@ export async function* runTurn(
     yield* prompt === null ? follow(turn, log) : ask(turn, log, prompt);
   } catch (error) {
     if (outer.aborted) return;
-    if (remoteId === null || !isRefused(error) || !isOver(await line.retrieve(remoteId, signal))) throw error;
-    yield { kind: "gone" };
+    const there = remoteId !== null && isRefused(error) ? await line.retrieve(remoteId, signal) : undefined;
+    if (there === undefined || !isOver(there)) throw error;
+    yield gone(there);
   } finally {
     cut.abort();
   }
@@ -91,7 +92,7 @@ function sinceOf(session: SessionView, prompt: Prompt | null): Millis | null {
 async function* follow(turn: Turn, log: readonly SessionEvent[]): AsyncGenerator<TurnStep> {
   yield* record(turn, log);
   const there = await turn.line.retrieve(turn.remoteId, turn.signal);
-  if (isOver(there)) yield { kind: "gone" };
+  if (isOver(there)) yield gone(there);
   else if (there?.status !== "idle") yield* listen(turn);
 }
 
@@ -100,7 +101,10 @@ async function* ask(turn: Turn, log: readonly SessionEvent[], prompt: Prompt): A
   turn.progress = progressOf(eventId);
   if (eventId !== null && prompt.state.kind === "uncertain") yield { kind: "asked", eventId };
   yield* record(turn, log);
-  if (log.some((event) => event.type === "terminated")) return yield { kind: "gone" };
+  if (log.some((event) => event.type === "terminated")) {
+    if (eventId !== null && turn.lastError?.retry === "terminal") throw gaveUp(turn);
+    return yield { kind: "gone", isBroken: true };
+  }
   let isAsked = eventId !== null && turn.progress.kind !== "flushed";
   if (!isAsked) turn.progress = progressOf(null, turn.progress.facts.earlierStopIds);
   if (!isAsked && (await makeRoom(turn, log))) yield* listen(turn);
@@ -169,16 +173,16 @@ async function* listen(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
         if (started.has(frame.eventId)) yield frame;
         break;
       case "deleted":
-        yield { kind: "gone" };
+        yield gone(null);
         return "over";
       case "silent":
         return yield* afterSilence(turn);
       case "event":
         yield* recordFrame(turn, frame.event);
         if (frame.event.type === "terminated") {
-          // It died of our prompt: a new session at once would die of it too, so the caller waits first.
-          if (turn.lastError?.retry === "terminal") throw gaveUp(turn);
-          yield { kind: "gone" };
+          // It died of our prompt: a new session would die of it too.
+          if (turn.progress.facts.promptId !== null && turn.lastError?.retry === "terminal") throw gaveUp(turn);
+          yield { kind: "gone", isBroken: true };
           return "over";
         }
         if (isSettled(turn) || (turn.progress.facts.promptId === null && frame.event.type === "idle")) return "over";
@@ -194,7 +198,7 @@ async function* listen(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
 async function* afterSilence(turn: Turn): AsyncGenerator<TurnStep, "over" | "died"> {
   const there = await turn.line.retrieve(turn.remoteId, turn.signal);
   if (isOver(there)) {
-    yield { kind: "gone" };
+    yield gone(there);
     return "over";
   }
   const log = await readLog(turn);
@@ -232,12 +236,19 @@ const isSettled = ({ progress }: Turn): boolean => progress.kind === "ended" || 
 const isOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
+const gone = (there: RemoteSession | null): TurnStep => ({
+  kind: "gone",
+  ...(there?.isArchived === false && { isBroken: true }),
+});
+
 const isRefused = (error: unknown): boolean => error instanceof BridgeError && error.code === "claude_request";
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
 
 const codeOfError: { readonly [code: string]: ErrorCode } = {
+  model_overloaded_error: "claude_overloaded",
+  overloaded_error: "claude_overloaded",
   model_rate_limited_error: "claude_rate_limited",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
@@ -245,11 +256,13 @@ const codeOfError: { readonly [code: string]: ErrorCode } = {
   tool_use_limit_reached_error: "claude_request",
 };
 
-/** The turn died after the server's own retries. **Source:** claude/CLAUDE-API.md section 5.2. */
+/** The turn died after the server's own retries, or with its session. **Source:** claude/CLAUDE-API.md section 5.2. */
 function gaveUp({ lastError }: Turn): BridgeError {
-  const code = lastError?.code ?? "";
+  const name = lastError?.code ?? "";
+  // Without a word of its own it was thrown away with another turn.
+  const code = name === "" ? "claude_overloaded" : (codeOfError[name] ?? "claude_failed");
   return new BridgeError(
-    codeOfError[code] ?? "claude_overloaded",
-    `Cannot finish the turn as Claude gave it up: ${code === "" ? "no reason given" : code}`,
+    code,
+    `Cannot finish the turn as Claude gave it up: ${name === "" ? "no reason given" : name}`,
   );
 }

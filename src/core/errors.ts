@@ -105,6 +105,10 @@ export const errorTable = {
     "Check the network; prompts wait and are answered when it is back.",
     { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as the line is back." },
   ),
+  claude_timeout: backoff(
+    "Claude did not answer in time",
+    "Nothing to do: it is asked again, and given up after three times.",
+  ),
   claude_overloaded: backoff("Claude is overloaded", "Nothing to do: prompts wait and are answered when it is over.", {
     chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
   }),
@@ -157,6 +161,11 @@ export const errorTable = {
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",
     { chat: "Claude could not take that message. Please rephrase it, or start over with /new." },
+  ),
+  claude_failed: backoff(
+    "Claude failed while it worked on a prompt",
+    "It is asked once more; see the log for the reason. Start over with /new if it happens again.",
+    { chat: "Claude failed on that message, twice. Please put it in another way, or start over with /new." },
   ),
   claude_too_large: never("The message is too large for Claude", "Send less at once.", {
     chat: "That is too large for Claude. Please send less at once.",

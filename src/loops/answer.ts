@@ -5,9 +5,10 @@
  *   head ─▶ session ─▶ turn: created · sending · asked · events … ─▶ ended    (events + outbox + cursor + row done: one transaction)
  *                                                    ├─▶ waiting for a yes or no: the question goes out, the row waits
  *                                                    ├─▶ gone: new session, the person is told, asked anew
- *                                                    └─▶ fault: never → told, failed · else told once, asked again later
+ *                                                    └─▶ fault: the bound of its class reached → told, failed
+ *                                                               else told once, asked again later (core/backoff.ts)
  */
-import { backoffMs, defaultBackoff } from "../core/backoff.ts";
+import { faultClass, nextTryMs, promptBounds } from "../core/backoff.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import type { Chat, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
@@ -15,6 +16,7 @@ import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
+import { commandMs, within } from "./patience.ts";
 import { show, whileTyping } from "./presence.ts";
 import { buildPrompt } from "./prompt.ts";
 import { endGone } from "./sync.ts";
@@ -65,10 +67,16 @@ export function createAnswerLoop(bridge: Bridge): AnswerLoop {
       const session = store.sessions.active(chatKey);
       const rows = inboxIds.map((id) => store.inbox.get(id));
       const isAsked = rows.some((row) => row && row.prompt.kind !== "new" && row.sessionId === session?.id);
-      if (session && session.remoteId !== null && isAsked)
-        await bridge.backend.remote?.interrupt(session.remoteId, new AbortController().signal);
+      if (session && session.remoteId !== null && isAsked) await interruptRemote(bridge, session.remoteId);
     },
   };
+}
+
+/** A command waits for this: what Claude did not hear by then, the next sync sees to. */
+async function interruptRemote({ backend, clock }: Bridge, remoteId: string): Promise<void> {
+  await within(clock, commandMs, new AbortController().signal, async (signal) =>
+    backend.remote?.interrupt(remoteId, signal),
+  );
 }
 
 /** The title of a session until a person gives it one. */
@@ -102,11 +110,16 @@ async function answerRow(bridge: Bridge, row: InboxRow, signal: AbortSignal): Pr
   const notice = (event: "started" | "ended" | "waiting" | "failed"): void =>
     notices.emit("turn", { event, session: session.id, durationMs: clock.monotonic() - startedAt });
   notice("started");
+  let hasSpoken = false;
+  const on = (onBegun: () => void) => (what: "begun" | "spoken") => {
+    if (what === "begun") onBegun();
+    else hasSpoken = true;
+  };
   try {
     const prompt = await buildPrompt(bridge, row.envelope, account, signal);
     const state = row.sessionId === session.id ? row.prompt : ({ kind: "new" } as const);
     const progress = await whileTyping(bridge, chat, (onBegun) =>
-      runTurn(bridge, session, { ...prompt, state }, row, onBegun, signal),
+      runTurn(bridge, session, { ...prompt, state, isLastTry: isLastTry(row) }, row, on(onBegun), signal),
     );
     if (signal.aborted) return;
     notices.emit("claude", { fault: null, at: clock.now() });
@@ -116,7 +129,7 @@ async function answerRow(bridge: Bridge, row: InboxRow, signal: AbortSignal): Pr
     if (signal.aborted) return;
     if (!(error instanceof BridgeError)) throw error;
     notice("failed");
-    turnFailed(bridge, row, chat, error);
+    turnFailed(bridge, session, row, error, hasSpoken);
   } finally {
     bridge.wake("send", row.chatKey);
   }
@@ -128,7 +141,7 @@ async function followSession(bridge: Bridge, sessionId: string, signal: AbortSig
   const session = store.sessions.get(sessionId);
   if (session?.state !== "active") return;
   for await (const step of bridge.backend.turn(viewOf(bridge, session), null, signal)) {
-    if (step.kind === "gone") return endGone(store, session, clock.now());
+    if (step.kind === "gone") return endGone(store, session, step.isBroken === true, clock.now());
     if (step.kind !== "events") continue;
     store.sessions.apply(session.id, step.events, clock.now());
     bridge.wake("send", session.chatKey);
@@ -136,40 +149,54 @@ async function followSession(bridge: Bridge, sessionId: string, signal: AbortSig
   }
 }
 
-/** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
-const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 /** Faults that nobody has to hear of while they may still pass within seconds. */
 export const quietAttempts = 2;
 const lastingCodes = new Set(["claude_key", "claude_credit", "claude_spend_limit", "claude_forbidden", "claude_model"]);
 
-function turnFailed(bridge: Bridge, row: InboxRow, chat: Chat, error: BridgeError): void {
+const isLastTry = ({ tries }: InboxRow): boolean => (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
+
+/** The log says that a prompt has taken its session with it. */
+function diedWith({ sessions }: Bridge["store"], id: string): boolean {
+  const last = sessions.lastOfType(id, "error");
+  return last?.type === "error" && last.retry === "terminal" && sessions.lastOfType(id, "terminated") !== null;
+}
+
+function turnFailed(bridge: Bridge, session: Session, row: InboxRow, error: BridgeError, hasSpoken: boolean): void {
   const { store, clock } = bridge;
+  const { chat } = session;
   const now = clock.now();
   const fault = toFault(error);
   const attempts = row.attempts + 1;
+  const isFatal = diedWith(store, session.id);
+  const kind = faultClass(error, { isFatal, isAskedAnew: bridge.backend.remote === null, hasSpoken });
+  const attempt = (row.tries[kind] ?? 0) + 1;
   bridge.log.warn("turn failed", { ...fault, attempts });
   // A voice note that nobody can hear, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) bridge.notices.emit("claude", { fault, at: now });
-  const input = { attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs };
-  const waitMs = backoffMs(input, error.code === "claude_stream_lost" ? streamBackoff : defaultBackoff);
-  const isFinal = error.retry === "never";
-  const isWorthTelling = isFinal || lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000;
-  const sentence = errorRow(error.code).chat;
+  const waitMs = nextTryMs(kind, { attempt, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
+  const isFinal = waitMs === null;
+  const isLasting = !isFinal && (lastingCodes.has(error.code) || attempts > quietAttempts || waitMs > 30_000);
+  const { chat: sentence, title } = errorRow(error.code);
+  const over = isFatal
+    ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
+    : promptBounds[kind].ending;
+  const text = isFinal ? (over ?? sentence) : sentence;
   // Once; but whoever was promised an answer hears that none will come.
-  const isTold = isWorthTelling && (row.told === null || (isFinal && row.told !== error.code));
+  const isTold = isFinal || (isLasting && kind !== "broken" && row.told === null);
   store.db.transaction(() => {
-    if (isTold && sentence !== undefined) {
+    if (isTold && text !== undefined) {
       const { sessionId } = row;
       const key = `${row.told === null ? "told" : "failed"}:${row.id}`;
-      if (sessionId === null) store.outbox.add(key, chat, plainText(sentence), now);
-      else store.outbox.addAnswer(key, sessionId, chat, plainText(sentence), now);
+      if (sessionId === null) store.outbox.add(key, chat, plainText(text), now);
+      else store.outbox.addAnswer(key, sessionId, chat, plainText(text), now);
       store.inbox.markTold(row.id, error.code);
     }
     // What passes within seconds is no waiting that anybody has to see.
     if (isFinal || isTold) show(bridge, row.envelope, isFinal ? "failed" : "waiting");
-    if (isFinal) {
-      store.inbox.finish(row.id, "failed", now);
-      store.settings.count("failed");
-    } else store.inbox.postpone(row.id, attempts, now + waitMs);
+    if (!isFinal) return void store.inbox.postpone(row.id, attempts, now + waitMs, { ...row.tries, [kind]: attempt });
+    // The sentence says it: no sync has to say that the session is gone.
+    if (isFatal) store.sessions.end(session.id);
+    store.inbox.finish(row.id, "failed", now);
+    store.settings.count("failed");
   });
 }

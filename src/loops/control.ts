@@ -16,6 +16,7 @@ import type { Session } from "../store/sessions.ts";
 import { quietAttempts, sessionOf, untitled } from "./answer.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLanes, type Lanes } from "./lanes.ts";
+import { commandMs, within } from "./patience.ts";
 import { cancel } from "./presence.ts";
 import { openQuestions, type Question } from "./questions.ts";
 
@@ -35,7 +36,7 @@ export function createControlLoop(bridge: ControlBridge): Lanes {
     chats: inbox.openChats,
     /** A command or an approval; or the prompt whose question nobody answers in time. */
     head(chatKey) {
-      const control = inbox.headControl(chatKey);
+      const control = inbox.headControl(chatKey, bridge.clock.now());
       const prompt = inbox.head(chatKey);
       const question = prompt?.state === "waiting" ? prompt : null;
       return control && question && question.notBefore < control.notBefore ? question : (control ?? question);
@@ -82,7 +83,9 @@ async function obey(heard: Heard, row: InboxRow, account: Account): Promise<void
     if (!(error instanceof BridgeError)) throw error;
     const attempts = row.attempts + 1;
     bridge.log.warn("command failed", { ...toFault(error), attempts });
-    if (error.retry === "never") return end("failed", `That did not work: ${error.hint}`);
+    // A yes or no costs nothing and is waited for; a command can be given again. A full disk is not the person's concern.
+    const isOver = error.retry === "never" || (row.kind === "command" && error.code !== "database");
+    if (isOver) return end("failed", `That did not work: ${error.hint}`);
     const waitMs = backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
     const sentence = errorRow(error.code).chat;
     store.db.transaction(() => {
@@ -149,16 +152,19 @@ const runs: Record<Runnable, Run> = {
   async model(heard, argument) {
     const { backend, config } = heard.bridge;
     const session = sessionOf(heard.bridge, heard.chatKey, heard.chat);
-    const models = (await backend.models(heard.signal)).map(({ id }) => id);
+    const models = await modelsOf(heard);
     const current = textOf(session, "model") ?? config.model;
-    const others = models.filter((id) => id !== current).slice(0, 12);
-    if (argument === "") return [`Model: ${current}`, ...(others.length > 0 ? ["Others:", ...others] : [])].join("\n");
-    const near = nearest(argument, models);
-    if (!models.includes(argument))
+    const others = (models ?? []).filter((id) => id !== current).slice(0, 12);
+    const list = models === null ? ["The list of models cannot be had now."] : others.length > 0 ? ["Others:"] : [];
+    if (argument === "") return [`Model: ${current}`, ...list, ...others].join("\n");
+    if (models !== null && !models.includes(argument)) {
+      const near = nearest(argument, models);
       return `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`;
+    }
     setContext(heard.bridge, session, "model", argument);
     const isFixed = backend.remote !== null && session.remoteId !== null;
-    return `Model: ${argument}${isFixed ? ", from the next /new on." : ""}`;
+    const doubt = models === null ? "\nWhether there is such a model cannot be looked up now." : "";
+    return `Model: ${argument.slice(0, 60)}${isFixed ? ", from the next /new on." : ""}${doubt}`;
   },
   title({ bridge, chatKey, chat }, argument) {
     const session = sessionOf(bridge, chatKey, chat);
@@ -197,6 +203,17 @@ const runs: Record<Runnable, Run> = {
     return `This conversation: ${usage.inputTokens} tokens in, ${usage.outputTokens} out${cost}`;
   },
 };
+
+/** Ids; null where they cannot be had: Claude is away, or the endpoint does not list them. */
+async function modelsOf({ bridge: { backend, clock, log }, signal }: Heard): Promise<string[] | null> {
+  try {
+    return (await within(clock, commandMs, signal, backend.models)).map(({ id }) => id);
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    log.warn("models not listed", toFault(error));
+    return null;
+  }
+}
 
 /** Conversations that `/sessions` lists and `/resume` counts by. */
 const listMax = 9;

@@ -17,6 +17,7 @@ import { pendingAsks } from "../core/turn.ts";
 import type { Session, Stamps } from "../store/sessions.ts";
 import type { Store } from "../store/store.ts";
 import type { Bridge } from "./bridge.ts";
+import { questionKey } from "./questions.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
@@ -122,7 +123,7 @@ async function syncSession(
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
   if (there === null || there.isArchived || there.status === "terminated") {
-    endGone(store, session, clock.now());
+    endGone(store, session, there?.isArchived === false, clock.now());
     tally.changed++;
     return;
   }
@@ -139,8 +140,10 @@ async function syncSession(
     return applied;
   });
   const head = store.inbox.head(session.chatKey);
-  const isAnswered = head?.state === "waiting" && pendingAsks(store.sessions.events(session.id)).length === 0;
-  // Somebody said yes or no elsewhere.
+  const isNews = (id: string): boolean => store.outbox.byKey(questionKey(session.id, id)) === null;
+  const open = head?.state === "waiting" ? pendingAsks(store.sessions.events(session.id)) : [];
+  // Somebody said yes or no elsewhere; the turn may have come to its next question since, which is to be sent.
+  const isAnswered = head?.state === "waiting" && (open.length === 0 || open.some(isNews));
   if (isAnswered && head.sessionId === session.id) store.inbox.markPending(head.id);
   if (result.changed || applied.added.length > 0 || isAnswered) tally.changed++;
   if (await push(bridge, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
@@ -194,13 +197,14 @@ async function push(
   return true;
 }
 
-/** The remote session is gone: its open prompts are asked anew in a fresh one, and the person is told. */
-export function endGone(store: Store, session: Session, now: Millis): void {
+/** The remote session is gone: its open prompts are asked anew in a fresh one, and the person is told. `isBroken`: it ended by itself. */
+export function endGone(store: Store, session: Session, isBroken: boolean, now: Millis): void {
   store.db.transaction(() => {
     store.sessions.end(session.id);
     for (const row of store.inbox.openPrompts(session.chatKey))
       if (row.sessionId === session.id) store.inbox.markNew(row.id);
-    const text = "Claude's session for this chat was closed elsewhere. The next message starts a fresh one.";
+    const why = isBroken ? "broke off" : "was closed elsewhere";
+    const text = `Claude's session for this chat ${why}. The next message starts a fresh one.`;
     const body = { kind: "text", text, styles: [], quote: null, files: [] } as const;
     store.outbox.add(`gone:${session.id}`, session.chat, body, now);
   });

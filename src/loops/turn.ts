@@ -42,13 +42,13 @@ export function viewOf(bridge: Bridge, session: Session): SessionView {
 const askedHoldMs: Millis = 20;
 const minuteMs: Millis = 60_000;
 
-/** Runs one turn to its end and settles the row; resolves to how it ended. */
+/** Runs one turn to its end and settles the row; resolves to how it ended. `on` hears when Claude has the prompt, and has begun to answer. */
 export async function runTurn(
   bridge: Bridge,
   session: Session,
   prompt: Prompt,
   row: InboxRow,
-  onBegun: () => void,
+  on: (what: "begun" | "spoken") => void,
   signal: AbortSignal,
 ): Promise<"ended" | "waiting" | "gone"> {
   const { store, clock, backend } = bridge;
@@ -58,7 +58,7 @@ export async function runTurn(
     ledger.write();
     return "ended";
   }
-  if (prompt.state.kind === "asked") onBegun();
+  if (prompt.state.kind === "asked") on("begun");
   /** Until our prompt is on its way, what Claude writes answers somebody else: no preview of ours. */
   let isSent = prompt.state.kind !== "new";
   const run = (until: AbortSignal): AsyncIterable<TurnStep> => backend.turn(viewOf(bridge, session), prompt, until);
@@ -80,16 +80,17 @@ export async function runTurn(
         break;
       case "asked":
         ledger.asked(step.eventId);
-        onBegun();
+        on("begun");
         break;
       case "events":
         ledger.add(step.events);
         break;
       case "delta":
+        on("spoken");
         if (isSent) draft.delta(step.eventId, step.text);
         break;
       case "gone":
-        endGone(store, session, clock.now());
+        endGone(store, session, step.isBroken === true, clock.now());
         store.inbox.markNew(row.id);
         return "gone";
     }
@@ -261,6 +262,8 @@ function lastWord(stop: StopReason, isAnswered: boolean): string | null {
       return errorRow("claude_budget").chat ?? null;
     case "max_tokens":
       return 'The answer was cut at the length limit. Say "go on" for the rest.';
+    case "cut":
+      return 'The line to Claude broke off here. Say "go on" for the rest.';
     case "end_turn":
     case "requires_action":
     case "retries_exhausted":

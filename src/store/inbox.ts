@@ -7,6 +7,7 @@
  * Rows of one chat are worked in order; the oldest open row blocks the later ones.
  */
 import type { PromptState } from "../claude/backend.ts";
+import type { FaultClass } from "../core/backoff.ts";
 import type { Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
@@ -23,13 +24,18 @@ export type InboxRow = {
   readonly sessionId: string | null;
   readonly prompt: PromptState;
   readonly attempts: number;
+  readonly tries: Tries;
   readonly notBefore: Millis;
   /** The fault the person has been told of for this row, so that it is told once. */
   readonly told: string | null;
   readonly receivedAt: Millis;
 };
 
-type Raw = Omit<InboxRow, "envelope" | "prompt"> & {
+/** Failures so far, by the class of the fault. */
+export type Tries = { readonly [K in FaultClass]?: number };
+
+type Raw = Omit<InboxRow, "envelope" | "prompt" | "tries"> & {
+  readonly tries: string;
   readonly envelope: string;
   readonly askedAt: number | null;
   readonly askedText: string | null;
@@ -37,11 +43,12 @@ type Raw = Omit<InboxRow, "envelope" | "prompt"> & {
 };
 
 const select = `SELECT id, chat_key AS chatKey, kind, envelope, state, session_id AS sessionId, asked_at AS askedAt, asked_text AS askedText,
-  event_id AS eventId, attempts, not_before AS notBefore, told, received_at AS receivedAt FROM inbox`;
+  event_id AS eventId, attempts, tries, not_before AS notBefore, told, received_at AS receivedAt FROM inbox`;
 
-const toRow = ({ envelope, askedAt, askedText, eventId, ...row }: Raw): InboxRow => ({
+const toRow = ({ envelope, tries, askedAt, askedText, eventId, ...row }: Raw): InboxRow => ({
   ...row,
   envelope: JSON.parse(envelope) as Envelope,
+  tries: JSON.parse(tries) as Tries,
   prompt:
     eventId !== null
       ? { kind: "asked", eventId }
@@ -79,9 +86,9 @@ export function createInbox(db: Database) {
       const row = one`WHERE chat_key = ${chat} AND state <> 'done' AND kind <> 'approval' ORDER BY id LIMIT 1`;
       return row?.kind === "prompt" && row.state === "pending" ? row : null;
     },
-    /** The oldest open command or approval of a chat. */
-    headControl: (chat: string) =>
-      one`WHERE chat_key = ${chat} AND state <> 'done' AND kind <> 'prompt' ORDER BY id LIMIT 1`,
+    /** The oldest open command or approval of a chat that is due; else the oldest. */
+    headControl: (chat: string, now: Millis) =>
+      one`WHERE chat_key = ${chat} AND state <> 'done' AND kind <> 'prompt' ORDER BY not_before > ${now}, id LIMIT 1`,
     openPrompts: (chat: string) => many`WHERE chat_key = ${chat} AND state <> 'done' AND kind = 'prompt' ORDER BY id`,
     /** The open row of a message of this person, for edits and deletes that name it. */
     findBySentAt: (chat: string, source: string, sentAt: Millis) =>
@@ -102,8 +109,8 @@ export function createInbox(db: Database) {
     isAsking: () => get`SELECT 1 FROM inbox WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
     markPending: (id: number) =>
       run`UPDATE inbox SET state = 'pending', not_before = 0 WHERE id = ${id} AND state = 'waiting'`,
-    postpone: (id: number, attempts: number, notBefore: Millis) =>
-      run`UPDATE inbox SET attempts = ${attempts}, not_before = ${notBefore} WHERE id = ${id}`,
+    postpone: (id: number, attempts: number, notBefore: Millis, tries: Tries = {}) =>
+      run`UPDATE inbox SET attempts = ${attempts}, not_before = ${notBefore}, tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     /** No row in this state waits beyond `latest`. */
     hasten: (state: "pending" | "waiting", latest: Millis) =>
       run`UPDATE inbox SET not_before = ${latest} WHERE state <> 'done' AND state = ${state} AND not_before > ${latest}`,

@@ -154,6 +154,10 @@ export const migrations: readonly string[] = [
   CREATE INDEX kept_age ON kept (at);
   CREATE INDEX kept_hash ON kept (before);
   `,
+  `
+  -- Failures so far by the class of the fault, as JSON: each class has its bound.
+  ALTER TABLE inbox ADD COLUMN tries TEXT NOT NULL DEFAULT '{}';
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

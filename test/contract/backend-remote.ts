@@ -279,10 +279,11 @@ export function remoteBackendContract(name: string, setup: () => Promise<Bench>)
       gate.open();
     });
 
-    test("lets the caller wait when a session died of its prompt", async () => {
+    test("says by its name what a session died of, also when it is looked at again", async () => {
       bench.setScript(() => [{ fail: "billing_error", retry: "terminal" }]);
       expect((await local.ask("hello")).fault?.code).toBe("claude_credit");
-      expect((await local.again()).steps.at(-1)).toEqual({ kind: "gone" });
+      expect((await local.again()).fault?.code).toBe("claude_credit");
+      expect((await local.ask("anybody there?")).steps.at(-1)).toEqual({ kind: "gone", isBroken: true });
     });
 
     test("merges metadata key by key, and shows what another device wrote", async () => {
