@@ -157,7 +157,7 @@ async function* readFrames(
       heardAt = clock.monotonic();
       bytes += chunk.length;
       if (bytes > streamBytesMax)
-        throw new BridgeError("claude_stream_lost", `Cannot ${site.what} as the answer does not end`);
+        throw new BridgeError("claude_protocol", `Cannot ${site.what} as the answer does not end`);
       controller.enqueue(chunk);
     },
   });
