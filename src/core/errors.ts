@@ -226,6 +226,8 @@ export type BridgeErrorDetails = {
   readonly retryAfterMs?: Millis | undefined;
   /** Replaces the table's hint where this case knows better. */
   readonly hint?: string | undefined;
+  /** How far a limit reaches (`signal_rate_limited`): this recipient, or everything that the account sends. */
+  readonly scope?: "recipient" | "account" | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
   readonly cause?: unknown;
@@ -239,6 +241,7 @@ export class BridgeError extends Error {
   readonly retry: RetryClass;
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
+  readonly scope: "recipient" | "account";
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -247,6 +250,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
+    this.scope = details.scope ?? "account";
   }
 }
 

@@ -16,8 +16,10 @@ export type Sandbox =
   | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
   | { readonly kind: "none"; readonly why: string };
 
-/** A line for the shell, or a program of ours with its arguments. `home` is signalman's, hidden from the command. */
-export type Command = { readonly command: string | readonly string[]; readonly root: string; readonly home: string } & {
+/** `home` is signalman's, hidden from the command. */
+export type Command = {
+  readonly [field in "command" | "root" | "home"]: string;
+} & {
   readonly network: boolean;
   readonly sandbox: Sandbox;
   readonly timeoutMs: Millis;
@@ -62,7 +64,6 @@ const places = (home: string, names: string): string[] =>
 /** The program and its arguments that run the command, in the sandbox where there is one. `user` is the person's home. */
 export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
   const { command, root, home, network, sandbox } = given;
-  if (typeof command !== "string") return [...command];
   // Where memory runs out, Linux then ends the command, and not signalman.
   const shell = ["/bin/sh", "-c", `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${command}`];
   if (sandbox.kind === "none") return shell;
@@ -156,7 +157,7 @@ export function sayOutcome({ code, ended, output, durationMs }: Outcome): string
 /** A negative `pid` is a group. */
 function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
   try {
-    process.kill(process.platform === "win32" ? Math.abs(pid) : pid, how);
+    process.kill(pid, how);
   } catch {
     // It has ended by itself.
   }

@@ -15,8 +15,6 @@ import { patchOf, type Scope, type Undo } from "./undo.ts";
 
 /** Where a call is to run. `isGranted`: `always` was said for edits there, and its hour is not over; `home` is signalman's. */
 export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
-  /** What starts this program. */
-  readonly self: readonly string[];
   readonly project: Project;
   readonly scope: Scope;
   readonly isGranted: boolean;
@@ -42,8 +40,7 @@ export type Plan =
   | { readonly verdict: "never"; readonly reason: string }
   | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
 
-/** With what is said about it, within the 50 KB of an answer. */
-const resultBytesMax = 49_000;
+const resultBytesMax = 50_000;
 const searchMs = 60_000;
 const globLengthMax = 200;
 
@@ -130,41 +127,24 @@ function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, si
   if ("content" in input || "old_string" in input) return changing(input, place, site);
   const what = "pattern" in input ? `${input.pattern} in ${place.path || site.project.name}` : place.path;
   const basis = hashInput(name, [input, place.absolute]);
-  const isSearch = acts[name] === "search" && "pattern" in input;
   return {
-    title: `${isSearch ? "search for" : "pattern" in input ? "list" : "read"} ${what}`,
+    title: `${{ read: "read", list: "list", search: "search for", change: "", run: "" }[acts[name]]} ${what}`,
     detail: "",
     basis,
     holds: (asked: string) => asked === basis,
     work: (signal: AbortSignal) =>
-      isSearch
-        ? searching([site.scope.root, input.pattern, place.path], site, signal)
-        : reading("pattern" in input ? "list" : "read", input, place, site.scope.root, signal),
+      reading(acts[name], input, place, site.scope.root, AbortSignal.any([signal, AbortSignal.timeout(searchMs)])),
   };
 }
 
-/**
- * A search in a process of its own, which can be ended: the SDK compiles the pattern on a thread made from text, which our binary
- * refuses, and would then match here. It starts in signalman's home, since a runtime may take orders from where it starts.
- */
-async function searching(what: readonly string[], site: Site, signal: AbortSignal): Promise<CallResult> {
-  const { home, env, clock, self } = site;
-  const command = [...self, "projects", "search", JSON.stringify(what)];
-  const place = { root: home, home, env, network: true, sandbox: { kind: "none", why: "" } } as const;
-  const { code, ended, output } = await runCommand({ ...place, command, timeoutMs: searchMs }, clock, signal);
-  if (ended !== "exit") return failed("the search was stopped, or took longer than a minute: narrow it");
-  return { content: output, isError: code !== 0 };
-}
-
-/** The search itself, in that process. */
-export async function search([root = "", pattern = "", path = ""]: readonly string[]): Promise<CallResult> {
-  const place = await content.locate(root, path || ".").catch((error: unknown) => content.inWords(error, path));
-  if (typeof place === "string") return failed(place);
-  return reading("search", { pattern, path: place.absolute }, place, root, new AbortController().signal);
-}
-
 type Look = Input<"local_read"> | Input<"local_grep">;
-async function reading(act: Act, input: Look, place: content.Place, root: string, signal: AbortSignal) {
+async function reading(
+  act: Act,
+  input: Look,
+  place: content.Place,
+  root: string,
+  signal: AbortSignal,
+): Promise<CallResult> {
   try {
     const sdk = await content.loadSdk();
     const isFile = (await stat(place.absolute)).isFile();
@@ -172,9 +152,8 @@ async function reading(act: Act, input: Look, place: content.Place, root: string
       return failed(`${place.path} is not text: it cannot be read here`);
     const body = act === "read" ? sdk.betaReadTool : act === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
     const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal } as never);
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
     const stopped = new Promise<never>((_, reject) =>
-      limit.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
+      signal.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
     );
     const text = (await Promise.race([work, stopped])) as string;
     if (!("pattern" in input)) return done(page(text, place.path, input.view_range?.[0] ?? 1));

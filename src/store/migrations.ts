@@ -93,7 +93,7 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
-  nativeSchema,
+  nativeSchema[0],
   `
   -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
   CREATE TABLE files (
@@ -158,6 +158,7 @@ export const migrations: readonly string[] = [
   -- Failures so far by the class of the fault, as JSON: each class has its bound.
   ALTER TABLE inbox ADD COLUMN tries TEXT NOT NULL DEFAULT '{}';
   `,
+  nativeSchema[1],
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

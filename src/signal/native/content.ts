@@ -19,6 +19,8 @@ export type Sender = {
   readonly isOwn: boolean;
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
+  /** Of the direct chat, as stored. */
+  readonly timerSeconds: number;
 };
 
 type AddressOf = (aci: string) => Address;
@@ -64,9 +66,9 @@ function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addre
     case "dataMessage":
       return readData(content.value, sender.sentAt, direct, addressOf);
     case "editMessage":
-      return readEdit(content.value, sender.sentAt, direct, addressOf);
+      return readEdit(content.value, sender, direct, addressOf);
     case "syncMessage":
-      return sender.isOwn ? readSync(content.value, sender.aci, addressOf) : "sync message from a stranger";
+      return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
     case "receiptMessage": {
       const { type, timestamp } = content.value;
       return { said: { kind: "receipt", receipt: receiptKinds[type], sentAts: timestamp.map(Number) }, chat: null };
@@ -95,7 +97,12 @@ function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressO
   return typeof chat === "string" ? chat : typeof said === "string" ? said : { said, chat };
 }
 
-function readEdit(edit: wire.EditMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
+function readEdit(
+  edit: wire.EditMessage,
+  { sentAt, timerSeconds }: Pick<Sender, "sentAt" | "timerSeconds">,
+  direct: Chat,
+  addressOf: AddressOf,
+): Read {
   const data = edit.dataMessage;
   if (data === undefined || Number(data.timestamp) !== sentAt) return "edit timestamp differs";
   if (edit.targetSentTimestamp === 0n) return "edit of nothing";
@@ -103,11 +110,32 @@ function readEdit(edit: wire.EditMessage, sentAt: Millis, direct: Chat, addressO
   const body = toText(data, addressOf);
   if (typeof chat === "string") return chat;
   if (typeof body === "string") return body;
-  return { said: { kind: "edit", targetSentAt: Number(edit.targetSentTimestamp), body }, chat };
+  // An edit does not speak of the timer: that of the chat goes on.
+  const expiresInSeconds = chat.kind === "group" ? body.expiresInSeconds : timerSeconds;
+  const targetSentAt = Number(edit.targetSentTimestamp);
+  return { said: { kind: "edit", targetSentAt, body: { ...body, expiresInSeconds } }, chat };
 }
 
+/** Only such a message says what the chat's timer is; in all others the fields are missing. */
+export const speaksOfTimer = ({
+  flags,
+  body,
+  attachments,
+  sticker,
+  contact,
+  storyContext,
+  groupV2,
+}: wire.DataMessage): boolean =>
+  groupV2 === undefined &&
+  storyContext === undefined &&
+  ((flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) !== 0 ||
+    body !== "" ||
+    attachments.length > 0 ||
+    sticker !== undefined ||
+    contact.length > 0);
+
 /** A transcript of what another of our devices sent, or news among our devices. */
-function readSync({ content, read, viewed }: wire.SyncMessage, ownAci: string, addressOf: AddressOf): Read {
+function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
   if (content.case !== "sent")
     return empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`);
   const sent = content.value;
@@ -118,11 +146,11 @@ function readSync({ content, read, viewed }: wire.SyncMessage, ownAci: string, a
   const number = sent.destinationE164 || null;
   const known = aci === null ? { aci, number } : addressOf(aci);
   const direct: Chat =
-    aci === ownAci ? { kind: "self" } : { kind: "direct", peer: { aci, number: number ?? known.number } };
+    aci === sender.aci ? { kind: "self" } : { kind: "direct", peer: { aci, number: number ?? known.number } };
   const inner = sent.message
     ? readData(sent.message, sentAt, direct, addressOf)
     : sent.editMessage
-      ? readEdit(sent.editMessage, sentAt, direct, addressOf)
+      ? readEdit(sent.editMessage, { ...sender, sentAt }, direct, addressOf)
       : empty("sync sent story");
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
@@ -169,8 +197,6 @@ function otherKind(data: wire.DataMessage): string | null {
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
-  const isDamaged = data.attachments.some(({ key, digest }) => key.length !== 64 || digest.length !== 32);
-  if (isDamaged) return "attachment without key or digest";
   const { quote } = data;
   const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
   return {

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file signal.proto.
  */
 export const file_signal: GenFile = /*@__PURE__*/
-  fileDesc("CgxzaWduYWwucHJvdG8SEHNpZ25hbG1hbi5zaWduYWwiCQoHUHJlc2VudCLYAwoIRW52ZWxvcGUSLQoEdHlwZRgBIAEoDjIfLnNpZ25hbG1hbi5zaWduYWwuRW52ZWxvcGUuVHlwZRIYChBjbGllbnRfdGltZXN0YW1wGAUgASgEEhgKEHNvdXJjZV9kZXZpY2VfaWQYByABKA0SDwoHY29udGVudBgIIAEoDBIYChBzZXJ2ZXJfdGltZXN0YW1wGAogASgEEhkKEXNvdXJjZV9zZXJ2aWNlX2lkGAsgASgJEh4KFmRlc3RpbmF0aW9uX3NlcnZpY2VfaWQYDSABKAkSEwoLdXBkYXRlZF9wbmkYDyABKAkSIAoYc291cmNlX3NlcnZpY2VfaWRfYmluYXJ5GBMgASgMEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GBQgASgMEhoKEnVwZGF0ZWRfcG5pX2JpbmFyeRgWIAEoDCKIAQoEVHlwZRILCgdVTktOT1dOEAASEgoORE9VQkxFX1JBVENIRVQQARISCg5QUkVLRVlfTUVTU0FHRRADEhsKF1NFUlZFUl9ERUxJVkVSWV9SRUNFSVBUEAUSFwoTVU5JREVOVElGSUVEX1NFTkRFUhAGEhUKEVBMQUlOVEVYVF9DT05URU5UEAgi4gQKB0NvbnRlbnQSNQoMZGF0YV9tZXNzYWdlGAEgASgLMh0uc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZUgAEjUKDHN5bmNfbWVzc2FnZRgCIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2VIABIxCgxjYWxsX21lc3NhZ2UYAyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI1CgxudWxsX21lc3NhZ2UYBCABKAsyHS5zaWduYWxtYW4uc2lnbmFsLk51bGxNZXNzYWdlSAASOwoPcmVjZWlwdF9tZXNzYWdlGAUgASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZUgAEjkKDnR5cGluZ19tZXNzYWdlGAYgASgLMh8uc2lnbmFsbWFuLnNpZ25hbC5UeXBpbmdNZXNzYWdlSAASIgoYZGVjcnlwdGlvbl9lcnJvcl9tZXNzYWdlGAggASgMSAASMgoNc3RvcnlfbWVzc2FnZRgJIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjUKDGVkaXRfbWVzc2FnZRgLIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRWRpdE1lc3NhZ2VIABInCh9zZW5kZXJfa2V5X2Rpc3RyaWJ1dGlvbl9tZXNzYWdlGAcgASgMEkQKFXBuaV9zaWduYXR1cmVfbWVzc2FnZRgKIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuUG5pU2lnbmF0dXJlTWVzc2FnZUIJCgdjb250ZW50Ih4KC051bGxNZXNzYWdlEg8KB3BhZGRpbmcYASABKAwiNQoTUG5pU2lnbmF0dXJlTWVzc2FnZRILCgNwbmkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIoQBCg5SZWNlaXB0TWVzc2FnZRIzCgR0eXBlGAEgASgOMiUuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZS5UeXBlEhEKCXRpbWVzdGFtcBgCIAMoBCIqCgRUeXBlEgwKCERFTElWRVJZEAASCAoEUkVBRBABEgoKBlZJRVdFRBACIpABCg1UeXBpbmdNZXNzYWdlEhEKCXRpbWVzdGFtcBgBIAEoBBI2CgZhY3Rpb24YAiABKA4yJi5zaWduYWxtYW4uc2lnbmFsLlR5cGluZ01lc3NhZ2UuQWN0aW9uEhAKCGdyb3VwX2lkGAMgASgMIiIKBkFjdGlvbhILCgdTVEFSVEVEEAASCwoHU1RPUFBFRBABImEKC0VkaXRNZXNzYWdlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBBIzCgxkYXRhX21lc3NhZ2UYAiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlIrIKCgtEYXRhTWVzc2FnZRIMCgRib2R5GAEgASgJEjgKC2F0dGFjaG1lbnRzGAIgAygLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchINCgVmbGFncxgEIAEoDRIUCgxleHBpcmVfdGltZXIYBSABKA0SEwoLcHJvZmlsZV9rZXkYBiABKAwSEQoJdGltZXN0YW1wGAcgASgEEjIKBXF1b3RlGAggASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5RdW90ZRIqCgdzdGlja2VyGAsgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EiEKGXJlcXVpcmVkX3Byb3RvY29sX3ZlcnNpb24YDCABKA0SFAoMaXNfdmlld19vbmNlGA4gASgIEjIKCGdyb3VwX3YyGA8gASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5Hcm91cENvbnRleHRWMhI4CghyZWFjdGlvbhgQIAEoCzImLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuUmVhY3Rpb24SNAoGZGVsZXRlGBEgASgLMiQuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5EZWxldGUSMAoLYm9keV9yYW5nZXMYEiADKAsyGy5zaWduYWxtYW4uc2lnbmFsLkJvZHlSYW5nZRI0ChFncm91cF9jYWxsX3VwZGF0ZRgTIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIwCg1zdG9yeV9jb250ZXh0GBUgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EhwKFGV4cGlyZV90aW1lcl92ZXJzaW9uGBcgASgNEi4KC3BvbGxfY3JlYXRlGBggASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EjEKDnBvbGxfdGVybWluYXRlGBkgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EiwKCXBvbGxfdm90ZRgaIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIuCgtwaW5fbWVzc2FnZRgbIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIwCg11bnBpbl9tZXNzYWdlGBwgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50Ei8KDGFkbWluX2RlbGV0ZRgdIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBpeCgVRdW90ZRIKCgJpZBgBIAEoBBIMCgR0ZXh0GAMgASgJEhIKCmF1dGhvcl9hY2kYBSABKAkSDAoEdHlwZRgHIAEoDRIZChFhdXRob3JfYWNpX2JpbmFyeRgIIAEoDBqFAQoIUmVhY3Rpb24SDQoFZW1vamkYASABKAkSDgoGcmVtb3ZlGAIgASgIEhkKEXRhcmdldF9hdXRob3JfYWNpGAQgASgJEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgFIAEoBBIgChh0YXJnZXRfYXV0aG9yX2FjaV9iaW5hcnkYBiABKAwaJwoGRGVsZXRlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBCJkCgVGbGFncxIICgROT05FEAASDwoLRU5EX1NFU1NJT04QARIbChdFWFBJUkFUSU9OX1RJTUVSX1VQREFURRACEhYKElBST0ZJTEVfS0VZX1VQREFURRAEEgsKB0ZPUldBUkQQCCJMCg5Hcm91cENvbnRleHRWMhISCgptYXN0ZXJfa2V5GAEgASgMEhAKCHJldmlzaW9uGAIgASgNEhQKDGdyb3VwX2NoYW5nZRgDIAEoDCL0AQoJQm9keVJhbmdlEg0KBXN0YXJ0GAEgASgNEg4KBmxlbmd0aBgCIAEoDRIVCgttZW50aW9uX2FjaRgDIAEoCUgAEjIKBXN0eWxlGAQgASgOMiEuc2lnbmFsbWFuLnNpZ25hbC5Cb2R5UmFuZ2UuU3R5bGVIABIcChJtZW50aW9uX2FjaV9iaW5hcnkYBSABKAxIACJWCgVTdHlsZRIICgROT05FEAASCAoEQk9MRBABEgoKBklUQUxJQxACEgsKB1NQT0lMRVIQAxIRCg1TVFJJS0VUSFJPVUdIEAQSDQoJTU9OT1NQQUNFEAVCBwoFdmFsdWUiqwIKEUF0dGFjaG1lbnRQb2ludGVyEhAKBmNkbl9pZBgBIAEoBkgAEhEKB2Nkbl9rZXkYDyABKAlIABIUCgxjb250ZW50X3R5cGUYAiABKAkSCwoDa2V5GAMgASgMEgwKBHNpemUYBCABKA0SDgoGZGlnZXN0GAYgASgMEhEKCWZpbGVfbmFtZRgHIAEoCRINCgVmbGFncxgIIAEoDRIYChB1cGxvYWRfdGltZXN0YW1wGA0gASgEEhIKCmNkbl9udW1iZXIYDiABKA0SEwoLY2xpZW50X3V1aWQYFCABKAwiPQoFRmxhZ3MSCAoETk9ORRAAEhEKDVZPSUNFX01FU1NBR0UQARIOCgpCT1JERVJMRVNTEAISBwoDR0lGEAhCDAoKaWRlbnRpZmllciKhDwoLU3luY01lc3NhZ2USMgoEc2VudBgBIAEoCzIiLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuU2VudEgAEjoKCGNvbnRhY3RzGAIgASgLMiYuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5Db250YWN0c0gAEjgKB3JlcXVlc3QYBCABKAsyJS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlJlcXVlc3RIABIsCgdibG9ja2VkGAYgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASLQoIdmVyaWZpZWQYByABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABJECg1jb25maWd1cmF0aW9uGAkgASgLMisuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5Db25maWd1cmF0aW9uSAASMwoOdmlld19vbmNlX29wZW4YCyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIxCgxmZXRjaF9sYXRlc3QYDCABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIyCgRrZXlzGA0gASgLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5LZXlzSAASPQoYbWVzc2FnZV9yZXF1ZXN0X3Jlc3BvbnNlGA4gASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASSgoRcG5pX2NoYW5nZV9udW1iZXIYEiABKAsyLS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlBuaUNoYW5nZU51bWJlckgAEjIKDWRlbGV0ZV9mb3JfbWUYFiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI3ChJkZXZpY2VfbmFtZV9jaGFuZ2UYFyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI0Cg91c2VybmFtZV9jaGFuZ2UYGiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIwCgRyZWFkGAUgAygLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZWFkEg8KB3BhZGRpbmcYCCABKAwSKQoGdmlld2VkGBAgAygLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50GucDCgRTZW50EhgKEGRlc3RpbmF0aW9uX2UxNjQYASABKAkSEQoJdGltZXN0YW1wGAIgASgEEi4KB21lc3NhZ2UYAyABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlEiIKGmV4cGlyYXRpb25fc3RhcnRfdGltZXN0YW1wGAQgASgEElIKE3VuaWRlbnRpZmllZF9zdGF0dXMYBSADKAsyNS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlNlbnQuVW5pZGVudGlmaWVkU3RhdHVzEhsKE2lzX3JlY2lwaWVudF91cGRhdGUYBiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgHIAEoCRIzCgxlZGl0X21lc3NhZ2UYCiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkVkaXRNZXNzYWdlEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GAwgASgMGnEKElVuaWRlbnRpZmllZFN0YXR1cxIUCgx1bmlkZW50aWZpZWQYAiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgDIAEoCRIlCh1kZXN0aW5hdGlvbl9zZXJ2aWNlX2lkX2JpbmFyeRgGIAEoDBo9CghDb250YWN0cxIxCgRibG9iGAEgASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchqQAQoHUmVxdWVzdBI4CgR0eXBlGAEgASgOMiouc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZXF1ZXN0LlR5cGUiSwoEVHlwZRILCgdVTktOT1dOEAASDAoIQ09OVEFDVFMQARILCgdCTE9DS0VEEAMSEQoNQ09ORklHVVJBVElPThAEEggKBEtFWVMQBRpICgRSZWFkEhEKCXRpbWVzdGFtcBgCIAEoBBISCgpzZW5kZXJfYWNpGAMgASgJEhkKEXNlbmRlcl9hY2lfYmluYXJ5GAQgASgMGkEKDUNvbmZpZ3VyYXRpb24SFQoNcmVhZF9yZWNlaXB0cxgBIAEoCBIZChF0eXBpbmdfaW5kaWNhdG9ycxgDIAEoCBokCgRLZXlzEhwKFGFjY291bnRfZW50cm9weV9wb29sGAMgASgJGpIBCg9QbmlDaGFuZ2VOdW1iZXISGQoRaWRlbnRpdHlfa2V5X3BhaXIYASABKAwSFgoOc2lnbmVkX3ByZV9rZXkYAiABKAwSFwoPcmVnaXN0cmF0aW9uX2lkGAMgASgNEhAKCG5ld19lMTY0GAQgASgJEiEKGWxhc3RfcmVzb3J0X2t5YmVyX3ByZV9rZXkYBSABKAxCCQoHY29udGVudCLWAQoOQ29udGFjdERldGFpbHMSDgoGbnVtYmVyGAEgASgJEgwKBG5hbWUYAiABKAkSNwoGYXZhdGFyGAMgASgLMicuc2lnbmFsbWFuLnNpZ25hbC5Db250YWN0RGV0YWlscy5BdmF0YXISFAoMZXhwaXJlX3RpbWVyGAggASgNEgsKA2FjaRgJIAEoCRIcChRleHBpcmVfdGltZXJfdmVyc2lvbhgMIAEoDRISCgphY2lfYmluYXJ5GA0gASgMGhgKBkF2YXRhchIOCgZsZW5ndGgYAiABKA0iNQoRUHJvdmlzaW9uRW52ZWxvcGUSEgoKcHVibGljX2tleRgBIAEoDBIMCgRib2R5GAIgASgMIu0CChBQcm92aXNpb25NZXNzYWdlEh8KF2FjaV9pZGVudGl0eV9rZXlfcHVibGljGAEgASgMEiAKGGFjaV9pZGVudGl0eV9rZXlfcHJpdmF0ZRgCIAEoDBIOCgZudW1iZXIYAyABKAkSGQoRcHJvdmlzaW9uaW5nX2NvZGUYBCABKAkSEwoLcHJvZmlsZV9rZXkYBiABKAwSFQoNcmVhZF9yZWNlaXB0cxgHIAEoCBILCgNhY2kYCCABKAkSCwoDcG5pGAogASgJEh8KF3BuaV9pZGVudGl0eV9rZXlfcHVibGljGAsgASgMEiAKGHBuaV9pZGVudGl0eV9rZXlfcHJpdmF0ZRgMIAEoDBIcChRhY2NvdW50X2VudHJvcHlfcG9vbBgPIAEoCRISCgphY2lfYmluYXJ5GBEgASgMEhIKCnBuaV9iaW5hcnkYEiABKAwSHAoUYXV0aF9jcmVkZW50aWFsX3NhbHQYEyABKAwiUAoKRGV2aWNlTmFtZRIYChBlcGhlbWVyYWxfcHVibGljGAEgASgMEhQKDHN5bnRoZXRpY19pdhgCIAEoDBISCgpjaXBoZXJ0ZXh0GAMgASgMIjcKDUdyb3VwUmVzcG9uc2USJgoFZ3JvdXAYASABKAsyFy5zaWduYWxtYW4uc2lnbmFsLkdyb3VwIsYCCgVHcm91cBINCgV0aXRsZRgCIAEoDBIjChtkaXNhcHBlYXJpbmdfbWVzc2FnZXNfdGltZXIYBCABKAwSDwoHdmVyc2lvbhgGIAEoDRIvCgdtZW1iZXJzGAcgAygLMh4uc2lnbmFsbWFuLnNpZ25hbC5Hcm91cC5NZW1iZXISGgoSYW5ub3VuY2VtZW50c19vbmx5GAwgASgIEhIKCnRlcm1pbmF0ZWQYDiABKAgalgEKBk1lbWJlchIPCgd1c2VyX2lkGAEgASgMEjEKBHJvbGUYAiABKA4yIy5zaWduYWxtYW4uc2lnbmFsLkdyb3VwLk1lbWJlci5Sb2xlEhMKC3Byb2ZpbGVfa2V5GAMgASgMIjMKBFJvbGUSCwoHVU5LTk9XThAAEgsKB0RFRkFVTFQQARIRCg1BRE1JTklTVFJBVE9SEAIiYgoSR3JvdXBBdHRyaWJ1dGVCbG9iEg8KBXRpdGxlGAEgASgJSAASMAomZGlzYXBwZWFyaW5nX21lc3NhZ2VzX2R1cmF0aW9uX3NlY29uZHMYAyABKA1IAEIJCgdjb250ZW50");
+  fileDesc("CgxzaWduYWwucHJvdG8SEHNpZ25hbG1hbi5zaWduYWwiCQoHUHJlc2VudCLYAwoIRW52ZWxvcGUSLQoEdHlwZRgBIAEoDjIfLnNpZ25hbG1hbi5zaWduYWwuRW52ZWxvcGUuVHlwZRIYChBjbGllbnRfdGltZXN0YW1wGAUgASgEEhgKEHNvdXJjZV9kZXZpY2VfaWQYByABKA0SDwoHY29udGVudBgIIAEoDBIYChBzZXJ2ZXJfdGltZXN0YW1wGAogASgEEhkKEXNvdXJjZV9zZXJ2aWNlX2lkGAsgASgJEh4KFmRlc3RpbmF0aW9uX3NlcnZpY2VfaWQYDSABKAkSEwoLdXBkYXRlZF9wbmkYDyABKAkSIAoYc291cmNlX3NlcnZpY2VfaWRfYmluYXJ5GBMgASgMEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GBQgASgMEhoKEnVwZGF0ZWRfcG5pX2JpbmFyeRgWIAEoDCKIAQoEVHlwZRILCgdVTktOT1dOEAASEgoORE9VQkxFX1JBVENIRVQQARISCg5QUkVLRVlfTUVTU0FHRRADEhsKF1NFUlZFUl9ERUxJVkVSWV9SRUNFSVBUEAUSFwoTVU5JREVOVElGSUVEX1NFTkRFUhAGEhUKEVBMQUlOVEVYVF9DT05URU5UEAgi4gQKB0NvbnRlbnQSNQoMZGF0YV9tZXNzYWdlGAEgASgLMh0uc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZUgAEjUKDHN5bmNfbWVzc2FnZRgCIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2VIABIxCgxjYWxsX21lc3NhZ2UYAyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI1CgxudWxsX21lc3NhZ2UYBCABKAsyHS5zaWduYWxtYW4uc2lnbmFsLk51bGxNZXNzYWdlSAASOwoPcmVjZWlwdF9tZXNzYWdlGAUgASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZUgAEjkKDnR5cGluZ19tZXNzYWdlGAYgASgLMh8uc2lnbmFsbWFuLnNpZ25hbC5UeXBpbmdNZXNzYWdlSAASIgoYZGVjcnlwdGlvbl9lcnJvcl9tZXNzYWdlGAggASgMSAASMgoNc3RvcnlfbWVzc2FnZRgJIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjUKDGVkaXRfbWVzc2FnZRgLIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRWRpdE1lc3NhZ2VIABInCh9zZW5kZXJfa2V5X2Rpc3RyaWJ1dGlvbl9tZXNzYWdlGAcgASgMEkQKFXBuaV9zaWduYXR1cmVfbWVzc2FnZRgKIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuUG5pU2lnbmF0dXJlTWVzc2FnZUIJCgdjb250ZW50Ih4KC051bGxNZXNzYWdlEg8KB3BhZGRpbmcYASABKAwiNQoTUG5pU2lnbmF0dXJlTWVzc2FnZRILCgNwbmkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIoQBCg5SZWNlaXB0TWVzc2FnZRIzCgR0eXBlGAEgASgOMiUuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZS5UeXBlEhEKCXRpbWVzdGFtcBgCIAMoBCIqCgRUeXBlEgwKCERFTElWRVJZEAASCAoEUkVBRBABEgoKBlZJRVdFRBACIpABCg1UeXBpbmdNZXNzYWdlEhEKCXRpbWVzdGFtcBgBIAEoBBI2CgZhY3Rpb24YAiABKA4yJi5zaWduYWxtYW4uc2lnbmFsLlR5cGluZ01lc3NhZ2UuQWN0aW9uEhAKCGdyb3VwX2lkGAMgASgMIiIKBkFjdGlvbhILCgdTVEFSVEVEEAASCwoHU1RPUFBFRBABImEKC0VkaXRNZXNzYWdlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBBIzCgxkYXRhX21lc3NhZ2UYAiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlIt4KCgtEYXRhTWVzc2FnZRIMCgRib2R5GAEgASgJEjgKC2F0dGFjaG1lbnRzGAIgAygLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchINCgVmbGFncxgEIAEoDRIUCgxleHBpcmVfdGltZXIYBSABKA0SEwoLcHJvZmlsZV9rZXkYBiABKAwSEQoJdGltZXN0YW1wGAcgASgEEjIKBXF1b3RlGAggASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5RdW90ZRIqCgdjb250YWN0GAkgAygLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EioKB3N0aWNrZXIYCyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSIQoZcmVxdWlyZWRfcHJvdG9jb2xfdmVyc2lvbhgMIAEoDRIUCgxpc192aWV3X29uY2UYDiABKAgSMgoIZ3JvdXBfdjIYDyABKAsyIC5zaWduYWxtYW4uc2lnbmFsLkdyb3VwQ29udGV4dFYyEjgKCHJlYWN0aW9uGBAgASgLMiYuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5SZWFjdGlvbhI0CgZkZWxldGUYESABKAsyJC5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlLkRlbGV0ZRIwCgtib2R5X3JhbmdlcxgSIAMoCzIbLnNpZ25hbG1hbi5zaWduYWwuQm9keVJhbmdlEjQKEWdyb3VwX2NhbGxfdXBkYXRlGBMgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EjAKDXN0b3J5X2NvbnRleHQYFSABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSHAoUZXhwaXJlX3RpbWVyX3ZlcnNpb24YFyABKA0SLgoLcG9sbF9jcmVhdGUYGCABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSMQoOcG9sbF90ZXJtaW5hdGUYGSABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSLAoJcG9sbF92b3RlGBogASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50Ei4KC3Bpbl9tZXNzYWdlGBsgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EjAKDXVucGluX21lc3NhZ2UYHCABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSLwoMYWRtaW5fZGVsZXRlGB0gASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50Gl4KBVF1b3RlEgoKAmlkGAEgASgEEgwKBHRleHQYAyABKAkSEgoKYXV0aG9yX2FjaRgFIAEoCRIMCgR0eXBlGAcgASgNEhkKEWF1dGhvcl9hY2lfYmluYXJ5GAggASgMGoUBCghSZWFjdGlvbhINCgVlbW9qaRgBIAEoCRIOCgZyZW1vdmUYAiABKAgSGQoRdGFyZ2V0X2F1dGhvcl9hY2kYBCABKAkSHQoVdGFyZ2V0X3NlbnRfdGltZXN0YW1wGAUgASgEEiAKGHRhcmdldF9hdXRob3JfYWNpX2JpbmFyeRgGIAEoDBonCgZEZWxldGUSHQoVdGFyZ2V0X3NlbnRfdGltZXN0YW1wGAEgASgEImQKBUZsYWdzEggKBE5PTkUQABIPCgtFTkRfU0VTU0lPThABEhsKF0VYUElSQVRJT05fVElNRVJfVVBEQVRFEAISFgoSUFJPRklMRV9LRVlfVVBEQVRFEAQSCwoHRk9SV0FSRBAIIkwKDkdyb3VwQ29udGV4dFYyEhIKCm1hc3Rlcl9rZXkYASABKAwSEAoIcmV2aXNpb24YAiABKA0SFAoMZ3JvdXBfY2hhbmdlGAMgASgMIvQBCglCb2R5UmFuZ2USDQoFc3RhcnQYASABKA0SDgoGbGVuZ3RoGAIgASgNEhUKC21lbnRpb25fYWNpGAMgASgJSAASMgoFc3R5bGUYBCABKA4yIS5zaWduYWxtYW4uc2lnbmFsLkJvZHlSYW5nZS5TdHlsZUgAEhwKEm1lbnRpb25fYWNpX2JpbmFyeRgFIAEoDEgAIlYKBVN0eWxlEggKBE5PTkUQABIICgRCT0xEEAESCgoGSVRBTElDEAISCwoHU1BPSUxFUhADEhEKDVNUUklLRVRIUk9VR0gQBBINCglNT05PU1BBQ0UQBUIHCgV2YWx1ZSKrAgoRQXR0YWNobWVudFBvaW50ZXISEAoGY2RuX2lkGAEgASgGSAASEQoHY2RuX2tleRgPIAEoCUgAEhQKDGNvbnRlbnRfdHlwZRgCIAEoCRILCgNrZXkYAyABKAwSDAoEc2l6ZRgEIAEoDRIOCgZkaWdlc3QYBiABKAwSEQoJZmlsZV9uYW1lGAcgASgJEg0KBWZsYWdzGAggASgNEhgKEHVwbG9hZF90aW1lc3RhbXAYDSABKAQSEgoKY2RuX251bWJlchgOIAEoDRITCgtjbGllbnRfdXVpZBgUIAEoDCI9CgVGbGFncxIICgROT05FEAASEQoNVk9JQ0VfTUVTU0FHRRABEg4KCkJPUkRFUkxFU1MQAhIHCgNHSUYQCEIMCgppZGVudGlmaWVyIqMRCgtTeW5jTWVzc2FnZRIyCgRzZW50GAEgASgLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5TZW50SAASOgoIY29udGFjdHMYAiABKAsyJi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLkNvbnRhY3RzSAASOAoHcmVxdWVzdBgEIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuUmVxdWVzdEgAEjgKB2Jsb2NrZWQYBiABKAsyJS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLkJsb2NrZWRIABItCgh2ZXJpZmllZBgHIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEkQKDWNvbmZpZ3VyYXRpb24YCSABKAsyKy5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLkNvbmZpZ3VyYXRpb25IABIzCg52aWV3X29uY2Vfb3BlbhgLIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEkEKDGZldGNoX2xhdGVzdBgMIAEoCzIpLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuRmV0Y2hMYXRlc3RIABIyCgRrZXlzGA0gASgLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5LZXlzSAASPQoYbWVzc2FnZV9yZXF1ZXN0X3Jlc3BvbnNlGA4gASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASSgoRcG5pX2NoYW5nZV9udW1iZXIYEiABKAsyLS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlBuaUNoYW5nZU51bWJlckgAEjIKDWRlbGV0ZV9mb3JfbWUYFiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI3ChJkZXZpY2VfbmFtZV9jaGFuZ2UYFyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI0Cg91c2VybmFtZV9jaGFuZ2UYGiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIwCgRyZWFkGAUgAygLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZWFkEg8KB3BhZGRpbmcYCCABKAwSKQoGdmlld2VkGBAgAygLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50GucDCgRTZW50EhgKEGRlc3RpbmF0aW9uX2UxNjQYASABKAkSEQoJdGltZXN0YW1wGAIgASgEEi4KB21lc3NhZ2UYAyABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlEiIKGmV4cGlyYXRpb25fc3RhcnRfdGltZXN0YW1wGAQgASgEElIKE3VuaWRlbnRpZmllZF9zdGF0dXMYBSADKAsyNS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlNlbnQuVW5pZGVudGlmaWVkU3RhdHVzEhsKE2lzX3JlY2lwaWVudF91cGRhdGUYBiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgHIAEoCRIzCgxlZGl0X21lc3NhZ2UYCiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkVkaXRNZXNzYWdlEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GAwgASgMGnEKElVuaWRlbnRpZmllZFN0YXR1cxIUCgx1bmlkZW50aWZpZWQYAiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgDIAEoCRIlCh1kZXN0aW5hdGlvbl9zZXJ2aWNlX2lkX2JpbmFyeRgGIAEoDBo9CghDb250YWN0cxIxCgRibG9iGAEgASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchqQAQoHUmVxdWVzdBI4CgR0eXBlGAEgASgOMiouc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZXF1ZXN0LlR5cGUiSwoEVHlwZRILCgdVTktOT1dOEAASDAoIQ09OVEFDVFMQARILCgdCTE9DS0VEEAMSEQoNQ09ORklHVVJBVElPThAEEggKBEtFWVMQBRpICgRSZWFkEhEKCXRpbWVzdGFtcBgCIAEoBBISCgpzZW5kZXJfYWNpGAMgASgJEhkKEXNlbmRlcl9hY2lfYmluYXJ5GAQgASgMGkEKDUNvbmZpZ3VyYXRpb24SFQoNcmVhZF9yZWNlaXB0cxgBIAEoCBIZChF0eXBpbmdfaW5kaWNhdG9ycxgDIAEoCBo/CgdCbG9ja2VkEhEKCWdyb3VwX2lkcxgCIAMoDBIMCgRhY2lzGAMgAygJEhMKC2FjaXNfYmluYXJ5GAQgAygMGqIBCgtGZXRjaExhdGVzdBI8CgR0eXBlGAEgASgOMi4uc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5GZXRjaExhdGVzdC5UeXBlIlUKBFR5cGUSCwoHVU5LTk9XThAAEhEKDUxPQ0FMX1BST0ZJTEUQARIUChBTVE9SQUdFX01BTklGRVNUEAISFwoTU1VCU0NSSVBUSU9OX1NUQVRVUxADGiQKBEtleXMSHAoUYWNjb3VudF9lbnRyb3B5X3Bvb2wYAyABKAkakgEKD1BuaUNoYW5nZU51bWJlchIZChFpZGVudGl0eV9rZXlfcGFpchgBIAEoDBIWCg5zaWduZWRfcHJlX2tleRgCIAEoDBIXCg9yZWdpc3RyYXRpb25faWQYAyABKA0SEAoIbmV3X2UxNjQYBCABKAkSIQoZbGFzdF9yZXNvcnRfa3liZXJfcHJlX2tleRgFIAEoDEIJCgdjb250ZW50ItYBCg5Db250YWN0RGV0YWlscxIOCgZudW1iZXIYASABKAkSDAoEbmFtZRgCIAEoCRI3CgZhdmF0YXIYAyABKAsyJy5zaWduYWxtYW4uc2lnbmFsLkNvbnRhY3REZXRhaWxzLkF2YXRhchIUCgxleHBpcmVfdGltZXIYCCABKA0SCwoDYWNpGAkgASgJEhwKFGV4cGlyZV90aW1lcl92ZXJzaW9uGAwgASgNEhIKCmFjaV9iaW5hcnkYDSABKAwaGAoGQXZhdGFyEg4KBmxlbmd0aBgCIAEoDSI1ChFQcm92aXNpb25FbnZlbG9wZRISCgpwdWJsaWNfa2V5GAEgASgMEgwKBGJvZHkYAiABKAwi7QIKEFByb3Zpc2lvbk1lc3NhZ2USHwoXYWNpX2lkZW50aXR5X2tleV9wdWJsaWMYASABKAwSIAoYYWNpX2lkZW50aXR5X2tleV9wcml2YXRlGAIgASgMEg4KBm51bWJlchgDIAEoCRIZChFwcm92aXNpb25pbmdfY29kZRgEIAEoCRITCgtwcm9maWxlX2tleRgGIAEoDBIVCg1yZWFkX3JlY2VpcHRzGAcgASgIEgsKA2FjaRgIIAEoCRILCgNwbmkYCiABKAkSHwoXcG5pX2lkZW50aXR5X2tleV9wdWJsaWMYCyABKAwSIAoYcG5pX2lkZW50aXR5X2tleV9wcml2YXRlGAwgASgMEhwKFGFjY291bnRfZW50cm9weV9wb29sGA8gASgJEhIKCmFjaV9iaW5hcnkYESABKAwSEgoKcG5pX2JpbmFyeRgSIAEoDBIcChRhdXRoX2NyZWRlbnRpYWxfc2FsdBgTIAEoDCJQCgpEZXZpY2VOYW1lEhgKEGVwaGVtZXJhbF9wdWJsaWMYASABKAwSFAoMc3ludGhldGljX2l2GAIgASgMEhIKCmNpcGhlcnRleHQYAyABKAwiNwoNR3JvdXBSZXNwb25zZRImCgVncm91cBgBIAEoCzIXLnNpZ25hbG1hbi5zaWduYWwuR3JvdXAixgIKBUdyb3VwEg0KBXRpdGxlGAIgASgMEiMKG2Rpc2FwcGVhcmluZ19tZXNzYWdlc190aW1lchgEIAEoDBIPCgd2ZXJzaW9uGAYgASgNEi8KB21lbWJlcnMYByADKAsyHi5zaWduYWxtYW4uc2lnbmFsLkdyb3VwLk1lbWJlchIaChJhbm5vdW5jZW1lbnRzX29ubHkYDCABKAgSEgoKdGVybWluYXRlZBgOIAEoCBqWAQoGTWVtYmVyEg8KB3VzZXJfaWQYASABKAwSMQoEcm9sZRgCIAEoDjIjLnNpZ25hbG1hbi5zaWduYWwuR3JvdXAuTWVtYmVyLlJvbGUSEwoLcHJvZmlsZV9rZXkYAyABKAwiMwoEUm9sZRILCgdVTktOT1dOEAASCwoHREVGQVVMVBABEhEKDUFETUlOSVNUUkFUT1IQAiJiChJHcm91cEF0dHJpYnV0ZUJsb2ISDwoFdGl0bGUYASABKAlIABIwCiZkaXNhcHBlYXJpbmdfbWVzc2FnZXNfZHVyYXRpb25fc2Vjb25kcxgDIAEoDUgAQgkKB2NvbnRlbnQiMQoPU3RvcmFnZU1hbmlmZXN0Eg8KB3ZlcnNpb24YASABKAQSDQoFdmFsdWUYAiABKAwioAEKDk1hbmlmZXN0UmVjb3JkEg8KB3ZlcnNpb24YASABKAQSQAoLaWRlbnRpZmllcnMYAiADKAsyKy5zaWduYWxtYW4uc2lnbmFsLk1hbmlmZXN0UmVjb3JkLklkZW50aWZpZXISEgoKcmVjb3JkX2lrbRgEIAEoDBonCgpJZGVudGlmaWVyEgsKA3JhdxgBIAEoDBIMCgR0eXBlGAIgASgNIiEKDVJlYWRPcGVyYXRpb24SEAoIcmVhZF9rZXkYASADKAwiZgoMU3RvcmFnZUl0ZW1zEjIKBWl0ZW1zGAEgAygLMiMuc2lnbmFsbWFuLnNpZ25hbC5TdG9yYWdlSXRlbXMuSXRlbRoiCgRJdGVtEgsKA2tleRgBIAEoDBINCgV2YWx1ZRgCIAEoDCKRBAoNU3RvcmFnZVJlY29yZBI6Cgdjb250YWN0GAEgASgLMicuc2lnbmFsbWFuLnNpZ25hbC5TdG9yYWdlUmVjb3JkLkNvbnRhY3RIABI7Cghncm91cF92MhgDIAEoCzInLnNpZ25hbG1hbi5zaWduYWwuU3RvcmFnZVJlY29yZC5Hcm91cFYySAASOgoHYWNjb3VudBgEIAEoCzInLnNpZ25hbG1hbi5zaWduYWwuU3RvcmFnZVJlY29yZC5BY2NvdW50SAAavgEKB0NvbnRhY3QSCwoDYWNpGAEgASgJEgwKBGUxNjQYAiABKAkSEwoLcHJvZmlsZV9rZXkYAyABKAwSEgoKZ2l2ZW5fbmFtZRgGIAEoCRITCgtmYW1pbHlfbmFtZRgHIAEoCRIPCgdibG9ja2VkGAkgASgIEhkKEXN5c3RlbV9naXZlbl9uYW1lGBEgASgJEhoKEnN5c3RlbV9mYW1pbHlfbmFtZRgSIAEoCRISCgphY2lfYmluYXJ5GBkgASgMGi4KB0dyb3VwVjISEgoKbWFzdGVyX2tleRgBIAEoDBIPCgdibG9ja2VkGAIgASgIGlAKB0FjY291bnQSEwoLcHJvZmlsZV9rZXkYASABKAwSFQoNcmVhZF9yZWNlaXB0cxgGIAEoCBIZChF0eXBpbmdfaW5kaWNhdG9ycxgIIAEoCEIICgZyZWNvcmQ");
 
 /**
  * @generated from message signalman.signal.Present
@@ -415,6 +415,11 @@ export type DataMessage = Message<"signalman.signal.DataMessage"> & {
    * @generated from field: optional signalman.signal.DataMessage.Quote quote = 8;
    */
   quote?: DataMessage_Quote | undefined;
+
+  /**
+   * @generated from field: repeated signalman.signal.Present contact = 9;
+   */
+  contact: Present[];
 
   /**
    * @generated from field: optional signalman.signal.Present sticker = 11;
@@ -882,9 +887,9 @@ export type SyncMessage = Message<"signalman.signal.SyncMessage"> & {
     case: "request";
   } | {
     /**
-     * @generated from field: signalman.signal.Present blocked = 6;
+     * @generated from field: signalman.signal.SyncMessage.Blocked blocked = 6;
      */
-    value: Present;
+    value: SyncMessage_Blocked;
     case: "blocked";
   } | {
     /**
@@ -906,9 +911,9 @@ export type SyncMessage = Message<"signalman.signal.SyncMessage"> & {
     case: "viewOnceOpen";
   } | {
     /**
-     * @generated from field: signalman.signal.Present fetch_latest = 12;
+     * @generated from field: signalman.signal.SyncMessage.FetchLatest fetch_latest = 12;
      */
-    value: Present;
+    value: SyncMessage_FetchLatest;
     case: "fetchLatest";
   } | {
     /**
@@ -1175,6 +1180,81 @@ export const SyncMessage_ConfigurationSchema: GenMessage<SyncMessage_Configurati
   messageDesc(file_signal, 12, 4);
 
 /**
+ * @generated from message signalman.signal.SyncMessage.Blocked
+ */
+export type SyncMessage_Blocked = Message<"signalman.signal.SyncMessage.Blocked"> & {
+  /**
+   * @generated from field: repeated bytes group_ids = 2;
+   */
+  groupIds: Uint8Array[];
+
+  /**
+   * @generated from field: repeated string acis = 3;
+   */
+  acis: string[];
+
+  /**
+   * @generated from field: repeated bytes acis_binary = 4;
+   */
+  acisBinary: Uint8Array[];
+};
+
+/**
+ * Describes the message signalman.signal.SyncMessage.Blocked.
+ * Use `create(SyncMessage_BlockedSchema)` to create a new message.
+ */
+export const SyncMessage_BlockedSchema: GenMessage<SyncMessage_Blocked> = /*@__PURE__*/
+  messageDesc(file_signal, 12, 5);
+
+/**
+ * @generated from message signalman.signal.SyncMessage.FetchLatest
+ */
+export type SyncMessage_FetchLatest = Message<"signalman.signal.SyncMessage.FetchLatest"> & {
+  /**
+   * @generated from field: optional signalman.signal.SyncMessage.FetchLatest.Type type = 1;
+   */
+  type: SyncMessage_FetchLatest_Type;
+};
+
+/**
+ * Describes the message signalman.signal.SyncMessage.FetchLatest.
+ * Use `create(SyncMessage_FetchLatestSchema)` to create a new message.
+ */
+export const SyncMessage_FetchLatestSchema: GenMessage<SyncMessage_FetchLatest> = /*@__PURE__*/
+  messageDesc(file_signal, 12, 6);
+
+/**
+ * @generated from enum signalman.signal.SyncMessage.FetchLatest.Type
+ */
+export enum SyncMessage_FetchLatest_Type {
+  /**
+   * @generated from enum value: UNKNOWN = 0;
+   */
+  UNKNOWN = 0,
+
+  /**
+   * @generated from enum value: LOCAL_PROFILE = 1;
+   */
+  LOCAL_PROFILE = 1,
+
+  /**
+   * @generated from enum value: STORAGE_MANIFEST = 2;
+   */
+  STORAGE_MANIFEST = 2,
+
+  /**
+   * @generated from enum value: SUBSCRIPTION_STATUS = 3;
+   */
+  SUBSCRIPTION_STATUS = 3,
+}
+
+/**
+ * Describes the enum signalman.signal.SyncMessage.FetchLatest.Type.
+ */
+export const SyncMessage_FetchLatest_TypeSchema: GenEnum<SyncMessage_FetchLatest_Type> = /*@__PURE__*/
+  enumDesc(file_signal, 12, 6, 0);
+
+/**
  * @generated from message signalman.signal.SyncMessage.Keys
  */
 export type SyncMessage_Keys = Message<"signalman.signal.SyncMessage.Keys"> & {
@@ -1189,7 +1269,7 @@ export type SyncMessage_Keys = Message<"signalman.signal.SyncMessage.Keys"> & {
  * Use `create(SyncMessage_KeysSchema)` to create a new message.
  */
 export const SyncMessage_KeysSchema: GenMessage<SyncMessage_Keys> = /*@__PURE__*/
-  messageDesc(file_signal, 12, 5);
+  messageDesc(file_signal, 12, 7);
 
 /**
  * @generated from message signalman.signal.SyncMessage.PniChangeNumber
@@ -1226,7 +1306,7 @@ export type SyncMessage_PniChangeNumber = Message<"signalman.signal.SyncMessage.
  * Use `create(SyncMessage_PniChangeNumberSchema)` to create a new message.
  */
 export const SyncMessage_PniChangeNumberSchema: GenMessage<SyncMessage_PniChangeNumber> = /*@__PURE__*/
-  messageDesc(file_signal, 12, 6);
+  messageDesc(file_signal, 12, 8);
 
 /**
  * One entry of the contacts blob; the avatar's bytes follow it.
@@ -1567,4 +1647,274 @@ export type GroupAttributeBlob = Message<"signalman.signal.GroupAttributeBlob"> 
  */
 export const GroupAttributeBlobSchema: GenMessage<GroupAttributeBlob> = /*@__PURE__*/
   messageDesc(file_signal, 19);
+
+/**
+ * @generated from message signalman.signal.StorageManifest
+ */
+export type StorageManifest = Message<"signalman.signal.StorageManifest"> & {
+  /**
+   * @generated from field: optional uint64 version = 1;
+   */
+  version: bigint;
+
+  /**
+   * @generated from field: optional bytes value = 2;
+   */
+  value: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageManifest.
+ * Use `create(StorageManifestSchema)` to create a new message.
+ */
+export const StorageManifestSchema: GenMessage<StorageManifest> = /*@__PURE__*/
+  messageDesc(file_signal, 20);
+
+/**
+ * `raw` is the id of an item, `type` the number of its field in StorageRecord.
+ *
+ * @generated from message signalman.signal.ManifestRecord
+ */
+export type ManifestRecord = Message<"signalman.signal.ManifestRecord"> & {
+  /**
+   * @generated from field: optional uint64 version = 1;
+   */
+  version: bigint;
+
+  /**
+   * @generated from field: repeated signalman.signal.ManifestRecord.Identifier identifiers = 2;
+   */
+  identifiers: ManifestRecord_Identifier[];
+
+  /**
+   * @generated from field: optional bytes record_ikm = 4;
+   */
+  recordIkm: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.ManifestRecord.
+ * Use `create(ManifestRecordSchema)` to create a new message.
+ */
+export const ManifestRecordSchema: GenMessage<ManifestRecord> = /*@__PURE__*/
+  messageDesc(file_signal, 21);
+
+/**
+ * @generated from message signalman.signal.ManifestRecord.Identifier
+ */
+export type ManifestRecord_Identifier = Message<"signalman.signal.ManifestRecord.Identifier"> & {
+  /**
+   * @generated from field: optional bytes raw = 1;
+   */
+  raw: Uint8Array;
+
+  /**
+   * @generated from field: optional uint32 type = 2;
+   */
+  type: number;
+};
+
+/**
+ * Describes the message signalman.signal.ManifestRecord.Identifier.
+ * Use `create(ManifestRecord_IdentifierSchema)` to create a new message.
+ */
+export const ManifestRecord_IdentifierSchema: GenMessage<ManifestRecord_Identifier> = /*@__PURE__*/
+  messageDesc(file_signal, 21, 0);
+
+/**
+ * @generated from message signalman.signal.ReadOperation
+ */
+export type ReadOperation = Message<"signalman.signal.ReadOperation"> & {
+  /**
+   * @generated from field: repeated bytes read_key = 1;
+   */
+  readKey: Uint8Array[];
+};
+
+/**
+ * Describes the message signalman.signal.ReadOperation.
+ * Use `create(ReadOperationSchema)` to create a new message.
+ */
+export const ReadOperationSchema: GenMessage<ReadOperation> = /*@__PURE__*/
+  messageDesc(file_signal, 22);
+
+/**
+ * @generated from message signalman.signal.StorageItems
+ */
+export type StorageItems = Message<"signalman.signal.StorageItems"> & {
+  /**
+   * @generated from field: repeated signalman.signal.StorageItems.Item items = 1;
+   */
+  items: StorageItems_Item[];
+};
+
+/**
+ * Describes the message signalman.signal.StorageItems.
+ * Use `create(StorageItemsSchema)` to create a new message.
+ */
+export const StorageItemsSchema: GenMessage<StorageItems> = /*@__PURE__*/
+  messageDesc(file_signal, 23);
+
+/**
+ * @generated from message signalman.signal.StorageItems.Item
+ */
+export type StorageItems_Item = Message<"signalman.signal.StorageItems.Item"> & {
+  /**
+   * @generated from field: optional bytes key = 1;
+   */
+  key: Uint8Array;
+
+  /**
+   * @generated from field: optional bytes value = 2;
+   */
+  value: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageItems.Item.
+ * Use `create(StorageItems_ItemSchema)` to create a new message.
+ */
+export const StorageItems_ItemSchema: GenMessage<StorageItems_Item> = /*@__PURE__*/
+  messageDesc(file_signal, 23, 0);
+
+/**
+ * @generated from message signalman.signal.StorageRecord
+ */
+export type StorageRecord = Message<"signalman.signal.StorageRecord"> & {
+  /**
+   * @generated from oneof signalman.signal.StorageRecord.record
+   */
+  record: {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.Contact contact = 1;
+     */
+    value: StorageRecord_Contact;
+    case: "contact";
+  } | {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.GroupV2 group_v2 = 3;
+     */
+    value: StorageRecord_GroupV2;
+    case: "groupV2";
+  } | {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.Account account = 4;
+     */
+    value: StorageRecord_Account;
+    case: "account";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.
+ * Use `create(StorageRecordSchema)` to create a new message.
+ */
+export const StorageRecordSchema: GenMessage<StorageRecord> = /*@__PURE__*/
+  messageDesc(file_signal, 24);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.Contact
+ */
+export type StorageRecord_Contact = Message<"signalman.signal.StorageRecord.Contact"> & {
+  /**
+   * @generated from field: optional string aci = 1;
+   */
+  aci: string;
+
+  /**
+   * @generated from field: optional string e164 = 2;
+   */
+  e164: string;
+
+  /**
+   * @generated from field: optional bytes profile_key = 3;
+   */
+  profileKey: Uint8Array;
+
+  /**
+   * @generated from field: optional string given_name = 6;
+   */
+  givenName: string;
+
+  /**
+   * @generated from field: optional string family_name = 7;
+   */
+  familyName: string;
+
+  /**
+   * @generated from field: optional bool blocked = 9;
+   */
+  blocked: boolean;
+
+  /**
+   * @generated from field: optional string system_given_name = 17;
+   */
+  systemGivenName: string;
+
+  /**
+   * @generated from field: optional string system_family_name = 18;
+   */
+  systemFamilyName: string;
+
+  /**
+   * @generated from field: optional bytes aci_binary = 25;
+   */
+  aciBinary: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.Contact.
+ * Use `create(StorageRecord_ContactSchema)` to create a new message.
+ */
+export const StorageRecord_ContactSchema: GenMessage<StorageRecord_Contact> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 0);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.GroupV2
+ */
+export type StorageRecord_GroupV2 = Message<"signalman.signal.StorageRecord.GroupV2"> & {
+  /**
+   * @generated from field: optional bytes master_key = 1;
+   */
+  masterKey: Uint8Array;
+
+  /**
+   * @generated from field: optional bool blocked = 2;
+   */
+  blocked: boolean;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.GroupV2.
+ * Use `create(StorageRecord_GroupV2Schema)` to create a new message.
+ */
+export const StorageRecord_GroupV2Schema: GenMessage<StorageRecord_GroupV2> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 1);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.Account
+ */
+export type StorageRecord_Account = Message<"signalman.signal.StorageRecord.Account"> & {
+  /**
+   * @generated from field: optional bytes profile_key = 1;
+   */
+  profileKey: Uint8Array;
+
+  /**
+   * @generated from field: optional bool read_receipts = 6;
+   */
+  readReceipts: boolean;
+
+  /**
+   * @generated from field: optional bool typing_indicators = 8;
+   */
+  typingIndicators: boolean;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.Account.
+ * Use `create(StorageRecord_AccountSchema)` to create a new message.
+ */
+export const StorageRecord_AccountSchema: GenMessage<StorageRecord_Account> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 2);
 
