@@ -103,15 +103,16 @@ function emphasisAt(lexer: object, source: string, masked: string): Emphasis | u
   return emphasis.get(masked.length - source.length);
 }
 
-const math =
-  /^(?:\\\((?:(?!\\\))[\s\S]){1,2000}?\\\)|\\\[(?:(?!\\\])[\s\S]){1,2000}?\\\]|\$\$(?!\$)(?:(?!\$\$)[\s\S]){1,2000}?\$\$|\$(?=[^\s$])(?=[^$\n]*[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$]))/;
-const mathBlock =
-  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[\s\S]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[\s\S]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
-/** Delimiters in addresses and in mathematics are none. */
-const masks = new RegExp(
-  String.raw`\\[([](?:(?!\\[)\]]).)+\\[)\]]|\$\$[^$]+\$\$|\$[^\s$][^$\n]*[\\^_][^$\n]*\$|${address.source}`,
-  "gs",
+/** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
+const dollars =
+  /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
+const math = new RegExp(
+  String.raw`^(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
 );
+const mathBlock =
+  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
+/** Delimiters in addresses and in mathematics are none. */
+const masks = new RegExp(`${dollars.source}|${address.source}`, "g");
 
 const parser = new Marked({
   gfm: true,

@@ -153,9 +153,13 @@ function toText(token: MarkedToken | Spoiler | Verbatim, context: Context): stri
   }
 }
 
-/** References resolved, and the spaces before a line break dropped. */
+/** What CommonMark takes for a character reference; a number out of Unicode's range becomes U+FFFD. */
+const reference = /&(?:#\d{1,7}|#[Xx][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,40});/g;
+const decoded = (text: string): string => clean(text.replace(reference, (raw) => decodeHTMLStrict(raw)));
+
+/** The spaces before a line break are not shown. */
 const plain = (text: string): string => {
-  const lines = clean(decodeHTMLStrict(text)).split("\n");
+  const lines = decoded(text).split("\n");
   return lines.map((line, index) => (index < lines.length - 1 ? line.trimEnd() : line)).join("\n");
 };
 
@@ -238,7 +242,7 @@ function linkText(
   const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
   const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
   context.shownUrls.add(link.href);
-  const url = clean(decodeHTMLStrict(link.href));
+  const url = decoded(link.href);
   const words = shown(text);
   if (words.trim() === "") return url;
   // Places on the same page, and pictures within the text, lead nowhere on a phone.
