@@ -46,9 +46,12 @@ export const errorTable = {
     "Signal answered with something unexpected",
     "Run `signalman doctor`; the version of the daemon may be too old or too new.",
   ),
-  signal_rate_limited: after("Signal limits the rate", "Nothing to do: signalman waits as long as the server asks."),
+  signal_rate_limited: after(
+    "Signal takes no more messages for a while",
+    "Nothing to do: signalman waits as long as the server asks.",
+  ),
   already_receiving: backoff(
-    "Another program receives for this account",
+    "Another program fetches the messages of this account",
     "Stop the other receiver, or start the daemon with --receive-mode manual. After an aborted poll this passes by itself.",
   ),
   json_rpc_mode: person(
@@ -79,7 +82,10 @@ export const errorTable = {
     "Stop the other signalman; then run `signalman reconnect`.",
     { userAction: "stop_other" },
   ),
-  stalled: backoff("No proof of life from Signal", "signalman dropped the line and connects anew."),
+  stalled: backoff(
+    "Nothing has come from Signal for too long",
+    "Nothing to do: signalman closes the connection and connects again.",
+  ),
   // --- one message to Signal
   untrusted_identity: never(
     "The recipient's safety number changed",
@@ -103,7 +109,7 @@ export const errorTable = {
   claude_unreachable: backoff(
     "The Claude API cannot be reached",
     "Check the network; prompts wait and are answered when it is back.",
-    { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as the line is back." },
+    { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as that works again." },
   ),
   claude_timeout: backoff(
     "Claude did not answer in time",
@@ -113,10 +119,10 @@ export const errorTable = {
     chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
   }),
   claude_rate_limited: after(
-    "The Claude API limits the rate",
+    "The Claude API takes no more requests for a while",
     "Nothing to do: signalman waits as long as the API asks. Raise the limit of the organisation if it happens often.",
     {
-      chat: "The Claude account has reached its rate limit. Your message is safe and will be answered when the limit allows.",
+      chat: "Claude takes no more messages from this account for a while. Your message is safe and will be answered then.",
     },
   ),
   claude_spend_limit: backoff(
@@ -138,7 +144,7 @@ export const errorTable = {
     "Set a valid ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
     {
       exit: 2,
-      chat: "Claude refuses the API key of this bridge. Your message is safe; whoever runs signalman must set a valid key.",
+      chat: "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
     },
   ),
   claude_forbidden: backoff(
@@ -146,7 +152,7 @@ export const errorTable = {
     "If the account may not use Managed Agents, set SIGNALMAN_BACKEND=messages and restart.",
     {
       exit: 2,
-      chat: "The Claude account may not use this feature. Your message is safe; whoever runs signalman can set SIGNALMAN_BACKEND=messages.",
+      chat: "The Claude account may not use this feature. Your message is safe. The owner can set SIGNALMAN_BACKEND=messages.",
     },
   ),
   claude_model: backoff(
@@ -154,7 +160,7 @@ export const errorTable = {
     "Set SIGNALMAN_MODEL to a model that `signalman doctor` lists.",
     {
       exit: 2,
-      chat: "The chosen Claude model is not available. Pick another with /model, or ask whoever runs signalman.",
+      chat: "The chosen Claude model is not available. Choose another with /model.",
     },
   ),
   claude_request: never(
@@ -177,7 +183,7 @@ export const errorTable = {
     chat: "Claude declined to answer that. Please rephrase it, or start over with /new.",
   }),
   claude_budget: never("The session's cost limit is reached", "Raise the session's budget, or start over with /new.", {
-    chat: "The cost limit of this session is reached. Send /new to start a fresh one.",
+    chat: "The cost limit of this conversation is reached. Send /new to start a fresh one.",
   }),
   claude_stream_lost: backoff(
     "The stream from Claude ended early",
@@ -218,7 +224,7 @@ export type ErrorCode = keyof typeof errorTable;
 /** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
-/** Whatever a server says, nobody waits longer than a day without asking again. */
+/** A server's word holds for a day at most; then it is asked again. */
 const retryAfterMsMax: Millis = 24 * 3_600_000;
 
 export type BridgeErrorDetails = {
