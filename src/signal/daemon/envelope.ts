@@ -104,7 +104,7 @@ const wrapperSchema = v.object({
   exception: maybe(v.object({ type: text })),
 });
 
-/** Traffic of a known kind in which nobody says anything to us. */
+/** Traffic of a known kind that says nothing to us. */
 const quietKinds = new Set(["storyMessage", "callMessage", "syncMessage"]);
 const quietData = /^(?:payment|pollVote|pollTerminate|textStyles|(?:un)?pinMessage)$/u;
 
@@ -120,7 +120,7 @@ type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & {
  */
 export function toEnvelope(wire: unknown, own: Address): Envelope {
   const parsed = v.safeParse(wrapperSchema, wire);
-  if (!parsed.success) return { ...nobody, content: { kind: "unknown", what: "not a message object" } };
+  if (!parsed.success) return { ...blank, content: { kind: "unknown", what: "not a message object" } };
   const { envelope, account, exception } = parsed.output;
   const source = toAddress(envelope.sourceUuid, envelope.sourceNumber);
   const self = { aci: own.aci, number: own.number ?? account };
@@ -137,7 +137,7 @@ export function accountOf(wire: unknown): string | null {
 }
 
 const silence = { chat: null, isOwn: false, sentAt: null } as const;
-const nobody = { ...silence, source: null, sourceDevice: null, sourceName: null, serverAt: null, sentAt: 0 };
+const blank = { ...silence, source: null, sourceDevice: null, sourceName: null, serverAt: null, sentAt: 0 };
 const unknown = (what: string): Content => ({ kind: "unknown", what });
 const empty = (what: string): Content => ({ kind: "empty", what });
 
@@ -168,7 +168,7 @@ function byAdmin({ adminDelete, groupInfo }: Data, own: Address): Pick<Said, "so
   return author && groupInfo ? { source: author, isOwn: isSameAddress(author, own) } : null;
 }
 
-/** A transcript of what another of our own devices sent: to Note to Self, or to somebody else. */
+/** A transcript of what another of our own devices sent: to Note to Self, or to another person. */
 function fromOwnDevice(sent: v.InferOutput<typeof sentSchema> | null, source: Address | null, own: Address): Said {
   if (source === null || isStranger(source, own)) return { ...silence, content: unknown("sync from another account") };
   if (sent === null) return { ...silence, isOwn: true, content: empty("sync") };

@@ -20,7 +20,7 @@ import { maskPeople } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
-import { toDataUri, toName, toOutcome, toReport } from "./sending.ts";
+import { findAci, toDataUri, toName, toOutcome, toReport } from "./sending.ts";
 
 const limits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
@@ -116,20 +116,17 @@ async function findOwnAci(ask: Ask, number: string, signal: AbortSignal): Promis
     const outcome = await ask(method, params, what, { signal });
     // Whatever else is wrong with a list is no reason not to begin.
     if (outcome.kind === "error" && outcome.code !== -32602) continue;
-    const found = resultOf(v.fallback(v.array(personSchema), []), outcome, what);
-    const uuid = found.find((person) => person.number === number && person.uuid)?.uuid;
-    if (uuid) return uuid.toLowerCase();
+    const aci = findAci(resultOf(v.unknown(), outcome, what), number);
+    if (aci !== null) return aci;
   }
   return null;
 }
-
-const personSchema = v.object({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) });
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
  * opens and closes a connection to Signal, so that hundreds of waiting messages would take minutes: after three polls that
  * brought something at once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what
- * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. Somebody who writes
+ * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. A person who writes
  * while a poll waits is no backlog.
  */
 function createPoll({ clock, log }: PollingOptions, ask: Ask) {
@@ -215,7 +212,7 @@ function toSendOutcome(outcome: RpcOutcome): SendOutcome {
   const report = toReport(outcome.kind === "error" ? outcome.data : outcome.result);
   if (report) return toOutcome(report);
   if (outcome.kind === "result") {
-    // A success is one even where nobody is listed: what counts is by which timestamp the message is known.
+    // A success is one even where no recipient is listed: what counts is by which timestamp the message is known.
     const sent = v.safeParse(v.object({ timestamp: v.pipe(v.number(), v.safeInteger()) }), outcome.result);
     if (sent.success) return { timestamp: sent.output.timestamp, failed: [] };
     throw new BridgeError("send_uncertain", "Cannot send as signal-cli does not tell the message's timestamp");
