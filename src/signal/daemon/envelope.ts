@@ -159,13 +159,13 @@ function toSaid(wire: Wire, source: Address | null, own: Address): Said {
 function fromSender(data: Data, content: Content, source: Address | null, own: Address): Said {
   const chat = toGroup(data) ?? toDirect(source, own);
   const isOwn = source !== null && isSameAddress(source, own);
-  return { chat, isOwn, sentAt: data.timestamp, content, ...byAdmin(data, own) };
+  return { chat, isOwn, sentAt: data.timestamp, content, ...byAdmin(data) };
 }
 
 /** What an admin deletes in a group is withdrawn as if its author had deleted it. */
-function byAdmin({ adminDelete, groupInfo }: Data, own: Address): Pick<Said, "source" | "isOwn"> | null {
+function byAdmin({ adminDelete, groupInfo }: Data): Pick<Said, "source" | "isOwn"> | null {
   const author = adminDelete && toAddress(adminDelete.targetAuthorUuid, adminDelete.targetAuthorNumber);
-  return author && groupInfo ? { source: author, isOwn: isSameAddress(author, own) } : null;
+  return author && groupInfo ? { source: author, isOwn: false } : null;
 }
 
 /** A transcript of what another of our own devices sent: to Note to Self, or to another person. */
@@ -184,7 +184,7 @@ function fromOwnDevice(sent: v.InferOutput<typeof sentSchema> | null, source: Ad
     isOwn: true,
     sentAt: data.timestamp,
     content: isAimless ? unknown("sent message without a destination") : content,
-    ...byAdmin(data, self),
+    ...byAdmin(data),
   };
 }
 

@@ -4,6 +4,7 @@
  * **Source:** `docs/signal-protocol.md`, "Contents".
  */
 import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
+import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { toBase64 } from "./bytes.ts";
 import { groupIdOf, toAci } from "./ids.ts";
@@ -25,7 +26,15 @@ export type Sender = {
 
 type AddressOf = (aci: string) => Address;
 /** A text names the rule of the protocol that was broken: such a message is set aside unanswered. */
-type Read = { readonly said: Said; readonly chat: Chat | null; readonly sentAt?: Millis } | string;
+type Read =
+  | {
+      readonly said: Said;
+      readonly chat: Chat | null;
+      readonly sentAt?: Millis;
+      /** Where it counts as another person's. */
+      readonly source?: Address;
+    }
+  | string;
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
@@ -45,7 +54,8 @@ export function readContent(
   const direct: Chat = sender.isOwn ? { kind: "self" } : { kind: "direct", peer: { aci, number } };
   const read = readKind(content, sender, direct, addressOf);
   if (typeof read === "string") return read;
-  return toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
+  const envelope = toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
+  return read.source ? { ...envelope, source: read.source, isOwn: false } : envelope;
 }
 
 export const toEnvelope = (sender: Sender, content: Said, chat: Chat | null): Envelope => ({
@@ -93,8 +103,18 @@ const receiptKinds = {
 function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   if (Number(data.timestamp) !== sentAt) return "message timestamp differs";
   const chat = chatOf(data, direct);
+  if (data.adminDelete) return readAdminDelete(data.adminDelete, chat, addressOf);
   const said = readBody(data, addressOf);
   return typeof chat === "string" ? chat : typeof said === "string" ? said : { said, chat };
+}
+
+/** What an admin deletes in a group is withdrawn as if its author had deleted it. */
+function readAdminDelete(deletion: wire.DataMessage_AdminDelete, chat: Chat | string, addressOf: AddressOf): Read {
+  const author = toAci(deletion.targetAuthorAciBinary, "");
+  const targetSentAt = Number(deletion.targetSentTimestamp);
+  if (typeof chat === "string") return chat;
+  if (chat.kind !== "group" || author === null || targetSentAt < 1) return "deletion by an admin of nothing";
+  return { said: { kind: "delete", targetSentAt }, chat, source: addressOf(author) };
 }
 
 function readEdit(
@@ -186,12 +206,10 @@ function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
 
 function otherKind(data: wire.DataMessage): string | null {
   if (data.storyContext) return "story reply";
-  if (data.pollCreate ?? data.pollTerminate ?? data.pollVote) return "poll";
+  if (data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
-  if (data.adminDelete) return "deletion by an admin";
   if (data.groupCallUpdate) return "group call";
-  if (data.sticker) return "sticker";
-  if (data.body !== "" || data.attachments.length > 0) return null;
+  if (data.body !== "" || data.attachments.length > 0 || toWords(data) !== "") return null;
   return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
@@ -201,7 +219,7 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
   return {
     kind: "text",
-    text: data.body,
+    text: data.body || toWords(data),
     quote: author ? { sentAt: Number(quote.id), author: addressOf(author), text: quote.text || null } : null,
     mentions: toMentions(data.bodyRanges, data.body.length, addressOf),
     // What may be seen once is not for a machine that keeps its inbox.
@@ -209,6 +227,18 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
     expiresInSeconds: data.expireTimer,
     isViewOnce: data.isViewOnce,
   };
+}
+
+/** What stands for the text where there is none. */
+function toWords({ contact, pollCreate, sticker, preview }: wire.DataMessage): string {
+  const cards = contact.map(({ name, number, email, organization }) => {
+    const { prefix, givenName, middleName, familyName, suffix, nickname } = name ?? {};
+    const full = [prefix, givenName, middleName, familyName, suffix].filter(Boolean).join(" ");
+    return cardWords([full || nickname, organization, ...[...number, ...email].map(({ value }) => value)]);
+  });
+  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
+  const links = preview.map(({ url, title, description }) => linkWords(url, title, description));
+  return [...cards, ...poll, ...(sticker ? [stickerWords(sticker.emoji)] : []), ...links].join("\n");
 }
 
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */

@@ -183,7 +183,13 @@ export type KnownGroup = {
 };
 
 /** A message in a group, as far as its sender's right to write there goes. */
-export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
+export type GroupClaim = {
+  readonly groupId: string;
+  readonly masterKey: Bytes;
+  readonly revision: number;
+  /** What only an admin may do, such as deleting what others wrote. */
+  readonly isAdminOnly: boolean;
+};
 
 /** Deliveries that wait for their group, by its id. */
 export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliveries: Incoming[]; isAsked: boolean }>;

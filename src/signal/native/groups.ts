@@ -207,7 +207,8 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       if (state === null && unreadable.has(claim.groupId)) return "unreadable";
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
-      return member === undefined || (state?.isAnnouncementsOnly === true && !member.isAdmin) ? "stranger" : "member";
+      const needsAdmin = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
+      return member === undefined || (needsAdmin && !member.isAdmin) ? "stranger" : "member";
     },
     async learn(claim, signal) {
       try {

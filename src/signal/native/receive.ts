@@ -288,12 +288,12 @@ async function readPlain(
 
 /** Of messages that others write into a group on the allow list. */
 function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | undefined {
-  const group = dataOf(content)?.groupV2;
+  const { groupV2: group, adminDelete } = dataOf(content) ?? {};
   if (group === undefined || sender.isOwn) return undefined;
   const groupId = groupIdOf(group.masterKey);
-  return isAllowed(sender, groupId)
-    ? { groupId, masterKey: owned(group.masterKey), revision: group.revision }
-    : undefined;
+  if (!isAllowed(sender, groupId)) return undefined;
+  const { masterKey, revision } = group;
+  return { groupId, masterKey: owned(masterKey), revision, isAdminOnly: adminDelete !== undefined };
 }
 
 function throwStorageFault(overlay: Overlay, error: unknown): void {

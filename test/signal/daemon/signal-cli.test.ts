@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { BridgeError } from "../../../src/core/errors.ts";
 import { decide } from "../../../src/core/inbound.ts";
-import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
+import type { Chat, Envelope, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
 import { codeOf, faultOf } from "../../contract/transport.ts";
 import { createFakeClock } from "../../doubles/fake-clock.ts";
@@ -553,6 +553,22 @@ describe("the requests of the fixtures", () => {
       expect(await codeOf(transport.send(hello()))).toBe(codes[index] ?? "internal");
     }
   });
+});
+
+test("one sender, one millisecond, two chats and two texts: all of them are handed out", async () => {
+  const { double, receive } = await connected();
+  const writer = createWriter({ ...createFakeClock(), now: () => 5 }, me);
+  const wires = [
+    writer.person(alice, "direct"),
+    writer.person(alice, "group", { groupId }),
+    writer.person(alice, "more"),
+  ];
+  const sameTime = (_key: string, value: unknown) => (typeof value === "number" && value > 4 && value < 10 ? 5 : value);
+  for (const { wire } of wires) double.deliver(JSON.parse(JSON.stringify(wire, sameTime)));
+  const received: Envelope[] = [];
+  while (received.length < wires.length) received.push(...(await receive()).envelopes);
+  expect(received.map(({ sentAt }) => sentAt)).toEqual([5, 5, 5]);
+  expect(received.map(({ chat }) => chat?.kind)).toEqual(["direct", "group", "direct"]);
 });
 
 describe("files", () => {
