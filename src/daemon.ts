@@ -277,6 +277,8 @@ function surroundings(
     account,
     onTouched,
     now: clock.now,
+    random: base.random,
+    isAskedAnew: line.remote === null,
     newId: base.newId,
     backend: line.name,
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),

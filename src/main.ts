@@ -18,7 +18,7 @@ process.stdout.on("error", () => process.exit(0));
 
 /** What is on this machine is asked directly, whatever proxy the environment names: it would see tokens and messages. */
 const { NO_PROXY = "", no_proxy = "" } = process.env;
-process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localhost,127.0.0.1,::1,[::1]"]
+process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localhost,127.0.0.0/8,127.0.0.1,::1,[::1]"]
   .filter(Boolean)
   .join(",");
 

@@ -50,7 +50,8 @@ const whole = (least: number, most: number) =>
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
 const e164 = /^\+[1-9]\d{6,14}$/;
 const isUuid = (text: string): boolean => v.is(v.pipe(v.string(), v.uuid()), text);
-const isBase64 = (text: string): boolean => v.is(v.pipe(v.string(), v.nonEmpty(), v.base64()), text);
+/** Signal names a group by 32 bytes. */
+const isGroupId = (text: string): boolean => v.is(v.pipe(v.string(), v.base64()), text) && atob(text).length === 32;
 
 /** Somebody to talk with: `self`, a number, an account id, a group. */
 export const addressee = word((who): AllowRule | undefined => {
@@ -58,7 +59,7 @@ export const addressee = word((who): AllowRule | undefined => {
   if (e164.test(who)) return { kind: "number", number: who };
   if (isUuid(who)) return { kind: "aci", aci: who.toLowerCase() };
   const id = who.startsWith("group:") ? who.slice("group:".length) : "";
-  return isBase64(id) ? { kind: "group", id } : undefined;
+  return isGroupId(id) ? { kind: "group", id } : undefined;
 });
 const commaList = word((list) => list.split(",").filter((item) => item.trim() !== ""));
 const rules = form(

@@ -64,7 +64,7 @@ const byTypeOrStatus: ReadonlyMap<string | number | null, ErrorCode> = new Map<s
   ["overloaded_error", "claude_overloaded"],
   ["request_too_large", "claude_too_large"],
   ["timeout_error", "claude_unreachable"],
-  ["gateway_timeout_error", "claude_unreachable"],
+  ["gateway_timeout_error", "claude_timeout"],
   [401, "claude_key"],
   [402, "claude_credit"],
   [403, "claude_forbidden"],
@@ -74,6 +74,7 @@ const byTypeOrStatus: ReadonlyMap<string | number | null, ErrorCode> = new Map<s
   [413, "claude_too_large"],
   [429, "claude_rate_limited"],
   [499, "claude_unreachable"],
+  [504, "claude_timeout"],
   [501, "claude_protocol"],
   [529, "claude_overloaded"],
 ]);
@@ -124,8 +125,7 @@ function brokenLine({ what, isStream }: Site, error: unknown): BridgeError {
     new BridgeError(code, `Cannot ${what} as ${why}`, { cause });
   const name = error instanceof Error ? error.name : "";
   if (isStream) return failed("claude_stream_lost", "the stream broke off", error);
-  if (name === "APIConnectionTimeoutError")
-    return failed("claude_unreachable", "the Claude API did not answer in time");
+  if (name === "APIConnectionTimeoutError") return failed("claude_timeout", "the Claude API did not answer in time");
   const { cause, code } = fields(error);
   const reason = word(code) ?? word(fields(cause)["code"]) ?? word(fields(fields(cause)["cause"])["code"]);
   if (reason === null && !name.startsWith("API") && !(error instanceof DOMException))

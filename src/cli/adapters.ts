@@ -51,6 +51,7 @@ const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
   signalService: config.signalService,
   libraryFolder: join(config.home, "lib"),
   userAgent: `signalman/${version}`,
+  proxy: null,
 });
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */

@@ -94,6 +94,7 @@ const commands: Readonly<Record<string, Row>> = {
       "<what>": "a path, a pattern or a command",
     },
   ],
+  "projects search": ["", async () => (await projects()).searchHere, { "<what>": "" }],
   "config show": ["what is in force, and where it was set", async () => (await home()).showConfig, json],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
   "service install": [

@@ -7,7 +7,7 @@ import { parse as parseToml } from "smol-toml";
 import { BridgeError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { openFolder, readProjects, type Project } from "../projects/folders.ts";
-import { printJson, toTable, load, type Cli } from "./io.ts";
+import { load, ownCommand, printJson, toTable, type Cli } from "./io.ts";
 
 /** What `list` and `doctor` say of a project: why it cannot be used, or what Claude may do there. */
 export async function stateOf(
@@ -189,6 +189,7 @@ export async function explainCall(cli: Cli, _: unknown, name = "", tool = "", wh
     clock: cli.clock,
     sandbox,
     undo,
+    self: ownCommand,
     isGranted: () => false,
   });
   const title = plan.verdict === "never" ? "" : `${plan.title}\n`;
@@ -196,4 +197,12 @@ export async function explainCall(cli: Cli, _: unknown, name = "", tool = "", wh
     `${title}${{ free: "done without a question", asks: "asks you first", never: "never done" }[plan.verdict]}: ${plan.reason}\n`,
   );
   return 0;
+}
+
+/** A search in this process: the daemon starts one for each. */
+export async function searchHere({ out }: Cli, _: unknown, what = ""): Promise<number> {
+  const { search } = await import("../projects/tools.ts");
+  const { content, isError } = await search(JSON.parse(what) as string[]);
+  out(content);
+  return isError ? 1 : 0;
 }

@@ -1,5 +1,5 @@
 /**
- * How long to wait before the next try, and the table of everybody who tries again.
+ * How long to wait before the next try, when there is none any more, and the table of what tries again.
  *
  *   wait = max(server's minimum, min(cap, max(floor, jitter · min(cap, base · 2^(attempt − 1)))))
  *
@@ -10,13 +10,14 @@
  * | connection (`connection.ts`)  | connect failed, line lost         | the network or the server comes back        | none: cap 60 s; halts where only a person can help        |
  * | … on loopback                 | the daemon is not up (yet)        | somebody starts it                          | none: every `probeMs`                                     |
  * | sync (`loops/sync`)           | the Claude API failed             | an outage ends, a key is replaced           | none: cap 60 s; until the next line, which syncs anyway   |
- * | prompt (`loops/answer`)       | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | none: the inbox row waits, the person is told once        |
+ * | prompt (`core/chat`)          | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault                 |
  * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |
- * | event stream (`claude/`)      | `claude_stream_lost`              | lists the log from the cursor first         | the turn's own retry, as above                            |
+ * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
+ * | stopped turn (`loops/mirror`) | the session still runs            | a stop is taken up within a second          | every 2 s, until the session rests                        |
  * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
- * | child (`signal-cli` we start) | the process ended                 | a fresh process                             | none: cap 60 s; stops with the program                    |
  * | pre-keys (`signal/native/`)   | upload failed, or the stock is low| the same keys again, they are stored        | once per connection, and with the next connection         |
  */
+import type { ErrorCode, RetryClass } from "./errors.ts";
 import type { Millis } from "./model.ts";
 
 export type BackoffLimits = {
@@ -29,22 +30,6 @@ export type BackoffLimits = {
 };
 
 export const defaultBackoff: BackoffLimits = { baseMs: 1_000, capMs: 60_000, floorMs: 250 };
-
-/** How often a prompt may fail in a row with the same fault, and the shortest wait before the next try. */
-export type FaultLimit = { readonly triesMax: number; readonly waitMs: Millis };
-
-/**
- * The classes of faults of a prompt. What costs nothing is repeated until it is over, for the prompt waits in the inbox and its person
- * was told; what Claude may have worked for has an end.
- */
-export const faultLimits = {
-  /** Refused, limited, unreachable. */
-  outage: { triesMax: Infinity, waitMs: 0 },
-  /** The answer broke off, or the turn was given up at Claude's side. */
-  costly: { triesMax: 3, waitMs: 60_000 },
-  /** The request of the model itself fails: the same prompt would fail again. */
-  died: { triesMax: 2, waitMs: 0 },
-} as const satisfies Record<string, FaultLimit>;
 
 export type BackoffInput = {
   /** Failures in a row, the present one included: 1 for the first. */
@@ -68,4 +53,69 @@ export function backoffMs(
 /** A Retry-After as a wait: whole ms, never negative, 0 for none or nonsense. */
 export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
   return retryAfterMs !== null && Number.isFinite(retryAfterMs) ? Math.max(0, Math.ceil(retryAfterMs)) : 0;
+}
+
+/**
+ * What a fault of a prompt costs when the prompt is tried again.
+ *
+ * - `refused`: the same request is refused again. `outage`: nothing was asked, so nothing is paid, and it passes.
+ * - `lookup`: the answer goes on at Claude and is looked up there. `broken`: it was paid for and is lost, and asked for anew.
+ * - `died`: Claude gave the prompt up, perhaps because of the prompt. `fatal`: its session ended with it.
+ */
+export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal";
+
+export type Bound = {
+  /** Tries in all, the first included, counted for each prompt and class. */
+  readonly triesMax: number;
+  /** After the first failure, the second, …; the last is repeated. Null: by `limits`. */
+  readonly waitsMs: readonly Millis[] | null;
+  readonly limits: BackoffLimits;
+  /** What the person hears when it is over; null: the sentence of the error's own row. */
+  readonly ending: string | null;
+};
+
+const week = 7 * 24 * 60;
+const weekOver = "I have tried to reach Claude with this for a week and have stopped now. Please send it again.";
+
+export const promptBounds: { readonly [K in FaultClass]: Bound } = {
+  refused: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
+  outage: { triesMax: week, waitsMs: null, limits: defaultBackoff, ending: weekOver },
+  lookup: { triesMax: week, waitsMs: null, limits: { ...defaultBackoff, capMs: 5_000 }, ending: weekOver },
+  broken: {
+    triesMax: 3,
+    // A hiccup of the line has passed by then; what lasts longer has minutes.
+    waitsMs: [3_000, 3 * 60_000],
+    limits: defaultBackoff,
+    ending: "Claude's answer broke off three times, so I have stopped asking. Please send your message again later.",
+  },
+  died: { triesMax: 2, waitsMs: [30_000], limits: defaultBackoff, ending: null },
+  fatal: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
+};
+
+export type FaultContext = {
+  /** The session ended with it. */
+  readonly isFatal: boolean;
+  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
+  readonly isAskedAnew: boolean;
+  /** The answer had begun. */
+  readonly hasSpoken: boolean;
+};
+
+export function faultClass(
+  { code, retry }: { readonly code: ErrorCode; readonly retry: RetryClass },
+  { isFatal, isAskedAnew, hasSpoken }: FaultContext,
+): FaultClass {
+  if (isFatal) return "fatal";
+  if (retry === "never") return "refused";
+  if (code === "claude_failed") return "died";
+  if (isAskedAnew && (hasSpoken || code === "claude_stream_lost" || code === "claude_timeout")) return "broken";
+  return code === "claude_stream_lost" ? "lookup" : "outage";
+}
+
+/** The wait before a prompt's next try in whole ms; null where it is over. `attempt`: failures of this class so far. */
+export function nextTryMs(kind: FaultClass, input: BackoffInput): Millis | null {
+  const { triesMax, waitsMs, limits } = promptBounds[kind];
+  if (input.attempt >= triesMax) return null;
+  const fixed = waitsMs && (waitsMs[input.attempt - 1] ?? waitsMs.at(-1));
+  return fixed ? Math.max(serverMinimumMs(input.retryAfterMs), fixed) : backoffMs(input, limits);
 }

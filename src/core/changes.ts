@@ -2,6 +2,7 @@
  * The words of a decision: what it reads (view), what it is told (fact), and what it answers with (changes); and the few changes that
  * several decisions are made of. `chat.ts` decides.
  */
+import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
 import type { Verdict } from "./inbound.ts";
 import type { Account, Chat, Envelope, JsonValue, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
@@ -9,6 +10,8 @@ import { plainText } from "./reply.ts";
 import type { Progress } from "./turn.ts";
 
 export type ToolUse = SessionEvent & { readonly type: "tool_use" };
+
+export type Tries = { readonly [K in FaultClass]?: number };
 
 /** A durable request to Claude, as far as a decision needs to know it. */
 export type Post = {
@@ -18,9 +21,8 @@ export type Post = {
    * the log. `waiting`: likewise, and Claude waits for a person.
    */
   readonly state: "queued" | "posting" | "posted" | "waiting";
-  /** How often it failed in a row with the same fault. */
-  readonly attempts: number;
-  readonly fault: string | null;
+  /** Failures so far, by the class of the fault. */
+  readonly tries: Tries;
 };
 
 /** A message of a person that is owed an outcome. */
@@ -49,6 +51,10 @@ export type View = {
   readonly chat: Chat;
   readonly account: Account;
   readonly now: Millis;
+  /** In [0, 1). */
+  readonly jitter: number;
+  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
+  readonly isAskedAnew: boolean;
   /** The conversation of now. */
   readonly session: Session | null;
   /** The two oldest open ones, oldest first: only the first may be under way. */
@@ -76,20 +82,17 @@ export type Fact =
   /** Entries of a session's log that are new, or were processed just now. */
   | { readonly type: "logged"; readonly session: Session; readonly events: readonly SessionEvent[] }
   /**
-   * A request for this prompt failed. `isCostly`: Claude may have worked for it. `isLost`: it is not in the log any more.
-   * `partial`: what of an answer had come.
+   * A request for this prompt failed. `hasSpoken`: its answer had begun. `isLost`: it is not in the log any more.
    */
   | {
       readonly type: "failed";
       readonly id: number;
       readonly fault: Fault;
-      readonly isCostly: boolean;
+      readonly hasSpoken: boolean;
       readonly isLost: boolean;
-      readonly waitMs: Millis;
-      readonly partial: string;
     }
   /** The session does not exist any more at Claude. */
-  | { readonly type: "gone"; readonly session: Session }
+  | { readonly type: "gone"; readonly session: Session; readonly isElsewhere: boolean }
   /** The program begins: what an older version or a lost wake left lying goes on. */
   | { readonly type: "started" }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
@@ -107,7 +110,6 @@ export type Why =
   | "end"
   | "told"
   | "failed"
-  | "partial"
   | "gone"
   | "expired"
   | "stopped"
@@ -131,8 +133,14 @@ export type Change =
   | { readonly do: "tell"; readonly id: number; readonly code: ErrorCode }
   /** Posts the prompt in the conversation of now, which is made where there is none. */
   | { readonly do: "ask"; readonly id: number }
-  /** The post goes on in the conversation of now; where it is lost, it is queued anew. `fault` counts. */
-  | { readonly do: "again"; readonly id: number; readonly isLost: boolean; readonly fault: ErrorCode | null }
+  /** The post goes on in the conversation of now, after a wait; where it is lost, it is queued anew. */
+  | {
+      readonly do: "again";
+      readonly id: number;
+      readonly isLost: boolean;
+      readonly tries: Tries;
+      readonly waitMs: Millis;
+    }
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
   | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
   | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }

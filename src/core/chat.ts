@@ -15,8 +15,8 @@
  *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
  *   named    a message has its reason and its subject, so that it exists once
  */
-import { faultLimits, type FaultLimit } from "./backoff.ts";
-import { errorRow, type ErrorCode, type Fault } from "./errors.ts";
+import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
+import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, View } from "./changes.ts";
 import { execute } from "./execute.ts";
@@ -42,7 +42,7 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "failed":
       return failed(view, fact);
     case "gone":
-      return gone(view, fact.session, true);
+      return gone(view, fact.session, fact.isElsewhere);
     case "expired":
       return expired(view, fact);
     case "started":
@@ -211,24 +211,27 @@ export const askSubject = ({ session }: Pick<View, "session">, askId: string): s
 function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[] {
   if (turn?.kind === "ended") return finishTurn(view, prompt, turn.stop);
   if (turn?.kind !== "flushed") return [];
-  const code = diedOf(view.lastError?.code ?? "");
-  const message = `Cannot finish the turn as Claude gave it up: ${view.lastError?.code ?? "no reason given"}`;
-  const fault: Fault = { code, message, hint: errorRow(code).hint, retryAfterMs: null };
-  return failed(view, { type: "failed", id: prompt.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" });
+  return failed(view, { type: "failed", id: prompt.id, fault: deathOf(view), hasSpoken: false, isLost: true });
 }
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
-const deaths: { readonly [code: string]: ErrorCode } = {
+const deaths: { readonly [name: string]: ErrorCode } = {
   model_rate_limited_error: "claude_rate_limited",
   model_overloaded_error: "claude_overloaded",
+  overloaded_error: "claude_overloaded",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
   // The same prompt would run, and cost, as much again.
   tool_use_limit_reached_error: "claude_request",
-  model_request_failed_error: "claude_died",
-  unknown_error: "claude_died",
 };
-const diedOf = (code: string): ErrorCode => deaths[code] ?? "claude_overloaded";
+
+/** What Claude gave the turn up for. Without a word of its own it was thrown away with another turn. */
+function deathOf({ lastError }: View): Fault {
+  const name = lastError?.code ?? "";
+  const code = name === "" ? "claude_overloaded" : (deaths[name] ?? "claude_failed");
+  const message = `Cannot finish the turn as Claude gave it up: ${name === "" ? "no reason given" : name}`;
+  return toFault(new BridgeError(code, message));
+}
 
 function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Change[] {
   const outcome = outcomeOf(stop);
@@ -257,6 +260,8 @@ function lastWord(stop: StopReason, hasReply: boolean): string | null {
       return hasReply
         ? 'The answer was cut at the length limit. Say "go on" for the rest.'
         : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
+    case "cut":
+      return 'The line to Claude broke off here. Say "go on" for the rest.';
     case "end_turn":
     case "requires_action":
     case "retries_exhausted":
@@ -276,42 +281,37 @@ const lasting: ReadonlySet<ErrorCode> = new Set([
   "claude_model",
 ]);
 /** What passes within seconds is not told. */
-const quietAttempts = 2;
+const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
 
 /** A request for a prompt failed: its person hears of it once, and of its end. */
-function failed(
-  view: View,
-  { id, fault, isCostly, isLost, waitMs, partial }: Extract<Fact, { type: "failed" }>,
-): Change[] {
+function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fact, { type: "failed" }>): Change[] {
   const prompt = view.head.find((open) => open.id === id);
   if (!prompt) return [];
   const { envelope, told, post } = prompt;
-  const attempts = post?.fault === fault.code ? post.attempts + 1 : 1;
-  const isFinal = attempts >= triesMax(view, fault, isCostly);
-  const isWorthTelling = isFinal || lasting.has(fault.code) || attempts > quietAttempts || waitMs > quietWaitMs;
-  const isTold = isWorthTelling && (told === null || (isFinal && told !== fault.code));
-  const sentence = errorRow(fault.code).chat;
-  const isCut = isFinal && partial.trim() !== "";
-  const draftOf = isFinal ? id : null;
+  const isFatal = view.lastError?.isTerminal === true;
+  const { retry, chat: sentence, title } = errorRow(fault.code);
+  const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
+  const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
+  const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
+  const count = Object.values(tries).reduce((sum, one) => sum + one, 0);
+  const isLasting = waitMs !== null && (lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs);
+  const over = isFatal
+    ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
+    : promptBounds[kind].ending;
+  const text = waitMs === null ? (over ?? sentence) : sentence;
+  // Once; but a person who was promised an answer hears that none will come.
+  const isTold = waitMs === null || (isLasting && kind !== "broken" && told === null);
   return [
-    ...(isCut ? renderReply(`${partial} …`).map((body, part) => say("partial", id, body, { part, draftOf })) : []),
-    ...(isTold && sentence !== undefined
+    ...(isTold && text !== undefined
       ? [
-          say(told === null ? "told" : "failed", id, sentence, { draftOf }),
+          say(told === null ? "told" : "failed", id, text, { draftOf: waitMs === null ? id : null }),
           { do: "tell", id, code: fault.code } as const,
         ]
       : []),
-    ...(isFinal || isTold ? [{ do: "mark", id, envelope, stage: isFinal ? "failed" : "waiting" } as const] : []),
-    isFinal ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, fault: fault.code },
+    ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
+    waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
   ];
-}
-
-/** How often a prompt may fail so before it is given up. */
-function triesMax(view: View, { code }: Fault, isCostly: boolean): number {
-  if (errorRow(code).retry === "never" || view.lastError?.isTerminal) return 1;
-  const limit: FaultLimit = faultLimits[isCostly ? "costly" : "outage"];
-  return code === "claude_died" ? faultLimits.died.triesMax : limit.triesMax;
 }
 
 /**
@@ -322,27 +322,20 @@ function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
   const [prompt] = view.head;
   const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
-  if (own && !isElsewhere && view.lastError?.isTerminal) {
-    const code = diedOf(view.lastError.code);
-    const fault: Fault = {
-      code,
-      message: "Cannot go on as the session died",
-      hint: errorRow(code).hint,
-      retryAfterMs: null,
-    };
+  if (own && view.lastError?.isTerminal)
     return [
       ...end,
-      ...failed(view, { type: "failed", id: own.id, fault, isCostly: true, isLost: true, waitMs: 0, partial: "" }),
+      ...failed(view, { type: "failed", id: own.id, fault: deathOf(view), hasSpoken: false, isLost: true }),
     ];
-  }
   return [
     ...end,
-    ...(own ? [{ do: "again", id: own.id, isLost: true, fault: null } as const] : []),
-    ...(end.length > 0 ? [say("gone", session.id, goneText)] : []),
+    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries: own.post.tries, waitMs: 0 } as const] : []),
+    ...(end.length > 0 ? [say("gone", session.id, goneText(isElsewhere))] : []),
   ];
 }
 
-const goneText = "Claude's session for this chat was closed elsewhere. The next message starts a fresh one.";
+const goneText = (isElsewhere: boolean): string =>
+  `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
 
 function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));

@@ -87,7 +87,8 @@ function blockCut(
   borders: readonly Border[],
   bytesMax: number,
 ): number | null {
-  const isInside = ({ at }: Border): boolean => at > start && at <= limit + 2;
+  const reach = skipLineBreaks(text, limit, text.length, 1);
+  const isInside = ({ at }: Border): boolean => at > start && at <= reach;
   for (const isLedToo of [false, true]) {
     const blocks = borders.filter(({ kind, isLed }) => kind !== "item" && (isLedToo || !isLed));
     const index = blocks.findLastIndex(isInside);

@@ -1,14 +1,14 @@
-/** The commands of the chat, in the order `/help` shows them. */
+/** The commands of the chat; each fits a line of a phone (40 columns). */
 export const commands = [
   { name: "help", use: "/help", what: "this list" },
   { name: "new", use: "/new", what: "start a fresh conversation" },
   { name: "stop", use: "/stop", what: "stop the answer at work" },
-  { name: "skip", use: "/skip", what: "drop the messages that wait" },
-  { name: "status", use: "/status", what: "how the line stands" },
+  { name: "skip", use: "/skip", what: "drop what is not answered yet" },
+  { name: "status", use: "/status", what: "does everything work?" },
   { name: "model", use: "/model [id]", what: "show or choose the model" },
   { name: "title", use: "/title [text]", what: "show or set the title" },
   { name: "sessions", use: "/sessions", what: "earlier conversations" },
-  { name: "resume", use: "/resume N", what: "go back to one" },
+  { name: "resume", use: "/resume N", what: "go back to number N" },
   { name: "usage", use: "/usage", what: "tokens and cost" },
   { name: "approve", use: "/approve", what: "say yes to Claude's question" },
   { name: "deny", use: "/deny", what: "say no" },
@@ -16,9 +16,18 @@ export const commands = [
   { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
   { name: "export", use: "/export", what: "this conversation as a file" },
   { name: "forget", use: "/forget", what: "delete this conversation" },
-  { name: "verbose", use: "/verbose", what: "show or hide tool use" },
+  { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
 ] as const;
 
 export type CommandName = (typeof commands)[number]["name"];
 
-export const commandHelp = (): string => commands.map(({ use, what }) => `${use} – ${what}`).join("\n");
+/** What a person needs first. */
+const firstNames: readonly string[] = ["new", "stop", "status", "model", "sessions"];
+
+/** One command a line: what a person needs first, then the others. */
+export function commandHelp(): string {
+  const line = ({ use, what }: (typeof commands)[number]): string => `${use} – ${what}`;
+  const first = firstNames.flatMap((name) => commands.filter((command) => command.name === name));
+  const others = commands.filter((command) => !first.includes(command));
+  return [first, others].map((group) => group.map(line).join("\n")).join("\n\n");
+}

@@ -127,7 +127,8 @@ const rules: { readonly [mark: string]: (near: Near) => readonly [canOpen: boole
       !/[([{]/.test(before) &&
       !/\d/.test(next) &&
       !(length === 1 && (/[/\\=]/.test(before) || /^[./\\]\w/.test(ahead)));
-    return [isLeft && isOpener, isRight && isCloser];
+    // Models forget the space behind **Note:**.
+    return [isLeft && isOpener, (isRight || (length > 1 && before === ":")) && isCloser];
   },
   _: ({ before, next, ahead, isLeft, isRight }) => [
     isLeft && (!isRight || isPunctuation(before)) && !isPathLike(before) && !isCloserOnly(next),

@@ -46,9 +46,12 @@ export const errorTable = {
     "Signal answered with something unexpected",
     "Run `signalman doctor`; the version of the daemon may be too old or too new.",
   ),
-  signal_rate_limited: after("Signal limits the rate", "Nothing to do: signalman waits as long as the server asks."),
+  signal_rate_limited: after(
+    "Signal takes no more messages for a while",
+    "Nothing to do: signalman waits as long as the server asks.",
+  ),
   already_receiving: backoff(
-    "Another program receives for this account",
+    "Another program fetches the messages of this account",
     "Stop the other receiver, or start the daemon with --receive-mode manual. After an aborted poll this passes by itself.",
   ),
   json_rpc_mode: person(
@@ -79,7 +82,10 @@ export const errorTable = {
     "Stop the other signalman; then run `signalman reconnect`.",
     { userAction: "stop_other" },
   ),
-  stalled: backoff("No proof of life from Signal", "signalman dropped the line and connects anew."),
+  stalled: backoff(
+    "Nothing has come from Signal for too long",
+    "Nothing to do: signalman closes the connection and connects again.",
+  ),
   // --- one message to Signal
   untrusted_identity: never(
     "The recipient's safety number changed",
@@ -103,16 +109,20 @@ export const errorTable = {
   claude_unreachable: backoff(
     "The Claude API cannot be reached",
     "Check the network; prompts wait and are answered when it is back.",
-    { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as the line is back." },
+    { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as that works again." },
+  ),
+  claude_timeout: backoff(
+    "Claude did not answer in time",
+    "Nothing to do: it is asked again, and given up after three times.",
   ),
   claude_overloaded: backoff("Claude is overloaded", "Nothing to do: prompts wait and are answered when it is over.", {
     chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
   }),
   claude_rate_limited: after(
-    "The Claude API limits the rate",
+    "The Claude API takes no more requests for a while",
     "Nothing to do: signalman waits as long as the API asks. Raise the limit of the organisation if it happens often.",
     {
-      chat: "The Claude account has reached its rate limit. Your message is safe and will be answered when the limit allows.",
+      chat: "Claude takes no more messages from this account for a while. Your message is safe and will be answered then.",
     },
   ),
   claude_spend_limit: backoff(
@@ -134,7 +144,7 @@ export const errorTable = {
     "Set a valid ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
     {
       exit: 2,
-      chat: "Claude refuses the API key of this bridge. Your message is safe; the owner of this bridge must set a valid key.",
+      chat: "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
     },
   ),
   claude_forbidden: backoff(
@@ -142,7 +152,7 @@ export const errorTable = {
     "If the account may not use Managed Agents, set SIGNALMAN_BACKEND=messages and restart.",
     {
       exit: 2,
-      chat: "The Claude account may not use this feature. Your message is safe; its owner can set SIGNALMAN_BACKEND=messages.",
+      chat: "The Claude account may not use this feature. Your message is safe. The owner can set SIGNALMAN_BACKEND=messages.",
     },
   ),
   claude_model: backoff(
@@ -150,7 +160,7 @@ export const errorTable = {
     "Set SIGNALMAN_MODEL to a model that `signalman doctor` lists.",
     {
       exit: 2,
-      chat: "The chosen Claude model is not available. Pick another with /model, or ask the owner of this bridge.",
+      chat: "The chosen Claude model is not available. Choose another with /model.",
     },
   ),
   claude_models_unlisted: never(
@@ -170,7 +180,7 @@ export const errorTable = {
     "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
     {
       exit: 2,
-      chat: "Claude does not take the settings of this bridge. Your message is safe; its owner must correct them.",
+      chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
     },
   ),
   claude_effort: backoff(
@@ -185,6 +195,11 @@ export const errorTable = {
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",
     { chat: "Claude could not take that message as it is. Start over with /new if it happens again." },
+  ),
+  claude_failed: backoff(
+    "Claude failed while it worked on a prompt",
+    "It is asked once more; see the log for the reason. Start over with /new if it happens again.",
+    { chat: "Claude failed on that message, twice. Please put it in another way, or start over with /new." },
   ),
   claude_too_large: never("The message is too large for Claude", "Send less at once.", {
     chat: "That is too large for Claude. Please send less at once.",
@@ -213,13 +228,8 @@ export const errorTable = {
     chat: "Claude declined to answer that. Please rephrase it, or start over with /new.",
   }),
   claude_budget: never("The session's cost limit is reached", "Raise the session's budget, or start over with /new.", {
-    chat: "The cost limit of this session is reached. Send /new to start a fresh one.",
+    chat: "The cost limit of this conversation is reached. Send /new to start a fresh one.",
   }),
-  claude_died: backoff(
-    "Claude gave the turn up",
-    "Nothing to do: the message was given up after a second try. Send it again, differently or without its files.",
-    { chat: "Claude could not work on this message, twice. Please send it again, differently or without its files." },
-  ),
   claude_stream_lost: backoff(
     "The stream from Claude ended early",
     "Nothing to do: signalman looks the answer up and goes on.",
@@ -259,7 +269,7 @@ export type ErrorCode = keyof typeof errorTable;
 /** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
-/** Whatever a server says, after a day the request is tried again. */
+/** A server's word holds for a day at most; then it is asked again. */
 const retryAfterMsMax: Millis = 24 * 3_600_000;
 
 export type BridgeErrorDetails = {
@@ -267,6 +277,8 @@ export type BridgeErrorDetails = {
   readonly retryAfterMs?: Millis | undefined;
   /** Replaces the table's hint where this case knows better. */
   readonly hint?: string | undefined;
+  /** How far a limit reaches (`signal_rate_limited`): this recipient, or everything that the account sends. */
+  readonly scope?: "recipient" | "account" | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
   /** What Claude had said until its answer broke off. */
@@ -283,6 +295,7 @@ export class BridgeError extends Error {
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
   readonly partial: string | null;
+  readonly scope: "recipient" | "account";
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -292,6 +305,7 @@ export class BridgeError extends Error {
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
     this.partial = details.partial || null;
+    this.scope = details.scope ?? "account";
   }
 }
 

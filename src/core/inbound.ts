@@ -56,7 +56,7 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   if (content.kind === "unknown") return drop("unknown content");
   if (content.kind === "undecryptable") return drop("undecryptable");
   if (content.kind === "receipt" || content.kind === "typing" || content.kind === "timer" || content.kind === "empty")
-    return { kind: "ignore", reason: content.kind };
+    return { kind: "ignore", reason: content.kind === "empty" ? content.what : content.kind };
   const denied = access(envelope, options);
   if (denied) return drop(denied);
   switch (content.kind) {

@@ -103,15 +103,22 @@ function emphasisAt(lexer: object, source: string, masked: string): Emphasis | u
   return emphasis.get(masked.length - source.length);
 }
 
-const math =
-  /^(?:\\\((?:(?!\\\))[\s\S]){1,2000}?\\\)|\\\[(?:(?!\\\])[\s\S]){1,2000}?\\\]|\$\$(?!\$)(?:(?!\$\$)[\s\S]){1,2000}?\$\$|\$(?=[^\s$])(?=[^$\n]*[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$]))/;
-const mathBlock =
-  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[\s\S]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[\s\S]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
-/** Delimiters in addresses and in mathematics are none. */
-const masks = new RegExp(
-  String.raw`\\[([](?:(?!\\[)\]]).)+\\[)\]]|\$\$[^$]+\$\$|\$[^\s$][^$\n]*[\\^_][^$\n]*\$|${address.source}`,
-  "gs",
+/** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
+const dollars =
+  /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
+const math = new RegExp(
+  String.raw`^(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
 );
+const mathBlock =
+  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
+/** A pattern (`\d+\.\d`) or a path (`\\host\share`) keeps its backslashes: nothing there needs an escape. */
+const backslash = (source: string, before: string): readonly string[] =>
+  (/\d$/.test(before) ? null : /^\\\.(?=\S)/.exec(source)) ??
+  (/\S$/.test(before) ? null : /^\\\\(?=[\w.-]+\\\w)/.exec(source)) ??
+  [];
+
+/** Delimiters in addresses and in mathematics are none. */
+const masks = new RegExp(`${dollars.source}|${address.source}`, "g");
 
 const parser = new Marked({
   gfm: true,
@@ -120,16 +127,17 @@ const parser = new Marked({
       name: "spoiler",
       level: "inline",
       tokenizer(source, before) {
-        const [raw, inside] = /^\|\|(?=\S)([^|\n]*[^|\s])\|\|(?![\w|])/.exec(source) ?? [];
-        if (!raw || !inside || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "")) return undefined;
-        return { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) };
+        const [raw, inside = ""] = /^\|\|(?=\S)((?:(?!\|\|)[^\n]){0,800}?[^\s|])\|\|(?![\w|])/.exec(source) ?? [];
+        const isShell =
+          /[;{}$]|&&|==/.test(inside.replace(/`[^`]*`/g, "")) || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "");
+        return raw && !isShell ? { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) } : undefined;
       },
     },
     {
       name: "verbatim",
       level: "inline",
-      tokenizer(source) {
-        const [raw] = math.exec(source) ?? [];
+      tokenizer(source, before) {
+        const [raw] = math.exec(source) ?? backslash(source, before.at(-1)?.raw ?? "");
         return raw ? { type: "verbatim", raw } : undefined;
       },
     },
@@ -174,7 +182,14 @@ const parser = new Marked({
     },
     hr: (source) => (cron.test(source) ? undefined : false),
     // marked looks through the rest of a paragraph for an underline at 8 µs a character: only where there is one.
-    lheading: (source) => (underlined.test(source.split(blankLine, 1)[0] ?? "") ? false : undefined),
+    lheading(source) {
+      const [line] = underlined.exec(source.split(blankLine, 1)[0] ?? "") ?? [];
+      if (line === undefined) return undefined;
+      // Three dashes below a sentence are a rule.
+      return line.includes("---") && /[.!?;,…。！？]\s*$/.test(source.slice(0, source.indexOf(line)))
+        ? undefined
+        : false;
+    },
     def: (source) => (/^ {0,3}\[\^/.test(source) ? undefined : false),
     table(source) {
       const [raw, head = "", line = "", body = ""] = this.rules.block.table.exec(source) ?? [];

@@ -41,7 +41,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
   const { lengthMax = Infinity, takeCode = () => null } = options;
   const source = clean(markdown);
   const tabs = /^[ >]*\t/m.test(source) ? { lines: source.split("\n"), next: 0 } : null;
-  const context: Context = { depth: 0, shownUrls: new Set(), takeCode, tabs, before: "" };
+  const context: Context = { depth: 0, shownUrls: new Set(), cited: new Set(), takeCode, tabs, before: "" };
   const starts: number[] = [];
   let whole = "";
   let isLed = false;
@@ -78,6 +78,8 @@ type Context = {
   readonly depth: number;
   /** Targets that a link has shown already: their definitions at the end of the text would only repeat them. */
   readonly shownUrls: Set<string>;
+  /** Targets that the text names by the number of their definition. */
+  readonly cited: Set<string>;
   readonly takeCode: RenderOptions["takeCode"];
   /** The lines of the source where tabs must be restored, and the next to look at. */
   readonly tabs: { readonly lines: readonly string[]; next: number } | null;
@@ -88,7 +90,7 @@ type Context = {
 const depthMax = 16;
 
 function block(token: Block["token"], context: Context): string {
-  if (token.type === "def" && context.shownUrls.has(token.href)) return "";
+  if (token.type === "def" && context.shownUrls.has(token.href) && !context.cited.has(token.href)) return "";
   try {
     return token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
   } catch {
@@ -153,9 +155,13 @@ function toText(token: MarkedToken | Spoiler | Verbatim, context: Context): stri
   }
 }
 
-/** References resolved, and the spaces before a line break dropped. */
+/** What CommonMark takes for a character reference; a number out of Unicode's range becomes U+FFFD. */
+const reference = /&(?:#\d{1,7}|#[Xx][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,40});/g;
+const decoded = (text: string): string => clean(text.replace(reference, (raw) => decodeHTMLStrict(raw)));
+
+/** The spaces before a line break are not shown. */
 const plain = (text: string): string => {
-  const lines = clean(decodeHTMLStrict(text)).split("\n");
+  const lines = decoded(text).split("\n");
   return lines.map((line, index) => (index < lines.length - 1 ? line.trimEnd() : line)).join("\n");
 };
 
@@ -234,11 +240,16 @@ function linkText(
   context: Context,
 ): string {
   if ("autolink" in link && link.autolink) return link.text;
+  // "as in [1]": the list at the end says what that is.
+  if (/^\[\d+\]$/.test(link.raw)) {
+    context.cited.add(link.href);
+    return link.raw;
+  }
   // A badge: the picture's own address helps nobody beside the one that it leads to.
   const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
   const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
   context.shownUrls.add(link.href);
-  const url = clean(decodeHTMLStrict(link.href));
+  const url = decoded(link.href);
   const words = shown(text);
   if (words.trim() === "") return url;
   // Places on the same page, and pictures within the text, lead nowhere on a phone.

@@ -143,6 +143,8 @@ export type StopReason =
   | { readonly kind: "refusal"; readonly category: string | null }
   | { readonly kind: "max_tokens" }
   | { readonly kind: "context_exceeded" }
+  /** The line broke in the middle of the answer, and it is not asked for again. */
+  | { readonly kind: "cut" }
   | { readonly kind: "other"; readonly name: string };
 
 /**

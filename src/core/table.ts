@@ -73,12 +73,17 @@ function padded({ shown, marked }: Cell, width: number, align: Align): string {
   return " ".repeat(left) + marked + " ".repeat(room - left);
 }
 
-/** One card per row: a line per cell that holds something, its header before it; the headers alone where no row holds anything. */
+/**
+ * One card per row: a line per cell that holds something, its header before it; the headers alone where no row holds anything. A
+ * first cell that has no header is the header of its row.
+ */
 export function cards(header: readonly Cell[], rows: readonly Cell[][], title: (text: string) => string): string[] {
   const titles = header.map(({ marked }) => (marked === "" ? "" : `${title(marked)}: `));
-  const filled = rows.map((row) =>
-    row.flatMap(({ shown, marked }, column) => (shown.trim() === "" ? [] : (titles[column] ?? "") + marked)).join("\n"),
-  );
+  const line = ({ shown, marked }: Cell, column: number): string | [] => {
+    if (shown.trim() === "") return [];
+    return column === 0 && titles[0] === "" ? title(marked) : (titles[column] ?? "") + marked;
+  };
+  const filled = rows.map((row) => row.flatMap(line).join("\n"));
   const shown = filled.filter((card) => card !== "");
   return shown.length > 0 ? shown : [header.map(({ marked }) => marked).join("\n")];
 }

@@ -2,7 +2,9 @@
  * Posts to a line whose log is kept here: each prompt is one request that resolves to its whole turn. What broke off is nowhere, so an
  * uncertain post is simply posted again, as often as `core/backoff.ts` allows.
  */
-import type { Session } from "../core/model.ts";
+import { promptBounds } from "../core/backoff.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive } from "./live.ts";
@@ -50,9 +52,30 @@ async function postOne(
     bridge.notices.emit("claude", { fault: null, at: clock.now() });
     if (changes.some((change) => change.do === "finish")) noteTurn(bridge, session.id, "ended", startedAt);
   } catch (error) {
-    if (!signal.aborted) throw error;
+    if (signal.aborted) return;
+    if (!(error instanceof BridgeError) || !isLastBreak(post, error)) throw error;
+    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, post, error.partial ?? ""), [
+      { id: post.id, eventId: cutId(post) },
+    ]);
   } finally {
     worker.wake = () => undefined;
     await live.end();
   }
+}
+
+/** It is not asked for again: what had come is better than nothing. */
+const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
+  partial !== null && (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
+
+const cutId = ({ id }: PostRow): string => `local:cut${id}`;
+
+/** A turn that broke off, as the log has it: the next prompt goes on from there. */
+function cutTurn({ clock, store }: Bridge, { id: sessionId }: Session, post: PostRow, text: string): SessionEvent[] {
+  const at = Math.max(clock.now(), (store.sessions.get(sessionId)?.cursor ?? 0) + 1);
+  const [id, asked] = [cutId(post), post.request?.kind === "prompt" ? post.request.text : ""];
+  return [
+    { id, at, type: "prompt", text: asked },
+    { id: `${id}:reply`, at, type: "reply", text: `${text} …` },
+    { id: `${id}:idle`, at, type: "idle", stop: { kind: "cut" } },
+  ];
 }

@@ -8,13 +8,13 @@
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
  * transaction: entries, cursor, and what the decision makes of them.
  */
-import { backoffMs, defaultBackoff, faultLimits } from "../core/backoff.ts";
+import { backoffMs, defaultBackoff } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { converse } from "./converse.ts";
 import { listLog, mirror } from "./mirror.ts";
-import type { Worker } from "./post.ts";
+import { waitOf, type Worker } from "./post.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
 export interface FollowLoop extends Queue {
@@ -46,10 +46,10 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       workers.set(sessionId, worker);
       try {
         const isWatched = watched.delete(sessionId);
+        const waitMs = line.remote && (await mirror(bridge, line.remote, session, worker, isWatched, kill));
         if (line.remote === null) await converse(bridge, session, worker, kill);
-        else await mirror(bridge, line.remote, session, worker, isWatched, kill);
         attempts.delete(sessionId);
-        return null;
+        return waitMs;
       } catch (error) {
         if (kill.aborted) return null;
         if (!(error instanceof BridgeError) || error.code === "database") throw error;
@@ -94,38 +94,26 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
 
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
 function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
-  const { store, clock, chats, notices } = bridge;
+  const { store, clock, chats, notices, random } = bridge;
   const fault = toFault(error);
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
   bridge.log.warn("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
-  const isRead = post?.state === "posted" || post?.state === "waiting";
-  const isCostly = bridge.line.remote === null && post?.state === "posting" && error.code === "claude_stream_lost";
-  const input = {
-    attempt: Math.max(attempt, (post?.attempts ?? 0) + 1),
-    jitter: bridge.random(),
-    retryAfterMs: error.retryAfterMs,
-  };
-  const isStream = error.code === "claude_stream_lost" && !isCostly;
-  const waitMs = Math.max(
-    backoffMs(input, isStream ? streamBackoff : defaultBackoff),
-    isCostly ? faultLimits.costly.waitMs : 0,
+  const isQuiet = post?.eventId != null && error.code === "claude_stream_lost";
+  const ownMs = backoffMs(
+    { attempt, jitter: random(), retryAfterMs: error.retryAfterMs },
+    isQuiet ? streamBackoff : defaultBackoff,
   );
-  if (post) {
-    const partial = error.partial ?? "";
-    const isQuiet = isRead && error.code === "claude_stream_lost";
-    if (!isQuiet)
-      chats.settle(session.chat, {
-        type: "failed",
-        id: Number(post.subject),
-        fault,
-        isCostly,
-        isLost: false,
-        waitMs,
-        partial,
-      });
-    notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
-  }
-  return waitMs;
+  if (!post || isQuiet) return ownMs;
+  const hasSpoken = error.partial !== null;
+  const changes = chats.settle(session.chat, {
+    type: "failed",
+    id: Number(post.subject),
+    fault,
+    hasSpoken,
+    isLost: false,
+  });
+  notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
+  return waitOf(changes) ?? ownMs;
 }

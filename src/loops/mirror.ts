@@ -3,14 +3,14 @@
  *
  *   frames ─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)        queued posts ─▶ request ─▶ posting ─▶ echo ─▶ buffer
  */
-import type { Frame, Remote } from "../claude/line.ts";
+import type { Frame, Remote, RemoteSession } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import { findUncertain, progressOf, trackAll } from "../core/turn.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
-import { build, isOver, nextPost, noteTurn, viewOf, type Worker } from "./post.ts";
+import { build, isOver, nextPost, noteTurn, viewOf, waitOf, type Worker } from "./post.ts";
 
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
 const overlapMs: Millis = 60_000;
@@ -32,6 +32,8 @@ type Mirror = {
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
   /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
   restingAt: Millis | null;
+  /** The prompt was given up there, and is queued anew for after this. */
+  waitMs: Millis;
   /** Nothing of ours is under way, but the session runs. */
   isWatched: boolean;
   startedAt: Millis;
@@ -45,27 +47,32 @@ export async function mirror(
   worker: Worker,
   isWatched: boolean,
   kill: AbortSignal,
-): Promise<void> {
+): Promise<Millis | null> {
   const cut = new AbortController();
   const signal = AbortSignal.any([kill, cut.signal]);
   const live = createLive(bridge);
   let remoteId = session.remoteId;
   try {
-    if (session.state === "ended") return await finishEnded(bridge, session, signal);
+    if (session.state === "ended") {
+      await finishEnded(bridge, session, signal);
+      return null;
+    }
     const isFresh = remoteId === null;
     remoteId ??= await create(bridge, remote, session, signal);
     const startedAt = bridge.clock.monotonic();
     const common = { bridge, remote, sessionId: session.id, remoteId, signal, live, isWatched, startedAt };
-    const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null };
+    const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null, waitMs: 0 };
     const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
     if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
     if (!isFresh) await lookUp(state);
-    await run(state, frames, worker);
+    return await run(state, frames, worker);
   } catch (error) {
-    if (kill.aborted) return;
+    if (kill.aborted) return null;
     const isRefused = error instanceof BridgeError && error.code === "claude_request";
-    if (remoteId === null || !isRefused || !isOver(await remote.retrieve(remoteId, kill))) throw error;
-    settleGone(bridge, session.id);
+    const there = remoteId !== null && isRefused ? await remote.retrieve(remoteId, kill) : undefined;
+    if (there === undefined || !isOver(there)) throw error;
+    settleGone(bridge, session.id, there);
+    return null;
   } finally {
     cut.abort();
     worker.wake = () => undefined;
@@ -73,9 +80,10 @@ export async function mirror(
   }
 }
 
-function settleGone({ store, chats }: Bridge, sessionId: string): void {
+/** What ended by itself was not closed elsewhere. */
+function settleGone({ store, chats }: Bridge, sessionId: string, there: RemoteSession | null): void {
   const session = store.sessions.get(sessionId);
-  if (session) chats.settle(session.chat, { type: "gone", session });
+  if (session) chats.settle(session.chat, { type: "gone", session, isElsewhere: there?.isArchived !== false });
 }
 
 /** In a conversation that is over nothing is read any more; what still runs there is ended. */
@@ -185,13 +193,14 @@ type Happened =
   | { readonly kind: "woken" }
   | { readonly kind: "held" };
 
-/** Posts and listens, until nothing is under way. */
-async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker): Promise<void> {
+/** Posts and listens, until nothing is under way; resolves to how long what is queued anew waits. */
+async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker): Promise<Millis | null> {
   const { bridge, signal } = state;
   let frame: Promise<Happened> | null = null;
   let posting: { readonly post: PostRow; readonly stop: AbortController; readonly done: Promise<Happened> } | null =
     null;
   for (;;) {
+    if (state.waitMs > 0) return state.waitMs;
     const posts = bridge.store.posts.open(state.sessionId);
     showWork(state, posts);
     if (worker.waiting.length > 0) {
@@ -207,7 +216,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       posting = { post: next, stop, done: post(state, next, AbortSignal.any([signal, stop.signal])) };
     }
     if (posting === null && isDone(state, posts)) {
-      if (!flush(state)) return;
+      if (!flush(state)) return null;
       // What was held may have made new work.
       continue;
     }
@@ -232,7 +241,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
     } finally {
       timer.abort();
     }
-    if (signal.aborted) return;
+    if (signal.aborted) return null;
     if (happened.kind === "held" && !flush(state)) await lookForRest(state);
     if (happened.kind === "echo") {
       posting = null;
@@ -244,7 +253,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       flush(state);
       throw streamLost("its end came before the turn's");
     }
-    if ((await hear(state, happened.result.value)) === "over") return;
+    if ((await hear(state, happened.result.value)) === "over") return null;
   }
 }
 
@@ -295,6 +304,7 @@ function flush(state: Mirror): boolean {
   if (!session) return true;
   const changes = bridge.chats.log(session, events, echoes);
   live.events(events);
+  state.waitMs = waitOf(changes) ?? 0;
   if (changes.some((change) => change.do === "finish")) {
     bridge.notices.emit("claude", { fault: null, at: bridge.clock.now() });
     noteTurn(bridge, sessionId, "ended", state.startedAt);
@@ -348,7 +358,7 @@ async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {
       return "on";
     case "deleted":
       flush(state);
-      settleGone(bridge, sessionId);
+      settleGone(bridge, sessionId, null);
       return "over";
     case "silent":
       return afterSilence(state);
@@ -383,7 +393,7 @@ async function afterSilence(state: Mirror): Promise<"over" | "on"> {
   flush(state);
   const there = await remote.retrieve(remoteId, signal);
   if (isOver(there)) {
-    settleGone(bridge, sessionId);
+    settleGone(bridge, sessionId, there);
     return "over";
   }
   await listLog(bridge, remote, sessionId, remoteId, signal);

@@ -1,6 +1,7 @@
 /** What a post needs before it goes out, whichever line it goes to. */
 import type { RemoteSession, Request, SessionView } from "../claude/line.ts";
 import { encodeMetadata } from "../core/metadata.ts";
+import type { Change } from "../core/changes.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge, Notices } from "./bridge.ts";
@@ -63,3 +64,7 @@ export const isOver = (there: RemoteSession | null): boolean =>
 /** What is to go out next. */
 export const nextPost = (posts: readonly PostRow[]): PostRow | undefined =>
   posts.find(({ state }) => state === "queued");
+
+/** How long the prompt waits that a decision queued anew; null where it did not. */
+export const waitOf = (changes: readonly Change[]): Millis | null =>
+  changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;

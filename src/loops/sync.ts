@@ -122,7 +122,7 @@ async function syncSession(
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
   if (isOver(there) || there === null) {
-    chats.settle(session.chat, { type: "gone", session });
+    chats.settle(session.chat, { type: "gone", session, isElsewhere: there?.isArchived !== false });
     tally.changed++;
     return;
   }

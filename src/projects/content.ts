@@ -1,13 +1,12 @@
 /** A file of a project as it is now: where it really lies, its bytes, their hash; and how it is replaced. */
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
-import { open, readFile, rm, stat } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { relative, sep } from "node:path";
 import { getSystemErrorMessage } from "node:util";
 
 /** A larger file is neither edited nor shown as a diff, and read in ranges of lines only. */
 export const fileBytesMax = 2 ** 20;
-const sniffBytes = 8_192;
 
 export const loadSdk = () => import("@anthropic-ai/sdk/tools/agent-toolset/node");
 
@@ -32,23 +31,15 @@ export async function readContent({ absolute, path }: Place): Promise<Content | 
       return `${path} has ${found.size} bytes: more than the ${fileBytesMax} that can be shown and changed`;
     const bytes = await readFile(absolute);
     // A byte that is not UTF-8 would be lost when the text is written back.
-    const isText = !hasNul(bytes) && isUtf8(bytes);
-    return isText
-      ? { bytes, text: bytes.toString("utf8") }
-      : `${path} is not text in UTF-8, which alone is shown and changed`;
+    if (hasNul(bytes) || !isUtf8(bytes)) return `${path} is not text in UTF-8, which alone is shown and changed`;
+    return { bytes, text: bytes.toString("utf8") };
   } catch (error) {
     return error instanceof Error && "code" in error && error.code === "ENOENT" ? null : inWords(error, path);
   }
 }
 
 /** No text has a NUL near its beginning. */
-const hasNul = (bytes: Buffer): boolean => bytes.subarray(0, sniffBytes).includes(0);
-
-export async function looksBinary(absolute: string): Promise<boolean> {
-  await using file = await open(absolute);
-  const { bytesRead, buffer } = await file.read(Buffer.alloc(sniffBytes), 0, sniffBytes, 0);
-  return hasNul(buffer.subarray(0, bytesRead));
-}
+export const hasNul = (content: Buffer | string): boolean => content.slice(0, 8_192).includes("\0");
 
 export const hashOf = (bytes: Uint8Array | string | null): string =>
   bytes === null ? "none" : createHash("sha256").update(bytes).digest("hex");

@@ -11,16 +11,16 @@ import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
 import { planCall, type Plan, type Site } from "./tools.ts";
 
-export type ExecutorDeps = Omit<Site, "project" | "scope" | "isGranted"> & {
-  readonly calls: Calls;
+type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };
+export type ExecutorDeps = Deps & { readonly calls: Calls };
 
 type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
 /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
-export async function lookAt(project: Project, call: Asked, deps: Omit<ExecutorDeps, "calls">): Promise<Plan> {
+export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return { verdict: "never", reason: `The project cannot be used now: ${folder.refusal}` };
   const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
@@ -37,14 +37,10 @@ function inOrder<T>({ folder }: Project, work: () => Promise<T>): Promise<T> {
 }
 
 /** Takes the last turn of a session back, after the edits at work. */
-export async function takeBack(
-  project: Project,
-  sessionId: string,
-  { home, undo }: Pick<ExecutorDeps, "home" | "undo">,
-) {
-  const folder = await openFolder(project.folder, home);
+export async function takeBack(project: Project, sessionId: string, deps: Pick<Deps, "home" | "undo">) {
+  const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return { restored: [], left: [folder.refusal] };
-  return inOrder(project, () => undo.undo(sessionId, folder.root));
+  return inOrder(project, () => deps.undo.undo(sessionId, folder.root));
 }
 
 /** The folder's own configuration names programs to git; none of them is run. */
@@ -53,12 +49,7 @@ safe() { git --no-pager -c core.fsmonitor=false "$@"; }
 safe diff --no-ext-diff --no-textconv --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
 
 /** What is changed: git's own diff where the folder has git, else what the session has changed. */
-export async function changesIn(
-  project: Project,
-  sessionId: string,
-  deps: Omit<ExecutorDeps, "calls">,
-  signal: AbortSignal,
-) {
+export async function changesIn(project: Project, sessionId: string, deps: Deps, signal: AbortSignal) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return folder.refusal;
   const { root } = folder;
@@ -72,24 +63,15 @@ export async function changesIn(
  * settled already is answered from there. Never rejects for what Claude or the folder did.
  * @param signal ends a command at work: what it printed until then is its result
  */
-export function runCall(
-  project: Project,
-  { id }: Pick<Call, "id">,
-  deps: ExecutorDeps,
-  signal: AbortSignal,
-): Promise<CallResult> {
-  const work = () => runNow(project, id, deps, signal);
-  return actOf(deps.calls.get(id)?.tool) === "change" ? inOrder(project, work) : work();
+export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
+  const work = () => runNow(project, call, deps, signal);
+  return actOf(deps.calls.get(call.id)?.tool) === "change" ? inOrder(project, work) : work();
 }
 
+type Id = Pick<Call, "id">;
 const actOf = (tool = "") => (isToolName(tool) ? acts[tool] : null);
 
-async function runNow(
-  project: Project,
-  id: string,
-  { ...deps }: ExecutorDeps,
-  signal: AbortSignal,
-): Promise<CallResult> {
+async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
   const { calls, clock } = deps;
   const row = calls.get(id);
   if (row === null || row.state === "started") return { content: unknownOutcome, isError: true };

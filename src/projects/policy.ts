@@ -20,17 +20,13 @@ export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts
 
 /** `secret` asks even to be read; `guarded` steers programs or later sessions; `odd` is a name made to deceive. */
 export type PathKind = "ordinary" | "guarded" | "secret" | "odd";
-export type Rules = {
-  readonly run: boolean;
-  readonly ask: "writes" | "all";
-  /** `always` was said for edits of this project, and its hour is not over. */
-  readonly isGranted: boolean;
-};
+/** `isGranted`: `always` was said for edits of this project, and its hour is not over. */
+export type Rules = { readonly run: boolean; readonly ask: "writes" | "all"; readonly isGranted: boolean };
 export type Ruling = { readonly verdict: "free" | "asks" | "never"; readonly reason: string };
 
 const secretParts = [
   /^\.env(rc|$|[.\-_])|\.env$/u,
-  /^\.(ssh|gnupg|aws|azure|kube|docker|gcloud|password-store|vault-token|netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|dockercfg|git-credentials|[a-z]+_history)$|^_netrc$/u,
+  /^\.(ssh|gnupg|aws|azure|kube|docker|gcloud|password-store|vault-token|netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|dockercfg|boto|s3cfg|git-credentials|[a-z]+_history)$|^(_netrc|rclone\.conf|auth\.json)$/u,
   /^(credentials?|secrets?|client[-_]secret|service[-_]account)([.\-_]|$)/u,
   /^((private|api)[-_]?)?(keys?|passwords?|tokens?)(\.(json|txt|ya?ml|toml|csv|ini))?$/u,
   /^id_(rsa|dsa|ecdsa|ed25519)/u,
@@ -54,7 +50,9 @@ export function pathKind(path: string): PathKind {
   if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
   const parts = path.split(/[/\\]/u).map(fold);
   if (parts.some((part) => secretParts.some((pattern) => pattern.test(part)))) return "secret";
-  if (parts.includes(".git") && /^(config|credential)/u.test(parts.at(-1) ?? "")) return "secret";
+  // Its logs and heads may have addresses with a password in them.
+  const isInGit = parts.includes(".git");
+  if (isInGit && parts.some((part) => /^(config|credential|fetch_head$|logs$)/u.test(part))) return "secret";
   return parts.some((part) => guardedParts.test(part)) ? "guarded" : "ordinary";
 }
 

@@ -16,31 +16,17 @@ export type Sandbox =
   | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
   | { readonly kind: "none"; readonly why: string };
 
-/** `home` is signalman's, hidden from the command. */
-export type Command = {
-  readonly [field in "command" | "root" | "home"]: string;
-} & {
+/** A line for the shell, or a program of ours with its arguments. `home` is signalman's, hidden from the command. */
+export type Command = { readonly command: string | readonly string[]; readonly root: string; readonly home: string } & {
   readonly network: boolean;
   readonly sandbox: Sandbox;
   readonly timeoutMs: Millis;
   readonly env: NodeJS.ProcessEnv;
 };
 
-/** `code` is null where a signal ended it. */
-export type Outcome = {
-  readonly code: number | null;
-  readonly ended: keyof typeof endings;
-  readonly output: string;
-  readonly durationMs: Millis;
-};
+/** `code` is null where a signal ended it, `ended` where we did not. */
+export type Outcome = { readonly code: number | null; readonly ended: string | null; readonly output: string };
 
-const endings = {
-  exit: "ended by a signal",
-  timeout: "ended, as its time was over",
-  stopped: "ended, as the owner stopped it",
-  flood: "ended, as it printed too much",
-  failed: "could not be started",
-};
 const shownBytesMax = 50_000;
 /** What prints more is ended: to read it away would cost this process more than it tells. */
 const printedBytesMax = 32 * 2 ** 20;
@@ -64,6 +50,7 @@ const places = (home: string, names: string): string[] =>
 /** The program and its arguments that run the command, in the sandbox where there is one. `user` is the person's home. */
 export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
   const { command, root, home, network, sandbox } = given;
+  if (typeof command !== "string") return [...command];
   // Where memory runs out, Linux then ends the command, and not signalman.
   const shell = ["/bin/sh", "-c", `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${command}`];
   if (sandbox.kind === "none") return shell;
@@ -106,36 +93,41 @@ export async function findSandbox(clock: Clock, path: string, platform: string =
 
 /** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
 export async function runCommand(command: Command, clock: Clock, signal: AbortSignal): Promise<Outcome> {
-  const startedAt = clock.monotonic();
   const [program = "", ...args] = commandLine(command);
-  const printed = keepEnds(shownBytesMax / 2);
-  const mark = `${process.pid}-${Math.trunc(startedAt * 1_000)}`;
-  let ended: Outcome["ended"] = "exit";
+  const mark = `${process.pid}-${Math.trunc(clock.monotonic() * 1_000)}`;
   const [env, cwd] = [environmentOf(command.env, mark), command.root];
   const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   const [over, closed] = [new AbortController(), new AbortController()];
+  let ended: string | null = null;
   // The group: the shell alone would leave what it started.
   const killAll = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
-  const end = (why: Outcome["ended"]): void => {
-    if (over.signal.aborted || ended !== "exit") return;
+  const end = (why: string): void => {
+    if (over.signal.aborted || ended !== null) return;
     ended = why;
     killAll("SIGTERM");
     void clock.sleep(graceMs, over.signal).then(() => killAll("SIGKILL"));
   };
-  const take = (chunk: Buffer): void => void (printed.add(chunk) > printedBytesMax && end("flood"));
-  const stop = (): void => end("stopped");
+  let [head, tail, total] = [Buffer.alloc(0), Buffer.alloc(0), 0];
+  const take = (chunk: Buffer): void => {
+    const room = shownBytesMax / 2 - head.length;
+    head = Buffer.concat([head, chunk.subarray(0, room)]);
+    tail = Buffer.concat([tail, chunk.subarray(room)]).subarray(-shownBytesMax / 2);
+    total += chunk.length;
+    if (total > printedBytesMax) end("ended, as it printed too much");
+  };
+  const stop = (): void => end("ended, as the owner stopped it");
   child.stdout.on("data", take);
   child.stderr.on("data", take);
   child.on("close", () => closed.abort());
   const exited = new Promise<number | null>((resolve) => {
     child.on("exit", resolve);
     child.on("error", () => {
-      ended = "failed";
+      ended = "could not be started";
       closed.abort();
       resolve(null);
     });
   });
-  void clock.sleep(command.timeoutMs, over.signal).then(() => end("timeout"));
+  void clock.sleep(command.timeoutMs, over.signal).then(() => end("ended, as its time was over"));
   signal.addEventListener("abort", stop, { once: true });
   if (signal.aborted) stop();
   const code = await exited;
@@ -145,19 +137,18 @@ export async function runCommand(command: Command, clock: Clock, signal: AbortSi
   await killMarked(mark);
   // What could not be found may hold the pipe open for ever.
   await clock.sleep(graceMs, closed.signal);
-  return { code, ended, output: printed.text(), durationMs: clock.monotonic() - startedAt };
-}
-
-/** How a command ended, and what it printed. */
-export function sayOutcome({ code, ended, output, durationMs }: Outcome): string {
-  const how = ended === "exit" && code !== null ? `exit code ${code}` : endings[ended];
-  return `[${how}, ${(durationMs / 1_000).toFixed(1)} s]\n${output}`.trimEnd();
+  const left = total - head.length - tail.length;
+  return {
+    code,
+    ended,
+    output: `${head.toString()}${left > 0 ? `\n[… ${left} bytes left out …]\n` : ""}${tail.toString()}`,
+  };
 }
 
 /** A negative `pid` is a group. */
 function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
   try {
-    process.kill(pid, how);
+    process.kill(process.platform === "win32" ? Math.abs(pid) : pid, how);
   } catch {
     // It has ended by itself.
   }
@@ -170,22 +161,4 @@ async function killMarked(mark: string): Promise<void> {
     const env = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
     if (env.split("\0").includes(`SIGNALMAN_COMMAND=${mark}`)) kill(Number(pid), "SIGKILL");
   }
-}
-
-/** The first and the last `most` bytes of what is printed. */
-function keepEnds(most: number) {
-  let [head, tail, total] = [Buffer.alloc(0), Buffer.alloc(0), 0];
-  return {
-    /** Answers how much there was so far. */
-    add(chunk: Buffer): number {
-      const room = most - head.length;
-      if (room > 0) head = Buffer.concat([head, chunk.subarray(0, room)]);
-      tail = Buffer.concat([tail, chunk.subarray(Math.max(0, room))]).subarray(-most);
-      return (total += chunk.length);
-    },
-    text(): string {
-      const left = total - head.length - tail.length;
-      return `${head.toString("utf8")}${left > 0 ? `\n[… ${left} bytes left out …]\n` : ""}${tail.toString("utf8")}`;
-    },
-  };
 }

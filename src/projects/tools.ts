@@ -10,11 +10,13 @@ import { hashInput, type CallResult } from "../store/calls.ts";
 import * as content from "./content.ts";
 import type { Project } from "./folders.ts";
 import { acts, isToolName, judge, pathKind, type Act, type ToolName } from "./policy.ts";
-import { runCommand, sayOutcome, type Command } from "./runner.ts";
+import { runCommand, type Command } from "./runner.ts";
 import { patchOf, type Scope, type Undo } from "./undo.ts";
 
 /** Where a call is to run. `isGranted`: `always` was said for edits there, and its hour is not over; `home` is signalman's. */
 export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
+  /** What starts this program. */
+  readonly self: readonly string[];
   readonly project: Project;
   readonly scope: Scope;
   readonly isGranted: boolean;
@@ -22,25 +24,22 @@ export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
   readonly clock: Clock;
 };
 
+/**
+ * What a call would do. `title` says it in one line, for the question and the progress; `detail` is all of it: a unified diff, the
+ * command, "" for reading. `basis` is a hash of what is shown and of what that stands on, to which a yes is bound: `holds` says
+ * whether one is a yes to this. `work` does it, and never rejects.
+ */
 type Deed = {
-  /** One line, for the question and the progress: `edit src/a.ts (+3 −1)`. */
-  readonly title: string;
-  /** All that would happen: a unified diff, or the command; "" for reading. */
-  readonly detail: string;
-  /** What is shown, and what that stands on, as a hash: a yes is bound to it. */
-  readonly basis: string;
-  /** Whether a yes to `basis` is a yes to this. */
-  readonly holds: (basis: string) => boolean;
-  /** Does it; never rejects. */
-  readonly work: (signal: AbortSignal) => Promise<CallResult>;
-};
+  readonly [text in "title" | "detail" | "basis"]: string;
+} & { readonly holds: (basis: string) => boolean; readonly work: (signal: AbortSignal) => Promise<CallResult> };
 
-/** What becomes of a call, and why; where it is possible at all, also what it would do. */
+/** What becomes of a call, and why. */
 export type Plan =
   | { readonly verdict: "never"; readonly reason: string }
   | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
 
-const resultBytesMax = 50_000;
+/** With what is said about it, within the 50 KB of an answer. */
+const resultBytesMax = 49_000;
 const searchMs = 60_000;
 const globLengthMax = 200;
 
@@ -82,11 +81,7 @@ export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">
   ] as const;
   const tools = files.map(([name, body, does]): Definition => {
     const { input_schema } = body({ workdir: sep }) as unknown as Definition;
-    return {
-      name,
-      description: `${does} Paths are relative to the project's folder on the owner's machine.`,
-      input_schema,
-    };
+    return { name, description: `${does} Paths are relative to the folder, on the owner's machine.`, input_schema };
   });
   if (!canRun(project)) return tools;
   const timeout_ms = { type: "integer", description: `at most, and without it, ${project.runMinutes * 60_000}` };
@@ -127,35 +122,52 @@ function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, si
   if ("content" in input || "old_string" in input) return changing(input, place, site);
   const what = "pattern" in input ? `${input.pattern} in ${place.path || site.project.name}` : place.path;
   const basis = hashInput(name, [input, place.absolute]);
+  const isSearch = acts[name] === "search" && "pattern" in input;
   return {
-    title: `${{ read: "read", list: "list", search: "search for", change: "", run: "" }[acts[name]]} ${what}`,
+    title: `${isSearch ? "search for" : "pattern" in input ? "list" : "read"} ${what}`,
     detail: "",
     basis,
     holds: (asked: string) => asked === basis,
     work: (signal: AbortSignal) =>
-      reading(acts[name], input, place, site.scope.root, AbortSignal.any([signal, AbortSignal.timeout(searchMs)])),
+      isSearch
+        ? searching([site.scope.root, input.pattern, place.path], site, signal)
+        : reading("pattern" in input ? "list" : "read", input, place, site.scope.root, signal),
   };
 }
 
+/**
+ * A search in a process of its own, which can be ended: the SDK compiles the pattern on a thread made from text, which our binary
+ * refuses, and would then match here. It starts in signalman's home, since a runtime may take orders from where it starts.
+ */
+async function searching(what: readonly string[], site: Site, signal: AbortSignal): Promise<CallResult> {
+  const { home, env, clock, self } = site;
+  const command = [...self, "projects", "search", JSON.stringify(what)];
+  const place = { root: home, home, env, network: true, sandbox: { kind: "none", why: "" } } as const;
+  const { code, ended, output } = await runCommand({ ...place, command, timeoutMs: searchMs }, clock, signal);
+  if (ended !== null) return failed("the search was stopped, or took longer than a minute: narrow it");
+  return { content: output, isError: code !== 0 };
+}
+
+/** The search itself, in that process. */
+export async function search([root = "", pattern = "", path = ""]: readonly string[]): Promise<CallResult> {
+  const place = await content.locate(root, path || ".").catch((error: unknown) => content.inWords(error, path));
+  if (typeof place === "string") return failed(place);
+  return reading("search", { pattern, path: place.absolute }, place, root, new AbortController().signal);
+}
+
 type Look = Input<"local_read"> | Input<"local_grep">;
-async function reading(
-  act: Act,
-  input: Look,
-  place: content.Place,
-  root: string,
-  signal: AbortSignal,
-): Promise<CallResult> {
+async function reading(act: Act, input: Look, place: content.Place, root: string, signal: AbortSignal) {
   try {
     const sdk = await content.loadSdk();
     const isFile = (await stat(place.absolute)).isFile();
-    if (act === "read" && isFile && (await content.looksBinary(place.absolute)))
-      return failed(`${place.path} is not text: it cannot be read here`);
     const body = act === "read" ? sdk.betaReadTool : act === "list" ? sdk.betaGlobTool : sdk.betaGrepTool;
     const work = body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal } as never);
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
     const stopped = new Promise<never>((_, reject) =>
-      signal.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
+      limit.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
     );
     const text = (await Promise.race([work, stopped])) as string;
+    if (act === "read" && content.hasNul(text)) return failed(`${place.path} is not text: it cannot be read here`);
     if (!("pattern" in input)) return done(page(text, place.path, input.view_range?.[0] ?? 1));
     return done(hits(text, root, act === "list", isFile || pathKind(place.path) === "secret"));
   } catch (error) {
@@ -186,16 +198,13 @@ function hits(text: string, root: string, isList: boolean, isAsked: boolean): st
   const all = text.split("\n").map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
   const isShown = (hit: string): boolean => pathKind(/^(.*?):\d+:/u.exec(hit)?.[1] ?? "") !== "secret";
   const lines = isList || isAsked ? all : all.filter(isShown);
-  const shown = cut(lines.join("\n"));
+  const whole = lines.join("\n");
+  const shown = cut(whole);
   const left = all.length - lines.length;
-  return [
-    shown,
-    shown === lines.join("\n") ? "" : "\n[There is more: narrow the pattern or the path.]",
-    isList && all.length >= globLengthMax ? `\n[Only the newest ${globLengthMax} are listed.]` : "",
-    left > 0 ? `\n[${left} lines of files that may hold a secret are left out; local_read asks for one.]` : "",
-  ]
-    .join("")
-    .trim();
+  const more = shown === whole ? "" : "\n[There is more: narrow the pattern or the path.]";
+  const newest = isList && all.length >= globLengthMax ? `\n[Only the newest ${globLengthMax} are listed.]` : "";
+  const hidden = `\n[${left} lines of files that may hold a secret are left out; local_read asks for one.]`;
+  return `${shown}${more}${newest}${left > 0 ? hidden : ""}`.trim();
 }
 
 type Change = Input<"local_write"> | Input<"local_edit">;
@@ -252,8 +261,11 @@ function running(input: Input<"local_run">, { project, sandbox, scope, home, env
     basis,
     holds: (asked) => asked === basis,
     async work(signal) {
-      const outcome = await runCommand(command, clock, signal);
-      return { content: sayOutcome(outcome), isError: outcome.ended !== "exit" || outcome.code !== 0 };
+      const startedAt = clock.monotonic();
+      const { code, ended, output } = await runCommand(command, clock, signal);
+      const how = ended ?? (code === null ? "ended by a signal" : `exit code ${code}`);
+      const seconds = ((clock.monotonic() - startedAt) / 1_000).toFixed(1);
+      return { content: `[${how}, ${seconds} s]\n${output}`.trimEnd(), isError: ended !== null || code !== 0 };
     },
   };
 }

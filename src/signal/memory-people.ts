@@ -14,7 +14,7 @@ export type WriteOptions = {
   readonly expiresInSeconds?: number;
 };
 
-/** Somebody with a phone. Each call puts one envelope into the queue and returns it. */
+/** A person with a phone. Each call puts one envelope into the queue and returns it. */
 export type Person = {
   readonly address: Address;
   write(text: string, options?: WriteOptions): Envelope;

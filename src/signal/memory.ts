@@ -4,7 +4,7 @@
  *
  *   person.write ─▶ queue ─▶ receive ─▶ ack          send ─▶ screen (what the people see)
  *
- * Deterministic: it has no timers and no macrotasks. Whoever waits, waits on the injected clock or on what another does.
+ * Deterministic: it has no timers and no macrotasks. What waits, waits on the injected clock or on what another does.
  */
 import { Buffer } from "node:buffer";
 import type { Clock } from "../clock.ts";

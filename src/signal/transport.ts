@@ -23,6 +23,14 @@ export type Batch = {
    * inbox rows; synchronous. Null where the transport keeps nothing here.
    */
   readonly persist: (() => void) | null;
+  /** What the owner should be told in their own chat; not repeated by the transport within a day. */
+  readonly notices?: readonly Notice[];
+};
+
+/** A fact about the account that only the owner can act on. `text` is one plain sentence for the chat. */
+export type Notice = {
+  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "set_aside";
+  readonly text: string;
 };
 
 export type SendOutcome = {
@@ -56,6 +64,7 @@ export interface Transport {
 
   /**
    * Resolves when the transport can receive for the account. A transport on a previous connection is disconnected first.
+   * What is not known of the account yet, its ACI or its number, appears in the same object as soon as traffic tells it.
    * @throws BridgeError `signal_unreachable` `signal_timeout` `unlinked` `outdated` `rejected` `replaced` `not_linked`
    *   `json_rpc_mode` `signal_rate_limited` `signal_protocol`
    */
@@ -74,7 +83,8 @@ export interface Transport {
   /**
    * Resolves when Signal's server has the message for at least one recipient.
    * @throws BridgeError `send_uncertain` where it may have gone out; `signal_unreachable` where it surely has not;
-   *   `signal_rate_limited` `captcha` `untrusted_identity` `unregistered` `send_rejected` `unsupported`
+   *   `signal_rate_limited` `captcha` `untrusted_identity` `unregistered` `send_rejected` `unsupported` `outdated`.
+   *   `BridgeError.scope` says how far a limit reaches: `recipient` pauses the chat of this message, `account` all of them.
    */
   send(message: Outbound): Promise<SendOutcome>;
 
@@ -96,6 +106,9 @@ export interface Transport {
    * @throws BridgeError `attachment_unavailable`, and those of the line
    */
   attachment(ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
+
+  /** How many messages are kept unread as they could not be opened or trusted; absent where the transport keeps none. */
+  quarantined?(): number;
 
   /** Ends the connection in an orderly way; a running `receive` ends. Never rejects; a second call does nothing. */
   disconnect(): Promise<void>;

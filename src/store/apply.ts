@@ -20,6 +20,9 @@ import type { Store } from "./store.ts";
 export type Surroundings = {
   readonly account: () => Account | null;
   readonly now: () => Millis;
+  readonly random: () => number;
+  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
+  readonly isAskedAnew: boolean;
   readonly newId: () => string;
   readonly backend: string;
   /** The next stamp of a key that is set here. */
@@ -134,9 +137,11 @@ function createView(store: Store, world: Surroundings) {
       chat,
       account,
       now: world.now(),
+      jitter: world.random(),
       session,
       head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
       prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      isAskedAnew: world.isAskedAnew,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
@@ -194,9 +199,9 @@ function createApply(store: Store, world: Surroundings) {
       posts.add(session.id, "prompt", String(id), null, world.now());
       return session.id;
     },
-    again(chat, { id, isLost, fault }) {
+    again(chat, { id, isLost, tries }) {
       const session = current(chat);
-      posts.again(id, session.id, isLost, fault);
+      posts.again(id, session.id, isLost, tries);
       return session.id;
     },
     wait(_, { id, isWaiting }) {

@@ -93,7 +93,7 @@ export const migrations: readonly string[] = [
 
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
-  nativeSchema,
+  nativeSchema[0],
   `
   -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
   CREATE TABLE files (
@@ -155,6 +155,11 @@ export const migrations: readonly string[] = [
   CREATE INDEX kept_hash ON kept (before);
   `,
   `
+  -- Failures so far by the class of the fault, as JSON: each class has its bound.
+  ALTER TABLE inbox ADD COLUMN tries TEXT NOT NULL DEFAULT '{}';
+  `,
+  nativeSchema[1],
+  `
   -- What is asked of Claude, as durable as what is sent to Signal. subject: the inbox id of a prompt or of the prompt that an interrupt
   -- ends; session and tool use of a confirm or result. request is built once and kept as it was sent, until the end.
   CREATE TABLE posts (
@@ -166,19 +171,18 @@ export const migrations: readonly string[] = [
     state TEXT NOT NULL CHECK (state IN ('queued', 'posting', 'posted', 'waiting', 'done')),
     posted_at INTEGER,
     event_id TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    fault TEXT,
+    tries TEXT NOT NULL DEFAULT '{}',
     created_at INTEGER NOT NULL,
     UNIQUE (kind, subject)
   ) STRICT;
   CREATE INDEX posts_open ON posts (session_id, id) WHERE state <> 'done';
   CREATE INDEX posts_events ON posts (session_id, event_id) WHERE event_id IS NOT NULL;
 
-  INSERT INTO posts (session_id, kind, subject, request, state, posted_at, event_id, created_at)
+  INSERT INTO posts (session_id, kind, subject, request, state, posted_at, event_id, tries, created_at)
     SELECT session_id, 'prompt', CAST(id AS TEXT),
       iif(asked_text IS NULL, NULL, json_object('kind', 'prompt', 'text', asked_text, 'files', json_array())),
       CASE WHEN state = 'done' THEN 'done' WHEN event_id IS NULL THEN 'posting' WHEN state = 'waiting' THEN 'waiting' ELSE 'posted' END,
-      asked_at, event_id, received_at
+      asked_at, event_id, tries, received_at
     FROM inbox WHERE kind = 'prompt' AND session_id IS NOT NULL AND (event_id IS NOT NULL OR (asked_at IS NOT NULL AND state <> 'done'));
 
   -- How a message of a person stands; what is asked of Claude for it is its post. A command is decided as it arrives: one that an older

@@ -24,13 +24,14 @@ export type PostRow = Post & {
   readonly eventId: string | null;
 };
 
-type Raw = Omit<PostRow, "request"> & { readonly request: string | null };
+type Raw = Omit<PostRow, "request" | "tries"> & { readonly request: string | null; readonly tries: string };
 
-const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, attempts,
-  fault FROM posts`;
+const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, tries
+  FROM posts`;
 
-const toRow = ({ request, ...row }: Raw): PostRow => ({
+const toRow = ({ request, tries, ...row }: Raw): PostRow => ({
   ...row,
+  tries: JSON.parse(tries) as PostRow["tries"],
   request: request === null ? null : (JSON.parse(request) as Request),
 });
 
@@ -71,11 +72,10 @@ export function createPosts(db: Database) {
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
         AND state IN ('posted', 'waiting')`,
-    /** It goes on in this session; where it is lost, it is queued anew. `fault` counts as one more failure of its kind. */
-    again: (inboxId: number, sessionId: string, isLost: boolean, fault: string | null) =>
+    /** It goes on in this session; where it is lost, it is queued anew. */
+    again: (inboxId: number, sessionId: string, isLost: boolean, tries: Post["tries"]) =>
       run`UPDATE posts SET session_id = ${sessionId}, state = iif(${isLost ? 1 : 0}, 'queued', state),
-        event_id = iif(${isLost ? 1 : 0}, NULL, event_id),
-        attempts = iif(${fault} IS NULL, attempts, iif(fault IS ${fault}, attempts + 1, 1)), fault = coalesce(${fault}, fault)
+        event_id = iif(${isLost ? 1 : 0}, NULL, event_id), tries = ${JSON.stringify(tries)}
         WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
     /** It surely did not arrive. */
     markQueued: (id: number) =>

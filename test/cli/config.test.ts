@@ -110,7 +110,9 @@ describe("the allow list", () => {
     expect(load().config.allow).toEqual(rules as never);
   });
 
-  test.each(["0155501", "+0155501000", "somebody", "group:", "group:not base64!", "self;+15550100001"])(
+  const short = `group:${group.slice(0, 40)}`;
+  const old = "group:q83vEjRWeJCrze8SNFZ4kA==";
+  test.each(["0155501", "+0155501000", "somebody", "group:", "group:not base64!", short, old, "self;+15550100001"])(
     "refuses %p and names the accepted form",
     (word) => {
       const error = failure(() => load({ SIGNALMAN_ALLOW: word }));

@@ -1,6 +1,15 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { backoffMs, defaultBackoff, serverMinimumMs } from "../../src/core/backoff.ts";
+import {
+  backoffMs,
+  defaultBackoff,
+  faultClass,
+  nextTryMs,
+  promptBounds,
+  serverMinimumMs,
+  type FaultClass,
+} from "../../src/core/backoff.ts";
+import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
 
 const attempt = fc.integer({ min: 1, max: 5_000 });
 const jitter = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
@@ -47,6 +56,48 @@ describe("backoff", () => {
         expect(Number.isSafeInteger(ms)).toBe(true);
         expect(ms).toBeGreaterThanOrEqual(Math.max(limits.floorMs, retryAfterMs ?? 0));
         expect(ms).toBeLessThanOrEqual(Math.max(limits.capMs, retryAfterMs ?? 0));
+      }),
+    );
+  });
+});
+
+describe("bounds of a prompt", () => {
+  const classes = Object.keys(promptBounds) as FaultClass[];
+  const kindOf = (code: ErrorCode, isAskedAnew: boolean, isFatal = false, hasSpoken = false) =>
+    faultClass({ code, retry: errorTable[code].retry }, { isAskedAnew, isFatal, hasSpoken });
+
+  test.each([
+    ["claude_request", "refused", "refused"],
+    ["claude_unreachable", "outage", "outage"],
+    ["claude_key", "outage", "outage"],
+    ["claude_overloaded", "outage", "outage"],
+    ["claude_failed", "died", "died"],
+    ["claude_stream_lost", "broken", "lookup"],
+    ["claude_timeout", "broken", "outage"],
+  ] as const)("%s is %s where the conversation is kept here, else %s", (code, here, there) => {
+    expect([kindOf(code, true), kindOf(code, false)]).toEqual([here, there]);
+    expect(kindOf(code, false, true)).toBe("fatal");
+    expect(kindOf(code, true, false, true)).toBe(here === "outage" ? "broken" : here);
+  });
+
+  test("every class ends, and what is paid for ends after three tries", () => {
+    for (const kind of classes) {
+      const { triesMax } = promptBounds[kind];
+      expect(nextTryMs(kind, { attempt: triesMax, jitter: 0, retryAfterMs: 5 })).toBeNull();
+      if (triesMax > 1)
+        expect(nextTryMs(kind, { attempt: triesMax - 1, jitter: 0, retryAfterMs: null })).not.toBeNull();
+    }
+    for (const kind of ["broken", "died", "refused", "fatal"] as const)
+      expect(promptBounds[kind].triesMax).toBeLessThanOrEqual(3);
+  });
+
+  test("the wait is a whole number of ms, and never shorter than the server wants", () => {
+    fc.assert(
+      fc.property(fc.constantFrom(...classes), attempt, jitter, retryAfterMs, (kind, tries, chance, after) => {
+        const waitMs = nextTryMs(kind, { attempt: tries, jitter: chance, retryAfterMs: after });
+        if (waitMs === null) return;
+        expect(Number.isInteger(waitMs)).toBe(true);
+        expect(waitMs).toBeGreaterThanOrEqual(Math.max(after ?? 0, defaultBackoff.floorMs));
       }),
     );
   });

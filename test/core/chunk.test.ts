@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { chunk } from "../../src/core/chunk.ts";
+import type { Border } from "../../src/core/marks.ts";
 import type { StyleRange } from "../../src/core/model.ts";
 import type { StyledText } from "../../src/core/model.ts";
 
@@ -112,6 +113,55 @@ describe("code blocks", () => {
   });
 });
 
+describe("blocks", () => {
+  /** Blocks as `kind text`, a `>` behind the kind for one that is led in to. */
+  function blocks(...parts: readonly string[]): Parameters<typeof chunk> {
+    let text = "";
+    const borders: Border[] = [];
+    for (const part of parts) {
+      const [, kind = "", led = "", content = ""] = /^(\w+)(>?) ([^]*)$/.exec(part) ?? [];
+      text += text && "\n\n";
+      borders.push({ at: text.length, kind: kind as Border["kind"], isLed: led !== "" });
+      text += content;
+    }
+    return [plain(text), 30, borders];
+  }
+  const cut = (...parts: readonly string[]): string[] => chunk(...blocks(...parts)).map(({ text }) => text);
+
+  test("that fit into a part are not cut: not a list, whatever is left; not a paragraph, unless little would be", () => {
+    expect(cut("prose a b", "solid - one two\n- three four\n- six")).toEqual(["a b", "- one two\n- three four\n- six"]);
+    expect(cut("prose aaa bbb ccc ddd", "prose one two three. four five.")).toEqual([
+      "aaa bbb ccc ddd",
+      "one two three. four five.",
+    ]);
+    expect(cut("prose a b", "prose one two three. four five six.")).toEqual([
+      "a b\n\none two three. ",
+      "four five six.",
+    ]);
+  });
+  test("stay with what leads in to them", () => {
+    expect(cut("prose aaa bbb ccc", "prose Title", "solid> - one two three")).toEqual([
+      "aaa bbb ccc",
+      "Title\n\n- one two three",
+    ]);
+    expect(cut("prose Title", "solid> - one two three four\n- five")).toEqual([
+      "Title",
+      "- one two three four\n- five",
+    ]);
+  });
+  test("that are longer than a part are cut before an item", () => {
+    expect(cut("solid one two\nthree", "item four five\nsix", "item seven eight\nnine")).toEqual([
+      "one two\nthree\n\nfour five\nsix",
+      "seven eight\nnine",
+    ]);
+  });
+  test("and no address is cut, unless it is longer than a part", () => {
+    const url = `https://a.example/${"b".repeat(10)}`;
+    expect(texts(plain(`看看这个网址${url}。好的`), 45)).toEqual(["看看这个网址", `${url}。好的`]);
+    expect(texts(plain(`see ${url}${"c".repeat(40)}`), 30).join("")).toBe(`see ${url}${"c".repeat(40)}`);
+  });
+});
+
 describe("styles", () => {
   test("go on in the next part, counted from its beginning", () => {
     const text = "plain bold bold plain";
@@ -168,6 +218,13 @@ const anyInput: fc.Arbitrary<StyledText> = anyText.chain((text) => {
     .map(({ start, length, style }) => ({ start, length: Math.min(length, text.length - start), style }));
   return fc.record({ text: fc.constant(text), styles: fc.array(range, { maxLength: 6 }) });
 });
+/** Borders of all kinds at the beginnings of some words. */
+const bordersOf = (text: string, seed: number): Border[] =>
+  Array.from(text.matchAll(/(?<![^\s])\S/g), ({ index: at }) => ({
+    at,
+    kind: (["prose", "solid", "item"] as const)[(at * seed) % 3] ?? "prose",
+    isLed: (at * seed) % 5 === 0,
+  })).filter(({ at }) => (at * seed) % 7 < 4);
 const bytesMax = fc.oneof(fc.integer({ min: 4, max: 40 }), fc.integer({ min: 40, max: 400 }));
 
 describe("any text", () => {
@@ -186,8 +243,9 @@ describe("any text", () => {
   test("the parts, joined by the line breaks around the cuts, are the input", () => {
     fc.assert(
       fc.property(anyInput, bytesMax, (input, bytesMax) => {
-        const parts = chunk(input, bytesMax);
+        const parts = chunk(input, bytesMax, bordersOf(input.text, bytesMax));
         places(input.text, parts);
+        for (const { text } of parts) expect(bytes(text)).toBeLessThanOrEqual(bytesMax);
         for (const [index, { text }] of parts.entries()) {
           if (index > 0) expect(text).not.toMatch(/^[\r\n]/);
           if (index < parts.length - 1) expect(text).not.toMatch(/[\r\n]$/);

@@ -86,6 +86,10 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   "links without text or without target": ["[](https://a.example) [here]()", "https://a.example here"],
   "reference links": ["[docs][1]\n\n[1]: https://a.example", "docs (https://a.example)"],
   "what only looks like a definition is not lost": ["Look:\n\n[Error]: timeout", "Look:\n\n[Error]: timeout"],
+  "numbers of sources stay, and their list": [
+    "As in [1] and [docs][1] and [a][2].\n\n[1]: https://a.example\n[2]: https://b.example",
+    "As in [1] and docs (https://a.example) and a (https://b.example).\n\n[1]: https://a.example",
+  ],
   images: ["![a *cat*](https://a.example/c.png) ![](b.png)", "a cat (https://a.example/c.png) b.png", "ITALIC:cat"],
   "a wide table becomes cards": [
     "| Name | Known for | |\n|:--|--:|--|\n| Ada L. | the **first** programs | x |\n| Bob | | |",
@@ -119,6 +123,12 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "BOLD:a|b",
     "BOLD:c",
   ],
+  "a first column without a header names its cards": [
+    "| | Setup with systemd |\n|---|---|\n| Missed runs | are caught up |",
+    "Missed runs\nSetup with systemd: are caught up",
+    "BOLD:Missed runs",
+    "BOLD:Setup with systemd",
+  ],
   "a table of headers only": ["| a | b |\n|---|---|", "a\nb"],
   "a cell with a line break": ["| a |\n|---|\n| x<br>`y\\|z` |", "a: x\ny|z", "BOLD:a", "MONOSPACE:y|z"],
   "html is text": ["<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->", "<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->"],
@@ -129,7 +139,11 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "MONOSPACE:&lt;",
   ],
   "escapes are not": ["\\*a\\* \\&lt; 1\\. x", "*a* &lt; 1. x"],
-  "a rule": ["a\n\n---\n\nb", "a\n\n———\n\nb"],
+  "a rule, below a sentence too": ["a\n\n---\n\nb.\n---\nc", "a\n\n———\n\nb.\n\n———\n\nc"],
+  "backslashes of patterns and paths": [
+    "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986\\. A a\\_b 3\\.14",
+    "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986. A a_b 3.14",
+  ],
   "numbers as they were written": ["3. Oktober\n25. Dezember\n\n007. Bond", "3. Oktober\n\n25. Dezember\n\n007. Bond"],
   "numbers that are all equal are counted": ["1. a\n1. b\n1. c", "1. a\n2. b\n3. c"],
   "tasks keep their numbers": ["5) [x] done\n6) [ ] open", "5) ☑ done\n6) ☐ open"],
@@ -177,6 +191,7 @@ describe("stars, lines and tildes that are no emphasis stay", () => {
     tildes: "~5 and ~10, ~/x and ~/y, ~one~, a ~ b ~ c",
     addresses: "https://a.example/a*b*c/_d_/__e__ https://a.example/~x/~y",
     "shell's or": "a || b || c, a||b||c, [ -f x ]||exit 1||true, x ||",
+    "shell's or, closely": "make ||exit 1; test|| true, x ||y && z|| w",
     dollars: "$HOME_A and $HOME_B, $5 to $10",
   };
   for (const [name, text] of Object.entries(kept)) test(name, () => expect(shown(text)).toEqual([text]));
@@ -315,6 +330,18 @@ describe("any text", () => {
         expect(toSignalText(markdown).text === "").toBe(clean(markdown).trim() === ""),
       ),
       { numRuns: 500 },
+    );
+  });
+
+  test("keeps every word, whatever stands between the words", () => {
+    // The info of a fence is no text; without line breaks it would be.
+    const between = piece.filter((text) => !/^`{3}$|js/.test(text));
+    fc.assert(
+      fc.property(fc.array(between, { maxLength: 40 }), (pieces) => {
+        const text = toSignalText(pieces.map((mark, index) => `${mark}word${index}x`).join("")).text;
+        expect(pieces.map((_, index) => `word${index}x`).filter((word) => !text.includes(word))).toEqual([]);
+      }),
+      { numRuns: 1_000 },
     );
   });
 

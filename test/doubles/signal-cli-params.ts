@@ -23,6 +23,7 @@ export const typedKeys: Readonly<Record<string, Readonly<Record<string, Kind>>>>
   submitRateLimitChallenge: { challenge: "string", captcha: "string" },
   sendTyping: { recipient: "list", groupId: "list", stop: "bool" },
   sendReceipt: { recipient: "string", targetTimestamp: "longs", type: "string" },
+  listIdentities: { number: "string" },
   listContacts: { recipient: "list", allRecipients: "bool", name: "string" },
   getAttachment: { id: "string", recipient: "string", groupId: "string" },
   updateProfile: {},

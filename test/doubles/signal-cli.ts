@@ -48,8 +48,8 @@ export type SignalCliDoubleOptions = {
   readonly accounts?: readonly WirePerson[];
   readonly groups?: readonly string[];
   readonly version?: string;
-  /** `listContacts` has our own account in it. */
-  readonly tellsOwnAci?: boolean;
+  /** Which list has our own account with its ACI: as a rule the identities, whose own one is trusted from linking on. */
+  readonly tellsOwnAci?: "contacts" | "identities" | "never";
 };
 
 class RpcRefusal extends Error {
@@ -207,8 +207,12 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
         readMarks.push(...toList(params["targetTimestamp"]).map(Number));
         return { timestamp: writer.stamp(), results: [] };
       case "listContacts":
-        return options.tellsOwnAci ? [{ number: owner.number, uuid: owner.aci, name: "" }] : [];
+        return options.tellsOwnAci === "contacts" ? [{ number: owner.number, uuid: owner.aci, name: "" }] : [];
+      case "listIdentities":
+        if ((options.tellsOwnAci ?? "identities") !== "identities" || params["number"] !== owner.number) return [];
+        return [{ number: owner.number, uuid: owner.aci, trustLevel: "TRUSTED_VERIFIED", addedTimestamp: 0 }];
       case "getAttachment": {
+        if (params["id"] === undefined) refuse(-1, "Missing attachment id parameter");
         const data = files.get(String(params["id"]));
         return data === undefined ? refuse(-1, `Could not find attachment with ID: ${String(params["id"])}`) : { data };
       }
@@ -263,8 +267,9 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
     if (request.path !== "/api/v1/rpc") return { status: 404 };
     if (request.method !== "POST") return { status: 405 };
     if (!request.headers["content-type"]?.startsWith("application/json")) return { status: 415 };
-    if (!/^(?:localhost|127\.0\.0\.1)(?::\d+)?$/u.test(request.headers["host"] ?? "")) return { status: 421 };
-    if (request.headers["connection"]?.toLowerCase() !== "close") violations.push("no Connection: close");
+    // The Host check came with 0.14.4.
+    const isNamed = new RegExp(`^(?:localhost|127\\.0\\.0\\.1|\\[::1\\])(?::${server.port})?$`, "u");
+    if (!isNamed.test(request.headers["host"] ?? "")) return { status: 421 };
     const json = (value: unknown): RawReply & object => ({
       status: 200,
       headers: { "Content-type": "application/json" },
@@ -278,6 +283,16 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
         request.body === "" ? [-32600, "unexpected type: MISSING"] : [-32700, "Unrecognized token"];
       return json({ jsonrpc: "2.0", error: { code, message, data: null }, id: null });
     }
+    if (hasLongString(value))
+      return json({
+        jsonrpc: "2.0",
+        error: { code: -32603, message: "An internal server error has occurred.", data: null },
+        id: null,
+      });
+    // A request that was written into a dying connection has no known outcome.
+    const isDoubtful = /"method":"(?:send|receive)"/u.test(request.body);
+    if (isDoubtful && request.headers["connection"]?.toLowerCase() !== "close")
+      violations.push("a used connection for a send or a poll");
     if (Array.isArray(value) && value.length > 0) {
       const replies = await Promise.all(value.map((one) => rpc(one, request.isGone)));
       const shown = replies.flatMap((one) => (one ? [one.reply] : []));
@@ -301,6 +316,7 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   return {
     url: server.url,
     port: server.port,
+    connections: server.connections,
     /** Closes the port and cuts every connection; queue and locks stay. */
     stop: () => server.stop(),
     start: () => server.start(),
@@ -352,6 +368,12 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
 }
 
 const methods = new Set(Object.keys(typedKeys));
+
+/** Jackson reads no string of more than 20 million characters. */
+const hasLongString = (value: unknown): boolean =>
+  typeof value === "string"
+    ? value.length > 20_000_000
+    : typeof value === "object" && value !== null && Object.values(value).some(hasLongString);
 
 const toList = (value: unknown): unknown[] => (value === undefined ? [] : Array.isArray(value) ? value : [value]);
 const toNumber = (value: unknown): number | null => (typeof value === "number" ? value : null);

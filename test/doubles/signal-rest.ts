@@ -21,7 +21,8 @@ export type RestRoute =
   | "typing-indicator"
   | "receipts"
   | "reactions"
-  | "attachments";
+  | "attachments"
+  | "identities";
 
 export type RestFault =
   /** Never answered, never carried out; the lock stays free. */
@@ -46,6 +47,8 @@ export type RestDoubleOptions = {
   readonly accounts?: readonly WirePerson[];
   readonly groups?: readonly string[];
   readonly version?: string;
+  /** The identities have our own account with its ACI, as they have from linking on. */
+  readonly tellsOwnAci?: boolean;
   /** Since July 2026 `/v2/send` answers with a list. */
   readonly answersWithList?: boolean;
 };
@@ -210,6 +213,18 @@ export async function startRestDouble(options: RestDoubleOptions = {}) {
               200,
               accounts.map((account) => account.number),
             ),
+        };
+      case "GET /v1/identities":
+        return {
+          name: "identities",
+          work: own(() =>
+            json(
+              200,
+              (options.tellsOwnAci ?? true)
+                ? [{ number: owner.number, uuid: owner.aci, status: "TRUSTED_VERIFIED", added: "0", safety_number: "" }]
+                : [],
+            ),
+          ),
         };
       case "GET /v1/receive":
         checkQuery(url.searchParams, violations);

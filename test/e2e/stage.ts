@@ -5,6 +5,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Backend } from "../../src/claude/backend.ts";
+import type { Clock } from "../../src/clock.ts";
 import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubles/scripted.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Envelope } from "../../src/core/model.ts";
@@ -35,6 +37,8 @@ export type StageOptions = {
   readonly flags?: Readonly<Record<string, string>>;
   /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
   readonly ownTimestamps?: boolean;
+  /** Instead of the scripted Claude. */
+  readonly backend?: (clock: Clock) => Backend;
 };
 
 export async function openStage(options: StageOptions = {}): Promise<Stage> {
@@ -53,7 +57,7 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       networkKey: () => "",
       newId: () => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`,
       buildTransport: () => Promise.resolve(signal.transport),
-      buildBackend: () => Promise.resolve(claude.backend),
+      buildBackend: () => Promise.resolve(options.backend?.(clock) ?? claude.backend),
     });
   let daemon = await start();
   const stop = async (): Promise<void> => {

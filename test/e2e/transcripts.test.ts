@@ -144,6 +144,10 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
     styles: "**Bold**, *italic*, ~~struck~~, `mono`, ||spoiler||; 👨‍👩‍👧 **after emoji**; שלום **מודגש** ok.",
     table:
       "# Trains\n\n| From | To | Time |\n|---|---|---|\n| Bern | Rome | **7 h** |\n| Bern | Paris | 4 h |\n\n- [x] booked\n- [ ] *seat*\n\n> Mind the gap\n\nMore: [timetable](https://example.org/t)",
+    wide: "| City | What to see |\n|---|---|\n| Bern | the old town and the bears |\n| Rome | `Forum|Palatine` | on foot |",
+    kept: "3. Oktober\n25. Dezember\n\n1. [x] `*.ts` in src/*.ts, lib/*.ts\n2. [ ] 3*4*5, __init__, COUNT(*), SUM(*), ~5 or ~6\n\n* 3 * * * /bin/job\n\n\\( a_1 * b_1 \\) or a||b||c",
+    cjk: "**「重要」**です。**标题：**正文，请看https://example.org/路。**주의:**내용",
+    fences: "1. ```sh\n   make\n    ```\n2. Then\n\n> [!TIP]\n> ```\n> make test\n> ```\n\nThat is **all**.",
     script: `Here is \`count.py\`:\n\n\`\`\`python\n${code}\n\`\`\`\n\nRun it with \`python count.py\`.`,
     essay: essay.join(" "),
   };
@@ -152,6 +156,10 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
   for (const [word, end] of [
     ["styles", "ok."],
     ["table", "timetable"],
+    ["wide", "on foot"],
+    ["kept", "or a"],
+    ["cjk", "내용"],
+    ["fences", "That is"],
     ["script", "count.py, "],
     ["essay", "(3/3)"],
   ] as const) {

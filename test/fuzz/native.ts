@@ -167,21 +167,23 @@ export async function nativeTargets(): Promise<Target[]> {
 
   const open = async (dice: Dice, bytes: Uint8Array<ArrayBuffer>): Promise<void> => {
     const overlay = openOverlay({ database, clock: systemClock, onIdentityChange: () => undefined });
-    const standing = dice.pick(["member", "stranger", "unknown"] as const);
+    const standing = dice.pick(["member", "stranger", "blocked", "unreadable", "unknown"] as const);
     const isAllowed = dice.chance(0.8);
     const outcome = await openEnvelope(
       {
         database,
-        clock: systemClock,
+        now: systemClock.now,
+        notify: () => undefined,
         log: quietLog,
         account: () => account,
         trustRoots,
         isAllowed: () => isAllowed,
-        groups: { ...noGroups, standing: () => standing },
+        groups: { ...noGroups, standing: () => standing, giveUp: () => undefined },
       },
       overlay,
       { bytes, serverAt: null, ack: () => undefined },
       at + 1_000,
+      new Map(),
     );
     if (outcome.envelope) follow(outcome.envelope, bytes.length * 2);
     checkSize("quarantine", outcome.quarantine ?? null, 0);
@@ -234,7 +236,15 @@ export async function nativeTargets(): Promise<Target[]> {
         } catch {
           return;
         }
-        const sender = { aci: stranger, deviceId: 1, number: null, name: null, sentAt: at, serverAt: null };
+        const sender = {
+          aci: stranger,
+          deviceId: 1,
+          number: null,
+          name: null,
+          sentAt: at,
+          serverAt: null,
+          timerSeconds: 0,
+        };
         const reading = readContent(content, { ...sender, isOwn: dice.chance(0.5) }, at, addressOf);
         if (typeof reading !== "string") follow(reading, bytes.length * 4);
       },

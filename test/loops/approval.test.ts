@@ -125,3 +125,15 @@ test("in a group a thumb on a member's message of the question's millisecond is 
   await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
   expect(answers(bench)).toEqual([true]);
 });
+
+test("a question that comes up while no stream is open, after somebody answered the one before it elsewhere, is sent", async () => {
+  await using stage = await openAsking();
+  const { bench, owner } = stage;
+  const session = bench.world.sessions()[0];
+  bench.world.confirm(session?.id ?? "", session?.asking?.id ?? "", true);
+  await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+  await bench.pass(1_000);
+  owner.write("no");
+  await bench.until("order", () => isSettled(bench));
+  expect(answers(bench)).toEqual([true, false]);
+});

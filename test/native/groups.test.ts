@@ -87,7 +87,7 @@ describe("a group", () => {
       const { status, body } = await connection.fetch({ verb: what.verb, path: what.path, headers: [] });
       return { status, json: JSON.parse(Buffer.from(body ?? []).toString()), retryAfterMs: null };
     };
-    fetchGroup = groupFetcher(watched, request, clock);
+    fetchGroup = groupFetcher(watched, request, clock.now);
   });
 
   test("shows its title, members, roles and profile keys", async () => {
@@ -183,7 +183,7 @@ describe("a group", () => {
 
   test("cannot be read without a credential, and says why", async () => {
     const withAnswer = (request: Line["request"]) =>
-      faultOf(() => groupFetcher(service, request, clock)(account, group.masterKey, never));
+      faultOf(() => groupFetcher(service, request, clock.now)(account, group.masterKey, never));
     const answer =
       (status: number, json: unknown = null, retryAfterMs: number | null = null) =>
       async (): Promise<Reply> => ({ status, json, retryAfterMs });

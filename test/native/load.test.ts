@@ -2,10 +2,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { hostTarget, libsignalPlugin } from "../../build/libsignal.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { extractAddon, loadLibsignal, openAddon } from "../../src/signal/native/load.ts";
+import { unpackAddon, loadLibsignal, openAddon } from "../../src/signal/native/load.ts";
 
 const root = join(import.meta.dir, "../..");
 const folder = mkdtempSync(join(tmpdir(), "load-test-"));
@@ -18,7 +18,6 @@ const source = join(folder, "addon.bin");
 const content = "machine code";
 writeFileSync(source, content);
 const sha256 = sha256Of(content);
-const name = `libsignal-${sha256.slice(0, 16)}.node`;
 
 const faultOf = (work: () => unknown): BridgeError => {
   try {
@@ -43,61 +42,55 @@ async function run(command: readonly string[], options: { stdin?: string; env?: 
 }
 
 describe("the addon on disk", () => {
-  test("is whole, ours alone, and named after its content", () => {
+  test("is whole, and ours alone: in a fresh folder each time", () => {
     const home = freshFolder();
-    const path = extractAddon(source, sha256, home);
-    expect(path).toBe(join(home, name));
+    const path = unpackAddon(source, sha256, home);
     expect(readFileSync(path, "utf8")).toBe(content);
-    expect(readdirSync(home)).toEqual([name]);
-    expect(statSync(home).mode & 0o777).toBe(0o700);
-    expect(statSync(path).mode & 0o777).toBe(0o700);
+    for (const place of [home, dirname(path), path]) expect(statSync(place).mode & 0o777).toBe(0o700);
+    expect(dirname(dirname(path))).toBe(home);
+    expect(unpackAddon(source, sha256, home)).not.toBe(path);
   });
 
-  test("is written once, and put right when it was damaged", () => {
-    const home = freshFolder();
-    const path = extractAddon(source, sha256, home);
-    const first = statSync(path).ino;
-    expect(statSync(extractAddon(source, sha256, home)).ino).toBe(first);
-    writeFileSync(path, "something else");
-    expect(readFileSync(extractAddon(source, sha256, home), "utf8")).toBe(content);
-    expect(statSync(path).ino).not.toBe(first);
-  });
-
-  test("removes what other versions left, and touches nothing else", () => {
+  test("removes what earlier versions and processes that are gone left, and touches nothing else", () => {
     const home = freshFolder();
     mkdirSync(home);
-    const old = "libsignal-0123456789abcdef.node";
-    const temporary = ".00000000-0000-4000-8000-000000000000.tmp";
-    const others = ["signalman.db", "libsignal-notes.txt", `my-${old}`];
-    for (const file of [old, `${old}${temporary}`, ...others, name + temporary]) writeFileSync(join(home, file), "x");
-    extractAddon(source, sha256, home);
-    expect(readdirSync(home).sort()).toEqual([name, name + temporary, ...others].sort());
+    const gone = Bun.spawnSync(["true"]).pid;
+    const old = [
+      "libsignal-0123456789abcdef.node",
+      "libsignal-0123456789abcdef.node.00000000-0000-4000-8000-000000000000.tmp",
+    ];
+    const others = ["signalman.db", "libsignal-notes.txt", "my-libsignal-0123456789abcdef.node"];
+    for (const file of [...old, ...others]) writeFileSync(join(home, file), "x");
+    mkdirSync(join(home, `libsignal-${gone}-abcdef`));
+    mkdirSync(join(home, "libsignal-1-abcdef"));
+    const path = unpackAddon(source, sha256, home);
+    expect(readdirSync(home).sort()).toEqual([basename(dirname(path)), "libsignal-1-abcdef", ...others].sort());
   });
 
   test("is never left behind half written or with a wrong content", () => {
     const home = freshFolder();
-    const fault = faultOf(() => extractAddon(source, sha256Of("another build"), home));
+    const fault = faultOf(() => unpackAddon(source, sha256Of("another build"), home));
     expect(fault.code).toBe("config");
     expect(fault.message).toContain("expected SHA-256");
     expect(readdirSync(home)).toEqual([]);
   });
 
   test("says so where its folder cannot be", () => {
-    const fault = faultOf(() => extractAddon(source, sha256, join(source, "home")));
+    const fault = faultOf(() => unpackAddon(source, sha256, join(source, "home")));
     expect(fault.code).toBe("config");
     expect(fault.message).toStartWith(`Cannot put libsignal into ${join(source, "home")}: `);
     expect(fault.hint).toContain("SIGNALMAN_HOME");
   });
 
-  test("lies in a folder where nobody else may write, even one that was there before", () => {
+  test("lies in a folder where no other user may write, even one that was there before", () => {
     const home = freshFolder();
     mkdirSync(home);
     chmodSync(home, 0o777);
-    extractAddon(source, sha256, home);
+    unpackAddon(source, sha256, home);
     expect(statSync(home).mode & 0o777).toBe(0o700);
   });
 
-  test("cannot be opened before somebody named its folder, and says so when it does not fit this machine", async () => {
+  test("cannot be opened before its folder was named, and says so when it does not fit this machine", async () => {
     expect(faultOf(() => openAddon(source, sha256)).code).toBe("internal");
     await loadLibsignal(freshFolder());
     const fault = faultOf(() => openAddon(source, sha256));
@@ -188,7 +181,7 @@ describe("the build plugin", () => {
     expect((await run([program], { env })).output).toBe("other transport\n");
     const home = freshFolder();
     expect((await run([program, home], { env })).output).toBe("33\n");
-    expect(readdirSync(home)).toHaveLength(1);
+    expect(readdirSync(home)).toEqual([]);
     expect((await run([program, home], { env })).output).toBe("33\n");
     const blocked = join(source, "home");
     expect((await run([program, blocked], { env })).output).toStartWith(`config Cannot put libsignal into ${blocked}`);

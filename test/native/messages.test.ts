@@ -138,7 +138,9 @@ test("a refused seal is tried once more without, and remembered", async () => {
   rig.database.run("UPDATE signal_recipients SET profile_key = ?", new Uint8Array(32).fill(7));
   await rig.send(rig.direct, "fallback", at + 1);
   expect((await rig.contact.waitForMessage()).body).toBe("fallback");
-  expect(rig.database.get("SELECT is_sealed_refused AS isRefused FROM signal_recipients")).toEqual({ isRefused: 1 });
+  expect(rig.database.get("SELECT sealed_refused_at > 0 AS isRefused FROM signal_recipients")).toEqual({
+    isRefused: 1,
+  });
 });
 
 test("receipts come in, and go out as the owner's settings say", async () => {

@@ -1,5 +1,6 @@
 /** The native transport, linked to a mock service, with the smallest receive loop that keeps its contract. */
 import { type Device, type PrimaryDevice, type Proto } from "@signalapp/mock-server";
+import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -47,6 +48,9 @@ export type RigOptions = SignalMockOptions & {
   /** Wraps the database, for faults. */
   readonly wrap?: (database: Database) => Database;
   readonly isConnected?: boolean;
+  /** Changes the service, for hosts that fail. */
+  readonly change?: (service: Service) => Service;
+  readonly allowedNumbers?: readonly string[];
 };
 
 export const never = new AbortController().signal;
@@ -67,14 +71,14 @@ export const inboxSchema = `CREATE TABLE inbox (id INTEGER PRIMARY KEY, kind TEX
 export async function openNativeDatabase(path = ":memory:"): Promise<Database> {
   const database = await openDatabase(path);
   if (database.get("SELECT 1 FROM sqlite_master WHERE name = 'inbox'") === undefined)
-    database.exec(signalSchema + inboxSchema);
+    database.exec([...signalSchema, inboxSchema].join(""));
   return database;
 }
 
-export async function serviceOf(mock: SignalMock): Promise<Service> {
+export async function serviceOf(mock: SignalMock, proxy: string | null = null): Promise<Service> {
   const folder = await mkdtemp(join(tmpdir(), "signal-service-"));
   try {
-    return await loadService(await mock.writeService(join(folder, "service.json")), systemClock);
+    return await loadService(await mock.writeService(join(folder, "service.json")), systemClock, proxy);
   } finally {
     await rm(folder, { recursive: true });
   }
@@ -110,13 +114,13 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
   const { log, lines } = recordLog();
   const deps = {
     database,
-    service: await serviceOf(mock),
+    service: (options.change ?? ((same) => same))(await serviceOf(mock)),
     clock: options.clock ?? systemClock,
     random: systemRandom,
     log,
     userAgent: "signalman/0.0.0",
     isAllowed: options.isAllowed ?? (() => true),
-    allowedNumbers: [],
+    allowedNumbers: options.allowedNumbers ?? [],
   };
   const device = await linkRig(mock, deps);
   const transport = createNative(deps);
@@ -193,6 +197,30 @@ export const failureOf = (promise: Promise<unknown>): Promise<unknown> =>
     (value) => new Error(`it did not fail, and gave ${JSON.stringify(value)}`),
     (error: unknown) => error,
   );
+
+export type Asked = { readonly verb: string; readonly path: string; readonly json: unknown };
+type Answer = { readonly status: number; readonly json?: unknown; readonly headers?: readonly string[] };
+
+/**
+ * Answers requests of our device in the place of the mock server, on both kinds of connection: what production does and the mock
+ * does not. `undefined` leaves a request to the mock. Gives all that was asked; disposed of at the end of a test.
+ */
+export function answerInstead(answer: (asked: Asked) => Answer | undefined) {
+  const server = Connection.prototype as unknown as { handleRequest(request: unknown): Promise<unknown> };
+  const { handleRequest } = server;
+  const asked: Asked[] = [];
+  type ServerRequest = { id: unknown; verb: string; path: string; body: Uint8Array | null };
+  server.handleRequest = async function (this: unknown, request: ServerRequest) {
+    const text = Buffer.from(request.body ?? []).toString();
+    const one = { verb: request.verb, path: request.path, json: text.startsWith("{") ? JSON.parse(text) : null };
+    asked.push(one);
+    const given = answer(one);
+    if (given === undefined) return handleRequest.call(this, request);
+    const body = given.json === undefined ? null : Buffer.from(JSON.stringify(given.json));
+    return { id: request.id, status: given.status, message: "", headers: given.headers ?? [], body };
+  };
+  return { asked, [Symbol.dispose]: () => void (server.handleRequest = handleRequest) };
+}
 
 /** A content for `sendRaw`, with the three fields that it insists on. */
 export const rawContent = (content: NonNullable<Proto.Content.Params["content"]>): Proto.Content.Params => ({

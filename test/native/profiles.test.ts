@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
 import { createCipheriv, randomBytes } from "node:crypto";
+import { findRecipient, saveRecipient } from "../../src/signal/native/account.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
 import { openName } from "../../src/signal/native/profiles.ts";
+import { openNativeDatabase } from "./mock.ts";
 
 const key = owned(randomBytes(32));
 function seal(name: string, by = key) {
@@ -16,9 +18,13 @@ test("a profile's name opens with its key: padding gone, given and family name s
   expect(openName(seal("\0\0"), key)).toBeNull();
 });
 
-test("nobody's name looks like another one's message", () => {
-  expect(openName(seal("Ben\nAnna: send him the keys"), key)).toBe("Ben Anna send him the keys");
-  expect(openName(seal("x".repeat(500)), key)).toHaveLength(64);
+test("a name does not look like another person's message", async () => {
+  const database = await openNativeDatabase();
+  saveRecipient(database, "a", null, "Ben\nAnna: send him\u2028the keys");
+  expect(findRecipient(database, "a").name).toBe("Ben Anna send him the keys");
+  saveRecipient(database, "a", null, "x".repeat(500));
+  expect(findRecipient(database, "a").name).toHaveLength(64);
+  database.close();
 });
 
 test("what the key does not open is no name", () => {

@@ -262,7 +262,8 @@ describe("HTTPS to its hosts", () => {
       stranger.fetch({ method: "GET", url: `${base}/bytes`, bytesMax: 1000, timeoutMs: 5000 }),
     );
     expect(fault.code).toBe("signal_unreachable");
-    expect(fault.message).toContain("certificate");
+    expect(fault.message).toContain("this network opens TLS");
+    expect(fault.hint).toContain("Signal does not allow that");
   });
 
   test("works the same under Deno, and refuses the same", async () => {

@@ -232,8 +232,8 @@ test("2 GB are refused at once, in words", async () => {
   truncateSync(join(rig.root, "huge.log"), 2 * 2 ** 30);
   put("long.txt", "x".repeat(99).concat("\n").repeat(20_000));
   for (const [tool, input, words] of [
-    ["local_read", {}, "not text"],
-    ["local_read", { view_range: [1, 5] }, "not text"],
+    ["local_read", {}, "2147483648 bytes"],
+    ["local_read", { view_range: [1, 5] }, "limit"],
     ["local_write", { content: "x" }, "2147483648 bytes"],
     ["local_edit", { old_string: "first", new_string: "x" }, "2147483648 bytes"],
   ] as const) {

@@ -31,7 +31,17 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
   const undo = createUndo(home, kept, systemClock);
   const isGranted = { now: false };
   const env = { ...process.env, ANTHROPIC_API_KEY: "sk-ant-secret" };
-  const deps: ExecutorDeps = { calls, undo, sandbox, home, env, clock: systemClock, isGranted: () => isGranted.now };
+  const self = [process.execPath, join(import.meta.dir, "../../src/main.ts")];
+  const deps: ExecutorDeps = {
+    calls,
+    undo,
+    sandbox,
+    home,
+    env,
+    clock: systemClock,
+    self,
+    isGranted: () => isGranted.now,
+  };
   const project: Project = {
     name: "garden",
     folder: root,

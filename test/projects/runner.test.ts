@@ -45,30 +45,35 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
   const run = (command: string, over: Partial<Command> = {}, signal = never) =>
     go(command, { sandbox, ...over }, signal);
 
+  const timed = async (command: string, over: Partial<Command> = {}) => {
+    const startedAt = performance.now();
+    return { ...(await run(command, over)), durationMs: performance.now() - startedAt };
+  };
+
   test("runs in the folder, and says what it printed and how it ended", async () => {
     expect(await run("pwd; echo oops >&2; echo made >made.txt; exit 3")).toMatchObject({
       code: 3,
-      ended: "exit",
+      ended: null,
       output: `${rig.root}\noops\n`,
     });
     expect(readFileSync(join(rig.root, "made.txt"), "utf8")).toBe("made\n");
   });
 
   test("that never ends is ended with all that it started", async () => {
-    const { ended, durationMs } = await run("sleep 4711 & sleep 4712", { timeoutMs: 300 });
-    expect(ended).toBe("timeout");
+    const { ended, durationMs } = await timed("sleep 4711 & sleep 4712", { timeoutMs: 300 });
+    expect(ended).toContain("its time was over");
     expect(durationMs).toBeLessThan(4_000);
     expect(isRunning("sleep 471")).toBe(false);
   });
 
   test("that will not be asked to end is ended all the same", async () => {
-    const { ended, durationMs } = await run("trap '' TERM INT HUP; while :; do sleep 0.1; done", { timeoutMs: 200 });
-    expect(ended).toBe("timeout");
+    const { ended, durationMs } = await timed("trap '' TERM INT HUP; while :; do sleep 0.1; done", { timeoutMs: 200 });
+    expect(ended).toContain("its time was over");
     expect(durationMs).toBeLessThan(6_000);
   });
 
   test("that leaves something behind, even out of its group, leaves nothing", async () => {
-    const { code, durationMs } = await run(
+    const { code, durationMs } = await timed(
       "sleep 4713 & setsid sleep 4714 & (setsid sh -c 'sleep 4715 & sleep 4716' &) ; sleep 0.2; echo gone",
     );
     expect(code).toBe(0);
@@ -78,14 +83,14 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
 
   test("that prints for ever is ended, and its beginning and end are told", async () => {
     const { ended, output } = await run("echo begin; yes flood");
-    expect(ended).toBe("flood");
+    expect(ended).toContain("printed too much");
     expect(output.startsWith("begin\nflood\n")).toBe(true);
     expect(output).toMatch(/\n\[… \d+ bytes left out …\]\n/u);
     expect(Buffer.byteLength(output)).toBeLessThan(50_200);
   });
 
   test("that asks for input gets none", async () => {
-    expect(await run("read answer && echo got; cat; echo end")).toMatchObject({ output: "end\n", ended: "exit" });
+    expect(await run("read answer && echo got; cat; echo end")).toMatchObject({ output: "end\n", ended: null });
   });
 
   test("that kills its own group harms nobody else", async () => {
@@ -96,9 +101,12 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
   test("is ended by /stop, and keeps what it printed", async () => {
     const stop = new AbortController();
     setTimeout(() => stop.abort(), 200);
-    expect(await run("echo began; sleep 4717", {}, stop.signal)).toMatchObject({ ended: "stopped", output: "began\n" });
+    expect(await run("echo began; sleep 4717", {}, stop.signal)).toMatchObject({
+      ended: expect.stringContaining("stopped"),
+      output: "began\n",
+    });
     expect(isRunning("sleep 4717")).toBe(false);
-    expect((await run("echo again", {}, stop.signal)).ended).toBe("stopped");
+    expect((await run("echo again", {}, stop.signal)).ended).toContain("stopped");
   });
 
   test("sees the listed variables and no others", async () => {
@@ -214,7 +222,10 @@ describe("a sandbox", () => {
 });
 
 test("a folder that is gone is a command that could not be started", async () => {
-  expect(await go("true", { root: join(rig.base, "none") })).toMatchObject({ ended: "failed", code: null });
+  expect(await go("true", { root: join(rig.base, "none") })).toMatchObject({
+    ended: "could not be started",
+    code: null,
+  });
 });
 
 test("through the journal: the whole command is shown, asked, run once, and its result kept", async () => {

@@ -13,8 +13,8 @@ export const people = {
   stranger: { aci: "dead7a57-11d5-4c0e-9c53-6a1d3f00d004", number: "+15559999014" },
 } as const satisfies Record<string, Address>;
 
-export const listedGroup = "bGlzdGVkLWdyb3Vw";
-export const unlistedGroup = "dW5saXN0ZWQtZ3JvdXA=";
+export const listedGroup = "bGlzdGVkLWdyb3VwLi4uLi4uLi4uLi4uLi4uLi4uLi4=";
+export const unlistedGroup = "dW5saXN0ZWQtZ3JvdXAuLi4uLi4uLi4uLi4uLi4uLi4=";
 /** Begins everything that a stranger, or nobody addressed to us, says. */
 export const secretWord = "zqstranger";
 export const apiKey = "sk-ant-simulated-0123456789";

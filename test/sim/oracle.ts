@@ -132,7 +132,7 @@ export function createOracle(deps: OracleDeps): Oracle {
     unfinished(db) {
       const asked = db.get("SELECT id, chat_key, kind, state FROM inbox WHERE state <> 'done' LIMIT 1");
       if (asked) return `a message waits in the inbox: ${JSON.stringify(asked)}`;
-      const post = db.get("SELECT id, kind, subject, state, attempts, fault FROM posts WHERE state <> 'done' LIMIT 1");
+      const post = db.get("SELECT id, kind, subject, state, tries FROM posts WHERE state <> 'done' LIMIT 1");
       if (post) return `a post is not over: ${JSON.stringify(post)}`;
       const unsent = db.get("SELECT id, why, subject, state, attempts FROM outbox WHERE done_at IS NULL LIMIT 1");
       if (unsent) return `a message waits in the outbox: ${JSON.stringify(unsent)}`;

@@ -34,7 +34,7 @@ const inbox: Calls<Inbox> = {
   openChats: [],
   head: ["self"],
   headToAsk: ["self"],
-  headControl: ["self"],
+  headControl: ["self", 1],
   openPrompts: ["self"],
   get: [1],
   findBySentAt: ["self", "somebody", 1],

@@ -7,6 +7,7 @@
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */
 import * as v from "valibot";
+import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
 import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../../core/model.ts";
 import { isSameAddress } from "../../core/model.ts";
 
@@ -54,9 +55,22 @@ const dataSchema = v.looseObject({
     }),
   ),
   remoteDelete: maybe(v.object({ timestamp: count })),
+  adminDelete: maybe(v.object({ targetAuthorNumber: e164, targetAuthorUuid: uuid, targetSentTimestamp: count })),
+  storyContext: maybe(v.object({})),
   quote: maybe(v.object({ id: count, authorNumber: e164, authorUuid: uuid, text })),
   mentions: list(v.object({ start: count, length: count, number: e164, uuid })),
   attachments: list(v.object({ contentType: text, filename: text, id: text, size: count })),
+  sticker: maybe(v.object({})),
+  contacts: list(
+    v.object({
+      name: maybe(v.record(v.string(), text)),
+      phone: list(v.object({ value: text })),
+      email: list(v.object({ value: text })),
+      organization: text,
+    }),
+  ),
+  pollCreate: maybe(v.object({ question: text, options: list(wellFormed) })),
+  previews: list(v.object({ url: text, title: text, description: text })),
 });
 type Data = v.InferOutput<typeof dataSchema>;
 
@@ -90,12 +104,15 @@ const wrapperSchema = v.object({
   exception: maybe(v.object({ type: text })),
 });
 
-/** Traffic of a known kind in which nobody says anything to us. */
+/** Traffic of a known kind that says nothing to us. */
 const quietKinds = new Set(["storyMessage", "callMessage", "syncMessage"]);
-const quietData =
-  /^(?:payment|previews|sticker|contacts|poll[A-Z]\w+|textStyles|storyContext|(?:un)?pinMessage|adminDelete)$/u;
+const quietData = /^(?:payment|pollVote|pollTerminate|textStyles|(?:un)?pinMessage)$/u;
 
-type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & { readonly sentAt: number | null };
+/** `source` where it is another than the envelope's. */
+type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & {
+  readonly sentAt: number | null;
+  readonly source?: Address;
+};
 
 /**
  * One message object as an envelope. `own` is our account as far as it is known: the number of the message object fills in
@@ -103,7 +120,7 @@ type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & { readonly sentAt: nu
  */
 export function toEnvelope(wire: unknown, own: Address): Envelope {
   const parsed = v.safeParse(wrapperSchema, wire);
-  if (!parsed.success) return { ...nobody, content: { kind: "unknown", what: "not a message object" } };
+  if (!parsed.success) return { ...blank, content: { kind: "unknown", what: "not a message object" } };
   const { envelope, account, exception } = parsed.output;
   const source = toAddress(envelope.sourceUuid, envelope.sourceNumber);
   const self = { aci: own.aci, number: own.number ?? account };
@@ -113,8 +130,14 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   return { source, sourceDevice, sourceName, serverAt, ...said, sentAt: said.sentAt ?? timestamp ?? 0 };
 }
 
+/** The number of the account that a message object is for. */
+export function accountOf(wire: unknown): string | null {
+  const parsed = v.safeParse(v.object({ account: e164 }), wire);
+  return parsed.success ? parsed.output.account : null;
+}
+
 const silence = { chat: null, isOwn: false, sentAt: null } as const;
-const nobody = { ...silence, source: null, sourceDevice: null, sourceName: null, serverAt: null, sentAt: 0 };
+const blank = { ...silence, source: null, sourceDevice: null, sourceName: null, serverAt: null, sentAt: 0 };
 const unknown = (what: string): Content => ({ kind: "unknown", what });
 const empty = (what: string): Content => ({ kind: "empty", what });
 
@@ -135,10 +158,17 @@ function toSaid(wire: Wire, source: Address | null, own: Address): Said {
 
 function fromSender(data: Data, content: Content, source: Address | null, own: Address): Said {
   const chat = toGroup(data) ?? toDirect(source, own);
-  return { chat, isOwn: source !== null && isSameAddress(source, own), sentAt: data.timestamp, content };
+  const isOwn = source !== null && isSameAddress(source, own);
+  return { chat, isOwn, sentAt: data.timestamp, content, ...byAdmin(data) };
 }
 
-/** A transcript of what another of our own devices sent: to Note to Self, or to somebody else. */
+/** What an admin deletes in a group is withdrawn as if its author had deleted it. */
+function byAdmin({ adminDelete, groupInfo }: Data): Pick<Said, "source" | "isOwn"> | null {
+  const author = adminDelete && toAddress(adminDelete.targetAuthorUuid, adminDelete.targetAuthorNumber);
+  return author && groupInfo ? { source: author, isOwn: false } : null;
+}
+
+/** A transcript of what another of our own devices sent: to Note to Self, or to another person. */
 function fromOwnDevice(sent: v.InferOutput<typeof sentSchema> | null, source: Address | null, own: Address): Said {
   if (source === null || isStranger(source, own)) return { ...silence, content: unknown("sync from another account") };
   if (sent === null) return { ...silence, isOwn: true, content: empty("sync") };
@@ -154,6 +184,7 @@ function fromOwnDevice(sent: v.InferOutput<typeof sentSchema> | null, source: Ad
     isOwn: true,
     sentAt: data.timestamp,
     content: isAimless ? unknown("sent message without a destination") : content,
+    ...byAdmin(data),
   };
 }
 
@@ -171,29 +202,43 @@ function isStranger(who: Address, own: Address): boolean {
 }
 
 function toContent(data: Data): Content {
+  if (data.storyContext) return empty("story reply");
   if (data.reaction) {
     const { emoji, targetAuthorNumber, targetAuthorUuid, targetSentTimestamp, isRemove } = data.reaction;
     const targetAuthor = { aci: targetAuthorUuid, number: targetAuthorNumber };
     return { kind: "reaction", emoji, targetAuthor, targetSentAt: targetSentTimestamp ?? 0, isRemove };
   }
   if (data.remoteDelete) return { kind: "delete", targetSentAt: data.remoteDelete.timestamp ?? 0 };
+  if (data.adminDelete && data.groupInfo)
+    return { kind: "delete", targetSentAt: data.adminDelete.targetSentTimestamp ?? 0 };
   if (data.isExpirationUpdate) return { kind: "timer", expiresInSeconds: data.expiresInSeconds ?? 0 };
   const body = toText(data);
-  if (body.text !== "" || body.attachments.length > 0) return body;
+  if (body.text !== "" || body.attachments.length > 0 || body.isViewOnce) return body;
   const names = Object.keys(data).filter((key) => !(key in sentSchema.entries) && data[key] !== null);
   const news = names.find((name) => !quietData.test(name));
   if (news !== undefined && isObject(data[news])) return unknown(news);
   return empty(names[0] ?? (data.groupInfo?.type === "UPDATE" ? "group update" : "data message"));
 }
 
+/** Also where nothing is left of the text: the version before it no longer stands. */
 function toEdit(edit: v.InferOutput<typeof editSchema>): Content {
-  const body = toText(edit.dataMessage);
-  if (body.text === "" && body.attachments.length === 0) return empty("edit");
-  return { kind: "edit", targetSentAt: edit.targetSentTimestamp ?? 0, body };
+  return { kind: "edit", targetSentAt: edit.targetSentTimestamp ?? 0, body: toText(edit.dataMessage) };
+}
+
+/** What stands for the text where there is none. */
+function toWords({ contacts, sticker, pollCreate, previews }: Data): string {
+  const cards = contacts.map(({ name, phone, email, organization }) => {
+    const { prefix, given, middle, family, suffix, nickname } = name ?? {};
+    const full = [prefix, given, middle, family, suffix].filter(Boolean).join(" ");
+    return cardWords([full || nickname, organization, ...[...phone, ...email].map(({ value }) => value)]);
+  });
+  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
+  const links = previews.map(({ url, title, description }) => linkWords(url, title, description));
+  return [...cards, ...poll, ...(sticker ? [stickerWords(null)] : []), ...links].join("\n");
 }
 
 function toText(data: Data): TextContent {
-  const message = data.message ?? "";
+  const message = data.message || toWords(data);
   return {
     kind: "text",
     text: message,
@@ -207,7 +252,8 @@ function toText(data: Data): TextContent {
         ? []
         : [{ start, length, who: { aci, number } }],
     ),
-    attachments: data.attachments.flatMap((file) => toAttachment(file, message)),
+    // What may be seen once is not for a machine that keeps its inbox.
+    attachments: data.viewOnce ? [] : data.attachments.flatMap((file) => toAttachment(file, message)),
     expiresInSeconds: data.expiresInSeconds ?? 0,
     isViewOnce: data.viewOnce,
   };

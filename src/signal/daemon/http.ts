@@ -1,5 +1,5 @@
 /**
- * One HTTP exchange with a Signal daemon: bounded in time and bytes, on a connection of its own, never repeated.
+ * One HTTP exchange with a daemon: bounded in time and bytes, never repeated.
  *
  * What became of a request decides whether a message may be sent again, so an exchange never rejects: it says what came back,
  * and whether the request surely never left.
@@ -22,6 +22,8 @@ export type HttpRequest = {
   readonly deadlineMs: Millis;
   /** Largest body that is read; 1 MiB unless told. */
   readonly bytesMax?: number | undefined;
+  /** On a connection of its own: one that was used before may be dying, and a request written into it has no known outcome. */
+  readonly isFresh?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
@@ -36,9 +38,7 @@ export type Exchange = {
   readonly isUnsent: boolean;
 };
 
-export type Http = ReturnType<typeof createHttp>;
-
-export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
+type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 /** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
 export type Place = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
 
@@ -49,16 +49,16 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
     throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
   const { host, hostname, origin, pathname, username, password } = base;
   const login = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
-  const headers = { Connection: "close", ...(username === "" ? {} : { Authorization: `Basic ${login}` }) };
+  const headers = username === "" ? {} : { Authorization: `Basic ${login}` };
   const prefix = origin + pathname.replace(/\/+$/u, "");
 
   return {
     /** With the port, for messages. */
     host,
-    isLocal: /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
+    isLocal: /^(?:(?:[\w-]+\.)*localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
     /** Never rejects. */
     async exchange(request: HttpRequest): Promise<Exchange> {
-      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
+      const { path, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
       const fault = (code: ErrorCode, why: string, retryAfterMs?: Millis) =>
         new BridgeError(code, `Cannot ${what} as ${why}`, { retryAfterMs });
       const chunks: Uint8Array[] = [];
@@ -72,19 +72,18 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
       const deadline = new AbortController();
       void clock.sleep(deadlineMs, ended.signal).then(() => ended.signal.aborted || deadline.abort());
       try {
-        const init = toInit(method, headers, json, AbortSignal.any([deadline.signal, ...(signal ? [signal] : [])]));
+        const init = toInit(request, headers, AbortSignal.any([deadline.signal, ...(signal ? [signal] : [])]));
         const { status, headers: answered, body } = await send(prefix + path, init);
         let bytes = 0;
         for await (const chunk of body ?? []) {
           chunks.push(chunk);
           bytes += chunk.length;
-          if (bytes > bytesMax) throw fault("signal_protocol", `the answer of ${host} is too large`);
+          if (bytes > bytesMax) return outcome(null, fault("signal_protocol", `the answer of ${host} is too large`));
         }
         if (status >= 200 && status < 300) return outcome(status, null);
         const retryAfterMs = toRetryAfter(answered.get("retry-after"), clock);
         return outcome(status, fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs));
       } catch (error) {
-        if (error instanceof BridgeError) return outcome(null, error);
         if (deadline.signal.aborted) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
         if (signal?.aborted) return outcome(null, fault("signal_unreachable", "it was stopped"));
         const detail = whyUnsent(error);
@@ -97,27 +96,22 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
   };
 }
 
-/**
- * A pooled connection may be dying (signal-cli closes idle ones after 30 s), and a request written into it has no known
- * outcome: so every exchange has its own. `timeout` is Bun's: its own limit of five minutes would cut a poll that waits for
- * the network. A redirect is not followed: it would send twice.
- */
-function toInit(
-  method: string,
-  headers: Readonly<Record<string, string>>,
-  json: unknown,
-  signal: AbortSignal,
-): RequestInit {
+/** `timeout` is Bun's: its own five minutes would cut a poll that waits for the network. A redirect would send twice. */
+function toInit({ method, json, isFresh }: HttpRequest, headers: Record<string, string>, signal: AbortSignal) {
   const init: RequestInit & { readonly timeout: false } = {
     method,
-    headers,
-    keepalive: false,
+    headers: {
+      ...headers,
+      ...(isFresh && { Connection: "close" }),
+      ...(json !== undefined && { "Content-Type": "application/json" }),
+    },
     redirect: "manual",
     signal,
     timeout: false,
+    ...(isFresh && { keepalive: false }),
+    ...(json !== undefined && { body: JSON.stringify(json) }),
   };
-  if (json === undefined) return init;
-  return { ...init, headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(json) };
+  return init;
 }
 
 /** JSON as a value; undefined where it is none. */
@@ -159,21 +153,13 @@ function toRetryAfter(header: string | null, clock: Clock): Millis | undefined {
   return Number.isNaN(at) ? undefined : Math.max(0, at - clock.now());
 }
 
-/**
- * Why the connection was never made; null where it may have been. Bun says it by `code`; Deno in the text of the cause
- * ("client error (Connect)"), since its fetch has no codes.
- */
+/** Why the connection was never made; null where it may have been. Bun says it by `code`, Deno in the text of the cause. */
 function whyUnsent(error: unknown): string | null {
-  const whole = describe(error);
+  const { code, message, cause } = error as Partial<NodeJS.ErrnoException>;
+  const whole = `${code} ${message} ${cause instanceof Error ? cause.message : ""}`;
   const isNever =
     /ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|EADDRNOTAVAIL|client error \(Connect\)|are blocked/u;
   if (!isNever.test(whole)) return null;
   if (/refused/iu.test(whole)) return "the connection was refused";
   return /ENOTFOUND|EAI_AGAIN|dns/iu.test(whole) ? "the name is not known" : "no connection";
-}
-
-function describe(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const code = "code" in error ? String(error.code) : "";
-  return `${code} ${error.message} ${error.cause === undefined ? "" : describe(error.cause)}`;
 }

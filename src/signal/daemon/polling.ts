@@ -10,11 +10,12 @@
  */
 import type { Clock } from "../../clock.ts";
 import { BridgeError, toFault } from "../../core/errors.ts";
-import type { Address, Chat, Millis, Outbound } from "../../core/model.ts";
+import type { Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
+import { textOf } from "../../core/prompt.ts";
 import type { Log } from "../../log.ts";
-import { fromRef, toEnvelope } from "./envelope.ts";
-import type { Place } from "./http.ts";
 import { allFeatures, type Batch, type SendOutcome, type Transport } from "../transport.ts";
+import { accountOf, fromRef, toEnvelope } from "./envelope.ts";
+import type { Place } from "./http.ts";
 
 export type Polled = {
   /** Message objects as signal-cli writes them. */
@@ -26,7 +27,7 @@ export type Polled = {
 export type Daemon = {
   readonly name: "signal-cli" | "rest";
   readonly isLocal: boolean;
-  /** Resolves to our account; its ACI is null where the daemon does not tell it. */
+  /** Resolves to our account, null for what the daemon does not tell of it. */
   connect(signal: AbortSignal): Promise<Address>;
   /** One poll; it heeds `stop` only where nothing can be lost by it. */
   poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
@@ -38,7 +39,7 @@ export type Daemon = {
   submitCaptcha(token: string, captcha: string): Promise<void>;
 };
 
-export type PollingLimits = {
+type PollingLimits = {
   /** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
   readonly pollGraceMs: Millis;
   /** How much longer than its time-out `disconnect` waits for a poll. */
@@ -53,8 +54,8 @@ export type PollingOptions = Place & {
 };
 
 export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, limits: PollingLimits): Transport {
-  /** Kept across reconnects: the ACI is learnt from traffic, since hardly a call tells it. */
-  let own: Address = { aci: null, number: null };
+  /** Kept across reconnects, and handed out by `connect` as it is: traffic completes it. */
+  let own: OwnAccount = { aci: null, number: null, deviceId: null };
   let isConnected = false;
   /** The token of the captcha that the last send was refused for. */
   let challenge: string | null = null;
@@ -80,18 +81,17 @@ export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, li
     capabilities: { ownTimestamps: false, ...allFeatures },
     async connect(signal) {
       await disconnect();
-      const { aci, number } = await daemon.connect(signal);
-      own = { aci: aci ?? (number === own.number ? own.aci : null), number };
+      const { number, aci } = await daemon.connect(signal);
+      if (number !== null && number !== own.number) own = { aci, number, deviceId: null };
+      own.aci ??= aci;
       isConnected = true;
-      return { ...own, deviceId: null };
+      return own;
     },
     async receive(timeoutMs, signal) {
       requireLine("receive");
       if (handedOut !== null) return handedOut;
       const { messages, isProof } = await polls.next(timeoutMs, signal);
-      const envelopes = messages.map((message) => toEnvelope(message, own));
-      // Our other devices sign with it.
-      own = { ...own, aci: envelopes.find(({ isOwn }) => isOwn)?.source?.aci ?? own.aci };
+      const envelopes = messages.map((message) => readMessage(message, own));
       if (envelopes.length > 0) handedOut = { envelopes, isProof: false, persist: null };
       return { envelopes, isProof, persist: null };
     },
@@ -125,6 +125,24 @@ export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, li
   };
 }
 
+type OwnAccount = { aci: string | null; number: string | null; readonly deviceId: null };
+
+/** The envelope; what the message object tells of our account goes into `own` before. */
+function readMessage(message: unknown, own: OwnAccount): Envelope {
+  own.number ??= accountOf(message);
+  const envelope = toEnvelope(message, own);
+  own.aci ??= ownAciIn(envelope, own.number);
+  return envelope;
+}
+
+/** Our other devices sign with it, and signal-cli adds our number where we are mentioned or quoted. */
+function ownAciIn(envelope: Envelope, number: string | null): string | null {
+  if (envelope.isOwn) return envelope.source?.aci ?? null;
+  const body = textOf(envelope);
+  const people = [...(body?.mentions.map(({ who }) => who) ?? []), ...(body?.quote ? [body.quote.author] : [])];
+  return people.find((who) => who.number !== null && who.number === number)?.aci ?? null;
+}
+
 async function fetchFile(daemon: Daemon, ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
   const { id, sizeBytes } = fromRef(ref);
   if (sizeBytes !== null && sizeBytes > bytesMax) throw unavailable("it is too large");
@@ -150,64 +168,58 @@ export function chooseNumber(daemon: string, wanted: string | null, numbers: rea
   });
 }
 
-type Landing = { readonly flight: Flight } & ({ readonly polled: Polled } | { readonly error: unknown });
-type Flight = {
-  readonly landing: Promise<Landing>;
-  state: "flying" | "landed" | "failed";
+type PendingPoll = {
+  /** Resolves to the poll itself, and never rejects. */
+  readonly settled: Promise<PendingPoll>;
+  outcome: { readonly polled: Polled } | { readonly error: unknown } | null;
   readonly dueAt: Millis;
 };
 
-/** The polls in the air: the last one, and those that were left there by connections before. */
+/** The polls that are not over or not taken: the last one, and those that connections before left behind. */
 function createPolls(daemon: Daemon, clock: Clock, { pollGraceMs, settleMs }: PollingLimits) {
-  const flights = new Set<Flight>();
+  const pending = new Set<PendingPoll>();
   let settling = new AbortController();
   let givingUp = new AbortController();
 
-  function takeOff(timeoutMs: Millis, signal: AbortSignal): Flight {
-    const landing = daemon.poll(timeoutMs, AbortSignal.any([signal, settling.signal])).then(
-      (polled): Landing => {
-        flight.state = "landed";
-        return { flight, polled };
-      },
-      (error: unknown): Landing => {
-        flight.state = "failed";
-        return { flight, error };
-      },
+  function begin(timeoutMs: Millis, signal: AbortSignal): PendingPoll {
+    const settled = daemon.poll(timeoutMs, AbortSignal.any([signal, settling.signal])).then(
+      (polled) => ((poll.outcome = { polled }), poll),
+      (error: unknown) => ((poll.outcome = { error }), poll),
     );
-    const flight: Flight = { landing, state: "flying", dueAt: clock.monotonic() + timeoutMs + settleMs };
-    flights.add(flight);
-    return flight;
+    const poll: PendingPoll = { settled, outcome: null, dueAt: clock.monotonic() + timeoutMs + settleMs };
+    pending.add(poll);
+    return poll;
   }
 
   return {
-    /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays in the air; else what the poll throws */
+    /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays pending; else what the poll throws */
     async next(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
-      // A failure that nobody waited for is yesterday's.
-      for (const flight of flights) if (flight.state === "failed") flights.delete(flight);
-      const hasLanded = [...flights].some(({ state }) => state === "landed");
-      const latest = hasLanded ? null : takeOff(timeoutMs, signal);
+      // A failure that no `next` waited for is about a line that is gone.
+      for (const poll of pending) if (poll.outcome && "error" in poll.outcome) pending.delete(poll);
+      const isReady = [...pending].some(({ outcome }) => outcome !== null);
+      const latest = isReady ? null : begin(timeoutMs, signal);
       const endsAt = clock.monotonic() + timeoutMs + pollGraceMs;
       let failure: unknown = new BridgeError("signal_timeout", "Cannot receive as the daemon does not end the poll");
-      while (flights.size > 0) {
-        const first = Promise.race([...flights].map(({ landing }) => landing));
-        const landing = await within(clock, first, endsAt - clock.monotonic(), givingUp.signal);
-        if (landing === null) break;
-        flights.delete(landing.flight);
-        if ("polled" in landing) return landing.polled;
-        if (landing.flight !== latest) continue;
-        failure = landing.error;
+      while (pending.size > 0) {
+        const first = Promise.race([...pending].map(({ settled }) => settled));
+        const poll = await within(clock, first, endsAt - clock.monotonic(), givingUp.signal);
+        if (!poll?.outcome) break;
+        pending.delete(poll);
+        if ("polled" in poll.outcome) return poll.outcome.polled;
+        if (poll !== latest) continue;
+        failure = poll.outcome.error;
         // It may be an older poll of our own that the daemon is busy with.
         if (toFault(failure).code !== "already_receiving") break;
       }
       throw failure;
     },
-    /** Resolves when no poll is in the air that is not overdue; a waiting `next` ends with it. */
+    /** Resolves when no poll is pending that is not overdue; a waiting `next` ends with it. */
     async settle(): Promise<void> {
       settling.abort();
       const now = clock.monotonic();
-      const inTime = [...flights].filter(({ dueAt }) => dueAt > now);
+      const inTime = [...pending].filter(({ dueAt }) => dueAt > now);
       const leftMs = Math.max(0, ...inTime.map(({ dueAt }) => dueAt - now));
-      if (leftMs > 0) await within(clock, Promise.all(inTime.map(({ landing }) => landing)), leftMs);
+      if (leftMs > 0) await within(clock, Promise.all(inTime.map(({ settled }) => settled)), leftMs);
       givingUp.abort();
       settling = new AbortController();
       givingUp = new AbortController();

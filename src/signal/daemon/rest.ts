@@ -1,23 +1,23 @@
 /**
  * The transport over signal-cli-rest-api in normal or native mode, which starts a signal-cli per request.
  *
- *   connect   the mode and the list of accounts
+ *   connect   the mode, the list of accounts, our ACI
  *   receive   short polls with pauses (polling.ts); damaged answers are salvaged (salvage.ts)
  *   send      between two polls; an unclear refusal counts as possibly sent
  *
- * In json-rpc mode the container receives by itself and drops what nobody listens to: that mode is refused.
+ * In json-rpc mode the container receives by itself and drops what no client listens to: that mode is refused.
  * **Source:** signal-cli-rest-api, src/api/api.go and src/client/client.go (commit a08db23).
  */
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Chat, Outbound } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
-import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest, type Place } from "./http.ts";
+import type { SendOutcome, Transport } from "../transport.ts";
+import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { salvage } from "./salvage.ts";
-import { sendFault, toDataUri, toErrorCode, toName, toOutcome, toReport } from "./sending.ts";
+import { findAci, toDataUri, toErrorCode, toName, toOutcome, toPrintedReport, toReport } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
-import type { SendOutcome, Transport } from "../transport.ts";
 
 const limits = {
   callMs: 30_000,
@@ -45,21 +45,39 @@ export const howToLink =
 /** @throws BridgeError `config` when the place is no http(s) URL */
 export function createRest(options: PollingOptions): Transport {
   const { clock, log } = options;
-  const api = createApi(options);
+  const http = createHttp(options);
+  const inTurn = createTurns();
   let account = "";
+  let aci: string | null = null;
+  /** A call waits or runs; a poll does not count. */
+  let calls = 0;
   const own = (route: string): string => `/v1/${route}/${encodeURIComponent(account)}`;
+  const get = (what: string, path: string, bounds: Partial<HttpRequest>) =>
+    http.exchange({ method: "GET", path, what, deadlineMs: limits.callMs, ...bounds });
+  const call = (what: string, request: Request & Partial<HttpRequest>): Promise<Exchange> => {
+    calls++;
+    return inTurn(() => http.exchange({ what, deadlineMs: limits.sendMs, ...request })).finally(() => calls--);
+  };
+  const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
+  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
+
   const daemon: Daemon = {
     name: "rest",
-    isLocal: api.isLocal,
+    isLocal: http.isLocal,
     async connect(signal) {
-      account = await findAccount(api, options.account, signal);
-      return { aci: null, number: account };
+      account = await findAccount((what, path) => get(what, path, { signal }), options.account);
+      // It costs a process: once is enough. signal-cli trusts its own identity from linking on.
+      if (aci === null) {
+        const { body } = await get("find the own account", own("identities"), { signal });
+        aci = findAci(toJson(body.toString()), account);
+      }
+      return { aci, number: account };
     },
     /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
     async poll(timeoutMs, stop) {
       const endsAt = clock.monotonic() + timeoutMs;
       for (;;) {
-        const polled = toPolled(await api.poll(own("receive")), log);
+        const polled = toPolled(await inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)), log);
         const leftMs = endsAt - clock.monotonic();
         if (polled.messages.length > 0 || leftMs <= limits.pauseMs || stop.aborted) return polled;
         await clock.sleep(limits.pauseMs, stop);
@@ -67,30 +85,30 @@ export function createRest(options: PollingOptions): Transport {
       }
     },
     async send(message) {
-      const exchange = await api.call("send", toRequest(message, account, own));
-      // The answer to a reaction names no timestamp, and nobody asks for one.
+      const exchange = await call("send", { ...toRequest(message, account, own), isFresh: true });
+      // The answer to a reaction names no timestamp, and none is needed.
       if (exchange.status === 204) return { timestamp: message.timestamp, failed: [] };
       return toSendOutcome(exchange, message.chat);
     },
     async typing(chat, isTyping) {
       // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
-      if (chat.kind === "self" || !isTyping || api.isBusy()) return;
+      if (chat.kind === "self" || !isTyping || calls > 0) return;
       const json = { recipient: toRecipient(chat, account) };
-      throwFault(await api.call("show typing", { method: "PUT", path: own("typing-indicator"), json }));
+      throwFault(await call("show typing", { method: "PUT", path: own("typing-indicator"), json }));
     },
     async markRead(sender, timestamp) {
       const json = { recipient: toName(sender), receipt_type: "read", timestamp };
-      throwFault(await api.call("send a receipt", { method: "POST", path: own("receipts"), json }));
+      throwFault(await call("send a receipt", { method: "POST", path: own("receipts"), json }));
     },
     /** A file of the container's disk: no process, no lock, so it need not wait for its turn. */
     async fetchFile(id, bytesMax, signal) {
       const path = `/v1/attachments/${encodeURIComponent(id)}`;
-      return throwFault(await api.get("fetch a file", path, { deadlineMs: limits.fileMs, bytesMax, signal })).body;
+      return throwFault(await get("fetch a file", path, { deadlineMs: limits.fileMs, bytesMax, signal })).body;
     },
     async submitCaptcha(token, captcha) {
       const json = { challenge_token: token, captcha };
       const path = `${own("accounts")}/rate-limit-challenge`;
-      const exchange = await api.call("hand in the captcha", { method: "POST", path, json });
+      const exchange = await call("hand in the captcha", { method: "POST", path, json });
       if (exchange.status !== null && exchange.fault)
         throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
       throwFault(exchange);
@@ -99,47 +117,26 @@ export function createRest(options: PollingOptions): Transport {
   return createPolledTransport(daemon, clock, log, limits);
 }
 
-type Api = ReturnType<typeof createApi>;
-
 /**
- * Calls and polls one at a time, in the order of coming: each starts a process that takes the account's lock, and would wait
- * there, unseen, with everything behind it. A poll comes after a pause, so that the calls that waited go before the next one.
+ * One at a time, in the order of coming: each starts a process that takes the account's lock, and would wait there, unseen,
+ * with everything behind it. A poll comes after a pause, so that the calls that waited go before the next one.
  */
-function createApi(place: Place) {
-  const http = createHttp(place);
+function createTurns() {
   let last: Promise<unknown> = Promise.resolve();
-  let calls = 0;
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+  return <T>(work: () => Promise<T>): Promise<T> => {
     const result = last.then(work);
     last = result.catch(() => undefined);
     return result;
   };
-  const get = (what: string, path: string, bounds: Omit<HttpRequest, "method" | "path" | "what">) =>
-    http.exchange({ method: "GET", path, what, ...bounds });
-  return {
-    isLocal: http.isLocal,
-    /** A call waits or runs; a poll does not count. */
-    isBusy: () => calls > 0,
-    get,
-    call(what: string, request: Request): Promise<Exchange> {
-      calls++;
-      return inTurn(() => http.exchange({ ...request, what, deadlineMs: limits.sendMs })).finally(() => calls--);
-    },
-    poll(path: string): Promise<Exchange> {
-      const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
-      const bounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
-      return inTurn(() => get("receive", `${path}?${query}`, bounds));
-    },
-  };
 }
 
+type Get = (what: string, path: string) => Promise<Exchange>;
+
 /** @throws BridgeError `json_rpc_mode` `rejected` `not_linked`, and those of the line */
-async function findAccount(api: Api, wanted: string | null, signal: AbortSignal): Promise<string> {
+async function findAccount(get: Get, wanted: string | null): Promise<string> {
   const what = "connect to the REST API";
-  const read = async <T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> => {
-    const { body } = throwFault(await api.get(what, path, { deadlineMs: limits.callMs, signal }));
-    return parseAnswer(schema, toJson(body.toString()), what);
-  };
+  const read = async <T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> =>
+    parseAnswer(schema, toJson(throwFault(await get(what, path)).body.toString()), what);
   const { mode } = await read("/v1/about", v.object({ mode: v.string() }));
   if (mode.startsWith("json-rpc")) throw new BridgeError("json_rpc_mode", `Cannot ${what} as it runs in json-rpc mode`);
   const numbers = await read("/v1/accounts", v.array(v.string()));
@@ -148,10 +145,10 @@ async function findAccount(api: Api, wanted: string | null, signal: AbortSignal)
   throw new BridgeError("rejected", `Cannot ${what} as it does not have the account`);
 }
 
-const throwFault = (exchange: Exchange): Exchange => {
+function throwFault(exchange: Exchange): Exchange {
   if (exchange.fault) throw exchange.fault;
   return exchange;
-};
+}
 
 /**
  * Stray lines of signal-cli's log make an answer invalid, and after a failure what was printed before is inside the error's
@@ -220,13 +217,14 @@ function toRequest({ chat, body }: Outbound, account: string, own: (route: strin
     return { method: body.isRemove ? "DELETE" : "POST", path: own("reactions"), json: { recipient, ...target } };
   }
   const plain = body.text.toWellFormed();
-  const styled = body.styles.length > 0 ? toStyledText(plain, body.styles) : null;
+  const marked = toStyledText(plain, body.styles);
+  const isStyled = marked !== toStyledText(plain, []);
   const message = {
     number: account,
     recipients: [recipient],
-    message: styled ?? plain,
+    message: isStyled ? marked : plain,
     // Never left to the container's default, which may read markup into plain text.
-    text_mode: styled === null ? "normal" : "styled",
+    text_mode: isStyled ? "styled" : "normal",
     // The default is true, and would make a note to self an incoming message of its own.
     notify_self: false,
   };
@@ -239,26 +237,21 @@ function toExtras({ quote, files }: Extract<Outbound["body"], { kind: "text" }>)
   const base64_attachments = files.map((file) =>
     toDataUri(file, file.fileName.toWellFormed().replaceAll(/[;,\n\r/\\]/gu, "_")),
   );
+  const quote_message = (quote?.text ?? "").toWellFormed();
   return {
-    ...(quote &&
-      quote_author && {
-        quote_timestamp: quote.sentAt,
-        quote_author,
-        quote_message: (quote.text ?? "").toWellFormed(),
-      }),
+    ...(quote && quote_author && { quote_timestamp: quote.sentAt, quote_author, quote_message }),
     ...(files.length > 0 && { base64_attachments }),
   };
 }
 
+const failureSchema = v.object({
+  uuid: v.optional(v.string()),
+  number: v.optional(v.string()),
+  reason: v.optional(v.string(), ""),
+});
 const sentSchema = v.object({
   timestamp: v.pipe(v.union([v.string(), v.number()]), v.transform(Number), v.safeInteger(), v.minValue(1)),
-  errors: v.optional(
-    v.object({
-      recipients: v.array(
-        v.object({ uuid: v.optional(v.string()), number: v.optional(v.string()), reason: v.optional(v.string(), "") }),
-      ),
-    }),
-  ),
+  errors: v.optional(v.object({ recipients: v.array(failureSchema) })),
 });
 
 /** What became of `/v2/send`. @throws BridgeError */
@@ -266,17 +259,16 @@ function toSendOutcome({ status, body, fault, isUnsent }: Exchange, chat: Chat):
   const text = body.toString();
   if (fault === null) return fromCreated(toJson(text), chat);
   if (status === 400) {
-    // The error is all that signal-cli printed, its JSON first: a list of results decides.
+    // The error is all that signal-cli printed, as JSON or in words: who got the message decides.
     const error = toErrorText(text);
-    const report = toReport(toJson(error.split("\n", 1)[0] ?? ""));
+    const report = toReport(toJson(error.split("\n", 1)[0] ?? "")) ?? toPrintedReport(error);
     if (report) return toOutcome(report);
     throw toRefusal("send", error, sendFaults, "send_rejected");
   }
   if (status === 429) {
-    // In json-rpc mode only; otherwise signal-cli's own words come with status 400.
     const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
-    const token = parsed.success ? parsed.output.challenge_tokens.find((candidate) => candidate !== "") : undefined;
-    throw sendFault(token ? "captcha" : "signal_rate_limited", token, fault.retryAfterMs ?? undefined);
+    const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;
+    throw challenge ? new BridgeError("captcha", "Cannot send as Signal asks for a captcha", { challenge }) : fault;
   }
   const isRefused = isUnsent || (status !== null && status < 500);
   throw new BridgeError(isRefused ? "signal_unreachable" : "send_uncertain", fault.message);
@@ -287,11 +279,13 @@ function fromCreated(body: unknown, chat: Chat): SendOutcome {
   const parsed = v.safeParse(sentSchema, Array.isArray(body) ? body[0] : body);
   if (!parsed.success)
     throw new BridgeError("send_uncertain", "Cannot send as the answer does not tell the message's timestamp");
-  const failed = (parsed.output.errors?.recipients ?? []).map(({ uuid, number, reason }) => ({
+  const { timestamp, errors } = parsed.output;
+  const failed = (errors?.recipients ?? []).map(({ uuid, number, reason }) => ({
     recipient: uuid ?? number ?? "unknown",
     code: toErrorCode(reason),
   }));
   const [first] = failed;
-  if (first && chat.kind !== "group") throw sendFault(first.code);
-  return { timestamp: parsed.output.timestamp, failed };
+  if (first && chat.kind !== "group")
+    throw new BridgeError(first.code, "Cannot send as the message did not reach the recipient");
+  return { timestamp, failed };
 }

@@ -6,18 +6,12 @@
  */
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
-import type { Millis } from "../../core/model.ts";
-import { createHttp, maskPeople, parseAnswer, toJson, type Place } from "./http.ts";
+import { createHttp, maskPeople, parseAnswer, toJson, type HttpRequest, type Place } from "./http.ts";
 
-export type RpcCall = {
+export type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & {
   readonly method: string;
   /** Never left out: typed methods fall over a missing object. */
   readonly params: Readonly<Record<string, unknown>>;
-  /** Completes "Cannot …" in messages. */
-  readonly what: string;
-  readonly deadlineMs: Millis;
-  readonly bytesMax?: number;
-  readonly signal?: AbortSignal;
 };
 
 export type RpcError = {
@@ -32,8 +26,6 @@ export type RpcOutcome =
   /** No answer to this request. `isUnsent`: it was surely not carried out. `partial`: what came of an answer. */
   | { readonly kind: "fault"; readonly fault: BridgeError; readonly isUnsent: boolean; readonly partial: string };
 
-export type Rpc = ReturnType<typeof createRpc>;
-
 const responseSchema = v.looseObject({
   jsonrpc: v.literal("2.0"),
   id: v.nullable(v.string()),
@@ -46,28 +38,30 @@ export function createRpc(place: Place) {
   let serial = 0;
 
   /** Never rejects. */
-  async function ask({ method, params, ...options }: RpcCall): Promise<RpcOutcome> {
+  async function ask({ method, params, ...request }: RpcCall): Promise<RpcOutcome> {
     const id = `signalman-${++serial}`;
     const json = { jsonrpc: "2.0", method, params, id };
-    const { status, body, fault, isUnsent } = await http.exchange({
-      ...options,
-      method: "POST",
-      path: "/api/v1/rpc",
-      json,
-    });
-    const text = body.toString();
+    const exchange = await http.exchange({ ...request, method: "POST", path: "/api/v1/rpc", json });
+    const partial = exchange.body.toString();
+    const { status, fault } = exchange;
     // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
-    const isRefused = status !== null && status >= 400 && status < 500;
-    if (fault) return { kind: "fault", fault, isUnsent: isUnsent || isRefused, partial: text };
-    const response = v.safeParse(responseSchema, toJson(text));
+    const isUnsent = exchange.isUnsent || (status !== null && status >= 400 && status < 500);
+    if (fault) return { kind: "fault", fault: status === 421 ? toHostFault(request.what) : fault, isUnsent, partial };
+    const response = v.safeParse(responseSchema, toJson(partial));
     // An error without an id is ours too: signal-cli could not read the request far enough to know it.
     if (!response.success || (response.output.id !== id && response.output.id !== null)) {
-      const message = `Cannot ${options.what} as the answer of ${http.host} is no JSON-RPC answer to it`;
-      return { kind: "fault", fault: new BridgeError("signal_protocol", message), isUnsent: false, partial: text };
+      const message = `Cannot ${request.what} as the answer of ${http.host} is no JSON-RPC answer to it`;
+      return { kind: "fault", fault: new BridgeError("signal_protocol", message), isUnsent: false, partial };
     }
     const { error, result } = response.output;
     return error ? { kind: "error", data: null, ...error } : { kind: "result", result };
   }
+
+  const toHostFault = (what: string): BridgeError =>
+    new BridgeError("signal_protocol", `Cannot ${what} as signal-cli does not answer to the name ${http.host}`, {
+      // Since 0.14.4; 0.14.4 refuses names even then. **Source:** signal-cli, HttpServerHandler.java.
+      hint: "Put the host and port of its --http option into SIGNALMAN_SIGNAL_URL, or let it listen on 0.0.0.0 (signal-cli 0.14.5 or newer) where only signalman reaches it.",
+    });
 
   return { isLocal: http.isLocal, ask };
 }
@@ -78,7 +72,6 @@ export function rpcFault(what: string, { code, message }: RpcError): BridgeError
     [-32602, /failed to load/iu, "signal_unreachable"],
     [-32602, /./u, "rejected"],
     [-1, /already being received/iu, "already_receiving"],
-    [-1, /timed out/iu, "signal_timeout"],
     [-3, /./u, "signal_unreachable"],
     [-4, /./u, "untrusted_identity"],
     [-5, /./u, "signal_rate_limited"],

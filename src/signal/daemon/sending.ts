@@ -9,7 +9,7 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Address, OutboundFile } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";
 
-/** ACI before number: the number may be hidden or belong to somebody else by now. @throws BridgeError `send_rejected` */
+/** ACI before number: the number may be hidden or belong to another person by now. @throws BridgeError `send_rejected` */
 export function toName({ aci, number }: Address): string {
   const name = aci ?? number;
   if (name === null) throw new BridgeError("send_rejected", "Cannot send as the recipient has no address");
@@ -24,79 +24,93 @@ export function toDataUri({ contentType, base64 }: OutboundFile, fileName: strin
 
 const text = v.fallback(v.nullish(v.string()), null);
 const recipientSchema = v.fallback(v.object({ uuid: text, number: text }), { uuid: null, number: null });
+
+/** The ACI that a list of people has for a number; null where it has none. */
+export function findAci(people: unknown, number: string): string | null {
+  const found = v.parse(v.fallback(v.array(recipientSchema), []), people).find((who) => who.number === number);
+  return found?.uuid?.toLowerCase() ?? null;
+}
+
 const reportSchema = v.object({
   timestamp: v.pipe(v.number(), v.safeInteger()),
   results: v.array(
     v.object({
       type: v.string(),
       recipientAddress: recipientSchema,
-      token: text,
-      retryAfterSeconds: v.fallback(v.nullish(v.number()), null),
+      token: v.optional(text, null),
+      retryAfterSeconds: v.optional(v.fallback(v.nullish(v.number()), null), null),
     }),
   ),
 });
 
-export type SendReport = v.InferOutput<typeof reportSchema>;
+type SendReport = v.InferOutput<typeof reportSchema>;
 
 /** The report in a result, or in the `data` of an error; null where there is none. */
 export function toReport(value: unknown): SendReport | null {
-  const wrapped = v.pipe(
-    v.object({ response: reportSchema }),
-    v.transform(({ response }) => response),
-  );
-  const parsed = v.safeParse(v.union([wrapped, reportSchema]), value);
-  return parsed.success ? parsed.output : null;
+  const parsed = v.safeParse(v.union([v.object({ response: reportSchema }), reportSchema]), value);
+  if (!parsed.success) return null;
+  return "response" in parsed.output ? parsed.output.response : parsed.output;
 }
 
-/** The code of one recipient's failure; `RATE_LIMIT_FAILURE` with a token asks for a captcha. */
+/**
+ * The failures of one recipient: in JSON, in print, ours, why. Where a message reached no recipient, the first that happened
+ * speaks for all: those that let it be tried again come before. A network failure is signal-cli's catch-all, so that the
+ * server may have taken the message.
+ */
+const failures: readonly (readonly [type: string, printed: string, code: ErrorCode, reason: string])[] = [
+  ["PROOF_REQUIRED", "CAPTCHA proof required for sending to", "captcha", "Signal asks for a captcha"],
+  ["RATE_LIMIT_FAILURE", "Rate limit failure for", "signal_rate_limited", "Signal limits the rate"],
+  ["NETWORK_FAILURE", "Network failure for", "send_uncertain", "the network failed on the way"],
+  ["IDENTITY_FAILURE", "Untrusted Identity for", "untrusted_identity", "the recipient's safety number changed"],
+  ["UNREGISTERED_FAILURE", "Unregistered user", "unregistered", "the recipient is not on Signal"],
+];
+
+/** The code of one recipient's failure; a limit with a token asks for a captcha. */
 export function toErrorCode(type: string, token?: string | null): ErrorCode {
-  switch (type) {
-    case "UNREGISTERED_FAILURE":
-      return "unregistered";
-    case "IDENTITY_FAILURE":
-      return "untrusted_identity";
-    case "RATE_LIMIT_FAILURE":
-      return token ? "captcha" : "signal_rate_limited";
-    // The catch-all of signal-cli: the server may have taken the message before the line broke.
-    case "NETWORK_FAILURE":
-      return "send_uncertain";
-    default:
-      return "send_rejected";
-  }
+  if (type === "RATE_LIMIT_FAILURE" && token) return "captcha";
+  return failures.find(([name]) => name === type)?.[2] ?? "send_rejected";
 }
 
-/** Why nobody got a message. The first one that happened speaks for all: those that let it be tried again come before. */
-const reasons: Partial<Record<ErrorCode, string>> = {
-  captcha: "Signal asks for a captcha",
-  signal_rate_limited: "Signal limits the rate",
-  send_uncertain: "the network failed on the way",
-  untrusted_identity: "the recipient's safety number changed",
-  unregistered: "the recipient is not on Signal",
-};
+/**
+ * The report in what signal-cli prints for people: a line per failure, then the timestamp, and a last sentence where the
+ * message reached no recipient. Null where there is none. **Source:** signal-cli-rest-api#409, signal-cli-rest-api#857.
+ */
+export function toPrintedReport(printed: string): SendReport | null {
+  const [, lines = "", timestamp, after = ""] =
+    /Failed to send \(some\) messages:([^]*?)(?<!\d)(\d{13})(?!\d)([^]*)/u.exec(printed) ?? [];
+  if (timestamp === undefined) return null;
+  const line = new RegExp(`(${failures.map(([, words]) => words).join("|")}) \\\\*"([^"\\\\]+)(.*)`, "gu");
+  const results = [...lines.matchAll(line)].map(([, words = "", who = "", rest = ""]) => ({
+    type: failures.find(([, known]) => known === words)?.[0] ?? "",
+    recipientAddress: who.startsWith("+") ? { uuid: null, number: who } : { uuid: who, number: null },
+    token: /challenge token \\*"([^"\\]+)/u.exec(rest)?.[1] ?? null,
+    retryAfterSeconds: null,
+  }));
+  const address = { uuid: null, number: null };
+  const others = { type: "SUCCESS", recipientAddress: address, token: null, retryAfterSeconds: null };
+  if (!/Failed to send message/u.test(after)) return { timestamp: Number(timestamp), results: [...results, others] };
+  return results.length === 0 ? null : { timestamp: Number(timestamp), results };
+}
 
 /**
  * The outcome of a send. An empty list is a success: a group whose only member is our account.
- * @throws BridgeError when nobody got it
+ * @throws BridgeError when the message reached no recipient
  */
 export function toOutcome({ timestamp, results }: SendReport): SendOutcome {
-  const failures = results
+  const failed = results
     .filter(({ type }) => type !== "SUCCESS")
-    .map(({ type, recipientAddress: { uuid, number }, token, retryAfterSeconds }) => ({
-      recipient: uuid ?? number ?? "unknown",
-      code: toErrorCode(type, token),
-      token,
-      retryAfterSeconds,
-    }));
-  if (failures.length < results.length || results.length === 0)
-    return { timestamp, failed: failures.map(({ recipient, code }) => ({ recipient, code })) };
-  const worst = Object.keys(reasons).find((code) => failures.some((failure) => failure.code === code));
-  const decisive = failures.filter(({ code }) => code === (worst ?? "send_rejected"));
+    .map((result) => ({ ...result, code: toErrorCode(result.type, result.token) }));
+  if (failed.length < results.length || results.length === 0) {
+    const nameOf = ({ uuid, number }: (typeof results)[number]["recipientAddress"]) => uuid ?? number ?? "unknown";
+    return { timestamp, failed: failed.map(({ recipientAddress: who, code }) => ({ recipient: nameOf(who), code })) };
+  }
+  const [, , code = "send_rejected", why = "Signal does not take the message"] =
+    failures.find(([, , known]) => failed.some((failure) => failure.code === known)) ?? [];
+  const decisive = failed.filter((failure) => failure.code === code);
   const seconds = Math.max(0, ...decisive.map(({ retryAfterSeconds }) => retryAfterSeconds ?? 0));
-  throw sendFault(decisive[0]?.code ?? "send_rejected", decisive[0]?.token, seconds > 0 ? seconds * 1000 : undefined);
-}
-
-/** The fault of a send that reached nobody. `token` names the challenge to whoever solves the captcha. */
-export function sendFault(code: ErrorCode, token?: string | null, retryAfterMs?: number): BridgeError {
-  const message = `Cannot send as ${reasons[code] ?? "Signal does not take the message"}`;
-  return new BridgeError(code, message, { challenge: token ?? undefined, retryAfterMs });
+  // The token names the challenge to the person who solves the captcha.
+  throw new BridgeError(code, `Cannot send as ${why}`, {
+    challenge: decisive[0]?.token ?? undefined,
+    retryAfterMs: seconds > 0 ? seconds * 1000 : undefined,
+  });
 }

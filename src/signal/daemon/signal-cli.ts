@@ -1,7 +1,7 @@
 /**
  * The transport over `signal-cli daemon --http --receive-mode manual`.
  *
- *   connect   listAccounts tells the daemon's mode · the account is chosen and woken
+ *   connect   listAccounts tells the daemon's mode · the account is chosen, and our ACI looked up in its files
  *   receive   long polls of one envelope, small batches in a backlog (polling.ts: a poll is never cut)
  *   send      one call per message; the list of results decides (sending.ts)
  *
@@ -15,12 +15,12 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
+import type { SendOutcome, Transport } from "../transport.ts";
 import { maskPeople } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
 import { salvage } from "./salvage.ts";
-import { toDataUri, toName, toOutcome, toReport } from "./sending.ts";
-import type { SendOutcome, Transport } from "../transport.ts";
+import { findAci, toDataUri, toName, toOutcome, toReport } from "./sending.ts";
 
 const limits = {
   /** Deadline of calls that should take no time. Loading an account goes to the network. */
@@ -65,12 +65,12 @@ export function createSignalCli(options: PollingOptions): Transport {
       account = {};
       const { isMulti, number } = await chooseAccount(ask, options.account, signal);
       account = isMulti && number !== null ? { account: number } : {};
-      return { number, aci: await wakeAccount(ask, number, signal) };
+      return { number, aci: number === null ? null : await findOwnAci(ask, number, signal) };
     },
     poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
-      return toSendOutcome(await ask(method, params, "send", { deadlineMs: limits.sendMs }));
+      return toSendOutcome(await ask(method, params, "send", { deadlineMs: limits.sendMs, isFresh: true }));
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
@@ -105,28 +105,28 @@ async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSigna
 }
 
 /**
- * Makes the daemon load the account, which a list of accounts does not, and asks for its own contact on the way: a local
- * call, the only one that may tell our ACI; null when it does not.
+ * Our ACI as the account's contacts or its identities have it; signal-cli trusts its own identity from linking on. Asking
+ * makes the daemon load the account, which a list of accounts does not.
  * @throws BridgeError `rejected` when the daemon does not know the account, and those of the line
  */
-async function wakeAccount(ask: Ask, number: string | null, signal: AbortSignal): Promise<string | null> {
+async function findOwnAci(ask: Ask, number: string, signal: AbortSignal): Promise<string | null> {
   const what = "use the account";
-  const params = { allRecipients: true, ...(number !== null && { recipient: [number] }) };
-  const outcome = await ask("listContacts", params, what, { bytesMax: 16 * 2 ** 20, signal });
-  // Whatever else is wrong with the list is no reason not to begin.
-  if (outcome.kind === "error" && outcome.code !== -32602) return null;
-  const contacts = resultOf(v.fallback(v.array(contactSchema), []), outcome, what);
-  const own = number === null ? undefined : contacts.find((contact) => contact.number === number);
-  return own?.uuid?.toLowerCase() ?? null;
+  const sources = { listContacts: { allRecipients: true, recipient: [number] }, listIdentities: { number } };
+  for (const [method, params] of Object.entries(sources)) {
+    const outcome = await ask(method, params, what, { signal });
+    // Whatever else is wrong with a list is no reason not to begin.
+    if (outcome.kind === "error" && outcome.code !== -32602) continue;
+    const aci = findAci(resultOf(v.unknown(), outcome, what), number);
+    if (aci !== null) return aci;
+  }
+  return null;
 }
-
-const contactSchema = v.object({ number: v.nullish(v.string()), uuid: v.nullish(v.string()) });
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
  * opens and closes a connection to Signal, so that hundreds of waiting messages would take minutes: after three polls that
  * brought something at once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what
- * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. Somebody who writes
+ * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. A person who writes
  * while a poll waits is no backlog.
  */
 function createPoll({ clock, log }: PollingOptions, ask: Ask) {
@@ -136,7 +136,7 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax, isFresh: true };
     const outcome = await ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
     const messages = toMessages(outcome, log);
     const tookMs = Math.ceil(clock.monotonic() - startedAt);
@@ -212,7 +212,7 @@ function toSendOutcome(outcome: RpcOutcome): SendOutcome {
   const report = toReport(outcome.kind === "error" ? outcome.data : outcome.result);
   if (report) return toOutcome(report);
   if (outcome.kind === "result") {
-    // A success is one even where nobody is listed: what counts is by which timestamp the message is known.
+    // A success is one even where no recipient is listed: what counts is by which timestamp the message is known.
     const sent = v.safeParse(v.object({ timestamp: v.pipe(v.number(), v.safeInteger()) }), outcome.result);
     if (sent.success) return { timestamp: sent.output.timestamp, failed: [] };
     throw new BridgeError("send_uncertain", "Cannot send as signal-cli does not tell the message's timestamp");

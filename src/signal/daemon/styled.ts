@@ -2,62 +2,61 @@
  * Text with style ranges as the markup of signal-cli-rest-api's `text_mode: "styled"`, which knows no ranges.
  *
  * Its markers `*` `**` `~` `||` and the backtick count wherever they stand, matched or not; a backslash in front of one makes
- * it a plain character. Between neighbouring markers there is no separator, so that not every set of ranges can be said.
- *
- * **Source:** signal-cli-rest-api, src/client/textstyleparser (commit a08db23).
+ * it a plain character. Neighbouring markers have no separator, and `***` means two things to two releases, so that not every
+ * set of ranges can be said. **Source:** signal-cli-rest-api, src/client/textstyleparser (commit a08db23).
  */
 import type { StyleRange } from "../../core/model.ts";
 
-const markers = { BOLD: "**", ITALIC: "*", STRIKETHROUGH: "~", MONOSPACE: "`", SPOILER: "||" } as const;
+/** A style that comes first is kept where another one stands in its way. */
+const markers = { MONOSPACE: "`", SPOILER: "||", BOLD: "**", STRIKETHROUGH: "~", ITALIC: "*" } as const;
+type Style = StyleRange["style"];
+const ranks = Object.keys(markers) as Style[];
 
-type Range = { readonly start: number; readonly end: number; readonly style: StyleRange["style"] };
+type Range = { readonly start: number; readonly end: number; readonly style: Style };
 
-/**
- * The marked text, or null where these ranges cannot be expressed: they overlap without nesting, two runs of asterisks
- * would touch, or a plain backslash stands right before a marker. Offsets count UTF-16 code units.
- */
-export function toStyledText(text: string, styles: readonly StyleRange[]): string | null {
-  const ranges = union(text, styles);
-  if (!isNested(ranges)) return null;
+/** The marked text, without the ranges that cannot be said beside the others. Offsets count UTF-16 code units. */
+export function toStyledText(text: string, styles: readonly StyleRange[]): string {
+  const ranges = choose(text, styles);
+  const opening = Map.groupBy(ranges, ({ start }) => start);
+  const closing = Map.groupBy(ranges.toReversed(), ({ end }) => end);
   let out = "";
   for (let at = 0; at <= text.length; at++) {
-    const closing = ranges.filter(({ end }) => end === at).reverse();
-    const opening = ranges.filter(({ start }) => start === at);
-    const marks = [...closing, ...opening].map(({ style }) => markers[style]).join("");
-    if (marks.includes("***") || (marks !== "" && text[at - 1] === "\\")) return null;
-    out += marks;
+    for (const { style } of [...(closing.get(at) ?? []), ...(opening.get(at) ?? [])]) out += markers[style];
     const char = text[at] ?? "";
-    out += "*~|`".includes(char) && char !== "" ? `\\${char}` : char;
+    out += /[*~|`]/u.test(char) ? `\\${char}` : char;
   }
   return out;
 }
 
-/** Ranges of one style that touch become one; sorted so that an outer range comes before its inner ones. */
-function union(text: string, styles: readonly StyleRange[]): readonly Range[] {
-  const sorted = styles
-    .map(({ start, length, style }) => ({
-      start: Math.max(0, start),
-      end: Math.min(text.length, start + length),
-      style,
-    }))
-    .filter(({ start, end }) => start < end)
-    .sort((a, b) => a.start - b.start);
+/** Sorted so that an outer range comes before its inner ones. */
+function choose(text: string, styles: readonly StyleRange[]): readonly Range[] {
+  const kept: Range[] = [];
+  const isEdge = (at: number): boolean => text[at - 1] !== "\\";
+  for (const range of union(text, styles).sort((a, b) => ranks.indexOf(a.style) - ranks.indexOf(b.style)))
+    if (isEdge(range.start) && isEdge(range.end) && kept.every((other) => areSayable(range, other))) kept.push(range);
+  return kept.sort((a, b) => a.start - b.start || b.end - a.end);
+}
+
+function areSayable(a: Range, b: Range): boolean {
+  if (
+    (a.start < b.start && b.start < a.end && a.end < b.end) ||
+    (b.start < a.start && a.start < b.end && b.end < a.end)
+  )
+    return false;
+  if (!markers[a.style].startsWith("*") || !markers[b.style].startsWith("*")) return true;
+  return ![a.start, a.end].some((edge) => edge === b.start || edge === b.end);
+}
+
+/** Ranges of one style that touch become one; what lies outside of the text is cut off. */
+function union(text: string, styles: readonly StyleRange[]): Range[] {
   const merged: Range[] = [];
-  for (const range of sorted) {
-    const index = merged.findIndex(({ style, end }) => style === range.style && end >= range.start);
+  for (const { start, length, style } of styles.toSorted((a, b) => a.start - b.start)) {
+    const range = { start: Math.max(0, start), end: Math.min(text.length, start + length), style };
+    const index = merged.findIndex((known) => known.style === style && known.end >= range.start);
     const known = merged[index];
+    if (range.start >= range.end) continue;
     if (known) merged[index] = { ...known, end: Math.max(known.end, range.end) };
     else merged.push(range);
   }
-  return merged.sort((a, b) => a.start - b.start || b.end - a.end);
-}
-
-function isNested(ranges: readonly Range[]): boolean {
-  const open: Range[] = [];
-  for (const range of ranges) {
-    while ((open.at(-1)?.end ?? Infinity) <= range.start) open.pop();
-    if (range.end > (open.at(-1)?.end ?? Infinity)) return false;
-    open.push(range);
-  }
-  return true;
+  return merged;
 }

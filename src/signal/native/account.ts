@@ -3,9 +3,12 @@
  * among the recipients.
  */
 import { PrivateKey, ProtocolAddress } from "@signalapp/libsignal-client";
+import { AccountEntropyPool } from "@signalapp/libsignal-client/dist/AccountKeys.js";
+import { createHmac } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
-import type { Account, Address } from "../../core/model.ts";
+import type { Account, Address, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
+import { owned } from "./bytes.ts";
 import type { Bytes, NativeAccount, Own, OwnName } from "./context.ts";
 
 /** A row with 0 and 1 in the place of `Flags`. */
@@ -16,7 +19,7 @@ type OwnRow = { name: OwnName; serviceId: string; identity: Bytes; registrationI
 /** The linked account, or null when this database has none. */
 export function readAccount(database: Database): NativeAccount | null {
   const row = database.get<AccountRow>(
-    `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, entropy_pool AS entropyPool,
+    `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, storage_key AS storageKey,
      credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
      synced_at AS syncedAt FROM signal_account`,
   );
@@ -53,6 +56,12 @@ export const toAccount = ({ aci, number, deviceId }: NativeAccount): Account => 
   deviceId,
 });
 
+/** **Source:** `docs/signal-protocol.md`, "Storage service". */
+export const storageKeyOf = (entropyPool: string): Bytes =>
+  owned(
+    createHmac("sha256", AccountEntropyPool.deriveSvrKey(entropyPool)).update("Storage Service Encryption").digest(),
+  );
+
 /** What a send must know of a person. */
 export type Recipient = {
   readonly number: string | null;
@@ -60,34 +69,39 @@ export type Recipient = {
   readonly name: string | null;
   /** 32 bytes; with it messages to this person can be sealed. */
   readonly profileKey: Bytes | null;
-  /** The server refused our seal; until a new profile key comes, messages go unsealed. */
-  readonly isSealedRefused: boolean;
+  /** When the server refused our seal: for a day, or until a new profile key comes, messages go unsealed. */
+  readonly sealedRefusedAt: Millis | null;
   /** Disappearing messages of the direct chat, 0 = off. */
   readonly timerSeconds: number;
   readonly timerVersion: number;
   /** They wrote to our number: the next message proves that number and account are the same. */
   readonly needsPniSignature: boolean;
+  /** By the owner, on the phone: official clients drop what such a person writes. */
+  readonly isBlocked: boolean;
 };
 
+const nameLengthMax = 64;
 const unknown: Recipient = {
   number: null,
   name: null,
   profileKey: null,
-  isSealedRefused: false,
+  sealedRefusedAt: null,
   timerSeconds: 0,
   timerVersion: 1,
   needsPniSignature: false,
+  isBlocked: false,
 };
 
 /** By ACI; a person without a row has the defaults. */
 export function findRecipient(database: Database, aci: string): Recipient {
-  const row = database.get<RowOf<Recipient, "isSealedRefused" | "needsPniSignature">>(
-    `SELECT number, name, profile_key AS profileKey, is_sealed_refused AS isSealedRefused, timer_seconds AS timerSeconds,
-     timer_version AS timerVersion, needs_pni_signature AS needsPniSignature FROM signal_recipients WHERE aci = ?`,
+  const row = database.get<RowOf<Recipient, "needsPniSignature" | "isBlocked">>(
+    `SELECT number, name, profile_key AS profileKey, sealed_refused_at AS sealedRefusedAt, timer_seconds AS timerSeconds,
+     timer_version AS timerVersion, needs_pni_signature AS needsPniSignature, is_blocked AS isBlocked
+     FROM signal_recipients WHERE aci = ?`,
     aci,
   );
   if (row === undefined) return unknown;
-  return { ...row, isSealedRefused: row.isSealedRefused === 1, needsPniSignature: row.needsPniSignature === 1 };
+  return { ...row, needsPniSignature: row.needsPniSignature === 1, isBlocked: row.isBlocked === 1 };
 }
 
 /** The ACI behind an address, as far as it is known. */
@@ -96,8 +110,17 @@ export function findAci(database: Database, { aci, number }: Address): string | 
   return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;
 }
 
-/** Makes the row; a number given belongs to this person from now on. */
-export function saveRecipient(database: Database, aci: string, number: string | null, name: string | null): void {
+/**
+ * Makes the row; a number given belongs to this person from now on. A name becomes one line without a colon, as it must not look
+ * like a message of another person.
+ */
+export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
+  const name =
+    given
+      ?.replace(/[\p{Cc}\s]+/gu, " ")
+      .replaceAll(":", "")
+      .trim()
+      .slice(0, nameLengthMax) || null;
   if (number !== null)
     database.run("UPDATE signal_recipients SET number = NULL WHERE number = ? AND aci <> ?", number, aci);
   const sql = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET
@@ -105,9 +128,17 @@ export function saveRecipient(database: Database, aci: string, number: string | 
   database.run(sql, aci, number, name);
 }
 
+/** A key that came in a person's own message is newer than what others say, unless the server refused it. */
+export function learnProfileKey(database: Database, aci: string, key: Uint8Array): void {
+  const { profileKey, sealedRefusedAt } = findRecipient(database, aci);
+  if (profileKey !== null && sealedRefusedAt === null) return;
+  saveRecipient(database, aci, null, null);
+  saveProfileKey(database, aci, key);
+}
+
 export function saveProfileKey(database: Database, aci: string, key: Uint8Array): void {
   const sql = `UPDATE signal_recipients SET profile_key = ?1,
-    is_sealed_refused = CASE WHEN profile_key IS ?1 THEN is_sealed_refused ELSE 0 END WHERE aci = ?2`;
+    sealed_refused_at = CASE WHEN profile_key IS ?1 THEN sealed_refused_at END WHERE aci = ?2`;
   database.run(sql, key, aci);
 }
 

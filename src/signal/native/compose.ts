@@ -123,8 +123,11 @@ export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>
 const syncContent = (sync: MessageInitShape<typeof wire.SyncMessageSchema>): Bytes =>
   serialize({ case: "syncMessage", value: { ...sync, padding: randomPadding() } });
 
-export const receiptContent = (type: "DELIVERY" | "READ", sentAt: Millis): Bytes =>
-  serialize({ case: "receiptMessage", value: { type: wire.ReceiptMessage_Type[type], timestamp: [BigInt(sentAt)] } });
+export const receiptContent = (type: "DELIVERY" | "READ", sentAts: readonly Millis[]): Bytes =>
+  serialize({
+    case: "receiptMessage",
+    value: { type: wire.ReceiptMessage_Type[type], timestamp: sentAts.map(BigInt) },
+  });
 
 export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Bytes | null): Bytes {
   const action = isTyping ? wire.TypingMessage_Action.STARTED : wire.TypingMessage_Action.STOPPED;

@@ -22,7 +22,9 @@ import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts"
 import type { Millis } from "../../core/model.ts";
 import { reasonOf, utf8 } from "./bytes.ts";
 import type { Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
+import { openedTlsHint } from "./https.ts";
 import type { Log } from "../../log.ts";
+import type { Notice } from "../transport.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -31,11 +33,19 @@ const requestTimeoutMs: Millis = 15_000;
 const sealedRetryMs: Millis = 10_000;
 /** What lies beyond is not acknowledged, and comes again after the next connect. */
 const queueLengthMax = 5_000;
+/** So long after the first delivery of a connection the rest of the backlog is waited for. */
+const settleMs: Millis = 100;
+const idleText =
+  "Signal says that your phone has not been online for a month. Open Signal on it soon: otherwise the account, and this bridge with it, is removed.";
 
-/** What all devices of an account must be able to do: leaving one out would be refused as a downgrade. */
-export const capabilities = { attachmentBackfill: true, spqr: true, usernameChangeSyncMessage: true };
-
-type LineDeps = { readonly net: Net; readonly clock: Clock; readonly log: Log };
+type LineDeps = {
+  readonly net: Net;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** What the server's clock says, at connecting and with each delivery. */
+  readonly onServerTime: (ms: Millis) => void;
+  readonly notify: (notice: Notice) => void;
+};
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
@@ -59,13 +69,16 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
     request: async (what) => {
       const fault = inbound.fault();
       if (fault) throw unreachable("Cannot ask Signal as the line is lost", fault);
-      return exchange(connection, what);
+      const reply = await exchange(connection, what);
+      if (reply.status !== 401) return reply;
+      lose(new BridgeError("unlinked", "Cannot use Signal as the server no longer knows this device"));
+      throw unreachable("Cannot ask Signal as this device is no longer linked");
     },
     sealedRequest: async (what) => {
       const open = closing.signal.aborted ? null : await sealed.get(closing.signal);
       return open === null ? null : exchange(open, what);
     },
-    close: async () => {
+    async [Symbol.asyncDispose]() {
       closing.abort();
       lose(unreachable("Cannot receive as the line was closed"));
       await Promise.allSettled([connection.disconnect(), sealed.close()]);
@@ -73,10 +86,10 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
   };
 }
 
-function openInbound({ clock, log }: LineDeps) {
+function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
   const queue: Incoming[] = [];
   let isOverflown = false;
-  /** What waited at the server has come, or was waited for: it is taken together, so that all of it can be announced. */
+  /** What waited at the server has come, or was waited for. */
   let isDelivered = false;
   let fault: BridgeError | null = null;
   let wake = Promise.withResolvers<void>();
@@ -88,20 +101,30 @@ function openInbound({ clock, log }: LineDeps) {
     fault ??= error;
     stir();
   };
+  const until = async (isDone: () => boolean, ms: Millis, signal: AbortSignal): Promise<void> => {
+    const done = new AbortController();
+    const late = clock.sleep(ms, AbortSignal.any([signal, done.signal])).then(() => false);
+    let isInTime = true;
+    while (isInTime && !isDone()) isInTime = await Promise.race([late, wake.promise.then(() => true)]);
+    done.abort();
+  };
   const listener: ChatServiceListener = {
     onIncomingMessage: (bytes, timestamp, ack) => {
       isOverflown ||= queue.length >= queueLengthMax;
       if (isOverflown) return;
+      if (timestamp > 0) onServerTime(timestamp);
       queue.push({ bytes, serverAt: timestamp > 0 ? timestamp : null, ack: once(ack) });
       stir();
     },
-    // Says that all is delivered, not that all is processed.
+    onServerTimestamp: onServerTime,
+    // In production it follows the last acknowledgement of the backlog, so that nothing may wait for it.
     onQueueEmpty: () => {
       isDelivered = true;
       stir();
     },
     onReceivedAlerts: (alerts) => {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
+      if (alerts.includes("idle-primary-device")) notify({ code: "phone_idle", text: idleText });
     },
     onConnectionInterrupted: (cause) => {
       if (cause === null) return lose(unreachable("Cannot receive as the line was closed"));
@@ -119,14 +142,15 @@ function openInbound({ clock, log }: LineDeps) {
         lose(unreachable("Cannot receive more as the backlog is too long for one connection"));
       return taken;
     },
-    putBack: (deliveries: readonly Incoming[]) => void queue.unshift(...deliveries),
+    putBack: (deliveries: readonly Incoming[]) => {
+      queue.unshift(...deliveries);
+      if (deliveries.length > 0) stir();
+    },
     wait: async (ms: Millis, signal: AbortSignal) => {
-      const isReady = () => fault !== null || signal.aborted || (isDelivered && queue.length > 0);
-      const done = new AbortController();
-      const isOver = clock.sleep(ms, AbortSignal.any([signal, done.signal])).then(() => true);
-      while (!isReady() && !(await Promise.race([isOver, wake.promise.then(() => false)])));
-      done.abort();
-      isDelivered = true;
+      await until(() => fault !== null || queue.length > 0, ms, signal);
+      // A backlog comes together, so that all of it can be announced.
+      if (queue.length > 0) await until(() => fault !== null || isDelivered, settleMs, signal);
+      isDelivered ||= queue.length > 0;
       return queue.length > 0;
     },
     fault: () => fault,
@@ -134,7 +158,7 @@ function openInbound({ clock, log }: LineDeps) {
 }
 
 /** A second acknowledgement would panic inside libsignal; one on a dead connection means that the message comes again. */
-function once(ack: ChatServerMessageAck): () => void {
+export function once(ack: ChatServerMessageAck): () => void {
   let isSent = false;
   return () => {
     if (isSent) return;
@@ -178,7 +202,7 @@ export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onCon
  */
 export async function exchange(
   connection: AuthenticatedChatConnection | UnauthenticatedChatConnection,
-  { verb, path, headers = [], json }: Request,
+  { verb, path, headers = [], json, isFixed = false }: Request,
 ): Promise<Reply> {
   const content = json === undefined ? {} : { body: utf8(JSON.stringify(json)) };
   try {
@@ -189,6 +213,14 @@ export async function exchange(
       timeoutMillis: requestTimeoutMs,
       ...content,
     });
+    if (goneStatuses.has(response.status) || (isFixed && response.status === 404))
+      throw new BridgeError(
+        "outdated",
+        `Cannot ask Signal as the server answered ${response.status} to ${verb} ${path.split("/").slice(0, 3).join("/")}`,
+        {
+          hint: "Update signalman: Signal's server has changed.",
+        },
+      );
     const retryAfter = Number(response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1]);
     return {
       status: response.status,
@@ -196,11 +228,15 @@ export async function exchange(
       retryAfterMs: Number.isFinite(retryAfter) ? retryAfter * 1000 : null,
     };
   } catch (cause) {
+    if (cause instanceof BridgeError) throw cause;
     if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError)) throw toBridgeError("Cannot ask Signal", cause);
     if (verb === "GET") throw unreachable(`Cannot ask Signal: ${reasonOf(cause)}`, cause);
     throw new BridgeError("send_uncertain", `Cannot tell the outcome of ${verb} as ${reasonOf(cause)}`, { cause });
   }
 }
+
+/** Method or version no longer served. */
+const goneStatuses = new Set([405, 426, 499, 501]);
 
 function parseJson(body: Uint8Array | undefined): unknown {
   try {
@@ -244,7 +280,7 @@ export function toBridgeError(what: string, cause: unknown): BridgeError {
   if (cause.is(ErrorCode.RateLimitedError))
     return new BridgeError("signal_rate_limited", message, { cause, retryAfterMs: cause.retryAfterSecs * 1000 });
   if (cause.code === ErrorCode.PossibleCaptiveNetwork)
-    return new BridgeError("signal_unreachable", message, { cause, hint: "Sign in to this network first." });
+    return new BridgeError("signal_unreachable", `${what}: this network opens TLS`, { cause, hint: openedTlsHint });
   const code = /timed out/.test(cause.message) ? "signal_timeout" : "signal_unreachable";
   return new BridgeError(finalCodes.get(cause.code) ?? code, message, { cause });
 }

@@ -4,6 +4,7 @@
  * **Source:** `docs/signal-protocol.md`, "Contents".
  */
 import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
+import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { toBase64 } from "./bytes.ts";
 import { groupIdOf, toAci } from "./ids.ts";
@@ -19,11 +20,21 @@ export type Sender = {
   readonly isOwn: boolean;
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
+  /** Of the direct chat, as stored. */
+  readonly timerSeconds: number;
 };
 
 type AddressOf = (aci: string) => Address;
 /** A text names the rule of the protocol that was broken: such a message is set aside unanswered. */
-type Read = { readonly said: Said; readonly chat: Chat | null; readonly sentAt?: Millis } | string;
+type Read =
+  | {
+      readonly said: Said;
+      readonly chat: Chat | null;
+      readonly sentAt?: Millis;
+      /** Where it counts as another person's. */
+      readonly source?: Address;
+    }
+  | string;
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
@@ -43,7 +54,8 @@ export function readContent(
   const direct: Chat = sender.isOwn ? { kind: "self" } : { kind: "direct", peer: { aci, number } };
   const read = readKind(content, sender, direct, addressOf);
   if (typeof read === "string") return read;
-  return toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
+  const envelope = toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
+  return read.source ? { ...envelope, source: read.source, isOwn: false } : envelope;
 }
 
 export const toEnvelope = (sender: Sender, content: Said, chat: Chat | null): Envelope => ({
@@ -64,9 +76,9 @@ function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addre
     case "dataMessage":
       return readData(content.value, sender.sentAt, direct, addressOf);
     case "editMessage":
-      return readEdit(content.value, sender.sentAt, direct, addressOf);
+      return readEdit(content.value, sender, direct, addressOf);
     case "syncMessage":
-      return sender.isOwn ? readSync(content.value, sender.aci, addressOf) : "sync message from a stranger";
+      return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
     case "receiptMessage": {
       const { type, timestamp } = content.value;
       return { said: { kind: "receipt", receipt: receiptKinds[type], sentAts: timestamp.map(Number) }, chat: null };
@@ -91,11 +103,26 @@ const receiptKinds = {
 function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   if (Number(data.timestamp) !== sentAt) return "message timestamp differs";
   const chat = chatOf(data, direct);
+  if (data.adminDelete) return readAdminDelete(data.adminDelete, chat, addressOf);
   const said = readBody(data, addressOf);
   return typeof chat === "string" ? chat : typeof said === "string" ? said : { said, chat };
 }
 
-function readEdit(edit: wire.EditMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
+/** What an admin deletes in a group is withdrawn as if its author had deleted it. */
+function readAdminDelete(deletion: wire.DataMessage_AdminDelete, chat: Chat | string, addressOf: AddressOf): Read {
+  const author = toAci(deletion.targetAuthorAciBinary, "");
+  const targetSentAt = Number(deletion.targetSentTimestamp);
+  if (typeof chat === "string") return chat;
+  if (chat.kind !== "group" || author === null || targetSentAt < 1) return "deletion by an admin of nothing";
+  return { said: { kind: "delete", targetSentAt }, chat, source: addressOf(author) };
+}
+
+function readEdit(
+  edit: wire.EditMessage,
+  { sentAt, timerSeconds }: Pick<Sender, "sentAt" | "timerSeconds">,
+  direct: Chat,
+  addressOf: AddressOf,
+): Read {
   const data = edit.dataMessage;
   if (data === undefined || Number(data.timestamp) !== sentAt) return "edit timestamp differs";
   if (edit.targetSentTimestamp === 0n) return "edit of nothing";
@@ -103,11 +130,32 @@ function readEdit(edit: wire.EditMessage, sentAt: Millis, direct: Chat, addressO
   const body = toText(data, addressOf);
   if (typeof chat === "string") return chat;
   if (typeof body === "string") return body;
-  return { said: { kind: "edit", targetSentAt: Number(edit.targetSentTimestamp), body }, chat };
+  // An edit does not speak of the timer: that of the chat goes on.
+  const expiresInSeconds = chat.kind === "group" ? body.expiresInSeconds : timerSeconds;
+  const targetSentAt = Number(edit.targetSentTimestamp);
+  return { said: { kind: "edit", targetSentAt, body: { ...body, expiresInSeconds } }, chat };
 }
 
+/** Only such a message says what the chat's timer is; in all others the fields are missing. */
+export const speaksOfTimer = ({
+  flags,
+  body,
+  attachments,
+  sticker,
+  contact,
+  storyContext,
+  groupV2,
+}: wire.DataMessage): boolean =>
+  groupV2 === undefined &&
+  storyContext === undefined &&
+  ((flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) !== 0 ||
+    body !== "" ||
+    attachments.length > 0 ||
+    sticker !== undefined ||
+    contact.length > 0);
+
 /** A transcript of what another of our devices sent, or news among our devices. */
-function readSync({ content, read, viewed }: wire.SyncMessage, ownAci: string, addressOf: AddressOf): Read {
+function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
   if (content.case !== "sent")
     return empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`);
   const sent = content.value;
@@ -118,11 +166,11 @@ function readSync({ content, read, viewed }: wire.SyncMessage, ownAci: string, a
   const number = sent.destinationE164 || null;
   const known = aci === null ? { aci, number } : addressOf(aci);
   const direct: Chat =
-    aci === ownAci ? { kind: "self" } : { kind: "direct", peer: { aci, number: number ?? known.number } };
+    aci === sender.aci ? { kind: "self" } : { kind: "direct", peer: { aci, number: number ?? known.number } };
   const inner = sent.message
     ? readData(sent.message, sentAt, direct, addressOf)
     : sent.editMessage
-      ? readEdit(sent.editMessage, sentAt, direct, addressOf)
+      ? readEdit(sent.editMessage, { ...sender, sentAt }, direct, addressOf)
       : empty("sync sent story");
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
@@ -158,24 +206,20 @@ function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
 
 function otherKind(data: wire.DataMessage): string | null {
   if (data.storyContext) return "story reply";
-  if (data.pollCreate ?? data.pollTerminate ?? data.pollVote) return "poll";
+  if (data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
-  if (data.adminDelete) return "deletion by an admin";
   if (data.groupCallUpdate) return "group call";
-  if (data.sticker) return "sticker";
-  if (data.body !== "" || data.attachments.length > 0) return null;
+  if (data.body !== "" || data.attachments.length > 0 || toWords(data) !== "") return null;
   return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
-  const isDamaged = data.attachments.some(({ key, digest }) => key.length !== 64 || digest.length !== 32);
-  if (isDamaged) return "attachment without key or digest";
   const { quote } = data;
   const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
   return {
     kind: "text",
-    text: data.body,
+    text: data.body || toWords(data),
     quote: author ? { sentAt: Number(quote.id), author: addressOf(author), text: quote.text || null } : null,
     mentions: toMentions(data.bodyRanges, data.body.length, addressOf),
     // What may be seen once is not for a machine that keeps its inbox.
@@ -183,6 +227,18 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
     expiresInSeconds: data.expireTimer,
     isViewOnce: data.isViewOnce,
   };
+}
+
+/** What stands for the text where there is none. */
+function toWords({ contact, pollCreate, sticker, preview }: wire.DataMessage): string {
+  const cards = contact.map(({ name, number, email, organization }) => {
+    const { prefix, givenName, middleName, familyName, suffix, nickname } = name ?? {};
+    const full = [prefix, givenName, middleName, familyName, suffix].filter(Boolean).join(" ");
+    return cardWords([full || nickname, organization, ...[...number, ...email].map(({ value }) => value)]);
+  });
+  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
+  const links = preview.map(({ url, title, description }) => linkWords(url, title, description));
+  return [...cards, ...poll, ...(sticker ? [stickerWords(sticker.emoji)] : []), ...links].join("\n");
 }
 
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */

@@ -15,6 +15,7 @@ import type { BridgeError } from "../../core/errors.ts";
 import type { Address, Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
+import type { Notice } from "../transport.ts";
 
 /** A byte string as libsignal wants it: on an ArrayBuffer of its own. */
 export type Bytes = Uint8Array<ArrayBuffer>;
@@ -41,7 +42,8 @@ export type NativeAccount = {
   readonly deviceId: number;
   readonly password: string;
   readonly profileKey: Bytes | null;
-  readonly entropyPool: string | null;
+  /** Opens the storage service; all that is kept of the account's entropy pool. */
+  readonly storageKey: Bytes | null;
   readonly credentialSalt: Bytes | null;
   readonly sendsReadReceipts: boolean;
   readonly sendsTyping: boolean;
@@ -58,11 +60,13 @@ export type NativeAccount = {
 export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
 
 export type Request = {
-  readonly verb: "GET" | "PUT";
+  readonly verb: "GET" | "PUT" | "POST" | "DELETE";
   readonly path: string;
   readonly headers?: readonly [string, string][];
   /** Sent as JSON. */
   readonly json?: unknown;
+  /** A 404 means that the server no longer has this endpoint. */
+  readonly isFixed?: boolean;
 };
 
 /** The server's answer, of any status. `json` is null for a body that is none. */
@@ -77,13 +81,14 @@ export type Line = {
   wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
   /** Why the line is lost; null while it holds. */
   fault(): BridgeError | null;
-  /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request */
+  /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request, `outdated` */
   request(what: Request): Promise<Reply>;
   /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
   sealedRequest(what: Request): Promise<Reply | null>;
   /** For the calls that libsignal has of its own (upload form). */
   readonly connection: AuthenticatedChatConnection;
-  close(): Promise<void>;
+  /** Closes it. Never rejects. */
+  [Symbol.asyncDispose](): Promise<void>;
 };
 
 // --- the service behind it
@@ -116,6 +121,8 @@ export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
 export type Service = {
   /** The chat host is on this machine's loopback. */
   readonly isLocal: boolean;
+  /** For all of its hosts; null: none. */
+  readonly proxy: string | null;
   /** For `new Net(…)`; libsignal appends its own version to the user agent (`name/version`). */
   readonly netOptions: (userAgent: string) => NetConstructorOptions;
   /** For `net.setRemoteConfig(…, BuildVariant.Production)`, before the first connection. */
@@ -176,17 +183,28 @@ export type KnownGroup = {
 };
 
 /** A message in a group, as far as its sender's right to write there goes. */
-export type GroupClaim = { readonly groupId: string; readonly masterKey: Bytes; readonly revision: number };
+export type GroupClaim = {
+  readonly groupId: string;
+  readonly masterKey: Bytes;
+  readonly revision: number;
+  /** What only an admin may do, such as deleting what others wrote. */
+  readonly isAdminOnly: boolean;
+};
+
+/** Deliveries that wait for their group, by its id. */
+export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliveries: Incoming[]; isAsked: boolean }>;
 
 /** The groups that are known from their messages. */
 export type GroupKeeper = {
   /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
-  standing(claim: GroupClaim, aci: string): "member" | "stranger" | "unknown";
+  standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
   /**
    * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
    * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
    */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
+  /** The server could not be asked often enough: what claims to be of this group is `unreadable`, unless it is learnt after all. */
+  giveUp(claim: GroupClaim): void;
   /**
    * The present state of a group on the allow list.
    * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
@@ -212,7 +230,7 @@ export type NativeDeps = {
 /** Who may write. */
 export type NativeAllow = {
   readonly isAllowed: IsAllowed;
-  /** The numbers of the allow list: the phone is asked whose they are. */
+  /** The numbers of the allow list: the phone, the storage service and contact discovery are asked whose they are. */
   readonly allowedNumbers: readonly string[];
 };
 
@@ -226,6 +244,8 @@ export type Context = NativeDeps &
     readonly trustRoots: readonly PublicKey[];
     /** @throws BridgeError `not_linked` */
     readonly account: () => NativeAccount;
+    /** The account's rows have changed. */
+    readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
     readonly line: () => Line;
     /** Of the present connection. */
@@ -237,9 +257,13 @@ export type Context = NativeDeps &
     readonly mayAnswer: (who: string) => boolean;
     readonly certificate: () => Promise<SenderCertificate | null>;
     readonly groups: GroupKeeper;
-    /** When the phone was last asked for its contacts; monotonic. */
-    readonly contacts: { askedAt: Millis };
-    /** Strictly increasing, near the clock. */
+    /** The server's clock as far as it is known, else our own: a machine whose clock is off must not forget what arrives. */
+    readonly now: () => Millis;
+    /** Tells the owner with the next batch, each code once a day. */
+    readonly notify: (notice: Notice) => void;
+    /** Monotonic times of what must not be done often. */
+    readonly last: { askedAt: Millis; pushedAt: Millis; lookedUpAt: Millis };
+    /** Strictly increasing, near the server's clock. */
     readonly freshTimestamp: () => Millis;
     /** A peer shows another identity key than before: it was reinstalled, or the line is listened to. */
     readonly onIdentityChange: () => void;
@@ -247,5 +271,5 @@ export type Context = NativeDeps &
 
 export type ReceiveDeps = Pick<
   Context,
-  "database" | "clock" | "log" | "account" | "trustRoots" | "isAllowed" | "groups"
+  "database" | "now" | "log" | "account" | "trustRoots" | "isAllowed" | "groups" | "notify"
 >;

@@ -59,13 +59,13 @@ const sealedTypes = new Map<number, CipherType>([Whisper, PreKey, SenderKey, Pla
 
 /**
  * The plaintext; or why it is none of ours: not for us, or forged, to be acknowledged and forgotten. Fills `sealing` as soon as
- * something is known, so that a failure can be answered. @throws what libsignal throws
+ * something is known, so that a failure can be answered; `at` is when the server received it. @throws what libsignal throws
  */
 export async function decrypt(
   who: Who,
   overlay: Overlay,
   envelope: Envelope,
-  now: Millis,
+  at: Millis,
   sealing: Sealing,
 ): Promise<Plain | string> {
   const own = destinationOf(envelope, who.account());
@@ -75,7 +75,7 @@ export async function decrypt(
   if (envelope.type === Envelope_Type.UNIDENTIFIED_SENDER) {
     if (own.name === "pni") return "sealed for a number";
     const inner = await libsignal.sealedSenderDecryptToUsmc(bytes, overlay.stores(own).identities);
-    const refusal = readSeal(who, own, inner, now, sealing);
+    const refusal = readSeal(who, own, inner, at, sealing);
     if (refusal !== null) return refusal;
     type = sealedTypes.get(inner.msgType());
     bytes = owned(inner.contents());
@@ -86,22 +86,25 @@ export async function decrypt(
   return type === undefined ? "unknown type of message" : openCipher(overlay, own, type, bytes, sealing);
 }
 
-/** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
+/**
+ * Null when all is well; `at` is when the server received the message. libsignal opens a seal without looking at the certificate:
+ * a forger is told apart here, and only here.
+ */
 function readSeal(
   { account, trustRoots }: Who,
   own: Own,
   inner: libsignal.UnidentifiedSenderMessageContent,
-  now: Millis,
+  at: Millis,
   sealing: Sealing,
 ): string | null {
   const certificate = inner.senderCertificate();
-  if (!certificate.validateWithTrustRoots([...trustRoots], now)) return "forged or expired certificate";
   sealing.aci = certificate.senderAci()?.getServiceIdString() ?? null;
   sealing.deviceId = certificate.senderDeviceId();
   sealing.number = certificate.senderE164();
   sealing.isSealed = true;
   sealing.hint = inner.contentHint();
   sealing.groupId = inner.groupId();
+  if (!certificate.validateWithTrustRoots([...trustRoots], at)) return "forged or expired certificate";
   return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
 }
 

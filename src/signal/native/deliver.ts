@@ -11,20 +11,25 @@
 import * as libsignal from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
 import * as v from "valibot";
-import { BridgeError } from "../../core/errors.ts";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
 import { fromBase64, reasonOf, toBase64 } from "./bytes.ts";
 import type { Bytes, Context, Reply } from "./context.ts";
 import { pad } from "./decrypt.ts";
 import { putRow } from "./schema.ts";
+import { ask } from "./server.ts";
 import { openOverlay, type Overlay } from "./store.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
 const roundsMax = 5;
 /** A certificate is renewed when it has less than this left. */
 const certificateMinMs: Millis = 3_600_000;
+/** A refused seal means a wrong key or a person who is gone or registered anew; either may have passed after so long. */
+const sealedAgainMs: Millis = 24 * 3_600_000;
+/** A push to the owner's phone settles a challenge within seconds, or not at all. */
+const pushWaitMs: Millis = 30_000;
+const pushEveryMs: Millis = 600_000;
 
 /**
  * `isUrgent` wakes a phone; `isOnline`: only for who is connected right now. `hint`: 0 default, 1 we can send it again, 2 its loss
@@ -76,14 +81,15 @@ export async function deliver(context: Context, parcel: Parcel): Promise<boolean
     }
     wanted = [];
     const json = { messages, timestamp, online, urgent };
-    const request = { verb: "PUT", path: `/v1/messages/${to}`, json } as const;
+    const request = ask.sendMessages(to, json);
     const reply = await (seal === null
       ? context.line().request(request)
       : context.line().sealedRequest({ ...request, headers: [seal.header] }));
     if (reply !== null && reply.status >= 200 && reply.status < 300) return seal !== null;
     if (seal !== null && (reply === null || reply.status === 401)) {
       mayBeSealed = false;
-      if (reply !== null) context.database.run("UPDATE signal_recipients SET is_sealed_refused = 1 WHERE aci = ?", to);
+      const sql = "UPDATE signal_recipients SET sealed_refused_at = ? WHERE aci = ?";
+      if (reply !== null) context.database.run(sql, context.now(), to);
     } else if (reply !== null) wanted = await adjust(context, to, reply);
   }
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
@@ -91,8 +97,9 @@ export async function deliver(context: Context, parcel: Parcel): Promise<boolean
 
 /** Null where a message to this person goes unsealed. */
 async function sealFor(context: Context, to: string): Promise<Seal | null> {
-  const { profileKey, isSealedRefused } = findRecipient(context.database, to);
-  if (profileKey === null || isSealedRefused) return null;
+  const { profileKey, sealedRefusedAt } = findRecipient(context.database, to);
+  const isRefused = sealedRefusedAt !== null && Math.abs(context.now() - sealedRefusedAt) < sealedAgainMs;
+  if (profileKey === null || isRefused) return null;
   const certificate = await context.certificate();
   const accessKey = toBase64(new ProfileKey(profileKey).deriveAccessKey());
   return certificate && { header: ["unidentified-access-key", accessKey], certificate };
@@ -127,11 +134,11 @@ async function fetchBundles(
   const { aci, deviceId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
-    const request = { verb: "GET", path: `/v2/keys/${to}/${device}` } as const;
+    const request = ask.bundles(to, device);
     let reply = seal && (await context.line().sealedRequest({ ...request, headers: [seal.header] }));
     if (reply === null || reply.status === 401) reply = await context.line().request(request);
     if (reply.status === 404 && device !== "*") continue;
-    if (reply.status !== 200) throw refusal(context.database, reply, "fetch keys");
+    if (reply.status !== 200) throw await refusal(context, reply, "fetch keys");
     try {
       const { identityKey, devices } = v.parse(bundleList, reply.json);
       for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey } of devices) {
@@ -171,7 +178,7 @@ async function encrypt(
   const { aci, deviceId } = context.account();
   const overlay = openOverlay(context);
   const { sessions, identities } = overlay.stores(aci);
-  const now = new Date(context.clock.now());
+  const now = new Date(context.now());
   const messages: object[] = [];
   try {
     for (const bundle of bundles) {
@@ -224,9 +231,12 @@ const ids = v.optional(v.array(v.number()), []);
 const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices: ids });
 
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
-async function adjust({ database, mutex }: Context, to: string, reply: Reply): Promise<readonly number[]> {
+async function adjust(context: Context, to: string, reply: Reply): Promise<readonly number[]> {
+  const { database, mutex } = context;
   const parsed = v.safeParse(mismatch, reply.json);
-  if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw refusal(database, reply, "send");
+  if (reply.status === 404 && to === context.account().aci.serviceId)
+    throw new BridgeError("outdated", "Cannot send as the server no longer takes messages this way");
+  if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw await refusal(context, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;
   const sql = "DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?";
   await mutex.run(() =>
@@ -237,29 +247,59 @@ async function adjust({ database, mutex }: Context, to: string, reply: Reply): P
   return [...missingDevices, ...staleDevices];
 }
 
-export function refusal(database: Database, { status, json, retryAfterMs }: Reply, what: string): BridgeError {
-  const token = v.safeParse(v.object({ token: v.string() }), json);
-  if (status === 428)
-    database.run("UPDATE signal_account SET challenge = ?", token.success ? token.output.token : null);
-  const codes = { 404: "unregistered", 428: "captcha", 429: "signal_rate_limited" } as const;
-  const code =
-    status in codes ? codes[status as keyof typeof codes] : status >= 500 ? "send_uncertain" : "send_rejected";
+const codes: Partial<Record<number, ErrorCode>> = {
+  404: "unregistered",
+  428: "captcha",
+  429: "signal_rate_limited",
+  // Read-only for now: surely not taken. 508 is the server's last word.
+  503: "signal_unreachable",
+  508: "send_rejected",
+};
+
+/** What an answer that is none of the expected ones means. A rate limit is the recipient's, a challenge the account's. */
+export async function refusal(
+  context: Context,
+  { status, json, retryAfterMs }: Reply,
+  what: string,
+): Promise<BridgeError> {
   const message = `Cannot ${what} as the server answered ${status}`;
-  return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined });
+  if (status === 428 && (await pushChallenge(context, json)))
+    return new BridgeError("signal_rate_limited", message, {
+      retryAfterMs: pushWaitMs,
+      scope: "account",
+      hint: "Nothing to do: the phone answers Signal's question by itself while it is online.",
+    });
+  const code = codes[status] ?? (status >= 500 ? "send_uncertain" : "send_rejected");
+  const scope = status === 429 ? "recipient" : "account";
+  return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined, scope });
+}
+
+const challenge = v.object({ token: v.string(), options: v.optional(v.array(v.string()), []) });
+
+/** True when the owner's phone was asked to settle the challenge; at most every ten minutes, else a person must. */
+async function pushChallenge({ database, clock, line, last }: Context, json: unknown): Promise<boolean> {
+  const asked = v.safeParse(challenge, json);
+  // The answer to a wrong solution has no token: the one at hand stays good.
+  if (!asked.success) return false;
+  database.run("UPDATE signal_account SET challenge = ?", asked.output.token);
+  if (!asked.output.options.includes("pushChallenge") || clock.monotonic() - last.pushedAt < pushEveryMs) return false;
+  last.pushedAt = clock.monotonic();
+  return line()
+    .request(ask.pushChallenge())
+    .then(
+      ({ status }) => status < 300,
+      () => false,
+    );
 }
 
 const certificateAnswer = v.object({ certificate: key });
 
 /** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
-export function certificateKeeper({
-  line,
-  clock,
-  log,
-}: Pick<Context, "line" | "clock" | "log">): Context["certificate"] {
+export function certificateKeeper({ line, now, log }: Pick<Context, "line" | "now" | "log">): Context["certificate"] {
   let kept: libsignal.SenderCertificate | null = null;
   return async () => {
-    if (kept !== null && kept.expiration() - clock.now() > certificateMinMs) return kept;
-    const reply = await line().request({ verb: "GET", path: "/v1/certificate/delivery?includeE164=false" });
+    if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;
+    const reply = await line().request(ask.senderCertificate());
     const answer = v.safeParse(certificateAnswer, reply.json);
     if (reply.status === 200 && answer.success)
       return (kept = libsignal.SenderCertificate.deserialize(answer.output.certificate));

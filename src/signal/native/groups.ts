@@ -12,11 +12,10 @@ import { Aci, Pni } from "@signalapp/libsignal-client";
 import * as zkgroup from "@signalapp/libsignal-client/zkgroup.js";
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import { findRecipient, saveProfileKey, saveRecipient } from "./account.ts";
+import { learnProfileKey } from "./account.ts";
 import { fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type {
   Bytes,
@@ -35,6 +34,7 @@ import type {
 import { retryAfterMsOf } from "./https.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
+import { ask } from "./server.ts";
 
 const daySeconds = 86_400;
 const timeoutMs: Millis = 30_000;
@@ -44,11 +44,11 @@ const groupBytesMax = 4 * 1024 * 1024;
 const freshForMs: Millis = 86_400_000;
 const askedMax = 1_000;
 
-/** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day. */
+/** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day, of the server's clock. */
 export function groupFetcher(
   service: Pick<Service, "fetch" | "storageUrl" | "serverPublicParams">,
   request: Line["request"],
-  clock: Clock,
+  now: () => Millis,
 ): FetchGroup {
   const operations = guard(
     "the server parameters are damaged",
@@ -57,7 +57,7 @@ export function groupFetcher(
   let cached: { readonly key: string; readonly credential: zkgroup.AuthCredentialWithPni } | null = null;
   return async (account, masterKey, signal) => {
     const secrets = groupSecretsOf(masterKey);
-    const day = Math.floor(clock.now() / 1000 / daySeconds) * daySeconds;
+    const day = Math.floor(now() / 1000 / daySeconds) * daySeconds;
     const key = `${account.aci}/${account.pni}/${day}`;
     for (;;) {
       const isCached = cached?.key === key;
@@ -97,8 +97,7 @@ async function fetchCredential(
   account: GroupAccount,
   day: number,
 ): Promise<zkgroup.AuthCredentialWithPni> {
-  const query = `redemptionStartSeconds=${day}&redemptionEndSeconds=${day + daySeconds}&zkcCredential=true`;
-  const reply = await request({ verb: "GET", path: `/v1/certificate/auth/group?${query}` });
+  const reply = await request(ask.groupCredentials(day, day + daySeconds));
   if (reply.status !== 200) throw refused(reply.status, reply.retryAfterMs);
   return guard("its credential is not valid", () => {
     const { pni, credentials } = v.parse(credentialsSchema, reply.json);
@@ -168,18 +167,26 @@ function guard<T>(why: string, work: () => T): T {
 
 type KeeperDeps = {
   readonly database: Database;
-  readonly clock: Clock;
+  readonly now: () => Millis;
   readonly account: () => NativeAccount;
   readonly fetchGroup: FetchGroup;
 };
 
-export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps): GroupKeeper {
+export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
+  const unreadable = new Set<string>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
-    const row = database.get<{ masterKey: Bytes; revision: number; state: string | null; fetchedAt: number | null }>(
-      `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt FROM signal_groups WHERE group_id = ?`,
+    const row = database.get<{
+      masterKey: Bytes;
+      revision: number;
+      state: string | null;
+      fetchedAt: number | null;
+      isBlocked: number;
+    }>(
+      `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
+       FROM signal_groups WHERE group_id = ?`,
       groupId,
     );
     return row && { ...row, state: row.state === null ? null : (JSON.parse(row.state) as KnownGroup["state"]) };
@@ -189,15 +196,19 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
     const { aci, pni, credentialSalt } = account();
     const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };
     const state = await fetchGroup(who, masterKey, signal);
-    if (state !== null) database.transaction(() => save(database, groupId, masterKey, state, clock.now()));
+    if (state !== null) database.transaction(() => save(database, groupId, masterKey, state, now()));
     return state;
   };
   return {
     standing(claim, aci) {
-      const state = find(claim.groupId)?.state ?? null;
+      const row = find(claim.groupId);
+      if (row?.isBlocked === 1) return "blocked";
+      const state = row?.state ?? null;
+      if (state === null && unreadable.has(claim.groupId)) return "unreadable";
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
-      return member === undefined || (state?.isAnnouncementsOnly === true && !member.isAdmin) ? "stranger" : "member";
+      const needsAdmin = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
+      return member === undefined || (needsAdmin && !member.isAdmin) ? "stranger" : "member";
     },
     async learn(claim, signal) {
       try {
@@ -207,12 +218,14 @@ export function keepGroups({ database, clock, account, fetchGroup }: KeeperDeps)
       }
       if (asked.size >= askedMax) asked.clear();
       asked.add(nameOf(claim));
+      unreadable.delete(claim.groupId);
     },
+    giveUp: ({ groupId }) => void unreadable.add(groupId),
     async load(groupId, signal) {
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
       const { masterKey, state: known, fetchedAt } = row;
-      const isFresh = fetchedAt !== null && clock.now() - fetchedAt < freshForMs;
+      const isFresh = fetchedAt !== null && now() - fetchedAt < freshForMs;
       if (known !== null && isFresh && known.revision >= row.revision) return { masterKey, state: known };
       const state = await refresh(groupId, masterKey, signal);
       if (state === null) throw new BridgeError("send_rejected", "Cannot use a group that we are no member of");
@@ -228,9 +241,6 @@ function save(database: Database, groupId: string, masterKey: Bytes, state: Grou
     revision = max(revision, excluded.revision)`;
   database.run(sql, groupId, masterKey, state.revision, JSON.stringify({ ...state, members }), now);
   for (const { aci, profileKey } of state.members) {
-    // A key that came in a member's own message is newer than what the group says.
-    if (profileKey === null || findRecipient(database, aci).profileKey !== null) continue;
-    saveRecipient(database, aci, null, null);
-    saveProfileKey(database, aci, profileKey);
+    if (profileKey !== null) learnProfileKey(database, aci, profileKey);
   }
 }

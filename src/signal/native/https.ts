@@ -13,8 +13,15 @@ import type { PinnedFetch, PinnedRequest, PinnedResponse } from "./context.ts";
 /** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
 const idleMsMax: Millis = 2000;
 
-export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFetch {
-  const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true });
+export const openedTlsHint =
+  "This network opens TLS; Signal does not allow that. Sign in to the network if it asks for that, use another one, or set SIGNALMAN_PROXY to a proxy that does not.";
+/** As Bun, Node and Deno name a certificate that none of our roots signed, or that is another host's. */
+const openedTls = /cert|issuer|unable to verify/i;
+
+/** `proxy` is `http://` or `https://`, null for none; the settings of the environment do not count here. */
+export function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | null): PinnedFetch {
+  const proxyEnv = proxy === null ? {} : { HTTPS_PROXY: proxy };
+  const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true, proxyEnv });
   let agent = freshAgent();
   let active = 0;
   let usedAt: Millis = clock.now();
@@ -31,10 +38,14 @@ export function pinnedFetch(rootsPem: readonly string[], clock: Clock): PinnedFe
       return await exchange(agent, what, AbortSignal.any([late.signal, ...(what.signal ? [what.signal] : [])]));
     } catch (cause) {
       if (cause instanceof BridgeError) throw cause;
+      const isOpened = openedTls.test(`${(cause as { code?: string }).code} ${reasonOf(cause)}`);
       const [code, why] = late.signal.aborted
         ? (["signal_timeout", `there was no answer in ${what.timeoutMs} ms`] as const)
-        : (["signal_unreachable", what.signal?.aborted ? "it was cancelled" : reasonOf(cause)] as const);
-      throw new BridgeError(code, `Cannot ${what.method} ${new URL(what.url).host} as ${why}`, { cause });
+        : what.signal?.aborted
+          ? (["signal_unreachable", "it was cancelled"] as const)
+          : (["signal_unreachable", isOpened ? "this network opens TLS" : reasonOf(cause)] as const);
+      const message = `Cannot ${what.method} ${new URL(what.url).host} as ${why}`;
+      throw new BridgeError(code, message, { cause, hint: isOpened ? openedTlsHint : undefined });
     } finally {
       done.abort();
       active--;

@@ -9,12 +9,12 @@
  *   | index                                 | the door; libsignal is loaded behind it, when first needed          |
  *   | transport                             | connect, receive, acknowledge, send: the life of one connection     |
  *   | link · receive · send · upkeep        | becoming a device; deliveries in; messages out; what keeps it sound |
- *   | news · deliver · groups · profiles    | what a content tells besides; one content to one account            |
+ *   | claims · news · deliver · groups · profiles · storage | what a content tells besides; one content to one account     |
  *   | content · compose · decrypt           | wire to model, model to wire; the ratchet                           |
  *   | account · attachments · keys · store  | rows and records; files                                             |
  *   | connect · ids                         | the line                                                            |
  *   | load · service                        | libsignal itself; the hosts                                         |
- *   | https · schema                        | pinned requests; tables                                             |
+ *   | https · schema · server               | pinned requests; tables; the endpoints                              |
  *   | bytes                                 | byte strings                                                        |
  *   | context · proto                       | types; the wire                                                     |
  */
@@ -34,6 +34,8 @@ export type NativePlace = Omit<NativeDeps, "service"> & {
   readonly signalService: string;
   /** Of our own, where programs may be executed: holds libsignal's addon. */
   readonly libraryFolder: string;
+  /** `http://` or `https://`, for all of Signal's hosts; null: none. A service on loopback is reached directly. */
+  readonly proxy: string | null;
 };
 
 /**
@@ -62,7 +64,7 @@ export function findAccount(database: Database): Account | null {
   return database.get<Account>(sql) ?? null;
 }
 
-async function load({ signalService, libraryFolder, ...deps }: NativePlace): Promise<NativeDeps> {
+async function load({ signalService, libraryFolder, proxy, ...deps }: NativePlace): Promise<NativeDeps> {
   await loadLibsignal(libraryFolder);
-  return { ...deps, service: await loadService(signalService, deps.clock) };
+  return { ...deps, service: await loadService(signalService, deps.clock, proxy) };
 }

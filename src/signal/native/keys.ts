@@ -7,13 +7,13 @@
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
-import type { Line, Own, OwnName } from "./context.ts";
+import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
+import { ask } from "./server.ts";
 
 /** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
@@ -102,13 +102,16 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
 export async function refreshKeys(
-  { database, clock }: { readonly database: Database; readonly clock: Clock },
+  { database, clock, log }: Pick<NativeDeps, "database" | "clock" | "log">,
   line: Line,
   own: Own,
 ): Promise<boolean> {
-  const path = `/v2/keys?identity=${own.name}`;
-  const answer = await line.request({ verb: "GET", path });
+  const answer = await line.request(ask.countKeys(own.name));
   const left = v.safeParse(counts, answer.json);
+  if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
+    log.info("no pre-keys for the number: the account has lost it", { status: answer.status });
+    return false;
+  }
   if (answer.status !== 200 || !left.success)
     throw new BridgeError("signal_protocol", `Cannot count pre-keys as the server answered ${answer.status}`);
   const at = clock.now();
@@ -116,7 +119,7 @@ export async function refreshKeys(
   const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
   if (!isRotating && Math.min(left.output.count, left.output.pqCount) >= countMin) return false;
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
-  const { status } = await line.request({ verb: "PUT", path, json });
+  const { status } = await line.request(ask.uploadKeys(own.name, json));
   if (status >= 200 && status <= 299) return true;
   // The rotation did not take place: the next round makes it up.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);

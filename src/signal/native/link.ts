@@ -1,11 +1,10 @@
 /**
  * Becoming a linked device.
  *
- *   provisioning socket ─▶ address ─▶ QR ─▶ (the phone scans) ─▶ keys ─▶ pending row ─▶ PUT link ─▶ ONE transaction ─▶ pre-keys
- *          └── closed before the scan: a new key, a new code
+ *   provisioning socket ─▶ address ─▶ QR ─▶ (the phone scans) ─▶ keys ─▶ PUT link ─▶ ONE transaction ─▶ pre-keys
+ *          └── closed before the scan: a new key, a new code                 └ another account, or device, before: wiped, unlinked
  *
- * The pending row holds all that was generated, before the server hears of it: after a crash in between, the same request goes
- * out once more; the code is single use, so a refusal then means that the person scans again. **Source:**
+ * The code is single use: after a crash between the request and the transaction the person scans again. **Source:**
  * `docs/signal-protocol.md`, "Linking".
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -14,18 +13,19 @@ import type { Net } from "@signalapp/libsignal-client/dist/net.js";
 import { createCipheriv, createDecipheriv, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
-import type { Millis } from "../../core/model.ts";
 import type { Link, LinkProgress } from "../transport.ts";
-import { loadAccount, readAccount, toAccount } from "./account.ts";
-import { concat, fromBase64, owned, toBase64, utf8 } from "./bytes.ts";
-import { capabilities, connectSealed, exchange, openLine, withDeadline } from "./connect.ts";
-import type { Bytes, Context, NativeDeps, OwnName, Reply } from "./context.ts";
+import { loadAccount, readAccount, storageKeyOf, toAccount } from "./account.ts";
+import { concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { connectSealed, exchange, once, openLine, withDeadline } from "./connect.ts";
+import type { Bytes, Context, NativeAccount, NativeDeps, OwnName, Reply } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
+import { ask, capabilities } from "./server.ts";
 
-/** After this the phone's code has surely expired. */
-const pendingMaxMs: Millis = 600_000;
+/** The server takes a sealed name of at most 225 bytes; sealing adds some sixty. */
+const nameLengthMax = 50;
+const nameBytesMax = 160;
 /** A code lives for 90 s; so many of them are 45 minutes. */
 const codesMax = 30;
 
@@ -38,8 +38,7 @@ type LinkDeps = NativeDeps & Pick<Context, "net">;
  */
 export function makeLink(deps: LinkDeps): Link {
   return async function* (deviceName: string, signal: AbortSignal): AsyncIterable<LinkProgress> {
-    let isDone = await resume(deps, signal);
-    for (let codes = 0; !isDone; codes++) {
+    for (let codes = 0, isDone = false; !isDone; codes++) {
       if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as the code was not scanned");
       const code = await openCode(deps, signal);
       try {
@@ -70,7 +69,7 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   const listener: Parameters<Net["connectProvisioning"]>[0] = {
     onReceivedAddress: (value, ack) => {
       address.resolve(value);
-      ack.send(200);
+      once(ack)();
     },
     onReceivedEnvelope: (bytes, ack) => {
       try {
@@ -78,7 +77,7 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
       } catch (error) {
         scanned.reject(error);
       }
-      ack.send(200);
+      once(ack)();
     },
     onConnectionInterrupted: end,
   };
@@ -103,8 +102,8 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, close };
 }
 
-/** All that the link needs after the answer, saved as JSON; byte strings in base64. */
-function prepare({ database, clock, random }: LinkDeps, provision: Provision, deviceName: string) {
+/** All that the link needs after the answer. */
+function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: string) {
   const at = clock.now();
   const makeOwn = (name: OwnName, identity: libsignal.PrivateKey) => {
     // Anywhere in the lower half of the range.
@@ -116,120 +115,110 @@ function prepare({ database, clock, random }: LinkDeps, provision: Provision, de
   const aci = makeOwn("aci", provision.aciIdentity);
   const pni = provision.pniIdentity && makeOwn("pni", provision.pniIdentity);
   const owns = pni === null ? [aci] : [aci, pni];
-  const base64 = (bytes: Bytes | null) => bytes && toBase64(bytes);
-  const pending = {
-    aci: provision.aci,
-    number: provision.number,
-    password: randomBytes(24).toString("base64url"),
-    profileKey: base64(provision.profileKey),
-    entropyPool: provision.entropyPool,
-    credentialSalt: base64(provision.credentialSalt),
-    sendsReadReceipts: provision.sendsReadReceipts,
-    owns: owns.map(({ keys, identity, ...own }) => ({
-      ...own,
-      identity: toBase64(identity.serialize()),
-      signed: toBase64(keys.signed.serialize()),
-      lastResort: toBase64(keys.lastResort.serialize()),
-    })),
-    request: {
-      verificationCode: provision.code,
-      accountAttributes: {
-        fetchesMessages: true,
-        registrationId: aci.registrationId,
-        ...(pni && { pniRegistrationId: pni.registrationId }),
-        name: sealDeviceName(deviceName, provision.aciIdentity.getPublicKey()),
-        capabilities,
-      },
-      ...Object.fromEntries(
-        owns.flatMap(({ name, keys }) => [
-          [`${name}SignedPreKey`, toUpload(keys.signed)],
-          [`${name}PqLastResortPreKey`, toUpload(keys.lastResort)],
-        ]),
-      ),
+  const request = {
+    verificationCode: provision.code,
+    accountAttributes: {
+      fetchesMessages: true,
+      registrationId: aci.registrationId,
+      ...(pni && { pniRegistrationId: pni.registrationId }),
+      name: sealDeviceName(cutName(deviceName), provision.aciIdentity.getPublicKey()),
+      capabilities,
     },
+    ...Object.fromEntries(
+      owns.flatMap(({ name, keys }) => [
+        [`${name}SignedPreKey`, toUpload(keys.signed)],
+        [`${name}PqLastResortPreKey`, toUpload(keys.lastResort)],
+      ]),
+    ),
   };
-  putRow(database, "pending_link", { id: 1, at, state: JSON.stringify(pending) });
-  return pending;
+  return { provision, owns, request, password: randomBytes(24).toString("base64url") };
 }
 
 type Pending = ReturnType<typeof prepare>;
 
-/** True when a link that a crash cut short could be finished. */
-async function resume(deps: LinkDeps, signal: AbortSignal): Promise<boolean> {
-  const row = deps.database.get<{ at: number; state: string }>("SELECT at, state FROM signal_pending_link");
-  if (row === undefined) return false;
-  if (deps.clock.now() - row.at < pendingMaxMs) {
-    try {
-      await complete(deps, JSON.parse(row.state) as Pending, signal);
-      return true;
-    } catch (error) {
-      if (!(error instanceof BridgeError) || error.code !== "rejected") throw error;
-      deps.log.info("a link that was cut short cannot be finished: the code must be scanned again");
-    }
-  }
-  deps.database.run("DELETE FROM signal_pending_link");
-  return false;
+/** At most 50 characters, none of them in part. */
+function cutName(name: string): string {
+  let cut = "";
+  let length = 0;
+  for (const { segment } of new Intl.Segmenter().segment(name.trim()))
+    if (++length <= nameLengthMax && utf8(cut + segment).length <= nameBytesMax) cut += segment;
+    else break;
+  return cut;
 }
 
 const linked = v.object({ deviceId: v.number(), uuid: v.string(), pni: v.nullish(v.string()) });
+type Linked = v.InferOutput<typeof linked>;
 
 async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): Promise<void> {
   const connection = await connectSealed(deps.net, deps.clock, signal, () => undefined);
   try {
-    const credentials = toBase64(utf8(`${pending.aci}:${pending.password}`));
-    const reply = await exchange(connection, {
-      verb: "PUT",
-      path: "/v1/devices/link",
-      headers: [["authorization", `Basic ${credentials}`]],
-      json: pending.request,
-    });
+    const login = toBase64(utf8(`${pending.provision.aci}:${pending.password}`));
+    const reply = await exchange(connection, ask.linkDevice(pending.request, login));
     const answer = v.safeParse(linked, reply.json);
     if (reply.status < 200 || reply.status > 299 || !answer.success) throw refusal(reply);
-    if (answer.output.uuid.toLowerCase() !== pending.aci)
+    if (answer.output.uuid.toLowerCase() !== pending.provision.aci)
       throw new BridgeError("signal_protocol", "Cannot link as the server names another account than the phone did");
+    const earlier = readAccount(deps.database);
     deps.database.transaction(() => save(deps, pending, answer.output));
+    if (earlier !== null) await unlink(deps, earlier, signal);
   } finally {
     await connection.disconnect();
   }
 }
 
+const hints: Partial<Record<number, string>> = {
+  409: "Update signalman: Signal asks for a newer client.",
+  411: "The account has too many linked devices: remove one on the phone.",
+  422: "Give the device a shorter name. If that does not help, update signalman.",
+};
+
 function refusal({ status, retryAfterMs }: Reply): BridgeError {
   const what = `Cannot link as the server answered ${status}`;
   if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
   const hint =
-    status === 411
-      ? "The account has too many linked devices: remove one on the phone."
-      : "Run `signalman link` again and scan the new code soon.";
+    hints[status] ?? "The code has expired or was used: run `signalman link` again and scan the new code soon.";
   return new BridgeError("rejected", what, { hint });
 }
 
-const tables =
-  "account own pending_link sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys send_log";
+/** A device that is only forgotten would keep a place and a queue for weeks. Best effort: it may be gone already. */
+async function unlink(deps: LinkDeps, earlier: NativeAccount, signal: AbortSignal): Promise<void> {
+  try {
+    await using line = await openQuietLine(deps, earlier, signal);
+    await line.request(ask.removeDevice(earlier.deviceId));
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    deps.log.info("the earlier device may still be listed on the phone", { reason: error.message });
+  }
+}
+
+const openQuietLine = (deps: LinkDeps, account: NativeAccount, signal: AbortSignal) =>
+  openLine({ ...deps, onServerTime: () => undefined, notify: () => undefined }, account, signal);
+
+/** What belongs to one device, and what to one account. */
+const deviceTables = "account own sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys send_log";
+const accountTables = "identities recipients groups seen attempts quarantine";
 
 /** All of the new account, and nothing of an earlier link. Inside a transaction of the caller. */
-function save({ database, clock }: LinkDeps, pending: Pending, answer: v.InferOutput<typeof linked>): void {
+function save({ database, clock }: LinkDeps, { provision, owns, password }: Pending, answer: Linked): void {
   const at = clock.now();
-  const isSamePerson = readAccount(database)?.aci.serviceId === pending.aci;
-  for (const table of `${tables}${isSamePerson ? "" : " identities recipients groups"}`.split(" "))
+  const isSameAccount = readAccount(database)?.aci.serviceId === provision.aci;
+  for (const table of `${deviceTables} ${isSameAccount ? "" : accountTables}`.trim().split(" "))
     database.run(`DELETE FROM signal_${table}`);
   putRow(database, "account", {
     id: 1,
-    number: pending.number,
+    number: provision.number,
     device_id: answer.deviceId,
-    password: pending.password,
-    profile_key: pending.profileKey && fromBase64(pending.profileKey),
-    entropy_pool: pending.entropyPool,
-    credential_salt: pending.credentialSalt && fromBase64(pending.credentialSalt),
-    sends_read_receipts: pending.sendsReadReceipts ? 1 : 0,
+    password,
+    profile_key: provision.profileKey,
+    storage_key: provision.entropyPool === null ? null : storageKeyOf(provision.entropyPool),
+    credential_salt: provision.credentialSalt,
+    sends_read_receipts: provision.sendsReadReceipts ? 1 : 0,
     linked_at: at,
   });
-  for (const own of pending.owns) {
+  for (const own of owns) {
     if (own.name === "pni" && !answer.pni) continue;
-    const serviceId = own.name === "aci" ? pending.aci : `PNI:${answer.pni?.toLowerCase()}`;
-    const signed = libsignal.SignedPreKeyRecord.deserialize(fromBase64(own.signed));
-    const lastResort = libsignal.KyberPreKeyRecord.deserialize(fromBase64(own.lastResort));
-    const identity = libsignal.PrivateKey.deserialize(fromBase64(own.identity));
-    saveOwn(database, { ...own, serviceId, identity }, { signed, lastResort }, at);
+    const serviceId = own.name === "aci" ? provision.aci : `PNI:${answer.pni?.toLowerCase()}`;
+    saveOwn(database, { ...own, serviceId }, own.keys, at);
   }
 }
 
@@ -237,13 +226,9 @@ function save({ database, clock }: LinkDeps, pending: Pending, answer: v.InferOu
 async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> {
   const account = loadAccount(deps.database);
   try {
-    const line = await openLine(deps, account, signal);
-    try {
-      await refreshKeys(deps, line, account.aci);
-      if (account.pni !== null) await refreshKeys(deps, line, account.pni);
-    } finally {
-      await line.close();
-    }
+    await using line = await openQuietLine(deps, account, signal);
+    await refreshKeys(deps, line, account.aci);
+    if (account.pni !== null) await refreshKeys(deps, line, account.pni);
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     deps.log.warn("pre-keys not uploaded yet", { reason: error.message });

@@ -7,9 +7,9 @@
  * the compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a
  * world-writable temporary folder, and fails where that is missing or mounted noexec.
  */
-import { createHash, randomUUID } from "node:crypto";
-import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { BridgeError } from "../../core/errors.ts";
 import { reasonOf } from "./bytes.ts";
 
@@ -30,48 +30,44 @@ export async function loadLibsignal(folder: string): Promise<void> {
 }
 
 /**
- * Called by the embedded build alone: the exports of the addon whose bytes are at `source` with the SHA-256 `sha256` (hex).
+ * Called by the embedded build alone: the exports of the addon whose bytes are at `source` with the SHA-256 `sha256` (hex). Once
+ * it is loaded its file is removed again; Windows keeps it until the next start.
  * @throws BridgeError as `loadLibsignal`
  */
 export function openAddon(source: string, sha256: string): unknown {
   if (addonFolder === null)
     throw new BridgeError("internal", "Cannot load libsignal as loadLibsignal was not called before");
   const addon: { exports: unknown } = { exports: {} };
-  const path = extractAddon(source, sha256, addonFolder);
+  const path = unpackAddon(source, sha256, addonFolder);
   try {
     process.dlopen(addon, path);
   } catch (error) {
     throw addonError(addonFolder, error);
+  } finally {
+    remove(dirname(path));
   }
   return addon.exports;
 }
 
 /**
- * Path of the addon in `folder`, whole and verified: a file that is there already is hashed anew each time, a missing or
- * damaged one is replaced by temporary file and rename. Versions that other builds left behind are removed.
- * @throws BridgeError `config` when the folder cannot be written
+ * Path of the addon, alone in a fresh folder inside of `folder`, where no other user can put, read or swap a file; verified after
+ * it was written. @throws BridgeError `config` when the folder cannot be written
  */
-export function extractAddon(source: string, sha256: string, folder: string): string {
-  const name = `libsignal-${sha256.slice(0, 16)}.node`;
-  const path = join(folder, name);
+export function unpackAddon(source: string, sha256: string, folder: string): string {
+  let fresh: string | null = null;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    // Between the check of a file and its use, no other user may replace it.
-    if (process.platform !== "win32" && (statSync(folder).mode & 0o022) !== 0) chmodSync(folder, 0o700);
-    if (sha256Of(path) !== sha256) {
-      const fresh = join(folder, `${name}.${randomUUID()}.tmp`);
-      try {
-        writeFileSync(fresh, readFileSync(source), { mode: 0o600, flag: "wx" });
-        chmodSync(fresh, 0o700);
-        if (sha256Of(fresh) !== sha256) throw new Error("the file does not have the expected SHA-256");
-        renameSync(fresh, path);
-      } finally {
-        rmSync(fresh, { force: true });
-      }
-    }
-    removeOthers(folder, name);
+    // In a folder that others may write to, the fresh one itself could be swapped.
+    if (process.platform !== "win32" && (statSync(folder).mode & 0o077) !== 0) chmodSync(folder, 0o700);
+    for (const name of readdirSync(folder)) if (isLeftBehind(name)) remove(join(folder, name));
+    fresh = mkdtempSync(join(folder, `libsignal-${process.pid}-`));
+    const path = join(fresh, "libsignal.node");
+    writeFileSync(path, readFileSync(source), { mode: 0o700, flag: "wx" });
+    if (createHash("sha256").update(readFileSync(path)).digest("hex") !== sha256)
+      throw new Error("the file does not have the expected SHA-256");
     return path;
   } catch (error) {
+    if (fresh !== null) remove(fresh);
     throw new BridgeError("config", `Cannot put libsignal into ${folder}: ${reasonOf(error)}`, {
       hint: "Give signalman a home folder of its own with 30 MB of free space (SIGNALMAN_HOME).",
       cause: error,
@@ -79,23 +75,23 @@ export function extractAddon(source: string, sha256: string, folder: string): st
   }
 }
 
-function sha256Of(path: string): string | null {
+/** The folder of a process that is gone, or a file of earlier versions, which kept the addon for the next start. */
+function isLeftBehind(name: string): boolean {
+  const pid = /^libsignal-(\d+)-\w{6}$/.exec(name)?.[1];
+  if (pid === undefined) return /^libsignal-[0-9a-f]{16}\.node(\.[0-9a-f-]{36}\.tmp)?$/.test(name);
   try {
-    return createHash("sha256").update(readFileSync(path)).digest("hex");
-  } catch {
-    return null;
+    process.kill(Number(pid), 0);
+    return Number(pid) === process.pid;
+  } catch (error) {
+    return (error as { code?: string }).code === "ESRCH";
   }
 }
 
-/** Temporary files of this same version stay, as another process may be writing one. */
-function removeOthers(folder: string, keep: string): void {
-  for (const name of readdirSync(folder)) {
-    if (name.startsWith(keep) || !/^libsignal-[0-9a-f]{16}\.node(\.[0-9a-f-]{36}\.tmp)?$/.test(name)) continue;
-    try {
-      rmSync(join(folder, name));
-    } catch {
-      // Windows keeps a file that another process has loaded: the next start tries again.
-    }
+function remove(path: string): void {
+  try {
+    rmSync(path, { recursive: true, force: true });
+  } catch {
+    // Windows keeps a file that a process has loaded: the next start tries again.
   }
 }
 

@@ -1,16 +1,18 @@
 /**
  * What a content tells besides its message: keys, timers, group keys, settings of the account. Everything is written with the
  * batch; what needs the network becomes a `Job` for after the acknowledgement. Only people and groups on the allow list leave
- * a trace here: of the owner's other conversations nothing is remembered, their block list and read marks included.
+ * a trace here: of the owner's other conversations nothing is remembered, the rest of the block list and read marks included.
  */
 import * as libsignal from "@signalapp/libsignal-client";
-import { findRecipient, saveProfileKey, saveRecipient, saveTimer } from "./account.ts";
-import { owned } from "./bytes.ts";
-import { dataOf, type Sender } from "./content.ts";
+import type { Millis } from "../../core/model.ts";
+import { findRecipient, saveProfileKey, saveRecipient, saveTimer, storageKeyOf } from "./account.ts";
+import { owned, toBase64 } from "./bytes.ts";
+import { dataOf, type Sender, speaksOfTimer } from "./content.ts";
 import type { Bytes, ReceiveDeps } from "./context.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import { saveOwn } from "./keys.ts";
 import type * as wire from "./proto/signal_pb.ts";
+import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
 
 export type Job =
@@ -26,7 +28,24 @@ export type Job =
   /** A person asks us to send again: a serialized `DecryptionErrorMessage`. */
   | { readonly kind: "answerAgain"; readonly aci: string; readonly deviceId: number; readonly request: Bytes }
   /** The owner's contacts lie on the CDN. */
-  | { readonly kind: "contacts"; readonly pointer: wire.AttachmentPointer };
+  | { readonly kind: "contacts"; readonly pointer: wire.AttachmentPointer }
+  /** The storage service has something new. */
+  | { readonly kind: "storage" }
+  /** Sealed messages of this person arrived. */
+  | { readonly kind: "receipt"; readonly aci: string; readonly sentAts: readonly Millis[] };
+
+/** However many keys were used, the lists are looked at once; a person gets one receipt for a batch. */
+export function mergeJobs(jobs: readonly Job[]): Job[] {
+  const merged = new Map<unknown, Job>();
+  for (const job of jobs) {
+    const key =
+      job.kind === "receipt" ? job.aci : job.kind === "refreshKeys" || job.kind === "storage" ? job.kind : job;
+    const known = merged.get(key);
+    const isMore = job.kind === "receipt" && known?.kind === "receipt";
+    merged.set(key, isMore ? { ...job, sentAts: [...known.sentAts, ...job.sentAts] } : job);
+  }
+  return [...merged.values()];
+}
 
 type News = { readonly jobs: readonly Job[]; readonly isLast: boolean };
 const quiet: News = { jobs: [], isLast: false };
@@ -55,7 +74,8 @@ export function takeNews(
   overlay.later(() => {
     saveRecipient(database, sender.aci, sender.number, null);
     if (data.profileKey.length === 32) saveProfileKey(database, sender.aci, data.profileKey);
-    if (groupId === null) saveTimer(database, sender.aci, data.expireTimer, data.expireTimerVersion);
+    if (content.content.case === "dataMessage" && speaksOfTimer(data))
+      saveTimer(database, sender.aci, data.expireTimer, data.expireTimerVersion);
     if (about.isForPni) database.run("UPDATE signal_recipients SET needs_pni_signature = 1 WHERE aci = ?", sender.aci);
   });
   return quiet;
@@ -83,9 +103,9 @@ function takeSync(
   sender: Sender,
   envelope: wire.Envelope,
 ): News {
-  const { database, clock, isAllowed } = deps;
+  const { database, now, isAllowed } = deps;
   const { case: kind, value } = sync.content;
-  const update = (sql: string, ...params: (string | number)[]): News => {
+  const update = (sql: string, ...params: (Bytes | number)[]): News => {
     overlay.later(() => void database.run(`UPDATE signal_account SET ${sql}`, ...params));
     return { jobs: [], isLast: true };
   };
@@ -102,18 +122,39 @@ function takeSync(
         overlay.later(() => {
           // Note to Self has a timer, too.
           if (isSelf) saveRecipient(database, aci, null, null);
-          saveTimer(database, aci, data.expireTimer, data.expireTimerVersion);
+          if (value.message && speaksOfTimer(data)) saveTimer(database, aci, data.expireTimer, data.expireTimerVersion);
         });
-      return quiet;
+      // The phone has another profile key: with the old one our messages would hide the owner's name.
+      const key = owned(data.profileKey);
+      const isNewKey = key.length === 32 && toBase64(key) !== toBase64(deps.account().profileKey ?? owned([]));
+      return isNewKey ? update("profile_key = ?", key) : quiet;
     }
     case "contacts":
       return value.blob === undefined ? quiet : work({ kind: "contacts", pointer: value.blob });
     case "configuration": {
       const settings = [value.readReceipts ? 1 : 0, value.typingIndicators ? 1 : 0];
-      return update("sends_read_receipts = ?, sends_typing = ?, synced_at = ?", ...settings, clock.now());
+      return update("sends_read_receipts = ?, sends_typing = ?, synced_at = ?", ...settings, now());
     }
-    case "keys":
-      return value.accountEntropyPool === "" ? quiet : update("entropy_pool = ?", value.accountEntropyPool);
+    case "keys": {
+      if (value.accountEntropyPool === "") return quiet;
+      const changed = update("storage_key = ?, storage_version = 0", storageKeyOf(value.accountEntropyPool));
+      return { ...changed, jobs: [{ kind: "storage" }] };
+    }
+    case "fetchLatest":
+      return value.type === FetchLatest.LOCAL_PROFILE || value.type === FetchLatest.STORAGE_MANIFEST
+        ? work({ kind: "storage" })
+        : quiet;
+    case "blocked": {
+      const acis = [...value.acisBinary.map((id) => toAci(id, "")), ...value.acis.map((id) => toAci(null, id))];
+      overlay.later(() =>
+        saveBlocked(
+          deps,
+          acis.flatMap((aci) => aci ?? []),
+          value.groupIds.map(toBase64),
+        ),
+      );
+      return quiet;
+    }
     case "pniChangeNumber":
       // Only the phone may change the number.
       return sender.deviceId === 1 ? changeNumber(deps, overlay, value, envelope) : quiet;
@@ -122,9 +163,18 @@ function takeSync(
   }
 }
 
+/** The whole list. Of people and groups that are not on the allow list nothing is remembered. */
+function saveBlocked({ database, isAllowed }: ReceiveDeps, acis: readonly string[], groupIds: readonly string[]): void {
+  for (const aci of acis)
+    if (isAllowed({ aci, number: findRecipient(database, aci).number }, null)) saveRecipient(database, aci, null, null);
+  const [people, groups] = [JSON.stringify(acis), JSON.stringify(groupIds)];
+  database.run("UPDATE signal_recipients SET is_blocked = aci IN (SELECT value FROM json_each(?))", people);
+  database.run("UPDATE signal_groups SET is_blocked = group_id IN (SELECT value FROM json_each(?))", groups);
+}
+
 /** The account has another number: another PNI identity, made by the phone. **Source:** Signal-Desktop `MessageReceiver`. */
 function changeNumber(
-  { database, clock, log }: ReceiveDeps,
+  { database, now, log }: ReceiveDeps,
   overlay: Overlay,
   change: wire.SyncMessage_PniChangeNumber,
   { updatedPniBinary: binary, updatedPni: text }: wire.Envelope,
@@ -137,7 +187,7 @@ function changeNumber(
   const { privateKey } = libsignal.IdentityKeyPair.deserialize(owned(change.identityKeyPair));
   const signed = libsignal.SignedPreKeyRecord.deserialize(owned(change.signedPreKey));
   const lastResort = libsignal.KyberPreKeyRecord.deserialize(owned(change.lastResortKyberPreKey));
-  const at = clock.now();
+  const at = now();
   overlay.later(() => {
     for (const table of ["pre_keys", "signed_pre_keys", "kyber_pre_keys", "kyber_used", "sessions"])
       database.run(`DELETE FROM signal_${table} WHERE own = 'pni'`);

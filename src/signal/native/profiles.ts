@@ -12,10 +12,10 @@ import type { Database } from "../../store/database.ts";
 import { fromBase64 } from "./bytes.ts";
 import type { Bytes, FetchGroup, Line } from "./context.ts";
 import { findRecipient, saveRecipient } from "./account.ts";
+import { ask } from "./server.ts";
 
 /** Asked for at once; of a larger group the rest is named when it is fetched again. */
 const namesMax = 20;
-const nameLengthMax = 64;
 const ivBytes = 12;
 const tagBytes = 16;
 
@@ -46,7 +46,7 @@ export function withNames(fetchGroup: FetchGroup, database: Database, request: L
 /** Null where there is no profile, or the key does not open it. */
 async function fetchName(request: Line["request"], aci: string, key: Bytes): Promise<string | null> {
   const version = new ProfileKey(key).getProfileKeyVersion(Aci.fromUuid(aci)).toString();
-  const { status, json } = await request({ verb: "GET", path: `/v1/profile/${aci}/${version}` });
+  const { status, json } = await request(ask.profile(aci, version));
   const found = v.safeParse(profile, json);
   return status === 200 && found.success ? openName(fromBase64(found.output.name), key) : null;
 }
@@ -57,12 +57,7 @@ export function openName(sealed: Bytes, key: Bytes): string | null {
     const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
     opening.setAuthTag(sealed.subarray(-tagBytes));
     const plain = opening.update(sealed.subarray(ivBytes, -tagBytes), undefined, "utf8") + opening.final("utf8");
-    // A name is one line, as it must not look like a second message.
-    const name = plain
-      .replace(/[\0\s]+/gu, " ")
-      .replaceAll(":", "")
-      .trim();
-    return name === "" ? null : name.slice(0, nameLengthMax);
+    return plain.replace(/\0+/gu, " ").trim() || null;
   } catch {
     return null;
   }

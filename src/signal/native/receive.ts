@@ -2,7 +2,8 @@
  * From deliveries to a batch that the caller can commit.
  *
  *   seen? ─▶ attempt counted ─▶ decrypt ─▶ parse ─▶ key distribution ─▶ may they write there? ─▶ news ─▶ Envelope
- *     └▶ acknowledge               │          └ breaks a rule: quarantine, the ratchet's step is kept
+ *     └▶ acknowledge               │          │                              └ unknown: it waits (claims.ts), the rest goes on
+ *                                  │          └ breaks a rule: quarantine, the ratchet's step is kept
  *                                  ├ storage fault: throw; nothing is acknowledged, all comes again
  *                                  ├ processed before: acknowledge
  *                                  └ undecryptable: draft dropped, quarantine, perhaps ask to send again
@@ -19,9 +20,10 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { owned, toBase64 } from "./bytes.ts";
+import { owned, reasonOf, toBase64 } from "./bytes.ts";
+import { addClaim } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
-import type { Bytes, GroupClaim, Incoming, Line, ReceiveDeps } from "./context.ts";
+import type { Bytes, GroupClaim, Incoming, Line, ReceiveDeps, Waiting } from "./context.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import { type Job, takeNews } from "./news.ts";
@@ -33,6 +35,9 @@ import type { Overlay } from "./store.ts";
 const batchLengthMax = 50;
 /** So many process deaths over the same bytes, and they are set aside. */
 const attemptsMax = 5;
+const profileKeyUpdate = wire.DataMessage_Flags.PROFILE_KEY_UPDATE;
+const blockedText =
+  "A person or group that may write here is blocked in Signal: what they write is dropped until you unblock them on the phone.";
 
 /** What became of one delivery. */
 type Outcome = {
@@ -55,19 +60,17 @@ export type Opened = {
   readonly deliveries: Incoming[];
   readonly jobs: Job[];
   isAccountChanged: boolean;
-  /** The batch ends before a message of a group of which too little is known; it was put back. */
-  claim: GroupClaim | undefined;
 };
 
 const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update(bytes).digest());
 
 /**
- * Opens up to 50 deliveries of `line` into `overlay`.
+ * Opens up to 50 deliveries of `line` into `overlay`; what must wait for its group goes to `waiting`.
  * @throws BridgeError `database`: then nothing of the overlay may be written, and nothing acknowledged
  */
-export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line): Promise<Opened> {
-  const { database, clock } = deps;
-  const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false, claim: undefined };
+export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line, waiting: Waiting): Promise<Opened> {
+  const { database, now } = deps;
+  const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false };
   const { deliveries } = opened;
   while (deliveries.length < batchLengthMax) {
     const incoming = line.take();
@@ -84,14 +87,14 @@ export async function openBatch(deps: ReceiveDeps, overlay: Overlay, line: Line)
         line.putBack([incoming]);
         break;
       }
-      const outcome = await attempt(deps, overlay, incoming, hash, attempts);
-      opened.claim = outcome.claim;
+      const outcome = await attempt(deps, overlay, incoming, hash, attempts, waiting);
       if (outcome.claim) {
         overlay.drop();
-        giveBack(database, line, [incoming]);
-        break;
+        giveBack(database, null, [incoming]);
+        addClaim(waiting, outcome.claim, incoming);
+        continue;
       }
-      overlay.later(() => note(database, incoming, hash, outcome, clock.now()));
+      overlay.later(() => note(deps, incoming, hash, outcome, now()));
       overlay.keep();
       deliveries.push(incoming);
       if (outcome.envelope) opened.envelopes.push(outcome.envelope);
@@ -113,27 +116,37 @@ async function attempt(
   incoming: Incoming,
   hash: Bytes,
   attempts: number,
+  waiting: Waiting,
 ): Promise<Outcome> {
   if (attempts >= attemptsMax) return { quarantine: "it ended the process each time", isForUs: true };
-  const { database, clock } = deps;
+  const { database, now } = deps;
   const sql =
     "INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1";
   database.exec("PRAGMA synchronous = NORMAL");
   try {
-    database.run(sql, hash, clock.now());
+    database.run(sql, hash, now());
   } finally {
     database.exec("PRAGMA synchronous = FULL");
   }
-  return openEnvelope(deps, overlay, incoming, clock.now());
+  return openEnvelope(deps, overlay, incoming, now(), waiting);
 }
 
-function note(database: Database, { bytes }: Incoming, hash: Bytes, outcome: Outcome, at: Millis): void {
+function note(deps: ReceiveDeps, { bytes }: Incoming, hash: Bytes, outcome: Outcome, at: Millis): void {
+  const { database, log, notify } = deps;
   putRow(database, "seen", { hash, at });
   database.run("DELETE FROM signal_attempts WHERE hash = ?", hash);
+  const { quarantine: reason, isForUs = false } = outcome;
+  if (reason === undefined) return;
   // The bytes, which only we can open, are kept of those on the allow list; of strangers just the fact.
-  const { quarantine: reason, isForUs } = outcome;
-  if (reason !== undefined) putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at });
+  putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at });
+  if (!isForUs) return;
+  log.warn("message set aside, its bytes are kept", { reason });
+  notify({ code: "set_aside", text: "A message to me could not be opened and is kept aside. Please send it again." });
 }
+
+/** How many messages of people on the allow list are kept unread. */
+export const countQuarantined = (database: Database): number =>
+  database.get<{ count: number }>("SELECT count(envelope) AS count FROM signal_quarantine")?.count ?? 0;
 
 /** For a later batch; that they were about to be opened does not count. Best effort, as the database may be what failed. */
 export function giveBack(database: Database, line: Line | null, deliveries: readonly Incoming[]): void {
@@ -153,6 +166,7 @@ export async function openEnvelope(
   overlay: Overlay,
   incoming: Incoming,
   now: Millis,
+  waiting: Waiting,
 ): Promise<Outcome> {
   let envelope: wire.Envelope;
   try {
@@ -170,7 +184,9 @@ export async function openEnvelope(
     original: null,
   };
   const sentAt = Number(envelope.clientTimestamp);
-  const serverAt = incoming.serverAt ?? (Number(envelope.serverTimestamp) || null);
+  // When the server received it; the header of the delivery says when it was handed out.
+  const serverAt = (Number(envelope.serverTimestamp) || incoming.serverAt) ?? null;
+  const latest = Math.max(now, serverAt ?? 0, incoming.serverAt ?? 0);
   if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) {
     // The server itself says that an unsealed message of ours was delivered.
     sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
@@ -180,22 +196,26 @@ export async function openEnvelope(
   }
   try {
     const plain = await decrypt(deps, overlay, envelope, serverAt ?? now, sealing);
+    const sender = senderOf(deps, sealing, sentAt, serverAt);
+    const isForUs = sealing.aci !== null && isTheirs(deps, sender, sealing);
     if (typeof plain === "string") {
       overlay.drop();
       deps.log.debug("delivery dropped", { reason: plain });
-      return { quarantine: plain };
+      return plain === "our own" ? {} : { quarantine: plain, isForUs };
     }
-    const sender = senderOf(deps, sealing, sentAt, serverAt);
-    const isForUs = sender.isOwn || deps.isAllowed(sender, null);
-    const read = await readPlain(deps, overlay, envelope, plain, sender, now).catch((error: unknown) => {
+    const read = await readPlain(deps, overlay, envelope, plain, sender, sealing, latest).catch((error: unknown) => {
       throwStorageFault(overlay, error);
       return "content not usable";
     });
     return typeof read === "string" ? { quarantine: read, isForUs } : { ...read, isForUs };
   } catch (error) {
-    return failed(deps, overlay, sentAt, sealing, error);
+    return failed(deps, overlay, sentAt, sealing, error, waiting);
   }
 }
+
+/** Of our other devices, or of people and groups on the allow list. */
+const isTheirs = ({ isAllowed }: ReceiveDeps, sender: Sender, { groupId }: Sealing): boolean =>
+  sender.isOwn || isAllowed(sender, groupId && toBase64(groupId));
 
 const addressOf = ({ account, database }: ReceiveDeps, aci: string): Address => ({
   aci,
@@ -207,7 +227,8 @@ function senderOf(deps: ReceiveDeps, sealing: Sealing, sentAt: Millis, serverAt:
   const isOwn = aci === deps.account().aci.serviceId;
   const known = findRecipient(deps.database, aci);
   const number = sealing.number ?? (isOwn ? deps.account().number : known.number);
-  return { aci, deviceId: sealing.deviceId, number, name: known.name, isOwn, sentAt, serverAt };
+  const { name, timerSeconds } = known;
+  return { aci, deviceId: sealing.deviceId, number, name, isOwn, sentAt, serverAt, timerSeconds };
 }
 
 /**
@@ -220,7 +241,8 @@ async function readPlain(
   envelope: wire.Envelope,
   plain: Plain,
   sender: Sender,
-  now: Millis,
+  { isSealed }: Sealing,
+  latest: Millis,
 ): Promise<Outcome | string> {
   let content: wire.Content;
   try {
@@ -241,26 +263,37 @@ async function readPlain(
       return "key distribution not readable";
     }
   }
-  const read = readContent(content, sender, now, (aci) => addressOf(deps, aci));
+  const read = readContent(content, sender, latest, (aci) => addressOf(deps, aci));
   if (typeof read === "string") return read;
   const claim = groupClaim(deps, content, sender);
   const standing = claim === undefined ? "member" : deps.groups.standing(claim, sender.aci);
   if (claim && standing === "unknown") return { claim };
   if (standing === "stranger") return "not a member of the group, or may not write there";
+  if (standing === "unreadable") return "its group could not be read";
+  if (standing === "blocked" || (!sender.isOwn && findRecipient(deps.database, sender.aci).isBlocked)) {
+    deps.log.info("message dropped: the owner has blocked its sender or group in Signal");
+    deps.notify({ code: "blocked", text: blockedText });
+    return {};
+  }
   const news = takeNews(deps, overlay, content, sender, { envelope, isForPni: plain.own.name === "pni" });
   const jobs: Job[] = [...news.jobs];
   if (plain.type === libsignal.CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
+  const data = dataOf(content);
+  const groupId = data?.groupV2 ? groupIdOf(data.groupV2.masterKey) : null;
+  // The server itself says so of unsealed ones.
+  if (isSealed && data && !sender.isOwn && !(data.flags & profileKeyUpdate) && deps.isAllowed(sender, groupId))
+    jobs.push({ kind: "receipt", aci: sender.aci, sentAts: [sender.sentAt] });
   return { envelope: read, jobs, isLast: news.isLast };
 }
 
 /** Of messages that others write into a group on the allow list. */
 function groupClaim({ isAllowed }: ReceiveDeps, content: wire.Content, sender: Sender): GroupClaim | undefined {
-  const group = dataOf(content)?.groupV2;
+  const { groupV2: group, adminDelete } = dataOf(content) ?? {};
   if (group === undefined || sender.isOwn) return undefined;
   const groupId = groupIdOf(group.masterKey);
-  return isAllowed(sender, groupId)
-    ? { groupId, masterKey: owned(group.masterKey), revision: group.revision }
-    : undefined;
+  if (!isAllowed(sender, groupId)) return undefined;
+  const { masterKey, revision } = group;
+  return { groupId, masterKey: owned(masterKey), revision, isAdminOnly: adminDelete !== undefined };
 }
 
 function throwStorageFault(overlay: Overlay, error: unknown): void {
@@ -270,18 +303,29 @@ function throwStorageFault(overlay: Overlay, error: unknown): void {
 }
 
 /** Sorts a failure of libsignal or of our reading. @throws BridgeError `database` when it was the storage, and nothing is final */
-function failed(deps: ReceiveDeps, overlay: Overlay, sentAt: Millis, sealing: Sealing, error: unknown): Outcome {
+function failed(
+  deps: ReceiveDeps,
+  overlay: Overlay,
+  sentAt: Millis,
+  sealing: Sealing,
+  error: unknown,
+  waiting: Waiting,
+): Outcome {
   overlay.drop();
   throwStorageFault(overlay, error);
   if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.DuplicatedMessage)) return {};
   const isLibsignal = error instanceof libsignal.LibSignalErrorBase;
   const code = isLibsignal ? (libsignal.ErrorCode[error.code] ?? "Generic") : "Malformed";
   const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
-  if (aci === null) return { quarantine: code };
+  // A message that waits for its group may bring the key of this one.
+  const claim = groupId === null ? undefined : waiting.get(toBase64(groupId))?.claim;
+  if (claim) return { claim };
+  // A certificate that this version does not know: any sender may be behind it.
+  if (aci === null) return { quarantine: code, isForUs: /certificate/i.test(reasonOf(error)) };
   if (libsignal.LibSignalErrorBase.is(error, libsignal.ErrorCode.InvalidSession))
     overlay.putSession("aci", aci, deviceId, null);
   const sender = senderOf(deps, sealing, sentAt, null);
-  const isForUs = sender.isOwn || deps.isAllowed(sender, groupId && toBase64(groupId));
+  const isForUs = isTheirs(deps, sender, sealing);
   deps.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
   const jobs: Job[] = [];
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a

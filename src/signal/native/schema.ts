@@ -12,7 +12,9 @@
  */
 import type { Database, SqlValue } from "../../store/database.ts";
 
-export const signalSchema = `
+/** The steps that the tables have taken, in order; one that has shipped is never edited. */
+export const signalSchema = [
+  `
 CREATE TABLE signal_account (
   id INTEGER PRIMARY KEY CHECK (id = 1), number TEXT, device_id INTEGER NOT NULL, password TEXT NOT NULL,
   profile_key BLOB, entropy_pool TEXT, master_key BLOB, credential_salt BLOB,
@@ -73,7 +75,21 @@ CREATE TABLE signal_send_log (
   sent_at INTEGER NOT NULL, service_id TEXT NOT NULL, content BLOB NOT NULL, group_id BLOB,
   PRIMARY KEY (sent_at, service_id)
 ) STRICT;
-`;
+`,
+  `
+-- Of the account's secrets only the key of the storage service is kept; it is asked for anew.
+ALTER TABLE signal_account DROP COLUMN entropy_pool;
+ALTER TABLE signal_account DROP COLUMN master_key;
+ALTER TABLE signal_account ADD COLUMN storage_key BLOB;
+ALTER TABLE signal_account ADD COLUMN storage_version INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE signal_account ADD COLUMN asked_at INTEGER;
+ALTER TABLE signal_recipients DROP COLUMN is_sealed_refused;
+ALTER TABLE signal_recipients ADD COLUMN sealed_refused_at INTEGER;
+ALTER TABLE signal_recipients ADD COLUMN is_blocked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE signal_groups ADD COLUMN is_blocked INTEGER NOT NULL DEFAULT 0;
+DROP TABLE signal_pending_link;
+`,
+] as const;
 
 /** Writes a whole row of `signal_<table>`; one with the same key is replaced. */
 export function putRow(database: Database, table: string, row: Readonly<Record<string, SqlValue>>): void {

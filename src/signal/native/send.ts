@@ -153,23 +153,17 @@ export async function sendTyping(context: Context, chat: Chat, isTyping: boolean
   await Promise.all(others.map((to) => deliver(context, { kind: "typing", to, content, timestamp, groupId })));
 }
 
-/**
- * The receipt that we owe for an accepted message: read, where the owner's settings allow it, else delivered. A read mark
- * goes to our own devices too.
- */
+/** That an accepted message was read: to its sender, where the owner's settings allow it, and to our other devices. */
 export async function sendReceipt(context: Context, { source, isOwn, sentAt }: Envelope): Promise<void> {
   const to = source?.aci ?? null;
   if (to === null || isOwn) return;
   const { sendsReadReceipts, aci } = context.account();
   saveRecipient(context.database, to, source?.number ?? null, null);
-  const receipt = receiptContent(sendsReadReceipts ? "READ" : "DELIVERY", sentAt);
-  await Promise.all([
-    deliver(context, { kind: "notice", to, content: receipt, timestamp: context.freshTimestamp() }),
-    deliver(context, {
-      kind: "notice",
-      to: aci.serviceId,
-      content: readSyncContent(to, sentAt),
-      timestamp: context.freshTimestamp(),
-    }),
-  ]);
+  const notices: [string, Bytes][] = [[aci.serviceId, readSyncContent(to, sentAt)]];
+  if (sendsReadReceipts) notices.unshift([to, receiptContent("READ", [sentAt])]);
+  await Promise.all(
+    notices.map(([whom, content]) =>
+      deliver(context, { kind: "notice", to: whom, content, timestamp: context.freshTimestamp() }),
+    ),
+  );
 }

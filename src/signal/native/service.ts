@@ -78,11 +78,14 @@ export const production: Omit<ServiceFile, "chat"> = {
 };
 
 /**
- * `name` is `production`, or the path of a service file. `clock` bounds the time of each `fetch`.
+ * `name` is `production`, or the path of a service file: on loopback, which is reached directly whatever `proxy` says. `clock`
+ * bounds the time of each `fetch`.
  * @throws BridgeError `config` naming the field that cannot be
  */
-export async function loadService(name: string, clock: Clock): Promise<Service> {
-  if (name === "production") return toService(v.parse(v.object(hosts), production), null, clock);
+export async function loadService(name: string, clock: Clock, proxy: string | null = null): Promise<Service> {
+  if (proxy !== null && !/^https?:$/.test(URL.parse(proxy)?.protocol ?? ""))
+    throw new BridgeError("config", "Cannot use the proxy for Signal as it is neither http:// nor https://");
+  if (name === "production") return toService(v.parse(v.object(hosts), production), null, clock, proxy);
   const fault = (why: string, cause?: unknown) =>
     new BridgeError("config", `Cannot use the Signal service file ${name}: ${why}`, { cause });
   let json: unknown;
@@ -97,22 +100,25 @@ export async function loadService(name: string, clock: Clock): Promise<Service> 
     throw fault(`${v.getDotPath(issue) ?? "the whole"}: ${issue.input === undefined ? "is missing" : issue.message}`);
   }
   const { chat, ...rest } = result.output;
-  return toService(rest, chat, clock);
+  return toService(rest, chat, clock, null);
 }
 
 type Hosts = Omit<v.InferOutput<typeof serviceFile>, "chat">;
 
-function toService(given: Hosts, chat: v.InferOutput<typeof serviceFile>["chat"] | null, clock: Clock): Service {
+type Chat = v.InferOutput<typeof serviceFile>["chat"];
+
+function toService(given: Hosts, chat: Chat | null, clock: Clock, proxy: string | null): Service {
   const cdnOf: Record<number, string> = { 0: given.cdn[0], 1: given.cdn[0], 2: given.cdn[2], 3: given.cdn[3] };
   return {
     isLocal: chat !== null,
+    proxy,
     netOptions: (userAgent) => (chat === null ? productionNet(userAgent) : localNet(userAgent, chat)),
     remoteConfig: new Map(chat === null ? [] : [["grpc.AttachmentsGetUploadForm", "true"]]),
     trustRoots: given.trustRoots,
     serverPublicParams: given.serverPublicParams,
     storageUrl: given.storage,
     cdnUrl: (cdnNumber) => cdnOf[cdnNumber] ?? null,
-    fetch: pinnedFetch(given.tlsRoots.map(toPem), clock),
+    fetch: pinnedFetch(given.tlsRoots.map(toPem), clock, proxy),
   };
 }
 
@@ -122,7 +128,7 @@ const productionNet = (userAgent: string): NetConstructorOptions =>
   ({ env: 1, userAgent, buildVariant: 0 });
 
 /** The test service is HTTP/2 only, and the other ports are never contacted. **Source:** libsignal-client `net.d.ts`. */
-const localNet = (userAgent: string, chat: { port: number; certificateDer: Bytes }): NetConstructorOptions => ({
+const localNet = (userAgent: string, chat: Chat): NetConstructorOptions => ({
   localTestServer: true,
   userAgent,
   TESTING_localServer_chatPort: chat.port,

@@ -5,7 +5,7 @@
  *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
  *
  *   connect ─▶ receive: wait · open (mutex taken) ─▶ [caller commits] ─▶ ack (acks out, mutex released, jobs queued)
- *                  └ quiet: keep-alive at most every 30 s, upkeep every 6 h
+ *                  └ quiet: keep-alive at most every 30 s, upkeep every hour
  *
  * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; no network call is made under it. Import this file after `loadLibsignal`.
@@ -15,24 +15,31 @@ import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
-import { allFeatures, type Batch, type Link, type Transport } from "../transport.ts";
+import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
 import { reasonOf } from "./bytes.ts";
+import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
-import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps } from "./context.ts";
+import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
+
 import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
 import { withNames } from "./profiles.ts";
-import { giveBack, openBatch, type Opened } from "./receive.ts";
+import { mergeJobs } from "./news.ts";
+import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
+import { ask } from "./server.ts";
 import { openOverlay } from "./store.ts";
-import { answerChallenge, maintain, prune, refreshAllKeys, retryLimiter, runJob } from "./upkeep.ts";
+import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 
 /** When quiet, the server is asked this often whether it is still there. */
 const proofEveryMs: Millis = 30_000;
-const maintainEveryMs: Millis = 6 * 3_600_000;
+const maintainEveryMs: Millis = 3_600_000;
+/** A clock that is further off than this is told of. */
+const skewMsMax: Millis = 300_000;
+const noticeEveryMs: Millis = 24 * 3_600_000;
 
 export type NativeTransport = Transport & {
   readonly answerChallenge: (captcha: string) => Promise<void>;
@@ -42,6 +49,7 @@ export type NativeTransport = Transport & {
 
 function openNet({ service, userAgent }: NativeDeps): Net {
   const net = new Net(service.netOptions(userAgent));
+  if (service.proxy !== null) net.setProxyFromUrl(service.proxy);
   net.setRemoteConfig(service.remoteConfig, BuildVariant.Production);
   return net;
 }
@@ -64,6 +72,14 @@ type State = {
   /** Monotonic times. */
   provedAt: Millis;
   maintainAt: Millis;
+  /** The server's clock, and the monotonic time at which it was heard. */
+  serverTime: { readonly ms: Millis; readonly at: Millis } | null;
+  /** Deliveries that wait for their group, and the asking. */
+  readonly waiting: Waiting;
+  claims: Promise<void>;
+  /** For the next batch; by code when each was told last, monotonic. */
+  notices: Notice[];
+  readonly toldAt: Map<Notice["code"], Millis>;
   /** The end of the queue of jobs. */
   jobs: Promise<void>;
 };
@@ -97,6 +113,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
+    quarantined: () => countQuarantined(deps.database),
     settled: () => state.jobs,
   };
 }
@@ -111,7 +128,19 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     held: null,
     provedAt: -Infinity,
     maintainAt: -Infinity,
+    serverTime: null,
+    waiting: new Map(),
+    claims: Promise.resolve(),
+    notices: [],
+    toldAt: new Map(),
     jobs: Promise.resolve(),
+  };
+  const now = () =>
+    state.serverTime === null ? clock.now() : Math.floor(state.serverTime.ms + clock.monotonic() - state.serverTime.at);
+  const notify = (notice: Notice) => {
+    if (clock.monotonic() - (state.toldAt.get(notice.code) ?? -Infinity) < noticeEveryMs) return;
+    state.toldAt.set(notice.code, clock.monotonic());
+    state.notices.push(notice);
   };
   const line = () => {
     if (state.line !== null) return state.line;
@@ -129,16 +158,24 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     line,
     closing: () => state.closing.signal,
     mutex: makeMutex(),
+    now,
+    notify,
+    reload: () => void (state.account = loadAccount(database)),
+    last: { askedAt: -Infinity, pushedAt: -Infinity, lookedUpAt: -Infinity },
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
-    certificate: certificateKeeper({ line, clock, log }),
-    contacts: { askedAt: -Infinity },
+    certificate: certificateKeeper({ line, now, log }),
     groups: keepGroups({
-      ...deps,
+      database,
+      now,
       account,
-      fetchGroup: withNames(groupFetcher(service, request, clock), database, request),
+      fetchGroup: withNames(groupFetcher(service, request, now), database, request),
     }),
-    freshTimestamp: () => (lastTimestamp = Math.max(lastTimestamp + 1, clock.now())),
+    freshTimestamp: () => {
+      // A clock that ran ahead and was set back does not hold us in the future.
+      const isAhead = lastTimestamp - now() > skewMsMax;
+      return (lastTimestamp = isAhead ? now() : Math.max(lastTimestamp + 1, now()));
+    },
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between"),
   };
 }
@@ -180,7 +217,8 @@ async function connect(context: Live, signal: AbortSignal) {
   await disconnect(state);
   const account = loadAccount(database);
   state.account = account;
-  state.line = await openLine(context, account, signal);
+  const onServerTime = (ms: Millis) => hearServerTime(context, ms);
+  state.line = await openLine({ ...context, onServerTime }, account, signal);
   state.closing = new AbortController();
   state.provedAt = -Infinity;
   state.maintainAt = clock.monotonic() + maintainEveryMs;
@@ -188,16 +226,34 @@ async function connect(context: Live, signal: AbortSignal) {
   return toAccount(account);
 }
 
+function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): void {
+  // The header of a delivery may be older than what is known.
+  if (state.serverTime !== null && ms <= now()) return;
+  state.serverTime = { ms, at: clock.monotonic() };
+  const skewMs = clock.now() - ms;
+  if (Math.abs(skewMs) <= skewMsMax) return;
+  log.warn("the clock of this machine is wrong", { skewMs });
+  const minutes = Math.round(Math.abs(skewMs) / 60_000);
+  notify({
+    code: "clock_wrong",
+    text: `The clock of the machine that I run on is ${minutes} minutes ${skewMs > 0 ? "ahead" : "behind"}. Please set it right.`,
+  });
+}
+
 /** Ends what belongs to the present connection. Never rejects. */
 async function disconnect(state: State): Promise<void> {
   const { line } = state;
   state.line = null;
   state.closing.abort();
-  await line?.close();
+  state.waiting.clear();
+  await line?.[Symbol.asyncDispose]();
+  await state.claims;
   await state.jobs;
 }
 
-const nothing: Batch = { envelopes: [], isProof: false, persist: null };
+/** With what there is to tell. */
+const batchOf = (state: State, batch: Omit<Batch, "notices">): Batch =>
+  state.notices.length === 0 ? batch : { ...batch, notices: state.notices.splice(0) };
 
 /** The line is closed when it throws. */
 async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
@@ -207,40 +263,33 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   try {
     const hasCome = await line.wait(timeoutMs, signal);
     // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
+    const nothing = { envelopes: [], isProof: false, persist: null };
     if (state.line !== line) return nothing;
     if (hasCome) return await open(context, line);
     const fault = line.fault();
     if (fault !== null) throw fault;
-    return { ...nothing, isProof: !signal.aborted && (await prove(context, line)) };
+    return batchOf(state, { ...nothing, isProof: !signal.aborted && (await prove(context, line)) });
   } catch (error) {
     await disconnect(state);
     throw error;
   }
 }
 
-/**
- * Opens what has arrived. The mutex is held when it resolves, until `acknowledge`; it is not while the server is asked about a
- * group.
- */
+/** Opens what has arrived. The mutex is held when it resolves, until `acknowledge`. */
 async function open(context: Live, line: Line): Promise<Batch> {
-  const { state, mutex, closing } = context;
-  for (;;) {
-    const release = await mutex.acquire();
-    let opened: Opened;
-    const overlay = openOverlay(context);
-    try {
-      opened = await openBatch(context, overlay, line);
-    } catch (error) {
-      release();
-      throw error;
-    }
-    if (opened.claim === undefined || opened.deliveries.length > 0) {
-      const batch: Batch = { envelopes: opened.envelopes, isProof: true, persist: overlay.write };
-      state.held = { batch, opened, release };
-      return batch;
-    }
+  const { state, mutex } = context;
+  const release = await mutex.acquire();
+  const overlay = openOverlay(context);
+  try {
+    const opened = await openBatch(context, overlay, line, state.waiting);
+    const batch = batchOf(state, { envelopes: opened.envelopes, isProof: true, persist: overlay.write });
+    state.held = { batch, opened, release };
+    const asking = settleClaims(context, line, state.waiting);
+    state.claims = Promise.all([state.claims, asking]).then(() => undefined);
+    return batch;
+  } catch (error) {
     release();
-    await context.groups.learn(opened.claim, closing());
+    throw error;
   }
 }
 
@@ -251,31 +300,26 @@ function acknowledge(context: Live, batch: Batch, isCommitted: boolean): void {
   state.held = null;
   if (isCommitted) {
     for (const delivery of opened.deliveries) delivery.ack();
-    if (opened.isAccountChanged) state.account = loadAccount(database);
+    if (opened.isAccountChanged) context.reload();
     state.provedAt = clock.monotonic();
   }
   // Nothing has happened: the same deliveries are opened anew. Should the line go first, the server brings them again.
   else giveBack(database, state.line, opened.deliveries);
   release();
   if (!isCommitted) return;
-  // However many keys were used, the lists are looked at once.
-  const jobs = new Map(opened.jobs.map((job) => [job.kind === "refreshKeys" ? job.kind : job, job]));
-  for (const job of jobs.values()) enqueue(context, () => runJob(context, job));
+  for (const job of mergeJobs(opened.jobs)) enqueue(context, () => runJob(context, job));
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
 async function prove(context: Live, line: Line): Promise<boolean> {
-  const { state, clock, database } = context;
+  const { state, clock } = context;
   if (clock.monotonic() >= state.maintainAt) {
     state.maintainAt = clock.monotonic() + maintainEveryMs;
-    enqueue(context, async () => {
-      prune(database, clock.now());
-      await refreshAllKeys(context);
-    });
+    enqueue(context, () => maintain(context));
   }
   if (clock.monotonic() - state.provedAt < proofEveryMs) return false;
   try {
-    await line.request({ verb: "GET", path: "/v1/keepalive" });
+    await line.request(ask.keepAlive());
   } catch (cause) {
     const message = "Cannot receive as the server does not answer";
     throw line.fault() ?? new BridgeError("signal_timeout", message, { cause });

@@ -11,14 +11,16 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findAci, saveRecipient, saveTimer } from "./account.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
-import { capabilities } from "./connect.ts";
-import { nullContent, requestContent } from "./compose.ts";
+import { nullContent, receiptContent, requestContent } from "./compose.ts";
+import { toBridgeError } from "./connect.ts";
 import type { Bytes, Context } from "./context.ts";
-import { deliver, refusal } from "./deliver.ts";
+import { deliver } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
 import type { Job } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
+import { ask } from "./server.ts";
+import { readStorage } from "./storage.ts";
 import { openOverlay } from "./store.ts";
 
 const dayMs: Millis = 86_400_000;
@@ -28,53 +30,98 @@ const quarantineKeptMs: Millis = 30 * dayMs;
 const quarantineLengthMax = 500;
 const sendLogKeptMs: Millis = 2 * dayMs;
 const deadSessionKeptMs: Millis = 30 * dayMs;
-const contactsEveryMs: Millis = 3_600_000;
+const firstAskEveryMs: Millis = 60_000;
+const askEveryMs: Millis = 3_600_000;
 const contactsBytesMax = 32 * 1024 * 1024;
 /** Requests to send again, in each direction, can be provoked from afar: so many per person. */
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
 const whoami = v.object({ uuid: v.string(), pni: v.nullish(v.string()) });
+const login = v.object({ username: v.string(), password: v.string() });
 
-/** After each connect. @throws BridgeError those of `Line.request`: the rest waits for the next connect */
+/**
+ * After each connect, and every hour of a line that holds. One step that fails keeps no other from being taken.
+ * @throws BridgeError of the first step that failed: the rest of it waits for the next time
+ */
 export async function maintain(context: Context): Promise<void> {
-  const { log, line, account } = context;
-  prune(context.database, context.clock.now());
-  const capable = await line().request({ verb: "PUT", path: "/v1/devices/capabilities", json: capabilities });
-  if (capable.status >= 300) log.warn("capabilities not taken", { status: capable.status });
-  const { pni, syncedAt } = account();
-  const who = v.safeParse(whoami, (await line().request({ verb: "GET", path: "/v1/accounts/whoami" })).json);
+  prune(context.database, context.now());
+  const steps = [tellCapabilities, checkNumber, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
+  let fault: unknown = null;
+  for (const step of steps)
+    try {
+      await step(context);
+    } catch (error) {
+      if (!(error instanceof BridgeError)) throw error;
+      fault ??= error;
+    }
+  if (fault !== null) throw fault;
+}
+
+async function tellCapabilities({ log, line }: Context): Promise<void> {
+  const { status } = await line().request(ask.setCapabilities());
+  if (status >= 300) log.warn("capabilities not taken", { status });
+}
+
+async function checkNumber({ log, line, account }: Context): Promise<void> {
+  const { pni } = account();
+  const who = v.safeParse(whoami, (await line().request(ask.whoami())).json);
   if (who.success && who.output.pni && pni && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`)
     log.warn("the account has another number than this device knows: link anew if people cannot reach it");
-  await refreshAllKeys(context);
-  await requestSync(context, syncedAt === null);
 }
 
 /** Both identities; cheap when nothing is due. */
-export async function refreshAllKeys(context: Context): Promise<void> {
+async function refreshAllKeys(context: Context): Promise<void> {
   const { aci, pni } = context.account();
   for (const own of pni === null ? [aci] : [aci, pni])
     if (await refreshKeys(context, context.line(), own)) context.log.info("pre-keys uploaded", { identity: own.name });
 }
 
+const unknownNumbers = ({ database, allowedNumbers }: Context): string[] =>
+  allowedNumbers.filter((number) => findAci(database, { aci: null, number }) === null);
+
 /**
- * Asks the phone, after linking, for all that a new device asks for: the answer about blocked people is not kept, who may write
- * here is said by the allow list alone. Later only for contacts, while a number on the allow list has no account: only those on
- * the list were kept, and it may be newer than the last answer.
+ * Asks the phone, after linking, for all that a new device asks for; later for contacts alone, while a number on the allow list
+ * has no account, as only people on the list were kept. A phone that is asked for contacts uploads all of them: at most once a
+ * minute until it has answered, then once an hour.
  */
-async function requestSync(context: Context, isFirst: boolean): Promise<void> {
+async function requestSync(context: Context): Promise<void> {
   const { BLOCKED, CONFIGURATION, CONTACTS, KEYS } = SyncMessage_Request_Type;
-  const { clock, database, allowedNumbers, contacts } = context;
-  const { aci, entropyPool } = context.account();
-  const isDue = clock.monotonic() - contacts.askedAt >= contactsEveryMs;
-  if (!isFirst && !(isDue && allowedNumbers.some((number) => findAci(database, { aci: null, number }) === null)))
-    return;
-  contacts.askedAt = clock.monotonic();
-  const others = isFirst ? [BLOCKED, CONFIGURATION, ...(entropyPool === null ? [KEYS] : [])] : [];
-  for (const type of [CONTACTS, ...others]) {
+  const { now, clock, database, last } = context;
+  const { aci, storageKey, syncedAt } = context.account();
+  const row = database.get<{ askedAt: Millis | null }>("SELECT asked_at AS askedAt FROM signal_account");
+  if (Math.abs(now() - (row?.askedAt ?? -Infinity)) < firstAskEveryMs) return;
+  if (syncedAt !== null && clock.monotonic() - last.askedAt < askEveryMs) return;
+  const wanted = [
+    ...(syncedAt === null ? [CONTACTS, BLOCKED, CONFIGURATION] : unknownNumbers(context).length > 0 ? [CONTACTS] : []),
+    ...(storageKey === null ? [KEYS] : []),
+  ];
+  if (wanted.length === 0) return;
+  last.askedAt = clock.monotonic();
+  database.run("UPDATE signal_account SET asked_at = ?", now());
+  for (const type of wanted) {
     const timestamp = context.freshTimestamp();
     await deliver(context, { kind: "request", to: aci.serviceId, content: requestContent(type), timestamp });
   }
+}
+
+/**
+ * Contact discovery, for numbers on the allow list that neither the phone nor the storage service knows; at most once a day, as
+ * Signal limits it.
+ */
+export async function lookUpNumbers(context: Context): Promise<void> {
+  const { database, net, line, clock, log, closing, last } = context;
+  const e164s = unknownNumbers(context);
+  if (e164s.length === 0 || clock.monotonic() - last.lookedUpAt < dayMs) return;
+  last.lookedUpAt = clock.monotonic();
+  const given = v.safeParse(login, (await line().request(ask.directoryLogin())).json);
+  if (!given.success) return log.info("numbers not looked up: the server gives no login");
+  const wanted = { e164s, acisAndAccessKeys: [], abortSignal: closing() };
+  const { entries } = await net.cdsiLookup(given.output, wanted).catch((error: unknown) => {
+    throw toBridgeError("Cannot look up numbers", error);
+  });
+  for (const [number, { aci }] of entries) if (aci !== undefined) saveRecipient(database, aci, number, null);
+  log.info("numbers looked up", { asked: e164s.length, unknown: unknownNumbers(context).length });
 }
 
 /** Forgets what will not be asked for again. */
@@ -99,8 +146,13 @@ export async function answerChallenge({ database, line }: Context, text: string)
       hint: "Nothing to do.",
     });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
-  const reply = await line().request({ verb: "PUT", path: "/v1/challenge", json });
-  if (reply.status >= 300) throw refusal(database, reply, "hand in the captcha");
+  const { status, retryAfterMs } = await line().request(ask.answerChallenge(json));
+  const message = `Cannot hand in the captcha as the server answered ${status}`;
+  if (status === 429)
+    throw new BridgeError("signal_rate_limited", message, { retryAfterMs: retryAfterMs ?? undefined });
+  // The token stays good.
+  if (status >= 300)
+    throw new BridgeError("send_rejected", message, { hint: "Solve a fresh captcha, and hand in all of its text." });
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
@@ -111,6 +163,14 @@ export async function runJob(context: Context, job: Job): Promise<void> {
       return refreshAllKeys(context);
     case "contacts":
       return takeContacts(context, job.pointer);
+    case "storage":
+      return readStorage(context);
+    case "receipt": {
+      const content = receiptContent("DELIVERY", job.sentAts);
+      const timestamp = context.freshTimestamp();
+      await deliver(context, { kind: "notice", to: job.aci, content, timestamp });
+      return;
+    }
     case "askAgain": {
       // Their other devices see that it is not for them.
       if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");

@@ -44,14 +44,14 @@ describe("the fixtures of signal-cli", () => {
     ],
     "envelope-remote-delete.json": [["delete", fromAlice]],
     "envelope-sticker-payment-contact-poll.json": [
+      ["text", fromAlice],
       ["empty", fromAlice],
-      ["empty", fromAlice],
-      ["empty", fromAlice],
-      ["empty", inGroup],
+      ["text", fromAlice],
+      ["text", inGroup],
       ["empty", inGroup],
       ["text", fromAlice],
       ["empty", inGroup],
-      ["text", fromAlice],
+      ["empty", fromAlice],
     ],
     "envelope-story-and-call.json": [
       ["empty", null],
@@ -192,6 +192,85 @@ describe("long text", () => {
     const attachments = [{ contentType: "text/plain", filename: "a.txt", id: "a.txt", size: 3 }];
     const { wire } = writer.person(alice, "longer than three", { extra: { attachments } });
     expect(textOf(toEnvelope(wire, own))?.attachments).toMatchObject([{ isLongText: false, fileName: "a.txt" }]);
+  });
+});
+
+describe("messages without text", () => {
+  const said = (extra: Readonly<Record<string, unknown>>, text: string | null = null, id?: string) =>
+    toEnvelope(writer.person(alice, text, { extra, ...(id && { groupId: id }) }).wire, own);
+  const name = { given: "Dan", family: "Example", nickname: null };
+
+  test.each([
+    ["a sticker", { sticker: { packId: "00ab", stickerId: 2 } }, "[Sticker]"],
+    [
+      "a contact card",
+      { contacts: [{ name, phone: [{ value: "+15550105555", type: "MOBILE" }], organization: null }] },
+      '[Contact card: "Dan Example", "+15550105555"]',
+    ],
+    ["a poll", { pollCreate: { question: "Pizza?", options: ["yes", "no"] } }, '[Poll: "Pizza?", "yes", "no"]'],
+    [
+      "a link alone",
+      { previews: [{ url: "https://example.org", title: "Example", description: "" }] },
+      '[Link: "Example", "https://example.org"]',
+    ],
+    [
+      "a place",
+      { previews: [{ url: "https://maps.google.com/maps?q=1%2C2", title: "Here", description: null }] },
+      '[Location: "Here", "https://maps.google.com/maps?q=1%2C2"]',
+    ],
+  ])("%s is said in words", (_, extra, words) => expect(textOf(said(extra))?.text).toBe(words));
+
+  test("beside a text there are no words", () => {
+    const previews = [{ url: "https://example.org", title: "Example", description: "" }];
+    expect(textOf(said({ previews }, "look https://example.org"))?.text).toBe("look https://example.org");
+  });
+
+  test.each([
+    ["pollVote", "a vote"],
+    ["pinMessage", "a pin"],
+    ["payment", "a payment"],
+  ])("%s is traffic without anything to answer", (key) => {
+    expect(said({ [key]: { targetSentTimestamp: 5 } }).content).toEqual({ kind: "empty", what: key });
+  });
+
+  test("a reply to a story is ignored, and says why", () => {
+    expect(said({ storyContext: { sentTimestamp: 5 } }, "nice story").content).toEqual({
+      kind: "empty",
+      what: "story reply",
+    });
+  });
+
+  test("what may be seen once is told, and not fetched", () => {
+    const attachments = [{ contentType: "image/jpeg", filename: null, id: "x.jpg", size: 9 }];
+    expect(said({ viewOnce: true, attachments }).content).toMatchObject({ isViewOnce: true, attachments: [] });
+  });
+
+  test("what an admin deletes in a group is withdrawn as its author's", () => {
+    const adminDelete = {
+      targetAuthorNumber: null,
+      targetAuthorUuid: carol.aci,
+      targetSentTimestamp: 1_786_953_600_000,
+    };
+    const envelope = said({ adminDelete }, null, groupId);
+    expect(envelope).toMatchObject({
+      source: { aci: carol.aci },
+      isOwn: false,
+      chat: { kind: "group", id: groupId },
+      content: { kind: "delete", targetSentAt: 1_786_953_600_000 },
+    });
+    // A direct chat has no admin.
+    expect(said({ adminDelete })).toMatchObject({ source: { aci: alice.aci }, content: { kind: "empty" } });
+  });
+
+  test("an edit that leaves nothing is still an edit", () => {
+    const edited = {
+      envelope: {
+        sourceUuid: alice.aci,
+        timestamp: 9,
+        editMessage: { targetSentTimestamp: 5, dataMessage: { timestamp: 9, message: null } },
+      },
+    };
+    expect(toEnvelope(edited, own).content).toMatchObject({ kind: "edit", targetSentAt: 5, body: { text: "" } });
   });
 });
 

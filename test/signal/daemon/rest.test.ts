@@ -88,8 +88,18 @@ describe("connecting", () => {
     ["accounts", "cut", "signal_unreachable"],
   ] as const)("a bad answer to %s is a typed fault", async (route, fault, code) => {
     const { double, transport } = await setup();
-    double.fail(route, fault);
+    // What fails on a used connection is asked once more on a new one.
+    double.fail(route, fault, fault === "cut" ? 2 : 1);
     expect(await codeOf(transport.connect(never))).toBe(code);
+  });
+
+  test("our ACI is in the account's identities, and asked for once", async () => {
+    const { double, transport } = await setup();
+    expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
+    await transport.connect(never);
+    expect(double.calls().filter(({ path }) => path.startsWith("/v1/identities"))).toHaveLength(1);
+    const silent = await setup({ tellsOwnAci: false });
+    expect(await silent.transport.connect(never)).toMatchObject({ aci: null, number: me.number });
   });
 
   test("a container that hangs is noticed", async () => {
@@ -208,7 +218,7 @@ describe("one call at a time", () => {
     await receiving;
     expect(double.sent().map(({ text }) => text)).toEqual(["one", "two", "three"]);
     const order = double.calls().map(({ path }) => path.split("/")[2]);
-    expect(order.slice(2)).toEqual(["receive", "send", "send", "send", "receive"]);
+    expect(order.slice(3)).toEqual(["receive", "send", "send", "send", "receive"]);
   });
 
   test("however much there is to send, a poll gets its turn", async () => {
@@ -334,7 +344,51 @@ describe("sending", () => {
       { start: 3, length: 9, style: "ITALIC" },
     ] as const;
     await transport.send({ ...hello(), body: { kind: "text", text, styles, quote: null, files: [] } });
-    expect(double.sent()).toMatchObject([{ text, styles: [] }]);
+    expect(double.sent()).toMatchObject([{ text, styles: [styles[0]] }]);
+  });
+
+  const printed = (who: string, end = "") =>
+    `Failed to send (some) messages:\nI/ikF3jXX5A3ygXVGxesR3UWsIQnfR5uzwFgxHaVZFs=: ${who}\n1786953653000\n${end}`;
+
+  test.each([
+    ["as it is", (text: string) => text],
+    [
+      "as a number that could not be read",
+      (text: string) => `strconv.ParseInt: parsing ${JSON.stringify(text.trim())}: invalid syntax`,
+    ],
+  ])("a group of which one member did not get it counts as sent, also where it is a 400: %s", async (_, wrap) => {
+    const { double, transport } = await connected();
+    double.fail("send", refusal(wrap(printed(`Unregistered user "${carol.aci}"`))));
+    double.fail("send", refusal(wrap(printed(`Untrusted Identity for "${alice.number}"`))));
+    expect(await transport.send(hello(group))).toEqual({
+      timestamp: 1_786_953_653_000,
+      failed: [{ recipient: carol.aci, code: "unregistered" }],
+    });
+    expect(await transport.send(hello(group))).toEqual({
+      timestamp: 1_786_953_653_000,
+      failed: [{ recipient: alice.number, code: "untrusted_identity" }],
+    });
+  });
+
+  test.each([
+    ['Unregistered user "+15550100002"', "unregistered"],
+    ['Network failure for "+15550100002"', "send_uncertain"],
+    [
+      'CAPTCHA proof required for sending to "+15550100002", available options "[RECAPTCHA]" with challenge token "0f6d", or wait "60" seconds.',
+      "captcha",
+    ],
+    ["Something new", "send_uncertain"],
+  ] as const)("a message that reached nobody: %s", async (who, code) => {
+    const { double, transport } = await connected();
+    double.fail("send", refusal(printed(who, "Failed to send message\n")));
+    expect(await codeOf(transport.send(hello()))).toBe(code);
+  });
+
+  test("a note to ourselves stays one, and a group gets no copy for us", async () => {
+    const { double, transport } = await connected();
+    await transport.send(hello({ kind: "self" }));
+    await transport.send(hello(group));
+    expect(double.sent()).toHaveLength(2);
   });
 
   test("files, whatever their names", async () => {

@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { BridgeError } from "../../../src/core/errors.ts";
-import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
+import { decide } from "../../../src/core/inbound.ts";
+import type { Chat, Envelope, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
 import { codeOf, faultOf } from "../../contract/transport.ts";
 import { createFakeClock } from "../../doubles/fake-clock.ts";
@@ -65,11 +66,25 @@ async function connected(options: Parameters<typeof setup>[0] = {}) {
 describe("choosing the account", () => {
   test("a daemon of one account serves without the account parameter", async () => {
     const { double, transport, receive } = await setup({ mode: "single" });
-    expect(await transport.connect(never)).toEqual({ aci: null, number: me.number, deviceId: null });
+    expect(await transport.connect(never)).toEqual({ aci: me.aci, number: me.number, deviceId: null });
     double.phoneWrites("hi");
     expect((await receive()).envelopes).toMatchObject([{ chat: self }]);
     await transport.send(hello(self));
     expect(double.sent()).toHaveLength(1);
+  });
+
+  test("where nothing names the account, the first message does: a mention in it counts", async () => {
+    const { double, transport, receive } = await setup({ mode: "single", account: null });
+    const account = await transport.connect(never);
+    expect(account).toEqual({ aci: null, number: null, deviceId: null });
+    const mentions = [{ name: me.number, number: me.number, uuid: me.aci, start: 0, length: 1 }];
+    double.personWrites(alice, "\u{FFFC} hello", { groupId, extra: { mentions } });
+    const [envelope] = (await receive()).envelopes;
+    expect(account).toMatchObject({ aci: me.aci, number: me.number });
+    const allow = [{ kind: "group", id: groupId }] as const;
+    const options = { account, allow, questions: [], isGroupAlways: false };
+    expect(envelope && decide(envelope, options)).toMatchObject({ kind: "prompt" });
+    expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
   });
 
   test("without a setting the only account is taken", async () => {
@@ -93,10 +108,13 @@ describe("choosing the account", () => {
     expect(await transport.connect(never)).toMatchObject({ number: me.number });
   });
 
-  test("our own ACI is told by the contacts, or learnt from the first sync message and kept", async () => {
-    const telling = await setup({ tellsOwnAci: true });
-    expect(await telling.transport.connect(never)).toMatchObject({ aci: me.aci });
-    const { double, transport, receive } = await setup();
+  test.each(["contacts", "identities"] as const)("our own ACI is told by the %s", async (tellsOwnAci) => {
+    const { transport } = await setup({ tellsOwnAci });
+    expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
+  });
+
+  test("or it is learnt from the first sync message and kept", async () => {
+    const { double, transport, receive } = await setup({ tellsOwnAci: "never" });
     expect(await transport.connect(never)).toMatchObject({ aci: null });
     double.personWrites(alice, "not mine");
     await receive();
@@ -104,6 +122,27 @@ describe("choosing the account", () => {
     double.phoneWrites("note");
     await receive();
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
+  });
+
+  test("connections are used again, but for sends and polls", async () => {
+    const { double, transport } = await connected();
+    for (const isTyping of [true, false, true]) await transport.typing(direct, isTyping);
+    expect({ calls: double.calls().length, connections: double.connections() }).toEqual({ calls: 6, connections: 1 });
+    await transport.send(hello());
+    await transport.send(hello());
+    expect(double.connections()).toBe(3);
+  });
+
+  test("a daemon that does not answer to its name says what to do", async () => {
+    const { double } = await setup();
+    const clock = createFakeClock();
+    // The name is one that the daemon was not started with, as behind a container's.
+    const throughName = (url: string, init: RequestInit) =>
+      fetch(url, { ...init, headers: { ...(init.headers as Record<string, string>), Host: "signal-cli:8080" } });
+    const named = createSignalCli({ baseUrl: double.url, account: null, clock, log: quietLog, fetch: throughName });
+    const fault = await faultOf(named.connect(never));
+    expect(fault.message).toContain("does not answer to the name");
+    expect(fault.hint).toContain("--http");
   });
 
   test("only loopback is local", () => {
@@ -514,6 +553,22 @@ describe("the requests of the fixtures", () => {
       expect(await codeOf(transport.send(hello()))).toBe(codes[index] ?? "internal");
     }
   });
+});
+
+test("one sender, one millisecond, two chats and two texts: all of them are handed out", async () => {
+  const { double, receive } = await connected();
+  const writer = createWriter({ ...createFakeClock(), now: () => 5 }, me);
+  const wires = [
+    writer.person(alice, "direct"),
+    writer.person(alice, "group", { groupId }),
+    writer.person(alice, "more"),
+  ];
+  const sameTime = (_key: string, value: unknown) => (typeof value === "number" && value > 4 && value < 10 ? 5 : value);
+  for (const { wire } of wires) double.deliver(JSON.parse(JSON.stringify(wire, sameTime)));
+  const received: Envelope[] = [];
+  while (received.length < wires.length) received.push(...(await receive()).envelopes);
+  expect(received.map(({ sentAt }) => sentAt)).toEqual([5, 5, 5]);
+  expect(received.map(({ chat }) => chat?.kind)).toEqual(["direct", "group", "direct"]);
 });
 
 describe("files", () => {

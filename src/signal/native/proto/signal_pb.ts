@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file signal.proto.
  */
 export const file_signal: GenFile = /*@__PURE__*/
-  fileDesc("CgxzaWduYWwucHJvdG8SEHNpZ25hbG1hbi5zaWduYWwiCQoHUHJlc2VudCLYAwoIRW52ZWxvcGUSLQoEdHlwZRgBIAEoDjIfLnNpZ25hbG1hbi5zaWduYWwuRW52ZWxvcGUuVHlwZRIYChBjbGllbnRfdGltZXN0YW1wGAUgASgEEhgKEHNvdXJjZV9kZXZpY2VfaWQYByABKA0SDwoHY29udGVudBgIIAEoDBIYChBzZXJ2ZXJfdGltZXN0YW1wGAogASgEEhkKEXNvdXJjZV9zZXJ2aWNlX2lkGAsgASgJEh4KFmRlc3RpbmF0aW9uX3NlcnZpY2VfaWQYDSABKAkSEwoLdXBkYXRlZF9wbmkYDyABKAkSIAoYc291cmNlX3NlcnZpY2VfaWRfYmluYXJ5GBMgASgMEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GBQgASgMEhoKEnVwZGF0ZWRfcG5pX2JpbmFyeRgWIAEoDCKIAQoEVHlwZRILCgdVTktOT1dOEAASEgoORE9VQkxFX1JBVENIRVQQARISCg5QUkVLRVlfTUVTU0FHRRADEhsKF1NFUlZFUl9ERUxJVkVSWV9SRUNFSVBUEAUSFwoTVU5JREVOVElGSUVEX1NFTkRFUhAGEhUKEVBMQUlOVEVYVF9DT05URU5UEAgi4gQKB0NvbnRlbnQSNQoMZGF0YV9tZXNzYWdlGAEgASgLMh0uc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZUgAEjUKDHN5bmNfbWVzc2FnZRgCIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2VIABIxCgxjYWxsX21lc3NhZ2UYAyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI1CgxudWxsX21lc3NhZ2UYBCABKAsyHS5zaWduYWxtYW4uc2lnbmFsLk51bGxNZXNzYWdlSAASOwoPcmVjZWlwdF9tZXNzYWdlGAUgASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZUgAEjkKDnR5cGluZ19tZXNzYWdlGAYgASgLMh8uc2lnbmFsbWFuLnNpZ25hbC5UeXBpbmdNZXNzYWdlSAASIgoYZGVjcnlwdGlvbl9lcnJvcl9tZXNzYWdlGAggASgMSAASMgoNc3RvcnlfbWVzc2FnZRgJIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjUKDGVkaXRfbWVzc2FnZRgLIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRWRpdE1lc3NhZ2VIABInCh9zZW5kZXJfa2V5X2Rpc3RyaWJ1dGlvbl9tZXNzYWdlGAcgASgMEkQKFXBuaV9zaWduYXR1cmVfbWVzc2FnZRgKIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuUG5pU2lnbmF0dXJlTWVzc2FnZUIJCgdjb250ZW50Ih4KC051bGxNZXNzYWdlEg8KB3BhZGRpbmcYASABKAwiNQoTUG5pU2lnbmF0dXJlTWVzc2FnZRILCgNwbmkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIoQBCg5SZWNlaXB0TWVzc2FnZRIzCgR0eXBlGAEgASgOMiUuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZS5UeXBlEhEKCXRpbWVzdGFtcBgCIAMoBCIqCgRUeXBlEgwKCERFTElWRVJZEAASCAoEUkVBRBABEgoKBlZJRVdFRBACIpABCg1UeXBpbmdNZXNzYWdlEhEKCXRpbWVzdGFtcBgBIAEoBBI2CgZhY3Rpb24YAiABKA4yJi5zaWduYWxtYW4uc2lnbmFsLlR5cGluZ01lc3NhZ2UuQWN0aW9uEhAKCGdyb3VwX2lkGAMgASgMIiIKBkFjdGlvbhILCgdTVEFSVEVEEAASCwoHU1RPUFBFRBABImEKC0VkaXRNZXNzYWdlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBBIzCgxkYXRhX21lc3NhZ2UYAiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlIrIKCgtEYXRhTWVzc2FnZRIMCgRib2R5GAEgASgJEjgKC2F0dGFjaG1lbnRzGAIgAygLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchINCgVmbGFncxgEIAEoDRIUCgxleHBpcmVfdGltZXIYBSABKA0SEwoLcHJvZmlsZV9rZXkYBiABKAwSEQoJdGltZXN0YW1wGAcgASgEEjIKBXF1b3RlGAggASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5RdW90ZRIqCgdzdGlja2VyGAsgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EiEKGXJlcXVpcmVkX3Byb3RvY29sX3ZlcnNpb24YDCABKA0SFAoMaXNfdmlld19vbmNlGA4gASgIEjIKCGdyb3VwX3YyGA8gASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5Hcm91cENvbnRleHRWMhI4CghyZWFjdGlvbhgQIAEoCzImLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuUmVhY3Rpb24SNAoGZGVsZXRlGBEgASgLMiQuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5EZWxldGUSMAoLYm9keV9yYW5nZXMYEiADKAsyGy5zaWduYWxtYW4uc2lnbmFsLkJvZHlSYW5nZRI0ChFncm91cF9jYWxsX3VwZGF0ZRgTIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIwCg1zdG9yeV9jb250ZXh0GBUgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EhwKFGV4cGlyZV90aW1lcl92ZXJzaW9uGBcgASgNEi4KC3BvbGxfY3JlYXRlGBggASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EjEKDnBvbGxfdGVybWluYXRlGBkgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50EiwKCXBvbGxfdm90ZRgaIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIuCgtwaW5fbWVzc2FnZRgbIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIwCg11bnBpbl9tZXNzYWdlGBwgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50Ei8KDGFkbWluX2RlbGV0ZRgdIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBpeCgVRdW90ZRIKCgJpZBgBIAEoBBIMCgR0ZXh0GAMgASgJEhIKCmF1dGhvcl9hY2kYBSABKAkSDAoEdHlwZRgHIAEoDRIZChFhdXRob3JfYWNpX2JpbmFyeRgIIAEoDBqFAQoIUmVhY3Rpb24SDQoFZW1vamkYASABKAkSDgoGcmVtb3ZlGAIgASgIEhkKEXRhcmdldF9hdXRob3JfYWNpGAQgASgJEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgFIAEoBBIgChh0YXJnZXRfYXV0aG9yX2FjaV9iaW5hcnkYBiABKAwaJwoGRGVsZXRlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBCJkCgVGbGFncxIICgROT05FEAASDwoLRU5EX1NFU1NJT04QARIbChdFWFBJUkFUSU9OX1RJTUVSX1VQREFURRACEhYKElBST0ZJTEVfS0VZX1VQREFURRAEEgsKB0ZPUldBUkQQCCJMCg5Hcm91cENvbnRleHRWMhISCgptYXN0ZXJfa2V5GAEgASgMEhAKCHJldmlzaW9uGAIgASgNEhQKDGdyb3VwX2NoYW5nZRgDIAEoDCL0AQoJQm9keVJhbmdlEg0KBXN0YXJ0GAEgASgNEg4KBmxlbmd0aBgCIAEoDRIVCgttZW50aW9uX2FjaRgDIAEoCUgAEjIKBXN0eWxlGAQgASgOMiEuc2lnbmFsbWFuLnNpZ25hbC5Cb2R5UmFuZ2UuU3R5bGVIABIcChJtZW50aW9uX2FjaV9iaW5hcnkYBSABKAxIACJWCgVTdHlsZRIICgROT05FEAASCAoEQk9MRBABEgoKBklUQUxJQxACEgsKB1NQT0lMRVIQAxIRCg1TVFJJS0VUSFJPVUdIEAQSDQoJTU9OT1NQQUNFEAVCBwoFdmFsdWUiqwIKEUF0dGFjaG1lbnRQb2ludGVyEhAKBmNkbl9pZBgBIAEoBkgAEhEKB2Nkbl9rZXkYDyABKAlIABIUCgxjb250ZW50X3R5cGUYAiABKAkSCwoDa2V5GAMgASgMEgwKBHNpemUYBCABKA0SDgoGZGlnZXN0GAYgASgMEhEKCWZpbGVfbmFtZRgHIAEoCRINCgVmbGFncxgIIAEoDRIYChB1cGxvYWRfdGltZXN0YW1wGA0gASgEEhIKCmNkbl9udW1iZXIYDiABKA0SEwoLY2xpZW50X3V1aWQYFCABKAwiPQoFRmxhZ3MSCAoETk9ORRAAEhEKDVZPSUNFX01FU1NBR0UQARIOCgpCT1JERVJMRVNTEAISBwoDR0lGEAhCDAoKaWRlbnRpZmllciKhDwoLU3luY01lc3NhZ2USMgoEc2VudBgBIAEoCzIiLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuU2VudEgAEjoKCGNvbnRhY3RzGAIgASgLMiYuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5Db250YWN0c0gAEjgKB3JlcXVlc3QYBCABKAsyJS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlJlcXVlc3RIABIsCgdibG9ja2VkGAYgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASLQoIdmVyaWZpZWQYByABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABJECg1jb25maWd1cmF0aW9uGAkgASgLMisuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5Db25maWd1cmF0aW9uSAASMwoOdmlld19vbmNlX29wZW4YCyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIxCgxmZXRjaF9sYXRlc3QYDCABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIyCgRrZXlzGA0gASgLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5LZXlzSAASPQoYbWVzc2FnZV9yZXF1ZXN0X3Jlc3BvbnNlGA4gASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASSgoRcG5pX2NoYW5nZV9udW1iZXIYEiABKAsyLS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlBuaUNoYW5nZU51bWJlckgAEjIKDWRlbGV0ZV9mb3JfbWUYFiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI3ChJkZXZpY2VfbmFtZV9jaGFuZ2UYFyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI0Cg91c2VybmFtZV9jaGFuZ2UYGiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABIwCgRyZWFkGAUgAygLMiIuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZWFkEg8KB3BhZGRpbmcYCCABKAwSKQoGdmlld2VkGBAgAygLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50GucDCgRTZW50EhgKEGRlc3RpbmF0aW9uX2UxNjQYASABKAkSEQoJdGltZXN0YW1wGAIgASgEEi4KB21lc3NhZ2UYAyABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlEiIKGmV4cGlyYXRpb25fc3RhcnRfdGltZXN0YW1wGAQgASgEElIKE3VuaWRlbnRpZmllZF9zdGF0dXMYBSADKAsyNS5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlNlbnQuVW5pZGVudGlmaWVkU3RhdHVzEhsKE2lzX3JlY2lwaWVudF91cGRhdGUYBiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgHIAEoCRIzCgxlZGl0X21lc3NhZ2UYCiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkVkaXRNZXNzYWdlEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GAwgASgMGnEKElVuaWRlbnRpZmllZFN0YXR1cxIUCgx1bmlkZW50aWZpZWQYAiABKAgSHgoWZGVzdGluYXRpb25fc2VydmljZV9pZBgDIAEoCRIlCh1kZXN0aW5hdGlvbl9zZXJ2aWNlX2lkX2JpbmFyeRgGIAEoDBo9CghDb250YWN0cxIxCgRibG9iGAEgASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchqQAQoHUmVxdWVzdBI4CgR0eXBlGAEgASgOMiouc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZXF1ZXN0LlR5cGUiSwoEVHlwZRILCgdVTktOT1dOEAASDAoIQ09OVEFDVFMQARILCgdCTE9DS0VEEAMSEQoNQ09ORklHVVJBVElPThAEEggKBEtFWVMQBRpICgRSZWFkEhEKCXRpbWVzdGFtcBgCIAEoBBISCgpzZW5kZXJfYWNpGAMgASgJEhkKEXNlbmRlcl9hY2lfYmluYXJ5GAQgASgMGkEKDUNvbmZpZ3VyYXRpb24SFQoNcmVhZF9yZWNlaXB0cxgBIAEoCBIZChF0eXBpbmdfaW5kaWNhdG9ycxgDIAEoCBokCgRLZXlzEhwKFGFjY291bnRfZW50cm9weV9wb29sGAMgASgJGpIBCg9QbmlDaGFuZ2VOdW1iZXISGQoRaWRlbnRpdHlfa2V5X3BhaXIYASABKAwSFgoOc2lnbmVkX3ByZV9rZXkYAiABKAwSFwoPcmVnaXN0cmF0aW9uX2lkGAMgASgNEhAKCG5ld19lMTY0GAQgASgJEiEKGWxhc3RfcmVzb3J0X2t5YmVyX3ByZV9rZXkYBSABKAxCCQoHY29udGVudCLWAQoOQ29udGFjdERldGFpbHMSDgoGbnVtYmVyGAEgASgJEgwKBG5hbWUYAiABKAkSNwoGYXZhdGFyGAMgASgLMicuc2lnbmFsbWFuLnNpZ25hbC5Db250YWN0RGV0YWlscy5BdmF0YXISFAoMZXhwaXJlX3RpbWVyGAggASgNEgsKA2FjaRgJIAEoCRIcChRleHBpcmVfdGltZXJfdmVyc2lvbhgMIAEoDRISCgphY2lfYmluYXJ5GA0gASgMGhgKBkF2YXRhchIOCgZsZW5ndGgYAiABKA0iNQoRUHJvdmlzaW9uRW52ZWxvcGUSEgoKcHVibGljX2tleRgBIAEoDBIMCgRib2R5GAIgASgMIu0CChBQcm92aXNpb25NZXNzYWdlEh8KF2FjaV9pZGVudGl0eV9rZXlfcHVibGljGAEgASgMEiAKGGFjaV9pZGVudGl0eV9rZXlfcHJpdmF0ZRgCIAEoDBIOCgZudW1iZXIYAyABKAkSGQoRcHJvdmlzaW9uaW5nX2NvZGUYBCABKAkSEwoLcHJvZmlsZV9rZXkYBiABKAwSFQoNcmVhZF9yZWNlaXB0cxgHIAEoCBILCgNhY2kYCCABKAkSCwoDcG5pGAogASgJEh8KF3BuaV9pZGVudGl0eV9rZXlfcHVibGljGAsgASgMEiAKGHBuaV9pZGVudGl0eV9rZXlfcHJpdmF0ZRgMIAEoDBIcChRhY2NvdW50X2VudHJvcHlfcG9vbBgPIAEoCRISCgphY2lfYmluYXJ5GBEgASgMEhIKCnBuaV9iaW5hcnkYEiABKAwSHAoUYXV0aF9jcmVkZW50aWFsX3NhbHQYEyABKAwiUAoKRGV2aWNlTmFtZRIYChBlcGhlbWVyYWxfcHVibGljGAEgASgMEhQKDHN5bnRoZXRpY19pdhgCIAEoDBISCgpjaXBoZXJ0ZXh0GAMgASgMIjcKDUdyb3VwUmVzcG9uc2USJgoFZ3JvdXAYASABKAsyFy5zaWduYWxtYW4uc2lnbmFsLkdyb3VwIsYCCgVHcm91cBINCgV0aXRsZRgCIAEoDBIjChtkaXNhcHBlYXJpbmdfbWVzc2FnZXNfdGltZXIYBCABKAwSDwoHdmVyc2lvbhgGIAEoDRIvCgdtZW1iZXJzGAcgAygLMh4uc2lnbmFsbWFuLnNpZ25hbC5Hcm91cC5NZW1iZXISGgoSYW5ub3VuY2VtZW50c19vbmx5GAwgASgIEhIKCnRlcm1pbmF0ZWQYDiABKAgalgEKBk1lbWJlchIPCgd1c2VyX2lkGAEgASgMEjEKBHJvbGUYAiABKA4yIy5zaWduYWxtYW4uc2lnbmFsLkdyb3VwLk1lbWJlci5Sb2xlEhMKC3Byb2ZpbGVfa2V5GAMgASgMIjMKBFJvbGUSCwoHVU5LTk9XThAAEgsKB0RFRkFVTFQQARIRCg1BRE1JTklTVFJBVE9SEAIiYgoSR3JvdXBBdHRyaWJ1dGVCbG9iEg8KBXRpdGxlGAEgASgJSAASMAomZGlzYXBwZWFyaW5nX21lc3NhZ2VzX2R1cmF0aW9uX3NlY29uZHMYAyABKA1IAEIJCgdjb250ZW50");
+  fileDesc("CgxzaWduYWwucHJvdG8SEHNpZ25hbG1hbi5zaWduYWwiCQoHUHJlc2VudCLYAwoIRW52ZWxvcGUSLQoEdHlwZRgBIAEoDjIfLnNpZ25hbG1hbi5zaWduYWwuRW52ZWxvcGUuVHlwZRIYChBjbGllbnRfdGltZXN0YW1wGAUgASgEEhgKEHNvdXJjZV9kZXZpY2VfaWQYByABKA0SDwoHY29udGVudBgIIAEoDBIYChBzZXJ2ZXJfdGltZXN0YW1wGAogASgEEhkKEXNvdXJjZV9zZXJ2aWNlX2lkGAsgASgJEh4KFmRlc3RpbmF0aW9uX3NlcnZpY2VfaWQYDSABKAkSEwoLdXBkYXRlZF9wbmkYDyABKAkSIAoYc291cmNlX3NlcnZpY2VfaWRfYmluYXJ5GBMgASgMEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GBQgASgMEhoKEnVwZGF0ZWRfcG5pX2JpbmFyeRgWIAEoDCKIAQoEVHlwZRILCgdVTktOT1dOEAASEgoORE9VQkxFX1JBVENIRVQQARISCg5QUkVLRVlfTUVTU0FHRRADEhsKF1NFUlZFUl9ERUxJVkVSWV9SRUNFSVBUEAUSFwoTVU5JREVOVElGSUVEX1NFTkRFUhAGEhUKEVBMQUlOVEVYVF9DT05URU5UEAgi4gQKB0NvbnRlbnQSNQoMZGF0YV9tZXNzYWdlGAEgASgLMh0uc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZUgAEjUKDHN5bmNfbWVzc2FnZRgCIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2VIABIxCgxjYWxsX21lc3NhZ2UYAyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABI1CgxudWxsX21lc3NhZ2UYBCABKAsyHS5zaWduYWxtYW4uc2lnbmFsLk51bGxNZXNzYWdlSAASOwoPcmVjZWlwdF9tZXNzYWdlGAUgASgLMiAuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZUgAEjkKDnR5cGluZ19tZXNzYWdlGAYgASgLMh8uc2lnbmFsbWFuLnNpZ25hbC5UeXBpbmdNZXNzYWdlSAASIgoYZGVjcnlwdGlvbl9lcnJvcl9tZXNzYWdlGAggASgMSAASMgoNc3RvcnlfbWVzc2FnZRgJIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjUKDGVkaXRfbWVzc2FnZRgLIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRWRpdE1lc3NhZ2VIABInCh9zZW5kZXJfa2V5X2Rpc3RyaWJ1dGlvbl9tZXNzYWdlGAcgASgMEkQKFXBuaV9zaWduYXR1cmVfbWVzc2FnZRgKIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuUG5pU2lnbmF0dXJlTWVzc2FnZUIJCgdjb250ZW50Ih4KC051bGxNZXNzYWdlEg8KB3BhZGRpbmcYASABKAwiNQoTUG5pU2lnbmF0dXJlTWVzc2FnZRILCgNwbmkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIoQBCg5SZWNlaXB0TWVzc2FnZRIzCgR0eXBlGAEgASgOMiUuc2lnbmFsbWFuLnNpZ25hbC5SZWNlaXB0TWVzc2FnZS5UeXBlEhEKCXRpbWVzdGFtcBgCIAMoBCIqCgRUeXBlEgwKCERFTElWRVJZEAASCAoEUkVBRBABEgoKBlZJRVdFRBACIpABCg1UeXBpbmdNZXNzYWdlEhEKCXRpbWVzdGFtcBgBIAEoBBI2CgZhY3Rpb24YAiABKA4yJi5zaWduYWxtYW4uc2lnbmFsLlR5cGluZ01lc3NhZ2UuQWN0aW9uEhAKCGdyb3VwX2lkGAMgASgMIiIKBkFjdGlvbhILCgdTVEFSVEVEEAASCwoHU1RPUFBFRBABImEKC0VkaXRNZXNzYWdlEh0KFXRhcmdldF9zZW50X3RpbWVzdGFtcBgBIAEoBBIzCgxkYXRhX21lc3NhZ2UYAiABKAsyHS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlIokQCgtEYXRhTWVzc2FnZRIMCgRib2R5GAEgASgJEjgKC2F0dGFjaG1lbnRzGAIgAygLMiMuc2lnbmFsbWFuLnNpZ25hbC5BdHRhY2htZW50UG9pbnRlchINCgVmbGFncxgEIAEoDRIUCgxleHBpcmVfdGltZXIYBSABKA0SEwoLcHJvZmlsZV9rZXkYBiABKAwSEQoJdGltZXN0YW1wGAcgASgEEjIKBXF1b3RlGAggASgLMiMuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5RdW90ZRI2Cgdjb250YWN0GAkgAygLMiUuc2lnbmFsbWFuLnNpZ25hbC5EYXRhTWVzc2FnZS5Db250YWN0EjYKB3ByZXZpZXcYCiADKAsyJS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlLlByZXZpZXcSNgoHc3RpY2tlchgLIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuU3RpY2tlchIhChlyZXF1aXJlZF9wcm90b2NvbF92ZXJzaW9uGAwgASgNEhQKDGlzX3ZpZXdfb25jZRgOIAEoCBIyCghncm91cF92MhgPIAEoCzIgLnNpZ25hbG1hbi5zaWduYWwuR3JvdXBDb250ZXh0VjISOAoIcmVhY3Rpb24YECABKAsyJi5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlLlJlYWN0aW9uEjQKBmRlbGV0ZRgRIAEoCzIkLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuRGVsZXRlEjAKC2JvZHlfcmFuZ2VzGBIgAygLMhsuc2lnbmFsbWFuLnNpZ25hbC5Cb2R5UmFuZ2USNAoRZ3JvdXBfY2FsbF91cGRhdGUYEyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSMAoNc3RvcnlfY29udGV4dBgVIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIcChRleHBpcmVfdGltZXJfdmVyc2lvbhgXIAEoDRI9Cgtwb2xsX2NyZWF0ZRgYIAEoCzIoLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuUG9sbENyZWF0ZRIxCg5wb2xsX3Rlcm1pbmF0ZRgZIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBIsCglwb2xsX3ZvdGUYGiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSLgoLcGluX21lc3NhZ2UYGyABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQSMAoNdW5waW5fbWVzc2FnZRgcIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudBI/CgxhZG1pbl9kZWxldGUYHSABKAsyKS5zaWduYWxtYW4uc2lnbmFsLkRhdGFNZXNzYWdlLkFkbWluRGVsZXRlGl4KBVF1b3RlEgoKAmlkGAEgASgEEgwKBHRleHQYAyABKAkSEgoKYXV0aG9yX2FjaRgFIAEoCRIMCgR0eXBlGAcgASgNEhkKEWF1dGhvcl9hY2lfYmluYXJ5GAggASgMGoUBCghSZWFjdGlvbhINCgVlbW9qaRgBIAEoCRIOCgZyZW1vdmUYAiABKAgSGQoRdGFyZ2V0X2F1dGhvcl9hY2kYBCABKAkSHQoVdGFyZ2V0X3NlbnRfdGltZXN0YW1wGAUgASgEEiAKGHRhcmdldF9hdXRob3JfYWNpX2JpbmFyeRgGIAEoDBonCgZEZWxldGUSHQoVdGFyZ2V0X3NlbnRfdGltZXN0YW1wGAEgASgEGk4KC0FkbWluRGVsZXRlEiAKGHRhcmdldF9hdXRob3JfYWNpX2JpbmFyeRgBIAEoDBIdChV0YXJnZXRfc2VudF90aW1lc3RhbXAYAiABKAQa4gIKB0NvbnRhY3QSOAoEbmFtZRgBIAEoCzIqLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuQ29udGFjdC5OYW1lEjsKBm51bWJlchgDIAMoCzIrLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuQ29udGFjdC5WYWx1ZRI6CgVlbWFpbBgEIAMoCzIrLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2UuQ29udGFjdC5WYWx1ZRIUCgxvcmdhbml6YXRpb24YByABKAkadgoETmFtZRISCgpnaXZlbl9uYW1lGAEgASgJEhMKC2ZhbWlseV9uYW1lGAIgASgJEg4KBnByZWZpeBgDIAEoCRIOCgZzdWZmaXgYBCABKAkSEwoLbWlkZGxlX25hbWUYBSABKAkSEAoIbmlja25hbWUYByABKAkaFgoFVmFsdWUSDQoFdmFsdWUYASABKAkaOgoHUHJldmlldxILCgN1cmwYASABKAkSDQoFdGl0bGUYAiABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkaGAoHU3RpY2tlchINCgVlbW9qaRgFIAEoCRovCgpQb2xsQ3JlYXRlEhAKCHF1ZXN0aW9uGAEgASgJEg8KB29wdGlvbnMYAyADKAkiZAoFRmxhZ3MSCAoETk9ORRAAEg8KC0VORF9TRVNTSU9OEAESGwoXRVhQSVJBVElPTl9USU1FUl9VUERBVEUQAhIWChJQUk9GSUxFX0tFWV9VUERBVEUQBBILCgdGT1JXQVJEEAgiTAoOR3JvdXBDb250ZXh0VjISEgoKbWFzdGVyX2tleRgBIAEoDBIQCghyZXZpc2lvbhgCIAEoDRIUCgxncm91cF9jaGFuZ2UYAyABKAwi9AEKCUJvZHlSYW5nZRINCgVzdGFydBgBIAEoDRIOCgZsZW5ndGgYAiABKA0SFQoLbWVudGlvbl9hY2kYAyABKAlIABIyCgVzdHlsZRgEIAEoDjIhLnNpZ25hbG1hbi5zaWduYWwuQm9keVJhbmdlLlN0eWxlSAASHAoSbWVudGlvbl9hY2lfYmluYXJ5GAUgASgMSAAiVgoFU3R5bGUSCAoETk9ORRAAEggKBEJPTEQQARIKCgZJVEFMSUMQAhILCgdTUE9JTEVSEAMSEQoNU1RSSUtFVEhST1VHSBAEEg0KCU1PTk9TUEFDRRAFQgcKBXZhbHVlIqsCChFBdHRhY2htZW50UG9pbnRlchIQCgZjZG5faWQYASABKAZIABIRCgdjZG5fa2V5GA8gASgJSAASFAoMY29udGVudF90eXBlGAIgASgJEgsKA2tleRgDIAEoDBIMCgRzaXplGAQgASgNEg4KBmRpZ2VzdBgGIAEoDBIRCglmaWxlX25hbWUYByABKAkSDQoFZmxhZ3MYCCABKA0SGAoQdXBsb2FkX3RpbWVzdGFtcBgNIAEoBBISCgpjZG5fbnVtYmVyGA4gASgNEhMKC2NsaWVudF91dWlkGBQgASgMIj0KBUZsYWdzEggKBE5PTkUQABIRCg1WT0lDRV9NRVNTQUdFEAESDgoKQk9SREVSTEVTUxACEgcKA0dJRhAIQgwKCmlkZW50aWZpZXIioxEKC1N5bmNNZXNzYWdlEjIKBHNlbnQYASABKAsyIi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlNlbnRIABI6Cghjb250YWN0cxgCIAEoCzImLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuQ29udGFjdHNIABI4CgdyZXF1ZXN0GAQgASgLMiUuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5SZXF1ZXN0SAASOAoHYmxvY2tlZBgGIAEoCzIlLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuQmxvY2tlZEgAEi0KCHZlcmlmaWVkGAcgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASRAoNY29uZmlndXJhdGlvbhgJIAEoCzIrLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuQ29uZmlndXJhdGlvbkgAEjMKDnZpZXdfb25jZV9vcGVuGAsgASgLMhkuc2lnbmFsbWFuLnNpZ25hbC5QcmVzZW50SAASQQoMZmV0Y2hfbGF0ZXN0GAwgASgLMikuc2lnbmFsbWFuLnNpZ25hbC5TeW5jTWVzc2FnZS5GZXRjaExhdGVzdEgAEjIKBGtleXMYDSABKAsyIi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLktleXNIABI9ChhtZXNzYWdlX3JlcXVlc3RfcmVzcG9uc2UYDiABKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnRIABJKChFwbmlfY2hhbmdlX251bWJlchgSIAEoCzItLnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuUG5pQ2hhbmdlTnVtYmVySAASMgoNZGVsZXRlX2Zvcl9tZRgWIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjcKEmRldmljZV9uYW1lX2NoYW5nZRgXIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjQKD3VzZXJuYW1lX2NoYW5nZRgaIAEoCzIZLnNpZ25hbG1hbi5zaWduYWwuUHJlc2VudEgAEjAKBHJlYWQYBSADKAsyIi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlJlYWQSDwoHcGFkZGluZxgIIAEoDBIpCgZ2aWV3ZWQYECADKAsyGS5zaWduYWxtYW4uc2lnbmFsLlByZXNlbnQa5wMKBFNlbnQSGAoQZGVzdGluYXRpb25fZTE2NBgBIAEoCRIRCgl0aW1lc3RhbXAYAiABKAQSLgoHbWVzc2FnZRgDIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRGF0YU1lc3NhZ2USIgoaZXhwaXJhdGlvbl9zdGFydF90aW1lc3RhbXAYBCABKAQSUgoTdW5pZGVudGlmaWVkX3N0YXR1cxgFIAMoCzI1LnNpZ25hbG1hbi5zaWduYWwuU3luY01lc3NhZ2UuU2VudC5VbmlkZW50aWZpZWRTdGF0dXMSGwoTaXNfcmVjaXBpZW50X3VwZGF0ZRgGIAEoCBIeChZkZXN0aW5hdGlvbl9zZXJ2aWNlX2lkGAcgASgJEjMKDGVkaXRfbWVzc2FnZRgKIAEoCzIdLnNpZ25hbG1hbi5zaWduYWwuRWRpdE1lc3NhZ2USJQodZGVzdGluYXRpb25fc2VydmljZV9pZF9iaW5hcnkYDCABKAwacQoSVW5pZGVudGlmaWVkU3RhdHVzEhQKDHVuaWRlbnRpZmllZBgCIAEoCBIeChZkZXN0aW5hdGlvbl9zZXJ2aWNlX2lkGAMgASgJEiUKHWRlc3RpbmF0aW9uX3NlcnZpY2VfaWRfYmluYXJ5GAYgASgMGj0KCENvbnRhY3RzEjEKBGJsb2IYASABKAsyIy5zaWduYWxtYW4uc2lnbmFsLkF0dGFjaG1lbnRQb2ludGVyGpABCgdSZXF1ZXN0EjgKBHR5cGUYASABKA4yKi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLlJlcXVlc3QuVHlwZSJLCgRUeXBlEgsKB1VOS05PV04QABIMCghDT05UQUNUUxABEgsKB0JMT0NLRUQQAxIRCg1DT05GSUdVUkFUSU9OEAQSCAoES0VZUxAFGkgKBFJlYWQSEQoJdGltZXN0YW1wGAIgASgEEhIKCnNlbmRlcl9hY2kYAyABKAkSGQoRc2VuZGVyX2FjaV9iaW5hcnkYBCABKAwaQQoNQ29uZmlndXJhdGlvbhIVCg1yZWFkX3JlY2VpcHRzGAEgASgIEhkKEXR5cGluZ19pbmRpY2F0b3JzGAMgASgIGj8KB0Jsb2NrZWQSEQoJZ3JvdXBfaWRzGAIgAygMEgwKBGFjaXMYAyADKAkSEwoLYWNpc19iaW5hcnkYBCADKAwaogEKC0ZldGNoTGF0ZXN0EjwKBHR5cGUYASABKA4yLi5zaWduYWxtYW4uc2lnbmFsLlN5bmNNZXNzYWdlLkZldGNoTGF0ZXN0LlR5cGUiVQoEVHlwZRILCgdVTktOT1dOEAASEQoNTE9DQUxfUFJPRklMRRABEhQKEFNUT1JBR0VfTUFOSUZFU1QQAhIXChNTVUJTQ1JJUFRJT05fU1RBVFVTEAMaJAoES2V5cxIcChRhY2NvdW50X2VudHJvcHlfcG9vbBgDIAEoCRqSAQoPUG5pQ2hhbmdlTnVtYmVyEhkKEWlkZW50aXR5X2tleV9wYWlyGAEgASgMEhYKDnNpZ25lZF9wcmVfa2V5GAIgASgMEhcKD3JlZ2lzdHJhdGlvbl9pZBgDIAEoDRIQCghuZXdfZTE2NBgEIAEoCRIhChlsYXN0X3Jlc29ydF9reWJlcl9wcmVfa2V5GAUgASgMQgkKB2NvbnRlbnQi1gEKDkNvbnRhY3REZXRhaWxzEg4KBm51bWJlchgBIAEoCRIMCgRuYW1lGAIgASgJEjcKBmF2YXRhchgDIAEoCzInLnNpZ25hbG1hbi5zaWduYWwuQ29udGFjdERldGFpbHMuQXZhdGFyEhQKDGV4cGlyZV90aW1lchgIIAEoDRILCgNhY2kYCSABKAkSHAoUZXhwaXJlX3RpbWVyX3ZlcnNpb24YDCABKA0SEgoKYWNpX2JpbmFyeRgNIAEoDBoYCgZBdmF0YXISDgoGbGVuZ3RoGAIgASgNIjUKEVByb3Zpc2lvbkVudmVsb3BlEhIKCnB1YmxpY19rZXkYASABKAwSDAoEYm9keRgCIAEoDCLtAgoQUHJvdmlzaW9uTWVzc2FnZRIfChdhY2lfaWRlbnRpdHlfa2V5X3B1YmxpYxgBIAEoDBIgChhhY2lfaWRlbnRpdHlfa2V5X3ByaXZhdGUYAiABKAwSDgoGbnVtYmVyGAMgASgJEhkKEXByb3Zpc2lvbmluZ19jb2RlGAQgASgJEhMKC3Byb2ZpbGVfa2V5GAYgASgMEhUKDXJlYWRfcmVjZWlwdHMYByABKAgSCwoDYWNpGAggASgJEgsKA3BuaRgKIAEoCRIfChdwbmlfaWRlbnRpdHlfa2V5X3B1YmxpYxgLIAEoDBIgChhwbmlfaWRlbnRpdHlfa2V5X3ByaXZhdGUYDCABKAwSHAoUYWNjb3VudF9lbnRyb3B5X3Bvb2wYDyABKAkSEgoKYWNpX2JpbmFyeRgRIAEoDBISCgpwbmlfYmluYXJ5GBIgASgMEhwKFGF1dGhfY3JlZGVudGlhbF9zYWx0GBMgASgMIlAKCkRldmljZU5hbWUSGAoQZXBoZW1lcmFsX3B1YmxpYxgBIAEoDBIUCgxzeW50aGV0aWNfaXYYAiABKAwSEgoKY2lwaGVydGV4dBgDIAEoDCI3Cg1Hcm91cFJlc3BvbnNlEiYKBWdyb3VwGAEgASgLMhcuc2lnbmFsbWFuLnNpZ25hbC5Hcm91cCLGAgoFR3JvdXASDQoFdGl0bGUYAiABKAwSIwobZGlzYXBwZWFyaW5nX21lc3NhZ2VzX3RpbWVyGAQgASgMEg8KB3ZlcnNpb24YBiABKA0SLwoHbWVtYmVycxgHIAMoCzIeLnNpZ25hbG1hbi5zaWduYWwuR3JvdXAuTWVtYmVyEhoKEmFubm91bmNlbWVudHNfb25seRgMIAEoCBISCgp0ZXJtaW5hdGVkGA4gASgIGpYBCgZNZW1iZXISDwoHdXNlcl9pZBgBIAEoDBIxCgRyb2xlGAIgASgOMiMuc2lnbmFsbWFuLnNpZ25hbC5Hcm91cC5NZW1iZXIuUm9sZRITCgtwcm9maWxlX2tleRgDIAEoDCIzCgRSb2xlEgsKB1VOS05PV04QABILCgdERUZBVUxUEAESEQoNQURNSU5JU1RSQVRPUhACImIKEkdyb3VwQXR0cmlidXRlQmxvYhIPCgV0aXRsZRgBIAEoCUgAEjAKJmRpc2FwcGVhcmluZ19tZXNzYWdlc19kdXJhdGlvbl9zZWNvbmRzGAMgASgNSABCCQoHY29udGVudCIxCg9TdG9yYWdlTWFuaWZlc3QSDwoHdmVyc2lvbhgBIAEoBBINCgV2YWx1ZRgCIAEoDCKgAQoOTWFuaWZlc3RSZWNvcmQSDwoHdmVyc2lvbhgBIAEoBBJACgtpZGVudGlmaWVycxgCIAMoCzIrLnNpZ25hbG1hbi5zaWduYWwuTWFuaWZlc3RSZWNvcmQuSWRlbnRpZmllchISCgpyZWNvcmRfaWttGAQgASgMGicKCklkZW50aWZpZXISCwoDcmF3GAEgASgMEgwKBHR5cGUYAiABKA0iIQoNUmVhZE9wZXJhdGlvbhIQCghyZWFkX2tleRgBIAMoDCJmCgxTdG9yYWdlSXRlbXMSMgoFaXRlbXMYASADKAsyIy5zaWduYWxtYW4uc2lnbmFsLlN0b3JhZ2VJdGVtcy5JdGVtGiIKBEl0ZW0SCwoDa2V5GAEgASgMEg0KBXZhbHVlGAIgASgMIpEECg1TdG9yYWdlUmVjb3JkEjoKB2NvbnRhY3QYASABKAsyJy5zaWduYWxtYW4uc2lnbmFsLlN0b3JhZ2VSZWNvcmQuQ29udGFjdEgAEjsKCGdyb3VwX3YyGAMgASgLMicuc2lnbmFsbWFuLnNpZ25hbC5TdG9yYWdlUmVjb3JkLkdyb3VwVjJIABI6CgdhY2NvdW50GAQgASgLMicuc2lnbmFsbWFuLnNpZ25hbC5TdG9yYWdlUmVjb3JkLkFjY291bnRIABq+AQoHQ29udGFjdBILCgNhY2kYASABKAkSDAoEZTE2NBgCIAEoCRITCgtwcm9maWxlX2tleRgDIAEoDBISCgpnaXZlbl9uYW1lGAYgASgJEhMKC2ZhbWlseV9uYW1lGAcgASgJEg8KB2Jsb2NrZWQYCSABKAgSGQoRc3lzdGVtX2dpdmVuX25hbWUYESABKAkSGgoSc3lzdGVtX2ZhbWlseV9uYW1lGBIgASgJEhIKCmFjaV9iaW5hcnkYGSABKAwaLgoHR3JvdXBWMhISCgptYXN0ZXJfa2V5GAEgASgMEg8KB2Jsb2NrZWQYAiABKAgaUAoHQWNjb3VudBITCgtwcm9maWxlX2tleRgBIAEoDBIVCg1yZWFkX3JlY2VpcHRzGAYgASgIEhkKEXR5cGluZ19pbmRpY2F0b3JzGAggASgIQggKBnJlY29yZA");
 
 /**
  * @generated from message signalman.signal.Present
@@ -417,9 +417,19 @@ export type DataMessage = Message<"signalman.signal.DataMessage"> & {
   quote?: DataMessage_Quote | undefined;
 
   /**
-   * @generated from field: optional signalman.signal.Present sticker = 11;
+   * @generated from field: repeated signalman.signal.DataMessage.Contact contact = 9;
    */
-  sticker?: Present | undefined;
+  contact: DataMessage_Contact[];
+
+  /**
+   * @generated from field: repeated signalman.signal.DataMessage.Preview preview = 10;
+   */
+  preview: DataMessage_Preview[];
+
+  /**
+   * @generated from field: optional signalman.signal.DataMessage.Sticker sticker = 11;
+   */
+  sticker?: DataMessage_Sticker | undefined;
 
   /**
    * @generated from field: optional uint32 required_protocol_version = 12;
@@ -467,9 +477,9 @@ export type DataMessage = Message<"signalman.signal.DataMessage"> & {
   expireTimerVersion: number;
 
   /**
-   * @generated from field: optional signalman.signal.Present poll_create = 24;
+   * @generated from field: optional signalman.signal.DataMessage.PollCreate poll_create = 24;
    */
-  pollCreate?: Present | undefined;
+  pollCreate?: DataMessage_PollCreate | undefined;
 
   /**
    * @generated from field: optional signalman.signal.Present poll_terminate = 25;
@@ -492,9 +502,9 @@ export type DataMessage = Message<"signalman.signal.DataMessage"> & {
   unpinMessage?: Present | undefined;
 
   /**
-   * @generated from field: optional signalman.signal.Present admin_delete = 29;
+   * @generated from field: optional signalman.signal.DataMessage.AdminDelete admin_delete = 29;
    */
-  adminDelete?: Present | undefined;
+  adminDelete?: DataMessage_AdminDelete | undefined;
 };
 
 /**
@@ -594,6 +604,185 @@ export type DataMessage_Delete = Message<"signalman.signal.DataMessage.Delete"> 
  */
 export const DataMessage_DeleteSchema: GenMessage<DataMessage_Delete> = /*@__PURE__*/
   messageDesc(file_signal, 8, 2);
+
+/**
+ * @generated from message signalman.signal.DataMessage.AdminDelete
+ */
+export type DataMessage_AdminDelete = Message<"signalman.signal.DataMessage.AdminDelete"> & {
+  /**
+   * @generated from field: optional bytes target_author_aci_binary = 1;
+   */
+  targetAuthorAciBinary: Uint8Array;
+
+  /**
+   * @generated from field: optional uint64 target_sent_timestamp = 2;
+   */
+  targetSentTimestamp: bigint;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.AdminDelete.
+ * Use `create(DataMessage_AdminDeleteSchema)` to create a new message.
+ */
+export const DataMessage_AdminDeleteSchema: GenMessage<DataMessage_AdminDelete> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 3);
+
+/**
+ * @generated from message signalman.signal.DataMessage.Contact
+ */
+export type DataMessage_Contact = Message<"signalman.signal.DataMessage.Contact"> & {
+  /**
+   * @generated from field: optional signalman.signal.DataMessage.Contact.Name name = 1;
+   */
+  name?: DataMessage_Contact_Name | undefined;
+
+  /**
+   * @generated from field: repeated signalman.signal.DataMessage.Contact.Value number = 3;
+   */
+  number: DataMessage_Contact_Value[];
+
+  /**
+   * @generated from field: repeated signalman.signal.DataMessage.Contact.Value email = 4;
+   */
+  email: DataMessage_Contact_Value[];
+
+  /**
+   * @generated from field: optional string organization = 7;
+   */
+  organization: string;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.Contact.
+ * Use `create(DataMessage_ContactSchema)` to create a new message.
+ */
+export const DataMessage_ContactSchema: GenMessage<DataMessage_Contact> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 4);
+
+/**
+ * @generated from message signalman.signal.DataMessage.Contact.Name
+ */
+export type DataMessage_Contact_Name = Message<"signalman.signal.DataMessage.Contact.Name"> & {
+  /**
+   * @generated from field: optional string given_name = 1;
+   */
+  givenName: string;
+
+  /**
+   * @generated from field: optional string family_name = 2;
+   */
+  familyName: string;
+
+  /**
+   * @generated from field: optional string prefix = 3;
+   */
+  prefix: string;
+
+  /**
+   * @generated from field: optional string suffix = 4;
+   */
+  suffix: string;
+
+  /**
+   * @generated from field: optional string middle_name = 5;
+   */
+  middleName: string;
+
+  /**
+   * @generated from field: optional string nickname = 7;
+   */
+  nickname: string;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.Contact.Name.
+ * Use `create(DataMessage_Contact_NameSchema)` to create a new message.
+ */
+export const DataMessage_Contact_NameSchema: GenMessage<DataMessage_Contact_Name> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 4, 0);
+
+/**
+ * @generated from message signalman.signal.DataMessage.Contact.Value
+ */
+export type DataMessage_Contact_Value = Message<"signalman.signal.DataMessage.Contact.Value"> & {
+  /**
+   * @generated from field: optional string value = 1;
+   */
+  value: string;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.Contact.Value.
+ * Use `create(DataMessage_Contact_ValueSchema)` to create a new message.
+ */
+export const DataMessage_Contact_ValueSchema: GenMessage<DataMessage_Contact_Value> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 4, 1);
+
+/**
+ * @generated from message signalman.signal.DataMessage.Preview
+ */
+export type DataMessage_Preview = Message<"signalman.signal.DataMessage.Preview"> & {
+  /**
+   * @generated from field: optional string url = 1;
+   */
+  url: string;
+
+  /**
+   * @generated from field: optional string title = 2;
+   */
+  title: string;
+
+  /**
+   * @generated from field: optional string description = 4;
+   */
+  description: string;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.Preview.
+ * Use `create(DataMessage_PreviewSchema)` to create a new message.
+ */
+export const DataMessage_PreviewSchema: GenMessage<DataMessage_Preview> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 5);
+
+/**
+ * @generated from message signalman.signal.DataMessage.Sticker
+ */
+export type DataMessage_Sticker = Message<"signalman.signal.DataMessage.Sticker"> & {
+  /**
+   * @generated from field: optional string emoji = 5;
+   */
+  emoji: string;
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.Sticker.
+ * Use `create(DataMessage_StickerSchema)` to create a new message.
+ */
+export const DataMessage_StickerSchema: GenMessage<DataMessage_Sticker> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 6);
+
+/**
+ * @generated from message signalman.signal.DataMessage.PollCreate
+ */
+export type DataMessage_PollCreate = Message<"signalman.signal.DataMessage.PollCreate"> & {
+  /**
+   * @generated from field: optional string question = 1;
+   */
+  question: string;
+
+  /**
+   * @generated from field: repeated string options = 3;
+   */
+  options: string[];
+};
+
+/**
+ * Describes the message signalman.signal.DataMessage.PollCreate.
+ * Use `create(DataMessage_PollCreateSchema)` to create a new message.
+ */
+export const DataMessage_PollCreateSchema: GenMessage<DataMessage_PollCreate> = /*@__PURE__*/
+  messageDesc(file_signal, 8, 7);
 
 /**
  * Bits of `flags`.
@@ -882,9 +1071,9 @@ export type SyncMessage = Message<"signalman.signal.SyncMessage"> & {
     case: "request";
   } | {
     /**
-     * @generated from field: signalman.signal.Present blocked = 6;
+     * @generated from field: signalman.signal.SyncMessage.Blocked blocked = 6;
      */
-    value: Present;
+    value: SyncMessage_Blocked;
     case: "blocked";
   } | {
     /**
@@ -906,9 +1095,9 @@ export type SyncMessage = Message<"signalman.signal.SyncMessage"> & {
     case: "viewOnceOpen";
   } | {
     /**
-     * @generated from field: signalman.signal.Present fetch_latest = 12;
+     * @generated from field: signalman.signal.SyncMessage.FetchLatest fetch_latest = 12;
      */
-    value: Present;
+    value: SyncMessage_FetchLatest;
     case: "fetchLatest";
   } | {
     /**
@@ -1175,6 +1364,81 @@ export const SyncMessage_ConfigurationSchema: GenMessage<SyncMessage_Configurati
   messageDesc(file_signal, 12, 4);
 
 /**
+ * @generated from message signalman.signal.SyncMessage.Blocked
+ */
+export type SyncMessage_Blocked = Message<"signalman.signal.SyncMessage.Blocked"> & {
+  /**
+   * @generated from field: repeated bytes group_ids = 2;
+   */
+  groupIds: Uint8Array[];
+
+  /**
+   * @generated from field: repeated string acis = 3;
+   */
+  acis: string[];
+
+  /**
+   * @generated from field: repeated bytes acis_binary = 4;
+   */
+  acisBinary: Uint8Array[];
+};
+
+/**
+ * Describes the message signalman.signal.SyncMessage.Blocked.
+ * Use `create(SyncMessage_BlockedSchema)` to create a new message.
+ */
+export const SyncMessage_BlockedSchema: GenMessage<SyncMessage_Blocked> = /*@__PURE__*/
+  messageDesc(file_signal, 12, 5);
+
+/**
+ * @generated from message signalman.signal.SyncMessage.FetchLatest
+ */
+export type SyncMessage_FetchLatest = Message<"signalman.signal.SyncMessage.FetchLatest"> & {
+  /**
+   * @generated from field: optional signalman.signal.SyncMessage.FetchLatest.Type type = 1;
+   */
+  type: SyncMessage_FetchLatest_Type;
+};
+
+/**
+ * Describes the message signalman.signal.SyncMessage.FetchLatest.
+ * Use `create(SyncMessage_FetchLatestSchema)` to create a new message.
+ */
+export const SyncMessage_FetchLatestSchema: GenMessage<SyncMessage_FetchLatest> = /*@__PURE__*/
+  messageDesc(file_signal, 12, 6);
+
+/**
+ * @generated from enum signalman.signal.SyncMessage.FetchLatest.Type
+ */
+export enum SyncMessage_FetchLatest_Type {
+  /**
+   * @generated from enum value: UNKNOWN = 0;
+   */
+  UNKNOWN = 0,
+
+  /**
+   * @generated from enum value: LOCAL_PROFILE = 1;
+   */
+  LOCAL_PROFILE = 1,
+
+  /**
+   * @generated from enum value: STORAGE_MANIFEST = 2;
+   */
+  STORAGE_MANIFEST = 2,
+
+  /**
+   * @generated from enum value: SUBSCRIPTION_STATUS = 3;
+   */
+  SUBSCRIPTION_STATUS = 3,
+}
+
+/**
+ * Describes the enum signalman.signal.SyncMessage.FetchLatest.Type.
+ */
+export const SyncMessage_FetchLatest_TypeSchema: GenEnum<SyncMessage_FetchLatest_Type> = /*@__PURE__*/
+  enumDesc(file_signal, 12, 6, 0);
+
+/**
  * @generated from message signalman.signal.SyncMessage.Keys
  */
 export type SyncMessage_Keys = Message<"signalman.signal.SyncMessage.Keys"> & {
@@ -1189,7 +1453,7 @@ export type SyncMessage_Keys = Message<"signalman.signal.SyncMessage.Keys"> & {
  * Use `create(SyncMessage_KeysSchema)` to create a new message.
  */
 export const SyncMessage_KeysSchema: GenMessage<SyncMessage_Keys> = /*@__PURE__*/
-  messageDesc(file_signal, 12, 5);
+  messageDesc(file_signal, 12, 7);
 
 /**
  * @generated from message signalman.signal.SyncMessage.PniChangeNumber
@@ -1226,7 +1490,7 @@ export type SyncMessage_PniChangeNumber = Message<"signalman.signal.SyncMessage.
  * Use `create(SyncMessage_PniChangeNumberSchema)` to create a new message.
  */
 export const SyncMessage_PniChangeNumberSchema: GenMessage<SyncMessage_PniChangeNumber> = /*@__PURE__*/
-  messageDesc(file_signal, 12, 6);
+  messageDesc(file_signal, 12, 8);
 
 /**
  * One entry of the contacts blob; the avatar's bytes follow it.
@@ -1567,4 +1831,274 @@ export type GroupAttributeBlob = Message<"signalman.signal.GroupAttributeBlob"> 
  */
 export const GroupAttributeBlobSchema: GenMessage<GroupAttributeBlob> = /*@__PURE__*/
   messageDesc(file_signal, 19);
+
+/**
+ * @generated from message signalman.signal.StorageManifest
+ */
+export type StorageManifest = Message<"signalman.signal.StorageManifest"> & {
+  /**
+   * @generated from field: optional uint64 version = 1;
+   */
+  version: bigint;
+
+  /**
+   * @generated from field: optional bytes value = 2;
+   */
+  value: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageManifest.
+ * Use `create(StorageManifestSchema)` to create a new message.
+ */
+export const StorageManifestSchema: GenMessage<StorageManifest> = /*@__PURE__*/
+  messageDesc(file_signal, 20);
+
+/**
+ * `raw` is the id of an item, `type` the number of its field in StorageRecord.
+ *
+ * @generated from message signalman.signal.ManifestRecord
+ */
+export type ManifestRecord = Message<"signalman.signal.ManifestRecord"> & {
+  /**
+   * @generated from field: optional uint64 version = 1;
+   */
+  version: bigint;
+
+  /**
+   * @generated from field: repeated signalman.signal.ManifestRecord.Identifier identifiers = 2;
+   */
+  identifiers: ManifestRecord_Identifier[];
+
+  /**
+   * @generated from field: optional bytes record_ikm = 4;
+   */
+  recordIkm: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.ManifestRecord.
+ * Use `create(ManifestRecordSchema)` to create a new message.
+ */
+export const ManifestRecordSchema: GenMessage<ManifestRecord> = /*@__PURE__*/
+  messageDesc(file_signal, 21);
+
+/**
+ * @generated from message signalman.signal.ManifestRecord.Identifier
+ */
+export type ManifestRecord_Identifier = Message<"signalman.signal.ManifestRecord.Identifier"> & {
+  /**
+   * @generated from field: optional bytes raw = 1;
+   */
+  raw: Uint8Array;
+
+  /**
+   * @generated from field: optional uint32 type = 2;
+   */
+  type: number;
+};
+
+/**
+ * Describes the message signalman.signal.ManifestRecord.Identifier.
+ * Use `create(ManifestRecord_IdentifierSchema)` to create a new message.
+ */
+export const ManifestRecord_IdentifierSchema: GenMessage<ManifestRecord_Identifier> = /*@__PURE__*/
+  messageDesc(file_signal, 21, 0);
+
+/**
+ * @generated from message signalman.signal.ReadOperation
+ */
+export type ReadOperation = Message<"signalman.signal.ReadOperation"> & {
+  /**
+   * @generated from field: repeated bytes read_key = 1;
+   */
+  readKey: Uint8Array[];
+};
+
+/**
+ * Describes the message signalman.signal.ReadOperation.
+ * Use `create(ReadOperationSchema)` to create a new message.
+ */
+export const ReadOperationSchema: GenMessage<ReadOperation> = /*@__PURE__*/
+  messageDesc(file_signal, 22);
+
+/**
+ * @generated from message signalman.signal.StorageItems
+ */
+export type StorageItems = Message<"signalman.signal.StorageItems"> & {
+  /**
+   * @generated from field: repeated signalman.signal.StorageItems.Item items = 1;
+   */
+  items: StorageItems_Item[];
+};
+
+/**
+ * Describes the message signalman.signal.StorageItems.
+ * Use `create(StorageItemsSchema)` to create a new message.
+ */
+export const StorageItemsSchema: GenMessage<StorageItems> = /*@__PURE__*/
+  messageDesc(file_signal, 23);
+
+/**
+ * @generated from message signalman.signal.StorageItems.Item
+ */
+export type StorageItems_Item = Message<"signalman.signal.StorageItems.Item"> & {
+  /**
+   * @generated from field: optional bytes key = 1;
+   */
+  key: Uint8Array;
+
+  /**
+   * @generated from field: optional bytes value = 2;
+   */
+  value: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageItems.Item.
+ * Use `create(StorageItems_ItemSchema)` to create a new message.
+ */
+export const StorageItems_ItemSchema: GenMessage<StorageItems_Item> = /*@__PURE__*/
+  messageDesc(file_signal, 23, 0);
+
+/**
+ * @generated from message signalman.signal.StorageRecord
+ */
+export type StorageRecord = Message<"signalman.signal.StorageRecord"> & {
+  /**
+   * @generated from oneof signalman.signal.StorageRecord.record
+   */
+  record: {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.Contact contact = 1;
+     */
+    value: StorageRecord_Contact;
+    case: "contact";
+  } | {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.GroupV2 group_v2 = 3;
+     */
+    value: StorageRecord_GroupV2;
+    case: "groupV2";
+  } | {
+    /**
+     * @generated from field: signalman.signal.StorageRecord.Account account = 4;
+     */
+    value: StorageRecord_Account;
+    case: "account";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.
+ * Use `create(StorageRecordSchema)` to create a new message.
+ */
+export const StorageRecordSchema: GenMessage<StorageRecord> = /*@__PURE__*/
+  messageDesc(file_signal, 24);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.Contact
+ */
+export type StorageRecord_Contact = Message<"signalman.signal.StorageRecord.Contact"> & {
+  /**
+   * @generated from field: optional string aci = 1;
+   */
+  aci: string;
+
+  /**
+   * @generated from field: optional string e164 = 2;
+   */
+  e164: string;
+
+  /**
+   * @generated from field: optional bytes profile_key = 3;
+   */
+  profileKey: Uint8Array;
+
+  /**
+   * @generated from field: optional string given_name = 6;
+   */
+  givenName: string;
+
+  /**
+   * @generated from field: optional string family_name = 7;
+   */
+  familyName: string;
+
+  /**
+   * @generated from field: optional bool blocked = 9;
+   */
+  blocked: boolean;
+
+  /**
+   * @generated from field: optional string system_given_name = 17;
+   */
+  systemGivenName: string;
+
+  /**
+   * @generated from field: optional string system_family_name = 18;
+   */
+  systemFamilyName: string;
+
+  /**
+   * @generated from field: optional bytes aci_binary = 25;
+   */
+  aciBinary: Uint8Array;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.Contact.
+ * Use `create(StorageRecord_ContactSchema)` to create a new message.
+ */
+export const StorageRecord_ContactSchema: GenMessage<StorageRecord_Contact> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 0);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.GroupV2
+ */
+export type StorageRecord_GroupV2 = Message<"signalman.signal.StorageRecord.GroupV2"> & {
+  /**
+   * @generated from field: optional bytes master_key = 1;
+   */
+  masterKey: Uint8Array;
+
+  /**
+   * @generated from field: optional bool blocked = 2;
+   */
+  blocked: boolean;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.GroupV2.
+ * Use `create(StorageRecord_GroupV2Schema)` to create a new message.
+ */
+export const StorageRecord_GroupV2Schema: GenMessage<StorageRecord_GroupV2> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 1);
+
+/**
+ * @generated from message signalman.signal.StorageRecord.Account
+ */
+export type StorageRecord_Account = Message<"signalman.signal.StorageRecord.Account"> & {
+  /**
+   * @generated from field: optional bytes profile_key = 1;
+   */
+  profileKey: Uint8Array;
+
+  /**
+   * @generated from field: optional bool read_receipts = 6;
+   */
+  readReceipts: boolean;
+
+  /**
+   * @generated from field: optional bool typing_indicators = 8;
+   */
+  typingIndicators: boolean;
+};
+
+/**
+ * Describes the message signalman.signal.StorageRecord.Account.
+ * Use `create(StorageRecord_AccountSchema)` to create a new message.
+ */
+export const StorageRecord_AccountSchema: GenMessage<StorageRecord_Account> = /*@__PURE__*/
+  messageDesc(file_signal, 24, 2);
 

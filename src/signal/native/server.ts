@@ -1,0 +1,47 @@
+/**
+ * The requests that a linked device makes of the chat server, each in the one version that is used here: no other file names a
+ * path. `isFixed`: the endpoint exists as long as its version does, so that a 404 means that the version is gone.
+ * **Source:** Signal-Server `controllers/`, August 2026.
+ */
+import type { OwnName, Request } from "./context.ts";
+
+/**
+ * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
+ * names that it does not know. **Source:** `docs/signal-protocol.md`, "Linking".
+ */
+export const capabilities = {
+  attachmentBackfill: true,
+  spqr: true,
+  usernameChangeSyncMessage: true,
+  optionalPhoneNumber: true,
+  storage: true,
+};
+
+const get = (path: string): Request => ({ verb: "GET", path });
+const put = (path: string, json: unknown): Request => ({ verb: "PUT", path, json });
+const fixed = (request: Request): Request => ({ ...request, isFixed: true });
+
+export const ask = {
+  /** `login` is `<aci>:<password>` in base64; the password is the one that the device will have. */
+  linkDevice: (json: unknown, login: string): Request =>
+    fixed({ ...put("/v1/devices/link", json), headers: [["authorization", `Basic ${login}`]] }),
+  /** A device may remove itself alone. */
+  removeDevice: (deviceId: number): Request => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
+  setCapabilities: () => fixed(put("/v1/devices/capabilities", capabilities)),
+  whoami: () => fixed(get("/v1/accounts/whoami")),
+  keepAlive: () => get("/v1/keepalive"),
+  sendMessages: (aci: string, json: unknown) => put(`/v1/messages/${aci}`, json),
+  bundles: (aci: string, device: number | "*") => get(`/v2/keys/${aci}/${device}`),
+  /** An account that lost its number has no keys for it. */
+  countKeys: (own: OwnName): Request => ({ ...get(`/v2/keys?identity=${own}`), isFixed: own === "aci" }),
+  uploadKeys: (own: OwnName, json: unknown) => put(`/v2/keys?identity=${own}`, json),
+  senderCertificate: () => fixed(get("/v1/certificate/delivery?includeE164=false")),
+  /** Of the UTC days from `start` to `end`, in seconds. */
+  groupCredentials: (start: number, end: number) =>
+    get(`/v1/certificate/auth/group?redemptionStartSeconds=${start}&redemptionEndSeconds=${end}&zkcCredential=true`),
+  profile: (aci: string, version: string) => get(`/v1/profile/${aci}/${version}`),
+  storageLogin: () => fixed(get("/v1/storage/auth")),
+  directoryLogin: () => get("/v2/directory/auth"),
+  pushChallenge: (): Request => ({ verb: "POST", path: "/v1/challenge/push" }),
+  answerChallenge: (json: unknown) => put("/v1/challenge", json),
+};

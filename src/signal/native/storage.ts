@@ -1,0 +1,133 @@
+/**
+ * The storage service, read only: what the owner's phone keeps there for its other devices.
+ *
+ *   login (chat host) ─▶ manifest, if newer ─▶ ids of items ─▶ read ─▶ account: own profile key, settings
+ *                                                                 ├▶ contacts on the allow list: name, number, key, blocked
+ *                                                                 └▶ groups on the allow list: master key, blocked
+ *
+ * Of everything else nothing is remembered. **Source:** `docs/signal-protocol.md`, "Storage service".
+ */
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { hkdf } from "@signalapp/libsignal-client";
+import { createDecipheriv, createHmac } from "node:crypto";
+import * as v from "valibot";
+import { BridgeError } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
+import { learnProfileKey, saveRecipient } from "./account.ts";
+import { concat, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import type { Bytes, Context, PinnedRequest } from "./context.ts";
+import { groupIdOf, toAci } from "./ids.ts";
+import * as wire from "./proto/signal_pb.ts";
+import { ask } from "./server.ts";
+
+const timeoutMs: Millis = 60_000;
+const bytesMax = 32 * 1024 * 1024;
+/** The host reads no more at once. */
+const idsMax = 2_500;
+/** Fields of `StorageRecord`. */
+const wantedTypes = new Set([1, 3, 4]);
+const ivBytes = 12;
+const tagBytes = 16;
+
+const login = v.object({ username: v.string(), password: v.string() });
+
+/** Nothing is asked where there is no key yet. @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
+export async function readStorage(context: Context): Promise<void> {
+  const { database, account, log, reload } = context;
+  const { storageKey: key } = account();
+  if (key === null) return;
+  const fetch = await openHost(context);
+  const known =
+    database.get<{ version: number }>("SELECT storage_version AS version FROM signal_account")?.version ?? 0;
+  const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
+  if (sealed === null) return;
+  const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
+  const manifest = fromBinary(wire.ManifestRecordSchema, open(hmac(key, `Manifest_${version}`), value));
+  const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
+  const records: wire.StorageRecord["record"][] = [];
+  for (let at = 0; at < ids.length; at += idsMax) {
+    const wanted = create(wire.ReadOperationSchema, { readKey: ids.slice(at, at + idsMax) });
+    const answer = (await fetch("PUT", "read", toBinary(wire.ReadOperationSchema, wanted))) ?? owned([]);
+    for (const item of fromBinary(wire.StorageItemsSchema, answer).items)
+      try {
+        const plain = open(itemKeyOf(key, owned(manifest.recordIkm), owned(item.key)), item.value);
+        records.push(fromBinary(wire.StorageRecordSchema, plain).record);
+      } catch (error) {
+        log.info("an item of the storage service is not readable", { reason: reasonOf(error) });
+      }
+  }
+  database.transaction(() => {
+    for (const record of records) apply(context, record);
+    database.run("UPDATE signal_account SET storage_version = ?", Number(version));
+  });
+  reload();
+}
+
+/** The body; null where there is nothing, or nothing new. */
+type HostFetch = (method: PinnedRequest["method"], path: string, body?: Uint8Array) => Promise<Bytes | null>;
+
+async function openHost({ service, line, closing }: Context): Promise<HostFetch> {
+  const given = v.safeParse(login, (await line().request(ask.storageLogin())).json);
+  if (!given.success) throw new BridgeError("signal_protocol", "Cannot read the storage service as there is no login");
+  const authorization = `Basic ${toBase64(utf8(`${given.output.username}:${given.output.password}`))}`;
+  return async (method, path, body) => {
+    const answer = await service.fetch({
+      method,
+      url: `${service.storageUrl}/v1/storage/${path}`,
+      headers: { authorization, ...(body && { "content-type": "application/x-protobuf" }) },
+      ...(body && { body }),
+      bytesMax,
+      timeoutMs,
+      signal: closing(),
+    });
+    if (answer.status === 204 || answer.status === 404) return null;
+    if (answer.status === 200) return answer.body;
+    throw new BridgeError("signal_protocol", `Cannot read the storage service as it answered ${answer.status}`);
+  };
+}
+
+const hmac = (key: Bytes, text: string): Bytes => owned(createHmac("sha256", key).update(text).digest());
+
+const itemKeyOf = (key: Bytes, recordKey: Bytes, id: Bytes): Bytes =>
+  recordKey.length === 0
+    ? hmac(key, `Item_${toBase64(id)}`)
+    : hkdf(32, recordKey, concat(utf8("20240801_SIGNAL_STORAGE_SERVICE_ITEM_"), id), null);
+
+/** @throws Error when the key does not fit */
+function open(key: Bytes, sealed: Uint8Array): Bytes {
+  const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
+  opening.setAuthTag(sealed.subarray(-tagBytes));
+  return concat(opening.update(sealed.subarray(ivBytes, -tagBytes)), opening.final());
+}
+
+/** Inside a transaction of the caller. */
+function apply({ database, isAllowed, account }: Context, { case: kind, value }: wire.StorageRecord["record"]): void {
+  switch (kind) {
+    case "contact": {
+      const aci = toAci(value.aciBinary, value.aci);
+      const number = value.e164 || null;
+      if (aci === null || !isAllowed({ aci, number }, null)) return;
+      const names = [value.systemGivenName, value.systemFamilyName].join(" ").trim();
+      saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
+      if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
+      database.run("UPDATE signal_recipients SET is_blocked = ? WHERE aci = ?", Number(value.blocked), aci);
+      return;
+    }
+    case "groupV2": {
+      if (value.masterKey.length !== 32) return;
+      const groupId = groupIdOf(value.masterKey);
+      if (!isAllowed({ aci: account().aci.serviceId, number: account().number }, groupId)) return;
+      const sql = `INSERT INTO signal_groups (group_id, master_key, revision, is_blocked) VALUES (?, ?, 0, ?)
+        ON CONFLICT DO UPDATE SET is_blocked = excluded.is_blocked`;
+      database.run(sql, groupId, value.masterKey, Number(value.blocked));
+      return;
+    }
+    case "account": {
+      if (value.profileKey.length === 32) database.run("UPDATE signal_account SET profile_key = ?", value.profileKey);
+      const sql = "UPDATE signal_account SET sends_read_receipts = ?, sends_typing = ?";
+      database.run(sql, Number(value.readReceipts), Number(value.typingIndicators));
+      return;
+    }
+    case undefined:
+  }
+}

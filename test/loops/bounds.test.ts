@@ -1,0 +1,197 @@
+/** No prompt and no command is repeated without an end, and each end is said. */
+import type { Anthropic } from "@anthropic-ai/sdk";
+import { afterEach, describe, expect, test } from "bun:test";
+import type { ClaudeApi } from "../../src/claude/api.ts";
+import { createMessagesBackend } from "../../src/claude/messages.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import { openStage, type Stage } from "../e2e/stage.ts";
+import { isSettled, openBench } from "../sim/bench.ts";
+
+let stage: Stage | null = null;
+afterEach(async () => {
+  await stage?.close();
+  stage = null;
+});
+
+type Frames = readonly unknown[];
+const start = { type: "message_start", message: { id: "msg_1", usage: { input_tokens: 1 } } };
+const text = (said: string) => ({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text: said } });
+const stop = { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } };
+const lost = new BridgeError("claude_stream_lost", "Cannot ask Claude as the stream broke off");
+const late = new BridgeError("claude_timeout", "Cannot ask Claude as the Claude API did not answer in time");
+
+const overloaded = new BridgeError(
+  "claude_overloaded",
+  "Cannot ask Claude as the Claude API answered overloaded_error",
+);
+
+/** The backend that keeps the conversation here, over an endpoint that answers each request with these frames; an error is thrown. */
+async function openMessages(answer: (prompt: string) => Frames) {
+  const asked: { readonly prompt: string; readonly at: number }[] = [];
+  const opened = await openStage({
+    flags: { reactions: "off" },
+    backend(clock) {
+      const stream: ClaudeApi["stream"] = async (_site, work, signal) => {
+        let prompt = "";
+        const create = ({ messages }: Anthropic.MessageCreateParams): void => {
+          const content = messages.at(-1)?.content ?? "";
+          const last = typeof content === "string" ? { type: "text" as const, text: content } : content.at(-1);
+          prompt = last?.type === "text" ? last.text : "";
+        };
+        work({ messages: { create } } as unknown as Anthropic, { signal });
+        asked.push({ prompt, at: clock.monotonic() });
+        const frames = answer(prompt);
+        if (frames[0] instanceof Error) throw frames[0];
+        return (async function* () {
+          for (const frame of frames) {
+            if (frame instanceof Error) throw frame;
+            yield await Promise.resolve(frame);
+          }
+        })();
+      };
+      const api: ClaudeApi = {
+        stream,
+        call: () => Promise.reject(new Error("messages asks by stream alone")),
+        bytes: () => Promise.resolve(null),
+        models: () => Promise.reject(new BridgeError("claude_protocol", "Cannot list the models as there are none")),
+        skewMs: () => 0,
+      };
+      return createMessagesBackend({ api, clock, newId: () => `id-${asked.length}` });
+    },
+  });
+  stage = opened;
+  return { stage: opened, asked };
+}
+
+const whole = (said: string): Frames => [start, text(said), stop, { type: "message_stop" }];
+
+describe("an answer that breaks off, where the conversation is kept here", () => {
+  test.each([
+    ["without a word", [start, lost], /broke off three times.*send your message again/u],
+    ["by a clean end", [start], /broke off three times/u],
+    ["by an end without frames (JSON, say)", [], /broke off three times/u],
+    ["by an error in its middle", [start, text(" "), overloaded], /broke off three times/u],
+    ["by silence before the first byte", [late], /broke off three times/u],
+  ] as const)(
+    "%s: three requests, minutes apart, one sentence, and the next message is answered",
+    async (_, frames, said) => {
+      const { stage: seen, asked } = await openMessages((prompt) => (prompt === "bad" ? frames : whole("fine")));
+      seen.write("bad");
+      await seen.pass(3600);
+      expect(asked.map(({ prompt }) => prompt)).toEqual(["bad", "bad", "bad"]);
+      expect((asked[2]?.at ?? 0) - (asked[1]?.at ?? 0)).toBeGreaterThanOrEqual(60_000);
+      expect(seen.texts()).toEqual([expect.stringMatching(said)]);
+      seen.write("good");
+      await seen.pass(60);
+      expect(seen.texts().slice(1)).toEqual(["fine"]);
+    },
+  );
+
+  test("what had come of the last is delivered, and said to be cut", async () => {
+    const { stage: seen, asked } = await openMessages((prompt) =>
+      prompt === "bad" ? [start, text("Half an ans"), lost] : whole("fine"),
+    );
+    seen.write("bad");
+    await seen.pass(3600);
+    expect(asked).toHaveLength(3);
+    expect(seen.texts()).toEqual(["Half an ans", expect.stringContaining("broke off here")]);
+    seen.write("good");
+    await seen.pass(60);
+    expect(seen.texts().at(-1)).toBe("fine");
+  });
+
+  test("the count outlives a restart", async () => {
+    const { stage: seen, asked } = await openMessages(() => [start, lost]);
+    seen.write("bad");
+    await seen.pass(30);
+    await seen.restart();
+    await seen.pass(3600);
+    expect(asked).toHaveLength(3);
+    expect(seen.texts()).toHaveLength(1);
+  });
+
+  test("a reply with a stop reason and a clean end is whole without its last frame", async () => {
+    const { stage: seen, asked } = await openMessages(() => [start, text("All of it."), stop]);
+    seen.write("hello");
+    await seen.pass(60);
+    expect(seen.texts()).toEqual(["All of it."]);
+    expect(asked).toHaveLength(1);
+  });
+
+  test("/model without a list of models says so at once, and holds up nothing", async () => {
+    const { stage: seen } = await openMessages(() => whole("fine"));
+    seen.write("/model");
+    seen.write("/model my-own");
+    seen.write("/new");
+    seen.write("hello");
+    await seen.pass(10);
+    expect(seen.texts()).toEqual([
+      expect.stringContaining("cannot be had now"),
+      expect.stringContaining("Model: my-own"),
+      "New conversation.",
+      "fine",
+    ]);
+  });
+});
+
+describe("a prompt that Claude's side dies of", () => {
+  for (const code of ["model_request_failed_error", "unknown_error"])
+    test(`${code}, after its own retries: asked twice, one sentence, and the next message is answered`, async () => {
+      await using bench = await openBench({
+        script: (prompt) => (prompt === "bad" ? [{ fail: code, retry: "exhausted" }] : [{ say: `re: ${prompt}` }]),
+      });
+      bench.signal.owner.write("bad");
+      await bench.until("the end", () => isSettled(bench));
+      await bench.pass(3_600_000);
+      expect(bench.posts).toEqual(["bad", "bad"]);
+      expect(bench.texts()).toEqual([expect.stringMatching(/failed on that message, twice/u)]);
+      bench.signal.owner.write("good");
+      await bench.until("the answer", () => isSettled(bench));
+      expect(bench.texts().slice(1)).toEqual(["re: good"]);
+      expect(bench.world.sessions()).toHaveLength(1);
+    });
+
+  test("with its session: asked once, said by its name and not as closed elsewhere, and the next message is answered", async () => {
+    await using bench = await openBench({
+      script: (prompt) =>
+        prompt === "bad" ? [{ fail: "model_request_failed_error", retry: "terminal" }] : [{ say: `re: ${prompt}` }],
+    });
+    bench.signal.owner.write("bad");
+    await bench.until("the end", () => isSettled(bench));
+    await bench.pass(3_600_000);
+    expect(bench.posts).toEqual(["bad"]);
+    expect(bench.texts()).toEqual([expect.stringMatching(/session ended over that message: Claude failed/u)]);
+    bench.signal.owner.write("good");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().slice(1)).toEqual(["re: good"]);
+    expect(bench.world.sessions()).toHaveLength(2);
+  });
+
+  test("an overload passes: it is asked until it is over", async () => {
+    let isBusy = true;
+    await using bench = await openBench({
+      script: (prompt) =>
+        isBusy ? [{ fail: "model_overloaded_error", retry: "exhausted" }] : [{ say: `re: ${prompt}` }],
+    });
+    bench.signal.owner.write("hello");
+    await bench.pass(10 * 60_000);
+    isBusy = false;
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts()).toEqual([expect.stringContaining("overloaded"), "re: hello"]);
+  });
+});
+
+test("a command that Claude would have to hear of ends within seconds while Claude hangs; so does what is behind it", async () => {
+  await using bench = await openBench({ script: () => [{ pauseMs: 600_000 }, { say: "late" }] });
+  bench.signal.owner.write("long");
+  await bench.until("the prompt", () => bench.posts.length === 1);
+  bench.claude().fail("check", { kind: "hang" });
+  bench.claude().fail("confirm", { kind: "hang" });
+  for (const command of ["/model", "/stop", "/status"]) bench.signal.owner.write(command);
+  await bench.pass(15_000);
+  expect(bench.texts()).toEqual([
+    expect.stringContaining("Model: "),
+    "Stopped.",
+    expect.stringContaining("Signal: connected"),
+  ]);
+});

@@ -1,0 +1,112 @@
+/** What people send besides text, written by the mock server's own protocol and read by ours. */
+import { expect, test } from "bun:test";
+import { fromBinary } from "@bufbuild/protobuf";
+import { EMPTY_DATA_MESSAGE, Proto } from "@signalapp/mock-server";
+import { readContent } from "../../src/signal/native/content.ts";
+import { keepGroups } from "../../src/signal/native/groups.ts";
+import { aciBytes, groupIdOf } from "../../src/signal/native/ids.ts";
+import * as wire from "../../src/signal/native/proto/signal_pb.ts";
+import { signalSchema } from "../../src/signal/native/schema.ts";
+import { openDatabase } from "../../src/store/database.ts";
+import { rawContent } from "./mock.ts";
+
+const at = 1_795_000_000_000;
+const [alice, carol] = ["b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", "0f9e8d7c-6b5a-4c3d-8e2f-1a0b9c8d7e6f"];
+const sender = {
+  aci: alice,
+  deviceId: 1,
+  number: null,
+  name: "Alice",
+  isOwn: false,
+  sentAt: at,
+  serverAt: at,
+  timerSeconds: 0,
+};
+const masterKey = new Uint8Array(32).fill(7);
+const inGroup = { groupV2: { masterKey, revision: 1, groupChange: null } };
+
+type Data = typeof EMPTY_DATA_MESSAGE;
+
+function read(more: Partial<Data>) {
+  const dataMessage = { ...EMPTY_DATA_MESSAGE, timestamp: BigInt(at), ...more };
+  const bytes = Proto.Content.encode(rawContent({ dataMessage }));
+  const envelope = readContent(fromBinary(wire.ContentSchema, bytes), sender, at, (aci) => ({ aci, number: null }));
+  if (typeof envelope === "string") throw new Error(envelope);
+  return envelope;
+}
+
+const name = { givenName: "Dan", familyName: "Example", prefix: "Dr", suffix: null, middleName: null, nickname: null };
+const number = [{ value: "+15550105555", type: null, label: null }];
+const card = { name, number, email: [], address: [], avatar: null, organization: "Example Ltd" };
+const link = { url: "https://example.org", title: "Example", image: null, description: "A page", date: null };
+
+test.each<[string, Partial<Data>, string]>([
+  ["a contact card", { contact: [card] }, '[Contact card: "Dr Dan Example", "Example Ltd", "+15550105555"]'],
+  [
+    "a sticker",
+    { sticker: { packId: masterKey, packKey: masterKey, stickerId: 2, data: null, emoji: "🙂" } },
+    '[Sticker: "🙂"]',
+  ],
+  [
+    "a poll",
+    { pollCreate: { question: "Pizza?", allowMultiple: false, options: ["yes", "no"] } },
+    '[Poll: "Pizza?", "yes", "no"]',
+  ],
+  ["a link alone", { preview: [link] }, '[Link: "Example", "A page", "https://example.org"]'],
+])("%s is said in words, as behind the daemons", (_, more, words) => {
+  expect(read(more).content).toMatchObject({ kind: "text", text: words });
+});
+
+test("beside a text there are no words", () => {
+  expect(read({ body: "look https://example.org", preview: [link] }).content).toMatchObject({
+    text: "look https://example.org",
+  });
+});
+
+test("a reply to a story and a vote are ignored, and say why", () => {
+  const storyContext = { authorAci: alice, sentTimestamp: 5n, authorAciBinary: null };
+  expect(read({ body: "nice", storyContext }).content).toEqual({ kind: "empty", what: "story reply" });
+  const pollVote = {
+    targetAuthorAciBinary: aciBytes(alice),
+    targetSentTimestamp: 5n,
+    optionIndexes: [0],
+    voteCount: 1,
+  };
+  expect(read({ pollVote }).content).toEqual({ kind: "empty", what: "poll" });
+});
+
+test("what an admin deletes in a group is withdrawn as its author's; elsewhere it is refused", () => {
+  const adminDelete = { targetAuthorAciBinary: aciBytes(carol), targetSentTimestamp: 5n };
+  expect(read({ ...inGroup, adminDelete })).toMatchObject({
+    source: { aci: carol },
+    isOwn: false,
+    chat: { kind: "group", id: groupIdOf(masterKey) },
+    content: { kind: "delete", targetSentAt: 5 },
+  });
+  expect(() => read({ adminDelete })).toThrow("deletion by an admin of nothing");
+});
+
+test("only an admin of the group may delete what others wrote", async () => {
+  const database = await openDatabase(":memory:");
+  database.exec(signalSchema.join(""));
+  const members = [alice, carol].map((aci) => ({ aci, isAdmin: aci === alice, profileKey: null }));
+  const state = { revision: 1, title: "Team", members, expiresInSeconds: 0, isAnnouncementsOnly: false };
+  database.run(
+    "INSERT INTO signal_groups (group_id, master_key, revision, state, fetched_at) VALUES ('g', ?, 1, ?, ?)",
+    masterKey,
+    JSON.stringify(state),
+    at,
+  );
+  const unasked = (): never => {
+    throw new Error("not asked for");
+  };
+  const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked });
+  const claim = { groupId: "g", masterKey, revision: 1 };
+  const standing = (aci: string, isAdminOnly: boolean) => groups.standing({ ...claim, isAdminOnly }, aci);
+  expect([standing(alice, true), standing(carol, true), standing(carol, false)]).toEqual([
+    "member",
+    "stranger",
+    "member",
+  ]);
+  database.close();
+});

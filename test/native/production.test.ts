@@ -1,0 +1,528 @@
+/** What production does and the mock server does not: read in the sources of Signal's server and clients (docs/signal-protocol.md). */
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { EMPTY_DATA_MESSAGE, Proto, StorageState } from "@signalapp/mock-server";
+import { generateSenderCertificate } from "@signalapp/mock-server/src/crypto";
+import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
+import { afterEach, expect, test } from "bun:test";
+import { type Clock, systemClock } from "../../src/clock.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import { findRecipient } from "../../src/signal/native/account.ts";
+import { owned } from "../../src/signal/native/bytes.ts";
+import { groupIdOf } from "../../src/signal/native/ids.ts";
+import { type Envelope, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
+import { createNative } from "../../src/signal/native/transport.ts";
+import { answerInstead, failureOf, linkRig, never, rawContent, type Rig, rigOf, startRig } from "./mock.ts";
+
+let rig: Rig;
+let closing: Disposable[] = [];
+afterEach(async () => {
+  for (const one of closing) one[Symbol.dispose]();
+  closing = [];
+  await rig?.stop();
+});
+
+const at = 1_795_000_000_000;
+const hourMs = 3_600_000;
+const dayMs = 24 * hourMs;
+const texts = () => rig.database.all<{ text: string }>("SELECT text FROM inbox WHERE text IS NOT NULL ORDER BY id");
+const quarantine = () =>
+  rig.database.all<{ reason: string; isKept: number }>(
+    "SELECT reason, envelope IS NOT NULL AS isKept FROM signal_quarantine",
+  );
+const deliver = (envelope: Uint8Array, change: Partial<Envelope>) =>
+  rig.mock.server.send(
+    rig.device,
+    Buffer.from(owned(toBinary(EnvelopeSchema, { ...fromBinary(EnvelopeSchema, envelope), ...change }))),
+  );
+const instead = (answer: Parameters<typeof answerInstead>[0]) => {
+  const answering = answerInstead(answer);
+  closing.push(answering);
+  return answering;
+};
+const contactTimer = () => {
+  const { timerSeconds, timerVersion } = findRecipient(rig.database, rig.contact.device.aci);
+  return [timerSeconds, timerVersion];
+};
+const say = (message: Partial<Proto.DataMessage.Params>, timestamp: number, expireTimer = 0, expireTimerVersion = 0) =>
+  rig.acked(
+    rig.contact.sendRaw(
+      rig.device,
+      rawContent({
+        dataMessage: {
+          ...EMPTY_DATA_MESSAGE,
+          timestamp: BigInt(timestamp),
+          expireTimer,
+          expireTimerVersion,
+          ...message,
+        },
+      }),
+      { timestamp },
+    ),
+  );
+
+/** Lets the contact seal with a certificate that ran out at `expires`. */
+function sealUntil(expires: number): void {
+  const { aci, deviceId } = rig.contact.device;
+  const identityKey = rig.contact.publicKey;
+  const sender = { aci, deviceId, identityKey, expires };
+  Object.assign(rig.contact, {
+    privSenderCertificate: generateSenderCertificate(rig.mock.server["certificate"], sender),
+  });
+}
+
+// --- nothing is lost, nothing is spoilt
+
+test("a certificate counts for when the server received the message, not for when it was delivered", async () => {
+  rig = await startRig();
+  sealUntil(at + dayMs);
+  const sealed = (text: string, timestamp: number) =>
+    rig.contact.encryptText(rig.device, text, { timestamp, sealed: true });
+  await rig.acked(deliver(await sealed("waited", at), { serverTimestamp: BigInt(at + dayMs - 1) }));
+  await rig.acked(deliver(await sealed("too late", at + 1), { serverTimestamp: BigInt(at + dayMs + 1) }));
+  expect(texts()).toEqual([{ text: "waited" }]);
+  // Kept, counted and told of, as its sender may write here.
+  expect(quarantine()).toEqual([{ reason: "forged or expired certificate", isKept: 1 }]);
+  expect(rig.transport.quarantined?.()).toBe(1);
+  expect(rig.log.filter(({ level, message }) => level === "warn" && message.includes("set aside"))).toHaveLength(1);
+});
+
+test("of a stranger's broken message only the fact is kept", async () => {
+  rig = await startRig({ isAllowed: () => false });
+  sealUntil(at);
+  const envelope = await rig.contact.encryptText(rig.device, "x", { timestamp: at, sealed: true });
+  await rig.acked(deliver(envelope, { serverTimestamp: BigInt(at + 1) }));
+  expect(quarantine()).toEqual([{ reason: "forged or expired certificate", isKept: 0 }]);
+  expect(rig.transport.quarantined?.()).toBe(0);
+});
+
+test("only what speaks of timers changes a timer", async () => {
+  rig = await startRig();
+  await say({ body: "brief" }, at, 3600, 5);
+  expect(contactTimer()).toEqual([3600, 5]);
+  const author = Buffer.from(rig.contact.device.aciRawUuid);
+  const reaction = {
+    emoji: "👍",
+    remove: false,
+    targetAuthorAci: null,
+    targetAuthorAciBinary: author,
+    targetSentTimestamp: BigInt(at),
+  };
+  await say({ reaction }, at + 1);
+  await say({ delete: { targetSentTimestamp: BigInt(at) } }, at + 2);
+  await say({ flags: 4, profileKey: Buffer.alloc(32, 1) }, at + 3);
+  await say(
+    { body: "to a story", storyContext: { authorAci: null, authorAciBinary: author, sentTimestamp: BigInt(at) } },
+    at + 4,
+  );
+  const edit = rawContent({
+    editMessage: {
+      targetSentTimestamp: BigInt(at),
+      dataMessage: { ...EMPTY_DATA_MESSAGE, body: "briefer", timestamp: BigInt(at + 5) },
+    },
+  });
+  const edited = await rig.receive(rig.contact.sendRaw(rig.device, edit, { timestamp: at + 5 }), "edit");
+  expect(contactTimer()).toEqual([3600, 5]);
+  // What an edit says disappears as the chat does.
+  expect(edited.content).toMatchObject({ body: { expiresInSeconds: 3600 } });
+  await say({ body: "old news" }, at + 6, 60, 4);
+  expect(contactTimer()).toEqual([3600, 5]);
+  await say({ flags: 2 }, at + 7, 0, 6);
+  expect(contactTimer()).toEqual([0, 6]);
+});
+
+test("a machine whose clock is a day and more behind forgets nothing, and its owner is told", async () => {
+  const clock: Clock = { ...systemClock, now: () => Date.now() - 30 * hourMs };
+  rig = await startRig({ clock, isConnected: false });
+  rig.mock.server.setWebsocketUpgradeResponseHeaders({ "x-signal-timestamp": String(Date.now()) });
+  await rig.transport.connect(never);
+  const sentAt = Date.now();
+  const sending = rig.contact.sendText(rig.device, "now", { timestamp: sentAt });
+  const notices: string[] = [];
+  await Promise.all([
+    sending,
+    (async () => {
+      while (texts().length === 0) notices.push(...((await rig.poll(1000)).notices ?? []).map(({ code }) => code));
+    })(),
+  ]);
+  expect(texts()).toEqual([{ text: "now" }]);
+  expect(notices).toEqual(["clock_wrong"]);
+  // Our own notices bear the server's time.
+  const asked = instead(() => undefined).asked;
+  await rig.transport.typing(rig.direct, true);
+  const typing = asked.find(({ path }) => path.startsWith("/v1/messages/"))?.json as { timestamp: number };
+  expect(Math.abs(typing.timestamp - Date.now())).toBeLessThan(60_000);
+});
+
+test("a clock that was ahead once does not stamp everything after it", async () => {
+  let aheadMs = 400 * dayMs;
+  rig = await startRig({ clock: { ...systemClock, now: () => Date.now() + aheadMs } });
+  rig.database.run("UPDATE signal_account SET sends_typing = 1");
+  await rig.transport.connect(never);
+  const stamps: number[] = [];
+  closing.push(
+    answerInstead(({ path, json }) => {
+      if (path.startsWith("/v1/messages/")) stamps.push((json as { timestamp: number }).timestamp);
+      return undefined;
+    }),
+  );
+  await rig.transport.typing(rig.direct, true);
+  aheadMs = 0;
+  await rig.transport.typing(rig.direct, false);
+  expect((stamps[0] ?? 0) - Date.now()).toBeGreaterThan(399 * dayMs);
+  expect(Math.abs((stamps[1] ?? 0) - Date.now())).toBeLessThan(60_000);
+});
+
+/** A storage host that can be down. The waits between two askings are short. */
+async function startWithGroup() {
+  const waits = new Set([300_000, ...Array.from({ length: 8 }, (_, n) => 2_000 * 2 ** n)]);
+  const sleep: Clock["sleep"] = (ms, signal) => systemClock.sleep(waits.has(ms) ? 5 : ms, signal);
+  const clock: Clock = { ...systemClock, sleep };
+  let isDown = true;
+  let asked = 0;
+  rig = await startRig({
+    clock,
+    change: (service) => ({
+      ...service,
+      fetch: async (what) => {
+        if (!what.url.includes("/v2/groups")) return service.fetch(what);
+        asked++;
+        if (isDown) throw new BridgeError("signal_unreachable", "Cannot GET the storage host");
+        return service.fetch(what);
+      },
+    }),
+  });
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact] });
+  const send = (text: string, timestamp: number) => rig.contact.sendText(rig.device, text, { timestamp, group });
+  return { group, send, mend: () => void (isDown = false), asked: () => asked };
+}
+
+test("a group that cannot be read now holds up nothing else, and its messages come when it can", async () => {
+  const { send, mend, asked } = await startWithGroup();
+  const waiting = [send("one", at), send("two", at + 1)];
+  await rig.receive(rig.contact.sendText(rig.device, "direct", { timestamp: at + 2 }));
+  for (let polls = 0; asked() < 3 && polls < 200; polls++) await rig.poll(20);
+  expect(texts()).toEqual([{ text: "direct" }]);
+  mend();
+  await rig.expect(2, "text");
+  await Promise.all(waiting);
+  expect(texts()).toEqual([{ text: "direct" }, { text: "one" }, { text: "two" }]);
+});
+
+test("a group that can never be read is given up in the end: its messages are kept, and the line goes on", async () => {
+  const { send, asked } = await startWithGroup();
+  await rig.acked(send("one", at));
+  expect(asked()).toBe(12);
+  expect(quarantine()).toEqual([{ reason: "its group could not be read", isKept: 1 }]);
+  await rig.receive(rig.contact.sendText(rig.device, "direct", { timestamp: at + 1 }));
+});
+
+test("one file without key or digest costs that file, not the words beside it", async () => {
+  rig = await startRig();
+  const pointer = { cdnKey: "abc", cdnNumber: 3, contentType: "image/png", size: 10 } as never;
+  await say({ body: "look", attachments: [pointer] }, at);
+  expect(texts()).toEqual([{ text: "look" }]);
+  const envelope = await rig.receive(
+    rig.contact.sendRaw(
+      rig.device,
+      rawContent({
+        dataMessage: { ...EMPTY_DATA_MESSAGE, body: "again", timestamp: BigInt(at + 1), attachments: [pointer] },
+      }),
+      { timestamp: at + 1 },
+    ),
+  );
+  const ref = envelope.content.kind === "text" ? (envelope.content.attachments[0]?.ref ?? "") : "";
+  expect(await failureOf(rig.transport.attachment(ref, 1000, never))).toMatchObject({ code: "attachment_unavailable" });
+});
+
+test("deliveries are taken as they come: the server says that the queue is empty only after the last of them was acknowledged", async () => {
+  const connection = Connection.prototype as unknown as { sendMessage(message: unknown): Promise<void> };
+  const original = connection.sendMessage;
+  connection.sendMessage = async function (this: unknown, message: unknown) {
+    if (message !== "empty") await original.call(this, message);
+  };
+  closing.push({ [Symbol.dispose]: () => void (connection.sendMessage = original) });
+  rig = await startRig();
+  const startedAt = performance.now();
+  await rig.receive(rig.contact.sendText(rig.device, "soon", { timestamp: at }));
+  expect(performance.now() - startedAt).toBeLessThan(4_000);
+});
+
+// --- who we are
+
+test("the phone's new profile key is ours: from a transcript", async () => {
+  rig = await startRig();
+  const profileKey = Buffer.alloc(32, 9);
+  const message = { ...EMPTY_DATA_MESSAGE, body: "note", timestamp: BigInt(at), profileKey };
+  const sent = {
+    timestamp: BigInt(at),
+    message,
+    destinationServiceIdBinary: Buffer.from(rig.contact.device.aciRawUuid),
+  };
+  const content = rawContent({
+    syncMessage: { content: { sent }, read: [], viewed: [], stickerPackOperation: [] } as never,
+  });
+  await rig.acked(rig.phone.sendRaw(rig.device, content, { timestamp: at }));
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at + 1 }));
+  await rig.send(rig.direct, "reply", at + 2);
+  const { dataMessage } = await rig.contact.waitForMessage();
+  expect(dataMessage.profileKey).toEqual(profileKey);
+});
+
+test("the storage service tells our profile key, names and keys of contacts, groups that have not written, who is blocked", async () => {
+  const number = "+12025550142";
+  rig = await startRig({ isConnected: false });
+  const { phone, contact, mock } = rig;
+  const second = await mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const group = await phone.createGroup({ title: "Silent", members: [phone, contact] });
+  const allowed = new Set<string>([contact.device.aci, second.device.aci, groupIdOf(group.masterKey)]);
+  const isAllowed = (who: { aci: string | null }, groupId: string | null) => allowed.has(groupId ?? who.aci ?? "");
+  const transport = createNative({ ...rig.deps, isAllowed });
+  const own = rigOf(mock, rig.device, rig.deps, transport);
+  await transport.connect(never);
+  await own.expect(3, "empty");
+  await transport.settled();
+  const { ACCOUNT } = Proto.ManifestRecord.Identifier.Type;
+  const profileKey = Buffer.alloc(32, 4);
+  const account = {
+    ...Proto.AccountRecord.decode(Buffer.alloc(0)),
+    profileKey,
+    readReceipts: true,
+    typingIndicators: false,
+  };
+  await phone.setStorageState(
+    StorageState.getEmpty()
+      .addRecord({ type: ACCOUNT, record: { account } })
+      .addContact(contact, {
+        givenName: "Alice",
+        familyName: "Ames: hi",
+        e164: number,
+        profileKey: Buffer.from(contact.profileKey.serialize()),
+      })
+      .addContact(second, { blocked: true })
+      .addGroup(group),
+  );
+  await own.acked(phone.sendFetchStorage({ timestamp: at - 1 }));
+  await transport.settled();
+  expect(findRecipient(rig.database, contact.device.aci)).toMatchObject({
+    name: "Alice Ames hi",
+    number,
+    profileKey: owned(contact.profileKey.serialize()),
+    isBlocked: false,
+  });
+  expect(rig.database.get("SELECT sends_read_receipts AS reads, sends_typing AS types FROM signal_account")).toEqual({
+    reads: 1,
+    types: 0,
+  });
+  // A group that never wrote can be written to, with our new profile key.
+  await own.send({ kind: "group", id: groupIdOf(group.masterKey) }, "hello, group", at);
+  expect((await contact.waitForMessage()).dataMessage.profileKey).toEqual(profileKey);
+  // What a blocked person writes is dropped, and the owner knows why.
+  await mock.introduce(second, rig.device);
+  const notices: string[] = [];
+  const sending = second.sendText(rig.device, "let me in", { timestamp: at + 1 }).then(() => true);
+  for (let isDone = false; !isDone; isDone = await Promise.race([sending, Promise.resolve(false)]))
+    notices.push(...((await own.poll(20)).notices ?? []).map(({ code }) => code));
+  expect(texts()).toEqual([]);
+  expect(notices).toEqual(["blocked"]);
+  // What changes there is read anew when the phone says so.
+  const before = await phone.expectStorageState("storage");
+  await phone.setStorageState(before.updateContact(second, { blocked: false }));
+  await own.acked(phone.sendFetchStorage({ timestamp: at + 2 }));
+  await transport.settled();
+  await own.receive(second.sendText(rig.device, "thank you", { timestamp: at + 3 }));
+  await transport.disconnect();
+});
+
+// --- the server's answers
+
+for (const [status, code, scope] of [
+  [429, "signal_rate_limited", "recipient"],
+  [503, "signal_unreachable", "account"],
+  [508, "send_rejected", "account"],
+  [500, "send_uncertain", "account"],
+  [405, "outdated", "account"],
+] as const) {
+  test(`a send that is answered ${status} is ${code}`, async () => {
+    rig = await startRig();
+    const { asked } = instead(({ path }) =>
+      path === `/v1/messages/${rig.contact.device.aci}`
+        ? { status, headers: status === 429 ? ["retry-after:7"] : [] }
+        : undefined,
+    );
+    const fault = (await failureOf(rig.send(rig.direct, "hello", at))) as BridgeError;
+    expect({ code: fault.code, scope: fault.scope }).toEqual({ code, scope });
+    expect(fault.retryAfterMs).toBe(status === 429 ? 7_000 : null);
+    if (code === "outdated") expect(fault.hint).toContain("Update signalman");
+    expect(asked.filter(({ verb }) => verb === "PUT").length).toBe(1);
+  });
+}
+
+test("a 401 says that this device is gone: the message waits, and the line ends as unlinked", async () => {
+  rig = await startRig();
+  instead(({ path }) => (path.startsWith("/v1/messages/") ? { status: 401 } : undefined));
+  expect(await failureOf(rig.send(rig.direct, "hello", at))).toMatchObject({ code: "signal_unreachable" });
+  expect(await failureOf(rig.poll())).toMatchObject({ code: "unlinked" });
+});
+
+test("a challenge is settled by the phone, unseen; only where that does not help a person is asked", async () => {
+  rig = await startRig();
+  const json = { token: "t1", options: ["pushChallenge", "captcha"] };
+  let isAsked = true;
+  let solution = 428;
+  const { asked } = instead(({ verb, path }) => {
+    if (path === "/v1/challenge/push") return { status: 200 };
+    if (path === "/v1/challenge" && verb === "PUT") return { status: solution };
+    return isAsked && path === `/v1/messages/${rig.contact.device.aci}` ? { status: 428, json } : undefined;
+  });
+  const first = (await failureOf(rig.send(rig.direct, "hello", at))) as BridgeError;
+  expect({ code: first.code, scope: first.scope }).toEqual({ code: "signal_rate_limited", scope: "account" });
+  expect(first.retryAfterMs).toBeGreaterThan(0);
+  expect(await failureOf(rig.send(rig.direct, "hello", at))).toMatchObject({ code: "captcha" });
+  expect(asked.filter(({ path }) => path === "/v1/challenge/push")).toHaveLength(1);
+  // A wrong solution costs nothing: the token at hand stays good.
+  expect(await failureOf(rig.transport.answerChallenge("signalcaptcha://wrong"))).toMatchObject({
+    code: "send_rejected",
+  });
+  solution = 200;
+  await rig.transport.answerChallenge("signalcaptcha://right");
+  expect(asked.at(-1)?.json).toEqual({ type: "captcha", token: "t1", captcha: "right" });
+  isAsked = false;
+  await rig.send(rig.direct, "hello", at);
+});
+
+test("a refused seal is tried again after a day", async () => {
+  let aheadMs = 0;
+  rig = await startRig({ clock: { ...systemClock, now: () => Date.now() + aheadMs } });
+  await rig.receive(rig.contact.sendText(rig.device, "one", { timestamp: at, withProfileKey: true }));
+  const sealed: boolean[] = [];
+  let isRefusing = true;
+  instead(({ verb, path, json }) => {
+    if (verb !== "PUT" || path !== `/v1/messages/${rig.contact.device.aci}`) return undefined;
+    const isSealed = (json as { messages: { type: number }[] }).messages.every(({ type }) => type === 6);
+    sealed.push(isSealed);
+    return isSealed && isRefusing ? { status: 401 } : undefined;
+  });
+  await rig.send(rig.direct, "a", at + 1);
+  isRefusing = false;
+  await rig.send(rig.direct, "b", at + 2);
+  aheadMs = dayMs + 1;
+  await rig.send(rig.direct, "c", at + 3);
+  expect(sealed).toEqual([true, false, false, true]);
+});
+
+test("each sealed message is said to have arrived, at once and whatever the owner's settings; strangers get nothing", async () => {
+  rig = await startRig();
+  rig.database.run("UPDATE signal_account SET sends_read_receipts = 0");
+  await rig.transport.connect(never);
+  const prompt = await rig.receive(rig.contact.sendText(rig.device, "sealed", { timestamp: at, sealed: true }));
+  await rig.settled();
+  const { receiptMessage } = await rig.contact.waitForReceipt();
+  expect(receiptMessage.type).toBe(Proto.ReceiptMessage.Type.DELIVERY);
+  expect(receiptMessage.timestamp?.map(Number)).toEqual([at]);
+  const { asked } = instead(() => undefined);
+  await rig.receive(rig.contact.sendText(rig.device, "open", { timestamp: at + 1 }));
+  await rig.transport.markRead(prompt);
+  await rig.settled();
+  expect(asked.filter(({ path }) => path.includes(rig.contact.device.aci))).toEqual([]);
+});
+
+test("strangers get no receipt", async () => {
+  rig = await startRig({ isAllowed: () => false });
+  const { asked } = instead(() => undefined);
+  await rig.acked(rig.contact.sendText(rig.device, "sealed", { timestamp: at, sealed: true }));
+  await rig.settled();
+  expect(asked.filter(({ path }) => path.includes(rig.contact.device.aci))).toEqual([]);
+});
+
+test("an account that lost its number goes on: keys of the account, requests, and all else", async () => {
+  rig = await startRig({ isConnected: false });
+  const { asked } = instead(({ verb, path }) =>
+    verb === "GET" && path === "/v2/keys?identity=pni" ? { status: 400 } : undefined,
+  );
+  await rig.transport.connect(never);
+  await rig.expect(3, "empty");
+  await rig.settled();
+  expect(asked.some(({ path }) => path === "/v1/storage/auth")).toBe(true);
+});
+
+test("the phone is asked for its contacts once a minute at most, however often the line breaks", async () => {
+  rig = await startRig({ isConnected: false });
+  const { asked } = instead(() => undefined);
+  for (let n = 0; n < 3; n++) {
+    await rig.transport.connect(never);
+    await rig.settled();
+    await rig.poll(100);
+  }
+  expect(asked.filter(({ path }) => path === `/v1/messages/${rig.phone.device.aci}`)).toHaveLength(3);
+});
+
+test("an alert of the server about an idle phone is told to the owner once", async () => {
+  rig = await startRig({ isConnected: false });
+  rig.mock.server.setWebsocketUpgradeResponseHeaders({ "x-signal-alert": "idle-primary-device" });
+  const notices: string[] = [];
+  for (let n = 0; n < 2; n++) {
+    await rig.transport.connect(never);
+    for (let polls = 0; polls < 5; polls++)
+      notices.push(...((await rig.poll(50)).notices ?? []).map(({ code }) => code));
+  }
+  expect(notices).toEqual(["phone_idle"]);
+});
+
+// --- linking
+
+for (const [status, hint] of [
+  [403, "scan the new code"],
+  [409, "Update signalman"],
+  [411, "too many linked devices"],
+  [422, "shorter name"],
+] as const) {
+  test(`a link that is answered ${status} says what to do`, async () => {
+    rig = await startRig({ isConnected: false });
+    const { asked } = instead(({ path }) => (path === "/v1/devices/link" ? { status } : undefined));
+    const fault = await failureOf(linkRig(rig.mock, rig.deps));
+    expect(fault).toMatchObject({ code: "rejected", hint: expect.stringContaining(hint) });
+    const body = asked.find(({ path }) => path === "/v1/devices/link")?.json as {
+      accountAttributes: { capabilities: object };
+    };
+    expect(Object.keys(body.accountAttributes.capabilities).toSorted()).toEqual([
+      "attachmentBackfill",
+      "optionalPhoneNumber",
+      "spqr",
+      "storage",
+      "usernameChangeSyncMessage",
+    ]);
+    // The account of before is untouched.
+    expect(rig.database.get("SELECT device_id AS id FROM signal_account")).toEqual({ id: 2 });
+  });
+}
+
+test("linking to another account leaves nothing of the first, and takes its device off the phone's list", async () => {
+  rig = await startRig();
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at, sealed: true }));
+  await rig.settled();
+  await rig.transport.disconnect();
+  rig.database.run("INSERT INTO signal_quarantine (hash, reason, envelope, at) VALUES (x'01', 'x', x'02', 1)");
+  const { asked } = instead(() => undefined);
+  const other = await rig.mock.server.createPrimaryDevice({ profileName: "Other" });
+  Object.assign(rig.mock, { phone: other });
+  let scanned: Promise<unknown> | null = null;
+  const { linkNative } = await import("../../src/signal/native/transport.ts");
+  for await (const progress of linkNative(rig.deps)("x".repeat(80), never)) {
+    if (progress.event !== "url") continue;
+    const pending = await rig.mock.server.waitForProvision();
+    scanned = pending.complete({ provisionURL: progress.url, primaryDevice: other });
+  }
+  await scanned;
+  expect(asked.some(({ verb, path }) => verb === "DELETE" && path === "/v1/devices/2")).toBe(true);
+  const tables = rig.database.all<{ name: string }>(
+    "SELECT name FROM sqlite_master WHERE name LIKE 'signal_%' AND type = 'table'",
+  );
+  const left = tables.flatMap(({ name }) =>
+    rig.database
+      .all(`SELECT * FROM ${name}`)
+      .filter((row) => JSON.stringify(Object.values(row)).includes(rig.contact.device.aci)),
+  );
+  expect(left).toEqual([]);
+  for (const table of ["sessions", "seen", "quarantine", "recipients", "send_log"])
+    expect(rig.database.all(`SELECT * FROM signal_${table}`)).toEqual([]);
+});
