@@ -162,8 +162,8 @@ async function run(
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     const { code, message, hint, retryAfterMs, cause } = error;
+    if (blocksOf(replies).length === 0) throw error;
     const partial = shownText(blocksOf(replies));
-    if (partial.trim() === "") throw error;
     throw new BridgeError(code, message, { hint, retryAfterMs: retryAfterMs ?? undefined, cause, partial });
   }
 }

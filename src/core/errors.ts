@@ -304,7 +304,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
-    this.partial = details.partial || null;
+    this.partial = details.partial ?? null;
     this.scope = details.scope ?? "account";
   }
 }
