@@ -166,6 +166,37 @@ describe("POST /control", () => {
   });
 });
 
+describe("POST /send", () => {
+  const say = (body: string, headers: Record<string, string>, path = "/send") => {
+    const { app, done } = make();
+    return Promise.resolve(app.request(path, { method: "POST", body, headers })).then((answer) => ({ answer, done }));
+  };
+  const auth = { authorization: "Bearer a-script's-token" };
+
+  test("a script's text goes to Note to Self, or to whom it names", async () => {
+    const plain = await say("The build is done.", auth);
+    expect(plain.answer.status).toBe(202);
+    expect(plain.done).toEqual([{ chat: { kind: "self" }, text: "The build is done." }]);
+    const named = await say("hello", auth, "/send?to=%2B15550100001");
+    expect(named.done).toMatchObject([{ chat: { kind: "direct", peer: { number: "+15550100001" } } }]);
+    const json = await say(JSON.stringify({ text: "hello" }), { ...auth, "content-type": "application/json" });
+    expect(json.done).toEqual([{ chat: { kind: "self" }, text: "hello" }]);
+  });
+
+  test("nothing goes without its token, and it opens nothing else; what is no message is 400", async () => {
+    expect((await say("x", {})).answer.status).toBe(401);
+    expect((await say("x", { authorization: `Bearer ${token}` })).answer.status).toBe(401);
+    expect((await say("{}", auth, "/control/reconnect")).answer.status).toBe(401);
+    expect((await say("  ", auth)).answer.status).toBe(400);
+    expect((await say("x", auth, "/send?to=nobody")).answer.status).toBe(400);
+    expect((await say("not json", { ...auth, "content-type": "application/json" })).answer.status).toBe(400);
+    const { app } = make({ scriptToken: () => null });
+    expect(
+      (await app.request("/send", { method: "POST", body: "x", headers: { authorization: "Bearer " } })).status,
+    ).toBe(401);
+  });
+});
+
 describe("listen", () => {
   test("serves on a free port of loopback, and refuses a foreign Host there", async () => {
     const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
