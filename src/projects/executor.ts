@@ -1,7 +1,4 @@
-/**
- * Runs the calls of a project, each at most once: what was shown is looked at again at the moment of running, and the journal
- * has `started` before the first effect. What is free and only reads leaves nothing, and is read again after a crash.
- */
+/** Runs the calls of a project, each at most once, and only while what was shown is so. A free reading is repeated after a crash. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
@@ -59,9 +56,8 @@ export async function changesIn(project: Project, sessionId: string, deps: Deps,
 }
 
 /**
- * Runs a call that is seen and free, or allowed, and settles it in the journal, from where its result is posted. A call that is
- * settled already is answered from there. Never rejects for what Claude or the folder did.
- * @param signal ends a command at work: what it printed until then is its result
+ * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there.
+ * Never rejects for what Claude or the folder did. `signal` ends a command: what it has printed is its result.
  */
 export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
   const work = () => runNow(project, call, deps, signal);
