@@ -66,9 +66,10 @@ export function withTabs(code: string, source: readonly string[], from: number):
   const lines = code.split("\n");
   const heads = lines.map((line) => line.trimStart());
   const isHere = (at: number): boolean => heads.every((head, index) => source[at + index]?.endsWith(head));
+  const last = Math.min(source.length - lines.length, from + linesAhead);
   let at = from;
-  while (at + lines.length <= source.length && !isHere(at)) at++;
-  if (at + lines.length > source.length) return { code, next: from };
+  while (at <= last && !isHere(at)) at++;
+  if (at > last) return { code, next: from };
   const restored = lines.map((line, index) => {
     const original = (source[at + index] ?? "").slice(0, -(heads[index]?.length ?? 0) || undefined);
     return /\S/.test(original)
@@ -77,6 +78,9 @@ export function withTabs(code: string, source: readonly string[], from: number):
   });
   return { code: restored.join("\n"), next: at + lines.length };
 }
+
+/** How far ahead a block is looked for: code stands in the order of the text. */
+const linesAhead = 2_000;
 
 /** The end of a line's white space that is `columns` wide, tabs as they are; spaces where a tab would have to be parted. */
 function tail(space: string, columns: number): string {

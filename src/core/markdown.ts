@@ -167,7 +167,8 @@ const plain = (text: string): string => {
 
 /** At the margin: what is copied from the phone must be the code and nothing else. */
 function codeText({ text, lang = "" }: Tokens.Code, { tabs, depth, takeCode, before }: Context): string {
-  if (text.trim() === "") return "";
+  // What stands on the line of the fence is no language where it is all there is.
+  if (text.trim() === "") return lang.includes(" ") ? styled("MONOSPACE", lang) : "";
   const restored = tabs && depth > 0 ? withTabs(text, tabs.lines, tabs.next) : null;
   if (tabs && restored) tabs.next = restored.next;
   const code = (restored?.code ?? text).replace(/\n+$/, "");
