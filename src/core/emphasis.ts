@@ -31,6 +31,8 @@ type Run = {
   readonly length: number;
   readonly canOpen: boolean;
   readonly canClose: boolean;
+  /** Within a word: it closes only what looks like it (**T**otal). */
+  readonly isInner: boolean;
 };
 
 /** Openers that wait: prose has a handful; hostile text would make every closer look through thousands. */
@@ -60,7 +62,7 @@ function close(run: Run, open: Run[], text: string, found: Map<number, Emphasis>
 /** CommonMark's rules 9 and 10: runs that could be both do not match where their lengths add up to a multiple of three. */
 function isPair(opener: Run, closer: Run): boolean {
   if (opener.mark !== closer.mark) return false;
-  if (opener.mark === "~") return opener.length === closer.length;
+  if (opener.mark === "~" || closer.isInner) return opener.length === closer.length;
   const isEither = opener.canClose || closer.canOpen;
   return !isEither || (opener.length + closer.length) % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
 }
@@ -88,7 +90,8 @@ function* runsIn(text: string): Generator<Run> {
       isRight: isFlanking(before, next),
     };
     const [canOpen, canClose] = rules[mark.charAt(0)]?.(near) ?? [false, false];
-    if (canOpen || canClose) yield { mark: mark.charAt(0), at, left: length, length, canOpen, canClose };
+    const isInner = isWord(before) && isWord(next);
+    if (canOpen || canClose) yield { mark: mark.charAt(0), at, left: length, length, canOpen, canClose, isInner };
   }
 }
 

@@ -230,6 +230,12 @@ describe("emphasis", () => {
     expect(
       words("**T**otal **.env** **/etc/hosts** **GET**/**POST** (**a**), “**b**”, **c**: **d:** *e*, __f g__ __Note__"),
     ).toEqual(["T", ".env", "/etc/hosts", "GET", "POST", "a", "b", "c", "d:", "e", "f g", "Note"]);
+    expect(words("*foo**bar**baz* **foo*bar*baz** *foo*bar **foo** bar*")).toEqual([
+      "foo**bar**baz",
+      "foo*bar*baz",
+      "foo",
+      "foo",
+    ]);
     expect(words("***a*** **b *c* d** *e **f** g* **h**i")).toEqual(["a", "a", "b c d", "c", "e f g", "f", "h"]);
   });
 });
