@@ -6,6 +6,7 @@ import { backoffMs } from "../core/backoff.ts";
 import { commandHelp, commands, type CommandName } from "../core/commands.ts";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { stampKey } from "../core/hlc.ts";
+import type { Consent } from "../core/consent.ts";
 import { decide, type Decision } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
@@ -111,7 +112,7 @@ async function answerTo(
   if (decision.kind === "command") return runCommand(heard, decision.name, decision.argument);
   const target = decision.kind === "approval" ? decision.targetSentAt : null;
   const question = target === null ? null : questions.find(({ sentAt }) => sentAt === target);
-  if (decision.kind === "approval" && question) return approve(heard, decision.isAllowed, [question]);
+  if (decision.kind === "approval" && question) return approve(heard, decision, [question]);
   // Answered elsewhere: then nothing may go on waiting here.
   if (questions.length === 0) release(heard.bridge, heard.chatKey);
   if (row.envelope.content.kind === "reaction") return null;
@@ -267,19 +268,21 @@ async function expire(heard: Heard, row: InboxRow): Promise<void> {
   const text = "Nobody answered Claude's question in time, so the answer was no.";
   bridge.store.outbox.add(`expired:${row.id}:${row.notBefore}`, chat, plainText(text), bridge.clock.now());
   bridge.wake("send", chatKey);
-  await approve(heard, false, unanswered(heard));
+  await approve(heard, { answer: "no", reason: null }, unanswered(heard));
   release(bridge, chatKey);
 }
 
 /** Answers these questions of Claude's. */
-async function approve(heard: Heard, isAllowed: boolean, chosen: readonly Question[]): Promise<string | null> {
+async function approve(heard: Heard, { answer, reason }: Consent, chosen: readonly Question[]): Promise<string | null> {
+  const isAllowed = answer !== "no";
+  const why = isAllowed ? null : reason === null ? "The person said no." : `The person said no: ${reason}`;
   const { bridge, confirmed, chatKey, signal } = heard;
   const { store, backend } = bridge;
   const session = store.sessions.active(chatKey);
   if (!session || session.remoteId === null || backend.remote === null) return "Nothing waits for an answer.";
   for (const { toolUseId: id } of chosen) {
     try {
-      await backend.remote.confirm(session.remoteId, id, isAllowed, isAllowed ? null : "The person said no.", signal);
+      await backend.remote.confirm(session.remoteId, id, isAllowed, why, signal);
       confirmed.add(id);
     } catch (error) {
       // A repeated confirmation is refused: then the log tells that it has been answered (claude/CLAUDE-API.md section 1.9).

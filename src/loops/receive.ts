@@ -11,6 +11,7 @@ import { decide, inboxKey, type Decision } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
+import { plainText } from "../core/reply.ts";
 import type { InboxKind, InboxRow } from "../store/inbox.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
@@ -66,7 +67,8 @@ type Accepted = {
 
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
-  const { inbox, settings } = bridge.store;
+  const { store } = bridge;
+  const { inbox, settings } = store;
   const { allow, groupAlways: isGroupAlways, busy } = bridge.config;
   const accepted: Accepted = { rows: [], withdrawn: [], dropped: 0 };
 
@@ -77,14 +79,26 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
       case "drop":
         accepted.dropped++;
         return drop(bridge, envelope, decision.reason);
+      case "hint":
+        if (envelope.chat)
+          store.outbox.add(
+            `hint:${inboxKey(envelope, account)}`,
+            envelope.chat,
+            plainText(decision.text),
+            bridge.clock.now(),
+          );
+        return;
       case "withdraw":
         return withdraw(sentBy(envelope, key, decision.targetSentAt), key, true);
       case "prompt":
       case "command":
       case "approval":
         if (!inbox.accept(inboxKey(envelope, account), decision.kind, envelope, bridge.clock.now())) return;
+        const replaced = decision.replaces === null ? null : sentBy(envelope, key, decision.replaces);
+        withdraw(replaced, key, true);
+        // The question was that prompt's own, and went with it.
+        if (decision.kind === "approval" && replaced?.state === "waiting") return;
         if (decision.kind === "prompt") {
-          if (decision.replaces !== null) withdraw(sentBy(envelope, key, decision.replaces), key, true);
           const atWork = busy === "interrupt" ? inbox.head(key) : null;
           // The prompt that Claude works on makes room; one that was not asked yet waits its turn.
           if (atWork?.prompt.kind !== "new") withdraw(atWork, key, false);
