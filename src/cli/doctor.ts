@@ -234,12 +234,9 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     const { findSandbox } = await import("../projects/runner.ts");
     const states = await Promise.all(projects.map((project) => stateOf(project, home)));
     const refused = states.flatMap((state) => ("refusal" in state ? state.refusal : []));
-    if (refused.length > 0)
-      throw wrong(
-        `Claude cannot work on ${refused.join("; ")}`,
-        "Correct [projects] in config.toml, or `signalman projects remove` it.",
-      );
-    const all = states.map((state) => ("words" in state ? state.words : "")).join("; ");
+    const hint = "Correct [projects] in config.toml, or `signalman projects remove` it.";
+    if (refused.length > 0) throw wrong(`Claude cannot work on ${refused.join("; ")}`, hint);
+    const all = states.map(({ words }, index) => `${projects[index]?.name}: ${words}`).join("; ");
     if (!projects.some(({ run }) => run)) return all;
     const sandbox = await findSandbox(clock, cli.env["PATH"] ?? "");
     if (sandbox.kind !== "none") return `${all}; commands run in ${sandbox.kind}`;

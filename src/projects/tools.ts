@@ -16,7 +16,7 @@ export type Site = Pick<Command, "home" | "env" | "sandbox"> &
     readonly self: readonly string[];
     readonly project: Project;
     readonly scope: Scope;
-    readonly undo: Undo;
+    readonly undo: Pick<Undo, "isLeft" | "keep">;
     readonly clock: Clock;
   };
 
