@@ -11,9 +11,10 @@ import * as v from "valibot";
 import type { Config } from "../config.ts";
 import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { harmless } from "../log.ts";
+import { harmless, localTime } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
+import { judge } from "../status/verdict.ts";
 import { configOf, printJson, toTable, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
@@ -140,22 +141,32 @@ export async function health(cli: Cli): Promise<number> {
 export async function status(cli: Cli, options: { readonly json?: true }): Promise<number> {
   const status = await fetchStatus(configOf(cli), cli.signal);
   if (options.json) printJson(cli, status);
-  else cli.out(describe(status));
+  else cli.out(describe(status, cli.clock.now()));
   return 0;
 }
 
-function describe({ version, connection, signal, claude, sessions, inbox, outbox }: Status): string {
-  const retry = connection.retryAt === null ? "" : `, next attempt at ${connection.retryAt}`;
+function describe(status: Status, now: Millis): string {
+  const { version, connection, signal, claude, sessions, inbox, outbox } = status;
+  const { words, times, faults } = judge(status, now);
   const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
+  const count = (facts: Readonly<Record<string, number>>): string =>
+    Object.entries(facts)
+      .filter(([, number]) => number > 0)
+      .map(([what, number]) => `${number} ${what}`)
+      .join(", ") || "none yet";
+  const { pending, answered, failed } = inbox;
   const rows = [
-    ["connection", `${connection.state} since ${connection.since}${retry}`],
+    ["connection", `${connection.state} since ${localTime(Date.parse(connection.since))}`],
     ["signal", [signal.transport, signal.account].filter((part) => part !== null).join(" ")],
     ["claude", `${claude.backend} ${claude.model}, ${reachable}`],
-    ["sessions", `${sessions.total}, ${sessions.stale} waiting for sync`],
-    ["inbox", `${inbox.pending} waiting, ${inbox.answered} answered, ${inbox.failed} failed`],
-    ["outbox", `${outbox.pending} waiting, ${outbox.sent} sent, ${outbox.uncertain} repeated, ${outbox.failed} failed`],
+    ["sessions", count({ kept: sessions.total, "waiting for sync": sessions.stale })],
+    ["questions", count({ waiting: pending, answered, failed })],
+    [
+      "answers",
+      count({ waiting: outbox.pending, sent: outbox.sent, repeated: outbox.uncertain, failed: outbox.failed }),
+    ],
     ["version", version],
   ];
-  const faults = [connection.fault, claude.lastError, outbox.fault].filter((fault) => fault !== null);
-  return toTable(rows) + harmless(faults.map(({ message, hint }) => `\n${message}\n${hint}\n`).join(""));
+  const said = faults.map(({ message, hint }) => `${message}\n${hint}\n\n`).join("");
+  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable(rows)}`;
 }

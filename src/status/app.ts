@@ -46,6 +46,7 @@ export function createApp(deps: AppDeps): Hono {
     const { state } = deps.status().connection;
     return c.text(`${state}\n`, deps.isReady() ? 200 : 503);
   });
+  app.get("/status.json", (c) => c.body(`${JSON.stringify(deps.status(), null, 2)}\n`, 200, json));
   app.get("/status", (c) => {
     c.header("vary", "accept");
     const status = deps.status();
