@@ -54,7 +54,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
       starts.push(from);
       isLed = token.type === "heading" || /[:：]\s*$/.test(token.raw.slice(-8));
     }
-    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
+    context.before = textBefore(context.before, token);
     end = from + token.raw.length;
     prose += token.type === "code" ? 0 : token.raw.length;
     if (whole.length > lengthMax || prose > lengthMax * proseFactor) break;
@@ -70,7 +70,9 @@ const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code",
 /** Markdown is hardly longer than what it shows, but for what shows nothing. */
 const proseFactor = 16;
 
-/** Of the text before a block of code as much is kept as its last sentence may take. */
+/** The end of the text before a block of code, which may name it: the last lines since the last block of code. */
+const textBefore = (before: string, { type, raw }: Token): string =>
+  type === "code" ? "" : `${before}${before === "" ? "" : "\n"}${raw}`.slice(-beforeLength);
 const beforeLength = 400;
 
 type Context = {
@@ -105,7 +107,7 @@ function blocks(tokens: readonly Token[], { ...context }: Context, isTight = fal
   for (const token of tokens as readonly MarkedToken[]) {
     const text = block(token, context);
     if (text.trim() !== "") texts.push(text);
-    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
+    context.before = textBefore(context.before, token);
   }
   return texts.join(isTight ? "\n" : "\n\n");
 }
