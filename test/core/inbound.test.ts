@@ -1,5 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { decide, inboxKey, isPerson, spokenText, type AllowRule, type InboundOptions } from "../../src/core/inbound.ts";
+import {
+  classify,
+  inboxKey,
+  isPerson,
+  spokenText,
+  type AllowRule,
+  type InboundOptions,
+} from "../../src/core/inbound.ts";
 import type { Account, Address, Content, Envelope, TextContent } from "../../src/core/model.ts";
 import { planFiles } from "../../src/core/prompt.ts";
 
@@ -37,11 +44,7 @@ const file = {
   isVoiceNote: false,
 };
 const ask = (what: Envelope, allow: AllowRule[], more: Partial<InboundOptions> = {}) =>
-  decide(what, { account: own, allow, questions: [], isGroupAlways: false, ...more });
-const writtenAt = 1_786_953_630_000;
-/** On the phones a minute before the envelopes here were written. */
-const open = { sentAt: 5, shownAt: writtenAt - 60_000 };
-const questions = [open];
+  classify(what, { account: own, allow, isGroupAlways: false, ...more });
 const byAci: AllowRule[] = [{ kind: "aci", aci: alice.aci }];
 const toGroup = { chat: { kind: "group", id: group } as const };
 const mention = { start: 0, length: 1, who: own };
@@ -108,21 +111,16 @@ describe("in a listed group", () => {
   });
   test("a member who is not on the list by name cannot approve", () => {
     const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
-    expect(ask(answer, rules, { questions }).kind).toBe("prompt");
-    expect(ask(answer, [...rules, ...byAci], { questions }).kind).toBe("approval");
+    expect(ask(answer, rules).kind).toBe("prompt");
+    expect(ask(answer, [...rules, ...byAci]).kind).toBe("answer");
+    expect(ask(envelope(text("\uFFFC /approve", { mentions: [mention] }), toGroup), rules).kind).toBe("ignore");
+    const thumb = { kind: "reaction", emoji: "👍", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
+    expect(ask(envelope(thumb, toGroup), rules).kind).toBe("ignore");
+    expect(ask(envelope(thumb, toGroup), [...rules, ...byAci]).kind).toBe("answer");
   });
 });
 
 describe("what an allowed message is", () => {
-  test("yes and no answer only while a question is open", () => {
-    expect(ask(envelope(text("Yes.")), byAci).kind).toBe("prompt");
-    const approval = { kind: "approval", targetSentAt: 5 } as const;
-    expect(ask(envelope(text("Yes.")), byAci, { questions })).toEqual({ ...approval, isAllowed: true });
-    const down = { kind: "reaction", emoji: "👎", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
-    expect(ask(envelope(down), byAci, { questions })).toEqual({ ...approval, isAllowed: false });
-    expect(ask(envelope({ ...down, isRemove: true }), byAci, { questions }).kind).toBe("ignore");
-    expect(ask(envelope(text("yes, and add a test")), byAci, { questions }).kind).toBe("prompt");
-  });
   const quoting = (sentAt: number, author: Address = own) => text("yes", { quote: { sentAt, author, text: "?" } });
   const thumb = (targetSentAt: number, targetAuthor: Address = own): Content => ({
     kind: "reaction",
@@ -131,29 +129,32 @@ describe("what an allowed message is", () => {
     targetSentAt,
     isRemove: false,
   });
-  const unsent = { sentAt: null, shownAt: null };
-  const another = { sentAt: 6, shownAt: writtenAt - 30_000 };
+  /** Which question it means, if any, is decided with the chat before one: `chat.test.ts`. */
   test.each([
-    ["a yes quoting the question", quoting(5), {}, questions, "approval 5"],
-    ["a yes quoting another message of ours", quoting(4), {}, questions, "prompt"],
-    ["a yes quoting somebody's message of the same millisecond", quoting(5, alice), {}, questions, "prompt"],
-    ["a thumb on the question", thumb(5), {}, questions, "approval 5"],
-    ["a thumb on another message of ours", thumb(4), {}, questions, "ignore"],
-    ["a thumb on somebody's message of the same millisecond", thumb(5, alice), {}, questions, "ignore"],
-    ["a yes written before the question was sent", text("yes"), { sentAt: open.shownAt - 1 }, questions, "prompt"],
-    ["a yes that the server had before", text("yes"), { serverAt: open.shownAt - 1 }, questions, "prompt"],
-    ["a yes while the question waits to be sent", text("yes"), {}, [unsent], "prompt"],
-    ["a yes to the one that was sent", text("yes"), {}, [open, unsent], "approval 5"],
-    ["a yes before the second question", text("yes"), { sentAt: another.shownAt - 1 }, [open, another], "approval 5"],
-    ["a yes where two are open", text("yes"), {}, [open, another], "approval null"],
-    ["a yes quoting one of two", quoting(6), {}, [open, another], "approval 6"],
-    ["/approve with one open", text("/approve"), {}, questions, "approval 5"],
-    ["/approve with none open", text("/approve"), {}, [], "approval null"],
-    ["/approve written before the question was sent", text("/approve"), { sentAt: 1 }, questions, "approval null"],
-    ["/approve quoting another message", { ...quoting(4), text: "/approve" }, {}, questions, "approval null"],
-  ] as const)("%s", (_, content, more, questions, expected) => {
-    const decision = ask(envelope(content, more), byAci, { questions });
-    expect(decision.kind === "approval" ? `approval ${decision.targetSentAt}` : decision.kind).toBe(expected);
+    ["a plain yes", text("Yes."), "yes by text to null"],
+    ["a plain no", text("no!"), "no by text to null"],
+    ["a yes with more to say", text("yes, and add a test"), "prompt"],
+    ["a yes with a file", text("yes", { attachments: [file] }), "prompt"],
+    ["a yes quoting a message of ours", quoting(5), "yes by text to 5"],
+    ["a yes quoting another person's message of the same millisecond", quoting(5, alice), "prompt"],
+    ["a thumb on a message of ours", thumb(5), "yes by reaction to 5"],
+    ["a thumb on another person's message of the same millisecond", thumb(5, alice), "ignore"],
+    ["a thumb down", { ...thumb(5), emoji: "👎" } as Content, "no by reaction to 5"],
+    ["a thumb that is taken off again", { ...thumb(5), isRemove: true } as Content, "ignore"],
+    ["a heart", { ...thumb(5), emoji: "❤️" } as Content, "ignore"],
+    ["/approve", text("/approve"), "yes by command to null"],
+    ["/deny", text("/DENY"), "no by command to null"],
+    ["/approve quoting a message of ours", { ...quoting(5), text: "/approve" }, "yes by command to 5"],
+    [
+      "a prompt edited to a yes",
+      { kind: "edit", targetSentAt: 7, body: text("yes") } as Content,
+      "yes by text to null",
+    ],
+  ] as const)("%s", (_, content, expected) => {
+    const verdict = ask(envelope(content), byAci);
+    if (verdict.kind !== "answer") return expect(verdict.kind).toBe(expected as typeof verdict.kind);
+    const { isAllowed, by, targetSentAt } = verdict;
+    expect(`${isAllowed ? "yes" : "no"} by ${by} to ${targetSentAt}`).toBe(expected);
   });
   test("an edit replaces, a deletion withdraws", () => {
     expect(ask(envelope({ kind: "edit", targetSentAt: 7, body: text("better") }), byAci)).toEqual({
