@@ -127,24 +127,31 @@ const earlierMax = 1_000;
 const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =>
   at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
 
-/** Returns the entries that are new. A known one only ever goes from queued to processed. */
+/**
+ * Returns the entries that are new. A known one only ever goes from queued to processed, and stands then where it arrived as that:
+ * of what happened in the same millisecond, it decides what came before.
+ */
 function upsert(db: Database, session: Session, events: readonly SessionEvent[]): SessionEvent[] {
-  const { all, run } = statements(db);
+  const { all } = statements(db);
   const settled = settledIds(db, session, events);
   const byId = new Map<string, SessionEvent>();
-  for (const event of events)
-    if (!settled.has(event.id) && (byId.get(event.id)?.at ?? null) === null) byId.set(event.id, event);
+  for (const event of events) {
+    if (settled.has(event.id) || (byId.get(event.id)?.at ?? null) !== null) continue;
+    byId.delete(event.id);
+    byId.set(event.id, event);
+  }
   const unsettled = [...byId.values()];
   if (unsettled.length === 0) return [];
   const rows = JSON.stringify(unsettled.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
+  const moved = all<{ id: string }>`
+    DELETE FROM events WHERE session_id = ${session.id} AND at IS NULL
+    AND id IN (SELECT value ->> 0 FROM json_each(${rows}) WHERE value ->> 2 IS NOT NULL) RETURNING id`;
   const inserted = all<{ id: string }>`
     INSERT INTO events (session_id, id, type, at, body)
     SELECT ${session.id}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
     ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
   const isNew = new Set(inserted.map(({ id }) => id));
-  for (const { id, at } of unsettled)
-    if (at !== null && !isNew.has(id))
-      run`UPDATE events SET at = ${at} WHERE session_id = ${session.id} AND id = ${id} AND at IS NULL`;
+  for (const { id } of moved) isNew.delete(id);
   return unsettled.filter(({ id }) => isNew.has(id));
 }
 
