@@ -178,10 +178,11 @@ function createAdding(db: Database) {
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
     addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {
       const subject = String(inboxId);
+      const part = stages.indexOf(stage);
       if (stage !== "taken")
-        for (const mark of many`WHERE why = 'mark' AND subject = ${subject} AND done_at IS NULL`)
+        for (const mark of many`WHERE why = 'mark' AND subject = ${subject} AND part <> ${part} AND done_at IS NULL`)
           supersede(mark.id, now);
-      add("mark", subject, stages.indexOf(stage), chat, body, now);
+      add("mark", subject, part, chat, body, now);
     },
   };
 }
