@@ -20,7 +20,7 @@ import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
-import { beat } from "./loops/heartbeat.ts";
+import { beat, tryWrite } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
@@ -217,19 +217,30 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  const hooks = { ...bridge, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
+  /** The line has come back, and no message with it yet: those that proved it are committed later. */
+  let isBack = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
+  const onAccepted = (): void => {
+    if (isBack) announce();
+    isBack = false;
+  };
+  const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
   const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
-      if (!hasBegun) chats.resume();
+      if (!hasBegun) chats.tellAll("started");
       hasBegun = true;
       // It is known who we are: what waits may be asked already.
       wakeAll();
       return receiveLoop(hooks, account, AbortSignal.any([signal, stopping]));
     },
     sync: (signal) => sync.run(signal),
-    resume: wakeAll,
+    resume() {
+      isBack = isConnected();
+      if (isBack) announce();
+      wakeAll();
+    },
     onBug,
   });
   return {

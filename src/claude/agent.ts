@@ -84,28 +84,20 @@ export function createAgentKeeper(deps: AgentDeps) {
     /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
     async forgetLost(signal: AbortSignal): Promise<boolean> {
       const { api, memory } = deps;
-      const site = { what: "look up agent and environment" };
       type Look = (client: Anthropic, id: string) => PromiseLike<{ readonly archived_at: string | null }>;
-      const looks: [key: string, id: string | null, look: Look][] = [
-        [
-          environmentKey,
-          remembered(deps, environmentKey),
-          ({ beta }, id) => beta.environments.retrieve(id, {}, { signal }),
-        ],
-        [agentKey, agentIdOf(deps), ({ beta }, id) => beta.agents.retrieve(id, {}, { signal })],
-      ];
-      let isAnyLost = false;
-      for (const [key, id, look] of looks) {
-        if (id === null) continue;
-        const found = await nullFor(
-          "claude_request",
-          api.call(site, (client) => look(client, id)),
-        );
-        if (found && !found.archived_at) continue;
+      const isLost = async (key: string, id: string | null, look: Look): Promise<boolean> => {
+        if (id === null) return false;
+        const looking = api.call({ what: "look up agent and environment" }, (client) => look(client, id));
+        const found = await nullFor("claude_request", looking);
+        if (found && !found.archived_at) return false;
         memory.set(key, "");
-        isAnyLost = true;
-      }
-      return isAnyLost;
+        return true;
+      };
+      const [environment, agent] = [remembered(deps, environmentKey), agentIdOf(deps)];
+      return [
+        await isLost(environmentKey, environment, ({ beta }, id) => beta.environments.retrieve(id, {}, { signal })),
+        await isLost(agentKey, agent, ({ beta }, id) => beta.agents.retrieve(id, {}, { signal })),
+      ].includes(true);
     },
   };
 }
@@ -137,7 +129,7 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   return id;
 }
 
-/** An environment of our name may be anybody's: taken only where its networking is what we would have made. */
+/** An environment of our name may have been made by hand: it is taken only where its networking is what ours would have. */
 function isOurs(config: unknown): boolean {
   const { type, networking } = fields(config);
   const { type: reach, allow_package_managers, allow_mcp_servers, allowed_hosts } = fields(networking);

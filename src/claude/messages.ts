@@ -146,12 +146,13 @@ async function run(
     for (;;) {
       const reply = emptyReply();
       const before = saidBy(replies);
+      let isBegun = false;
       replies.push(reply);
       for await (const frame of await requester(session, messages, options)) {
         if (frame === "silent") throw streamLost("nothing came for too long");
         const text = addFrame(reply, frame);
-        if (text !== "")
-          show((reply.restarts === 0 && saidBy([reply]) === text ? glue(before, null, null, text) : "") + text);
+        if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
+        isBegun ||= text !== "";
         // Whatever the stream does after that.
         if (isComplete(reply)) break;
       }
@@ -162,8 +163,8 @@ async function run(
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     const { code, message, hint, retryAfterMs, cause } = error;
+    if (blocksOf(replies).length === 0) throw error;
     const partial = shownText(blocksOf(replies));
-    if (partial.trim() === "") throw error;
     throw new BridgeError(code, message, { hint, retryAfterMs: retryAfterMs ?? undefined, cause, partial });
   }
 }

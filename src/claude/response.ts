@@ -61,11 +61,15 @@ export function addFrame(reply: Reply, wire: unknown): string {
       return addBlock(reply, frame["index"], fields(frame["content_block"]));
     case "content_block_delta":
       return addDelta(reply, frame["index"], fields(frame["delta"]));
+    case "content_block_stop":
+      closeInput(reply, frame["index"]);
+      return "";
     case "message_delta":
       stop(reply, fields(frame["delta"]));
       return "";
     case "message_stop":
       reply.isStopped = true;
+      for (const index of reply.byIndex.keys()) closeInput(reply, index);
       return "";
     default:
       return "";
@@ -73,6 +77,7 @@ export function addFrame(reply: Reply, wire: unknown): string {
 }
 
 function stop(reply: Reply, delta: Fields): void {
+  for (const index of reply.byIndex.keys()) closeInput(reply, index);
   reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
   reply.category = string(fields(delta["stop_details"])["category"]) || reply.category;
 }
@@ -94,6 +99,7 @@ function addBlock(reply: Reply, index: unknown, wire: Fields): string {
   const text = string(block["text"]);
   const before = block["type"] === "text" && text !== "" ? glueAt(reply, block, text) : "";
   const mine = { ...block };
+  closeInput(reply, index);
   reply.blocks.push(mine);
   reply.byIndex.set(index, { block: mine, json: "" });
   return block["type"] === "text" ? before + text : "";
@@ -121,16 +127,22 @@ function addDelta(reply: Reply, index: unknown, delta: Fields): string {
   }
   if (!found) return "";
   const { block } = found;
-  if (type === "input_json_delta") {
-    found.json += string(delta["partial_json"]);
-    block["input"] = parse(found.json);
-  } else if (type === "thinking_delta") block["thinking"] = string(block["thinking"]) + string(delta["thinking"]);
+  if (type === "input_json_delta") found.json += string(delta["partial_json"]);
+  else if (type === "thinking_delta") block["thinking"] = string(block["thinking"]) + string(delta["thinking"]);
   else if (type === "signature_delta") block["signature"] = string(block["signature"]) + string(delta["signature"]);
   else if (type === "citations_delta") {
     const { citations } = block;
     block["citations"] = [...(Array.isArray(citations) ? (citations as JsonValue[]) : []), toInput(delta["citation"])];
   }
   return "";
+}
+
+/** The input of a tool use comes in pieces, and is read once it is whole. */
+function closeInput(reply: Reply, index: unknown): void {
+  const found = reply.byIndex.get(index);
+  if (!found || found.json === "") return;
+  found.block["input"] = parse(found.json);
+  found.json = "";
 }
 
 function parse(json: string): JsonValue {

@@ -33,6 +33,7 @@ export type Prompt = {
   readonly versions: readonly Millis[];
   /** The fault that the person has heard of. */
   readonly told: string | null;
+  readonly receivedAt: Millis;
   /** Null while its turn has not come. */
   readonly post: Post | null;
 };
@@ -71,6 +72,8 @@ export type View = {
   readonly hasReply: () => boolean;
   /** The person of this envelope was greeted before. */
   readonly isWelcome: (envelope: Envelope) => boolean;
+  /** The newest prompt that was announced. */
+  readonly announcedUpTo: () => number;
   /** The text of a message of this person that ended already; null where it is not known. */
   readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
   readonly look: Look;
@@ -93,6 +96,8 @@ export type Fact =
     }
   /** The session does not exist any more at Claude. */
   | { readonly type: "gone"; readonly session: Session; readonly isElsewhere: boolean }
+  /** The line to Signal has come back: what waits long, or is much, is announced. */
+  | { readonly type: "back" }
   /** The program begins: what an older version or a lost wake left lying goes on. */
   | { readonly type: "started" }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
@@ -111,6 +116,7 @@ export type Why =
   | "told"
   | "failed"
   | "gone"
+  | "digest"
   | "expired"
   | "stopped"
   | "welcome"
@@ -149,6 +155,8 @@ export type Change =
   | { readonly do: "resumeSession"; readonly id: string }
   | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
   | { readonly do: "forget"; readonly id: string }
+  /** Prompts up to this one were announced. */
+  | { readonly do: "announced"; readonly id: number }
   | { readonly do: "welcome"; readonly envelope: Envelope };
 
 /** What the commands look up besides; each is read only when a command asks for it. */

@@ -180,7 +180,7 @@ export const errorTable = {
     "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
     {
       exit: 2,
-      chat: "Claude does not take the settings of this bridge. Your message is safe; whoever runs signalman must correct them.",
+      chat: "Claude does not take the settings of this bridge. Your message is safe. The owner must correct them.",
     },
   ),
   claude_effort: backoff(
@@ -304,7 +304,7 @@ export class BridgeError extends Error {
     this.retry = errorTable[code].retry;
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
-    this.partial = details.partial || null;
+    this.partial = details.partial ?? null;
     this.scope = details.scope ?? "account";
   }
 }

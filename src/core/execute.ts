@@ -57,8 +57,9 @@ const handlers: Record<Runnable, Handler> = {
     const current = text(view.session, "model") ?? look.defaultModel;
     const models = look.models().filter((id) => id !== current);
     const listed = models.slice(0, modelsMax).map((id, index) => `${index + 1}. ${id}`);
-    if (argument === "")
-      return tell([`Model: ${current}`, ...(listed.length > 0 ? ["Others:", ...listed] : [])].join("\n"));
+    const others =
+      listed.length > 0 ? ["Others:", ...listed] : ["The list of models cannot be had now; /model NAME takes any."];
+    if (argument === "") return tell([`Model: ${current}`, ...others].join("\n"));
     const chosen = models[Number(argument) - 1] ?? pick(argument, [current, ...models]);
     if (chosen === null) {
       const near = nearest(argument, models);

@@ -65,7 +65,7 @@ async function postOne(
 
 /** It is not asked for again: what had come is better than nothing. */
 const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
-  partial !== null && (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
+  partial !== null && partial.trim() !== "" && (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
 
 const cutId = ({ id }: PostRow): string => `local:cut${id}`;
 
@@ -75,7 +75,7 @@ function cutTurn({ clock, store }: Bridge, { id: sessionId }: Session, post: Pos
   const [id, asked] = [cutId(post), post.request?.kind === "prompt" ? post.request.text : ""];
   return [
     { id, at, type: "prompt", text: asked },
-    { id: `${id}:reply`, at, type: "reply", text: `${text} …` },
+    { id: `${id}:reply`, at, type: "reply", text },
     { id: `${id}:idle`, at, type: "idle", stop: { kind: "cut" } },
   ];
 }

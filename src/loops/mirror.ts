@@ -3,14 +3,14 @@
  *
  *   frames ─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)        queued posts ─▶ request ─▶ posting ─▶ echo ─▶ buffer
  */
-import type { Frame, Remote, RemoteSession } from "../claude/line.ts";
+import type { Frame, Remote, RemoteSession, Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import { findUncertain, progressOf, trackAll } from "../core/turn.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
-import { build, isOver, nextPost, noteTurn, viewOf, waitOf, type Worker } from "./post.ts";
+import { build, isOver, noteTurn, viewOf, waitOf, type Worker } from "./post.ts";
 
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
 const overlapMs: Millis = 60_000;
@@ -32,6 +32,8 @@ type Mirror = {
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
   /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
   restingAt: Millis | null;
+  /** A batch was refused: which of it is told one by one. */
+  isOneByOne: boolean;
   /** The prompt was given up there, and is queued anew for after this. */
   waitMs: Millis;
   /** Nothing of ours is under way, but the session runs. */
@@ -61,7 +63,7 @@ export async function mirror(
     remoteId ??= await create(bridge, remote, session, signal);
     const startedAt = bridge.clock.monotonic();
     const common = { bridge, remote, sessionId: session.id, remoteId, signal, live, isWatched, startedAt };
-    const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null, waitMs: 0 };
+    const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null, isOneByOne: false, waitMs: 0 };
     const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
     if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
     if (!isFresh) await lookUp(state);
@@ -189,16 +191,21 @@ function find(
 
 type Happened =
   | { readonly kind: "frame"; readonly result: IteratorResult<Frame> }
-  | { readonly kind: "echo"; readonly post: PostRow; readonly echo: SessionEvent | null }
+  | { readonly kind: "echo"; readonly posts: readonly PostRow[]; readonly echoes: readonly SessionEvent[] }
   | { readonly kind: "woken" }
   | { readonly kind: "held" };
+
+type Posting = {
+  readonly posts: readonly PostRow[];
+  readonly stop: AbortController;
+  readonly done: Promise<Happened>;
+};
 
 /** Posts and listens, until nothing is under way; resolves to how long what is queued anew waits. */
 async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker): Promise<Millis | null> {
   const { bridge, signal } = state;
   let frame: Promise<Happened> | null = null;
-  let posting: { readonly post: PostRow; readonly stop: AbortController; readonly done: Promise<Happened> } | null =
-    null;
+  let posting: Posting | null = null;
   for (;;) {
     if (state.waitMs > 0) return state.waitMs;
     const posts = bridge.store.posts.open(state.sessionId);
@@ -209,11 +216,11 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       for (const one of worker.waiting.splice(0)) one.resolve();
       continue;
     }
-    const next = nextPost(posts);
-    if (posting === null && next && (next.kind !== "prompt" || state.restingAt === null)) {
+    const batch: readonly PostRow[] = posting === null ? nextPosts(state, posts) : [];
+    if (batch.length > 0) {
       flush(state);
       const stop = new AbortController();
-      posting = { post: next, stop, done: post(state, next, AbortSignal.any([signal, stop.signal])) };
+      posting = { posts: batch, stop, done: post(state, batch, AbortSignal.any([signal, stop.signal])) };
     }
     if (posting === null && isDone(state, posts)) {
       if (!flush(state)) return null;
@@ -222,7 +229,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
     }
     const woken = Promise.withResolvers<Happened>();
     worker.wake = () => {
-      if (posting !== null && !bridge.store.posts.isOpen(posting.post.id)) posting.stop.abort();
+      if (posting?.posts.every(({ id }) => !bridge.store.posts.isOpen(id))) posting.stop.abort();
       woken.resolve({ kind: "woken" });
     };
     frame ??= frames.next().then((result) => ({ kind: "frame", result }));
@@ -245,7 +252,7 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
     if (happened.kind === "held" && !flush(state)) await lookForRest(state);
     if (happened.kind === "echo") {
       posting = null;
-      take(state, happened.post, happened.echo);
+      take(state, happened.posts, happened.echoes);
     }
     if (happened.kind !== "frame") continue;
     frame = null;
@@ -314,40 +321,61 @@ function flush(state: Mirror): boolean {
   return true;
 }
 
-/** Posts one request; resolves to its echo. What is refused for good and is no prompt is over: there is nothing left to tell. */
-async function post(state: Mirror, row: PostRow, signal: AbortSignal): Promise<Happened> {
+/**
+ * What goes out next, in one request: answers and stops together, so that Claude does not go on between them; a prompt by itself, and
+ * not before a session that was stopped has come to rest.
+ */
+function nextPosts({ restingAt, isOneByOne }: Mirror, posts: readonly PostRow[]): PostRow[] {
+  const queued = posts.filter(({ state }) => state === "queued");
+  const prompt = queued.findIndex(({ kind }) => kind === "prompt");
+  const others = prompt < 0 ? queued : queued.slice(0, prompt);
+  if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
+  return restingAt === null ? queued.slice(0, 1) : [];
+}
+
+/** Posts requests; resolves to their echoes. What is refused for good and is no prompt is over: there is nothing left to tell. */
+async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal): Promise<Happened> {
   const { bridge, remote, sessionId } = state;
   const { store, line, clock } = bridge;
+  const nothing = { kind: "echo", posts: rows, echoes: [] } as const;
+  const isPrompt = rows.some(({ kind }) => kind === "prompt");
   try {
-    const request = await build(bridge, row, signal);
+    const requests: Request[] = [];
+    for (const row of rows) requests.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
-    if (!session || signal.aborted) return { kind: "woken" };
-    if (row.kind === "prompt") {
+    if (!session || signal.aborted) return nothing;
+    if (isPrompt) {
       state.startedAt = clock.monotonic();
       noteTurn(bridge, sessionId, "started", state.startedAt);
     }
     // In the server's time, as known now: our clock may be set before the post is looked for.
-    store.posts.markPosting(row.id, clock.now() + remote.skewMs());
-    const [echo] = await line.post(viewOf(bridge, session), [request], () => undefined, signal);
-    return { kind: "echo", post: row, echo: echo ?? null };
+    const postedAt = clock.now() + remote.skewMs();
+    store.db.transaction(() => rows.forEach(({ id }) => store.posts.markPosting(id, postedAt)));
+    return { ...nothing, echoes: await line.post(viewOf(bridge, session), requests, () => undefined, signal) };
   } catch (error) {
-    if (signal.aborted && !state.signal.aborted) return { kind: "echo", post: row, echo: null };
+    if (signal.aborted && !state.signal.aborted) return nothing;
     if (!(error instanceof BridgeError)) throw error;
-    if (error.code === "claude_busy") store.posts.markQueued(row.id);
-    if (row.kind === "prompt" || error.retry !== "never") throw error;
-    bridge.log.warn("a request was refused", { kind: row.kind, code: error.code });
-    store.posts.finish(row.id);
-    return { kind: "echo", post: row, echo: null };
+    if (error.code === "claude_busy") rows.forEach(({ id }) => store.posts.markQueued(id));
+    if (isPrompt || error.retry !== "never") throw error;
+    bridge.log.warn("a request was refused", { kinds: rows.map(({ kind }) => kind), code: error.code });
+    if (rows.length === 1) rows.forEach(({ id }) => store.posts.finish(id));
+    else rows.forEach(({ id }) => store.posts.markQueued(id));
+    state.isOneByOne = true;
+    return nothing;
   }
 }
 
-function take(state: Mirror, row: PostRow, echo: SessionEvent | null): void {
+function take(state: Mirror, rows: readonly PostRow[], echoes: readonly SessionEvent[]): void {
   const { bridge, buffer, posted } = state;
-  if (row.kind === "interrupt") state.restingAt = bridge.clock.monotonic() + restMs;
-  if (!bridge.store.posts.isOpen(row.id)) return;
-  if (row.kind === "prompt" && echo?.type !== "prompt") return;
-  if (echo !== null) buffer.push(echo);
-  posted.push({ id: row.id, eventId: echo?.id ?? null });
+  if (rows.some(({ kind }) => kind === "interrupt")) state.restingAt = bridge.clock.monotonic() + restMs;
+  const isKnown = echoes.length === rows.length;
+  rows.forEach((row, index) => {
+    const echo = isKnown ? echoes[index] : undefined;
+    if (!bridge.store.posts.isOpen(row.id) || (row.kind === "prompt" && echo?.type !== "prompt")) return;
+    if (echo === undefined && bridge.store.posts.get(row.id)?.state === "queued") return;
+    if (echo !== undefined) buffer.push(echo);
+    posted.push({ id: row.id, eventId: echo?.id ?? null });
+  });
 }
 
 async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {

@@ -61,10 +61,6 @@ export function viewOf({ config, store }: Bridge, session: Session): SessionView
 export const isOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
-/** What is to go out next. */
-export const nextPost = (posts: readonly PostRow[]): PostRow | undefined =>
-  posts.find(({ state }) => state === "queued");
-
 /** How long the prompt waits that a decision queued anew; null where it did not. */
 export const waitOf = (changes: readonly Change[]): Millis | null =>
   changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;

@@ -18,6 +18,8 @@ import { untilWritten } from "./queue.ts";
 type ReceiveHooks = {
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
+  /** New messages are in the inbox. */
+  readonly onAccepted: () => void;
   /** The last commit failed (null: it works again). */
   readonly onStoreFault: (message: string | null) => void;
 };
@@ -96,9 +98,10 @@ function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reaso
   log.debug("envelope dropped", { reason });
 }
 
-function announce(bridge: Bridge, { envelopes, dropped }: Accepted): void {
+function announce(bridge: Bridge & ReceiveHooks, { envelopes, dropped }: Accepted): void {
   bridge.notices.emit("received", { accepted: envelopes.length, dropped, at: bridge.clock.now() });
   for (const envelope of envelopes) markRead(bridge, envelope);
+  if (envelopes.length > 0) bridge.onAccepted();
 }
 
 /** Best effort; never rejects. */

@@ -87,22 +87,23 @@ export function createChats(store: Store, world: Surroundings) {
       settle(envelope.chat, { type: "received", id, envelope, verdict });
       return id;
     },
-    /** After a start: what lies open goes on. */
-    resume(): void {
+    /** Tells every chat in which something is open. */
+    tellAll(type: "started" | "back"): void {
       for (const key of store.inbox.openChats()) {
-        const chat = store.inbox.openPrompts(key)[0]?.envelope.chat;
-        if (chat) settle(chat, { type: "started" });
+        const chat = store.inbox.head(key)[0]?.envelope.chat;
+        if (chat) settle(chat, { type });
       }
     },
     viewOf,
   };
 }
 
-const toPrompt = ({ id, envelope, versions, told }: InboxRow, post: Post | null): Prompt => ({
+const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
   id,
   envelope,
   versions,
   told,
+  receivedAt,
   post,
 });
 
@@ -150,6 +151,7 @@ function createView(store: Store, world: Surroundings) {
         !world.isWelcoming ||
         chat?.kind === "group" ||
         settings.get(`welcomed:${source?.aci ?? source?.number}`) !== null,
+      announcedUpTo: () => Number(settings.get(`digest:${key}`) ?? 0),
       endedText({ source }, sentAt) {
         const row = inbox.ended(key, sentAt);
         const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
@@ -230,6 +232,7 @@ function createApply(store: Store, world: Surroundings) {
       return session.id;
     },
     forget: (_, { id }) => void forgetSession(store, id),
+    announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
     welcome(chat, { envelope: { source } }) {
       const who = source?.aci ?? source?.number;
       if (who === undefined || who === null) return;

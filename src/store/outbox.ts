@@ -17,7 +17,7 @@ import { silentWithinMs } from "../core/progress.ts";
 import { statements, type Database } from "./database.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
-export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "digest";
+export type Why = Reason | "draft" | "below" | "mark" | "file" | "send";
 
 export type OutboxRow = {
   readonly id: number;

@@ -65,7 +65,7 @@ export const logTailMs: Millis = 24 * 3_600_000;
 
 /**
  * What the Messages API can be sent of a conversation, twice over: the budget counts tokens of about 3 bytes
- * (`claude/messages.ts`), and an entry has a frame around its text.
+ * (`claude/history.ts`), and an entry has a frame around its text. Whole blocks, pictures among them, go by age alone: their words stay.
  */
 const historyBytes = 2 * 3 * 100_000;
 
@@ -81,12 +81,13 @@ export function prune(db: Database, before: Millis): number {
     const here = run`
       DELETE FROM events WHERE seq IN (
         SELECT seq FROM (
-          SELECT seq, at, sum(length(CAST(body AS BLOB))) OVER (PARTITION BY session_id ORDER BY at DESC, seq DESC) AS bytes
+          SELECT seq, at, type, sum(iif(type = 'other', 0, length(CAST(body AS BLOB))))
+            OVER (PARTITION BY session_id ORDER BY at DESC, seq DESC) AS bytes
           FROM events WHERE session_id IN (
             SELECT id FROM sessions WHERE remote_id IS NULL
             AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})
             AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')))
-        WHERE at < ${before} AND bytes > ${historyBytes})`;
+        WHERE at < ${before} AND (bytes > ${historyBytes} OR type = 'other'))`;
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;

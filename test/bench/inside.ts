@@ -36,7 +36,7 @@ async function onScene<T>(
   const world = createWorld(systemClock, () => [{ say: "pong" }]);
   const claude = createScriptedClaude({ clock: systemClock, world });
   try {
-    const store = await openStore(home, { render: () => [], isExclusive: false });
+    const store = await openStore(home, { isExclusive: false });
     store.db.transaction(() => fill(store, claude));
     store.close();
     const daemon = await startDaemon(simConfig(home, { log: "error", ...flags }), {
@@ -46,7 +46,7 @@ async function onScene<T>(
       networkKey: () => "",
       newId: () => crypto.randomUUID(),
       buildTransport: () => Promise.resolve(signal.transport),
-      buildBackend: () => Promise.resolve(claude.backend),
+      buildLine: () => Promise.resolve(claude.line),
     });
     try {
       return await work({ daemon, signal, claude, home });
@@ -262,7 +262,7 @@ export const syncCost = (cached: number, changedShare: number, runs: number): Pr
     }
   };
   return onScene(fill, {}, async (scene) => {
-    const remote = scene.claude.backend.remote;
+    const remote = scene.claude.line.remote;
     if (!remote) throw new Error("the scripted backend has sessions");
     const count = { requests: 0 };
     const { retrieve, events, update } = remote;

@@ -122,9 +122,9 @@ describe("failures of the Claude API", () => {
     expect((await failWith(status(404, "not_found_error"))).code).toBe("claude_request"));
 
   test("nothing listens there", async () => {
-    const nobody = await startClaudeDouble();
-    await nobody.close();
-    const lost = createClaudeApi({ apiKey: "k", baseUrl: nobody.url, clock });
+    const gone = await startClaudeDouble();
+    await gone.close();
+    const lost = createClaudeApi({ apiKey: "k", baseUrl: gone.url, clock });
     const call = lost.call({ what: "ask" }, (client) => client.models.list({}, { signal: never }));
     expect(await codeOf(call)).toBe("claude_unreachable");
   });
@@ -286,7 +286,7 @@ describe("a stream of the Claude API", () => {
       await settled(() => bench.clock.sleepers() > 0);
       for (let beat = 0; beat < 4; beat++) {
         await bench.clock.advance(silenceMs - 1_000);
-        // The comment crosses a socket; that it was heard shows in somebody asking for the time.
+        // The comment crosses a socket; that it was heard shows in a look at the clock.
         const looks = bench.looks();
         bench.double.heartbeat();
         await settled(() => bench.looks() > looks);

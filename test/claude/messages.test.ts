@@ -75,7 +75,7 @@ describe("messages", () => {
     }
   });
 
-  test("costs the list price, the cache included; a model without a price costs what nobody knows", async () => {
+  test("costs the list price, the cache included; what a model without a price costs is not known", async () => {
     const usage = {
       input_tokens: 1_000_000,
       cache_read_input_tokens: 1_000_000,

@@ -37,7 +37,7 @@ describe("the way to the API", () => {
   const modelsAt = (baseUrl: string, proxy: string | null) =>
     createClaudeApi({ apiKey: double.apiKey, baseUrl, clock, proxy }).models(never);
 
-  test("never through a proxy to this machine, whoever named it", async () => {
+  test("never through a proxy to this machine, wherever it is named", async () => {
     process.env["HTTP_PROXY"] = proxyUrl;
     for (const url of [double.url, double.url.replace("127.0.0.1", "localhost")])
       expect((await modelsAt(url, proxyUrl)).length).toBeGreaterThan(0);

@@ -229,12 +229,14 @@ describe("beside a running daemon", () => {
 
 describe("sessions", () => {
   beforeEach(async () => {
-    const store = await openStore(home, { render: () => [], isExclusive: false });
+    const store = await openStore(home, { isExclusive: false });
     const chat = { kind: "direct", peer: { aci: null, number: "+15550100001" } } as const;
     store.sessions.create("s1", chat, "sessions", { title: "About trains" }, {}, nowAt);
     store.sessions.setRemote("s1", "sesn_invented");
-    store.sessions.apply(
-      "s1",
+    const session = store.sessions.get("s1");
+    if (!session) throw new Error("The session is not there");
+    store.log.apply(
+      session,
       [
         { id: "e1", at: nowAt, type: "prompt", text: "When does it leave?" },
         { id: "e2", at: nowAt + 1, type: "reply", text: "At nine." },

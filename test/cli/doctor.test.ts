@@ -100,7 +100,7 @@ test("a home folder that others may enter fails, with the command that mends it"
 });
 
 test("a number on the allow list that belongs to no known account is a warning", async () => {
-  const store = await openStore(home, { render: () => [], isExclusive: true });
+  const store = await openStore(home, { isExclusive: true });
   store.db.run(
     "INSERT INTO signal_account (id, number, device_id, password, linked_at) VALUES (1, '+15550100001', 2, 'x', 0)",
   );

@@ -153,9 +153,9 @@ describe("service", () => {
 
 describe("backup", () => {
   test("the copy is whole, private and opens, although the daemon writes all the while", async () => {
-    const store = await openStore(home, { render: () => [], isExclusive: true });
+    const store = await openStore(home, { isExclusive: true });
     const add = (index: number): boolean =>
-      store.outbox.add(`k${index}`, { kind: "self" }, plainText("x".repeat(500)), index);
+      store.outbox.add("send", `k${index}`, 0, { kind: "self" }, plainText("x".repeat(500)), index);
     for (let index = 0; index < 300; index++) add(index);
     const over = new AbortController();
     const writing = (async () => {
@@ -181,7 +181,7 @@ describe("backup", () => {
     const restored = mkdtempSync(join(home, "restored-"));
     chmodSync(restored, 0o700);
     writeFileSync(join(restored, "signalman.db"), readFileSync(target));
-    const copy = await openStore(restored, { render: () => [], isExclusive: true });
+    const copy = await openStore(restored, { isExclusive: true });
     expect(copy.db.get("PRAGMA integrity_check")).toEqual({ integrity_check: "ok" });
     expect(copy.outbox.pending().count).toBeGreaterThanOrEqual(300);
     copy.close();

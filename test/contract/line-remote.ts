@@ -80,7 +80,7 @@ export function remoteLineContract(name: string, setup: () => Promise<Bench>): v
       ]);
     });
 
-    test("lists what was said while nobody listened, every entry with the same content", async () => {
+    test("lists what was said unheard, every entry with the same content", async () => {
       const gates = [createGate(), createGate()];
       bench.setScript(() => [
         { say: "a" },

@@ -1,6 +1,6 @@
 /**
  * The Files half of the API double: what agents saved in /mnt/session/outputs/, listed under the session's id some seconds
- * after it was made, and its bytes. **Source:** claude/CLAUDE-API.md 4.6; SDK types BetaFileMetadata; Managed Agents guide.
+ * after it was made, and its bytes. **Source:** SDK types BetaFileMetadata; Managed Agents guide.
  */
 import { notFound, badRequest } from "./claude-checks.ts";
 

@@ -2,7 +2,7 @@
  * A strict double of the Claude API over HTTP: environments, agents, sessions with their live stream, messages, models. It
  * refuses what the real one refuses (unknown fields and query parameters, missing headers, wrong shapes), and can fail in
  * every way we know of. Good for the compiled binary too: point ANTHROPIC_BASE_URL at `url`.
- * **Source:** claude/CLAUDE-API.md; nothing here imports the SDK.
+ * **Source:** the API's documents and the SDK's types; nothing here imports the SDK.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -86,7 +86,7 @@ export type DoubleOptions = {
   readonly skewMs?: number;
   readonly stepMs?: number;
   readonly echo?: "both" | "queued" | "processed";
-  /** Newest first, queued events still come last: nobody says that they do not. */
+  /** Newest first, queued events still come last: the documents leave it open. */
   readonly isQueueLast?: boolean;
   /** Largest page, whatever the client asks for. */
   readonly pageMax?: number;

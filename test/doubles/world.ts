@@ -1,6 +1,6 @@
 /**
  * A small world where Claude is played by a script: sessions with an event log, a queue and live streams, as the API has
- * them, in memory. Sessions work whether or not anybody listens. Deterministic: it waits only by the injected clock and by
+ * them, in memory. Sessions work whether or not they are listened to. Deterministic: it waits only by the injected clock and by
  * the promises of a script.
  * **Source:** Managed Agents guide, "Session event stream", for the order of events and what is accepted when.
  */
@@ -85,7 +85,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
       sessions.set(session.id, session);
       return need(session.id);
     },
-    /** Somebody prompts: we, or another device. */
+    /** A prompt arrives, from us or from another device. */
     post(id: string, text: string): SessionEvent {
       const session = need(id);
       const lastStop = session.log.findLast((event) => event.type === "idle")?.stop.kind;

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Backend } from "../../src/claude/backend.ts";
+import type { Line } from "../../src/claude/line.ts";
 import type { Clock } from "../../src/clock.ts";
 import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubles/scripted.ts";
 import { loadConfig } from "../../src/config.ts";
@@ -38,7 +38,7 @@ export type StageOptions = {
   /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
   readonly ownTimestamps?: boolean;
   /** Instead of the scripted Claude. */
-  readonly backend?: (clock: Clock) => Backend;
+  readonly line?: (clock: Clock) => Line;
 };
 
 export async function openStage(options: StageOptions = {}): Promise<Stage> {
@@ -57,7 +57,8 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       networkKey: () => "",
       newId: () => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`,
       buildTransport: () => Promise.resolve(signal.transport),
-      buildBackend: () => Promise.resolve(options.backend?.(clock) ?? claude.backend),
+      isChecked: true,
+      buildLine: () => Promise.resolve(options.line?.(clock) ?? claude.line),
     });
   let daemon = await start();
   const stop = async (): Promise<void> => {

@@ -25,7 +25,7 @@ test("who was promised an answer hears when none will come", async () => {
   bench.claude().setDown(true);
   bench.signal.owner.write("huge");
   await bench.pass(10 * 60_000);
-  bench.claude().fail("send", { kind: "refuse", code: "claude_too_large" });
+  bench.claude().fail("post", { kind: "refuse", code: "claude_too_large" });
   bench.claude().setDown(false);
   await bench.until("the refusal", () => isSettled(bench));
   expect(bench.texts()).toEqual([expect.stringContaining("can't reach Claude"), expect.stringContaining("too large")]);
@@ -33,7 +33,7 @@ test("who was promised an answer hears when none will come", async () => {
 
 test("a message that Claude does not take, or that never gets to Claude, does not make Claude unreachable in the status", async () => {
   await using bench = await openBench();
-  bench.claude().fail("send", { kind: "refuse", code: "claude_too_large" });
+  bench.claude().fail("post", { kind: "refuse", code: "claude_too_large" });
   bench.signal.owner.write("huge");
   await bench.until("the refusal", () => isSettled(bench));
   const { claude } = bench.daemon().status();
@@ -86,7 +86,7 @@ test("what is written after /new waits until it is done, also where Claude is sl
   await using bench = await openBench({ script: slow });
   bench.signal.owner.write("one");
   await bench.until("the question", () => bench.posts.length === 1);
-  bench.claude().fail("confirm", { kind: "hang" });
+  bench.claude().fail("post", { kind: "hang" });
   bench.signal.owner.write("/new");
   await bench.pass(5_000);
   bench.signal.owner.write("two");

@@ -2,7 +2,7 @@
 import type { Anthropic } from "@anthropic-ai/sdk";
 import { afterEach, describe, expect, test } from "bun:test";
 import type { ClaudeApi } from "../../src/claude/api.ts";
-import { createMessagesBackend } from "../../src/claude/messages.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { openStage, type Stage } from "../e2e/stage.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
@@ -30,15 +30,16 @@ async function openMessages(answer: (prompt: string) => Frames) {
   const asked: { readonly prompt: string; readonly at: number }[] = [];
   const opened = await openStage({
     flags: { reactions: "off" },
-    backend(clock) {
+    line(clock) {
       const stream: ClaudeApi["stream"] = async (_site, work, signal) => {
         let prompt = "";
-        const create = ({ messages }: Anthropic.MessageCreateParams): void => {
+        const create = ({ messages }: Anthropic.MessageCreateParams) => {
           const content = messages.at(-1)?.content ?? "";
           const last = typeof content === "string" ? { type: "text" as const, text: content } : content.at(-1);
           prompt = last?.type === "text" ? last.text : "";
+          return { asResponse: () => new Promise<Response>(() => undefined) };
         };
-        work({ messages: { create } } as unknown as Anthropic, { signal });
+        void work({ messages: { create } } as unknown as Anthropic, { signal, timeout: 60_000 }).asResponse();
         asked.push({ prompt, at: clock.monotonic() });
         const frames = answer(prompt);
         if (frames[0] instanceof Error) throw frames[0];
@@ -53,10 +54,12 @@ async function openMessages(answer: (prompt: string) => Frames) {
         stream,
         call: () => Promise.reject(new Error("messages asks by stream alone")),
         bytes: () => Promise.resolve(null),
+        bounds: { headersMs: 60_000, silenceMs: 75_000 },
+        model: () => Promise.resolve(null),
         models: () => Promise.reject(new BridgeError("claude_protocol", "Cannot list the models as there are none")),
         skewMs: () => 0,
       };
-      return createMessagesBackend({ api, clock, newId: () => `id-${asked.length}` });
+      return createMessagesLine({ api, clock, hasWebSearch: false, newId: () => `id-${asked.length}` });
     },
   });
   stage = opened;
@@ -186,7 +189,7 @@ test("a command that Claude would have to hear of ends within seconds while Clau
   bench.signal.owner.write("long");
   await bench.until("the prompt", () => bench.posts.length === 1);
   bench.claude().fail("check", { kind: "hang" });
-  bench.claude().fail("confirm", { kind: "hang" });
+  bench.claude().fail("post", { kind: "hang" });
   for (const command of ["/model", "/stop", "/status"]) bench.signal.owner.write(command);
   await bench.pass(15_000);
   expect(bench.texts()).toEqual([

@@ -26,7 +26,7 @@ beforeEach(async () => {
     networkKey: () => "",
     newId: () => crypto.randomUUID(),
     buildTransport: async () => signal.transport,
-    buildBackend: async () => claude.backend,
+    buildLine: async () => claude.line,
   });
   await runUntil(clock, () => daemon.status().connection.state === "CONNECTED", 10_000);
 });

@@ -43,7 +43,7 @@ test("an answer that was to take the place of a draft comes as a message of its 
   const script: Script = () => [{ write: ["One.", " Two."], everyMs: 5_000 }];
   await using bench = await openBench({ script, flags: { progress: "true" } });
   const isQueued = (key: string): boolean =>
-    bench.life().look()?.get("SELECT 1 FROM outbox WHERE key LIKE ?", key) !== undefined;
+    bench.life().look()?.get("SELECT 1 FROM outbox WHERE why || ':' || subject LIKE ?", key) !== undefined;
   bench.signal.owner.write("count");
   await bench.until("the question", () => bench.posts.length === 1);
   bench.signal.faults.hang();

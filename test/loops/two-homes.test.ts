@@ -30,7 +30,7 @@ const houses: House[] = [];
 async function openHouse(seed: number, remoteId: string): Promise<House> {
   const home = mkdtempSync(join(tmpdir(), "signalman-two-"));
   homes.push(home);
-  const store = await openStore(home, { render: () => [], isExclusive: true });
+  const store = await openStore(home, { isExclusive: true });
   store.sessions.setRemote(store.sessions.create(`s${seed}`, chat, "scripted", {}, {}, clock.now()).id, remoteId);
   store.close();
   const signal = createMemoryTransport({ clock });
@@ -42,7 +42,7 @@ async function openHouse(seed: number, remoteId: string): Promise<House> {
     networkKey: () => "",
     newId: () => `id${seed}`,
     buildTransport: async () => signal.transport,
-    buildBackend: async () => claude.backend,
+    buildLine: async () => claude.line,
   });
   const context = (): Context => daemon.store.sessions.active("self")?.context ?? {};
   const house = { daemon, signal, setDown: claude.setDown, context };
@@ -106,7 +106,7 @@ test("what one home asks and Claude answers is in the log of both once, and on t
   await sync(two);
   await sync(two);
   const said = ({ daemon: { store } }: House): string[] =>
-    store.sessions
+    store.log
       .events(store.sessions.active("self")?.id ?? "")
       .flatMap((event) => (event.type === "prompt" || event.type === "reply" ? [event.text] : []));
   expect(said(two)).toEqual(said(one));

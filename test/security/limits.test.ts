@@ -27,7 +27,7 @@ test("5,000 messages, edits and reactions of a stranger leave no row, no byte, n
     networkKey: () => "",
     newId: () => crypto.randomUUID(),
     buildTransport: async () => signal.transport,
-    buildBackend: async () => claude.backend,
+    buildLine: async () => claude.line,
   });
   try {
     await runUntil(clock, () => daemon.status().connection.state === "CONNECTED", 10_000);

@@ -118,7 +118,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
       const retryAfterMs = dice.chance(0.3) ? lasting() : 0;
       return `${code} ${claude({ kind: "refuse", code, retryAfterMs })}`;
     },
-    claudeLose: () => claude({ kind: "lose" }),
+    claudeLose: () => claude({ kind: dice.chance(0.3) ? "unechoed" : "lose" }),
     claudeHang: () => claude({ kind: "hang" }),
     claudeDown: () =>
       forAWhile(

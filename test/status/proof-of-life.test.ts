@@ -49,7 +49,7 @@ beforeEach(async () => {
     newId: () => crypto.randomUUID(),
     buildTransport: async () =>
       createSignalCli({ baseUrl: "http://127.0.0.1:1", account: me.number, clock, log: quietLog, fetch: daemonDouble }),
-    buildBackend: async () => claude.backend,
+    buildLine: async () => claude.line,
   });
 });
 afterEach(async () => {

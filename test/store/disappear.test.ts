@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openDatabase } from "../../src/store/database.ts";
 import { migrate } from "../../src/store/migrations.ts";
-import { forget } from "../../src/store/retention.ts";
+import { forget, prune } from "../../src/store/retention.ts";
 
 test("where messages disappear nothing of them stays in the log: no text, no tool's input, no block, no picture", async () => {
   const home = mkdtempSync(join(tmpdir(), "signalman-disappear-"));
@@ -36,6 +36,12 @@ test("where messages disappear nothing of them stays in the log: no text, no too
     expect(rows.join("\n")).not.toContain("SECRET");
     expect(rows.map((body) => (JSON.parse(body) as { type: string }).type)).toEqual(bodies.map(({ type }) => type));
     expect(JSON.parse(rows[3] ?? "")).toEqual({ type: "tool_use", name: "local_read", input: null });
+    // Where nothing disappears, pictures and whole blocks go by age, and what was said stays.
+    prune(db, 1_000);
+    expect(db.all("SELECT 1 FROM events")).toHaveLength(7);
+    prune(db, 1_001);
+    const left = db.all<{ type: string }>("SELECT type FROM events ORDER BY seq").map(({ type }) => type);
+    expect(left).toEqual(["prompt", "tool_use", "reply", "idle"]);
   } finally {
     db.close();
     rmSync(home, { recursive: true });

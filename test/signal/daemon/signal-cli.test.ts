@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { BridgeError } from "../../../src/core/errors.ts";
-import { decide } from "../../../src/core/inbound.ts";
+import { classify } from "../../../src/core/inbound.ts";
 import type { Chat, Envelope, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
 import { codeOf, faultOf } from "../../contract/transport.ts";
@@ -83,7 +83,7 @@ describe("choosing the account", () => {
     expect(account).toMatchObject({ aci: me.aci, number: me.number });
     const allow = [{ kind: "group", id: groupId }] as const;
     const options = { account, allow, questions: [], isGroupAlways: false };
-    expect(envelope && decide(envelope, options)).toMatchObject({ kind: "prompt" });
+    expect(envelope && classify(envelope, options)).toMatchObject({ kind: "prompt" });
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
   });
 

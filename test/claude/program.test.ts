@@ -1,0 +1,214 @@
+/**
+ * The whole program over the double of the API, on both lines: whatever goes wrong at Claude's side, a question costs a bounded number
+ * of requests, ends in words, and the next message is answered.
+ */
+import { afterEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createClaudeApi } from "../../src/claude/api.ts";
+import { createManagedLine } from "../../src/claude/managed.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
+import { loadConfig } from "../../src/config.ts";
+import { startDaemon } from "../../src/daemon.ts";
+import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { pass } from "../contract/line.ts";
+import { startClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
+import { createFakeClock } from "../doubles/fake-clock.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
+
+type Kind = "messages" | "sessions";
+let close: (() => Promise<void>) | null = null;
+afterEach(async () => {
+  await close?.();
+  close = null;
+});
+
+async function open(kind: Kind, script: Script) {
+  const clock = createFakeClock();
+  const double = await startClaudeDouble({ clock, script });
+  const signal = createMemoryTransport({ clock });
+  const home = mkdtempSync(join(tmpdir(), "signalman-program-"));
+  const flags = { transport: "signal-cli", account: "+15550100001", listen: "off", welcome: "false", home };
+  const { config } = loadConfig({ flags: { ...flags, backend: kind, reactions: "off", progress: "false" }, env: {} });
+  const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
+  let ids = 0;
+  const newId = (): string => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`;
+  const { model, effort, system, tools: toolPolicy } = config;
+  const random = (): number => 0.5;
+  const daemon = await startDaemon(config, {
+    log: quietLog,
+    clock,
+    random,
+    networkKey: () => "",
+    newId,
+    isChecked: true,
+    buildTransport: () => Promise.resolve(signal.transport),
+    buildLine: ({ settings: memory }) =>
+      Promise.resolve(
+        kind === "messages"
+          ? createMessagesLine({ api, clock, newId, hasWebSearch: true })
+          : createManagedLine({ api, clock, model, effort, system, toolPolicy, memory, random, log: quietLog }),
+      ),
+  });
+  const texts = (): string[] => signal.screen().map(({ text }) => text);
+  /** Time passes slowly enough for the sockets, until it is so. */
+  const until = async (what: string, isSo: () => boolean, secondsMax = 3_600): Promise<void> => {
+    for (let waited = 0; !isSo(); waited++) {
+      if (waited > secondsMax) throw new Error(`${what}: it never came: ${JSON.stringify(texts())}`);
+      for (let round = 0; round < 40 && !isSo(); round++) await pass(5);
+      await clock.advance(1_000);
+    }
+  };
+  close = async () => {
+    let isOver = false;
+    void daemon.stop().then(() => (isOver = true));
+    await until("the end", () => isOver);
+    await double.close();
+    rmSync(home, { recursive: true, force: true });
+  };
+  await until("the start", () => daemon.isReady());
+  const postPath = /^POST \/v1\/(messages|sessions\/\w+\/events)$/u;
+  const posts = (): number => double.requests.filter(({ method, path }) => postPath.test(`${method} ${path}`)).length;
+  return { double, signal, texts, until, posts, write: (text: string) => void signal.owner.write(text) };
+}
+
+const refusal = (message: string): Fault => ({ kind: "status", status: 400, type: "invalid_request_error", message });
+const json = (body: object): Fault => ({
+  kind: "status",
+  status: 200,
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+const naked = (...frames: object[]): ReturnType<Script> =>
+  frames.map((frame) => ({ sse: `data: ${JSON.stringify(frame)}\n\n` }));
+const begin = { type: "message_start", message: {} };
+const said = (text: string) => ({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text } });
+const stop = (stop_reason: string) => ({ type: "message_delta", delta: { stop_reason } });
+
+type Case = {
+  readonly name: string;
+  readonly requests: number;
+  readonly hears: RegExp;
+  readonly beats?: ReturnType<Script>;
+  readonly faults?: readonly Fault[];
+};
+
+const localCases: readonly Case[] = [
+  {
+    name: "no message_stop, no event lines",
+    requests: 1,
+    hears: /^whole$/u,
+    beats: naked(begin, said("whole"), stop("end_turn")),
+  },
+  {
+    name: "a second message_start",
+    requests: 1,
+    hears: /^second$/u,
+    beats: naked(begin, said("first"), begin, said("second"), stop("end_turn")),
+  },
+  {
+    name: "JSON",
+    requests: 1,
+    hears: /^as JSON$/u,
+    faults: [json({ type: "message", content: [{ type: "text", text: "as JSON" }], stop_reason: "end_turn" })],
+  },
+  {
+    name: "thinking in the text",
+    requests: 1,
+    hears: /^seven$/u,
+    beats: naked(begin, said("<think>hm</think>\nseven"), stop("end_turn")),
+  },
+  {
+    name: "an answer that ends nowhere",
+    requests: 3,
+    hears: /half an ans[\s\S]*broke off/u,
+    beats: naked(begin, said("half an ans")),
+  },
+  {
+    name: "a limit that comes before a word",
+    requests: 1,
+    hears: /limit|long|cut/iu,
+    beats: naked(begin, stop("max_tokens")),
+  },
+  {
+    name: "fields that are not taken",
+    requests: 2,
+    hears: /^fine$/u,
+    faults: [refusal("cache_control: Extra inputs are not permitted")],
+  },
+];
+const bothCases: readonly Case[] = [
+  {
+    name: "a context that is too long",
+    requests: 1,
+    hears: /too long[\s\S]*\/new/u,
+    faults: [refusal("prompt is too long: 9 tokens > 8 maximum")],
+  },
+  {
+    name: "a PDF that is locked",
+    requests: 1,
+    hears: /PDF/u,
+    faults: [refusal("The PDF specified is password protected.")],
+  },
+  {
+    name: "a picture that is too large",
+    requests: 1,
+    hears: /picture/u,
+    faults: [refusal("image dimensions exceed max allowed size: 8000 pixels")],
+  },
+  {
+    name: "a refusal without a reason",
+    requests: 1,
+    hears: /could not take that message/u,
+    faults: [refusal("strange")],
+  },
+  {
+    name: "an overload that passes",
+    requests: 2,
+    hears: /overloaded|^fine$/u,
+    faults: [{ kind: "status", status: 529, type: "overloaded_error" }],
+  },
+];
+
+const sessionCases: readonly Case[] = [
+  { name: "an echo that is missing", requests: 1, hears: /^fine$/u, faults: [{ kind: "unechoed" }] },
+  { name: "an answer that is lost", requests: 1, hears: /^fine$/u, faults: [{ kind: "lose" }] },
+  {
+    name: "a prompt that the model does not take",
+    requests: 2,
+    hears: /failed on that message/u,
+    beats: [{ fail: "model_request_failed_error", retry: "exhausted" }],
+  },
+  {
+    name: "a session that dies of its prompt",
+    requests: 1,
+    hears: /ended over that message/u,
+    beats: [{ fail: "model_request_failed_error", retry: "terminal" }],
+  },
+];
+
+for (const [kind, cases] of [
+  ["messages", [...localCases, ...bothCases]],
+  ["sessions", [...sessionCases, ...bothCases]],
+] as const)
+  describe(`what goes wrong at Claude's side ends in words: ${kind}`, () => {
+    test.each(cases.map((one) => [one.name, one] as const))(
+      "%s",
+      async (_, { requests, hears, beats, faults = [] }) => {
+        let isBad = true;
+        const { double, texts, until, posts, write } = await open(kind, () =>
+          isBad && beats ? beats : [{ say: "fine" }],
+        );
+        write("hello");
+        for (const fault of faults) double.fail(/POST .*(messages|events)$/u, fault);
+        await until("an end in words", () => hears.test(texts().join("\n")) && posts() >= requests);
+        expect(posts()).toBe(requests);
+        isBad = false;
+        const before = texts().length;
+        write("and now?");
+        await until("the next answer", () => texts().slice(before).includes("fine"));
+        expect(posts()).toBe(requests + 1);
+      },
+    );
+  });
