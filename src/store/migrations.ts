@@ -250,6 +250,14 @@ export const migrations: readonly string[] = [
   CREATE INDEX outbox_done ON outbox (done_at) WHERE done_at IS NOT NULL;
   CREATE INDEX outbox_signal ON outbox (signal_timestamp) WHERE signal_timestamp IS NOT NULL;
   `,
+  `
+  -- What is over is found without reading all of it: the last prompt, the one that an edit names, what a session or an age removes.
+  DROP INDEX posts_events;
+  CREATE INDEX posts_session ON posts (session_id, event_id);
+  CREATE INDEX posts_done ON posts (created_at) WHERE state = 'done';
+  CREATE INDEX inbox_ended ON inbox (chat_key, id) WHERE state = 'done' AND kind = 'prompt';
+  CREATE INDEX inbox_named ON inbox (chat_key, envelope ->> '$.sentAt', id) WHERE state = 'done' AND kind = 'prompt';
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

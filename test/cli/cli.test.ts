@@ -328,9 +328,9 @@ describe("sessions", () => {
   test("one is found by its number and by the beginning of an id; two of a beginning are none", async () => {
     for (const name of ["1", "sesn_inv", "s1"])
       expect((await signalman(`sessions show ${name}`)).out).toContain("About trains");
-    const store = await openStore(home, { render: () => [], isExclusive: false });
-    store.sessions.create("s12", { kind: "self" }, "sessions", {}, {}, nowAt - 1);
-    store.sessions.apply("s12", [{ id: "e9", at: nowAt, type: "prompt", text: "What\u001b[2J\nnow?" }], nowAt - 1);
+    const store = await openStore(home, { isExclusive: false });
+    const made = store.sessions.create("s12", { kind: "self" }, "sessions", {}, {}, nowAt - 1);
+    store.log.apply(made, [{ id: "e9", at: nowAt, type: "prompt", text: "What\u001b[2J\nnow?" }], nowAt - 1);
     store.close();
     const { code, err } = await signalman("sessions show s");
     expect([code, err]).toEqual([2, expect.stringContaining("more than one")]);

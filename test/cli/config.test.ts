@@ -45,7 +45,7 @@ describe("settings", () => {
       log: "info",
       anthropicApiKey: null,
       anthropicBaseUrl: null,
-      limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000, retentionDays: 30, lanesMax: 8 },
+      limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000, retentionDays: 30 },
     });
     expect(config.system).toContain("phone");
     expect(origins.model).toBe("default");

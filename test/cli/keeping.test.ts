@@ -188,7 +188,7 @@ describe("backup", () => {
   });
 
   test("what was backed up comes back with its settings; nothing is overwritten without --force, or under a daemon", async () => {
-    (await openStore(home, { render: () => [], isExclusive: true })).close();
+    (await openStore(home, { isExclusive: true })).close();
     writeFileSync(join(home, "config.toml"), 'model = "kept"\n', { mode: 0o600 });
     const copy = join(home, "copy.db");
     expect(await signalman(["backup", copy])).toBe(0);
@@ -199,7 +199,7 @@ describe("backup", () => {
     expect(await signalman(["restore", copy], { SIGNALMAN_HOME: other })).toBe(2);
     expect(err).toContain("--force");
     expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).toBe(0);
-    const daemon = await openStore(other, { render: () => [], isExclusive: true });
+    const daemon = await openStore(other, { isExclusive: true });
     expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).not.toBe(0);
     daemon.close();
     writeFileSync(join(home, "no.db"), "no database at all");

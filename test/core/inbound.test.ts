@@ -1,12 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
 import {
-  decide,
+  classify,
   inboxKey,
   isPerson,
-  oneLine,
   spokenText,
-  withNames,
   type AllowRule,
   type InboundOptions,
 } from "../../src/core/inbound.ts";
@@ -47,11 +44,7 @@ const file = {
   isVoiceNote: false,
 };
 const ask = (what: Envelope, allow: AllowRule[], more: Partial<InboundOptions> = {}) =>
-  decide(what, { account: own, allow, questions: [], isGroupAlways: false, ...more });
-const writtenAt = 1_786_953_630_000;
-/** On the phones a minute before the envelopes here were written. */
-const open = { sentAt: 5, shownAt: writtenAt - 60_000 };
-const questions = [open];
+  classify(what, { account: own, allow, isGroupAlways: false, ...more });
 const byAci: AllowRule[] = [{ kind: "aci", aci: alice.aci }];
 const toGroup = { chat: { kind: "group", id: group } as const };
 const mention = { start: 0, length: 1, who: own };
@@ -118,27 +111,16 @@ describe("in a listed group", () => {
   });
   test("a member who is not on the list by name cannot approve", () => {
     const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
-    expect(ask(answer, rules, { questions }).kind).toBe("prompt");
-    expect(ask(answer, [...rules, ...byAci], { questions }).kind).toBe("approval");
+    expect(ask(answer, rules).kind).toBe("prompt");
+    expect(ask(answer, [...rules, ...byAci]).kind).toBe("answer");
+    expect(ask(envelope(text("\uFFFC /approve", { mentions: [mention] }), toGroup), rules).kind).toBe("ignore");
+    const thumb = { kind: "reaction", emoji: "👍", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
+    expect(ask(envelope(thumb, toGroup), rules).kind).toBe("ignore");
+    expect(ask(envelope(thumb, toGroup), [...rules, ...byAci]).kind).toBe("answer");
   });
 });
 
 describe("what an allowed message is", () => {
-  test("yes and no answer only while a question is open", () => {
-    expect(ask(envelope(text("Yes.")), byAci).kind).toBe("prompt");
-    const approval = { kind: "approval", targetSentAt: 5, reason: null, replaces: null } as const;
-    expect(ask(envelope(text("Yes.")), byAci, { questions })).toEqual({ ...approval, answer: "yes" });
-    const down = { kind: "reaction", emoji: "👎", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
-    expect(ask(envelope(down), byAci, { questions })).toEqual({ ...approval, answer: "no" });
-    expect(ask(envelope(text("no, use the other folder")), byAci, { questions })).toEqual({
-      ...approval,
-      answer: "no",
-      reason: "use the other folder",
-    });
-    expect(ask(envelope({ ...down, emoji: "♾️" }), byAci, { questions })).toEqual({ ...approval, answer: "always" });
-    expect(ask(envelope({ ...down, isRemove: true }), byAci, { questions }).kind).toBe("ignore");
-    expect(ask(envelope(text("yes, and add a test")), byAci, { questions }).kind).toBe("prompt");
-  });
   const quoting = (sentAt: number, author: Address = own) => text("yes", { quote: { sentAt, author, text: "?" } });
   const thumb = (targetSentAt: number, targetAuthor: Address = own): Content => ({
     kind: "reaction",
@@ -147,29 +129,32 @@ describe("what an allowed message is", () => {
     targetSentAt,
     isRemove: false,
   });
-  const unsent = { sentAt: null, shownAt: null };
-  const another = { sentAt: 6, shownAt: writtenAt - 30_000 };
+  /** Which question it means, if any, is decided with the chat before one: `chat.test.ts`. */
   test.each([
-    ["a yes quoting the question", quoting(5), {}, questions, "approval 5"],
-    ["a yes quoting another message of ours", quoting(4), {}, questions, "prompt"],
-    ["a yes quoting somebody's message of the same millisecond", quoting(5, alice), {}, questions, "prompt"],
-    ["a thumb on the question", thumb(5), {}, questions, "approval 5"],
-    ["a thumb on another message of ours", thumb(4), {}, questions, "ignore"],
-    ["a thumb on somebody's message of the same millisecond", thumb(5, alice), {}, questions, "ignore"],
-    ["a yes written before the question was sent", text("yes"), { sentAt: open.shownAt - 1 }, questions, "prompt"],
-    ["a yes that the server had before", text("yes"), { serverAt: open.shownAt - 1 }, questions, "prompt"],
-    ["a yes while the question waits to be sent", text("yes"), {}, [unsent], "prompt"],
-    ["a yes to the one that was sent", text("yes"), {}, [open, unsent], "approval 5"],
-    ["a yes before the second question", text("yes"), { sentAt: another.shownAt - 1 }, [open, another], "approval 5"],
-    ["a yes where two are open", text("yes"), {}, [open, another], "approval null"],
-    ["a yes quoting one of two", quoting(6), {}, [open, another], "approval 6"],
-    ["/approve with one open", text("/approve"), {}, questions, "approval 5"],
-    ["/approve with none open", text("/approve"), {}, [], "approval null"],
-    ["/approve written before the question was sent", text("/approve"), { sentAt: 1 }, questions, "approval null"],
-    ["/approve quoting another message", { ...quoting(4), text: "/approve" }, {}, questions, "approval null"],
-  ] as const)("%s", (_, content, more, questions, expected) => {
-    const decision = ask(envelope(content, more), byAci, { questions });
-    expect(decision.kind === "approval" ? `approval ${decision.targetSentAt}` : decision.kind).toBe(expected);
+    ["a plain yes", text("Yes."), "yes by text to null"],
+    ["a plain no", text("no!"), "no by text to null"],
+    ["a yes with more to say", text("yes, and add a test"), "prompt"],
+    ["a yes with a file", text("yes", { attachments: [file] }), "prompt"],
+    ["a yes quoting a message of ours", quoting(5), "yes by text to 5"],
+    ["a yes quoting another person's message of the same millisecond", quoting(5, alice), "prompt"],
+    ["a thumb on a message of ours", thumb(5), "yes by reaction to 5"],
+    ["a thumb on another person's message of the same millisecond", thumb(5, alice), "ignore"],
+    ["a thumb down", { ...thumb(5), emoji: "👎" } as Content, "no by reaction to 5"],
+    ["a thumb that is taken off again", { ...thumb(5), isRemove: true } as Content, "ignore"],
+    ["a heart", { ...thumb(5), emoji: "❤️" } as Content, "ignore"],
+    ["/approve", text("/approve"), "yes by command to null"],
+    ["/deny", text("/DENY"), "no by command to null"],
+    ["/approve quoting a message of ours", { ...quoting(5), text: "/approve" }, "yes by command to 5"],
+    [
+      "a prompt edited to a yes",
+      { kind: "edit", targetSentAt: 7, body: text("yes") },
+      "yes by text to null",
+    ],
+  ] as const)("%s", (_, content, expected) => {
+    const verdict = ask(envelope(content), byAci);
+    if (verdict.kind !== "answer") return expect(verdict.kind).toBe(expected as typeof verdict.kind);
+    const { answer, by, targetSentAt } = verdict;
+    expect(`${answer} by ${by} to ${targetSentAt}`).toBe(expected);
   });
   test("an edit replaces, a deletion withdraws", () => {
     expect(ask(envelope({ kind: "edit", targetSentAt: 7, body: text("better") }), byAci)).toEqual({
@@ -177,30 +162,6 @@ describe("what an allowed message is", () => {
       replaces: 7,
     });
     expect(ask(envelope({ kind: "delete", targetSentAt: 7 }), byAci)).toEqual({ kind: "withdraw", targetSentAt: 7 });
-  });
-  test.each([
-    ["a command", text("/help"), { kind: "command", name: "help", argument: "", replaces: 7 }],
-    ["a yes", text("yes"), { kind: "approval", answer: "yes", reason: null, targetSentAt: 5, replaces: 7 }],
-    ["nothing", text(" "), { kind: "withdraw", targetSentAt: 7 }],
-  ] as const)("an edit that becomes %s takes the prompt back", (_, body, expected) => {
-    expect(ask(envelope({ kind: "edit", targetSentAt: 7, body }), byAci, { questions })).toEqual(expected);
-  });
-  test("an edit that loses the mention takes the prompt back", () => {
-    const rules: AllowRule[] = [{ kind: "group", id: group }];
-    const edit = envelope({ kind: "edit", targetSentAt: 7, body: text("lunch?") }, toGroup);
-    expect(ask(edit, rules)).toEqual({ kind: "withdraw", targetSentAt: 7 });
-  });
-  test("what has no words of its own is a prompt where it is something, and else met with a sentence", () => {
-    expect(ask(envelope(text("", { described: "a sticker (🎉)" })), byAci).kind).toBe("prompt");
-    const quote = { sentAt: 1, author: alice, text: "How late is it?" };
-    expect(ask(envelope(text("", { quote })), byAci).kind).toBe("prompt");
-    const photo = { ...quote, text: null, described: "a photo" };
-    expect(ask(envelope(text("", { quote: photo })), byAci).kind).toBe("prompt");
-    expect(ask(envelope(text("   ")), byAci)).toMatchObject({ kind: "hint", text: expect.stringContaining("nothing") });
-  });
-  test("a path is not a command, a word that is no command's name is one only by itself", () => {
-    expect(ask(envelope(text("/tmp is full, what can I delete?")), byAci).kind).toBe("prompt");
-    expect(ask(envelope(text("/nwe")), byAci)).toMatchObject({ kind: "command", name: "nwe" });
   });
   test("receipts, typing, timers and empty messages need nothing, a path is not a command", () => {
     for (const content of [
@@ -210,6 +171,7 @@ describe("what an allowed message is", () => {
       { kind: "receipt", receipt: "read", sentAts: [1] },
     ] as const)
       expect(ask(envelope(content), byAci).kind).toBe("ignore");
+    expect(ask(envelope(text("   ")), byAci).kind).toBe("hint");
     expect(ask(envelope(text("/etc/hosts is what?")), byAci).kind).toBe("prompt");
   });
   test("what nobody has seen and what cannot be decrypted is dropped, never thrown", () => {
@@ -230,28 +192,4 @@ test("the identity of a message is account, sender, device, time and kind, never
 test("Claude reads no mention of ourselves, and a word where others are mentioned", () => {
   const others = [mention, { start: 6, length: 1, who: alice }, { start: 12, length: 1, who: alice }];
   expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own)).toBe("ask @someone and @someone");
-  const names = (who: Address) => (who === alice ? "Alice\n\u202E:" : null);
-  expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own, names)).toBe(
-    "ask @Alice : and @Alice :",
-  );
-  const odd = [
-    { start: 2, length: 1, who: alice },
-    { start: 9, length: 5, who: alice },
-    { start: -1, length: 1, who: alice },
-  ];
-  expect(withNames("🎉\uFFFC ok\uFFFC", odd, own)).toBe("🎉@someone ok");
-});
-
-test("what others chose is one line without what is not seen", () => {
-  expect(oneLine("a\r\nb\u2028c\u200B\u202Ed\u0000")).toBe("a b c d");
-  expect(oneLine(" \u200B\n")).toBeNull();
-  expect(oneLine(null)).toBeNull();
-  fc.assert(
-    fc.property(fc.string({ unit: "binary", maxLength: 200 }), (words) => {
-      const line = oneLine(words, 20) ?? "";
-      expect(line.length).toBeLessThanOrEqual(21);
-      expect(line.isWellFormed()).toBe(true);
-      expect(line).not.toMatch(/[\p{C}\p{Zl}\p{Zp}]/u);
-    }),
-  );
 });

@@ -196,7 +196,7 @@ test("a placeholder comes after four seconds, then ever more seldom, six times a
 
 describe("tool uses in a phone's words", () => {
   const use = (input: object) =>
-    ({ id: "t", at: 1, type: "tool_use", name: "bash", input: input as never, isAsk: true }) as const;
+    ({ id: "t", at: 1, type: "tool_use", name: "bash", input: input as never, isAsk: true, isLocal: false }) as const;
   test("one line, however long or odd the input is", () => {
     expect(toolLine(use({ command: "git  status\n-s" }))).toBe("🔧 run: git status -s");
     expect(toolLine(use({ command: "x".repeat(500) }))).toHaveLength(80);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { SessionEvent, StopReason } from "../../src/core/model.ts";
-import { findUncertain, inLogOrder, pendingAsks, progressOf, trackAll, trackTurn } from "../../src/core/turn.ts";
+import { findUncertain, inLogOrder, openLog, progressOf, readEntry, trackAll, trackTurn } from "../../src/core/turn.ts";
 
 const prompt = (id: string, at: number | null, text = "hi"): SessionEvent => ({ id, at, type: "prompt", text });
 const running = (at: number): SessionEvent => ({ id: `run${at}`, at, type: "running" });
@@ -168,7 +168,7 @@ const logs = fc
       add({ type: "running" });
       for (let i = 0; i < prompts; i++) add({ type: "prompt", text: "ok" });
       for (let i = 0; i < askCount; i++) {
-        add({ type: "tool_use", name: "bash", input: null, isAsk: true });
+        add({ type: "tool_use", name: "bash", input: null, isAsk: true, isLocal: false });
         const toolUseId = `e${count}`;
         add({ type: "idle", stop: asks(toolUseId) });
         add({ type: "confirmation", toolUseId, isAllowed: true });
@@ -286,32 +286,60 @@ test("inLogOrder keeps ties as they came and puts queued entries last", () => {
   expect(inLogOrder(events).map(({ id }) => id)).toEqual(["c", "b", "d", "a", "e"]);
 });
 
-test("a question is open where the session last stopped for it and nothing has answered it; one that was interrupted is not", () => {
-  const ask = (id: string, at: number): SessionEvent => ({
+describe("what a session waits for, by its log alone", () => {
+  const use = (
+    id: string,
+    at: number,
+    more: { isAsk?: boolean; isLocal?: boolean } = { isAsk: true },
+  ): SessionEvent => ({
     id,
     at,
     type: "tool_use",
     name: "bash",
     input: null,
-    isAsk: true,
+    isAsk: false,
+    isLocal: false,
+    ...more,
   });
-  const idle = (id: string, at: number, ...eventIds: string[]): SessionEvent => ({
-    id,
+  const error = (at: number, retry: "retrying" | "exhausted" | "terminal", code = "some_error"): SessionEvent => ({
+    id: `err${at}`,
     at,
-    type: "idle",
-    stop: eventIds.length > 0 ? { kind: "requires_action", eventIds } : { kind: "end_turn" },
+    type: "error",
+    code,
+    retry,
   });
-  const yes = (toolUseId: string, at: number): SessionEvent => ({
-    id: `yes-${toolUseId}`,
-    at,
-    type: "confirmation",
-    toolUseId,
-    isAllowed: true,
+  const read = (...log: SessionEvent[]) => log.reduce(readEntry, openLog);
+  const waitsFor = (...log: SessionEvent[]): string[] => {
+    const { uses, isWaiting } = read(...log);
+    return isWaiting ? uses.map(({ id }) => id) : [];
+  };
+  const two = [use("a", 1), use("b", 2), idle("i", 3, asks("a", "b"))];
+
+  test("a question is open where the session last stopped for it and nothing has answered it; one that was interrupted is not", () => {
+    expect(waitsFor(...two)).toEqual(["a", "b"]);
+    expect(waitsFor(...two, confirmation("a", 4))).toEqual(["b"]);
+    expect(waitsFor(...two, confirmation("a", 4), confirmation("b", 5))).toEqual([]);
+    expect(waitsFor(...two, idle("j", 4))).toEqual([]);
+    expect(waitsFor(...two, idle("j", 4), use("c", 5), idle("k", 6, asks("c")))).toEqual(["c"]);
   });
-  const two = [ask("a", 1), ask("b", 2), idle("i", 3, "a", "b")];
-  expect(pendingAsks(two)).toEqual(["a", "b"]);
-  expect(pendingAsks([...two, yes("a", 4)])).toEqual(["b"]);
-  expect(pendingAsks([...two, yes("a", 4), yes("b", 5)])).toEqual([]);
-  expect(pendingAsks([...two, idle("j", 4)])).toEqual([]);
-  expect(pendingAsks([...two, idle("j", 4), ask("c", 5), idle("k", 6, "c")])).toEqual(["c"]);
+  test("a tool of ours waits for its result; what runs at Claude is not waited for", () => {
+    const local = use("l", 1, { isLocal: true });
+    const result = { id: "r", at: 3, type: "tool_result", toolUseId: "l", isError: false } as const;
+    expect(waitsFor(local, use("x", 1, {}), idle("i", 2, asks("l")))).toEqual(["l"]);
+    expect(waitsFor(local, idle("i", 2, asks("l")), result)).toEqual([]);
+  });
+  test("it waits only while it rests, and again where it rests again", () => {
+    expect(waitsFor(use("a", 1))).toEqual([]);
+    expect(waitsFor(...two, running(4))).toEqual([]);
+    expect(waitsFor(...two, running(4), idle("j", 5, asks("a", "b")))).toEqual(["a", "b"]);
+  });
+  test("an error is overcome by a reply, by running again and by the end of a turn; not by the end that it caused", () => {
+    const died = error(1, "exhausted");
+    expect(read(error(1, "retrying")).error).toBeNull();
+    expect(read(died, error(2, "retrying")).error).toMatchObject({ id: "err1" });
+    expect(read(died, idle("i", 2, exhausted)).error).toMatchObject({ id: "err1" });
+    for (const overcome of [reply("r", 2), running(2), idle("i", 2), idle("i", 2, asks("a"))])
+      expect(read(died, overcome).error).toBeNull();
+    expect(read(died, error(2, "terminal", "worse")).error).toMatchObject({ code: "worse" });
+  });
 });

@@ -3,20 +3,25 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Chat, Envelope } from "../../src/core/model.ts";
+import { BridgeError, toFault } from "../../src/core/errors.ts";
+import type { Chat, Envelope, Session } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { Files } from "../../src/store/files.ts";
 import type { Inbox } from "../../src/store/inbox.ts";
+import type { Log } from "../../src/store/log.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
+import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { openStore, type Settings, type Store } from "../../src/store/store.ts";
+import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
 
 /** Arguments for every method: one that is added and not called here does not compile. */
 type Calls<T> = { readonly [K in keyof T]-?: T[K] extends (...args: infer A) => unknown ? A : never };
 
 const chat: Chat = { kind: "self" };
+const targetAuthor = { aci: "a", number: null };
 const content = { kind: "delete", targetSentAt: 1 } as const;
 const envelope: Envelope = {
   source: null,
@@ -29,47 +34,55 @@ const envelope: Envelope = {
   content,
 };
 
+const request = { kind: "prompt", text: "hi", files: [] } as const;
 const inbox: Calls<Inbox> = {
   accept: ["key", "prompt", envelope, 1],
-  openChats: [],
-  head: ["self"],
-  headToAsk: ["self"],
-  headControl: ["self", 1],
-  openPrompts: ["self"],
   get: [1],
-  findBySentAt: ["self", "somebody", 1],
-  markAsking: [1, "s", 1, "hi"],
-  markAsked: [1, "s", "e"],
-  markNew: [1],
-  markWaiting: [1, 1],
-  isAsking: [],
-  markPending: [1],
-  postpone: [1, 1, 1],
-  hasten: ["pending", 1],
+  head: ["self"],
+  openPrompts: ["self"],
+  openChats: [],
+  lastEnded: ["self"],
+  ended: ["self", 1],
+  open: [1, envelope, [1]],
   markTold: [1, "code"],
   finish: [1, "answered", 1],
-  mappedEventIds: ["s"],
   pending: [],
 };
+const posts: Calls<Posts> = {
+  add: ["s", "prompt", "1", null, 1],
+  get: [1],
+  ofPrompt: [1],
+  open: ["s"],
+  dueSessions: [],
+  isWaiting: [],
+  isOpen: [1],
+  isConfirmed: ["s:t"],
+  setRequest: [1, request],
+  markPosting: [1, 1],
+  markPosted: [1, "e"],
+  setWaiting: [1, true],
+  again: [1, "s", true, { died: 1 }],
+  markQueued: [1],
+  finish: [1],
+  finishPrompt: [1],
+  mappedEventIds: ["s"],
+};
 const outbox: Calls<Outbox> = {
-  add: ["draft:1", chat, plainText("text"), 1],
+  add: ["draft", "1", 0, chat, plainText("text"), 1],
+  addMark: [1, "done", chat, { kind: "reaction", emoji: "", targetAuthor, targetSentAt: 1, isRemove: false }, 1],
+  supersede: [1, 1],
   openChats: [],
   head: ["self"],
-  byKey: ["key"],
+  of: ["reply", "s:e"],
+  has: ["reply", "s:e"],
   byTimestamp: [1],
-  lastEdit: ["draft:1"],
-  endDraft: ["stopped:1", "s", chat, "(stopped)", 1],
-  openDraft: ["s"],
-  addAnswer: ["answer", "s", chat, plainText("text"), 1],
+  lastEdit: ["1"],
   markSending: [1, 1],
   markSent: [1, 1, 1],
   markFailed: [1, "code", 1],
-  requeue: [1, 1, 1, true],
-  hasten: [1],
+  requeue: [1, 1, true],
   recover: [],
   pending: [],
-  supersede: [1, 1],
-  supersedeAll: ["draft:1", 1, "key"],
 };
 const sessions: Calls<Sessions> = {
   create: ["s", chat, "scripted", {}, {}, 1],
@@ -82,45 +95,62 @@ const sessions: Calls<Sessions> = {
   setStale: ["s", true],
   end: ["s"],
   resume: ["s"],
+  list: [10],
+  ofChat: ["self", 10],
+  toSync: [1, 20],
+  counts: [1],
+  remove: ["none"],
+};
+const session = { id: "s", cursor: 2, remoteId: "remote" } as unknown as Session;
+const log: Calls<Log> = {
   apply: [
-    "s",
+    session,
     [
+      { id: "p", at: null, type: "prompt", text: "hi" },
       { id: "a", at: 1, type: "running" },
       { id: "e", at: 2, type: "reply", text: "text" },
     ],
     1,
   ],
   events: ["s", "e"],
+  newestFirst: ["s"],
+  turn: ["s", "p"],
+  open: ["s"],
+  at: ["s", "e"],
+  renamed: ["s", "title"],
+  isAnswered: ["s", "t"],
   hasReplySince: ["s", "e"],
   lastOfType: ["s", "usage"],
-  list: [10],
-  ofChat: ["self", 10],
-  toSync: [1, 20],
-  counts: [1],
 };
 const files: Calls<Files> = {
-  note: ["s", [{ id: "r", at: 1, type: "tool_result", toolUseId: "t", isError: false }], 1],
+  note: ["s", [{ id: "r", at: 1, type: "tool_result", toolUseId: "t", isError: false }]],
   due: [],
-  next: ["s"],
-  markLooked: ["s", 1],
-  postpone: ["s", 1],
-  hasten: [1],
+  looks: ["s"],
+  markLooked: ["s"],
   isDone: ["s", "f"],
   markDone: ["s", "f"],
   giveUp: ["s"],
 };
-const settings: Calls<Settings> = { get: ["k"], set: ["k", "v"], remove: ["k"], count: ["sent", 1], counter: ["sent"] };
+const settings: Calls<Settings> = {
+  get: ["k"],
+  set: ["k", "v"],
+  remove: ["k"],
+  namesOf: ["timer:"],
+  count: ["sent", 1],
+  counter: ["sent"],
+};
 
 /** What may be read whole, and why that stays small. The index is part of it where there is one. */
 const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
-  [/SCAN inbox USING (COVERING )?INDEX inbox_(open|prompts|controls|session)\b/u, "open rows only"],
+  [/SCAN inbox USING (COVERING )?INDEX inbox_open\b/u, "open rows only"],
+  [/SCAN posts USING (COVERING )?INDEX posts_open\b/u, "open rows only"],
   [/SCAN outbox USING (COVERING )?INDEX outbox_open\b/u, "open rows only"],
   [
     /SCAN sessions USING (COVERING )?INDEX sessions_(active|used|synced|stale)\b/u,
     "one row per chat: for /status, and bounded by a LIMIT",
   ],
   [
-    /SCAN file_looks USING (COVERING )?INDEX file_looks_due\b/u,
+    /SCAN file_looks USING COVERING INDEX file_looks_due$/u,
     "what is due only: at most the sessions of the last seconds",
   ],
   [/SCAN sessions$/u, "one row per conversation: `sessions list`, run by a person"],
@@ -130,7 +160,7 @@ const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
 ];
 
 /** Notes each statement that passes. */
-function listen(db: Database, heard: Set<string>): void {
+function listen(db: Database, heard: { add(sql: string): unknown }): void {
   const { run, get, all } = db;
   db.run = (sql, ...params) => (heard.add(sql), run(sql, ...params));
   db.get = (sql, ...params) => (heard.add(sql), get(sql, ...params));
@@ -147,18 +177,24 @@ function scans(db: Database, statements: Iterable<string>): string[] {
   );
 }
 
+/** Generators begin when they are read. */
 function callAll<T extends object>(part: T, calls: Calls<T>): void {
   for (const [name, args] of Object.entries(calls) as [keyof T, never[]][])
-    (part[name] as unknown as (...given: never[]) => unknown)(...args);
+    for (const _ of [(part[name] as unknown as (...given: never[]) => unknown)(...args)].flatMap(toList)) continue;
 }
+
+const toList = (result: unknown): unknown[] =>
+  typeof result === "object" && result !== null && Symbol.iterator in result ? [...(result as Iterable<unknown>)] : [];
 
 test("every statement of the store finds its rows by an index, or reads only what is open", async () => {
   const home = mkdtempSync(join(tmpdir(), "signalman-plan-"));
-  const store: Store = await openStore(home, { render: (text) => [plainText(text)], isExclusive: false });
+  const store: Store = await openStore(home, { isExclusive: false });
   const heard = new Set<string>();
   listen(store.db, heard);
   callAll(store.sessions, sessions);
   callAll(store.inbox, inbox);
+  callAll(store.posts, posts);
+  callAll(store.log, log);
   callAll(store.outbox, outbox);
   callAll(store.files, files);
   callAll(store.settings, settings);
@@ -167,6 +203,82 @@ test("every statement of the store finds its rows by an index, or reads only wha
   expect(scans(store.db, heard)).toEqual([]);
   store.close();
   rmSync(home, { recursive: true });
+});
+
+/** The statements of each part of one exchange with everything that a chat can bring, on a chat with `before` exchanges. */
+async function exchange(
+  before: number,
+): Promise<{ readonly counts: Record<string, number>; readonly scans: string[] }> {
+  const rig = await createChatRig({ isChecked: false });
+  const heard = new Set<string>();
+  let count = 0;
+  const play = (note: (part: string) => void): void => {
+    const sentAt = ++rig.now;
+    const id = rig.say("question", sentAt);
+    note("a prompt");
+    const later = rig.say("another", ++rig.now);
+    note("a prompt behind it");
+    rig.post(id, `p${id}`);
+    note("its post and echo");
+    const at = ++rig.now;
+    rig.log([
+      { id: `t${id}`, at, type: "tool_use", name: "bash", input: { command: "make" }, isAsk: true, isLocal: false },
+      { id: `w${id}`, at, type: "idle", stop: { kind: "requires_action", eventIds: [`t${id}`] } },
+    ]);
+    note("a question");
+    const ask = rig.store.outbox.of("ask", `s1:t${id}`)[0];
+    rig.store.outbox.markSending(ask?.id ?? 0, rig.now);
+    rig.store.outbox.markSent(ask?.id ?? 0, ask?.timestamp ?? 0, rig.now);
+    rig.say("yes", (ask?.timestamp ?? 0) + 1_000);
+    rig.now += 2_000;
+    note("a yes");
+    rig.log([
+      { id: `y${id}`, at: ++rig.now, type: "confirmation", toolUseId: `t${id}`, isAllowed: true },
+      { id: `r${id}`, at: ++rig.now, type: "reply", text: "answer" },
+      { id: `i${id}`, at: ++rig.now, type: "idle", stop: { kind: "end_turn" } },
+    ]);
+    note("an answer, and the next is posted");
+    rig.take(noteOf({ kind: "edit", targetSentAt: sentAt, body: textContent("question") }, ++rig.now));
+    note("an edit of what was answered");
+    rig.settle({
+      type: "failed",
+      id: later,
+      fault: toFault(new BridgeError("claude_overloaded", "x")),
+      hasSpoken: false,
+      isLost: false,
+    });
+    note("a failure");
+    rig.say("/status", ++rig.now);
+    note("a command");
+    rig.take(noteOf({ kind: "delete", targetSentAt: rig.store.inbox.get(later)?.envelope.sentAt ?? 0 }, ++rig.now));
+    note("a deletion");
+    for (const post of rig.store.posts.open("s1")) rig.store.posts.finish(post.id);
+    for (let sent = rig.store.outbox.head("self"); sent; sent = rig.store.outbox.head("self")) {
+      rig.store.outbox.markSending(sent.id, rig.now);
+      rig.store.outbox.markSent(sent.id, rig.now, rig.now);
+    }
+    note("sending");
+  };
+  try {
+    rig.store.db.transaction(() => Array.from({ length: before }, () => play(() => undefined)));
+    const counts: Record<string, number> = {};
+    const { db } = rig.store;
+    listen(db, { add: (sql) => (heard.add(sql), count++) });
+    play((part) => {
+      counts[part] = count;
+      count = 0;
+    });
+    return { counts, scans: scans(db, heard) };
+  } finally {
+    rig.close();
+  }
+}
+
+test("what a message costs in statements is bounded, and the same after years", async () => {
+  const [fresh, old] = [await exchange(1), await exchange(200)];
+  expect(old.scans).toEqual([]);
+  expect(old.counts).toEqual(fresh.counts);
+  for (const [part, count] of Object.entries(fresh.counts)) expect([part, count <= 25]).toEqual([part, true]);
 });
 
 test("linking, receiving and sending natively reads no key table from end to end", async () => {

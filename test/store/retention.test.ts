@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { toHistory } from "../../src/claude/messages.ts";
+import { toHistory } from "../../src/claude/history.ts";
 import type { Envelope, SessionEvent } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
@@ -28,7 +28,7 @@ let home: string;
 let store: Store;
 beforeEach(async () => {
   home = mkdtempSync(join(tmpdir(), "signalman-keep-"));
-  store = await openStore(home, { render: (text) => [plainText(text)], isExclusive: false });
+  store = await openStore(home, { isExclusive: false });
   store.db.exec("PRAGMA synchronous = OFF");
 });
 afterEach(() => {
@@ -39,6 +39,21 @@ afterEach(() => {
 const count = (table: string): number => store.db.get<{ n: number }>(`SELECT count(*) AS n FROM ${table}`)?.n ?? 0;
 const pages = (): number => store.db.get<{ page_count: number }>("PRAGMA page_count")?.page_count ?? 0;
 
+const apply = (events: readonly SessionEvent[], at: number): SessionEvent[] => {
+  const session = store.sessions.get("s");
+  if (session === null) throw new Error("There is no session");
+  return store.log.apply(session, events, at);
+};
+
+/** A prompt of which an entry of the log is known. */
+function ask(key: string, at: number, eventId: string): number {
+  const inboxId = store.inbox.accept(key, "prompt", envelopeOf(at), at);
+  if (inboxId === null) throw new Error("nothing was accepted");
+  store.posts.add("s", "prompt", String(inboxId), null, at);
+  store.posts.markPosted(store.posts.ofPrompt(inboxId)?.id ?? 0, eventId);
+  return inboxId;
+}
+
 /** One message with its answer, about the size of a real one. */
 function exchange(at: number, textBytes = 600): SessionEvent[] {
   const id = `e${at}`;
@@ -46,15 +61,14 @@ function exchange(at: number, textBytes = 600): SessionEvent[] {
     { id: `${id}:prompt`, at, type: "prompt", text: `question ${at} ${"?".repeat(textBytes)}` },
     { id: `${id}:running`, at, type: "running" },
     { id: `${id}:reply`, at: at + 1, type: "reply", text: `answer ${at} ${"!".repeat(textBytes)}` },
-    { id: `${id}:usage`, at: at + 1, type: "usage", inputTokens: at, outputTokens: 1, costCents: null },
+    { id: `${id}:usage`, at: at + 1, type: "usage", inputTokens: at, outputTokens: 1, costCents: null, isTotal: true },
     { id: `${id}:idle`, at: at + 2, type: "idle", stop: { kind: "end_turn" } },
   ];
-  store.inbox.accept(`k${at}`, "prompt", envelopeOf(at), at);
-  const row = store.inbox.head("self");
-  if (!row) throw new Error("nothing was accepted");
-  store.inbox.markAsked(row.id, "s", `${id}:prompt`);
-  store.sessions.apply("s", events, at);
-  store.inbox.finish(row.id, "answered", at + 2);
+  const inboxId = ask(`k${at}`, at, `${id}:prompt`);
+  apply(events, at);
+  store.outbox.add("reply", `s:${id}:reply`, 0, chat, plainText(`answer ${at} ${"!".repeat(textBytes)}`), at);
+  store.inbox.finish(inboxId, "answered", at + 2);
+  store.posts.finishPrompt(inboxId);
   for (let sent = store.outbox.head("self"); sent; sent = store.outbox.head("self"))
     store.outbox.markSent(sent.id, at + 3, at + 3);
   return events;
@@ -79,6 +93,7 @@ test("with the log at Claude, months later the file is as large as after two", (
   const sizes = live(5);
   expect(sizes.at(-1)).toBeLessThan((sizes[1] ?? 0) * 1.05);
   expect(count("events")).toBeLessThanOrEqual(31 * perDay * 5);
+  for (const table of ["inbox", "posts", "outbox"]) expect(count(table)).toBeLessThanOrEqual(31 * perDay);
   expect(count("sessions")).toBe(1);
 });
 
@@ -89,10 +104,10 @@ test("what was pruned is not news when a listing shows it again, and the usage i
   live(2);
   const last = exchange(100 * dayMs);
   expect(store.prune(200 * dayMs)).toBeGreaterThan(0);
-  expect(store.outbox.byKey(`reply:s:${old[2]?.id}:0`)).toBeNull();
-  expect(store.sessions.apply("s", [...old, ...last], 101 * dayMs)).toMatchObject({ replies: 0, added: [] });
+  expect(store.outbox.has("reply", `s:${old[2]?.id}`)).toBe(false);
+  expect(apply([...old, ...last], 101 * dayMs)).toEqual([]);
   expect(store.outbox.pending().count).toBe(0);
-  expect(store.sessions.lastOfType("s", "usage")).toMatchObject({ inputTokens: 100 * dayMs });
+  expect(store.log.lastOfType("s", "usage")).toMatchObject({ inputTokens: 100 * dayMs });
 });
 
 test("while a prompt is open, nothing of its session goes, however old", () => {
@@ -100,11 +115,10 @@ test("while a prompt is open, nothing of its session goes, however old", () => {
   store.sessions.setRemote("s", "remote");
   live(2);
   const before = count("events");
-  store.inbox.accept("open", "prompt", envelopeOf(1), 1);
-  store.inbox.markAsked(store.inbox.head("self")?.id ?? 0, "s", `e${31 * dayMs}:prompt`);
+  ask("open", 1, `e${31 * dayMs}:prompt`);
   store.prune(1_000 * dayMs);
   expect(count("events")).toBe(before);
-  expect(store.sessions.hasReplySince("s", `e${31 * dayMs}:prompt`)).toBe(true);
+  expect(store.log.hasReplySince("s", `e${31 * dayMs}:prompt`)).toBe(true);
 });
 
 test("with the log here alone, what the token budget can use stays for ever, and what lies far beyond it goes", () => {
@@ -114,13 +128,13 @@ test("with the log here alone, what the token budget can use stays for ever, and
   expect(count("events")).toBe(rare.length);
   const sizes = live(5, 3_000);
   expect(sizes.at(-1)).toBeLessThan((sizes[2] ?? 0) * 1.05);
-  const tokensMax = 100_000;
-  const all = store.sessions.events("s");
+  const messages = (log: readonly SessionEvent[]) => toHistory(log.toReversed(), "claude-test", 100_000).messages;
+  const all = store.log.events("s");
   store.prune(1_000 * dayMs);
-  const kept = store.sessions.events("s");
+  const kept = store.log.events("s");
   expect(kept.length).toBeLessThan(all.length);
   // The beginning of what is sent moves in steps; but for those it is the same.
-  const [full, pruned] = [toHistory(all, tokensMax), toHistory(kept, tokensMax)];
+  const [full, pruned] = [messages(all), messages(kept)];
   expect(Math.abs(full.length - pruned.length)).toBeLessThanOrEqual(8);
   expect(pruned.at(-1)).toEqual(full.at(-1));
 });

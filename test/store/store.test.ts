@@ -7,6 +7,7 @@ import { plainText } from "../../src/core/reply.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { migrate, migrations } from "../../src/store/migrations.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
+import { createChatRig, textContent } from "../doubles/chats.ts";
 
 const chat = { kind: "self" } as const;
 const note: Envelope = {
@@ -17,22 +18,13 @@ const note: Envelope = {
   chat,
   isOwn: true,
   sourceName: null,
-  content: {
-    kind: "text",
-    text: "hi",
-    quote: null,
-    mentions: [],
-    attachments: [],
-    expiresInSeconds: 0,
-    isViewOnce: false,
-  },
+  content: textContent("hi"),
 };
 const reply = (id: string, text: string, at: number): SessionEvent => ({ id, at, type: "reply", text });
 
 let home: string;
 let store: Store;
-const open = (isExclusive = true): Promise<Store> =>
-  openStore(home, { render: (text) => text.split("|").map(plainText), isExclusive });
+const open = (isExclusive = true): Promise<Store> => openStore(home, { isExclusive });
 beforeEach(async () => {
   home = mkdtempSync(join(tmpdir(), "signalman-"));
   chmodSync(home, 0o700);
@@ -72,16 +64,15 @@ describe("the home folder", () => {
   });
   test("a command that only looks changes no schema beside a running daemon of an earlier release", async () => {
     store.close();
-    const render = (): [] => [];
-    const daemon = await openStore(home, { render, isExclusive: true });
+    const daemon = await open();
     daemon.db.exec(`PRAGMA user_version = ${migrations.length - 1}`);
-    expect(openStore(home, { render, isExclusive: false })).rejects.toMatchObject({
+    expect(open(false)).rejects.toMatchObject({
       code: "database",
       hint: expect.stringContaining("Restart"),
     });
     expect(daemon.db.get<{ user_version: number }>("PRAGMA user_version")?.user_version).toBe(migrations.length - 1);
     daemon.db.exec(`PRAGMA user_version = ${migrations.length}`);
-    (await openStore(home, { render, isExclusive: false })).close();
+    (await open(false)).close();
     daemon.close();
   });
 
@@ -99,143 +90,265 @@ describe("the home folder", () => {
   });
 });
 
+const accept = (key: string, envelope = note): number => {
+  const id = store.inbox.accept(key, "prompt", envelope, 1);
+  if (id === null) throw new Error("It was not accepted");
+  return id;
+};
+const saying = (text: string): Envelope => ({ ...note, content: textContent(text) });
+
 describe("the inbox", () => {
   test("the same message is accepted once", () => {
-    expect(store.inbox.accept("k", "prompt", note, 1)).toBe(true);
-    expect(store.inbox.accept("k", "prompt", note, 2)).toBe(false);
+    expect(store.inbox.accept("k", "prompt", note, 1)).toBeNumber();
+    expect(store.inbox.accept("k", "prompt", note, 2)).toBeNull();
     expect(store.inbox.pending()).toEqual({ count: 1, oldestAt: 1 });
   });
+  test("two different texts within one millisecond are two messages, each of them once", () => {
+    accept("k", saying("one"));
+    accept("k", saying("two"));
+    expect(store.inbox.accept("k", "prompt", saying("two"), 2)).toBeNull();
+    expect(store.inbox.accept("k", "prompt", saying("one"), 2)).toBeNull();
+    expect(store.inbox.pending().count).toBe(2);
+  });
   test("a row ends in exactly one outcome", () => {
-    store.inbox.accept("k", "prompt", note, 1);
-    const id = store.inbox.head("self")?.id ?? 0;
+    const id = accept("k");
     store.inbox.finish(id, "cancelled", 2);
     store.inbox.finish(id, "answered", 3);
+    expect(store.inbox.open(id, note, [9])).toBe(0);
     expect(store.db.get("SELECT state, outcome, done_at FROM inbox WHERE id = ?", id)).toEqual({
       state: "done",
       outcome: "cancelled",
       done_at: 2,
     });
-    expect(() => store.db.run("UPDATE inbox SET state = 'pending' WHERE id = ?", id)).toThrow();
+    expect(() => store.db.run("UPDATE inbox SET state = 'open' WHERE id = ?", id)).toThrow();
   });
-  test("a prompt that was taken back stays so as its session dies", () => {
-    store.sessions.create("s", chat, "sessions", {}, {}, 1);
-    store.inbox.accept("k", "prompt", note, 1);
-    const id = store.inbox.head("self")?.id ?? 0;
-    store.inbox.markAsked(id, "s", "e1");
-    store.inbox.finish(id, "cancelled", 2);
-    expect(store.inbox.markNew(id)).toBe(0);
-    expect(store.inbox.get(id)).toMatchObject({ state: "done", prompt: { kind: "asked", eventId: "e1" } });
-  });
-  test("the fate of a prompt is told by its columns", () => {
-    store.sessions.create("s", chat, "sessions", {}, {}, 1);
-    store.inbox.accept("k", "prompt", note, 1);
-    const head = () => store.inbox.head("self");
-    const id = head()?.id ?? 0;
-    expect(head()?.prompt).toEqual({ kind: "new" });
-    store.inbox.markAsking(id, "s", 5, "hi");
-    expect(head()?.prompt).toEqual({ kind: "uncertain", askedAt: 5, text: "hi" });
-    store.inbox.markAsked(id, "s", "e1");
-    expect(head()?.prompt).toEqual({ kind: "asked", eventId: "e1" });
-    expect(store.inbox.mappedEventIds("s")).toEqual(new Set(["e1"]));
-    store.inbox.markNew(id);
-    expect(head()?.prompt).toEqual({ kind: "new" });
+  test("the head are the two oldest open ones of the chat", () => {
+    const ids = ["a", "b", "c"].map((key) => accept(key));
+    store.inbox.finish(ids[0] ?? 0, "answered", 2);
+    expect(store.inbox.head("self").map(({ id }) => id)).toEqual(ids.slice(1));
+    expect(store.inbox.head("self", ids[1]).map(({ id }) => id)).toEqual(ids.slice(2));
+    expect(store.inbox.openChats()).toEqual(["self"]);
+    expect(store.inbox.lastEnded("self")?.id).toBe(ids[0]);
   });
   test("done rows are pruned by age, open ones stay", () => {
-    for (const key of ["a", "b", "c"]) store.inbox.accept(key, "prompt", note, 1);
-    const [first, second] = store.inbox.openPrompts("self");
-    store.inbox.finish(first?.id ?? 0, "answered", 10);
-    store.inbox.finish(second?.id ?? 0, "answered", 20);
+    const [first = 0, second = 0] = ["a", "b", "c"].map((key) => accept(key));
+    store.inbox.finish(first, "answered", 10);
+    store.inbox.finish(second, "answered", 20);
     expect(store.prune(15)).toBe(1);
     expect(store.inbox.pending().count).toBe(1);
   });
 });
 
+describe("the posts", () => {
+  beforeEach(() => void store.sessions.create("s", chat, "sessions", {}, {}, 1));
+  const prompt = { kind: "prompt", text: "hi", files: [] } as const;
+  const add = (inboxId: number): number => {
+    store.posts.add("s", "prompt", String(inboxId), null, 1);
+    return store.posts.ofPrompt(inboxId)?.id ?? 0;
+  };
+
+  test("the same request is made once", () => {
+    const request = { kind: "confirm", toolUseId: "t", isAllowed: true, reason: null } as const;
+    expect(store.posts.add("s", "confirm", "s:t", request, 1)).toBe(1);
+    expect(store.posts.add("s", "confirm", "s:t", { ...request, isAllowed: false }, 2)).toBe(0);
+    expect(store.posts.open("s")).toMatchObject([{ request }]);
+    expect(store.posts.isConfirmed("s:t")).toBe(true);
+  });
+  test("the fate of a prompt: built, posting, posted, waiting, posted, done", () => {
+    const id = add(7);
+    const standing = () => store.posts.get(id);
+    expect(standing()).toMatchObject({ state: "queued", request: null, eventId: null });
+    store.posts.setRequest(id, prompt);
+    store.posts.markPosting(id, 5);
+    expect(standing()).toMatchObject({ state: "posting", request: prompt, postedAt: 5, eventId: null });
+    store.posts.markPosted(id, "e1");
+    expect(standing()).toMatchObject({ state: "posted", eventId: "e1", request: prompt });
+    expect(store.posts.mappedEventIds("s")).toEqual(new Set(["e1"]));
+    store.posts.setWaiting(7, true);
+    expect(standing()?.state).toBe("waiting");
+    expect([store.posts.isWaiting(), store.posts.dueSessions()]).toEqual([true, []]);
+    store.posts.setWaiting(7, false);
+    expect([standing()?.state, store.posts.dueSessions()]).toEqual(["posted", ["s"]]);
+    store.posts.finishPrompt(7);
+    expect([store.posts.ofPrompt(7), store.posts.dueSessions(), standing()?.request]).toEqual([null, [], null]);
+  });
+  test("what was lost is queued anew with what it was built of; what goes on keeps its entry", () => {
+    const id = add(7);
+    store.posts.setRequest(id, prompt);
+    store.posts.markPosted(id, "e1");
+    store.posts.again(7, "s", false, { lookup: 1 });
+    expect(store.posts.get(id)).toMatchObject({ state: "posted", eventId: "e1", tries: { lookup: 1 } });
+    store.posts.again(7, "s", true, { lookup: 1, died: 1 });
+    expect(store.posts.get(id)).toMatchObject({ state: "queued", eventId: null, request: prompt, tries: { died: 1 } });
+  });
+  test("a prompt that was taken back stays so as its session dies, or as its answer comes late", () => {
+    const id = add(7);
+    store.posts.markPosting(id, 1);
+    store.posts.finishPrompt(7);
+    store.posts.again(7, "s", true, { died: 1 });
+    store.posts.markQueued(id);
+    store.posts.markPosting(id, 2);
+    store.posts.markPosted(id, "late");
+    store.posts.setWaiting(7, true);
+    expect(store.posts.get(id)).toMatchObject({ state: "done", eventId: null, tries: {}, postedAt: 1 });
+  });
+  test("only a prompt is followed: the rest is over once it is in the log", () => {
+    store.posts.add("s", "interrupt", "7", { kind: "interrupt" }, 1);
+    const [post] = store.posts.open("s");
+    store.posts.markPosted(post?.id ?? 0, null);
+    expect(store.posts.open("s")).toEqual([]);
+  });
+});
+
 describe("the outbox", () => {
-  test("a key is added once, and timestamps are unique and grow even when the clock stands or goes back", () => {
-    expect(store.outbox.add("a", chat, plainText("1"), 1000)).toBe(true);
-    expect(store.outbox.add("a", chat, plainText("1"), 1000)).toBe(false);
-    store.outbox.add("b", chat, plainText("2"), 1000);
-    store.outbox.add("c", chat, plainText("3"), 500);
-    expect(["a", "b", "c"].map((key) => store.outbox.byKey(key)?.timestamp)).toEqual([1000, 1001, 1002]);
+  const add = (subject: string, text: string, now: number): boolean =>
+    store.outbox.add("note", subject, 0, chat, plainText(text), now);
+
+  test("a message exists once, and timestamps are unique and grow even when the clock stands or goes back", () => {
+    expect(add("a", "1", 1000)).toBe(true);
+    expect(add("a", "1", 1000)).toBe(false);
+    add("b", "2", 1000);
+    add("c", "3", 500);
+    expect(["a", "b", "c"].map((subject) => store.outbox.of("note", subject)[0]?.timestamp)).toEqual([
+      1000, 1001, 1002,
+    ]);
+    expect([store.outbox.has("note", "a"), store.outbox.has("told", "a")]).toEqual([true, false]);
   });
   test("after a crash during a send the row is queued again with its timestamp", () => {
-    store.outbox.add("a", chat, plainText("1"), 1000);
+    add("a", "1", 1000);
     const id = store.outbox.head("self")?.id ?? 0;
     store.outbox.markSending(id, 1);
     expect(store.outbox.recover()).toBe(1);
-    expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1 });
+    expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1, isUncertain: 1 });
+  });
+  test("an answer takes the place of its preview, its files come in a message of their own", () => {
+    store.drafts.addDraft(7, chat, "I am …", [], 1_000);
+    const draft = store.outbox.head("self");
+    store.outbox.markSending(draft?.id ?? 0, 1_000);
+    store.outbox.markSent(draft?.id ?? 0, draft?.timestamp ?? 0, 1_000);
+    expect(store.drafts.addDraft(7, chat, "I am still …", [], 2_000)).toBe(2);
+    const text = { kind: "text", styles: [], quote: null } as const;
+    const files = [{ fileName: "a.txt", contentType: "text/plain", base64: "" }];
+    const withFiles = { ...text, text: "done", files };
+    store.drafts.addAnswer("reply", "s:e", 0, 7, chat, withFiles, 3_000);
+    expect(store.outbox.of("draft", "7").map(({ state }) => state)).toEqual(["sent", "failed"]);
+    expect(store.outbox.of("reply", "s:e").map(({ body }) => body)).toMatchObject([
+      { kind: "edit", targetSentAt: draft?.timestamp, text: "done" },
+      { ...text, text: "", files },
+    ]);
+    // Its preview is over: what comes next stands for itself.
+    store.drafts.addAnswer("reply", "s:f", 0, 7, chat, plainText("more"), 4_000);
+    expect(store.outbox.of("reply", "s:f").map(({ body }) => body.kind)).toEqual(["text"]);
+    expect(store.drafts.addDraft(7, chat, "again", [], 5_000)).toBe(Infinity);
+  });
+  test("a mark that did not go out is taken back by the next one; each stage is shown once", () => {
+    const targetAuthor = { aci: "a", number: null };
+    const body = { kind: "reaction", emoji: "👀", targetAuthor, targetSentAt: 1, isRemove: false } as const;
+    for (const stage of ["taken", "done", "done"] as const) store.outbox.addMark(7, stage, chat, body, 1);
+    expect(store.outbox.of("mark", "7").map(({ part, state }) => [part, state])).toEqual([
+      [0, "failed"],
+      [2, "queued"],
+    ]);
   });
 });
 
 describe("a session's log", () => {
   beforeEach(() => void store.sessions.create("s", chat, "sessions", {}, {}, 1));
-  const queued = () => store.outbox.pending().count;
+  const apply = (events: readonly SessionEvent[], now = 1): SessionEvent[] => {
+    const session = store.sessions.get("s");
+    return session === null ? [] : store.db.transaction(() => store.log.apply(session, events, now));
+  };
 
-  test("each reply becomes outbox rows once, however often it is seen", () => {
-    const events = [reply("e1", "one|two", 10)];
-    expect(store.sessions.apply("s", events, 10)).toMatchObject({ replies: 1 });
-    expect(store.sessions.apply("s", events, 11)).toMatchObject({ replies: 0, added: [] });
-    expect(queued()).toBe(2);
+  test("what is new is told once, however often it is seen", () => {
+    const events = [reply("e1", "one", 10)];
+    expect(apply(events, 10)).toEqual(events);
+    expect(apply(events, 11)).toEqual([]);
     expect(store.sessions.get("s")?.cursor).toBe(10);
-  });
-  test("where tool use is shown, it stands between the replies as Claude had it; what is only asked for is not use", () => {
-    store.sessions.setContext("s", { verbose: true }, {});
-    const use = { type: "tool_use", name: "bash", isAsk: false } as const;
-    store.sessions.apply(
-      "s",
-      [
-        reply("e1", "one", 10),
-        { ...use, id: "t1", at: 11, input: { command: "make" } },
-        { ...use, id: "t2", at: 12, input: { command: "rm" }, isAsk: true },
-        reply("e2", "two", 13),
-      ],
-      13,
-    );
-    const bodies = store.db.all<{ body: string }>("SELECT body FROM outbox ORDER BY id");
-    const texts = bodies.map(({ body }) => (JSON.parse(body) as { text: string }).text);
-    expect(texts).toEqual(["one", "🔧 run: make", "two"]);
   });
   test("a queued prompt becomes processed and never the other way", () => {
     const prompt = { id: "p", type: "prompt", text: "hi" } as const;
-    store.sessions.apply("s", [{ ...prompt, at: null }], 1);
-    store.sessions.apply("s", [{ ...prompt, at: 7 }], 1);
-    store.sessions.apply("s", [{ ...prompt, at: null }], 1);
-    store.sessions.apply("s", [{ ...prompt, at: 9 }], 1);
-    expect(store.sessions.events("s")).toEqual([{ ...prompt, at: 7 }]);
-  });
-  test("events, replies, cursor and the settled row are one transaction", () => {
-    store.inbox.accept("k", "prompt", note, 1);
-    const inboxId = store.inbox.head("self")?.id ?? 0;
-    const poison = { id: "bad", at: 12, type: "reply", text: "x" } as const;
-    store.db.exec(
-      "CREATE TEMP TRIGGER full BEFORE INSERT ON outbox WHEN NEW.key LIKE '%bad%' BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-    );
-    const settle = (): void =>
-      store.db.transaction(() => {
-        store.inbox.finish(inboxId, "answered", 12);
-        store.settings.count("answered");
-        store.sessions.apply("s", [reply("good", "y", 11), poison], 12);
-      });
-    expect(settle).toThrow("disk full");
-    expect(queued()).toBe(0);
-    expect(store.sessions.events("s")).toEqual([]);
-    expect(store.sessions.get("s")?.cursor).toBeNull();
-    expect(store.inbox.head("self")?.id).toBe(inboxId);
-    expect(store.settings.counter("answered")).toBe(0);
-    store.db.exec("DROP TRIGGER full");
-    settle();
-    expect(queued()).toBe(2);
-    expect(store.inbox.head("self")).toBeNull();
-    expect(store.settings.counter("answered")).toBe(1);
+    for (const at of [null, 7, null, 9]) apply([{ ...prompt, at }]);
+    expect(store.log.events("s")).toEqual([{ ...prompt, at: 7 }]);
   });
   test("entries come in the order Claude saw them, queued ones last", () => {
-    store.sessions.apply(
-      "s",
-      [{ id: "q", at: null, type: "prompt", text: "later" }, reply("b", "2", 20), reply("a", "1", 10)],
-      1,
-    );
-    expect(store.sessions.events("s").map(({ id }) => id)).toEqual(["a", "b", "q"]);
+    apply([{ id: "q", at: null, type: "prompt", text: "later" }, reply("b", "2", 20), reply("a", "1", 10)]);
+    expect(store.log.events("s").map(({ id }) => id)).toEqual(["a", "b", "q"]);
+    expect(store.log.events("s", "b").map(({ id }) => id)).toEqual(["b", "q"]);
+    expect([...store.log.newestFirst("s")].map(({ id }) => id)).toEqual(["b", "a"]);
   });
+  test("the log newest first comes in pages, whatever ties there are", () => {
+    const many = Array.from({ length: 300 }, (_, n) => reply(`r${n}`, `${n}`, Math.floor(n / 100)));
+    apply(many);
+    expect([...store.log.newestFirst("s")].map(({ id }) => id)).toEqual(many.map(({ id }) => id).toReversed());
+  });
+  test("where a turn stands is the same with what is kept in memory as with the rows alone", async () => {
+    const stop = (id: string, at: number): SessionEvent => ({ id, at, type: "idle", stop: { kind: "end_turn" } });
+    const prompt = (id: string, at: number | null): SessionEvent => ({ id, at, type: "prompt", text: "hi" });
+    const log = [prompt("p", null), stop("i", 5), prompt("p", 5), stop("i", 5), reply("r", "yes", 6), stop("j", 7)];
+    for (const event of log) {
+      apply([event]);
+      const kept = store.log.turn("s", "p");
+      store.close();
+      store = await open();
+      expect(store.log.turn("s", "p").kind).toBe(kept.kind);
+      store.log.turn("s", "p");
+    }
+    expect(store.log.turn("s", "p")).toMatchObject({ kind: "ended" });
+    expect(store.log.hasReplySince("s", "p")).toBe(true);
+  });
+  test("what was rolled back is not known of it any more", () => {
+    apply([{ id: "p", at: 1, type: "prompt", text: "hi" }]);
+    expect(store.log.turn("s", "p").kind).toBe("running");
+    const session = store.sessions.get("s");
+    const broken = (): void =>
+      store.db.transaction(() => {
+        if (session) store.log.apply(session, [{ id: "i", at: 2, type: "idle", stop: { kind: "end_turn" } }], 1);
+        throw new Error("disk full");
+      });
+    expect(broken).toThrow("disk full");
+    expect(store.log.turn("s", "p").kind).toBe("running");
+  });
+});
+
+test("rule 1: entries, replies, cursor and the settled row are one transaction", async () => {
+  const rig = await createChatRig();
+  try {
+    const { db, log, inbox, outbox, settings } = rig.store;
+    const id = rig.say("hi");
+    rig.post(id, "p");
+    const before = outbox.pending().count;
+    db.exec(
+      "CREATE TEMP TRIGGER full BEFORE INSERT ON outbox WHEN NEW.subject LIKE '%bad%' BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    );
+    const cursor = rig.store.sessions.active("self")?.cursor;
+    const at = rig.now + 10;
+    const settle = (): unknown =>
+      rig.log([
+        reply("good", "y", at),
+        reply("bad", "x", at),
+        { id: "i", at, type: "idle", stop: { kind: "end_turn" } },
+      ]);
+    const touchedBefore = rig.touched.length;
+    expect(settle).toThrow("disk full");
+    expect(outbox.pending().count).toBe(before);
+    expect(log.events("s1").map((event) => event.id)).toEqual(["p"]);
+    expect(rig.store.sessions.active("self")?.cursor).toBe(cursor);
+    expect(inbox.head("self")[0]?.id).toBe(id);
+    expect(settings.counter("answered")).toBe(0);
+    expect(rig.touched.length).toBe(touchedBefore);
+    db.exec("DROP TRIGGER full");
+    settle();
+    expect(rig.texts()).toEqual(["y", "x"]);
+    expect(inbox.head("self")).toEqual([]);
+    expect(settings.counter("answered")).toBe(1);
+    expect(rig.touched.length).toBe(touchedBefore + 1);
+  } finally {
+    rig.close();
+  }
+});
+
+describe("the sessions", () => {
+  beforeEach(() => void store.sessions.create("s", chat, "sessions", {}, {}, 1));
   test("a chat has one active session; ended ones can be resumed", () => {
     expect(() => store.sessions.create("t", chat, "sessions", {}, {}, 2)).toThrow();
     store.sessions.end("s");
@@ -252,14 +365,24 @@ describe("a session's log", () => {
       store.sessions.setSynced(id, null, 100 + n);
     }
     store.sessions.setStale("x7", true);
-    store.sessions.apply("x8", [reply("r", "hi", 1)], 1000);
-    store.inbox.accept("k", "prompt", note, 1);
-    store.inbox.markAsking(store.inbox.head("self")?.id ?? 0, "x9", 5, "hi");
+    const recent = store.sessions.get("x8");
+    if (recent) store.log.apply(recent, [reply("r", "hi", 1)], 1000);
+    store.posts.add("x9", "prompt", "7", null, 1);
     expect(
       store.sessions
         .toSync(500, 2)
         .map(({ id }) => id)
         .sort(),
     ).toEqual(["x0", "x7", "x8", "x9"]);
+  });
+  test("of one that is forgotten nothing stays, not even what was under way", () => {
+    store.posts.add("s", "prompt", "7", null, 1);
+    const session = store.sessions.get("s");
+    if (session) store.log.apply(session, [reply("r", "hi", 1)], 1);
+    store.files.note("s", [{ id: "t", at: 1, type: "tool_result", toolUseId: "u", isError: false }]);
+    store.files.markDone("s", "f");
+    store.sessions.remove("s");
+    for (const table of ["sessions", "events", "posts", "files", "file_looks"])
+      expect(store.db.all(`SELECT 1 FROM ${table}`)).toEqual([]);
   });
 });
