@@ -21,8 +21,6 @@ const uploadSeconds = 30 * 86_400;
 export type Sandbox = ReturnType<typeof createSandbox>;
 
 export function createSandbox(api: ClaudeApi) {
-  /** What this process has mounted already: a prompt that is posted again brings its files again. */
-  const places = new Map<string, string>();
   async function* pages(remoteId: string, signal: AbortSignal): AsyncGenerator<readonly unknown[]> {
     const query = { scope_id: remoteId, limit: 100, ...filesBeta };
     let seen = 0;
@@ -61,33 +59,7 @@ export function createSandbox(api: ClaudeApi) {
   return {
     list,
     download,
-    /** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
-    async mount(remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> {
-      const key = `${remoteId} ${createHash("sha256").update(file.base64).digest("hex")}`;
-      const known = places.get(key);
-      if (known !== undefined) return known;
-      const name = (file.fileName ?? "file").replace(/[^\w.-]/gu, "_").slice(-100);
-      const upload = new File([Uint8Array.fromBase64(file.base64)], name, { type: file.contentType });
-      const timeout = uploadTimeoutMs([file], api.bounds.headersMs);
-      try {
-        const params = { file: upload, expires_in_seconds: uploadSeconds };
-        const sent = await api.call({ what: "upload a file" }, ({ beta }) =>
-          beta.files.upload(params, { signal, timeout }),
-        );
-        const id = idOf(sent, "upload a file");
-        const mount_path = `${uploadsFolder}${id}-${name}`;
-        const resource = { type: "file", file_id: id, mount_path } as const;
-        await api.call({ what: "hand a file over" }, ({ beta }) =>
-          beta.sessions.resources.add(remoteId, resource, { signal }),
-        );
-        if (places.size >= placesMax) places.clear();
-        places.set(key, `is in your sandbox at ${mount_path}`);
-        return `is in your sandbox at ${mount_path}`;
-      } catch (error) {
-        if (!(error instanceof BridgeError) || error.retry !== "never") throw error;
-        return "could not be handed over";
-      }
-    },
+    mount: createMount(api),
     /** Deletes what is listed under the session: what Claude made and what was sent to it. */
     async empty(remoteId: string, signal: AbortSignal): Promise<void> {
       const ids: string[] = [];
@@ -98,5 +70,37 @@ export function createSandbox(api: ClaudeApi) {
           api.call({ what: "delete a file" }, ({ beta }) => beta.files.delete(id, filesBeta, { signal })),
         );
     },
+  };
+}
+
+/** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
+function createMount(api: ClaudeApi) {
+  /** What this process has mounted already: a prompt that is posted again brings its files again. */
+  const places = new Map<string, string>();
+  return async (remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> => {
+    const key = `${remoteId} ${createHash("sha256").update(file.base64).digest("hex")}`;
+    const known = places.get(key);
+    if (known !== undefined) return known;
+    const name = (file.fileName ?? "file").replace(/[^\w.-]/gu, "_").slice(-100);
+    const upload = new File([Uint8Array.fromBase64(file.base64)], name, { type: file.contentType });
+    const timeout = uploadTimeoutMs([file], api.bounds.headersMs);
+    try {
+      const params = { file: upload, expires_in_seconds: uploadSeconds };
+      const sent = await api.call({ what: "upload a file" }, ({ beta }) =>
+        beta.files.upload(params, { signal, timeout }),
+      );
+      const id = idOf(sent, "upload a file");
+      const mount_path = `${uploadsFolder}${id}-${name}`;
+      const resource = { type: "file", file_id: id, mount_path } as const;
+      await api.call({ what: "hand a file over" }, ({ beta }) =>
+        beta.sessions.resources.add(remoteId, resource, { signal }),
+      );
+      if (places.size >= placesMax) places.clear();
+      places.set(key, `is in your sandbox at ${mount_path}`);
+      return `is in your sandbox at ${mount_path}`;
+    } catch (error) {
+      if (!(error instanceof BridgeError) || error.retry !== "never") throw error;
+      return "could not be handed over";
+    }
   };
 }
