@@ -109,6 +109,11 @@ const dollars =
 const math = new RegExp(
   String.raw`^(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
 );
+/** What must follow: without it the search would be in vain from each beginning on. */
+const ends: ReadonlyMap<string, string> = new Map([
+  ["\\(", "\\)"],
+  ["\\[", "\\]"],
+]);
 const mathBlock =
   /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
 /** A pattern (`\d+\.\d`) or a path (`\\host\share`) keeps its backslashes: nothing there needs an escape. */
@@ -137,7 +142,8 @@ const parser = new Marked({
       name: "verbatim",
       level: "inline",
       tokenizer(source, before) {
-        const [raw] = math.exec(source) ?? backslash(source, before.at(-1)?.raw ?? "");
+        const end = ends.get(source.slice(0, 2)) ?? "$";
+        const [raw] = (source.includes(end, 1) && math.exec(source)) || backslash(source, before.at(-1)?.raw ?? "");
         return raw ? { type: "verbatim", raw } : undefined;
       },
     },

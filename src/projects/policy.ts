@@ -1,8 +1,4 @@
-/**
- * What Claude may do in a project: every call of a tool is free, asks the owner, or never happens.
- *
- * Pure and total. `docs/projects.md` has its table. The executor asks it again at the moment of running.
- */
+/** What Claude may do in a project: every call is free, asks the owner, or never happens. Pure and total. */
 
 /** What a call does, by the name of its tool on the wire. */
 export const acts = {
@@ -60,11 +56,7 @@ const free = (reason: string): Ruling => ({ verdict: "free", reason });
 const asks = (reason: string): Ruling => ({ verdict: "asks", reason });
 const never = (reason: string): Ruling => ({ verdict: "never", reason });
 
-/**
- * What becomes of a call.
- * @param paths the path as Claude wrote it and as it is once every link is followed, both from the folder on; null where it
- * leads out of the folder; none for a command
- */
+/** What becomes of a call. `paths`: as Claude wrote it, and with every link followed; null where that leads out of the folder. */
 export function judge(tool: string, paths: readonly string[] | null, { run, ask, isGranted }: Rules): Ruling {
   if (!isToolName(tool)) return never(`There is no tool ${tool} here; there are ${Object.keys(acts).join(", ")}`);
   const act = acts[tool];

@@ -1,7 +1,4 @@
-/**
- * Commands: one line for /bin/sh, in a process group and, where the system has one, a sandbox of its own, with listed variables,
- * nothing on standard input, and limits of time and output. It leaves no process behind.
- */
+/** Commands: in a group and, where there is one, a sandbox of their own; with limits, without input; nothing stays behind. */
 import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
@@ -68,12 +65,10 @@ export function commandLine(given: Omit<Command, "env">, user = homedir()): stri
   // What comes later lies over what came before: the project may lie under /tmp. /run holds sockets that lead out.
   const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];
   const net = !network ? ["--unshare-net"] : existsSync(resolver) ? ["--ro-bind", resolver, resolver] : [];
-  const hidden = [
-    ...folders.flatMap((path) => ["--tmpfs", path]),
-    ...files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
-  ];
-  const inside = ["--bind", root, root, ...hidden, "--setenv", "TMPDIR", "/tmp", "--chdir", root, "--", ...shell];
-  return [sandbox.program, ...own, ...system, ...net, ...inside];
+  const hidden = folders.flatMap((path) => ["--tmpfs", path]);
+  const emptied = files.flatMap((path) => ["--ro-bind", "/dev/null", path]);
+  const place = ["--bind", root, root, ...hidden, ...emptied, "--setenv", "TMPDIR", "/tmp", "--chdir", root];
+  return [sandbox.program, ...own, ...system, ...net, ...place, "--", ...shell];
 }
 
 /** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */

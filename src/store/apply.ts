@@ -80,7 +80,7 @@ export function createChats(store: Store, world: Surroundings) {
     },
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
-      const { kind } = verdict;
+      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
       const id = store.inbox.accept(key, kind, envelope, world.now());
       if (id === null) return null;
@@ -145,6 +145,7 @@ function createView(store: Store, world: Surroundings) {
       isAskedAnew: world.isAskedAnew,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session) : [],
+      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
@@ -215,6 +216,10 @@ function createApply(store: Store, world: Surroundings) {
       const request = { kind: "confirm", toolUseId: use.id, isAllowed, reason } as const;
       posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
       return session.id;
+    },
+    grant(chat, { tools }) {
+      // Never in the context: what is synchronized could be changed elsewhere.
+      settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
     },
     interrupt(_, { id, sessionId }) {
       posts.add(sessionId, "interrupt", String(id), { kind: "interrupt" }, world.now());

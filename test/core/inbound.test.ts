@@ -1,5 +1,15 @@
 import { describe, expect, test } from "bun:test";
-import { decide, inboxKey, isPerson, spokenText, type AllowRule, type InboundOptions } from "../../src/core/inbound.ts";
+import fc from "fast-check";
+import {
+  decide,
+  inboxKey,
+  isPerson,
+  oneLine,
+  spokenText,
+  withNames,
+  type AllowRule,
+  type InboundOptions,
+} from "../../src/core/inbound.ts";
 import type { Account, Address, Content, Envelope, TextContent } from "../../src/core/model.ts";
 import { planFiles } from "../../src/core/prompt.ts";
 
@@ -104,7 +114,7 @@ describe("in a listed group", () => {
   });
   test("a command is found behind the mention", () => {
     const command = envelope(text("\uFFFC /new now", { mentions: [mention] }), toGroup);
-    expect(ask(command, rules)).toEqual({ kind: "command", name: "new", argument: "now" });
+    expect(ask(command, rules)).toEqual({ kind: "command", name: "new", argument: "now", replaces: null });
   });
   test("a member who is not on the list by name cannot approve", () => {
     const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
@@ -116,10 +126,16 @@ describe("in a listed group", () => {
 describe("what an allowed message is", () => {
   test("yes and no answer only while a question is open", () => {
     expect(ask(envelope(text("Yes.")), byAci).kind).toBe("prompt");
-    const approval = { kind: "approval", targetSentAt: 5 } as const;
-    expect(ask(envelope(text("Yes.")), byAci, { questions })).toEqual({ ...approval, isAllowed: true });
+    const approval = { kind: "approval", targetSentAt: 5, reason: null, replaces: null } as const;
+    expect(ask(envelope(text("Yes.")), byAci, { questions })).toEqual({ ...approval, answer: "yes" });
     const down = { kind: "reaction", emoji: "👎", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
-    expect(ask(envelope(down), byAci, { questions })).toEqual({ ...approval, isAllowed: false });
+    expect(ask(envelope(down), byAci, { questions })).toEqual({ ...approval, answer: "no" });
+    expect(ask(envelope(text("no, use the other folder")), byAci, { questions })).toEqual({
+      ...approval,
+      answer: "no",
+      reason: "use the other folder",
+    });
+    expect(ask(envelope({ ...down, emoji: "♾️" }), byAci, { questions })).toEqual({ ...approval, answer: "always" });
     expect(ask(envelope({ ...down, isRemove: true }), byAci, { questions }).kind).toBe("ignore");
     expect(ask(envelope(text("yes, and add a test")), byAci, { questions }).kind).toBe("prompt");
   });
@@ -162,13 +178,36 @@ describe("what an allowed message is", () => {
     });
     expect(ask(envelope({ kind: "delete", targetSentAt: 7 }), byAci)).toEqual({ kind: "withdraw", targetSentAt: 7 });
   });
+  test.each([
+    ["a command", text("/help"), { kind: "command", name: "help", argument: "", replaces: 7 }],
+    ["a yes", text("yes"), { kind: "approval", answer: "yes", reason: null, targetSentAt: 5, replaces: 7 }],
+    ["nothing", text(" "), { kind: "withdraw", targetSentAt: 7 }],
+  ] as const)("an edit that becomes %s takes the prompt back", (_, body, expected) => {
+    expect(ask(envelope({ kind: "edit", targetSentAt: 7, body }), byAci, { questions })).toEqual(expected);
+  });
+  test("an edit that loses the mention takes the prompt back", () => {
+    const rules: AllowRule[] = [{ kind: "group", id: group }];
+    const edit = envelope({ kind: "edit", targetSentAt: 7, body: text("lunch?") }, toGroup);
+    expect(ask(edit, rules)).toEqual({ kind: "withdraw", targetSentAt: 7 });
+  });
+  test("what has no words of its own is a prompt where it is something, and else met with a sentence", () => {
+    expect(ask(envelope(text("", { described: "a sticker (🎉)" })), byAci).kind).toBe("prompt");
+    const quote = { sentAt: 1, author: alice, text: "How late is it?" };
+    expect(ask(envelope(text("", { quote })), byAci).kind).toBe("prompt");
+    const photo = { ...quote, text: null, described: "a photo" };
+    expect(ask(envelope(text("", { quote: photo })), byAci).kind).toBe("prompt");
+    expect(ask(envelope(text("   ")), byAci)).toMatchObject({ kind: "hint", text: expect.stringContaining("nothing") });
+  });
+  test("a path is not a command, a word that is no command's name is one only by itself", () => {
+    expect(ask(envelope(text("/tmp is full, what can I delete?")), byAci).kind).toBe("prompt");
+    expect(ask(envelope(text("/nwe")), byAci)).toMatchObject({ kind: "command", name: "nwe" });
+  });
   test("receipts, typing, timers and empty messages need nothing, a path is not a command", () => {
     for (const content of [
       { kind: "typing", isTyping: true },
       { kind: "timer", expiresInSeconds: 60 },
       { kind: "empty", what: "group update" },
       { kind: "receipt", receipt: "read", sentAts: [1] },
-      text("   "),
     ] as const)
       expect(ask(envelope(content), byAci).kind).toBe("ignore");
     expect(ask(envelope(text("/etc/hosts is what?")), byAci).kind).toBe("prompt");
@@ -191,4 +230,28 @@ test("the identity of a message is account, sender, device, time and kind, never
 test("Claude reads no mention of ourselves, and a word where others are mentioned", () => {
   const others = [mention, { start: 6, length: 1, who: alice }, { start: 12, length: 1, who: alice }];
   expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own)).toBe("ask @someone and @someone");
+  const names = (who: Address) => (who === alice ? "Alice\n\u202E:" : null);
+  expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own, names)).toBe(
+    "ask @Alice : and @Alice :",
+  );
+  const odd = [
+    { start: 2, length: 1, who: alice },
+    { start: 9, length: 5, who: alice },
+    { start: -1, length: 1, who: alice },
+  ];
+  expect(withNames("🎉\uFFFC ok\uFFFC", odd, own)).toBe("🎉@someone ok");
+});
+
+test("what others chose is one line without what is not seen", () => {
+  expect(oneLine("a\r\nb\u2028c\u200B\u202Ed\u0000")).toBe("a b c d");
+  expect(oneLine(" \u200B\n")).toBeNull();
+  expect(oneLine(null)).toBeNull();
+  fc.assert(
+    fc.property(fc.string({ unit: "binary", maxLength: 200 }), (words) => {
+      const line = oneLine(words, 20) ?? "";
+      expect(line.length).toBeLessThanOrEqual(21);
+      expect(line.isWellFormed()).toBe(true);
+      expect(line).not.toMatch(/[\p{C}\p{Zl}\p{Zp}]/u);
+    }),
+  );
 });
