@@ -1,5 +1,5 @@
 /** How a person's message becomes a prompt: pure text and the decision which files Claude can take. */
-import { spokenText } from "./inbound.ts";
+import { oneLine, spokenText } from "./inbound.ts";
 import type { Account, Attachment, Envelope, TextContent } from "./model.ts";
 
 /**
@@ -73,7 +73,7 @@ export function promptText(envelope: Envelope, account: Account, longText: strin
   if (!body) return "";
   const spoken = longText === null ? spokenText(body, account) : longText.trim();
   const quoted = body.quote?.text ? `${body.quote.text.replace(/^/gmu, "> ")}\n\n` : "";
-  const name = envelope.chat?.kind === "group" ? `${envelope.sourceName ?? "Someone"}: ` : "";
+  const name = envelope.chat?.kind === "group" ? `${oneLine(envelope.sourceName) ?? "Someone"}: ` : "";
   return quoted + name + spoken;
 }
 

@@ -45,13 +45,12 @@ export interface Queue {
 /** Longest sleep without a wake, after which every key is looked at: bounds the harm of a wake that was missed. */
 const idleMs: Millis = 60_000;
 
-type Waiting = { readonly until: Millis; readonly attempt: number };
-
 type Base = Pick<Bridge, "clock" | "random" | "log">;
 
 export function createQueue(bridge: Base, options: QueueOptions): Queue {
   const { clock } = bridge;
-  const running = new Map<string, Promise<unknown>>();
+  // There is room again; the key itself is ready where it was woken meanwhile.
+  const running = createOccupancy(() => alarm.abort());
   const waits = createWaits(bridge, options.name);
   /** Keys to be looked at, in the order of their turn. */
   const ready = new Set<string>();
@@ -64,18 +63,6 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
     else ready.add(key);
     alarm.abort();
   };
-  const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
-    const task = work.finally(() => {
-      running.delete(key);
-      // There is room again; the key itself is ready where it was woken meanwhile.
-      alarm.abort();
-    });
-    running.set(
-      key,
-      task.catch(() => undefined),
-    );
-    return task;
-  };
   const start = (key: string, kill: AbortSignal): void => {
     const task = options
       .work(key, kill)
@@ -84,49 +71,79 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
         if (error instanceof BridgeError) waits.failed(key, error);
         else bugs.push(error);
       });
-    void occupy(key, task);
+    void running.occupy(key, task);
   };
 
   /** Starts what is due; resolves to how long to sleep. */
   const startDue = (kill: AbortSignal): Millis => {
     // With all room taken the queue is not even looked at: the first that ends wakes.
-    if (!options.isOpen() || running.size >= options.max) return idleMs;
+    if (!options.isOpen() || running.size() >= options.max) return idleMs;
     for (const key of waits.over()) if (!running.has(key)) ready.add(key);
     if (isAllReady) for (const key of options.keys()) ready.add(key);
     isAllReady = false;
     for (const key of ready) {
-      if (running.size >= options.max) return idleMs;
+      if (running.size() >= options.max) return idleMs;
       if (running.has(key)) continue;
       ready.delete(key);
       if (waits.isOver(key)) start(key, kill);
     }
-    return Math.max(1, Math.min(idleMs, waits.nextMs((key) => !running.has(key))));
+    return Math.max(
+      1,
+      Math.min(
+        idleMs,
+        waits.nextMs((key) => !running.has(key)),
+      ),
+    );
+  };
+
+  const beat = async (kill: AbortSignal): Promise<void> => {
+    alarm = new AbortController();
+    const { signal } = alarm;
+    const sleepMs = attempt(bridge, options.name, () => startDue(kill));
+    await clock.sleep(sleepMs ?? idleMs, signal);
+    if (sleepMs === null || (!signal.aborted && sleepMs === idleMs)) isAllReady = true;
   };
 
   return {
     wake,
-    isBusy: (key) => running.has(key),
-    busyCount: () => running.size,
+    isBusy: running.has,
+    busyCount: running.size,
     async hold(key, work) {
-      for (let task = running.get(key); task; task = running.get(key)) await task;
-      return occupy(key, work());
+      await running.free(key);
+      return running.occupy(key, work());
     },
     hurry() {
       waits.clear();
       wake();
     },
-    async run(stop, kill) {
+    run: async (stop, kill) => {
       stop.addEventListener("abort", () => wake());
-      while (!stop.aborted && bugs.length === 0) {
-        alarm = new AbortController();
-        const { signal } = alarm;
-        const sleepMs = attempt(bridge, options.name, () => startDue(kill));
-        await clock.sleep(sleepMs ?? idleMs, signal);
-        if (sleepMs === null || (!signal.aborted && sleepMs === idleMs)) isAllReady = true;
-      }
-      await Promise.all(running.values());
+      while (!stop.aborted && bugs.length === 0) await beat(kill);
+      await running.ended();
       if (bugs.length > 0) throw bugs[0];
     },
+  };
+}
+
+/** One at a time for each key. */
+function createOccupancy(onFree: () => void) {
+  const running = new Map<string, Promise<unknown>>();
+  return {
+    has: (key: string): boolean => running.has(key),
+    size: (): number => running.size,
+    occupy<T>(key: string, work: Promise<T>): Promise<T> {
+      const task = work.finally(() => {
+        running.delete(key);
+        onFree();
+      });
+      const quiet = task.catch(() => undefined);
+      running.set(key, quiet);
+      return task;
+    },
+    async free(key: string): Promise<void> {
+      for (let task = running.get(key); task; task = running.get(key)) await task;
+    },
+    ended: (): Promise<unknown> => Promise.all(running.values()),
   };
 }
 
