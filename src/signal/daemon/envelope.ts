@@ -7,7 +7,7 @@
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */
 import * as v from "valibot";
-import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
+import { toWords } from "../../core/wordless.ts";
 import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../../core/model.ts";
 import { isSameAddress } from "../../core/model.ts";
 
@@ -225,20 +225,20 @@ function toEdit(edit: v.InferOutput<typeof editSchema>): Content {
   return { kind: "edit", targetSentAt: edit.targetSentTimestamp ?? 0, body: toText(edit.dataMessage) };
 }
 
-/** What stands for the text where there is none. */
-function toWords({ contacts, sticker, pollCreate, previews }: Data): string {
-  const cards = contacts.map(({ name, phone, email, organization }) => {
-    const { prefix, given, middle, family, suffix, nickname } = name ?? {};
-    const full = [prefix, given, middle, family, suffix].filter(Boolean).join(" ");
-    return cardWords([full || nickname, organization, ...[...phone, ...email].map(({ value }) => value)]);
+/** What stands for the text where there is none. signal-cli does not hand on what a sticker stands for. */
+const wordsOf = ({ contacts, sticker, pollCreate, previews }: Data): string =>
+  toWords({
+    cards: contacts.map(({ name, phone, email, organization }) => {
+      const values = [...phone, ...email].map(({ value }) => value);
+      return { ...name, organization, values };
+    }),
+    poll: pollCreate,
+    sticker: sticker && { emoji: null },
+    links: previews,
   });
-  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
-  const links = previews.map(({ url, title, description }) => linkWords(url, title, description));
-  return [...cards, ...poll, ...(sticker ? [stickerWords(null)] : []), ...links].join("\n");
-}
 
 function toText(data: Data): TextContent {
-  const message = data.message || toWords(data);
+  const message = data.message || wordsOf(data);
   return {
     kind: "text",
     text: message,

@@ -4,7 +4,7 @@
  * **Source:** `docs/signal-protocol.md`, "Contents".
  */
 import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
-import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
+import { toWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { toBase64 } from "./bytes.ts";
 import { groupIdOf, toAci } from "./ids.ts";
@@ -209,7 +209,7 @@ function otherKind(data: wire.DataMessage): string | null {
   if (data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
   if (data.groupCallUpdate) return "group call";
-  if (data.body !== "" || data.attachments.length > 0 || toWords(data) !== "") return null;
+  if (data.body !== "" || data.attachments.length > 0 || wordsOf(data) !== "") return null;
   return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
@@ -219,7 +219,7 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
   return {
     kind: "text",
-    text: data.body || toWords(data),
+    text: data.body || wordsOf(data),
     quote: author ? { sentAt: Number(quote.id), author: addressOf(author), text: quote.text || null } : null,
     mentions: toMentions(data.bodyRanges, data.body.length, addressOf),
     // What may be seen once is not for a machine that keeps its inbox.
@@ -230,16 +230,16 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
 }
 
 /** What stands for the text where there is none. */
-function toWords({ contact, pollCreate, sticker, preview }: wire.DataMessage): string {
-  const cards = contact.map(({ name, number, email, organization }) => {
-    const { prefix, givenName, middleName, familyName, suffix, nickname } = name ?? {};
-    const full = [prefix, givenName, middleName, familyName, suffix].filter(Boolean).join(" ");
-    return cardWords([full || nickname, organization, ...[...number, ...email].map(({ value }) => value)]);
+const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
+  toWords({
+    cards: contact.map(({ name, number, email, organization }) => {
+      const { givenName: given, middleName: middle, familyName: family, ...rest } = name ?? {};
+      return { ...rest, given, middle, family, organization, values: [...number, ...email].map(({ value }) => value) };
+    }),
+    poll: pollCreate,
+    sticker,
+    links: preview,
   });
-  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
-  const links = preview.map(({ url, title, description }) => linkWords(url, title, description));
-  return [...cards, ...poll, ...(sticker ? [stickerWords(sticker.emoji)] : []), ...links].join("\n");
-}
 
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */
 function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
