@@ -150,6 +150,7 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
     fences: "1. ```sh\n   make\n    ```\n2. Then\n\n> [!TIP]\n> ```\n> make test\n> ```\n\nThat is **all**.",
     script: `Here is \`count.py\`:\n\n\`\`\`python\n${code}\n\`\`\`\n\nRun it with \`python count.py\`.`,
     essay: essay.join(" "),
+    book: essay.map((text, n) => `## ${n + 1}\n\n${`${text} `.repeat(6)}`).join("\n\n"),
   };
   await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
   seen.claude.setScript((prompt) => [{ say: replies[prompt] ?? "?" }]);
@@ -162,6 +163,7 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
     ["fences", "That is"],
     ["script", "count.py, "],
     ["essay", "(3/3)"],
+    ["book", "(10/10)"],
   ] as const) {
     seen.write("me", word);
     await seen.shows(end);
