@@ -11,6 +11,8 @@ function golden(name: string, title: string, seen: Scene): void {
   expect(text).toBe(readFileSync(url, "utf8"));
 }
 
+const dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
 // These wait, mostly: for a backoff, a draft that is due, the line.
 test.concurrent("presence: read, taken, typing, answered; waiting while Claude is away; failed where it cannot be", async () => {
   await using seen = await openScene();
@@ -181,13 +183,16 @@ test("attachments: what Claude can read goes along, voice notes are written down
     announcedBytes,
   });
   const files = [
-    file("cat.png", "image/png"),
+    // A picture by its bytes, whatever its name says.
+    { ...file("cat.jpg", "image/jpeg"), bytes: Uint8Array.fromBase64(dot) },
     file("film.mov", "video/quicktime"),
+    file("index.ts", "video/mp2t", "let a = 1;"),
+    file("broken.png", "image/png", "<!doctype html><p>Not found"),
     file("atlas.pdf", "application/pdf", "%PDF", 30_000_000),
   ];
   await seen.answered(seen.write("me", "What is this?", { files }));
   const blocks = JSON.stringify(seen.claude.requests.findLast(({ path }) => path.endsWith("/events"))?.body);
-  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"']);
+  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"', '"type":"document"']);
   const voice = [file("voice.aac", "audio/aac", "Remember the milk.")];
   await seen.answered(seen.write("me", "", { files: voice }));
   await seen.restart({ SIGNALMAN_TRANSCRIBE: "false" });

@@ -3,7 +3,17 @@
  * we do not know becomes `unknown` or `empty`. Whether an envelope is meant for us is decided elsewhere (`core/inbound`).
  * **Source:** `docs/signal-protocol.md`, "Contents".
  */
-import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
+import type {
+  Address,
+  Chat,
+  Content as Said,
+  Envelope,
+  Mention,
+  Millis,
+  Quote,
+  TextContent,
+} from "../../core/model.ts";
+import { mediumOf } from "../../core/prompt.ts";
 import { toWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { toBase64 } from "./bytes.ts";
@@ -220,14 +230,31 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   return {
     kind: "text",
     text: data.body || wordsOf(data),
-    quote: author ? { sentAt: Number(quote.id), author: addressOf(author), text: quote.text || null } : null,
-    mentions: toMentions(data.bodyRanges, data.body.length, addressOf),
+    quote: author ? toQuote(quote, addressOf(author), addressOf) : null,
+    // They count in the whole of a long text.
+    mentions: toMentions(
+      data.bodyRanges,
+      data.attachments.some(isLongText) ? textBytesMax : data.body.length,
+      addressOf,
+    ),
     // What may be seen once is not for a machine that keeps its inbox.
     attachments: data.isViewOnce ? [] : data.attachments.map(toAttachment),
     expiresInSeconds: data.expireTimer,
     isViewOnce: data.isViewOnce,
   };
 }
+
+const toQuote = (
+  { id, text, attachments, bodyRanges }: wire.DataMessage_Quote,
+  author: Address,
+  addressOf: AddressOf,
+): Quote => ({
+  sentAt: Number(id),
+  author,
+  text: text || null,
+  mentions: toMentions(bodyRanges, text.length, addressOf),
+  described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
+});
 
 /** What stands for the text where there is none. */
 const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
@@ -255,13 +282,15 @@ function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addre
   });
 }
 
+const isLongText = ({ contentType }: wire.AttachmentPointer): boolean => contentType === longTextType;
+
 const toAttachment = (pointer: wire.AttachmentPointer): TextContent["attachments"][number] => ({
   ref: toRef(pointer),
   contentType: pointer.contentType || "application/octet-stream",
   fileName: pointer.fileName || null,
   sizeBytes: pointer.size,
   isVoiceNote: (pointer.flags & wire.AttachmentPointer_Flags.VOICE_MESSAGE) !== 0,
-  isLongText: pointer.contentType === longTextType,
+  isLongText: isLongText(pointer),
 });
 
 /** What people write, whether as a message or as an edit of one. */
