@@ -129,12 +129,12 @@ function wideOf(bytes: Uint8Array): "utf-16le" | "utf-16be" | null {
 }
 
 /** Control characters that no text has: all but tabs, line and page breaks, and what terminals write. */
-const control = /(?![\t\n\v\f\r\u001B\u0080-\u009F])\p{Cc}/u;
+const control = /(?![\t\n\v\f\r\u0080-\u009F])\p{Cc}/u;
 
 function decodeAs(encoding: string, bytes: Uint8Array): string | null {
   try {
     const text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
-    return control.test(text) ? null : text;
+    return control.test(text.replaceAll("\u001B", "")) ? null : text;
   } catch {
     return null;
   }
