@@ -92,7 +92,7 @@ const nothingToRead = "There was nothing in that message that I can read.";
 
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
-  const hasMore = body.attachments.length > 0 || body.isViewOnce || isTold(body.described);
+  const hasMore = body.attachments.length > 0 || body.isViewOnce;
   if (text === "" && !hasMore && !isTold(body.quote?.text) && !isTold(body.quote?.described))
     return withdrawn(replaces) ?? { kind: "hint", text: nothingToRead };
   const command = parseCommand(text);

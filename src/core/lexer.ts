@@ -106,8 +106,9 @@ function emphasisAt(lexer: object, source: string, masked: string): Emphasis | u
 /** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
 const dollars =
   /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
+/** Words in such brackets are words: `\[optional\]` shows its brackets. */
 const math = new RegExp(
-  String.raw`^(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
+  String.raw`^(?!\\[([][A-Za-z][A-Za-z -]{3,}\\[)\]])(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
 );
 /** What must follow: without it the search would be in vain from each beginning on. */
 const ends: ReadonlyMap<string, string> = new Map([

@@ -69,8 +69,6 @@ export type TextContent = {
   /** Disappearing-messages timer of the chat in seconds, 0 = off. */
   readonly expiresInSeconds: number;
   readonly isViewOnce: boolean;
-  /** What it is besides text and files, in words: "a sticker (🎉)". */
-  readonly described?: string | null;
 };
 
 export type Content =

@@ -20,7 +20,7 @@ type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
 export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
   const folder = await openFolder(project.folder, deps.home);
-  if ("refusal" in folder) return { verdict: "never", reason: `The project cannot be used now: ${folder.refusal}` };
+  if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
   const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
   return planCall(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
 }

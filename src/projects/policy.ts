@@ -46,9 +46,8 @@ export function pathKind(path: string): PathKind {
   if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
   const parts = path.split(/[/\\]/u).map(fold);
   if (parts.some((part) => secretParts.some((pattern) => pattern.test(part)))) return "secret";
-  // Its logs and heads may have addresses with a password in them.
-  const isInGit = parts.includes(".git");
-  if (isInGit && parts.some((part) => /^(config|credential|fetch_head$|logs$)/u.test(part))) return "secret";
+  // Git's logs and heads may have addresses with a password in them.
+  if (/(^|\/)\.git\/(.*\/)?(config|credential|fetch_head$|logs(\/|$))/u.test(parts.join("/"))) return "secret";
   return parts.some((part) => guardedParts.test(part)) ? "guarded" : "ordinary";
 }
 

@@ -35,7 +35,6 @@ export type Plan =
   | { readonly verdict: "never"; readonly reason: string }
   | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
 
-/** With what is said about it, within the 50 KB of an answer. */
 const resultBytesMax = 49_000;
 const searchMs = 60_000;
 const globLengthMax = 200;

@@ -157,6 +157,7 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "\\( a_1 * b_2 * c \\), $$x_1*y_1*z$$, $\\{a_1, b_1\\}$ and\n\n\\[\nx_1\n- y_1\n= z\n\\]\n\nso",
     "BOLD:so",
   ],
+  "words in escaped brackets are words": ["\\[Optional\\] a \\(not it\\) \\(n\\)", "[Optional] a (not it) \\(n\\)"],
   "prices are none": ["$5 and *$10* and $15", "$5 and $10 and $15", "ITALIC:$10"],
   "notes as a word": [
     "> [!NOTE]\n> *Text*\n\n> [!warning]- Careful now\n> more",
