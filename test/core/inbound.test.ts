@@ -145,11 +145,7 @@ describe("what an allowed message is", () => {
     ["/approve", text("/approve"), "yes by command to null"],
     ["/deny", text("/DENY"), "no by command to null"],
     ["/approve quoting a message of ours", { ...quoting(5), text: "/approve" }, "yes by command to 5"],
-    [
-      "a prompt edited to a yes",
-      { kind: "edit", targetSentAt: 7, body: text("yes") } as Content,
-      "yes by text to null",
-    ],
+    ["a prompt edited to a yes", { kind: "edit", targetSentAt: 7, body: text("yes") }, "yes by text to null"],
   ] as const)("%s", (_, content, expected) => {
     const verdict = ask(envelope(content), byAci);
     if (verdict.kind !== "answer") return expect(verdict.kind).toBe(expected as typeof verdict.kind);

@@ -136,7 +136,7 @@ export async function createChatRig(more: Partial<Surroundings> = {}): Promise<C
       store = await open();
       chats = createChats(store, world);
       store.outbox.recover();
-      chats.resume();
+      chats.tellAll("started");
     },
     close() {
       store.close();
