@@ -9,7 +9,9 @@ import { buildRequest } from "./request.ts";
 
 /** The request of a post: as it is stored, or built now and stored, so that what goes out again is what went out before. */
 export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal): Promise<Request> {
-  if (post.request !== null) return post.request;
+  // What an older version asked was kept without its files.
+  if (post.request !== null && (post.request.kind !== "prompt" || Array.isArray(post.request.files)))
+    return post.request;
   const { store } = bridge;
   const row = store.inbox.get(Number(post.subject));
   const account = bridge.account();

@@ -180,7 +180,7 @@ export const migrations: readonly string[] = [
 
   INSERT INTO posts (session_id, kind, subject, request, state, posted_at, event_id, tries, created_at)
     SELECT session_id, 'prompt', CAST(id AS TEXT),
-      iif(asked_text IS NULL, NULL, json_object('kind', 'prompt', 'text', asked_text, 'files', json_array())),
+      iif(asked_text IS NULL, NULL, json_object('kind', 'prompt', 'text', asked_text)),
       CASE WHEN state = 'done' THEN 'done' WHEN event_id IS NULL THEN 'posting' WHEN state = 'waiting' THEN 'waiting' ELSE 'posted' END,
       asked_at, event_id, tries, received_at
     FROM inbox WHERE kind = 'prompt' AND session_id IS NOT NULL AND (event_id IS NOT NULL OR (asked_at IS NOT NULL AND state <> 'done'));
@@ -203,7 +203,9 @@ export const migrations: readonly string[] = [
     CHECK ((state = 'done') = (done_at IS NOT NULL))
   ) STRICT;
   INSERT INTO inbox_next (id, key, chat_key, kind, envelope, versions, state, outcome, told, received_at, done_at)
-    SELECT id, key || '|' || chat_key, chat_key, kind, envelope, json_array(envelope ->> '$.sentAt'),
+    SELECT id, key || '|' || chat_key, chat_key, iif(kind = 'approval', 'answer', kind), envelope,
+      iif(envelope ->> '$.content.kind' = 'edit', json_array(envelope ->> '$.sentAt', envelope ->> '$.content.targetSentAt'),
+        json_array(envelope ->> '$.sentAt')),
       iif(state <> 'done' AND kind = 'prompt', 'open', 'done'),
       iif(state <> 'done' AND kind = 'prompt', NULL, coalesce(outcome, 'cancelled')), told, received_at,
       iif(state <> 'done' AND kind = 'prompt', NULL, coalesce(done_at, received_at))
@@ -235,15 +237,26 @@ export const migrations: readonly string[] = [
   ) STRICT;
   INSERT INTO outbox_next (id, why, subject, part, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at,
     fault, created_at, done_at)
-    SELECT id, CASE substr(key, 1, instr(key, ':') - 1) WHEN 'status' THEN 'mark' WHEN 'control' THEN 'command' WHEN 'welcomed' THEN 'welcome'
-        ELSE substr(key, 1, instr(key, ':') - 1) END,
-      CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
-        THEN substr(key, instr(key, ':') + 1, length(rtrim(key, replace(key, ':', ''))) - instr(key, ':') - 1)
-        ELSE substr(key, instr(key, ':') + 1) END,
-      CASE WHEN key GLOB 'reply:*' OR key GLOB 'draft:*:*'
-        THEN CAST(substr(key, length(rtrim(key, replace(key, ':', ''))) + 1) AS INTEGER) ELSE 0 END,
-      chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, sending_at, fault, created_at, done_at
-    FROM outbox;
+    WITH whole AS (SELECT id, iif(key GLOB '*:files', 1000, 0) AS files, iif(key GLOB '*:files', substr(key, 1, length(key) - 6), key) AS key FROM outbox),
+      -- The last colon of a key begins its part, where it has one.
+      named AS (SELECT id, files, key, substr(key, 1, instr(key, ':') - 1) AS why, substr(key, instr(key, ':') + 1) AS subject,
+        substr(key, instr(key, ':') + 1, length(rtrim(key, replace(key, ':', ''))) - instr(key, ':') - 1) AS head,
+        substr(key, length(rtrim(key, replace(key, ':', ''))) + 1) AS tail FROM whole),
+      marked AS MATERIALIZED (SELECT chat_key || '|' || coalesce(envelope ->> '$.source.aci', envelope ->> '$.source.number', '') || '|'
+        || (envelope ->> '$.sentAt') AS name, CAST(min(id) AS TEXT) AS subject FROM inbox GROUP BY 1)
+    SELECT id, CASE named.why WHEN 'status' THEN 'mark' WHEN 'control' THEN 'command' WHEN 'welcomed' THEN 'welcome' ELSE named.why END,
+      CASE WHEN named.why = 'status' THEN coalesce(marked.subject, named.head)
+        WHEN named.why = 'reply' OR named.key GLOB 'draft:*:*' THEN named.head
+        WHEN named.why = 'digest' THEN named.tail
+        WHEN named.why = 'below' THEN coalesce((SELECT substr(key, 7) FROM outbox AS draft WHERE draft.id = CAST(named.subject AS INTEGER)
+          AND draft.key GLOB 'draft:*'), 'draft ' || named.subject)
+        ELSE named.subject END,
+      files + CASE WHEN named.why = 'status'
+          THEN CASE tail WHEN 'taken' THEN 0 WHEN 'waiting' THEN 1 WHEN 'done' THEN 2 WHEN 'failed' THEN 3 ELSE 4 END
+        WHEN named.why = 'reply' OR named.key GLOB 'draft:*:*' THEN CAST(tail AS INTEGER) ELSE 0 END,
+      chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp,
+      iif(state = 'sent', coalesce(sending_at, done_at), sending_at), fault, created_at, done_at
+    FROM outbox JOIN named USING (id) LEFT JOIN marked ON named.why = 'status' AND marked.name = named.head;
   DROP TABLE outbox;
   ALTER TABLE outbox_next RENAME TO outbox;
   CREATE INDEX outbox_open ON outbox (chat_key, id) WHERE done_at IS NULL;

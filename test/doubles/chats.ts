@@ -58,8 +58,13 @@ export type ChatRig = {
   close(): void;
 };
 
-export async function createChatRig(more: Partial<Surroundings> = {}): Promise<ChatRig> {
+/** @param prepare puts a database there before it is opened */
+export async function createChatRig(
+  more: Partial<Surroundings> = {},
+  prepare?: (file: string) => Promise<void>,
+): Promise<ChatRig> {
   const home = mkdtempSync(join(tmpdir(), "signalman-chat-"));
+  await prepare?.(join(home, "signalman.db"));
   const open = async (): Promise<Store> => {
     const store = await openStore(home, { isExclusive: false });
     store.db.exec("PRAGMA synchronous = OFF");

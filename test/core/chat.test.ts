@@ -1,0 +1,716 @@
+/**
+ * The chat as a specification: given how it stands, when a fact comes, then these changes. What the words mean: `core/changes.ts`.
+ * The same decisions over a real database, in any order: `chat-model.test.ts`.
+ */
+import { describe, expect, test } from "bun:test";
+import { checkChat, decide } from "../../src/core/chat.ts";
+import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
+import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
+import { promptBounds } from "../../src/core/backoff.ts";
+import { classify } from "../../src/core/inbound.ts";
+import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
+import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
+import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
+
+const at = 1_786_953_600_000;
+const session: Session = {
+  id: "s",
+  chatKey: "self",
+  chat: self,
+  backend: "scripted",
+  remoteId: "remote",
+  state: "active",
+  context: {},
+  stamps: {},
+  cursor: at,
+  remoteUpdatedAt: null,
+  isStale: false,
+  createdAt: at,
+  usedAt: at,
+  syncedAt: at,
+};
+
+// --- given
+
+type Standing = "nothing" | "queued" | "posting" | "posted" | "waiting";
+
+const prompt = (id: number, post: Post["state"] | null, more: Partial<Prompt> = {}): Prompt => ({
+  id,
+  envelope: noteOf(`question ${id}`, at + id),
+  versions: [at + id],
+  told: null,
+  receivedAt: at + id,
+  post: post === null ? null : { sessionId: "s", state: post, tries: {} },
+  ...more,
+});
+
+const use = (id: string): Ask["use"] => ({
+  id,
+  at,
+  type: "tool_use",
+  name: "bash",
+  input: { command: `make ${id}` },
+  isAsk: true,
+  isLocal: false,
+});
+/** On the phones for a minute. */
+const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
+  use: use(id),
+  shown: [{ sentAt, at: at - 60_000 }],
+  isSaid: true,
+  ...more,
+});
+
+const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
+  chat: self,
+  account: owner,
+  granted: [],
+  now: at + 1_000,
+  jitter: 0.5,
+  isAskedAnew: false,
+  session,
+  head: prompts.slice(0, 2),
+  prompts: () => prompts,
+  turn: null,
+  asks: [],
+  lastError: null,
+  hasReply: () => true,
+  isWelcome: () => true,
+  announcedUpTo: () => 0,
+  endedText: () => null,
+  look: {
+    conversations: () => [{ session, name: "this" }],
+    usage: () => null,
+    models: () => [],
+    defaultModel: "claude-test",
+    defaultEffort: "medium",
+    isModelFixed: true,
+    situation: () => "fine",
+    lastPrompt: () => null,
+    transcript: () => "",
+  },
+  ...more,
+});
+
+const log = (...events: SessionEvent[]): Progress => trackAll(progressOf("p"), events);
+const processed: SessionEvent = { id: "p", at, type: "prompt", text: "question" };
+const idle = (stop: StopReason): SessionEvent => ({ id: "i", at: at + 2, type: "idle", stop });
+const running = log(processed);
+
+const standings: { readonly [S in Standing]: View } = {
+  nothing: viewOf([]),
+  queued: viewOf([prompt(1, "queued"), prompt(2, null)]),
+  posting: viewOf([prompt(1, "posting"), prompt(2, null)]),
+  posted: viewOf([prompt(1, "posted"), prompt(2, null)], { turn: running }),
+  waiting: viewOf([prompt(1, "waiting"), prompt(2, null)], {
+    turn: log(processed, idle({ kind: "requires_action", eventIds: ["a"] })),
+    asks: [ask("a", 50)],
+  }),
+};
+const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), ask("b", 51)] };
+const unsaid = ask("a", 50, { isSaid: false, shown: [] });
+
+// --- when
+
+const received = (content: Content | string, id = 9, more: Partial<Envelope> = {}): Fact => {
+  const envelope = noteOf(content, at + id, more);
+  const verdict = classify(envelope, { account: owner, allow: [{ kind: "self" }], isGroupAlways: true });
+  return { type: "received", id, envelope, verdict };
+};
+const edited = (targetSentAt: number, text: string): Fact =>
+  received({ kind: "edit", targetSentAt, body: textContent(text) });
+const deleted = (targetSentAt: number): Fact => received({ kind: "delete", targetSentAt }, 0);
+const thumb = (targetSentAt: number, emoji = "👍"): Fact =>
+  received({ kind: "reaction", emoji, targetAuthor: owner, targetSentAt, isRemove: false });
+const quoting = (sentAt: number, text = "yes"): Fact =>
+  received(textContent(text, { quote: { sentAt, author: owner, text: "?" } }));
+const logged = (...events: SessionEvent[]): Fact => ({ type: "logged", session, events });
+const failed = (code: ErrorCode, more: Partial<Extract<Fact, { type: "failed" }>> = {}): Fact => ({
+  type: "failed",
+  id: 1,
+  fault: toFault(new BridgeError(code, "it failed")),
+  hasSpoken: false,
+  isLost: false,
+  ...more,
+});
+const gone: Fact = { type: "gone", session, isElsewhere: false };
+const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "answer" };
+
+// --- then
+
+const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do }>) => string } = {
+  say: ({ why, subject }) => `say ${why} ${subject}`,
+  mark: ({ id, stage }) => `mark ${id} ${stage}`,
+  open: ({ id }) => `open ${id}`,
+  finish: ({ id, outcome }) => `finish ${id} ${outcome}`,
+  tell: ({ id, code }) => `tell ${id} ${code}`,
+  ask: ({ id }) => `ask ${id}`,
+  again: ({ id, isLost }) => `again ${id} ${isLost ? "anew" : "going on"}`,
+  wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
+  confirm: ({ use, isAllowed }) => `${isAllowed ? "yes" : "no"} to ${use.id}`,
+  grant: ({ tools }) => `grant ${tools.join(" ")}`,
+  interrupt: ({ id }) => `interrupt ${id}`,
+  endSession: ({ id }) => `end ${id}`,
+  resumeSession: ({ id }) => `resume ${id}`,
+  set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
+  forget: ({ id }) => `forget ${id}`,
+  announced: ({ id }) => `announced ${id}`,
+  welcome: () => "welcome",
+};
+const decided = (view: View, fact: Fact): string[] =>
+  decide(view, fact).map((change) => (lines[change.do] as (change: Change) => string)(change));
+const textsOf = (view: View, fact: Fact): string[] =>
+  decide(view, fact).flatMap((change) =>
+    change.do === "say" && change.body.kind !== "reaction" ? change.body.text : [],
+  );
+const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
+  decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
+
+/** Total by type: a fact, or a standing, that is added without a line here does not compile. */
+const table: { readonly [Type in Fact["type"]]: readonly [when: string, Fact, Record<Standing, readonly string[]>] } = {
+  received: [
+    "another message comes",
+    received("what else?"),
+    {
+      nothing: ["open 9", "mark 9 taken", "ask 9"],
+      queued: ["open 9", "mark 9 taken"],
+      posting: ["open 9", "mark 9 taken"],
+      posted: ["open 9", "mark 9 taken"],
+      waiting: ["open 9", "mark 9 taken", "say note 9"],
+    },
+  ],
+  logged: [
+    "Claude says something, and goes on",
+    logged(reply),
+    {
+      nothing: ["say reply s:r"],
+      queued: ["say reply s:r"],
+      posting: ["say reply s:r"],
+      posted: ["say reply s:r"],
+      waiting: ["say reply s:r"],
+    },
+  ],
+  failed: [
+    "a request fails for the first time, and that may pass",
+    failed("claude_overloaded"),
+    {
+      nothing: [],
+      queued: ["again 1 going on"],
+      posting: ["again 1 going on"],
+      posted: ["again 1 going on"],
+      waiting: ["again 1 going on"],
+    },
+  ],
+  gone: [
+    "the session is gone at Claude",
+    gone,
+    {
+      nothing: ["end s", "say gone s"],
+      queued: ["end s", "again 1 anew", "say gone s"],
+      posting: ["end s", "again 1 anew", "say gone s"],
+      posted: ["end s", "again 1 anew", "say gone s"],
+      waiting: ["end s", "again 1 anew", "say gone s"],
+    },
+  ],
+  back: ["the line is back soon", { type: "back" }, { nothing: [], queued: [], posting: [], posted: [], waiting: [] }],
+  started: [
+    "the program starts",
+    { type: "started" },
+    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
+  ],
+  expired: [
+    "the question was not answered in time",
+    { type: "expired", askIds: ["a"], isLast: true },
+    {
+      nothing: [],
+      queued: [],
+      posting: [],
+      posted: [],
+      waiting: ["say expired s:a", "no to a", "go on 1"],
+    },
+  ],
+};
+
+describe.each(Object.values(table))("when %s", (_, fact, row) => {
+  test.each(Object.entries(row) as [Standing, readonly string[]][])("given %s", (standing, then) => {
+    expect(decided(standings[standing], fact)).toEqual([...then]);
+  });
+});
+
+/** Where the turn of the prompt under way stands when entries come: everything that can become of it. */
+const ends: { readonly [Kind in StopReason["kind"] | "nothing was said" | "flushed"]: readonly string[] } = {
+  end_turn: ["finish 1 answered", "mark 1 done", "ask 2"],
+  "nothing was said": ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
+  max_tokens: ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
+  cut: ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
+  other: ["finish 1 answered", "mark 1 done", "ask 2"],
+  refusal: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
+  context_exceeded: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
+  budget_reached: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
+  requires_action: [],
+  retries_exhausted: ["again 1 anew"],
+  flushed: ["again 1 anew"],
+};
+
+describe("when a turn stops", () => {
+  const stops: { readonly [Kind in keyof typeof ends]: StopReason } = {
+    end_turn: { kind: "end_turn" },
+    "nothing was said": { kind: "end_turn" },
+    max_tokens: { kind: "max_tokens" },
+    cut: { kind: "cut" },
+    other: { kind: "other", name: "something" },
+    refusal: { kind: "refusal", category: null },
+    context_exceeded: { kind: "context_exceeded" },
+    budget_reached: { kind: "budget_reached" },
+    requires_action: { kind: "requires_action", eventIds: ["local"] },
+    retries_exhausted: { kind: "retries_exhausted" },
+    flushed: { kind: "retries_exhausted" },
+  };
+  test.each(Object.entries(ends) as [keyof typeof ends, readonly string[]][])("%s", (kind, then) => {
+    const stop = idle(stops[kind]);
+    const queued: SessionEvent = { ...processed, at: null };
+    const view = viewOf([prompt(1, "posted"), prompt(2, null)], {
+      turn: kind === "flushed" ? log(queued, stop) : log(processed, stop),
+      hasReply: () => kind !== "nothing was said",
+    });
+    expect(decided(view, logged(stop))).toEqual([...then]);
+  });
+  test("a word of another session ends nothing", () => {
+    const stop = idle({ kind: "end_turn" });
+    const view = viewOf([prompt(1, "posted")], { turn: log(processed, stop) });
+    expect(decided(view, { type: "logged", session: { ...session, id: "other" }, events: [stop] })).toEqual([]);
+  });
+  test("who is answered for the first time is welcomed, after the answer", () => {
+    const stop = idle({ kind: "end_turn" });
+    const view = viewOf([prompt(1, "posted")], { turn: log(processed, stop), isWelcome: () => false });
+    expect(decided(view, logged(reply, stop))).toEqual([
+      "say reply s:r",
+      "finish 1 answered",
+      "mark 1 done",
+      "welcome",
+    ]);
+  });
+  test("where it was given up over and over, its person hears of it, and it is not tried again", () => {
+    const tries = { died: promptBounds.died.triesMax - 1 };
+    const stop = idle({ kind: "retries_exhausted" });
+    const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } }), prompt(2, null)], {
+      turn: log(processed, stop),
+      lastError: { code: "unknown_error", isTerminal: false },
+    });
+    expect(decided(view, logged(stop))).toEqual([
+      "say told 1",
+      "tell 1 claude_failed",
+      "mark 1 failed",
+      "finish 1 failed",
+      "ask 2",
+    ]);
+  });
+});
+
+describe("when entries of a log are new", () => {
+  test("a reply takes the place of its prompt's preview, in as many messages as it needs", () => {
+    const long: SessionEvent = { ...reply, type: "reply", text: "word ".repeat(2_000) };
+    const said = decide(standings.posted, logged(long)).filter((change) => change.do === "say");
+    expect(said.length).toBeGreaterThan(1);
+    expect(said.map(({ part }) => part)).toEqual(said.map((_, part) => part));
+    expect(said.every(({ draftOf, subject }) => draftOf === 1 && subject === "s:r")).toBe(true);
+    expect(changeOf(standings.queued, logged(reply), "say")?.draftOf).toBeNull();
+  });
+  test("use of tools is shown to who wants to see it, and what is only asked for is not use", () => {
+    const verbose = { ...session, context: { verbose: true } };
+    const events = [{ ...use("t"), isAsk: false }, use("a")];
+    expect(decided(standings.posted, { type: "logged", session: verbose, events })).toEqual(["say tool s:t"]);
+    expect(decided(standings.posted, { type: "logged", session, events })).toEqual([]);
+  });
+  test("a question is said once, and its prompt waits", () => {
+    const stop = idle({ kind: "requires_action", eventIds: ["a"] });
+    const view = { ...standings.posted, turn: log(processed, stop), asks: [unsaid] };
+    expect(decided(view, logged(stop))).toEqual(["say ask s:a", "wait 1", "mark 1 waiting"]);
+    expect(decided({ ...standings.waiting, asks: [ask("a", 50)] }, logged(stop))).toEqual([]);
+  });
+  test("of many questions five are said, and the next as they are answered", () => {
+    const asks = Array.from({ length: 7 }, (_, n) => ask(`q${n}`, n, { isSaid: n < 2 }));
+    const stop = idle({ kind: "requires_action", eventIds: asks.map(({ use: { id } }) => id) });
+    expect(decided({ ...standings.waiting, asks }, logged(stop))).toEqual([
+      "say ask s:q2",
+      "say ask s:q3",
+      "say ask s:q4",
+    ]);
+  });
+  test("a question that another device answered is not waited for any more", () => {
+    const yes: SessionEvent = { id: "y", at, type: "confirmation", toolUseId: "a", isAllowed: true };
+    expect(decided({ ...standings.waiting, turn: running, asks: [] }, logged(yes))).toEqual(["go on 1"]);
+  });
+  test("the end of the session there is the end of the conversation here", () => {
+    const over: SessionEvent = { id: "x", at: at + 3, type: "terminated" };
+    expect(decided(standings.posted, logged(over))).toEqual(["end s", "again 1 anew", "say gone s"]);
+    const ended: Session = { ...session, state: "ended" };
+    expect(decided(viewOf([], { session: null }), { type: "logged", session: ended, events: [over] })).toEqual([]);
+  });
+});
+
+describe("when a person takes something back", () => {
+  const shown = (standing: Standing): string[] => decided(standings[standing], deleted(at + 1));
+  test("what never went out is over without a word to Claude", () =>
+    expect(shown("queued")).toEqual(["finish 1 cancelled", "ask 2"]));
+  test("what is out is stopped there", () => {
+    expect(shown("posting")).toEqual(["interrupt 1", "finish 1 cancelled", "ask 2"]);
+    expect(shown("posted")).toEqual(["interrupt 1", "finish 1 cancelled", "ask 2"]);
+  });
+  test("what waits for an answer is answered with no first", () =>
+    expect(shown("waiting")).toEqual(["no to a", "interrupt 1", "finish 1 cancelled", "ask 2"]));
+  test("what waits behind goes without a stop of what is under way", () =>
+    expect(decided(standings.posted, deleted(at + 2))).toEqual(["finish 2 cancelled"]));
+  test("what is not known, or is over, changes nothing", () =>
+    expect(decided(standings.posted, deleted(at + 77))).toEqual([]));
+  test("another person's deletion of the same millisecond takes nothing back", () => {
+    const other = { aci: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: null };
+    const fact = received({ kind: "delete", targetSentAt: at + 1 }, 0, { source: other });
+    expect(decided(standings.posted, fact)).toEqual([]);
+  });
+});
+
+describe("when a person edits a message", () => {
+  test("the new version takes its place, behind the others", () => {
+    expect(decided(standings.queued, edited(at + 1, "better"))).toEqual([
+      "finish 1 cancelled",
+      "open 9",
+      "mark 9 taken",
+      "ask 2",
+    ]);
+    expect(decided(viewOf([prompt(1, "posted")]), edited(at + 1, "better"))).toEqual([
+      "interrupt 1",
+      "finish 1 cancelled",
+      "open 9",
+      "mark 9 taken",
+      "ask 9",
+    ]);
+  });
+  test("its versions all name it", () => {
+    const view = viewOf([prompt(1, "posted", { versions: [at + 1, at - 5] })]);
+    expect(changeOf(view, edited(at - 5, "better"), "open")?.versions).toEqual([at + 9, at - 5, at + 1, at - 5]);
+  });
+  test("the same words again change nothing: a link's preview came later", () => {
+    expect(decided(standings.posted, edited(at + 1, " question 1 "))).toEqual([]);
+    expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "old"))).toEqual([]);
+    expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "new"))).toEqual([
+      "open 9",
+      "mark 9 taken",
+      "ask 9",
+    ]);
+  });
+  test("to a yes: the question is answered, and the message is over", () =>
+    expect(decided(standings.waiting, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled", "yes to a", "go on 1"]));
+});
+
+describe("when a person answers", () => {
+  test.each([
+    ["a plain yes", standings.waiting, received("yes"), ["yes to a", "go on 1"]],
+    ["a plain no", standings.waiting, received("no"), ["no to a", "go on 1"]],
+    ["a thumb on the question", standings.waiting, thumb(50), ["yes to a", "go on 1"]],
+    ["a thumb down on one of two", withTwoAsks, thumb(51, "👎"), ["no to b"]],
+    ["a yes quoting one of two", withTwoAsks, quoting(50), ["yes to a"]],
+    ["a plain yes where two are open: which?", withTwoAsks, received("yes"), ["say note 9"]],
+    ["a thumb on another message of ours", standings.waiting, thumb(4), []],
+    [
+      "a yes quoting another message of ours is a prompt",
+      standings.waiting,
+      quoting(4),
+      ["open 9", "mark 9 taken", "say note 9"],
+    ],
+    ["a yes with nothing open is a prompt", standings.posted, received("yes"), ["open 9", "mark 9 taken"]],
+    ["a yes with nothing at all is asked", standings.nothing, received("yes"), ["open 9", "mark 9 taken", "ask 9"]],
+    ["/approve with nothing open says so", standings.posted, received("/approve"), ["say command 9"]],
+    ["/approve", standings.waiting, received("/approve"), ["yes to a", "go on 1"]],
+    ["/deny quoting another message", standings.waiting, quoting(4, "/deny"), ["say command 9"]],
+  ] as const)("%s", (_, view, fact, then) => expect(decided(view, fact)).toEqual([...then]));
+
+  const shownAt = (since: number | null, sentAt: number | null = 50) => ({
+    ...standings.waiting,
+    asks: [ask("a", 50, { shown: [{ sentAt, at: since }] })],
+  });
+  test.each([
+    ["written before the phones had the question", shownAt(at + 10), received("yes"), "prompt"],
+    ["that the server had before", shownAt(at + 5), received("yes", 9, { serverAt: at + 4 }), "prompt"],
+    ["while the question waits to be sent", shownAt(null), received("yes"), "prompt"],
+    ["by a thumb while its sending is not confirmed", shownAt(null), thumb(50), "answer"],
+    ["where Signal's name of the question is not known", shownAt(at - 1, null), received("yes"), "answer"],
+    [
+      "to the one of two that was sent",
+      { ...standings.waiting, asks: [ask("a", 50), ask("b", 51, { shown: [{ sentAt: 51, at: null }] })] },
+      received("yes"),
+      "answer",
+    ],
+    [
+      "to a reminder",
+      {
+        ...standings.waiting,
+        asks: [
+          ask("a", 50, {
+            shown: [
+              { sentAt: 50, at: null },
+              { sentAt: 60, at: at - 5 },
+            ],
+          }),
+        ],
+      },
+      quoting(60),
+      "answer",
+    ],
+  ] as const)("a yes %s", (_, view, fact, expected) => {
+    const changes = decided(view, fact);
+    expect(changes.includes("yes to a") ? "answer" : "prompt").toBe(expected);
+    expect(changes.includes("open 9")).toBe(expected === "prompt");
+  });
+  test("Claude hears why it was no", () => {
+    expect(changeOf(standings.waiting, received("no"), "confirm")?.reason).toBe("The person said no.");
+    expect(changeOf(standings.waiting, received("yes"), "confirm")?.reason).toBeNull();
+  });
+  test("only what is short enough to be meant as an answer is told that Claude waits", () => {
+    expect(textsOf(standings.waiting, received("sure, go ahead"))).toEqual([expect.stringContaining("yes or no")]);
+    expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
+  });
+});
+
+describe("when a question waits long", () => {
+  const half: Fact = { type: "expired", askIds: ["a"], isLast: false };
+  test("after half of its time its person is reminded", () =>
+    expect(decided(standings.waiting, half)).toEqual(["say reminder s:a"]));
+  test("what was answered meanwhile does not expire", () => {
+    expect(decided(standings.posted, half)).toEqual([]);
+    expect(decided(standings.posted, { ...half, isLast: true })).toEqual([]);
+  });
+  test("several at once are one sentence", () => {
+    const fact: Fact = { type: "expired", askIds: ["a", "b"], isLast: true };
+    expect(decided(withTwoAsks, fact)).toEqual(["say expired s:a", "no to a", "no to b", "go on 1"]);
+  });
+  test("one of two: Claude goes on waiting for the other", () =>
+    expect(decided(withTwoAsks, { type: "expired", askIds: ["a"], isLast: true })).toEqual([
+      "say expired s:a",
+      "no to a",
+    ]));
+});
+
+describe("when a command comes", () => {
+  test.each([
+    [
+      "/stop ends what is under way",
+      standings.posted,
+      "/stop",
+      ["interrupt 1", "finish 1 cancelled", "mark 1 cleared", "say command 9", "ask 2"],
+    ],
+    [
+      "/stop where a question waits",
+      standings.waiting,
+      "/stop",
+      ["no to a", "interrupt 1", "finish 1 cancelled", "mark 1 cleared", "say command 9", "ask 2"],
+    ],
+    ["/stop with nothing to stop", standings.nothing, "/stop", ["say command 9"]],
+    [
+      "/skip drops all",
+      standings.posted,
+      "/skip",
+      ["interrupt 1", "finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared", "say command 9"],
+    ],
+    [
+      "/new ends the conversation",
+      standings.posted,
+      "/new",
+      [
+        "interrupt 1",
+        "finish 1 cancelled",
+        "mark 1 cleared",
+        "finish 2 cancelled",
+        "mark 2 cleared",
+        "end s",
+        "say command 9",
+      ],
+    ],
+    [
+      "/new with words asks them in a fresh one",
+      standings.nothing,
+      "/new what is new?",
+      ["end s", "open 9", "mark 9 taken", "say command 9", "ask 9"],
+    ],
+    ["/forget", standings.nothing, "/forget", ["forget s", "say command 9"]],
+    ["/verbose on", standings.posted, "/verbose on", ["set verbose true", "say command 9"]],
+    ["one that waits behind nothing: it changes no turn", standings.posted, "/status", ["say command 9"]],
+    ["an unknown one", standings.posted, "/statsu", ["say command 9"]],
+  ] as const)("%s", (_, view, words, then) => {
+    const changes = decided(view, received(words));
+    expect(changes.toSorted()).toEqual([...then].toSorted());
+  });
+  test("/stop of a question that was asked elsewhere says no to it", () => {
+    const view = viewOf([], { asks: [ask("a", 50)] });
+    expect(decided(view, received("/stop"))).toEqual(["no to a", "say command 9"]);
+  });
+});
+
+describe("when a request fails", () => {
+  const tried = (tries: Post["tries"], more: Partial<View> = {}, told: string | null = null): View =>
+    viewOf([prompt(1, "posting", { told, post: { sessionId: "s", state: "posting", tries } })], more);
+
+  test("what passes within seconds is not told, what lasts is told once", () => {
+    expect(decided(tried({}), failed("claude_overloaded"))).toEqual(["again 1 going on"]);
+    expect(decided(tried({ outage: 2 }), failed("claude_overloaded"))).toEqual([
+      "say told 1",
+      "tell 1 claude_overloaded",
+      "mark 1 waiting",
+      "again 1 going on",
+    ]);
+    expect(decided(tried({ outage: 3 }, {}, "claude_overloaded"), failed("claude_overloaded"))).toEqual([
+      "again 1 going on",
+    ]);
+  });
+  test("what a person must mend is told at once", () =>
+    expect(decided(tried({}), failed("claude_key"))).toContain("say told 1"));
+  test("what will never be taken ends at once", () =>
+    expect(decided(tried({}), failed("claude_request"))).toEqual([
+      "say told 1",
+      "tell 1 claude_request",
+      "mark 1 failed",
+      "finish 1 failed",
+    ]));
+  test("who was told that an answer comes hears that none does", () =>
+    expect(decided(tried({ outage: 5 }, {}, "claude_overloaded"), failed("claude_request"))).toContain("say failed 1"));
+  test("the fault of a prompt that is over, or is not the oldest, changes nothing", () => {
+    expect(decided(viewOf([prompt(2, "posting")]), failed("claude_overloaded"))).toEqual([]);
+  });
+  test("a wish of the server to wait is kept to", () => {
+    const fault = toFault(new BridgeError("claude_rate_limited", "slow down", { retryAfterMs: 90_000 }));
+    expect(changeOf(tried({}), { ...failed("claude_rate_limited"), fault } as Fact, "again")?.waitMs).toBe(90_000);
+  });
+  test("of a session that died of it, its person hears, and the next message starts a fresh one", () => {
+    const view = tried({}, { lastError: { code: "fatal", isTerminal: true } });
+    expect(decided(view, gone)).toEqual([
+      "end s",
+      "say told 1",
+      "tell 1 claude_failed",
+      "mark 1 failed",
+      "finish 1 failed",
+    ]);
+  });
+});
+
+describe("after an absence", () => {
+  const many = [1, 2, 3, 4].map((id) => prompt(id, id === 1 ? "queued" : null));
+  test("much that waits is announced, once", () => {
+    expect(decided(viewOf(many), { type: "back" })).toEqual(["say digest 4", "announced 4"]);
+    expect(decided(viewOf(many, { announcedUpTo: () => 4 }), { type: "back" })).toEqual([]);
+  });
+  test("something old is, too; what is under way is not", () => {
+    const later = { now: at + 3 * 3_600_000 };
+    expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([expect.stringContaining("3 h")]);
+    expect(decided(viewOf([prompt(1, "posted")], later), { type: "back" })).toEqual([]);
+  });
+});
+
+// --- what holds after each decision
+
+test("one: at most one prompt is under way, and it is the oldest", () => {
+  for (const view of Object.values(standings)) checkChat(view);
+  const broken = (prompts: readonly Prompt[]) => () => checkChat(viewOf(prompts));
+  expect(broken([prompt(1, "posted"), prompt(2, "queued")])).toThrow("one: at most one");
+  expect(broken([prompt(1, null), prompt(2, "queued")])).toThrow("one: the prompt under way is the oldest");
+});
+
+test("asked: an open prompt is posted, or Claude waits for a person", () => {
+  expect(() => checkChat(viewOf([prompt(1, null)]))).toThrow("asked:");
+  expect(() => checkChat(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }))).not.toThrow();
+  // What an older version, or a crash, left lying goes on with the start.
+  expect(decided(viewOf([prompt(1, null), prompt(2, null)]), { type: "started" })).toEqual(["ask 1"]);
+  expect(decided(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }), { type: "started" })).toEqual([]);
+});
+
+/** Every fact of this page, in every standing. */
+const facts: readonly Fact[] = [
+  ...Object.values(table).map(([, fact]) => fact),
+  ...["yes", "no", "/stop", "/skip", "/new", "/new words", "/forget", "/resume 1", "/approve", "/retry"].map((words) =>
+    received(words),
+  ),
+  edited(at + 1, "better"),
+  edited(at + 2, "better"),
+  edited(at + 1, "yes"),
+  deleted(at + 1),
+  deleted(at + 2),
+  thumb(50),
+  logged(idle({ kind: "end_turn" })),
+  logged({ id: "x", at: at + 3, type: "terminated" }),
+  ...(["claude_request", "claude_key", "claude_overloaded", "claude_stream_lost", "claude_failed"] as const).map(
+    (code) => failed(code),
+  ),
+  { ...gone, isElsewhere: true },
+];
+const views: readonly View[] = [
+  ...Object.values(standings),
+  withTwoAsks,
+  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "end_turn" })) }),
+  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "retries_exhausted" })) }),
+  viewOf([prompt(1, "posted"), prompt(2, null)], { lastError: { code: "x", isTerminal: true } }),
+  viewOf([prompt(1, null)], { asks: [ask("a", 50)] }),
+  viewOf([], { session: null }),
+];
+const all = views.flatMap((view) => facts.map((fact) => [view, fact] as const));
+
+test("settled: a prompt ends once, and its end is said or shown, unless its message is gone", () => {
+  for (const [view, fact] of all) {
+    const changes = decided(view, fact);
+    const finished = changes.filter((line) => line.startsWith("finish"));
+    const ids = finished.map((line) => line.split(" ")[1]);
+    expect(new Set(ids).size).toBe(ids.length);
+    const isGone =
+      fact.type === "received" && (fact.envelope.content.kind === "delete" || fact.envelope.content.kind === "edit");
+    for (const id of ids) {
+      const isShown = changes.some((line) => line.startsWith(`mark ${id} `) || line.startsWith(`say end ${id}`));
+      expect([changes, isShown || isGone]).toEqual([changes, true]);
+    }
+  }
+});
+
+test("asked: whatever comes, one prompt at most is posted, and only where nothing is under way and nothing waits for a person", () => {
+  for (const [view, fact] of all) {
+    const changes = decide(view, fact);
+    const asked = changes.filter((change) => change.do === "ask");
+    const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
+    const isBusy = view.head.some(({ id, post }) => post !== null && !ended.has(id));
+    expect(asked.length).toBeLessThanOrEqual(isBusy ? 0 : 1);
+    const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
+    const left = [
+      ...view
+        .prompts()
+        .map(({ id }) => id)
+        .filter((id) => !ended.has(id)),
+      ...opened,
+    ];
+    const answered = changes.flatMap((change) => (change.do === "confirm" ? change.use.id : []));
+    const isOver = changes.some(
+      (change) => change.do === "endSession" || change.do === "forget" || change.do === "resumeSession",
+    );
+    const isWaiting = !isOver && view.asks.some((open) => !answered.includes(open.use.id));
+    if (!isBusy && !isWaiting) expect(asked.map(({ id }) => id)).toEqual(left.slice(0, 1));
+  }
+});
+
+test("named: within a decision no two messages have the same reason, subject and part", () => {
+  for (const [view, fact] of all) {
+    const said = decide(view, fact).flatMap((change) =>
+      change.do === "say" ? `${change.why} ${change.subject} ${change.part}` : [],
+    );
+    expect(new Set(said).size).toBe(said.length);
+  }
+});
+
+test("rule 3: a decision is a pure function of what it is told", () => {
+  const deepFreeze = (value: unknown): unknown => {
+    if (typeof value === "object" && value !== null && !(value instanceof Set)) {
+      Object.freeze(value);
+      Object.values(value).forEach(deepFreeze);
+    }
+    return value;
+  };
+  for (const [view, fact] of all) {
+    deepFreeze(view);
+    deepFreeze(fact);
+    expect(decide(view, fact)).toEqual(decide(view, fact));
+  }
+});

@@ -1,0 +1,173 @@
+/** A file that an older version wrote, with a row in every state, opens today: nothing is lost, and what was under way goes on. */
+import { afterEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Bridge } from "../../src/loops/bridge.ts";
+import { build } from "../../src/loops/post.ts";
+import type { Row } from "../../src/store/database.ts";
+import { openDatabase } from "../../src/store/database.ts";
+import { createChatRig, noteOf, owner, type ChatRig } from "../doubles/chats.ts";
+
+const own = owner.aci;
+const startedAt = 1_786_953_600_000;
+const bob = "direct:0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002";
+const bobChat = { kind: "direct", peer: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null } } as const;
+
+/** What each kind of key became: why, subject, part. */
+const names: Record<string, string> = {
+  [`status:self|${own}|${startedAt + 1_000}:taken`]: "mark 1 0",
+  [`status:self|${own}|${startedAt + 1_000}:done`]: "mark 1 2",
+  [`status:self|${own}|${startedAt + 2_000}:taken`]: "mark 2 0",
+  [`status:self|${own}|${startedAt + 3_000}:taken`]: "mark 3 0",
+  "reply:s-self:r1:0": "reply s-self:r1 0",
+  "reply:s-self:r1:1": "reply s-self:r1 1",
+  "reply:s-self:local:42:0": "reply s-self:local:42 0",
+  "reply:s-self:local:42:0:files": "reply s-self:local:42 1000",
+  [`welcomed:${own}`]: `welcome ${own} 0`,
+  "draft:2": "draft 2 0",
+  "draft:2:1": "draft 2 1",
+  "below:7": "below 2 0",
+  "control:4": "command 4 0",
+  "digest:self:3": "digest 3 0",
+  "told:5": "told 5 0",
+  "end:5": "end 5 0",
+  "end:5:files": "end 5 1000",
+  "ask:s-bob:ask5": "ask s-bob:ask5 0",
+  [`expired:6:${startedAt + 3_600_000}`]: `expired 6:${startedAt + 3_600_000} 0`,
+  "failed:9": "failed 9 0",
+  "stopped:10": "stopped 10 0",
+  "gone:s-group": "gone s-group 0",
+  "tool:s-self:u2": "tool s-self:u2 0",
+  "file:s-self:file_1": "file s-self:file_1 0",
+  "send:3f2c7a10-9d1e-4b5a-8c7b-9e1d2a3b4c5d": "send 3f2c7a10-9d1e-4b5a-8c7b-9e1d2a3b4c5d 0",
+};
+
+/** One pixel. */
+const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+describe.each([3, 7])("a database of version %d", (version) => {
+  let rig: ChatRig;
+  const before: Record<string, Row[]> = {};
+  const same =
+    "id, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, fault, created_at, done_at";
+  const tables: Record<string, string> = {
+    outbox: `SELECT ${same} FROM outbox ORDER BY id`,
+    events: "SELECT * FROM events ORDER BY seq",
+    sessions: "SELECT * FROM sessions ORDER BY id",
+    settings: "SELECT * FROM settings ORDER BY key",
+    files: "SELECT * FROM files",
+    inbox: "SELECT id, key, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
+  };
+  const keys = new Map<unknown, string>();
+  const open = async (): Promise<void> => {
+    rig = await createChatRig({ backend: "sessions" }, async (file) => {
+      const db = await openDatabase(file);
+      db.exec(readFileSync(join(import.meta.dir, `../fixtures/store/version-${version}.sql`), "utf8"));
+      for (const [table, sql] of Object.entries(tables)) before[table] = db.all(sql);
+      // A message's identity has its chat in it.
+      for (const row of before["inbox"] ?? []) row["key"] = `${String(row["key"])}|${String(row["chat_key"])}`;
+      for (const { id, key } of db.all("SELECT id, key FROM outbox")) keys.set(id, String(key));
+      db.close();
+    });
+    rig.now = startedAt + 20_000;
+  };
+  afterEach(() => rig.close());
+
+  test("nothing is lost: each row is there, as it was", async () => {
+    await open();
+    for (const [table, sql] of Object.entries(tables)) {
+      expect(before[table]?.length).toBeGreaterThan(0);
+      expect({ table, rows: rig.store.db.all(sql) }).toEqual({ table, rows: before[table] ?? [] });
+    }
+  });
+
+  test("a key became the reason, the subject and the part", async () => {
+    await open();
+    const rows = rig.store.db.all<{ id: number; name: string }>(
+      "SELECT id, why || ' ' || subject || ' ' || part AS name FROM outbox",
+    );
+    const became = Object.fromEntries(rows.map(({ id, name }) => [keys.get(id) ?? "", name]));
+    const known = Object.entries(names).filter(([key]) => version > 3 || !key.startsWith("below"));
+    expect(became).toEqual(Object.fromEntries(known));
+  });
+
+  test("what was asked of Claude became a post; what was not is posted by the start", async () => {
+    await open();
+    const posts = (): string[] =>
+      rig.store.db
+        .all<{ line: string }>(
+          "SELECT subject || ' ' || state || ' ' || session_id || ' ' || coalesce(event_id, '-') AS line FROM posts ORDER BY id",
+        )
+        .map(({ line }) => line);
+    const old = [
+      "1 done s-self p1",
+      "2 posted s-self p2",
+      "5 posting s-alice -",
+      "6 waiting s-bob p5",
+      "9 done s-group p7",
+      "11 posting s-carl -",
+    ];
+    expect(posts()).toEqual(old);
+    expect(rig.store.posts.ofPrompt(5)).toMatchObject({
+      postedAt: startedAt + 4_100,
+      request: { kind: "prompt", text: "with a picture" },
+      tries: version > 3 ? { outage: 2 } : {},
+    });
+    expect(rig.store.inbox.get(5)?.told).toBe("claude_overloaded");
+    rig.chats.tellAll("started");
+    expect(posts()).toEqual([...old, "8 queued s-group -"]);
+    expect(rig.store.posts.mappedEventIds("s-self")).toEqual(new Set(["p1", "p2"]));
+  });
+
+  test("open prompts are open, with every time of sending that names them; the rest has its one outcome", async () => {
+    await open();
+    const rows = rig.store.db.all<{ line: string }>(
+      "SELECT id || ' ' || kind || ' ' || coalesce(outcome, state) AS line FROM inbox ORDER BY id",
+    );
+    expect(rows.map(({ line }) => line)).toEqual([
+      "1 prompt answered",
+      "2 prompt open",
+      "3 prompt open",
+      "4 command cancelled",
+      "5 prompt open",
+      "6 prompt open",
+      "7 answer cancelled",
+      "8 prompt open",
+      "9 prompt failed",
+      "10 prompt cancelled",
+      "11 prompt open",
+    ]);
+    expect(rig.store.inbox.get(8)?.versions).toEqual([startedAt + 6_000, startedAt + 5_900]);
+  });
+
+  test("a question that was open takes a plain yes", async () => {
+    await open();
+    expect(rig.chats.viewOf(bobChat).asks).toMatchObject([{ use: { id: "ask5" }, isSaid: true }]);
+    const yes = noteOf("yes", startedAt + 30_000, { source: bobChat.peer, chat: bobChat, isOwn: false });
+    rig.take(yes);
+    expect(rig.store.posts.open("s-bob")).toMatchObject([
+      { subject: "6", state: "posted" },
+      { kind: "confirm", subject: "s-bob:ask5", request: { isAllowed: true } },
+    ]);
+    expect(rig.store.inbox.head(bob).map(({ id }) => id)).toEqual([6]);
+  });
+
+  test("what is shown on the phones is known: a stop takes the mark off, and the preview ends", async () => {
+    await open();
+    rig.say("/stop", startedAt + 30_000);
+    expect(rig.store.outbox.of("mark", "2").at(-1)?.body).toMatchObject({ emoji: "👀", isRemove: true });
+    expect(rig.store.outbox.of("stopped", "2")[0]?.body).toMatchObject({ kind: "edit", text: "(stopped)" });
+    expect(rig.store.posts.ofPrompt(3)?.state).toBe("queued");
+  });
+
+  test("a prompt that did not arrive goes out again with its files, which the older version did not keep", async () => {
+    await open();
+    const transport = { attachment: async () => Uint8Array.fromBase64(png) };
+    const bridge = { store: rig.store, account: () => owner, transport, transcribe: null } as unknown as Bridge;
+    const post = rig.store.posts.ofPrompt(5);
+    if (post === null) throw new Error("There is no post");
+    const request = await build(bridge, post, new AbortController().signal);
+    expect(request).toMatchObject({ text: "with a picture", files: [{ fileName: "a.png" }] });
+    expect(rig.store.posts.ofPrompt(5)?.request).toEqual(request);
+  });
+});
