@@ -467,7 +467,7 @@ describe("when a person answers", () => {
     expect(changeOf(standings.waiting, received("yes"), "confirm")?.reason).toBeNull();
   });
   test("only what is short enough to be meant as an answer is told that Claude waits", () => {
-    expect(textsOf(standings.waiting, received("sure, go ahead"))).toEqual([expect.stringContaining("yes or no")]);
+    expect(textsOf(standings.waiting, received("hmm, wait"))).toEqual([expect.stringContaining("yes or no")]);
     expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
   });
 });
