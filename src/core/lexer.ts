@@ -125,6 +125,9 @@ const sum = /^ {0,3}\+ +[\d$€£(]/;
 const blankLine = /\n[ \t]*\n/;
 const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
 
+/** What stands between two "or" of a shell or a program. */
+const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
+
 /** Emphasis by the source that it was looked for in, kept as long as its lexer. */
 const found = new WeakMap<object, Map<string, ReadonlyMap<number, Emphasis>>>();
 
@@ -167,8 +170,7 @@ const parser = new Marked({
       level: "inline",
       tokenizer(source, before) {
         const [raw, inside = ""] = /^\|\|(?=\S)((?:(?!\|\|)[^\n]){0,800}?[^\s|])\|\|(?![\w|])/.exec(source) ?? [];
-        const isShell =
-          /[;{}$]|&&|==/.test(inside.replace(/`[^`]*`/g, "")) || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "");
+        const isShell = shell.test(inside.replace(/`[^`]*`/g, "")) || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "");
         return raw && !isShell ? { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) } : undefined;
       },
     },

@@ -29,6 +29,13 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "BOLD:butler",
     "MONOSPACE:||f||",
   ],
+  "spoilers of any words": [
+    "||He won $5; it was *him*|| ||true||",
+    "He won $5; it was him true",
+    "SPOILER:He won $5; it was him",
+    "ITALIC:him",
+    "SPOILER:true",
+  ],
   "bold italic is both": ["***x***", "x", "BOLD:x", "ITALIC:x"],
   "styles nest": ["**a *b* c**", "a b c", "BOLD:a b c", "ITALIC:b"],
   "a style inside itself is one range": ["# Title **bold**", "Title bold", "BOLD:Title bold"],
@@ -198,7 +205,7 @@ describe("stars, lines and tildes that are no emphasis stay", () => {
     tildes: "~5 and ~10, ~/x and ~/y, ~one~, a ~ b ~ c",
     addresses: "https://a.example/a*b*c/_d_/__e__ https://a.example/~x/~y",
     "shell's or": "a || b || c, a||b||c, [ -f x ]||exit 1||true, x ||",
-    "shell's or, closely": "make ||exit 1; test|| true, x ||y && z|| w",
+    "shell's or, closely": "make ||exit 1; test|| true, x ||y && z|| w, a ||$B|| c",
     dollars: "$HOME_A and $HOME_B, $5 to $10",
   };
   for (const [name, text] of Object.entries(kept)) test(name, () => expect(shown(text)).toEqual([text]));
