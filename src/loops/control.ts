@@ -9,7 +9,7 @@ import { stampKey } from "../core/hlc.ts";
 import type { Consent } from "../core/consent.ts";
 import { decide, type Decision } from "../core/inbound.ts";
 import type { Account, Chat, JsonValue } from "../core/model.ts";
-import { nearest } from "../core/nearest.ts";
+import { nearest, nearestModel } from "../core/nearest.ts";
 import { shorten } from "../core/progress.ts";
 import { plainText } from "../core/reply.ts";
 import type { InboxRow } from "../store/inbox.ts";
@@ -159,7 +159,7 @@ const runs: Record<Runnable, Run> = {
     const list = models === null ? ["The list of models cannot be had now."] : others.length > 0 ? ["Others:"] : [];
     if (argument === "") return [`Model: ${current}`, ...list, ...others].join("\n");
     if (models !== null && !models.includes(argument)) {
-      const near = nearest(argument, models);
+      const near = nearestModel(argument, models);
       return `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`;
     }
     setContext(heard.bridge, session, "model", argument);
