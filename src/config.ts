@@ -41,15 +41,21 @@ export type Sources = {
   readonly env: Readonly<Partial<Record<string, string>>>;
 };
 
+const defaultHome = (): string => envPaths("signalman", { suffix: "" }).data;
+
+/** The home folder: it says where the file is, so that the file does not count. */
+export const resolveHome = ({ flags, env }: Sources): string =>
+  resolve(flags["home"] ?? (env[variableOf("home")] || defaultHome()));
+
 /**
  * Reads the file and puts the four sources together. Nothing is created.
  * @throws BridgeError `config` naming the setting, where it was given, and the nearest key or the accepted form
  */
 export function loadConfig({ flags, env }: Sources): Loaded {
   const fallbacks = Object.fromEntries(settingKeys.map((key) => [key, row(key).fallback]));
-  const defaults = { ...fallbacks, home: envPaths("signalman", { suffix: "" }).data };
+  const defaults = { ...fallbacks, home: defaultHome() };
   const fromEnv = Object.fromEntries(settingKeys.map((key) => [key, env[variableOf(key)] || undefined]));
-  const home = resolve(flags["home"] ?? fromEnv["home"] ?? defaults.home);
+  const home = resolveHome({ flags, env });
   const file = readFile(home);
   const layers = { default: defaults, file: file.values, environment: fromEnv, flag: flags };
   const given: Record<string, unknown> = {};

@@ -2,7 +2,16 @@
  * The log: one JSON object per line on stderr, or coloured text for a person. Every record passes the redactor, so that a
  * slip elsewhere (a foreign error's message, a field too many) still shows no token, no body and no whole phone number.
  */
-import { configureSync, getAnsiColorFormatter, getJsonLinesFormatter, getLogger } from "@logtape/logtape";
+import {
+  configureSync,
+  getAnsiColorFormatter,
+  getJsonLinesFormatter,
+  getLogger,
+  getTextFormatter,
+  type LogRecord,
+  type TextFormatter,
+} from "@logtape/logtape";
+import { JWT_PATTERN } from "@logtape/redaction";
 
 export type LogFields = Readonly<Record<string, unknown>>;
 
@@ -14,15 +23,18 @@ export type Log = Readonly<Record<LogLevel, (message: string, fields?: LogFields
 
 export type LogOptions = {
   readonly level: LogLevel;
-  /** Coloured text instead of JSON lines. */
+  /** Text for a person instead of JSON lines. */
   readonly isPretty: boolean;
+  /** Whether that text may have colours. */
+  readonly hasColour: boolean;
   /** Takes one line with its newline. */
   readonly write: (line: string) => void;
 };
 
 /** Starts the process's one log; a second call replaces the first. */
-export function startLog({ level, isPretty, write }: LogOptions): Log {
-  const toLine = isPretty ? prettyFormatter() : getJsonLinesFormatter({ properties: "nest:fields" });
+export function startLog({ level, isPretty, hasColour, write }: LogOptions): Log {
+  const toJson = getJsonLinesFormatter({ properties: "nest:fields" });
+  const toLine = isPretty ? prettyFormatter(hasColour) : (record: LogRecord) => escapeControls(toJson(record));
   configureSync({
     reset: true,
     sinks: {
@@ -49,17 +61,35 @@ export function startLog({ level, isPretty, write }: LogOptions): Log {
   };
 }
 
-function prettyFormatter(): ReturnType<typeof getAnsiColorFormatter> {
-  return getAnsiColorFormatter({
-    timestamp: "time",
+function prettyFormatter(hasColour: boolean): TextFormatter {
+  const [dim, plain] = hasColour ? ["\u001b[2m", "\u001b[0m"] : ["", ""];
+  return (hasColour ? getAnsiColorFormatter : getTextFormatter)({
+    timestamp: (at) => localTime(at).slice(11),
     category: () => "",
-    format({ timestamp, level, message, record }) {
+    format({ timestamp, level, record }) {
       const fields = Object.entries(record.properties).filter(([, value]) => value !== undefined && value !== null);
       const tail = fields.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(" ");
-      return `${timestamp ?? ""} ${level} ${message}${tail === "" ? "" : `  \u001b[2m${tail}\u001b[0m`}`;
+      const message = harmless(record.message.join(""));
+      return `${timestamp ?? ""} ${level} ${message}${tail === "" ? "" : `  ${dim}${harmless(tail)}${plain}`}`;
     },
   });
 }
+
+/** As a person here reads it: `2026-11-23 13:00:05`. */
+export const localTime = (at: number): string => new Date(at).toLocaleString("sv-SE");
+
+/**
+ * Other people's words, and those of servers, for a terminal: a control character of theirs clears no screen and sets no title, and
+ * nothing is turned around. Line breaks and tabs stay.
+ */
+export const harmless = (text: string): string =>
+  text.replaceAll(/(?![\n\t])[\p{Cc}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, "\ufffd");
+
+/** The same for JSON, where they can be told as they are: `JSON.stringify` leaves those above 126. */
+export const escapeControls = (json: string): string =>
+  json.replaceAll(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, (sign) => {
+    return `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
 
 const depthMax = 6;
 const textLengthMax = 2_000;
@@ -107,6 +137,7 @@ const secrets: readonly (readonly [RegExp, (match: string, group: string) => str
   [/sk-ant-[\w-]+/gi, () => "sk-ant-…"],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, (_, scheme) => `${scheme} …`],
   [/(x-api-key["']?\s*[:=]\s*["']?)[^\s"',}]+/gi, (_, name) => `${name}…`],
+  [JWT_PATTERN.pattern, () => "[token]"],
   [/sgnl:\/\/\S+/gi, () => "sgnl://…"],
   [/\/\/[^\s/@]+:[^\s/@]+@/g, () => "//…@"],
   [/(?:\+|%2b)[ ().-]?(\d(?:[ ().-]?\d){6,14})/gi, (_, digits) => maskNumber(`+${digits.replace(/\D/g, "")}`)],

@@ -49,6 +49,12 @@ const whole = (least: number, most: number) =>
   );
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
 const e164 = /^\+[1-9]\d{6,14}$/;
+/** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
+export function toNumber(written: string): string | null {
+  const bare = written.replace(/^\s*00(?=[1-9])/, "+").replaceAll(/\(0\)|[\s().\-/\u00a0\u2011\u2013]/gu, "");
+  return e164.test(bare) ? bare : null;
+}
+const number = word((written) => toNumber(written) ?? undefined);
 const isUuid = (text: string): boolean => v.is(v.pipe(v.string(), v.uuid()), text);
 /** Signal names a group by 32 bytes. */
 const isGroupId = (text: string): boolean => v.is(v.pipe(v.string(), v.base64()), text) && atob(text).length === 32;
@@ -56,7 +62,8 @@ const isGroupId = (text: string): boolean => v.is(v.pipe(v.string(), v.base64())
 /** Somebody to talk with: `self`, a number, an account id, a group. */
 export const addressee = word((who): AllowRule | undefined => {
   if (who === "self") return { kind: "self" };
-  if (e164.test(who)) return { kind: "number", number: who };
+  const number = toNumber(who);
+  if (number !== null) return { kind: "number", number };
   if (isUuid(who)) return { kind: "aci", aci: who.toLowerCase() };
   const id = who.startsWith("group:") ? who.slice("group:".length) : "";
   return isGroupId(id) ? { kind: "group", id } : undefined;
@@ -64,7 +71,7 @@ export const addressee = word((who): AllowRule | undefined => {
 const commaList = word((list) => list.split(",").filter((item) => item.trim() !== ""));
 const rules = form(
   v.pipe(v.union([v.array(v.string()), commaList]), v.array(addressee), v.readonly()),
-  "a list of international numbers, account ids (UUID), self, and group:<id in standard base64>",
+  "a list of numbers with their country code, account ids (UUID), self, and group:<id in standard base64>",
 );
 
 /** Where the status server listens; `host` without the brackets of IPv6. Port 0 takes a free one. */
@@ -147,7 +154,7 @@ export const settings = {
     "native: the Signal service to use",
   ),
   account: setting(
-    form(v.nullable(v.pipe(v.string(), v.regex(e164))), "a number in international form (plus, country code, number)"),
+    form(v.nullable(number), "a number with its country code, such as +1 555 010 0001"),
     null,
     "own number, for signal-cli and rest",
     { flag: "number" },
@@ -203,6 +210,11 @@ export const settings = {
     optionalText("a command such as whisper-cli -nt -f"),
     null,
     "a command that prints what is said in the voice note whose path is added to it",
+  ),
+  notify: setting(
+    optionalText("a command"),
+    null,
+    "a command that is run, without content, when something has waited in Note to Self for a minute: Signal rings for nothing there",
   ),
   listen: setting(
     form(address, "host:port such as 127.0.0.1:8787, or off"),

@@ -12,3 +12,5 @@ export const commit: string = typeof SIGNALMAN_COMMIT === "string" ? SIGNALMAN_C
 export const releasesUrl: string | null = typeof SIGNALMAN_RELEASES === "string" ? SIGNALMAN_RELEASES : null;
 /** The public key (minisign) that signs them; null in a build without one: then only TLS says whose they are. */
 export const releaseKey: string | null = typeof SIGNALMAN_RELEASE_KEY === "string" ? SIGNALMAN_RELEASE_KEY : null;
+/** Where the documents are; null where the build names no place. */
+export const homepage: string | null = releasesUrl?.replace(/\/releases\/.*$/u, "") ?? null;

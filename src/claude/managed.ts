@@ -18,7 +18,7 @@ import { nullFor } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
-import { createSandbox, outputsFolder } from "./sandbox.ts";
+import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
 import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
@@ -39,10 +39,11 @@ export function createManagedLine(plain: ManagedDeps): Line {
   const deps = { ...plain, system: systemOf(plain, plain.system, true) };
   const { api } = deps;
   const keeper = createAgentKeeper(deps);
+  const sandbox = createSandbox(api);
   return {
     name: "sessions",
-    remote: createRemote(deps, keeper),
-    post: (session, requests, _onText, signal) => post(deps, session, requests, signal),
+    remote: createRemote(deps, keeper, sandbox),
+    post: (session, requests, _onText, signal) => post(deps, sandbox, session, requests, signal),
     async check(signal) {
       await nullFor("claude_models_unlisted", api.models(signal));
       const site = { what: "use Managed Agents", notFound: "claude_forbidden" } as const;
@@ -93,9 +94,8 @@ async function createWith(
   return id;
 }
 
-function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
+function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox): Remote {
   const { api } = deps;
-  const sandbox = createSandbox(api);
   return {
     ...createEnds(deps, sandbox),
     files: sandbox.list,
@@ -151,7 +151,7 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper): Remote {
 /** Looks a session up, and ends it. */
 function createEnds(
   { api, clock, memory }: ManagedDeps,
-  sandbox: ReturnType<typeof createSandbox>,
+  sandbox: Sandbox,
 ): Pick<Remote, "retrieve" | "archive" | "remove"> {
   const retrieve: Remote["retrieve"] = (remoteId, signal) => lookUp(api, remoteId, signal);
   /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
@@ -202,6 +202,7 @@ async function* toFrames(
 /** Posts a batch once; what a retry of it finds settled already counts as done. */
 async function post(
   deps: ManagedDeps,
+  sandbox: Sandbox,
   session: SessionView,
   requests: readonly Request[],
   signal: AbortSignal,
@@ -215,7 +216,7 @@ async function post(
   const hasSandbox = deps.toolPolicy !== "off" && session.tools.length === 0;
   const mounted = new Map<PromptFile, string>();
   for (const file of hasSandbox ? files.filter((file) => !isReadable(file)) : [])
-    mounted.set(file, await createSandbox(api).mount(remoteId, file, signal));
+    mounted.set(file, await sandbox.mount(remoteId, file, signal));
   const inline = files.filter((file) => !mounted.has(file));
   const timeoutMs = uploadTimeoutMs(inline, api.bounds.headersMs);
   const send = (batch: readonly Request[]) =>

@@ -1,4 +1,5 @@
 /** Files that go into a session's sandbox and come out of it. **Source:** Files API reference; Managed Agents guide, "Session files". */
+import { createHash } from "node:crypto";
 import { BridgeError } from "../core/errors.ts";
 import type { PromptFile } from "../core/model.ts";
 import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
@@ -13,8 +14,11 @@ const uploadsFolder = "/mnt/session/uploads/";
 const filesBeta = { betas: ["managed-agents-2026-04-01"] };
 /** More files than that no chat can ask for: an endpoint that pages for ever must not hold us. */
 const filesMax = 1000;
+const placesMax = 1000;
 /** As long as a sandbox is kept; a session that is deleted takes its files along at once. */
 const uploadSeconds = 30 * 86_400;
+
+export type Sandbox = ReturnType<typeof createSandbox>;
 
 export function createSandbox(api: ClaudeApi) {
   async function* pages(remoteId: string, signal: AbortSignal): AsyncGenerator<readonly unknown[]> {
@@ -55,28 +59,7 @@ export function createSandbox(api: ClaudeApi) {
   return {
     list,
     download,
-    /** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
-    async mount(remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> {
-      const name = (file.fileName ?? "file").replace(/[^\w.-]/gu, "_").slice(-100);
-      const upload = new File([Uint8Array.fromBase64(file.base64)], name, { type: file.contentType });
-      const timeout = uploadTimeoutMs([file], api.bounds.headersMs);
-      try {
-        const params = { file: upload, expires_in_seconds: uploadSeconds };
-        const sent = await api.call({ what: "upload a file" }, ({ beta }) =>
-          beta.files.upload(params, { signal, timeout }),
-        );
-        const id = idOf(sent, "upload a file");
-        const mount_path = `${uploadsFolder}${id}-${name}`;
-        const resource = { type: "file", file_id: id, mount_path } as const;
-        await api.call({ what: "hand a file over" }, ({ beta }) =>
-          beta.sessions.resources.add(remoteId, resource, { signal }),
-        );
-        return `is in your sandbox at ${mount_path}`;
-      } catch (error) {
-        if (!(error instanceof BridgeError) || error.retry !== "never") throw error;
-        return "could not be handed over";
-      }
-    },
+    mount: createMount(api),
     /** Deletes what is listed under the session: what Claude made and what was sent to it. */
     async empty(remoteId: string, signal: AbortSignal): Promise<void> {
       const ids: string[] = [];
@@ -87,5 +70,37 @@ export function createSandbox(api: ClaudeApi) {
           api.call({ what: "delete a file" }, ({ beta }) => beta.files.delete(id, filesBeta, { signal })),
         );
     },
+  };
+}
+
+/** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
+function createMount(api: ClaudeApi) {
+  /** What this process has mounted already: a prompt that is posted again brings its files again. */
+  const places = new Map<string, string>();
+  return async (remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> => {
+    const key = `${remoteId} ${createHash("sha256").update(file.base64).digest("hex")}`;
+    const known = places.get(key);
+    if (known !== undefined) return known;
+    const name = (file.fileName ?? "file").replace(/[^\w.-]/gu, "_").slice(-100);
+    const upload = new File([Uint8Array.fromBase64(file.base64)], name, { type: file.contentType });
+    const timeout = uploadTimeoutMs([file], api.bounds.headersMs);
+    try {
+      const params = { file: upload, expires_in_seconds: uploadSeconds };
+      const sent = await api.call({ what: "upload a file" }, ({ beta }) =>
+        beta.files.upload(params, { signal, timeout }),
+      );
+      const id = idOf(sent, "upload a file");
+      const mount_path = `${uploadsFolder}${id}-${name}`;
+      const resource = { type: "file", file_id: id, mount_path } as const;
+      await api.call({ what: "hand a file over" }, ({ beta }) =>
+        beta.sessions.resources.add(remoteId, resource, { signal }),
+      );
+      if (places.size >= placesMax) places.clear();
+      places.set(key, `is in your sandbox at ${mount_path}`);
+      return `is in your sandbox at ${mount_path}`;
+    } catch (error) {
+      if (!(error instanceof BridgeError) || error.retry !== "never") throw error;
+      return "could not be handed over";
+    }
   };
 }

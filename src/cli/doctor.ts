@@ -4,7 +4,8 @@
  * What the running daemon knows is asked of it: two connections of one linked device would push each other out. Only where
  * none runs, doctor takes the home for itself and connects once.
  */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, rmSync, statSync, statfsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { ClaudeApi } from "../claude/api.ts";
 import { nullFor } from "../claude/failure.ts";
 import type { Line } from "../claude/line.ts";
@@ -12,7 +13,7 @@ import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
-import { maskNumber, redactText } from "../log.ts";
+import { harmless, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -47,6 +48,7 @@ const patienceMs: Millis = 30_000;
 const skewWarnMs: Millis = 30_000;
 const skewFailMs: Millis = 300_000;
 const modelsShown = 8;
+const freeMegabytesMin = 500;
 
 const marks: Readonly<Record<Result, string>> = { ok: "✓", warning: "!", failure: "✗" };
 
@@ -57,7 +59,8 @@ export async function doctor(cli: Cli, options: { readonly json?: true }): Promi
     findings.push(finding);
     const { check, result, message, hint } = finding;
     if (options.json) continue;
-    cli.out(`${marks[result]} ${check.padEnd(10)} ${message}\n${hint === "" ? "" : `${" ".repeat(13)}${hint}\n`}`);
+    const advice = hint === "" ? "" : `${" ".repeat(13)}${hint}\n`;
+    cli.out(harmless(`${marks[result]} ${check.padEnd(10)} ${message}\n${advice}`));
   }
   if (options.json) printJson(cli, findings);
   return findings.some(({ result }) => result === "failure") ? 1 : 0;
@@ -108,8 +111,30 @@ const isOpen = (home: string): boolean =>
 const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
   home({ config: { home } }) {
     if (!existsSync(home)) return `${home} (made now)`;
-    if (!isOpen(home)) return home;
-    throw wrong(`Others may enter ${home}`, `Run: chmod 700 ${home}`);
+    if (isOpen(home)) throw wrong(`Others may enter ${home}`, `Run: chmod 700 ${home}`);
+    const probe = join(home, `.doctor-${process.pid}`);
+    try {
+      writeFileSync(probe, "", { flag: "wx" });
+      rmSync(probe);
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw wrong(
+        `Nothing can be written to ${home}: ${why}`,
+        "Give it to the user that runs signalman, and make space on its disk.",
+      );
+    }
+    const { bavail, bsize } = statfsSync(home);
+    const free = Math.floor((bavail * bsize) / 1e6);
+    if (free >= freeMegabytesMin)
+      return `${home}, ${free < 10_000 ? `${free} MB` : `${Math.floor(free / 1000)} GB`} free`;
+    return [`Only ${free} MB are free for ${home}`, "Make space on its disk: with none, messages wait at Signal."];
+  },
+
+  /** What goes another way than a person may think. */
+  proxy({ cli: { env } }) {
+    const [name] = ["HTTPS_PROXY", "https_proxy"].filter((proxy) => env[proxy]);
+    if (name === undefined) return null;
+    return [`${name} is set: Claude is asked through it`, `Unset ${name} where that is not wanted.`];
   },
 
   async database(visit) {
@@ -218,12 +243,9 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     const { findSandbox } = await import("../projects/runner.ts");
     const states = await Promise.all(projects.map((project) => stateOf(project, home)));
     const refused = states.flatMap((state) => ("refusal" in state ? state.refusal : []));
-    if (refused.length > 0)
-      throw wrong(
-        `Claude cannot work on ${refused.join("; ")}`,
-        "Correct [projects] in config.toml, or `signalman projects remove` it.",
-      );
-    const all = states.map((state) => ("words" in state ? state.words : "")).join("; ");
+    const hint = "Correct [projects] in config.toml, or `signalman projects remove` it.";
+    if (refused.length > 0) throw wrong(`Claude cannot work on ${refused.join("; ")}`, hint);
+    const all = states.map(({ words }, index) => `${projects[index]?.name}: ${words}`).join("; ");
     if (!projects.some(({ run }) => run)) return all;
     const sandbox = await findSandbox(clock, cli.env["PATH"] ?? "");
     if (sandbox.kind !== "none") return `${all}; commands run in ${sandbox.kind}`;

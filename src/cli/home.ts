@@ -1,16 +1,29 @@
 /** What is kept in the home folder, looked at beside the running daemon: settings, sessions, and a copy of the database. */
-import { closeSync, existsSync, openSync, rmSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import parseWords from "string-argv";
+import { resolveHome } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
-import { redactText } from "../log.ts";
+import { harmless, localTime, redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { configOf, load, printJson, toTable, type Cli } from "./io.ts";
+import { configOf, load, printJson, runAttached, toTable, type Cli } from "./io.ts";
+import { command } from "./remote.ts";
 
-type Options = { readonly json?: true };
+type Options = { readonly json?: true; readonly force?: true };
 
 const cellLengthMax = 72;
 
@@ -41,30 +54,89 @@ function toCell(value: unknown): string {
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }
 
-const sessionsMax = 1_000;
+/** Where config.toml is, or would be. */
+const configFile = (cli: Cli): string => join(resolveHome(cli), "config.toml");
 
-export async function listSessions(cli: Cli, { json }: Options): Promise<number> {
-  const sessions = (await withStore(cli, (store) => store.sessions.list(sessionsMax)))?.map(toView) ?? [];
-  const rows = sessions.map(({ id, chat, title, state, usedAt }) => [id, chat, state, usedAt, title ?? ""]);
-  if (json) printJson(cli, sessions);
-  else if (rows.length === 0) cli.out("No sessions yet.\n");
-  else cli.out(toTable([["ID", "CHAT", "STATE", "LAST USED", "TITLE"], ...rows]));
+export const showPath = (cli: Cli): number => (cli.out(`${configFile(cli)}\n`), 0);
+
+/** The file in the person's editor, and what is wrong with it afterwards. @throws BridgeError `config` */
+export async function editConfig(cli: Cli): Promise<number> {
+  const path = configFile(cli);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  if (!existsSync(path))
+    writeFileSync(path, "# What may stand here: signalman config show\n", { mode: 0o600, flag: "wx" });
+  const [program = "", ...words] = parseWords(cli.env["VISUAL"] || cli.env["EDITOR"] || "vi");
+  const code = await runAttached(program, [...words, path]);
+  if (code !== 0)
+    throw new BridgeError("config", `Cannot edit ${path} as ${program} ended with ${code}`, {
+      hint: "Set EDITOR to an editor of yours, or edit the file by other means.",
+    });
+  load(cli);
+  cli.out(`${path} is in order. Restart the daemon to use it.\n`);
   return 0;
 }
 
-export async function showSession(cli: Cli, { json }: Options, id = ""): Promise<number> {
-  const found = await withStore(cli, ({ sessions, log }) => {
-    const session = sessions.find(id);
-    return session && { session: toView(session), events: log.events(session.id) };
+const sessionsMax = 1_000;
+
+export async function listSessions(cli: Cli, { json }: Options): Promise<number> {
+  const views = await withStore(cli, (store) =>
+    store.sessions.list(sessionsMax).map((session) => ({ ...toView(session), title: titleOf(store, session) })),
+  );
+  const sessions = views ?? [];
+  const rows = sessions.map(({ id, chat, title, state, usedAt }, index) => {
+    const who = chat === "self" ? "Note to Self" : chat;
+    return [String(index + 1), id.slice(0, 8), who, state, localTime(Date.parse(usedAt)).slice(0, 16), title ?? ""];
   });
-  if (!found)
-    throw new BridgeError("config", `Cannot show ${id} as there is no such session here`, {
-      hint: "`signalman sessions` lists them.",
-    });
+  if (json) printJson(cli, sessions);
+  else if (rows.length === 0) cli.out("No sessions yet.\n");
+  else cli.out(toTable([["#", "ID", "CHAT", "STATE", "LAST USED", "ABOUT"], ...rows]));
+  return 0;
+}
+
+/** As it is called, else what was asked last. */
+function titleOf({ log }: Store, { id, context }: Session): string | null {
+  if (typeof context["title"] === "string") return context["title"];
+  const last = log.lastOfType(id, "prompt");
+  return last?.type === "prompt" ? toCell(last.text) : null;
+}
+
+/** By its number in the list, ours or the remote id, or the beginning of one. @throws BridgeError `config` where it is none, or several */
+function findSession({ sessions }: Store, name: string): Session {
+  const all = sessions.list(sessionsMax);
+  const [numbered] = /^\d{1,4}$/u.test(name) ? all.slice(Number(name) - 1, Number(name)) : [];
+  const exact = sessions.find(name) ?? numbered;
+  if (exact) return exact;
+  const near = all.filter(({ id, remoteId }) => name !== "" && (id.startsWith(name) || remoteId?.startsWith(name)));
+  if (near[0] && near.length === 1) return near[0];
+  throw new BridgeError(
+    "config",
+    `Cannot find ${name}: ${near.length === 0 ? "no session" : "more than one"} is called so`,
+    {
+      hint: "`signalman sessions` lists them, with numbers.",
+    },
+  );
+}
+
+export async function showSession(cli: Cli, { json }: Options, name = ""): Promise<number> {
+  const found = await withStore(cli, (store) => {
+    const session = findSession(store, name);
+    return { session: toView(session), events: store.log.events(session.id) };
+  });
+  if (!found) throw new BridgeError("config", `Cannot show ${name} as there are no sessions yet`);
   const { session, events } = found;
   const rows = Object.entries(session).map(([name, value]) => [name, String(value ?? "-")]);
   if (json) printJson(cli, { ...session, events });
-  else cli.out(toTable(rows) + events.map(toLines).join(""));
+  else cli.out(toTable(rows) + harmless(events.map(toLines).join("")));
+  return 0;
+}
+
+/** Ends one, here and at Claude, through the running daemon. */
+export async function archiveSession(cli: Cli, _: unknown, name = ""): Promise<number> {
+  const config = configOf(cli);
+  // Without a database there is no daemon either: it says so.
+  const id = (await withStore(cli, (store) => findSession(store, name).id)) ?? name;
+  await command(config, "archive", { id }, cli.signal);
+  cli.out("Archived.\n");
   return 0;
 }
 
@@ -107,8 +179,8 @@ function toLines(event: SessionEvent): string {
 }
 
 /**
- * A copy that is consistent while the daemon works. It holds keys and messages, so it is 0600 from its first byte.
- * @throws BridgeError `config` `database`
+ * A copy that is consistent while the daemon works, and the settings beside it. It holds keys and messages, so it is 0600 from its
+ * first byte. @throws BridgeError `config` `database`
  */
 export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   const source = join(configOf(cli).home, "signalman.db");
@@ -131,5 +203,44 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
     throw error;
   }
   cli.out(`${target}  ${statSync(target).size} bytes\n`);
+  const settings = configFile(cli);
+  if (existsSync(settings)) {
+    writeFileSync(settingsOf(target), readFileSync(settings), { mode: 0o600 });
+    cli.out(`${settingsOf(target)}  your settings\n`);
+  }
+  return 0;
+}
+
+const settingsOf = (copy: string): string => `${copy}.config.toml`;
+
+/** Puts a copy in the place of a home's database, and its settings where there are none. @throws BridgeError `config` `home_in_use` */
+export async function restore(cli: Cli, { force }: Options, file = ""): Promise<number> {
+  const { home } = configOf(cli);
+  const [copy, target] = [resolve(file), join(home, "signalman.db")];
+  const refuse = (why: string, hint: string) => new BridgeError("config", `Cannot restore ${copy} as ${why}`, { hint });
+  if (!existsSync(copy)) throw refuse("there is no such file", "Name a file that `signalman backup` has written.");
+  if (existsSync(target) && !force)
+    throw refuse(
+      `${home} has a database already`,
+      "Add --force to lose that one, or set SIGNALMAN_HOME to another folder.",
+    );
+  {
+    using stack = new DisposableStack();
+    const db = stack.adopt(await openDatabase(copy), (opened) => opened.close());
+    if (!db.get("SELECT 1 FROM sqlite_master WHERE name = 'inbox'"))
+      throw refuse("it is no database of signalman", "Name a file that `signalman backup` has written.");
+    // What goes is opened as a daemon would: where one runs, it is left alone.
+    if (existsSync(target)) (await openStore(home, { isExclusive: true })).close();
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+    for (const suffix of ["", "-wal", "-shm"]) rmSync(target + suffix, { force: true });
+    db.copyTo(target);
+    chmodSync(target, 0o600);
+  }
+  const settings = configFile(cli);
+  if (existsSync(settingsOf(copy)) && !existsSync(settings))
+    writeFileSync(settings, readFileSync(settingsOf(copy)), { mode: 0o600, flag: "wx" });
+  cli.out(
+    `Restored to ${target}. Never run two copies of one device: stop the other for good before you start this.\n`,
+  );
   return 0;
 }

@@ -1,9 +1,11 @@
 /** The world as a command sees it, so that a test can hand in its own. stdout is the answer, stderr everything else. */
+import { spawn } from "node:child_process";
+import stringWidth from "string-width";
 import type { Clock, Random } from "../clock.ts";
 import { loadConfig, type Config, type Loaded } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { redactText, startLog } from "../log.ts";
+import { escapeControls, harmless, redactText, startLog } from "../log.ts";
 import { commit } from "../version.ts";
 import type { Deps } from "./adapters.ts";
 
@@ -37,7 +39,14 @@ export const configOf = (cli: Cli): Config => load(cli).config;
 /** What the adapters take from a command; its log goes to stderr. */
 export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, level = config.log): Deps {
   const { clock, random, signal, isErrTty, err } = cli;
-  return { config, log: startLog({ level, isPretty: isErrTty, write: err }), clock, random, signal, stack };
+  return {
+    config,
+    log: startLog({ level, isPretty: isErrTty, hasColour: hasColour(cli), write: err }),
+    clock,
+    random,
+    signal,
+    stack,
+  };
 }
 
 /** What starts this program: the binary, or the runtime and the source. */
@@ -48,32 +57,43 @@ export const ownCommand: readonly string[] = [
     : []),
 ];
 
-export const printJson = ({ out }: Io, value: unknown): void => out(`${JSON.stringify(value, null, 2)}\n`);
+export const printJson = ({ out }: Io, value: unknown): void =>
+  out(`${escapeControls(JSON.stringify(value, null, 2))}\n`);
+
+/** Whether somebody can be asked. */
+export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrTty && process.stdin.isTTY;
+
+/** **Source:** no-color.org */
+export const hasColour = ({ env }: Pick<Io, "env">): boolean => !env["NO_COLOR"] && env["TERM"] !== "dumb";
 
 /** Says what failed and what to do, and gives the exit code. */
 export function reportFailure(io: Pick<Io, "err">, error: unknown): number {
   if (!(error instanceof BridgeError)) {
     const detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    io.err(`signalman: a fault in signalman itself\n${redactText(detail)}\n`);
+    io.err(`signalman: a fault in signalman itself\n${harmless(redactText(detail))}\n`);
     return errorRow("internal").exit;
   }
-  io.err(`signalman: ${redactText(error.message)}\n${error.hint === "" ? "" : `${error.hint}\n`}`);
+  io.err(`signalman: ${harmless(redactText(error.message))}\n${error.hint === "" ? "" : `${harmless(error.hint)}\n`}`);
   return errorRow(error.code).exit;
 }
 
-/** Rows as columns of equal width. */
+/** Rows as columns of equal width, each row on one line, whatever stands in it. */
 export function toTable(rows: readonly (readonly string[])[]): string {
-  const widths = rows.reduce<number[]>((most, row) => row.map((cell, at) => Math.max(most[at] ?? 0, cell.length)), []);
-  return rows
-    .map(
-      (row) =>
-        `${row
-          .map((cell, at) => cell.padEnd(widths[at] ?? 0))
-          .join("  ")
-          .trimEnd()}\n`,
-    )
-    .join("");
+  const lines = rows.map((row) => row.map((cell) => harmless(cell.replaceAll(/\s+/gu, " "))));
+  const widths = lines.reduce<number[]>(
+    (most, row) => row.map((cell, at) => Math.max(most[at] ?? 0, stringWidth(cell))),
+    [],
+  );
+  const pad = (cell: string, at: number): string => cell + " ".repeat((widths[at] ?? 0) - stringWidth(cell));
+  return lines.map((row) => `${row.map(pad).join("  ").trimEnd()}\n`).join("");
 }
+
+/** Runs a program in the person's own terminal; resolves to its exit code, 127 where there is no such program. */
+export const runAttached = (program: string, args: readonly string[]): Promise<number> =>
+  new Promise((resolve) => {
+    const child = spawn(program, args, { stdio: "inherit" });
+    child.once("error", () => resolve(127)).once("close", (code) => resolve(code ?? 1));
+  });
 
 const lookMs: Millis = 25;
 

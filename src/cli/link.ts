@@ -1,23 +1,20 @@
 /**
  * `signalman link`: a QR code for the phone, and the URL alone on a line of stdout, again whenever the code was renewed.
- * With `--json` one line per event instead; with `--web` the code also as a page, for a machine whose terminal is out of sight.
+ * With `--json` one line per event instead.
  */
-import { renderSVG, renderUnicodeCompact } from "uqr";
+import { renderUnicodeCompact } from "uqr";
 import { BridgeError } from "../core/errors.ts";
 import type { Address } from "../core/model.ts";
 import { maskNumber } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
-import { listen } from "../status/listen.ts";
 import { openLink } from "./adapters.ts";
 import { configOf, depsOf, type Cli } from "./io.ts";
 import { confirm } from "./onboard.ts";
-import { newToken } from "./remote.ts";
 
 type Options = {
   /** How the phone lists this device. */
   readonly name?: string;
   readonly json?: true;
-  readonly web?: true;
   readonly force?: true;
   /** An account that is linked already is good enough. */
   readonly isOptional?: true;
@@ -33,11 +30,9 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
   const { steps, present } = await open(depsOf(cli, config, stack));
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
-  const showPage = options.web ? await openPage(cli, config.listen?.port ?? 0, stack) : null;
   for await (const progress of steps(options.name ?? "signalman", cli.signal)) {
-    showPage?.(progress);
     if (options.json) cli.out(`${JSON.stringify(toEvent(progress))}\n`);
-    else show(cli, progress);
+    else show(cli, progress, options);
     if (progress.event === "linked") return 0;
   }
   throw new BridgeError("not_linked", "Cannot link as nobody scanned the code");
@@ -54,15 +49,23 @@ async function confirmReplace(cli: Cli, { number, aci }: Address): Promise<void>
 
 const howTo = "Scan it with the phone: Signal > Settings > Linked devices > Link a new device";
 
-function show(cli: Cli, progress: LinkProgress): void {
+function show(cli: Cli, progress: LinkProgress, { isOptional }: Options): void {
   if (progress.event === "linked") {
     const { number } = progress.account;
-    return cli.err(`Linked${number === null ? "" : ` to ${maskNumber(number)}`}. Start with: signalman run\n`);
+    return cli.err(
+      `Linked${number === null ? "" : ` to ${maskNumber(number)}`}.${isOptional ? "" : " Start with: signalman run"}\n`,
+    );
   }
   const code = renderUnicodeCompact(progress.url, { border: 2, ecc: "L" });
+  const width = code.indexOf("\n");
+  const columns = cli.isErrTty ? process.stderr.columns : width;
+  if (columns < width)
+    cli.err(`\nThe code needs ${width} columns, and this terminal has ${columns}: make it wider, and run this again; or show the
+link below as a code in another way. It lasts a minute, and is for nobody else's eyes.\n\n`);
   // The blocks are the light modules: on a light terminal they must not turn dark, as cameras refuse an inverted code.
-  const shown = cli.isErrTty ? code.replace(/^.*$/gm, (line) => `\u001b[97;40m${line}\u001b[0m`) : code;
-  cli.err(`\n${shown}\n\n${howTo}\n\n`);
+  else if (cli.isErrTty && cli.env["TERM"] !== "dumb")
+    cli.err(`\n${code.replace(/^.*$/gm, (line) => `\u001b[97;40m${line}\u001b[0m`)}\n\n${howTo}\n\n`);
+  else cli.err(`\n${code}\n\n${howTo}\n\n`);
   cli.out(`${progress.url}\n`);
 }
 
@@ -71,35 +74,3 @@ function toEvent(progress: LinkProgress): Record<string, unknown> {
   const { number, aci, deviceId } = progress.account;
   return { event: "linked", account: number ?? aci, deviceId };
 }
-
-/**
- * Who sees the code can link the account to a device of theirs: loopback only, at an address that no other user of this
- * machine and no web page can guess. @throws BridgeError `config` where the port is taken
- */
-async function openPage({ err }: Cli, port: number, stack: AsyncDisposableStack) {
-  const path = `/${newToken()}`;
-  let body = "<p>Waiting for a code…</p>";
-  const headers = {
-    "content-type": "text/html; charset=utf-8",
-    "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
-  };
-  const server = await listen({ host: "127.0.0.1", port }, ({ url }) =>
-    new URL(url).pathname === path ? new Response(page(body), { headers }) : new Response("", { status: 404 }),
-  );
-  stack.defer(() => server.stop());
-  err(`The code is also at ${server.url}${path}\n`);
-  return (progress: LinkProgress): void =>
-    void (body =
-      progress.event === "linked"
-        ? "<p>Linked. Start signalman and write to yourself.</p>"
-        : `${renderSVG(progress.url, { border: 2 })}<p>${howTo.replaceAll(" > ", " › ")}</p>`);
-}
-
-const page = (
-  body: string,
-): string => `<!doctype html><html lang="en"><meta charset="utf-8"><title>signalman link</title>
-<meta name="viewport" content="width=device-width"><meta http-equiv="refresh" content="2">
-<style>body{font:16px system-ui;max-width:22rem;margin:2rem auto;padding:0 1rem;text-align:center}svg{width:100%}</style>
-${body}</html>`;

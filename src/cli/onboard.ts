@@ -1,21 +1,23 @@
 /**
- * The first start on a terminal, without any settings: three questions, one `config.toml` (0600), and never again.
+ * The questions of the first start on a terminal, and never again.
  *
- *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key ─▶ config.toml ─▶ link, where this is the device
+ *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key, checked ─▶ config.toml (0600)
  */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
 import * as v from "valibot";
-import { loadConfig } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
-import { fileKey, settingKeys, settingRow, variableOf, type SettingKey } from "../settings.ts";
-import type { Cli } from "./io.ts";
+import { loadConfig, type Config } from "../config.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
+import { fileKey, settingRow, toNumber, variableOf, type SettingKey } from "../settings.ts";
+import { buildLine } from "./adapters.ts";
+import { configOf, depsOf, hasPerson, type Cli } from "./io.ts";
 
 export type Question = {
   readonly message: string;
   /** What there is to choose from; absent where anything may be typed. */
-  readonly options?: readonly { readonly value: string; readonly hint: string }[];
+  readonly options?: readonly { readonly value: string; readonly label: string; readonly hint: string }[];
   /** Taken for an empty answer. */
   readonly fallback: string;
   readonly isSecret: boolean;
@@ -24,50 +26,115 @@ export type Question = {
 };
 /** Puts a question to the person; resolves to an answer that can be. */
 export type Ask = (question: Question) => Promise<string>;
+/** What is wrong with a key for a backend; null where it may be used. */
+export type CheckKey = (backend: Config["backend"], key: string) => Promise<BridgeError | null>;
 
-const hasPerson = ({ isErrTty }: Cli): boolean => isErrTty && process.stdin.isTTY;
-
-/** Where nothing at all is set, and a person is there to be asked. */
-export function isFirstStart(cli: Cli, isPerson = hasPerson(cli)): boolean {
-  const given = settingKeys.filter((key) => (key !== "home" && cli.env[variableOf(key)]) || cli.flags[key]);
-  return isPerson && given.length === 0 && !existsSync(fileOf(cli));
-}
+/** What makes up the answers to the questions: who has set one of them needs none. */
+const asked = ["transport", "account", "allow"] as const satisfies readonly SettingKey[];
+const keyMs: Millis = 20_000;
+const keyTriesMax = 5;
 
 const fileOf = (cli: Cli): string => join(loadConfig(cli).config.home, "config.toml");
 
-/**
- * Asks and writes the file; nothing is written before the last answer. Resolves to true where this program is to be linked.
- * @throws BridgeError `config` when the person leaves
- */
-export async function onboard(cli: Cli, ask: Ask = askOn(cli)): Promise<boolean> {
+/** Where nothing says yet how and with whom; a key in the environment is no answer to that. */
+export const isFirstStart = (cli: Cli, isPerson = hasPerson(cli)): boolean =>
+  isPerson && !asked.some((key) => cli.env[variableOf(key)] || cli.flags[key]) && !existsSync(fileOf(cli));
+
+/** Asks and writes the file; nothing is written before the last answer. @throws BridgeError `config` when the person leaves */
+export async function onboard(cli: Cli, ask: Ask = askOn(cli), checkKey: CheckKey = checkOn(cli)): Promise<void> {
   const path = fileOf(cli);
   const answers: Record<string, string> = {};
-  const put = async (key: SettingKey, message: string, options?: Question["options"]): Promise<void> => {
+  const put = async (key: SettingKey, message: string, options?: Question["options"]): Promise<string> => {
     const { schema, accepts, fallback, isSecret = false } = settingRow(key);
     const validate = (answer = ""): string | undefined =>
       answer === "" || v.is(schema, answer.trim()) ? undefined : `It takes ${accepts}.`;
     const question = { message, fallback: fallback ?? "", isSecret, validate, ...(options && { options }) };
     const answer = (await ask(question)).trim() || question.fallback;
     if (answer !== "") answers[fileKey(key)] = answer;
+    return answer;
   };
   cli.err("Welcome to signalman. Three questions, then you can write to Claude on Signal.\n\n");
-  await put("transport", "How to reach Signal?", [
-    { value: "native", hint: "this program becomes a linked device of your account" },
-    { value: "signal-cli", hint: "a signal-cli daemon that runs already" },
-    { value: "rest", hint: "a signal-cli-rest-api that runs already" },
+  const transport = await put("transport", "How to reach Signal?", [
+    { value: "native", label: "link", hint: "this program becomes a linked device of your account" },
+    { value: "signal-cli", label: "signal-cli", hint: "a signal-cli daemon that runs already" },
+    { value: "rest", label: "rest", hint: "a signal-cli-rest-api that runs already" },
   ]);
-  const isNative = answers["transport"] === "native";
-  if (!isNative) {
+  if (transport !== "native") {
     await put("signalUrl", "Its URL?");
-    await put("account", "The number of its account, such as +15550100001? Empty: the only one it has");
+    await put("account", "The number of its account, such as +1 555 010 0001? Empty: the only one it has");
   }
-  await put("allow", "Who may write to Claude? self (Note to Self), or numbers with commas between");
-  await put("anthropicApiKey", "Your key for the Claude API? Empty: it is taken from ANTHROPIC_API_KEY");
+  await askWho(cli, ask, answers, put);
+  await askKey(cli, checkKey, answers, () =>
+    put("anthropicApiKey", "Your key for the Claude API (platform.claude.com, Settings, API keys)? Empty: later"),
+  );
   mkdirSync(join(path, ".."), { recursive: true, mode: 0o700 });
   writeFileSync(path, stringify(answers), { mode: 0o600, flag: "wx" });
-  cli.err(`\nWritten to ${path}; change it there. It is not asked again.\n\n`);
-  return isNative;
+  cli.err(`\nWritten to ${path}; change it there, or with \`signalman config edit\`.\n\n`);
 }
+
+type Put = (key: SettingKey, message: string) => Promise<string>;
+
+async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: Put): Promise<void> {
+  const who = await ask({
+    message: "Who may write to Claude?",
+    options: [
+      { value: "self", label: "only you", hint: "in Note to Self" },
+      { value: "others", label: "other people, too", hint: "you say which" },
+    ],
+    fallback: "self",
+    isSecret: false,
+    validate: (answer = "") => (/^(self|others)?$/u.test(answer) ? undefined : "It takes self or others."),
+  });
+  answers["allow"] = "self";
+  if (who !== "others") return;
+  const given = await put("allow", "Their numbers with the country code, with commas between, such as +1 555 010 0002");
+  const own = toNumber(answers["account"] ?? "");
+  const others = given.split(",").filter((word) => word.trim() !== "self" && (own === null || toNumber(word) !== own));
+  answers["allow"] = ["self", ...others.map((word) => toNumber(word) ?? word.trim())].join(",");
+  if (answers["transport"] === "native")
+    cli.err("On your own account Claude would answer them in your name: an account of its own is better for that.\n");
+}
+
+/** A key is looked at before it is written down. Where only Managed Agents are refused, this machine keeps the conversation. */
+async function askKey(
+  cli: Cli,
+  check: CheckKey,
+  answers: Record<string, string>,
+  put: () => Promise<string>,
+): Promise<void> {
+  const known = cli.env[variableOf("anthropicApiKey")];
+  for (let tries = 0; tries < keyTriesMax; tries++) {
+    const key = known || (await put());
+    if (key === "") return cli.err("Without a key your messages wait. `signalman config edit` is the place for it.\n");
+    const fault = await check("sessions", key);
+    if (fault === null) return cli.err("The key is good.\n");
+    if (fault.code === "claude_forbidden" && (await check("messages", key)) === null) {
+      answers["backend"] = "messages";
+      return cli.err("The key is good, but not for Managed Agents: this machine keeps the conversation (messages).\n");
+    }
+    cli.err(`${fault.message}. ${fault.hint}\n`);
+    // Only another key can help, and only where one was typed.
+    if (fault.code !== "claude_key" || known) return;
+    delete answers[fileKey("anthropicApiKey")];
+  }
+}
+
+const checkOn =
+  (cli: Cli): CheckKey =>
+  async (backend, anthropicApiKey) => {
+    await using stack = new AsyncDisposableStack();
+    const config = { ...configOf(cli), backend, anthropicApiKey };
+    const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
+    const claude = await buildLine(deps, { get: () => null, set: () => undefined });
+    return claude.check(AbortSignal.any([cli.signal, AbortSignal.timeout(keyMs)])).then(
+      () => null,
+      (error: unknown) => {
+        if (error instanceof BridgeError) return error;
+        const { code, message } = toFault(error);
+        return new BridgeError(code, message);
+      },
+    );
+  };
 
 function askOn({ signal }: Cli): Ask {
   return async ({ message, options, fallback, isSecret, validate }) => {

@@ -8,14 +8,14 @@ import { reportFailure, type Cli, type Io } from "./io.ts";
 const usageExit = 2;
 
 type Options = {
-  readonly [flag in "json" | "web" | "force" | "script" | "check" | "run"]?: true;
-} & { readonly name?: string; readonly captcha?: string };
+  readonly [flag in "json" | "force" | "script" | "check" | "run" | "wait" | "new" | "follow"]?: true;
+} & { readonly name?: string; readonly captcha?: string; readonly file?: readonly string[] };
 type Work = (cli: Cli, options: Options, ...args: string[]) => number | Promise<number>;
 /** What it is for (empty: hidden from the help), what does it, its options and arguments. */
 type Row = readonly [doc: string, load: () => Work | Promise<Work>, parts?: Readonly<Record<string, string>>];
 
 const json = { "--json": "for programs" };
-const oneSession = { "<id>": "ours or Claude's" };
+const oneSession = { "<id>": "its number in the list, an id, or the beginning of one" };
 const versionLine = `signalman ${version} (${commit})`;
 
 /** Commands of commands; each with the one that is meant when none is named. */
@@ -26,6 +26,7 @@ const groups = {
   service: { doc: "signalman as a service of this user (systemd, launchd)", usual: "status" },
 } as const;
 
+const start = () => import("./start.ts");
 const remote = () => import("./remote.ts");
 const home = () => import("./home.ts");
 const projects = () => import("./projects.ts");
@@ -33,14 +34,13 @@ const completions = () => import("./completions.ts");
 const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
 
 const commands: Readonly<Record<string, Row>> = {
-  run: ["start the bridge and stay in the foreground; also without any command", () => start],
+  run: ["start the bridge and stay in the foreground; also without any command", async () => (await start()).start],
   link: [
     "make this program a linked device of your Signal account",
     async () => (await import("./link.ts")).link,
     {
       "--name <name>": "how the phone lists this device (default: signalman)",
       "--json": "one line of JSON per event",
-      "--web": "show the code in a page for the browser of this machine, too",
       "--force": "replace the account that is linked already",
     },
   ],
@@ -56,8 +56,18 @@ const commands: Readonly<Record<string, Row>> = {
   "selftest-life": ["", async () => (await import("../demo/selftest.ts")).selftestLife, { "<url>": "" }],
   send: [
     "send a message through the running daemon",
-    async () => (await remote()).send,
-    { "<to>": "a number, an account id, self, or group:<id>", "<text>": "what to say" },
+    async () => (await import("./send.ts")).send,
+    {
+      "<to>": "self, a number, an account id, or group:<id>",
+      "[text...]": "what to say, in Markdown; - or nothing takes standard input",
+      "--file <path>": "send a file with it; may stand several times",
+      "--wait": "until it was sent; the exit code tells whether",
+    },
+  ],
+  token: [
+    "print the token by which scripts may send: POST /send on the status server",
+    async () => (await import("./send.ts")).token,
+    { "--new": "make another, which ends the one of before" },
   ],
   reconnect: [
     "try the line to Signal now",
@@ -65,11 +75,17 @@ const commands: Readonly<Record<string, Row>> = {
     { "--captcha <solution>": "the solved captcha that Signal asked for, beginning with signalcaptcha://" },
   ],
   status: ["how the running daemon stands", async () => (await remote()).status, json],
+  health: ["0 while messages come and go, else 1 and why", async () => (await remote()).health],
+  logs: [
+    "what the service has said",
+    () => async (cli, options) => (await service(cli)).logs(options),
+    { "-f, --follow": "and what it says from now on" },
+  ],
   doctor: ["check everything and say what to do", async () => (await import("./doctor.ts")).doctor, json],
   "sessions list": ["all that are kept here, newest first", async () => (await home()).listSessions, json],
   "sessions show": ["one conversation", async () => (await home()).showSession, { ...oneSession, ...json }],
   "sessions sync": ["compare with Claude now", async () => (await remote()).syncSessions],
-  "sessions archive": ["end one, here and at Claude", async () => (await remote()).archiveSession, oneSession],
+  "sessions archive": ["end one, here and at Claude", async () => (await home()).archiveSession, oneSession],
   "projects list": ["all, with what Claude may do there", async () => (await projects()).listProjects, json],
   "projects add": [
     "let Claude work on a folder",
@@ -96,6 +112,8 @@ const commands: Readonly<Record<string, Row>> = {
   ],
   "projects search": ["", async () => (await projects()).searchHere, { "<what>": "" }],
   "config show": ["what is in force, and where it was set", async () => (await home()).showConfig, json],
+  "config edit": ["open config.toml in your editor, and check it", async () => (await home()).editConfig],
+  "config path": ["where config.toml is", async () => (await home()).showPath],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
   "service install": [
     "write the service file, start it now and at every login",
@@ -103,8 +121,13 @@ const commands: Readonly<Record<string, Row>> = {
   ],
   "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
   "service uninstall": ["stop it and remove the service file", () => async (cli) => (await service(cli)).uninstall()],
+  restore: [
+    "bring a backup back",
+    async () => (await home()).restore,
+    { "<file>": "what `backup` has written", "--force": "lose what is here" },
+  ],
   backup: [
-    "copy the database while the daemon works",
+    "copy database and settings while the daemon works",
     async () => (await home()).backup,
     { "<file>": "a new file; it will hold keys and messages" },
   ],
@@ -167,7 +190,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
       const work = await load();
       done(await work({ ...io, flags: program.opts() }, options, ...args.flat()));
     };
-  program.allowExcessArguments().action(does(() => start));
+  program.allowExcessArguments().action(does(async () => (await start()).start));
   const groupOf = (group: keyof typeof groups): Command =>
     program.commands.find((command) => command.name() === group) ??
     program.command(group).description(groups[group].doc);
@@ -181,17 +204,11 @@ function createProgram(io: Io, done: (code: number) => void): Command {
       .allowExcessArguments(isDefault)
       .action(does(load));
     for (const [form, what] of Object.entries(parts))
-      if (form.startsWith("-")) command.option(form, what);
+      if (form === "--file <path>") command.option(form, what, (path, before: string[]) => [...before, path], []);
+      else if (form.startsWith("-")) command.option(form, what);
       else command.argument(form, what);
   }
   return program;
-}
-
-/** `run`; the very first time after the questions, and the QR code where this program is to be linked. */
-async function start(cli: Cli): Promise<number> {
-  const { isFirstStart, onboard } = await import("./onboard.ts");
-  if (isFirstStart(cli) && (await onboard(cli))) await (await import("./link.ts")).link(cli, { isOptional: true });
-  return (await import("./run.ts")).run(cli);
 }
 
 /** A word that is none of its commands: the near miss, and exit code 2. */

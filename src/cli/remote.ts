@@ -1,5 +1,5 @@
 /**
- * How a command finds and asks the running daemon, and the commands that do no more: status, send, reconnect, sessions sync and archive.
+ * How a command finds and asks the running daemon, and the commands that do no more: status, health, reconnect and sessions sync.
  *
  * `control.json` in the home folder names the daemon's process and where it listens, and holds the token, readable by the owner alone.
  * Before a command says anything, token included, what listens there must prove that it holds the token, too.
@@ -11,9 +11,10 @@ import * as v from "valibot";
 import type { Config } from "../config.ts";
 import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { addressee } from "../settings.ts";
+import { harmless, localTime } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
+import { judge } from "../status/verdict.ts";
 import { configOf, printJson, toTable, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
@@ -64,9 +65,11 @@ async function findDaemon({ home, listen }: Config, signal: AbortSignal): Promis
 export const fetchStatus = async (config: Config, signal: AbortSignal): Promise<Status> =>
   (await ask(config, signal, "/status")) as Status;
 
-/** `POST /control/<what>`. @throws BridgeError `not_running`, or what the daemon answers */
-export const command = (config: Config, what: string, body: unknown, signal: AbortSignal): Promise<unknown> =>
-  ask(config, signal, `/control/${what}`, { method: "POST", body: JSON.stringify(body) });
+/** `POST /control/<what>`; resolves to its result. @throws BridgeError `not_running`, or what the daemon answers */
+export async function command(config: Config, what: string, body: unknown, signal: AbortSignal): Promise<unknown> {
+  const answer = await ask(config, signal, `/control/${what}`, { method: "POST", body: JSON.stringify(body) });
+  return (answer as { readonly result?: unknown }).result;
+}
 
 async function ask(config: Config, signal: AbortSignal, path: string, init: RequestInit = {}): Promise<unknown> {
   const { url, token } = await findDaemon(config, signal);
@@ -121,44 +124,49 @@ async function have(cli: Cli, what: string, body: unknown, done: string): Promis
   return 0;
 }
 
-/** A message through the daemon, which sends it in order and repeats it where need be. */
-export async function send(cli: Cli, _: unknown, to = "", text = ""): Promise<number> {
-  if (!v.is(addressee, to))
-    throw new BridgeError("config", "Cannot send to this recipient as it is none", {
-      hint: "Accepted: a number such as +15550100001, an account id (UUID), self, or group:<id in standard base64>.",
-    });
-  if (text.trim() === "") throw new BridgeError("config", "Cannot send nothing", { hint: "Give a text." });
-  return have(cli, "send", { to, text }, "In the outbox.");
-}
-
 /** Skips the wait, and tries a halted line once; a captcha is handed in first. */
 export const reconnect = (cli: Cli, { captcha }: { readonly captcha?: string }): Promise<number> =>
   have(cli, "reconnect", captcha === undefined ? {} : { captcha }, "Reconnecting.");
 
 export const syncSessions = (cli: Cli): Promise<number> => have(cli, "sync", {}, "In step with Claude.");
 
-export const archiveSession = (cli: Cli, _: unknown, id = ""): Promise<number> =>
-  have(cli, "archive", { id }, "Archived.");
+/** 0 while it does its work and Signal delivers, else 1 with the reason: for a container's health check. */
+export async function health(cli: Cli): Promise<number> {
+  const { url } = await findDaemon(configOf(cli), cli.signal);
+  const { isOk, text } = await exchange(`${url}/health`, cli.signal, proofMs);
+  cli.out(harmless(text));
+  return isOk ? 0 : 1;
+}
 
 export async function status(cli: Cli, options: { readonly json?: true }): Promise<number> {
   const status = await fetchStatus(configOf(cli), cli.signal);
   if (options.json) printJson(cli, status);
-  else cli.out(describe(status));
+  else cli.out(describe(status, cli.clock.now()));
   return 0;
 }
 
-function describe({ version, connection, signal, claude, sessions, inbox, outbox }: Status): string {
-  const retry = connection.retryAt === null ? "" : `, next attempt at ${connection.retryAt}`;
+function describe(status: Status, now: Millis): string {
+  const { version, connection, signal, claude, sessions, inbox, outbox } = status;
+  const { words, times, faults } = judge(status, now);
   const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
+  const count = (facts: Readonly<Record<string, number>>): string =>
+    Object.entries(facts)
+      .filter(([, number]) => number > 0)
+      .map(([what, number]) => `${number} ${what}`)
+      .join(", ") || "none yet";
+  const { pending, answered, failed } = inbox;
   const rows = [
-    ["connection", `${connection.state} since ${connection.since}${retry}`],
+    ["connection", `${connection.state} since ${localTime(Date.parse(connection.since))}`],
     ["signal", [signal.transport, signal.account].filter((part) => part !== null).join(" ")],
     ["claude", `${claude.backend} ${claude.model}, ${reachable}`],
-    ["sessions", `${sessions.total}, ${sessions.stale} waiting for sync`],
-    ["inbox", `${inbox.pending} waiting, ${inbox.answered} answered, ${inbox.failed} failed`],
-    ["outbox", `${outbox.pending} waiting, ${outbox.sent} sent, ${outbox.uncertain} repeated, ${outbox.failed} failed`],
+    ["sessions", count({ kept: sessions.total, "waiting for sync": sessions.stale })],
+    ["questions", count({ waiting: pending, answered, failed })],
+    [
+      "answers",
+      count({ waiting: outbox.pending, sent: outbox.sent, repeated: outbox.uncertain, failed: outbox.failed }),
+    ],
     ["version", version],
   ];
-  const faults = [connection.fault, claude.lastError, outbox.fault].filter((fault) => fault !== null);
-  return toTable(rows) + faults.map(({ message, hint }) => `\n${message}\n${hint}\n`).join("");
+  const said = faults.map(({ message, hint }) => `${message}\n${hint}\n\n`).join("");
+  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable(rows)}`;
 }

@@ -3,8 +3,9 @@ import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { plainText } from "../core/reply.ts";
+import { plainText, renderReply } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
+import { withNotify } from "../notify.ts";
 import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
@@ -12,6 +13,7 @@ import { commit, version } from "../version.ts";
 import { buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
+import { readToken, takeStaged } from "./send.ts";
 import { keepWatch } from "./service.ts";
 
 /** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
@@ -29,7 +31,10 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     ...deps,
     networkKey,
     newId: randomUUID,
-    buildTransport: (store) => openTransport(deps, store),
+    async buildTransport(store) {
+      const transport = await openTransport(deps, store);
+      return config.notify === null ? transport : withNotify(transport, config.notify, deps);
+    },
     buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
@@ -43,7 +48,9 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
   const code = await daemon.finished;
-  if (code === errorRow("not_linked").exit && cli.isErrTty) cli.err(`${errorRow("not_linked").hint}\n`);
+  const { exit, title, hint } = errorRow("not_linked");
+  if (code === exit && cli.isErrTty) cli.err(`${hint}\n`);
+  else if (code === exit) deps.log.error(title, { hint });
   return code;
 }
 
@@ -57,7 +64,7 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
   const token = newToken();
   const { status, health, isReady } = daemon;
   let url = "";
-  const gate = { control: controlOf(daemon, deps), token, url: () => url };
+  const gate = { control: controlOf(daemon, deps), token, scriptToken: () => readToken(config.home), url: () => url };
   const report = (error: unknown): void => log.error("status server failed to answer", { error });
   const app = createApp({ status, health, isReady, ...gate, isAnyHost: config.trustListen, now: clock.now, report });
   const server = await listen(config.listen, app.fetch).catch((error: unknown) => {
@@ -74,7 +81,7 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
   return server;
 }
 
-function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
+function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Control {
   const { store, line, transport, wake, reconnect } = daemon;
   return {
     async sync() {
@@ -89,9 +96,25 @@ function controlOf(daemon: Daemon, { clock, signal }: Deps): Control {
       if (captcha !== undefined) await transport.answerChallenge?.(captcha);
       reconnect();
     },
-    send(chat, text) {
-      store.outbox.add("send", randomUUID(), 0, chat, plainText(text), clock.now());
+    async send(chat, text, files) {
+      const id = randomUUID();
+      const taken = files.map((file) => takeStaged(config.home, file));
+      const rendered = renderReply(text);
+      const bodies = rendered.length === 0 ? [plainText("")] : rendered;
+      store.db.transaction(() => {
+        for (const [index, body] of bodies.entries()) {
+          const isLast = index === bodies.length - 1;
+          const whole = body.kind === "text" && isLast ? { ...body, files: [...body.files, ...taken] } : body;
+          store.outbox.add("send", id, index, chat, whole, clock.now());
+        }
+      });
       wake();
+      return id;
+    },
+    // The messages of a chat go out in order: with the last all are sent.
+    sent(id) {
+      const state = store.outbox.of("send", id).at(-1)?.state ?? "failed";
+      return state === "sent" || state === "failed" ? state : "waiting";
     },
     async archive(id) {
       const session = store.sessions.find(id);

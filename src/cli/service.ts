@@ -11,7 +11,7 @@ import { childEnv } from "../child-env.ts";
 import type { Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { variableOf, settingKeys } from "../settings.ts";
-import { load, ownCommand, type Cli, type Io } from "./io.ts";
+import { load, ownCommand, runAttached, type Cli, type Io } from "./io.ts";
 
 type Words = readonly [program: string, ...args: string[]];
 /** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
@@ -211,6 +211,24 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
       const found = await state();
       cli.out(stateTexts[found]);
       return found === "up" ? 0 : 4;
+    },
+
+    /** What it has said: the journal, or the file of launchd. */
+    async logs({ follow }: { readonly follow?: true }): Promise<number> {
+      const log = join(config.home, "signalman.log");
+      if (place.platform === "linux" && existsSync(file))
+        return runAttached("journalctl", [
+          "--user",
+          "--unit",
+          unit,
+          "--lines=200",
+          "--no-hostname",
+          ...(follow ? ["--follow"] : []),
+        ]);
+      if (existsSync(log)) return runAttached("tail", ["-n", "200", ...(follow ? ["-F"] : []), log]);
+      throw new BridgeError("config", "Cannot show a log as no service is installed", {
+        hint: "`signalman run` writes its log to standard error, where it was started.",
+      });
     },
 
     /** Stops and forgets the service; the home folder stays. */

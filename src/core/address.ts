@@ -3,4 +3,4 @@
  * not the marks of emphasis and the punctuation behind it.
  */
 export const address =
-  /(?:https?|ftp):\/\/(?:(?!\*\*|__|~~|\|\|)[^\s<>"`，。；：！？、（）「」『』【】《》…“”])+(?<![*_~.,:;!?'])/g;
+  /(?:https?|ftp):\/\/(?:(?!\*\*|~~|\|\|)[^\s<>"`，。；：！？、（）「」『』【】《》…“”])+(?<![*_~.,:;!?'])/g;

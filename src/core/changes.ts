@@ -66,6 +66,8 @@ export type View = {
   readonly turn: Progress | null;
   /** Claude's open questions in the conversation of now, oldest first. */
   readonly asks: readonly Ask[];
+  /** Tools that Claude may use without asking in the conversation of now. */
+  readonly granted: readonly string[];
   /** The code of the last error of the log that was not overcome; null without one. */
   readonly lastError: { readonly code: string; readonly isTerminal: boolean } | null;
   /** Claude has said something since the prompt under way was taken up. */
@@ -150,6 +152,7 @@ export type Change =
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
   | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
   | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
+  | { readonly do: "grant"; readonly tools: readonly string[] }
   | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
   | { readonly do: "resumeSession"; readonly id: string }

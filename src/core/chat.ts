@@ -78,21 +78,27 @@ function received(view: View, fact: Received): Change[] {
   switch (verdict.kind) {
     case "prompt":
       return openPrompt(view, fact, verdict.replaces);
-    case "withdraw": {
-      const prompt = versionOf(view, envelope, verdict.targetSentAt);
-      return prompt ? withdraw(view, prompt, true) : [];
-    }
+    case "withdraw":
+      return takeBack(view, envelope, verdict.targetSentAt);
     case "answer":
       return answer(view, fact, verdict);
     case "command": {
-      const done = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
-      const { text, changes } = done;
-      return [...changes, ...(text === null ? [] : [say("command", id, text)])];
+      const taken = takeBack(view, envelope, verdict.replaces);
+      const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
+      return [...taken, ...changes, ...(text === null ? [] : [say("command", id, text)])];
     }
+    case "hint":
+      return [say("command", id, verdict.text)];
     case "drop":
     case "ignore":
       return [];
   }
+}
+
+/** An edit that is no prompt any more, or a deletion, takes the earlier message back. */
+function takeBack(view: View, envelope: Envelope, sentAt: Millis | null): Change[] {
+  const prompt = sentAt === null ? undefined : versionOf(view, envelope, sentAt);
+  return prompt ? withdraw(view, prompt, true) : [];
 }
 
 function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | null): Change[] {
@@ -142,26 +148,32 @@ type Answer = Extract<Verdict, { kind: "answer" }>;
  * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
  * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing.
  */
-function answer(view: View, fact: Received, { isAllowed, reason, targetSentAt, by }: Answer): Change[] {
+function answer(view: View, fact: Received, verdict: Answer): Change[] {
   const { id, envelope } = fact;
+  const { answer: said, reason, targetSentAt, by, replaces } = verdict;
   const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
   const [first, ...others] = view.asks.filter(({ shown }) =>
     targetSentAt === null
       ? shown.some(({ at }) => at !== null && at <= writtenAt)
       : shown.some(({ sentAt }) => sentAt === targetSentAt),
   );
-  if (first === undefined && by === "text") return openPrompt(view, fact, replacedBy(envelope));
+  if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
   if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
-  const edited = replacedBy(envelope);
-  const replaced = edited === null ? undefined : versionOf(view, envelope, edited);
   if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
-  return [...(replaced ? withdraw(view, replaced, true) : []), ...confirm(view, [first], isAllowed, reason)];
+  const { name } = first.use;
+  return [
+    ...takeBack(view, envelope, replaces),
+    ...(said === "always"
+      ? [{ do: "grant", tools: [...view.granted, name] } as const, say("note", id, alwaysText(name))]
+      : []),
+    ...confirm(view, [first], said !== "no", reason),
+  ];
 }
 
 const whichText = (count: number): string =>
   `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
 
-const replacedBy = ({ content }: Envelope): Millis | null => (content.kind === "edit" ? content.targetSentAt : null);
+const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
 
 // --- from Claude
 
@@ -195,6 +207,8 @@ function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
     return isOver ? [{ do: "wait", id: prompt.id, isWaiting: false }] : [];
   }
   const asks = view.asks.slice(0, asksMax).filter(({ isSaid }) => !isSaid);
+  const free = asks.filter(({ use }) => view.granted.includes(use.name));
+  if (free.length > 0) return confirm(view, free, true, null);
   return [
     ...asks.map(({ use }) => say("ask", askSubject(view, use.id), question(use, words, view.asks.length))),
     ...(prompt?.post?.state === "posted"

@@ -66,9 +66,10 @@ export function withTabs(code: string, source: readonly string[], from: number):
   const lines = code.split("\n");
   const heads = lines.map((line) => line.trimStart());
   const isHere = (at: number): boolean => heads.every((head, index) => source[at + index]?.endsWith(head));
+  const last = Math.min(source.length - lines.length, from + linesAhead);
   let at = from;
-  while (at + lines.length <= source.length && !isHere(at)) at++;
-  if (at + lines.length > source.length) return { code, next: from };
+  while (at <= last && !isHere(at)) at++;
+  if (at > last) return { code, next: from };
   const restored = lines.map((line, index) => {
     const original = (source[at + index] ?? "").slice(0, -(heads[index]?.length ?? 0) || undefined);
     return /\S/.test(original)
@@ -77,6 +78,9 @@ export function withTabs(code: string, source: readonly string[], from: number):
   });
   return { code: restored.join("\n"), next: at + lines.length };
 }
+
+/** How far ahead a block is looked for: code stands in the order of the text. */
+const linesAhead = 2_000;
 
 /** The end of a line's white space that is `columns` wide, tabs as they are; spaces where a tab would have to be parted. */
 function tail(space: string, columns: number): string {
@@ -137,27 +141,42 @@ const isSame = (a: string, b: string): boolean =>
 const fileName =
   /(?:[\w.@~-]*[/\\])*(\.?[\w-][\w.-]{0,60}\.[A-Za-z]\w{0,9}|Dockerfile|Makefile|Containerfile)(?![\w/\\])/g;
 
+/** Endings that say what a file is, whatever stands on the fence of the block that follows. */
+const telling = new Set([...Object.values(endings), "html", "css", "json", "java", "xml", "csv", "sql"]);
+
+/** What a comment on the first line of the code says: `# src/app.py`. */
+const firstComment = /^\s*(?:#|\/\/|--|<!--|\/\*)\s*(?:file(?:name)?:\s*)?(\S+)\s*(?:-->|\*\/)?\s*$/i;
+
 /**
- * The name for a block of code: as its info (`py title="app.py"`) or the last sentence before it says ("`src/app.py`",
- * "**app.py**", plainly only with the language's ending), else `code` with that ending.
+ * The name for a block of code: as its info says (`py title="app.py"`), the last sentence before it ("`src/app.py`", "**app.py**",
+ * plainly only with the language's ending), the code's first line, or what stands before that sentence; else `code` with an ending.
  */
-export function fileNameOf(info: string, before: string): string {
+export function fileNameOf(code: string, info: string, before: string): string {
   const language = (/^[\w+#-]+/.exec(info)?.[0] ?? "").toLowerCase();
   const ending = endings[language] ?? (/^[a-z][a-z0-9]{0,5}$/.test(language) ? language : "");
-  const sentence =
-    before
-      .trimEnd()
-      .slice(-400)
-      .split(/[.!?]\s+(?=\S)|[。！？\n]\s*(?=\S)/)
-      .at(-1) ?? "";
-  const marked = [...sentence.matchAll(/`([^`]+)`|\*\*([^*]+)\*\*|["“„«]([^"“”„»]+)["”»]/g)].flatMap((match) =>
-    namesIn(match[1] ?? match[2] ?? match[3] ?? ""),
-  );
-  const plain = namesIn(sentence).filter((name) => isSame(endingOf(name), ending) && !/^[A-Z][a-z]+\.js$/.test(name));
-  const fits = marked.findLast((name) => isSame(endingOf(name), ending));
+  const isFitting = (name: string): boolean => isSame(endingOf(name), ending);
+  const isPossible = (name: string): boolean => ending === "" || !telling.has(endingOf(name));
+  const text = before.trimEnd();
+  const sentence = text.split(/[.!?]\s+(?=\S)|[。！？\n]\s*(?=\S)/).at(-1) ?? "";
+  const marked = markedNames(sentence);
+  const plain = namesIn(sentence).filter((name) => isFitting(name) && !/^[A-Z][a-z]+\.js$/.test(name));
+  const comment = namesIn(firstComment.exec(code.split("\n", 1)[0] ?? "")?.[1] ?? "");
   const made = wholeNames[language] ?? `code.${ending === "" ? "txt" : ending}`;
-  return namesIn(info).at(-1) ?? fits ?? plain.at(-1) ?? marked.at(-1) ?? made;
+  return (
+    namesIn(info).at(-1) ??
+    marked.findLast(isFitting) ??
+    plain.at(-1) ??
+    comment.at(-1) ??
+    marked.findLast(isPossible) ??
+    markedNames(text).findLast(isFitting) ??
+    made
+  );
 }
 
+/** The names that stand in code, in bold, in quotes. */
+const markedNames = (text: string): string[] =>
+  [...text.matchAll(/`([^`]+)`|\*\*([^*]+)\*\*|["“„«]([^"“”„»]+)["”»]/g)].flatMap(([, ...inside]) =>
+    namesIn(inside.find((name) => name !== undefined) ?? ""),
+  );
 const namesIn = (text: string): string[] => Array.from(text.matchAll(fileName), ([, name = ""]) => name);
 const endingOf = (name: string): string => name.slice(name.lastIndexOf(".") + 1).toLowerCase();

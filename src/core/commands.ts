@@ -12,6 +12,7 @@ export const commands = [
   { name: "usage", use: "/usage", what: "tokens and cost" },
   { name: "approve", use: "/approve", what: "say yes to Claude's question" },
   { name: "deny", use: "/deny", what: "say no" },
+  { name: "ask", use: "/ask", what: "be asked for every tool again" },
   { name: "retry", use: "/retry", what: "ask the last message again" },
   { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
   { name: "export", use: "/export", what: "this conversation as a file" },

@@ -31,6 +31,8 @@ type Run = {
   readonly length: number;
   readonly canOpen: boolean;
   readonly canClose: boolean;
+  /** Within a word: it closes only what looks like it (**T**otal). */
+  readonly isInner: boolean;
 };
 
 /** Openers that wait: prose has a handful; hostile text would make every closer look through thousands. */
@@ -60,7 +62,7 @@ function close(run: Run, open: Run[], text: string, found: Map<number, Emphasis>
 /** CommonMark's rules 9 and 10: runs that could be both do not match where their lengths add up to a multiple of three. */
 function isPair(opener: Run, closer: Run): boolean {
   if (opener.mark !== closer.mark) return false;
-  if (opener.mark === "~") return opener.length === closer.length;
+  if (opener.mark === "~" || closer.isInner) return opener.length === closer.length;
   const isEither = opener.canClose || closer.canOpen;
   return !isEither || (opener.length + closer.length) % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
 }
@@ -83,11 +85,13 @@ function* runsIn(text: string): Generator<Run> {
       next,
       ahead,
       length,
+      around: text.slice(Math.max(0, at - 24), at + 24),
       isLeft: isFlanking(next, before),
       isRight: isFlanking(before, next),
     };
     const [canOpen, canClose] = rules[mark.charAt(0)]?.(near) ?? [false, false];
-    if (canOpen || canClose) yield { mark: mark.charAt(0), at, left: length, length, canOpen, canClose };
+    const isInner = isWord(before) && isWord(next);
+    if (canOpen || canClose) yield { mark: mark.charAt(0), at, left: length, length, canOpen, canClose, isInner };
   }
 }
 
@@ -96,6 +100,8 @@ type Near = {
   readonly next: string;
   /** The two characters behind the run. */
   readonly ahead: string;
+  /** What stands before and behind, for a line. */
+  readonly around: string;
   readonly isLeft: boolean;
   readonly isRight: boolean;
   readonly length: number;
@@ -113,25 +119,29 @@ const isFlanking = (inner: string, outer: string): boolean =>
   !isSpace(inner) && (!isPunctuation(inner) || isSpace(outer) || isPunctuation(outer) || cjk.test(outer));
 
 const isPathLike = (char: string): boolean => char !== "" && "/\\.=@#&+%$^".includes(char);
-const isCloserOnly = (char: string): boolean => char !== "" && ")]},;:!?".includes(char);
+const isCloserOnly = (char: string, isSingle: boolean): boolean =>
+  char !== "" && (isSingle ? ")]},;:!?" : ")]}").includes(char);
 
 const rules: { readonly [mark: string]: (near: Near) => readonly [canOpen: boolean, canClose: boolean] } = {
-  "*": ({ before, next, ahead, isLeft, isRight, length }) => {
+  "*": ({ before, next, ahead, around, isLeft, isRight, length }) => {
+    const isSingle = length === 1;
+    // 长*宽=面积 has no spaces either.
+    const isFactor = isSingle && cjk.test(before) && /[=＝]/.test(around);
     const isOpener =
-      !(isWord(before) && !cjk.test(next)) &&
-      !/[)\]}%°]/.test(before) &&
-      !isCloserOnly(next) &&
-      !(isPathLike(before) && !(length > 1 && /\p{L}/u.test(next))) &&
-      !(length === 1 && /^(?:\.[^.…]|[/\\|&=])/.test(ahead));
+      !isFactor &&
+      (cjk.test(next) || !(isWord(before) || /[)\]}%°]/.test(before))) &&
+      !isCloserOnly(next, isSingle) &&
+      !(isPathLike(before) && !(!isSingle && /\p{L}/u.test(next))) &&
+      !(isSingle && /^(?:\.[^.…]|[/\\|&=])/.test(ahead));
     const isCloser =
       !/[([{]/.test(before) &&
-      !/\d/.test(next) &&
-      !(length === 1 && (/[/\\=]/.test(before) || /^[./\\]\w/.test(ahead)));
+      (cjk.test(before) || !/\d/.test(next)) &&
+      !(isSingle && (/[/\\=]/.test(before) || /^[./\\]\w/.test(ahead)));
     // Models forget the space behind **Note:**.
-    return [isLeft && isOpener, (isRight || (length > 1 && before === ":")) && isCloser];
+    return [isLeft && isOpener, (isRight || (!isSingle && before === ":")) && isCloser];
   },
   _: ({ before, next, ahead, isLeft, isRight }) => [
-    isLeft && (!isRight || isPunctuation(before)) && !isPathLike(before) && !isCloserOnly(next),
+    isLeft && (!isRight || isPunctuation(before)) && !isPathLike(before) && !isCloserOnly(next, true),
     isRight && (!isLeft || isPunctuation(next)) && !/^[./\\=@-]\w/.test(ahead),
   ],
   "~": ({ isLeft, isRight, length }) => [isLeft && length === 2, isRight && length === 2],

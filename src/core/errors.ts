@@ -260,7 +260,7 @@ export const errorTable = {
     "The newest release could not be put in place",
     "Nothing was changed. Check SIGNALMAN_UPDATE_URL and the network.",
   ),
-  unsupported: never("This transport cannot do that", "See the table of transports in the README."),
+  unsupported: never("This transport cannot do that", "See docs/transports.md."),
   internal: never("A fault in signalman itself", "Please report it with the log."),
 } satisfies Record<string, Row>;
 

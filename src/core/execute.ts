@@ -51,7 +51,10 @@ const handlers: Record<Runnable, Handler> = {
   },
   status({ view, look }) {
     const { length } = view.prompts();
-    return tell(`${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}`);
+    const granted = view.granted.length === 0 ? "" : `\nAllowed without asking: ${view.granted.join(", ")}`;
+    return tell(
+      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}`,
+    );
   },
   model({ view, look }, argument) {
     const current = text(view.session, "model") ?? look.defaultModel;
@@ -113,6 +116,10 @@ const handlers: Record<Runnable, Handler> = {
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
   usage: ({ look }) => tell(look.usage() ?? "Nothing used yet."),
+  ask: ({ view }) =>
+    view.granted.length === 0
+      ? tell("Claude asks already.")
+      : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
   retry({ id, look }) {
     const last = look.lastPrompt();
     return last === null ? tell("Nothing was asked yet.") : { text: null, changes: openAs(id, last) };

@@ -3,8 +3,10 @@
  * nothing of it is kept. What is normal traffic without anything to answer is ignored. The rest is a prompt, a command, an
  * answer to a question of Claude's, or takes an earlier prompt back.
  */
-import type { Account, Address, Envelope, Millis, TextContent } from "./model.ts";
-import { isSameAddress } from "./model.ts";
+import { parseCommand } from "./command-line.ts";
+import { consentOf, consentOfReaction, type Consent } from "./consent.ts";
+import type { Account, Address, Envelope, Mention, Millis, TextContent } from "./model.ts";
+import { chatKey, isSameAddress } from "./model.ts";
 
 export type AllowRule =
   | { readonly kind: "self" }
@@ -17,18 +19,23 @@ export type Verdict =
   | { readonly kind: "drop"; readonly reason: DropReason }
   /** Allowed, but nothing to do. */
   | { readonly kind: "ignore"; readonly reason: string }
+  /** `replaces`, here and below: the message that this one is an edit of, and that is no prompt any more. */
   | { readonly kind: "prompt"; readonly replaces: Millis | null }
-  | { readonly kind: "command"; readonly name: string; readonly argument: string }
+  /** `name` as in `core/commands.ts`, or a word that is no command's name. */
+  | { readonly kind: "command"; readonly name: string; readonly argument: string; readonly replaces: Millis | null }
   /** A yes or no, if a question is open that it answers; else words are a prompt, and a reaction says nothing. */
   | {
       readonly kind: "answer";
-      readonly isAllowed: boolean;
-      /** What else was said, for Claude to hear. */
+      readonly answer: Consent["answer"];
+      /** What was said after a no, for Claude to hear. */
       readonly reason: string | null;
       /** The message that it points to, by reaction or quote. */
       readonly targetSentAt: Millis | null;
       readonly by: "text" | "reaction" | "command";
+      readonly replaces: Millis | null;
     }
+  /** Nothing in it can be read here: a sentence is the answer. */
+  | { readonly kind: "hint"; readonly text: string }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
 export type DropReason =
@@ -47,9 +54,6 @@ export type InboundOptions = {
   readonly isGroupAlways: boolean;
 };
 
-const yes = new Set(["yes", "y", "ok", "allow", "approve", "👍", "✅"]);
-const no = new Set(["no", "n", "deny", "stop", "👎", "❌"]);
-
 /** Total: every envelope gets a verdict. */
 export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   const { content } = envelope;
@@ -63,39 +67,54 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
     case "delete":
       return { kind: "withdraw", targetSentAt: content.targetSentAt };
     case "reaction": {
-      const answer = toAnswer(content.emoji);
+      const answer = consentOfReaction(content.emoji);
       const { targetAuthor, targetSentAt } = content;
       if (content.isRemove || answer === null || !isOurs(targetAuthor, options) || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "answer", isAllowed: answer, reason: null, targetSentAt, by: "reaction" };
+      return { kind: "answer", answer, reason: null, targetSentAt, by: "reaction", replaces: null };
     }
     case "text":
     case "edit": {
       const body = content.kind === "edit" ? content.body : content;
-      if (envelope.chat?.kind === "group" && !isAddressed(body, options)) return drop("group talk without a mention");
-      return decideText(envelope, body, content.kind === "edit" ? content.targetSentAt : null, options);
+      const replaces = content.kind === "edit" ? content.targetSentAt : null;
+      if (envelope.chat?.kind === "group" && !isAddressed(body, options))
+        return withdrawn(replaces) ?? drop("group talk without a mention");
+      return decideText(envelope, body, replaces, options);
     }
   }
 }
 
+/** An edit that leaves nothing to answer takes the earlier message back. */
+const withdrawn = (replaces: Millis | null): Verdict | null =>
+  replaces === null ? null : { kind: "withdraw", targetSentAt: replaces };
+
+const nothingToRead = "There was nothing in that message that I can read.";
+
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
-  if (text === "" && body.attachments.length === 0 && !body.isViewOnce) return { kind: "ignore", reason: "no text" };
-  const command = /^\/([a-z]+)(?:\s+([\s\S]*))?$/iu.exec(text);
+  const hasMore = body.attachments.length > 0 || body.isViewOnce;
+  if (text === "" && !hasMore && !isTold(body.quote?.text) && !isTold(body.quote?.described))
+    return withdrawn(replaces) ?? { kind: "hint", text: nothingToRead };
+  const command = parseCommand(text);
+  const isAnswer = command?.name === "approve" || command?.name === "deny";
+  if (command && !isAnswer) return { kind: "command", ...command, replaces };
+  if (command && !mayApprove(envelope, options))
+    return { kind: "ignore", reason: "approval by a person who is not on the list by name" };
+  const targetSentAt = body.quote?.sentAt ?? null;
   if (command) {
-    const name = (command[1] ?? "").toLowerCase();
-    if (name !== "approve" && name !== "deny") return { kind: "command", name, argument: (command[2] ?? "").trim() };
-    if (!mayApprove(envelope, options))
-      return { kind: "ignore", reason: "approval by a person who is not on the list by name" };
-    return { kind: "answer", isAllowed: name === "approve", reason: null, targetSentAt: quotedBy(body), by: "command" };
+    const answer = command.name === "approve" ? "yes" : "no";
+    const reason = answer === "no" && command.argument !== "" ? command.argument : null;
+    return { kind: "answer", answer, reason, targetSentAt, by: "command", replaces };
   }
-  const isOther = body.quote !== null && !isOurs(body.quote.author, options);
-  const isAllowed = body.attachments.length === 0 && !isOther && mayApprove(envelope, options) ? toAnswer(text) : null;
-  if (isAllowed === null) return { kind: "prompt", replaces };
-  return { kind: "answer", isAllowed, reason: null, targetSentAt: quotedBy(body), by: "text" };
+  const isOther = hasMore || (body.quote !== null && !isOurs(body.quote.author, options));
+  const consent = isOther || !mayApprove(envelope, options) ? null : consentOf(text);
+  return consent === null
+    ? { kind: "prompt", replaces }
+    : { kind: "answer", ...consent, targetSentAt, by: "text", replaces };
 }
 
-const quotedBy = ({ quote }: TextContent): Millis | null => quote?.sentAt ?? null;
+const isTold = (words: string | null | undefined): boolean =>
+  words !== null && words !== undefined && words.trim() !== "";
 
 /** False where it is surely another account's message: timestamps of different authors may be equal, or made so. */
 function isOurs(author: Address, { account }: InboundOptions): boolean {
@@ -142,23 +161,38 @@ function isAddressed(body: TextContent, options: InboundOptions): boolean {
   return body.quote !== null && isSameAddress(body.quote.author, options.account);
 }
 
-function toAnswer(text: string): boolean | null {
-  const word = text.trim().toLowerCase().replace(/[.!]$/u, "");
-  if (yes.has(word)) return true;
-  return no.has(word) ? false : null;
+/** What a person is called, where that is known. */
+export type NameOf = (who: Address) => string | null;
+
+/** The text as it was meant for us: without the mention of our own account, and with a name, or a word, where others are mentioned. */
+export const spokenText = (body: TextContent, account: Account, nameOf?: NameOf): string =>
+  withNames(body.text, body.mentions, account, nameOf);
+
+/** Each mention covers its placeholder, counted in UTF-16; one that does not lie in the text is left out, and no placeholder stays. */
+export function withNames(text: string, mentions: readonly Mention[], account: Account, nameOf?: NameOf): string {
+  let named = text;
+  for (const { start, length, who } of [...mentions].sort((a, b) => b.start - a.start)) {
+    if (start < 0 || length < 0 || start + length > named.length) continue;
+    const name = isSameAddress(who, account) ? "" : `@${oneLine(nameOf?.(who) ?? null) ?? "someone"}`;
+    named = named.slice(0, start) + name + named.slice(start + length);
+  }
+  return named.replaceAll("\uFFFC", "").trim();
 }
 
-/** The text as it was meant for us: without the mention of our own account, and with a word where others are mentioned. */
-export function spokenText(body: TextContent, account: Account): string {
-  let text = body.text;
-  for (const { start, length, who } of [...body.mentions].sort((a, b) => b.start - a.start))
-    text = text.slice(0, start) + (isSameAddress(who, account) ? "" : "@someone") + text.slice(start + length);
-  return text.trim();
+/** What others chose (a name, a title, a file's name) as data: on one line, without what is not seen; null where nothing is left. */
+export function oneLine(words: string | null, lengthMax = 60): string | null {
+  const line = (words ?? "").replaceAll(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
+  const cut = line
+    .slice(0, lengthMax)
+    .toWellFormed()
+    .replace(/\uFFFD$/u, "");
+  return line === "" ? null : line.length > lengthMax ? `${cut}…` : line;
 }
 
-/** The identity of a message, never its text: account | sender | device | sent timestamp | kind. */
+/** The identity of a message, never its text: account | sender | device | sent timestamp | kind | chat. */
 export function inboxKey(envelope: Envelope, account: Account): string {
   const self = account.number ?? account.aci ?? "?";
   const sender = envelope.source?.aci ?? envelope.source?.number ?? "?";
-  return [self, sender, envelope.sourceDevice ?? 0, envelope.sentAt, envelope.content.kind].join("|");
+  const chat = envelope.chat ? chatKey(envelope.chat) : "none";
+  return [self, sender, envelope.sourceDevice ?? 0, envelope.sentAt, envelope.content.kind, chat].join("|");
 }

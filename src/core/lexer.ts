@@ -106,9 +106,15 @@ function emphasisAt(lexer: object, source: string, masked: string): Emphasis | u
 /** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
 const dollars =
   /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
+/** Words in such brackets are words: `\[optional\]` shows its brackets. */
 const math = new RegExp(
-  String.raw`^(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
+  String.raw`^(?!\\[([][A-Za-z][A-Za-z -]{3,}\\[)\]])(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
 );
+/** What must follow: without it the search would be in vain from each beginning on. */
+const ends: ReadonlyMap<string, string> = new Map([
+  ["\\(", "\\)"],
+  ["\\[", "\\]"],
+]);
 const mathBlock =
   /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
 /** A pattern (`\d+\.\d`) or a path (`\\host\share`) keeps its backslashes: nothing there needs an escape. */
@@ -137,7 +143,8 @@ const parser = new Marked({
       name: "verbatim",
       level: "inline",
       tokenizer(source, before) {
-        const [raw] = math.exec(source) ?? backslash(source, before.at(-1)?.raw ?? "");
+        const end = ends.get(source.slice(0, 2)) ?? "$";
+        const [raw] = (source.includes(end, 1) && math.exec(source)) || backslash(source, before.at(-1)?.raw ?? "");
         return raw ? { type: "verbatim", raw } : undefined;
       },
     },

@@ -54,7 +54,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
       starts.push(from);
       isLed = token.type === "heading" || /[:：]\s*$/.test(token.raw.slice(-8));
     }
-    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
+    context.before = textBefore(context.before, token);
     end = from + token.raw.length;
     prose += token.type === "code" ? 0 : token.raw.length;
     if (whole.length > lengthMax || prose > lengthMax * proseFactor) break;
@@ -70,7 +70,9 @@ const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code",
 /** Markdown is hardly longer than what it shows, but for what shows nothing. */
 const proseFactor = 16;
 
-/** Of the text before a block of code as much is kept as its last sentence may take. */
+/** The end of the text before a block of code, which may name it: the last lines since the last block of code. */
+const textBefore = (before: string, { type, raw }: Token): string =>
+  type === "code" ? "" : `${before}${before === "" ? "" : "\n"}${raw}`.slice(-beforeLength);
 const beforeLength = 400;
 
 type Context = {
@@ -92,7 +94,7 @@ const depthMax = 16;
 function block(token: Block["token"], context: Context): string {
   if (token.type === "def" && context.shownUrls.has(token.href) && !context.cited.has(token.href)) return "";
   try {
-    return token.type === "space" ? "" : toText(token, context).replace(/\n+$/, "");
+    return token.type === "space" ? "" : toText(token, context).trimEnd();
   } catch {
     // Nested too deeply for the stack: the words count more than their looks.
     return token.raw.trimEnd();
@@ -105,7 +107,7 @@ function blocks(tokens: readonly Token[], { ...context }: Context, isTight = fal
   for (const token of tokens as readonly MarkedToken[]) {
     const text = block(token, context);
     if (text.trim() !== "") texts.push(text);
-    if (token.type !== "space") context.before = token.raw.slice(-beforeLength);
+    context.before = textBefore(context.before, token);
   }
   return texts.join(isTight ? "\n" : "\n\n");
 }
@@ -167,10 +169,11 @@ const plain = (text: string): string => {
 
 /** At the margin: what is copied from the phone must be the code and nothing else. */
 function codeText({ text, lang = "" }: Tokens.Code, { tabs, depth, takeCode, before }: Context): string {
-  if (text.trim() === "") return "";
+  // What stands on the line of the fence is no language where it is all there is.
+  if (text.trim() === "") return lang.includes(" ") ? styled("MONOSPACE", lang) : "";
   const restored = tabs && depth > 0 ? withTabs(text, tabs.lines, tabs.next) : null;
   if (tabs && restored) tabs.next = restored.next;
-  const code = (restored?.code ?? text).replace(/\n+$/, "");
+  const code = (restored?.code ?? text).trimEnd();
   return takeCode(code, lang, before) ?? atMargin(styled("MONOSPACE", code));
 }
 
@@ -245,7 +248,7 @@ function linkText(
     context.cited.add(link.href);
     return link.raw;
   }
-  // A badge: the picture's own address helps nobody beside the one that it leads to.
+  // A badge: where it leads to is an address, where its picture lies is none for a reader.
   const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
   const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
   context.shownUrls.add(link.href);

@@ -50,7 +50,15 @@ export type StyledText = {
 export type Mention = { readonly start: number; readonly length: number; readonly who: Address };
 
 /** The message that a reply quotes: its identity is (author, sentAt). */
-export type Quote = { readonly sentAt: Millis; readonly author: Address; readonly text: string | null };
+export type Quote = {
+  readonly sentAt: Millis;
+  readonly author: Address;
+  readonly text: string | null;
+  /** Of the text; absent where the transport does not tell them. */
+  readonly mentions?: readonly Mention[] | null;
+  /** What it quotes besides text, in words: "a photo". */
+  readonly described?: string | null;
+};
 
 export type TextContent = {
   readonly kind: "text";

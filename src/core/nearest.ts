@@ -1,9 +1,9 @@
 /** The nearest of some words, for "did you mean". */
 import damerauLevenshtein from "damerau-levenshtein";
 
-/** The candidate with the fewest edits to `word`, or null when none is close (more than a third of it would change). */
+/** The candidate with the fewest edits to `word`, or null when none is close: one edit in a short word, three in a long one. */
 export function nearest(word: string, candidates: readonly string[]): string | null {
-  const editsMax = Math.max(1, Math.ceil(word.length / 3));
+  const editsMax = word.length < 6 ? 1 : word.length < 10 ? 2 : 3;
   const near = candidates
     // As many edits at least; and what a stranger's word costs stays small, however long it is.
     .filter((candidate) => Math.abs(candidate.length - word.length) <= editsMax)

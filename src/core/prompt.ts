@@ -1,16 +1,7 @@
 /** How a person's message becomes a prompt: pure text and the decision which files Claude can take. */
-import { spokenText } from "./inbound.ts";
-import type { Account, Attachment, Envelope, TextContent } from "./model.ts";
-
-/**
- * Largest file per kind in bytes: what the API takes of a picture (10 MB in base64), what leaves room for more in one request, and
- * what a sandbox is sent. **Source:** Claude API guide, "Vision" and "Request size limits"; the others are our own bounds.
- */
-const kinds: readonly { readonly type: RegExp; readonly bytesMax: number }[] = [
-  { type: /^image\//u, bytesMax: 7 * 1024 * 1024 },
-  { type: /^application\/pdf$/u, bytesMax: 20 * 1024 * 1024 },
-  { type: /^(?!video\/)/u, bytesMax: 20 * 1024 * 1024 },
-];
+import { expectFile, isVoice } from "./filetype.ts";
+import { oneLine, spokenText, withNames, type NameOf } from "./inbound.ts";
+import type { Account, Attachment, Envelope, Quote, TextContent } from "./model.ts";
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
 export const longTextBytesMax = 64 * 1024;
@@ -46,35 +37,72 @@ export function planFiles(body: TextContent): FilePlan {
   const refused: string[] = [];
   const refuse = (file: Attachment, why: string): void => void refused.push(`[The attached ${describe(file)} ${why}.]`);
   for (const file of body.attachments) {
-    const kind = kinds.find(({ type }) => type.test(file.contentType.toLowerCase()));
     if (file.isLongText) continue;
-    else if (file.isVoiceNote) {
+    if (isVoice(file)) {
       if ((file.sizeBytes ?? 0) <= voiceBytesMax && voice.length < voiceNotesMax)
         voice.push({ file, bytesMax: voiceBytesMax });
       else refused.push("[A voice note was too long to be written down, and left out.]");
-    } else if (!kind) refuse(file, "is of a kind that cannot be read here");
-    else if ((file.sizeBytes ?? 0) > kind.bytesMax)
-      refuse(file, `is larger than the ${kind.bytesMax / 1024 / 1024} MB allowed here`);
+      continue;
+    }
+    const expected = expectFile(file);
+    if ("refused" in expected) refuse(file, expected.refused);
     else if (fetch.length >= filesMax) refuse(file, "was one too many and left out");
-    else fetch.push({ file, bytesMax: kind.bytesMax });
+    else fetch.push({ file, bytesMax: expected.bytesMax });
   }
   return { fetch, voice, refused };
 }
 
-/** A file in words: its name and type. */
-export const describe = (file: Attachment): string => `file ${file.fileName ?? "without a name"} (${file.contentType})`;
+/** A file in words: its name, as its sender chose it and so in quotation marks, and the type that was announced. */
+export function describe({ fileName, contentType }: Attachment): string {
+  const name = oneLine(fileName?.replaceAll('"', "'") ?? null);
+  return `file ${name === null ? "without a name" : `"${name}"`} (${oneLine(contentType) ?? "of no type"})`;
+}
 
 /**
  * The prompt's text. A quoted message comes first as context; in a group the sender's name goes before the text, since one
- * session serves all its members.
+ * session serves all its members. Who is mentioned is named, in the text and in the quote.
  */
-export function promptText(envelope: Envelope, account: Account, longText: string | null): string {
+export function promptText(envelope: Envelope, account: Account, longText: string | null, nameOf?: NameOf): string {
   const body = textOf(envelope);
   if (!body) return "";
-  const spoken = longText === null ? spokenText(body, account) : longText.trim();
-  const quoted = body.quote?.text ? `${body.quote.text.replace(/^/gmu, "> ")}\n\n` : "";
-  const name = envelope.chat?.kind === "group" ? `${envelope.sourceName ?? "Someone"}: ` : "";
-  return quoted + name + spoken;
+  const spoken = withNames(longText ?? body.text, body.mentions, account, nameOf);
+  const quoted = body.quote ? quotedText(body.quote, account, nameOf) : "";
+  const name = envelope.chat?.kind === "group" ? `${speakerName(envelope.sourceName)}: ` : "";
+  const isAlone = spoken === "" && body.attachments.length === 0 && !body.isViewOnce;
+  const said = isAlone && quoted !== "" ? "Please answer the message quoted above." : spoken;
+  return (quoted === "" ? "" : `${quoted.replace(/^/gmu, "> ")}\n\n`) + name + said;
+}
+
+/** What it quotes besides text in brackets, then the text. */
+function quotedText({ text, mentions, described }: Quote, account: Account, nameOf?: NameOf): string {
+  const known = mentions ?? [];
+  const isKnown = (at: number): boolean => known.some(({ start, length }) => at >= start && at < start + length);
+  // A placeholder of which nothing is known is somebody.
+  const strangers = [...(text ?? "").matchAll(/\uFFFC/gu)].flatMap(({ index }) =>
+    isKnown(index) ? [] : [{ start: index, length: 1, who: { aci: null, number: null } }],
+  );
+  const words = withNames(text ?? "", [...known, ...strangers], account, nameOf);
+  const medium = oneLine(described ?? null, 200);
+  return [...(medium === null ? [] : [`[${medium}]`]), ...(words === "" ? [] : [words])].join(" ");
+}
+
+/** Everything that could end a name and begin another speaker's words, in any script. */
+const colons = /[:\uFF1A\uFE13\uFE55\uFE30\u2236\u02D0\u02F8\uA789\u05C3\u0589\u1361\u1365\u1366\u1804\u205A]/gu;
+
+/** A display name as it goes before what its owner says. */
+export const speakerName = (name: string | null): string =>
+  oneLine(name?.replaceAll(colons, " ") ?? null, 40) ?? "Someone";
+
+/** What a quoted file is, for people: "a photo", "the file "plan.pdf"". */
+export function mediumOf(contentType: string | null, fileName: string | null): string {
+  const type = (contentType ?? "").toLowerCase();
+  const name = oneLine(fileName?.replaceAll('"', "'") ?? null);
+  const named = name === null ? "" : ` "${name}"`;
+  if (type.startsWith("image/gif")) return `a GIF${named}`;
+  if (type.startsWith("image/")) return `a photo${named}`;
+  if (type.startsWith("video/")) return `a video${named}`;
+  if (type.startsWith("audio/")) return name === null ? "a voice note" : `an audio file${named}`;
+  return name === null ? "a file" : `the file${named}`;
 }
 
 /** What the person wrote, without what it quotes. */

@@ -81,7 +81,7 @@ function takeCode(files: OutboundFile[], code: string, info: string, before: str
   const isShort =
     lines <= screenLines && code.length <= screenBytes && fileOf("", code).base64.length * 0.75 <= screenBytes;
   if (isShort || files.length >= codeFilesMax) return null;
-  const name = distinctName(fileNameOf(info, before), files);
+  const name = distinctName(fileNameOf(code, info, before), files);
   files.push(fileOf(name, `${code}\n`));
   return `📎 ${styled("BOLD", name)}, ${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
 }

@@ -23,17 +23,29 @@ function say(what: string, parts: readonly (string | null | undefined)[]): strin
 
 type Maybe = string | null | undefined;
 
-/** A shared contact: name, organization, then numbers and addresses. */
-export const cardWords = (parts: readonly Maybe[]): string => say("Contact card", parts);
-
-/** The emoji that the sticker stands for, where it is known. */
-export const stickerWords = (emoji: Maybe): string => say("Sticker", [emoji]);
-
-export const pollWords = (question: Maybe, options: readonly Maybe[]): string => say("Poll", [question, ...options]);
+/** What may be in a message beside its text, or in its place. */
+export type Wordless = {
+  readonly cards: readonly ({
+    readonly [part in "prefix" | "given" | "middle" | "family" | "suffix" | "nickname" | "organization"]?: Maybe;
+  } & { readonly values: readonly Maybe[] })[];
+  readonly poll: { readonly question: Maybe; readonly options: readonly Maybe[] } | null | undefined;
+  readonly sticker: { readonly emoji: Maybe } | null | undefined;
+  readonly links: readonly { readonly url: Maybe; readonly title: Maybe; readonly description: Maybe }[];
+};
 
 /** A place is shared as a link to a map. */
-export function linkWords(url: Maybe, title: Maybe, description: Maybe): string {
-  const isPlace =
-    /^https?:\/\/(?:maps\.google\.[a-z.]+|(?:www\.)?google\.[a-z.]+\/maps|maps\.apple\.com|(?:www\.)?openstreetmap\.org)\b/iu;
-  return say(isPlace.test(url ?? "") ? "Location" : "Link", [title, description, url]);
+const place =
+  /^https?:\/\/(?:maps\.google\.[a-z.]+|(?:www\.)?google\.[a-z.]+\/maps|maps\.apple\.com|(?:www\.)?openstreetmap\.org)\b/iu;
+
+/** One line each; empty where there is nothing. */
+export function toWords({ cards, poll, sticker, links }: Wordless): string {
+  const lines = cards.map(({ prefix, given, middle, family, suffix, nickname, organization, values }) => {
+    const full = [prefix, given, middle, family, suffix].filter(Boolean).join(" ");
+    return say("Contact card", [full || nickname, organization, ...values]);
+  });
+  if (poll) lines.push(say("Poll", [poll.question, ...poll.options]));
+  if (sticker) lines.push(say("Sticker", [sticker.emoji]));
+  for (const { url, title, description } of links)
+    lines.push(say(place.test(url ?? "") ? "Location" : "Link", [title, description, url]));
+  return lines.join("\n");
 }

@@ -10,6 +10,7 @@ import { clearLine, createInterface, cursorTo } from "node:readline";
 import { renderUnicodeCompact } from "uqr";
 import { loadConfig, type Config } from "../config.ts";
 import type { Millis } from "../core/model.ts";
+import { harmless } from "../log.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
@@ -111,7 +112,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   stack.defer(() => void (screen.print = () => undefined));
   void showMessages(phone, (text) => {
     heard.push(text);
-    screen.print(`claude> ${text.replaceAll("\n", "\n        ")}\n`);
+    screen.print(`claude> ${harmless(text).replaceAll("\n", "\n        ")}\n`);
   }).catch(() => undefined);
   if (server) cli.out(`Watch it at ${server.url}/status\n`);
   cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");

@@ -100,7 +100,7 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
   bridge.log.warn("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
-  const isQuiet = post?.eventId != null && error.code === "claude_stream_lost";
+  const isQuiet = (post?.eventId ?? null) !== null && error.code === "claude_stream_lost";
   const ownMs = backoffMs(
     { attempt, jitter: random(), retryAfterMs: error.retryAfterMs },
     isQuiet ? streamBackoff : defaultBackoff,

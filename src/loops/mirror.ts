@@ -6,16 +6,14 @@
 import type { Frame, Remote, RemoteSession, Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
-import { findUncertain, progressOf, trackAll } from "../core/turn.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
 import { build, isOver, noteTurn, viewOf, waitOf, type Worker } from "./post.ts";
+import { lookUp } from "./uncertain.ts";
 
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
 const overlapMs: Millis = 60_000;
-/** How far a prompt may seem older than its sending: the clocks are known to a second, and a wrong guess asks twice. */
-const askedSlackMs: Millis = 60_000;
 /** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
 const echoHoldMs: Millis = 20;
 /** A stop is taken up within a second as a rule. */
@@ -66,7 +64,7 @@ export async function mirror(
     const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null, isOneByOne: false, waitMs: 0 };
     const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
     if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
-    if (!isFresh) await lookUp(state);
+    if (!isFresh) await lookUp(bridge, remote, session.id, remoteId, signal);
     return await run(state, frames, worker);
   } catch (error) {
     if (kill.aborted) return null;
@@ -141,51 +139,6 @@ export async function listLog(
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
     const session = bridge.store.sessions.get(sessionId);
     if (session && !signal.aborted) bridge.chats.log(session, page);
-  }
-}
-
-/** Posts whose answer was not seen: they are in the log, or they are queued again. */
-async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Mirror): Promise<void> {
-  const { store, chats } = bridge;
-  const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");
-  if (uncertain.length === 0) return;
-  const prompts = uncertain.some(({ kind }) => kind === "prompt") ? await remote.prompts(remoteId, signal) : [];
-  const session = store.sessions.get(sessionId);
-  if (!session || signal.aborted) return;
-  const posted: { id: number; eventId: string | null }[] = [];
-  for (const post of uncertain) {
-    const eventId = find(bridge, sessionId, post, prompts);
-    if (eventId !== undefined) posted.push({ id: post.id, eventId });
-    else store.posts.markQueued(post.id);
-  }
-  const ids = new Set(posted.map(({ eventId }) => eventId));
-  if (posted.length > 0)
-    chats.log(
-      session,
-      prompts.filter(({ id }) => ids.has(id)),
-      posted,
-    );
-}
-
-/** The entry that a post became; undefined where it did not arrive. */
-function find(
-  { store }: Bridge,
-  sessionId: string,
-  { kind, request, postedAt }: PostRow,
-  prompts: readonly SessionEvent[],
-): string | null | undefined {
-  // Stopping twice stops once.
-  if (kind === "interrupt") return undefined;
-  if (request?.kind === "confirm" || request?.kind === "result")
-    return store.log.isAnswered(sessionId, request.toolUseId) ? null : undefined;
-  if (request?.kind !== "prompt") return undefined;
-  const taken = new Set(store.posts.mappedEventIds(sessionId));
-  for (;;) {
-    const found = findUncertain(request.text, (postedAt ?? 0) - askedSlackMs, prompts, taken);
-    if (found === null) return undefined;
-    // One that was thrown away since is no answer.
-    if (trackAll(progressOf(found), store.log.events(sessionId, found)).kind !== "flushed") return found;
-    taken.add(found);
   }
 }
 
@@ -429,7 +382,8 @@ async function afterSilence(state: Mirror): Promise<"over" | "on"> {
   if (there?.status === "idle") state.isWatched = false;
   if (isDone(state, posts)) return "over";
   const prompt = posts.find(({ kind, state: standing }) => kind === "prompt" && standing === "posted");
-  const isQueued = prompt?.eventId != null && bridge.store.log.turn(sessionId, prompt.eventId).kind === "queued";
+  const eventId = prompt?.eventId ?? null;
+  const isQueued = eventId !== null && bridge.store.log.turn(sessionId, eventId).kind === "queued";
   if (there?.status !== "idle" || !prompt || !isQueued) throw streamLost("nothing came over it for too long");
   bridge.store.posts.markQueued(prompt.id);
   return "on";

@@ -45,16 +45,15 @@ export interface Queue {
 /** Longest sleep without a wake, after which every key is looked at: bounds the harm of a wake that was missed. */
 const idleMs: Millis = 60_000;
 
-type Waiting = { readonly until: Millis; readonly attempt: number };
+type Base = Pick<Bridge, "clock" | "random" | "log">;
 
-export function createQueue(
-  { clock, random, log }: Pick<Bridge, "clock" | "random" | "log">,
-  options: QueueOptions,
-): Queue {
-  const running = new Map<string, Promise<unknown>>();
+export function createQueue(bridge: Base, options: QueueOptions): Queue {
+  const { clock } = bridge;
+  // There is room again; the key itself is ready where it was woken meanwhile.
+  const running = createOccupancy(() => alarm.abort());
+  const waits = createWaits(bridge, options.name);
   /** Keys to be looked at, in the order of their turn. */
   const ready = new Set<string>();
-  const waiting = new Map<string, Waiting>();
   let isAllReady = true;
   let alarm = new AbortController();
   const bugs: unknown[] = [];
@@ -64,90 +63,124 @@ export function createQueue(
     else ready.add(key);
     alarm.abort();
   };
-  const wait = (key: string, ms: Millis, attempt: number): void =>
-    void waiting.set(key, { until: clock.monotonic() + ms, attempt });
-  const postpone = (key: string, error: unknown): void => {
-    if (!(error instanceof BridgeError)) return void bugs.push(error);
-    const attempt = (waiting.get(key)?.attempt ?? 0) + 1;
-    const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
-    wait(key, waitMs, attempt);
-    log.warn("work postponed", { loop: options.name, ...toFault(error), waitMs });
-  };
-  const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
-    const task = work.finally(() => {
-      running.delete(key);
-      // There is room again; the key itself is ready where it was woken meanwhile.
-      alarm.abort();
-    });
-    running.set(
-      key,
-      task.catch(() => undefined),
-    );
-    return task;
-  };
   const start = (key: string, kill: AbortSignal): void => {
-    const task = options.work(key, kill).then(
-      (waitMs) => {
-        if (waitMs === null) waiting.delete(key);
-        else wait(key, waitMs, 0);
-      },
-      (error: unknown) => postpone(key, error),
-    );
-    void occupy(key, task);
+    const task = options
+      .work(key, kill)
+      .then((waitMs) => waits.set(key, waitMs))
+      .catch((error: unknown) => {
+        if (error instanceof BridgeError) waits.failed(key, error);
+        else bugs.push(error);
+      });
+    void running.occupy(key, task);
   };
-  const isDue = (key: string): boolean => (waiting.get(key)?.until ?? 0) <= clock.monotonic();
 
   /** Starts what is due; resolves to how long to sleep. */
   const startDue = (kill: AbortSignal): Millis => {
     // With all room taken the queue is not even looked at: the first that ends wakes.
-    if (!options.isOpen() || running.size >= options.max) return idleMs;
-    for (const key of waiting.keys()) if (!running.has(key) && isDue(key)) ready.add(key);
+    if (!options.isOpen() || running.size() >= options.max) return idleMs;
+    for (const key of waits.over()) if (!running.has(key)) ready.add(key);
     if (isAllReady) for (const key of options.keys()) ready.add(key);
     isAllReady = false;
     for (const key of ready) {
-      if (running.size >= options.max) return idleMs;
+      if (running.size() >= options.max) return idleMs;
       if (running.has(key)) continue;
       ready.delete(key);
-      if (isDue(key)) start(key, kill);
+      if (waits.isOver(key)) start(key, kill);
     }
-    const next = [...waiting].reduce(
-      (first, [key, { until }]) => (running.has(key) ? first : Math.min(first, until)),
-      Infinity,
+    return Math.max(
+      1,
+      Math.min(
+        idleMs,
+        waits.nextMs((key) => !running.has(key)),
+      ),
     );
-    return Math.max(1, Math.min(idleMs, next - clock.monotonic()));
+  };
+
+  const beat = async (kill: AbortSignal): Promise<void> => {
+    alarm = new AbortController();
+    const { signal } = alarm;
+    const sleepMs = attempt(bridge, options.name, () => startDue(kill));
+    await clock.sleep(sleepMs ?? idleMs, signal);
+    if (sleepMs === null || (!signal.aborted && sleepMs === idleMs)) isAllReady = true;
   };
 
   return {
     wake,
-    isBusy: (key) => running.has(key),
-    busyCount: () => running.size,
+    isBusy: running.has,
+    busyCount: running.size,
     async hold(key, work) {
-      for (let task = running.get(key); task; task = running.get(key)) await task;
-      return occupy(key, work());
+      await running.free(key);
+      return running.occupy(key, work());
     },
     hurry() {
-      waiting.clear();
+      waits.clear();
       wake();
     },
-    async run(stop, kill) {
+    run: async (stop, kill) => {
       stop.addEventListener("abort", () => wake());
-      while (!stop.aborted && bugs.length === 0) {
-        alarm = new AbortController();
-        const { signal } = alarm;
-        let sleepMs = idleMs;
-        try {
-          sleepMs = startDue(kill);
-        } catch (error) {
-          if (!(error instanceof BridgeError)) throw error;
-          isAllReady = true;
-          log.error("queue unreadable", { loop: options.name, ...toFault(error) });
-        }
-        await clock.sleep(sleepMs, signal);
-        if (!signal.aborted && sleepMs === idleMs) isAllReady = true;
-      }
-      await Promise.all(running.values());
+      while (!stop.aborted && bugs.length === 0) await beat(kill);
+      await running.ended();
       if (bugs.length > 0) throw bugs[0];
     },
+  };
+}
+
+/** One at a time for each key. */
+function createOccupancy(onFree: () => void) {
+  const running = new Map<string, Promise<unknown>>();
+  return {
+    has: (key: string): boolean => running.has(key),
+    size: (): number => running.size,
+    occupy<T>(key: string, work: Promise<T>): Promise<T> {
+      const task = work.finally(() => {
+        running.delete(key);
+        onFree();
+      });
+      const quiet = task.catch(() => undefined);
+      running.set(key, quiet);
+      return task;
+    },
+    async free(key: string): Promise<void> {
+      for (let task = running.get(key); task; task = running.get(key)) await task;
+    },
+    ended: (): Promise<unknown> => Promise.all(running.values()),
+  };
+}
+
+/** What the work says; null where the database cannot be read now. */
+function attempt<T>({ log }: Base, loop: string, work: () => T): T | null {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    log.error("queue unreadable", { loop, ...toFault(error) });
+    return null;
+  }
+}
+
+/** Keys that are not looked at before a time, which is monotonic. */
+function createWaits({ clock, random, log }: Base, loop: string) {
+  const waiting = new Map<string, { readonly until: Millis; readonly attempt: number }>();
+  const isOver = (key: string): boolean => (waiting.get(key)?.until ?? 0) <= clock.monotonic();
+  return {
+    isOver,
+    over: (): string[] => [...waiting.keys()].filter(isOver),
+    set(key: string, waitMs: Millis | null): void {
+      if (waitMs === null) waiting.delete(key);
+      else waiting.set(key, { until: clock.monotonic() + waitMs, attempt: 0 });
+    },
+    /** The work failed below its own retry (the database, say). */
+    failed(key: string, error: BridgeError): void {
+      const attempt = (waiting.get(key)?.attempt ?? 0) + 1;
+      const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
+      waiting.set(key, { until: clock.monotonic() + waitMs, attempt });
+      log.warn("work postponed", { loop, ...toFault(error), waitMs });
+    },
+    nextMs(counts: (key: string) => boolean): Millis {
+      const times = [...waiting].flatMap(([key, { until }]) => (counts(key) ? until : []));
+      return times.reduce((first, until) => Math.min(first, until), Infinity) - clock.monotonic();
+    },
+    clear: () => waiting.clear(),
   };
 }
 

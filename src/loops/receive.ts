@@ -78,6 +78,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
       case "prompt":
       case "command":
       case "answer":
+      case "hint":
         if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
         accepted.push(envelope);
         if (envelope.chat)

@@ -1,6 +1,7 @@
 /** Builds the request that a prompt becomes: once, for a file is fetched and a voice note written down once. */
 import type { Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
+import { filesBase64Max, readBytes } from "../core/filetype.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import type { Bridge } from "./bridge.ts";
@@ -24,6 +25,7 @@ export async function buildRequest(
   const plan = planFiles(body);
   const files: PromptFile[] = [];
   const said = [...plan.refused];
+  let room = filesBase64Max;
   const long = body.attachments.find((file) => file.isLongText);
   let longText: string | null = null;
   const bytesOf = async (ref: string, bytesMax: number): Promise<Uint8Array | null> => {
@@ -48,8 +50,14 @@ export async function buildRequest(
   }
   for (const { file, bytesMax } of plan.fetch) {
     const bytes = await bytesOf(file.ref, bytesMax);
-    if (bytes) files.push({ contentType: file.contentType, fileName: file.fileName, base64: bytes.toBase64() });
-    else said.push(`[The attached ${describe(file)} could not be fetched.]`);
+    const read = bytes ? await readBytes(bytes, file) : { refused: "could not be fetched" };
+    if ("refused" in read) said.push(`[The attached ${describe(file)} ${read.refused}.]`);
+    else if (read.file.base64.length > room)
+      said.push(`[The attached ${describe(file)} was too much at once, and left out.]`);
+    else {
+      files.push(read.file);
+      room -= read.file.base64.length;
+    }
   }
   const text = [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n");
   return { kind: "prompt", text, files };

@@ -1,7 +1,4 @@
-/**
- * Runs the calls of a project, each at most once: what was shown is looked at again at the moment of running, and the journal
- * has `started` before the first effect. What is free and only reads leaves nothing, and is read again after a crash.
- */
+/** Runs the calls of a project, each at most once, and only while what was shown is so. A free reading is repeated after a crash. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
@@ -10,19 +7,20 @@ import { openFolder, type Project } from "./folders.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
 import { planCall, type Plan, type Site } from "./tools.ts";
+import type { Undo } from "./undo.ts";
 
 type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };
-export type ExecutorDeps = Deps & { readonly calls: Calls };
+export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo };
 
 type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
 /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
 export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
   const folder = await openFolder(project.folder, deps.home);
-  if ("refusal" in folder) return { verdict: "never", reason: `The project cannot be used now: ${folder.refusal}` };
+  if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
   const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
   return planCall(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
 }
@@ -37,7 +35,7 @@ function inOrder<T>({ folder }: Project, work: () => Promise<T>): Promise<T> {
 }
 
 /** Takes the last turn of a session back, after the edits at work. */
-export async function takeBack(project: Project, sessionId: string, deps: Pick<Deps, "home" | "undo">) {
+export async function takeBack(project: Project, sessionId: string, deps: Pick<ExecutorDeps, "home" | "undo">) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return { restored: [], left: [folder.refusal] };
   return inOrder(project, () => deps.undo.undo(sessionId, folder.root));
@@ -49,7 +47,7 @@ safe() { git --no-pager -c core.fsmonitor=false "$@"; }
 safe diff --no-ext-diff --no-textconv --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
 
 /** What is changed: git's own diff where the folder has git, else what the session has changed. */
-export async function changesIn(project: Project, sessionId: string, deps: Deps, signal: AbortSignal) {
+export async function changesIn(project: Project, sessionId: string, deps: ExecutorDeps, signal: AbortSignal) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return folder.refusal;
   const { root } = folder;
@@ -59,9 +57,8 @@ export async function changesIn(project: Project, sessionId: string, deps: Deps,
 }
 
 /**
- * Runs a call that is seen and free, or allowed, and settles it in the journal, from where its result is posted. A call that is
- * settled already is answered from there. Never rejects for what Claude or the folder did.
- * @param signal ends a command at work: what it printed until then is its result
+ * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there.
+ * Never rejects for what Claude or the folder did. `signal` ends a command: what it has printed is its result.
  */
 export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
   const work = () => runNow(project, call, deps, signal);

@@ -1,8 +1,4 @@
-/**
- * Projects: the folders of this machine on which Claude may work, as the settings name them, and the folders that cannot be one.
- *
- * Only the settings and `signalman projects add` make a project, never the chat.
- */
+/** Projects: the folders of this machine on which Claude may work. Only the settings make one, never the chat. */
 import { realpath, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, relative, sep } from "node:path";
@@ -11,19 +7,15 @@ import { nearest } from "../core/nearest.ts";
 import { inWords, readContent } from "./content.ts";
 import { pathKind } from "./policy.ts";
 
-/**
- * One `[projects.NAME]` of the settings: `folder` is absolute and not yet looked at, `run` lets Claude ask for commands, with
- * `ask = "all"` reading asks too, the group `group` (standard base64) is its thread, and a command in the sandbox reaches the
- * network where `network` says so, and takes at most `runMinutes`.
- */
+/** One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute, and not yet looked at: `openFolder` does. */
 export type Project = {
-  readonly name: string;
-  readonly folder: string;
+  readonly [text in "name" | "folder"]: string;
+} & { readonly [text in "group" | "model" | "instructions"]: string | null } & {
   readonly run: boolean;
   readonly ask: "writes" | "all";
   readonly network: boolean;
   readonly runMinutes: number;
-} & { readonly [text in "group" | "model" | "instructions"]: string | null };
+};
 
 const toFolder = (given: string): string => given.trim().replace(/^~(?=$|[/\\])/u, homedir());
 const folder = v.pipe(v.string(), v.transform(toFolder), v.check(isAbsolute));
@@ -56,20 +48,18 @@ const tables = v.record(
 /** The projects that a setting names: tables by name, or `name=folder` pairs; else one sentence that says what is wrong. */
 export function readProjects(given: unknown): readonly Project[] | string {
   const pairs = typeof given === "string" ? given.split(",").filter((pair) => pair.trim() !== "") : null;
-  const entries = pairs
-    ?.map((pair) => pair.split(/=(.*)/su))
-    .map(([name = "", folder]) => [name.trim(), { folder }] as const);
+  const entries = pairs?.map((pair) => pair.trim().split(/\s*=(.*)/su)).map(([name, folder]) => [name, { folder }]);
   const { success, output, issues } = v.safeParse(tables, entries ? Object.fromEntries(entries) : (given ?? {}));
-  const path = success ? "" : ["projects", v.getDotPath(issues[0])].filter(Boolean).join(".");
-  if (!success) return `Cannot use ${path}: ${issues[0].message}`;
+  if (!success)
+    return `Cannot use ${["projects", v.getDotPath(issues[0]) ?? []].flat().join(".")}: ${issues[0].message}`;
   const projects = Object.entries(output).map(([name, { run_minutes: runMinutes, group, ...rest }]): Project => {
     return { name, ...rest, group: group?.replace(/^group:/u, "") ?? null, runMinutes };
   });
   const isTwin = (one: Project, other: Project): boolean =>
     one.name.toLowerCase() === other.name.toLowerCase() || (one.group !== null && one.group === other.group);
   const twin = projects.find((project, index) => projects.slice(0, index).some((other) => isTwin(project, other)));
-  const isPairTwice = pairs !== null && projects.length < pairs.length;
-  if (twin || isPairTwice) return `Cannot use projects.${twin?.name ?? ""}: two have one name, or one group`;
+  if (twin || projects.length < (pairs?.length ?? 0))
+    return `Cannot use projects.${twin?.name ?? "…"}: two have one name or group`;
   return projects;
 }
 

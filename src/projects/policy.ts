@@ -1,8 +1,4 @@
-/**
- * What Claude may do in a project: every call of a tool is free, asks the owner, or never happens.
- *
- * Pure and total. `docs/projects.md` has its table. The executor asks it again at the moment of running.
- */
+/** What Claude may do in a project: every call is free, asks the owner, or never happens. Pure and total. */
 
 /** What a call does, by the name of its tool on the wire. */
 export const acts = {
@@ -50,9 +46,8 @@ export function pathKind(path: string): PathKind {
   if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
   const parts = path.split(/[/\\]/u).map(fold);
   if (parts.some((part) => secretParts.some((pattern) => pattern.test(part)))) return "secret";
-  // Its logs and heads may have addresses with a password in them.
-  const isInGit = parts.includes(".git");
-  if (isInGit && parts.some((part) => /^(config|credential|fetch_head$|logs$)/u.test(part))) return "secret";
+  // Git's logs and heads may have addresses with a password in them.
+  if (/(^|\/)\.git\/(.*\/)?(config|credential|fetch_head$|logs(\/|$))/u.test(parts.join("/"))) return "secret";
   return parts.some((part) => guardedParts.test(part)) ? "guarded" : "ordinary";
 }
 
@@ -60,11 +55,7 @@ const free = (reason: string): Ruling => ({ verdict: "free", reason });
 const asks = (reason: string): Ruling => ({ verdict: "asks", reason });
 const never = (reason: string): Ruling => ({ verdict: "never", reason });
 
-/**
- * What becomes of a call.
- * @param paths the path as Claude wrote it and as it is once every link is followed, both from the folder on; null where it
- * leads out of the folder; none for a command
- */
+/** What becomes of a call. `paths`: as Claude wrote it, and with every link followed; null where that leads out of the folder. */
 export function judge(tool: string, paths: readonly string[] | null, { run, ask, isGranted }: Rules): Ruling {
   if (!isToolName(tool)) return never(`There is no tool ${tool} here; there are ${Object.keys(acts).join(", ")}`);
   const act = acts[tool];

@@ -1,7 +1,4 @@
-/**
- * Commands: one line for /bin/sh, in a process group and, where the system has one, a sandbox of its own, with listed variables,
- * nothing on standard input, and limits of time and output. It leaves no process behind.
- */
+/** Commands: in a group and, where there is one, a sandbox of their own; with limits, without input; nothing stays behind. */
 import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
@@ -28,7 +25,7 @@ export type Command = { readonly command: string | readonly string[]; readonly r
 export type Outcome = { readonly code: number | null; readonly ended: string | null; readonly output: string };
 
 const shownBytesMax = 50_000;
-/** What prints more is ended: to read it away would cost this process more than it tells. */
+// What prints more is ended: to read it away would cost this process more than it tells.
 const printedBytesMax = 32 * 2 ** 20;
 const graceMs: Millis = 2_000;
 
@@ -51,8 +48,10 @@ const places = (home: string, names: string): string[] =>
 export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
   const { command, root, home, network, sandbox } = given;
   if (typeof command !== "string") return [...command];
-  // Where memory runs out, Linux then ends the command, and not signalman.
-  const shell = ["/bin/sh", "-c", `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${command}`];
+  // Where memory runs out, Linux ends the command and not signalman; where that is killed, its pipe ends, and by that the group.
+  const watch = sandbox.kind === "bubblewrap" ? "" : "( read -r _ <&3; kill -9 0 ) 2>/dev/null & exec 3<&-";
+  const start = `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${watch}\nexec /bin/sh -c "$0"`;
+  const shell = ["/bin/sh", "-c", start, command];
   if (sandbox.kind === "none") return shell;
   const [folders, files] = [[...places(home, "."), ...places(user, privateFolders)], places(user, privateFiles)];
   if (sandbox.kind === "sandbox-exec") {
@@ -68,12 +67,10 @@ export function commandLine(given: Omit<Command, "env">, user = homedir()): stri
   // What comes later lies over what came before: the project may lie under /tmp. /run holds sockets that lead out.
   const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];
   const net = !network ? ["--unshare-net"] : existsSync(resolver) ? ["--ro-bind", resolver, resolver] : [];
-  const hidden = [
-    ...folders.flatMap((path) => ["--tmpfs", path]),
-    ...files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
-  ];
-  const inside = ["--bind", root, root, ...hidden, "--setenv", "TMPDIR", "/tmp", "--chdir", root, "--", ...shell];
-  return [sandbox.program, ...own, ...system, ...net, ...inside];
+  const hidden = folders.flatMap((path) => ["--tmpfs", path]);
+  const emptied = files.flatMap((path) => ["--ro-bind", "/dev/null", path]);
+  const place = ["--bind", root, root, ...hidden, ...emptied, "--setenv", "TMPDIR", "/tmp", "--chdir", root];
+  return [sandbox.program, ...own, ...system, ...net, ...place, "--", ...shell];
 }
 
 /** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */
@@ -96,7 +93,7 @@ export async function runCommand(command: Command, clock: Clock, signal: AbortSi
   const [program = "", ...args] = commandLine(command);
   const mark = `${process.pid}-${Math.trunc(clock.monotonic() * 1_000)}`;
   const [env, cwd] = [environmentOf(command.env, mark), command.root];
-  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe", "pipe"] });
   const [over, closed] = [new AbortController(), new AbortController()];
   let ended: string | null = null;
   // The group: the shell alone would leave what it started.
@@ -116,8 +113,8 @@ export async function runCommand(command: Command, clock: Clock, signal: AbortSi
     if (total > printedBytesMax) end("ended, as it printed too much");
   };
   const stop = (): void => end("ended, as the owner stopped it");
-  child.stdout.on("data", take);
-  child.stderr.on("data", take);
+  child.stdout?.on("data", take);
+  child.stderr?.on("data", take);
   child.on("close", () => closed.abort());
   const exited = new Promise<number | null>((resolve) => {
     child.on("exit", resolve);

@@ -1,7 +1,4 @@
-/**
- * The tools of a project as Claude knows them, and what a call of one would do: looked at before the question, and again at the
- * moment of running. The bodies are the SDK's own, which confines them to the folder; what they answer is bounded here.
- */
+/** The tools of a project: the SDK's own bodies, which it confines to the folder, and what a call of one would do now. */
 import { stat } from "node:fs/promises";
 import { sep } from "node:path";
 import * as v from "valibot";
@@ -9,36 +6,35 @@ import type { Clock } from "../clock.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
 import * as content from "./content.ts";
 import type { Project } from "./folders.ts";
-import { acts, isToolName, judge, pathKind, type Act, type ToolName } from "./policy.ts";
+import { acts, isToolName, judge, pathKind, type Act, type Rules, type ToolName } from "./policy.ts";
 import { runCommand, type Command } from "./runner.ts";
 import { patchOf, type Scope, type Undo } from "./undo.ts";
 
-/** Where a call is to run. `isGranted`: `always` was said for edits there, and its hour is not over; `home` is signalman's. */
-export type Site = Pick<Command, "home" | "env" | "sandbox"> & {
-  /** What starts this program. */
-  readonly self: readonly string[];
-  readonly project: Project;
-  readonly scope: Scope;
-  readonly isGranted: boolean;
-  readonly undo: Undo;
-  readonly clock: Clock;
-};
+/** Where a call is to run. `home` is signalman's, `self` starts it; `isGranted`: see `Rules`. */
+export type Site = Pick<Command, "home" | "env" | "sandbox"> &
+  Pick<Rules, "isGranted"> & {
+    readonly self: readonly string[];
+    readonly project: Project;
+    readonly scope: Scope;
+    readonly undo: Pick<Undo, "isLeft" | "keep">;
+    readonly clock: Clock;
+  };
 
-/**
- * What a call would do. `title` says it in one line, for the question and the progress; `detail` is all of it: a unified diff, the
- * command, "" for reading. `basis` is a hash of what is shown and of what that stands on, to which a yes is bound: `holds` says
- * whether one is a yes to this. `work` does it, and never rejects.
- */
+/** `title`: one line, for question and progress. `detail`: all of it, as unified diff or command; "" for reading. */
 type Deed = {
   readonly [text in "title" | "detail" | "basis"]: string;
-} & { readonly holds: (basis: string) => boolean; readonly work: (signal: AbortSignal) => Promise<CallResult> };
+} & {
+  /** Whether a yes to that basis, which hashes what is shown and what it stands on, is a yes to this. */
+  readonly holds: (basis: string) => boolean;
+  /** Does it; never rejects. */
+  readonly work: (signal: AbortSignal) => Promise<CallResult>;
+};
 
 /** What becomes of a call, and why. */
 export type Plan =
   | { readonly verdict: "never"; readonly reason: string }
   | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
 
-/** With what is said about it, within the 50 KB of an answer. */
 const resultBytesMax = 49_000;
 const searchMs = 60_000;
 const globLengthMax = 200;
@@ -63,6 +59,8 @@ const inputs = {
   }),
 } satisfies Record<ToolName, v.GenericSchema>;
 type Input<T extends ToolName> = v.InferOutput<(typeof inputs)[T]>;
+type Look = Input<"local_read" | "local_grep">;
+type Change = Input<"local_write" | "local_edit">;
 
 /** A tool as both backends announce it. */
 type Definition = { readonly name: ToolName; readonly description: string; readonly input_schema: Schema };
@@ -135,10 +133,8 @@ function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, si
   };
 }
 
-/**
- * A search in a process of its own, which can be ended: the SDK compiles the pattern on a thread made from text, which our binary
- * refuses, and would then match here. It starts in signalman's home, since a runtime may take orders from where it starts.
- */
+// The SDK matches on a thread made from text; our binary refuses one, and the pattern, maybe endless, would hold up the daemon.
+// The process starts in signalman's home, since a runtime may take orders from the folder where it starts.
 async function searching(what: readonly string[], site: Site, signal: AbortSignal): Promise<CallResult> {
   const { home, env, clock, self } = site;
   const command = [...self, "projects", "search", JSON.stringify(what)];
@@ -151,11 +147,10 @@ async function searching(what: readonly string[], site: Site, signal: AbortSigna
 /** The search itself, in that process. */
 export async function search([root = "", pattern = "", path = ""]: readonly string[]): Promise<CallResult> {
   const place = await content.locate(root, path || ".").catch((error: unknown) => content.inWords(error, path));
-  if (typeof place === "string") return failed(place);
+  if (typeof place === "string" || place.path !== path) return failed(`${path}: it is not what it was`);
   return reading("search", { pattern, path: place.absolute }, place, root, new AbortController().signal);
 }
 
-type Look = Input<"local_read"> | Input<"local_grep">;
 async function reading(act: Act, input: Look, place: content.Place, root: string, signal: AbortSignal) {
   try {
     const sdk = await content.loadSdk();
@@ -178,8 +173,8 @@ async function reading(act: Act, input: Look, place: content.Place, root: string
 /** What fits of a text, in whole lines where it has some. */
 function cut(text: string): string {
   const bytes = Buffer.from(text);
-  if (bytes.length <= resultBytesMax) return text;
   const end = bytes.lastIndexOf("\n", resultBytesMax);
+  if (bytes.length <= resultBytesMax) return text;
   return bytes.toString("utf8", 0, end > 0 ? end : resultBytesMax).replace(/\uFFFD$/u, "");
 }
 
@@ -200,14 +195,12 @@ function hits(text: string, root: string, isList: boolean, isAsked: boolean): st
   const lines = isList || isAsked ? all : all.filter(isShown);
   const whole = lines.join("\n");
   const shown = cut(whole);
-  const left = all.length - lines.length;
   const more = shown === whole ? "" : "\n[There is more: narrow the pattern or the path.]";
   const newest = isList && all.length >= globLengthMax ? `\n[Only the newest ${globLengthMax} are listed.]` : "";
-  const hidden = `\n[${left} lines of files that may hold a secret are left out; local_read asks for one.]`;
-  return `${shown}${more}${newest}${left > 0 ? hidden : ""}`.trim();
+  const hidden = `\n[${all.length - lines.length} lines of files that may hold a secret are left out; local_read asks for one.]`;
+  return `${shown}${more}${newest}${lines.length < all.length ? hidden : ""}`.trim();
 }
 
-type Change = Input<"local_write"> | Input<"local_edit">;
 async function changing(input: Change, place: content.Place, { scope, undo }: Site): Promise<Deed | string> {
   const present = await content.readContent(place);
   if (typeof present === "string") return present;

@@ -1,7 +1,4 @@
-/**
- * Taking back: what a file was before the first write of a turn is kept in signalman's home, by the hash of its bytes, and
- * restored as long as the file is still what Claude left.
- */
+/** Taking back: what a file was before a turn is kept in signalman's home, and restored while the file is as Claude left it. */
 import { createTwoFilesPatch, FILE_HEADERS_ONLY } from "diff";
 import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -51,8 +48,8 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
   async function prune(): Promise<void> {
     rows.prune(clock.now() - ageMaxMs, bytesMax);
     const used = rows.hashes();
-    for (const name of await readdir(folder).catch(() => []))
-      if (!used.has(name)) await rm(join(folder, name), { force: true });
+    const names = await readdir(folder).catch(() => []);
+    await Promise.all(names.filter((name) => !used.has(name)).map((name) => rm(join(folder, name), { force: true })));
   }
 
   return {
@@ -62,9 +59,8 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
         const isFirst = rows.get(scope.sessionId, scope.root, path, scope.turn) === null;
         if (isFirst) await prune();
         const before = isFirst && present !== null ? await store(present.bytes) : null;
-        const { sessionId, root, turn } = scope;
         const bytes = present?.bytes.length ?? 0;
-        rows.put({ sessionId, root, turn, path, before, bytes, after: hashOf(after), at: clock.now() });
+        rows.put({ ...scope, path, before, bytes, after: hashOf(after), at: clock.now() });
       }),
 
     /** Whether the file is what Claude left in this turn. */

@@ -1,7 +1,7 @@
 /**
  * The status server as a function from request to response; `listen.ts` puts it on a port.
  *
- *   GET /health · /ready · /status (JSON, or a page for a browser) · /metrics        POST /control/… (control.ts, with the token)
+ *   GET /health · /ready · /status (JSON, or a page for a browser) · /metrics        POST /control/…, /send (control.ts, with a token)
  *
  * What it shows says nothing about anybody's messages. It answers only to names of this machine, so that no web page can
  * read it by pointing a name of its own at 127.0.0.1 (DNS rebinding).
@@ -9,7 +9,7 @@
 import { Hono } from "hono";
 import { isLoopback } from "../config.ts";
 import type { Millis } from "../core/model.ts";
-import { createControl, type Gate } from "./control.ts";
+import { createControl, createSend, type Gate } from "./control.ts";
 import { contentSecurityPolicy, renderPage } from "./page.ts";
 import type { Status } from "./status.ts";
 
@@ -46,6 +46,7 @@ export function createApp(deps: AppDeps): Hono {
     const { state } = deps.status().connection;
     return c.text(`${state}\n`, deps.isReady() ? 200 : 503);
   });
+  app.get("/status.json", (c) => c.body(`${JSON.stringify(deps.status(), null, 2)}\n`, 200, json));
   app.get("/status", (c) => {
     c.header("vary", "accept");
     const status = deps.status();
@@ -59,6 +60,7 @@ export function createApp(deps: AppDeps): Hono {
     return c.body(body, 200, { "content-type": contentType });
   });
   app.route("/control", createControl(deps));
+  app.route("/send", createSend(deps));
   app.onError((error, c) => {
     deps.report(error);
     return c.text("The status cannot be read: see the log.\n", 500);

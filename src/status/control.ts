@@ -1,8 +1,9 @@
 /**
  * `POST /control/…`: what the commands beside the running daemon ask of it. Only with the token of the home folder.
  * `GET /control/proof?nonce=…` shows them beforehand that it is the daemon that listens: only the token's owner can answer.
+ * `POST /send`: a message by a script, with the token of `signalman token`, which may do nothing else.
  */
-import { Hono } from "hono";
+import { Hono, type Context } from "hono";
 import { createHmac, timingSafeEqual } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
@@ -10,12 +11,18 @@ import type { AllowRule } from "../core/inbound.ts";
 import type { Chat } from "../core/model.ts";
 import { addressee } from "../settings.ts";
 
+/** A file for `send`: `staged` is its name in the home's folder `outgoing`, from which it is taken. */
+export type StagedFile = { readonly staged: string; readonly fileName: string; readonly contentType: string };
+export type SendState = "waiting" | "sent" | "failed";
+
 /** What the daemon does when asked. Each may throw BridgeError. */
 export type Control = {
   /** Skips the wait; also tries a halted line once. A captcha is handed in first. */
   readonly reconnect: (captcha: string | undefined) => Promise<void>;
-  /** Resolves when the message is in the outbox. */
-  readonly send: (chat: Chat, text: string) => void;
+  /** Resolves to a name for what is in the outbox now. `text` is Markdown. */
+  readonly send: (chat: Chat, text: string, files: readonly StagedFile[]) => Promise<string>;
+  /** What has become of it. */
+  readonly sent: (id: string) => SendState;
   /** Resolves when all sessions were read and written. */
   readonly sync: () => Promise<void>;
   /** `id` is ours or the remote one. Resolves when the session has ended on both sides. */
@@ -26,52 +33,97 @@ export type Gate = {
   readonly control: Control;
   /** What `/control/…` asks for; who can read the home folder knows it. */
   readonly token: string;
+  /** What `/send` asks for; null where `signalman token` has never made one. */
+  readonly scriptToken: () => string | null;
   /** Where the server listens, as the control file says it. */
   readonly url: () => string;
 };
 
 /** Longest text of `send` in UTF-16 code units. */
 const textLengthMax = 64 * 1024;
+const filesMax = 10;
 
-const reconnect = v.object({ captcha: v.optional(v.pipe(v.string(), v.nonEmpty(), v.maxLength(16_384))) });
-const message = v.object({ to: addressee, text: v.pipe(v.string(), v.nonEmpty(), v.maxLength(textLengthMax)) });
-const session = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
+const short = v.pipe(v.string(), v.nonEmpty(), v.maxLength(255));
+const captcha = v.pipe(v.string(), v.nonEmpty(), v.maxLength(16_384));
+const file = v.object({ staged: v.pipe(v.string(), v.uuid()), fileName: short, contentType: short });
+const message = v.pipe(
+  v.object({
+    to: addressee,
+    text: v.pipe(v.string(), v.maxLength(textLengthMax)),
+    files: v.optional(v.pipe(v.array(file), v.maxLength(filesMax)), []),
+  }),
+  v.check(({ text, files }) => text.trim() !== "" || files.length > 0, "empty"),
+);
+const byId = v.object({ id: short });
 
 const refusal = (message: string) => ({ code: "config", message, hint: "" });
 
+/** The routes of `/control`. */
 export function createControl({ control, token, url }: Gate): Hono {
   const app = new Hono();
   app.get("/proof", (c) => c.text(proofOf(token, c.req.query("nonce") ?? "", url())));
   app.use(async (c, next) => {
-    if (isSame(c.req.header("authorization") ?? "", `Bearer ${token}`)) return next();
+    if (isBearer(c, token)) return next();
     return c.json(refusal("Cannot obey without the token of the home folder"), 401);
   });
   const on = <T>(path: string, schema: v.GenericSchema<unknown, T>, act: (input: T) => unknown): void => {
     app.post(path, async (c) => {
-      const body: unknown = await c.req.json().catch(() => ({}));
-      const input = v.safeParse(schema, body);
+      const input = v.safeParse(schema, await c.req.json().catch(() => ({})));
       if (!input.success)
         return c.json(refusal(`Cannot read the request: ${v.getDotPath(input.issues[0]) ?? "body"}`), 400);
-      await act(input.output);
-      return c.json({});
+      return c.json({ result: (await act(input.output)) ?? null });
     });
   };
-  on("/reconnect", reconnect, ({ captcha }) => control.reconnect(captcha));
+  on("/reconnect", v.object({ captcha: v.optional(captcha) }), (input) => control.reconnect(input.captcha));
   on("/sync", v.object({}), () => control.sync());
-  on("/send", message, ({ to, text }) => control.send(toChat(to), text));
-  on("/archive", session, ({ id }) => control.archive(id));
-  app.onError((error, c) => {
-    const { code, message, hint } = toFault(error);
-    const isOurs = error instanceof BridgeError && errorRow(code).retry !== "backoff";
-    return c.json({ code, message, hint }, isOurs ? 409 : 503);
-  });
+  on("/send", message, ({ to, text, files }) => control.send(toChat(to), text, files));
+  on("/sent", byId, ({ id }) => control.sent(id));
+  on("/archive", byId, ({ id }) => control.archive(id));
+  app.onError(sayFault);
   return app;
 }
+
+/** `POST /send?to=…` with the text as its body, or JSON `{ to, text }`; without `to` it goes to Note to Self. */
+export function createSend({ control, scriptToken }: Gate): Hono {
+  const app = new Hono();
+  app.post("/", async (c) => {
+    const token = scriptToken();
+    if (token === null || !isBearer(c, token)) return c.text("This takes the token of `signalman token`.\n", 401);
+    const body = await c.req.text();
+    const isJson = c.req.header("content-type")?.startsWith("application/json");
+    const given: unknown = isJson ? toJson(body) : { text: body, to: c.req.query("to") };
+    const input = v.safeParse(message, { to: "self", ...withoutUndefined(given), files: [] });
+    if (!input.success) return c.text(`This is no message: ${v.getDotPath(input.issues[0]) ?? "it is empty"}.\n`, 400);
+    await control.send(toChat(input.output.to), input.output.text, []);
+    return c.text("In the outbox.\n", 202);
+  });
+  app.onError(sayFault);
+  return app;
+}
+
+function sayFault(error: Error, c: Context): Response {
+  const { code, message, hint } = toFault(error);
+  const isOurs = error instanceof BridgeError && errorRow(code).retry !== "backoff";
+  return c.json({ code, message, hint }, isOurs ? 409 : 503);
+}
+
+function toJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
+}
+
+const withoutUndefined = (value: unknown): object =>
+  Object.fromEntries(Object.entries(value ?? {}).filter(([, field]) => field !== undefined));
 
 function toChat(to: AllowRule): Chat {
   if (to.kind === "self" || to.kind === "group") return to;
   return { kind: "direct", peer: { aci: null, number: null, [to.kind]: to.kind === "aci" ? to.aci : to.number } };
 }
+
+const isBearer = (c: Context, token: string): boolean => isSame(c.req.header("authorization") ?? "", `Bearer ${token}`);
 
 /** What only a daemon with this token says, and only at this address: a stranger who passes it on from elsewhere is found out. */
 export const proofOf = (token: string, nonce: string, url: string): string =>

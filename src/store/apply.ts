@@ -80,7 +80,7 @@ export function createChats(store: Store, world: Surroundings) {
     },
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
-      const { kind } = verdict;
+      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
       const id = store.inbox.accept(key, kind, envelope, world.now());
       if (id === null) return null;
@@ -145,6 +145,7 @@ function createView(store: Store, world: Surroundings) {
       isAskedAnew: world.isAskedAnew,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session) : [],
+      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
@@ -174,13 +175,54 @@ function lookOf({ sessions, log, inbox }: Store, key: string, session: Session |
   };
 }
 
+/** Resolves to the session that has new work, if one has. */
+type Writes<Do extends Change["do"]> = {
+  readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
+};
+
+type ConversationDo = "grant" | "endSession" | "resumeSession" | "set" | "forget" | "announced" | "welcome";
+
+function createConversationWrites(
+  store: Store,
+  world: Surroundings,
+  current: (chat: Chat) => Session,
+): Writes<ConversationDo> {
+  const { outbox, sessions, settings } = store;
+  return {
+    grant(chat, { tools }) {
+      // Never in the context: what is synchronized could be changed elsewhere.
+      settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
+    },
+    endSession: (_, { id }) => void sessions.end(id),
+    resumeSession: (_, { id }) => {
+      sessions.resume(id);
+      sessions.setStale(id, true);
+      return id;
+    },
+    set(chat, { key, value }) {
+      const session = current(chat);
+      setContext(store, world, session, key, value);
+      return session.id;
+    },
+    forget: (_, { id }) => forgetSession(store, id),
+    announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
+    welcome(chat, { envelope: { source } }) {
+      const who = source?.aci ?? source?.number;
+      if (who === undefined || who === null) return;
+      settings.set(`welcomed:${who}`, String(world.now()));
+      outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
+    },
+  };
+}
+
 function createApply(store: Store, world: Surroundings) {
-  const { inbox, outbox, posts, sessions, settings } = store;
+  const { inbox, outbox, drafts, posts, settings } = store;
   const current = createSessionMaker(store, world);
-  const write: { readonly [Do in Change["do"]]: (chat: Chat, change: Extract<Change, { do: Do }>) => string | void } = {
+  const write: Writes<Change["do"]> = {
+    ...createConversationWrites(store, world, current),
     say(chat, { why, subject, part, body, draftOf }) {
       if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
-      else outbox.addAnswer(why, subject, part, draftOf, chat, body, world.now());
+      else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now());
     },
     mark: (chat, { id, envelope, stage }) => mark(store, world, chat, id, envelope, stage),
     open(_, { id, envelope, versions }) {
@@ -190,7 +232,7 @@ function createApply(store: Store, world: Surroundings) {
     },
     finish(chat, { id, outcome }) {
       // No preview outlives the prompt that it answers.
-      outbox.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
+      drafts.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
       if (outcome !== "cancelled") settings.count(outcome);
@@ -219,25 +261,6 @@ function createApply(store: Store, world: Surroundings) {
     interrupt(_, { id, sessionId }) {
       posts.add(sessionId, "interrupt", String(id), { kind: "interrupt" }, world.now());
       return sessionId;
-    },
-    endSession: (_, { id }) => void sessions.end(id),
-    resumeSession: (_, { id }) => {
-      sessions.resume(id);
-      sessions.setStale(id, true);
-      return id;
-    },
-    set(chat, { key, value }) {
-      const session = current(chat);
-      setContext(store, world, session, key, value);
-      return session.id;
-    },
-    forget: (_, { id }) => void forgetSession(store, id),
-    announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
-    welcome(chat, { envelope: { source } }) {
-      const who = source?.aci ?? source?.number;
-      if (who === undefined || who === null) return;
-      settings.set(`welcomed:${who}`, String(world.now()));
-      outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
     },
   };
   /** Resolves to the sessions with new work. */

@@ -18,24 +18,14 @@ const parse = ({ at, body }: RawEvent): SessionEvent => ({ ...(JSON.parse(body) 
 export type Log = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
-  const { run, get, all } = statements(db);
+  const { run, all } = statements(db);
+  const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
   db.onRollback(() => {
     turns.clear();
     opens.clear();
   });
-  /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
-  const events = (id: string, fromEventId?: string): SessionEvent[] => {
-    const from =
-      fromEventId === undefined
-        ? { at: 0 }
-        : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
-    const since = from?.at ?? Number.MAX_SAFE_INTEGER;
-    const processed = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
-    const queued = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
-    return [...processed, ...queued].map(parse);
-  };
   const openOf = (id: string): OpenLog => {
     const known = opens.get(id);
     if (known) return known;
@@ -46,7 +36,57 @@ export function createLog(db: Database) {
     return built;
   };
   return {
-    events,
+    ...reads,
+    /** Where the turn of this prompt stands. */
+    turn(id: string, promptId: string): Progress {
+      const known = turns.get(id);
+      if (known?.promptId === promptId) return known.progress;
+      // Stops that came before the prompt was known here are not its own, whatever their time.
+      const earlier = all<{
+        id: string;
+      }>`SELECT idle.id FROM events AS idle JOIN events AS prompt ON prompt.session_id = idle.session_id
+        WHERE idle.session_id = ${id} AND prompt.id = ${promptId} AND idle.type = 'idle' AND idle.seq < prompt.seq
+        AND (idle.at IS NULL OR idle.at >= coalesce(prompt.at, 0)) LIMIT ${earlierMax}`;
+      const start = progressOf(promptId, new Set(earlier.map((row) => row.id)));
+      const progress = trackAll(start, reads.events(id, promptId));
+      turns.set(id, { promptId, progress });
+      return progress;
+    },
+    /** What Claude waits for in this session, and the last error that was not overcome. */
+    open: openOf,
+    /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
+    apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
+      const before = openOf(session.id);
+      const added = upsert(
+        db,
+        session,
+        seen.filter(({ at }) => !isLongSeen(session, at)),
+      );
+      const turn = turns.get(session.id);
+      if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, seen) });
+      opens.set(session.id, added.reduce(readEntry, before));
+      const cursor = seen.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
+      if (added.length > 0 || cursor !== (session.cursor ?? 0))
+        run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;
+      return added;
+    },
+  };
+}
+
+function createReads(db: Database) {
+  const { get, all } = statements(db);
+  return {
+    /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
+    events(id: string, fromEventId?: string): SessionEvent[] {
+      const from =
+        fromEventId === undefined
+          ? { at: 0 }
+          : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
+      const since = from?.at ?? Number.MAX_SAFE_INTEGER;
+      const processed = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
+      const queued = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
+      return [...processed, ...queued].map(parse);
+    },
     /** The log newest first, a page at a time, as far as it is read. */
     *newestFirst(id: string): Generator<SessionEvent> {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
@@ -60,23 +100,6 @@ export function createLog(db: Database) {
         if (page.length < pageMax) return;
       }
     },
-    /** Where the turn of this prompt stands. */
-    turn(id: string, promptId: string): Progress {
-      const known = turns.get(id);
-      if (known?.promptId === promptId) return known.progress;
-      // Stops that came before the prompt was known here are not its own, whatever their time.
-      const earlier = all<{
-        id: string;
-      }>`SELECT idle.id FROM events AS idle JOIN events AS prompt ON prompt.session_id = idle.session_id
-        WHERE idle.session_id = ${id} AND prompt.id = ${promptId} AND idle.type = 'idle' AND idle.seq < prompt.seq
-        AND (idle.at IS NULL OR idle.at >= coalesce(prompt.at, 0)) LIMIT ${earlierMax}`;
-      const start = progressOf(promptId, new Set(earlier.map((row) => row.id)));
-      const progress = trackAll(start, events(id, promptId));
-      turns.set(id, { promptId, progress });
-      return progress;
-    },
-    /** What Claude waits for in this session, and the last error that was not overcome. */
-    open: openOf,
     /** When Claude saw an entry; null while it is queued, or is not here. */
     at: (id: string, eventId: string): Millis | null =>
       get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${eventId}`?.at ?? null,
@@ -99,22 +122,6 @@ export function createLog(db: Database) {
     lastOfType(id: string, type: SessionEvent["type"]): SessionEvent | null {
       const row = get<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`;
       return row ? parse(row) : null;
-    },
-    /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
-    apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
-      const before = openOf(session.id);
-      const added = upsert(
-        db,
-        session,
-        seen.filter(({ at }) => !isLongSeen(session, at)),
-      );
-      const turn = turns.get(session.id);
-      if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, seen) });
-      opens.set(session.id, added.reduce(readEntry, before));
-      const cursor = seen.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
-      if (added.length > 0 || cursor !== (session.cursor ?? 0))
-        run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;
-      return added;
     },
   };
 }

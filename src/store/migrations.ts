@@ -203,7 +203,7 @@ export const migrations: readonly string[] = [
     CHECK ((state = 'done') = (done_at IS NOT NULL))
   ) STRICT;
   INSERT INTO inbox_next (id, key, chat_key, kind, envelope, versions, state, outcome, told, received_at, done_at)
-    SELECT id, key, chat_key, iif(kind = 'approval', 'answer', kind), envelope,
+    SELECT id, key || '|' || chat_key, chat_key, iif(kind = 'approval', 'answer', kind), envelope,
       iif(envelope ->> '$.content.kind' = 'edit', json_array(envelope ->> '$.sentAt', envelope ->> '$.content.targetSentAt'),
         json_array(envelope ->> '$.sentAt')),
       iif(state <> 'done' AND kind = 'prompt', 'open', 'done'),

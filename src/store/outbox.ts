@@ -13,7 +13,6 @@
 import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { silentWithinMs } from "../core/progress.ts";
 import { statements, type Database } from "./database.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
@@ -40,10 +39,10 @@ export type OutboxRow = {
 
 type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
 
-const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
+export const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
   is_uncertain AS isUncertain, signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
 
-const toRow = (raw: Raw): OutboxRow => ({
+export const toRow = (raw: Raw): OutboxRow => ({
   ...raw,
   chat: JSON.parse(raw.chat) as Chat,
   body: JSON.parse(raw.body) as OutboundBody,
@@ -96,8 +95,8 @@ export function createOutbox(db: Database) {
   };
 }
 
-function createAdding(db: Database) {
-  const { one, many, run, get } = statements(db, select, toRow);
+export function createAdding(db: Database) {
+  const { many, run } = statements(db, select, toRow);
   /** Adds a message unless this one exists; chooses a Signal timestamp that is unique and grows. Resolves to whether it is new. */
   const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
     run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
@@ -108,73 +107,9 @@ function createAdding(db: Database) {
   const supersede = (id: number, now: Millis): boolean =>
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
-  /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
-  const openDraft = (inboxId: number): OutboxRow | null => {
-    const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
-    if (draft === null) return null;
-    const isOver = get`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
-      AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
-    return isOver === undefined ? draft : null;
-  };
-  /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
-  const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
-    const draft = openDraft(inboxId);
-    if (draft === null) return null;
-    for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
-    return supersede(draft.id, now) ? null : draft;
-  };
   return {
     add,
-    /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
-    addDraft(
-      inboxId: number,
-      chat: Chat,
-      text: string,
-      styles: Extract<OutboundBody, { kind: "text" }>["styles"],
-      now: Millis,
-    ): number {
-      const subject = String(inboxId);
-      const body = { kind: "text", text, styles, quote: null, files: [] } as const;
-      if (add("draft", subject, 0, chat, body, now)) return 1;
-      const draft = openDraft(inboxId);
-      // Shown in an earlier life, and answered or given up since.
-      if (draft === null) return Infinity;
-      const edits = many`WHERE why = 'draft' AND subject = ${subject} AND part > 0 ORDER BY part`;
-      for (const edit of edits) supersede(edit.id, now);
-      const part = (edits.at(-1)?.part ?? 0) + 1;
-      add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
-      return part + 1;
-    },
-    /**
-     * Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own.
-     * Where the preview has stood for long it is a message of its own, for that one rings, and the preview says where it is.
-     */
-    addAnswer(
-      why: Why,
-      subject: string,
-      part: number,
-      inboxId: number,
-      chat: Chat,
-      body: OutboundBody,
-      now: Millis,
-    ): void {
-      const draft = body.kind === "text" ? takeDraft(inboxId, now) : null;
-      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
-      const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
-      if (now - draft.createdAt > silentWithinMs) {
-        add(why, subject, part, chat, body, now);
-        return void add("below", draft.subject, 0, chat, { ...edit, text: "(see below)", styles: [] }, now);
-      }
-      const { text, styles, files } = body;
-      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now);
-      if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
-    },
-    /** Says in place of the preview that nothing more comes. */
-    endDraft(inboxId: number, chat: Chat, text: string, now: Millis): void {
-      const draft = takeDraft(inboxId, now);
-      if (draft !== null)
-        add("stopped", draft.subject, 0, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles: [] }, now);
-    },
+    supersede,
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
     addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {
       const subject = String(inboxId);
@@ -188,6 +123,3 @@ function createAdding(db: Database) {
 }
 
 const stages: readonly Stage[] = ["taken", "waiting", "done", "failed", "cleared"];
-
-/** The files of an answer that took the place of a preview: numbered behind all its parts. */
-const filesPart = 1_000;

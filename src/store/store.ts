@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
+import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { createLog, type Log } from "./log.ts";
@@ -19,6 +20,7 @@ export type Store = {
   readonly posts: Posts;
   readonly log: Log;
   readonly outbox: Outbox;
+  readonly drafts: Drafts;
   readonly sessions: Sessions;
   readonly files: Files;
   readonly settings: Settings;
@@ -94,6 +96,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       posts: createPosts(db),
       log: createLog(db),
       outbox,
+      drafts: createDrafts(db),
       sessions: createSessions(db),
       files,
       settings,

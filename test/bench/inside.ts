@@ -138,7 +138,7 @@ function countStatements({ store: { db } }: Daemon) {
 
 /** One chat with so many prompts answered already: rows of inbox, outbox and log as they would be. */
 function store(messages: number) {
-  return ({ sessions, inbox, outbox }: Store, claude: Scene["claude"]): void => {
+  return ({ sessions, inbox, outbox, posts, log }: Store, claude: Scene["claude"]): void => {
     const now = Date.now();
     const chat: Chat = { kind: "self" };
     const remote = claude.world.create("bench", {});
@@ -162,17 +162,26 @@ function store(messages: number) {
         { source, sourceDevice: 1, sentAt: at, serverAt: at, chat, isOwn: true, sourceName: null, content },
         at,
       );
-      inbox.markAsked(index + 1, session.id, `prompt_${index}`);
+      posts.add(session.id, "prompt", String(index + 1), null, at);
+      posts.markPosted(index + 1, `prompt_${index}`);
+      posts.finish(index + 1);
       inbox.finish(index + 1, "answered", at);
-      sessions.apply(
-        session.id,
+      log.apply(
+        session,
         [
           { id: `prompt_${index}`, at, type: "prompt", text: content.text },
           { id: `reply_${index}`, at, type: "reply", text: "an answer" },
         ],
         at,
       );
-      outbox.add(`past|${index}`, chat, { kind: "text", text: "an answer", styles: [], quote: null, files: [] }, at);
+      outbox.add(
+        "send",
+        `past|${index}`,
+        0,
+        chat,
+        { kind: "text", text: "an answer", styles: [], quote: null, files: [] },
+        at,
+      );
       outbox.markSent(index + 1, at, at);
     }
   };
@@ -265,10 +274,10 @@ export const syncCost = (cached: number, changedShare: number, runs: number): Pr
     const remote = scene.claude.line.remote;
     if (!remote) throw new Error("the scripted backend has sessions");
     const count = { requests: 0 };
-    const { retrieve, events, update } = remote;
+    const { retrieve, list, update } = remote;
     Object.assign(remote, {
       retrieve: (...args: Parameters<typeof retrieve>) => (count.requests++, retrieve(...args)),
-      events: (...args: Parameters<typeof events>) => (count.requests++, events(...args)),
+      list: (...args: Parameters<typeof list>) => (count.requests++, list(...args)),
       update: (...args: Parameters<typeof update>) => (count.requests++, update(...args)),
     });
     await connected(scene);

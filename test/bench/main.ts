@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../build.ts";
 import { hostTarget } from "../../build/libsignal.ts";
-import { readmeUrl, rendered } from "../docs/readme.ts";
+import { rendered, urlOf } from "../docs/readme.ts";
 import { isMet, median, repeat, toChart, toTable, type Figure } from "./measure.ts";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
@@ -77,6 +77,6 @@ console.log(
 if (!isQuick) {
   writeFileSync(join(import.meta.dir, "results/bench.md"), report);
   writeFileSync(join(import.meta.dir, "results/bench.svg"), toChart(figures));
-  writeFileSync(readmeUrl, rendered(readFileSync(readmeUrl, "utf8")));
+  writeFileSync(urlOf("README.md"), rendered(readFileSync(urlOf("README.md"), "utf8")));
 }
 process.exit(0);

@@ -415,11 +415,15 @@ describe("managed", () => {
     expect(content().map(({ type }) => type)).toEqual(["document", "image", "text"]);
     expect(content()[0]?.source.data).toContain(`is in your sandbox at ${file?.mountPath}`);
     expect(local.prompts()).toEqual(["look"]);
+    // Posted again it is not sent again.
+    await local.ask("look again", () => {}, never, [zip]);
+    expect(double.engine.files.size).toBe(1);
+    const other = { ...zip, base64: btoa("PK\u0003\u0004\u0000\u00fe") };
     double.fail(/POST .*files$/u, refusal("storage is full"));
-    await local.ask("and this", () => {}, never, [zip]);
+    await local.ask("and this", () => {}, never, [other]);
     expect(content()[0]?.source.data).toContain("could not be handed over");
     double.fail(/POST .*files$/u, { kind: "status", status: 503 });
-    expect(await codeOf(local.ask("later", () => {}, never, [zip]))).toBe("claude_unreachable");
+    expect(await codeOf(local.ask("later", () => {}, never, [other]))).toBe("claude_unreachable");
     await start().remote?.remove(local.remoteId(), never);
     expect(double.engine.files.size).toBe(0);
     const bare = createLocal({ line: start({ toolPolicy: "off" }) });

@@ -70,7 +70,7 @@ async function open(kind: Kind, script: Script) {
   await until("the start", () => daemon.isReady());
   const postPath = /^POST \/v1\/(messages|sessions\/\w+\/events)$/u;
   const posts = (): number => double.requests.filter(({ method, path }) => postPath.test(`${method} ${path}`)).length;
-  return { double, signal, texts, until, posts, write: (text: string) => void signal.owner.write(text) };
+  return { clock, double, signal, texts, until, posts, write: (text: string) => void signal.owner.write(text) };
 }
 
 const refusal = (message: string): Fault => ({ kind: "status", status: 400, type: "invalid_request_error", message });
@@ -212,3 +212,41 @@ for (const [kind, cases] of [
       },
     );
   });
+
+test("a session whose making was never answered is found again, and is no second one", async () => {
+  const { double, texts, until, write } = await open("sessions", () => [{ say: "fine" }]);
+  double.fail(/POST \/v1\/sessions$/u, { kind: "lose" });
+  write("hello");
+  await until("the answer", () => texts().includes("fine"));
+  expect(double.engine.sessions.size).toBe(1);
+});
+
+test("a stream that brings pings and nothing else is looked at after a minute", async () => {
+  const { double, texts, until, write, clock, posts } = await open("sessions", () => [{ say: "fine" }]);
+  double.setDeaf(true);
+  write("hello");
+  await until("the post", () => posts() === 1);
+  const beganAt = clock.monotonic();
+  await until("the answer", () => {
+    double.heartbeat();
+    return texts().includes("fine");
+  });
+  expect(clock.monotonic() - beganAt).toBeLessThan(130_000);
+  expect(posts()).toBe(1);
+});
+
+test("a conversation costs one post and one stream a turn, whatever came before", async () => {
+  const { double, texts, until, write } = await open("sessions", (prompt) => [{ say: `re: ${prompt}` }]);
+  const lines: string[][] = [];
+  for (const text of ["one", "two", "three"]) {
+    const before = double.requests.length;
+    write(text);
+    await until("the answer", () => texts().some((shown) => shown === `re: ${text}`));
+    const own = double.requests
+      .slice(before)
+      .map(({ method, path }) => `${method} ${path.replace(/\?.*|sesn_\d+/gu, "")}`);
+    lines.push(own.filter((line) => !line.endsWith("/v1/sessions/")).sort());
+  }
+  const turn = ["GET /v1/sessions//events", "GET /v1/sessions//events/stream", "POST /v1/sessions//events"];
+  for (const own of lines.slice(1)) expect([...new Set(own)]).toEqual(turn);
+});

@@ -1,11 +1,12 @@
 /** The commands as a person meets them: in this process, with settings, streams and clock handed in. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Io } from "../../src/cli/io.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { writePlace } from "../../src/cli/remote.ts";
+import { takeStaged } from "../../src/cli/send.ts";
 import { systemClock } from "../../src/clock.ts";
 import { listen, type Server } from "../../src/status/listen.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -89,7 +90,6 @@ describe("the command line", () => {
     expect([option.code, option.err]).toEqual([2, expect.stringContaining("--json")]);
     const value = await signalman("status --transport pigeon");
     expect([value.code, value.err]).toEqual([2, expect.stringContaining("native, signal-cli or rest")]);
-    expect((await signalman("send self")).code).toBe(2);
     expect((await signalman("status now")).code).toBe(2);
     expect((await signalman("link --name")).code).toBe(2);
   });
@@ -112,6 +112,26 @@ describe("the command line", () => {
       const rows = JSON.parse((await signalman(args)).out) as { key: string; value: unknown; origin: string }[];
       expect(rows.find(({ key }) => key === "model")).toMatchObject({ value: "m1", origin: "flag" });
     }
+  });
+});
+
+describe("config edit and path", () => {
+  test("the editor of the person is started on the file, which is looked at afterwards", async () => {
+    expect((await signalman("config path")).out).toBe(`${join(home, "config.toml")}\n`);
+    const editor = join(home, "my editor");
+    writeFileSync(editor, `#!/bin/sh\nprintf 'model = "edited"\\n' >"$2"\n`, { mode: 0o755 });
+    const { code, out } = await signalman("config edit", { env: { EDITOR: `'${editor}' --wait` } });
+    expect([code, out]).toEqual([0, expect.stringContaining("is in order")]);
+    expect(statSync(join(home, "config.toml")).mode & 0o777).toBe(0o600);
+    expect((await signalman("config show")).out).toContain("edited");
+    writeFileSync(editor, `#!/bin/sh\necho 'modle = 1' >"$2"\n`);
+    expect(await signalman("config edit", { env: { EDITOR: `'${editor}' --wait` } })).toMatchObject({
+      code: 2,
+      err: expect.stringContaining("Did you mean model?"),
+    });
+    // What it has spoilt, it can mend.
+    expect((await signalman("config path")).code).toBe(0);
+    expect((await signalman("config edit", { env: { EDITOR: "/nowhere/ed" } })).code).toBe(2);
   });
 });
 
@@ -153,7 +173,8 @@ describe("beside a running daemon", () => {
     await startServer(disconnected);
     const { code, out } = await signalman("status");
     expect(code).toBe(0);
-    expect(out).toMatch(/^connection {2}DISCONNECTED since .*, next attempt at /);
+    expect(out).toMatch(/^Signal is not connected; Claude cannot be reached: 1 message waits for an answer, /u);
+    expect(out).toMatch(/^connection {2}DISCONNECTED since \d{4}-\d\d-\d\d /mu);
     expect(out).toContain("signalman keeps trying");
   });
 
@@ -213,9 +234,46 @@ describe("beside a running daemon", () => {
     ]);
   });
 
+  test("send takes several words, files, and a number as people write it", async () => {
+    const done = await startServer();
+    writeFileSync(join(home, "notes.txt"), "some notes");
+    expect((await signalman(`send self --file ${join(home, "notes.txt")} look at **this** --wait`)).out).toBe(
+      "Sent.\n",
+    );
+    const [sent] = done as { text: string; files: { staged: string; fileName: string; contentType: string }[] }[];
+    expect(sent).toMatchObject({
+      text: "look at **this**",
+      files: [{ fileName: "notes.txt", contentType: "text/plain" }],
+    });
+    expect(takeStaged(home, sent?.files[0] ?? ({} as never)).base64).toBe(btoa("some notes"));
+    expect(existsSync(join(home, "outgoing", sent?.files[0]?.staged ?? ""))).toBe(false);
+    const missing = await signalman("send self --file /nowhere/at-all.png");
+    expect([missing.code, missing.err]).toEqual([2, expect.stringContaining("/nowhere/at-all.png")]);
+  });
+
+  test("send without a daemon leaves no file behind", async () => {
+    writeFileSync(join(home, "notes.txt"), "some notes");
+    expect((await signalman(`send self --file ${join(home, "notes.txt")}`)).code).toBe(4);
+    expect(readdirSync(join(home, "outgoing"))).toEqual([]);
+  });
+
+  test("health is what /health says", async () => {
+    await startServer();
+    expect(await signalman("health")).toMatchObject({ code: 0, out: "ok\n" });
+  });
+
+  test("token makes one that lasts, for the owner alone", async () => {
+    const { out } = await signalman("token");
+    expect(out).toMatch(/^[\w-]{32}\n$/u);
+    expect((await signalman("token")).out).toBe(out);
+    expect(statSync(join(home, "token")).mode & 0o777).toBe(0o600);
+    expect((await signalman("token --new")).out).not.toBe(out);
+  });
+
   test("send refuses a recipient that is none, before it asks anybody", async () => {
     const { code, err } = await signalman("send somebody hello");
-    expect([code, err]).toEqual([2, expect.stringContaining("group:<id")]);
+    expect([code, err]).toEqual([2, expect.stringContaining('"somebody"')]);
+    expect(err).toContain("group:<id");
   });
 
   test("a refusal of the daemon is said with its own code and hint", async () => {
@@ -250,7 +308,7 @@ describe("sessions", () => {
     const { code, out } = await signalman("sessions");
     expect(code).toBe(0);
     expect(out).toContain("About trains");
-    expect(out).toContain("s1  direct:+1…01  active  2026-11-23T12:00:00.000Z");
+    expect(out).toMatch(/^1 {2}s1 {2}direct:\+1…01 {2}active {2}2026-11-2\d \d\d:\d\d {2}About trains$/mu);
     expect(JSON.parse((await signalman("sessions list --json")).out)).toMatchObject([
       { id: "s1", remoteId: "sesn_invented", title: "About trains", state: "active" },
     ]);
@@ -265,5 +323,20 @@ describe("sessions", () => {
     const { events } = JSON.parse((await signalman("sessions show s1 --json")).out) as { events: unknown[] };
     expect(events).toHaveLength(2);
     expect((await signalman("sessions show s2")).code).toBe(2);
+  });
+
+  test("one is found by its number and by the beginning of an id; two of a beginning are none", async () => {
+    for (const name of ["1", "sesn_inv", "s1"])
+      expect((await signalman(`sessions show ${name}`)).out).toContain("About trains");
+    const store = await openStore(home, { isExclusive: false });
+    const made = store.sessions.create("s12", { kind: "self" }, "sessions", {}, {}, nowAt - 1);
+    store.log.apply(made, [{ id: "e9", at: nowAt, type: "prompt", text: "What\u001b[2J\nnow?" }], nowAt - 1);
+    store.close();
+    const { code, err } = await signalman("sessions show s");
+    expect([code, err]).toEqual([2, expect.stringContaining("more than one")]);
+    // Without a title it is called by its last question, of which nothing does anything to the terminal.
+    expect((await signalman("sessions")).out).toContain("Note to Self  active");
+    expect((await signalman("sessions")).out).toContain("What\ufffd[2J now?");
+    expect((await signalman("sessions show s12")).out).not.toContain("\u001b");
   });
 });

@@ -45,7 +45,7 @@ describe("settings", () => {
       log: "info",
       anthropicApiKey: null,
       anthropicBaseUrl: null,
-      limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000, retentionDays: 30, lanesMax: 8 },
+      limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000, retentionDays: 30 },
     });
     expect(config.system).toContain("phone");
     expect(origins.model).toBe("default");
@@ -197,7 +197,7 @@ describe("what cannot be", () => {
     ["SIGNALMAN_TRANSPORT", "carrier-pigeon", "native, signal-cli or rest"],
     ["SIGNALMAN_SIGNAL_URL", "127.0.0.1:8080", "http://127.0.0.1:8080"],
     ["SIGNALMAN_SIGNAL_URL", "ftp://x", "http://127.0.0.1:8080"],
-    ["SIGNALMAN_ACCOUNT", "5550100001", "international"],
+    ["SIGNALMAN_ACCOUNT", "5550100001", "country code"],
     ["SIGNALMAN_LISTEN", "8787", "host:port"],
     ["SIGNALMAN_LISTEN", "127.0.0.1:99999", "host:port"],
     ["SIGNALMAN_LOG", "loud", "debug, info, warn or error"],

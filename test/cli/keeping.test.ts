@@ -187,6 +187,25 @@ describe("backup", () => {
     copy.close();
   });
 
+  test("what was backed up comes back with its settings; nothing is overwritten without --force, or under a daemon", async () => {
+    (await openStore(home, { isExclusive: true })).close();
+    writeFileSync(join(home, "config.toml"), 'model = "kept"\n', { mode: 0o600 });
+    const copy = join(home, "copy.db");
+    expect(await signalman(["backup", copy])).toBe(0);
+    const other = join(home, "other");
+    expect(await signalman(["restore", copy], { SIGNALMAN_HOME: other })).toBe(0);
+    expect(loadConfig({ flags: {}, env: { SIGNALMAN_HOME: other } }).config.model).toBe("kept");
+    for (const name of ["signalman.db", "config.toml"]) expect(statSync(join(other, name)).mode & 0o777).toBe(0o600);
+    expect(await signalman(["restore", copy], { SIGNALMAN_HOME: other })).toBe(2);
+    expect(err).toContain("--force");
+    expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).toBe(0);
+    const daemon = await openStore(other, { isExclusive: true });
+    expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).not.toBe(0);
+    daemon.close();
+    writeFileSync(join(home, "no.db"), "no database at all");
+    expect(await signalman(["restore", join(home, "no.db")], { SIGNALMAN_HOME: join(home, "third") })).not.toBe(0);
+  });
+
   test("without a database there is nothing to copy, and no file is left", async () => {
     expect(await signalman(["backup", join(home, "copy.db")])).toBe(2);
     expect(readdirSync(home)).toEqual([]);

@@ -63,15 +63,6 @@ describe("link", () => {
     ]);
   });
 
-  test("with --web the code is a page, too, at an address that nobody can guess", async () => {
-    const { code } = await link({ web: true }, async (said) => {
-      const address = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}(?=\n)/u.exec(said)?.[0] ?? "";
-      expect(await (await fetch(address)).text()).toContain("<svg");
-      expect((await fetch(new URL("/", address))).status).toBe(404);
-    });
-    expect(code).toBe(0);
-  });
-
   test("a link that ends without an account is not done", async () => {
     const { io } = createTerminal();
     const steps: Link = async function* steps() {

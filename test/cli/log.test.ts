@@ -1,11 +1,12 @@
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
+import { stripVTControlCharacters } from "node:util";
 import { BridgeError } from "../../src/core/errors.ts";
 import { maskNumber, redact, redactText, startLog, type LogLevel } from "../../src/log.ts";
 
-function collect(level: LogLevel = "debug", isPretty = false) {
+function collect(level: LogLevel = "debug", isPretty = false, hasColour = isPretty) {
   const lines: string[] = [];
-  return { lines, log: startLog({ level, isPretty, write: (line) => lines.push(line) }) };
+  return { lines, log: startLog({ level, isPretty, hasColour, write: (line) => lines.push(line) }) };
 }
 
 test("a record is one line of JSON with level, message and fields", () => {
@@ -35,6 +36,22 @@ test("for a person a record is text with its fields", () => {
   expect(lines[0]).toContain("connection");
   expect(lines[0]).toContain('state="CONNECTED"');
   expect(lines[0]).toContain("+1…42");
+});
+
+test("a foreign word moves no cursor and sets no title: not as text, not as JSON; without colours there is no escape at all", () => {
+  const evil = "\u001b]0;owned\u0007\u009b2J\u202egnp.exe\u007f";
+  for (const [isPretty, hasColour] of [
+    [true, true],
+    [true, false],
+    [false, false],
+  ] as const) {
+    const { lines, log } = collect("debug", isPretty, hasColour);
+    log.info(`said ${evil}`, { name: evil });
+    const line = (lines[0] ?? "").trimEnd();
+    const shown = hasColour ? stripVTControlCharacters(line) : line;
+    expect(shown).not.toMatch(/[\p{Cc}\u202e]/u);
+    if (!isPretty) expect(JSON.parse(line)).toMatchObject({ message: `said ${evil}`, fields: { name: evil } });
+  }
 });
 
 test("no token, number, link code or body comes through, however deep", () => {

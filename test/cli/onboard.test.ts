@@ -3,9 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Cli } from "../../src/cli/io.ts";
-import { isFirstStart, onboard, type Question } from "../../src/cli/onboard.ts";
+import { isFirstStart, onboard, type CheckKey, type Question } from "../../src/cli/onboard.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 
 let home: string;
 let said: string;
@@ -44,42 +45,92 @@ function person(...answers: string[]) {
   return { ask, secrets, refusals, left: answers };
 }
 
+/** A key that Claude takes for these backends, or refuses with this code. */
+const keyIs =
+  (...faults: (ErrorCode | null)[]): CheckKey =>
+  async () => {
+    const code = faults.shift() ?? null;
+    return code && new BridgeError(code, `Cannot use it (${code})`);
+  };
+const config = () => loadConfig({ flags: {}, env: { SIGNALMAN_HOME: home } }).config;
+
 test("three questions make a private config.toml that is used, and are never asked again", async () => {
   expect(isFirstStart(cliWith(), true)).toBe(true);
   const owner = person("", "", "sk-ant-invented");
-  expect(await onboard(cliWith(), owner.ask)).toBe(true);
+  await onboard(cliWith(), owner.ask, keyIs(null));
   expect(owner.secrets).toEqual(["sk-ant-invented"]);
   const path = join(home, "config.toml");
   expect(statSync(path).mode & 0o777).toBe(0o600);
   expect(statSync(home).mode & 0o777).toBe(0o700);
-  expect(loadConfig({ flags: {}, env: { SIGNALMAN_HOME: home } }).config).toMatchObject({
+  expect(config()).toMatchObject({
     transport: "native",
     allow: [{ kind: "self" }],
     anthropicApiKey: "sk-ant-invented",
+    backend: "sessions",
   });
   expect(said).not.toContain("sk-ant-invented");
   expect(isFirstStart(cliWith(), true)).toBe(false);
 });
 
-test("with a daemon of signal-cli its URL and account are asked for; what cannot be is asked again", async () => {
-  const owner = person("pigeon", "signal-cli", "", "5550100", "+15550100001", "self, +15550100002", "");
-  expect(await onboard(cliWith(), owner.ask)).toBe(false);
+test("with a daemon of signal-cli its URL and account are asked for; numbers may be written as people do", async () => {
+  const owner = person(
+    "pigeon",
+    "signal-cli",
+    "",
+    "5550100",
+    "+1 (555) 010-0001",
+    "others",
+    "0049 (0)151 0000-0003, +15550100001, self",
+    "",
+  );
+  await onboard(cliWith(), owner.ask, keyIs());
   expect(owner.refusals).toEqual([
     "It takes native, signal-cli or rest.",
-    "It takes a number in international form (plus, country code, number).",
+    "It takes a number with its country code, such as +1 555 010 0001.",
   ]);
   expect(owner.left).toEqual([]);
   expect(readFileSync(join(home, "config.toml"), "utf8")).not.toContain("anthropic");
-  expect(loadConfig({ flags: {}, env: { SIGNALMAN_HOME: home } }).config).toMatchObject({
+  // The own number is Note to Self.
+  expect(config()).toMatchObject({
     account: "+15550100001",
-    allow: [{ kind: "self" }, { kind: "number", number: "+15550100002" }],
+    allow: [{ kind: "self" }, { kind: "number", number: "+4915100000003" }],
   });
+  expect(said).toContain("your messages wait");
 });
 
-test("nobody is asked without a terminal, or where anything is set", () => {
+test("a key that is refused is asked for again, and is not written down", async () => {
+  const owner = person("", "", "sk-ant-wrong", "sk-ant-right");
+  await onboard(cliWith(), owner.ask, keyIs("claude_key", null));
+  expect(said).toContain("Cannot use it (claude_key). Set a valid ANTHROPIC_API_KEY");
+  expect(readFileSync(join(home, "config.toml"), "utf8")).toContain("sk-ant-right");
+  expect(readFileSync(join(home, "config.toml"), "utf8")).not.toContain("wrong");
+});
+
+test("a key without Managed Agents keeps the conversation here", async () => {
+  await onboard(cliWith(), person("", "", "sk-ant-plain").ask, keyIs("claude_forbidden", null));
+  expect(config().backend).toBe("messages");
+  expect(said).toContain("not for Managed Agents");
+});
+
+test("where the API cannot be reached the key is kept, and that is said", async () => {
+  await onboard(cliWith(), person("", "", "sk-ant-unseen").ask, keyIs("claude_unreachable"));
+  expect(config().anthropicApiKey).toBe("sk-ant-unseen");
+  expect(said).toContain("claude_unreachable");
+});
+
+test("a key in the environment is checked and not asked for, and does not keep the questions away", async () => {
+  const cli = cliWith({ ANTHROPIC_API_KEY: "sk-ant-invented" });
+  expect(isFirstStart(cli, true)).toBe(true);
+  const seen: string[] = [];
+  await onboard(cli, person("", "others", "+1 555 010 0002").ask, async (_, key) => (seen.push(key), null));
+  expect(seen).toEqual(["sk-ant-invented"]);
+  expect(readFileSync(join(home, "config.toml"), "utf8")).not.toContain("sk-ant");
+  expect(said).toContain("in your name");
+});
+
+test("nobody is asked without a terminal, or where anything of it is set", () => {
   expect(isFirstStart(cliWith(), false)).toBe(false);
   expect(isFirstStart({ ...cliWith(), isErrTty: false })).toBe(false);
-  expect(isFirstStart(cliWith({ ANTHROPIC_API_KEY: "sk-ant-invented" }), true)).toBe(false);
   expect(isFirstStart(cliWith({ SIGNALMAN_TRANSPORT: "rest" }), true)).toBe(false);
   expect(isFirstStart(cliWith({}, { allow: "self" }), true)).toBe(false);
 });

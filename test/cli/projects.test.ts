@@ -87,7 +87,7 @@ test.each([
 
 test("a name that is there, a file in an unusual form, and a variable over it are left alone", async () => {
   await run(`projects add garden ${base}/garden`);
-  expect((await run(`projects add GARDEN ${base}/notes`)).err).toContain("there is a project of that name");
+  expect((await run(`projects add GARDEN ${base}/notes`)).err).toContain("two have one name");
   expect((await run("projects remove gardn")).err).toContain("Did you mean garden?");
   const inline = `projects = { garden = { folder = "${base}/garden" } }\n`;
   writeFileSync(join(home, "config.toml"), inline);
@@ -107,6 +107,7 @@ test("what would become of a call is explained, and nothing is done", async () =
   for (const [args, words] of [
     ["read a.txt", "done without a question"],
     ["read .env", "read .env\nasks you first: it may hold a secret"],
+    ["edit any.txt", "asks you first: it changes a file"],
     ["write new.txt", "asks you first: it changes a file"],
     ["read ../home/config.toml", "never done: path"],
     ["run ls", "never done: This project does not let Claude run commands"],

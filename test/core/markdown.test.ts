@@ -157,6 +157,7 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "\\( a_1 * b_2 * c \\), $$x_1*y_1*z$$, $\\{a_1, b_1\\}$ and\n\n\\[\nx_1\n- y_1\n= z\n\\]\n\nso",
     "BOLD:so",
   ],
+  "words in escaped brackets are words": ["\\[Optional\\] a \\(not it\\) \\(n\\)", "[Optional] a (not it) \\(n\\)"],
   "prices are none": ["$5 and *$10* and $15", "$5 and $10 and $15", "ITALIC:$10"],
   "notes as a word": [
     "> [!NOTE]\n> *Text*\n\n> [!warning]- Careful now\n> more",
@@ -181,6 +182,7 @@ describe("Markdown on a phone", () => {
 describe("stars, lines and tildes that are no emphasis stay", () => {
   const kept = {
     products: "a*b*c, 3*4*5, 2 * 3 * 4, x**2 + y**2, 2**3**4, (a+b)*(c+d)*2, (a)*(b)*(c)",
+    "factors in Chinese": "面积=长*宽*高，单价*数量*折扣=总价",
     calls: "COUNT(*) and SUM(*), f(*args, **kwargs), (*p)->x, (*q)->y, char *a, *b",
     globs:
       "src/*.ts, lib/*.ts, src/**/*.js and test/**/*.js, **/node_modules/**, rm *.o *.a, /api/*, /web/*, /a/**, /b/**",
@@ -207,6 +209,15 @@ describe("emphasis", () => {
     expect(words("**「重要」**です。**标题：**正文 **주의:**내용 中文**“引用”**中文 A**重要**B、**2024年**に")).toEqual(
       ["「重要」", "标题：", "주의:", "“引用”", "重要", "2024年"],
     );
+    expect(words("使用`x`**加粗**后 （注）**版本**2.0 价格100**元**吗 这是*强调*的 **!important** **?**")).toEqual([
+      "x",
+      "加粗",
+      "版本",
+      "元",
+      "强调",
+      "!important",
+      "?",
+    ]);
     expect(words('**注意:**これ **Python(파이썬)**은 重点**（注）**后 *强调。*后 ~~删除。~~后 中**"引"**文')).toEqual([
       "注意:",
       "Python(파이썬)",
@@ -220,6 +231,12 @@ describe("emphasis", () => {
     expect(
       words("**T**otal **.env** **/etc/hosts** **GET**/**POST** (**a**), “**b**”, **c**: **d:** *e*, __f g__ __Note__"),
     ).toEqual(["T", ".env", "/etc/hosts", "GET", "POST", "a", "b", "c", "d:", "e", "f g", "Note"]);
+    expect(words("*foo**bar**baz* **foo*bar*baz** *foo*bar **foo** bar*")).toEqual([
+      "foo**bar**baz",
+      "foo*bar*baz",
+      "foo",
+      "foo",
+    ]);
     expect(words("***a*** **b *c* d** *e **f** g* **h**i")).toEqual(["a", "a", "b c d", "c", "e f g", "f", "h"]);
   });
 });

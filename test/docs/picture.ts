@@ -1,44 +1,63 @@
-/** Draws the demo's own output as the picture of the README: `bun test/docs/picture.ts` writes docs/demo.svg. */
-import { writeFileSync } from "node:fs";
+/**
+ * Draws the beginning of a transcript as the picture of the README, a phone: `bun test/docs/picture.ts` writes docs/phone.svg. What the
+ * phone says is what the binary said in that test.
+ */
+import { readFileSync, writeFileSync } from "node:fs";
 
-const root = new URL("../../", import.meta.url).pathname;
-const lineHeight = 20;
-const left = 20;
-const top = 56;
+const root = new URL("../../", import.meta.url);
+const [width, margin, lineHeight, charWidth, radius] = [440, 26, 22, 8.1, 16];
+const lineCharsMax = 36;
 
-const colours: readonly (readonly [RegExp, string])[] = [
-  [/^you>/u, "#7dd3fc"],
-  [/^claude>|^ {8}I am/u, "#fde68a"],
-  [/\[.*(DISCONNECTED|RECONNECTING)\]$/u, "#fca5a5"],
-  [/\[.*(SYNCING|CONNECTED)\]$/u, "#86efac"],
-  [/^ {8}\(/u, "#94a3b8"],
-];
+type Bubble = { readonly who: string; readonly lines: string[]; mark: string | null };
 
-const escape = (text: string): string =>
-  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(" ", "&#160;");
+/** `Anna    │ text`, further lines without a name, and reactions as `👍 on “text”`. */
+function readBubbles(transcript: string, until: string): Bubble[] {
+  const bubbles: Bubble[] = [];
+  for (const row of transcript.slice(0, transcript.indexOf(until)).split("\n").slice(2)) {
+    const [, who = "", text = ""] = /^(.{8})│ ?(.*)$/u.exec(row) ?? [];
+    const [, emoji = "", target = ""] = /^(\S+) on “(.*?)”?$/u.exec(text.trim()) ?? [];
+    const marked =
+      emoji === "" ? undefined : bubbles.findLast(({ lines }) => lines.join(" ").startsWith(target.slice(0, 20)));
+    if (marked) marked.mark = emoji;
+    else if (who.trim() !== "")
+      bubbles.push({ who: who.trim(), lines: wrap(text.replace(/^@Claude /u, "")), mark: null });
+    else if (text !== "" && !text.startsWith("  ")) bubbles.at(-1)?.lines.push(...wrap(text));
+  }
+  return bubbles;
+}
 
-const demo = Bun.spawnSync([process.execPath, "src/main.ts", "demo", "--script"], {
-  cwd: root,
-  env: { PATH: process.env["PATH"] ?? "" },
-});
-if (demo.exitCode !== 0) throw new Error(`The demo failed: ${demo.stderr.toString()}`);
-const lines = demo.stdout
-  .toString()
-  .split("\n")
-  .filter((line) => !/[▀▄█]/u.test(line) && !line.startsWith("Watch it") && !line.startsWith("Type as"))
-  .map((line) => line.trimEnd())
-  .filter((line, index, all) => line !== "" || all[index - 1] !== "");
+const wrap = (text: string): string[] => text.match(new RegExp(`.{1,${lineCharsMax}}(?:\\s|$)|\\S+`, "gu")) ?? [];
+const escape = (text: string): string => text.trim().replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-const rows = lines.map((line, index) => {
-  const colour = colours.find(([pattern]) => pattern.test(line))?.[1] ?? "#e2e8f0";
-  return `<text x="${left}" y="${top + index * lineHeight}" fill="${colour}">${escape(line)}</text>`;
-});
-const height = top + rows.length * lineHeight;
-const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 ${height}" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="13">
-<rect width="900" height="${height}" rx="10" fill="#0f172a"/>
-<circle cx="22" cy="20" r="6" fill="#ef4444"/><circle cx="42" cy="20" r="6" fill="#f59e0b"/><circle cx="62" cy="20" r="6" fill="#22c55e"/>
-<text x="90" y="25" fill="#94a3b8">npx -y bun run demo</text>
-${rows.join("\n")}
+function draw(bubbles: readonly Bubble[]): string {
+  let y = 84;
+  const shapes = bubbles.map(({ who, lines, mark }) => {
+    const isClaude = who === "Claude";
+    const w = Math.max(...lines.map(({ length }) => length)) * charWidth + 32;
+    const h = lines.length * lineHeight + 18;
+    const x = isClaude ? margin : width - margin - w;
+    const [paper, ink] = isClaude ? ["#e9eaee", "#1b1b1d"] : ["#2c6bed", "#ffffff"];
+    const texts = lines.map((line, at) => {
+      return `<text x="${x + 16}" y="${y + 26 + at * lineHeight}" fill="${ink}">${escape(line)}</text>`;
+    });
+    const badge = mark
+      ? `<circle cx="${x + 24}" cy="${y + h + 6}" r="15" fill="#fff" stroke="#d8dde2"/><text x="${x + 15}" y="${y + h + 12}">${mark}</text>`
+      : "";
+    const shape = `<rect x="${x}" y="${y}" width="${w}" height="${h}" rx="${radius}" fill="${paper}"/>${texts.join("")}${badge}`;
+    y += h + (mark ? 34 : 14);
+    return shape;
+  });
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y + 30}" width="${width}" font-family="system-ui, sans-serif" font-size="15" role="img" aria-label="A chat with Claude on Signal">
+<rect x="4" y="4" width="${width - 8}" height="${y + 22}" rx="34" fill="#fff" stroke="#20242a" stroke-width="8"/>
+<circle cx="44" cy="48" r="17" fill="#d97757"/><text x="38" y="54" fill="#fff" font-weight="700">C</text>
+<text x="72" y="54" fill="#1b1b1d" font-weight="700">Claude</text>
+${shapes.join("\n")}
 </svg>
 `;
-writeFileSync(`${root}docs/demo.svg`, svg);
+}
+
+const transcript = readFileSync(new URL("test/e2e/transcripts/08-approvals.txt", root), "utf8");
+const bubbles = readBubbles(transcript, "me      │ clean up").filter(
+  ({ lines: [first = ""] }) => !first.startsWith("/"),
+);
+writeFileSync(new URL("docs/phone.svg", root), draw(bubbles));

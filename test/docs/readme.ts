@@ -1,4 +1,4 @@
-/** The parts of the README that the code knows better. `bun test/docs/readme.ts` writes them; a test compares. */
+/** The parts of the documents that the code knows better. `bun test/docs/readme.ts` writes them; a test compares. */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { commands } from "../../src/core/commands.ts";
 import { errorTable } from "../../src/core/errors.ts";
@@ -70,18 +70,20 @@ export const parts: Record<string, () => string> = {
   map: sourceMap,
 };
 
-/** The README with its generated parts as the code has them now. */
-export function rendered(readme: string): string {
+/** A document with its generated parts as the code has them now. */
+export function rendered(document: string): string {
   return Object.entries(parts).reduce(
     (text, [name, make]) =>
       text.replace(
         new RegExp(`(<!-- ${name} -->\n)[\\s\\S]*?(<!-- /${name} -->)`, "u"),
         (_, open: string, close: string) => `${open}${make()}\n${close}`,
       ),
-    readme,
+    document,
   );
 }
 
-export const readmeUrl = new URL("README.md", root);
+/** The documents that have such parts. */
+export const documents = ["README.md", "docs/settings.md", "docs/chat.md", "docs/troubleshooting.md"];
+export const urlOf = (path: string): URL => new URL(path, root);
 
-if (import.meta.main) writeFileSync(readmeUrl, rendered(readFileSync(readmeUrl, "utf8")));
+if (import.meta.main) for (const url of documents.map(urlOf)) writeFileSync(url, rendered(readFileSync(url, "utf8")));

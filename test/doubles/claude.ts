@@ -70,6 +70,8 @@ export type ClaudeDouble = {
   setDown(isDown: boolean): void;
   /** Open streams deliver nothing, not even heartbeats, and stay open. */
   setMute(isMute: boolean): void;
+  /** Open streams of sessions bring heartbeats and no events. */
+  setDeaf(isDeaf: boolean): void;
   /** Kills open streams: by a reset, or by an orderly end. */
   cutStreams(isClean?: boolean): void;
   openStreams(): number;
@@ -108,6 +110,7 @@ type State = {
   lastStop: string;
   isDown: boolean;
   isMute: boolean;
+  isDeaf: boolean;
 };
 
 export async function startClaudeDouble(options: DoubleOptions = {}): Promise<ClaudeDouble> {
@@ -131,6 +134,7 @@ export async function startClaudeDouble(options: DoubleOptions = {}): Promise<Cl
     lastStop: "end_turn",
     isDown: false,
     isMute: false,
+    isDeaf: false,
   };
   const server = createServer((request, response) => {
     serve(state, request, response).catch((error: unknown) => {
@@ -153,6 +157,7 @@ export async function startClaudeDouble(options: DoubleOptions = {}): Promise<Cl
       if (isDown) cutStreams();
     },
     setMute: (isMute) => void (state.isMute = isMute),
+    setDeaf: (isDeaf) => void (state.isDeaf = isDeaf),
     cutStreams,
     openStreams: () => state.streams.size,
     next: (pattern) => new Promise((resolve) => state.waiters.push({ pattern, resolve })),
@@ -560,7 +565,7 @@ function sessions(state: State, line: string, id: string, url: URL, body: unknow
     case "POST sessions/:id/events":
       return { data: sendEvents(engine, engine.need(id), body) };
     case "GET sessions/:id/events/stream":
-      return followSession(engine.need(id), query(url, ["event_deltas[]"]).getAll("event_deltas[]"));
+      return followSession(state, engine.need(id), query(url, ["event_deltas[]"]).getAll("event_deltas[]"));
     default:
       throw notFound("path");
   }
@@ -699,9 +704,10 @@ function sendEvents(engine: Engine, session: DoubleSession, body: unknown): Wire
   });
 }
 
-function followSession(session: DoubleSession, deltas: readonly string[]): OpenStream {
+function followSession(state: State, session: DoubleSession, deltas: readonly string[]): OpenStream {
   return new OpenStream((stream) => {
     const listener = (event: { type: string; [key: string]: unknown }): void => {
+      if (state.isDeaf) return;
       const isPreview = event.type === "event_start" || event.type === "event_delta";
       if (isPreview && !deltas.includes("agent.message")) return;
       stream.write(sse(event.type, event));

@@ -15,11 +15,16 @@ export const playedDaemon = (done: unknown[] = []): AppDeps => ({
   isReady: () => true,
   control: {
     reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
-    send: (chat, text) => void done.push({ chat, text }),
+    async send(chat, text, files) {
+      done.push({ chat, text, ...(files.length > 0 && { files }) });
+      return "an-id";
+    },
+    sent: () => "sent",
     sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
     archive: async (id) => void done.push({ archive: id }),
   },
   token,
+  scriptToken: () => "a-script's-token",
   url: () => "",
   isAnyHost: false,
   now: () => nowAt,

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
-import { alice, me } from "../doubles/wire.ts";
+import { alice, groupId, me } from "../doubles/wire.ts";
 import { newHome, runOnce, start, type Home, type Running } from "./harness.ts";
 
 let claude: ClaudeDouble;
@@ -32,6 +32,27 @@ afterEach(async () => {
   await claude.close();
   expect(signal.violations()).toEqual([]);
   home.remove();
+});
+
+test("without SIGNALMAN_ACCOUNT the account is learnt: a mention in a group is answered, a card is read", async () => {
+  await signal.stop();
+  signal = await startSignalCliDouble({ mode: "single" });
+  const { SIGNALMAN_ACCOUNT: _, ...rest } = env({ SIGNALMAN_ALLOW: `group:${groupId},${alice.number}` });
+  running = await start(rest);
+  await running.state("CONNECTED");
+  const mentions = [{ name: me.number, number: me.number, uuid: me.aci, start: 0, length: 1 }];
+  signal.personWrites(alice, "\u{FFFC} are you there?", { groupId, extra: { mentions } });
+  expect(await signal.nextSent()).toMatchObject({ chat: { kind: "group" }, text: expect.stringContaining("there?") });
+  const byAciAlone = [{ name: me.aci, number: null, uuid: me.aci, start: 0, length: 1 }];
+  signal.personWrites(alice, "\u{FFFC} and now?", { groupId, extra: { mentions: byAciAlone } });
+  expect(await signal.nextSent()).toMatchObject({ chat: { kind: "group" }, text: expect.stringContaining("and now?") });
+  signal.personWrites(alice, null, {
+    extra: { contacts: [{ name: { given: "Dan" }, phone: [{ value: "+15550105555" }] }] },
+  });
+  let said = "";
+  while (!said.includes("Contact card")) said = (await signal.nextSent()).text;
+  expect(said).toContain('[Contact card: "Dan", "+15550105555"]');
+  expect((await running.status()).signal.account).toBe("+1…01");
 });
 
 describe.each(["sessions", "messages"])("the binary over signal-cli with the backend %s", (backend) => {

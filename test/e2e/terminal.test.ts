@@ -3,18 +3,32 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { join } from "node:path";
+import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
+import { openNotes } from "../doubles/phone.ts";
+import { startSignalMock } from "../doubles/signal-mock.ts";
 import { command, newHome, type Home } from "./harness.ts";
 
 const enter = "\r";
 const down = "\u001b[B";
 const ctrlC = "\u0003";
 
+/** Select Graphic Rendition: what makes text coloured. */
+const colour = /\[(?:\d+;)*3\dm/u;
+
 let home: Home;
-beforeEach(() => void (home = newHome()));
-afterEach(() => home.remove());
+let claude: ClaudeDouble;
+beforeEach(async () => {
+  home = newHome();
+  claude = await startClaudeDouble();
+});
+afterEach(async () => {
+  await claude.close();
+  home.remove();
+});
 
 /** Starts the program; `shows` resolves when the screen, after what was waited for already, has this text. */
-function openTerminal(args: readonly string[]) {
+function openTerminal(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
+  let raw = "";
   let screen = "";
   let seen = 0;
   let changed = Promise.withResolvers<void>();
@@ -24,12 +38,15 @@ function openTerminal(args: readonly string[]) {
       HOME: home.path,
       TERM: "xterm-256color",
       SIGNALMAN_HOME: join(home.path, "home"),
+      ...env,
     },
     terminal: {
       cols: 100,
       rows: 40,
       data(_, piece) {
-        screen += stripVTControlCharacters(new TextDecoder().decode(piece));
+        const text = new TextDecoder().decode(piece);
+        raw += text;
+        screen += stripVTControlCharacters(text);
         changed.resolve();
         changed = Promise.withResolvers();
       },
@@ -38,6 +55,15 @@ function openTerminal(args: readonly string[]) {
   return {
     exited: child.exited,
     screen: () => screen,
+    raw: () => raw,
+    /** The first text like this on the whole screen. */
+    async find(pattern: RegExp): Promise<string> {
+      for (;;) {
+        const [found] = pattern.exec(screen) ?? [];
+        if (found !== undefined) return found;
+        await changed.promise;
+      }
+    },
     press: (...keys: string[]) => child.terminal?.write(keys.join("")),
     async shows(text: string): Promise<void> {
       while (!screen.includes(text, seen)) {
@@ -49,39 +75,80 @@ function openTerminal(args: readonly string[]) {
   };
 }
 
-test("the first start asks, explains what cannot be, writes a private config.toml, and is not asked again", async () => {
-  const first = openTerminal([]);
-  await first.shows("How to reach Signal?");
-  first.press(down, down, enter);
-  await first.shows("Its URL?");
-  first.press(enter);
-  await first.shows("The number of its account");
-  first.press("5550100", enter);
-  await first.shows("international form");
-  first.press("\u007f".repeat(7), "+15550100001", enter);
-  await first.shows("Who may write to Claude?");
-  first.press(enter);
-  await first.shows("Your key for the Claude API?");
-  first.press("sk-ant-invented", enter);
-  await first.shows("It is not asked again.");
-  await first.shows("signalman starts");
-  first.press(ctrlC);
-  expect(await first.exited).toBe(0);
-  expect(first.screen()).not.toContain("sk-ant-invented");
-  const file = join(home.path, "home/config.toml");
-  expect(statSync(file).mode & 0o777).toBe(0o600);
-  expect(Bun.TOML.parse(readFileSync(file, "utf8"))).toEqual({
+test("from nothing to the first answer: questions, a refused key, the code, a word in Note to Self, an answer; and nothing twice", async () => {
+  const signal = await startSignalMock();
+  try {
+    const service = await signal.writeService(join(home.path, "service.json"));
+    const env = { ANTHROPIC_BASE_URL: claude.url, SIGNALMAN_SIGNAL_SERVICE: service, SIGNALMAN_TOOLS: "off" };
+    const first = openTerminal([], { ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" });
+    await first.shows("How to reach Signal?");
+    first.press(enter);
+    await first.shows("Who may write to Claude?");
+    first.press(enter);
+    await first.shows("Your key for the Claude API");
+    first.press("sk-ant-wrong", enter);
+    await first.shows("Set a valid ANTHROPIC_API_KEY");
+    await first.shows("Your key for the Claude API");
+    first.press(claude.apiKey, enter);
+    await first.shows("The key is good.");
+    await first.shows("Scan it with the phone");
+    const url = await first.find(/sgnl:\S+(?=\r)/u);
+    const phone = openNotes(signal, await signal.scan(url));
+    await first.shows("Linked to +1");
+    await first.shows("Signal rings for nothing there");
+    expect(await phone.next()).toContain("Hello from signalman");
+    await phone.write("what is the capital of Peru?");
+    expect(await phone.next()).toContain("what is the capital of Peru?");
+    first.press(ctrlC);
+    expect(await first.exited).toBe(0);
+    expect(first.screen()).not.toContain(claude.apiKey);
+    const file = join(home.path, "home/config.toml");
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect(Bun.TOML.parse(readFileSync(file, "utf8"))).toEqual({
+      transport: "native",
+      allow: "self",
+      anthropic_api_key: claude.apiKey,
+    });
+    const second = openTerminal([], { ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" });
+    await second.shows("CONNECTED");
+    second.press(ctrlC);
+    expect(await second.exited).toBe(0);
+    expect(second.screen()).not.toMatch(/Welcome|Scan it/u);
+  } finally {
+    await signal.stop();
+  }
+});
+
+test("a daemon of signal-cli: what cannot be is explained; NO_COLOR is heard", async () => {
+  const terminal = openTerminal([], {
+    NO_COLOR: "1",
+    ANTHROPIC_API_KEY: claude.apiKey,
+    ANTHROPIC_BASE_URL: claude.url,
+  });
+  await terminal.shows("How to reach Signal?");
+  terminal.press(down, down, enter);
+  await terminal.shows("Its URL?");
+  terminal.press(enter);
+  await terminal.shows("The number of its account");
+  terminal.press("5550100", enter);
+  await terminal.shows("country code");
+  terminal.press("\u007f".repeat(7), "+1 555 010-0001", enter);
+  await terminal.shows("Who may write to Claude?");
+  terminal.press(down, enter);
+  await terminal.shows("Their numbers");
+  terminal.press("+1 (555) 010-0002", enter);
+  await terminal.shows("The key is good.");
+  const shownAt = terminal.raw().length;
+  await terminal.shows("signalman starts");
+  terminal.press(ctrlC);
+  expect(await terminal.exited).toBe(0);
+  expect(terminal.raw().slice(shownAt)).not.toMatch(colour);
+  expect(Bun.TOML.parse(readFileSync(join(home.path, "home/config.toml"), "utf8"))).toEqual({
     transport: "rest",
     signal_url: "http://127.0.0.1:8080",
-    account: "+15550100001",
-    allow: "self",
-    anthropic_api_key: "sk-ant-invented",
+    account: "+1 555 010-0001",
+    allow: "self,+15550100002",
   });
-  const second = openTerminal([]);
-  await second.shows("signalman starts");
-  second.press(ctrlC);
-  expect(await second.exited).toBe(0);
-  expect(second.screen()).not.toContain("Welcome");
 });
 
 test("Ctrl-C at a question leaves with 130, and nothing is written", async () => {

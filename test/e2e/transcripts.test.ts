@@ -11,6 +11,8 @@ function golden(name: string, title: string, seen: Scene): void {
   expect(text).toBe(readFileSync(url, "utf8"));
 }
 
+const dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
 // These wait, mostly: for a backoff, a draft that is due, the line.
 test.concurrent("presence: read, taken, typing, answered; waiting while Claude is away; failed where it cannot be", async () => {
   await using seen = await openScene();
@@ -150,6 +152,7 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
     fences: "1. ```sh\n   make\n    ```\n2. Then\n\n> [!TIP]\n> ```\n> make test\n> ```\n\nThat is **all**.",
     script: `Here is \`count.py\`:\n\n\`\`\`python\n${code}\n\`\`\`\n\nRun it with \`python count.py\`.`,
     essay: essay.join(" "),
+    book: essay.map((text, n) => `## ${n + 1}\n\n${`${text} `.repeat(6)}`).join("\n\n"),
   };
   await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
   seen.claude.setScript((prompt) => [{ say: replies[prompt] ?? "?" }]);
@@ -162,6 +165,7 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
     ["fences", "That is"],
     ["script", "count.py, "],
     ["essay", "(3/3)"],
+    ["book", "(10/10)"],
   ] as const) {
     seen.write("me", word);
     await seen.shows(end);
@@ -179,13 +183,16 @@ test("attachments: what Claude can read goes along, voice notes are written down
     announcedBytes,
   });
   const files = [
-    file("cat.png", "image/png"),
+    // A picture by its bytes, whatever its name says.
+    { ...file("cat.jpg", "image/jpeg"), bytes: Uint8Array.fromBase64(dot) },
     file("film.mov", "video/quicktime"),
+    file("index.ts", "video/mp2t", "let a = 1;"),
+    file("broken.png", "image/png", "<!doctype html><p>Not found"),
     file("atlas.pdf", "application/pdf", "%PDF", 30_000_000),
   ];
   await seen.answered(seen.write("me", "What is this?", { files }));
   const blocks = JSON.stringify(seen.claude.requests.findLast(({ path }) => path.endsWith("/events"))?.body);
-  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"']);
+  expect(blocks.match(/"type":"(image|document)"/gu)).toEqual(['"type":"image"', '"type":"document"']);
   const voice = [file("voice.aac", "audio/aac", "Remember the milk.")];
   await seen.answered(seen.write("me", "", { files: voice }));
   await seen.restart({ SIGNALMAN_TRANSCRIBE: "false" });

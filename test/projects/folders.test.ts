@@ -66,7 +66,7 @@ test.each([
   [{ off: { folder: "/x" } }, "is not off"],
   [{ "a b": { folder: "/x" } }, "a name has up to 32"],
   [{ a: { folder: "/x" }, A: { folder: "/y" } }, "two have one name"],
-  [{ a: { folder: "/x", group: "AAAA" }, b: { folder: "/y", group: "group:AAAA" } }, "or one group"],
+  [{ a: { folder: "/x", group: "AAAA" }, b: { folder: "/y", group: "group:AAAA" } }, "one name or group"],
   ["a=/x,a=/y", "two have one name"],
   ["garden", "projects.garden.folder"],
   [["/x"], "it takes"],

@@ -27,13 +27,17 @@ const go = (command: string, over: Partial<Command> = {}, signal = never) => {
   return runCommand({ ...usual, command, ...over }, systemClock, signal);
 };
 
-/** Whether a process whose command line has this in it is still there. */
-function isRunning(word: string): boolean {
+/** Whether a process is there whose command line is this, or begins so and goes on with digits. */
+function isRunning(line: string): boolean {
   const { stdout } = Bun.spawnSync(["ps", "-eo", "stat=,args="]);
-  return stdout
-    .toString()
-    .split("\n")
-    .some((line) => line.includes(word) && !line.startsWith("Z") && !line.includes("ps -eo"));
+  return new RegExp(`^[^Z]\\S*\\s+${line}\\d*$`, "mu").test(stdout.toString());
+}
+
+async function until(isSo: () => boolean): Promise<void> {
+  for (let looks = 0; !isSo(); looks++) {
+    if (looks > 400) throw new Error("waited in vain");
+    await systemClock.sleep(25);
+  }
 }
 
 const kinds: [string, Sandbox][] = [
@@ -96,6 +100,25 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
   test("that kills its own group harms nobody else", async () => {
     const { code } = await run("kill -9 0; sleep 5");
     expect(code).not.toBe(0);
+  });
+
+  test("waits for what it started itself and for nothing else", async () => {
+    expect((await run("(sleep 0.2; echo late) & wait; echo end")).output).toBe("late\nend\n");
+  });
+
+  test("ends with signalman, also by kill -9", async () => {
+    const place = { root: rig.root, home: rig.home, network: false, sandbox, timeoutMs: 60_000, env: { PATH: path } };
+    const given = JSON.stringify({ command: "echo began; sleep 4718; touch late", ...place });
+    const from = (name: string): string => JSON.stringify(join(import.meta.dir, "../../src", name));
+    const source = `const { runCommand } = await import(${from("projects/runner.ts")});
+      const { systemClock } = await import(${from("clock.ts")});
+      await runCommand(${given}, systemClock, new AbortController().signal);`;
+    const daemon = Bun.spawn([process.execPath, "-e", source], { stdout: "ignore", stderr: "inherit" });
+    await until(() => isRunning("sleep 4718"));
+    daemon.kill("SIGKILL");
+    await daemon.exited;
+    await until(() => !isRunning("sleep 4718"));
+    expect(existsSync(join(rig.root, "late"))).toBe(false);
   });
 
   test("is ended by /stop, and keeps what it printed", async () => {

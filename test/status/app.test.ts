@@ -48,11 +48,11 @@ describe("GET /status", () => {
     expect(page).not.toContain("<script>alert");
     expect(page).not.toContain("<img");
     expect(page).not.toMatch(/(?:src|href)="?(?!data:,)(?:https?:)?\/\//);
-    expect(page).toContain("Next attempt in");
-    expect(page).toContain("30 s");
-    expect(page).toContain("for 1 h 5 min<");
+    expect(page).toContain("next attempt in 30 s");
+    // A line that is tried again and again has been lost since it last lived.
+    expect(page).toContain("for 9 s;");
     expect(page).toContain("1 h 4 min ago");
-    expect(page).toContain("up 1 d 2 h");
+    expect(page).toContain("up for 1 d 2 h");
   });
 
   test("shows a command in a hint as one", async () => {
@@ -163,6 +163,37 @@ describe("POST /control", () => {
     const archive = await refused.post("/control/archive", { id: "s1" });
     expect(archive.status).toBe(409);
     expect(await archive.json()).toMatchObject({ code: "config" });
+  });
+});
+
+describe("POST /send", () => {
+  const say = (body: string, headers: Record<string, string>, path = "/send") => {
+    const { app, done } = make();
+    return Promise.resolve(app.request(path, { method: "POST", body, headers })).then((answer) => ({ answer, done }));
+  };
+  const auth = { authorization: "Bearer a-script's-token" };
+
+  test("a script's text goes to Note to Self, or to whom it names", async () => {
+    const plain = await say("The build is done.", auth);
+    expect(plain.answer.status).toBe(202);
+    expect(plain.done).toEqual([{ chat: { kind: "self" }, text: "The build is done." }]);
+    const named = await say("hello", auth, "/send?to=%2B15550100001");
+    expect(named.done).toMatchObject([{ chat: { kind: "direct", peer: { number: "+15550100001" } } }]);
+    const json = await say(JSON.stringify({ text: "hello" }), { ...auth, "content-type": "application/json" });
+    expect(json.done).toEqual([{ chat: { kind: "self" }, text: "hello" }]);
+  });
+
+  test("nothing goes without its token, and it opens nothing else; what is no message is 400", async () => {
+    expect((await say("x", {})).answer.status).toBe(401);
+    expect((await say("x", { authorization: `Bearer ${token}` })).answer.status).toBe(401);
+    expect((await say("{}", auth, "/control/reconnect")).answer.status).toBe(401);
+    expect((await say("  ", auth)).answer.status).toBe(400);
+    expect((await say("x", auth, "/send?to=nobody")).answer.status).toBe(400);
+    expect((await say("not json", { ...auth, "content-type": "application/json" })).answer.status).toBe(400);
+    const { app } = make({ scriptToken: () => null });
+    expect(
+      (await app.request("/send", { method: "POST", body: "x", headers: { authorization: "Bearer " } })).status,
+    ).toBe(401);
   });
 });
 

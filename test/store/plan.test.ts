@@ -10,6 +10,7 @@ import type { Database } from "../../src/store/database.ts";
 import type { Files } from "../../src/store/files.ts";
 import type { Inbox } from "../../src/store/inbox.ts";
 import type { Log } from "../../src/store/log.ts";
+import type { Drafts } from "../../src/store/drafts.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
@@ -67,12 +68,15 @@ const posts: Calls<Posts> = {
   finishPrompt: [1],
   mappedEventIds: ["s"],
 };
-const outbox: Calls<Outbox> = {
-  add: ["draft", "1", 0, chat, plainText("text"), 1],
+const drafts: Calls<Drafts> = {
   addDraft: [1, chat, "text", [], 1],
   addAnswer: ["reply", "s:e", 0, 1, chat, plainText("text"), 1],
-  addMark: [1, "done", chat, { kind: "reaction", emoji: "", targetAuthor, targetSentAt: 1, isRemove: false }, 1],
   endDraft: [1, chat, "(stopped)", 1],
+};
+const outbox: Calls<Outbox> = {
+  add: ["draft", "1", 0, chat, plainText("text"), 1],
+  addMark: [1, "done", chat, { kind: "reaction", emoji: "", targetAuthor, targetSentAt: 1, isRemove: false }, 1],
+  supersede: [1, 1],
   openChats: [],
   head: ["self"],
   of: ["reply", "s:e"],
@@ -198,6 +202,7 @@ test("every statement of the store finds its rows by an index, or reads only wha
   callAll(store.posts, posts);
   callAll(store.log, log);
   callAll(store.outbox, outbox);
+  callAll(store.drafts, drafts);
   callAll(store.files, files);
   callAll(store.settings, settings);
   store.prune(1);

@@ -222,24 +222,24 @@ describe("the outbox", () => {
     expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1, isUncertain: 1 });
   });
   test("an answer takes the place of its preview, its files come in a message of their own", () => {
-    store.outbox.addDraft(7, chat, "I am …", [], 1_000);
+    store.drafts.addDraft(7, chat, "I am …", [], 1_000);
     const draft = store.outbox.head("self");
     store.outbox.markSending(draft?.id ?? 0, 1_000);
     store.outbox.markSent(draft?.id ?? 0, draft?.timestamp ?? 0, 1_000);
-    expect(store.outbox.addDraft(7, chat, "I am still …", [], 2_000)).toBe(2);
+    expect(store.drafts.addDraft(7, chat, "I am still …", [], 2_000)).toBe(2);
     const text = { kind: "text", styles: [], quote: null } as const;
     const files = [{ fileName: "a.txt", contentType: "text/plain", base64: "" }];
     const withFiles = { ...text, text: "done", files };
-    store.outbox.addAnswer("reply", "s:e", 0, 7, chat, withFiles, 3_000);
+    store.drafts.addAnswer("reply", "s:e", 0, 7, chat, withFiles, 3_000);
     expect(store.outbox.of("draft", "7").map(({ state }) => state)).toEqual(["sent", "failed"]);
     expect(store.outbox.of("reply", "s:e").map(({ body }) => body)).toMatchObject([
       { kind: "edit", targetSentAt: draft?.timestamp, text: "done" },
       { ...text, text: "", files },
     ]);
     // Its preview is over: what comes next stands for itself.
-    store.outbox.addAnswer("reply", "s:f", 0, 7, chat, plainText("more"), 4_000);
+    store.drafts.addAnswer("reply", "s:f", 0, 7, chat, plainText("more"), 4_000);
     expect(store.outbox.of("reply", "s:f").map(({ body }) => body.kind)).toEqual(["text"]);
-    expect(store.outbox.addDraft(7, chat, "again", [], 5_000)).toBe(Infinity);
+    expect(store.drafts.addDraft(7, chat, "again", [], 5_000)).toBe(Infinity);
   });
   test("a mark that did not go out is taken back by the next one; each stage is shown once", () => {
     const targetAuthor = { aci: "a", number: null };

@@ -7,8 +7,9 @@
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */
 import * as v from "valibot";
-import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
-import type { Address, Attachment, Chat, Content, Envelope, TextContent } from "../../core/model.ts";
+import type { Address, Attachment, Chat, Content, Envelope, Mention, TextContent } from "../../core/model.ts";
+import { mediumOf } from "../../core/prompt.ts";
+import { toWords } from "../../core/wordless.ts";
 import { isSameAddress } from "../../core/model.ts";
 
 const bool = v.fallback(v.boolean(), false);
@@ -38,6 +39,8 @@ const list = <T extends v.GenericSchema>(schema: T) =>
     ),
   );
 
+const mentionSchema = v.object({ start: count, length: count, number: e164, uuid });
+
 const dataSchema = v.looseObject({
   timestamp: count,
   message: text,
@@ -57,8 +60,17 @@ const dataSchema = v.looseObject({
   remoteDelete: maybe(v.object({ timestamp: count })),
   adminDelete: maybe(v.object({ targetAuthorNumber: e164, targetAuthorUuid: uuid, targetSentTimestamp: count })),
   storyContext: maybe(v.object({})),
-  quote: maybe(v.object({ id: count, authorNumber: e164, authorUuid: uuid, text })),
-  mentions: list(v.object({ start: count, length: count, number: e164, uuid })),
+  quote: maybe(
+    v.object({
+      id: count,
+      authorNumber: e164,
+      authorUuid: uuid,
+      text,
+      mentions: list(mentionSchema),
+      attachments: list(v.object({ contentType: text, filename: text })),
+    }),
+  ),
+  mentions: list(mentionSchema),
   attachments: list(v.object({ contentType: text, filename: text, id: text, size: count })),
   sticker: maybe(v.object({})),
   contacts: list(
@@ -225,20 +237,20 @@ function toEdit(edit: v.InferOutput<typeof editSchema>): Content {
   return { kind: "edit", targetSentAt: edit.targetSentTimestamp ?? 0, body: toText(edit.dataMessage) };
 }
 
-/** What stands for the text where there is none. */
-function toWords({ contacts, sticker, pollCreate, previews }: Data): string {
-  const cards = contacts.map(({ name, phone, email, organization }) => {
-    const { prefix, given, middle, family, suffix, nickname } = name ?? {};
-    const full = [prefix, given, middle, family, suffix].filter(Boolean).join(" ");
-    return cardWords([full || nickname, organization, ...[...phone, ...email].map(({ value }) => value)]);
+/** What stands for the text where there is none. signal-cli does not hand on what a sticker stands for. */
+const wordsOf = ({ contacts, sticker, pollCreate, previews }: Data): string =>
+  toWords({
+    cards: contacts.map(({ name, phone, email, organization }) => {
+      const values = [...phone, ...email].map(({ value }) => value);
+      return { ...name, organization, values };
+    }),
+    poll: pollCreate,
+    sticker: sticker && { emoji: null },
+    links: previews,
   });
-  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
-  const links = previews.map(({ url, title, description }) => linkWords(url, title, description));
-  return [...cards, ...poll, ...(sticker ? [stickerWords(null)] : []), ...links].join("\n");
-}
 
 function toText(data: Data): TextContent {
-  const message = data.message || toWords(data);
+  const message = data.message || wordsOf(data);
   return {
     kind: "text",
     text: message,
@@ -246,18 +258,24 @@ function toText(data: Data): TextContent {
       sentAt: data.quote.id ?? 0,
       author: { aci: data.quote.authorUuid, number: data.quote.authorNumber },
       text: data.quote.text,
+      mentions: toMentions(data.quote.mentions, data.quote.text ?? ""),
+      described:
+        data.quote.attachments.map(({ contentType, filename }) => mediumOf(contentType, filename)).join(", ") || null,
     },
-    mentions: data.mentions.flatMap(({ start, length, number, uuid: aci }) =>
-      start === null || length === null || start + length > message.length
-        ? []
-        : [{ start, length, who: { aci, number } }],
-    ),
+    mentions: toMentions(data.mentions, message),
     // What may be seen once is not for a machine that keeps its inbox.
     attachments: data.viewOnce ? [] : data.attachments.flatMap((file) => toAttachment(file, message)),
     expiresInSeconds: data.expiresInSeconds ?? 0,
     isViewOnce: data.viewOnce,
   };
 }
+
+const toMentions = (wire: Data["mentions"], message: string): Mention[] =>
+  wire.flatMap(({ start, length, number, uuid: aci }) =>
+    start === null || length === null || start + length > message.length
+      ? []
+      : [{ start, length, who: { aci, number } }],
+  );
 
 /** Largest body in UTF-8 bytes that any client sends before the text travels as a file. **Source:** Signal-Android. */
 const inlineBytesMax = 2048;

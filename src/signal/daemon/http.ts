@@ -72,7 +72,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
       const deadline = new AbortController();
       void clock.sleep(deadlineMs, ended.signal).then(() => ended.signal.aborted || deadline.abort());
       try {
-        const init = toInit(request, headers, AbortSignal.any([deadline.signal, ...(signal ? [signal] : [])]));
+        const init = toInit(request, headers, AbortSignal.any([deadline.signal, signal ?? deadline.signal]));
         const { status, headers: answered, body } = await send(prefix + path, init);
         let bytes = 0;
         for await (const chunk of body ?? []) {
@@ -98,20 +98,16 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
 
 /** `timeout` is Bun's: its own five minutes would cut a poll that waits for the network. A redirect would send twice. */
 function toInit({ method, json, isFresh }: HttpRequest, headers: Record<string, string>, signal: AbortSignal) {
-  const init: RequestInit & { readonly timeout: false } = {
+  const type = json !== undefined && { "Content-Type": "application/json" };
+  return {
     method,
-    headers: {
-      ...headers,
-      ...(isFresh && { Connection: "close" }),
-      ...(json !== undefined && { "Content-Type": "application/json" }),
-    },
-    redirect: "manual",
     signal,
+    redirect: "manual" as const,
     timeout: false,
+    headers: { ...headers, ...type, ...(isFresh && { Connection: "close" }) },
     ...(isFresh && { keepalive: false }),
     ...(json !== undefined && { body: JSON.stringify(json) }),
   };
-  return init;
 }
 
 /** JSON as a value; undefined where it is none. */

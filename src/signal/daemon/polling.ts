@@ -10,7 +10,7 @@
  */
 import type { Clock } from "../../clock.ts";
 import { BridgeError, toFault } from "../../core/errors.ts";
-import type { Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
+import type { Account, Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
 import { textOf } from "../../core/prompt.ts";
 import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type SendOutcome, type Transport } from "../transport.ts";
@@ -29,6 +29,8 @@ export type Daemon = {
   readonly isLocal: boolean;
   /** Resolves to our account, null for what the daemon does not tell of it. */
   connect(signal: AbortSignal): Promise<Address>;
+  /** Our ACI as the daemon's own files have it; null where they do not. */
+  findOwnAci(number: string): Promise<string | null>;
   /** One poll; it heeds `stop` only where nothing can be lost by it. */
   poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
   send(message: Outbound): Promise<SendOutcome>;
@@ -39,12 +41,10 @@ export type Daemon = {
   submitCaptcha(token: string, captcha: string): Promise<void>;
 };
 
-type PollingLimits = {
-  /** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
-  readonly pollGraceMs: Millis;
-  /** How much longer than its time-out `disconnect` waits for a poll. */
-  readonly settleMs: Millis;
-};
+/** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
+const pollGraceMs: Millis = 60_000;
+/** How much longer than its time-out `disconnect` waits for a poll. */
+const settleMs: Millis = 5000;
 
 /** What both adapters are made from. Nothing is asked of the daemon before `connect`. */
 export type PollingOptions = Place & {
@@ -53,14 +53,13 @@ export type PollingOptions = Place & {
   readonly log: Log;
 };
 
-export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, limits: PollingLimits): Transport {
-  /** Kept across reconnects, and handed out by `connect` as it is: traffic completes it. */
-  let own: OwnAccount = { aci: null, number: null, deviceId: null };
+export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOptions): Transport {
+  const account = keepAccount(daemon);
   let isConnected = false;
   /** The token of the captcha that the last send was refused for. */
   let challenge: string | null = null;
   let handedOut: Batch | null = null;
-  const polls = createPolls(daemon, clock, limits);
+  const polls = createPolls(daemon, clock);
 
   const requireLine = (what: string): void => {
     if (!isConnected) throw new BridgeError("signal_unreachable", `Cannot ${what} as the transport is not connected`);
@@ -81,9 +80,7 @@ export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, li
     capabilities: { ownTimestamps: false, ...allFeatures },
     async connect(signal) {
       await disconnect();
-      const { number, aci } = await daemon.connect(signal);
-      if (number !== null && number !== own.number) own = { aci, number, deviceId: null };
-      own.aci ??= aci;
+      const own = account.take(await daemon.connect(signal));
       isConnected = true;
       return own;
     },
@@ -91,7 +88,7 @@ export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, li
       requireLine("receive");
       if (handedOut !== null) return handedOut;
       const { messages, isProof } = await polls.next(timeoutMs, signal);
-      const envelopes = messages.map((message) => readMessage(message, own));
+      const envelopes = await account.read(messages);
       if (envelopes.length > 0) handedOut = { envelopes, isProof: false, persist: null };
       return { envelopes, isProof, persist: null };
     },
@@ -125,15 +122,35 @@ export function createPolledTransport(daemon: Daemon, clock: Clock, log: Log, li
   };
 }
 
-type OwnAccount = { aci: string | null; number: string | null; readonly deviceId: null };
-
-/** The envelope; what the message object tells of our account goes into `own` before. */
-function readMessage(message: unknown, own: OwnAccount): Envelope {
-  own.number ??= accountOf(message);
-  const envelope = toEnvelope(message, own);
-  own.aci ??= ownAciIn(envelope, own.number);
-  return envelope;
+/** Our account, kept across reconnects and handed out as it is: traffic completes it. */
+function keepAccount(daemon: Daemon) {
+  let own: { aci: string | null; number: string | null; readonly deviceId: null } = blank();
+  let isAsked = false;
+  return {
+    /** As the daemon tells it at the start of a connection. */
+    take({ number, aci }: Address): Account {
+      if (number !== null && number !== own.number) own = { ...blank(), number };
+      own.aci ??= aci;
+      isAsked = false;
+      return own;
+    },
+    /** The envelopes of message objects; before the first one is read, who we are: that decides whether it is meant for us. */
+    async read(messages: readonly unknown[]): Promise<Envelope[]> {
+      for (const message of messages) own.number ??= accountOf(message);
+      if (messages.length > 0 && own.aci === null && own.number !== null && !isAsked) {
+        isAsked = true;
+        own.aci = await daemon.findOwnAci(own.number).catch(() => null);
+      }
+      return messages.map((message) => {
+        const envelope = toEnvelope(message, own);
+        own.aci ??= ownAciIn(envelope, own.number);
+        return envelope;
+      });
+    },
+  };
 }
+
+const blank = () => ({ aci: null, number: null, deviceId: null });
 
 /** Our other devices sign with it, and signal-cli adds our number where we are mentioned or quoted. */
 function ownAciIn(envelope: Envelope, number: string | null): string | null {
@@ -176,7 +193,7 @@ type PendingPoll = {
 };
 
 /** The polls that are not over or not taken: the last one, and those that connections before left behind. */
-function createPolls(daemon: Daemon, clock: Clock, { pollGraceMs, settleMs }: PollingLimits) {
+function createPolls(daemon: Daemon, clock: Clock) {
   const pending = new Set<PendingPoll>();
   let settling = new AbortController();
   let givingUp = new AbortController();

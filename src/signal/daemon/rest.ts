@@ -1,7 +1,7 @@
 /**
  * The transport over signal-cli-rest-api in normal or native mode, which starts a signal-cli per request.
  *
- *   connect   the mode, the list of accounts, our ACI
+ *   connect   the mode and the list of accounts
  *   receive   short polls with pauses (polling.ts); damaged answers are salvaged (salvage.ts)
  *   send      between two polls; an unclear refusal counts as possibly sent
  *
@@ -30,8 +30,6 @@ const limits = {
   pauseMs: 1000,
   /** A little more than the container gives a command. */
   pollMs: 150_000,
-  pollGraceMs: 60_000,
-  settleMs: 5000,
   pollBytesMax: 32 * 2 ** 20,
   /** Envelopes of one poll: as many are lost if the container dies in it. */
   batchMax: 10,
@@ -48,7 +46,6 @@ export function createRest(options: PollingOptions): Transport {
   const http = createHttp(options);
   const inTurn = createTurns();
   let account = "";
-  let aci: string | null = null;
   /** A call waits or runs; a poll does not count. */
   let calls = 0;
   const own = (route: string): string => `/v1/${route}/${encodeURIComponent(account)}`;
@@ -66,12 +63,12 @@ export function createRest(options: PollingOptions): Transport {
     isLocal: http.isLocal,
     async connect(signal) {
       account = await findAccount((what, path) => get(what, path, { signal }), options.account);
-      // It costs a process: once is enough. signal-cli trusts its own identity from linking on.
-      if (aci === null) {
-        const { body } = await get("find the own account", own("identities"), { signal });
-        aci = findAci(toJson(body.toString()), account);
-      }
-      return { aci, number: account };
+      return { aci: null, number: account };
+    },
+    /** signal-cli trusts its own identity from linking on. */
+    async findOwnAci(number) {
+      const { body } = await call("find the own account", { method: "GET", path: own("identities") });
+      return findAci(toJson(body.toString()), number);
     },
     /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
     async poll(timeoutMs, stop) {
@@ -114,7 +111,7 @@ export function createRest(options: PollingOptions): Transport {
       throwFault(exchange);
     },
   };
-  return createPolledTransport(daemon, clock, log, limits);
+  return createPolledTransport(daemon, options);
 }
 
 /**

@@ -14,12 +14,7 @@ export type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & {
   readonly params: Readonly<Record<string, unknown>>;
 };
 
-export type RpcError = {
-  readonly kind: "error";
-  readonly code: number;
-  readonly message: string;
-  readonly data: unknown;
-};
+type RpcError = { readonly kind: "error"; readonly code: number; readonly message: string; readonly data: unknown };
 export type RpcOutcome =
   | { readonly kind: "result"; readonly result: unknown }
   | RpcError
@@ -68,22 +63,20 @@ export function createRpc(place: Place) {
 
 /** The fault behind an error that is not about one message. `what` completes "Cannot …". */
 export function rpcFault(what: string, { code, message }: RpcError): BridgeError {
-  const codes: readonly (readonly [number, RegExp, ErrorCode])[] = [
-    [-32602, /failed to load/iu, "signal_unreachable"],
-    [-32602, /./u, "rejected"],
-    [-1, /already being received/iu, "already_receiving"],
-    [-3, /./u, "signal_unreachable"],
-    [-4, /./u, "untrusted_identity"],
-    [-5, /./u, "signal_rate_limited"],
-    // A captcha that Signal does not take.
-    [-6, /./u, "send_rejected"],
-  ];
-  const found = codes.find(([number, words]) => number === code && words.test(message));
-  return new BridgeError(
-    found?.[2] ?? "signal_protocol",
-    `Cannot ${what} as signal-cli answered ${code}: ${maskPeople(message)}`,
-  );
+  const found = codes.find(([number, words]) => number === code && words.test(message))?.[2] ?? "signal_protocol";
+  return new BridgeError(found, `Cannot ${what} as signal-cli answered ${code}: ${maskPeople(message)}`);
 }
+
+const codes: readonly (readonly [number, RegExp, ErrorCode])[] = [
+  [-32602, /failed to load/iu, "signal_unreachable"],
+  [-32602, /./u, "rejected"],
+  [-1, /already being received/iu, "already_receiving"],
+  [-3, /./u, "signal_unreachable"],
+  [-4, /./u, "untrusted_identity"],
+  [-5, /./u, "signal_rate_limited"],
+  // A captcha that Signal does not take.
+  [-6, /./u, "send_rejected"],
+];
 
 /** The result of a call that has no side effect worth a doubt. @throws BridgeError */
 export function resultOf<T>(schema: v.GenericSchema<unknown, T>, outcome: RpcOutcome, what: string): T {

@@ -5,39 +5,24 @@
  * A message object begins with one of three keys and stands at the beginning, after `[`, `,` or a line break. Text that a
  * sender wrote cannot look like that: inside a JSON string its quotation marks carry a backslash.
  */
-export type Salvage = {
-  /** The message objects, in their order. */
-  readonly found: readonly unknown[];
-  /** Message objects that began and could not be read. */
-  readonly lostCount: number;
-};
+import { toJson } from "./http.ts";
 
-/** Finds every whole message object in `text`. */
+/** `found` are the whole message objects in their order; `lostCount` others began and could not be read. */
+type Salvage = { readonly found: readonly unknown[]; readonly lostCount: number };
+
 export function salvage(text: string): Salvage {
   const found: unknown[] = [];
   let lostCount = 0;
   const begin = /(?<=^|[[,\n])\{"(?:envelope|account|exception)":/gu;
   for (let match = begin.exec(text); match !== null; match = begin.exec(text)) {
-    const value = parseAt(text, match.index);
-    if (value === null) lostCount++;
-    else {
-      found.push(value.object);
-      begin.lastIndex = value.end;
-    }
+    const end = findEnd(text, match.index);
+    const object = end === null ? null : toJson(text.slice(match.index, end));
+    if (end !== null && typeof object === "object" && object !== null && "envelope" in object) {
+      found.push(object);
+      begin.lastIndex = end;
+    } else lostCount++;
   }
   return { found, lostCount };
-}
-
-/** The object that begins at `start`, and where it ends; null when it does not end or is no JSON. */
-function parseAt(text: string, start: number): { readonly object: unknown; readonly end: number } | null {
-  const end = findEnd(text, start);
-  if (end === null) return null;
-  try {
-    const object: unknown = JSON.parse(text.slice(start, end));
-    return isMessage(object) ? { object, end } : null;
-  } catch {
-    return null;
-  }
 }
 
 function findEnd(text: string, start: number): number | null {
@@ -54,5 +39,3 @@ function findEnd(text: string, start: number): number | null {
   }
   return null;
 }
-
-const isMessage = (value: unknown): boolean => typeof value === "object" && value !== null && "envelope" in value;

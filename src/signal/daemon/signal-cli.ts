@@ -32,10 +32,8 @@ const limits = {
   pollMsMin: 1000,
   /** Shortest silence that ends a batch of a backlog. */
   silenceMsMin: 100,
-  pollGraceMs: 60_000,
   /** A poll older than this is given up: its daemon hangs. */
   pollAbandonMs: 15 * 60_000,
-  settleMs: 5000,
   pollBytesMax: 32 * 2 ** 20,
   /** Envelopes of one poll in a backlog: as many are lost if the daemon dies in it. */
   batchMax: 16,
@@ -67,6 +65,7 @@ export function createSignalCli(options: PollingOptions): Transport {
       account = isMulti && number !== null ? { account: number } : {};
       return { number, aci: number === null ? null : await findOwnAci(ask, number, signal) };
     },
+    findOwnAci: (number) => findOwnAci(ask, number),
     poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
@@ -89,7 +88,7 @@ export function createSignalCli(options: PollingOptions): Transport {
       resultOf(v.unknown(), await ask("submitRateLimitChallenge", { challenge, captcha }, what, {}), what);
     },
   };
-  return createPolledTransport(daemon, options.clock, options.log, limits);
+  return createPolledTransport(daemon, options);
 }
 
 /** The daemon's mode and our account in it. @throws BridgeError `not_linked` `rejected`, and those of the line */
@@ -109,7 +108,7 @@ async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSigna
  * makes the daemon load the account, which a list of accounts does not.
  * @throws BridgeError `rejected` when the daemon does not know the account, and those of the line
  */
-async function findOwnAci(ask: Ask, number: string, signal: AbortSignal): Promise<string | null> {
+async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promise<string | null> {
   const what = "use the account";
   const sources = { listContacts: { allRecipients: true, recipient: [number] }, listIdentities: { number } };
   for (const [method, params] of Object.entries(sources)) {

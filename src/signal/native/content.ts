@@ -3,8 +3,18 @@
  * we do not know becomes `unknown` or `empty`. Whether an envelope is meant for us is decided elsewhere (`core/inbound`).
  * **Source:** `docs/signal-protocol.md`, "Contents".
  */
-import type { Address, Chat, Content as Said, Envelope, Mention, Millis, TextContent } from "../../core/model.ts";
-import { cardWords, linkWords, pollWords, stickerWords } from "../../core/wordless.ts";
+import type {
+  Address,
+  Chat,
+  Content as Said,
+  Envelope,
+  Mention,
+  Millis,
+  Quote,
+  TextContent,
+} from "../../core/model.ts";
+import { mediumOf } from "../../core/prompt.ts";
+import { toWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { toBase64 } from "./bytes.ts";
 import { groupIdOf, toAci } from "./ids.ts";
@@ -209,7 +219,7 @@ function otherKind(data: wire.DataMessage): string | null {
   if (data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
   if (data.groupCallUpdate) return "group call";
-  if (data.body !== "" || data.attachments.length > 0 || toWords(data) !== "") return null;
+  if (data.body !== "" || data.attachments.length > 0 || wordsOf(data) !== "") return null;
   return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
@@ -219,9 +229,14 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
   return {
     kind: "text",
-    text: data.body || toWords(data),
-    quote: author ? { sentAt: Number(quote.id), author: addressOf(author), text: quote.text || null } : null,
-    mentions: toMentions(data.bodyRanges, data.body.length, addressOf),
+    text: data.body || wordsOf(data),
+    quote: author ? toQuote(quote, addressOf(author), addressOf) : null,
+    // They count in the whole of a long text.
+    mentions: toMentions(
+      data.bodyRanges,
+      data.attachments.some(isLongText) ? textBytesMax : data.body.length,
+      addressOf,
+    ),
     // What may be seen once is not for a machine that keeps its inbox.
     attachments: data.isViewOnce ? [] : data.attachments.map(toAttachment),
     expiresInSeconds: data.expireTimer,
@@ -229,17 +244,29 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   };
 }
 
+const toQuote = (
+  { id, text, attachments, bodyRanges }: wire.DataMessage_Quote,
+  author: Address,
+  addressOf: AddressOf,
+): Quote => ({
+  sentAt: Number(id),
+  author,
+  text: text || null,
+  mentions: toMentions(bodyRanges, text.length, addressOf),
+  described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
+});
+
 /** What stands for the text where there is none. */
-function toWords({ contact, pollCreate, sticker, preview }: wire.DataMessage): string {
-  const cards = contact.map(({ name, number, email, organization }) => {
-    const { prefix, givenName, middleName, familyName, suffix, nickname } = name ?? {};
-    const full = [prefix, givenName, middleName, familyName, suffix].filter(Boolean).join(" ");
-    return cardWords([full || nickname, organization, ...[...number, ...email].map(({ value }) => value)]);
+const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
+  toWords({
+    cards: contact.map(({ name, number, email, organization }) => {
+      const { givenName: given, middleName: middle, familyName: family, ...rest } = name ?? {};
+      return { ...rest, given, middle, family, organization, values: [...number, ...email].map(({ value }) => value) };
+    }),
+    poll: pollCreate,
+    sticker,
+    links: preview,
   });
-  const poll = pollCreate ? [pollWords(pollCreate.question, pollCreate.options)] : [];
-  const links = preview.map(({ url, title, description }) => linkWords(url, title, description));
-  return [...cards, ...poll, ...(sticker ? [stickerWords(sticker.emoji)] : []), ...links].join("\n");
-}
 
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */
 function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
@@ -255,13 +282,15 @@ function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addre
   });
 }
 
+const isLongText = ({ contentType }: wire.AttachmentPointer): boolean => contentType === longTextType;
+
 const toAttachment = (pointer: wire.AttachmentPointer): TextContent["attachments"][number] => ({
   ref: toRef(pointer),
   contentType: pointer.contentType || "application/octet-stream",
   fileName: pointer.fileName || null,
   sizeBytes: pointer.size,
   isVoiceNote: (pointer.flags & wire.AttachmentPointer_Flags.VOICE_MESSAGE) !== 0,
-  isLongText: pointer.contentType === longTextType,
+  isLongText: isLongText(pointer),
 });
 
 /** What people write, whether as a message or as an edit of one. */

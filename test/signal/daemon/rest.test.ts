@@ -93,13 +93,22 @@ describe("connecting", () => {
     expect(await codeOf(transport.connect(never))).toBe(code);
   });
 
-  test("our ACI is in the account's identities, and asked for once", async () => {
-    const { double, transport } = await setup();
-    expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
-    await transport.connect(never);
+  test.each([
+    [true, me.aci],
+    [false, null],
+  ])("our ACI is looked up in the account's identities with the first message: %p", async (tellsOwnAci, aci) => {
+    const { clock, double, transport } = await setup({ tellsOwnAci });
+    const account = await transport.connect(never);
+    expect(account).toMatchObject({ aci: null, number: me.number });
+    for (const text of ["one", "two"]) {
+      double.personWrites(alice, text);
+      const receiving = transport.receive(1000, never);
+      await double.parked();
+      await clock.advance(1000);
+      await transport.ack(await receiving, true);
+      expect(account).toMatchObject({ aci });
+    }
     expect(double.calls().filter(({ path }) => path.startsWith("/v1/identities"))).toHaveLength(1);
-    const silent = await setup({ tellsOwnAci: false });
-    expect(await silent.transport.connect(never)).toMatchObject({ aci: null, number: me.number });
   });
 
   test("a container that hangs is noticed", async () => {
@@ -218,7 +227,7 @@ describe("one call at a time", () => {
     await receiving;
     expect(double.sent().map(({ text }) => text)).toEqual(["one", "two", "three"]);
     const order = double.calls().map(({ path }) => path.split("/")[2]);
-    expect(order.slice(3)).toEqual(["receive", "send", "send", "send", "receive"]);
+    expect(order.slice(2)).toEqual(["receive", "send", "send", "send", "receive"]);
   });
 
   test("however much there is to send, a poll gets its turn", async () => {

@@ -73,19 +73,22 @@ describe("choosing the account", () => {
     expect(double.sent()).toHaveLength(1);
   });
 
-  test("where nothing names the account, the first message does: a mention in it counts", async () => {
-    const { double, transport, receive } = await setup({ mode: "single", account: null });
-    const account = await transport.connect(never);
-    expect(account).toEqual({ aci: null, number: null, deviceId: null });
-    const mentions = [{ name: me.number, number: me.number, uuid: me.aci, start: 0, length: 1 }];
-    double.personWrites(alice, "\u{FFFC} hello", { groupId, extra: { mentions } });
-    const [envelope] = (await receive()).envelopes;
-    expect(account).toMatchObject({ aci: me.aci, number: me.number });
-    const allow = [{ kind: "group", id: groupId }] as const;
-    const options = { account, allow, questions: [], isGroupAlways: false };
-    expect(envelope && classify(envelope, options)).toMatchObject({ kind: "prompt" });
-    expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
-  });
+  test.each([me.number, null])(
+    "where nothing names the account, the first message does: a mention in it counts",
+    async (number) => {
+      const { double, transport, receive } = await setup({ mode: "single", account: null });
+      const account = await transport.connect(never);
+      expect(account).toEqual({ aci: null, number: null, deviceId: null });
+      const mentions = [{ name: me.aci, number, uuid: me.aci, start: 0, length: 1 }];
+      double.personWrites(alice, "\u{FFFC} hello", { groupId, extra: { mentions } });
+      const [envelope] = (await receive()).envelopes;
+      expect(account).toMatchObject({ aci: me.aci, number: me.number });
+      const allow = [{ kind: "group", id: groupId }] as const;
+      const options = { account, allow, questions: [], isGroupAlways: false };
+      expect(envelope && classify(envelope, options)).toMatchObject({ kind: "prompt" });
+      expect(await transport.connect(never)).toMatchObject({ aci: me.aci, number: me.number });
+    },
+  );
 
   test("without a setting the only account is taken", async () => {
     const { transport } = await setup({ account: null });

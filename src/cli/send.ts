@@ -1,0 +1,119 @@
+/**
+ * `signalman send TO TEXT… | -` and `signalman token`: messages of people and of scripts through the running daemon, which sends
+ * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
+ */
+import { fileTypeFromBuffer } from "file-type";
+import { randomUUID } from "node:crypto";
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { buffer } from "node:stream/consumers";
+import * as v from "valibot";
+import type { Config } from "../config.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis, OutboundFile } from "../core/model.ts";
+import { redactText } from "../log.ts";
+import { addressee } from "../settings.ts";
+import type { SendState, StagedFile } from "../status/control.ts";
+import { configOf, until, type Cli } from "./io.ts";
+import { command, newToken } from "./remote.ts";
+
+type Options = { readonly file?: readonly string[]; readonly wait?: true };
+
+const fileBytesMax = 10_000_000;
+/** With --wait: longer than any line is usually down. */
+const waitMs: Millis = 24 * 3_600_000;
+
+const wrong = (message: string, hint: string, cause?: unknown): BridgeError =>
+  new BridgeError("config", message, { hint, cause });
+
+/** Resolves to 0 when it is in the outbox; with --wait to 0 when it was sent and to 1 when it was given up. */
+export async function send(cli: Cli, { file = [], wait }: Options, to = "", ...words: string[]): Promise<number> {
+  if (!v.is(addressee, to))
+    throw wrong(
+      `Cannot send to ${redactText(JSON.stringify(to))} as it is nobody`,
+      "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), or group:<id in standard base64>.",
+    );
+  const config = configOf(cli);
+  const isTyped = words.length > 0 && words.join() !== "-";
+  const text = isTyped || (file.length > 0 && words.length === 0) ? words.join(" ") : await readInput();
+  if (text.trim() === "" && file.length === 0)
+    throw wrong("Cannot send nothing", "Give a text, - for standard input, or --file.");
+  const files = await Promise.all(file.map((path) => stage(config, path)));
+  const ask = (what: string, body: unknown) => command(config, what, body, cli.signal);
+  const id = await ask("send", { to, text, files }).catch((error: unknown) => {
+    for (const { staged } of files) rmSync(join(outgoing(config), staged), { force: true });
+    throw error;
+  });
+  if (!wait) return (cli.out("In the outbox.\n"), 0);
+  let state: SendState = "waiting";
+  await until(
+    cli,
+    waitMs,
+    "the message to be sent",
+    async () => (state = (await ask("sent", { id })) as SendState) !== "waiting",
+  );
+  if ((state as SendState) === "sent") return (cli.out("Sent.\n"), 0);
+  throw new BridgeError("send_rejected", "Cannot send the message as Signal does not take it", {
+    hint: "See the log for the reason.",
+  });
+}
+
+async function readInput(): Promise<string> {
+  if (process.stdin.isTTY) throw wrong("Cannot send nothing", "Give a text, or pipe one in.");
+  return (await buffer(process.stdin)).toString().trimEnd();
+}
+
+const outgoing = ({ home }: Pick<Config, "home">): string => join(home, "outgoing");
+
+async function stage(config: Config, path: string): Promise<StagedFile> {
+  let bytes: Buffer;
+  try {
+    if (statSync(path).size > fileBytesMax) throw new Error(`it has more than ${fileBytesMax / 1e6} MB`);
+    bytes = readFileSync(path);
+    if (bytes.length === 0) throw new Error("it is empty");
+  } catch (cause) {
+    throw wrong(`Cannot send ${path}: ${cause instanceof Error ? cause.message : ""}`, "Name another file.", cause);
+  }
+  const isText = !bytes.subarray(0, 4096).includes(0);
+  const contentType = (await fileTypeFromBuffer(bytes))?.mime ?? (isText ? "text/plain" : "application/octet-stream");
+  const staged = randomUUID();
+  mkdirSync(outgoing(config), { recursive: true, mode: 0o700 });
+  writeFileSync(join(outgoing(config), staged), bytes, { mode: 0o600, flag: "wx" });
+  return { staged, fileName: basename(path), contentType };
+}
+
+/** The file of the daemon's side; it is in the outbox then, and not in the folder any more. @throws BridgeError `config` */
+export function takeStaged(home: string, { staged, fileName, contentType }: StagedFile): OutboundFile {
+  const path = join(outgoing({ home }), staged);
+  try {
+    return { fileName, contentType, base64: readFileSync(path).toBase64() };
+  } catch (cause) {
+    throw wrong(`Cannot send ${fileName} as it is not in ${outgoing({ home })}`, "", cause);
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
+const tokenFile = (home: string): string => join(home, "token");
+
+/** Null where none was made. */
+export function readToken(home: string): string | null {
+  try {
+    return readFileSync(tokenFile(home), "utf8").trim() || null;
+  } catch {
+    return null;
+  }
+}
+
+/** Prints the token of `POST /send`, made the first time and kept; with --new another takes its place. */
+export function token(cli: Cli, options: { readonly new?: true }): number {
+  const { home } = configOf(cli);
+  const known = options.new ? null : readToken(home);
+  if (known === null) {
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+    rmSync(tokenFile(home), { force: true });
+    writeFileSync(tokenFile(home), `${newToken()}\n`, { mode: 0o600, flag: "wx" });
+  }
+  cli.out(`${readToken(home) ?? ""}\n`);
+  return 0;
+}

@@ -1,0 +1,68 @@
+/** One sentence that says how it stands, for the page and for `signalman status`: what is wrong first, and what waits because of it. */
+import type { Millis } from "../core/model.ts";
+import type { FaultView, Status } from "./status.ts";
+
+export type Verdict = {
+  readonly mood: "good" | "busy" | "bad";
+  /** Without any time in it, so that a screen reader reads it when it changes, and not each second. */
+  readonly words: string;
+  /** How long it has been so, how old what waits is. */
+  readonly times: string;
+  readonly faults: readonly Omit<FaultView, "userAction">[];
+};
+
+const seconds = (ms: Millis): Millis => Math.floor(ms / 1_000) * 1_000;
+
+/** `now` in Unix ms. */
+export function judge({ connection, claude, inbox, outbox }: Status, now: Millis): Verdict {
+  const { state, since, lastProofAt, retryAt } = connection;
+  const isUp = state === "CONNECTED";
+  // A line that is tried again and again has been lost since the last proof that it lived.
+  const standsAt = Date.parse(isUp ? since : (lastProofAt ?? since));
+  const signal = {
+    CONNECTED: "Signal is connected",
+    SYNCING: "Signal is connected, and conversations are being compared",
+    RECONNECTING: "Signal is being connected",
+    DISCONNECTED: "Signal is not connected",
+  }[state];
+  const halted = state === "DISCONNECTED" && retryAt === null ? ", and waits for you" : "";
+  const away = claude.reachable === false ? "; Claude cannot be reached" : "";
+  const held = outbox.fault === null ? "" : "; nothing can be sent";
+  const waits = [waiting(inbox.pending, "for an answer"), waiting(outbox.pending, "to be sent")].filter(Boolean);
+  const oldestMs = Math.max(inbox.oldestMs ?? 0, outbox.oldestMs ?? 0);
+  const times = [
+    duration(seconds(now - standsAt)),
+    waits.length > 0 ? `the oldest waits for ${duration(seconds(oldestMs))}` : "",
+    retryAt === null ? "" : `next attempt in ${duration(seconds(Date.parse(retryAt) - now))}`,
+  ];
+  const isFine = isUp && away === "" && held === "";
+  return {
+    mood: isFine ? "good" : isUp || state === "DISCONNECTED" ? "bad" : "busy",
+    words: `${signal}${halted}${away}${held}${waits.length === 0 ? "" : `: ${waits.join(", ")}`}`,
+    times: `for ${times.filter(Boolean).join("; ")}`,
+    faults: [connection.fault, claude.lastError, outbox.fault].filter((fault) => fault !== null),
+  };
+}
+
+const waiting = (count: number, what: string): string =>
+  count === 0 ? "" : `${count} ${count === 1 ? "message waits" : "messages wait"} ${what}`;
+
+const units: readonly (readonly [name: string, ms: Millis])[] = [
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["min", 60_000],
+  ["s", 1_000],
+];
+
+/** The two largest units: `1 h 5 min`. */
+export function duration(ms: Millis): string {
+  let rest = Math.max(0, ms);
+  const counts = units.map(([name, unitMs]) => {
+    const count = Math.floor(rest / unitMs);
+    rest -= count * unitMs;
+    return { name, count };
+  });
+  const first = counts.findIndex(({ count }) => count > 0);
+  const shown = first < 0 ? [] : counts.slice(first, first + 2).filter(({ count }) => count > 0);
+  return shown.map(({ name, count }) => `${count} ${name}`).join(" ") || "0 s";
+}

@@ -1,0 +1,85 @@
+/**
+ * Previews of answers: one message for a prompt (`draft`, subject the inbox id, part 0), edited while Claude writes (parts 1, 2 …). It
+ * ends as the answer, or, where that took long, with a word that the answer stands below: an edit rings no phone.
+ */
+import type { Chat, Millis, OutboundBody } from "../core/model.ts";
+import { silentWithinMs } from "../core/progress.ts";
+import { statements, type Database } from "./database.ts";
+import { createAdding, select, toRow, type OutboxRow, type Why } from "./outbox.ts";
+
+export type Drafts = ReturnType<typeof createDrafts>;
+
+export function createDrafts(db: Database) {
+  const { one, many, get } = statements(db, select, toRow);
+  const { add, supersede } = createAdding(db);
+  /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
+  const openDraft = (inboxId: number): OutboxRow | null => {
+    const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
+    if (draft === null) return null;
+    const isOver = get`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
+      AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
+    return isOver === undefined ? draft : null;
+  };
+  /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
+  const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
+    const draft = openDraft(inboxId);
+    if (draft === null) return null;
+    for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
+    return supersede(draft.id, now) ? null : draft;
+  };
+  return {
+    /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
+    addDraft(
+      inboxId: number,
+      chat: Chat,
+      text: string,
+      styles: Extract<OutboundBody, { kind: "text" }>["styles"],
+      now: Millis,
+    ): number {
+      const subject = String(inboxId);
+      const body = { kind: "text", text, styles, quote: null, files: [] } as const;
+      if (add("draft", subject, 0, chat, body, now)) return 1;
+      const draft = openDraft(inboxId);
+      // Shown in an earlier life, and answered or given up since.
+      if (draft === null) return Infinity;
+      const edits = many`WHERE why = 'draft' AND subject = ${subject} AND part > 0 ORDER BY part`;
+      for (const edit of edits) supersede(edit.id, now);
+      const part = (edits.at(-1)?.part ?? 0) + 1;
+      add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      return part + 1;
+    },
+    /**
+     * Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own.
+     * Where the preview has stood for long it is a message of its own, for that one rings, and the preview says where it is.
+     */
+    addAnswer(
+      why: Why,
+      subject: string,
+      part: number,
+      inboxId: number,
+      chat: Chat,
+      body: OutboundBody,
+      now: Millis,
+    ): void {
+      const draft = body.kind === "text" ? takeDraft(inboxId, now) : null;
+      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
+      const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
+      if (now - draft.createdAt > silentWithinMs) {
+        add(why, subject, part, chat, body, now);
+        return void add("below", draft.subject, 0, chat, { ...edit, text: "(see below)", styles: [] }, now);
+      }
+      const { text, styles, files } = body;
+      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now);
+      if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
+    },
+    /** Says in place of the preview that nothing more comes. */
+    endDraft(inboxId: number, chat: Chat, text: string, now: Millis): void {
+      const draft = takeDraft(inboxId, now);
+      if (draft !== null)
+        add("stopped", draft.subject, 0, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles: [] }, now);
+    },
+  };
+}
+
+/** The files of an answer that took the place of a preview: numbered behind all its parts. */
+const filesPart = 1_000;

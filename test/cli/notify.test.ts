@@ -1,0 +1,72 @@
+/** A command rings where Signal does not: once, after a minute, and only while nothing was written since. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Outbound } from "../../src/core/model.ts";
+import { plainText } from "../../src/core/reply.ts";
+import { withNotify } from "../../src/notify.ts";
+import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createFakeClock } from "../doubles/fake-clock.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
+
+let folder: string;
+beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "signalman notify-"))));
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+async function open() {
+  const clock = createFakeClock();
+  const signal = createMemoryTransport({ clock });
+  const [ring, rung] = [join(folder, "ring"), join(folder, "rung")];
+  writeFileSync(ring, `#!/bin/sh\n(echo "$@"; env; cat) >>"${rung}.part"\nmv "${rung}.part" "${rung}"\n`, {
+    mode: 0o755,
+  });
+  const transport = withNotify(signal.transport, `"${ring}" --loud`, {
+    clock,
+    log: quietLog,
+    signal: new AbortController().signal,
+  });
+  await transport.connect(new AbortController().signal);
+  let stamp = 0;
+  const send = (chat: Outbound["chat"], text: string) =>
+    transport.send({ chat, timestamp: ++stamp, body: plainText(text) });
+  const hasRung = async (): Promise<string> => {
+    while (!existsSync(rung)) await new Promise((resolve) => setImmediate(resolve));
+    return readFileSync(rung, "utf8");
+  };
+  return { clock, signal, transport, send, hasRung, rung };
+}
+
+test("a message that stands in Note to Self for a minute rings once; the command gets no content", async () => {
+  const { clock, send, hasRung, rung } = await open();
+  await send({ kind: "self" }, "a secret question");
+  await clock.advance(59_000);
+  expect(existsSync(rung)).toBe(false);
+  await send({ kind: "self" }, "and more of it");
+  await clock.advance(1_000);
+  const seen = await hasRung();
+  expect(seen).toStartWith("--loud\n");
+  expect(seen).not.toContain("secret");
+  rmSync(rung);
+  await send({ kind: "self" }, "a third");
+  expect(clock.sleepers()).toBe(0);
+});
+
+test("what the owner writes ends the wait, and the next message begins another", async () => {
+  const { clock, signal, transport, send, hasRung, rung } = await open();
+  await send({ kind: "self" }, "a question");
+  await clock.advance(30_000);
+  signal.owner.write("yes");
+  await transport.receive(1, new AbortController().signal);
+  expect(clock.sleepers()).toBe(0);
+  await send({ kind: "self" }, "another");
+  await clock.advance(60_000);
+  await hasRung();
+  expect(existsSync(rung)).toBe(true);
+});
+
+test("other chats ring by themselves", async () => {
+  const { clock, send } = await open();
+  await send({ kind: "direct", peer: { aci: null, number: "+15550100002" } }, "hello");
+  expect(clock.sleepers()).toBe(0);
+});

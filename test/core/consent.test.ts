@@ -1,0 +1,66 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { consentOf, consentOfReaction } from "../../src/core/consent.ts";
+
+const yes = `yes|Yes!|YES.|y|yep|yeah|okay|OK|ok 👍|k|sure|yes please|go ahead|do it|sounds good|ja|Ja, bitte|klar|oui|d’accord|vas-y|sí|Sí.|si
+  |vale|да|はい|いいよ|好的|可以|네|evet|tak|हाँ|نعم|ｙｅｓ|ＯＫ|“yes”|**yes**|y\u200Bes|\u202Eyes|S\u0069\u0301|👍|👍🏽|👍\uFE0F|👍🏿👍🏿|✔|✔️|✅|☑️|👌🏻|yes 😀|yes, go ahead`;
+const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎`;
+const always = "always|Always!|yes, always|always allow|immer|toujours|siempre|всегда|♾|♾️|∞";
+const none = `|?|ok?|yes?|sure?|yes but only the first|yes, and add a test|yes if it is safe|not sure|no problem|no worries|no idea|maybe|hmm|wait|yesterday
+  |okra|nobody|👍👎|yes 👎|no 👍|❤️|👨‍👩‍👧|🤔|1|yes\nand also delete the other|allow me to explain|go away|please|danke|ya|pode ser`;
+const words = (list: string): string[] => list.split("|").map((word) => word.replace(/^\s+|\n\s*$/gu, ""));
+
+describe("a yes is a yes", () => {
+  for (const [list, answer] of [
+    [yes, "yes"],
+    [no, "no"],
+    [always, "always"],
+  ] as const)
+    test.each(words(list))(`%p means ${answer}`, (word) => {
+      expect(consentOf(word)).toEqual({ answer, reason: null });
+      expect(consentOf(`  ${word}\n`)?.answer).toBe(answer);
+    });
+  test.each(words(none))("%p means none of them", (word) => expect(consentOf(word)).toBeNull());
+
+  test.each([
+    ["no, use the other folder", "use the other folder"],
+    ["No: the other one", "the other one"],
+    ["nein – lieber morgen", "lieber morgen"],
+    ["no thanks. Use make instead.", "Use make instead."],
+    ["no\nuse the other", "use the other"],
+    ["No - not that", "not that"],
+  ])("%p is a no with a reason", (said, reason) => expect(consentOf(said)).toEqual({ answer: "no", reason }));
+
+  test("a reaction is read as the emoji that it is", () => {
+    expect(["👍🏽", "👎", "♾️", "😂", ""].map(consentOfReaction)).toEqual(["yes", "no", "always", null, null]);
+  });
+
+  test("case, width, blanks, punctuation and skin tones change nothing", () => {
+    const tone = fc.constantFrom("", "🏻", "🏼", "🏽", "🏾", "🏿");
+    const end = fc.constantFrom("", ".", "!", "!!", "…", " ", "\u200B", "\uFE0F");
+    fc.assert(
+      fc.property(fc.constantFrom("👍", "👌", "👎"), tone, end, (sign, skin, tail) => {
+        expect(consentOf(sign + skin + tail)?.answer).toBe(sign === "👎" ? "no" : "yes");
+      }),
+    );
+    fc.assert(
+      fc.property(fc.constantFrom("yes", "go ahead", "no", "nein", "always"), end, (word, tail) => {
+        const wide = word.replaceAll(/[a-z]/gu, (letter) =>
+          String.fromCodePoint((letter.codePointAt(0) ?? 0) + 0xfee0),
+        );
+        expect(consentOf(wide + tail)).toEqual(consentOf(word));
+        expect(consentOf(word.toUpperCase() + tail)).toEqual(consentOf(word));
+      }),
+    );
+  });
+
+  test("of any text at most a short one is a yes, and none throws", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 300 }), (said) => {
+        const found = consentOf(said);
+        if (found?.answer === "yes") expect(said.length).toBeLessThan(60);
+      }),
+    );
+    expect(consentOf("yes ".repeat(1_000_000))).toBeNull();
+  });
+});
