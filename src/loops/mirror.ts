@@ -275,13 +275,12 @@ function flush(state: Mirror): boolean {
 }
 
 /**
- * What goes out next, in one request: answers and stops together, so that Claude does not go on between them; a prompt by itself, and
- * not before a session that was stopped has come to rest.
+ * What goes out next, in one request: answers and stops together, so that Claude does not go on between them, and before any prompt,
+ * for a session that waits for them refuses it; a prompt by itself, and not before a session that was stopped has come to rest.
  */
 function nextPosts({ restingAt, isOneByOne }: Mirror, posts: readonly PostRow[]): PostRow[] {
   const queued = posts.filter(({ state }) => state === "queued");
-  const prompt = queued.findIndex(({ kind }) => kind === "prompt");
-  const others = prompt < 0 ? queued : queued.slice(0, prompt);
+  const others = queued.filter(({ kind }) => kind !== "prompt");
   if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
   return restingAt === null ? queued.slice(0, 1) : [];
 }

@@ -73,6 +73,7 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
   prompts: () => prompts,
   turn: null,
   asks: [],
+  granted: [],
   lastError: null,
   hasReply: () => true,
   isWelcome: () => true,
@@ -390,6 +391,13 @@ describe("when a person edits a message", () => {
     const view = viewOf([prompt(1, "posted", { versions: [at + 1, at - 5] })]);
     expect(changeOf(view, edited(at - 5, "better"), "open")?.versions).toEqual([at + 9, at - 5, at + 1, at - 5]);
   });
+  test("to a command, or to nothing: the message is over", () => {
+    expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, "/status"))).toEqual([
+      "finish 1 cancelled",
+      "say command 9",
+    ]);
+    expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, " "))).toEqual(["finish 1 cancelled"]);
+  });
   test("the same words again change nothing: a link's preview came later", () => {
     expect(decided(standings.posted, edited(at + 1, " question 1 "))).toEqual([]);
     expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "old"))).toEqual([]);
@@ -462,12 +470,18 @@ describe("when a person answers", () => {
     expect(changes.includes("yes to a") ? "answer" : "prompt").toBe(expected);
     expect(changes.includes("open 9")).toBe(expected === "prompt");
   });
+  test("always: its tool is not asked for again in this conversation", () => {
+    expect(decided(standings.waiting, received("always"))).toEqual(["grant bash", "say note 9", "yes to a", "go on 1"]);
+    const granted = { ...standings.posted, asks: [unsaid], granted: ["bash"] };
+    expect(decided(granted, logged(use("a")))).toEqual(["yes to a"]);
+    expect(decided({ ...granted, asks: [] }, received("/ask"))).toEqual(["grant ", "say command 9"]);
+  });
   test("Claude hears why it was no", () => {
     expect(changeOf(standings.waiting, received("no"), "confirm")?.reason).toBe("The person said no.");
     expect(changeOf(standings.waiting, received("yes"), "confirm")?.reason).toBeNull();
   });
   test("only what is short enough to be meant as an answer is told that Claude waits", () => {
-    expect(textsOf(standings.waiting, received("hmm, wait"))).toEqual([expect.stringContaining("yes or no")]);
+    expect(textsOf(standings.waiting, received("well, perhaps"))).toEqual([expect.stringContaining("yes or no")]);
     expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
   });
 });
