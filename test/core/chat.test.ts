@@ -64,7 +64,6 @@ const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
 const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
   chat: self,
   account: owner,
-  granted: [],
   now: at + 1_000,
   jitter: 0.5,
   isAskedAnew: false,
