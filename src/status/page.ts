@@ -129,8 +129,11 @@ function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, 
       "Last proof of life": ago(connection.lastProofAt, now),
       Received: ago(signal.lastReceivedAt, now),
       Sent: ago(signal.lastSentAt, now),
+
       Reconnects: connection.reconnects,
       "Failed attempts": connection.attempt,
+
+      "Kept unread": signal.quarantined || null,
     },
     Claude: {
       Backend: claude.backend,
