@@ -9,7 +9,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import type { Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
-import { question } from "../core/progress.ts";
+import { itemOf, question } from "../core/question.ts";
 import { progressOf, trackAll, type Progress } from "../core/turn.ts";
 import type { InboxRow } from "../store/inbox.ts";
 import type { Session } from "../store/sessions.ts";
@@ -236,10 +236,12 @@ function record(
     const account = bridge.account();
     const body = textOf(row.envelope);
     const prompt = body && account ? spokenText(body, account) : "";
+    const isGroup = session.chat.kind === "group" || progress.toolUseIds.length > 1;
     for (const id of progress.toolUseIds) {
       const ask = asks.get(id);
-      const text = question(ask?.type === "tool_use" ? ask : null, prompt, progress.toolUseIds.length);
-      store.outbox.add(questionKey(session.id, id), session.chat, plainText(text), now);
+      const { text, file } = question([itemOf(ask?.type === "tool_use" ? ask : null)], { prompt, isGroup });
+      const body = { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] } as const;
+      store.outbox.add(questionKey(session.id, id), session.chat, body, now);
     }
     store.inbox.markWaiting(row.id, now + bridge.config.approvalMinutes * minuteMs);
     show(bridge, row.envelope, "waiting");
