@@ -58,8 +58,19 @@ export const complete =
     for (const word of words) at = visible(at).find((command) => command.name() === word) ?? at;
     const help = at.createHelp();
     const flags = [...help.visibleOptions(at), ...help.visibleGlobalOptions(at)];
-    // Whatever the value of a flag may be, it is no command.
-    if (flags.some(({ long, required }) => required && long === words.at(-1))) return 0;
+    // Whatever the value of a flag may be, it is no command; where there are few, they are shown.
+    const flag = flags.find(({ long, required }) => required && long === words.at(-1));
+    if (flag) {
+      const key = settingKeys.find((key) => key === flag.attributeName());
+      const { options = [] } = (key ? settingRow(key).schema : {}) as { readonly options?: readonly unknown[] };
+      cli.out(
+        options
+          .filter((value) => typeof value === "string")
+          .map((value) => `${value}\n`)
+          .join(""),
+      );
+      return 0;
+    }
     const rows = [
       ...visible(at).map((command) => [command.name(), command.description()]),
       ...flags.map(({ long, description }) => [long, description]),
