@@ -153,6 +153,12 @@ export const settings = {
     "production",
     "native: the Signal service to use",
   ),
+  proxy: setting(
+    form(v.nullable(httpUrl), "a URL such as http://proxy.example:3128"),
+    null,
+    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY)",
+    { flag: "url" },
+  ),
   account: setting(
     form(v.nullable(number), "a number with its country code, such as +1 555 010 0001"),
     null,

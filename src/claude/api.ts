@@ -16,6 +16,8 @@ export type ApiOptions = {
   readonly apiKey: string | null;
   /** Null is the API of Anthropic. */
   readonly baseUrl: string | null;
+  /** Null: what the environment names. */
+  readonly proxy?: string | null;
   readonly clock: Clock;
 };
 
@@ -46,11 +48,11 @@ const dateHalfStepMs = 500;
 export type ClaudeApi = ReturnType<typeof createClaudeApi>;
 
 /** Every method fails only with a BridgeError `claude_*`. */
-export function createClaudeApi({ apiKey, baseUrl, clock }: ApiOptions) {
+export function createClaudeApi({ apiKey, baseUrl, proxy = null, clock }: ApiOptions) {
   let skewMs = 0;
   let client: Promise<Anthropic> | null = null;
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
-    const response = await fetch(url, init);
+    const response = await fetch(url, proxy === null ? init : { ...init, proxy });
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
     const isDownload = new Headers(init?.headers).get("accept") === "application/binary";

@@ -51,8 +51,17 @@ const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
   signalService: config.signalService,
   libraryFolder: join(config.home, "lib"),
   userAgent: `signalman/${version}`,
-  proxy: null,
+  proxy: signalProxy(config.proxy, process.env),
 });
+
+/** The setting, else what the environment has for Signal's hosts; what is on loopback is reached directly in any case. */
+export function signalProxy(given: string | null, env: Readonly<Record<string, string | undefined>>): string | null {
+  const direct = (env["NO_PROXY"] ?? env["no_proxy"] ?? "")
+    .split(",")
+    .map((name) => name.trim().replace(/^\*?\.?(?=.)/, ""));
+  const isDirect = direct.some((name) => name === "*" || name === "signal.org");
+  return given ?? (isDirect ? null : (env["HTTPS_PROXY"] ?? env["https_proxy"])) ?? null;
+}
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */
 const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
@@ -97,7 +106,7 @@ function forgetAll({ db }: Store): void {
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>
-  createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, clock });
+  createClaudeApi({ apiKey: config.anthropicApiKey, baseUrl: config.anthropicBaseUrl, proxy: config.proxy, clock });
 
 /** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
 export async function buildBackend(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Backend> {
