@@ -14,6 +14,7 @@ import type { Config } from "./config.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import type { Stage } from "./core/changes.ts";
+import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
@@ -22,6 +23,7 @@ import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
+import { createCallLoop, createGrants, toolsOf, type CallDeps } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
@@ -40,6 +42,10 @@ export type DaemonDeps = {
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
+  /** How this program starts itself: a search of a project is a process of its own. */
+  readonly self?: readonly string[];
+  /** The environment that commands of projects take listed variables from. */
+  readonly env?: NodeJS.ProcessEnv;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
 };
@@ -137,7 +143,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   spawn(beat({ ...bridge, networkKey: deps.networkKey }, connection, wakeAll, loops.onStoreFault, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
@@ -193,9 +199,17 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
   const deviceTag = tagOf(base);
+  const grants = createGrants(base.clock);
+  const callDeps = createCallDeps(base, grants.isGranted);
   const chats = createChats(
     store,
-    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched }),
+    surroundings(base, deviceTag, {
+      stateName,
+      account: () => connection.account(),
+      onTouched,
+      grants,
+      onDropped: (id) => calls.drop(id),
+    }),
   );
   const bridge: Bridge = {
     ...base,
@@ -204,14 +218,20 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
     account: () => connection.account(),
     isConnected,
+    toolsOf: (session) => toolsOf(base, callDeps, session),
   };
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
+  const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
-    for (const id of sessionIds) follow.touch(id);
+    for (const id of sessionIds) {
+      follow.touch(id);
+      calls.wake(id);
+    }
+    if (sessionIds.length > 0) calls.wake();
     files.wake();
     if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
@@ -225,7 +245,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     isBack = false;
   };
   const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
-  const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
+  const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
@@ -248,6 +268,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     send,
     follow,
     files,
+    calls,
     sync,
     connection,
     wakeAll,
@@ -255,6 +276,23 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     onStoreFault,
     storeFault: () => storeFault,
   };
+}
+
+/** What calls of our own tools need; the sandbox is looked for when it is first needed. */
+function createCallDeps(
+  { config, clock, store, env = {}, self = [] }: Base,
+  isGranted: (project: string) => boolean,
+): CallDeps {
+  let found: ReturnType<CallDeps["executor"]> | null = null;
+  const find = async () => {
+    const { findSandbox } = await import("./projects/runner.ts");
+    const { createUndo } = await import("./projects/undo.ts");
+    const { home } = config;
+    const undo = createUndo(home, store.kept, clock);
+    const sandbox = await findSandbox(clock, env["PATH"] ?? "");
+    return { calls: store.calls, undo, sandbox, home, env, clock, self, isGranted };
+  };
+  return { projects: config.projects, executor: () => (found ??= find()) };
 }
 
 const emojis: { readonly [stage in Stage]: string | null } = {
@@ -265,13 +303,16 @@ const emojis: { readonly [stage in Stage]: string | null } = {
   cleared: null,
 };
 
-type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched">;
+type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
+  Parameters<typeof createChats>[1],
+  "account" | "onTouched" | "onDropped"
+>;
 
 /** What decisions know of the world outside of the database. */
 function surroundings(
   base: Base,
   deviceTag: string,
-  { stateName, account, onTouched }: Ask,
+  { stateName, account, onTouched, onDropped, grants }: Ask,
 ): Parameters<typeof createChats>[1] {
   const { config, clock, store, line, transport, notices } = base;
   let claude = "fine";
@@ -295,10 +336,22 @@ function surroundings(
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
+    isOwner: (envelope) => isOwner(envelope, config.allow),
+    patienceMs: config.approvalMinutes * minuteMs,
+    project: (of) =>
+      config.projects.find((project) =>
+        "name" in of
+          ? project.name === of.name
+          : project.group !== null && of.chatKey === `group:${project.group.replace(/^group:/u, "")}`,
+      ) ?? null,
+    grantEdits: grants.grant,
+    onDropped,
     isWelcoming: config.welcome,
     isChecked: base.isChecked ?? false,
     look: {
       models: () => models.map(({ id }) => id),
+      projects: () => config.projects,
+      granted: grants.names,
       defaultModel: config.model,
       defaultEffort: config.effort,
       isModelFixed: line.remote !== null,
@@ -311,6 +364,7 @@ function surroundings(
   };
 }
 
+const minuteMs: Millis = 60_000;
 /** A list of models is a help, and waited for no longer than this. */
 const modelsTimeoutMs: Millis = 10_000;
 

@@ -5,13 +5,14 @@
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
 import { askSubject, checkChat, decide } from "../core/chat.ts";
-import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
+import type { Ask, Change, Fact, Look, Post, Prompt, Stage, ToolUse, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Envelope, JsonValue, Millis, Session, SessionEvent, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { nameOf, transcriptOf, untitled, usageOf } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { textOf } from "../core/prompt.ts";
+import type { Call } from "./calls.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
 import type { Store } from "./store.ts";
@@ -32,7 +33,21 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
-  readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
+  readonly isOwner: (envelope: Envelope) => boolean;
+  /** How long a yes to a call of our own tools may take. */
+  readonly patienceMs: Millis;
+  /** The project of this name; or of this chat, where it was not chosen there. */
+  readonly project: (
+    of: { readonly name: string } | { readonly chatKey: string },
+  ) => { name: string; model: string | null } | null;
+  /** Edits of a project need no yes for an hour; null: of none any more. */
+  readonly grantEdits: (project: string | null) => void;
+  /** A call that runs here is not wanted any more. */
+  readonly onDropped: (useId: string) => void;
+  readonly look: Pick<
+    Look,
+    "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
+  >;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
@@ -71,7 +86,11 @@ export function createChats(store: Store, world: Surroundings) {
       posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
     ): readonly Change[] {
       return store.db.transaction(() => {
-        for (const { id, eventId } of posted) store.posts.markPosted(id, eventId);
+        for (const { id, eventId } of posted) {
+          const request = store.posts.get(id)?.request;
+          if (request?.kind === "result") store.calls.markPosted(request.toolUseId, world.now());
+          store.posts.markPosted(id, eventId);
+        }
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
         store.files.note(session.id, added);
@@ -98,6 +117,16 @@ export function createChats(store: Store, world: Surroundings) {
   };
 }
 
+const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
+  id,
+  at: seenAt,
+  type: "tool_use",
+  name: tool,
+  input: input as JsonValue,
+  isAsk: true,
+  isLocal: true,
+});
+
 const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
   id,
   envelope,
@@ -109,19 +138,28 @@ const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: 
 
 function createView(store: Store, world: Surroundings) {
   const { inbox, posts, sessions, log, outbox, settings } = store;
-  const asksOf = (session: Session): Ask[] => {
+  const shownBy = (subject: string): Pick<Ask, "shown" | "isSaid"> => {
+    const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
+    const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+      sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+      at: state === "sent" ? sendingAt : null,
+    }));
+    return { shown, isSaid: rows.length > 0 };
+  };
+  const asksOf = (session: Session, open: readonly Call[]): Ask[] => {
     const { uses, isWaiting } = log.open(session.id);
-    if (!isWaiting) return [];
-    return uses.flatMap((use) => {
-      const subject = askSubject({ session }, use.id);
-      if (!use.isAsk || posts.isConfirmed(subject)) return [];
-      const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
-      const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
-        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-        at: state === "sent" ? sendingAt : null,
-      }));
-      return [{ use, shown, isSaid: rows.length > 0 }];
-    });
+    const theirs = isWaiting
+      ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(askSubject({ session }, id)))
+      : [];
+    const ours = open.filter(({ state }) => state === "asked");
+    return [
+      ...theirs.map((use): Ask => ({ use, ...shownBy(askSubject({ session }, use.id)), call: null })),
+      ...ours.map((call): Ask => ({
+        use: toUse(call),
+        ...shownBy(askSubject({ session }, call.id)),
+        call: { project: call.project, isCommand: call.tool === "local_run" },
+      })),
+    ];
   };
   /** `exceptId`: a row that is being decided on, and is open for now. */
   return (chat: Chat, exceptId = 0): View => {
@@ -134,6 +172,8 @@ function createView(store: Store, world: Surroundings) {
     const rows = inbox.head(key, exceptId);
     const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
     const open = post && log.open(post.sessionId);
+    const hasCalls = session !== null && log.open(session.id).uses.some(({ isLocal }) => isLocal);
+    const calls = hasCalls ? store.calls.open(session.id).filter(({ content }) => content === null) : [];
     return {
       chat,
       account,
@@ -144,7 +184,9 @@ function createView(store: Store, world: Surroundings) {
       prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
       isAskedAnew: world.isAskedAnew,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
-      asks: session ? asksOf(session) : [],
+      asks: session ? asksOf(session, calls) : [],
+      calls: calls.map(toUse),
+      isOwner: world.isOwner,
       granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
@@ -180,7 +222,15 @@ type Writes<Do extends Change["do"]> = {
   readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
 };
 
-type ConversationDo = "grant" | "endSession" | "resumeSession" | "set" | "forget" | "announced" | "welcome";
+type ConversationDo =
+  | "grant"
+  | "openProject"
+  | "endSession"
+  | "resumeSession"
+  | "set"
+  | "forget"
+  | "announced"
+  | "welcome";
 
 function createConversationWrites(
   store: Store,
@@ -194,8 +244,18 @@ function createConversationWrites(
       settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
     },
     endSession: (_, { id }) => void sessions.end(id),
-    resumeSession: (_, { id }) => {
+    openProject(chat, { project }) {
+      const key = chatKey(chat);
+      // "" is none, also where a setting binds the group to one.
+      settings.set(`project:${key}`, project ?? "");
+      const active = sessions.active(key);
+      if (active) sessions.end(active.id);
+      const before = sessions.lastOfProject(key, project);
+      if (before) sessions.resume(before.id);
+    },
+    resumeSession: (chat, { id }) => {
       sessions.resume(id);
+      settings.set(`project:${chatKey(chat)}`, sessions.get(id)?.project ?? "");
       sessions.setStale(id, true);
       return id;
     },
@@ -215,11 +275,52 @@ function createConversationWrites(
   };
 }
 
+type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe";
+
+/** Calls of our own tools: the journal, and what Claude is told. */
+function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
+  const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
+    const request = { kind: "result", toolUseId: useId, text, isError } as const;
+    posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
+    return sessionId;
+  };
+  return {
+    call(_, { sessionId, turn, use: { id, name, input } }) {
+      const project = sessions.get(sessionId)?.project ?? "";
+      calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
+      return sessionId;
+    },
+    askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
+    allowCall(_, { useId, approver }) {
+      const call = calls.get(useId);
+      if (call === null || call.basis === null) return;
+      const { inputHash, basis, sessionId } = call;
+      calls.allow(useId, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
+      return sessionId;
+    },
+    dropCall(_, { useId, reason, approver }) {
+      const call = calls.get(useId);
+      if (call === null) return;
+      const isDenied = approver !== null && calls.deny(useId, reason, approver, world.now());
+      if (isDenied || calls.expire(useId, reason, world.now())) return post(call.sessionId, useId, reason, true);
+      db.afterCommit(() => world.onDropped(useId));
+      return call.sessionId;
+    },
+    result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
+    grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
+    owe(chat, { id, sessionId, work }) {
+      settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
+      return sessionId;
+    },
+  };
+}
+
 function createApply(store: Store, world: Surroundings) {
   const { inbox, outbox, drafts, posts, settings } = store;
   const current = createSessionMaker(store, world);
   const write: Writes<Change["do"]> = {
     ...createConversationWrites(store, world, current),
+    ...createCallWrites(store, world),
     say(chat, { why, subject, part, body, draftOf }) {
       if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
       else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now());
@@ -297,7 +398,7 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
 /** What was chosen for the chat outlives its conversations. */
 const lastingKeys = ["model", "effort", "verbose"] as const;
 
-function createSessionMaker({ sessions }: Store, world: Surroundings) {
+function createSessionMaker({ sessions, settings }: Store, world: Surroundings) {
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
@@ -309,7 +410,12 @@ function createSessionMaker({ sessions }: Store, world: Surroundings) {
       lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
     );
     if (active) sessions.end(active.id);
-    return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
+    const named = settings.get(`project:${key}`);
+    const project =
+      named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
+    const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
+    const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
+    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 
