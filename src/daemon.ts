@@ -8,13 +8,10 @@
  * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
  */
 import mitt from "mitt";
-import type { Line, ModelInfo } from "./claude/line.ts";
+import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
-import { stampKey } from "./core/hlc.ts";
-import type { Stage } from "./core/changes.ts";
-import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
@@ -23,13 +20,14 @@ import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
-import { createCallLoop, createGrants, toolsOf, type CallDeps } from "./loops/calls.ts";
+import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
+import { createCallDeps, surroundings } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
@@ -198,25 +196,17 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
+  const account: Bridge["account"] = () => connection.account();
   const deviceTag = tagOf(base);
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
-  const chats = createChats(
-    store,
-    surroundings(base, deviceTag, {
-      stateName,
-      account: () => connection.account(),
-      onTouched,
-      grants,
-      onDropped: (id) => calls.drop(id),
-    }),
-  );
+  const outside = { stateName, account, onTouched, grants, onDropped: (id: string) => calls.drop(id) };
   const bridge: Bridge = {
     ...base,
-    chats,
+    chats: createChats(store, surroundings(base, deviceTag, outside)),
     deviceTag,
     transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
-    account: () => connection.account(),
+    account,
     isConnected,
     toolsOf: (session) => toolsOf(base, callDeps, session),
   };
@@ -227,29 +217,25 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const sync = createSyncLoop(bridge, follow);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
-    for (const id of sessionIds) {
-      follow.touch(id);
-      calls.wake(id);
-    }
+    for (const id of sessionIds) follow.touch(id);
     if (sessionIds.length > 0) calls.wake();
     files.wake();
     if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  /** The line has come back, and no message with it yet: those that proved it are committed later. */
-  let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
-  const onAccepted = (): void => {
-    if (isBack) announce();
-    isBack = false;
+  const backlog = createBacklog(bridge);
+  const hooks = {
+    ...bridge,
+    onAccepted: backlog.onAccepted,
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onStoreFault,
   };
-  const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
   const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
-      if (!hasBegun) chats.tellAll("started");
+      if (!hasBegun) bridge.chats.tellAll("started");
       hasBegun = true;
       // It is known who we are: what waits may be asked already.
       wakeAll();
@@ -257,8 +243,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     },
     sync: (signal) => sync.run(signal),
     resume() {
-      isBack = isConnected();
-      if (isBack) announce();
+      backlog.onResumed();
       wakeAll();
     },
     onBug,
@@ -278,95 +263,22 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   };
 }
 
-/** What calls of our own tools need; the sandbox is looked for when it is first needed. */
-function createCallDeps(
-  { config, clock, store, env = {}, self = [] }: Base,
-  isGranted: (project: string) => boolean,
-): CallDeps {
-  let found: ReturnType<CallDeps["executor"]> | null = null;
-  const find = async () => {
-    const { findSandbox } = await import("./projects/runner.ts");
-    const { createUndo } = await import("./projects/undo.ts");
-    const { home } = config;
-    const undo = createUndo(home, store.kept, clock);
-    const sandbox = await findSandbox(clock, env["PATH"] ?? "");
-    return { calls: store.calls, undo, sandbox, home, env, clock, self, isGranted };
-  };
-  return { projects: config.projects, executor: () => (found ??= find()) };
-}
-
-const emojis: { readonly [stage in Stage]: string | null } = {
-  taken: "👀",
-  waiting: "⏳",
-  done: "✅",
-  failed: "⚠️",
-  cleared: null,
-};
-
-type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
-  Parameters<typeof createChats>[1],
-  "account" | "onTouched" | "onDropped"
->;
-
-/** What decisions know of the world outside of the database. */
-function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched, onDropped, grants }: Ask,
-): Parameters<typeof createChats>[1] {
-  const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
-  let models: readonly ModelInfo[] = [];
-  notices.on("synced", () => {
-    if (models.length > 0) return;
-    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
-      (found) => void (models = found),
-      () => undefined,
-    );
-  });
+/** Announces what waits, once the line is back and again with the first messages that it brings. */
+function createBacklog({ chats, log, isConnected }: Bridge) {
+  let isBack = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
   return {
-    account,
-    onTouched,
-    now: clock.now,
-    random: base.random,
-    isAskedAnew: line.remote === null,
-    newId: base.newId,
-    backend: line.name,
-    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
-    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
-    hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isOwner: (envelope) => isOwner(envelope, config.allow),
-    patienceMs: config.approvalMinutes * minuteMs,
-    project: (of) =>
-      config.projects.find((project) =>
-        "name" in of
-          ? project.name === of.name
-          : project.group !== null && of.chatKey === `group:${project.group.replace(/^group:/u, "")}`,
-      ) ?? null,
-    grantEdits: grants.grant,
-    onDropped,
-    isWelcoming: config.welcome,
-    isChecked: base.isChecked ?? false,
-    look: {
-      models: () => models.map(({ id }) => id),
-      projects: () => config.projects,
-      granted: grants.names,
-      defaultModel: config.model,
-      defaultEffort: config.effort,
-      isModelFixed: line.remote !== null,
-      situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
-      },
+    onResumed(): void {
+      isBack = isConnected();
+      if (isBack) announce();
+    },
+    /** Messages that proved the line are committed after it counts as back. */
+    onAccepted(): void {
+      if (isBack) announce();
+      isBack = false;
     },
   };
 }
-
-const minuteMs: Millis = 60_000;
-/** A list of models is a help, and waited for no longer than this. */
-const modelsTimeoutMs: Millis = 10_000;
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
 function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {
