@@ -59,7 +59,8 @@ type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: num
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
   const { chats, config, log, store } = bridge;
-  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways };
+  const { isSaid } = store.outbox;
+  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {

@@ -65,6 +65,9 @@ export function createOutbox(db: Database) {
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     has: (why: Why, subject: string): boolean =>
       get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
+    /** Something of ours is known by this timestamp on Signal. */
+    isSaid: (timestamp: Millis): boolean =>
+      get`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1` !== undefined,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     /** The last edit of a preview that is on the phones, or may be (then it has failed): what comes next must name it. */
