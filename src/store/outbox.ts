@@ -15,8 +15,8 @@ import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
 
-/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
-export type Why = Reason | "draft" | "below" | "mark" | "file" | "send";
+/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
+export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
 
 export type OutboxRow = {
   readonly id: number;
