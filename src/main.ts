@@ -1,5 +1,6 @@
 #!/usr/bin/env bun
 /** argv in, exit code out: the only place that ends the process. */
+import { readFileSync } from "node:fs";
 import { systemClock, systemRandom } from "./clock.ts";
 import { commit, version } from "./version.ts";
 
@@ -7,8 +8,14 @@ const argv = process.argv.slice(2);
 const stopping = new AbortController();
 const interrupted = 130;
 
+/** Whether `nohup` has started it: then it outlives its terminal. **Source:** proc(5), SigIgn; SIGHUP is the lowest bit. */
+function isHangupIgnored(): boolean {
+  if (process.platform !== "linux") return false;
+  return /^SigIgn:\s*[\da-f]*[13579bdf]$/mu.test(readFileSync("/proc/self/status", "utf8"));
+}
+
 /** The first signal asks everything to stop in order; the second does not wait. */
-for (const name of ["SIGINT", "SIGTERM"] as const)
+for (const name of ["SIGINT", "SIGTERM", ...(isHangupIgnored() ? [] : ["SIGHUP" as const])] as const)
   process.on(name, () => {
     if (stopping.signal.aborted) process.exit(interrupted);
     stopping.abort(name);

@@ -12,7 +12,7 @@ import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { nearest } from "../core/nearest.ts";
+import { nearestModel } from "../core/nearest.ts";
 import { harmless, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
@@ -208,7 +208,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
       ];
     const ids = listed.map(({ id }) => id);
     if (ids.includes(model)) return model;
-    const near = nearest(model, ids);
+    const near = nearestModel(model, ids);
     const list = ids.slice(0, modelsShown).join(", ");
     throw wrong(
       `There is no model ${model}`,

@@ -5,7 +5,7 @@
 import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { efforts, type Envelope, type Session } from "./model.ts";
-import { nearest } from "./nearest.ts";
+import { nearest, nearestModel } from "./nearest.ts";
 
 export type CommandContext = {
   readonly view: View;
@@ -65,7 +65,7 @@ const handlers: Record<Runnable, Handler> = {
     if (argument === "") return tell([`Model: ${current}`, ...others].join("\n"));
     const chosen = models[Number(argument) - 1] ?? pick(argument, [current, ...models]);
     if (chosen === null) {
-      const near = nearest(argument, models);
+      const near = nearestModel(argument, models);
       return tell(
         `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`,
       );

@@ -9,7 +9,7 @@
  * The lexer takes quadratic time on hostile input (a run of `>`, of `_a_`): it gets a window of the text at a time, and blocks
  * of code by themselves. What spans windows (reference links, say) is lost only in very long texts.
  */
-import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
+import { Marked, Tokenizer, type MarkedToken, type Token, type Tokens } from "marked";
 import { address } from "./address.ts";
 import { readFence } from "./code.ts";
 import { emphasisIn, type Emphasis } from "./emphasis.ts";
@@ -81,6 +81,39 @@ function fallenCode(source: string, marker: string, prefix: string): FencedCode 
   return fence?.isClosed ? codeOf(fence) : null;
 }
 
+/**
+ * The numbered list at the beginning of `source` with what stands below a number as deep as it should: models indent by two or three
+ * spaces below `10. `, too, and CommonMark then ends the list. `rawOf` finds in `source` what was read of the text.
+ */
+function straightened(source: string): { text: string; rawOf: (raw: string) => string } {
+  if (!/^ {0,1}\d{1,9}[.)] /.test(source) || !/\n {2,8}\S/.test(source)) return { text: source, rawOf: (raw) => raw };
+  const lines = source.split("\n");
+  const shifts: number[] = [];
+  let isAfterBlank = false;
+  for (let from = 0; from < lines.length;) {
+    const [marker] = /^ ?\d{1,9}[.)] +(?=\S)/.exec(lines[from] ?? "") ?? [];
+    if (marker === undefined && isAfterBlank) break;
+    let to = from + 1;
+    while (to < lines.length && /^(?: {2}|\s*$)/.test(lines[to] ?? "")) to++;
+    const body = lines.slice(from + 1, to).filter((line) => line.trim() !== "");
+    const depth = Math.min(...body.map((line) => line.search(/\S/)));
+    for (let at = from; at < to; at++)
+      shifts.push(at === from || lines[at]?.trim() === "" ? 0 : Math.max(0, (marker?.length ?? 0) - depth));
+    isAfterBlank = lines[to - 1]?.trim() === "";
+    from = to;
+  }
+  const text = lines.map((line, at) => " ".repeat(shifts[at] ?? 0) + line).join("\n");
+  return {
+    text,
+    rawOf: (raw) => {
+      const count = raw.split("\n").length;
+      const read = lines.slice(0, count).join("\n");
+      const left = text.split("\n").slice(0, count).join("\n").length - raw.length;
+      return read.slice(0, read.length - left);
+    },
+  };
+}
+
 /** How far behind such a list or quote its closing fence may stand at the margin. */
 const strayWithin = 4;
 
@@ -91,6 +124,9 @@ const sum = /^ {0,3}\+ +[\d$€£(]/;
 
 const blankLine = /\n[ \t]*\n/;
 const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
+
+/** What stands between two "or" of a shell or a program. */
+const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
 
 /** Emphasis by the source that it was looked for in, kept as long as its lexer. */
 const found = new WeakMap<object, Map<string, ReadonlyMap<number, Emphasis>>>();
@@ -134,8 +170,7 @@ const parser = new Marked({
       level: "inline",
       tokenizer(source, before) {
         const [raw, inside = ""] = /^\|\|(?=\S)((?:(?!\|\|)[^\n]){0,800}?[^\s|])\|\|(?![\w|])/.exec(source) ?? [];
-        const isShell =
-          /[;{}$]|&&|==/.test(inside.replace(/`[^`]*`/g, "")) || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "");
+        const isShell = shell.test(inside.replace(/`[^`]*`/g, "")) || /[\w)\]|]$/.test(before.at(-1)?.raw ?? "");
         return raw && !isShell ? { type: "spoiler", raw, tokens: this.lexer.inlineTokens(inside) } : undefined;
       },
     },
@@ -175,7 +210,11 @@ const parser = new Marked({
       if (cron.test(source) || sum.test(source) || tooDeep.test(source)) return undefined;
       const [marker = "", bullet = ""] = /^ {0,3}([-*+]|\d{1,9}[.)]) {1,4}(?=```|~~~)/.exec(source) ?? [];
       const code = fallenCode(source, marker, " ".repeat(marker.length));
-      if (!code) return false;
+      if (!code) {
+        const straight = straightened(source);
+        const list = Tokenizer.prototype.list.call(this, straight.text);
+        return list && { ...list, raw: straight.rawOf(list.raw) };
+      }
       const raw = marker + code.raw;
       const item: Tokens.ListItem = { type: "list_item", raw, task: false, loose: false, text: raw, tokens: [code] };
       const start = bullet.length > 1 ? Number.parseInt(bullet, 10) : "";

@@ -1,5 +1,6 @@
 /** The nearest of some words, for "did you mean". */
 import damerauLevenshtein from "damerau-levenshtein";
+import fuzzysort from "fuzzysort";
 
 /** The candidate with the fewest edits to `word`, or null when none is close: one edit in a short word, three in a long one. */
 export function nearest(word: string, candidates: readonly string[]): string | null {
@@ -12,3 +13,7 @@ export function nearest(word: string, candidates: readonly string[]): string | n
     .sort((a, b) => a.edits - b.edits);
   return near[0]?.candidate ?? null;
 }
+
+/** The model that is meant by a part of its name (`opus`, `claude-haiku`) or by a slip; null where none is like it. */
+export const nearestModel = (word: string, models: readonly string[]): string | null =>
+  fuzzysort.go(word, models, { limit: 1 })[0]?.target ?? nearest(word, models);

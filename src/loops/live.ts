@@ -4,7 +4,7 @@
  */
 import type { Chat, Millis, SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
-import { renderReply } from "../core/reply.ts";
+import { renderPreview } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
 
 export type AtWork = { readonly inboxId: number; readonly chat: Chat; readonly isVerbose: boolean };
@@ -75,8 +75,7 @@ function createDraft(bridge: Bridge, work: AtWork | null): Pick<Live, "text" | "
     if (work === null || !config.progress || !transport.capabilities.edits || !bridge.isConnected()) return;
     const now = clock.monotonic();
     if (markdown === "" || !isDraftDue(state, now)) return;
-    const [first] = renderReply(markdown);
-    const { text, styles } = first?.kind === "text" ? first : { text: markdown, styles: [] };
+    const { text, styles } = renderPreview(markdown);
     const changes = store.db.transaction(() => {
       // What was answered or taken back meanwhile is not previewed.
       if (store.inbox.get(work.inboxId)?.state !== "open") return Infinity;

@@ -108,10 +108,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
     wake,
     isBusy: running.has,
     busyCount: running.size,
-    async hold(key, work) {
-      await running.free(key);
-      return running.occupy(key, work());
-    },
+    hold: running.hold,
     hurry() {
       waits.clear();
       wake();
@@ -128,20 +125,23 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
 /** One at a time for each key. */
 function createOccupancy(onFree: () => void) {
   const running = new Map<string, Promise<unknown>>();
+  const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
+    const task = work.finally(() => {
+      running.delete(key);
+      onFree();
+    });
+    const quiet = task.catch(() => undefined);
+    running.set(key, quiet);
+    return task;
+  };
   return {
     has: (key: string): boolean => running.has(key),
     size: (): number => running.size,
-    occupy<T>(key: string, work: Promise<T>): Promise<T> {
-      const task = work.finally(() => {
-        running.delete(key);
-        onFree();
-      });
-      const quiet = task.catch(() => undefined);
-      running.set(key, quiet);
-      return task;
-    },
-    async free(key: string): Promise<void> {
+    occupy,
+    /** Begins in the same moment in which the key is free: nothing gets in between. */
+    async hold<T>(key: string, work: () => Promise<T>): Promise<T> {
       for (let task = running.get(key); task; task = running.get(key)) await task;
+      return occupy(key, work());
     },
     ended: (): Promise<unknown> => Promise.all(running.values()),
   };

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
-import { createQueue } from "./content.ts";
+import { createQueue, inWords } from "./content.ts";
 import { openFolder, type Project } from "./folders.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
@@ -89,5 +89,5 @@ async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: 
   const leavesNothing = !["change", "run"].includes(actOf(row.tool) ?? "");
   if (!leavesNothing && !calls.start(id, isAllowed ? "allowed" : "seen", clock.now()))
     return { content: unknownOutcome, isError: true };
-  return settle(await plan.work(signal));
+  return plan.work(signal).then(settle, (error: unknown) => refuse(inWords(error, row.tool)));
 }

@@ -54,7 +54,7 @@ const inputs = {
     replace_all: v.optional(v.boolean(), false),
   }),
   local_run: v.object({
-    command: v.pipe(v.string(), v.trim(), v.nonEmpty(), v.maxLength(10_000)),
+    command: v.pipe(v.string(), v.trim(), v.nonEmpty(), v.maxLength(10_000), v.excludes("\0")),
     timeout_ms: v.optional(v.pipe(line, v.minValue(1)), 3_600_000),
   }),
 } satisfies Record<ToolName, v.GenericSchema>;

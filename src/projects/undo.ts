@@ -53,14 +53,14 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
   }
 
   return {
+    prune: () => inOrder(prune),
     /** Before a write: keeps what is there, once a turn, and notes what will be. */
     keep: (scope: Scope, path: string, present: Content | null, after: string): Promise<void> =>
       inOrder(async () => {
         const isFirst = rows.get(scope.sessionId, scope.root, path, scope.turn) === null;
         if (isFirst) await prune();
         const before = isFirst && present !== null ? await store(present.bytes) : null;
-        const bytes = present?.bytes.length ?? 0;
-        rows.put({ ...scope, path, before, bytes, after: hashOf(after), at: clock.now() });
+        rows.put({ ...scope, path, before, bytes: present?.bytes.length ?? 0, after: hashOf(after), at: clock.now() });
       }),
 
     /** Whether the file is what Claude left in this turn. */

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadConfig } from "../../src/config.ts";
 import { BridgeError } from "../../src/core/errors.ts";
-import { nearest } from "../../src/core/nearest.ts";
+import { nearest, nearestModel } from "../../src/core/nearest.ts";
 import { fileKey, flagOf, settingKeys, settingRow, variableOf } from "../../src/settings.ts";
 
 let home: string;
@@ -133,6 +133,16 @@ describe("the nearest word", () => {
     ["weather", null],
     ["", null],
   ])("of %p is %p", (word, near) => expect(nearest(word, commands)).toBe(near));
+
+  test.each([
+    ["opus", "claude-opus-5-5"],
+    ["claude-haiku", "claude-haiku-5-5"],
+    ["claude-sonet-5-5", "claude-sonnet-5-5"],
+    ["claude-opsu-5-5", "claude-opus-5-5"],
+    ["gpt", null],
+  ])("model to %p is %p", (word, near) =>
+    expect(nearestModel(word, ["claude-sonnet-5-5", "claude-opus-5-5", "claude-haiku-5-5"])).toBe(near),
+  );
 
   test("of a megabyte is none, at once", () => {
     const startedAt = performance.now();

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 
+import { blocksOf } from "../../src/core/lexer.ts";
 import { clean } from "../../src/core/marks.ts";
 import { toSignalText } from "../../src/core/markdown.ts";
 import type { StyledText } from "../../src/core/model.ts";
@@ -27,6 +28,13 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "SPOILER:the butler",
     "BOLD:butler",
     "MONOSPACE:||f||",
+  ],
+  "spoilers of any words": [
+    "||He won $5; it was *him*|| ||true||",
+    "He won $5; it was him true",
+    "SPOILER:He won $5; it was him",
+    "ITALIC:him",
+    "SPOILER:true",
   ],
   "bold italic is both": ["***x***", "x", "BOLD:x", "ITALIC:x"],
   "styles nest": ["**a *b* c**", "a b c", "BOLD:a b c", "ITALIC:b"],
@@ -146,6 +154,10 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   ],
   "numbers as they were written": ["3. Oktober\n25. Dezember\n\n007. Bond", "3. Oktober\n\n25. Dezember\n\n007. Bond"],
   "numbers that are all equal are counted": ["1. a\n1. b\n1. c", "1. a\n2. b\n3. c"],
+  "what stands too little below a number belongs to it": [
+    "9. a\n   - b\n10. c\n   - d\n11. e\n\nf\n\n1. g\n  - h\n  more\n2. i",
+    "9. a\n   • b\n10. c\n    • d\n11. e\n\nf\n\n1. g\n   • h\n     more\n2. i",
+  ],
   "tasks keep their numbers": ["5) [x] done\n6) [ ] open", "5) ☑ done\n6) ☐ open"],
   "a line of cron is no list": [
     "At night:\n* 3 * * 1-5 /bin/job\n\n* * * * *\n\n*/5 * * * * x and */2 * * * * y",
@@ -193,7 +205,7 @@ describe("stars, lines and tildes that are no emphasis stay", () => {
     tildes: "~5 and ~10, ~/x and ~/y, ~one~, a ~ b ~ c",
     addresses: "https://a.example/a*b*c/_d_/__e__ https://a.example/~x/~y",
     "shell's or": "a || b || c, a||b||c, [ -f x ]||exit 1||true, x ||",
-    "shell's or, closely": "make ||exit 1; test|| true, x ||y && z|| w",
+    "shell's or, closely": "make ||exit 1; test|| true, x ||y && z|| w, a ||$B|| c",
     dollars: "$HOME_A and $HOME_B, $5 to $10",
   };
   for (const [name, text] of Object.entries(kept)) test(name, () => expect(shown(text)).toEqual([text]));
@@ -359,6 +371,24 @@ describe("any text", () => {
         expect(pieces.map((_, index) => `word${index}x`).filter((word) => !text.includes(word))).toEqual([]);
       }),
       { numRuns: 1_000 },
+    );
+  });
+
+  test("is read whole, block by block", () => {
+    const line = fc.constantFrom(
+      ..."10. a|1. b|  - c|   d||```|  ```|> e|> 10. f|>   - g|# h|* * * * * i|$$".split("|"),
+    );
+    fc.assert(
+      fc.property(fc.array(line, { maxLength: 40 }), fc.integer({ min: 1, max: 200 }), (lines, times) => {
+        const markdown = `${lines.join("\n")}\n`.repeat(times);
+        let at = 0;
+        for (const { token, from } of blocksOf(markdown)) {
+          expect(from).toBe(at);
+          at += token.raw.length;
+        }
+        expect(at).toBe(markdown.length);
+      }),
+      { numRuns: 200 },
     );
   });
 

@@ -17,6 +17,7 @@ import {
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { unknownOutcome } from "../../src/store/calls.ts";
+import { runCall } from "../../src/projects/executor.ts";
 import { definitionsOf } from "../../src/projects/tools.ts";
 import { startRig, type Rig } from "./rig.ts";
 
@@ -279,6 +280,7 @@ test("what does not exist, and what makes no sense, is said", async () => {
     ["local_read", { file_path: "a\nb" }, "control characters"],
     ["local_read", { file_path: "a", view_range: [0, 3] }, "view_range"],
     ["local_run", { command: "  " }, "command"],
+    ["local_run", { command: "echo a\u0000b" }, "command"],
     ["local_delete", { file_path: "a" }, "There is no tool local_delete"],
     ["bash", { command: "id" }, "There is no tool bash"],
     ["__proto__", {}, "There is no tool"],
@@ -363,6 +365,26 @@ test("kill -9 between yes and done: the outcome is unknown, and it never runs ag
   expect(await rig.run(id)).toEqual({ content: unknownOutcome, isError: true });
   expect(rig.rowOf(id)).toMatchObject({ state: "done", isError: true });
   expect(get("a.txt")).toBe("old");
+});
+
+test("what fails in a way that nobody foresaw is settled in words all the same", async () => {
+  const undo = { ...rig.deps.undo, keep: () => Promise.reject(new Error("unforeseen")) };
+  const env = new Proxy({}, { ownKeys: () => [].at(0) as never });
+  rig.isGranted.now = true;
+  const edit = rig.see("local_write", { file_path: "a.txt", content: "x" });
+  const run = rig.see("local_run", { command: "true" });
+  await rig.question(run);
+  rig.yes(run);
+  for (const id of [edit, run]) {
+    const { content, isError } = await runCall(
+      rig.project,
+      { id },
+      { ...rig.deps, undo, env },
+      new AbortController().signal,
+    );
+    expect([isError, content]).toEqual([true, expect.stringMatching(/nothing was written: unforeseen|\w{5}/u)]);
+    expect(rig.rowOf(id)).toMatchObject({ state: "done", content });
+  }
 });
 
 test("always: edits are free for its time, commands and secrets are not", async () => {

@@ -96,6 +96,14 @@ test("what is kept is private, kept once however often it is the same, and goes 
   expect(rig.kept.firsts("s", rig.root).map(({ path }) => path)).toEqual(["c.txt"]);
 });
 
+test("what a forgotten session changed is forgotten, too", async () => {
+  put("a.txt", "old\n");
+  await write("a.txt", "new\n");
+  rig.db.exec("DELETE FROM sessions WHERE id = 's'");
+  await rig.undo.prune();
+  expect(readdirSync(join(rig.home, "undo"))).toEqual([]);
+});
+
 test("what is kept has at most its bytes, the oldest turns go first", () => {
   const row = { sessionId: "s", root: "/r", before: "h", after: "x", at: 5 };
   for (let n = 0; n < 10; n++) rig.kept.put({ ...row, path: `f${n}`, turn: `t${n}`, bytes: 100 });

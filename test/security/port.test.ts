@@ -4,7 +4,7 @@ import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { me } from "../doubles/wire.ts";
-import { newHome, runOnce, start, type Home, type Running } from "../e2e/harness.ts";
+import { command, newHome, runOnce, start, type Home, type Running } from "../e2e/harness.ts";
 
 let claude: ClaudeDouble;
 let signal: SignalCliDouble;
@@ -95,4 +95,23 @@ test("a flood of idle connections takes no descriptor that the daemon needs", as
   expect((await fetch(`${running.url}/health`)).status).toBe(200);
   expectJsonLog(running);
   for (const socket of sockets) socket.destroy();
+});
+
+test("a terminal that closes stops it in order; under nohup it stays", async () => {
+  running = await start(env);
+  await running.state("CONNECTED");
+  expect(await running.stop("SIGHUP")).toBe(0);
+  expect(running.output()).toContain('"message":"stopped"');
+  const program = `trap '' HUP; exec "$0" "$@"`;
+  const child = Bun.spawn(["sh", "-c", program, ...command, "run"], {
+    env: { PATH: process.env["PATH"], ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" },
+    stderr: "pipe",
+  });
+  const reader = child.stderr.getReader();
+  let said = "";
+  while (!said.includes("CONNECTED")) said += new TextDecoder().decode((await reader.read()).value);
+  child.kill("SIGHUP");
+  expect((await runOnce(["status"], env)).code).toBe(0);
+  child.kill("SIGKILL");
+  await child.exited;
 });

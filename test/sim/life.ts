@@ -205,7 +205,7 @@ const watchers = `
     WHEN NEW.body <> OLD.body OR NEW.id <> OLD.id OR (OLD.at IS NOT NULL AND NEW.at IS NOT OLD.at)
     BEGIN INSERT INTO broken VALUES ('event ' || OLD.id || ' was rewritten'); END;
   CREATE TEMP TRIGGER events_stay AFTER DELETE ON events
-    WHEN EXISTS (SELECT 1 FROM posts WHERE session_id = OLD.session_id AND state <> 'done')
+    WHEN OLD.at IS NOT NULL AND EXISTS (SELECT 1 FROM posts WHERE session_id = OLD.session_id AND state <> 'done')
     BEGIN INSERT INTO broken VALUES ('event ' || OLD.id || ' was removed, and a prompt of its session is open'); END;
 `;
 

@@ -23,13 +23,12 @@ const limits = {
   callMs: 30_000,
   /** The container kills a command after 120 s; a send may wait that long for the lock and then run as long. */
   sendMs: 250_000,
+  pollMs: 150_000,
   fileMs: 120_000,
   /** Seconds of silence that end a poll: so long it holds the account's lock. 0 would never ask Signal. */
   pollSeconds: 1,
   /** Rest between two empty polls: each costs the start of a process. */
   pauseMs: 1000,
-  /** A little more than the container gives a command. */
-  pollMs: 150_000,
   pollBytesMax: 32 * 2 ** 20,
   /** Envelopes of one poll: as many are lost if the container dies in it. */
   batchMax: 10,

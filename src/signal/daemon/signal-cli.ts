@@ -6,9 +6,7 @@
  *   send      one call per message; the list of results decides (sending.ts)
  *
  * signal-cli acknowledges to Signal before we see anything and picks the timestamps itself: a message can be lost with the
- * daemon, and a send whose answer is lost may go out twice. The native transport has neither weakness.
- *
- * **Source:** signal-cli 0.14.6, commands of the same names.
+ * daemon, and a send whose answer is lost may go out twice. **Source:** signal-cli 0.14.6, commands of the same names.
  */
 import { Buffer } from "node:buffer";
 import * as v from "valibot";
@@ -23,9 +21,8 @@ import { salvage } from "./salvage.ts";
 import { findAci, toDataUri, toName, toOutcome, toReport } from "./sending.ts";
 
 const limits = {
-  /** Deadline of calls that should take no time. Loading an account goes to the network. */
+  /** Deadlines. Loading an account goes to the network, and uploads are part of a send. */
   callMs: 60_000,
-  /** Deadline of a send; uploads are part of it. */
   sendMs: 120_000,
   typingMs: 10_000,
   /** Shortest poll: less is over before the daemon has asked Signal, and 0 never asks. */
@@ -123,10 +120,8 @@ async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promi
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
- * opens and closes a connection to Signal, so that hundreds of waiting messages would take minutes: after three polls that
- * brought something at once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what
- * the poll before took in whole, at most `pollMsMin`: the last of a backlog must not wait long for more. A person who writes
- * while a poll waits is no backlog.
+ * opens and closes a connection to Signal, so that a backlog would take minutes: after three polls that brought something at
+ * once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what the poll before took.
  */
 function createPoll({ clock, log }: PollingOptions, ask: Ask) {
   let fullPolls = 0;
@@ -147,8 +142,7 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const isBacklog = fullPolls > 0 && maxMessages < limits.batchMax;
     // A short poll may be over before the daemon has asked Signal.
     const isAnswer = messages.length > 0 || waitMs >= limits.pollMsMin;
-    const isProof = outcome.kind === "result" && isAnswer && !isBacklog;
-    return { messages, isProof };
+    return { messages, isProof: outcome.kind === "result" && isAnswer && !isBacklog };
   };
 }
 
@@ -221,6 +215,8 @@ function toSendOutcome(outcome: RpcOutcome): SendOutcome {
   // An unexpected failure of the network is told apart by the name of its Java class only.
   const isNetwork =
     code === -3 || (code === -32603 && /\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u.test(message));
-  const detail = `Cannot send as signal-cli answered ${code}: ${maskPeople(message)}`;
-  throw new BridgeError(isNetwork ? "send_uncertain" : "send_rejected", detail);
+  throw new BridgeError(
+    isNetwork ? "send_uncertain" : "send_rejected",
+    `Cannot send as signal-cli answered ${code}: ${maskPeople(message)}`,
+  );
 }
