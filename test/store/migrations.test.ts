@@ -56,7 +56,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
     sessions: "SELECT * FROM sessions ORDER BY id",
     settings: "SELECT * FROM settings ORDER BY key",
     files: "SELECT * FROM files",
-    inbox: "SELECT id, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
+    inbox: "SELECT id, key, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
   };
   const keys = new Map<unknown, string>();
   const open = async (): Promise<void> => {
