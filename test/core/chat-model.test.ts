@@ -6,6 +6,7 @@
  */
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import type { Request } from "../../src/claude/line.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
 import type { SessionEvent, StopReason } from "../../src/core/model.ts";
 import { findUncertain, inLogOrder, progressOf, trackAll } from "../../src/core/turn.ts";
@@ -52,7 +53,7 @@ function createTheirs() {
   };
   type Said = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, "id" | "at"> : never) : never;
   const add = ({ stream }: There, said: Said, id = `e${++count}`, at: number | null = time): string => {
-    stream.push({ ...said, id, at } as SessionEvent);
+    stream.push({ ...said, id, at });
     return id;
   };
   const stop = (there: There, reason: StopReason): void => {
@@ -118,9 +119,9 @@ function createTheirs() {
   };
 }
 
-/** The log as a listing has it. */
+/** The log as a listing has it: what was processed stands where it was processed. */
 const listing = ({ stream }: There): SessionEvent[] =>
-  inLogOrder([...new Map(stream.map((event) => [event.id, event])).values()]);
+  inLogOrder(stream.filter(({ id }, index) => !stream.slice(index + 1).some((later) => later.id === id)));
 
 async function createWorld() {
   const rig = await createChatRig({ emojiOf: (stage) => (stage === "cleared" ? null : stage) });
@@ -195,7 +196,10 @@ async function createWorld() {
       const id = nth(rig.store.posts.dueSessions(), n);
       if (id !== undefined) postNext(id, n);
     },
-    lookUp: (n: number): void => void [nth([...theirs.sessions.keys()], n)].forEach((id) => id && lookUp(id)),
+    lookUp(n: number): void {
+      const id = nth([...theirs.sessions.keys()], n);
+      if (id !== undefined) lookUp(id);
+    },
     /** Entries come over a stream, some of them once more. */
     hear(n: number, back: number): void {
       const id = nth([...theirs.sessions.keys()], n);
@@ -269,8 +273,8 @@ async function createWorld() {
     if (session.state === "ended" || there.isOver) return over(id, there);
     if (post.kind === "prompt" && there.asks.length > 0) return failOf(post, "claude_busy");
     rig.store.posts.markPosting(post.id, 0);
-    const request = post.request ?? { kind: "prompt", text: textOf(post), files: [] };
-    if (post.request === null) rig.store.posts.setRequest(post.id, request as NonNullable<PostRow["request"]>);
+    const request: Request = post.request ?? { kind: "prompt", text: textOf(post), files: [] };
+    if (post.request === null) rig.store.posts.setRequest(post.id, request);
     if (n % 7 === 0) return failOf(post, "claude_unreachable");
     const echo = request.kind === "prompt" ? askOnce(there, post, textOf(post)) : null;
     if (request.kind === "confirm") theirs.confirm(there, request.toolUseId, request.isAllowed);
@@ -407,7 +411,7 @@ async function createWorld() {
       }
       for (const { shown } of rig.view().asks) {
         const sentAt = shown[0]?.sentAt;
-        if (sentAt != null)
+        if (typeof sentAt === "number")
           write({ kind: "reaction", emoji: "👍", targetAuthor: owner, targetSentAt: sentAt, isRemove: false });
       }
       while (rig.store.outbox.head("self")) acts.send(1);
