@@ -57,14 +57,13 @@ export async function mirror(
       await finishEnded(bridge, session, signal);
       return null;
     }
-    const isFresh = remoteId === null;
     remoteId ??= await create(bridge, remote, session, signal);
     const startedAt = bridge.clock.monotonic();
     const common = { bridge, remote, sessionId: session.id, remoteId, signal, live, isWatched, startedAt };
     const state: Mirror = { ...common, buffer: [], posted: [], restingAt: null, isOneByOne: false, waitMs: 0 };
     const frames = (await remote.open(remoteId, signal))[Symbol.asyncIterator]();
-    if (!isFresh) await listLog(bridge, remote, session.id, remoteId, signal);
-    if (!isFresh) await lookUp(bridge, remote, session.id, remoteId, signal);
+    await listLog(bridge, remote, session.id, remoteId, signal);
+    await lookUp(bridge, remote, session.id, remoteId, signal);
     return await run(state, frames, worker);
   } catch (error) {
     if (kill.aborted) return null;

@@ -64,7 +64,6 @@ const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
 const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
   chat: self,
   account: owner,
-  granted: [],
   now: at + 1_000,
   jitter: 0.5,
   isAskedAnew: false,
@@ -480,7 +479,7 @@ describe("when a person answers", () => {
     expect(changeOf(standings.waiting, received("yes"), "confirm")?.reason).toBeNull();
   });
   test("only what is short enough to be meant as an answer is told that Claude waits", () => {
-    expect(textsOf(standings.waiting, received("hmm, wait"))).toEqual([expect.stringContaining("yes or no")]);
+    expect(textsOf(standings.waiting, received("well, perhaps"))).toEqual([expect.stringContaining("yes or no")]);
     expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
   });
 });
