@@ -72,6 +72,7 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
   prompts: () => prompts,
   turn: null,
   asks: [],
+  granted: [],
   lastError: null,
   hasReply: () => true,
   isWelcome: () => true,
