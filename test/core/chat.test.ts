@@ -6,7 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { checkChat, decide } from "../../src/core/chat.ts";
 import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
-import { promptBounds } from "../../src/core/backoff.ts";
+import { promptBounds, type FaultClass } from "../../src/core/backoff.ts";
 import { classify } from "../../src/core/inbound.ts";
 import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
 import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
@@ -726,4 +726,43 @@ test("rule 3: a decision is a pure function of what it is told", () => {
     deepFreeze(fact);
     expect(decide(view, fact)).toEqual(decide(view, fact));
   }
+});
+
+/** The first fault of each class, as a request meets it. */
+const faults: { readonly [Kind in FaultClass]: readonly [ErrorCode, Partial<View>] } = {
+  refused: ["claude_request", {}],
+  outage: ["claude_unreachable", {}],
+  lookup: ["claude_stream_lost", {}],
+  broken: ["claude_stream_lost", { isAskedAnew: true }],
+  died: ["claude_failed", {}],
+  fatal: ["claude_failed", { lastError: { code: "x", isTerminal: true } }],
+};
+
+test.each(Object.entries(faults) as [FaultClass, readonly [ErrorCode, Partial<View>]][])(
+  "rule 8: every retry counts, by the class of its fault, and has an end, in words: %s",
+  (kind, [code, more]) => {
+    let [told, tries]: [string | null, Post["tries"]] = [null, {}];
+    for (let count = 1; count <= promptBounds[kind].triesMax; count++) {
+      const view = viewOf([prompt(1, "posting", { told, post: { sessionId: "s", state: "posting", tries } })], more);
+      const changes = decide(view, failed(code));
+      const isLast = count === promptBounds[kind].triesMax;
+      const again = changes.find((change) => change.do === "again");
+      if (changes.some((change) => change.do === "finish") !== isLast || (again === undefined) !== isLast)
+        throw new Error(`Try ${count} of ${kind}: ${JSON.stringify(changes)}`);
+      if (isLast) {
+        expect(changes.some((change) => change.do === "say")).toBe(true);
+        expect(changes.some((change) => change.do === "mark" && change.stage === "failed")).toBe(true);
+      } else {
+        expect([again?.tries[kind], (again?.waitMs ?? 0) > 0]).toEqual([count, true]);
+        tries = again?.tries ?? {};
+      }
+      if (changes.some((change) => change.do === "tell")) told = code;
+    }
+  },
+);
+
+test("rule 8: faults of one class do not use up the tries of another", () => {
+  const tries = { outage: 500, lookup: 300, died: 1 };
+  const view = viewOf([prompt(1, "posting", { post: { sessionId: "s", state: "posting", tries } })]);
+  expect(changeOf(view, failed("claude_unreachable"), "again")?.tries).toEqual({ ...tries, outage: 501 });
 });
