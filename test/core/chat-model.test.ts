@@ -14,7 +14,7 @@ import type { PostRow } from "../../src/store/posts.ts";
 import { createChatRig, noteOf, owner, textContent } from "../doubles/chats.ts";
 
 const seed = Number(process.env["SEED"] ?? Math.floor(Math.random() * 2 ** 31));
-const runs = Number(process.env["RUNS"] ?? 60);
+const runs = Number(process.env["RUNS"] ?? 25);
 
 /** A session at Claude. */
 type There = {
