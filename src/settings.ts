@@ -153,6 +153,12 @@ export const settings = {
     "production",
     "native: the Signal service to use",
   ),
+  proxy: setting(
+    form(v.nullable(httpUrl), "a URL such as http://proxy.example:3128"),
+    null,
+    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY)",
+    { flag: "url" },
+  ),
   account: setting(
     form(v.nullable(number), "a number with its country code, such as +1 555 010 0001"),
     null,
@@ -238,12 +244,6 @@ export const settings = {
     variable: "ANTHROPIC_AUTH_TOKEN",
     isSecret: true,
   }),
-  proxy: setting(
-    form(v.nullable(httpUrl), "a URL such as http://proxy.example.org:3128"),
-    null,
-    "proxy for Signal and Claude (Claude alone: else HTTPS_PROXY and NO_PROXY); this machine itself is reached directly",
-    { isSecret: true },
-  ),
   claudeTimeoutMs: setting(
     whole(10_000, 3_600_000),
     "600000",

@@ -20,11 +20,11 @@ export type ApiOptions = {
   readonly authToken?: string | null;
   /** Null is the API of Anthropic. */
   readonly baseUrl: string | null;
+  /** Null: what the environment names. */
+  readonly proxy?: string | null;
   readonly clock: Clock;
   /** How long an endpoint that is not Anthropic's may be silent, before an answer and in it: a local model needs minutes. */
   readonly timeoutMs?: Millis;
-  /** Where the environment names one it is used without being named here. */
-  readonly proxy?: string | null;
 };
 
 /** What a call hands to the SDK with every request. */

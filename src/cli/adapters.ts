@@ -51,15 +51,29 @@ const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
   signalService: config.signalService,
   libraryFolder: join(config.home, "lib"),
   userAgent: `signalman/${version}`,
-  proxy: null,
+  proxy: signalProxy(config.proxy, process.env),
 });
+
+/** The setting, else what the environment has for Signal's hosts; what is on loopback is reached directly in any case. */
+export function signalProxy(given: string | null, env: Readonly<Record<string, string | undefined>>): string | null {
+  const direct = (env["NO_PROXY"] ?? env["no_proxy"] ?? "")
+    .split(",")
+    .map((name) => name.trim().replace(/^\*?\.?(?=.)/, ""));
+  const isDirect = direct.some((name) => name === "*" || name === "signal.org");
+  return given ?? (isDirect ? null : (env["HTTPS_PROXY"] ?? env["https_proxy"])) ?? null;
+}
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */
 const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
-/** `present` is the account that linking would replace. */
-type OpenLink = { readonly steps: Link; readonly present: Address | null };
+type OpenLink = {
+  readonly steps: Link;
+  /** The account that linking would replace. */
+  readonly present: Address | null;
+  /** Removes what was said with it: another account must not find it here. Its keys go with the link. */
+  readonly forget: () => void;
+};
 
 /** @throws BridgeError `unsupported` where a daemon holds the keys, `home_in_use` while a signalman runs on this home */
 export async function openLink(deps: Deps): Promise<OpenLink> {
@@ -76,7 +90,19 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
-  return { steps: await native.link(nativePlace(deps, store)), present: native.findAccount(store.db) };
+  const steps = await native.link(nativePlace(deps, store));
+  return { steps, present: native.findAccount(store.db), forget: () => forgetAll(store) };
+}
+
+/** Every table but the transport's own. */
+function forgetAll({ db }: Store): void {
+  const sql =
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'signal_*'";
+  const tables = db.all<{ name: string }>(sql);
+  db.transaction(() => {
+    db.exec("PRAGMA defer_foreign_keys = ON");
+    for (const { name } of tables) db.exec(`DELETE FROM "${name}"`);
+  });
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>

@@ -1,4 +1,7 @@
 /** Shell completions and the man page, from the definition of the command line itself. */
+import bash from "../../packaging/signalman.bash" with { type: "text" };
+import fish from "../../packaging/signalman.fish" with { type: "text" };
+import zsh from "../../packaging/signalman.zsh" with { type: "text" };
 import type { Command, Option } from "commander";
 import { BridgeError } from "../core/errors.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
@@ -6,32 +9,7 @@ import { version } from "../version.ts";
 import type { Cli, Io } from "./io.ts";
 
 /** Each asks the program itself, so that what is completed is what this binary knows. */
-const scripts: Readonly<Record<string, string>> = {
-  bash: `_signalman() {
-  COMPREPLY=($(compgen -W "$("\${COMP_WORDS[0]}" complete -- "\${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null | cut -f1)" -- "\${COMP_WORDS[COMP_CWORD]}"))
-}
-complete -F _signalman -o default signalman
-`,
-  zsh: `#compdef signalman
-_signalman() {
-  local -a found
-  found=(\${(f)"$("\${words[1]}" complete -- "\${(@)words[2,CURRENT-1]}" 2>/dev/null | sed 's/:/\\\\:/g' | tr '\\t' ':')"})
-  _describe signalman found || _files
-}
-if [[ $funcstack[1] == _signalman ]]; then _signalman; else compdef _signalman signalman; fi
-`,
-  fish: `function __signalman
-  set -l words (commandline -opc)
-  set -l found ($words[1] complete -- $words[2..] 2>/dev/null)
-  if set -q found[1]
-    printf '%s\\n' $found
-  else
-    __fish_complete_path (commandline -ct)
-  end
-end
-complete -c signalman -f -a '(__signalman)'
-`,
-};
+const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
 
 /** Prints the script for a shell. */
 export function completions({ out }: Cli, _: unknown, shell = ""): number {
@@ -58,8 +36,19 @@ export const complete =
     for (const word of words) at = visible(at).find((command) => command.name() === word) ?? at;
     const help = at.createHelp();
     const flags = [...help.visibleOptions(at), ...help.visibleGlobalOptions(at)];
-    // Whatever the value of a flag may be, it is no command.
-    if (flags.some(({ long, required }) => required && long === words.at(-1))) return 0;
+    // Whatever the value of a flag may be, it is no command; where there are few, they are shown.
+    const flag = flags.find(({ long, required }) => required && long === words.at(-1));
+    if (flag) {
+      const key = settingKeys.find((key) => key === flag.attributeName());
+      const { options = [] } = (key ? settingRow(key).schema : {}) as { readonly options?: readonly unknown[] };
+      cli.out(
+        options
+          .filter((value) => typeof value === "string")
+          .map((value) => `${value}\n`)
+          .join(""),
+      );
+      return 0;
+    }
     const rows = [
       ...visible(at).map((command) => [command.name(), command.description()]),
       ...flags.map(({ long, description }) => [long, description]),

@@ -132,9 +132,9 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
 
   /** What goes another way than a person may think. */
   proxy({ cli: { env } }) {
-    const [name] = ["HTTPS_PROXY", "https_proxy"].filter((proxy) => env[proxy]);
+    const [name] = ["SIGNALMAN_PROXY", "HTTPS_PROXY", "https_proxy"].filter((proxy) => env[proxy]);
     if (name === undefined) return null;
-    return [`${name} is set: Claude is asked through it`, `Unset ${name} where that is not wanted.`];
+    return [`${name} is set: Signal and Claude are asked through it`, `Unset ${name} where that is not wanted.`];
   },
 
   async database(visit) {

@@ -4,7 +4,7 @@
  */
 import { renderUnicodeCompact } from "uqr";
 import { BridgeError } from "../core/errors.ts";
-import type { Address } from "../core/model.ts";
+import { isSameAddress, type Address } from "../core/model.ts";
 import { maskNumber } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
@@ -27,13 +27,20 @@ export const link = (cli: Cli, options: Options): Promise<number> => linkBy(open
 export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
-  const { steps, present } = await open(depsOf(cli, config, stack));
+  const { steps, present, forget } = await open(depsOf(cli, config, stack));
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
   for await (const progress of steps(options.name ?? "signalman", cli.signal)) {
     if (options.json) cli.out(`${JSON.stringify(toEvent(progress))}\n`);
     else show(cli, progress, options);
-    if (progress.event === "linked") return 0;
+    if (progress.event !== "linked") continue;
+    if (present && !isSameAddress(present, progress.account)) {
+      forget();
+      cli.err(
+        "What was said with the account of before is gone from here; at Anthropic, delete it in the Claude Console.\n",
+      );
+    }
+    return 0;
   }
   throw new BridgeError("not_linked", "Cannot link as nobody scanned the code");
 }

@@ -3,6 +3,8 @@
  *
  * The service sees nothing of the shell it was installed from: settings come from config.toml in the home folder.
  */
+import plistTemplate from "../../packaging/org.signalman.daemon.plist" with { type: "text" };
+import unitTemplate from "../../packaging/signalman.service" with { type: "text" };
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -37,8 +39,6 @@ const here: Place = {
     }),
 };
 
-/** Seconds without a sign of life after which systemd starts the daemon anew. */
-const watchdogSeconds = 60;
 const unit = "signalman.service";
 const label = "org.signalman.daemon";
 
@@ -99,70 +99,37 @@ const noManager = (where: string): BridgeError =>
     hint: "Start `signalman run` with the service manager of your system.",
   });
 
-/**
- * A unit that may write nowhere but into its home. MemoryDenyWriteExecute is left out on purpose: the engine compiles as it
- * runs. Node and Bun open no Unix datagram socket, so that READY and WATCHDOG go through systemd's own `systemd-notify`
- * (`keepWatch` below); without that program there is no watchdog.
- * **Source:** systemd.service(5), systemd.exec(5), sd_notify(3).
- */
+/** What a template says at a name; a condition that is false takes away the lines that begin with it. */
+function fill(
+  template: string,
+  values: Readonly<Record<string, string>>,
+  conditions: Readonly<Record<string, boolean>>,
+) {
+  const lines = template.split("\n").flatMap((line) => {
+    const [, name = "", rest = line] = /^@(\w+)\? (.*)$/u.exec(line) ?? [];
+    return name === "" ? line : conditions[name] ? rest : [];
+  });
+  return lines.join("\n").replaceAll(/@(\w+)@/gu, (_, name: string) => values[name] ?? "");
+}
+
+/** packaging/signalman.service, filled. */
 export function systemdUnit(
   command: readonly string[],
   home: string,
   { canNotify, canSandbox }: { readonly canNotify: boolean; readonly canSandbox: boolean },
 ): string {
   const quote = (word: string): string => `"${word.replaceAll("%", "%%").replaceAll(/[\\"]/gu, "\\$&")}"`;
-  const sandbox = `ProtectSystem=strict
-ReadWritePaths=${quote(home)}
-PrivateTmp=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-`;
-  const watched = ["Type=notify", "NotifyAccess=all", `WatchdogSec=${watchdogSeconds}`];
-  return `[Unit]
-Description=signalman: chat with Claude over Signal
-
-[Service]
-${canNotify ? watched.join("\n") : "Type=simple"}
-ExecStart=${[...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ")}
-Environment=${quote(`SIGNALMAN_HOME=${home}`)}
-Restart=on-failure
-RestartSec=5
-RestartPreventExitStatus=2 3
-TimeoutStopSec=30
-UMask=0077
-NoNewPrivileges=yes
-${canSandbox ? sandbox : ""}RestrictSUIDSGID=yes
-RestrictRealtime=yes
-RestrictNamespaces=yes
-SystemCallArchitectures=native
-LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-
-[Install]
-WantedBy=default.target
-`;
+  const start = [...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
+  const values = { START: start, HOME: quote(`SIGNALMAN_HOME=${home}`), FOLDER: quote(home) };
+  return fill(unitTemplate, values, { NOTIFY: canNotify, SIMPLE: !canNotify, SANDBOX: canSandbox });
 }
 
-/** **Source:** launchd.plist(5). It starts anew what ended with a failure, and logs beside the database. */
+/** packaging/org.signalman.daemon.plist, filled. */
 export function launchdPlist(command: readonly string[], home: string): string {
-  const text = (word: string): string => {
-    const safe = word.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    return `<string>${safe}</string>`;
-  };
-  return `<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
-<plist version="1.0"><dict>
-  <key>Label</key>${text(label)}
-  <key>ProgramArguments</key><array>${[...command, "run"].map(text).join("")}</array>
-  <key>EnvironmentVariables</key><dict><key>SIGNALMAN_HOME</key>${text(home)}</dict>
-  <key>RunAtLoad</key><true/>
-  <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
-  <key>ThrottleInterval</key><integer>10</integer>
-  <key>Umask</key><integer>63</integer>
-  <key>StandardErrorPath</key>${text(join(home, "signalman.log"))}
-</dict></plist>
-`;
+  const text = (word: string): string =>
+    `<string>${word.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")}</string>`;
+  const values = { START: [...command, "run"].map(text).join(""), HOME: text(home) };
+  return fill(plistTemplate, { ...values, LOG: text(join(home, "signalman.log")) }, {});
 }
 
 const stateTexts = {

@@ -18,13 +18,14 @@
 import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { confirm, say, withdraw } from "./changes.ts";
-import type { Ask, Change, Fact, Outcome, Prompt, View } from "./changes.ts";
+import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
 import { execute } from "./execute.ts";
 import type { Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
-import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
-import { question, toolLine } from "./progress.ts";
+import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
+import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
+import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
 import type { Progress } from "./turn.ts";
 
@@ -210,7 +211,7 @@ function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   const free = asks.filter(({ use }) => view.granted.includes(use.name));
   if (free.length > 0) return confirm(view, free, true, null);
   return [
-    ...asks.map(({ use }) => say("ask", askSubject(view, use.id), question(use, words, view.asks.length))),
+    ...asks.map(({ use }) => say("ask", askSubject(view, use.id), askBody(view, use, words))),
     ...(prompt?.post?.state === "posted"
       ? ([
           { do: "wait", id: prompt.id, isWaiting: true },
@@ -218,6 +219,13 @@ function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
         ] as const)
       : []),
   ];
+}
+
+/** The question says all of what is approved; what is too long for a message is a file beside it. */
+function askBody(view: View, use: ToolUse, prompt: string): OutboundBody {
+  const isGroup = view.chat.kind === "group" || view.asks.length > 1;
+  const { text, file } = question([itemOf(use)], { prompt, isGroup });
+  return { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] };
 }
 
 export const askSubject = ({ session }: Pick<View, "session">, askId: string): string =>

@@ -1,4 +1,4 @@
-/** What the phone shows while Claude is at work: a placeholder now and then, tool uses, and questions for a yes or no. */
+/** What the phone shows while Claude is at work: a placeholder now and then, and tool uses. */
 import type { JsonValue, Millis, SessionEvent } from "./model.ts";
 
 export type DraftState = {
@@ -31,7 +31,6 @@ type ToolUse = SessionEvent & { readonly type: "tool_use" };
 const lineLengthMax = 80;
 /** What a tool is about, by the names its inputs go by, the most telling first. */
 const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
-const placeKeys = ["file_path", "path", "url", "cwd"];
 
 /** **Source:** claude/CLAUDE-API.md section 1.5, the names of the agent's own tools; another one goes by its name. */
 const verbs = new Map([
@@ -49,33 +48,12 @@ const verbs = new Map([
 export const toolLine = ({ name, input }: ToolUse): string =>
   shorten(`🔧 ${verbs.get(name) ?? name}: ${gist(input)}`, lineLengthMax);
 
-/** Of what is to be allowed nothing goes unsaid: what does not fit is counted. */
-const gistLengthMax = 1_000;
-
-/** What, where and why, and how to answer, in three lines. `count`: questions that are open at the same time. */
-export function question(ask: ToolUse | null, prompt: string, count: number): string {
-  const all = ask ? shorten(gist(ask.input), Infinity) : "";
-  const beginning = shorten(all, gistLengthMax);
-  const rest = all === beginning ? "" : ` (and ${all.length - beginning.length + 1} characters more)`;
-  const verb = ask ? (verbs.get(ask.name) ?? `use ${ask.name}`) : "use a tool";
-  const place = ask && valueOf(ask.input, placeKeys);
-  const where = place !== null && !all.includes(place) ? shorten(place, lineLengthMax) : "Claude's sandbox";
-  const how = count > 1 ? "👍 or 👎 on this one, or quote it with yes or no." : "👍 or yes, 👎 or no.";
-  const what = [`Claude wants to ${verb}`, ...(beginning === "" ? [] : [beginning])].join(": ");
-  return `${what}${rest}\nIn ${where}, as you asked “${shorten(prompt, 60)}”\n${how}`;
-}
-
 function gist(input: JsonValue): string {
-  const known = valueOf(input, tellingKeys);
-  return known ?? (input === null ? "" : JSON.stringify(input));
-}
-
-function valueOf(input: JsonValue, keys: readonly string[]): string | null {
   const fields = new Map(Object.entries(input ?? {}));
-  return (
-    keys.map((key) => fields.get(key)).find((value): value is string => typeof value === "string" && value !== "") ??
-    null
-  );
+  const known = tellingKeys
+    .map((key) => fields.get(key))
+    .find((value): value is string => typeof value === "string" && value !== "");
+  return known ?? (input === null ? "" : JSON.stringify(input));
 }
 
 const halfPair = /[\uD800-\uDBFF]$/u;

@@ -24,6 +24,10 @@ const metrics: Record<string, Metric> = {
   reconnects_total: { help: "Times the line came up again", read: (s) => s.connection.reconnects },
   last_received_timestamp_seconds: { help: "Last accepted message", read: (s) => instant(s.signal.lastReceivedAt) },
   last_sent_timestamp_seconds: { help: "Last message sent", read: (s) => instant(s.signal.lastSentAt) },
+  signal_quarantined: {
+    help: "Messages kept unread as they could not be opened or trusted",
+    read: (s) => s.signal.quarantined,
+  },
   claude_reachable: { help: "0 when Claude did not answer at the last contact", read: (s) => bit(s.claude.reachable) },
   sessions: { help: "Sessions kept here", read: (s) => s.sessions.total },
   sessions_active: { help: "Sessions used in the last day", read: (s) => s.sessions.active },

@@ -6,61 +6,13 @@
 import { html, raw } from "hono/html";
 import { createHash } from "node:crypto";
 import type { Millis } from "../core/model.ts";
+import script from "./page-script.txt" with { type: "text" };
+import style from "./page.css" with { type: "text" };
 import { homepage } from "../version.ts";
 import type { FaultView, Status } from "./status.ts";
 import { duration, judge } from "./verdict.ts";
 
 type Html = ReturnType<typeof html>;
-
-const style = `
-:root { color-scheme: light dark; --ink: light-dark(#1b1f24, #e6e8ea); --soft: light-dark(#59636e, #9aa4ae);
-  --line: light-dark(#d8dde2, #333a42); --paper: light-dark(#fff, #15181c); --card: light-dark(#f6f8fa, #1d2126);
-  --good: light-dark(#116329, #56d364); --busy: light-dark(#7d4e00, #e3b341); --bad: light-dark(#a40e26, #ff7b72) }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main, #lost { max-width: 62rem; margin: 0 auto; padding: 1rem }
-header, footer { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; color: var(--soft); font-size: .875rem }
-a { color: inherit } h1 { font-size: 1rem; margin: 0; color: var(--ink) } h2 { font-size: 1rem; margin: 0 0 .25rem }
-.verdict, .gone { font-size: 1.5rem; line-height: 1.3; font-weight: 700; margin: 1rem 0 0; overflow-wrap: anywhere } .times { margin: 0; color: var(--soft) }
-.good { color: var(--good) } .busy { color: var(--busy) } .bad { color: var(--bad) }
-.fault, .hint { border-left: 4px solid var(--bad); background: var(--card); padding: .75rem 1rem; margin: 1rem 0; overflow-wrap: anywhere }
-.hint { border-color: var(--good) } .fault p { margin: 0 } .fault p + p { margin-top: .25rem; color: var(--soft) }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .75rem; margin: 1rem 0 }
-section { border: 1px solid var(--line); background: var(--card); border-radius: .5rem; padding: .75rem 1rem }
-dl { display: grid; grid-template-columns: auto 1fr; gap: 0 1rem; margin: 0 }
-dt { color: var(--soft) } dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
-#lost { display: none } .lost #lost { display: block } .lost .verdict { color: var(--soft) }
-`;
-
-const script = `
-const everyMs = 2000;
-const morph = (from, to) => {
-  if (from.isEqualNode(to)) return;
-  if (from.nodeName !== to.nodeName) return from.replaceWith(to);
-  if (from.nodeType !== Node.ELEMENT_NODE) return void (from.data = to.data);
-  for (const { name } of [...from.attributes]) if (!to.hasAttribute(name)) from.removeAttribute(name);
-  for (const { name, value } of [...to.attributes]) if (from.getAttribute(name) !== value) from.setAttribute(name, value);
-  const [old, fresh] = [[...from.childNodes], [...to.childNodes]];
-  fresh.forEach((node, at) => (old[at] ? morph(old[at], node) : from.append(node)));
-  old.slice(fresh.length).forEach((node) => node.remove());
-};
-const refresh = async () => {
-  try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(5000) });
-    if (!answer.ok) throw new Error();
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    morph(document.querySelector("main"), fresh.querySelector("main"));
-    document.title = fresh.title;
-    document.body.className = "";
-  } catch {
-    if (document.body.className !== "lost") document.querySelector("#since").textContent = new Date().toLocaleTimeString();
-    document.body.className = "lost";
-    document.title = "signalman: no answer";
-  }
-  setTimeout(refresh, everyMs);
-};
-setTimeout(refresh, everyMs);
-`;
 
 /** Whole elements, as their text must equal the hashed one to the byte. */
 const [styleTag, scriptTag] = [raw(`<style>${style}</style>`), raw(`<script>${script}</script>`)];
@@ -129,8 +81,11 @@ function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, 
       "Last proof of life": ago(connection.lastProofAt, now),
       Received: ago(signal.lastReceivedAt, now),
       Sent: ago(signal.lastSentAt, now),
+
       Reconnects: connection.reconnects,
       "Failed attempts": connection.attempt,
+
+      "Kept unread": signal.quarantined || null,
     },
     Claude: {
       Backend: claude.backend,

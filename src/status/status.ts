@@ -34,6 +34,8 @@ export type Status = {
     readonly account: string | null;
     readonly lastReceivedAt: string | null;
     readonly lastSentAt: string | null;
+    /** Messages that could not be opened or trusted, kept unread; they are forgotten after a month. */
+    readonly quarantined: number;
   };
   readonly claude: {
     readonly backend: string;
@@ -101,7 +103,12 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
       version,
       uptimeMs: Math.round(clock.monotonic() - startedAt),
       connection: connectionView(deps.connection.state()),
-      signal: { transport: transport.name, account: accountView(deps.account()), ...recent.signal },
+      signal: {
+        transport: transport.name,
+        account: accountView(deps.account()),
+        quarantined: transport.quarantined?.() ?? 0,
+        ...recent.signal,
+      },
       claude: { backend: line.name, model: config.model, ...recent.claude },
       sessions: { ...store.sessions.counts(clock.now() - activeMs), ...recent.sync },
       inbox: {

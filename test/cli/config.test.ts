@@ -35,6 +35,7 @@ describe("settings", () => {
       transport: "native",
       signalUrl: "http://127.0.0.1:8080",
       signalService: "production",
+      proxy: null,
       account: null,
       allow: [{ kind: "self" }],
       backend: "sessions",

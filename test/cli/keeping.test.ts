@@ -228,7 +228,8 @@ describe("completions and manual", () => {
     expect(complete("signalman sessions ")).toEqual(expect.arrayContaining(["list", "show", "archive"]));
     expect(complete("signalman sessions list --j")).toEqual(["--json"]);
     expect(complete("signalman --sig")).toContain("--signal-url");
-    expect(complete("signalman --transport ")).toEqual([""]);
+    expect(complete("signalman --transport ")).toEqual(["native", "signal-cli", "rest"]);
+    expect(complete("signalman --model ")).toEqual([""]);
   });
 
   test("the program itself says what can follow, and hides what is not for people; an unknown shell is exit 2", async () => {

@@ -3,12 +3,19 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openLink } from "../../src/cli/adapters.ts";
+import { configOf, depsOf } from "../../src/cli/io.ts";
 import { linkBy } from "../../src/cli/link.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
+import { plainText } from "../../src/core/reply.ts";
+import { openStore } from "../../src/store/store.ts";
 import type { Link } from "../../src/signal/transport.ts";
 
 const url = "sgnl://linkdevice?uuid=invented&pub_key=BQGvZ3c2";
+const forget = (): never => {
+  throw new Error("nothing was to be forgotten");
+};
 const account = { aci: null, number: "+15550100042", deviceId: 2 };
 
 let home: string;
@@ -39,7 +46,7 @@ async function link(options: Parameters<typeof linkBy>[2], isScanned: (said: str
     yield { event: "linked", account };
   };
   const cli = { ...io, flags: {}, signal: new AbortController().signal };
-  const code = await linkBy(async () => ({ steps, present: null }), cli, options);
+  const code = await linkBy(async () => ({ steps, present: null, forget }), cli, options);
   return { code, ...said };
 }
 
@@ -69,8 +76,42 @@ describe("link", () => {
       yield { event: "url", url };
     };
     const cli = { ...io, flags: {}, signal: new AbortController().signal };
-    const linked = linkBy(async () => ({ steps, present: null }), cli, {});
+    const linked = linkBy(async () => ({ steps, present: null, forget }), cli, {});
     expect(await linked.catch((error: unknown) => error)).toMatchObject({ code: "not_linked" });
+  });
+
+  test.each([
+    ["another account", { aci: null, number: "+15550100007" }, 1],
+    ["the same account", { aci: null, number: account.number }, 0],
+  ])("with --force over %s, what was said stays or goes with it", async (_, present, times) => {
+    const { io } = createTerminal();
+    const steps: Link = async function* steps() {
+      yield { event: "linked", account };
+    };
+    const cli = { ...io, flags: {}, signal: new AbortController().signal };
+    let forgotten = 0;
+    const open = async () => ({ steps, present, forget: () => void forgotten++ });
+    expect(await linkBy(open, cli, { force: true })).toBe(0);
+    expect(forgotten).toBe(times);
+  });
+
+  test("what goes with an account is everything that was said, in every table", async () => {
+    const { io } = createTerminal();
+    const store = await openStore(home, { isExclusive: true });
+    const made = store.sessions.create("s1", { kind: "self" }, "sessions", { title: "secret" }, {}, 1);
+    store.log.apply(made, [{ id: "e1", at: 1, type: "prompt", text: "secret" }], 1);
+    store.outbox.add("send", "k", 0, { kind: "self" }, plainText("secret"), 1);
+    store.settings.set("welcomed:someone", "1");
+    store.close();
+    {
+      await using stack = new AsyncDisposableStack();
+      const cli = { ...io, flags: {}, signal: new AbortController().signal };
+      (await openLink(depsOf(cli, configOf(cli), stack))).forget();
+    }
+    const left = await openStore(home, { isExclusive: true });
+    for (const table of ["sessions", "events", "outbox", "settings"])
+      expect(left.db.all(`SELECT * FROM ${table}`)).toEqual([]);
+    left.close();
   });
 
   test.each([

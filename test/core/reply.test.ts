@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { renderPreview, renderReply } from "../../src/core/reply.ts";
-import { isDraftDue, question, shorten, toolLine } from "../../src/core/progress.ts";
+import { isDraftDue, shorten, toolLine } from "../../src/core/progress.ts";
 
 const lines = (count: number): string => Array.from({ length: count }, (_, n) => `line ${n}`).join("\n");
 const fenced = (info: string, code: string, fence = "```"): string => `${fence}${info}\n${code}\n${fence}`;
@@ -202,21 +202,5 @@ describe("tool uses in a phone's words", () => {
     expect(toolLine(use({ command: "x".repeat(500) }))).toHaveLength(80);
     expect(toolLine({ ...use({}), input: null })).toBe("🔧 run:");
     expect(shorten("🎉".repeat(50), 10).isWellFormed()).toBe(true);
-  });
-  test("what, where and why; of several questions how to answer all", () => {
-    expect(question(use({ command: "make", cwd: "/srv/app" }), "build it", 1).split("\n")).toEqual([
-      "Claude wants to run: make",
-      "In /srv/app, as you asked “build it”",
-      "👍 or yes, 👎 or no.",
-    ]);
-    expect(question(use({ file_path: "a.txt" }), "go", 3)).toContain("on this one, or quote it");
-    expect(question({ ...use({ code: 1 }), name: "lab" }, "go", 1)).toStartWith(
-      'Claude wants to use lab: {"code":1}\n',
-    );
-    expect(question(null, "go", 1)).toStartWith("Claude wants to use a tool\n");
-  });
-  test("what is to be allowed does not go on unseen", () => {
-    const asked = question(use({ command: `echo ${"x".repeat(1_500)}; rm -rf /` }), "go", 1);
-    expect(asked).toContain("(and 516 characters more)");
   });
 });

@@ -172,7 +172,9 @@ export async function nativeTargets(): Promise<Target[]> {
     const outcome = await openEnvelope(
       {
         database,
-        now: systemClock.now,
+        overlay,
+        waiting: new Map(),
+        now: () => at + 1_000,
         notify: () => undefined,
         log: quietLog,
         account: () => account,
@@ -180,10 +182,7 @@ export async function nativeTargets(): Promise<Target[]> {
         isAllowed: () => isAllowed,
         groups: { ...noGroups, standing: () => standing, giveUp: () => undefined },
       },
-      overlay,
       { bytes, serverAt: null, ack: () => undefined },
-      at + 1_000,
-      new Map(),
     );
     if (outcome.envelope) follow(outcome.envelope, bytes.length * 2);
     checkSize("quarantine", outcome.quarantine ?? null, 0);
@@ -244,8 +243,9 @@ export async function nativeTargets(): Promise<Target[]> {
           sentAt: at,
           serverAt: null,
           timerSeconds: 0,
+          isBlocked: false,
         };
-        const reading = readContent(content, { ...sender, isOwn: dice.chance(0.5) }, at, addressOf);
+        const reading = readContent(content, { ...sender, isOwn: dice.chance(0.5) }, { latest: at, ownAci, addressOf });
         if (typeof reading !== "string") follow(reading, bytes.length * 4);
       },
     },

@@ -21,7 +21,9 @@ const sender = {
   sentAt: at,
   serverAt: at,
   timerSeconds: 0,
+  isBlocked: false,
 };
+const known = { latest: at, ownAci: "none", addressOf: (aci: string) => ({ aci, number: null }) };
 const masterKey = new Uint8Array(32).fill(7);
 const inGroup = { groupV2: { masterKey, revision: 1, groupChange: null } };
 
@@ -30,7 +32,7 @@ type Data = typeof EMPTY_DATA_MESSAGE;
 function read(more: Partial<Data>) {
   const dataMessage = { ...EMPTY_DATA_MESSAGE, timestamp: BigInt(at), ...more };
   const bytes = Proto.Content.encode(rawContent({ dataMessage }));
-  const envelope = readContent(fromBinary(wire.ContentSchema, bytes), sender, at, (aci) => ({ aci, number: null }));
+  const envelope = readContent(fromBinary(wire.ContentSchema, bytes), sender, known);
   if (typeof envelope === "string") throw new Error(envelope);
   return envelope;
 }

@@ -106,7 +106,7 @@ test("a service on loopback is reached directly, whatever the proxy", async () =
   );
   const service = await serviceOf(mock, proxy.url);
   expect(service.proxy).toBeNull();
-  await service.fetch(get(`${service.storageUrl}/v1/storage/manifest`));
+  await service.fetch(get(`${service.cdnUrl(3)}/attachments/none`));
   expect(proxy.asked).toEqual([]);
 });
 

@@ -526,3 +526,40 @@ test("linking to another account leaves nothing of the first, and takes its devi
   for (const table of ["sessions", "seen", "quarantine", "recipients", "send_log"])
     expect(rig.database.all(`SELECT * FROM signal_${table}`)).toEqual([]);
 });
+
+// --- what has no text
+
+test("cards, stickers, polls and links are words; votes, pins and story replies are not", async () => {
+  rig = await startRig();
+  const preview = { url: "https://maps.google.com/?q=1", title: "Here", description: null, image: null, date: null };
+  const poll = { question: "When?", allowMultiple: false, options: ["Mon", "Tue"] };
+  const name = { givenName: "Ada", familyName: "Byron", prefix: null, suffix: null, middleName: null, nickname: null };
+  const card = { name, number: [{ value: "+1 202" }], email: [], address: [], avatar: null, organization: null };
+  const sticker = { packId: null, packKey: null, stickerId: 1, data: null, emoji: "🎈" };
+  await say({ contact: [card] as never }, at);
+  await say({ sticker }, at + 1);
+  await say({ pollCreate: poll }, at + 2);
+  await say({ preview: [preview] }, at + 3);
+  await say({ pollTerminate: { targetSentTimestamp: BigInt(at + 2) } }, at + 4);
+  expect(texts().map(({ text }) => text)).toEqual([
+    '[Contact card: "Ada Byron", "+1 202"]',
+    '[Sticker: "🎈"]',
+    '[Poll: "When?", "Mon", "Tue"]',
+    '[Location: "Here", "https://maps.google.com/?q=1"]',
+  ]);
+});
+
+test("what an admin deletes in a group counts as deleted by its author; another member's word does not", async () => {
+  rig = await startRig();
+  const bob = await rig.mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact] });
+  const adminDelete = { targetAuthorAciBinary: Buffer.from(bob.device.aciRawUuid), targetSentTimestamp: BigInt(at) };
+  const message = { ...EMPTY_DATA_MESSAGE, groupV2: group.toContext(), timestamp: BigInt(at + 1), adminDelete };
+  const sending = () => rig.contact.sendRaw(rig.device, rawContent({ dataMessage: message }), { timestamp: at + 1 });
+  const envelope = await rig.receive(sending(), "delete");
+  expect(envelope).toMatchObject({ source: { aci: bob.device.aci }, content: { targetSentAt: at } });
+  const state = rig.database.get<{ state: string }>("SELECT state FROM signal_groups")?.state ?? "";
+  rig.database.run("UPDATE signal_groups SET state = ?", state.replaceAll('"isAdmin":true', '"isAdmin":false'));
+  await rig.acked(sending());
+  expect(quarantine().map(({ reason }) => reason)).toEqual(["not a member of the group, or may not write there"]);
+});

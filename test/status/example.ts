@@ -20,6 +20,7 @@ export const connected: Status = {
     account: "+1…42",
     lastReceivedAt: "2026-11-23T11:58:00.000Z",
     lastSentAt: "2026-11-23T11:58:20.000Z",
+    quarantined: 0,
   },
   claude: { backend: "sessions", model: "claude-sonnet-5-5", reachable: true, lastError: null },
   sessions: {

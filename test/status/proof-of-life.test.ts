@@ -125,7 +125,7 @@ test("the status has exactly the names and types of the contract", async () => {
     version: "text",
     uptimeMs: "whole",
     connection: { ...line, retryAt: null, fault: null },
-    signal: { transport: "text", account: "text", lastReceivedAt: null, lastSentAt: null },
+    signal: { transport: "text", account: "text", lastReceivedAt: null, lastSentAt: null, quarantined: "whole" },
     claude: { backend: "text", model: "text", reachable: null, lastError: null },
     sessions: {
       total: "whole",

@@ -18,28 +18,21 @@ type OwnRow = { name: OwnName; serviceId: string; identity: Bytes; registrationI
 
 /** The linked account, or null when this database has none. */
 export function readAccount(database: Database): NativeAccount | null {
-  const row = database.get<AccountRow>(
-    `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, storage_key AS storageKey,
-     credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
-     synced_at AS syncedAt FROM signal_account`,
-  );
+  const sql = `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, storage_key AS storageKey,
+    credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
+    synced_at AS syncedAt FROM signal_account`;
+  const row = database.get<AccountRow>(sql);
   if (row === undefined) return null;
-  const sql =
-    "SELECT own AS name, service_id AS serviceId, identity, registration_id AS registrationId FROM signal_own";
-  const owns = database.all<OwnRow>(sql).map((own): Own => {
+  const all = `SELECT own AS name, service_id AS serviceId, identity, registration_id AS registrationId FROM signal_own`;
+  const owns = database.all<OwnRow>(all).map((own): Own => {
     const identity = PrivateKey.deserialize(own.identity);
     const address = ProtocolAddress.new(own.serviceId, row.deviceId);
     return { ...own, identity, publicKey: identity.getPublicKey(), address };
   });
   const aci = owns.find(({ name }) => name === "aci");
   if (aci === undefined) return null;
-  return {
-    ...row,
-    sendsReadReceipts: row.sendsReadReceipts === 1,
-    sendsTyping: row.sendsTyping === 1,
-    aci,
-    pni: owns.find(({ name }) => name === "pni") ?? null,
-  };
+  const settings = { sendsReadReceipts: row.sendsReadReceipts === 1, sendsTyping: row.sendsTyping === 1 };
+  return { ...row, ...settings, aci, pni: owns.find(({ name }) => name === "pni") ?? null };
 }
 
 /** @throws BridgeError `not_linked` */
@@ -94,12 +87,10 @@ const unknown: Recipient = {
 
 /** By ACI; a person without a row has the defaults. */
 export function findRecipient(database: Database, aci: string): Recipient {
-  const row = database.get<RowOf<Recipient, "needsPniSignature" | "isBlocked">>(
-    `SELECT number, name, profile_key AS profileKey, sealed_refused_at AS sealedRefusedAt, timer_seconds AS timerSeconds,
-     timer_version AS timerVersion, needs_pni_signature AS needsPniSignature, is_blocked AS isBlocked
-     FROM signal_recipients WHERE aci = ?`,
-    aci,
-  );
+  const sql = `SELECT number, name, profile_key AS profileKey, sealed_refused_at AS sealedRefusedAt,
+    timer_seconds AS timerSeconds, timer_version AS timerVersion, needs_pni_signature AS needsPniSignature,
+    is_blocked AS isBlocked FROM signal_recipients WHERE aci = ?`;
+  const row = database.get<RowOf<Recipient, "needsPniSignature" | "isBlocked">>(sql, aci);
   if (row === undefined) return unknown;
   return { ...row, needsPniSignature: row.needsPniSignature === 1, isBlocked: row.isBlocked === 1 };
 }
@@ -115,12 +106,8 @@ export function findAci(database: Database, { aci, number }: Address): string | 
  * like a message of another person.
  */
 export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
-  const name =
-    given
-      ?.replace(/[\p{Cc}\s]+/gu, " ")
-      .replaceAll(":", "")
-      .trim()
-      .slice(0, nameLengthMax) || null;
+  const line = given?.replaceAll(":", "").replace(/[\p{Cc}\s]+/gu, " ") ?? "";
+  const name = line.trim().slice(0, nameLengthMax) || null;
   if (number !== null)
     database.run("UPDATE signal_recipients SET number = NULL WHERE number = ? AND aci <> ?", number, aci);
   const sql = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET

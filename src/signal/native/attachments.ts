@@ -4,8 +4,7 @@
  *   upload    plain ─▶ pad ─▶ AES-CBC + HMAC ─▶ SHA-256 ─▶ form (chat host) ─▶ CDN ─▶ pointer (goes into the message)
  *   download  pointer ─▶ CDN, bytes bounded ─▶ SHA-256, HMAC, size ─▶ plain
  *
- * Blob: iv(16) ‖ ciphertext ‖ mac(32). Key: AES key(32) ‖ MAC key(32). **Source:** mautrix-signal
- * pkg/signalmeow/attachments.go; libsignal itself knows nothing of files.
+ * Blob: iv(16) ‖ ciphertext ‖ mac(32). Key: AES key(32) ‖ MAC key(32). **Source:** mautrix-signal pkg/signalmeow/attachments.go.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { BinaryReader } from "@bufbuild/protobuf/wire";
@@ -31,7 +30,7 @@ const noticeBytesMax = 64 * 1024;
 const unavailable = (why: string, cause?: unknown): BridgeError =>
   new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
 
-/** The part of a pointer that fetches and opens the blob, as the opaque `ref` of an `Attachment`: base64url. It holds the key. */
+/** What fetches and opens the blob, its key included, as the opaque `ref` of an `Attachment`: base64url. */
 export function toRef({ identifier, cdnNumber, key, digest, size }: wire.AttachmentPointer): string {
   const needed = create(wire.AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
   return Buffer.from(toBinary(wire.AttachmentPointerSchema, needed)).toString("base64url");
@@ -48,17 +47,14 @@ export function fromRef(ref: string): wire.AttachmentPointer {
 
 type Hosts = Pick<Service, "cdnUrl" | "fetch">;
 
+type Pointer = wire.AttachmentPointer;
+
 /**
- * The whole plaintext, checked. `bytesMax` bounds it; nothing is fetched for a file announced as larger.
+ * The whole plaintext, checked; nothing is fetched of a file announced as larger.
  * @throws BridgeError `attachment_unavailable` when it is gone, too large or not what the sender announced;
  *   `signal_unreachable`, `signal_timeout` where the CDN cannot be reached now
  */
-export async function downloadAttachment(
-  service: Hosts,
-  pointer: wire.AttachmentPointer,
-  bytesMax: number,
-  signal: AbortSignal,
-): Promise<Bytes> {
+export async function downloadAttachment(service: Hosts, pointer: Pointer, bytesMax: number, signal: AbortSignal) {
   const { identifier, cdnNumber, size } = pointer;
   if (size > bytesMax) throw unavailable(`it has ${size} bytes and ${bytesMax} are allowed`);
   const base = service.cdnUrl(cdnNumber);
@@ -76,14 +72,10 @@ export async function downloadAttachment(
   return decryptAttachment(body, pointer);
 }
 
-/**
- * Opens a blob: digest, MAC and size must be those of the pointer. Compares in constant time, and decrypts last.
- * @throws BridgeError `attachment_unavailable`
- */
-export function decryptAttachment(
-  blob: Uint8Array,
-  { key, digest, size }: Pick<wire.AttachmentPointer, "key" | "digest" | "size">,
-): Bytes {
+type Announced = Pick<Pointer, "key" | "digest" | "size">;
+
+/** Digest, MAC and size must be those announced. Compares in constant time, and decrypts last. @throws BridgeError `attachment_unavailable` */
+export function decryptAttachment(blob: Uint8Array, { key, digest, size }: Announced): Bytes {
   if (key.length !== 64 || digest.length !== 32) throw unavailable("its pointer has no key or no digest");
   const cipherBytes = blob.length - ivBytes - macBytes;
   if (cipherBytes < blockBytes || cipherBytes % blockBytes !== 0) throw unavailable("it is cut short");
@@ -130,24 +122,18 @@ export type Upload = {
   readonly plain: Uint8Array;
   readonly contentType: string;
   readonly fileName: string | null;
-  /** Now, Unix ms: told to the recipient. */
+  /** Told to the recipient. */
   readonly uploadedAt: Millis;
 };
+type Forms = Pick<AuthMessagesService, "getUploadForm">;
 
 /**
- * Seals and uploads a file; resolves to the pointer for as many recipients as there are. Nothing is resumed: after a failure
- * call again, which takes a fresh form.
+ * Seals and uploads a file; the pointer is for as many recipients as there are. Nothing is resumed.
  * @throws BridgeError `send_rejected` (too large), `signal_rate_limited`, `signal_unreachable`, `signal_timeout`
  */
-export async function uploadAttachment(
-  service: Hosts,
-  connection: Pick<AuthMessagesService, "getUploadForm">,
-  file: Upload,
-  signal: AbortSignal,
-): Promise<wire.AttachmentPointer> {
-  const { blob, key, digest, size } = encryptAttachment(file.plain);
-  // REST in production, gRPC where the service's remote config says so. It ends with the line; of an `abortSignal` libsignal
-  // would never let go.
+export async function uploadAttachment(service: Hosts, connection: Forms, file: Upload, signal: AbortSignal) {
+  const { blob, ...sealed } = encryptAttachment(file.plain);
+  // It ends with the line; of an `abortSignal` libsignal would never let go.
   const asked = connection.getUploadForm({ uploadSize: BigInt(blob.length) });
   const form = await asked.catch((cause: unknown) => {
     if (!LibSignalErrorBase.is(cause, ErrorCode.UploadTooLarge)) throw toBridgeError("Cannot upload a file", cause);
@@ -172,25 +158,18 @@ export async function uploadAttachment(
       throw new BridgeError("signal_unreachable", "Cannot upload a file as the CDN named no place for it");
     await put(new URL(location, base), "PUT", octets, blob);
   } else {
-    const tus = {
-      ...given,
-      "tus-resumable": "1.0.0",
-      "upload-length": String(blob.length),
-      "upload-metadata": `filename ${toBase64(utf8(form.key))}`,
-      "content-type": "application/offset+octet-stream",
-    };
-    await put(form.signedUploadUrl, "POST", tus, blob);
+    const name = { "upload-metadata": `filename ${toBase64(utf8(form.key))}`, "upload-length": String(blob.length) };
+    const tus = { "tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream" };
+    await put(form.signedUploadUrl, "POST", { ...given, ...name, ...tus }, blob);
   }
   return create(wire.AttachmentPointerSchema, {
     identifier: { case: "cdnKey", value: form.key },
     cdnNumber: form.cdn,
     contentType: file.contentType,
-    key,
-    digest,
-    size,
     clientUuid: owned(randomBytes(16)),
     uploadTimestamp: BigInt(file.uploadedAt),
-    ...(file.fileName === null ? {} : { fileName: file.fileName }),
+    ...sealed,
+    ...(file.fileName !== null && { fileName: file.fileName }),
   });
 }
 
@@ -198,9 +177,8 @@ function checked(answer: PinnedResponse): PinnedResponse {
   const { status } = answer;
   if (status >= 200 && status < 300) return answer;
   const code = status === 413 ? "send_rejected" : status === 429 ? "signal_rate_limited" : "signal_unreachable";
-  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, {
-    retryAfterMs: retryAfterMsOf(answer) ?? undefined,
-  });
+  const retryAfterMs = retryAfterMsOf(answer) ?? undefined;
+  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, { retryAfterMs });
 }
 
 /** The content type of the file that carries the whole of a long text. */
@@ -217,10 +195,7 @@ export function splitLongText(text: string): { readonly body: string; readonly f
   return { body: Buffer.from(bytes.subarray(0, end)).toString("utf8"), file: bytes };
 }
 
-/**
- * The entries of a decrypted contact list, without their pictures. Ends at the first entry that is cut short.
- * Layout: repeated varint length ‖ ContactDetails ‖ picture bytes. **Source:** libsignal-service DeviceContactsInputStream.
- */
+/** Repeated varint length ‖ ContactDetails ‖ picture, up to an entry that is cut short. **Source:** libsignal-service DeviceContactsInputStream. */
 export function* parseContacts(blob: Uint8Array): Generator<wire.ContactDetails> {
   const reader = new BinaryReader(blob);
   while (reader.pos < reader.len) {

@@ -1,5 +1,6 @@
 /** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool. */
 import { Buffer } from "node:buffer";
+import { createDecipheriv } from "node:crypto";
 import type { Bytes } from "./context.ts";
 
 /** A copy of its own: parts of a decoded message are views of the whole. */
@@ -9,6 +10,12 @@ export const toBase64 = (bytes: Uint8Array): string => Buffer.from(bytes).toStri
 /** Tolerates missing padding, as the server leaves it out at times. */
 export const fromBase64 = (text: string): Bytes => owned(Buffer.from(text, "base64"));
 export const concat = (...parts: readonly Uint8Array[]): Bytes => owned(Buffer.concat(parts));
+/** nonce(12) ‖ AES-256-GCM ‖ tag(16), as profiles and the storage service have it. @throws Error when the key does not fit */
+export function openGcm(key: Bytes, sealed: Uint8Array): Bytes {
+  const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, 12)).setAuthTag(sealed.subarray(-16));
+  return concat(opening.update(sealed.subarray(12, -16)), opening.final());
+}
+
 export const utf8 = (text: string): Bytes => owned(Buffer.from(text, "utf8"));
 
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

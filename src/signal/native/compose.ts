@@ -45,9 +45,8 @@ export function compose(said: OutboundBody, parts: Parts, frame: Frame): Compose
       targetAuthorAciBinary: aciBytes(said.targetAuthor.aci ?? ""),
       targetSentTimestamp: BigInt(said.targetSentAt),
     };
-    return {
-      message: create(wire.DataMessageSchema, { ...common, requiredProtocolVersion: requiredForReactions, reaction }),
-    };
+    const shape = { ...common, requiredProtocolVersion: requiredForReactions, reaction };
+    return { message: create(wire.DataMessageSchema, shape) };
   }
   const message = create(wire.DataMessageSchema, {
     ...common,
@@ -81,34 +80,33 @@ const randomPadding = (): Bytes => owned(randomBytes(1 + (randomBytes(2).readUIn
 
 type PniSignature = { readonly pni: Bytes; readonly signature: Bytes };
 
-export const messageContent = (composed: Composed, pniSignature: PniSignature | null): Bytes =>
-  serialize(
-    "message" in composed
-      ? { case: "dataMessage", value: composed.message }
-      : { case: "editMessage", value: composed.editMessage },
-    pniSignature === null ? {} : { pniSignatureMessage: pniSignature },
-  );
+export function messageContent(composed: Composed, pniSignature: PniSignature | null): Bytes {
+  const more = pniSignature === null ? {} : { pniSignatureMessage: pniSignature };
+  if ("message" in composed) return serialize({ case: "dataMessage", value: composed.message }, more);
+  return serialize({ case: "editMessage", value: composed.editMessage }, more);
+}
 
 /** Who got a message, and whether sealed. */
 export type Delivered = { readonly aci: string; readonly isSealed: boolean };
 
-/** For our other devices. `destination` is an ACI, ours for Note to Self; null for a group. */
-export function transcriptContent(
-  composed: Composed,
-  timestamp: Millis,
-  destination: string | null,
-  delivered: readonly Delivered[],
-  now: Millis,
-): Bytes {
+type Transcript = Record<"timestamp" | "now", Millis> & {
+  /** An ACI, ours for Note to Self; null for a group. */
+  readonly destination: string | null;
+  readonly delivered: readonly Delivered[];
+};
+
+/** For our other devices. */
+export function transcriptContent(composed: Composed, { timestamp, destination, delivered, now }: Transcript): Bytes {
+  const status = ({ aci, isSealed: unidentified }: Delivered) => ({
+    destinationServiceIdBinary: aciBytes(aci),
+    unidentified,
+  });
   const value = {
     ...composed,
     timestamp: BigInt(timestamp),
     ...(destination === null ? {} : { destinationServiceIdBinary: aciBytes(destination) }),
     expirationStartTimestamp: BigInt(now),
-    unidentifiedStatus: delivered.map(({ aci, isSealed }) => ({
-      destinationServiceIdBinary: aciBytes(aci),
-      unidentified: isSealed,
-    })),
+    unidentifiedStatus: delivered.map(status),
   };
   return syncContent({ content: { case: "sent", value } });
 }
@@ -123,11 +121,10 @@ export const readSyncContent = (aci: string, sentAt: Millis): Bytes =>
 const syncContent = (sync: MessageInitShape<typeof wire.SyncMessageSchema>): Bytes =>
   serialize({ case: "syncMessage", value: { ...sync, padding: randomPadding() } });
 
-export const receiptContent = (type: "DELIVERY" | "READ", sentAts: readonly Millis[]): Bytes =>
-  serialize({
-    case: "receiptMessage",
-    value: { type: wire.ReceiptMessage_Type[type], timestamp: sentAts.map(BigInt) },
-  });
+export function receiptContent(kind: "DELIVERY" | "READ", sentAts: readonly Millis[]): Bytes {
+  const type = wire.ReceiptMessage_Type[kind];
+  return serialize({ case: "receiptMessage", value: { type, timestamp: sentAts.map(BigInt) } });
+}
 
 export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Bytes | null): Bytes {
   const action = isTyping ? wire.TypingMessage_Action.STARTED : wire.TypingMessage_Action.STOPPED;

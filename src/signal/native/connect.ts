@@ -21,10 +21,8 @@ import type { Clock } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { reasonOf, utf8 } from "./bytes.ts";
-import type { Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
+import type { Context, Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
 import { openedTlsHint } from "./https.ts";
-import type { Log } from "../../log.ts";
-import type { Notice } from "../transport.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -38,14 +36,10 @@ const settleMs: Millis = 100;
 const idleText =
   "Signal says that your phone has not been online for a month. Open Signal on it soon: otherwise the account, and this bridge with it, is removed.";
 
-type LineDeps = {
-  readonly net: Net;
-  readonly clock: Clock;
-  readonly log: Log;
-  /** What the server's clock says, at connecting and with each delivery. */
-  readonly onServerTime: (ms: Millis) => void;
-  readonly notify: (notice: Notice) => void;
-};
+/** `onServerTime` hears the server's clock, at connecting and with each delivery. */
+type LineDeps = Pick<Context, "net" | "clock" | "log" | "notify"> & { readonly onServerTime: (ms: Millis) => void };
+
+type ChatConnection = AuthenticatedChatConnection | UnauthenticatedChatConnection;
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
@@ -89,7 +83,7 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
 function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
   const queue: Incoming[] = [];
   let isOverflown = false;
-  /** What waited at the server has come, or was waited for. */
+  /** The backlog has come, or was waited for. */
   let isDelivered = false;
   let fault: BridgeError | null = null;
   let wake = Promise.withResolvers<void>();
@@ -192,41 +186,34 @@ function openSealed({ net, clock, log }: LineDeps) {
 
 /** @throws BridgeError as `openLine` */
 export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onConnectionInterrupted: () => void) =>
-  withDeadline(clock, signal, (abortSignal) =>
-    net.connectUnauthenticatedChat({ onConnectionInterrupted }, { abortSignal }),
+  withDeadline(clock, signal, (late) =>
+    net.connectUnauthenticatedChat({ onConnectionInterrupted }, { abortSignal: late }),
   );
 
 /**
  * One request on either kind of connection.
  * @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET)
  */
-export async function exchange(
-  connection: AuthenticatedChatConnection | UnauthenticatedChatConnection,
-  { verb, path, headers = [], json, isFixed = false }: Request,
-): Promise<Reply> {
-  const content = json === undefined ? {} : { body: utf8(JSON.stringify(json)) };
+export async function exchange(connection: ChatConnection, request: Request): Promise<Reply> {
+  const { verb, path, headers = [], json, isFixed = false } = request;
+  const isJson = json !== undefined;
   try {
     const response = await connection.fetch({
       verb,
       path,
-      headers: json === undefined ? headers : [["content-type", "application/json"], ...headers],
+      headers: isJson ? [["content-type", "application/json"], ...headers] : headers,
       timeoutMillis: requestTimeoutMs,
-      ...content,
+      ...(isJson && { body: utf8(JSON.stringify(json)) }),
     });
-    if (goneStatuses.has(response.status) || (isFixed && response.status === 404))
-      throw new BridgeError(
-        "outdated",
-        `Cannot ask Signal as the server answered ${response.status} to ${verb} ${path.split("/").slice(0, 3).join("/")}`,
-        {
-          hint: "Update signalman: Signal's server has changed.",
-        },
-      );
+    const { status, body } = response;
+    if (goneStatuses.has(status) || (isFixed && status === 404)) {
+      const place = path.split("/").slice(0, 3).join("/");
+      throw new BridgeError("outdated", `Cannot ask Signal as the server answered ${status} to ${verb} ${place}`, {
+        hint: "Update signalman: Signal's server has changed.",
+      });
+    }
     const retryAfter = Number(response.headers.find(([name]) => name.toLowerCase() === "retry-after")?.[1]);
-    return {
-      status: response.status,
-      json: parseJson(response.body),
-      retryAfterMs: Number.isFinite(retryAfter) ? retryAfter * 1000 : null,
-    };
+    return { status, json: parseJson(body), retryAfterMs: Number.isFinite(retryAfter) ? retryAfter * 1000 : null };
   } catch (cause) {
     if (cause instanceof BridgeError) throw cause;
     if (LibSignalErrorBase.is(cause, ErrorCode.RateLimitedError)) throw toBridgeError("Cannot ask Signal", cause);
@@ -246,12 +233,9 @@ function parseJson(body: Uint8Array | undefined): unknown {
   }
 }
 
+type Connect<T> = (signal: AbortSignal) => Promise<T>;
 /** Runs a connect under its time limit. @throws BridgeError as `openLine` */
-export async function withDeadline<T>(
-  clock: Clock,
-  signal: AbortSignal,
-  connect: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+export async function withDeadline<T>(clock: Clock, signal: AbortSignal, connect: Connect<T>): Promise<T> {
   const done = new AbortController();
   const late = new AbortController();
   void clock.sleep(connectTimeoutMs, done.signal).then(() => done.signal.aborted || late.abort());

@@ -32,19 +32,16 @@ export type Sender = {
   readonly serverAt: Millis | null;
   /** Of the direct chat, as stored. */
   readonly timerSeconds: number;
+  readonly isBlocked: boolean;
 };
 
 type AddressOf = (aci: string) => Address;
+/** `author` is whose message an admin deletes, as if its author had done it. */
+type What = { readonly said: Said; readonly chat: Chat | null; readonly sentAt?: Millis; readonly author?: string };
 /** A text names the rule of the protocol that was broken: such a message is set aside unanswered. */
-type Read =
-  | {
-      readonly said: Said;
-      readonly chat: Chat | null;
-      readonly sentAt?: Millis;
-      /** Where it counts as another person's. */
-      readonly source?: Address;
-    }
-  | string;
+type Read = What | string;
+/** `latest` bounds timestamps from the future; `addressOf` adds what is known of a person. */
+type Known = { readonly latest: Millis; readonly ownAci: string; readonly addressOf: AddressOf };
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
@@ -52,32 +49,31 @@ const timestampMax = 8_640_000_000_000_000;
 const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
-/** `now` bounds timestamps from the future. `addressOf` adds what is known of a person. */
-export function readContent(
-  content: wire.Content,
-  sender: Sender,
-  now: Millis,
-  addressOf: AddressOf,
-): Envelope | string {
+export function readContent(content: wire.Content, sender: Sender, known: Known): Envelope | string {
   const { sentAt, aci, number } = sender;
-  if (sentAt < 1 || sentAt > Math.min(timestampMax, now + dayMs)) return "timestamp out of range";
+  const { latest, ownAci, addressOf } = known;
+  if (sentAt < 1 || sentAt > Math.min(timestampMax, latest + dayMs)) return "timestamp out of range";
   const direct: Chat = sender.isOwn ? { kind: "self" } : { kind: "direct", peer: { aci, number } };
   const read = readKind(content, sender, direct, addressOf);
   if (typeof read === "string") return read;
   const envelope = toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
-  return read.source ? { ...envelope, source: read.source, isOwn: false } : envelope;
+  const { author } = read;
+  return author === undefined ? envelope : { ...envelope, source: addressOf(author), isOwn: author === ownAci };
 }
 
-export const toEnvelope = (sender: Sender, content: Said, chat: Chat | null): Envelope => ({
-  source: { aci: sender.aci, number: sender.number },
-  sourceDevice: sender.deviceId || null,
-  sentAt: sender.sentAt,
-  serverAt: sender.serverAt,
-  chat,
-  isOwn: sender.isOwn,
-  sourceName: sender.name,
-  content,
-});
+export function toEnvelope(sender: Sender, content: Said, chat: Chat | null): Envelope {
+  const { aci, number, deviceId, name: sourceName, sentAt, serverAt, isOwn } = sender;
+  return {
+    source: { aci, number },
+    sourceDevice: deviceId || null,
+    sentAt,
+    serverAt,
+    chat,
+    isOwn,
+    sourceName,
+    content,
+  };
+}
 
 const empty = (what: string): Read => ({ said: { kind: "empty", what }, chat: null });
 
@@ -113,26 +109,19 @@ const receiptKinds = {
 function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   if (Number(data.timestamp) !== sentAt) return "message timestamp differs";
   const chat = chatOf(data, direct);
-  if (data.adminDelete) return readAdminDelete(data.adminDelete, chat, addressOf);
-  const said = readBody(data, addressOf);
-  return typeof chat === "string" ? chat : typeof said === "string" ? said : { said, chat };
-}
-
-/** What an admin deletes in a group is withdrawn as if its author had deleted it. */
-function readAdminDelete(deletion: wire.DataMessage_AdminDelete, chat: Chat | string, addressOf: AddressOf): Read {
-  const author = toAci(deletion.targetAuthorAciBinary, "");
-  const targetSentAt = Number(deletion.targetSentTimestamp);
   if (typeof chat === "string") return chat;
-  if (chat.kind !== "group" || author === null || targetSentAt < 1) return "deletion by an admin of nothing";
-  return { said: { kind: "delete", targetSentAt }, chat, source: addressOf(author) };
+  const { adminDelete } = data;
+  if (adminDelete !== undefined) {
+    const author = chat.kind === "group" ? toAci(adminDelete.targetAuthorAciBinary, "") : null;
+    const targetSentAt = Number(adminDelete.targetSentTimestamp);
+    if (author === null || targetSentAt < 1) return "deletion by an admin of nothing";
+    return { said: { kind: "delete", targetSentAt }, chat, author };
+  }
+  const said = readBody(data, addressOf);
+  return typeof said === "string" ? said : { said, chat };
 }
 
-function readEdit(
-  edit: wire.EditMessage,
-  { sentAt, timerSeconds }: Pick<Sender, "sentAt" | "timerSeconds">,
-  direct: Chat,
-  addressOf: AddressOf,
-): Read {
+function readEdit(edit: wire.EditMessage, { sentAt, timerSeconds }: Sender, direct: Chat, addressOf: AddressOf): Read {
   const data = edit.dataMessage;
   if (data === undefined || Number(data.timestamp) !== sentAt) return "edit timestamp differs";
   if (edit.targetSentTimestamp === 0n) return "edit of nothing";
@@ -147,22 +136,11 @@ function readEdit(
 }
 
 /** Only such a message says what the chat's timer is; in all others the fields are missing. */
-export const speaksOfTimer = ({
-  flags,
-  body,
-  attachments,
-  sticker,
-  contact,
-  storyContext,
-  groupV2,
-}: wire.DataMessage): boolean =>
-  groupV2 === undefined &&
-  storyContext === undefined &&
-  ((flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) !== 0 ||
-    body !== "" ||
-    attachments.length > 0 ||
-    sticker !== undefined ||
-    contact.length > 0);
+export function speaksOfTimer({ flags, body, attachments, sticker, contact, storyContext, groupV2 }: wire.DataMessage) {
+  const isUpdate = (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) !== 0;
+  const isSaying = body !== "" || attachments.length > 0 || sticker !== undefined || contact.length > 0;
+  return groupV2 === undefined && storyContext === undefined && (isUpdate || isSaying);
+}
 
 /** A transcript of what another of our devices sent, or news among our devices. */
 function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
@@ -174,14 +152,11 @@ function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, a
   if (sentAt < 1 || sentAt > timestampMax) return "transcript timestamp out of range";
   const aci = toAci(sent.destinationServiceIdBinary, sent.destinationServiceId);
   const number = sent.destinationE164 || null;
-  const known = aci === null ? { aci, number } : addressOf(aci);
-  const direct: Chat =
-    aci === sender.aci ? { kind: "self" } : { kind: "direct", peer: { aci, number: number ?? known.number } };
-  const inner = sent.message
-    ? readData(sent.message, sentAt, direct, addressOf)
-    : sent.editMessage
-      ? readEdit(sent.editMessage, { ...sender, sentAt }, direct, addressOf)
-      : empty("sync sent story");
+  const peer = { aci, number: number ?? (aci && addressOf(aci).number) };
+  const direct: Chat = aci === sender.aci ? { kind: "self" } : { kind: "direct", peer };
+  const { message, editMessage } = sent;
+  const edited = editMessage && readEdit(editMessage, { ...sender, sentAt }, direct, addressOf);
+  const inner = message ? readData(message, sentAt, direct, addressOf) : (edited ?? empty("sync sent story"));
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
 
@@ -268,15 +243,12 @@ const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): s
     links: preview,
   });
 
+const textOf = (value: wire.BodyRange["value"]) => (value.case === "mentionAci" ? value.value : "");
+
 /** Ranges come from the sender: what lies outside of the text is cut off or left out. */
 function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
   return ranges.flatMap(({ start, length: wanted, value }): Mention[] => {
-    const aci =
-      value.case === "mentionAciBinary"
-        ? toAci(value.value, "")
-        : value.case === "mentionAci"
-          ? toAci(null, value.value)
-          : null;
+    const aci = value.case === "mentionAciBinary" ? toAci(value.value, "") : toAci(null, textOf(value));
     const length = Math.min(wanted, textLength - start);
     return aci === null || length < 1 ? [] : [{ start, length, who: addressOf(aci) }];
   });
@@ -294,9 +266,6 @@ const toAttachment = (pointer: wire.AttachmentPointer): TextContent["attachments
 });
 
 /** What people write, whether as a message or as an edit of one. */
-export const dataOf = ({ content }: wire.Content): wire.DataMessage | undefined =>
-  content.case === "dataMessage"
-    ? content.value
-    : content.case === "editMessage"
-      ? content.value.dataMessage
-      : undefined;
+export function dataOf({ content: { case: kind, value } }: wire.Content): wire.DataMessage | undefined {
+  return kind === "dataMessage" ? value : kind === "editMessage" ? value.dataMessage : undefined;
+}

@@ -1,7 +1,6 @@
 /**
- * The types that the files of this folder share: the account, the line to the server, the service behind it, groups, and the
- * `Context` that ties them together. This file holds types only and imports no file of the folder, so that every other file
- * may import it and none needs another one for a type's sake.
+ * The types that the files of this folder share. This file holds types only and imports no file of the folder, so that every
+ * other file may import it and none needs another one for a type's sake.
  */
 import type { PrivateKey, ProtocolAddress, PublicKey, SenderCertificate } from "@signalapp/libsignal-client";
 import type {
@@ -73,13 +72,12 @@ export type Request = {
 export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
 
 export type Line = {
-  /** The next delivery that has arrived, taken from the queue. */
   take(): Incoming | undefined;
   /** To be taken again, first. */
   putBack(deliveries: readonly Incoming[]): void;
   /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
   wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
-  /** Why the line is lost; null while it holds. */
+  /** Null while the line holds. */
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request, `outdated` */
   request(what: Request): Promise<Reply>;
@@ -87,7 +85,6 @@ export type Line = {
   sealedRequest(what: Request): Promise<Reply | null>;
   /** For the calls that libsignal has of its own (upload form). */
   readonly connection: AuthenticatedChatConnection;
-  /** Closes it. Never rejects. */
   [Symbol.asyncDispose](): Promise<void>;
 };
 
@@ -98,9 +95,8 @@ export type PinnedRequest = {
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
-  /** Largest body of the answer. */
+  /** Bounds of the answer's body, and of the whole exchange. */
   readonly bytesMax: number;
-  /** For the whole exchange. */
   readonly timeoutMs: Millis;
   readonly signal?: AbortSignal | undefined;
 };
@@ -112,16 +108,12 @@ export type PinnedResponse = {
   readonly body: Bytes;
 };
 
-/**
- * Resolves to the host's answer of any status, body complete.
- * @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled), `signal_timeout`, `signal_protocol` (body too large)
- */
+/** @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled) `signal_timeout` `signal_protocol` (body too large) */
 export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
 
 export type Service = {
-  /** The chat host is on this machine's loopback. */
+  /** On this machine's loopback. */
   readonly isLocal: boolean;
-  /** For all of its hosts; null: none. */
   readonly proxy: string | null;
   /** For `new Net(…)`; libsignal appends its own version to the user agent (`name/version`). */
   readonly netOptions: (userAgent: string) => NetConstructorOptions;
@@ -131,11 +123,10 @@ export type Service = {
   readonly trustRoots: readonly Bytes[];
   /** For zkgroup's `ServerPublicParams`. */
   readonly serverPublicParams: Bytes;
-  /** Base URLs, without a slash at their end. */
+  /** Base URLs, without a slash at their end; null for a number that is not in use. */
   readonly storageUrl: string;
-  /** Null for a number that is not in use. */
   readonly cdnUrl: (cdnNumber: number) => string | null;
-  /** Plain HTTPS that trusts this service's TLS roots and no others. */
+  /** Trusts this service's TLS roots and no others. */
   readonly fetch: PinnedFetch;
 };
 
@@ -155,11 +146,10 @@ export type GroupState = {
   readonly title: string;
   /** Full members, ourselves included; invited and asking ones get nothing. */
   readonly members: readonly GroupMember[];
-  /** Disappearing messages, 0 = off. */
+  /** 0 = off. */
   readonly expiresInSeconds: number;
-  /** Only admins may write. */
+  /** Only admins may write; no member at all. */
   readonly isAnnouncementsOnly: boolean;
-  /** The group has ended: it takes no messages any more. */
   readonly isTerminated: boolean;
 };
 
@@ -167,14 +157,10 @@ export type GroupState = {
 export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
 
 /**
- * Resolves to the present state, or to null when we are no member or the group is gone.
+ * Null when we are no member or the group is gone.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` `signal_protocol`
  */
-export type FetchGroup = (
-  account: GroupAccount,
-  masterKey: Uint8Array,
-  signal: AbortSignal,
-) => Promise<GroupState | null>;
+export type FetchGroup = (who: GroupAccount, masterKey: Uint8Array, signal: AbortSignal) => Promise<GroupState | null>;
 
 /** A group's state as it is stored, without keys. */
 export type KnownGroup = {
@@ -194,21 +180,14 @@ export type GroupClaim = {
 /** Deliveries that wait for their group, by its id. */
 export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliveries: Incoming[]; isAsked: boolean }>;
 
-/** The groups that are known from their messages. */
 export type GroupKeeper = {
-  /** Whether `aci` may write there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
+  /** Whether `aci` may do so there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
-  /**
-   * Asks the server about the group; afterwards `standing` of this claim is never `unknown`.
-   * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` when nothing is known of the group at all
-   */
+  /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup`, when nothing is known of it */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
-  /** The server could not be asked often enough: what claims to be of this group is `unreadable`, unless it is learnt after all. */
+  /** What claims to be of this group is `unreadable`, unless it is learnt after all. */
   giveUp(claim: GroupClaim): void;
-  /**
-   * The present state of a group on the allow list.
-   * @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup`
-   */
+  /** @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup` */
   load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
 };
 
@@ -227,12 +206,8 @@ export type NativeDeps = {
   readonly userAgent: string;
 };
 
-/** Who may write. */
-export type NativeAllow = {
-  readonly isAllowed: IsAllowed;
-  /** The numbers of the allow list: the phone, the storage service and contact discovery are asked whose they are. */
-  readonly allowedNumbers: readonly string[];
-};
+/** Who may write; whose the numbers are the phone, the storage service and contact discovery are asked. */
+export type NativeAllow = { readonly isAllowed: IsAllowed; readonly allowedNumbers: readonly string[] };
 
 /** First come, first served. `acquire` gives the release. */
 export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
@@ -242,9 +217,8 @@ export type Context = NativeDeps &
   NativeAllow & {
     readonly net: Net;
     readonly trustRoots: readonly PublicKey[];
-    /** @throws BridgeError `not_linked` */
+    /** Of the account's rows, which `reload` reads anew. @throws BridgeError `not_linked` */
     readonly account: () => NativeAccount;
-    /** The account's rows have changed. */
     readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
     readonly line: () => Line;
@@ -269,7 +243,5 @@ export type Context = NativeDeps &
     readonly onIdentityChange: () => void;
   };
 
-export type ReceiveDeps = Pick<
-  Context,
-  "database" | "now" | "log" | "account" | "trustRoots" | "isAllowed" | "groups" | "notify"
->;
+type ReceiveKeys = "database" | "now" | "log" | "account" | "trustRoots" | "isAllowed" | "groups" | "notify";
+export type ReceiveDeps = Pick<Context, ReceiveKeys>;

@@ -9,7 +9,7 @@
 import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
 import { owned } from "./bytes.ts";
-import type { Bytes, NativeAccount, Own } from "./context.ts";
+import type { Bytes, NativeAccount, Own, ReceiveDeps } from "./context.ts";
 import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
@@ -26,12 +26,13 @@ export type Sealing = {
   /** The group as the seal names it; null outside of one. */
   groupId: Bytes | null;
   /** The inner ciphertext, for a request to send again; null where there is none. */
-  original: { readonly bytes: Bytes; readonly type: libsignal.CiphertextMessageType } | null;
+  original: { readonly bytes: Bytes; readonly type: CipherType } | null;
 };
 
-export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: libsignal.CiphertextMessageType };
+type CipherType = libsignal.CiphertextMessageType;
+export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: CipherType };
 
-type Who = { readonly account: () => NativeAccount; readonly trustRoots: readonly libsignal.PublicKey[] };
+type Who = Pick<ReceiveDeps, "account" | "trustRoots"> & { readonly overlay: Overlay };
 
 /** Which of our identities an envelope is for; null for neither. Absent means the ACI. */
 function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | null {
@@ -49,7 +50,6 @@ function serviceIdOf(binary: Uint8Array): string | null {
 }
 
 const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
-type CipherType = libsignal.CiphertextMessageType;
 const openTypes = new Map<Envelope_Type, CipherType>([
   [Envelope_Type.DOUBLE_RATCHET, Whisper],
   [Envelope_Type.PREKEY_MESSAGE, PreKey],
@@ -61,13 +61,8 @@ const sealedTypes = new Map<number, CipherType>([Whisper, PreKey, SenderKey, Pla
  * The plaintext; or why it is none of ours: not for us, or forged, to be acknowledged and forgotten. Fills `sealing` as soon as
  * something is known, so that a failure can be answered; `at` is when the server received it. @throws what libsignal throws
  */
-export async function decrypt(
-  who: Who,
-  overlay: Overlay,
-  envelope: Envelope,
-  at: Millis,
-  sealing: Sealing,
-): Promise<Plain | string> {
+export async function decrypt(who: Who, envelope: Envelope, at: Millis, sealing: Sealing): Promise<Plain | string> {
+  const { overlay } = who;
   const own = destinationOf(envelope, who.account());
   if (own === null) return "for another account";
   let type = openTypes.get(envelope.type);
@@ -86,17 +81,10 @@ export async function decrypt(
   return type === undefined ? "unknown type of message" : openCipher(overlay, own, type, bytes, sealing);
 }
 
-/**
- * Null when all is well; `at` is when the server received the message. libsignal opens a seal without looking at the certificate:
- * a forger is told apart here, and only here.
- */
-function readSeal(
-  { account, trustRoots }: Who,
-  own: Own,
-  inner: libsignal.UnidentifiedSenderMessageContent,
-  at: Millis,
-  sealing: Sealing,
-): string | null {
+type Inner = libsignal.UnidentifiedSenderMessageContent;
+
+/** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
+function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Millis, sealing: Sealing): string | null {
   const certificate = inner.senderCertificate();
   sealing.aci = certificate.senderAci()?.getServiceIdString() ?? null;
   sealing.deviceId = certificate.senderDeviceId();
@@ -108,13 +96,7 @@ function readSeal(
   return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
 }
 
-async function openCipher(
-  overlay: Overlay,
-  own: Own,
-  type: CipherType,
-  bytes: Bytes,
-  sealing: Sealing,
-): Promise<Plain | string> {
+async function openCipher(overlay: Overlay, own: Own, type: CipherType, bytes: Bytes, sealing: Sealing) {
   if (sealing.aci === null) return "no sender";
   const from = libsignal.ProtocolAddress.new(sealing.aci, sealing.deviceId);
   const { sessions, identities, preKeys, signedPreKeys, kyberPreKeys, senderKeys } = overlay.stores(own);

@@ -95,6 +95,15 @@ export async function deliver(context: Context, parcel: Parcel): Promise<boolean
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
 
+/** As `deliver`, with a timestamp of its own: for what is never repeated. */
+export const deliverOnce = (
+  context: Context,
+  kind: Parcel["kind"],
+  to: string,
+  content: Parcel["content"],
+  groupId: Bytes | null = null,
+) => deliver(context, { kind, to, content, timestamp: context.freshTimestamp(), groupId });
+
 /** Null where a message to this person goes unsealed. */
 async function sealFor(context: Context, to: string): Promise<Seal | null> {
   const { profileKey, sealedRefusedAt } = findRecipient(context.database, to);
@@ -106,32 +115,19 @@ async function sealFor(context: Context, to: string): Promise<Seal | null> {
 }
 
 const key = v.pipe(v.string(), v.transform(fromBase64));
-const publicKey = v.pipe(
-  key,
-  v.transform((bytes) => libsignal.PublicKey.deserialize(bytes)),
-);
-const signedKey = v.object({ keyId: v.number(), publicKey: key, signature: key });
-const bundleList = v.object({
-  identityKey: publicKey,
-  devices: v.array(
-    v.object({
-      deviceId: v.number(),
-      registrationId: v.number(),
-      signedPreKey: signedKey,
-      preKey: v.nullish(v.object({ keyId: v.number(), publicKey })),
-      pqPreKey: signedKey,
-    }),
-  ),
-});
+const toPublic = (bytes: Bytes) => libsignal.PublicKey.deserialize(bytes);
+const publicKey = v.pipe(key, v.transform(toPublic));
+const [keyId, deviceId, registrationId] = [v.number(), v.number(), v.number()];
+const signedPreKey = v.object({ keyId, publicKey, signature: key });
+const pqPublic = v.transform((bytes: Bytes) => libsignal.KEMPublicKey.deserialize(bytes));
+const pqPreKey = v.object({ keyId, publicKey: v.pipe(key, pqPublic), signature: key });
+const preKey = v.nullish(v.object({ keyId, publicKey }));
+const bundle = v.object({ deviceId, registrationId, signedPreKey, preKey, pqPreKey });
+const bundleList = v.object({ identityKey: publicKey, devices: v.array(bundle) });
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
-async function fetchBundles(
-  context: Context,
-  to: string,
-  wanted: readonly (number | "*")[],
-  seal: Seal | null,
-): Promise<libsignal.PreKeyBundle[]> {
-  const { aci, deviceId } = context.account();
+async function fetchBundles(context: Context, to: string, wanted: readonly (number | "*")[], seal: Seal | null) {
+  const { aci, deviceId: ownId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
     const request = ask.bundles(to, device);
@@ -141,22 +137,12 @@ async function fetchBundles(
     if (reply.status !== 200) throw await refusal(context, reply, "fetch keys");
     try {
       const { identityKey, devices } = v.parse(bundleList, reply.json);
-      for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey } of devices) {
-        if (to === aci.serviceId && id === deviceId) continue;
-        const bundle = libsignal.PreKeyBundle.new(
-          registrationId,
-          id,
-          preKey?.keyId ?? null,
-          preKey?.publicKey ?? null,
-          signed.keyId,
-          libsignal.PublicKey.deserialize(signed.publicKey),
-          signed.signature,
-          identityKey,
-          pqPreKey.keyId,
-          libsignal.KEMPublicKey.deserialize(pqPreKey.publicKey),
-          pqPreKey.signature,
-        );
-        bundles.push(bundle);
+      for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey: pq } of devices) {
+        if (to === aci.serviceId && id === ownId) continue;
+        const oneTime = [preKey?.keyId ?? null, preKey?.publicKey ?? null] as const;
+        const lasting = [signed.keyId, signed.publicKey, signed.signature, identityKey] as const;
+        const quantum = [pq.keyId, pq.publicKey, pq.signature] as const;
+        bundles.push(libsignal.PreKeyBundle.new(registrationId, id, ...oneTime, ...lasting, ...quantum));
       }
     } catch (cause) {
       throw new BridgeError("signal_protocol", "Cannot read the keys of a recipient", { cause });
@@ -165,16 +151,14 @@ async function fetchBundles(
   return bundles;
 }
 
-/**
- * The messages as the server wants them; none where there is no session. Under the mutex. When it resolves, the sessions and our
- * own copy are committed.
- */
+/** The messages as the server wants them, none where there is no session; the sessions are committed. Under the mutex. */
 async function encrypt(
   context: Context,
-  { kind, to, content, timestamp, groupId = null }: Parcel,
+  parcel: Parcel,
   bundles: readonly libsignal.PreKeyBundle[],
   seal: Seal | null,
-): Promise<readonly object[]> {
+) {
+  const { kind, to, content, timestamp, groupId = null } = parcel;
   const { aci, deviceId } = context.account();
   const overlay = openOverlay(context);
   const { sessions, identities } = overlay.stores(aci);
@@ -202,16 +186,14 @@ async function encrypt(
         type: outer !== null ? 6 : inner.type() === 2 ? 1 : inner.type(),
         destinationDeviceId: id,
         destinationRegistrationId: session.remoteRegistrationId(),
-        content: toBase64(
-          outer === null ? inner.serialize() : await libsignal.sealedSenderEncrypt(outer, peer, identities),
-        ),
+        content: toBase64(await (outer ? libsignal.sealedSenderEncrypt(outer, peer, identities) : inner.serialize())),
       });
     }
     if (messages.length === 0) return messages;
-    if (kinds[kind].isLogged && content instanceof Uint8Array)
-      overlay.later(() =>
-        putRow(context.database, "send_log", { sent_at: timestamp, service_id: to, content, group_id: groupId }),
-      );
+    if (kinds[kind].isLogged && content instanceof Uint8Array) {
+      const row = { sent_at: timestamp, service_id: to, content, group_id: groupId };
+      overlay.later(() => putRow(context.database, "send_log", row));
+    }
     overlay.commit();
     return messages;
   } catch (error) {
@@ -239,29 +221,22 @@ async function adjust(context: Context, to: string, reply: Reply): Promise<reado
   if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw await refusal(context, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;
   const sql = "DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?";
-  await mutex.run(() =>
-    database.transaction(() => {
-      for (const id of [...extraDevices, ...staleDevices]) database.run(sql, to, id);
-    }),
-  );
+  const forget = () => [...extraDevices, ...staleDevices].forEach((id) => database.run(sql, to, id));
+  await mutex.run(() => database.transaction(forget));
   return [...missingDevices, ...staleDevices];
 }
 
-const codes: Partial<Record<number, ErrorCode>> = {
-  404: "unregistered",
-  428: "captcha",
-  429: "signal_rate_limited",
-  // Read-only for now: surely not taken. 508 is the server's last word.
-  503: "signal_unreachable",
-  508: "send_rejected",
-};
+/** 503: read-only for now, surely not taken; 508: the server's last word. */
+const codes = new Map<number, ErrorCode>([
+  [404, "unregistered"],
+  [428, "captcha"],
+  [429, "signal_rate_limited"],
+  [503, "signal_unreachable"],
+  [508, "send_rejected"],
+]);
 
 /** What an answer that is none of the expected ones means. A rate limit is the recipient's, a challenge the account's. */
-export async function refusal(
-  context: Context,
-  { status, json, retryAfterMs }: Reply,
-  what: string,
-): Promise<BridgeError> {
+async function refusal(context: Context, { status, json, retryAfterMs }: Reply, what: string) {
   const message = `Cannot ${what} as the server answered ${status}`;
   if (status === 428 && (await pushChallenge(context, json)))
     return new BridgeError("signal_rate_limited", message, {
@@ -269,7 +244,7 @@ export async function refusal(
       scope: "account",
       hint: "Nothing to do: the phone answers Signal's question by itself while it is online.",
     });
-  const code = codes[status] ?? (status >= 500 ? "send_uncertain" : "send_rejected");
+  const code = codes.get(status) ?? (status >= 500 ? "send_uncertain" : "send_rejected");
   const scope = status === 429 ? "recipient" : "account";
   return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined, scope });
 }
@@ -284,18 +259,17 @@ async function pushChallenge({ database, clock, line, last }: Context, json: unk
   database.run("UPDATE signal_account SET challenge = ?", asked.output.token);
   if (!asked.output.options.includes("pushChallenge") || clock.monotonic() - last.pushedAt < pushEveryMs) return false;
   last.pushedAt = clock.monotonic();
+  const isTaken = ({ status }: Reply) => status < 300;
   return line()
     .request(ask.pushChallenge())
-    .then(
-      ({ status }) => status < 300,
-      () => false,
-    );
+    .then(isTaken, () => false);
 }
 
 const certificateAnswer = v.object({ certificate: key });
 
 /** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
-export function certificateKeeper({ line, now, log }: Pick<Context, "line" | "now" | "log">): Context["certificate"] {
+type KeeperDeps = Pick<Context, "line" | "now" | "log">;
+export function certificateKeeper({ line, now, log }: KeeperDeps): Context["certificate"] {
   let kept: libsignal.SenderCertificate | null = null;
   return async () => {
     if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;

@@ -4,8 +4,7 @@
  *
  *   credential of the UTC day (chat host, cached) ─▶ presentation for the group ─▶ GET /v2/groups (storage host) ─▶ decrypt
  *
- * The storage host learns that some member of this group asks, not which one. **Source:** for all of it, mautrix-signal
- * pkg/signalmeow/groups.go and signal-cli's libsignal-service GroupsV2Operations.
+ * The storage host learns that some member asks, not which one. **Source:** `docs/signal-protocol.md`, "Groups".
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Aci, Pni } from "@signalapp/libsignal-client";
@@ -17,43 +16,28 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { learnProfileKey } from "./account.ts";
 import { fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
-import type {
-  Bytes,
-  FetchGroup,
-  GroupAccount,
-  GroupClaim,
-  GroupKeeper,
-  GroupMember,
-  GroupState,
-  KnownGroup,
-  Line,
-  NativeAccount,
-  PinnedResponse,
-  Service,
-} from "./context.ts";
+import type { Bytes, Context, FetchGroup, GroupAccount, GroupClaim } from "./context.ts";
+import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
 import { retryAfterMsOf } from "./https.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { ask } from "./server.ts";
+import { ask, refused } from "./server.ts";
+
+type Hosts = Pick<Service, "fetch" | "storageUrl" | "serverPublicParams">;
 
 const daySeconds = 86_400;
 const timeoutMs: Millis = 30_000;
 /** A group has up to 1001 members, each of some 300 bytes. */
-const groupBytesMax = 4 * 1024 * 1024;
+const bytesMax = 4 * 1024 * 1024;
 /** A state is asked for anew after this, even when no message spoke of a newer one. */
 const freshForMs: Millis = 86_400_000;
 const askedMax = 1_000;
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day, of the server's clock. */
-export function groupFetcher(
-  service: Pick<Service, "fetch" | "storageUrl" | "serverPublicParams">,
-  request: Line["request"],
-  now: () => Millis,
-): FetchGroup {
-  const operations = guard(
-    "the server parameters are damaged",
-    () => new zkgroup.ClientZkAuthOperations(new zkgroup.ServerPublicParams(service.serverPublicParams)),
-  );
+export function groupFetcher(service: Hosts, request: Line["request"], now: () => Millis): FetchGroup {
+  const makeOperations = () =>
+    new zkgroup.ClientZkAuthOperations(new zkgroup.ServerPublicParams(service.serverPublicParams));
+  const operations = guard("the server parameters are damaged", makeOperations);
   let cached: { readonly key: string; readonly credential: zkgroup.AuthCredentialWithPni } | null = null;
   return async (account, masterKey, signal) => {
     const secrets = groupSecretsOf(masterKey);
@@ -65,30 +49,23 @@ export function groupFetcher(
         cached = { key, credential: await fetchCredential(operations, request, account, day) };
       const presentation = operations.createAuthCredentialWithPniPresentation(secrets, cached.credential);
       const login = `${hex(secrets.getPublicParams().serialize())}:${hex(presentation.serialize())}`;
-      const answer = await service.fetch({
-        method: "GET",
-        url: `${service.storageUrl}/v2/groups`,
-        headers: { authorization: `Basic ${toBase64(utf8(login))}` },
-        bytesMax: groupBytesMax,
-        timeoutMs,
-        signal,
-      });
+      const url = `${service.storageUrl}/v2/groups`;
+      const headers = { authorization: `Basic ${toBase64(utf8(login))}` };
+      const answer = await service.fetch({ method: "GET", url, headers, bytesMax, timeoutMs, signal });
       // 403 says "no member" and "bad credential" alike: only with a fresh credential is it the former.
       if (answer.status === 403 && isCached) {
         cached = null;
         continue;
       }
       if (answer.status === 403 || answer.status === 404) return null;
-      if (answer.status !== 200) throw refused(answer.status, retryAfterMsOf(answer));
-      return guard("its state cannot be decrypted", () => toState(secrets, answer));
+      if (answer.status !== 200) throw refused("read a group", answer.status, retryAfterMsOf(answer));
+      return guard("its state cannot be decrypted", () => toState(secrets, answer.body));
     }
   };
 }
 
-const credentialsSchema = v.object({
-  pni: v.nullish(v.string()),
-  credentials: v.array(v.object({ credential: v.pipe(v.string(), v.base64()), redemptionTime: v.number() })),
-});
+const daily = v.object({ credential: v.pipe(v.string(), v.base64()), redemptionTime: v.number() });
+const credentialsSchema = v.object({ pni: v.nullish(v.string()), credentials: v.array(daily) });
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
 async function fetchCredential(
@@ -98,7 +75,7 @@ async function fetchCredential(
   day: number,
 ): Promise<zkgroup.AuthCredentialWithPni> {
   const reply = await request(ask.groupCredentials(day, day + daySeconds));
-  if (reply.status !== 200) throw refused(reply.status, reply.retryAfterMs);
+  if (reply.status !== 200) throw refused("read a group", reply.status, reply.retryAfterMs);
   return guard("its credential is not valid", () => {
     const { pni, credentials } = v.parse(credentialsSchema, reply.json);
     const todays = credentials.find((entry) => entry.redemptionTime === day);
@@ -114,8 +91,8 @@ async function fetchCredential(
   });
 }
 
-function toState(secrets: zkgroup.GroupSecretParams, answer: PinnedResponse): GroupState {
-  const { group } = fromBinary(wire.GroupResponseSchema, answer.body);
+function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
+  const { group } = fromBinary(wire.GroupResponseSchema, body);
   if (group === undefined) throw new Error("the answer holds no group");
   const cipher = new zkgroup.ClientZkGroupCipher(secrets);
   // Empty bytes mean: not set.
@@ -140,9 +117,8 @@ function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["membe
   if (!(id instanceof Aci)) return null;
   let profileKey: Bytes | null = null;
   try {
-    profileKey = owned(
-      cipher.decryptProfileKey(new zkgroup.ProfileKeyCiphertext(owned(member.profileKey)), id).serialize(),
-    );
+    const sealed = new zkgroup.ProfileKeyCiphertext(owned(member.profileKey));
+    profileKey = owned(cipher.decryptProfileKey(sealed, id).serialize());
   } catch {
     // Only the sealed-sender route to this member is lost.
   }
@@ -150,12 +126,6 @@ function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["membe
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
-
-function refused(status: number, retryAfterMs: Millis | null): BridgeError {
-  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : "signal_protocol";
-  const message = `Cannot read a group as Signal answered ${status}`;
-  return new BridgeError(code, message, { retryAfterMs: retryAfterMs ?? undefined });
-}
 
 function guard<T>(why: string, work: () => T): T {
   try {
@@ -165,12 +135,9 @@ function guard<T>(why: string, work: () => T): T {
   }
 }
 
-type KeeperDeps = {
-  readonly database: Database;
-  readonly now: () => Millis;
-  readonly account: () => NativeAccount;
-  readonly fetchGroup: FetchGroup;
-};
+type KeeperDeps = Pick<Context, "database" | "now" | "account"> & { readonly fetchGroup: FetchGroup };
+type Row = Record<"masterKey", Bytes> &
+  Record<"revision" | "isBlocked", number> & { state: string | null; fetchedAt: number | null };
 
 export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
@@ -178,17 +145,9 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
   const unreadable = new Set<string>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
-    const row = database.get<{
-      masterKey: Bytes;
-      revision: number;
-      state: string | null;
-      fetchedAt: number | null;
-      isBlocked: number;
-    }>(
-      `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
-       FROM signal_groups WHERE group_id = ?`,
-      groupId,
-    );
+    const sql = `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
+      FROM signal_groups WHERE group_id = ?`;
+    const row = database.get<Row>(sql, groupId);
     return row && { ...row, state: row.state === null ? null : (JSON.parse(row.state) as KnownGroup["state"]) };
   };
   /** Fetches and saves; null when we are no member. */
@@ -207,8 +166,8 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       if (state === null && unreadable.has(claim.groupId)) return "unreadable";
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
-      const needsAdmin = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
-      return member === undefined || (needsAdmin && !member.isAdmin) ? "stranger" : "member";
+      const isAdminNeeded = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
+      return member === undefined || (isAdminNeeded && !member.isAdmin) ? "stranger" : "member";
     },
     async learn(claim, signal) {
       try {
@@ -240,7 +199,5 @@ function save(database: Database, groupId: string, masterKey: Bytes, state: Grou
     ON CONFLICT DO UPDATE SET state = excluded.state, fetched_at = excluded.fetched_at,
     revision = max(revision, excluded.revision)`;
   database.run(sql, groupId, masterKey, state.revision, JSON.stringify({ ...state, members }), now);
-  for (const { aci, profileKey } of state.members) {
-    if (profileKey !== null) learnProfileKey(database, aci, profileKey);
-  }
+  for (const { aci, profileKey } of state.members) if (profileKey !== null) learnProfileKey(database, aci, profileKey);
 }

@@ -1,6 +1,6 @@
 /**
- * HTTPS that trusts given roots only, for Signal's storage and CDN hosts. On `node:https`, as that is the one way to name the
- * roots which Bun and Deno share. Every answer is bounded in bytes and in time; redirects are not followed.
+ * HTTPS that trusts given roots only, for Signal's storage and CDN hosts. `node:https` is the one way to name the roots which Bun
+ * and Deno share. Every answer is bounded in bytes and in time; redirects are not followed.
  */
 import type { Buffer } from "node:buffer";
 import { Agent, request } from "node:https";
@@ -39,13 +39,12 @@ export function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: st
     } catch (cause) {
       if (cause instanceof BridgeError) throw cause;
       const isOpened = openedTls.test(`${(cause as { code?: string }).code} ${reasonOf(cause)}`);
-      const [code, why] = late.signal.aborted
-        ? (["signal_timeout", `there was no answer in ${what.timeoutMs} ms`] as const)
-        : what.signal?.aborted
-          ? (["signal_unreachable", "it was cancelled"] as const)
-          : (["signal_unreachable", isOpened ? "this network opens TLS" : reasonOf(cause)] as const);
-      const message = `Cannot ${what.method} ${new URL(what.url).host} as ${why}`;
-      throw new BridgeError(code, message, { cause, hint: isOpened ? openedTlsHint : undefined });
+      const place = `Cannot ${what.method} ${new URL(what.url).host} as`;
+      if (late.signal.aborted)
+        throw new BridgeError("signal_timeout", `${place} there was no answer in ${what.timeoutMs} ms`, { cause });
+      const why = what.signal?.aborted ? "it was cancelled" : isOpened ? "this network opens TLS" : reasonOf(cause);
+      const hint = isOpened ? openedTlsHint : undefined;
+      throw new BridgeError("signal_unreachable", `${place} ${why}`, { cause, hint });
     } finally {
       done.abort();
       active--;

@@ -28,8 +28,7 @@ import type { NativeTransport } from "./transport.ts";
 
 export { signalSchema as schema } from "./schema.ts";
 
-/** Where it runs. */
-export type NativePlace = Omit<NativeDeps, "service"> & {
+type NativePlace = Omit<NativeDeps, "service"> & {
   /** `production`, or the path of a service file. */
   readonly signalService: string;
   /** Of our own, where programs may be executed: holds libsignal's addon. */
@@ -38,11 +37,7 @@ export type NativePlace = Omit<NativeDeps, "service"> & {
   readonly proxy: string | null;
 };
 
-/**
- * The transport over the account that `link` left in the database; nothing is asked of Signal before its `connect`. `isAllowed`
- * says to whom it may answer by itself: strangers get no receipt and no request to send again.
- * @throws BridgeError `config` `unsupported`
- */
+/** Over the account that `link` left in the database; nothing is asked of Signal before `connect`. @throws BridgeError `config` `unsupported` */
 export async function open({
   isAllowed,
   allowedNumbers,

@@ -1,19 +1,18 @@
 /**
  * Our pre-keys: what others need to write to us first.
  *
- * Rows are committed before they are uploaded: a crash in between leaves keys that are never asked for (harmless), the other order would
- * leave the server handing out keys that we cannot use. An upload replaces the one-time lists on the server, yet a peer may
- * have fetched a key just before: superseded rows are kept for a while. **Source:** `docs/signal-protocol.md`, "Pre-keys".
+ * Rows are committed before they are uploaded: the other order would leave the server handing out keys that we cannot use. An
+ * upload replaces the one-time lists on the server, yet a peer may have fetched a key just before: superseded rows are kept for a
+ * while. **Source:** `docs/signal-protocol.md`, "Pre-keys".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import * as v from "valibot";
-import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
 import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
-import { ask } from "./server.ts";
+import { ask, refused } from "./server.ts";
 
 /** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
@@ -28,11 +27,10 @@ const oneTimeKeptMs: Millis = 90 * dayMs;
 const oneTimeKept = 200;
 const signedKeptMs: Millis = 30 * dayMs;
 
+type Signed = libsignal.SignedPreKeyRecord;
+type Kyber = libsignal.KyberPreKeyRecord;
 /** The two keys that a device always has: reusable, signed by the identity, replaced every two days. */
-export type StandingKeys = {
-  readonly signed: libsignal.SignedPreKeyRecord;
-  readonly lastResort: libsignal.KyberPreKeyRecord;
-};
+type StandingKeys = { readonly signed: Signed; readonly lastResort: Kyber };
 
 export function makeStandingKeys(identity: libsignal.PrivateKey, nextId: () => number, at: Millis): StandingKeys {
   const pair = libsignal.PrivateKey.generate();
@@ -44,36 +42,25 @@ export function makeStandingKeys(identity: libsignal.PrivateKey, nextId: () => n
   };
 }
 
-function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): libsignal.KyberPreKeyRecord {
+function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): Kyber {
   const pair = libsignal.KEMKeyPair.generate();
   return libsignal.KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
 }
 
 /** A signed key as the server's JSON has it. */
-export const toUpload = (key: libsignal.SignedPreKeyRecord | libsignal.KyberPreKeyRecord) => ({
+export const toUpload = (key: Signed | Kyber) => ({
   keyId: key.id(),
   publicKey: toBase64(key.publicKey().serialize()),
   signature: toBase64(key.signature()),
 });
 
+type NewOwn = Pick<Own, "name" | "serviceId" | "identity" | "registrationId"> & { readonly nextId: number };
+
 /** A new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
-export function saveOwn(
-  database: Database,
-  own: Pick<Own, "name" | "serviceId" | "identity" | "registrationId"> & { readonly nextId: number },
-  keys: StandingKeys,
-  at: Millis,
-): void {
+export function saveOwn(database: Database, own: NewOwn, keys: StandingKeys, at: Millis): void {
   const { name, serviceId, identity, registrationId, nextId } = own;
-  putRow(database, "own", {
-    own: name,
-    service_id: serviceId,
-    identity: identity.serialize(),
-    registration_id: registrationId,
-    next_id: nextId,
-    signed_id: 0,
-    last_resort_id: 0,
-    rotated_at: at,
-  });
+  const row = { own: name, service_id: serviceId, identity: identity.serialize(), registration_id: registrationId };
+  putRow(database, "own", { ...row, next_id: nextId, signed_id: 0, last_resort_id: 0, rotated_at: at });
   putRow(database, "identities", { service_id: serviceId, record: identity.getPublicKey().serialize(), at });
   saveStandingKeys(database, name, keys, at);
 }
@@ -93,6 +80,7 @@ function supersede(database: Database, table: string, own: OwnName, at: Millis, 
   database.run(`UPDATE signal_${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
 }
 
+type KeyDeps = Pick<NativeDeps, "database" | "clock" | "log">;
 const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
@@ -101,19 +89,14 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @returns true when something was uploaded
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
-export async function refreshKeys(
-  { database, clock, log }: Pick<NativeDeps, "database" | "clock" | "log">,
-  line: Line,
-  own: Own,
-): Promise<boolean> {
+export async function refreshKeys({ database, clock, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
   const left = v.safeParse(counts, answer.json);
   if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
     log.info("no pre-keys for the number: the account has lost it", { status: answer.status });
     return false;
   }
-  if (answer.status !== 200 || !left.success)
-    throw new BridgeError("signal_protocol", `Cannot count pre-keys as the server answered ${answer.status}`);
+  if (answer.status !== 200 || !left.success) throw refused("count pre-keys", answer.status);
   const at = clock.now();
   const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
   const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
@@ -123,7 +106,7 @@ export async function refreshKeys(
   if (status >= 200 && status <= 299) return true;
   // The rotation did not take place: the next round makes it up.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
-  throw new BridgeError("signal_protocol", `Cannot upload pre-keys as the server answered ${status}`);
+  throw refused("upload pre-keys", status);
 }
 
 /** Gives the upload. */

@@ -32,24 +32,21 @@ const codesMax = 30;
 type LinkDeps = NativeDeps & Pick<Context, "net">;
 
 /**
- * The link of the native transport. Yields the account once it is committed and the pre-keys are uploaded, so that others can
- * write to us at once. An account linked before is replaced: its sessions and keys are wiped.
+ * Yields the account once it is committed and the pre-keys are uploaded, so that others can write to us at once. An account that
+ * was linked before is replaced.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` `signal_rate_limited` `rejected` `database`
  */
 export function makeLink(deps: LinkDeps): Link {
   return async function* (deviceName: string, signal: AbortSignal): AsyncIterable<LinkProgress> {
     for (let codes = 0, isDone = false; !isDone; codes++) {
       if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as the code was not scanned");
-      const code = await openCode(deps, signal);
-      try {
-        yield { event: "url", url: code.url };
-        const provision = await code.scanned;
-        if (provision === null) continue;
-        await complete(deps, prepare(deps, provision, deviceName), signal);
-        isDone = true;
-      } finally {
-        await code.close();
-      }
+      const { url, scanned, open } = await openCode(deps, signal);
+      await using _ = open;
+      yield { event: "url", url };
+      const provision = await scanned;
+      if (provision === null) continue;
+      await complete(deps, prepare(deps, provision, deviceName), signal);
+      isDone = true;
     }
     await announceKeys(deps, signal);
     yield { event: "linked", account: toAccount(loadAccount(deps.database)) };
@@ -90,16 +87,14 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   };
   signal.addEventListener("abort", cancel, { once: true });
   if (signal.aborted) cancel();
-  const close = async () => {
+  await using stack = new AsyncDisposableStack();
+  stack.defer(async () => {
     signal.removeEventListener("abort", cancel);
     await connection.disconnect();
-  };
+  });
   const given = await address.promise;
-  if (given === null) {
-    await close();
-    throw new BridgeError("signal_unreachable", "Cannot link as the server gave no address");
-  }
-  return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, close };
+  if (given === null) throw new BridgeError("signal_unreachable", "Cannot link as the server gave no address");
+  return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, open: stack.move() };
 }
 
 /** All that the link needs after the answer. */
@@ -124,12 +119,8 @@ function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: 
       name: sealDeviceName(cutName(deviceName), provision.aciIdentity.getPublicKey()),
       capabilities,
     },
-    ...Object.fromEntries(
-      owns.flatMap(({ name, keys }) => [
-        [`${name}SignedPreKey`, toUpload(keys.signed)],
-        [`${name}PqLastResortPreKey`, toUpload(keys.lastResort)],
-      ]),
-    ),
+    ...Object.fromEntries(owns.map(({ name, keys }) => [`${name}SignedPreKey`, toUpload(keys.signed)])),
+    ...Object.fromEntries(owns.map(({ name, keys }) => [`${name}PqLastResortPreKey`, toUpload(keys.lastResort)])),
   };
   return { provision, owns, request, password: randomBytes(24).toString("base64url") };
 }
@@ -166,18 +157,17 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
   }
 }
 
-const hints: Partial<Record<number, string>> = {
-  409: "Update signalman: Signal asks for a newer client.",
-  411: "The account has too many linked devices: remove one on the phone.",
-  422: "Give the device a shorter name. If that does not help, update signalman.",
-};
+const hints = new Map([
+  [409, "Update signalman: Signal asks for a newer client."],
+  [411, "The account has too many linked devices: remove one on the phone."],
+  [422, "Give the device a shorter name. If that does not help, update signalman."],
+]);
+const expired = "The code has expired or was used: run `signalman link` again and scan the new code soon.";
 
 function refusal({ status, retryAfterMs }: Reply): BridgeError {
   const what = `Cannot link as the server answered ${status}`;
   if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
-  const hint =
-    hints[status] ?? "The code has expired or was used: run `signalman link` again and scan the new code soon.";
-  return new BridgeError("rejected", what, { hint });
+  return new BridgeError("rejected", what, { hint: hints.get(status) ?? expired });
 }
 
 /** A device that is only forgotten would keep a place and a queue for weeks. Best effort: it may be gone already. */
@@ -204,17 +194,11 @@ function save({ database, clock }: LinkDeps, { provision, owns, password }: Pend
   const isSameAccount = readAccount(database)?.aci.serviceId === provision.aci;
   for (const table of `${deviceTables} ${isSameAccount ? "" : accountTables}`.trim().split(" "))
     database.run(`DELETE FROM signal_${table}`);
-  putRow(database, "account", {
-    id: 1,
-    number: provision.number,
-    device_id: answer.deviceId,
-    password,
-    profile_key: provision.profileKey,
-    storage_key: provision.entropyPool === null ? null : storageKeyOf(provision.entropyPool),
-    credential_salt: provision.credentialSalt,
-    sends_read_receipts: provision.sendsReadReceipts ? 1 : 0,
-    linked_at: at,
-  });
+  const { number, profileKey: profile_key, entropyPool, credentialSalt: credential_salt } = provision;
+  const storage_key = entropyPool === null ? null : storageKeyOf(entropyPool);
+  const settings = { sends_read_receipts: Number(provision.sendsReadReceipts), linked_at: at };
+  const login = { number, device_id: answer.deviceId, password };
+  putRow(database, "account", { id: 1, ...login, profile_key, storage_key, credential_salt, ...settings });
   for (const own of owns) {
     if (own.name === "pni" && !answer.pni) continue;
     const serviceId = own.name === "aci" ? provision.aci : `PNI:${answer.pni?.toLowerCase()}`;
@@ -235,7 +219,7 @@ async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> 
   }
 }
 
-// --- The crypto of linking: what the phone hands over through the QR code, and the name under which it lists us.
+// --- what the phone hands over through the QR code, and the name under which it lists us
 
 type Provision = ReturnType<typeof toProvision>;
 const macBytes = 32;
@@ -247,10 +231,7 @@ function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
   return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
 }
 
-/**
- * Opens the envelope that came for the key `ephemeral`.
- * @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs
- */
+/** @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs */
 export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
   try {
     const envelope = fromBinary(wire.ProvisionEnvelopeSchema, bytes);

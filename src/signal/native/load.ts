@@ -1,11 +1,9 @@
 /**
  * libsignal: 25 MB of machine code that only the native transport needs.
  *
- *   await loadLibsignal(folder)  ─▶  await import("./transport.ts")
- *
- * A file that uses values of libsignal is imported after that call alone. Run from source, the package finds its own addon. Into
- * the compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a
- * world-writable temporary folder, and fails where that is missing or mounted noexec.
+ * A file that uses values of it is imported after `loadLibsignal` alone. Run from source, the package finds its own addon. Into the
+ * compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a world-writable
+ * temporary folder, and fails where that is missing or mounted noexec.
  */
 import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -16,8 +14,7 @@ import { reasonOf } from "./bytes.ts";
 let addonFolder: string | null = null;
 
 /**
- * Resolves when libsignal can be imported. `folder` (created, 0700) receives the addon of the compiled program, and must lie
- * where programs may be executed. After a failure only a new process can try again.
+ * `folder` (created, 0700) must lie where programs may be executed. After a failure only a new process can try again.
  * @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it
  */
 export async function loadLibsignal(folder: string): Promise<void> {
@@ -29,11 +26,7 @@ export async function loadLibsignal(folder: string): Promise<void> {
   }
 }
 
-/**
- * Called by the embedded build alone: the exports of the addon whose bytes are at `source` with the SHA-256 `sha256` (hex). Once
- * it is loaded its file is removed again; Windows keeps it until the next start.
- * @throws BridgeError as `loadLibsignal`
- */
+/** For the embedded build alone: the exports of the addon at `source`, whose file is removed again once it is loaded. */
 export function openAddon(source: string, sha256: string): unknown {
   if (addonFolder === null)
     throw new BridgeError("internal", "Cannot load libsignal as loadLibsignal was not called before");
@@ -49,10 +42,7 @@ export function openAddon(source: string, sha256: string): unknown {
   return addon.exports;
 }
 
-/**
- * Path of the addon, alone in a fresh folder inside of `folder`, where no other user can put, read or swap a file; verified after
- * it was written. @throws BridgeError `config` when the folder cannot be written
- */
+/** Path of the addon, verified, in a fresh folder where no other user can put or swap a file. @throws BridgeError `config` */
 export function unpackAddon(source: string, sha256: string, folder: string): string {
   let fresh: string | null = null;
   try {

@@ -15,31 +15,31 @@ import type * as wire from "./proto/signal_pb.ts";
 import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
 
-export type Job =
-  /** A pre-key was used up. */
-  | { readonly kind: "refreshKeys" }
+type Jobs = {
+  /** A pre-key was used up; the storage service has something new. */
+  refreshKeys: object;
+  storage: object;
   /** Ask the sender of an undecryptable message to send it again. */
-  | {
-      readonly kind: "askAgain";
-      readonly aci: string;
-      readonly groupId: Bytes | null;
-      readonly request: libsignal.DecryptionErrorMessage;
-    }
+  askAgain: { aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage };
   /** A person asks us to send again: a serialized `DecryptionErrorMessage`. */
-  | { readonly kind: "answerAgain"; readonly aci: string; readonly deviceId: number; readonly request: Bytes }
+  answerAgain: { aci: string; deviceId: number; request: Bytes };
   /** The owner's contacts lie on the CDN. */
-  | { readonly kind: "contacts"; readonly pointer: wire.AttachmentPointer }
-  /** The storage service has something new. */
-  | { readonly kind: "storage" }
+  contacts: { pointer: wire.AttachmentPointer };
   /** Sealed messages of this person arrived. */
-  | { readonly kind: "receipt"; readonly aci: string; readonly sentAts: readonly Millis[] };
+  receipt: { aci: string; sentAts: readonly Millis[] };
+};
+export type JobOf<K extends keyof Jobs> = Readonly<Jobs[K] & { kind: K }>;
+export type Job = { [K in keyof Jobs]: JobOf<K> }[keyof Jobs];
+
+/** What a batch is read with. */
+export type Desk = ReceiveDeps & { readonly overlay: Overlay };
 
 /** However many keys were used, the lists are looked at once; a person gets one receipt for a batch. */
 export function mergeJobs(jobs: readonly Job[]): Job[] {
   const merged = new Map<unknown, Job>();
   for (const job of jobs) {
-    const key =
-      job.kind === "receipt" ? job.aci : job.kind === "refreshKeys" || job.kind === "storage" ? job.kind : job;
+    const isOnce = job.kind === "refreshKeys" || job.kind === "storage";
+    const key = job.kind === "receipt" ? job.aci : isOnce ? job.kind : job;
     const known = merged.get(key);
     const isMore = job.kind === "receipt" && known?.kind === "receipt";
     merged.set(key, isMore ? { ...job, sentAts: [...known.sentAts, ...job.sentAts] } : job);
@@ -53,23 +53,17 @@ const work = (job: Job): News => ({ jobs: [job], isLast: false });
 
 type About = { readonly envelope: wire.Envelope; readonly isForPni: boolean };
 
-export function takeNews(
-  deps: ReceiveDeps,
-  overlay: Overlay,
-  content: wire.Content,
-  sender: Sender,
-  about: About,
-): News {
-  const { database } = deps;
+export function takeNews(deps: Desk, content: wire.Content, sender: Sender, about: About): News {
+  const { database, overlay } = deps;
   const { case: kind, value } = content.content;
-  if (kind === "syncMessage") return takeSync(deps, overlay, value, sender, about.envelope);
+  if (kind === "syncMessage") return takeSync(deps, value, sender, about.envelope);
   const data = dataOf(content);
   const groupId = data?.groupV2 ? groupIdOf(data.groupV2.masterKey) : null;
   if (!sender.isOwn && !deps.isAllowed(sender, groupId)) return quiet;
   if (kind === "decryptionErrorMessage")
     return work({ kind: "answerAgain", aci: sender.aci, deviceId: sender.deviceId, request: owned(value) });
   if (data === undefined) return quiet;
-  rememberGroup(deps, overlay, data, groupId);
+  rememberGroup(deps, data, groupId);
   if (sender.isOwn) return quiet;
   overlay.later(() => {
     saveRecipient(database, sender.aci, sender.number, null);
@@ -82,12 +76,7 @@ export function takeNews(
 }
 
 /** The master key is all that a send into the group needs; the rest is fetched with it. */
-function rememberGroup(
-  { database }: ReceiveDeps,
-  overlay: Overlay,
-  data: wire.DataMessage,
-  groupId: string | null,
-): void {
+function rememberGroup({ database, overlay }: Desk, data: wire.DataMessage, groupId: string | null): void {
   if (data.groupV2 === undefined || groupId === null) return;
   const { masterKey, revision } = data.groupV2;
   const sql = `INSERT INTO signal_groups (group_id, master_key, revision) VALUES (?, ?, ?)
@@ -96,14 +85,8 @@ function rememberGroup(
 }
 
 /** From our own devices only: `readContent` has refused it from others. */
-function takeSync(
-  deps: ReceiveDeps,
-  overlay: Overlay,
-  sync: wire.SyncMessage,
-  sender: Sender,
-  envelope: wire.Envelope,
-): News {
-  const { database, now, isAllowed } = deps;
+function takeSync(deps: Desk, sync: wire.SyncMessage, sender: Sender, envelope: wire.Envelope): News {
+  const { database, overlay, now, isAllowed } = deps;
   const { case: kind, value } = sync.content;
   const update = (sql: string, ...params: (Bytes | number)[]): News => {
     overlay.later(() => void database.run(`UPDATE signal_account SET ${sql}`, ...params));
@@ -117,7 +100,7 @@ function takeSync(
       const aci = toAci(value.destinationServiceIdBinary, value.destinationServiceId);
       const isSelf = aci === sender.aci;
       if (groupId !== null) {
-        if (isAllowed(sender, groupId)) rememberGroup(deps, overlay, data, groupId);
+        if (isAllowed(sender, groupId)) rememberGroup(deps, data, groupId);
       } else if (aci !== null && (isSelf || isAllowed({ aci, number: findRecipient(database, aci).number }, null)))
         overlay.later(() => {
           // Note to Self has a timer, too.
@@ -145,19 +128,15 @@ function takeSync(
         ? work({ kind: "storage" })
         : quiet;
     case "blocked": {
-      const acis = [...value.acisBinary.map((id) => toAci(id, "")), ...value.acis.map((id) => toAci(null, id))];
-      overlay.later(() =>
-        saveBlocked(
-          deps,
-          acis.flatMap((aci) => aci ?? []),
-          value.groupIds.map(toBase64),
-        ),
-      );
+      const given = [...value.acisBinary.map((id) => toAci(id, "")), ...value.acis.map((id) => toAci(null, id))];
+      const acis = given.filter((aci) => aci !== null);
+      const groupIds = value.groupIds.map(toBase64);
+      overlay.later(() => saveBlocked(deps, acis, groupIds));
       return quiet;
     }
     case "pniChangeNumber":
       // Only the phone may change the number.
-      return sender.deviceId === 1 ? changeNumber(deps, overlay, value, envelope) : quiet;
+      return sender.deviceId === 1 ? changeNumber(deps, value, envelope) : quiet;
     default:
       return quiet;
   }
@@ -173,12 +152,9 @@ function saveBlocked({ database, isAllowed }: ReceiveDeps, acis: readonly string
 }
 
 /** The account has another number: another PNI identity, made by the phone. **Source:** Signal-Desktop `MessageReceiver`. */
-function changeNumber(
-  { database, now, log }: ReceiveDeps,
-  overlay: Overlay,
-  change: wire.SyncMessage_PniChangeNumber,
-  { updatedPniBinary: binary, updatedPni: text }: wire.Envelope,
-): News {
+function changeNumber(deps: Desk, change: wire.SyncMessage_PniChangeNumber, envelope: wire.Envelope): News {
+  const { database, overlay, now, log } = deps;
+  const { updatedPniBinary: binary, updatedPni: text } = envelope;
   const uuid = binary.length === 16 ? toAci(binary, "") : toAci(null, text.replace(/^PNI:/, ""));
   if (uuid === null) {
     log.warn("number change without a new identity ignored");

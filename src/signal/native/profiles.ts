@@ -1,23 +1,20 @@
 /**
- * The names of group members, as their profiles have them: what one of them says goes to Claude with a name before it, and
- * the owner's phone tells us of its contacts only those on the allow list. **Source:**
- * `docs/signal-protocol.md`, "Profiles".
+ * The names of group members, as their profiles have them: what one of them says goes to Claude with a name before it.
+ * **Source:** `docs/signal-protocol.md`, "Profiles".
  */
 import { Aci } from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
-import { createDecipheriv } from "node:crypto";
+import { Buffer } from "node:buffer";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Database } from "../../store/database.ts";
-import { fromBase64 } from "./bytes.ts";
+import { fromBase64, openGcm } from "./bytes.ts";
 import type { Bytes, FetchGroup, Line } from "./context.ts";
 import { findRecipient, saveRecipient } from "./account.ts";
 import { ask } from "./server.ts";
 
 /** Asked for at once; of a larger group the rest is named when it is fetched again. */
 const namesMax = 20;
-const ivBytes = 12;
-const tagBytes = 16;
 
 const profile = v.object({ name: v.string() });
 
@@ -33,12 +30,9 @@ export function withNames(fetchGroup: FetchGroup, database: Database, request: L
   };
   return async (account, masterKey, signal) => {
     const state = await fetchGroup(account, masterKey, signal);
-    const nameless = (state?.members ?? []).flatMap(({ aci, profileKey }) =>
-      aci === account.aci || profileKey === null || findRecipient(database, aci).name !== null
-        ? []
-        : [{ aci, profileKey }],
-    );
-    await Promise.all(nameless.slice(0, namesMax).map(({ aci, profileKey }) => learn(aci, profileKey)));
+    const isNameless = (aci: string) => aci !== account.aci && findRecipient(database, aci).name === null;
+    const nameless = (state?.members ?? []).filter(({ aci }) => isNameless(aci)).slice(0, namesMax);
+    await Promise.all(nameless.map(async ({ aci, profileKey }) => profileKey && learn(aci, profileKey)));
     return state;
   };
 }
@@ -51,13 +45,10 @@ async function fetchName(request: Line["request"], aci: string, key: Bytes): Pro
   return status === 200 && found.success ? openName(fromBase64(found.output.name), key) : null;
 }
 
-/** nonce || ciphertext || tag; the plain name is padded with NULs, and one stands between given and family name. */
+/** The plain name is padded with NULs, and one stands between given and family name; null where the key does not open it. */
 export function openName(sealed: Bytes, key: Bytes): string | null {
   try {
-    const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
-    opening.setAuthTag(sealed.subarray(-tagBytes));
-    const plain = opening.update(sealed.subarray(ivBytes, -tagBytes), undefined, "utf8") + opening.final("utf8");
-    return plain.replace(/\0+/gu, " ").trim() || null;
+    return Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim() || null;
   } catch {
     return null;
   }

@@ -19,62 +19,47 @@ CREATE TABLE signal_account (
   id INTEGER PRIMARY KEY CHECK (id = 1), number TEXT, device_id INTEGER NOT NULL, password TEXT NOT NULL,
   profile_key BLOB, entropy_pool TEXT, master_key BLOB, credential_salt BLOB,
   sends_read_receipts INTEGER NOT NULL DEFAULT 0, sends_typing INTEGER NOT NULL DEFAULT 1,
-  linked_at INTEGER NOT NULL, synced_at INTEGER, challenge TEXT
-) STRICT;
+  linked_at INTEGER NOT NULL, synced_at INTEGER, challenge TEXT) STRICT;
 CREATE TABLE signal_own (
   own TEXT PRIMARY KEY CHECK (own IN ('aci', 'pni')), service_id TEXT NOT NULL, identity BLOB NOT NULL,
-  registration_id INTEGER NOT NULL, next_id INTEGER NOT NULL,
-  signed_id INTEGER NOT NULL, last_resort_id INTEGER NOT NULL, rotated_at INTEGER NOT NULL
-) STRICT;
-CREATE TABLE signal_pending_link (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL, state TEXT NOT NULL) STRICT;
+  registration_id INTEGER NOT NULL, next_id INTEGER NOT NULL, signed_id INTEGER NOT NULL,
+  last_resort_id INTEGER NOT NULL, rotated_at INTEGER NOT NULL) STRICT;
+CREATE TABLE signal_pending_link (
+  id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL, state TEXT NOT NULL) STRICT;
 CREATE TABLE signal_sessions (
-  own TEXT NOT NULL, service_id TEXT NOT NULL, device_id INTEGER NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (own, service_id, device_id)
-) STRICT;
+  own TEXT NOT NULL, service_id TEXT NOT NULL, device_id INTEGER NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL,
+  PRIMARY KEY (own, service_id, device_id)) STRICT;
 CREATE TABLE signal_identities (
-  service_id TEXT PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL,
-  changes INTEGER NOT NULL DEFAULT 0, is_blocked INTEGER NOT NULL DEFAULT 0
-) STRICT;
+  service_id TEXT PRIMARY KEY, record BLOB NOT NULL, at INTEGER NOT NULL, changes INTEGER NOT NULL DEFAULT 0,
+  is_blocked INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE signal_pre_keys (
-  own TEXT NOT NULL, key_id INTEGER NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER, PRIMARY KEY (own, key_id)
-) STRICT;
+  own TEXT NOT NULL, key_id INTEGER NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER,
+  PRIMARY KEY (own, key_id)) STRICT;
 CREATE TABLE signal_signed_pre_keys (
-  own TEXT NOT NULL, key_id INTEGER NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER, PRIMARY KEY (own, key_id)
-) STRICT;
+  own TEXT NOT NULL, key_id INTEGER NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER,
+  PRIMARY KEY (own, key_id)) STRICT;
 CREATE TABLE signal_kyber_pre_keys (
-  own TEXT NOT NULL, key_id INTEGER NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER,
-  is_last_resort INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (own, key_id)
-) STRICT;
+  own TEXT NOT NULL, key_id INTEGER NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL, stale_at INTEGER,
+  is_last_resort INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (own, key_id)) STRICT;
 CREATE TABLE signal_kyber_used (
   own TEXT NOT NULL, kyber_id INTEGER NOT NULL, signed_id INTEGER NOT NULL, base_key TEXT NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (own, kyber_id, signed_id, base_key)
-) STRICT;
+  record BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (own, kyber_id, signed_id, base_key)) STRICT;
 CREATE TABLE signal_sender_keys (
-  service_id TEXT NOT NULL, device_id INTEGER NOT NULL, distribution_id TEXT NOT NULL,
-  record BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (service_id, device_id, distribution_id)
-) STRICT;
+  service_id TEXT NOT NULL, device_id INTEGER NOT NULL, distribution_id TEXT NOT NULL, record BLOB NOT NULL,
+  at INTEGER NOT NULL, PRIMARY KEY (service_id, device_id, distribution_id)) STRICT;
 CREATE TABLE signal_seen (hash BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 CREATE TABLE signal_attempts (hash BLOB PRIMARY KEY, count INTEGER NOT NULL, at INTEGER NOT NULL) STRICT;
-CREATE TABLE signal_quarantine (
-  hash BLOB PRIMARY KEY, reason TEXT NOT NULL, envelope BLOB, at INTEGER NOT NULL
-) STRICT;
+CREATE TABLE signal_quarantine (hash BLOB PRIMARY KEY, reason TEXT NOT NULL, envelope BLOB, at INTEGER NOT NULL) STRICT;
 CREATE TABLE signal_recipients (
   aci TEXT PRIMARY KEY, number TEXT UNIQUE, name TEXT, profile_key BLOB,
-  is_sealed_refused INTEGER NOT NULL DEFAULT 0,
-  timer_seconds INTEGER NOT NULL DEFAULT 0, timer_version INTEGER NOT NULL DEFAULT 1,
-  needs_pni_signature INTEGER NOT NULL DEFAULT 0
-) STRICT;
+  is_sealed_refused INTEGER NOT NULL DEFAULT 0, timer_seconds INTEGER NOT NULL DEFAULT 0,
+  timer_version INTEGER NOT NULL DEFAULT 1, needs_pni_signature INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE signal_groups (
-  group_id TEXT PRIMARY KEY, master_key BLOB NOT NULL, revision INTEGER NOT NULL,
-  state TEXT, fetched_at INTEGER
+  group_id TEXT PRIMARY KEY, master_key BLOB NOT NULL, revision INTEGER NOT NULL, state TEXT, fetched_at INTEGER
 ) STRICT;
 CREATE TABLE signal_send_log (
   sent_at INTEGER NOT NULL, service_id TEXT NOT NULL, content BLOB NOT NULL, group_id BLOB,
-  PRIMARY KEY (sent_at, service_id)
-) STRICT;
+  PRIMARY KEY (sent_at, service_id)) STRICT;
 `,
   `
 -- Of the account's secrets only the key of the storage service is kept; it is asked for anew.

@@ -3,9 +3,8 @@
  *
  *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
  *
- * The timestamp is the message's identity everywhere; a repeated send carries the same one, and the receiving clients drop the
- * second copy. Without the transcript the owner's phone would not show what was said. **Source:**
- * `docs/signal-protocol.md`, "Sending", "Groups".
+ * A repeated send carries the same timestamp, and the receiving clients drop the second copy. Without the transcript the owner's
+ * phone would not show what was said. **Source:** `docs/signal-protocol.md`, "Sending", "Groups".
  */
 import { IdentityKeyPair } from "@signalapp/libsignal-client";
 import { BridgeError } from "../../core/errors.ts";
@@ -14,20 +13,10 @@ import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
 import { longTextType, splitLongText, uploadAttachment } from "./attachments.ts";
 import { fromBase64 } from "./bytes.ts";
-import {
-  compose,
-  type Composed,
-  type Delivered,
-  type Frame,
-  messageContent,
-  type Parts,
-  readSyncContent,
-  receiptContent,
-  transcriptContent,
-  typingContent,
-} from "./compose.ts";
+import { compose, type Composed, type Delivered, type Frame, messageContent, type Parts } from "./compose.ts";
+import { readSyncContent, receiptContent, transcriptContent, typingContent } from "./compose.ts";
 import type { Bytes, Context } from "./context.ts";
-import { deliver } from "./deliver.ts";
+import { deliver, deliverOnce } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
 
@@ -69,11 +58,8 @@ async function targetOf({ database, groups, account }: Context, chat: Chat, sign
  * Resolves when the server has the message for at least one recipient, and our own devices have their transcript.
  * @throws BridgeError as `Transport.send`
  */
-export async function sendOutbound(
-  context: Context,
-  { chat, timestamp, body }: Outbound,
-  signal: AbortSignal,
-): Promise<SendOutcome> {
+export async function sendOutbound(context: Context, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
+  const { chat, timestamp, body } = message;
   const { profileKey, aci: own } = context.account();
   const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
   const composed = compose(body, await upload(context, body, signal), { timestamp, profileKey, ...frame });
@@ -82,7 +68,7 @@ export async function sendOutbound(
   for (let at = 0; at < others.length; at += fanOutMax) {
     const wave = others.slice(at, at + fanOutMax).map(async (recipient) => {
       try {
-        const isSealed = await deliverMessage(context, composed, timestamp, recipient, groupId);
+        const isSealed = await deliverMessage(context, { composed, timestamp, groupId }, recipient);
         delivered.push({ aci: recipient, isSealed });
       } catch (error) {
         if (!(error instanceof BridgeError)) throw error;
@@ -91,8 +77,9 @@ export async function sendOutbound(
     });
     await Promise.all(wave);
   }
-  if (delivered.length === 0 && failures[0] !== undefined) throw failures[0].error;
-  const content = transcriptContent(composed, timestamp, destination, delivered, context.clock.now());
+  const worst = failures.find(({ error }) => error.retry !== "never") ?? failures[0];
+  if (delivered.length === 0 && worst !== undefined) throw worst.error;
+  const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
   try {
     await deliver(context, { kind: "transcript", to: own.serviceId, content, timestamp });
   } catch (error) {
@@ -115,30 +102,25 @@ async function upload(context: Context, said: OutboundBody, signal: AbortSignal)
   const files: AttachmentPointer[] = [];
   for (const one of [...long, ...wanted]) {
     const { connection } = context.line();
-    files.push(
-      await uploadAttachment(context.service, connection, { ...one, uploadedAt: context.clock.now() }, signal),
-    );
+    const file = { ...one, uploadedAt: context.now() };
+    files.push(await uploadAttachment(context.service, connection, file, signal));
   }
   return { body, files };
 }
 
+type Message = { readonly composed: Composed; readonly timestamp: Millis; readonly groupId: Bytes | null };
+
 /** To one person; true when it went sealed. */
-async function deliverMessage(
-  context: Context,
-  composed: Composed,
-  timestamp: Millis,
-  to: string,
-  groupId: Bytes | null,
-): Promise<boolean> {
+async function deliverMessage(context: Context, message: Message, to: string): Promise<boolean> {
+  const { composed, ...rest } = message;
   const { needsPniSignature } = findRecipient(context.database, to);
   const { aci, pni } = context.account();
   // Proves that our number and our account are the same person.
   const proof = needsPniSignature && pni && new IdentityKeyPair(pni.publicKey, pni.identity);
-  const pniSignature = proof
-    ? { pni: aciBytes(pni.serviceId.replace(/^PNI:/, "")), signature: proof.signAlternateIdentity(aci.publicKey) }
-    : null;
-  const content = messageContent(composed, pniSignature);
-  const isSealed = await deliver(context, { kind: "message", to, content, timestamp, groupId });
+  const number = pni && aciBytes(pni.serviceId.replace(/^PNI:/, ""));
+  const pniSignature = proof && number && { pni: number, signature: proof.signAlternateIdentity(aci.publicKey) };
+  const content = messageContent(composed, pniSignature || null);
+  const isSealed = await deliver(context, { kind: "message", to, content, ...rest });
   if (needsPniSignature) context.database.run("UPDATE signal_recipients SET needs_pni_signature = 0 WHERE aci = ?", to);
   return isSealed;
 }
@@ -161,9 +143,5 @@ export async function sendReceipt(context: Context, { source, isOwn, sentAt }: E
   saveRecipient(context.database, to, source?.number ?? null, null);
   const notices: [string, Bytes][] = [[aci.serviceId, readSyncContent(to, sentAt)]];
   if (sendsReadReceipts) notices.unshift([to, receiptContent("READ", [sentAt])]);
-  await Promise.all(
-    notices.map(([whom, content]) =>
-      deliver(context, { kind: "notice", to: whom, content, timestamp: context.freshTimestamp() }),
-    ),
-  );
+  await Promise.all(notices.map(([whom, content]) => deliverOnce(context, "notice", whom, content)));
 }

@@ -3,6 +3,8 @@
  * path. `isFixed`: the endpoint exists as long as its version does, so that a 404 means that the version is gone.
  * **Source:** Signal-Server `controllers/`, August 2026.
  */
+import { BridgeError } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
 import type { OwnName, Request } from "./context.ts";
 
 /**
@@ -16,6 +18,14 @@ export const capabilities = {
   optionalPhoneNumber: true,
   storage: true,
 };
+
+/** What an answer means that was not expected. */
+export function refused(what: string, status: number, retryAfterMs: Millis | null = null): BridgeError {
+  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : "signal_protocol";
+  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, {
+    retryAfterMs: retryAfterMs ?? undefined,
+  });
+}
 
 const get = (path: string): Request => ({ verb: "GET", path });
 const put = (path: string, json: unknown): Request => ({ verb: "PUT", path, json });

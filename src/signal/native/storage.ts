@@ -9,29 +9,27 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { hkdf } from "@signalapp/libsignal-client";
-import { createDecipheriv, createHmac } from "node:crypto";
+import { createHmac } from "node:crypto";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { learnProfileKey, saveRecipient } from "./account.ts";
-import { concat, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { concat, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, PinnedRequest } from "./context.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { ask } from "./server.ts";
+import { ask, refused } from "./server.ts";
 
-const timeoutMs: Millis = 60_000;
+const timeoutMs: Millis = 30_000;
 const bytesMax = 32 * 1024 * 1024;
 /** The host reads no more at once. */
 const idsMax = 2_500;
 /** Fields of `StorageRecord`. */
 const wantedTypes = new Set([1, 3, 4]);
-const ivBytes = 12;
-const tagBytes = 16;
 
 const login = v.object({ username: v.string(), password: v.string() });
 
-/** Nothing is asked where there is no key yet. @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
+/** @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
 export async function readStorage(context: Context): Promise<void> {
   const { database, account, log, reload } = context;
   const { storageKey: key } = account();
@@ -42,7 +40,7 @@ export async function readStorage(context: Context): Promise<void> {
   const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
   if (sealed === null) return;
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
-  const manifest = fromBinary(wire.ManifestRecordSchema, open(hmac(key, `Manifest_${version}`), value));
+  const manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
   const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
   const records: wire.StorageRecord["record"][] = [];
   for (let at = 0; at < ids.length; at += idsMax) {
@@ -50,7 +48,7 @@ export async function readStorage(context: Context): Promise<void> {
     const answer = (await fetch("PUT", "read", toBinary(wire.ReadOperationSchema, wanted))) ?? owned([]);
     for (const item of fromBinary(wire.StorageItemsSchema, answer).items)
       try {
-        const plain = open(itemKeyOf(key, owned(manifest.recordIkm), owned(item.key)), item.value);
+        const plain = openGcm(itemKeyOf(key, owned(manifest.recordIkm), owned(item.key)), item.value);
         records.push(fromBinary(wire.StorageRecordSchema, plain).record);
       } catch (error) {
         log.info("an item of the storage service is not readable", { reason: reasonOf(error) });
@@ -71,18 +69,13 @@ async function openHost({ service, line, closing }: Context): Promise<HostFetch>
   if (!given.success) throw new BridgeError("signal_protocol", "Cannot read the storage service as there is no login");
   const authorization = `Basic ${toBase64(utf8(`${given.output.username}:${given.output.password}`))}`;
   return async (method, path, body) => {
-    const answer = await service.fetch({
-      method,
-      url: `${service.storageUrl}/v1/storage/${path}`,
-      headers: { authorization, ...(body && { "content-type": "application/x-protobuf" }) },
-      ...(body && { body }),
-      bytesMax,
-      timeoutMs,
-      signal: closing(),
-    });
+    const url = `${service.storageUrl}/v1/storage/${path}`;
+    const headers = { authorization, "content-type": "application/x-protobuf" };
+    const bounds = { bytesMax, timeoutMs, signal: closing() };
+    const answer = await service.fetch({ method, url, headers, ...(body && { body }), ...bounds });
     if (answer.status === 204 || answer.status === 404) return null;
-    if (answer.status === 200) return answer.body;
-    throw new BridgeError("signal_protocol", `Cannot read the storage service as it answered ${answer.status}`);
+    if (answer.status !== 200) throw refused("read the storage service", answer.status);
+    return answer.body;
   };
 }
 
@@ -92,13 +85,6 @@ const itemKeyOf = (key: Bytes, recordKey: Bytes, id: Bytes): Bytes =>
   recordKey.length === 0
     ? hmac(key, `Item_${toBase64(id)}`)
     : hkdf(32, recordKey, concat(utf8("20240801_SIGNAL_STORAGE_SERVICE_ITEM_"), id), null);
-
-/** @throws Error when the key does not fit */
-function open(key: Bytes, sealed: Uint8Array): Bytes {
-  const opening = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, ivBytes));
-  opening.setAuthTag(sealed.subarray(-tagBytes));
-  return concat(opening.update(sealed.subarray(ivBytes, -tagBytes)), opening.final());
-}
 
 /** Inside a transaction of the caller. */
 function apply({ database, isAllowed, account }: Context, { case: kind, value }: wire.StorageRecord["record"]): void {

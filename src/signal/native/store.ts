@@ -16,7 +16,7 @@ import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Bytes, Own, OwnName } from "./context.ts";
+import type { Bytes, Context, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -47,12 +47,12 @@ type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record:
 
 export type Overlay = ReturnType<typeof openOverlay>;
 
-type OverlayDeps = { readonly database: Database; readonly clock: Clock; readonly onIdentityChange: () => void };
+type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
 
 export function openOverlay(deps: OverlayDeps) {
   const records = openRecords(deps.database, deps.clock);
-  const { devices, later, keep, drop, write, commit, fault } = records;
   return {
+    ...records,
     stores: (own: Own) => ({
       sessions: sessionStore(records, own.name),
       identities: identityStore(records, own, deps),
@@ -62,18 +62,6 @@ export function openOverlay(deps: OverlayDeps) {
     session: (own: OwnName, serviceId: string, deviceId: number) => records.get(session, [own, serviceId, deviceId]),
     putSession: (own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null) =>
       records.put(session, [own, serviceId, deviceId], record),
-    /** Device ids with a stored session, usable or not, ascending. */
-    devices,
-    /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
-    later,
-    keep,
-    drop,
-    /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
-    write,
-    /** Keeps and writes all of it in a transaction of its own. */
-    commit,
-    /** What SQLite said when it failed under a callback; null while all is well. */
-    fault,
   };
 }
 
@@ -117,6 +105,7 @@ function openRecords(database: Database, clock: Clock) {
     put<T extends Serial>(kind: Kind<T>, key: Key, record: T | null): void {
       draft.entries.set(nameOf(kind, key), { kind, key, record });
     },
+    /** Device ids with a stored session, usable or not, ascending. */
     devices(own: OwnName, serviceId: string): number[] {
       const sql = "SELECT device_id AS id FROM signal_sessions WHERE own = ? AND service_id = ?";
       const ids = new Set(guarded(() => database.all<{ id: number }>(sql, own, serviceId)).map(({ id }) => id));
@@ -127,14 +116,18 @@ function openRecords(database: Database, clock: Clock) {
       }
       return [...ids].sort((a, b) => a - b);
     },
+    /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
     later: (work: () => void): void => void draft.work.push(work),
     keep,
     drop: (): void => void (draft = layer()),
+    /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
     write,
+    /** In a transaction of its own. */
     commit(): void {
       keep();
       database.transaction(write);
     },
+    /** What SQLite said when it failed under a callback; null while all is well. */
     fault: () => fault,
   };
 }
@@ -159,16 +152,11 @@ const sessionStore = (records: Records, own: OwnName): libsignal.SessionStore =>
   });
 
 /**
- * The identity policy. Receiving: any key is taken (else everything after a peer's reinstall would be lost), the change is
- * recorded, counted and reported, and the peer's other sessions are archived. Sending: a changed key is trusted too, as the
- * peer on the allow list is a person who talks to a machine, unless `is_blocked` was set on the peer's row. Our own account
- * is the exception: under our own service id only our own key is ever right.
+ * The identity policy. Receiving: any key is taken, else everything after a peer's reinstall would be lost; the change is counted
+ * and reported, and the peer's other sessions are archived. Sending: a changed key is trusted too, as the peer is a person who
+ * talks to a machine, unless `is_blocked` was set. Under our own service id only our own key is ever right.
  */
-function identityStore(
-  records: Records,
-  own: Own,
-  { database, onIdentityChange }: OverlayDeps,
-): libsignal.IdentityKeyStore {
+function identityStore(records: Records, own: Own, { database, onIdentityChange }: OverlayDeps) {
   return extend(libsignal.IdentityKeyStore, {
     getIdentityKey: async () => own.identity,
     getLocalRegistrationId: async () => own.registrationId,

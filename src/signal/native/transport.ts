@@ -22,7 +22,6 @@ import { reasonOf } from "./bytes.ts";
 import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
 import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
-
 import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher, keepGroups } from "./groups.ts";
 import { makeLink } from "./link.ts";
@@ -57,37 +56,33 @@ function openNet({ service, userAgent }: NativeDeps): Net {
 /** Makes this program a linked device of the service. Import after `loadLibsignal`. */
 export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
 
-/** The context, and all that changes while the transport lives. */
+/** All that changes while the transport lives; times are monotonic. */
+const freshState = () => ({
+  account: null as NativeAccount | null,
+  line: null as Line | null,
+  /** Aborts what belongs to the present connection. */
+  closing: new AbortController(),
+  isReceiving: false,
+  /** The batch between `receive` and `ack`. */
+  held: null as { readonly batch: Batch; readonly opened: Opened; readonly release: () => void } | null,
+  provedAt: -Infinity,
+  maintainAt: -Infinity,
+  /** What the server's clock said, and when. */
+  serverTime: null as { readonly ms: Millis; readonly at: Millis } | null,
+  /** Deliveries that wait for their group, and the asking. */
+  waiting: new Map() as Waiting,
+  claims: Promise.resolve(),
+  /** For the next batch, and when each was told last. */
+  notices: [] as Notice[],
+  toldAt: new Map<Notice["code"], Millis>(),
+  /** The end of the queue of jobs. */
+  jobs: Promise.resolve(),
+});
+
+type State = ReturnType<typeof freshState>;
 type Live = Context & { readonly state: State };
 
-/** All that changes while the transport lives. */
-type State = {
-  account: NativeAccount | null;
-  line: Line | null;
-  /** Aborts what belongs to the present connection. */
-  closing: AbortController;
-  isReceiving: boolean;
-  /** The batch between `receive` and `ack`. */
-  held: { readonly batch: Batch; readonly opened: Opened; readonly release: () => void } | null;
-  /** Monotonic times. */
-  provedAt: Millis;
-  maintainAt: Millis;
-  /** The server's clock, and the monotonic time at which it was heard. */
-  serverTime: { readonly ms: Millis; readonly at: Millis } | null;
-  /** Deliveries that wait for their group, and the asking. */
-  readonly waiting: Waiting;
-  claims: Promise<void>;
-  /** For the next batch; by code when each was told last, monotonic. */
-  notices: Notice[];
-  readonly toldAt: Map<Notice["code"], Millis>;
-  /** The end of the queue of jobs. */
-  jobs: Promise<void>;
-};
-
-/**
- * The transport over the account that `linkNative` left in `database`. Its tables are those of `signalSchema`. `isAllowed` says
- * to whom the transport may answer by itself: strangers get no receipt and no request to send again.
- */
+/** The transport over the account that `linkNative` left in `database`, whose tables are those of `signalSchema`. */
 export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   const context = openContext(deps);
   const { state, closing } = context;
@@ -120,21 +115,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
 
 function openContext(deps: NativeDeps & NativeAllow): Live {
   const { clock, database, log, service } = deps;
-  const state: State = {
-    account: null,
-    line: null,
-    closing: new AbortController(),
-    isReceiving: false,
-    held: null,
-    provedAt: -Infinity,
-    maintainAt: -Infinity,
-    serverTime: null,
-    waiting: new Map(),
-    claims: Promise.resolve(),
-    notices: [],
-    toldAt: new Map(),
-    jobs: Promise.resolve(),
-  };
+  const state = freshState();
   const now = () =>
     state.serverTime === null ? clock.now() : Math.floor(state.serverTime.ms + clock.monotonic() - state.serverTime.at);
   const notify = (notice: Notice) => {
@@ -148,6 +129,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   };
   const request: Line["request"] = (what) => line().request(what);
   const account = () => state.account ?? loadAccount(database);
+  const fetchGroup = groupFetcher(service, request, now);
   let lastTimestamp = 0;
   return {
     ...deps,
@@ -165,31 +147,24 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, now, log }),
-    groups: keepGroups({
-      database,
-      now,
-      account,
-      fetchGroup: withNames(groupFetcher(service, request, now), database, request),
-    }),
-    freshTimestamp: () => {
-      // A clock that ran ahead and was set back does not hold us in the future.
-      const isAhead = lastTimestamp - now() > skewMsMax;
-      return (lastTimestamp = isAhead ? now() : Math.max(lastTimestamp + 1, now()));
-    },
+    groups: keepGroups({ database, now, account, fetchGroup: withNames(fetchGroup, database, request) }),
+    // A clock that ran ahead and was set back does not hold us in the future.
+    freshTimestamp: () =>
+      (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between"),
   };
 }
 
 function makeMutex(): Mutex {
   let tail: Promise<void> = Promise.resolve();
-  const acquire = async (): Promise<() => void> => {
+  const acquire = async () => {
     const before = tail;
-    const mine = Promise.withResolvers<void>();
-    tail = mine.promise;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    tail = promise;
     await before;
-    return mine.resolve;
+    return resolve;
   };
-  const run = async <T>(work: () => T | Promise<T>): Promise<T> => {
+  const run: Mutex["run"] = async (work) => {
     const release = await acquire();
     try {
       return await work();
@@ -234,9 +209,10 @@ function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): v
   if (Math.abs(skewMs) <= skewMsMax) return;
   log.warn("the clock of this machine is wrong", { skewMs });
   const minutes = Math.round(Math.abs(skewMs) / 60_000);
+  const way = skewMs > 0 ? "ahead" : "behind";
   notify({
     code: "clock_wrong",
-    text: `The clock of the machine that I run on is ${minutes} minutes ${skewMs > 0 ? "ahead" : "behind"}. Please set it right.`,
+    text: `The clock of this bridge's machine is ${minutes} minutes ${way}. Please set it right.`,
   });
 }
 
@@ -281,7 +257,7 @@ async function open(context: Live, line: Line): Promise<Batch> {
   const release = await mutex.acquire();
   const overlay = openOverlay(context);
   try {
-    const opened = await openBatch(context, overlay, line, state.waiting);
+    const opened = await openBatch({ ...context, overlay, waiting: state.waiting }, line);
     const batch = batchOf(state, { envelopes: opened.envelopes, isProof: true, persist: overlay.write });
     state.held = { batch, opened, release };
     const asking = settleClaims(context, line, state.waiting);

@@ -14,10 +14,10 @@ import { downloadAttachment, parseContacts } from "./attachments.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, Context } from "./context.ts";
-import { deliver } from "./deliver.ts";
+import { deliver, deliverOnce } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
-import type { Job } from "./news.ts";
+import type { Job, JobOf } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
 import { ask } from "./server.ts";
 import { readStorage } from "./storage.ts";
@@ -82,8 +82,7 @@ const unknownNumbers = ({ database, allowedNumbers }: Context): string[] =>
 
 /**
  * Asks the phone, after linking, for all that a new device asks for; later for contacts alone, while a number on the allow list
- * has no account, as only people on the list were kept. A phone that is asked for contacts uploads all of them: at most once a
- * minute until it has answered, then once an hour.
+ * has no account. The phone uploads all of its contacts then: at most once a minute until it has answered, later once an hour.
  */
 async function requestSync(context: Context): Promise<void> {
   const { BLOCKED, CONFIGURATION, CONTACTS, KEYS } = SyncMessage_Request_Type;
@@ -99,16 +98,10 @@ async function requestSync(context: Context): Promise<void> {
   if (wanted.length === 0) return;
   last.askedAt = clock.monotonic();
   database.run("UPDATE signal_account SET asked_at = ?", now());
-  for (const type of wanted) {
-    const timestamp = context.freshTimestamp();
-    await deliver(context, { kind: "request", to: aci.serviceId, content: requestContent(type), timestamp });
-  }
+  for (const type of wanted) await deliverOnce(context, "request", aci.serviceId, requestContent(type));
 }
 
-/**
- * Contact discovery, for numbers on the allow list that neither the phone nor the storage service knows; at most once a day, as
- * Signal limits it.
- */
+/** Contact discovery, for numbers that neither the phone nor the storage service knows; once a day, as Signal limits it. */
 export async function lookUpNumbers(context: Context): Promise<void> {
   const { database, net, line, clock, log, closing, last } = context;
   const e164s = unknownNumbers(context);
@@ -132,9 +125,9 @@ export function prune(database: Database, now: Millis): void {
     database.run("DELETE FROM signal_attempts WHERE at < ?", now - seenKeptMs);
     database.run("DELETE FROM signal_send_log WHERE sent_at < ?", now - sendLogKeptMs);
     database.run("DELETE FROM signal_sessions WHERE at < ? AND own = 'pni'", now - deadSessionKeptMs);
-    const newest = `SELECT hash FROM signal_quarantine ORDER BY at DESC LIMIT ${quarantineLengthMax}`;
-    const sql = `DELETE FROM signal_quarantine WHERE at < ? OR hash NOT IN (${newest})`;
-    database.run(sql, now - quarantineKeptMs);
+    // What strangers send does not push out what is kept of others.
+    const kept = `SELECT hash FROM signal_quarantine ORDER BY envelope IS NULL, at DESC LIMIT ${quarantineLengthMax}`;
+    database.run(`DELETE FROM signal_quarantine WHERE at < ? OR hash NOT IN (${kept})`, now - quarantineKeptMs);
   });
 }
 
@@ -165,20 +158,12 @@ export async function runJob(context: Context, job: Job): Promise<void> {
       return takeContacts(context, job.pointer);
     case "storage":
       return readStorage(context);
-    case "receipt": {
-      const content = receiptContent("DELIVERY", job.sentAts);
-      const timestamp = context.freshTimestamp();
-      await deliver(context, { kind: "notice", to: job.aci, content, timestamp });
-      return;
-    }
-    case "askAgain": {
-      // Their other devices see that it is not for them.
+    case "receipt":
+      return void (await deliverOnce(context, "notice", job.aci, receiptContent("DELIVERY", job.sentAts)));
+    case "askAgain":
       if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");
-      const content = PlaintextContent.from(job.request);
-      const timestamp = context.freshTimestamp();
-      await deliver(context, { kind: "repair", to: job.aci, content, timestamp, groupId: job.groupId });
-      return;
-    }
+      // Their other devices see that it is not for them.
+      return void (await deliverOnce(context, "repair", job.aci, PlaintextContent.from(job.request), job.groupId));
     case "answerAgain":
       return answerAgain(context, job);
   }
@@ -214,7 +199,7 @@ async function takeContacts(context: Context, pointer: AttachmentPointer): Promi
 /** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
 async function answerAgain(
   context: Context,
-  { aci: to, deviceId, request: bytes }: Extract<Job, { kind: "answerAgain" }>,
+  { aci: to, deviceId, request: bytes }: JobOf<"answerAgain">,
 ): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
@@ -224,8 +209,7 @@ async function answerAgain(
   const timestamp = request.timestamp();
   const logged = context.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
   if (logged !== undefined) await deliver(context, { kind: "message", to, timestamp, ...logged });
-  else if (isArchived)
-    await deliver(context, { kind: "repair", to, content: nullContent(), timestamp: context.freshTimestamp() });
+  else if (isArchived) await deliverOnce(context, "repair", to, nullContent());
 }
 
 /** Only when the request speaks of the session that we have now: an old request must not undo a new session. */

@@ -1,0 +1,194 @@
+/**
+ * What a person is asked to say yes or no to: all of it, as it is. Line breaks stay, what is not seen is made visible, the change of
+ * an edit is a diff, and what does not fit the screen is counted and goes along as a file.
+ */
+import { structuredPatch } from "diff";
+import { oneLine } from "./inbound.ts";
+import type { JsonValue, OutboundFile, SessionEvent } from "./model.ts";
+import { shorten } from "./progress.ts";
+
+type ToolUse = SessionEvent & { readonly type: "tool_use" };
+
+export type QuestionItem = {
+  /** Follows "Claude wants to". */
+  readonly what: string;
+  /** Everything that it would do, or do it with. */
+  readonly detail: string;
+  /** Null where the text says it already. */
+  readonly where: string | null;
+  /** Of the file that holds what does not fit. */
+  readonly fileName: string;
+};
+
+export type Question = { readonly text: string; readonly file: OutboundFile | null };
+
+export type QuestionOptions = {
+  /** What the person wrote. */
+  readonly prompt: string;
+  /** In a group a bare yes is talk. */
+  readonly isGroup?: boolean;
+  /** The person may allow it for the whole conversation. */
+  readonly mayAlways?: boolean;
+};
+
+const charsMax = 1_000;
+const linesMax = 24;
+const promptMax = 60;
+
+/** One message for all that is open at once, in their order. */
+export function question(items: readonly QuestionItem[], options: QuestionOptions): Question {
+  const shown = items.map((item) => ({
+    ...item,
+    what: visible(item.what).replaceAll(/[\n\t]/gu, byNumber),
+    detail: visible(item.detail),
+  }));
+  const cuts = shown.map(({ detail }) => firstOf(detail, Math.max(1, items.length)));
+  const isWhole = cuts.every(({ left }) => left === 0);
+  const blocks = shown.map(({ what }, index) => block(what, cuts[index] ?? { text: "", left: 0 }));
+  const asked = `as you asked “${shorten(oneLine(options.prompt, 200) ?? "", promptMax)}”`;
+  const head =
+    blocks.length === 1
+      ? `Claude wants to ${blocks[0] ?? ""}\n${placeOf(items)}, ${asked}`
+      : `Claude wants to do ${blocks.length} things, ${asked}:\n\n${blocks.map((text, index) => `${index + 1}. ${text}`).join("\n")}\n\n${placeOf(items)}.`;
+  const text = `${head}\n${howTo(items.length, options)}`;
+  return { text, file: isWhole ? null : fileOf(shown) };
+}
+
+function block(what: string, { text, left }: Cut): string {
+  const rest = left === 0 ? "" : `\n… and ${left.toLocaleString("en")} characters more, in the file.`;
+  if (text === "") return what + rest;
+  return text.includes("\n") || left > 0 ? `${what}:\n${text}${rest}` : `${what}: ${text}`;
+}
+
+function placeOf(items: readonly QuestionItem[]): string {
+  const places = new Set(items.map(({ where }) => where ?? "Claude's sandbox"));
+  return `In ${[...places].map((place) => oneLine(visible(place), 80) ?? "").join(", ")}`;
+}
+
+function howTo(count: number, { isGroup = false, mayAlways = false }: QuestionOptions): string {
+  const all = count > 1 ? ` to all ${count}` : "";
+  const always = mayAlways ? " ♾️ or always: yes from now on." : "";
+  return isGroup
+    ? `👍 or 👎 on this message, or quote it with yes or no${all}.${always}`
+    : `👍 or yes${all}, 👎 or no.${always}`;
+}
+
+type Cut = { readonly text: string; readonly left: number };
+
+/** The first lines, whole where they fit; what is left is counted in characters. */
+function firstOf(detail: string, count: number): Cut {
+  const chars = Array.from(detail);
+  const byLines = detail
+    .split("\n")
+    .slice(0, Math.max(6, Math.floor(linesMax / count)))
+    .join("\n");
+  const most = Math.min(Array.from(byLines).length, Math.max(200, Math.floor(charsMax / count)));
+  if (most >= chars.length) return { text: detail, left: 0 };
+  const text = chars.slice(0, most).join("");
+  // At the end of a line, where that does not hide much.
+  const lineEnd = text.lastIndexOf("\n");
+  const kept = lineEnd > text.length / 2 ? text.slice(0, lineEnd) : text;
+  return { text: kept, left: chars.length - Array.from(kept).length };
+}
+
+function fileOf(items: readonly QuestionItem[]): OutboundFile {
+  const [only, ...others] = items;
+  const whole =
+    only && others.length === 0
+      ? `${only.detail}\n`
+      : items.map(({ what, detail }, index) => `${index + 1}. ${what}\n\n${detail}\n`).join("\n");
+  const fileName = only && others.length === 0 ? only.fileName : "question.txt";
+  return { fileName, contentType: "text/plain", base64: new TextEncoder().encode(whole).toBase64() };
+}
+
+/**
+ * Hidden and misleading characters by their numbers: controls, marks that turn the direction of writing, blanks that are none,
+ * halves of pairs. Line breaks and tabs stay; so do the joiners inside an emoji.
+ */
+export function visible(text: string): string {
+  return text
+    .toWellFormed()
+    .replaceAll(hidden, (found, index: number, whole: string) =>
+      isInEmoji(found, whole.slice(Math.max(0, index - 4), index), whole.slice(index + 1, index + 3))
+        ? found
+        : byNumber(found),
+    );
+}
+
+const hidden =
+  /(?![\n\t])[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Variation_Selector}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs}|\uFFFD/gu;
+
+const byNumber = (found: string): string =>
+  `⟨U+${(found.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+
+const pictureEnd = /[\p{Extended_Pictographic}\p{Emoji_Modifier}#*0-9]\uFE0F?$/u;
+const pictureStart = /^\p{Extended_Pictographic}/u;
+
+function isInEmoji(found: string, before: string, after: string): boolean {
+  const end = pictureEnd.test(before);
+  if (found === "\uFE0F") return end && !before.endsWith("\uFE0F");
+  return found === "\u200D" && end && pictureStart.test(after);
+}
+
+type Fields = { readonly [key: string]: JsonValue };
+
+/** **Source:** the inputs of the agent toolset's tools, Managed Agents guide, "Tools". Another tool shows every input. */
+const primary: { readonly [name: string]: { readonly verb: string; readonly key: string } } = {
+  bash: { verb: "run", key: "command" },
+  read: { verb: "read", key: "file_path" },
+  glob: { verb: "look for", key: "pattern" },
+  grep: { verb: "look for", key: "pattern" },
+  web_fetch: { verb: "read", key: "url" },
+  web_search: { verb: "search the web for", key: "query" },
+};
+
+/** A tool use of Claude's as something to say yes or no to; null where the log does not have it. */
+export function itemOf(use: ToolUse | null): QuestionItem {
+  if (use === null) return { what: "use a tool", detail: "", where: null, fileName: "question.txt" };
+  const { name, input } = use;
+  const fields: Fields = typeof input === "object" && input !== null && !Array.isArray(input) ? (input as Fields) : {};
+  const known = writeItem(name, fields) ?? editItem(name, fields) ?? primaryItem(name, fields);
+  if (known) return known;
+  const line = JSON.stringify(input) ?? "";
+  const detail = input === null ? "" : line.length > 80 ? JSON.stringify(input, null, 2) : line;
+  return { what: `use ${oneLine(name) ?? "a tool"}`, detail, where: null, fileName: "inputs.json.txt" };
+}
+
+function primaryItem(name: string, fields: Fields): QuestionItem | null {
+  const { verb, key } = (Object.hasOwn(primary, name) ? primary[name] : undefined) ?? { verb: "", key: "" };
+  const { [key]: main, cwd, ...others } = fields;
+  if (typeof main !== "string") return null;
+  const where = typeof cwd === "string" ? cwd : null;
+  return { what: verb, detail: [main, ...rest(others)].join("\n"), where, fileName: `${name}.txt` };
+}
+
+function writeItem(name: string, fields: Fields): QuestionItem | null {
+  const { file_path: path, content, ...others } = fields;
+  if (name !== "write" || typeof path !== "string" || typeof content !== "string") return null;
+  const detail = [content === "" ? "(nothing: the file is emptied)" : content, ...rest(others)].join("\n");
+  return { what: `write ${path}`, detail, where: null, fileName: "content.txt" };
+}
+
+function editItem(name: string, fields: Fields): QuestionItem | null {
+  const { file_path: path, old_string: before, new_string: after, replace_all: isAll, ...others } = fields;
+  if (name !== "edit" || typeof path !== "string" || typeof before !== "string" || typeof after !== "string")
+    return null;
+  const where = isAll === true ? "every occurrence in " : "";
+  const detail = [changeOf(before, after), ...rest(others)].join("\n");
+  return { what: `edit ${where}${path}`, detail, where: null, fileName: "change.diff.txt" };
+}
+
+/** Inputs besides the one that tells most, each on one line. */
+const rest = (fields: Fields): string[] =>
+  Object.entries(fields).map(([key, value]) => `(${key}: ${JSON.stringify(value)})`);
+
+/** Lines taken away and put in, with what stands around them. */
+export function changeOf(before: string, after: string): string {
+  // Parts of a file: how the last line ends is no matter of theirs.
+  const patch = structuredPatch("", "", `${before}\n`, `${after}\n`, "", "", { context: 3, maxEditLength: 2_000 });
+  const marked = (text: string, sign: string): string[] => text.split("\n").map((line) => sign + line);
+  // So different that a line by line comparison would take long.
+  if (!patch) return [...marked(before, "-"), ...marked(after, "+")].join("\n");
+  if (patch.hunks.length === 0) return "(no change)";
+  return patch.hunks.map(({ lines }) => lines.join("\n")).join("\n…\n");
+}
