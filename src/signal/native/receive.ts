@@ -89,7 +89,7 @@ export async function openBatch(work: Work, line: Line): Promise<Opened> {
         line.putBack([incoming]);
         break;
       }
-      const outcome = await attempt(work, incoming, hash, attempts);
+      const outcome = await countAndOpen(work, incoming, hash, attempts);
       if (outcome.claim) {
         overlay.drop();
         giveBack(database, null, [incoming]);
@@ -112,7 +112,7 @@ export async function openBatch(work: Work, line: Line): Promise<Opened> {
 }
 
 /** The count must outlive the process, not a loss of power, in which no message has a part: it does not wait for the disk. */
-async function attempt(work: Work, incoming: Incoming, hash: Bytes, attempts: number): Promise<Outcome> {
+async function countAndOpen(work: Work, incoming: Incoming, hash: Bytes, attempts: number): Promise<Outcome> {
   if (attempts >= attemptsMax) return { quarantine: "it ended the process each time", isForUs: true };
   const sql = `INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1`;
   work.database.exec("PRAGMA synchronous = NORMAL");
