@@ -181,14 +181,24 @@ async function createWorld() {
     },
     command: (n: number): void =>
       write(
-        ["/stop", "/new", "/skip", "/new words", "/resume 2", "/resume 1", "/forget", "/verbose", "/retry", "/status"][
-          n % 10
-        ] ?? "",
+        [
+          "/stop",
+          "/new",
+          "/skip",
+          "/new words",
+          "/resume 2",
+          "/resume 1",
+          "/forget",
+          "/verbose",
+          "/retry",
+          "/status",
+          "/ask",
+        ][n % 11] ?? "",
       ),
     answer(n: number): void {
       const shown = nth(rig.view().asks, n)?.shown[0]?.sentAt ?? 5;
       const emoji = n % 2 === 0 ? "👍" : "👎";
-      if (n % 3 > 0) write(n % 3 === 1 ? "yes" : "no");
+      if (n % 3 > 0) write(["yes", "no", "always", "no, not that"][n % 4] ?? "yes");
       else write({ kind: "reaction", emoji, targetAuthor: owner, targetSentAt: shown, isRemove: false });
     },
     /** What is queued goes out; its echo comes, or is lost, or it never arrived. */
