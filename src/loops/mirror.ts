@@ -227,10 +227,16 @@ function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]
   );
 }
 
+/** Claude waits for answers, and takes no prompt before it has them. */
+const isAsking = ({ bridge, sessionId }: Mirror): boolean => bridge.store.log.open(sessionId).isWaiting;
+
 /** Only what waits for a person is left, and no turn of another device is watched. */
-const isDone = ({ bridge, sessionId, isWatched }: Mirror, posts: readonly PostRow[]): boolean =>
-  (!isWatched && posts.every(({ state }) => state === "waiting")) ||
-  bridge.store.sessions.get(sessionId)?.state !== "active";
+function isDone(state: Mirror, posts: readonly PostRow[]): boolean {
+  const { bridge, sessionId, isWatched } = state;
+  const waits = (post: PostRow): boolean =>
+    post.state === "waiting" || (post.state === "queued" && post.kind === "prompt" && isAsking(state));
+  return (!isWatched && posts.every(waits)) || bridge.store.sessions.get(sessionId)?.state !== "active";
+}
 
 /** What can wait for the commit of the next that matters: the log at the API keeps it. */
 const isQuiet = ({ type }: SessionEvent): boolean =>
@@ -274,14 +280,14 @@ function flush(state: Mirror): boolean {
 }
 
 /**
- * What goes out next, in one request: answers and stops together, so that Claude does not go on between them, and before any prompt,
- * for a session that waits for them refuses it; a prompt by itself, and not before a session that was stopped has come to rest.
+ * What goes out next, in one request: answers and stops together, so that Claude does not go on between them; then a prompt by itself,
+ * and not before a session that was stopped has come to rest, or one that asks has its answers.
  */
-function nextPosts({ restingAt, isOneByOne }: Mirror, posts: readonly PostRow[]): PostRow[] {
-  const queued = posts.filter(({ state }) => state === "queued");
+function nextPosts(state: Mirror, posts: readonly PostRow[]): PostRow[] {
+  const queued = posts.filter((post) => post.state === "queued");
   const others = queued.filter(({ kind }) => kind !== "prompt");
-  if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
-  return restingAt === null ? queued.slice(0, 1) : [];
+  if (others.length > 0) return state.isOneByOne ? others.slice(0, 1) : others;
+  return state.restingAt === null && !isAsking(state) ? queued.slice(0, 1) : [];
 }
 
 /** Posts requests; resolves to their echoes. What is refused for good and is no prompt is over: there is nothing left to tell. */

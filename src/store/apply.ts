@@ -59,11 +59,13 @@ export function createChats(store: Store, world: Surroundings) {
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
       const kind = verdict.kind === "hint" ? "command" : verdict.kind;
-      if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
-      const id = store.inbox.accept(key, kind, envelope, world.now());
-      if (id === null) return null;
-      settle(envelope.chat, { type: "received", id, envelope, verdict });
-      return id;
+      const { chat } = envelope;
+      if (chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
+      return store.db.transaction(() => {
+        const id = store.inbox.accept(key, kind, envelope, world.now());
+        if (id !== null) settle(chat, { type: "received", id, envelope, verdict });
+        return id;
+      });
     },
     /** Tells every chat in which something is open. */
     tellAll(type: "started" | "back"): void {

@@ -3,275 +3,40 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
-import { checkChat, decide } from "../../src/core/chat.ts";
-import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
-import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
+import { decide } from "../../src/core/chat.ts";
+import type { Fact, Post, View } from "../../src/core/changes.ts";
+import { BridgeError, toFault } from "../../src/core/errors.ts";
 import { promptBounds } from "../../src/core/backoff.ts";
-import { classify } from "../../src/core/inbound.ts";
-import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
-import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
-import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
-
-const at = 1_786_953_600_000;
-const session: Session = {
-  id: "s",
-  chatKey: "self",
-  chat: self,
-  backend: "scripted",
-  remoteId: "remote",
-  state: "active",
-  project: null,
-  context: {},
-  stamps: {},
-  cursor: at,
-  remoteUpdatedAt: null,
-  isStale: false,
-  createdAt: at,
-  usedAt: at,
-  syncedAt: at,
-};
-
-// --- given
-
-type Standing = "nothing" | "queued" | "posting" | "posted" | "waiting";
-
-const prompt = (id: number, post: Post["state"] | null, more: Partial<Prompt> = {}): Prompt => ({
-  id,
-  envelope: noteOf(`question ${id}`, at + id),
-  versions: [at + id],
-  told: null,
-  receivedAt: at + id,
-  post: post === null ? null : { sessionId: "s", state: post, tries: {} },
-  ...more,
-});
-
-const use = (id: string): Ask["use"] => ({
-  id,
+import type { Session, SessionEvent, StopReason } from "../../src/core/model.ts";
+import {
   at,
-  type: "tool_use",
-  name: "bash",
-  input: { command: `make ${id}` },
-  isAsk: true,
-  isLocal: false,
-});
-/** On the phones for a minute. */
-const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
-  use: use(id),
-  shown: [{ sentAt, at: at - 60_000 }],
-  isSaid: true,
-  call: null,
-  ...more,
-});
-
-const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
-  chat: self,
-  account: owner,
-  now: at + 1_000,
-  jitter: 0.5,
-  isAskedAnew: false,
   session,
-  head: prompts.slice(0, 2),
-  prompts: () => prompts,
-  turn: null,
-  asks: [],
-  granted: [],
-  calls: [],
-  isOwner: () => true,
-  lastError: null,
-  hasReply: () => true,
-  isWelcome: () => true,
-  announcedUpTo: () => 0,
-  endedText: () => null,
-  look: {
-    conversations: () => [{ session, name: "this" }],
-    usage: () => null,
-    models: () => [],
-    defaultModel: "claude-test",
-    defaultEffort: "medium",
-    isModelFixed: true,
-    projects: () => [{ name: "garden", folder: "/garden", run: true }],
-    granted: () => [],
-    situation: () => "fine",
-    lastPrompt: () => null,
-    transcript: () => "",
-  },
-  ...more,
-});
-
-const log = (...events: SessionEvent[]): Progress => trackAll(progressOf("p"), events);
-const processed: SessionEvent = { id: "p", at, type: "prompt", text: "question" };
-const idle = (stop: StopReason): SessionEvent => ({ id: "i", at: at + 2, type: "idle", stop });
-const running = log(processed);
-
-const standings: { readonly [S in Standing]: View } = {
-  nothing: viewOf([]),
-  queued: viewOf([prompt(1, "queued"), prompt(2, null)]),
-  posting: viewOf([prompt(1, "posting"), prompt(2, null)]),
-  posted: viewOf([prompt(1, "posted"), prompt(2, null)], { turn: running }),
-  waiting: viewOf([prompt(1, "waiting"), prompt(2, null)], {
-    turn: log(processed, idle({ kind: "requires_action", eventIds: ["a"] })),
-    asks: [ask("a", 50)],
-  }),
-};
-const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), ask("b", 51)] };
-const unsaid = ask("a", 50, { isSaid: false, shown: [] });
-
-// --- when
-
-const received = (content: Content | string, id = 9, more: Partial<Envelope> = {}): Fact => {
-  const envelope = noteOf(content, at + id, more);
-  const verdict = classify(envelope, { account: owner, allow: [{ kind: "self" }], isGroupAlways: true });
-  return { type: "received", id, envelope, verdict };
-};
-const edited = (targetSentAt: number, text: string): Fact =>
-  received({ kind: "edit", targetSentAt, body: textContent(text) });
-const deleted = (targetSentAt: number): Fact => received({ kind: "delete", targetSentAt }, 0);
-const thumb = (targetSentAt: number, emoji = "👍"): Fact =>
-  received({ kind: "reaction", emoji, targetAuthor: owner, targetSentAt, isRemove: false });
-const quoting = (sentAt: number, text = "yes"): Fact =>
-  received(textContent(text, { quote: { sentAt, author: owner, text: "?" } }));
-const logged = (...events: SessionEvent[]): Fact => ({ type: "logged", session, events });
-const failed = (code: ErrorCode, more: Partial<Extract<Fact, { type: "failed" }>> = {}): Fact => ({
-  type: "failed",
-  id: 1,
-  fault: toFault(new BridgeError(code, "it failed")),
-  hasSpoken: false,
-  isLost: false,
-  ...more,
-});
-const gone: Fact = { type: "gone", session, isElsewhere: false };
-const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "answer" };
-
-// --- then
-
-const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do }>) => string } = {
-  say: ({ why, subject }) => `say ${why} ${subject}`,
-  mark: ({ id, stage }) => `mark ${id} ${stage}`,
-  open: ({ id }) => `open ${id}`,
-  finish: ({ id, outcome }) => `finish ${id} ${outcome}`,
-  tell: ({ id, code }) => `tell ${id} ${code}`,
-  ask: ({ id }) => `ask ${id}`,
-  again: ({ id, isLost }) => `again ${id} ${isLost ? "anew" : "going on"}`,
-  wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
-  confirm: ({ use, isAllowed }) => `${isAllowed ? "yes" : "no"} to ${use.id}`,
-  call: ({ use }) => `call ${use.id}`,
-  askCall: ({ useId }) => `ask for ${useId}`,
-  allowCall: ({ useId, approver }) => `${useId} allowed by ${approver}`,
-  dropCall: ({ useId }) => `${useId} dropped`,
-  result: ({ useId, text }) => `result of ${useId}: ${text}`,
-  grantEdits: ({ project }) => `edits in ${project} are free`,
-  openProject: ({ project }) => `open project ${project}`,
-  owe: ({ work }) => `owe ${work}`,
-  grant: ({ tools }) => `grant ${tools.join(" ")}`,
-  interrupt: ({ id }) => `interrupt ${id}`,
-  endSession: ({ id }) => `end ${id}`,
-  resumeSession: ({ id }) => `resume ${id}`,
-  set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
-  forget: ({ id }) => `forget ${id}`,
-  announced: ({ id }) => `announced ${id}`,
-  welcome: () => "welcome",
-};
-const decided = (view: View, fact: Fact): string[] =>
-  decide(view, fact).map((change) => (lines[change.do] as (change: Change) => string)(change));
-const textsOf = (view: View, fact: Fact): string[] =>
-  decide(view, fact).flatMap((change) =>
-    change.do === "say" && change.body.kind !== "reaction" ? change.body.text : [],
-  );
-const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
-  decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
-
-/** Total by type: a fact, or a standing, that is added without a line here does not compile. */
-const table: { readonly [Type in Fact["type"]]: readonly [when: string, Fact, Record<Standing, readonly string[]>] } = {
-  received: [
-    "another message comes",
-    received("what else?"),
-    {
-      nothing: ["open 9", "mark 9 taken", "ask 9"],
-      queued: ["open 9", "mark 9 taken"],
-      posting: ["open 9", "mark 9 taken"],
-      posted: ["open 9", "mark 9 taken"],
-      waiting: ["open 9", "mark 9 taken", "say note 9"],
-    },
-  ],
-  logged: [
-    "Claude says something, and goes on",
-    logged(reply),
-    {
-      nothing: ["say reply s:r"],
-      queued: ["say reply s:r"],
-      posting: ["say reply s:r"],
-      posted: ["say reply s:r"],
-      waiting: ["say reply s:r"],
-    },
-  ],
-  failed: [
-    "a request fails for the first time, and that may pass",
-    failed("claude_overloaded"),
-    {
-      nothing: [],
-      queued: ["again 1 going on"],
-      posting: ["again 1 going on"],
-      posted: ["again 1 going on"],
-      waiting: ["again 1 going on"],
-    },
-  ],
-  gone: [
-    "the session is gone at Claude",
-    gone,
-    {
-      nothing: ["end s", "say gone s"],
-      queued: ["end s", "again 1 anew", "say gone s"],
-      posting: ["end s", "again 1 anew", "say gone s"],
-      posted: ["end s", "again 1 anew", "say gone s"],
-      waiting: ["end s", "again 1 anew", "say gone s"],
-    },
-  ],
-  back: ["the line is back soon", { type: "back" }, { nothing: [], queued: [], posting: [], posted: [], waiting: [] }],
-  started: [
-    "the program starts",
-    { type: "started" },
-    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
-  ],
-  looked: [
-    "a call of our own tool asks for a yes",
-    {
-      type: "looked",
-      session,
-      use: use("c"),
-      item: { what: "run", detail: "make", where: null, fileName: "x" },
-      basis: "b",
-    },
-    {
-      nothing: ["ask for c", "say ask s:c"],
-      queued: ["ask for c", "say ask s:c"],
-      posting: ["ask for c", "say ask s:c"],
-      posted: ["ask for c", "say ask s:c", "wait 1", "mark 1 waiting"],
-      waiting: ["ask for c", "say ask s:c"],
-    },
-  ],
-  settled: [
-    "a call of our own tool is settled",
-    { type: "settled", session, useId: "c", text: "done", isError: false },
-    {
-      nothing: ["result of c: done"],
-      queued: ["result of c: done"],
-      posting: ["result of c: done"],
-      posted: ["result of c: done"],
-      waiting: ["result of c: done"],
-    },
-  ],
-  expired: [
-    "the question was not answered in time",
-    { type: "expired", askIds: ["a"], isLast: true },
-    {
-      nothing: [],
-      queued: [],
-      posting: [],
-      posted: [],
-      waiting: ["say expired s:a", "no to a", "go on 1"],
-    },
-  ],
-};
+  prompt,
+  use,
+  ask,
+  viewOf,
+  log,
+  processed,
+  idle,
+  running,
+  standings,
+  withTwoAsks,
+  unsaid,
+  received,
+  edited,
+  deleted,
+  thumb,
+  quoting,
+  logged,
+  failed,
+  gone,
+  reply,
+  decided,
+  textsOf,
+  changeOf,
+  table,
+  type Standing,
+} from "./chat-cases.ts";
 
 describe.each(Object.values(table))("when %s", (_, fact, row) => {
   test.each(Object.entries(row) as [Standing, readonly string[]][])("given %s", (standing, then) => {
@@ -658,114 +423,4 @@ describe("after an absence", () => {
     expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([expect.stringContaining("3 h")]);
     expect(decided(viewOf([prompt(1, "posted")], later), { type: "back" })).toEqual([]);
   });
-});
-
-// --- what holds after each decision
-
-test("one: at most one prompt is under way, and it is the oldest", () => {
-  for (const view of Object.values(standings)) checkChat(view);
-  const broken = (prompts: readonly Prompt[]) => () => checkChat(viewOf(prompts));
-  expect(broken([prompt(1, "posted"), prompt(2, "queued")])).toThrow("one: at most one");
-  expect(broken([prompt(1, null), prompt(2, "queued")])).toThrow("one: the prompt under way is the oldest");
-});
-
-test("asked: an open prompt is posted, or Claude waits for a person", () => {
-  expect(() => checkChat(viewOf([prompt(1, null)]))).toThrow("asked:");
-  expect(() => checkChat(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }))).not.toThrow();
-  // What an older version, or a crash, left lying goes on with the start.
-  expect(decided(viewOf([prompt(1, null), prompt(2, null)]), { type: "started" })).toEqual(["ask 1"]);
-  expect(decided(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }), { type: "started" })).toEqual([]);
-});
-
-/** Every fact of this page, in every standing. */
-const facts: readonly Fact[] = [
-  ...Object.values(table).map(([, fact]) => fact),
-  ...["yes", "no", "/stop", "/skip", "/new", "/new words", "/forget", "/resume 1", "/approve", "/retry"].map((words) =>
-    received(words),
-  ),
-  edited(at + 1, "better"),
-  edited(at + 2, "better"),
-  edited(at + 1, "yes"),
-  deleted(at + 1),
-  deleted(at + 2),
-  thumb(50),
-  logged(idle({ kind: "end_turn" })),
-  logged({ id: "x", at: at + 3, type: "terminated" }),
-  ...(["claude_request", "claude_key", "claude_overloaded", "claude_stream_lost", "claude_failed"] as const).map(
-    (code) => failed(code),
-  ),
-  { ...gone, isElsewhere: true },
-];
-const views: readonly View[] = [
-  ...Object.values(standings),
-  withTwoAsks,
-  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "end_turn" })) }),
-  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "retries_exhausted" })) }),
-  viewOf([prompt(1, "posted"), prompt(2, null)], { lastError: { code: "x", isTerminal: true } }),
-  viewOf([prompt(1, null)], { asks: [ask("a", 50)] }),
-  viewOf([], { session: null }),
-];
-const all = views.flatMap((view) => facts.map((fact) => [view, fact] as const));
-
-test("settled: a prompt ends once, and its end is said or shown, unless its message is gone", () => {
-  for (const [view, fact] of all) {
-    const changes = decided(view, fact);
-    const finished = changes.filter((line) => line.startsWith("finish"));
-    const ids = finished.map((line) => line.split(" ")[1]);
-    expect(new Set(ids).size).toBe(ids.length);
-    const isGone =
-      fact.type === "received" && (fact.envelope.content.kind === "delete" || fact.envelope.content.kind === "edit");
-    for (const id of ids) {
-      const isShown = changes.some((line) => line.startsWith(`mark ${id} `) || line.startsWith(`say end ${id}`));
-      expect([changes, isShown || isGone]).toEqual([changes, true]);
-    }
-  }
-});
-
-test("asked: whatever comes, one prompt at most is posted, and only where nothing is under way and nothing waits for a person", () => {
-  for (const [view, fact] of all) {
-    const changes = decide(view, fact);
-    const asked = changes.filter((change) => change.do === "ask");
-    const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
-    const isBusy = view.head.some(({ id, post }) => post !== null && !ended.has(id));
-    expect(asked.length).toBeLessThanOrEqual(isBusy ? 0 : 1);
-    const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
-    const left = [
-      ...view
-        .prompts()
-        .map(({ id }) => id)
-        .filter((id) => !ended.has(id)),
-      ...opened,
-    ];
-    const answered = changes.flatMap((change) => (change.do === "confirm" ? change.use.id : []));
-    const isOver = changes.some(
-      (change) => change.do === "endSession" || change.do === "forget" || change.do === "resumeSession",
-    );
-    const isWaiting = !isOver && view.asks.some((open) => !answered.includes(open.use.id));
-    if (!isBusy && !isWaiting) expect(asked.map(({ id }) => id)).toEqual(left.slice(0, 1));
-  }
-});
-
-test("named: within a decision no two messages have the same reason, subject and part", () => {
-  for (const [view, fact] of all) {
-    const said = decide(view, fact).flatMap((change) =>
-      change.do === "say" ? `${change.why} ${change.subject} ${change.part}` : [],
-    );
-    expect(new Set(said).size).toBe(said.length);
-  }
-});
-
-test("rule 3: a decision is a pure function of what it is told", () => {
-  const deepFreeze = (value: unknown): unknown => {
-    if (typeof value === "object" && value !== null && !(value instanceof Set)) {
-      Object.freeze(value);
-      Object.values(value).forEach(deepFreeze);
-    }
-    return value;
-  };
-  for (const [view, fact] of all) {
-    deepFreeze(view);
-    deepFreeze(fact);
-    expect(decide(view, fact)).toEqual(decide(view, fact));
-  }
 });
