@@ -52,7 +52,9 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "looked":
       return askCall(view, fact);
     case "settled":
-      return [{ ...fact, do: "result", sessionId: fact.session.id }];
+      return [settleCall(fact)];
+    case "worked":
+      return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
     case "started":
       return [];
   }
@@ -241,6 +243,11 @@ function askCall(view: View, { use, item, basis, session }: Extract<Fact, { type
     ...(prompt ? waits(prompt) : []),
   ];
 }
+
+const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { type: "settled" }>): Change =>
+  isRun
+    ? { do: "result", sessionId: session.id, useId, text, isError }
+    : { do: "dropCall", useId, reason: text, approver: null };
 
 const waits = ({ id, envelope, post }: Prompt): Change[] =>
   post?.state === "posted"

@@ -61,6 +61,8 @@ describe.each([3, 7])("a database of version %d", (version) => {
       const db = await openDatabase(file);
       db.exec(readFileSync(join(import.meta.dir, `../fixtures/store/version-${version}.sql`), "utf8"));
       for (const [table, sql] of Object.entries(tables)) before[table] = db.all(sql);
+      // Conversations of that time work on no project.
+      for (const row of before["sessions"] ?? []) row["project"] = null;
       for (const { id, key } of db.all("SELECT id, key FROM outbox")) keys.set(id, String(key));
       db.close();
     });
