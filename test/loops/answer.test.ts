@@ -106,6 +106,19 @@ test("a message right behind a command is answered at once", async () => {
   expect(bench.clock.monotonic() - from).toBeLessThan(1_000);
 });
 
+test("what was set in a chat outlives its conversation, and is shown as it will be", async () => {
+  await using bench = await openBench();
+  for (const text of ["/verbose on", "/effort high", "hello", "/new", "/effort", "/verbose"]) {
+    bench.signal.owner.write(text);
+    await bench.until("the answer", () => isSettled(bench));
+  }
+  expect(bench.texts().slice(-3)).toEqual([
+    "New conversation.",
+    "Effort: high\nOthers: low, medium, xhigh, max",
+    "Tool use is not shown.",
+  ]);
+});
+
 test("deleting a message that waits its turn does not disturb the answer before it", async () => {
   await using bench = await openBench({ script: slow });
   bench.signal.owner.write("first");
