@@ -14,18 +14,16 @@ import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
-import { reasonOf } from "./bytes.ts";
+import { attempt, reasonOf } from "./bytes.ts";
 import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
 import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher, keepGroups } from "./groups.ts";
+import { groupFetcher, keepGroups, withNames } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import { withNames } from "./profiles.ts";
 import { mergeJobs } from "./news.ts";
 import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
@@ -86,6 +84,7 @@ type Live = Context & { readonly state: State };
 export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   const context = openContext(deps);
   const { state, closing } = context;
+  const quietly = (work: Promise<void>) => attempt(work, ({ code }) => deps.log.debug("notice not sent", { code }));
   return {
     name: "native",
     isLocal: deps.service.isLocal,
@@ -103,8 +102,8 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     },
     ack: async (batch, isCommitted) => acknowledge(context, batch, isCommitted),
     send: (message) => sendOutbound(context, message, closing()),
-    typing: (chat, isTyping) => quietly(deps.log, sendTyping(context, chat, isTyping, closing())),
-    markRead: (envelope) => quietly(deps.log, sendReceipt(context, envelope)),
+    typing: (chat, isTyping) => quietly(sendTyping(context, chat, isTyping, closing())),
+    markRead: (envelope) => quietly(sendReceipt(context, envelope)),
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
@@ -173,16 +172,6 @@ function makeMutex(): Mutex {
     }
   };
   return { acquire, run };
-}
-
-/** Best effort: a notice is never repeated. */
-async function quietly(log: Log, work: Promise<void>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    log.debug("notice not sent", { code: error.code });
-  }
 }
 
 async function connect(context: Live, signal: AbortSignal) {
@@ -306,13 +295,7 @@ async function prove(context: Live, line: Line): Promise<boolean> {
 
 /** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
 function enqueue({ state, log }: Live, work: () => Promise<void>): void {
-  state.jobs = state.jobs.then(async () => {
-    try {
-      await work();
-    } catch (error) {
-      if (error instanceof BridgeError)
-        log.info("background work put off", { code: error.code, reason: error.message });
-      else log.error("background work failed", { reason: reasonOf(error) });
-    }
-  });
+  const putOff = ({ code, message: reason }: BridgeError) => log.info("background work put off", { code, reason });
+  const fail = (error: unknown) => log.error("background work failed", { reason: reasonOf(error) });
+  state.jobs = state.jobs.then(() => attempt(work(), putOff)).catch(fail);
 }
