@@ -11,7 +11,7 @@ import { chatKey } from "../core/model.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import type { Store } from "./store.ts";
-import { createView, type Surroundings } from "./view.ts";
+import { createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -257,9 +257,6 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-/** What was chosen for the chat outlives its conversations. */
-const lastingKeys = ["model", "effort", "verbose"] as const;
-
 function createSessionMaker({ sessions, settings }: Store, world: Surroundings) {
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
@@ -267,10 +264,7 @@ function createSessionMaker({ sessions, settings }: Store, world: Surroundings) 
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? {};
-    const chosen = Object.fromEntries(
-      lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
-    );
+    const chosen = lasting(active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
     const named = settings.get(`project:${key}`);
     const project =

@@ -2,7 +2,7 @@
 import { askSubject } from "../core/chat.ts";
 import type { Ask, Look, Post, Prompt, Stage, ToolUse, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
-import type { Account, Chat, Envelope, JsonValue, Millis, Session, Stamps } from "../core/model.ts";
+import type { Account, Chat, Context, Envelope, JsonValue, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { nameOf, transcriptOf, usageOf } from "../core/conversation.ts";
 import { textOf } from "../core/prompt.ts";
@@ -143,7 +143,11 @@ function lookOf({ sessions, log, inbox }: Store, key: string, session: Session |
         .ofChat(key, conversationsMax)
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: () => usageOf(session && log.lastOfType(session.id, "usage")),
+    chosen: () => session?.context ?? lasting(sessions.ofChat(key, 1)[0]),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
+
+/** What was chosen for the chat outlives its conversations. */
+const lastingKeys = ["model", "effort", "verbose"] as const;

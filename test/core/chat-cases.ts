@@ -82,6 +82,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
+    chosen: () => ({}),
     defaultModel: "claude-test",
     defaultEffort: "medium",
     isModelFixed: true,

@@ -41,9 +41,7 @@ const blockedText =
 /** What became of one delivery. */
 type Outcome = {
   readonly envelope?: Delivered;
-  /** Why it was set aside. */
   readonly quarantine?: string;
-  /** To be done after the acknowledgement. */
   readonly jobs?: readonly Job[];
   /** The account changed, and what comes next must be opened with the new one. */
   readonly isLast?: boolean;
