@@ -151,3 +151,11 @@ function lookOf({ sessions, log, inbox }: Store, key: string, session: Session |
 
 /** What was chosen for the chat outlives its conversations. */
 const lastingKeys = ["model", "effort", "verbose"] as const;
+
+export const lasting = (before: Session | undefined): Context =>
+  Object.fromEntries(
+    lastingKeys.flatMap((name) => {
+      const value = before?.context[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
