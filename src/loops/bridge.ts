@@ -65,6 +65,8 @@ export type Bridge = {
   readonly deviceTag: string;
   /** Null where voice notes stay unheard. */
   readonly transcribe: Transcribe | null;
+  /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
+  readonly timeZone?: string;
   /** Who we are; null before the first connect. */
   readonly account: () => Account | null;
   readonly isConnected: () => boolean;

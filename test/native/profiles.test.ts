@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { createCipheriv, randomBytes } from "node:crypto";
 import { findRecipient, saveRecipient } from "../../src/signal/native/account.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
-import { openName } from "../../src/signal/native/profiles.ts";
+import { openName } from "../../src/signal/native/groups.ts";
 import { openNativeDatabase } from "./mock.ts";
 
 const key = owned(randomBytes(32));

@@ -42,7 +42,6 @@ export function loadAccount(database: Database): NativeAccount {
   return account;
 }
 
-/** The account as the rest of the program knows it. */
 export const toAccount = ({ aci, number, deviceId }: NativeAccount): Account => ({
   aci: aci.serviceId,
   number,
@@ -101,10 +100,7 @@ export function findAci(database: Database, { aci, number }: Address): string | 
   return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;
 }
 
-/**
- * Makes the row; a number given belongs to this person from now on. A name becomes one line without a colon, as it must not look
- * like a message of another person.
- */
+/** Makes the row; the number is this person's from now on. A name is one line without a colon: it must not look like a message. */
 export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
   const line = given?.replaceAll(":", "").replace(/[\p{Cc}\s]+/gu, " ") ?? "";
   const name = line.trim().slice(0, nameLengthMax) || null;

@@ -17,7 +17,7 @@ import type { Millis } from "../../core/model.ts";
 import { concat, owned, toBase64, utf8 } from "./bytes.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, PinnedResponse, Service } from "./context.ts";
-import { retryAfterMsOf } from "./https.ts";
+import { retryAfterMsOf } from "./service.ts";
 import * as wire from "./proto/signal_pb.ts";
 
 const ivBytes = 16;
@@ -94,10 +94,7 @@ export function decryptAttachment(blob: Uint8Array, { key, digest, size }: Annou
   return owned(plain.subarray(0, size));
 }
 
-/**
- * Length to which `plainBytes` are padded with zeros, so that the length says little about the file: steps of 5 %, at least 541.
- * **Source:** libsignal-service PaddingInputStream.
- */
+/** Zeros hide the length of a file: steps of 5 %, at least 541 bytes. **Source:** libsignal-service PaddingInputStream. */
 export function paddedBytes(plainBytes: number): number {
   const step = Math.ceil(Math.log(Math.max(plainBytes, 1)) / Math.log(1.05));
   return Math.max(541, plainBytes, Math.floor(1.05 ** step));
@@ -107,7 +104,6 @@ export function paddedBytes(plainBytes: number): number {
 const blobBytesMax = (plainBytes: number): number =>
   ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
-/** Seals `plain` under a fresh key. */
 export function encryptAttachment(plain: Uint8Array) {
   const key = owned(randomBytes(64));
   const iv = randomBytes(ivBytes);
@@ -181,7 +177,6 @@ function checked(answer: PinnedResponse): PinnedResponse {
   throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, { retryAfterMs });
 }
 
-/** The content type of the file that carries the whole of a long text. */
 export const longTextType = "text/x-signal-plain";
 /** UTF-8 bytes of a body; the whole of anything longer travels as a file. **Source:** Signal-Android's limit (signal-cli: 2000). */
 const bodyBytesMax = 2048;

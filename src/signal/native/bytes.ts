@@ -1,6 +1,7 @@
-/** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool. */
+/** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool; and failures. */
 import { Buffer } from "node:buffer";
 import { createDecipheriv } from "node:crypto";
+import { BridgeError } from "../../core/errors.ts";
 import type { Bytes } from "./context.ts";
 
 /** A copy of its own: parts of a decoded message are views of the whole. */
@@ -17,5 +18,15 @@ export function openGcm(key: Bytes, sealed: Uint8Array): Bytes {
 }
 
 export const utf8 = (text: string): Bytes => owned(Buffer.from(text, "utf8"));
+
+/** Waits for `work`; an expected failure goes to `onFault`, any other is thrown. */
+export async function attempt(work: Promise<unknown>, onFault: (error: BridgeError) => void): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    onFault(error);
+  }
+}
 
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

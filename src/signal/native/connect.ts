@@ -22,7 +22,7 @@ import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts"
 import type { Millis } from "../../core/model.ts";
 import { reasonOf, utf8 } from "./bytes.ts";
 import type { Context, Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
-import { openedTlsHint } from "./https.ts";
+import { openedTlsHint } from "./service.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -43,10 +43,7 @@ type ChatConnection = AuthenticatedChatConnection | UnauthenticatedChatConnectio
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
-/**
- * Resolves when the server has accepted our credentials and delivers.
- * @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout`
- */
+/** @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout` */
 export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
   const { listener, lose, ...inbound } = openInbound(deps);
   // Without it libsignal would rest its routes for 10 s after an outage that has ended.
@@ -190,10 +187,7 @@ export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onCon
     net.connectUnauthenticatedChat({ onConnectionInterrupted }, { abortSignal: late }),
   );
 
-/**
- * One request on either kind of connection.
- * @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET)
- */
+/** @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET) */
 export async function exchange(connection: ChatConnection, request: Request): Promise<Reply> {
   const { verb, path, headers = [], json, isFixed = false } = request;
   const isJson = json !== undefined;
@@ -257,7 +251,6 @@ const finalCodes = new Map<ErrorCode, BridgeCode>([
   [ErrorCode.ConnectedElsewhere, "replaced"],
 ]);
 
-/** What libsignal threw, in our words. */
 export function toBridgeError(what: string, cause: unknown): BridgeError {
   const message = `${what}: ${reasonOf(cause)}`;
   if (!(cause instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, { cause });

@@ -58,8 +58,8 @@ const openTypes = new Map<Envelope_Type, CipherType>([
 const sealedTypes = new Map<number, CipherType>([Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]));
 
 /**
- * The plaintext; or why it is none of ours: not for us, or forged, to be acknowledged and forgotten. Fills `sealing` as soon as
- * something is known, so that a failure can be answered; `at` is when the server received it. @throws what libsignal throws
+ * The plaintext, or why it is none of ours. Fills `sealing` as soon as something is known, so that a failure can be answered; `at`
+ * is when the server received it. @throws what libsignal throws
  */
 export async function decrypt(who: Who, envelope: Envelope, at: Millis, sealing: Sealing): Promise<Plain | string> {
   const { overlay } = who;

@@ -14,11 +14,11 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
-import { learnProfileKey } from "./account.ts";
-import { fromBase64, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
+import { attempt, fromBase64, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, FetchGroup, GroupAccount, GroupClaim } from "./context.ts";
 import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
-import { retryAfterMsOf } from "./https.ts";
+import { retryAfterMsOf } from "./service.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { ask, refused } from "./server.ts";
@@ -32,6 +32,7 @@ const bytesMax = 4 * 1024 * 1024;
 /** A state is asked for anew after this, even when no message spoke of a newer one. */
 const freshForMs: Millis = 86_400_000;
 const askedMax = 1_000;
+const givenUpForMs: Millis = 3_600_000;
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day, of the server's clock. */
 export function groupFetcher(service: Hosts, request: Line["request"], now: () => Millis): FetchGroup {
@@ -142,7 +143,8 @@ type Row = Record<"masterKey", Bytes> &
 export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
-  const unreadable = new Set<string>();
+  /** When they were given up. */
+  const unreadable = new Map<string, Millis>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
     const sql = `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
@@ -163,7 +165,8 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       const row = find(claim.groupId);
       if (row?.isBlocked === 1) return "blocked";
       const state = row?.state ?? null;
-      if (state === null && unreadable.has(claim.groupId)) return "unreadable";
+      const isGivenUp = now() - (unreadable.get(claim.groupId) ?? -Infinity) < givenUpForMs;
+      if (state === null && isGivenUp) return "unreadable";
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       const isAdminNeeded = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
@@ -179,7 +182,7 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       asked.add(nameOf(claim));
       unreadable.delete(claim.groupId);
     },
-    giveUp: ({ groupId }) => void unreadable.add(groupId),
+    giveUp: ({ groupId }) => void unreadable.set(groupId, now()),
     async load(groupId, signal) {
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
@@ -200,4 +203,43 @@ function save(database: Database, groupId: string, masterKey: Bytes, state: Grou
     revision = max(revision, excluded.revision)`;
   database.run(sql, groupId, masterKey, state.revision, JSON.stringify({ ...state, members }), now);
   for (const { aci, profileKey } of state.members) if (profileKey !== null) learnProfileKey(database, aci, profileKey);
+}
+
+// --- the names of members, as their profiles have them: what one of them says goes to Claude with a name before it
+
+/** Asked for at once; of a larger group the rest is named when it is fetched again. */
+const namesMax = 20;
+
+const profile = v.object({ name: v.string() });
+
+/** Fetches a group's state, and the names that are not known of its members; a name that cannot be had is no reason to fail. */
+export function withNames(fetchGroup: FetchGroup, database: Database, request: Line["request"]): FetchGroup {
+  const learn = (aci: string, key: Bytes) => {
+    const saving = fetchName(request, aci, key).then((name) => saveRecipient(database, aci, null, name));
+    return attempt(saving, () => undefined);
+  };
+  return async (account, masterKey, signal) => {
+    const state = await fetchGroup(account, masterKey, signal);
+    const isNameless = (aci: string) => aci !== account.aci && findRecipient(database, aci).name === null;
+    const nameless = (state?.members ?? []).filter(({ aci }) => isNameless(aci)).slice(0, namesMax);
+    await Promise.all(nameless.map(async ({ aci, profileKey }) => profileKey && learn(aci, profileKey)));
+    return state;
+  };
+}
+
+/** Null where there is no profile, or the key does not open it. */
+async function fetchName(request: Line["request"], aci: string, key: Bytes): Promise<string | null> {
+  const version = new zkgroup.ProfileKey(key).getProfileKeyVersion(Aci.fromUuid(aci)).toString();
+  const { status, json } = await request(ask.profile(aci, version));
+  const found = v.safeParse(profile, json);
+  return status === 200 && found.success ? openName(fromBase64(found.output.name), key) : null;
+}
+
+/** The plain name is padded with NULs, and one stands between given and family name; null where the key does not open it. */
+export function openName(sealed: Bytes, key: Bytes): string | null {
+  try {
+    return Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim() || null;
+  } catch {
+    return null;
+  }
 }

@@ -9,12 +9,12 @@
  *   | index                                 | the door; libsignal is loaded behind it, when first needed          |
  *   | transport                             | connect, receive, acknowledge, send: the life of one connection     |
  *   | link · receive · send · upkeep        | becoming a device; deliveries in; messages out; what keeps it sound |
- *   | claims · news · deliver · groups · profiles · storage | what a content tells besides; one content to one account     |
+ *   | claims · news · deliver · groups · storage | what a content tells besides; one content to one account       |
  *   | content · compose · decrypt           | wire to model, model to wire; the ratchet                           |
  *   | account · attachments · keys · store  | rows and records; files                                             |
  *   | connect · ids                         | the line                                                            |
  *   | load · service                        | libsignal itself; the hosts                                         |
- *   | https · schema · server               | pinned requests; tables; the endpoints                              |
+ *   | schema · server                       | tables; the endpoints                                               |
  *   | bytes                                 | byte strings                                                        |
  *   | context · proto                       | types; the wire                                                     |
  */
@@ -22,8 +22,6 @@ import type { Account } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import type { Link } from "../transport.ts";
 import type { NativeAllow, NativeDeps } from "./context.ts";
-import { loadLibsignal } from "./load.ts";
-import { loadService } from "./service.ts";
 import type { NativeTransport } from "./transport.ts";
 
 export { signalSchema as schema } from "./schema.ts";
@@ -60,6 +58,7 @@ export function findAccount(database: Database): Account | null {
 }
 
 async function load({ signalService, libraryFolder, proxy, ...deps }: NativePlace): Promise<NativeDeps> {
+  const [{ loadLibsignal }, { loadService }] = [await import("./load.ts"), await import("./service.ts")];
   await loadLibsignal(libraryFolder);
   return { ...deps, service: await loadService(signalService, deps.clock, proxy) };
 }

@@ -15,9 +15,9 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { loadAccount, readAccount, storageKeyOf, toAccount } from "./account.ts";
-import { concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { attempt, concat, owned, toBase64, utf8 } from "./bytes.ts";
 import { connectSealed, exchange, once, openLine, withDeadline } from "./connect.ts";
-import type { Bytes, Context, NativeAccount, NativeDeps, OwnName, Reply } from "./context.ts";
+import type { Bytes, Context, Line, NativeAccount, NativeDeps, OwnName, Reply } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
@@ -32,8 +32,7 @@ const codesMax = 30;
 type LinkDeps = NativeDeps & Pick<Context, "net">;
 
 /**
- * Yields the account once it is committed and the pre-keys are uploaded, so that others can write to us at once. An account that
- * was linked before is replaced.
+ * Yields the account once it is committed and its pre-keys are uploaded: others can write at once. An earlier account is replaced.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` `signal_rate_limited` `rejected` `database`
  */
 export function makeLink(deps: LinkDeps): Link {
@@ -97,7 +96,6 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, open: stack.move() };
 }
 
-/** All that the link needs after the answer. */
 function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: string) {
   const at = clock.now();
   const makeOwn = (name: OwnName, identity: libsignal.PrivateKey) => {
@@ -172,17 +170,18 @@ function refusal({ status, retryAfterMs }: Reply): BridgeError {
 
 /** A device that is only forgotten would keep a place and a queue for weeks. Best effort: it may be gone already. */
 async function unlink(deps: LinkDeps, earlier: NativeAccount, signal: AbortSignal): Promise<void> {
-  try {
-    await using line = await openQuietLine(deps, earlier, signal);
-    await line.request(ask.removeDevice(earlier.deviceId));
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    deps.log.info("the earlier device may still be listed on the phone", { reason: error.message });
-  }
+  const removing = onLine(deps, earlier, signal, (line) => line.request(ask.removeDevice(earlier.deviceId)));
+  const note = ({ message: reason }: BridgeError) =>
+    deps.log.info("the earlier device may still be listed on the phone", { reason });
+  await attempt(removing, note);
 }
 
-const openQuietLine = (deps: LinkDeps, account: NativeAccount, signal: AbortSignal) =>
-  openLine({ ...deps, onServerTime: () => undefined, notify: () => undefined }, account, signal);
+type OnLine = (line: Line) => Promise<unknown>;
+async function onLine(deps: LinkDeps, account: NativeAccount, signal: AbortSignal, work: OnLine): Promise<void> {
+  const nothing = () => undefined;
+  await using line = await openLine({ ...deps, onServerTime: nothing, notify: nothing }, account, signal);
+  await work(line);
+}
 
 /** What belongs to one device, and what to one account. */
 const deviceTables = "account own sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys send_log";
@@ -209,14 +208,11 @@ function save({ database, clock }: LinkDeps, { provision, owns, password }: Pend
 /** The account is linked by now, so a failure is only noted: the next connect uploads what is missing. */
 async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> {
   const account = loadAccount(deps.database);
-  try {
-    await using line = await openQuietLine(deps, account, signal);
+  const uploading = onLine(deps, account, signal, async (line) => {
     await refreshKeys(deps, line, account.aci);
     if (account.pni !== null) await refreshKeys(deps, line, account.pni);
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    deps.log.warn("pre-keys not uploaded yet", { reason: error.message });
-  }
+  });
+  await attempt(uploading, ({ message: reason }) => deps.log.warn("pre-keys not uploaded yet", { reason }));
 }
 
 // --- what the phone hands over through the QR code, and the name under which it lists us

@@ -13,10 +13,7 @@ import { reasonOf } from "./bytes.ts";
 
 let addonFolder: string | null = null;
 
-/**
- * `folder` (created, 0700) must lie where programs may be executed. After a failure only a new process can try again.
- * @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it
- */
+/** @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it */
 export async function loadLibsignal(folder: string): Promise<void> {
   addonFolder = folder;
   try {

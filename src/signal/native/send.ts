@@ -12,7 +12,7 @@ import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/
 import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
 import { longTextType, splitLongText, uploadAttachment } from "./attachments.ts";
-import { fromBase64 } from "./bytes.ts";
+import { attempt, fromBase64 } from "./bytes.ts";
 import { compose, type Composed, type Delivered, type Frame, messageContent, type Parts } from "./compose.ts";
 import { readSyncContent, receiptContent, transcriptContent, typingContent } from "./compose.ts";
 import type { Bytes, Context } from "./context.ts";
@@ -54,10 +54,7 @@ async function targetOf({ database, groups, account }: Context, chat: Chat, sign
   return { others: to === own ? [] : [to], destination: to, groupId: null, frame };
 }
 
-/**
- * Resolves when the server has the message for at least one recipient, and our own devices have their transcript.
- * @throws BridgeError as `Transport.send`
- */
+/** To at least one recipient, and as a transcript to our own devices. @throws BridgeError as `Transport.send` */
 export async function sendOutbound(context: Context, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
   const { chat, timestamp, body } = message;
   const { profileKey, aci: own } = context.account();
@@ -66,14 +63,10 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   const delivered: Delivered[] = [];
   const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
   for (let at = 0; at < others.length; at += fanOutMax) {
-    const wave = others.slice(at, at + fanOutMax).map(async (recipient) => {
-      try {
-        const isSealed = await deliverMessage(context, { composed, timestamp, groupId }, recipient);
-        delivered.push({ aci: recipient, isSealed });
-      } catch (error) {
-        if (!(error instanceof BridgeError)) throw error;
-        failures.push({ recipient, error });
-      }
+    const wave = others.slice(at, at + fanOutMax).map((recipient) => {
+      const delivering = deliverMessage(context, { composed, timestamp, groupId }, recipient);
+      const counted = delivering.then((isSealed) => delivered.push({ aci: recipient, isSealed }));
+      return attempt(counted, (error) => failures.push({ recipient, error }));
     });
     await Promise.all(wave);
   }

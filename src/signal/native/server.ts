@@ -38,7 +38,6 @@ export const ask = {
   /** A device may remove itself alone. */
   removeDevice: (deviceId: number): Request => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
   setCapabilities: () => fixed(put("/v1/devices/capabilities", capabilities)),
-  whoami: () => fixed(get("/v1/accounts/whoami")),
   keepAlive: () => get("/v1/keepalive"),
   sendMessages: (aci: string, json: unknown) => put(`/v1/messages/${aci}`, json),
   bundles: (aci: string, device: number | "*") => get(`/v2/keys/${aci}/${device}`),

@@ -6,14 +6,16 @@
  * libsignal speaks with the chat host by itself; files and group state are plain HTTPS and are ours.
  */
 import type { NetConstructorOptions } from "@signalapp/libsignal-client/dist/net.js";
+import type { Buffer } from "node:buffer";
 import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
+import { Agent, request } from "node:https";
 import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
-import { fromBase64, toBase64 } from "./bytes.ts";
-import type { Bytes, Service } from "./context.ts";
-import { pinnedFetch } from "./https.ts";
+import type { Millis } from "../../core/model.ts";
+import { concat, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
+import type { Bytes, PinnedFetch, PinnedRequest, PinnedResponse, Service } from "./context.ts";
 
 const filled = v.pipe(v.string("must be text"), v.nonEmpty("must not be empty"));
 const base64 = v.pipe(filled, v.base64("must be standard base64"), v.transform(fromBase64));
@@ -36,7 +38,6 @@ const chatHost = v.object({ port, certificateDer: certificate });
 /** Every field is required, so a misspelt one is found; what a test service writes besides is its own affair. */
 const serviceFile = v.object({ chat: chatHost, ...hosts });
 
-/** A service file as written. */
 export type ServiceFile = v.InferInput<typeof serviceFile>;
 
 /** The public constants of the Signal service. No secrets. Chat hosts, their TLS roots and fallback addresses are inside libsignal. */
@@ -59,8 +60,7 @@ export const production: Omit<ServiceFile, "chat"> = {
 };
 
 /**
- * `name` is `production`, or the path of a service file: on loopback, which is reached directly whatever `proxy` says. `clock`
- * bounds the time of each `fetch`.
+ * `name` is `production`, or the path of a service file: on loopback, which is reached directly whatever `proxy` says.
  * @throws BridgeError `config` naming the field that cannot be
  */
 export async function loadService(name: string, clock: Clock, proxy: string | null = null): Promise<Service> {
@@ -130,3 +130,81 @@ function isCertificate(der: Bytes): boolean {
 /** **Source:** RFC 7468, section 2: base64 in lines of 64. */
 const toPem = (der: Bytes): string =>
   `-----BEGIN CERTIFICATE-----\n${toBase64(der).replace(/.{64}/g, "$&\n")}\n-----END CERTIFICATE-----\n`;
+
+// --- HTTPS that trusts given roots only; `node:https` is the one way to name them which Bun and Deno share
+
+/** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
+const idleMsMax: Millis = 2000;
+
+export const openedTlsHint =
+  "This network opens TLS; Signal does not allow that. Sign in to the network if it asks for that, use another one, or set SIGNALMAN_PROXY to a proxy that does not.";
+/** As Bun, Node and Deno name a certificate that none of our roots signed, or that is another host's. */
+const openedTls = /cert|issuer|unable to verify/i;
+
+/** Every answer is bounded in bytes and in time; redirects are not followed. The environment's proxy does not count here. */
+function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | null): PinnedFetch {
+  const proxyEnv = proxy === null ? {} : { HTTPS_PROXY: proxy };
+  const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true, proxyEnv });
+  let agent = freshAgent();
+  let active = 0;
+  let usedAt: Millis = clock.now();
+  return async (what) => {
+    if (active === 0 && Math.abs(clock.now() - usedAt) > idleMsMax) {
+      agent.destroy();
+      agent = freshAgent();
+    }
+    const done = new AbortController();
+    const late = new AbortController();
+    void clock.sleep(what.timeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
+    active++;
+    try {
+      return await exchange(agent, what, AbortSignal.any([late.signal, ...(what.signal ? [what.signal] : [])]));
+    } catch (cause) {
+      if (cause instanceof BridgeError) throw cause;
+      const isOpened = openedTls.test(`${(cause as { code?: string }).code} ${reasonOf(cause)}`);
+      const place = `Cannot ${what.method} ${new URL(what.url).host} as`;
+      if (late.signal.aborted)
+        throw new BridgeError("signal_timeout", `${place} there was no answer in ${what.timeoutMs} ms`, { cause });
+      const why = what.signal?.aborted ? "it was cancelled" : isOpened ? "this network opens TLS" : reasonOf(cause);
+      const hint = isOpened ? openedTlsHint : undefined;
+      throw new BridgeError("signal_unreachable", `${place} ${why}`, { cause, hint });
+    } finally {
+      done.abort();
+      active--;
+      usedAt = clock.now();
+    }
+  };
+}
+
+function exchange(agent: Agent, { url, method, headers, body, bytesMax }: PinnedRequest, signal: AbortSignal) {
+  return new Promise<PinnedResponse>((resolve, reject) => {
+    const length = body === undefined ? {} : { "content-length": String(body.length) };
+    const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
+    outgoing.on("error", reject);
+    outgoing.on("response", (incoming) => {
+      const parts: Buffer[] = [];
+      let bytes = 0;
+      incoming.on("data", (part: Buffer) => {
+        bytes += part.length;
+        parts.push(part);
+        if (bytes <= bytesMax) return;
+        const what = `Cannot ${method} ${new URL(url).host} as the answer is larger than ${bytesMax} bytes`;
+        reject(new BridgeError("signal_protocol", what));
+        outgoing.destroy();
+      });
+      incoming.on("error", reject);
+      incoming.on("close", () => {
+        if (!incoming.complete) return reject(new Error("the line broke"));
+        const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
+        resolve({ status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) });
+      });
+    });
+    outgoing.end(body);
+  });
+}
+
+/** The seconds form of Retry-After, as Signal uses it, in ms; null when there is none. */
+export function retryAfterMsOf({ headers }: Pick<PinnedResponse, "headers">): Millis | null {
+  const text = headers.get("retry-after") ?? "";
+  return /^\d+$/.test(text) ? Number(text) * 1000 : null;
+}

@@ -14,18 +14,16 @@ import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
-import { reasonOf } from "./bytes.ts";
+import { attempt, reasonOf } from "./bytes.ts";
 import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
 import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher, keepGroups } from "./groups.ts";
+import { groupFetcher, keepGroups, withNames } from "./groups.ts";
 import { makeLink } from "./link.ts";
-import { withNames } from "./profiles.ts";
 import { mergeJobs } from "./news.ts";
 import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
@@ -36,7 +34,6 @@ import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 /** When quiet, the server is asked this often whether it is still there. */
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 3_600_000;
-/** A clock that is further off than this is told of. */
 const skewMsMax: Millis = 300_000;
 const noticeEveryMs: Millis = 24 * 3_600_000;
 
@@ -53,7 +50,6 @@ function openNet({ service, userAgent }: NativeDeps): Net {
   return net;
 }
 
-/** Makes this program a linked device of the service. Import after `loadLibsignal`. */
 export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
 
 /** All that changes while the transport lives; times are monotonic. */
@@ -86,6 +82,7 @@ type Live = Context & { readonly state: State };
 export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   const context = openContext(deps);
   const { state, closing } = context;
+  const quietly = (work: Promise<void>) => attempt(work, ({ code }) => deps.log.debug("notice not sent", { code }));
   return {
     name: "native",
     isLocal: deps.service.isLocal,
@@ -103,8 +100,8 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     },
     ack: async (batch, isCommitted) => acknowledge(context, batch, isCommitted),
     send: (message) => sendOutbound(context, message, closing()),
-    typing: (chat, isTyping) => quietly(deps.log, sendTyping(context, chat, isTyping, closing())),
-    markRead: (envelope) => quietly(deps.log, sendReceipt(context, envelope)),
+    typing: (chat, isTyping) => quietly(sendTyping(context, chat, isTyping, closing())),
+    markRead: (envelope) => quietly(sendReceipt(context, envelope)),
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
@@ -175,16 +172,6 @@ function makeMutex(): Mutex {
   return { acquire, run };
 }
 
-/** Best effort: a notice is never repeated. */
-async function quietly(log: Log, work: Promise<void>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    log.debug("notice not sent", { code: error.code });
-  }
-}
-
 async function connect(context: Live, signal: AbortSignal) {
   const { state, database, clock } = context;
   state.held?.release();
@@ -227,7 +214,6 @@ async function disconnect(state: State): Promise<void> {
   await state.jobs;
 }
 
-/** With what there is to tell. */
 const batchOf = (state: State, batch: Omit<Batch, "notices">): Batch =>
   state.notices.length === 0 ? batch : { ...batch, notices: state.notices.splice(0) };
 
@@ -306,13 +292,7 @@ async function prove(context: Live, line: Line): Promise<boolean> {
 
 /** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
 function enqueue({ state, log }: Live, work: () => Promise<void>): void {
-  state.jobs = state.jobs.then(async () => {
-    try {
-      await work();
-    } catch (error) {
-      if (error instanceof BridgeError)
-        log.info("background work put off", { code: error.code, reason: error.message });
-      else log.error("background work failed", { reason: reasonOf(error) });
-    }
-  });
+  const putOff = ({ code, message: reason }: BridgeError) => log.info("background work put off", { code, reason });
+  const fail = (error: unknown) => log.error("background work failed", { reason: reasonOf(error) });
+  state.jobs = state.jobs.then(() => attempt(work(), putOff)).catch(fail);
 }

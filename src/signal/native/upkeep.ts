@@ -11,6 +11,7 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findAci, saveRecipient, saveTimer } from "./account.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
+import { attempt } from "./bytes.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, Context } from "./context.ts";
@@ -37,25 +38,15 @@ const contactsBytesMax = 32 * 1024 * 1024;
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
-const whoami = v.object({ uuid: v.string(), pni: v.nullish(v.string()) });
 const login = v.object({ username: v.string(), password: v.string() });
 
-/**
- * After each connect, and every hour of a line that holds. One step that fails keeps no other from being taken.
- * @throws BridgeError of the first step that failed: the rest of it waits for the next time
- */
+/** After each connect, and every hour. @throws BridgeError of the first step that failed; it keeps no other from being taken */
 export async function maintain(context: Context): Promise<void> {
   prune(context.database, context.now());
-  const steps = [tellCapabilities, checkNumber, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
-  let fault: unknown = null;
-  for (const step of steps)
-    try {
-      await step(context);
-    } catch (error) {
-      if (!(error instanceof BridgeError)) throw error;
-      fault ??= error;
-    }
-  if (fault !== null) throw fault;
+  const steps = [tellCapabilities, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
+  const faults: BridgeError[] = [];
+  for (const step of steps) await attempt(step(context), (fault) => faults.push(fault));
+  if (faults[0] !== undefined) throw faults[0];
 }
 
 async function tellCapabilities({ log, line }: Context): Promise<void> {
@@ -63,14 +54,6 @@ async function tellCapabilities({ log, line }: Context): Promise<void> {
   if (status >= 300) log.warn("capabilities not taken", { status });
 }
 
-async function checkNumber({ log, line, account }: Context): Promise<void> {
-  const { pni } = account();
-  const who = v.safeParse(whoami, (await line().request(ask.whoami())).json);
-  if (who.success && who.output.pni && pni && pni.serviceId !== `PNI:${who.output.pni.toLowerCase()}`)
-    log.warn("the account has another number than this device knows: link anew if people cannot reach it");
-}
-
-/** Both identities; cheap when nothing is due. */
 async function refreshAllKeys(context: Context): Promise<void> {
   const { aci, pni } = context.account();
   for (const own of pni === null ? [aci] : [aci, pni])
@@ -149,7 +132,6 @@ export async function answerChallenge({ database, line }: Context, text: string)
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
-/** What deliveries left to be done, once they are acknowledged. */
 export async function runJob(context: Context, job: Job): Promise<void> {
   switch (job.kind) {
     case "refreshKeys":
