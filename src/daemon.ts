@@ -15,6 +15,7 @@ import { BridgeError, toFault } from "./core/errors.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
+import { begin, createCheckup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
@@ -141,7 +142,9 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
-  spawn(beat({ ...bridge, networkKey: deps.networkKey }, connection, wakeAll, loops.onStoreFault, stopping.signal));
+  const checkup = createCheckup(bridge);
+  const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
+  spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
   for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
@@ -151,7 +154,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     status: snapshot,
     health() {
       if (bug !== null) return "a loop has failed";
-      return loops.storeFault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
+      return loops.storeFault() ?? checkup.fault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
     },
     isReady: loops.isConnected,
     wake: wakeAll,
@@ -237,7 +240,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
-      if (!hasBegun) bridge.chats.tellAll("started");
+      if (!hasBegun) begin(bridge);
       hasBegun = true;
       // It is known who we are: what waits may be asked already.
       wakeAll();
@@ -268,7 +271,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
 /** Announces what waits, once the line is back and again with the first messages that it brings. */
 function createBacklog({ chats, log, isConnected }: Bridge) {
   let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
   return {
     onResumed(): void {
       isBack = isConnected();

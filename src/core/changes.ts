@@ -141,6 +141,8 @@ export type Fact =
     }
   /** What a command owed is done. */
   | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
+  /** The database is older than what it was: what is open in it may have been asked since. */
+  | { readonly type: "setBack"; readonly generation: number }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
 

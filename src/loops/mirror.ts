@@ -6,6 +6,7 @@
 import type { Frame, Remote, RemoteSession, Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
+import { saidKey } from "../store/generation.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
@@ -135,10 +136,15 @@ export async function listLog(
   remoteId: string,
   signal: AbortSignal,
 ): Promise<void> {
+  const { store, chats } = bridge;
+  const isSaid = store.settings.get(saidKey + sessionId) !== null;
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
-    const session = bridge.store.sessions.get(sessionId);
-    if (session && !signal.aborted) bridge.chats.log(session, page);
+    const session = store.sessions.get(sessionId);
+    if (!session || signal.aborted) continue;
+    if (isSaid) chats.keep(session, page);
+    else chats.log(session, page);
   }
+  if (isSaid && !signal.aborted) store.settings.remove(saidKey + sessionId);
 }
 
 type Happened =

@@ -56,6 +56,9 @@ export function createChats(store: Store, world: Surroundings) {
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
+    /** Stores what was said already: nothing is decided about it. */
+    keep: (session: Session, events: readonly SessionEvent[]): void =>
+      store.db.transaction(() => void store.log.apply(session, events, world.now())),
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
       const kind = verdict.kind === "hint" ? "command" : verdict.kind;
@@ -68,10 +71,10 @@ export function createChats(store: Store, world: Surroundings) {
       });
     },
     /** Tells every chat in which something is open. */
-    tellAll(type: "started" | "back"): void {
+    tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
       for (const key of store.inbox.openChats()) {
         const chat = store.inbox.head(key)[0]?.envelope.chat;
-        if (chat) settle(chat, { type });
+        if (chat) settle(chat, fact);
       }
     },
     viewOf,

@@ -7,6 +7,7 @@ import { holdFile, openDatabase, statements, type Database } from "./database.ts
 import { createCalls, type Calls } from "./calls.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
+import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { createKept, type KeptRows } from "./kept.ts";
 import { createLog, type Log } from "./log.ts";
@@ -29,6 +30,7 @@ export type Store = {
   readonly calls: Calls;
   readonly kept: KeptRows;
   readonly settings: Settings;
+  readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
@@ -107,6 +109,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions: createSessions(db),
       files,
       settings,
+      generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
       close() {

@@ -267,7 +267,7 @@ async function createWorld() {
       const [prompt] = rig.store.inbox.head("self");
       if (prompt) rig.store.drafts.addDraft(prompt.id, { kind: "self" }, `preview ${n} …`, [], rig.now);
     },
-    back: (): void => rig.chats.tellAll("back"),
+    back: (): void => rig.chats.tellAll({ type: "back" }),
     restart: (): Promise<void> => rig.restart(),
   };
 
