@@ -8,12 +8,10 @@
  * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
  */
 import mitt from "mitt";
-import type { Line, ModelInfo } from "./claude/line.ts";
+import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
-import { stampKey } from "./core/hlc.ts";
-import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
@@ -22,12 +20,14 @@ import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
+import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
+import { createCallDeps, surroundings } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
@@ -40,6 +40,10 @@ export type DaemonDeps = {
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
+  /** How this program starts itself: a search of a project is a process of its own. */
+  readonly self?: readonly string[];
+  /** The environment that commands of projects take listed variables from. */
+  readonly env?: NodeJS.ProcessEnv;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
 };
@@ -137,7 +141,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   spawn(beat({ ...bridge, networkKey: deps.networkKey }, connection, wakeAll, loops.onStoreFault, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
@@ -192,44 +196,46 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
+  const account: Bridge["account"] = () => connection.account();
   const deviceTag = tagOf(base);
-  const chats = createChats(
-    store,
-    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched }),
-  );
+  const grants = createGrants(base.clock);
+  const callDeps = createCallDeps(base, grants.isGranted);
+  const outside = { stateName, account, onTouched, grants, onDropped: (id: string) => calls.drop(id) };
   const bridge: Bridge = {
     ...base,
-    chats,
+    chats: createChats(store, surroundings(base, deviceTag, outside)),
     deviceTag,
     transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
-    account: () => connection.account(),
+    account,
     isConnected,
+    toolsOf: (session) => toolsOf(base, callDeps, session),
   };
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
+  const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
+    if (sessionIds.length > 0) calls.wake();
     files.wake();
     if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  /** The line has come back, and no message with it yet: those that proved it are committed later. */
-  let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
-  const onAccepted = (): void => {
-    if (isBack) announce();
-    isBack = false;
+  const backlog = createBacklog(bridge);
+  const hooks = {
+    ...bridge,
+    onAccepted: backlog.onAccepted,
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onStoreFault,
   };
-  const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
-  const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
+  const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
-      if (!hasBegun) chats.tellAll("started");
+      if (!hasBegun) bridge.chats.tellAll("started");
       hasBegun = true;
       // It is known who we are: what waits may be asked already.
       wakeAll();
@@ -237,8 +243,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     },
     sync: (signal) => sync.run(signal),
     resume() {
-      isBack = isConnected();
-      if (isBack) announce();
+      backlog.onResumed();
       wakeAll();
     },
     onBug,
@@ -248,6 +253,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     send,
     follow,
     files,
+    calls,
     sync,
     connection,
     wakeAll,
@@ -257,62 +263,22 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   };
 }
 
-const emojis: { readonly [stage in Stage]: string | null } = {
-  taken: "👀",
-  waiting: "⏳",
-  done: "✅",
-  failed: "⚠️",
-  cleared: null,
-};
-
-type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched">;
-
-/** What decisions know of the world outside of the database. */
-function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched }: Ask,
-): Parameters<typeof createChats>[1] {
-  const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
-  let models: readonly ModelInfo[] = [];
-  notices.on("synced", () => {
-    if (models.length > 0) return;
-    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
-      (found) => void (models = found),
-      () => undefined,
-    );
-  });
+/** Announces what waits, once the line is back and again with the first messages that it brings. */
+function createBacklog({ chats, log, isConnected }: Bridge) {
+  let isBack = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
   return {
-    account,
-    onTouched,
-    now: clock.now,
-    random: base.random,
-    isAskedAnew: line.remote === null,
-    newId: base.newId,
-    backend: line.name,
-    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
-    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
-    hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isWelcoming: config.welcome,
-    isChecked: base.isChecked ?? false,
-    look: {
-      models: () => models.map(({ id }) => id),
-      defaultModel: config.model,
-      defaultEffort: config.effort,
-      isModelFixed: line.remote !== null,
-      situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
-      },
+    onResumed(): void {
+      isBack = isConnected();
+      if (isBack) announce();
+    },
+    /** Messages that proved the line are committed after it counts as back. */
+    onAccepted(): void {
+      if (isBack) announce();
+      isBack = false;
     },
   };
 }
-
-/** A list of models is a help, and waited for no longer than this. */
-const modelsTimeoutMs: Millis = 10_000;
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
 function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {

@@ -19,6 +19,7 @@ import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
+import { announce } from "./digest.ts";
 import { execute } from "./execute.ts";
 import type { Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
@@ -48,6 +49,10 @@ function decideFact(view: View, fact: Fact): Change[] {
       return expired(view, fact);
     case "back":
       return announce(view);
+    case "looked":
+      return askCall(view, fact);
+    case "settled":
+      return [{ ...fact, do: "result", sessionId: fact.session.id }];
     case "started":
       return [];
   }
@@ -66,7 +71,12 @@ function next(view: View, changes: readonly Change[]): Change[] {
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {
   const isOver = changes.some((change) => change.do === "endSession" || change.do === "resumeSession");
-  const answered = new Set(changes.flatMap((change) => (change.do === "confirm" ? change.use.id : [])));
+  const answered = new Set(
+    changes.flatMap((change) => {
+      if (change.do === "confirm") return change.use.id;
+      return change.do === "allowCall" || change.do === "dropCall" ? change.useId : [];
+    }),
+  );
   return isOver ? [] : view.asks.filter(({ use }) => !answered.has(use.id));
 }
 
@@ -161,18 +171,27 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
   if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
   if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
   if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
-  const { name } = first.use;
+  if (first.call !== null && !view.isOwner(envelope)) return [say("note", id, ownerText)];
   return [
     ...takeBack(view, envelope, replaces),
-    ...(said === "always"
-      ? [{ do: "grant", tools: [...view.granted, name] } as const, say("note", id, alwaysText(name))]
-      : []),
-    ...confirm(view, [first], said !== "no", reason),
+    ...(said === "always" ? always(view, id, first) : []),
+    ...confirm(view, [first], said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
   ];
 }
 
 const whichText = (count: number): string =>
   `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
+
+const ownerText = "Only the owner of this machine may let Claude work on it.";
+
+/** From now on without a question: a tool of Claude's in this conversation, edits of a project for an hour, a command never. */
+function always(view: View, id: number, { use, call }: Ask): Change[] {
+  if (call === null)
+    return [{ do: "grant", tools: [...view.granted, use.name] }, say("note", id, alwaysText(use.name))];
+  if (call.isCommand) return [say("note", id, "Each command is asked for: this one is allowed.")];
+  const text = `Edits in ${call.project} need no yes for an hour. /ask takes it back.`;
+  return [{ do: "grantEdits", project: call.project }, say("note", id, text)];
+}
 
 const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
 
@@ -184,6 +203,7 @@ function logged(view: View, { session, events }: Extract<Fact, { type: "logged" 
   const draftOf = own?.id ?? null;
   return [
     ...events.flatMap((event) => sayEvent(session, event, draftOf)),
+    ...events.flatMap((event) => takeCall(session, event, own)),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own, view.turn) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
@@ -197,6 +217,33 @@ function sayEvent({ id, context }: Session, event: SessionEvent, draftOf: number
   return isShown ? [say("tool", `${id}:${event.id}`, toolLine(event))] : [];
 }
 
+/** Claude calls a tool of ours. `/undo` takes back what was done for one prompt. */
+function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Prompt | undefined): Change[] {
+  if (event.type !== "tool_use" || !event.isLocal) return [];
+  return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
+}
+
+function askCall(view: View, { use, item, basis, session }: Extract<Fact, { type: "looked" }>): Change[] {
+  const [prompt] = view.head;
+  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
+  const isGroup = view.chat.kind === "group" || view.asks.length > 0;
+  const { text, file } = question([item], { prompt: words, isGroup });
+  const body = { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] } as const;
+  return [
+    { do: "askCall", useId: use.id, basis },
+    say("ask", askSubject({ session }, use.id), body),
+    ...(prompt ? waits(prompt) : []),
+  ];
+}
+
+const waits = ({ id, envelope, post }: Prompt): Change[] =>
+  post?.state === "posted"
+    ? [
+        { do: "wait", id, isWaiting: true },
+        { do: "mark", id, envelope, stage: "waiting" },
+      ]
+    : [];
+
 /** Questions at the same time; the rest wait for their turn. */
 const asksMax = 5;
 
@@ -209,15 +256,10 @@ function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   }
   const asks = view.asks.slice(0, asksMax).filter(({ isSaid }) => !isSaid);
   const free = asks.filter(({ use }) => view.granted.includes(use.name));
-  if (free.length > 0) return confirm(view, free, true, null);
+  if (free.length > 0) return confirm(view, free, true, null, null);
   return [
     ...asks.map(({ use }) => say("ask", askSubject(view, use.id), askBody(view, use, words))),
-    ...(prompt?.post?.state === "posted"
-      ? ([
-          { do: "wait", id: prompt.id, isWaiting: true },
-          { do: "mark", id: prompt.id, envelope: prompt.envelope, stage: "waiting" },
-        ] as const)
-      : []),
+    ...(prompt ? waits(prompt) : []),
   ];
 }
 
@@ -361,42 +403,13 @@ function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
 const goneText = (isElsewhere: boolean): string =>
   `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
 
-const minuteMs: Millis = 60_000;
-/** After an absence, more waiting messages than these, or older ones, are announced. */
-const digestCount = 3;
-const digestAgeMs: Millis = 60 * minuteMs;
-
-/** Says where much, or something old, waits that it is answered now. What was announced is not announced again where the line flaps. */
-function announce({ prompts, now, announcedUpTo }: View): Change[] {
-  const waiting = prompts().filter(({ post }) => post === null || post.state === "queued");
-  const [first] = waiting;
-  const newest = waiting.at(-1)?.id ?? 0;
-  // The sender's clock may be ahead.
-  const sentAt = ({ envelope, receivedAt }: Prompt): Millis =>
-    Math.min(receivedAt, envelope.serverAt ?? envelope.sentAt);
-  const oldMs = Math.max(0, ...waiting.map((prompt) => now - sentAt(prompt)));
-  if (first === undefined || (waiting.length <= digestCount && oldMs <= digestAgeMs) || first.id <= announcedUpTo())
-    return [];
-  const isOne = waiting.length === 1;
-  const count = isOne ? "1 message" : `${waiting.length} messages`;
-  const text = `${count} waiting, the oldest ${age(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
-  return [say("digest", newest, text), { do: "announced", id: newest }];
-}
-
-function age(ms: Millis): string {
-  const minutes = Math.round(ms / minuteMs);
-  if (minutes < 1) return "less than a minute";
-  if (minutes < 120) return `${minutes} min`;
-  return minutes < 2 * 24 * 60 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 60 / 24)} days`;
-}
-
 function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
   const [first] = asks;
   if (first === undefined) return [];
   const subject = askSubject(view, first.use.id);
   if (!isLast) return [say("reminder", subject, `Claude still waits for your yes or no: ${toolLine(first.use)}`)];
-  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "The person did not answer in time.")];
+  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "There was no answer in time.", null)];
 }
 
 const expiredText = "Claude's question was not answered in time, so the answer was no.";

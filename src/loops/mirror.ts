@@ -91,7 +91,7 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
   for (const post of store.posts.open(session.id)) {
     if (post.request !== null && post.kind !== "prompt" && session.remoteId !== null && !signal.aborted)
       await line
-        .post(viewOf(bridge, session), [post.request], () => undefined, signal)
+        .post(await viewOf(bridge, session), [post.request], () => undefined, signal)
         .catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
           // What it does not take there is nothing left to end.
@@ -104,7 +104,7 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
 /** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */
 async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
   const { settings, sessions, db } = bridge.store;
-  const view = viewOf(bridge, session);
+  const view = await viewOf(bridge, session);
   const mark = `creating:${session.id}`;
   const found = settings.get(mark) === null ? null : await remote.find(view, signal);
   if (found === null) settings.set(mark, "1");
@@ -308,7 +308,7 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
     // In the server's time, as known now: our clock may be set before the post is looked for.
     const postedAt = clock.now() + remote.skewMs();
     store.db.transaction(() => rows.forEach(({ id }) => store.posts.markPosting(id, postedAt)));
-    return { ...nothing, echoes: await line.post(viewOf(bridge, session), requests, () => undefined, signal) };
+    return { ...nothing, echoes: await line.post(await viewOf(bridge, session), requests, () => undefined, signal) };
   } catch (error) {
     if (signal.aborted && !state.signal.aborted) return nothing;
     if (!(error instanceof BridgeError)) throw error;

@@ -40,7 +40,7 @@ export type Worker = {
 };
 
 /** A session as a line is told of it. */
-export function viewOf({ config, store }: Bridge, session: Session): SessionView {
+export async function viewOf({ config, store, toolsOf }: Bridge, session: Session): Promise<SessionView> {
   const { context } = session;
   const text = (key: string, other: string): string => {
     const value = context[key];
@@ -52,8 +52,7 @@ export function viewOf({ config, store }: Bridge, session: Session): SessionView
     title: text("title", "Signal chat"),
     model: text("model", config.model),
     effort: text("effort", config.effort),
-    system: config.system,
-    tools: [],
+    ...(await toolsOf(session)),
     metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
     history: () => store.log.newestFirst(session.id),
   };

@@ -279,6 +279,10 @@ export const migrations: readonly string[] = [
   CREATE INDEX inbox_ended ON inbox (chat_key, id) WHERE state = 'done' AND kind = 'prompt';
   CREATE INDEX inbox_named ON inbox (chat_key, envelope ->> '$.sentAt', id) WHERE state = 'done' AND kind = 'prompt';
   `,
+  `
+  -- The project of this machine that a conversation works on; null for none.
+  ALTER TABLE sessions ADD COLUMN project TEXT;
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

@@ -50,7 +50,8 @@ describe.each([3, 7])("a database of version %d", (version) => {
   const tables: Record<string, string> = {
     outbox: `SELECT ${same} FROM outbox ORDER BY id`,
     events: "SELECT * FROM events ORDER BY seq",
-    sessions: "SELECT * FROM sessions ORDER BY id",
+    sessions: `SELECT id, chat_key, chat, backend, remote_id, state, context, stamps, cursor, remote_updated_at, is_stale, created_at,
+      used_at, synced_at FROM sessions ORDER BY id`,
     settings: "SELECT * FROM settings ORDER BY key",
     files: "SELECT * FROM files",
     inbox: "SELECT id, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
