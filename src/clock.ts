@@ -43,3 +43,6 @@ export const systemClock: Clock = {
 };
 
 export const systemRandom: Random = () => Math.random();
+
+/** Where this machine is, as an IANA name. */
+export const localZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -37,6 +37,8 @@ export type DaemonDeps = {
   /** What tells one network from another (names and addresses of the interfaces); changes reconnect at once. */
   readonly networkKey: () => string;
   readonly newId: () => string;
+  /** This machine's, as an IANA name; without one prompts do not say when they were written. */
+  readonly timeZone?: string;
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;

@@ -133,14 +133,18 @@ test("rule 3: only core/chat.ts decides, and only store/apply.ts writes what was
   const decided =
     /\b(inbox\.(accept|open|finish|markTold)|posts\.(add|again|setWaiting|finishPrompt|markPosted)|outbox\.addMark|drafts\.(addAnswer|endDraft)|sessions\.(create|resume|remove)|log\.apply)\(/u;
   expect(callers(decided)).toEqual(["src/store/apply.ts"]);
-  // What no decision says: a file that Claude made, the outcome of work that a command owes, the words of `send` and after linking.
+  // Nothing was asked: a file that Claude made, what Signal tells the owner, the words of `send` and the greeting after linking.
   const said = callers(/\boutbox\.add\(/u).filter((name) => name !== "src/store/apply.ts");
   expect(
     said.filter(
       (name) =>
-        !["src/loops/calls.ts", "src/loops/files.ts", "src/cli/run.ts", "src/cli/start.ts", "src/cli/send.ts"].includes(
-          name,
-        ),
+        ![
+          "src/loops/files.ts",
+          "src/loops/receive.ts",
+          "src/cli/run.ts",
+          "src/cli/start.ts",
+          "src/cli/send.ts",
+        ].includes(name),
     ),
   ).toEqual([]);
 });

@@ -15,6 +15,7 @@ import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
+import { withoutTimeLine } from "../core/when.ts";
 import { harmless, localTime, redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
@@ -97,7 +98,7 @@ export async function listSessions(cli: Cli, { json }: Options): Promise<number>
 function titleOf({ log }: Store, { id, context }: Session): string | null {
   if (typeof context["title"] === "string") return context["title"];
   const last = log.lastOfType(id, "prompt");
-  return last?.type === "prompt" ? toCell(last.text) : null;
+  return last?.type === "prompt" ? toCell(withoutTimeLine(last.text)) : null;
 }
 
 /** By its number in the list, ours or the remote id, or the beginning of one. @throws BridgeError `config` where it is none, or several */

@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
+import { localZone } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 import { plainText, renderReply } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
@@ -33,6 +34,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     newId: randomUUID,
     self: ownCommand,
     env: process.env,
+    timeZone: localZone(),
     async buildTransport(store) {
       const transport = await openTransport(deps, store);
       return config.notify === null ? transport : withNotify(transport, config.notify, deps);

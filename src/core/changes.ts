@@ -120,14 +120,17 @@ export type Fact =
       readonly item: QuestionItem;
       readonly basis: string;
     }
-  /** A call of our own tool is settled: Claude is told. */
+  /** A call of our own tool is settled, or cannot be run at all: Claude is told. */
   | {
       readonly type: "settled";
       readonly session: Session;
       readonly useId: string;
       readonly text: string;
       readonly isError: boolean;
+      readonly isRun: boolean;
     }
+  /** What a command owed is done. */
+  | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
 
@@ -197,6 +200,7 @@ export type Change =
   | { readonly do: "openProject"; readonly project: string | null }
   /** Work on files for a command, which answers it. */
   | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
+  | { readonly do: "paid"; readonly id: number }
   | { readonly do: "grant"; readonly tools: readonly string[] }
   | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }

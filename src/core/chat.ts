@@ -21,7 +21,7 @@ import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { execute } from "./execute.ts";
-import type { Verdict } from "./inbound.ts";
+import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./progress.ts";
@@ -52,7 +52,9 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "looked":
       return askCall(view, fact);
     case "settled":
-      return [{ ...fact, do: "result", sessionId: fact.session.id }];
+      return [settleCall(fact)];
+    case "worked":
+      return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
     case "started":
       return [];
   }
@@ -122,11 +124,12 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
       : view.endedText(envelope, replaces);
   // A link preview that comes later, or a corrected blank: the question is the same.
   if (before !== null && before === words) return [];
+  const whole = replaced ? withFilesOf(envelope, replaced.envelope) : envelope;
   const versions = [envelope.sentAt, ...(replaces === null ? [] : [replaces]), ...(replaced?.versions ?? [])];
   const withdrawn = replaced ? withdraw(view, replaced, true) : [];
   return [
     ...withdrawn,
-    { do: "open", id, envelope, versions },
+    { do: "open", id, envelope: whole, versions },
     { do: "mark", id, envelope, stage: "taken" },
     ...(openAsks(view, withdrawn).length > 0 ? remind(view, id, words) : []),
   ];
@@ -161,7 +164,7 @@ type Answer = Extract<Verdict, { kind: "answer" }>;
  */
 function answer(view: View, fact: Received, verdict: Answer): Change[] {
   const { id, envelope } = fact;
-  const { answer: said, reason, targetSentAt, by, replaces } = verdict;
+  const { answer: said, reason, targetSentAt, by, isEntitled, replaces } = verdict;
   const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
   const [first, ...others] = view.asks.filter(({ shown }) =>
     targetSentAt === null
@@ -170,10 +173,14 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
   );
   if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
   if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
+  if (!isEntitled) return [say("note", id, notYoursText)];
+  const taken = takeBack(view, envelope, replaces);
+  // The question was that prompt's own, and goes with it.
+  if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
   if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
   if (first.call !== null && !view.isOwner(envelope)) return [say("note", id, ownerText)];
   return [
-    ...takeBack(view, envelope, replaces),
+    ...taken,
     ...(said === "always" ? always(view, id, first) : []),
     ...confirm(view, [first], said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
   ];
@@ -192,6 +199,7 @@ function always(view: View, id: number, { use, call }: Ask): Change[] {
   const text = `Edits in ${call.project} need no yes for an hour. /ask takes it back.`;
   return [{ do: "grantEdits", project: call.project }, say("note", id, text)];
 }
+const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
 
 const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
 
@@ -235,6 +243,11 @@ function askCall(view: View, { use, item, basis, session }: Extract<Fact, { type
     ...(prompt ? waits(prompt) : []),
   ];
 }
+
+const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { type: "settled" }>): Change =>
+  isRun
+    ? { do: "result", sessionId: session.id, useId, text, isError }
+    : { do: "dropCall", useId, reason: text, approver: null };
 
 const waits = ({ id, envelope, post }: Prompt): Change[] =>
   post?.state === "posted"

@@ -1,6 +1,7 @@
 /** A conversation in words: what it is called, what it used, and all of it as a document. */
 import type { Session, SessionEvent } from "./model.ts";
 import { shorten } from "./progress.ts";
+import { withoutTimeLine } from "./when.ts";
 
 /** The title of a session until a person gives it one. */
 export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
@@ -9,7 +10,9 @@ export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
 export function nameOf({ id, context }: Session, lastPrompt: SessionEvent | null): string {
   const title = context["title"];
   if (typeof title === "string" && !title.endsWith(untitled(id))) return title;
-  return lastPrompt?.type === "prompt" && lastPrompt.text !== "" ? `“${shorten(lastPrompt.text, 40)}”` : "untitled";
+  return lastPrompt?.type === "prompt" && lastPrompt.text !== ""
+    ? `“${shorten(withoutTimeLine(lastPrompt.text), 40)}”`
+    : "untitled";
 }
 
 /** Tokens and list cost so far, by the newest entry of the log that says so; null before anything was used. */
@@ -22,7 +25,7 @@ export function usageOf(usage: SessionEvent | null): string | null {
 /** What was said, in Markdown. */
 export function transcriptOf(session: Session, events: readonly SessionEvent[]): string {
   const said = events.flatMap((event) => {
-    if (event.type === "prompt") return [`**You:** ${event.text}`];
+    if (event.type === "prompt") return [`**You:** ${withoutTimeLine(event.text)}`];
     return event.type === "reply" ? [`**Claude:** ${event.text}`] : [];
   });
   return [`# ${nameOf(session, null)}`, ...said].join("\n\n") + "\n";

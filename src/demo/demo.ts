@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { clearLine, createInterface, cursorTo } from "node:readline";
 import { renderUnicodeCompact } from "uqr";
 import { loadConfig, type Config } from "../config.ts";
+import { localZone } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 import { harmless } from "../log.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
@@ -100,6 +101,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
     newId: randomUUID,
     self: ownCommand,
     env: process.env,
+    timeZone: localZone(),
     buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
     buildLine: (store) => buildLine(deps, store.settings),
   });

@@ -15,6 +15,7 @@ import { json } from "node:stream/consumers";
 import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import { withoutTimeLine } from "../core/when.ts";
 import { createMemoryTransport } from "../signal/memory.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
 
@@ -123,7 +124,11 @@ async function answer(
   const frames = [
     { type: "message_start", message: { id: crypto.randomUUID(), usage: { input_tokens: 1, output_tokens: 1 } } },
     { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
-    { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: await reply(prompt) } },
+    {
+      type: "content_block_delta",
+      index: 0,
+      delta: { type: "text_delta", text: await reply(withoutTimeLine(prompt)) },
+    },
     { type: "content_block_stop", index: 0 },
     { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } },
     { type: "message_stop" },

@@ -62,8 +62,8 @@ async function workOn(
   const { store, chats } = bridge;
   const session = store.sessions.get(call.sessionId);
   if (session === null || kill.aborted || call.state === "asked") return;
-  const settle = (text: string, isError: boolean): void =>
-    void chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError });
+  const settle = (text: string, isError: boolean, isRun = true): void =>
+    void chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
   if (call.content !== null) {
     // Settled by a decision, whose post is there, or by what a crash left.
     if (!store.posts.isConfirmed(`${session.id}:${call.id}`)) settle(call.content, call.isError);
@@ -71,9 +71,7 @@ async function workOn(
   }
   const project = deps.projects.find(({ name }) => name === call.project);
   if (project === undefined) {
-    const text = "There is no such project on this machine any more.";
-    if (store.calls.expire(call.id, text, bridge.clock.now())) settle(text, true);
-    return;
+    return settle("There is no such project on this machine any more.", true, false);
   }
   const executor = await deps.executor();
   if (call.state === "seen") {
@@ -110,7 +108,7 @@ type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "u
 
 /** `/undo` and `/diff`: what they do is said, and forgotten only then. */
 async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: AbortSignal): Promise<void> {
-  const { store, chats, clock } = bridge;
+  const { store, chats } = bridge;
   const given = store.settings.get(key);
   if (given === null) return;
   const { chat, sessionId, work } = JSON.parse(given) as Owed;
@@ -120,11 +118,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: Ab
     ? await answerOf(deps, project, sessionId, work, kill)
     : plainText("This project is not there any more.");
   if (kill.aborted) return;
-  store.db.transaction(() => {
-    store.settings.remove(key);
-    store.outbox.add("command", key.slice(owedPrefix.length), 0, chat, body, clock.now());
-    chats.touch(chat);
-  });
+  chats.settle(chat, { type: "worked", id: Number(key.slice(owedPrefix.length)), body });
 }
 
 const diffLinesMax = 24;

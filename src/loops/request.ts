@@ -4,6 +4,7 @@ import { BridgeError } from "../core/errors.ts";
 import { filesBase64Max, readBytes } from "../core/filetype.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
+import { timeLine } from "../core/when.ts";
 import type { Bridge } from "./bridge.ts";
 
 /** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
@@ -15,7 +16,7 @@ export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortS
  *   voice notes and nobody to write them down
  */
 export async function buildRequest(
-  { transport, transcribe }: Pick<Bridge, "transport" | "transcribe">,
+  { transport, transcribe, timeZone }: Pick<Bridge, "transport" | "transcribe" | "timeZone">,
   envelope: Envelope,
   account: Account,
   signal: AbortSignal,
@@ -59,6 +60,7 @@ export async function buildRequest(
       room -= read.file.base64.length;
     }
   }
-  const text = [promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n");
+  const written = timeZone === undefined ? "" : timeLine(envelope.sentAt, timeZone);
+  const text = [written, promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n");
   return { kind: "prompt", text, files };
 }

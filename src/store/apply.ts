@@ -136,7 +136,7 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe";
+type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
 function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
@@ -169,6 +169,7 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
     },
     result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
+    paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
       settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
       return sessionId;

@@ -1,4 +1,5 @@
 /** The words of the specification of the chat: how it stands, what comes, and what changes as one line each. */
+import { plainText } from "../../src/core/reply.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
@@ -157,6 +158,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   grantEdits: ({ project }) => `edits in ${project} are free`,
   openProject: ({ project }) => `open project ${project}`,
   owe: ({ work }) => `owe ${work}`,
+  paid: ({ id }) => `paid ${id}`,
   grant: ({ tools }) => `grant ${tools.join(" ")}`,
   interrupt: ({ id }) => `interrupt ${id}`,
   endSession: ({ id }) => `end ${id}`,
@@ -248,13 +250,24 @@ export const table: {
   ],
   settled: [
     "a call of our own tool is settled",
-    { type: "settled", session, useId: "c", text: "done", isError: false },
+    { type: "settled", session, useId: "c", text: "done", isError: false, isRun: true },
     {
       nothing: ["result of c: done"],
       queued: ["result of c: done"],
       posting: ["result of c: done"],
       posted: ["result of c: done"],
       waiting: ["result of c: done"],
+    },
+  ],
+  worked: [
+    "what a command owed is done",
+    { type: "worked", id: 7, body: plainText("Taken back.") },
+    {
+      nothing: ["say command 7", "paid 7"],
+      queued: ["say command 7", "paid 7"],
+      posting: ["say command 7", "paid 7"],
+      posted: ["say command 7", "paid 7"],
+      waiting: ["say command 7", "paid 7"],
     },
   ],
   expired: [

@@ -1,6 +1,7 @@
 /** The Messages half of the API double: checks a conversation and plays a script as a stream. */
 import type { Clock } from "../../src/clock.ts";
 import type { JsonValue } from "../../src/core/model.ts";
+import { withoutTimeLine } from "../../src/core/when.ts";
 import { badRequest, checkContent, only } from "./claude-checks.ts";
 import type { Beat as SessionBeat } from "./claude-sessions.ts";
 
@@ -45,7 +46,7 @@ export function checkMessages(messages: unknown, isPaused: boolean): string {
   }
   const last = (messages.at(-1) as { role: string }).role;
   if (last !== (isPaused ? "assistant" : "user")) throw badRequest("messages: the last turn must be the user's");
-  return isPaused ? "(continue)" : prompt;
+  return isPaused ? "(continue)" : withoutTimeLine(prompt);
 }
 
 const stopReasons: { readonly [kind: string]: string } = {

@@ -5,6 +5,7 @@
 import type { Clock } from "../../src/clock.ts";
 import type { Beat as PlainBeat } from "./world.ts";
 import type { JsonValue } from "../../src/core/model.ts";
+import { withoutTimeLine } from "../../src/core/when.ts";
 import type { DoubleFile } from "./claude-files.ts";
 import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
 
@@ -190,7 +191,7 @@ export function createEngine(options: EngineOptions) {
       session.stop = new AbortController();
       const content = prompt["content"] as { type: string; text?: string }[];
       const text = content.flatMap((block) => (block.type === "text" ? [block.text ?? ""] : [])).join("");
-      stop = await play(session, options.script(text));
+      stop = await play(session, options.script(withoutTimeLine(text)));
       if (stop === "terminated") return;
       if ((stop as { type: string }).type === "retries_exhausted") session.queue.length = 0;
       if ((stop as { type: string }).type !== "end_turn") break;

@@ -175,3 +175,25 @@ test("a command ends at once while Claude is away, in words, and holds up nothin
   await seen.pass(90);
   expect(seen.texts()).toHaveLength(2);
 });
+
+test("a prompt says when it was written, the same on every repetition", async () => {
+  const heard: string[] = [];
+  const script: StageOptions["script"] = (prompt) => {
+    heard.push(prompt);
+    return [{ say: "Noted." }];
+  };
+  const seen = await open({ script, timeZone: "Europe/Berlin" });
+  seen.claude.setDown(true);
+  seen.write("what day is it?");
+  await seen.pass(7 * 60);
+  await seen.restart();
+  seen.claude.fail("post", { kind: "refuse", code: "claude_overloaded" });
+  seen.claude.setDown(false);
+  await seen.pass(10 * 60);
+  seen.write("/sessions");
+  seen.write("/retry");
+  await seen.pass(60);
+  const question = "[Monday, 23 November 2026, 10:00, Europe/Berlin]\nwhat day is it?";
+  expect(heard).toEqual([question, question]);
+  expect(seen.texts().find((text) => text.includes("/resume"))).toStartWith("1. “what day is it?” (this one)");
+});

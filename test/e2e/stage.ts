@@ -39,6 +39,7 @@ export type StageOptions = {
   readonly config?: string;
   /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
   readonly ownTimestamps?: boolean;
+  readonly timeZone?: string;
   /** Instead of the scripted Claude. */
   readonly line?: (clock: Clock) => Line;
 };
@@ -58,6 +59,7 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       clock,
       random: seeded(7),
       networkKey: () => "",
+      ...(options.timeZone === undefined ? {} : { timeZone: options.timeZone }),
       newId: () => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`,
       buildTransport: () => Promise.resolve(signal.transport),
       isChecked: true,

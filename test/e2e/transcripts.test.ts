@@ -76,9 +76,9 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
   seen.react("Ben", "👍", place);
   await seen.program.log("envelope ignored", { reason: "reaction" });
   seen.write("Ben", "/approve", { place, isMention: true });
-  await seen.program.log("envelope ignored");
+  await seen.shows("allowed by name");
   seen.note("Ben may ask, but not approve");
-  seen.react("Anna", "👍", place);
+  seen.react("Anna", "👍", place, "make test");
   await seen.answered(tests);
   const clean = seen.write("me", "clean up");
   await seen.shows("⏳");

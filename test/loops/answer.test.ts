@@ -171,6 +171,8 @@ test("in a group a member may ask, but only who is on the list by name may say y
   carl.write("yes", mention);
   await bench.pass(60_000);
   expect(bench.texts()).not.toContain("worked");
+  expect(bench.texts().filter((text) => text.includes("allowed by name"))).toHaveLength(2);
+  expect(bench.posts).toHaveLength(1);
   bench.signal.person(people.ann, "Ann").write("/approve", mention);
   await bench.until("order", () => isSettled(bench));
   expect(bench.texts()).toContain("worked");

@@ -50,8 +50,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
   const tables: Record<string, string> = {
     outbox: `SELECT ${same} FROM outbox ORDER BY id`,
     events: "SELECT * FROM events ORDER BY seq",
-    sessions: `SELECT id, chat_key, chat, backend, remote_id, state, context, stamps, cursor, remote_updated_at, is_stale, created_at,
-      used_at, synced_at FROM sessions ORDER BY id`,
+    sessions: "SELECT * FROM sessions ORDER BY id",
     settings: "SELECT * FROM settings ORDER BY key",
     files: "SELECT * FROM files",
     inbox: "SELECT id, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
@@ -62,6 +61,8 @@ describe.each([3, 7])("a database of version %d", (version) => {
       const db = await openDatabase(file);
       db.exec(readFileSync(join(import.meta.dir, `../fixtures/store/version-${version}.sql`), "utf8"));
       for (const [table, sql] of Object.entries(tables)) before[table] = db.all(sql);
+      // Conversations of that time work on no project.
+      for (const row of before["sessions"] ?? []) row["project"] = null;
       for (const { id, key } of db.all("SELECT id, key FROM outbox")) keys.set(id, String(key));
       db.close();
     });

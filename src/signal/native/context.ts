@@ -185,7 +185,7 @@ export type GroupKeeper = {
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
   /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup`, when nothing is known of it */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
-  /** What claims to be of this group is `unreadable`, unless it is learnt after all. */
+  /** For an hour, or until it is learnt after all, what claims to be of this group is `unreadable`. */
   giveUp(claim: GroupClaim): void;
   /** @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup` */
   load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;

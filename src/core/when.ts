@@ -1,0 +1,37 @@
+/** Days and times as people of this machine's zone say them. Pure: the zone (an IANA name) is handed in. */
+import type { Millis } from "./model.ts";
+
+/** The most that a `Date` can say. **Source:** ECMA-262, "Time Values". */
+const timeMax: Millis = 8.64e15;
+
+function partsOf(at: Millis, timeZone: string): Readonly<Record<string, string>> {
+  const format = new Intl.DateTimeFormat("en-GB", {
+    timeZone,
+    hourCycle: "h23",
+    weekday: "long",
+    day: "numeric",
+    month: "long",
+    year: "numeric",
+    hour: "2-digit",
+    minute: "2-digit",
+  });
+  const time = Math.min(Math.max(at, 0), timeMax);
+  return Object.fromEntries(format.formatToParts(time).map(({ type, value }) => [type, value]));
+}
+
+/** The first line of a prompt: Claude knows neither the date nor the time of day by itself. */
+export function timeLine(at: Millis, timeZone: string): string {
+  const { weekday, day, month, year, hour, minute } = partsOf(at, timeZone);
+  return `[${weekday}, ${day} ${month} ${year}, ${hour}:${minute}, ${timeZone}]`;
+}
+
+const ownLine = /^\[[A-Z][a-z]+day, \d{1,2} [A-Z][a-z]+ \d{4,6}, \d\d:\d\d, [\w/+:-]+\](?:\n|$)/u;
+
+/** A prompt as its person wrote it. */
+export const withoutTimeLine = (prompt: string): string => prompt.replace(ownLine, "");
+
+/** The day as `2026-11-30`, the month as its first seven characters. */
+export function dayOf(at: Millis, timeZone: string): string {
+  const format = new Intl.DateTimeFormat("en-CA", { timeZone, year: "numeric", month: "2-digit", day: "2-digit" });
+  return format.format(Math.min(Math.max(at, 0), timeMax));
+}
