@@ -3,6 +3,7 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
+import { owner } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
@@ -290,6 +291,44 @@ describe("when a person answers", () => {
     expect(textsOf(standings.waiting, received("well, perhaps"))).toEqual([expect.stringContaining("yes or no")]);
     expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
   });
+});
+
+describe("when a call of our own tool waits for a yes", () => {
+  const call = (isCommand: boolean, more: Partial<View> = {}): View => ({
+    ...standings.waiting,
+    asks: [ask("c", 50, { call: { project: "garden", isCommand } })],
+    ...more,
+  });
+  test.each([
+    ["yes", call(false), received("yes"), ["c allowed by OWNER", "go on 1"]],
+    ["no", call(false), received("no"), ["c dropped", "go on 1"]],
+    [
+      "always: edits of the project, for an hour",
+      call(false),
+      received("always"),
+      ["edits in garden are free", "say note 9", "c allowed by OWNER", "go on 1"],
+    ],
+    ["always, to a command: this one", call(true), received("always"), ["say note 9", "c allowed by OWNER", "go on 1"]],
+    [
+      "a yes of a person who is not the owner of this machine",
+      call(false, { isOwner: () => false }),
+      received("yes"),
+      ["say note 9"],
+    ],
+    [
+      "a plain yes before the phones had the question",
+      call(false, { asks: [ask("c", 50, { shown: [{ sentAt: 50, at: at + 99 }] })] }),
+      received("yes"),
+      ["open 9", "mark 9 taken", "say note 9"],
+    ],
+  ] as const)("%s", (_, view, fact, then) => {
+    const changes = decided(view, fact).map((line) => line.replace(owner.aci ?? "", "OWNER"));
+    expect(changes).toEqual([...then]);
+  });
+  test("/stop drops it: nothing runs for a person who has gone on to something else", () =>
+    expect(decided(call(false, { calls: [use("c")] }), received("/stop"))).toContain("c dropped"));
+  test("it expires as a question of Claude's does", () =>
+    expect(decided(call(false), { type: "expired", askIds: ["c"], isLast: true })[0]).toBe("say expired s:c"));
 });
 
 describe("when a question waits long", () => {
