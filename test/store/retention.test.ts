@@ -137,4 +137,4 @@ test("with the log here alone, what the token budget can use stays for ever, and
   const [full, pruned] = [messages(all), messages(kept)];
   expect(Math.abs(full.length - pruned.length)).toBeLessThanOrEqual(8);
   expect(pruned.at(-1)).toEqual(full.at(-1));
-});
+}, 30_000);
