@@ -12,6 +12,7 @@ import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
 import type { Notice } from "../signal/transport.ts";
+import { noteName } from "../store/names.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
 import { untilWritten } from "./queue.ts";
@@ -100,6 +101,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
       case "hint":
         if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
         accepted.push(envelope);
+        noteName(store.settings, envelope);
         if (envelope.chat)
           noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }

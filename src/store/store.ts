@@ -6,6 +6,7 @@ import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
+import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
@@ -24,6 +25,7 @@ export type Store = {
   readonly sessions: Sessions;
   readonly files: Files;
   readonly settings: Settings;
+  readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
@@ -100,6 +102,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions: createSessions(db),
       files,
       settings,
+      generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
       close() {

@@ -216,3 +216,28 @@ test("what Claude says while nobody listens is delivered after the reconnect, in
   await bench.pass(15 * 60_000);
   expect(bench.texts()).toEqual(["re: hello", "one", "two"]);
 });
+
+test("members of a group are mentioned by the name that they gave themselves, in quotes too", async () => {
+  await using bench = await openBench();
+  const { signal } = bench;
+  const carl = signal.person(people.carl, "Carl\nthe Bold");
+  carl.write("hello", { group: listedGroup, isMention: true });
+  await bench.until("the answer", () => isSettled(bench));
+  const asked = signal.person(people.ann, "Ann").write("x", { group: listedGroup, isMention: true });
+  if (asked.content.kind !== "text") throw new Error("no text");
+  const { aci, number } = people.carl;
+  const who = { aci, number };
+  const quote = {
+    sentAt: 1,
+    author: who,
+    text: "ask \uFFFC",
+    mentions: [{ start: 4, length: 1, who }],
+    described: "a photo",
+  };
+  const mentions = [...asked.content.mentions, { start: 10, length: 1, who }];
+  const content = { ...asked.content, text: "\uFFFC what of \uFFFC?", mentions, quote };
+  signal.deliver({ ...asked, sentAt: asked.sentAt + 1, content });
+  await bench.until("the answers", () => bench.posts.length === 3 && isSettled(bench));
+  expect(bench.posts[0]).toBe("Carl the Bold: hello");
+  expect(bench.posts[2]).toBe("> [a photo] ask @Carl the Bold\n\nAnn: what of @Carl the Bold?");
+});
