@@ -4,10 +4,10 @@ import fc from "fast-check";
 import { BridgeError } from "../../src/core/errors.ts";
 import { createQueue, untilWritten, type Queue, type QueueOptions } from "../../src/loops/queue.ts";
 import type { Bridge } from "../../src/loops/bridge.ts";
-import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock, type VirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 
-let clock: FakeClock;
+let clock: VirtualClock;
 let stop: AbortController;
 let kill: AbortController;
 let ended: Promise<unknown>;
@@ -52,7 +52,7 @@ async function finish(key: string, waitMs: number | null = null): Promise<void> 
 }
 
 beforeEach(() => {
-  clock = createFakeClock();
+  clock = createVirtualClock();
   stop = new AbortController();
   kill = new AbortController();
   [open, begun, steps, isOpen, looks] = [[], [], new Map(), true, 0];
@@ -333,7 +333,7 @@ test("whatever is woken whenever: each key is worked on after its last wake, nev
   });
   await fc.assert(
     fc.asyncProperty(wakes, fc.integer({ min: 1, max: 3 }), async (plan, max) => {
-      clock = createFakeClock();
+      clock = createVirtualClock();
       stop = new AbortController();
       const atWork = new Set<string>();
       const lastStart = new Map<string, number>();
