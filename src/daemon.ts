@@ -298,6 +298,8 @@ function surroundings(
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
     isWelcoming: config.welcome,
+    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
+    timeZone: base.timeZone ?? "UTC",
     isChecked: base.isChecked ?? false,
     look: {
       models: () => models.map(({ id }) => id),

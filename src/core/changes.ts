@@ -7,6 +7,7 @@ import type { ErrorCode, Fault } from "./errors.ts";
 import type { Verdict } from "./inbound.ts";
 import type { Account, Chat, Envelope, JsonValue, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
 import { plainText } from "./reply.ts";
+import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export type ToolUse = SessionEvent & { readonly type: "tool_use" };
@@ -78,6 +79,8 @@ export type View = {
   readonly announcedUpTo: () => number;
   /** The text of a message of this person that ended already; null where it is not known. */
   readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
+  /** What the person of this envelope spent today, beside what they may; null without a limit. */
+  readonly spend: (envelope: Envelope) => Spend | null;
   readonly look: Look;
 };
 
@@ -123,7 +126,8 @@ export type Why =
   | "stopped"
   | "welcome"
   | "command"
-  | "note";
+  | "note"
+  | "spend";
 
 export type Change =
   | {
@@ -166,8 +170,8 @@ export type Change =
 export type Look = {
   /** Conversations of this chat, newest first, at most `conversationsMax`. */
   readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
-  /** What this conversation has used so far, in words; null before anything was. */
-  readonly usage: () => string | null;
+  /** What this conversation and the person of this envelope have used so far, in words; null before anything was. */
+  readonly usage: (envelope: Envelope) => string | null;
   /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
   readonly models: () => readonly string[];
   readonly defaultModel: string;

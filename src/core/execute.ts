@@ -6,6 +6,7 @@ import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { efforts, type Envelope, type Session } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
+import { spendText } from "./spend.ts";
 
 export type CommandContext = {
   readonly view: View;
@@ -49,11 +50,12 @@ const handlers: Record<Runnable, Handler> = {
     if (length === 0) return tell("Nothing is waiting.");
     return tell(`Dropped ${length} waiting ${length === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
   },
-  status({ view, look }) {
+  status({ view, look, envelope }) {
+    const spend = view.spend(envelope);
     const { length } = view.prompts();
     const granted = view.granted.length === 0 ? "" : `\nAllowed without asking: ${view.granted.join(", ")}`;
     return tell(
-      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}`,
+      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
     );
   },
   model({ view, look }, argument) {
@@ -115,7 +117,7 @@ const handlers: Record<Runnable, Handler> = {
     if (chosen.session.id === view.session?.id) return tell(`This is: ${chosen.name}`);
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
-  usage: ({ look }) => tell(look.usage() ?? "Nothing used yet."),
+  usage: ({ look, envelope }) => tell(look.usage(envelope) ?? "Nothing used yet."),
   ask: ({ view }) =>
     view.granted.length === 0
       ? tell("Claude asks already.")

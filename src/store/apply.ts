@@ -9,11 +9,13 @@ import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Envelope, JsonValue, Millis, Session, SessionEvent, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { nameOf, transcriptOf, untitled, usageOf } from "../core/conversation.ts";
+import { nameOf, transcriptOf, untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { textOf } from "../core/prompt.ts";
+import { personOf } from "../core/spend.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
+import { noteUsage, spendOf, usedBy } from "./spending.ts";
 import type { Store } from "./store.ts";
 
 /** What a decision needs to know of the world outside of the database. */
@@ -32,6 +34,10 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
+  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  readonly spendLimitCents: number | null;
+  /** Days end at midnight there. */
+  readonly timeZone: string;
   readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
@@ -75,6 +81,7 @@ export function createChats(store: Store, world: Surroundings) {
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
         store.files.note(session.id, added);
+        noteUsage(store, world, present, added);
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
@@ -158,18 +165,20 @@ function createView(store: Store, world: Surroundings) {
         const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
-      look: { ...world.look, ...lookOf(store, key, session) },
+      spend: ({ source }) => spendOf(store, world, personOf(source)),
+      look: { ...world.look, ...lookOf(store, world, key, session) },
     };
   };
 }
 
-function lookOf({ sessions, log, inbox }: Store, key: string, session: Session | null) {
+function lookOf(store: Store, world: Surroundings, key: string, session: Session | null) {
+  const { sessions, log, inbox } = store;
   return {
     conversations: () =>
       sessions
         .ofChat(key, conversationsMax)
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
-    usage: () => usageOf(session && log.lastOfType(session.id, "usage")),
+    usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };

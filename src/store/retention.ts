@@ -7,6 +7,7 @@
  * | the log, kept at Claude    | the same; the last day before the cursor stays, for a sync looks back beyond it   |
  * | the log, kept here alone   | the same, where it is also beyond what the token budget can still use             |
  * | sessions                   | for ever                                                                          |
+ * | what was used              | its session, and a month beyond the retention age                                 |
  * | texts in a chat with a timer | the timer; the rows stay: they still know what was done                         |
  */
 import type { Millis } from "../core/model.ts";
@@ -91,6 +92,7 @@ export function prune(db: Database, before: Millis): number {
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
+    run`DELETE FROM usage WHERE day < date(${before} / 1000, 'unixepoch', '-1 month') AND session_id NOT IN (SELECT id FROM sessions)`;
     return elsewhere + here + inbox + posts + outbox;
   });
 }

@@ -13,6 +13,7 @@ import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
+import { createUsage, type Usage } from "./usage.ts";
 
 export type Store = {
   readonly db: Database;
@@ -23,6 +24,7 @@ export type Store = {
   readonly drafts: Drafts;
   readonly sessions: Sessions;
   readonly files: Files;
+  readonly usage: Usage;
   readonly settings: Settings;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
@@ -40,7 +42,11 @@ export type CounterName =
   | "identityChanges"
   | "sent"
   | "uncertain"
-  | "sendFailed";
+  | "sendFailed"
+  | "inputTokens"
+  | "outputTokens"
+  /** A cent has ten thousand. */
+  | "costMicros";
 
 /** Small durable values: remembered ids, and counters that must survive a restart. */
 export type Settings = ReturnType<typeof createSettings>;
@@ -99,6 +105,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       drafts: createDrafts(db),
       sessions: createSessions(db),
       files,
+      usage: createUsage(db),
       settings,
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),

@@ -85,6 +85,8 @@ export async function createChatRig(
     emojiOf: (stage) => ({ taken: "👀", waiting: "⏳", done: "✅", failed: "⚠️", cleared: null })[stage],
     hasOwnTimestamps: true,
     isWelcoming: false,
+    spendLimitCents: null,
+    timeZone: "UTC",
     look: { ...look, situation: () => "Signal: connected" },
     isChecked: true,
     onTouched: (chatKey, sessionIds) => void touched.push([chatKey, sessionIds]),

@@ -197,3 +197,39 @@ test("a prompt says when it was written, the same on every repetition", async ()
   expect(heard).toEqual([question, question]);
   expect(seen.texts().find((text) => text.includes("/resume"))).toStartWith("1. “what day is it?” (this one)");
 });
+
+test("what a day may cost: told at 80 %, refused beyond, asked again on the next day", async () => {
+  const heard: string[] = [];
+  const script: StageOptions["script"] = (prompt) => {
+    heard.push(prompt);
+    return [{ say: `About ${prompt}.` }];
+  };
+  // The scripted Claude takes a cent for a turn.
+  const seen = await open({ script, flags: { spendLimit: "0.05" }, timeZone: "UTC" });
+  const ask = async (...words: readonly string[]): Promise<void> => {
+    for (const word of words) seen.write(word);
+    await seen.pass(60);
+  };
+  await ask("one", "two", "three");
+  expect(seen.texts()).toHaveLength(3);
+  await ask("four");
+  const told = "Today's questions of yours cost $0.04 of the $0.05 allowed, until midnight (UTC).";
+  expect(seen.texts().slice(3)).toEqual([expect.stringMatching(/four\.$/u), told]);
+  await seen.restart();
+  await ask("five", "six", "seven");
+  const refused = expect.stringMatching(/^Today's questions of yours cost \$0\.05 .* So this one is not asked/u);
+  expect(seen.texts().slice(5)).toEqual([expect.stringMatching(/five\.$/u), refused, refused]);
+  expect(seen.signal.reactions().at(-1)?.emoji).toBe("⚠️");
+  await ask("/usage", "/status");
+  const [usage, status] = seen.texts().slice(8);
+  const sum = "50 tokens in, 25 out, $0.05";
+  expect(usage).toBe(`This conversation: ${sum}\nToday: ${sum}\nThis month: ${sum}`);
+  expect(status).toContain("cost $0.05 of the $0.05 allowed");
+  expect(seen.daemon.status().usage).toMatchObject({ inputTokens: 50, costDollars: 0.05, todayDollars: 0.05 });
+  await ask("/forget");
+  await ask("eight");
+  expect(seen.texts().at(-1)).toEqual(refused);
+  await seen.pass(16 * 3600);
+  await ask("/retry");
+  expect(heard.at(-1)).toEndWith("eight");
+});
