@@ -211,11 +211,18 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const sync = createSyncLoop(bridge, follow);
+  let owed = 0;
+  /** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
+  const isOwedMore = (): boolean => {
+    const before = owed;
+    owed = store.settings.namesOf("forget:").length;
+    return owed > before;
+  };
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
     files.wake();
-    if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
+    if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);

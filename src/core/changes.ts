@@ -162,6 +162,8 @@ export type Change =
   | { readonly do: "resumeSession"; readonly id: string }
   | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
   | { readonly do: "forget"; readonly id: string }
+  /** All conversations of the chat. */
+  | { readonly do: "forgetChat" }
   /** Prompts up to this one were announced. */
   | { readonly do: "announced"; readonly id: number }
   | { readonly do: "welcome"; readonly envelope: Envelope };

@@ -16,7 +16,7 @@ export const commands = [
   { name: "retry", use: "/retry", what: "ask the last message again" },
   { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
   { name: "export", use: "/export", what: "this conversation as a file" },
-  { name: "forget", use: "/forget", what: "delete this conversation" },
+  { name: "forget", use: "/forget [all]", what: "delete the conversation" },
   { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
 ] as const;
 

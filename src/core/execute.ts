@@ -6,6 +6,7 @@ import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { efforts, type Envelope, type Session } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
+import { textOf } from "./prompt.ts";
 import { spendText } from "./spend.ts";
 
 export type CommandContext = {
@@ -124,7 +125,10 @@ const handlers: Record<Runnable, Handler> = {
       : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
   retry({ id, look }) {
     const last = look.lastPrompt();
-    return last === null ? tell("Nothing was asked yet.") : { text: null, changes: openAs(id, last) };
+    // What disappeared, or was forgotten, cannot be asked again.
+    return last === null || textOf(last) === null
+      ? tell("Nothing was asked yet.")
+      : { text: null, changes: openAs(id, last) };
   },
   export({ id, look }) {
     const base64 = new TextEncoder().encode(look.transcript()).toBase64();
@@ -132,7 +136,17 @@ const handlers: Record<Runnable, Handler> = {
     const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
     return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
   },
-  forget({ view }) {
+  forget({ view, look }, argument) {
+    const word = argument.toLowerCase();
+    if (word === "all")
+      return tell("That deletes every conversation of this chat, here and at Claude. To do so: /forget all yes");
+    if (/^all yes$/u.test(word)) {
+      if (look.conversations().length === 0) return tell("There is no conversation to forget.");
+      const text =
+        "Forgotten: all conversations of this chat are deleted here, and at Claude as soon as it can be reached.";
+      return tell(text, ...clear(view, "all"), { do: "forgetChat" });
+    }
+    if (word !== "") return tell("/forget deletes this conversation, /forget all every one of this chat.");
     if (view.session === null) return tell("There is no conversation to forget.");
     const text = "Forgotten: this conversation is deleted here, and at Claude as soon as it can be reached.";
     return tell(text, ...clear(view, "all"), { do: "forget", id: view.session.id });

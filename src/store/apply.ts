@@ -7,12 +7,23 @@
 import { askSubject, checkChat, decide } from "../core/chat.ts";
 import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
-import type { Account, Chat, Envelope, JsonValue, Millis, Session, SessionEvent, Stamps } from "../core/model.ts";
+import type {
+  Account,
+  Chat,
+  Context,
+  Envelope,
+  JsonValue,
+  Millis,
+  Session,
+  SessionEvent,
+  Stamps,
+} from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { nameOf, transcriptOf, untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { textOf } from "../core/prompt.ts";
 import { personOf } from "../core/spend.ts";
+import { forgetChat, forgetSession, lastingKeys } from "./forgetting.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
 import { noteUsage, spendOf, usedBy } from "./spending.ts";
@@ -189,7 +200,15 @@ type Writes<Do extends Change["do"]> = {
   readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
 };
 
-type ConversationDo = "grant" | "endSession" | "resumeSession" | "set" | "forget" | "announced" | "welcome";
+type ConversationDo =
+  | "grant"
+  | "endSession"
+  | "resumeSession"
+  | "set"
+  | "forget"
+  | "forgetChat"
+  | "announced"
+  | "welcome";
 
 function createConversationWrites(
   store: Store,
@@ -213,7 +232,15 @@ function createConversationWrites(
       setContext(store, world, session, key, value);
       return session.id;
     },
-    forget: (_, { id }) => forgetSession(store, id),
+    forget(_, { id }) {
+      forgetSession(store.db, id);
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+      return id;
+    },
+    forgetChat(chat) {
+      forgetChat(store.db, chatKey(chat));
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+    },
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
     welcome(chat, { envelope: { source } }) {
       const who = source?.aci ?? source?.number;
@@ -303,17 +330,15 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-/** What was chosen for the chat outlives its conversations. */
-const lastingKeys = ["model", "effort", "verbose"] as const;
-
-function createSessionMaker({ sessions }: Store, world: Surroundings) {
+function createSessionMaker({ sessions, settings }: Store, world: Surroundings) {
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? {};
+    const kept = JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context;
+    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? kept;
     const chosen = Object.fromEntries(
       lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
     );
@@ -325,12 +350,4 @@ function createSessionMaker({ sessions }: Store, world: Surroundings) {
 function setContext({ sessions }: Store, world: Surroundings, session: Session, key: string, value: JsonValue): void {
   sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
   if (session.remoteId !== null) sessions.setStale(session.id, true);
-}
-
-/** The remote session is removed by the next sync: `settings` remembers what is owed. */
-function forgetSession({ sessions, settings }: Store, id: string): void {
-  const session = sessions.get(id);
-  if (!session) return;
-  if (session.remoteId !== null) settings.set(`forget:${session.remoteId}`, "1");
-  sessions.remove(id);
 }

@@ -156,6 +156,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   resumeSession: ({ id }) => `resume ${id}`,
   set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
   forget: ({ id }) => `forget ${id}`,
+  forgetChat: () => "forget all",
   announced: ({ id }) => `announced ${id}`,
   welcome: () => "welcome",
 };

@@ -233,3 +233,41 @@ test("what a day may cost: told at 80 %, refused beyond, asked again on the next
   await ask("/retry");
   expect(heard.at(-1)).toEndWith("eight");
 });
+
+test("/forget: nothing of the conversation is left, neither here nor at Claude; /forget all wants a yes", async () => {
+  const seen = await open({ script: (prompt) => [{ say: `The answer to ${prompt}` }] });
+  const left = (): string => {
+    const tables = ["inbox", "outbox", "events", "posts", "sessions"];
+    return JSON.stringify(tables.map((table) => seen.daemon.store.db.all(`SELECT * FROM ${table}`)));
+  };
+  const ask = async (text: string): Promise<void> => {
+    seen.write(text);
+    await seen.pass(20);
+  };
+  await ask("/model claude-scripted");
+  await ask("the plan 4711");
+  await ask("/new");
+  await ask("the plan 4712");
+  const there = (): number => seen.claude.world.sessions().length;
+  expect(there()).toBe(2);
+  await ask("/forget");
+  expect(there()).toBe(1);
+  expect(left()).not.toContain("4712");
+  expect(left()).toContain("4711");
+  await ask("/retry");
+  expect(seen.texts().at(-1)).toBe("Nothing was asked yet.");
+  await ask("/forget all");
+  expect(seen.texts().at(-1)).toContain("/forget all yes");
+  expect(left()).toContain("4711");
+  seen.claude.setDown(true);
+  await ask("/forget all yes");
+  expect(left()).not.toContain("4711");
+  const bytes = await Bun.file(`${seen.home}/signalman.db`).bytes();
+  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  seen.claude.setDown(false);
+  await seen.pass(20 * 60);
+  expect(there()).toBe(0);
+  await ask("hello again");
+  await ask("/model");
+  expect(seen.texts().at(-1)).toStartWith("Model: claude-scripted");
+});

@@ -15,6 +15,7 @@ import type { Drafts } from "../../src/store/drafts.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
+import { forgetSession } from "../../src/store/forgetting.ts";
 import { openStore, type Settings, type Store } from "../../src/store/store.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
@@ -107,7 +108,6 @@ const sessions: Calls<Sessions> = {
   ofChat: ["self", 10],
   toSync: [1, 20],
   counts: [1],
-  remove: ["none"],
 };
 const session = { id: "s", cursor: 2, remoteId: "remote" } as unknown as Session;
 const log: Calls<Log> = {
@@ -220,6 +220,9 @@ test("every statement of the store finds its rows by an index, or reads only wha
   store.usage.between("2026-11-01", "2026-11-30", null);
   callAll(store.settings, settings);
   store.prune(1);
+  forgetSession(store.db, "s");
+  store.db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60') ON CONFLICT DO NOTHING");
+  store.forget(1);
   expect(heard.size).toBeGreaterThan(50);
   expect(scans(store.db, heard)).toEqual([]);
   store.close();
