@@ -7,7 +7,17 @@
 import { askSubject, checkChat, decide } from "../core/chat.ts";
 import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
-import type { Account, Chat, Envelope, JsonValue, Millis, Session, SessionEvent, Stamps } from "../core/model.ts";
+import type {
+  Account,
+  Chat,
+  Context,
+  Envelope,
+  JsonValue,
+  Millis,
+  Session,
+  SessionEvent,
+  Stamps,
+} from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { nameOf, transcriptOf, untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
@@ -180,6 +190,7 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
+    chosen: () => session?.context ?? lasting(sessions.ofChat(key, 1)[0]),
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
@@ -306,6 +317,14 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
 /** What was chosen for the chat outlives its conversations. */
 const lastingKeys = ["model", "effort", "verbose"] as const;
 
+const lasting = (before: Session | undefined): Context =>
+  Object.fromEntries(
+    lastingKeys.flatMap((name) => {
+      const value = before?.context[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
+
 function createSessionMaker({ sessions }: Store, world: Surroundings) {
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
@@ -313,10 +332,7 @@ function createSessionMaker({ sessions }: Store, world: Surroundings) {
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? {};
-    const chosen = Object.fromEntries(
-      lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
-    );
+    const chosen = lasting(active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
     return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
   };

@@ -84,6 +84,7 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
+    chosen: () => ({}),
     defaultModel: "claude-test",
     defaultEffort: "medium",
     isModelFixed: true,
