@@ -20,6 +20,7 @@ import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./er
 import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
 import { execute } from "./execute.ts";
+import { announceSpend, refuse } from "./limit.ts";
 import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
@@ -28,7 +29,7 @@ import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
 import { ageText } from "./when.ts";
-import { isAnnounced, isSpent, refusalText, spendText } from "./spend.ts";
+import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
@@ -75,16 +76,6 @@ function next(view: View, changes: readonly Change[]): Change[] {
   return [
     ...refused.flatMap((prompt) => refuse(view, prompt)),
     ...(asked ? [{ do: "ask", id: asked.id } as const] : []),
-  ];
-}
-
-/** Its person has spent what a day allows: what was not asked yet is not asked. */
-function refuse(view: View, { id, envelope }: Pick<Prompt, "id" | "envelope">): Change[] {
-  const spend = view.spend(envelope);
-  return [
-    ...(spend === null ? [] : [say("failed", id, refusalText(spend))]),
-    { do: "finish", id, outcome: "failed" },
-    { do: "mark", id, envelope, stage: "failed" },
   ];
 }
 
@@ -298,11 +289,6 @@ function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Cha
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
     ...announceSpend(view, envelope),
   ];
-}
-
-function announceSpend(view: View, envelope: Envelope): Change[] {
-  const spend = view.spend(envelope);
-  return spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : [];
 }
 
 const outcomeOf = ({ kind }: StopReason): Outcome =>
