@@ -2,7 +2,6 @@
  * `signalman send TO TEXT… | -` and `signalman token`: messages of people and of scripts through the running daemon, which sends
  * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
  */
-import { fileTypeFromBuffer } from "file-type";
 import { randomUUID } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -74,6 +73,7 @@ async function stage(config: Config, path: string): Promise<StagedFile> {
   } catch (cause) {
     throw wrong(`Cannot send ${path}: ${cause instanceof Error ? cause.message : ""}`, "Name another file.", cause);
   }
+  const { fileTypeFromBuffer } = await import("file-type");
   const isText = !bytes.subarray(0, 4096).includes(0);
   const contentType = (await fileTypeFromBuffer(bytes))?.mime ?? (isText ? "text/plain" : "application/octet-stream");
   const staged = randomUUID();

@@ -5,7 +5,17 @@
 import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
 import type { Verdict } from "./inbound.ts";
-import type { Account, Chat, Envelope, JsonValue, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
+import type {
+  Account,
+  Chat,
+  Context,
+  Envelope,
+  JsonValue,
+  Millis,
+  OutboundBody,
+  Session,
+  SessionEvent,
+} from "./model.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -176,6 +186,8 @@ export type Look = {
   readonly usage: (envelope: Envelope) => string | null;
   /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
   readonly models: () => readonly string[];
+  /** What was set in this chat: model, effort and verbosity outlive the conversation that they were set in. */
+  readonly chosen: () => Context;
   readonly defaultModel: string;
   readonly defaultEffort: string;
   /** A session keeps the model that it was made with. */

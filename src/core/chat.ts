@@ -20,7 +20,8 @@ import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./er
 import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
 import { execute } from "./execute.ts";
-import type { Verdict } from "./inbound.ts";
+import { announceSpend, refuse } from "./limit.ts";
+import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./progress.ts";
@@ -28,7 +29,7 @@ import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
 import { ageText } from "./when.ts";
-import { isAnnounced, isSpent, refusalText, spendText } from "./spend.ts";
+import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
@@ -75,16 +76,6 @@ function next(view: View, changes: readonly Change[]): Change[] {
   return [
     ...refused.flatMap((prompt) => refuse(view, prompt)),
     ...(asked ? [{ do: "ask", id: asked.id } as const] : []),
-  ];
-}
-
-/** Its person has spent what a day allows: what was not asked yet is not asked. */
-function refuse(view: View, { id, envelope }: Pick<Prompt, "id" | "envelope">): Change[] {
-  const spend = view.spend(envelope);
-  return [
-    ...(spend === null ? [] : [say("failed", id, refusalText(spend))]),
-    { do: "finish", id, outcome: "failed" },
-    { do: "mark", id, envelope, stage: "failed" },
   ];
 }
 
@@ -136,11 +127,12 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
       : view.endedText(envelope, replaces);
   // A link preview that comes later, or a corrected blank: the question is the same.
   if (before !== null && before === words) return [];
+  const whole = replaced ? withFilesOf(envelope, replaced.envelope) : envelope;
   const versions = [envelope.sentAt, ...(replaces === null ? [] : [replaces]), ...(replaced?.versions ?? [])];
   const withdrawn = replaced ? withdraw(view, replaced, true) : [];
   return [
     ...withdrawn,
-    { do: "open", id, envelope, versions },
+    { do: "open", id, envelope: whole, versions },
     { do: "mark", id, envelope, stage: "taken" },
     ...(openAsks(view, withdrawn).length > 0 ? remind(view, id, words) : []),
   ];
@@ -175,7 +167,7 @@ type Answer = Extract<Verdict, { kind: "answer" }>;
  */
 function answer(view: View, fact: Received, verdict: Answer): Change[] {
   const { id, envelope } = fact;
-  const { answer: said, reason, targetSentAt, by, replaces } = verdict;
+  const { answer: said, reason, targetSentAt, by, isEntitled, replaces } = verdict;
   const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
   const [first, ...others] = view.asks.filter(({ shown }) =>
     targetSentAt === null
@@ -184,10 +176,14 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
   );
   if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
   if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
+  if (!isEntitled) return [say("note", id, notYoursText)];
+  const taken = takeBack(view, envelope, replaces);
+  // The question was that prompt's own, and goes with it.
+  if (taken.some((change) => change.do === "confirm")) return taken;
   if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
   const { name } = first.use;
   return [
-    ...takeBack(view, envelope, replaces),
+    ...taken,
     ...(said === "always"
       ? [{ do: "grant", tools: [...view.granted, name] } as const, say("note", id, alwaysText(name))]
       : []),
@@ -197,6 +193,8 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
 
 const whichText = (count: number): string =>
   `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
+
+const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
 
 const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
 
@@ -291,11 +289,6 @@ function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Cha
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
     ...announceSpend(view, envelope),
   ];
-}
-
-function announceSpend(view: View, envelope: Envelope): Change[] {
-  const spend = view.spend(envelope);
-  return spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : [];
 }
 
 const outcomeOf = ({ kind }: StopReason): Outcome =>

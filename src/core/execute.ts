@@ -4,7 +4,7 @@
  */
 import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
-import { efforts, type Envelope, type Session } from "./model.ts";
+import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
 import { spendText } from "./spend.ts";
@@ -60,7 +60,7 @@ const handlers: Record<Runnable, Handler> = {
     );
   },
   model({ view, look }, argument) {
-    const current = text(view.session, "model") ?? look.defaultModel;
+    const current = text(look.chosen(), "model") ?? look.defaultModel;
     const models = look.models().filter((id) => id !== current);
     const listed = models.slice(0, modelsMax).map((id, index) => `${index + 1}. ${id}`);
     const others =
@@ -81,7 +81,7 @@ const handlers: Record<Runnable, Handler> = {
     });
   },
   effort({ view, look }, argument) {
-    const current = text(view.session, "effort") ?? look.defaultEffort;
+    const current = text(look.chosen(), "effort") ?? look.defaultEffort;
     if (argument === "")
       return tell(`Effort: ${current}\nOthers: ${efforts.filter((one) => one !== current).join(", ")}`);
     const chosen = efforts.find((effort) => effort === argument.toLowerCase());
@@ -100,8 +100,8 @@ const handlers: Record<Runnable, Handler> = {
     const title = argument.slice(0, titleMax);
     return tell(`Title: ${title}`, { do: "set", key: "title", value: title });
   },
-  verbose({ view }, argument) {
-    const isOn = argument === "" ? view.session?.context["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
+  verbose({ look }, argument) {
+    const isOn = argument === "" ? look.chosen()["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
     return tell(isOn ? "Tool use is shown." : "Tool use is not shown.", { do: "set", key: "verbose", value: isOn });
   },
   sessions({ look }) {
@@ -181,8 +181,8 @@ function withText(envelope: Envelope, words: string): Envelope {
   return body.kind === "text" ? { ...envelope, content: { ...body, text: words, mentions: [] } } : envelope;
 }
 
-function text(session: Session | null, key: string): string | null {
-  const value = session?.context[key];
+function text(context: Context, key: string): string | null {
+  const value = context[key];
   return typeof value === "string" ? value : null;
 }
 

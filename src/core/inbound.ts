@@ -32,6 +32,8 @@ export type Verdict =
       /** The message that it points to, by reaction or quote. */
       readonly targetSentAt: Millis | null;
       readonly by: "text" | "reaction" | "command";
+      /** False of a member of a group who may ask, but not answer. */
+      readonly isEntitled: boolean;
       readonly replaces: Millis | null;
     }
   /** Nothing in it can be read here: a sentence is the answer. */
@@ -52,6 +54,8 @@ export type InboundOptions = {
   readonly allow: readonly AllowRule[];
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
+  /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
+  readonly isSaid?: (sentAt: Millis) => boolean;
 };
 
 /** Total: every envelope gets a verdict. */
@@ -71,14 +75,14 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
       const { targetAuthor, targetSentAt } = content;
       if (content.isRemove || answer === null || !isOurs(targetAuthor, options) || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "answer", answer, reason: null, targetSentAt, by: "reaction", replaces: null };
+      return { kind: "answer", answer, reason: null, targetSentAt, by: "reaction", isEntitled: true, replaces: null };
     }
     case "text":
     case "edit": {
       const body = content.kind === "edit" ? content.body : content;
       const replaces = content.kind === "edit" ? content.targetSentAt : null;
-      if (envelope.chat?.kind === "group" && !isAddressed(body, options))
-        return withdrawn(replaces) ?? drop("group talk without a mention");
+      if (envelope.chat?.kind === "group" && !isAddressed(envelope, body, options))
+        return withdrawn(replaces) ?? drop(envelope.isOwn ? "own message to others" : "group talk without a mention");
       return decideText(envelope, body, replaces, options);
     }
   }
@@ -98,19 +102,18 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
   const command = parseCommand(text);
   const isAnswer = command?.name === "approve" || command?.name === "deny";
   if (command && !isAnswer) return { kind: "command", ...command, replaces };
-  if (command && !mayApprove(envelope, options))
-    return { kind: "ignore", reason: "approval by a person who is not on the list by name" };
+  const isEntitled = mayApprove(envelope, options);
   const targetSentAt = body.quote?.sentAt ?? null;
   if (command) {
     const answer = command.name === "approve" ? "yes" : "no";
     const reason = answer === "no" && command.argument !== "" ? command.argument : null;
-    return { kind: "answer", answer, reason, targetSentAt, by: "command", replaces };
+    return { kind: "answer", answer, reason, targetSentAt, by: "command", isEntitled, replaces };
   }
   const isOther = hasMore || (body.quote !== null && !isOurs(body.quote.author, options));
-  const consent = isOther || !mayApprove(envelope, options) ? null : consentOf(text);
+  const consent = isOther ? null : consentOf(text);
   return consent === null
     ? { kind: "prompt", replaces }
-    : { kind: "answer", ...consent, targetSentAt, by: "text", replaces };
+    : { kind: "answer", ...consent, targetSentAt, by: "text", isEntitled, replaces };
 }
 
 const isTold = (words: string | null | undefined): boolean =>
@@ -136,7 +139,7 @@ function access(envelope: Envelope, options: InboundOptions): DropReason | null 
     case "group":
       if (!options.allow.some((rule) => rule.kind === "group" && rule.id === chat.id))
         return "group not on the allow list";
-      return envelope.isOwn ? "own message to others" : null;
+      return null;
   }
 }
 
@@ -151,14 +154,28 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
 
 /** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
 function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
-  if (envelope.chat?.kind !== "group") return true;
+  if (envelope.chat?.kind !== "group" || envelope.isOwn) return true;
   return envelope.source !== null && isPerson(envelope.source, options.allow);
 }
 
-function isAddressed(body: TextContent, options: InboundOptions): boolean {
-  if (options.isGroupAlways) return true;
+/** What the owner writes to a group is for Claude only where it mentions the account, or quotes what Claude said there. */
+function isAddressed({ isOwn }: Envelope, body: TextContent, options: InboundOptions): boolean {
+  if (options.isGroupAlways && !isOwn) return true;
   if (body.mentions.some((mention) => isSameAddress(mention.who, options.account))) return true;
-  return body.quote !== null && isSameAddress(body.quote.author, options.account);
+  if (body.quote === null || !isSameAddress(body.quote.author, options.account)) return false;
+  return !isOwn || options.isSaid?.(body.quote.sentAt) === true;
+}
+
+/** An edited message keeps its files: the edit of a caption does not bring them again. */
+export function withFilesOf(edit: Envelope, before: Envelope): Envelope {
+  const { content } = edit;
+  const old = before.content.kind === "edit" ? before.content.body : before.content;
+  if (content.kind !== "edit" || old.kind !== "text" || content.body.attachments.length > 0) return edit;
+  const attachments = old.attachments.filter(({ isLongText }) => !isLongText);
+  return {
+    ...edit,
+    content: { ...content, body: { ...content.body, attachments, quote: content.body.quote ?? old.quote } },
+  };
 }
 
 /** What a person is called, where that is known. */

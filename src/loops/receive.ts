@@ -7,9 +7,12 @@
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
 import { classify, inboxKey } from "../core/inbound.ts";
-import type { Account, Envelope, Millis } from "../core/model.ts";
+import type { Account, Chat, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
+import { plainText } from "../core/reply.ts";
+import type { Notice } from "../signal/transport.ts";
+import { noteName } from "../store/names.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
 import { untilWritten } from "./queue.ts";
@@ -39,12 +42,14 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
       bridge.onProof();
       waitMs = pollMs;
     }
-    if (batch.envelopes.length === 0 && batch.persist === null) {
+    const { notices = [] } = batch;
+    if (batch.envelopes.length === 0 && batch.persist === null && notices.length === 0) {
       await transport.ack(batch, true);
       continue;
     }
     const accept = (): Accepted => {
       batch.persist?.();
+      tellOwner(bridge, notices);
       return acceptAll(bridge, account, batch.envelopes);
     };
     const accepted = await untilWritten(bridge, "receive", signal, accept, bridge.onStoreFault);
@@ -54,12 +59,27 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
   }
 }
 
+/** Once a day each, where the owner talks to Claude: Note to Self, else the chat of the first person on the allow list. */
+function tellOwner({ store, config, clock }: Bridge, notices: readonly Notice[]): void {
+  const chats = config.allow.flatMap((rule): Chat[] => {
+    if (rule.kind === "self") return [{ kind: "self" }];
+    if (rule.kind === "group") return [];
+    return [{ kind: "direct", peer: { aci: null, number: null, ...rule } }];
+  });
+  const chat = chats.find(({ kind }) => kind === "self") ?? chats[0];
+  if (chat === undefined) return;
+  const today = new Date(clock.now()).toISOString().slice(0, 10);
+  for (const { code, text } of notices)
+    store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
+}
+
 type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
 
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
   const { chats, config, log, store } = bridge;
-  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways };
+  const { isSaid } = store.outbox;
+  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {
@@ -81,6 +101,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
       case "hint":
         if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
         accepted.push(envelope);
+        noteName(store.settings, envelope);
         if (envelope.chat)
           noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }

@@ -5,6 +5,7 @@ import { filesBase64Max, readBytes } from "../core/filetype.ts";
 import type { Account, Envelope, PromptFile } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
+import { namesIn } from "../store/names.ts";
 import type { Bridge } from "./bridge.ts";
 
 /** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
@@ -16,7 +17,7 @@ export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortS
  *   voice notes and nobody to write them down
  */
 export async function buildRequest(
-  { transport, transcribe, timeZone }: Pick<Bridge, "transport" | "transcribe" | "timeZone">,
+  { transport, transcribe, timeZone, store }: Pick<Bridge, "transport" | "transcribe" | "timeZone" | "store">,
   envelope: Envelope,
   account: Account,
   signal: AbortSignal,
@@ -61,6 +62,7 @@ export async function buildRequest(
     }
   }
   const written = timeZone === undefined ? "" : timeLine(envelope.sentAt, timeZone);
-  const text = [written, promptText(envelope, account, longText), ...said].filter((line) => line !== "").join("\n");
+  const prompt = promptText(envelope, account, longText, namesIn(store.settings));
+  const text = [written, prompt, ...said].filter((line) => line !== "").join("\n");
   return { kind: "prompt", text, files };
 }

@@ -5,7 +5,7 @@
  * |-----------------------------|-------------------------------------------------|------------------|
  * | surely not sent             | again after backoff                             | go on            |
  * | outcome unknown             | again; counted where the timestamp is not ours  | go on            |
- * | rate limit, captcha         | again when the server allows, or on `reconnect` | wait as well     |
+ * | rate limit, captcha         | again when the server allows, or on `reconnect` | wait as well; not where the limit is of one recipient |
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
@@ -137,7 +137,8 @@ async function sendFailed(
   const waitMs = isCaptcha
     ? (error.retryAfterMs ?? captchaRetryMs)
     : backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
-  if (isCaptcha || error.code === "signal_rate_limited") pause(toFault(error), waitMs);
+  const isForAll = isCaptcha || (error.code === "signal_rate_limited" && error.scope === "account");
+  if (isForAll) pause(toFault(error), waitMs);
   await untilWritten(bridge, "send", kill, () => {
     outbox.requeue(row.id, attempts, isUncertain);
     if (isCounted) settings.count("uncertain");

@@ -191,6 +191,7 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
+    chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
@@ -330,18 +331,26 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-function createSessionMaker({ sessions, settings }: Store, world: Surroundings) {
+/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
+function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+  return Object.fromEntries(
+    lastingKeys.flatMap((name) => {
+      const value = context[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
+}
+
+function createSessionMaker(store: Store, world: Surroundings) {
+  const { sessions } = store;
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const kept = JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context;
-    const before = (active ?? sessions.ofChat(key, 1)[0])?.context ?? kept;
-    const chosen = Object.fromEntries(
-      lastingKeys.flatMap((name) => (before[name] === undefined ? [] : [[name, before[name]]])),
-    );
+    const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
     return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
   };

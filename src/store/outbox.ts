@@ -15,8 +15,8 @@ import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
 
-/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line. */
-export type Why = Reason | "draft" | "below" | "mark" | "file" | "send";
+/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
+export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
 
 export type OutboxRow = {
   readonly id: number;
@@ -65,6 +65,9 @@ export function createOutbox(db: Database) {
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     has: (why: Why, subject: string): boolean =>
       get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
+    /** Something of ours is known by this timestamp on Signal. */
+    isSaid: (timestamp: Millis): boolean =>
+      get`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1` !== undefined,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     /** The last edit of a preview that is on the phones, or may be (then it has failed): what comes next must name it. */

@@ -5,9 +5,11 @@ import { createHash } from "node:crypto";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -16,6 +18,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { writePackages } from "../../packaging/npm.ts";
 import type { Cli } from "../../src/cli/io.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { keepWatch, launchdPlist, serviceOf, systemdUnit, type Place } from "../../src/cli/service.ts";
@@ -332,6 +335,31 @@ describe("release", () => {
       unsigned.stop();
     },
   );
+
+  test("the packages of npm start the binary of this platform, with its words and its exit code", () => {
+    const dist = join(home, "dist");
+    mkdirSync(dist);
+    writeFileSync(join(dist, target), `#!/bin/sh\necho "$@"\nexit 4\n`, { mode: 0o755 });
+    writePackages(dist, join(home, "npm"));
+    const read = (name: string) => JSON.parse(readFileSync(join(home, "npm", name, "package.json"), "utf8"));
+    const platform = target.replace("signalman-", "");
+    const main = read("signalman");
+    expect(main.optionalDependencies).toEqual({ [`@signalman/${platform}`]: main.version });
+    expect(read(platform)).toMatchObject({ os: [process.platform], cpu: [process.arch] });
+    // As npm lays them out.
+    const scope = join(home, "node_modules/@signalman");
+    mkdirSync(scope, { recursive: true });
+    renameSync(join(home, "npm", platform), join(scope, platform));
+    renameSync(join(home, "npm/signalman"), join(home, "node_modules/signalman"));
+    const { stdout, status } = spawnSync(
+      "node",
+      [join(home, "node_modules/signalman", main.bin), "send", "two words"],
+      {
+        encoding: "utf8",
+      },
+    );
+    expect([stdout, status]).toEqual(["send two words\n", 4]);
+  });
 
   test("the templates of a release are filled from its sums, down to the last place", async () => {
     const targets = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64"];

@@ -9,7 +9,6 @@ import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
 import { promptBounds } from "../../src/core/backoff.ts";
 import { classify } from "../../src/core/inbound.ts";
 import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
-import type { Spend } from "../../src/core/spend.ts";
 import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
 import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
 
@@ -84,6 +83,7 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
+    chosen: () => ({}),
     defaultModel: "claude-test",
     defaultEffort: "medium",
     isModelFixed: true,
@@ -605,51 +605,6 @@ describe("when a request fails", () => {
       "mark 1 failed",
       "finish 1 failed",
     ]);
-  });
-});
-
-describe("what a day may cost", () => {
-  const spend = (cents: number, isTold = false): Spend => {
-    return { limitCents: 100, cents, until: "midnight (UTC)", subject: "day person", isTold };
-  };
-  const dear = (cents: number, isTold?: boolean) => ({ spend: () => spend(cents, isTold) });
-  const nothing = viewOf([], dear(99));
-  test("a question below the limit is asked; one at the limit is refused, in words that say until when", () => {
-    expect(decided(nothing, received("why?"))).toEqual(["open 9", "mark 9 taken", "ask 9"]);
-    const spent = viewOf([], dear(100));
-    expect(decided(spent, received("why?"))).toEqual([
-      "open 9",
-      "mark 9 taken",
-      "say failed 9",
-      "finish 9 failed",
-      "mark 9 failed",
-    ]);
-    expect(textsOf(spent, received("why?")).join()).toContain("$1.00 of the $1.00 allowed, until midnight (UTC)");
-  });
-  test("what waits behind the question at work is refused when its turn comes, and who has not spent theirs is asked", () => {
-    const bob = prompt(3, null);
-    const view = viewOf([prompt(1, "posted"), prompt(2, null), bob], {
-      turn: log(processed, idle({ kind: "end_turn" })),
-      spend: ({ sentAt }) => spend(sentAt === bob.envelope.sentAt ? 0 : 100, true),
-    });
-    expect(decided(view, logged(idle({ kind: "end_turn" })))).toEqual([
-      "finish 1 answered",
-      "mark 1 done",
-      "say failed 2",
-      "finish 2 failed",
-      "mark 2 failed",
-      "ask 3",
-    ]);
-  });
-  test.each([
-    [79, false, false],
-    [80, false, true],
-    [80, true, false],
-    [140, false, true],
-  ])("a turn ends with %d of 100 cents spent, told already: %p; told now: %p", (cents, isTold, isSaid) => {
-    const view = { ...standings.posted, ...dear(cents, isTold), turn: log(processed, idle({ kind: "end_turn" })) };
-    const lines = decided({ ...view, head: view.head.slice(0, 1) }, logged(idle({ kind: "end_turn" })));
-    expect(lines.includes("say spend day person")).toBe(isSaid);
   });
 });
 

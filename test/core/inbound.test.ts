@@ -1,9 +1,13 @@
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import {
   classify,
   inboxKey,
   isPerson,
+  oneLine,
   spokenText,
+  withFilesOf,
+  withNames,
   type AllowRule,
   type InboundOptions,
 } from "../../src/core/inbound.ts";
@@ -105,15 +109,31 @@ describe("in a listed group", () => {
     expect(ask(envelope(quoting, toGroup), rules).kind).toBe("prompt");
     expect(ask(envelope(text("lunch?"), toGroup), rules, { isGroupAlways: true }).kind).toBe("prompt");
   });
+  test("the owner is heard there where Claude's words are quoted or the account is mentioned, and nowhere else", () => {
+    const mine = { ...toGroup, isOwn: true, source: own };
+    const quoting = (sentAt: number, said = "and then?") =>
+      text(said, { quote: { sentAt, author: own, text: "first" } });
+    const isSaid = (sentAt: number): boolean => sentAt === 5;
+    expect(ask(envelope(quoting(5), mine), rules, { isSaid }).kind).toBe("prompt");
+    expect(ask(envelope(text("\uFFFC hi", { mentions: [mention] }), mine), rules).kind).toBe("prompt");
+    const drop = { kind: "drop", reason: "own message to others" } as const;
+    expect(ask(envelope(quoting(4), mine), rules, { isSaid })).toEqual(drop);
+    expect(ask(envelope(text("lunch?"), mine), rules, { isGroupAlways: true })).toEqual(drop);
+    expect(ask(envelope(quoting(5, "yes"), mine), rules, { isSaid })).toMatchObject({
+      kind: "answer",
+      isEntitled: true,
+    });
+  });
   test("a command is found behind the mention", () => {
     const command = envelope(text("\uFFFC /new now", { mentions: [mention] }), toGroup);
     expect(ask(command, rules)).toEqual({ kind: "command", name: "new", argument: "now", replaces: null });
   });
   test("a member who is not on the list by name cannot approve", () => {
-    const answer = envelope(text("\uFFFC yes", { mentions: [mention] }), toGroup);
-    expect(ask(answer, rules).kind).toBe("prompt");
-    expect(ask(answer, [...rules, ...byAci]).kind).toBe("answer");
-    expect(ask(envelope(text("\uFFFC /approve", { mentions: [mention] }), toGroup), rules).kind).toBe("ignore");
+    for (const words of ["\uFFFC yes", "\uFFFC /approve"]) {
+      const answer = envelope(text(words, { mentions: [mention] }), toGroup);
+      expect(ask(answer, rules)).toMatchObject({ kind: "answer", isEntitled: false });
+      expect(ask(answer, [...rules, ...byAci])).toMatchObject({ kind: "answer", isEntitled: true });
+    }
     const thumb = { kind: "reaction", emoji: "👍", targetAuthor: own, targetSentAt: 5, isRemove: false } as const;
     expect(ask(envelope(thumb, toGroup), rules).kind).toBe("ignore");
     expect(ask(envelope(thumb, toGroup), [...rules, ...byAci]).kind).toBe("answer");
@@ -159,6 +179,37 @@ describe("what an allowed message is", () => {
     });
     expect(ask(envelope({ kind: "delete", targetSentAt: 7 }), byAci)).toEqual({ kind: "withdraw", targetSentAt: 7 });
   });
+  test.each([
+    ["a command", text("/help"), { kind: "command", name: "help", replaces: 7 }],
+    ["a yes", text("yes"), { kind: "answer", answer: "yes", replaces: 7 }],
+    ["nothing", text(" "), { kind: "withdraw", targetSentAt: 7 }],
+  ] as const)("an edit that becomes %s takes the prompt back", (_, body, expected) => {
+    expect(ask(envelope({ kind: "edit", targetSentAt: 7, body }), byAci)).toMatchObject(expected);
+  });
+  test("an edit that loses the mention takes the prompt back", () => {
+    const edit = envelope({ kind: "edit", targetSentAt: 7, body: text("lunch?") }, toGroup);
+    expect(ask(edit, [{ kind: "group", id: group }])).toEqual({ kind: "withdraw", targetSentAt: 7 });
+  });
+  test("what has no words of its own is a prompt where it quotes something", () => {
+    const quote = { sentAt: 1, author: alice, text: "How late is it?" };
+    expect(ask(envelope(text("", { quote })), byAci).kind).toBe("prompt");
+    expect(ask(envelope(text("", { quote: { ...quote, text: null, described: "a photo" } })), byAci).kind).toBe(
+      "prompt",
+    );
+  });
+  test("the caption of a photo edited: the photo stays", () => {
+    const photo = envelope(text("what is it?", { attachments: [file], quote: { sentAt: 1, author: own, text: "x" } }));
+    const edit = envelope({ kind: "edit", targetSentAt: 7, body: text("who is it?") });
+    expect(withFilesOf(edit, photo).content).toMatchObject({
+      body: { text: "who is it?", attachments: [file], quote: { sentAt: 1 } },
+    });
+    const other = envelope({
+      kind: "edit",
+      targetSentAt: 7,
+      body: text("x", { attachments: [{ ...file, ref: "2" }] }),
+    });
+    expect(withFilesOf(other, photo)).toEqual(other);
+  });
   test("receipts, typing, timers and empty messages need nothing, a path is not a command", () => {
     for (const content of [
       { kind: "typing", isTyping: true },
@@ -188,4 +239,28 @@ test("the identity of a message is account, sender, device, time and kind, never
 test("Claude reads no mention of ourselves, and a word where others are mentioned", () => {
   const others = [mention, { start: 6, length: 1, who: alice }, { start: 12, length: 1, who: alice }];
   expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own)).toBe("ask @someone and @someone");
+  const names = (who: Address) => (who === alice ? "Alice\n\u202E:" : null);
+  expect(spokenText(text("\uFFFC ask \uFFFC and \uFFFC", { mentions: others }), own, names)).toBe(
+    "ask @Alice : and @Alice :",
+  );
+  const odd = [
+    { start: 2, length: 1, who: alice },
+    { start: 9, length: 5, who: alice },
+    { start: -1, length: 1, who: alice },
+  ];
+  expect(withNames("🎉\uFFFC ok\uFFFC", odd, own)).toBe("🎉@someone ok");
+});
+
+test("what others chose is one line without what is not seen", () => {
+  expect(oneLine("a\r\nb\u2028c\u200B\u202Ed\u0000")).toBe("a b c d");
+  expect(oneLine(" \u200B\n")).toBeNull();
+  expect(oneLine(null)).toBeNull();
+  fc.assert(
+    fc.property(fc.string({ unit: "binary", maxLength: 200 }), (words) => {
+      const line = oneLine(words, 20) ?? "";
+      expect(line.length).toBeLessThanOrEqual(21);
+      expect(line.isWellFormed()).toBe(true);
+      expect(line).not.toMatch(/[\p{C}\p{Zl}\p{Zp}]/u);
+    }),
+  );
 });

@@ -17,7 +17,7 @@ const dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwA
 test.concurrent("presence: read, taken, typing, answered; waiting while Claude is away; failed where it cannot be", async () => {
   await using seen = await openScene();
   seen.claude.setScript((prompt) => [
-    { hold: seen.shows("typing") },
+    { hold: seen.shows("is typing") },
     prompt.includes("secret")
       ? { stop: { kind: "refusal", category: null } }
       : { say: "Lima. It is the largest city, too." },
@@ -52,7 +52,7 @@ test.concurrent("progress: a long answer is one message that grows, and ends as 
     },
   ]);
   const asked = seen.write("Anna", "How do I begin with my garden?");
-  await seen.shows("typing");
+  await seen.shows("is typing");
   await seen.pass(4);
   search.resolve();
   await seen.shows("🔧");
@@ -69,16 +69,20 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
   const { friends: place } = seen;
   seen.claude.setScript((prompt) => {
     const commands = prompt.includes("clean") ? ["rm -rf build", "rm -rf cache"] : ["make test"];
-    return [{ asks: commands.map((command) => ({ name: "bash", input: { command } })) }, { say: "Done." }];
+    return [
+      { hold: prompt.includes("clean") ? Promise.resolve() : seen.shows("is typing") },
+      { asks: commands.map((command) => ({ name: "bash", input: { command } })) },
+      { say: "Done." },
+    ];
   });
   const tests = seen.write("Ben", "run the tests", { place, isMention: true });
   await seen.shows("⏳");
   seen.react("Ben", "👍", place);
   await seen.program.log("envelope ignored", { reason: "reaction" });
   seen.write("Ben", "/approve", { place, isMention: true });
-  await seen.program.log("envelope ignored");
+  await seen.shows("allowed by name");
   seen.note("Ben may ask, but not approve");
-  seen.react("Anna", "👍", place);
+  seen.react("Anna", "👍", place, "make test");
   await seen.answered(tests);
   const clean = seen.write("me", "clean up");
   await seen.shows("⏳");
@@ -226,6 +230,8 @@ test("files: what Claude makes comes as a file; what is too large is said", asyn
 test("conversation: a quote is context, an edit asks again, a deletion cancels, a timer is kept", async () => {
   await using seen = await openScene();
   seen.claude.setScript((prompt) => [
+    // Note to Self shows no typing.
+    { hold: /And the/u.test(prompt) ? seen.shows("is typing") : Promise.resolve() },
     { hold: /Wich|Never mind/u.test(prompt) ? new Promise(() => undefined) : Promise.resolve() },
     { say: prompt.includes("plant") ? "Roses need sun." : `You asked:\n${prompt}` },
   ]);
@@ -276,7 +282,7 @@ test("groups: only when mentioned or quoted, with the sender's name; every drop 
     if (name === undefined) return "That was in another conversation.";
     return prompt.includes("> Friday") ? `Nine it is, ${name}.` : `Friday at eight, ${name}?`;
   };
-  seen.claude.setScript((prompt) => [{ hold: seen.shows("typing") }, { say: reply(prompt) }]);
+  seen.claude.setScript((prompt) => [{ hold: seen.shows("is typing") }, { say: reply(prompt) }]);
   const dropped = async (): Promise<void> => {
     const { fields } = await seen.program.log("envelope dropped");
     seen.note(`dropped: ${fields["reason"]}`);
@@ -311,8 +317,9 @@ test("commands: short answers, near misses, settings that stay with the conversa
     ["/title Garden", "Garden"],
     ["/titel", "Did you mean"],
     ["/model", "claude-haiku"],
-    ["/model claude-haiku", "Did you mean"],
-    ["/model claude-opus-5-5", "claude-opus"],
+    ["/model claude-hiku-5-5", "Did you mean"],
+    ["/model claude-haiku", "from the next /new on"],
+    ["/model claude-opus-5-5", "Model: claude-opus"],
     ["/usage", "Cost"],
     ["/verbose", "shown"],
     ["and once more?", "Basil, for one"],
@@ -346,7 +353,7 @@ test("commands: short answers, near misses, settings that stay with the conversa
 
 test("onboarding: a person is greeted once, over restarts too", async () => {
   await using seen = await openScene({ SIGNALMAN_WELCOME: "true" });
-  seen.claude.setScript(() => [{ hold: seen.shows("typing") }, { say: "Hello Anna." }]);
+  seen.claude.setScript(() => [{ hold: seen.shows("is typing") }, { say: "Hello Anna." }]);
   await seen.answered(seen.write("Anna", "hi"));
   await seen.shows("/help");
   await seen.restart();

@@ -106,6 +106,19 @@ test("a message right behind a command is answered at once", async () => {
   expect(bench.clock.monotonic() - from).toBeLessThan(1_000);
 });
 
+test("what was set in a chat outlives its conversation, and is shown as it will be", async () => {
+  await using bench = await openBench();
+  for (const text of ["/verbose on", "/effort high", "hello", "/new", "/effort", "/verbose"]) {
+    bench.signal.owner.write(text);
+    await bench.until("the answer", () => isSettled(bench));
+  }
+  expect(bench.texts().slice(-3)).toEqual([
+    "New conversation.",
+    "Effort: high\nOthers: low, medium, xhigh, max",
+    "Tool use is not shown.",
+  ]);
+});
+
 test("deleting a message that waits its turn does not disturb the answer before it", async () => {
   await using bench = await openBench({ script: slow });
   bench.signal.owner.write("first");
@@ -171,6 +184,8 @@ test("in a group a member may ask, but only who is on the list by name may say y
   carl.write("yes", mention);
   await bench.pass(60_000);
   expect(bench.texts()).not.toContain("worked");
+  expect(bench.texts().filter((text) => text.includes("allowed by name"))).toHaveLength(2);
+  expect(bench.posts).toHaveLength(1);
   bench.signal.person(people.ann, "Ann").write("/approve", mention);
   await bench.until("order", () => isSettled(bench));
   expect(bench.texts()).toContain("worked");
@@ -200,4 +215,29 @@ test("what Claude says while nobody listens is delivered after the reconnect, in
   await bench.until("the news", () => bench.texts().length === 3);
   await bench.pass(15 * 60_000);
   expect(bench.texts()).toEqual(["re: hello", "one", "two"]);
+});
+
+test("members of a group are mentioned by the name that they gave themselves, in quotes too", async () => {
+  await using bench = await openBench();
+  const { signal } = bench;
+  const carl = signal.person(people.carl, "Carl\nthe Bold");
+  carl.write("hello", { group: listedGroup, isMention: true });
+  await bench.until("the answer", () => isSettled(bench));
+  const asked = signal.person(people.ann, "Ann").write("x", { group: listedGroup, isMention: true });
+  if (asked.content.kind !== "text") throw new Error("no text");
+  const { aci, number } = people.carl;
+  const who = { aci, number };
+  const quote = {
+    sentAt: 1,
+    author: who,
+    text: "ask \uFFFC",
+    mentions: [{ start: 4, length: 1, who }],
+    described: "a photo",
+  };
+  const mentions = [...asked.content.mentions, { start: 10, length: 1, who }];
+  const content = { ...asked.content, text: "\uFFFC what of \uFFFC?", mentions, quote };
+  signal.deliver({ ...asked, sentAt: asked.sentAt + 1, content });
+  await bench.until("the answers", () => bench.posts.length === 3 && isSettled(bench));
+  expect(bench.posts[0]).toBe("Carl the Bold: hello");
+  expect(bench.posts[2]).toBe("> [a photo] ask @Carl the Bold\n\nAnn: what of @Carl the Bold?");
 });

@@ -137,3 +137,30 @@ test("a question that comes up while no stream is open, after somebody answered 
   await bench.until("order", () => isSettled(bench));
   expect(answers(bench)).toEqual([true, false]);
 });
+
+test("a prompt edited to a yes is taken back, and allows nothing of its own", async () => {
+  await using bench = await openBench({ script: asking });
+  const { owner } = bench.signal;
+  const { sentAt } = owner.write("work");
+  await bench.until("the question", () => shown(bench, "rm one") !== undefined);
+  await bench.pass(1_000);
+  owner.edit(sentAt, "yes");
+  await bench.pass(120_000);
+  expect(answers(bench)).not.toContain(true);
+  expect(isSettled(bench)).toBe(true);
+});
+
+test("the owner asks in a listed group by quoting Claude; other words of the owner's there are forgotten", async () => {
+  await using bench = await openBench({ flags: { allow: `self,${people.ann.aci},group:${listedGroup}` } });
+  const { owner, account } = bench.signal;
+  bench.signal.person(people.ann, "Ann").write("hello", { group: listedGroup, isMention: true });
+  await bench.until("the answer", () => isSettled(bench));
+  owner.write("lunch?", { group: listedGroup });
+  owner.write("sure", { group: listedGroup, quote: { sentAt: 5, author: account, text: "lunch?" } });
+  const said = bench.signal.screen().at(-1);
+  const quote = { sentAt: said?.timestamp ?? 0, author: account, text: said?.text ?? "" };
+  owner.write("and now?", { group: listedGroup, quote });
+  await bench.until("the second answer", () => bench.posts.length === 2 && isSettled(bench));
+  expect(bench.posts[1]).toContain("and now?");
+  expect(bench.posts.join()).not.toContain("lunch?\n\nMe: sure");
+});

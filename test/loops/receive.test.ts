@@ -148,3 +148,14 @@ test("stopping finishes the turn at work and sends its answer before it ends", a
   expect(bench.texts()).toEqual(["re: hello"]);
   bench.life().kill("by its own end");
 });
+
+test("what Signal tells the owner is said in their chat, once a day", async () => {
+  await using bench = await openBench();
+  const { transport } = bench.signal;
+  const { receive } = transport;
+  const notice = { code: "phone_idle", text: "Open Signal on your phone soon." } as const;
+  transport.receive = async (...given) => ({ ...(await receive(...given)), notices: [notice] });
+  await bench.until("the notice", () => bench.texts().length > 0);
+  await bench.pass(60_000);
+  expect(bench.texts()).toEqual([notice.text]);
+});

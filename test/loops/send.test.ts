@@ -1,5 +1,7 @@
 import { expect, test } from "bun:test";
+import { BridgeError } from "../../src/core/errors.ts";
 import type { Script } from "../doubles/scripted.ts";
+import { people } from "../sim/config.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
 test("replies reach each recipient in their order, whatever is refused on the way", async () => {
@@ -82,6 +84,29 @@ test("a rate limit holds all sending for as long as the server asks, and no long
   const tookMs = bench.clock.monotonic() - from;
   expect(tookMs).toBeGreaterThanOrEqual(120_000);
   expect(tookMs).toBeLessThan(125_000);
+});
+
+test("a limit of one recipient holds that chat alone", async () => {
+  await using bench = await openBench();
+  const { transport } = bench.signal;
+  const { send } = transport;
+  const refused: string[] = [];
+  transport.send = async (message) => {
+    if (message.chat.kind !== "self" || refused.length > 0) return send(message);
+    refused.push(message.chat.kind);
+    const limit = { retryAfterMs: 120_000, scope: "recipient" } as const;
+    throw new BridgeError("signal_rate_limited", "Cannot send as the server answered 429", limit);
+  };
+  const from = bench.clock.monotonic();
+  bench.signal.owner.write("slow");
+  await bench.until("the refusal", () => refused.length > 0);
+  const other = bench.signal.person(people.ann);
+  other.write("quick");
+  await bench.until("the other's answer", () => bench.texts().includes("re: quick"));
+  expect(bench.clock.monotonic() - from).toBeLessThan(30_000);
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.clock.monotonic() - from).toBeGreaterThanOrEqual(120_000);
+  expect(bench.texts()).toContain("re: slow");
 });
 
 test("a clock that is set back makes nothing wait for hours, a full disk at that moment included", async () => {

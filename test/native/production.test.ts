@@ -216,6 +216,16 @@ test("a group that can never be read is given up in the end: its messages are ke
   await rig.receive(rig.contact.sendText(rig.device, "direct", { timestamp: at + 1 }));
 });
 
+test("a flood from a group that cannot be read leaves room for all others on the line", async () => {
+  const { send } = await startWithGroup();
+  const flood = Promise.all(Array.from({ length: 120 }, (_, n) => send(`${n}`, at + n)));
+  for (let polls = 0; quarantine().length < 20 && polls < 200; polls++) await rig.poll(20);
+  expect(new Set(quarantine().map(({ reason }) => reason))).toEqual(new Set(["its group could not be read"]));
+  expect(quarantine().every(({ isKept }) => isKept === 1)).toBe(true);
+  await rig.receive(rig.contact.sendText(rig.device, "direct", { timestamp: at + 500 }));
+  await rig.acked(flood);
+});
+
 test("one file without key or digest costs that file, not the words beside it", async () => {
   rig = await startRig();
   const pointer = { cdnKey: "abc", cdnNumber: 3, contentType: "image/png", size: 10 } as never;

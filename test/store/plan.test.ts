@@ -84,6 +84,7 @@ const outbox: Calls<Outbox> = {
   head: ["self"],
   of: ["reply", "s:e"],
   has: ["reply", "s:e"],
+  isSaid: [1],
   byTimestamp: [1],
   lastEdit: ["1"],
   markSending: [1, 1],

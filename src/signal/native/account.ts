@@ -42,7 +42,6 @@ export function loadAccount(database: Database): NativeAccount {
   return account;
 }
 
-/** The account as the rest of the program knows it. */
 export const toAccount = ({ aci, number, deviceId }: NativeAccount): Account => ({
   aci: aci.serviceId,
   number,

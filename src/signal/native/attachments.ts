@@ -104,7 +104,6 @@ export function paddedBytes(plainBytes: number): number {
 const blobBytesMax = (plainBytes: number): number =>
   ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
-/** Seals `plain` under a fresh key. */
 export function encryptAttachment(plain: Uint8Array) {
   const key = owned(randomBytes(64));
   const iv = randomBytes(ivBytes);
@@ -178,7 +177,6 @@ function checked(answer: PinnedResponse): PinnedResponse {
   throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, { retryAfterMs });
 }
 
-/** The content type of the file that carries the whole of a long text. */
 export const longTextType = "text/x-signal-plain";
 /** UTF-8 bytes of a body; the whole of anything longer travels as a file. **Source:** Signal-Android's limit (signal-cli: 2000). */
 const bodyBytesMax = 2048;

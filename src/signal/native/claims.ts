@@ -14,6 +14,11 @@ const asksMax = 12;
 const firstWaitMs: Millis = 2_000;
 const waitMsMax: Millis = 300_000;
 
+/** The server has at most 256 deliveries in flight: when so many wait, it would bring nothing else. */
+const waitingMax = 100;
+export const isFull = (waiting: Waiting): boolean =>
+  [...waiting.values()].reduce((sum, { deliveries }) => sum + deliveries.length, 0) >= waitingMax;
+
 export function addClaim(waiting: Waiting, claim: GroupClaim, incoming: Incoming): void {
   const known = waiting.get(claim.groupId);
   if (known === undefined) waiting.set(claim.groupId, { claim, deliveries: [incoming], isAsked: false });

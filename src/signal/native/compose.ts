@@ -86,7 +86,6 @@ export function messageContent(composed: Composed, pniSignature: PniSignature | 
   return serialize({ case: "editMessage", value: composed.editMessage }, more);
 }
 
-/** Who got a message, and whether sealed. */
 export type Delivered = { readonly aci: string; readonly isSealed: boolean };
 
 type Transcript = Record<"timestamp" | "now", Millis> & {
@@ -95,7 +94,6 @@ type Transcript = Record<"timestamp" | "now", Millis> & {
   readonly delivered: readonly Delivered[];
 };
 
-/** For our other devices. */
 export function transcriptContent(composed: Composed, { timestamp, destination, delivered, now }: Transcript): Bytes {
   const status = ({ aci, isSealed: unidentified }: Delivered) => ({
     destinationServiceIdBinary: aciBytes(aci),

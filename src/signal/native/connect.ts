@@ -251,7 +251,6 @@ const finalCodes = new Map<ErrorCode, BridgeCode>([
   [ErrorCode.ConnectedElsewhere, "replaced"],
 ]);
 
-/** What libsignal threw, in our words. */
 export function toBridgeError(what: string, cause: unknown): BridgeError {
   const message = `${what}: ${reasonOf(cause)}`;
   if (!(cause instanceof LibSignalErrorBase)) return new BridgeError("signal_protocol", message, { cause });

@@ -30,7 +30,6 @@ export type Own = {
   readonly serviceId: string;
   readonly identity: PrivateKey;
   readonly publicKey: PublicKey;
-  /** 1..16383. */
   readonly registrationId: number;
   readonly address: ProtocolAddress;
 };
@@ -62,7 +61,6 @@ export type Request = {
   readonly verb: "GET" | "PUT" | "POST" | "DELETE";
   readonly path: string;
   readonly headers?: readonly [string, string][];
-  /** Sent as JSON. */
   readonly json?: unknown;
   /** A 404 means that the server no longer has this endpoint. */
   readonly isFixed?: boolean;
@@ -77,7 +75,6 @@ export type Line = {
   putBack(deliveries: readonly Incoming[]): void;
   /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
   wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
-  /** Null while the line holds. */
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request, `outdated` */
   request(what: Request): Promise<Reply>;
@@ -101,9 +98,9 @@ export type PinnedRequest = {
   readonly signal?: AbortSignal | undefined;
 };
 
+/** Names of headers are in lower case. */
 export type PinnedResponse = {
   readonly status: number;
-  /** Names in lower case. */
   readonly headers: ReadonlyMap<string, string>;
   readonly body: Bytes;
 };
@@ -140,7 +137,7 @@ export type GroupMember = {
 };
 
 export type GroupState = {
-  /** As `Chat` has it: standard base64 of 32 bytes. */
+  /** As `Chat` has it. */
   readonly id: string;
   readonly revision: number;
   readonly title: string;
@@ -185,7 +182,7 @@ export type GroupKeeper = {
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
   /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup`, when nothing is known of it */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
-  /** What claims to be of this group is `unreadable`, unless it is learnt after all. */
+  /** For an hour, or until it is learnt after all, what claims to be of this group is `unreadable`. */
   giveUp(claim: GroupClaim): void;
   /** @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup` */
   load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
@@ -202,7 +199,6 @@ export type NativeDeps = {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
-  /** `name/version`: the server may refuse versions that are too old. */
   readonly userAgent: string;
 };
 
@@ -212,7 +208,6 @@ export type NativeAllow = { readonly isAllowed: IsAllowed; readonly allowedNumbe
 /** First come, first served. `acquire` gives the release. */
 export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
 
-/** What the parts of the transport share. */
 export type Context = NativeDeps &
   NativeAllow & {
     readonly net: Net;

@@ -32,6 +32,7 @@ const bytesMax = 4 * 1024 * 1024;
 /** A state is asked for anew after this, even when no message spoke of a newer one. */
 const freshForMs: Millis = 86_400_000;
 const askedMax = 1_000;
+const givenUpForMs: Millis = 3_600_000;
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day, of the server's clock. */
 export function groupFetcher(service: Hosts, request: Line["request"], now: () => Millis): FetchGroup {
@@ -142,7 +143,8 @@ type Row = Record<"masterKey", Bytes> &
 export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
-  const unreadable = new Set<string>();
+  /** When they were given up. */
+  const unreadable = new Map<string, Millis>();
   const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
     const sql = `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
@@ -163,7 +165,8 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       const row = find(claim.groupId);
       if (row?.isBlocked === 1) return "blocked";
       const state = row?.state ?? null;
-      if (state === null && unreadable.has(claim.groupId)) return "unreadable";
+      const isGivenUp = now() - (unreadable.get(claim.groupId) ?? -Infinity) < givenUpForMs;
+      if (state === null && isGivenUp) return "unreadable";
       if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       const isAdminNeeded = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
@@ -179,7 +182,7 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       asked.add(nameOf(claim));
       unreadable.delete(claim.groupId);
     },
-    giveUp: ({ groupId }) => void unreadable.add(groupId),
+    giveUp: ({ groupId }) => void unreadable.set(groupId, now()),
     async load(groupId, signal) {
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");

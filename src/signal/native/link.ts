@@ -96,7 +96,6 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, open: stack.move() };
 }
 
-/** All that the link needs after the answer. */
 function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: string) {
   const at = clock.now();
   const makeOwn = (name: OwnName, identity: libsignal.PrivateKey) => {

@@ -23,9 +23,7 @@ type Jobs = {
   askAgain: { aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage };
   /** A person asks us to send again: a serialized `DecryptionErrorMessage`. */
   answerAgain: { aci: string; deviceId: number; request: Bytes };
-  /** The owner's contacts lie on the CDN. */
   contacts: { pointer: wire.AttachmentPointer };
-  /** Sealed messages of this person arrived. */
   receipt: { aci: string; sentAts: readonly Millis[] };
 };
 export type JobOf<K extends keyof Jobs> = Readonly<Jobs[K] & { kind: K }>;

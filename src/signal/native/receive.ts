@@ -20,7 +20,7 @@ import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
 import { owned, reasonOf, toBase64 } from "./bytes.ts";
-import { addClaim } from "./claims.ts";
+import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
 import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
@@ -41,9 +41,7 @@ const blockedText =
 /** What became of one delivery. */
 type Outcome = {
   readonly envelope?: Delivered;
-  /** Why it was set aside. */
   readonly quarantine?: string;
-  /** To be done after the acknowledgement. */
   readonly jobs?: readonly Job[];
   /** The account changed, and what comes next must be opened with the new one. */
   readonly isLast?: boolean;
@@ -253,9 +251,9 @@ async function readPlain(
   const mayWrite = sender.isOwn || work.isAllowed(sender, claim?.groupId ?? null);
   const isClaimed = claim !== null && !sender.isOwn && mayWrite;
   const standing = isClaimed ? groups.standing(claim, sender.aci) : "member";
-  if (isClaimed && standing === "unknown") return { claim };
+  if (isClaimed && standing === "unknown" && !isFull(work.waiting)) return { claim };
   if (standing === "stranger") return "not a member of the group, or may not write there";
-  if (standing === "unreadable") return "its group could not be read";
+  if (standing === "unreadable" || standing === "unknown") return "its group could not be read";
   if (standing === "blocked" || (sender.isBlocked && !sender.isOwn)) {
     work.log.info("message dropped: the owner has blocked its sender or group in Signal");
     work.notify({ code: "blocked", text: blockedText });
@@ -313,7 +311,7 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
   // A message that waits for its group may bring the key of this one.
   const claim = groupId && work.waiting.get(toBase64(groupId))?.claim;
-  if (claim) return { claim };
+  if (claim && !isFull(work.waiting)) return { claim };
   // A certificate that this version does not know: any sender may be behind it.
   if (aci === null) return { quarantine: code, isForUs: /certificate/i.test(reasonOf(error)) };
   if (is(libsignal.ErrorCode.InvalidSession)) overlay.putSession("aci", aci, deviceId, null);

@@ -38,7 +38,6 @@ const chatHost = v.object({ port, certificateDer: certificate });
 /** Every field is required, so a misspelt one is found; what a test service writes besides is its own affair. */
 const serviceFile = v.object({ chat: chatHost, ...hosts });
 
-/** A service file as written. */
 export type ServiceFile = v.InferInput<typeof serviceFile>;
 
 /** The public constants of the Signal service. No secrets. Chat hosts, their TLS roots and fallback addresses are inside libsignal. */

@@ -86,7 +86,6 @@ const itemKeyOf = (key: Bytes, recordKey: Bytes, id: Bytes): Bytes =>
     ? hmac(key, `Item_${toBase64(id)}`)
     : hkdf(32, recordKey, concat(utf8("20240801_SIGNAL_STORAGE_SERVICE_ITEM_"), id), null);
 
-/** Inside a transaction of the caller. */
 function apply({ database, isAllowed, account }: Context, { case: kind, value }: wire.StorageRecord["record"]): void {
   switch (kind) {
     case "contact": {

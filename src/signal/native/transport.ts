@@ -34,7 +34,6 @@ import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 /** When quiet, the server is asked this often whether it is still there. */
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 3_600_000;
-/** A clock that is further off than this is told of. */
 const skewMsMax: Millis = 300_000;
 const noticeEveryMs: Millis = 24 * 3_600_000;
 
@@ -51,7 +50,6 @@ function openNet({ service, userAgent }: NativeDeps): Net {
   return net;
 }
 
-/** Makes this program a linked device of the service. Import after `loadLibsignal`. */
 export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
 
 /** All that changes while the transport lives; times are monotonic. */
@@ -216,7 +214,6 @@ async function disconnect(state: State): Promise<void> {
   await state.jobs;
 }
 
-/** With what there is to tell. */
 const batchOf = (state: State, batch: Omit<Batch, "notices">): Batch =>
   state.notices.length === 0 ? batch : { ...batch, notices: state.notices.splice(0) };
 

@@ -54,7 +54,6 @@ async function tellCapabilities({ log, line }: Context): Promise<void> {
   if (status >= 300) log.warn("capabilities not taken", { status });
 }
 
-/** Both identities; cheap when nothing is due. */
 async function refreshAllKeys(context: Context): Promise<void> {
   const { aci, pni } = context.account();
   for (const own of pni === null ? [aci] : [aci, pni])
@@ -133,7 +132,6 @@ export async function answerChallenge({ database, line }: Context, text: string)
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
-/** What deliveries left to be done, once they are acknowledged. */
 export async function runJob(context: Context, job: Job): Promise<void> {
   switch (job.kind) {
     case "refreshKeys":

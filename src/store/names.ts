@@ -1,0 +1,21 @@
+/** What members of groups call themselves, as their last message said it: for the words of those who mention them. */
+import { oneLine, type NameOf } from "../core/inbound.ts";
+import type { Address, Envelope } from "../core/model.ts";
+import type { Settings } from "./store.ts";
+
+const keysOf = ({ aci, number }: Address): string[] =>
+  [aci, number].flatMap((id) => (id === null ? [] : [`name:${id}`]));
+
+/** Only where somebody can be mentioned. Part of the caller's transaction. */
+export function noteName(settings: Settings, { chat, source, sourceName }: Envelope): void {
+  const name = oneLine(sourceName);
+  if (chat?.kind !== "group" || source === null || name === null) return;
+  for (const key of keysOf(source)) if (settings.get(key) !== name) settings.set(key, name);
+}
+
+export const namesIn =
+  (settings: Settings): NameOf =>
+  (who) =>
+    keysOf(who)
+      .map((key) => settings.get(key))
+      .find((name) => name !== null) ?? null;
