@@ -211,13 +211,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const sync = createSyncLoop(bridge, follow);
-  let owed = 0;
-  /** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
-  const isOwedMore = (): boolean => {
-    const before = owed;
-    owed = store.settings.namesOf("forget:").length;
-    return owed > before;
-  };
+  const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
@@ -263,6 +257,16 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+  };
+}
+
+/** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
+function createOwed({ settings }: Store): () => boolean {
+  let owed = 0;
+  return () => {
+    const before = owed;
+    owed = settings.namesOf("forget:").length;
+    return owed > before;
   };
 }
 

@@ -29,7 +29,7 @@ export const personOf = (source: Address | null): string => source?.aci ?? sourc
 const dollars = (cents: number): string => `$${(cents / 100).toFixed(2)}`;
 const tokens = (count: number): string => count.toLocaleString("en");
 
-export function sumText({ inputTokens, outputTokens, costCents, isUnpriced }: Sum): string {
+function sumText({ inputTokens, outputTokens, costCents, isUnpriced }: Sum): string {
   const price = dollars(costCents) + (isUnpriced ? " and what has no list price" : "");
   const cost = isUnpriced && costCents === 0 ? "" : `, ${price}`;
   return `${tokens(inputTokens)} tokens in, ${tokens(outputTokens)} out${cost}`;

@@ -1,4 +1,6 @@
 import { afterEach, expect, test } from "bun:test";
+import type { Line } from "../../src/claude/line.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
 import { openStage, type Stage, type StageOptions } from "./stage.ts";
 
 let stage: Stage | null = null;
@@ -271,3 +273,28 @@ test("/forget: nothing of the conversation is left, neither here nor at Claude; 
   await ask("/model");
   expect(seen.texts().at(-1)).toStartWith("Model: claude-scripted");
 });
+
+test.each([true, false])(
+  "an archive goes to Claude's sandbox where there is one (%p), else it is said in words",
+  async (hasSandbox) => {
+    const asked: { readonly text: string; readonly files: readonly { readonly fileName: string | null }[] }[] = [];
+    const line: StageOptions["line"] = (clock) => {
+      const { line } = createScriptedClaude({ clock, script: () => [{ say: "Seen." }] });
+      const post: Line["post"] = (session, requests, ...more) => {
+        for (const request of requests) if (request.kind === "prompt") asked.push(request);
+        return line.post(session, requests, ...more);
+      };
+      return { ...line, hasSandbox: () => hasSandbox, post };
+    };
+    const seen = await open({ line });
+    const zip = Uint8Array.from([0x50, 0x4b, 5, 6, ...new Uint8Array(18)]).toBase64();
+    seen.write("what is in there?", {
+      files: [{ fileName: "plans.zip", contentType: "application/zip", base64: zip }],
+    });
+    await seen.pass(30);
+    const words = '[The attached file "plans.zip" (application/zip) is of a kind that cannot be read here.]';
+    const text = hasSandbox ? "what is in there?" : `what is in there?\n${words}`;
+    expect(asked).toMatchObject([{ text, files: hasSandbox ? [{ fileName: "plans.zip" }] : [] }]);
+    expect(seen.texts()).toEqual(["Seen."]);
+  },
+);
