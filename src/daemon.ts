@@ -15,12 +15,15 @@ import { BridgeError, toFault } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
+import { plainText } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
+import { createCheckup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
+import { saidKey } from "./loops/mirror.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
@@ -137,7 +140,9 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
-  spawn(beat({ ...bridge, networkKey: deps.networkKey }, connection, wakeAll, loops.onStoreFault, stopping.signal));
+  const checkup = createCheckup(bridge);
+  const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
+  spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
   for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
@@ -147,7 +152,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     status: snapshot,
     health() {
       if (bug !== null) return "a loop has failed";
-      return loops.storeFault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
+      return loops.storeFault() ?? checkup.fault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
     },
     isReady: loops.isConnected,
     wake: wakeAll,
@@ -222,7 +227,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const onStoreFault = (message: string | null): void => void (storeFault = message);
   /** The line has come back, and no message with it yet: those that proved it are committed later. */
   let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll("back"));
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
   const onAccepted = (): void => {
     if (isBack) announce();
     isBack = false;
@@ -232,7 +237,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
-      if (!hasBegun) chats.tellAll("started");
+      if (!hasBegun) begin(bridge);
       hasBegun = true;
       // It is known who we are: what waits may be asked already.
       wakeAll();
@@ -269,6 +274,26 @@ function createOwed({ settings }: Store): () => boolean {
     return owed > before;
   };
 }
+
+/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
+function begin({ store, chats, clock, log }: Bridge): void {
+  const { generation, outbox, sessions, settings } = store;
+  if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
+  log.warn("the database is older than what was written last: what is open in it is not asked again");
+  const number = store.db.transaction(() => {
+    const number = generation.next();
+    chats.tellAll({ type: "setBack", generation: number });
+    // What was said in them since is on the phones already.
+    for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
+      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
+    outbox.add("note", `setback of all ${number}`, 0, { kind: "self" }, plainText(setBackText), clock.now());
+    return number;
+  });
+  generation.keep(number);
+}
+
+const setBackText =
+  "The database of signalman is older than what it wrote last: a backup was restored, or a part of it was deleted. What was asked and answered since is not known here, and nothing of it is asked again. If people see messages that cannot be read, link this device anew.";
 
 const emojis: { readonly [stage in Stage]: string | null } = {
   taken: "👀",

@@ -145,9 +145,14 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
     if (verdict !== "ok")
       throw new BridgeError("database", `Cannot trust the database: ${String(verdict)}`, {
-        hint: "Stop signalman, keep a copy of signalman.db, and restore it from a backup.",
+        hint: "Stop signalman, keep a copy of signalman.db, and run: signalman restore BACKUP",
       });
     visit.store = store;
+    if (store.generation.isSetBack())
+      return [
+        "The database is older than what was written last: a copy was restored, or signalman.db-wal was deleted",
+        "Start signalman: it says so in Note to Self, and asks nothing twice.",
+      ];
     return `${store.sessions.counts(0).total} sessions`;
   },
 

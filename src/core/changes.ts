@@ -115,6 +115,8 @@ export type Fact =
   | { readonly type: "back" }
   /** The program begins: what an older version or a lost wake left lying goes on. */
   | { readonly type: "started" }
+  /** The database is older than what it was: what is open in it may have been asked since. */
+  | { readonly type: "setBack"; readonly generation: number }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
 

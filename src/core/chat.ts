@@ -53,6 +53,8 @@ function decideFact(view: View, fact: Fact): Change[] {
       return announce(view);
     case "started":
       return [];
+    case "setBack":
+      return setBack(view, fact.generation);
   }
 }
 
@@ -383,6 +385,15 @@ function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
 
 const goneText = (isElsewhere: boolean): string =>
   `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
+
+/** Asked again it might be asked twice: its person knows whether it was answered. */
+function setBack(view: View, generation: number): Change[] {
+  const open = view.prompts();
+  if (open.length === 0) return [];
+  const what = open.length === 1 ? "A message" : `${open.length} messages`;
+  const text = `My memory was set back to an earlier state. ${what} of yours stood open in it: please send again what was not answered.`;
+  return [say("note", `setback ${generation}`, text), ...open.flatMap((prompt) => withdraw(view, prompt, false))];
+}
 
 const minuteMs: Millis = 60_000;
 /** After an absence, more waiting messages than these, or older ones, are announced. */

@@ -4,6 +4,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
+import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
 
 const tickMs: Millis = 1_000;
@@ -13,28 +14,31 @@ const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
 const dayMs: Millis = 24 * hourMs;
 
+type Hooks = {
+  readonly networkKey: () => string;
+  readonly wakeAll: () => void;
+  readonly onStoreFault: (message: string | null) => void;
+  readonly checkup: Checkup;
+};
+
 /**
  * Beats until `stop` aborts. `networkKey` tells one network from another; a change reconnects at once. Once a minute something is
  * written, so that a database which refuses it is known (`onStoreFault`) before the next message comes.
  */
-export async function beat(
-  bridge: Bridge & { networkKey(): string },
-  { dispatch }: ConnectionLoop,
-  wakeAll: () => void,
-  onStoreFault: (message: string | null) => void,
-  stop: AbortSignal,
-): Promise<void> {
-  const { config, clock, log, store, networkKey } = bridge;
+export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop, stop: AbortSignal): Promise<void> {
+  const { config, clock, log, store, networkKey, wakeAll, onStoreFault, checkup } = bridge;
   const prune = (): unknown => tryWrite(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
   const expire = createExpiry(bridge);
   let last = clock.now();
   let minute = clock.monotonic();
   let hour = minute;
+  let day = minute;
   let network = networkKey();
+  let checking = checkup.run(stop);
   prune();
   for (;;) {
     await clock.sleep(tickMs, stop);
-    if (stop.aborted) return;
+    if (stop.aborted) return checking;
     const [now, monotonic] = [clock.now(), clock.monotonic()];
     if (Math.abs(now - last - tickMs) > gapMs) {
       dispatch({ type: "woke" });
@@ -48,10 +52,20 @@ export async function beat(
       minute = monotonic;
       const keep = (): void => {
         store.forget(now);
-        store.db.transaction(() => store.settings.set("alive_at", String(now)));
+        // What was set back is told first.
+        const { generation } = store;
+        const number = store.db.transaction(() => {
+          store.settings.set("alive_at", String(now));
+          return generation.isSetBack() ? null : generation.next();
+        });
+        if (number !== null) generation.keep(number);
         expire();
       };
       onStoreFault(tryWrite(log, keep));
+    }
+    if (checkup.isDue() ? monotonic === minute : monotonic - day >= dayMs) {
+      day = monotonic;
+      checking = checking.then(() => checkup.run(stop));
     }
     if (monotonic - hour >= hourMs) {
       hour = monotonic;

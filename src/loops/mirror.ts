@@ -129,6 +129,9 @@ function sinceOf({ store }: Bridge, sessionId: string): Millis | null {
   return Math.min(cursor, ...times) - overlapMs;
 }
 
+/** Of this session (an id follows): what its log has at the next listing was said before the database was set back. */
+export const saidKey = "said:";
+
 /** Stores what the log has, page by page. */
 export async function listLog(
   bridge: Bridge,
@@ -137,10 +140,15 @@ export async function listLog(
   remoteId: string,
   signal: AbortSignal,
 ): Promise<void> {
+  const { store, chats, clock } = bridge;
+  const isSaid = store.settings.get(saidKey + sessionId) !== null;
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
-    const session = bridge.store.sessions.get(sessionId);
-    if (session && !signal.aborted) bridge.chats.log(session, page);
+    const session = store.sessions.get(sessionId);
+    if (!session || signal.aborted) continue;
+    if (isSaid) store.db.transaction(() => store.log.apply(session, page, clock.now()));
+    else chats.log(session, page);
   }
+  if (isSaid && !signal.aborted) store.settings.remove(saidKey + sessionId);
 }
 
 type Happened =

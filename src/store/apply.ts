@@ -106,10 +106,10 @@ export function createChats(store: Store, world: Surroundings) {
       return id;
     },
     /** Tells every chat in which something is open. */
-    tellAll(type: "started" | "back"): void {
+    tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
       for (const key of store.inbox.openChats()) {
         const chat = store.inbox.head(key)[0]?.envelope.chat;
-        if (chat) settle(chat, { type });
+        if (chat) settle(chat, fact);
       }
     },
     viewOf,

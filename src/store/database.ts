@@ -21,6 +21,8 @@ export interface Database {
   transaction<T>(work: () => T): T;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
+  /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
+  readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
   onRollback(listener: () => void): void;
   /** A copy that is consistent while this connection works. @throws BridgeError `database` */
@@ -86,11 +88,14 @@ function wrap(driver: Driver, path: string): Database {
     statements.set(sql, fresh);
     return fresh;
   };
-  const guard = <T>(work: () => T): T => {
+  const failures: { count: number; last: string | null } = { count: 0, last: null };
+  const guard = <T>(work: () => T, isRead = false): T => {
     try {
       return work();
     } catch (error) {
-      throw error instanceof BridgeError ? error : sqliteError(`Cannot use the database ${path}`, error);
+      if (error instanceof BridgeError) throw error;
+      if (isRead || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
+      throw sqliteError(`Cannot use the database ${path}`, error);
     }
   };
   return {
@@ -100,8 +105,8 @@ function wrap(driver: Driver, path: string): Database {
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[]),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, true),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], true),
     exec: (sql) => guard(() => void driver.exec(sql)),
     transaction<T>(work: () => T): T {
       if (depth > 0) return work();
@@ -125,6 +130,7 @@ function wrap(driver: Driver, path: string): Database {
         committed = [];
       }
     },
+    failures,
     afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
     onRollback: (listener) => void rolledBack.push(listener),
     copyTo: (file) => void guard(() => prepare("VACUUM INTO ?").run(file)),
@@ -164,7 +170,13 @@ export function statements<Raw = Row, Item = Raw>(
   };
 }
 
+const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+/** **Source:** SQLite, result codes SQLITE_CORRUPT and SQLITE_NOTADB. */
+const isDamage = (cause: unknown): boolean => /malformed|file is not a database/u.test(reasonOf(cause));
+
 function sqliteError(what: string, cause: unknown): BridgeError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new BridgeError("database", `${what}: ${reason}`, { cause });
+  const hint = isDamage(cause)
+    ? "Stop signalman and restore a backup: `signalman restore FILE` (docs/operating.md)."
+    : undefined;
+  return new BridgeError("database", `${what}: ${reasonOf(cause)}`, { hint, cause });
 }

@@ -6,6 +6,7 @@ import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
+import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
@@ -26,6 +27,7 @@ export type Store = {
   readonly files: Files;
   readonly usage: Usage;
   readonly settings: Settings;
+  readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
@@ -107,6 +109,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       files,
       usage: createUsage(db),
       settings,
+      generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
       close() {

@@ -169,6 +169,8 @@ const textsOf = (view: View, fact: Fact): string[] =>
 const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
   decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
 
+const bothWithdrawn = ["finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared"];
+
 /** Total by type: a fact, or a standing, that is added without a line here does not compile. */
 const table: { readonly [Type in Fact["type"]]: readonly [when: string, Fact, Record<Standing, readonly string[]>] } = {
   received: [
@@ -220,6 +222,17 @@ const table: { readonly [Type in Fact["type"]]: readonly [when: string, Fact, Re
     "the program starts",
     { type: "started" },
     { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
+  ],
+  setBack: [
+    "the database was set back",
+    { type: "setBack", generation: 7 },
+    {
+      nothing: [],
+      queued: ["say note setback 7", ...bothWithdrawn],
+      posting: ["say note setback 7", "interrupt 1", ...bothWithdrawn],
+      posted: ["say note setback 7", "interrupt 1", ...bothWithdrawn],
+      waiting: ["say note setback 7", "no to a", "interrupt 1", ...bothWithdrawn],
+    },
   ],
   expired: [
     "the question was not answered in time",

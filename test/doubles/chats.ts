@@ -143,7 +143,7 @@ export async function createChatRig(
       store = await open();
       chats = createChats(store, world);
       store.outbox.recover();
-      chats.tellAll("started");
+      chats.tellAll({ type: "started" });
     },
     close() {
       store.close();

@@ -367,6 +367,26 @@ for (const [status, code, scope] of [
   });
 }
 
+test("a limit of one member of a group holds up no other, and the member gets the message later, with its timestamp", async () => {
+  const sleep: Clock["sleep"] = (ms, signal) => systemClock.sleep(ms === 10_000 ? 5 : ms, signal);
+  rig = await startRig({ clock: { ...systemClock, sleep } });
+  const bob = await rig.mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact, bob] });
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at, group }));
+  await rig.settled();
+  let limits = 1;
+  instead(({ path }) =>
+    path === `/v1/messages/${rig.contact.device.aci}` && limits-- > 0
+      ? { status: 429, headers: ["retry-after:0"] }
+      : undefined,
+  );
+  const outcome = await rig.send({ kind: "group", id: groupIdOf(group.masterKey) }, "to all", at + 1);
+  expect(outcome.failed).toEqual([{ recipient: rig.contact.device.aci, code: "signal_rate_limited" }]);
+  expect((await bob.waitForMessage()).body).toBe("to all");
+  const late = await rig.contact.waitForMessage();
+  expect({ body: late.body, at: Number(late.dataMessage.timestamp) }).toEqual({ body: "to all", at: at + 1 });
+});
+
 test("a 401 says that this device is gone: the message waits, and the line ends as unlinked", async () => {
   rig = await startRig();
   instead(({ path }) => (path.startsWith("/v1/messages/") ? { status: 401 } : undefined));

@@ -109,7 +109,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
       tries: version > 3 ? { outage: 2 } : {},
     });
     expect(rig.store.inbox.get(5)?.told).toBe("claude_overloaded");
-    rig.chats.tellAll("started");
+    rig.chats.tellAll({ type: "started" });
     expect(posts()).toEqual([...old, "8 queued s-group -"]);
     expect(rig.store.posts.mappedEventIds("s-self")).toEqual(new Set(["p1", "p2"]));
   });

@@ -230,6 +230,8 @@ export type Context = NativeDeps &
     readonly now: () => Millis;
     /** Tells the owner with the next batch, each code once a day. */
     readonly notify: (notice: Notice) => void;
+    /** Does it after a wait, if the connection holds that long; among the work behind receiving and sending. */
+    readonly later: (waitMs: Millis, work: () => Promise<void>) => void;
     /** Monotonic times of what must not be done often. */
     readonly last: { askedAt: Millis; pushedAt: Millis; lookedUpAt: Millis };
     /** Strictly increasing, near the server's clock. */

@@ -22,6 +22,8 @@ import type { AttachmentPointer } from "./proto/signal_pb.ts";
 
 /** Members that get a message at the same time. */
 const fanOutMax = 8;
+const catchUpsMax = 3;
+const catchUpMs: Millis = 10_000;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
@@ -83,7 +85,23 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
       throw new BridgeError("send_uncertain", error.message, { cause: error });
     context.log.warn("no transcript for our own devices", { code: error.code });
   }
+  for (const { recipient, error } of failures) catchUp(context, { composed, timestamp, groupId }, recipient, error, 1);
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
+}
+
+/** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
+function catchUp(
+  context: Context,
+  message: Message,
+  to: string,
+  { retry, retryAfterMs }: BridgeError,
+  times: number,
+): void {
+  if (retry === "never" || times > catchUpsMax) return;
+  const again = (error: BridgeError) => catchUp(context, message, to, error, times + 1);
+  context.later(Math.max(retryAfterMs ?? 0, times * catchUpMs), () =>
+    attempt(deliverMessage(context, message, to), again),
+  );
 }
 
 async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {

@@ -128,7 +128,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   const account = () => state.account ?? loadAccount(database);
   const fetchGroup = groupFetcher(service, request, now);
   let lastTimestamp = 0;
-  return {
+  const context: Live = {
     ...deps,
     net: openNet(deps),
     state,
@@ -149,7 +149,12 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     freshTimestamp: () =>
       (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),
     onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between"),
+    later(waitMs, work) {
+      const { signal } = state.closing;
+      void clock.sleep(waitMs, signal).then(() => signal.aborted || enqueue(context, work));
+    },
   };
+  return context;
 }
 
 function makeMutex(): Mutex {

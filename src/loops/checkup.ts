@@ -1,0 +1,95 @@
+/**
+ * Whether the database can be trusted: its pages are read at the start, once a day, and after each read that failed. What is wrong is
+ * in `/health`, in the log, and in the owner's chat.
+ */
+import { BridgeError } from "../core/errors.ts";
+import { plainText } from "../core/reply.ts";
+import type { Bridge } from "./bridge.ts";
+
+/** SQLite reads some 500 MB a second: what is larger is read in slices, so that nothing waits for it. */
+const wholeBytesMax = 16 * 1024 * 1024;
+const sliceRows = 500;
+
+export interface Checkup {
+  /** Why the database is not to be trusted; null while nothing speaks against it. */
+  fault(): string | null;
+  /** A read has failed since the last look. */
+  isDue(): boolean;
+  /** Never rejects. */
+  run(signal: AbortSignal): Promise<void>;
+}
+
+export function createCheckup(bridge: Pick<Bridge, "store" | "clock" | "log">): Checkup {
+  const { store, clock, log } = bridge;
+  const { failures } = store.db;
+  let damage: string | null = null;
+  let seen = 0;
+  const isDue = (): boolean => failures.count > seen;
+  return {
+    fault: () => damage ?? (isDue() ? `the database could not be read: ${failures.last}` : null),
+    isDue,
+    async run(signal) {
+      const found = await findDamage(bridge, signal);
+      if (signal.aborted) return;
+      const count = failures.count - seen;
+      seen = failures.count;
+      damage = found && `the database is damaged: ${found}`;
+      if (damage === null) return count === 0 ? undefined : log.warn("reads of the database failed", { count });
+      log.error("the database is damaged", { found, failedReads: failures.count, hint: restoreHint });
+      const day = new Date(clock.now()).toISOString().slice(0, 10);
+      try {
+        store.outbox.add("note", `damage ${day}`, 0, { kind: "self" }, plainText(damagedText), clock.now());
+      } catch (error) {
+        // It says so in `/health` and in the log.
+        if (!(error instanceof BridgeError)) throw error;
+      }
+    },
+  };
+}
+
+const restoreHint = "Stop signalman and restore a backup: `signalman restore FILE` (docs/operating.md).";
+const damagedText =
+  "The database of signalman is damaged: parts of it cannot be read any more. Messages may be lost. The owner should stop signalman and restore a backup; `signalman doctor` says more.";
+
+/** What SQLite finds wrong first; null for nothing. */
+async function findDamage({ store: { db }, clock }: Pick<Bridge, "store" | "clock">, signal: AbortSignal) {
+  try {
+    const size = db.get<{ bytes: number }>(
+      "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",
+    );
+    if ((size?.bytes ?? 0) <= wholeBytesMax) return checkPages(db);
+    const tables = db.all<{ name: string; wr: number }>("SELECT name, wr FROM pragma_table_list WHERE schema = 'main'");
+    for (const { name, wr } of tables) {
+      if (signal.aborted) return null;
+      await clock.sleep(0);
+      const isLarge = wr === 0 && (await readInSlices(name));
+      const found = isLarge ? null : checkPages(db, name);
+      if (found !== null) return found;
+    }
+    return null;
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    return error.message;
+  }
+
+  /** False where one slice is all of it. */
+  async function readInSlices(table: string): Promise<boolean> {
+    for (let [from, slices] = [-1, 0]; !signal.aborted; slices++) {
+      const rows = db.all<{ at: number }>(
+        `SELECT rowid AS at, * FROM "${table}" WHERE rowid > ? ORDER BY rowid LIMIT ${sliceRows}`,
+        from,
+      );
+      if (rows.length < sliceRows) return slices > 0;
+      from = rows.at(-1)?.at ?? from;
+      await clock.sleep(0);
+    }
+    return true;
+  }
+}
+
+/** **Source:** SQLite's documentation of `PRAGMA quick_check`: one row `ok`, or what is wrong. */
+function checkPages(db: Bridge["store"]["db"], table?: string): string | null {
+  const row = db.get(table === undefined ? "PRAGMA quick_check(1)" : `PRAGMA quick_check("${table}")`);
+  const [verdict = "ok"] = Object.values(row ?? {});
+  return verdict === "ok" ? null : String(verdict);
+}
