@@ -28,6 +28,8 @@ import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
+import { readAddressee } from "./settings.ts";
+import { createGuests } from "./store/allowed.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
@@ -338,6 +340,7 @@ function surroundings(
     timeZone: base.timeZone ?? "UTC",
     isChecked: base.isChecked ?? false,
     look: {
+      guests: createGuests(store.settings, config.allow, readAddressee),
       models: () => models.map(({ id }) => id),
       defaultModel: config.model,
       defaultEffort: config.effort,

@@ -78,6 +78,11 @@ export const addressee = word((who): AllowRule | undefined => {
   const id = who.startsWith("group:") ? who.slice("group:".length) : "";
   return isGroupId(id) ? { kind: "group", id } : undefined;
 });
+/** Null for what is none. */
+export function readAddressee(words: string): AllowRule | null {
+  const result = v.safeParse(addressee, words);
+  return result.success ? result.output : null;
+}
 const commaList = word((list) => list.split(",").filter((item) => item.trim() !== ""));
 const rules = form(
   v.pipe(v.union([v.array(v.string()), commaList]), v.array(addressee), v.readonly()),

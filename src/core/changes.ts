@@ -4,7 +4,8 @@
  */
 import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
-import type { Verdict } from "./inbound.ts";
+import type { Guests } from "./guests.ts";
+import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
   Chat,
@@ -176,6 +177,7 @@ export type Change =
   | { readonly do: "forget"; readonly id: string }
   /** All conversations of the chat. */
   | { readonly do: "forgetChat" }
+  | { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean }
   /** Prompts up to this one were announced. */
   | { readonly do: "announced"; readonly id: number }
   | { readonly do: "welcome"; readonly envelope: Envelope };
@@ -198,6 +200,7 @@ export type Look = {
   readonly situation: () => string;
   /** The message that was answered or given up last. */
   readonly lastPrompt: () => Envelope | null;
+  readonly guests: Guests;
   /** The conversation as a Markdown document. */
   readonly transcript: () => string;
 };

@@ -4,6 +4,7 @@
  */
 import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
+import { changeGuests, listGuests } from "./guest-commands.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
@@ -136,6 +137,12 @@ const handlers: Record<Runnable, Handler> = {
     const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
     return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
   },
+  allow: ({ view, look, envelope }, argument) =>
+    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, true),
+  disallow: ({ view, look, envelope }, argument) =>
+    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, false),
+  people: ({ look, envelope }) => tell(listGuests(look.guests, envelope, false)),
+  groups: ({ look, envelope }) => tell(listGuests(look.guests, envelope, true)),
   forget({ view, look }, argument) {
     const word = argument.toLowerCase();
     if (word === "all")

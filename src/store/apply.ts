@@ -24,6 +24,7 @@ import { plainText } from "../core/reply.ts";
 import { textOf } from "../core/prompt.ts";
 import { personOf } from "../core/spend.ts";
 import { forgetChat, forgetSession, lastingKeys } from "./forgetting.ts";
+import { setAllowed } from "./allowed.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
 import { noteUsage, spendOf, usedBy } from "./spending.ts";
@@ -49,7 +50,7 @@ export type Surroundings = {
   readonly spendLimitCents: number | null;
   /** Days end at midnight there. */
   readonly timeZone: string;
-  readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
+  readonly look: Pick<Look, "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
@@ -208,6 +209,7 @@ type ConversationDo =
   | "set"
   | "forget"
   | "forgetChat"
+  | "allow"
   | "announced"
   | "welcome";
 
@@ -242,6 +244,7 @@ function createConversationWrites(
       forgetChat(store.db, chatKey(chat));
       store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
     },
+    allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
     welcome(chat, { envelope: { source } }) {
       const who = source?.aci ?? source?.number;

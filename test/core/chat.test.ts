@@ -80,6 +80,7 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
   endedText: () => null,
   spend: () => null,
   look: {
+    guests: { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] },
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
@@ -157,6 +158,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
   forget: ({ id }) => `forget ${id}`,
   forgetChat: () => "forget all",
+  allow: ({ isAllowed }) => (isAllowed ? "allow" : "disallow"),
   announced: ({ id }) => `announced ${id}`,
   welcome: () => "welcome",
 };

@@ -298,3 +298,40 @@ test.each([true, false])(
     expect(seen.texts()).toEqual(["Seen."]);
   },
 );
+
+test("/allow: by the owner alone, a person or a group; the settings stay, and /disallow takes it back", async () => {
+  const seen = await open({ script: (prompt) => [{ say: `About ${prompt}.` }] });
+  const group = "bGlzdGVkLWdyb3VwLi4uLi4uLi4uLi4uLi4uLi4uLi4=";
+  const bea = seen.signal.person({ aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00a001", number: "+15550100011" }, "Bea");
+  const turn = async (write: () => unknown): Promise<string[]> => {
+    const before = seen.texts().length;
+    write();
+    await seen.pass(30);
+    return seen.texts().slice(before);
+  };
+  expect(await turn(() => bea.write("hello?"))).toEqual([]);
+  const [yes] = await turn(() => seen.write("/allow +1 (555) 010-0011"));
+  expect(yes).toContain("may ask from now on. Claude answers them in your name.");
+  expect(await turn(() => bea.write("hello?"))).toEqual(["About hello?."]);
+  expect(await turn(() => bea.write("/allow +15550100012"))).toEqual([
+    "Only the owner of this account can say who may ask.",
+  ]);
+  // A group is not heard before the owner has said so in it.
+  expect(await turn(() => bea.write("/allow", { group }))).toEqual([]);
+  expect(await turn(() => seen.write("what?", { group }))).toEqual([]);
+  const [here] = await turn(() => seen.write("/allow", { group }));
+  expect(here).toStartWith("This group: its members may ask here");
+  expect(await turn(() => bea.write("and now?", { group, isMention: true }))).toEqual([
+    expect.stringContaining("and now?"),
+  ]);
+  await seen.restart();
+  expect((await turn(() => seen.write("/people")))[0]).toBe(
+    "You, in Note to Self (settings)\nBea · +15550100011\n/allow NUMBER lets a person ask.",
+  );
+  expect((await turn(() => seen.write("/groups")))[0]).toStartWith(group);
+  expect(await turn(() => seen.write("/disallow bea"))).toEqual([expect.stringContaining("may not ask any more")]);
+  expect(await turn(() => bea.write("still there?"))).toEqual([]);
+  expect(await turn(() => seen.write("/disallow", { group }))).toEqual(["This group may not ask any more."]);
+  expect(await turn(() => bea.write("and here?", { group, isMention: true }))).toEqual([]);
+  expect(await turn(() => seen.write("/disallow self"))).toEqual([expect.stringContaining("Whom?")]);
+});
