@@ -7,7 +7,8 @@ import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "./clock.ts";
+import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
+import { seeded } from "./dice.ts";
 import { makeHome, simConfig } from "./config.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 
