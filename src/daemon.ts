@@ -197,35 +197,27 @@ type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
 function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
-  const { config, log, store } = base;
+  const { log, store } = base;
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
   const account: Bridge["account"] = () => connection.account();
-  const deviceTag = tagOf(base);
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
   const outside = { stateName, account, onTouched, grants, onDropped: (id: string) => calls.drop(id) };
-  const bridge: Bridge = {
-    ...base,
-    chats: createChats(store, surroundings(base, deviceTag, outside)),
-    deviceTag,
-    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
-    account,
-    isConnected,
-    toolsOf: (session) => toolsOf(base, callDeps, session),
-  };
+  const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
+  const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
     if (sessionIds.length > 0) calls.wake();
     files.wake();
-    if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
+    if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
@@ -265,6 +257,35 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+  };
+}
+
+function createBridge(
+  base: Base,
+  callDeps: ReturnType<typeof createCallDeps>,
+  outside: Parameters<typeof surroundings>[2],
+  isConnected: () => boolean,
+): Bridge {
+  const { config, store } = base;
+  const deviceTag = tagOf(base);
+  return {
+    ...base,
+    chats: createChats(store, surroundings(base, deviceTag, outside)),
+    deviceTag,
+    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
+    account: outside.account,
+    isConnected,
+    toolsOf: (session) => toolsOf(base, callDeps, session),
+  };
+}
+
+/** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
+function createOwed({ settings }: Store): () => boolean {
+  let owed = 0;
+  return () => {
+    const before = owed;
+    owed = settings.namesOf("forget:").length;
+    return owed > before;
   };
 }
 

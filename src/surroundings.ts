@@ -7,11 +7,14 @@ import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
 import type { CallDeps, createGrants } from "./loops/calls.ts";
+import { readAddressee } from "./settings.ts";
+import { createGuests } from "./store/allowed.ts";
 import type { Surroundings } from "./store/view.ts";
 
 type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & {
   readonly config: Config;
   readonly newId: () => string;
+  readonly timeZone?: string;
   readonly isChecked?: boolean;
   readonly self?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
@@ -86,8 +89,11 @@ export function surroundings(
     grantEdits: grants.grant,
     onDropped,
     isWelcoming: config.welcome,
+    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
+    timeZone: base.timeZone ?? "UTC",
     isChecked: base.isChecked ?? false,
     look: {
+      guests: createGuests(store.settings, config.allow, readAddressee),
       models: () => models.map(({ id }) => id),
       projects: () => config.projects,
       granted: grants.names,

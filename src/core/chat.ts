@@ -20,6 +20,7 @@ import type { Ask, Change, Fact, Prompt, ToolUse, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { deathOf, failed, finishTurn, gone } from "./endings.ts";
 import { execute } from "./execute.ts";
+import { refuse } from "./limit.ts";
 import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
@@ -27,6 +28,7 @@ import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
+import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
@@ -64,12 +66,24 @@ function decideFact(view: View, fact: Fact): Change[] {
 /** The oldest prompt is posted as soon as nothing is under way and Claude waits for no person. */
 function next(view: View, changes: readonly Change[]): Change[] {
   const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
-  const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
+  const opened = changes.flatMap((change) =>
+    change.do === "open" ? [{ id: change.id, envelope: change.envelope }] : [],
+  );
   const isOpen = ({ id }: { readonly id: number }): boolean => !ended.has(id);
   if (view.head.some((prompt) => prompt.post !== null && isOpen(prompt)) || openAsks(view, changes).length > 0)
     return [];
-  const first = (view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined))?.id ?? opened[0];
-  return first === undefined ? [] : [{ do: "ask", id: first }];
+  const isMet = ({ envelope }: Pick<Prompt, "envelope">): boolean => isSpent(view.spend(envelope));
+  const first = view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined) ?? opened[0];
+  if (first === undefined) return [];
+  if (!isMet(first)) return [{ do: "ask", id: first.id }];
+  const all = [...view.prompts().filter(isOpen), ...opened];
+  const allowed = all.findIndex((prompt) => !isMet(prompt));
+  const refused = all.slice(0, allowed === -1 ? all.length : allowed);
+  const asked = all[refused.length];
+  return [
+    ...refused.flatMap((prompt) => refuse(view, prompt)),
+    ...(asked ? [{ do: "ask", id: asked.id } as const] : []),
+  ];
 }
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {

@@ -1,6 +1,7 @@
 /** What waits long, or is much, when the line to Signal comes back. */
 import { say, type Change, type Prompt, type View } from "./changes.ts";
 import type { Millis } from "./model.ts";
+import { ageText } from "./when.ts";
 
 const minuteMs: Millis = 60_000;
 /** After an absence, more waiting messages than these, or older ones, are announced. */
@@ -20,13 +21,6 @@ export function announce({ prompts, now, announcedUpTo }: View): Change[] {
     return [];
   const isOne = waiting.length === 1;
   const count = isOne ? "1 message" : `${waiting.length} messages`;
-  const text = `${count} waiting, the oldest ${age(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
+  const text = `${count} waiting, the oldest ${ageText(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
   return [say("digest", newest, text), { do: "announced", id: newest }];
-}
-
-function age(ms: Millis): string {
-  const minutes = Math.round(ms / minuteMs);
-  if (minutes < 1) return "less than a minute";
-  if (minutes < 120) return `${minutes} min`;
-  return minutes < 2 * 24 * 60 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 60 / 24)} days`;
 }

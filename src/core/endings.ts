@@ -3,6 +3,7 @@ import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { say } from "./changes.ts";
 import type { Change, Fact, Outcome, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
+import { announceSpend } from "./limit.ts";
 import type { Millis, Session, StopReason } from "./model.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
@@ -32,6 +33,7 @@ export function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReaso
     { do: "finish", id, outcome },
     { do: "mark", id, envelope, stage: outcome === "failed" ? "failed" : "done" },
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
+    ...announceSpend(view, envelope),
   ];
 }
 

@@ -10,6 +10,9 @@ import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/m
 import { chatKey } from "../core/model.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
+import { setAllowed } from "./allowed.ts";
+import { forgetChat, forgetSession } from "./forgetting.ts";
+import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
 import { createView, lasting, type Surroundings } from "./view.ts";
 
@@ -53,6 +56,7 @@ export function createChats(store: Store, world: Surroundings) {
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
         store.files.note(session.id, added);
+        noteUsage(store, world, present, added);
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
@@ -93,6 +97,8 @@ type ConversationDo =
   | "resumeSession"
   | "set"
   | "forget"
+  | "forgetChat"
+  | "allow"
   | "announced"
   | "welcome";
 
@@ -128,7 +134,16 @@ function createConversationWrites(
       setContext(store, world, session, key, value);
       return session.id;
     },
-    forget: (_, { id }) => forgetSession(store, id),
+    forget(_, { id }) {
+      forgetSession(store.db, id);
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+      return id;
+    },
+    forgetChat(chat) {
+      forgetChat(store.db, chatKey(chat));
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+    },
+    allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
     welcome(chat, { envelope: { source } }) {
       const who = source?.aci ?? source?.number;
@@ -260,14 +275,15 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-function createSessionMaker({ sessions, settings }: Store, world: Surroundings) {
+function createSessionMaker(store: Store, world: Surroundings) {
+  const { sessions, settings } = store;
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const chosen = lasting(active ?? sessions.ofChat(key, 1)[0]);
+    const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
     const named = settings.get(`project:${key}`);
     const project =
@@ -281,12 +297,4 @@ function createSessionMaker({ sessions, settings }: Store, world: Surroundings) 
 function setContext({ sessions }: Store, world: Surroundings, session: Session, key: string, value: JsonValue): void {
   sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
   if (session.remoteId !== null) sessions.setStale(session.id, true);
-}
-
-/** The remote session is removed by the next sync: `settings` remembers what is owed. */
-function forgetSession({ sessions, settings }: Store, id: string): void {
-  const session = sessions.get(id);
-  if (!session) return;
-  if (session.remoteId !== null) settings.set(`forget:${session.remoteId}`, "1");
-  sessions.remove(id);
 }

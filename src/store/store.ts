@@ -16,6 +16,7 @@ import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
+import { createUsage, type Usage } from "./usage.ts";
 
 export type Store = {
   readonly db: Database;
@@ -29,6 +30,7 @@ export type Store = {
   /** The journal of what Claude asked to do on this machine, and what files were before. */
   readonly calls: Calls;
   readonly kept: KeptRows;
+  readonly usage: Usage;
   readonly settings: Settings;
   readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
@@ -47,7 +49,11 @@ export type CounterName =
   | "identityChanges"
   | "sent"
   | "uncertain"
-  | "sendFailed";
+  | "sendFailed"
+  | "inputTokens"
+  | "outputTokens"
+  /** A cent has ten thousand. */
+  | "costMicros";
 
 /** Small durable values: remembered ids, and counters that must survive a restart. */
 export type Settings = ReturnType<typeof createSettings>;
@@ -108,6 +114,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       kept: createKept(db),
       sessions: createSessions(db),
       files,
+      usage: createUsage(db),
       settings,
       generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),

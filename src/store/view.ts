@@ -4,11 +4,14 @@ import type { Ask, Look, Post, Prompt, Stage, ToolUse, View } from "../core/chan
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, JsonValue, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { nameOf, transcriptOf, usageOf } from "../core/conversation.ts";
+import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { textOf } from "../core/prompt.ts";
+import { personOf } from "../core/spend.ts";
 import type { Call } from "./calls.ts";
+import { lastingKeys } from "./forgetting.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
+import { spendOf, usedBy } from "./spending.ts";
 import type { Store } from "./store.ts";
 
 /** What a decision needs to know of the world outside of the database. */
@@ -27,6 +30,10 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
+  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  readonly spendLimitCents: number | null;
+  /** Days end at midnight there. */
+  readonly timeZone: string;
   readonly isOwner: (envelope: Envelope) => boolean;
   /** How long a yes to a call of our own tools may take. */
   readonly patienceMs: Millis;
@@ -40,7 +47,7 @@ export type Surroundings = {
   readonly onDropped: (useId: string) => void;
   readonly look: Pick<
     Look,
-    "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
+    "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
   >;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
@@ -131,31 +138,33 @@ export function createView(store: Store, world: Surroundings) {
         const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
-      look: { ...world.look, ...lookOf(store, key, session) },
+      spend: ({ source }) => spendOf(store, world, personOf(source)),
+      look: { ...world.look, ...lookOf(store, world, key, session) },
     };
   };
 }
 
-function lookOf({ sessions, log, inbox }: Store, key: string, session: Session | null) {
+function lookOf(store: Store, world: Surroundings, key: string, session: Session | null) {
+  const { sessions, log, inbox } = store;
   return {
     conversations: () =>
       sessions
         .ofChat(key, conversationsMax)
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
-    usage: () => usageOf(session && log.lastOfType(session.id, "usage")),
-    chosen: () => session?.context ?? lasting(sessions.ofChat(key, 1)[0]),
+    usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
+    chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
 
-/** What was chosen for the chat outlives its conversations. */
-const lastingKeys = ["model", "effort", "verbose"] as const;
-
-export const lasting = (before: Session | undefined): Context =>
-  Object.fromEntries(
+/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
+export function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+  return Object.fromEntries(
     lastingKeys.flatMap((name) => {
-      const value = before?.context[name];
+      const value = context[name];
       return value === undefined ? [] : [[name, value]];
     }),
   );
+}
