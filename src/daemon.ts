@@ -11,6 +11,7 @@ import mitt from "mitt";
 import type { Line, ModelInfo } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
+import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import type { Stage } from "./core/changes.ts";
@@ -65,7 +66,7 @@ export interface Daemon {
   readonly transport: Transport;
   /** What happens, as it happens: to show, never to decide. */
   readonly notices: NoticeBus;
-  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes. Safe to call twice. */
+  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes within five seconds more, whatever hangs. Safe to call twice. */
   stop(): Promise<void>;
   /** Resolves to the exit code when the daemon has ended. */
   readonly finished: Promise<number>;
@@ -103,6 +104,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const sending = new AbortController();
   const end = Promise.withResolvers<number>();
   const tasks: Promise<void>[] = [];
+  const startedAt = clock.monotonic();
   let bug: unknown = null;
   let stopped: Promise<void> | null = null;
 
@@ -120,6 +122,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const stop = (code: number): Promise<void> =>
     (stopped ??= (async () => {
       log.info("stopping", { code });
+      const startedStop = clock.monotonic();
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
       // With a database that cannot be read there is nothing to wait for: what it holds is done after the next start.
@@ -130,7 +133,11 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });
-      await Promise.all([...tasks, connection.stopped(), kill]);
+      // What hangs does not hold the end up: a send that was under way is repeated by the next start, and so is a request looked up.
+      const over = new AbortController();
+      const late = clock.sleep(startedStop + config.limits.drainMs + endMs - clock.monotonic(), over.signal);
+      await Promise.race([Promise.all([...tasks, connection.stopped(), kill]), late]);
+      over.abort();
       store.close();
       log.info("stopped", { code });
       end.resolve(bug === null ? code : 1);
@@ -152,7 +159,11 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     status: snapshot,
     health() {
       if (bug !== null) return "a loop has failed";
-      return loops.storeFault() ?? checkup.fault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
+      return (
+        loops.storeFault() ??
+        checkup.fault() ??
+        proofFault(connection.state(), clock.monotonic() - startedAt, clock.monotonic(), config.limits.staleAfterMs)
+      );
     },
     isReady: loops.isConnected,
     wake: wakeAll,
@@ -172,6 +183,8 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   };
 }
 
+/** After the drain: less than the time in which a stop is to be over, more than a poll that is under way. */
+const endMs: Millis = 4_500;
 /** How often the end of a drain is looked for. */
 const drainStepMs = 20;
 
@@ -342,11 +355,12 @@ function surroundings(
 const modelsTimeoutMs: Millis = 10_000;
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
-function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {
-  const { lastProofAt, fault } = connection;
-  const ageMs = lastProofAt === null ? uptimeMs : now - Date.parse(lastProofAt);
+function proofFault(state: State, uptimeMs: Millis, now: Millis, staleAfterMs: Millis): string | null {
+  const { lastProofAt } = state;
+  const ageMs = lastProofAt === null ? uptimeMs : now - lastProofAt;
   if (ageMs <= staleAfterMs) return null;
-  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
+  const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
+  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${why}`;
 }
 
 /** 4 hex digits that tell this home from others in stamps; made once. */

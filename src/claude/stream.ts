@@ -11,16 +11,16 @@ import { fields, string } from "./wire.ts";
 /** The longest turn is a small part of it. */
 const streamBytesMax = 64 * 2 ** 20;
 /** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
-const pingsOnlyMs = 60_000;
+export const pingsOnlyMs = 60_000;
 
-type Watch = { readonly silenceMs: Millis; readonly isRunning: () => boolean };
+type Watch = { readonly silenceMs: Millis; readonly pingsMs: Millis; readonly isRunning: () => boolean };
 
 export async function* readFrames(
   site: Site,
   response: Response,
   cut: AbortController,
   clock: Clock,
-  { silenceMs, isRunning }: Watch,
+  { silenceMs, pingsMs, isRunning }: Watch,
 ): AsyncGenerator {
   let byteAt = clock.monotonic();
   let frameAt = byteAt;
@@ -34,8 +34,7 @@ export async function* readFrames(
       controller.enqueue(chunk);
     },
   });
-  const dueAt = (): Millis =>
-    Math.min(byteAt + silenceMs, isRunning() ? frameAt + pingsOnlyMs : Number.POSITIVE_INFINITY);
+  const dueAt = (): Millis => Math.min(byteAt + silenceMs, isRunning() ? frameAt + pingsMs : Number.POSITIVE_INFINITY);
   const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
   const isJson = /json/u.test(response.headers.get("content-type") ?? "");
   const frames = isJson ? readJson(site, tapped) : readEvents(site, tapped, cut);

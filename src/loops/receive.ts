@@ -11,7 +11,7 @@ import type { Account, Chat, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
-import type { Notice } from "../signal/transport.ts";
+import type { Batch, Notice } from "../signal/transport.ts";
 import { noteName } from "../store/names.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
@@ -47,12 +47,7 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
       await transport.ack(batch, true);
       continue;
     }
-    const accept = (): Accepted => {
-      batch.persist?.();
-      tellOwner(bridge, notices);
-      return acceptAll(bridge, account, batch.envelopes);
-    };
-    const accepted = await untilWritten(bridge, "receive", signal, accept, bridge.onStoreFault);
+    const accepted = await acceptBatch(bridge, account, { ...batch, notices }, signal);
     await transport.ack(batch, accepted !== null);
     if (accepted === null) return;
     announce(bridge, accepted);
@@ -74,6 +69,34 @@ function tellOwner({ store, config, clock }: Bridge, notices: readonly Notice[])
 }
 
 type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
+
+/** A burst is written in parts, so that nothing else waits long for it. What the transport keeps is written with the last: before, all is delivered anew. */
+const partMax = 50;
+
+/** Null where `signal` aborted before all was written. */
+async function acceptBatch(
+  bridge: Bridge & ReceiveHooks,
+  account: Account,
+  { envelopes, persist, notices = [] }: Batch,
+  signal: AbortSignal,
+): Promise<Accepted | null> {
+  let all: Accepted = { envelopes: [], dropped: 0 };
+  for (let from = 0; from === 0 || from < envelopes.length; from += partMax) {
+    if (from > 0) await bridge.clock.sleep(0);
+    const part = envelopes.slice(from, from + partMax);
+    const accept = (): Accepted => {
+      if (from + partMax >= envelopes.length) {
+        persist?.();
+        tellOwner(bridge, notices);
+      }
+      return acceptAll(bridge, account, part);
+    };
+    const accepted = await untilWritten(bridge, "receive", signal, accept, bridge.onStoreFault);
+    if (accepted === null) return null;
+    all = { envelopes: [...all.envelopes, ...accepted.envelopes], dropped: all.dropped + accepted.dropped };
+  }
+  return all;
+}
 
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {

@@ -98,13 +98,22 @@ export function createOutbox(db: Database) {
   };
 }
 
+/** Clocks are set back by less than this as a rule; phones take what is dated so far ahead. */
+const aheadMs: Millis = 10 * 60_000;
+
 export function createAdding(db: Database) {
   const { many, run } = statements(db, select, toRow);
-  /** Adds a message unless this one exists; chooses a Signal timestamp that is unique and grows. Resolves to whether it is new. */
+  /**
+   * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
+   * clock far ahead once chose. Resolves to whether it is new.
+   */
   const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
     run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
       VALUES (${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
-        max(${now}, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1), ${JSON.stringify(body)}, 'queued', ${now})
+        (WITH RECURSIVE free (at) AS (
+          VALUES (max(${now}, coalesce((SELECT max(timestamp) FROM outbox WHERE timestamp <= ${now + aheadMs}), 0) + 1))
+          UNION ALL SELECT at + 1 FROM free WHERE EXISTS (SELECT 1 FROM outbox WHERE timestamp = at))
+          SELECT max(at) FROM free), ${JSON.stringify(body)}, 'queued', ${now})
       ON CONFLICT (why, subject, part) DO NOTHING` > 0;
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>

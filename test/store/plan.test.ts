@@ -163,6 +163,7 @@ const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
   [/SCAN sessions$/u, "one row per conversation: `sessions list`, run by a person"],
   [/SCAN signal_(account|own|pending_link)\b/u, "one or two rows"],
   [/SCAN (json_each|entry) VIRTUAL TABLE/u, "what was handed in"],
+  [/SCAN free$/u, "timestamps that are taken, one after the other: one as a rule"],
   [/SCAN \(subquery|SCAN \d+ CONSTANT|SCAN (CONSTANT|SUBQUERY)/u, "not a table"],
 ];
 
