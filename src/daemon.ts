@@ -16,7 +16,6 @@ import { BridgeError, toFault } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
-import { plainText } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
 import { createCheckup } from "./loops/checkup.ts";
@@ -25,6 +24,7 @@ import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
 import { saidKey } from "./loops/mirror.ts";
+import { tellOwner } from "./loops/owner.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
@@ -278,8 +278,9 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
 }
 
 /** What an older version, a lost wake or a lost database left lying goes on, or is told. */
-function begin({ store, chats, clock, log }: Bridge): void {
-  const { generation, outbox, sessions, settings } = store;
+function begin(bridge: Bridge): void {
+  const { store, chats, log } = bridge;
+  const { generation, sessions, settings } = store;
   if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
   log.warn("the database is older than what was written last: what is open in it is not asked again");
   const number = store.db.transaction(() => {
@@ -288,7 +289,7 @@ function begin({ store, chats, clock, log }: Bridge): void {
     // What was said in them since is on the phones already.
     for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
       if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
-    outbox.add("note", `setback of all ${number}`, 0, { kind: "self" }, plainText(setBackText), clock.now());
+    tellOwner(bridge, `setback ${number}`, setBackText);
     return number;
   });
   generation.keep(number);

@@ -3,8 +3,8 @@
  * in `/health`, in the log, and in the owner's chat.
  */
 import { BridgeError } from "../core/errors.ts";
-import { plainText } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
+import { tellOwner } from "./owner.ts";
 
 /** SQLite reads some 500 MB a second: what is larger is read in slices, so that nothing waits for it. */
 const wholeBytesMax = 16 * 1024 * 1024;
@@ -19,8 +19,8 @@ export interface Checkup {
   run(signal: AbortSignal): Promise<void>;
 }
 
-export function createCheckup(bridge: Pick<Bridge, "store" | "clock" | "log">): Checkup {
-  const { store, clock, log } = bridge;
+export function createCheckup(bridge: Bridge): Checkup {
+  const { store, log } = bridge;
   const { failures } = store.db;
   let damage: string | null = null;
   let seen = 0;
@@ -36,9 +36,8 @@ export function createCheckup(bridge: Pick<Bridge, "store" | "clock" | "log">): 
       damage = found && `the database is damaged: ${found}`;
       if (damage === null) return count === 0 ? undefined : log.warn("reads of the database failed", { count });
       log.error("the database is damaged", { found, failedReads: failures.count, hint: restoreHint });
-      const day = new Date(clock.now()).toISOString().slice(0, 10);
       try {
-        store.outbox.add("note", `damage ${day}`, 0, { kind: "self" }, plainText(damagedText), clock.now());
+        tellOwner(bridge, "damaged", damagedText);
       } catch (error) {
         // It says so in `/health` and in the log.
         if (!(error instanceof BridgeError)) throw error;

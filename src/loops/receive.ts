@@ -6,15 +6,16 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, inboxKey } from "../core/inbound.ts";
-import type { Account, Chat, Envelope, Millis } from "../core/model.ts";
+import { classify, inboxKey, type DropReason } from "../core/inbound.ts";
+import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
-import { plainText } from "../core/reply.ts";
-import type { Batch, Notice } from "../signal/transport.ts";
-import { noteName } from "../store/names.ts";
+import type { Batch } from "../signal/transport.ts";
+import { maskNumber } from "../log.ts";
+import { accountsIn, noteAccount, noteName } from "../store/names.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
+import { tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
@@ -54,20 +55,6 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
   }
 }
 
-/** Once a day each, where the owner talks to Claude: Note to Self, else the chat of the first person on the allow list. */
-function tellOwner({ store, config, clock }: Bridge, notices: readonly Notice[]): void {
-  const chats = config.allow.flatMap((rule): Chat[] => {
-    if (rule.kind === "self") return [{ kind: "self" }];
-    if (rule.kind === "group") return [];
-    return [{ kind: "direct", peer: { aci: null, number: null, ...rule } }];
-  });
-  const chat = chats.find(({ kind }) => kind === "self") ?? chats[0];
-  if (chat === undefined) return;
-  const today = new Date(clock.now()).toISOString().slice(0, 10);
-  for (const { code, text } of notices)
-    store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
-}
-
 type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
 
 /** A burst is written in parts, so that nothing else waits long for it. What the transport keeps is written with the last: before, all is delivered anew. */
@@ -87,7 +74,7 @@ async function acceptBatch(
     const accept = (): Accepted => {
       if (from + partMax >= envelopes.length) {
         persist?.();
-        tellOwner(bridge, notices);
+        for (const { code, text } of notices) tellOwner(bridge, code, text);
       }
       return acceptAll(bridge, account, part);
     };
@@ -102,7 +89,8 @@ async function acceptBatch(
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
   const { chats, config, log, store } = bridge;
   const { isSaid } = store.outbox;
-  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, isSaid };
+  const accountOf = accountsIn(store.settings);
+  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, accountOf, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {
@@ -125,6 +113,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
         if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
         accepted.push(envelope);
         noteName(store.settings, envelope);
+        noteAccount(store.settings, envelope);
         if (envelope.chat)
           noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }
@@ -132,8 +121,14 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   return { envelopes: accepted, dropped };
 }
 
-function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reason: string): void {
+function drop(bridge: Bridge, { content, source }: Envelope, reason: DropReason): void {
+  const { log } = bridge;
+  const { settings } = bridge.store;
   settings.count("dropped");
+  if (reason === "number of another account" && source?.number) {
+    log.warn("an allowed number belongs to another account now", { number: maskNumber(source.number) });
+    tellOwner(bridge, `number ${source.number}`, changedHandsText(source.number, source.aci ?? ""));
+  }
   if (content.kind === "unknown") settings.count("unknown");
   if (content.kind === "undecryptable") {
     settings.count("undecryptable");
@@ -142,6 +137,9 @@ function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reaso
   }
   log.debug("envelope dropped", { reason });
 }
+
+const changedHandsText = (number: string, aci: string): string =>
+  `${number} of the allow list belongs to another Signal account now; what it writes is not answered. If it is still the same person, put the account on the list: ${aci}`;
 
 function announce(bridge: Bridge & ReceiveHooks, { envelopes, dropped }: Accepted): void {
   bridge.notices.emit("received", { accepted: envelopes.length, dropped, at: bridge.clock.now() });

@@ -127,6 +127,25 @@ test("a limit on one recipient pauses that one, a limit of the account pauses al
   expect(bench.texts()).toContain("re: and I");
 });
 
+test("a number that belongs to another account now is not let in, and its owner's new account only once it is on the list", async () => {
+  const number = "+15550000077";
+  const [old, other] = ["00000000-0000-4000-8000-000000000077", "00000000-0000-4000-8000-000000000078"];
+  const bench = await open({ flags: { allow: `self,${number}` } });
+  bench.signal.person({ aci: old, number }).write("hello");
+  await bench.until("order", () => isSettled(bench));
+  const stranger = bench.signal.person({ aci: other, number });
+  stranger.write("let me in");
+  stranger.write("please");
+  await bench.until("order", () => isSettled(bench));
+  await bench.pass(5_000);
+  expect(bench.posts).toEqual(["hello"]);
+  const word = `${number} of the allow list belongs to another Signal account now`;
+  expect(bench.texts().filter((text) => text.startsWith(word) && text.endsWith(other))).toHaveLength(1);
+  bench.signal.person({ aci: old, number }).write("still me");
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.posts).toEqual(["hello", "still me"]);
+});
+
 test("a burst is written in parts, so that nothing waits for all of it", async () => {
   const bench = await open({ flags: { allow: "self" } });
   bench.signal.faults.hang();
