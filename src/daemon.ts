@@ -18,7 +18,7 @@ import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
-import { createCheckup } from "./loops/checkup.ts";
+import { createCheckup, type Checkup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
@@ -104,7 +104,6 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const sending = new AbortController();
   const end = Promise.withResolvers<number>();
   const tasks: Promise<void>[] = [];
-  const startedAt = clock.monotonic();
   let bug: unknown = null;
   let stopped: Promise<void> | null = null;
 
@@ -134,10 +133,8 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       sending.abort();
       connection.dispatch({ type: "stop" });
       // What hangs does not hold the end up: a send that was under way is repeated by the next start, and so is a request looked up.
-      const over = new AbortController();
-      const late = clock.sleep(startedStop + config.limits.drainMs + endMs - clock.monotonic(), over.signal);
-      await Promise.race([Promise.all([...tasks, connection.stopped(), kill]), late]);
-      over.abort();
+      const leftMs = startedStop + config.limits.drainMs + endMs - clock.monotonic();
+      await waitFor(Promise.all([...tasks, connection.stopped(), kill]), leftMs, clock);
       store.close();
       log.info("stopped", { code });
       end.resolve(bug === null ? code : 1);
@@ -148,6 +145,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
+  const health = createHealth(base, loops, checkup);
   const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
@@ -157,14 +155,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
 
   return {
     status: snapshot,
-    health() {
-      if (bug !== null) return "a loop has failed";
-      return (
-        loops.storeFault() ??
-        checkup.fault() ??
-        proofFault(connection.state(), clock.monotonic() - startedAt, clock.monotonic(), config.limits.staleAfterMs)
-      );
-    },
+    health: () => (bug === null ? health() : "a loop has failed"),
     isReady: loops.isConnected,
     wake: wakeAll,
     reconnect() {
@@ -181,6 +172,12 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     stop: () => stop(0),
     finished: end.promise,
   };
+}
+
+/** Resolves with the work, or after `ms`. */
+async function waitFor(work: Promise<unknown>, ms: Millis, clock: Clock): Promise<void> {
+  const over = new AbortController();
+  await Promise.race([work.finally(() => over.abort()), clock.sleep(ms, over.signal)]);
 }
 
 /** After the drain: less than the time in which a stop is to be over, more than a poll that is under way. */
@@ -213,9 +210,10 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
   const deviceTag = tagOf(base);
+  const isSendReady = (chatKey: string): boolean => send.isReady(chatKey);
   const chats = createChats(
     store,
-    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched }),
+    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched, isSendReady }),
   );
   const bridge: Bridge = {
     ...base,
@@ -306,13 +304,13 @@ const emojis: { readonly [stage in Stage]: string | null } = {
   cleared: null,
 };
 
-type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched">;
+type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched" | "isSendReady">;
 
 /** What decisions know of the world outside of the database. */
 function surroundings(
   base: Base,
   deviceTag: string,
-  { stateName, account, onTouched }: Ask,
+  { stateName, account, onTouched, isSendReady }: Ask,
 ): Parameters<typeof createChats>[1] {
   const { config, clock, store, line, transport, notices } = base;
   let claude = "fine";
@@ -328,6 +326,7 @@ function surroundings(
   return {
     account,
     onTouched,
+    isSendReady,
     now: clock.now,
     random: base.random,
     isAskedAnew: line.remote === null,
@@ -354,6 +353,19 @@ function surroundings(
 
 /** A list of models is a help, and waited for no longer than this. */
 const modelsTimeoutMs: Millis = 10_000;
+
+function createHealth(
+  { clock, config }: Base,
+  { storeFault, connection }: Loops,
+  checkup: Checkup,
+): () => string | null {
+  const startedAt = clock.monotonic();
+  return () => {
+    const now = clock.monotonic();
+    const proof = (): string | null => proofFault(connection.state(), now - startedAt, now, config.limits.staleAfterMs);
+    return storeFault() ?? checkup.fault() ?? proof();
+  };
+}
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
 function proofFault(state: State, uptimeMs: Millis, now: Millis, staleAfterMs: Millis): string | null {

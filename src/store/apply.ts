@@ -42,6 +42,8 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
+  /** What is written for this chat now goes out at once. */
+  readonly isSendReady: (chatKey: string) => boolean;
   readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
@@ -67,6 +69,10 @@ export function createChats(store: Store, world: Surroundings) {
         store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
+      const isAnswer = changes.some(
+        (change) => change.do === "say" && (change.why === "reply" || change.why === "end"),
+      );
+      if (isAnswer && world.isSendReady(key)) store.outbox.markBorn(key, world.now());
       if (changes.length > 0) store.db.afterCommit(() => world.onTouched(key, sessionIds));
       return changes;
     });

@@ -75,6 +75,11 @@ export function createOutbox(db: Database) {
       one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
+    /** An answer that is the next of its chat is born so, in the commit that writes it: the chat's queue sends it at once. */
+    markBorn: (chat: string, now: Millis) =>
+      run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
+        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1)
+        AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
       run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
