@@ -168,9 +168,9 @@ export const settings = {
   allow: setting(rules, "self", "who may write to Claude", { flag: "list" }),
   groupAlways: setting(toggle, "false", "answer in listed groups without being mentioned"),
   backend: setting(
-    oneOf("sessions", "messages"),
-    "sessions",
-    "which side keeps the conversation: Claude's sessions, or this machine",
+    oneOf("auto", "sessions", "messages"),
+    "auto",
+    "which side keeps the conversation: Claude's sessions, or this machine; auto: sessions where the key may use them",
     { flag: "name" },
   ),
   model: setting(

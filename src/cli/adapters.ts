@@ -8,7 +8,7 @@ import type { Clock, Random } from "../clock.ts";
 import type { Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { isPerson } from "../core/inbound.ts";
-import type { Address } from "../core/model.ts";
+import type { Address, Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Link, Transport } from "../signal/transport.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -118,10 +118,32 @@ export const openApi = ({ config, clock }: Deps): ClaudeApi =>
 /** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
 export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Line> {
   const { model, effort, system, tools, backend } = deps.config;
-  if (backend === "messages") {
+  const openMessages = async (): Promise<Line> => {
     const { createMessagesLine } = await import("../claude/messages.ts");
     return createMessagesLine({ api, clock: deps.clock, newId: randomUUID, hasWebSearch: tools !== "off" });
-  }
+  };
+  if (backend === "messages" || (backend === "auto" && memory.get(chosenKey) === "messages")) return openMessages();
   const { createManagedLine } = await import("../claude/managed.ts");
-  return createManagedLine({ ...deps, api, model, effort, system, toolPolicy: tools, memory });
+  const managed = createManagedLine({ ...deps, api, model, effort, system, toolPolicy: tools, memory });
+  return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
+}
+
+/** What `auto` has found: it asks once in the life of a home. */
+const chosenKey = "claude.backend";
+const chooseMs: Millis = 3_000;
+
+/** Whether the key may not use Managed Agents. Where that cannot be asked now, it is asked at the next start. */
+async function isRefused({ config, log, signal }: Deps, managed: Line, memory: Memory): Promise<boolean> {
+  const hasKey = config.anthropicApiKey !== null || config.anthropicAuthToken !== null;
+  if (!hasKey || memory.get(chosenKey) !== null) return false;
+  try {
+    await managed.check(AbortSignal.any([signal, AbortSignal.timeout(chooseMs)]));
+    memory.set(chosenKey, "sessions");
+  } catch (error) {
+    if (!(error instanceof BridgeError) || error.code !== "claude_forbidden") return false;
+    memory.set(chosenKey, "messages");
+    log.warn("the key may not use Managed Agents: this machine keeps the conversation", { backend: "messages" });
+    return true;
+  }
+  return false;
 }

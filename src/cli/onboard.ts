@@ -10,6 +10,7 @@ import * as v from "valibot";
 import { loadConfig, type Config } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import { harmless, redactText } from "../log.ts";
 import { fileKey, settingRow, toNumber, variableOf, type SettingKey } from "../settings.ts";
 import { buildLine } from "./adapters.ts";
 import { configOf, depsOf, hasPerson, type Cli } from "./io.ts";
@@ -112,7 +113,7 @@ async function askKey(
       answers["backend"] = "messages";
       return cli.err("The key is good, but not for Managed Agents: this machine keeps the conversation (messages).\n");
     }
-    cli.err(`${fault.message}. ${fault.hint}\n`);
+    cli.err(harmless(redactText(`${fault.message}. ${fault.hint}\n`)));
     // Only another key can help, and only where one was typed.
     if (fault.code !== "claude_key" || known) return;
     delete answers[fileKey("anthropicApiKey")];

@@ -40,7 +40,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     buildLine: (store) => buildLine(deps, store.settings),
   });
   stack.defer(() => daemon.stop());
-  if (config.anthropicApiKey === null && config.anthropicBaseUrl === null)
+  if ((config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl) === null)
     deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_key").hint });
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();

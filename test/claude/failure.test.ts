@@ -4,17 +4,17 @@ import { createClaudeApi, silenceMs, type ClaudeApi } from "../../src/claude/api
 import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 import { codeOf, settled } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
-import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock, type VirtualClock } from "../doubles/clock.ts";
 
 const never = new AbortController().signal;
 const secret = "SECRET-BODY";
 
 describe("failures of the Claude API", () => {
-  let clock: FakeClock;
+  let clock: VirtualClock;
   let double: ClaudeDouble;
   let api: ClaudeApi;
   beforeAll(async () => {
-    clock = createFakeClock();
+    clock = createVirtualClock();
     double = await startClaudeDouble({ clock, skewMs: 5_000 });
     api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
   });
@@ -188,17 +188,17 @@ describe("failures of the Claude API", () => {
 
 describe("a stream of the Claude API", () => {
   type Bench = {
-    clock: FakeClock;
+    clock: VirtualClock;
     looks(): number;
     double: ClaudeDouble;
     sessionId: string;
     open(signal?: AbortSignal): Promise<AsyncIterable<unknown>>;
   };
   const withBench = async (work: (bench: Bench) => Promise<void>): Promise<void> => {
-    const clock = createFakeClock();
+    const clock = createVirtualClock();
     const double = await startClaudeDouble({ clock });
     let looks = 0;
-    const watched: FakeClock = { ...clock, monotonic: () => (looks++, clock.monotonic()) };
+    const watched: VirtualClock = { ...clock, monotonic: () => (looks++, clock.monotonic()) };
     const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock: watched, timeoutMs: silenceMs });
     const session = double.engine.create({
       agentId: "a",
@@ -283,7 +283,7 @@ describe("a stream of the Claude API", () => {
       const first = frames.next();
       let isSilent = false;
       void first.then(() => (isSilent = true));
-      await settled(() => bench.clock.sleepers() > 0);
+      await settled(() => bench.clock.timerCount() > 0);
       for (let beat = 0; beat < 4; beat++) {
         await bench.clock.advance(silenceMs - 1_000);
         // The comment crosses a socket; that it was heard shows in a look at the clock.
@@ -297,7 +297,7 @@ describe("a stream of the Claude API", () => {
       say(bench, "still alive");
       expect((await frames.next()).value).toMatchObject({ type: "agent.message" });
       await frames.return?.();
-      expect(bench.clock.sleepers()).toBe(0);
+      expect(bench.clock.timerCount()).toBe(0);
     }));
 
   test("ends in silence when the caller aborts", () =>

@@ -15,12 +15,12 @@ import {
   whileTimePasses,
 } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault } from "../doubles/claude.ts";
-import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock, type VirtualClock } from "../doubles/clock.ts";
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
 
 describe("managed", () => {
-  let clock: FakeClock;
+  let clock: VirtualClock;
   let double: ClaudeDouble;
   let memory: Map<string, string>;
   const start = (change: Partial<ManagedDeps> = {}): Line =>
@@ -56,7 +56,7 @@ describe("managed", () => {
     double.requests.filter((request) => request.method === method && path.test(request.path)).length;
 
   beforeEach(async () => {
-    clock = createFakeClock();
+    clock = createVirtualClock();
     memory = new Map();
     double = await startClaudeDouble({ clock });
   });
@@ -490,7 +490,7 @@ describe("managed", () => {
     const hanging = codeOf(fetching());
     await double.next(/content$/u);
     expect(await whileTimePasses(clock, hanging)).toBe("claude_unreachable");
-    expect(clock.sleepers()).toBe(0);
+    expect(clock.timerCount()).toBe(0);
     expect(await fetching()).toHaveLength(3);
   });
 

@@ -4,10 +4,10 @@ import type { Line, Request } from "../../src/claude/line.ts";
 import { createMessagesLine, type MessagesDeps } from "../../src/claude/messages.ts";
 import { codeOf, createGate, createLocal, faultOf, never, pixel, readTool, whileTimePasses } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
-import { createFakeClock, type FakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock, type VirtualClock } from "../doubles/clock.ts";
 
 describe("messages", () => {
-  let clock: FakeClock;
+  let clock: VirtualClock;
   let double: ClaudeDouble;
   let local: ReturnType<typeof createLocal>;
   let ids: number;
@@ -29,7 +29,7 @@ describe("messages", () => {
 
   beforeEach(async () => {
     ids = 0;
-    clock = createFakeClock();
+    clock = createVirtualClock();
     double = await startClaudeDouble({ clock });
     local = createLocal({ line: start() });
   });
@@ -262,7 +262,7 @@ describe("messages", () => {
 
   test("keeps the order of the log when the clock is set back", async () => {
     await local.ask("one");
-    const back = createFakeClock(clock.now() - 3_600_000);
+    const back = createVirtualClock(clock.now() - 3_600_000);
     const last = Math.max(...local.entries("idle").map(({ at }) => at ?? 0));
     const prompt: Request = { kind: "prompt", text: "two", files: [] };
     const events = await start({ clock: back }).post(local.view(), [prompt], () => {}, never);
@@ -283,7 +283,7 @@ describe("messages", () => {
 });
 
 describe("endpoints that differ", () => {
-  let clock: FakeClock;
+  let clock: VirtualClock;
   let double: ClaudeDouble;
   let local: ReturnType<typeof createLocal>;
   const start = (timeoutMs = 600_000): Line =>
@@ -308,7 +308,7 @@ describe("endpoints that differ", () => {
     body: JSON.stringify(body),
   });
   beforeEach(async () => {
-    clock = createFakeClock();
+    clock = createVirtualClock();
     double = await startClaudeDouble({ clock });
     local = createLocal({ line: start() });
   });

@@ -7,10 +7,10 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { createLocal, never } from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 
 describe("the way to the API", () => {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   let proxy: Server;
   let proxyUrl: string;
   let seen: string[];

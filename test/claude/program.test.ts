@@ -14,7 +14,7 @@ import { startDaemon } from "../../src/daemon.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { pass } from "../contract/line.ts";
 import { startClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 
 type Kind = "messages" | "sessions";
@@ -25,7 +25,7 @@ afterEach(async () => {
 });
 
 async function open(kind: Kind, script: Script) {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const double = await startClaudeDouble({ clock, script });
   const signal = createMemoryTransport({ clock });
   const home = mkdtempSync(join(tmpdir(), "signalman-program-"));

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import { codeOf, createLocal, never, settled, whileTimePasses } from "../contract/line.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { createScriptedClaude, type ScriptedClaude } from "../doubles/scripted.ts";
 
 describe("scripted", () => {
   test("answers by itself, after a moment, without a script", async () => {
-    const clock = createFakeClock();
+    const clock = createVirtualClock();
     const local = createLocal(createScriptedClaude({ clock }));
     expect(await whileTimePasses(clock, local.ask("hello"))).toEqual({ kind: "end_turn" });
     expect(local.replies()[0]).toStartWith("You wrote: hello");
@@ -13,7 +13,7 @@ describe("scripted", () => {
 
   test("says the same in every run", async () => {
     const play = async (): Promise<string> => {
-      const clock = createFakeClock(0);
+      const clock = createVirtualClock(0);
       const claude = createScriptedClaude({ clock, script: (prompt) => [{ pauseMs: 1 }, { write: ["re: ", prompt] }] });
       const local = createLocal(claude);
       await whileTimePasses(clock, local.ask("a"));
@@ -26,7 +26,7 @@ describe("scripted", () => {
   });
 
   test("goes on working while the line is down", async () => {
-    const clock = createFakeClock();
+    const clock = createVirtualClock();
     const claude = createScriptedClaude({ clock, script: () => [{ pauseMs: 60_000 }, { say: "done" }] });
     const local = createLocal(claude);
     const asking = local.ask("work", (frame) => frame.kind === "event" && claude.setDown(true));
@@ -39,7 +39,7 @@ describe("scripted", () => {
   });
 
   test("serves several devices, which see each other's words", async () => {
-    const clock = createFakeClock();
+    const clock = createVirtualClock();
     const laptop = createScriptedClaude({ clock, script: (prompt) => [{ say: `re: ${prompt}` }] });
     const phone: ScriptedClaude = createScriptedClaude({ clock, world: laptop.world });
     const local = createLocal(laptop);
@@ -51,11 +51,11 @@ describe("scripted", () => {
   });
 
   test("leaves no timer behind", async () => {
-    const clock = createFakeClock();
+    const clock = createVirtualClock();
     const claude = createScriptedClaude({ clock, script: () => [{ say: "hi" }] });
     await createLocal(claude).ask("hello");
     await settled(() => claude.world.sessions()[0]?.listeners.size === 0);
     await clock.advance(0);
-    expect(clock.sleepers()).toBe(0);
+    expect(clock.timerCount()).toBe(0);
   });
 });

@@ -38,7 +38,7 @@ describe("settings", () => {
       proxy: null,
       account: null,
       allow: [{ kind: "self" }],
-      backend: "sessions",
+      backend: "auto",
       model: "claude-sonnet-5-5",
       tools: "ask",
       listen: { host: "127.0.0.1", port: 8787 },

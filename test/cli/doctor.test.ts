@@ -220,6 +220,18 @@ describe("Claude", () => {
     });
   });
 
+  test("where the key may not use Managed Agents, auto takes messages, and knows it from then on", async () => {
+    const error = { kind: "status", status: 403, message: "not enabled", type: "permission_error" } as const;
+    claude.fail(/^GET \/v1\/agents/u, error);
+    expect((await examine()).find("claude")).toMatchObject({
+      result: "ok",
+      message: "the messages backend may be used",
+    });
+    expect((await examine()).find("claude")?.message).toContain("messages");
+    claude.fail(/^GET \/v1\/agents/u, error);
+    expect((await examine({ SIGNALMAN_BACKEND: "sessions" })).find("claude")).toMatchObject({ result: "failure" });
+  });
+
   test("the key is enough for the messages backend", async () => {
     const { code, find } = await examine({ SIGNALMAN_BACKEND: "messages" });
     expect([code, find("claude")?.message]).toEqual([0, "the messages backend may be used"]);

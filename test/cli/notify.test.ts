@@ -7,7 +7,7 @@ import type { Outbound } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { withNotify } from "../../src/notify.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 
 let folder: string;
@@ -15,7 +15,7 @@ beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "signalman notify-"))
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 async function open() {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const signal = createMemoryTransport({ clock });
   const [ring, rung] = [join(folder, "ring"), join(folder, "rung")];
   writeFileSync(ring, `#!/bin/sh\n(echo "$@"; env; cat) >>"${rung}.part"\nmv "${rung}.part" "${rung}"\n`, {
@@ -49,7 +49,7 @@ test("a message that stands in Note to Self for a minute rings once; the command
   expect(seen).not.toContain("secret");
   rmSync(rung);
   await send({ kind: "self" }, "a third");
-  expect(clock.sleepers()).toBe(0);
+  expect(clock.timerCount()).toBe(0);
 });
 
 test("what the owner writes ends the wait, and the next message begins another", async () => {
@@ -58,7 +58,7 @@ test("what the owner writes ends the wait, and the next message begins another",
   await clock.advance(30_000);
   signal.owner.write("yes");
   await transport.receive(1, new AbortController().signal);
-  expect(clock.sleepers()).toBe(0);
+  expect(clock.timerCount()).toBe(0);
   await send({ kind: "self" }, "another");
   await clock.advance(60_000);
   await hasRung();
@@ -68,5 +68,5 @@ test("what the owner writes ends the wait, and the next message begins another",
 test("other chats ring by themselves", async () => {
   const { clock, send } = await open();
   await send({ kind: "direct", peer: { aci: null, number: "+15550100002" } }, "hello");
-  expect(clock.sleepers()).toBe(0);
+  expect(clock.timerCount()).toBe(0);
 });

@@ -66,7 +66,7 @@ test("three questions make a private config.toml that is used, and are never ask
     transport: "native",
     allow: [{ kind: "self" }],
     anthropicApiKey: "sk-ant-invented",
-    backend: "sessions",
+    backend: "auto",
   });
   expect(said).not.toContain("sk-ant-invented");
   expect(isFirstStart(cliWith(), true)).toBe(false);

@@ -4,7 +4,7 @@ import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import type { Log } from "../../src/log.ts";
 import { startClaudeDouble, type DoubleOptions } from "../doubles/claude.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { lineContract, type Bench } from "./line.ts";
 import { remoteLineContract } from "./line-remote.ts";
@@ -12,7 +12,7 @@ import { remoteLineContract } from "./line-remote.ts";
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
 
 async function scripted(): Promise<Bench> {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const claude = createScriptedClaude({ clock, pageMax: 3, skewMs: 90_000 });
   const { world } = claude;
   return {
@@ -54,7 +54,7 @@ async function scripted(): Promise<Bench> {
 const postPath = /POST \/v1\/(sessions\/[^/]+\/events|messages)$/u;
 
 async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = {}): Promise<Bench> {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const double = await startClaudeDouble({ clock, pageMax: 3, skewMs: 90_000, ...options });
   const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
   const memory = new Map<string, string>();

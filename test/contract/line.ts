@@ -6,12 +6,12 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import type { Frame, Line, LocalTool, Request, SessionView } from "../../src/claude/line.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { PromptFile, SessionEvent, StopReason } from "../../src/core/model.ts";
-import type { FakeClock } from "../doubles/fake-clock.ts";
+import type { VirtualClock } from "../doubles/clock.ts";
 import type { Script } from "../doubles/world.ts";
 
 export type Bench = {
   readonly line: Line;
-  readonly clock: FakeClock;
+  readonly clock: VirtualClock;
   setScript(script: Script): void;
   /** The next post arrives, but its answer is lost. */
   losePost(): void;
@@ -173,7 +173,7 @@ export const faultOf = (work: Promise<unknown>): Promise<BridgeError | null> =>
 export const codeOf = async (work: Promise<unknown>): Promise<string | null> => (await faultOf(work))?.code ?? null;
 
 /** Time passes until `work` is done. */
-export async function whileTimePasses<T>(clock: FakeClock, work: Promise<T>): Promise<T> {
+export async function whileTimePasses<T>(clock: VirtualClock, work: Promise<T>): Promise<T> {
   const state = { isDone: false };
   const mark = (): void => void (state.isDone = true);
   work.then(mark, mark);

@@ -1,11 +1,11 @@
 import { createMemoryTransport } from "../../src/signal/memory.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
 import type { SeenMessage, TransportHarness } from "./transport.ts";
 import { transportContract } from "./transport.ts";
 
 const harness = (ownTimestamps: boolean) => async (): Promise<TransportHarness> => {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const account = { aci: me.aci, number: me.number, deviceId: 2 };
   const signal = createMemoryTransport({ clock, account, ownTimestamps });
   const person = signal.person(alice, alice.name);

@@ -1,6 +1,6 @@
 import { expect } from "bun:test";
 import { createRest } from "../../src/signal/daemon/rest.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { startRestDouble } from "../doubles/signal-rest.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
@@ -8,7 +8,7 @@ import type { TransportHarness } from "./transport.ts";
 import { transportContract } from "./transport.ts";
 
 const harness = (answersWithList: boolean) => async (): Promise<TransportHarness> => {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const double = await startRestDouble({ clock, answersWithList });
   const transport = createRest({ baseUrl: double.url, account: me.number, clock, log: quietLog });
   const report = (result: object) =>

@@ -1,6 +1,6 @@
 import { expect } from "bun:test";
 import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { startSignalCliDouble } from "../doubles/signal-cli.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
@@ -8,7 +8,7 @@ import type { TransportHarness } from "./transport.ts";
 import { transportContract } from "./transport.ts";
 
 const harness = (mode: "multi" | "single") => async (): Promise<TransportHarness> => {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const double = await startSignalCliDouble({ clock, mode });
   const transport = createSignalCli({ baseUrl: double.url, account: me.number, clock, log: quietLog });
   const results = {

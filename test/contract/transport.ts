@@ -7,7 +7,7 @@ import type { ErrorCode } from "../../src/core/errors.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Chat, Envelope, Millis, Outbound, OutboundBody, StyleRange } from "../../src/core/model.ts";
 import type { Batch, Transport } from "../../src/signal/transport.ts";
-import type { FakeClock } from "../doubles/fake-clock.ts";
+import type { VirtualClock } from "../doubles/clock.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
 
 export type SeenMessage = {
@@ -23,7 +23,7 @@ export type SeenMessage = {
 export type TransportHarness = {
   /** For the account `me`, not connected. */
   readonly transport: Transport;
-  readonly clock: FakeClock;
+  readonly clock: VirtualClock;
   /** The owner in Note to Self; `alice` to us; `alice` in the group. Each returns the message's timestamp. */
   phoneWrites(text: string): Millis;
   personWrites(text: string): Millis;

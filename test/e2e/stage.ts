@@ -14,7 +14,8 @@ import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import type { WriteOptions } from "../../src/signal/memory-people.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded } from "../sim/clock.ts";
+import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
+import { seeded } from "../sim/dice.ts";
 
 export interface Stage {
   readonly signal: MemorySignal;

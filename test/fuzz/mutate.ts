@@ -1,5 +1,5 @@
 /** Seeded damage: to JSON values, to texts and to bytes. */
-import type { Dice } from "../sim/clock.ts";
+import type { Dice } from "../sim/dice.ts";
 
 const words = [
   "",

@@ -25,7 +25,7 @@ import { openOverlay } from "../../src/signal/native/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { bundleFrom, contentBytes, type ContentShape, envelopeBytes, openPeer, type Peer } from "../native/peer.ts";
 import { startRig } from "../native/mock.ts";
-import type { Dice } from "../sim/clock.ts";
+import type { Dice } from "../sim/dice.ts";
 import { mutateBytes } from "./mutate.ts";
 import { checkSize, follow, type Target } from "./targets.ts";
 

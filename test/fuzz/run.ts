@@ -1,5 +1,5 @@
 /** Runs inputs one by one. Input `index` of a seed is always the same, whatever ran before it. */
-import { createDice } from "../sim/clock.ts";
+import { createDice } from "../sim/dice.ts";
 import type { Target } from "./targets.ts";
 
 export type Finding = { readonly target: string; readonly index: number; readonly what: string };

@@ -28,7 +28,8 @@ import { createSignalCli } from "../../src/signal/daemon/signal-cli.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { me } from "../doubles/wire.ts";
-import { createVirtualClock, type Dice } from "../sim/clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
+import { type Dice } from "../sim/dice.ts";
 import { mutateJson, mutateText, oddText, oddValue, pieces } from "./mutate.ts";
 
 export type Target = {

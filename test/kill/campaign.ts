@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { openDatabase } from "../../src/store/database.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { command, newHome } from "../e2e/harness.ts";
-import { createDice, type Dice } from "../sim/clock.ts";
+import { createDice, type Dice } from "../sim/dice.ts";
 import { openEnds, type Ends, type Seen, type TransportName, type Who } from "./ends.ts";
 
 export type CampaignOptions = {

@@ -6,7 +6,8 @@ import { createScriptedClaude } from "../doubles/scripted.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "../sim/clock.ts";
+import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
+import { seeded } from "../sim/dice.ts";
 import { simConfig } from "../sim/config.ts";
 
 let clock: VirtualClock;

@@ -10,7 +10,8 @@ import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded } from "../sim/clock.ts";
+import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
+import { seeded } from "../sim/dice.ts";
 import { simConfig } from "../sim/config.ts";
 
 type House = {

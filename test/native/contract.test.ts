@@ -7,7 +7,7 @@ import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { type SeenMessage, type TransportHarness, transportContract } from "../contract/transport.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { createVersions } from "../doubles/versions.ts";
 import { startRefusingHost } from "../doubles/signal-http2.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
@@ -122,7 +122,7 @@ function onNextSend(act: (socket: Connection, request: Proto.WebSocketRequestMes
 
 async function harness(): Promise<TransportHarness> {
   const proxy = await startProxy();
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const rig = await startRig({
     chatPort: proxy.port,
     prepare: (server) => {

@@ -12,7 +12,8 @@ import { createHttp } from "../../src/signal/daemon/http.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { salvage } from "../../src/signal/daemon/salvage.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded } from "../sim/clock.ts";
+import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
+import { seeded } from "../sim/dice.ts";
 import { people, simConfig } from "../sim/config.ts";
 
 test("5,000 messages, edits and reactions of a stranger leave no row, no byte, no answer and no prompt", async () => {

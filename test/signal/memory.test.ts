@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import type { Outbound } from "../../src/core/model.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { codeOf } from "../contract/transport.ts";
-import { createFakeClock } from "../doubles/fake-clock.ts";
+import { createVirtualClock } from "../doubles/clock.ts";
 import { alice, groupId } from "../doubles/wire.ts";
 
 const never = new AbortController().signal;
@@ -13,7 +13,7 @@ const text = (said: string, timestamp: number): Outbound => ({
 });
 
 async function setup(ownTimestamps = true) {
-  const clock = createFakeClock();
+  const clock = createVirtualClock();
   const signal = createMemoryTransport({ clock, ownTimestamps });
   await signal.transport.connect(never);
   return { clock, ...signal };

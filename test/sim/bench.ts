@@ -8,7 +8,8 @@ import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { accountsIn } from "../../src/store/names.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
-import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "./clock.ts";
+import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
+import { seeded } from "./dice.ts";
 import { makeHome, simConfig } from "./config.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 

@@ -5,7 +5,7 @@ import type { Millis } from "../../src/core/model.ts";
 import type { WorldSession } from "../doubles/world.ts";
 import type { MemoryFaults } from "../../src/signal/memory.ts";
 import type { Theirs } from "./claude.ts";
-import type { Dice } from "./clock.ts";
+import type { Dice } from "./dice.ts";
 import type { Life, Machine } from "./life.ts";
 import type { People } from "./people.ts";
 import type { FaultKind, Plan } from "./plan.ts";

@@ -15,7 +15,7 @@ import type { Account, Chat, Envelope, Millis, Outbound } from "../../src/core/m
 import type { Batch, Transport } from "../../src/signal/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { Store } from "../../src/store/store.ts";
-import type { VirtualClock } from "./clock.ts";
+import type { VirtualClock } from "../doubles/clock.ts";
 
 /** What the lives of one home have in common. */
 export type Machine = {

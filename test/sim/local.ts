@@ -9,7 +9,7 @@ import { createMessagesLine } from "../../src/claude/messages.ts";
 import type { Fault, Point } from "../doubles/scripted.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
-import type { Dice } from "./clock.ts";
+import type { Dice } from "./dice.ts";
 import type { Life } from "./life.ts";
 
 export type LocalDeps = {

@@ -3,7 +3,7 @@ import type { Address, Chat, Envelope } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
 import type { Person, WriteOptions } from "../../src/signal/memory-people.ts";
 import type { MemorySignal } from "../../src/signal/memory.ts";
-import type { Dice } from "./clock.ts";
+import type { Dice } from "./dice.ts";
 import { listedGroup, people, secretWord, unlistedGroup } from "./config.ts";
 
 type Place = { readonly who: Person; readonly options: WriteOptions; readonly chat: Chat };

@@ -7,7 +7,7 @@
  * | swarm       | about half of all faults, each at an intensity of its own: rare combinations become frequent |
  * | performance | many people at once, every fault as rarely as in real life                                   |
  */
-import type { Dice } from "./clock.ts";
+import type { Dice } from "./dice.ts";
 
 export const modes = ["lite", "swarm", "performance"] as const;
 export type Mode = (typeof modes)[number];

@@ -9,7 +9,8 @@ import { createApp } from "../../src/status/app.ts";
 import { playedDaemon } from "../doubles/status-server.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { me } from "../doubles/wire.ts";
-import { boundary, createVirtualClock, runUntil, seeded, type VirtualClock } from "../sim/clock.ts";
+import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
+import { seeded } from "../sim/dice.ts";
 import { simConfig } from "../sim/config.ts";
 
 let clock: VirtualClock;

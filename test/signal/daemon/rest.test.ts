@@ -4,7 +4,7 @@ import { BridgeError } from "../../../src/core/errors.ts";
 import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createRest } from "../../../src/signal/daemon/rest.ts";
 import { codeOf } from "../../contract/transport.ts";
-import { createFakeClock } from "../../doubles/fake-clock.ts";
+import { createVirtualClock } from "../../doubles/clock.ts";
 import { createHeardLog, quietLog } from "../../doubles/quiet-log.ts";
 import type { RestDoubleOptions } from "../../doubles/signal-rest.ts";
 import { startRestDouble } from "../../doubles/signal-rest.ts";
@@ -27,7 +27,7 @@ afterEach(async () => {
 });
 
 async function setup(options: RestDoubleOptions & { account?: string | null; log?: typeof quietLog } = {}) {
-  const clock = createFakeClock();
+  const clock = createVirtualClock(1_786_953_600_000);
   const double = await startRestDouble({ clock, ...options });
   const account = options.account === undefined ? me.number : options.account;
   const transport = createRest({ baseUrl: double.url, account, clock, log: options.log ?? quietLog });

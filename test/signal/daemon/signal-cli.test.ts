@@ -5,7 +5,7 @@ import { classify } from "../../../src/core/inbound.ts";
 import type { Chat, Envelope, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
 import { codeOf, faultOf } from "../../contract/transport.ts";
-import { createFakeClock } from "../../doubles/fake-clock.ts";
+import { createVirtualClock } from "../../doubles/clock.ts";
 import { createHeardLog, quietLog } from "../../doubles/quiet-log.ts";
 import type { SignalCliDoubleOptions } from "../../doubles/signal-cli.ts";
 import { startSignalCliDouble } from "../../doubles/signal-cli.ts";
@@ -40,7 +40,7 @@ afterEach(async () => {
 });
 
 async function setup(options: SignalCliDoubleOptions & { account?: string | null; log?: typeof quietLog } = {}) {
-  const clock = createFakeClock();
+  const clock = createVirtualClock(1_786_953_600_000);
   const double = await startSignalCliDouble({ clock, ...options });
   const account = options.account === undefined ? me.number : options.account;
   const transport = createSignalCli({ baseUrl: double.url, account, clock, log: options.log ?? quietLog });
@@ -138,7 +138,7 @@ describe("choosing the account", () => {
 
   test("a daemon that does not answer to its name says what to do", async () => {
     const { double } = await setup();
-    const clock = createFakeClock();
+    const clock = createVirtualClock(1_786_953_600_000);
     // The name is one that the daemon was not started with, as behind a container's.
     const throughName = (url: string, init: RequestInit) =>
       fetch(url, { ...init, headers: { ...(init.headers as Record<string, string>), Host: "signal-cli:8080" } });
@@ -150,7 +150,7 @@ describe("choosing the account", () => {
 
   test("only loopback is local", () => {
     const at = (baseUrl: string) =>
-      createSignalCli({ baseUrl, account: null, clock: createFakeClock(), log: quietLog }).isLocal;
+      createSignalCli({ baseUrl, account: null, clock: createVirtualClock(1_786_953_600_000), log: quietLog }).isLocal;
     expect(["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"].map(at)).toEqual([true, true, true]);
     expect(["http://192.0.2.7:1", "https://signal.example/", "http://127.example/"].map(at)).toEqual([
       false,
@@ -338,7 +338,7 @@ describe("receiving", () => {
 
   test("an answer that is cut off still gives the messages that came whole", async () => {
     const log = createHeardLog();
-    const clock = createFakeClock();
+    const clock = createVirtualClock(1_786_953_600_000);
     const double = await startSignalCliDouble({ clock });
     endings.push(() => double.stop());
     const writer = createWriter(clock, me);
@@ -560,7 +560,7 @@ describe("the requests of the fixtures", () => {
 
 test("one sender, one millisecond, two chats and two texts: all of them are handed out", async () => {
   const { double, receive } = await connected();
-  const writer = createWriter({ ...createFakeClock(), now: () => 5 }, me);
+  const writer = createWriter({ ...createVirtualClock(1_786_953_600_000), now: () => 5 }, me);
   const wires = [
     writer.person(alice, "direct"),
     writer.person(alice, "group", { groupId }),

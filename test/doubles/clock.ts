@@ -1,11 +1,15 @@
 /** A clock that moves only when told: every wait is a timer in a queue, so that a run is a pure function of its seed. */
-import type { Clock, Random } from "../../src/clock.ts";
+import type { Clock } from "../../src/clock.ts";
 
 export interface VirtualClock extends Clock {
   /** Fires the earliest timer, moving time to it; false when there is none before `until`. */
   next(until: number): boolean;
   /** Moves time without firing anything (the machine sleeps); `wallOnly`: somebody set the clock. */
   jump(ms: number, wallOnly?: boolean): void;
+  /** Fires what is due within `ms`, in the order of its times; what each sets off runs out before the next. */
+  advance(ms: number): Promise<void>;
+  /** Waits, while real I/O goes on, until there is a timer within `ms`; then advances by it. */
+  step(ms: number): Promise<void>;
   /** Waits that have not ended. */
   timerCount(): number;
 }
@@ -15,7 +19,8 @@ export function createVirtualClock(startMs = Date.UTC(2026, 10, 23, 12)): Virtua
   let monotonic = 0;
   let order = 0;
   const timers = new Map<number, { at: number; fire: () => void }>();
-  return {
+  const isDueWithin = (ms: number): boolean => [...timers.values()].some(({ at }) => at <= monotonic + ms);
+  const clock: VirtualClock = {
     now: () => wall,
     monotonic: () => monotonic,
     sleep: (ms, signal) =>
@@ -44,8 +49,19 @@ export function createVirtualClock(startMs = Date.UTC(2026, 10, 23, 12)): Virtua
       wall += ms;
       if (!wallOnly) monotonic += ms;
     },
+    async advance(ms) {
+      const until = monotonic + ms;
+      while (clock.next(until)) await boundary();
+      clock.jump(until - monotonic);
+      await boundary();
+    },
+    async step(ms) {
+      while (!isDueWithin(ms)) await boundary();
+      await clock.advance(ms);
+    },
     timerCount: () => timers.size,
   };
+  return clock;
 }
 
 /** Lets every promise that can settle without a timer settle: a macrotask, so that all microtasks have run. */
@@ -61,41 +77,4 @@ export async function runUntil(clock: VirtualClock, isDone: () => boolean, ms: n
     if (isDone()) return true;
     if (!clock.next(until)) return isDone();
   }
-}
-
-/** A small seeded generator (mulberry32): same seed, same numbers. */
-export function seeded(seed: number): Random {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-export type Dice = {
-  readonly random: Random;
-  /** A whole number from 0 to n − 1. */
-  below(n: number): number;
-  chance(probability: number): boolean;
-  pick<T>(items: readonly T[]): T;
-  /** Spread evenly over the orders of magnitude from `low` to `high`. */
-  between(low: number, high: number): number;
-};
-
-/** Draws of one stream; `salt` keeps the streams of one seed apart, so that a draw more in one does not shift the others. */
-export function createDice(seed: number, salt: number): Dice {
-  const random = seeded(Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(salt, 0x85ebca6b));
-  const below = (n: number): number => Math.floor(random() * n);
-  return {
-    random,
-    below,
-    chance: (probability) => random() < probability,
-    pick<T>(items: readonly T[]): T {
-      if (items.length === 0) throw new Error("Nothing to pick from");
-      return items[below(items.length)] as T;
-    },
-    between: (low, high) => Math.exp(Math.log(low) + random() * (Math.log(high) - Math.log(low))),
-  };
 }
