@@ -97,8 +97,8 @@ export function createClaudeApi(given: ApiOptions) {
     skewMs: (): Millis => skewMs,
     /**
      * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
-     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or, while `isRunning` says so, nothing but
-     * pings for `pingsMs`. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
+     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or `"pinging"` when, while `isRunning` says so, nothing but
+     * pings came for `pingsMs`. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
      * is thrown.
      */
     async stream(

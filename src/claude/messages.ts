@@ -149,8 +149,9 @@ async function run(
       let isBegun = false;
       replies.push(reply);
       for await (const frame of await requester(session, messages, options)) {
-        if (frame === "silent")
-          throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing came for too long");
+        if (frame === "silent") throw streamLost("nothing came for too long");
+        if (frame === "pinging")
+          throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         const text = addFrame(reply, frame);
         if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
         isBegun ||= text !== "";

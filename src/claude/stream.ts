@@ -34,7 +34,8 @@ export async function* readFrames(
       controller.enqueue(chunk);
     },
   });
-  const dueAt = (): Millis => Math.min(byteAt + silenceMs, isRunning() ? frameAt + pingsMs : Number.POSITIVE_INFINITY);
+  const dueAt = (): Millis =>
+    Math.min(byteAt + silenceMs, isRunning() && byteAt > frameAt ? frameAt + pingsMs : Number.POSITIVE_INFINITY);
   const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
   const isJson = /json/u.test(response.headers.get("content-type") ?? "");
   const frames = isJson ? readJson(site, tapped) : readEvents(site, tapped, cut);
@@ -43,7 +44,7 @@ export async function* readFrames(
       // Looked at below; a rejection while we are away must not count as unhandled.
       next.catch(() => {});
       const timer = new AbortController();
-      const rest = clock.sleep(dueAt() - clock.monotonic(), timer.signal).then(() => null);
+      const rest = clock.sleep(Math.min(pingsMs, dueAt() - clock.monotonic()), timer.signal).then(() => null);
       const result = await Promise.race([next, rest]).finally(() => timer.abort());
       if (result?.done) return;
       if (result) {
@@ -51,8 +52,9 @@ export async function* readFrames(
         yield result.value;
         next = frames.next();
       } else if (clock.monotonic() >= dueAt()) {
+        const isPinging = clock.monotonic() < byteAt + silenceMs;
         byteAt = frameAt = clock.monotonic();
-        yield "silent";
+        yield isPinging ? "pinging" : "silent";
       }
     }
   } catch (error) {
