@@ -57,6 +57,8 @@ export type InboundOptions = {
   readonly isGroupAlways: boolean;
   /** The account (ACI) that an allowed number had when it first wrote; null before it did. */
   readonly accountOf?: (number: string) => string | null;
+  /** It comes from whoever says who may ask. */
+  readonly isByOwner?: (envelope: Envelope) => boolean;
   /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
   readonly isSaid?: (sentAt: Millis) => boolean;
 };
@@ -68,6 +70,8 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   if (content.kind === "undecryptable") return drop("undecryptable");
   if (content.kind === "receipt" || content.kind === "typing" || content.kind === "timer" || content.kind === "empty")
     return { kind: "ignore", reason: content.kind === "empty" ? content.what : content.kind };
+  const asked = ofGroup(envelope, options);
+  if (asked !== null) return { kind: "command", name: asked, argument: "", replaces: null };
   const denied = access(envelope, options);
   if (denied) return drop(denied);
   switch (content.kind) {
@@ -89,6 +93,14 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
       return decideText(envelope, body, replaces, options);
     }
   }
+}
+
+/** The owner lets a group ask, or not any more: there the owner is heard before the group is listed, and without a mention. */
+function ofGroup(envelope: Envelope, { isByOwner }: InboundOptions): string | null {
+  const { chat, content } = envelope;
+  if (chat?.kind !== "group" || content.kind !== "text" || isByOwner?.(envelope) !== true) return null;
+  const command = parseCommand(content.text);
+  return command?.argument === "" && /^(?:dis)?allow$/u.test(command.name) ? command.name : null;
 }
 
 /** An edit that leaves nothing to answer takes the earlier message back. */
@@ -164,7 +176,10 @@ function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
 }
 
 /** Numbers are given to others: one that belongs to another account now is not the person who was let in, unless that account is on the list. */
-function hasChangedHands({ aci, number }: Address, { allow, accountOf }: InboundOptions): boolean {
+export function hasChangedHands(
+  { aci, number }: Address,
+  { allow, accountOf }: Pick<InboundOptions, "allow" | "accountOf">,
+): boolean {
   if (aci === null || number === null || allow.some((rule) => rule.kind === "aci" && rule.aci === aci)) return false;
   const known = accountOf?.(number) ?? null;
   return known !== null && known !== aci;

@@ -24,7 +24,9 @@ export async function build(
   const account = bridge.account();
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
-  return { request: await buildRequest(bridge, row.envelope, account, signal), isNew: true };
+  const session = store.sessions.get(post.sessionId);
+  const hasSandbox = session !== null && bridge.line.hasSandbox(viewOf(bridge, session));
+  return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 
 export function noteTurn(

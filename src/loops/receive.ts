@@ -6,13 +6,15 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, inboxKey, type DropReason } from "../core/inbound.ts";
+import { classify, hasChangedHands, inboxKey, type DropReason } from "../core/inbound.ts";
+import { isOwner } from "../core/guests.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { Batch } from "../signal/transport.ts";
 import { maskNumber } from "../log.ts";
 import { accountsIn, noteAccount, noteName } from "../store/names.ts";
+import { allowedIn } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
 import { tellOwner } from "./owner.ts";
@@ -90,7 +92,11 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   const { chats, config, log, store } = bridge;
   const { isSaid } = store.outbox;
   const accountOf = accountsIn(store.settings);
-  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, accountOf, isSaid };
+  const allow = [...config.allow, ...allowedIn(store.settings)];
+  const isByOwner = (envelope: Envelope): boolean =>
+    isOwner(envelope, config.allow) &&
+    (envelope.source === null || !hasChangedHands(envelope.source, { allow: config.allow, accountOf }));
+  const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, accountOf, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {
