@@ -28,6 +28,8 @@ import { receiveLoop } from "./loops/receive.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
+import { readAddressee } from "./settings.ts";
+import { createGuests } from "./store/allowed.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
@@ -216,11 +218,12 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const sync = createSyncLoop(bridge, follow);
+  const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
     files.wake();
-    if (sessionIds.some((id) => store.sessions.get(id)?.isStale))
+    if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
@@ -261,6 +264,16 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+  };
+}
+
+/** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
+function createOwed({ settings }: Store): () => boolean {
+  let owed = 0;
+  return () => {
+    const before = owed;
+    owed = settings.namesOf("forget:").length;
+    return owed > before;
   };
 }
 
@@ -323,8 +336,11 @@ function surroundings(
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
     isWelcoming: config.welcome,
+    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
+    timeZone: base.timeZone ?? "UTC",
     isChecked: base.isChecked ?? false,
     look: {
+      guests: createGuests(store.settings, config.allow, readAddressee),
       models: () => models.map(({ id }) => id),
       defaultModel: config.model,
       defaultEffort: config.effort,

@@ -47,6 +47,16 @@ const whole = (least: number, most: number) =>
     ),
     `${least} to ${most}`,
   );
+const money = form(
+  v.nullable(
+    v.pipe(
+      v.union([v.number(), word((amount) => (/^\d{1,6}(\.\d{1,2})?$/.test(amount) ? Number(amount) : undefined))]),
+      v.minValue(0.01),
+      v.maxValue(999_999),
+    ),
+  ),
+  "an amount such as 2.50",
+);
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
 const e164 = /^\+[1-9]\d{6,14}$/;
 /** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
@@ -68,6 +78,11 @@ export const addressee = word((who): AllowRule | undefined => {
   const id = who.startsWith("group:") ? who.slice("group:".length) : "";
   return isGroupId(id) ? { kind: "group", id } : undefined;
 });
+/** Null for what is none. */
+export function readAddressee(words: string): AllowRule | null {
+  const result = v.safeParse(addressee, words);
+  return result.success ? result.output : null;
+}
 const commaList = word((list) => list.split(",").filter((item) => item.trim() !== ""));
 const rules = form(
   v.pipe(v.union([v.array(v.string()), commaList]), v.array(addressee), v.readonly()),
@@ -184,6 +199,11 @@ export const settings = {
     "medium",
     "how hard Claude thinks: more costs more, and takes longer",
     { flag: "level" },
+  ),
+  spendLimit: setting(
+    money,
+    null,
+    "what the questions of one person may cost in a day at list prices, in US dollars; told at 80 %, refused beyond",
   ),
   system: setting(text("a text, or @file"), shortSystem, "system prompt (default: a short one for chat on a phone)", {
     flag: "text",

@@ -124,6 +124,8 @@ export type OnText = (eventId: string, text: string) => void;
 export interface Line {
   readonly name: "sessions" | "messages" | "scripted";
   readonly remote: Remote | null;
+  /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
+  readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
    * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
    * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.

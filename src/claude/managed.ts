@@ -42,6 +42,7 @@ export function createManagedLine(plain: ManagedDeps): Line {
   const sandbox = createSandbox(api);
   return {
     name: "sessions",
+    hasSandbox: (session) => hasSandbox(deps, session),
     remote: createRemote(deps, keeper, sandbox),
     post: (session, requests, _onText, signal) => post(deps, sandbox, session, requests, signal),
     async check(signal) {
@@ -53,6 +54,9 @@ export function createManagedLine(plain: ManagedDeps): Line {
     model: api.model,
   };
 }
+
+const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "tools">): boolean =>
+  toolPolicy !== "off" && tools.length === 0;
 
 /** Without a sandbox it can write no file. */
 const systemOf = ({ toolPolicy }: ManagedDeps, system: string, hasSandbox: boolean): string =>
@@ -213,9 +217,8 @@ async function post(
   const events = eventsOf(api, remoteId, signal);
   const files = requests.flatMap((request) => (request.kind === "prompt" ? request.files : []));
   if (requests.some(({ kind }) => kind === "prompt")) await applyTools(deps, session, remoteId, signal);
-  const hasSandbox = deps.toolPolicy !== "off" && session.tools.length === 0;
   const mounted = new Map<PromptFile, string>();
-  for (const file of hasSandbox ? files.filter((file) => !isReadable(file)) : [])
+  for (const file of hasSandbox(deps, session) ? files.filter((file) => !isReadable(file)) : [])
     mounted.set(file, await sandbox.mount(remoteId, file, signal));
   const inline = files.filter((file) => !mounted.has(file));
   const timeoutMs = uploadTimeoutMs(inline, api.bounds.headersMs);

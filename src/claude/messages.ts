@@ -40,6 +40,7 @@ export function createMessagesLine(deps: MessagesDeps): Line {
   return {
     name: "messages",
     remote: null,
+    hasSandbox: () => false,
     post: (session, requests, onText, signal) => post(deps, requester, session, requests, onText, signal),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
     models: api.models,

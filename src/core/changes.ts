@@ -4,7 +4,8 @@
  */
 import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
-import type { Verdict } from "./inbound.ts";
+import type { Guests } from "./guests.ts";
+import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
   Chat,
@@ -17,6 +18,7 @@ import type {
   SessionEvent,
 } from "./model.ts";
 import { plainText } from "./reply.ts";
+import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export type ToolUse = SessionEvent & { readonly type: "tool_use" };
@@ -88,6 +90,8 @@ export type View = {
   readonly announcedUpTo: () => number;
   /** The text of a message of this person that ended already; null where it is not known. */
   readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
+  /** What the person of this envelope spent today, beside what they may; null without a limit. */
+  readonly spend: (envelope: Envelope) => Spend | null;
   readonly look: Look;
 };
 
@@ -135,7 +139,8 @@ export type Why =
   | "stopped"
   | "welcome"
   | "command"
-  | "note";
+  | "note"
+  | "spend";
 
 export type Change =
   | {
@@ -170,6 +175,9 @@ export type Change =
   | { readonly do: "resumeSession"; readonly id: string }
   | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
   | { readonly do: "forget"; readonly id: string }
+  /** All conversations of the chat. */
+  | { readonly do: "forgetChat" }
+  | { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean }
   /** Prompts up to this one were announced. */
   | { readonly do: "announced"; readonly id: number }
   | { readonly do: "welcome"; readonly envelope: Envelope };
@@ -178,8 +186,8 @@ export type Change =
 export type Look = {
   /** Conversations of this chat, newest first, at most `conversationsMax`. */
   readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
-  /** What this conversation has used so far, in words; null before anything was. */
-  readonly usage: () => string | null;
+  /** What this conversation and the person of this envelope have used so far, in words; null before anything was. */
+  readonly usage: (envelope: Envelope) => string | null;
   /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
   readonly models: () => readonly string[];
   /** What was set in this chat: model, effort and verbosity outlive the conversation that they were set in. */
@@ -192,6 +200,7 @@ export type Look = {
   readonly situation: () => string;
   /** The message that was answered or given up last. */
   readonly lastPrompt: () => Envelope | null;
+  readonly guests: Guests;
   /** The conversation as a Markdown document. */
   readonly transcript: () => string;
 };

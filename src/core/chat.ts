@@ -20,6 +20,7 @@ import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./er
 import { confirm, say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
 import { execute } from "./execute.ts";
+import { announceSpend, refuse } from "./limit.ts";
 import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
@@ -27,6 +28,8 @@ import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
+import { ageText } from "./when.ts";
+import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
@@ -58,12 +61,24 @@ function decideFact(view: View, fact: Fact): Change[] {
 /** The oldest prompt is posted as soon as nothing is under way and Claude waits for no person. */
 function next(view: View, changes: readonly Change[]): Change[] {
   const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
-  const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
+  const opened = changes.flatMap((change) =>
+    change.do === "open" ? [{ id: change.id, envelope: change.envelope }] : [],
+  );
   const isOpen = ({ id }: { readonly id: number }): boolean => !ended.has(id);
   if (view.head.some((prompt) => prompt.post !== null && isOpen(prompt)) || openAsks(view, changes).length > 0)
     return [];
-  const first = (view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined))?.id ?? opened[0];
-  return first === undefined ? [] : [{ do: "ask", id: first }];
+  const isMet = ({ envelope }: Pick<Prompt, "envelope">): boolean => isSpent(view.spend(envelope));
+  const first = view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined) ?? opened[0];
+  if (first === undefined) return [];
+  if (!isMet(first)) return [{ do: "ask", id: first.id }];
+  const all = [...view.prompts().filter(isOpen), ...opened];
+  const allowed = all.findIndex((prompt) => !isMet(prompt));
+  const refused = all.slice(0, allowed === -1 ? all.length : allowed);
+  const asked = all[refused.length];
+  return [
+    ...refused.flatMap((prompt) => refuse(view, prompt)),
+    ...(asked ? [{ do: "ask", id: asked.id } as const] : []),
+  ];
 }
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {
@@ -274,6 +289,7 @@ function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Cha
     { do: "finish", id, outcome },
     { do: "mark", id, envelope, stage: outcome === "failed" ? "failed" : "done" },
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
+    ...announceSpend(view, envelope),
   ];
 }
 
@@ -397,15 +413,8 @@ function announce({ prompts, now, announcedUpTo }: View): Change[] {
     return [];
   const isOne = waiting.length === 1;
   const count = isOne ? "1 message" : `${waiting.length} messages`;
-  const text = `${count} waiting, the oldest ${age(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
+  const text = `${count} waiting, the oldest ${ageText(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
   return [say("digest", newest, text), { do: "announced", id: newest }];
-}
-
-function age(ms: Millis): string {
-  const minutes = Math.round(ms / minuteMs);
-  if (minutes < 1) return "less than a minute";
-  if (minutes < 120) return `${minutes} min`;
-  return minutes < 2 * 24 * 60 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 60 / 24)} days`;
 }
 
 function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {

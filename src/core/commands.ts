@@ -16,7 +16,11 @@ export const commands = [
   { name: "retry", use: "/retry", what: "ask the last message again" },
   { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
   { name: "export", use: "/export", what: "this conversation as a file" },
-  { name: "forget", use: "/forget", what: "delete this conversation" },
+  { name: "forget", use: "/forget [all]", what: "delete the conversation" },
+  { name: "allow", use: "/allow [who]", what: "let a person or group ask" },
+  { name: "disallow", use: "/disallow [who]", what: "take that back" },
+  { name: "people", use: "/people", what: "who may ask" },
+  { name: "groups", use: "/groups", what: "in which groups" },
   { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
 ] as const;
 

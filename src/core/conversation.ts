@@ -1,4 +1,4 @@
-/** A conversation in words: what it is called, what it used, and all of it as a document. */
+/** A conversation in words: what it is called, and all of it as a document. */
 import type { Session, SessionEvent } from "./model.ts";
 import { shorten } from "./progress.ts";
 import { withoutTimeLine } from "./when.ts";
@@ -13,13 +13,6 @@ export function nameOf({ id, context }: Session, lastPrompt: SessionEvent | null
   return lastPrompt?.type === "prompt" && lastPrompt.text !== ""
     ? `“${shorten(withoutTimeLine(lastPrompt.text), 40)}”`
     : "untitled";
-}
-
-/** Tokens and list cost so far, by the newest entry of the log that says so; null before anything was used. */
-export function usageOf(usage: SessionEvent | null): string | null {
-  if (usage?.type !== "usage") return null;
-  const cost = usage.costCents === null ? "" : `\nCost: $${(usage.costCents / 100).toFixed(2)}`;
-  return `This conversation: ${usage.inputTokens} tokens in, ${usage.outputTokens} out${cost}`;
 }
 
 /** What was said, in Markdown. */

@@ -4,8 +4,11 @@
  */
 import { withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
+import { changeGuests, listGuests } from "./guest-commands.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
+import { textOf } from "./prompt.ts";
+import { spendText } from "./spend.ts";
 
 export type CommandContext = {
   readonly view: View;
@@ -49,11 +52,12 @@ const handlers: Record<Runnable, Handler> = {
     if (length === 0) return tell("Nothing is waiting.");
     return tell(`Dropped ${length} waiting ${length === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
   },
-  status({ view, look }) {
+  status({ view, look, envelope }) {
+    const spend = view.spend(envelope);
     const { length } = view.prompts();
     const granted = view.granted.length === 0 ? "" : `\nAllowed without asking: ${view.granted.join(", ")}`;
     return tell(
-      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}`,
+      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
     );
   },
   model({ view, look }, argument) {
@@ -115,14 +119,17 @@ const handlers: Record<Runnable, Handler> = {
     if (chosen.session.id === view.session?.id) return tell(`This is: ${chosen.name}`);
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
-  usage: ({ look }) => tell(look.usage() ?? "Nothing used yet."),
+  usage: ({ look, envelope }) => tell(look.usage(envelope) ?? "Nothing used yet."),
   ask: ({ view }) =>
     view.granted.length === 0
       ? tell("Claude asks already.")
       : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
   retry({ id, look }) {
     const last = look.lastPrompt();
-    return last === null ? tell("Nothing was asked yet.") : { text: null, changes: openAs(id, last) };
+    // What disappeared, or was forgotten, cannot be asked again.
+    return last === null || textOf(last) === null
+      ? tell("Nothing was asked yet.")
+      : { text: null, changes: openAs(id, last) };
   },
   export({ id, look }) {
     const base64 = new TextEncoder().encode(look.transcript()).toBase64();
@@ -130,7 +137,23 @@ const handlers: Record<Runnable, Handler> = {
     const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
     return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
   },
-  forget({ view }) {
+  allow: ({ view, look, envelope }, argument) =>
+    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, true),
+  disallow: ({ view, look, envelope }, argument) =>
+    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, false),
+  people: ({ look, envelope }) => tell(listGuests(look.guests, envelope, false)),
+  groups: ({ look, envelope }) => tell(listGuests(look.guests, envelope, true)),
+  forget({ view, look }, argument) {
+    const word = argument.toLowerCase();
+    if (word === "all")
+      return tell("That deletes every conversation of this chat, here and at Claude. To do so: /forget all yes");
+    if (/^all yes$/u.test(word)) {
+      if (look.conversations().length === 0) return tell("There is no conversation to forget.");
+      const text =
+        "Forgotten: all conversations of this chat are deleted here, and at Claude as soon as it can be reached.";
+      return tell(text, ...clear(view, "all"), { do: "forgetChat" });
+    }
+    if (word !== "") return tell("/forget deletes this conversation, /forget all every one of this chat.");
     if (view.session === null) return tell("There is no conversation to forget.");
     const text = "Forgotten: this conversation is deleted here, and at Claude as soon as it can be reached.";
     return tell(text, ...clear(view, "all"), { do: "forget", id: view.session.id });

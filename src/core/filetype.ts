@@ -23,6 +23,9 @@ const sideMax = 8_000;
 
 /** Of all files of one prompt: a request takes 32 MB. */
 export const filesBase64Max = 30 * mebi;
+const sandboxLimit = { bytesMax: bytesIn(filesBase64Max), words: "22 MB" };
+/** What Claude does not read itself, but with the tools of its sandbox. */
+const otherType = "application/octet-stream";
 
 type Announced = Pick<Attachment, "contentType" | "fileName" | "sizeBytes">;
 
@@ -51,28 +54,34 @@ function promised(file: Announced): Readable | null {
 export type Expected = { readonly bytesMax: number } | { readonly refused: string };
 
 /** Whether a file is worth fetching, by what its sender announced: the most bytes to take, or why not, as the end of a sentence. */
-export function expectFile(file: Announced): Expected {
+export function expectFile(file: Announced, hasSandbox = false): Expected {
   const kind = promised(file);
-  if (kind === null) return { refused: "is of a kind that cannot be read here" };
-  const { bytesMax, words } = limits[kind];
+  if (kind === null && !hasSandbox) return { refused: "is of a kind that cannot be read here" };
+  const { bytesMax, words } = kind === null || hasSandbox ? sandboxLimit : limits[kind];
   return (file.sizeBytes ?? 0) > bytesMax ? { refused: `is larger than the ${words} allowed here` } : { bytesMax };
 }
 
 export type Read = { readonly file: PromptFile } | { readonly refused: string };
 
 /** What Claude is given of these bytes, or why nothing, as the end of a sentence. Total. */
-export async function readBytes(bytes: Uint8Array, announced: Announced): Promise<Read> {
+export async function readBytes(bytes: Uint8Array, announced: Announced, hasSandbox = false): Promise<Read> {
   const fileName = oneLine(announced.fileName, 200);
   if (bytes.length === 0) return { refused: "is empty" };
   const isPdf = startsWith(bytes, "%PDF-");
   const text = isPdf ? null : decode(bytes, announced);
-  if (text !== null) return readText(text, announced, fileName);
+  const asIs = (contentType: string): Read => ({ file: { contentType, fileName, base64: bytes.toBase64() } });
+  if (text !== null) {
+    const read = readText(text, announced, fileName);
+    return hasSandbox && bytes.length > limits.text.bytesMax && "refused" in read ? asIs(otherType) : read;
+  }
   const type = isPdf ? "application/pdf" : await magicOf(bytes);
   const kind = type === "application/pdf" ? "pdf" : images.has(type) ? "image" : null;
+  if (kind === null && hasSandbox) return asIs(type || typeOf(announced) || otherType);
   if (kind === null) return { refused: `is of a kind that cannot be read here${type === "" ? "" : `: ${type}`}` };
+  if (hasSandbox && kind === "pdf" && bytes.length > limits.pdf.bytesMax) return asIs(otherType);
   if (bytes.length > limits[kind].bytesMax) return { refused: `is larger than the ${limits[kind].words} allowed here` };
   const refused = kind === "image" ? await badPicture(bytes) : null;
-  return refused === null ? { file: { contentType: type, fileName, base64: bytes.toBase64() } } : { refused };
+  return refused === null ? asIs(type) : { refused };
 }
 
 const startsWith = (bytes: Uint8Array, word: string): boolean =>

@@ -54,6 +54,8 @@ export type InboundOptions = {
   readonly allow: readonly AllowRule[];
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
+  /** It comes from whoever says who may ask. */
+  readonly isByOwner?: (envelope: Envelope) => boolean;
   /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
   readonly isSaid?: (sentAt: Millis) => boolean;
 };
@@ -65,6 +67,8 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   if (content.kind === "undecryptable") return drop("undecryptable");
   if (content.kind === "receipt" || content.kind === "typing" || content.kind === "timer" || content.kind === "empty")
     return { kind: "ignore", reason: content.kind === "empty" ? content.what : content.kind };
+  const asked = ofGroup(envelope, options);
+  if (asked !== null) return { kind: "command", name: asked, argument: "", replaces: null };
   const denied = access(envelope, options);
   if (denied) return drop(denied);
   switch (content.kind) {
@@ -86,6 +90,14 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
       return decideText(envelope, body, replaces, options);
     }
   }
+}
+
+/** The owner lets a group ask, or not any more: there the owner is heard before the group is listed, and without a mention. */
+function ofGroup(envelope: Envelope, { isByOwner }: InboundOptions): string | null {
+  const { chat, content } = envelope;
+  if (chat?.kind !== "group" || content.kind !== "text" || isByOwner?.(envelope) !== true) return null;
+  const command = parseCommand(content.text);
+  return command?.argument === "" && /^(?:dis)?allow$/u.test(command.name) ? command.name : null;
 }
 
 /** An edit that leaves nothing to answer takes the earlier message back. */

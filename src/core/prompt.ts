@@ -30,7 +30,7 @@ export function textOf(envelope: Envelope): TextContent | null {
 const viewOnce = "[A picture or video that may be seen only once was sent; it is not kept here, and cannot be seen.]";
 
 /** Which files go to Claude. Sizes and types are those the sender announced: they are checked again when fetched. */
-export function planFiles(body: TextContent): FilePlan {
+export function planFiles(body: TextContent, hasSandbox = false): FilePlan {
   if (body.isViewOnce) return { fetch: [], voice: [], refused: [viewOnce] };
   const fetch: Fetch[] = [];
   const voice: Fetch[] = [];
@@ -44,7 +44,7 @@ export function planFiles(body: TextContent): FilePlan {
       else refused.push("[A voice note was too long to be written down, and left out.]");
       continue;
     }
-    const expected = expectFile(file);
+    const expected = expectFile(file, hasSandbox);
     if ("refused" in expected) refuse(file, expected.refused);
     else if (fetch.length >= filesMax) refuse(file, "was one too many and left out");
     else fetch.push({ file, bytesMax: expected.bytesMax });

@@ -35,3 +35,12 @@ export function dayOf(at: Millis, timeZone: string): string {
   const format = new Intl.DateTimeFormat("en-CA", { timeZone, year: "numeric", month: "2-digit", day: "2-digit" });
   return format.format(Math.min(Math.max(at, 0), timeMax));
 }
+
+const minuteMs: Millis = 60_000;
+
+export function ageText(ms: Millis): string {
+  const minutes = Math.round(ms / minuteMs);
+  if (minutes < 1) return "less than a minute";
+  if (minutes < 120) return `${minutes} min`;
+  return minutes < 2 * 24 * 60 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 60 / 24)} days`;
+}

@@ -111,6 +111,8 @@ async function create(bridge: Bridge, remote: Remote, session: Session, signal: 
   const remoteId = found ?? (await remote.create(view, signal));
   db.transaction(() => {
     sessions.setRemote(session.id, remoteId);
+    // It was forgotten while it was made.
+    if (sessions.get(session.id) === null) settings.set(`forget:${remoteId}`, "1");
     settings.remove(mark);
   });
   return remoteId;

@@ -17,7 +17,9 @@ export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal):
   const account = bridge.account();
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
-  const request = await buildRequest(bridge, row.envelope, account, signal);
+  const session = store.sessions.get(post.sessionId);
+  const hasSandbox = session !== null && bridge.line.hasSandbox(viewOf(bridge, session));
+  const request = await buildRequest(bridge, row.envelope, account, hasSandbox, signal);
   if (!signal.aborted) store.posts.setRequest(post.id, request);
   return request;
 }

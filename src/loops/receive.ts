@@ -7,12 +7,14 @@
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
 import { classify, inboxKey } from "../core/inbound.ts";
+import { isOwner } from "../core/guests.ts";
 import type { Account, Chat, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import { plainText } from "../core/reply.ts";
 import type { Notice } from "../signal/transport.ts";
 import { noteName } from "../store/names.ts";
+import { allowedIn } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
 import { untilWritten } from "./queue.ts";
@@ -79,7 +81,9 @@ type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: num
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
   const { chats, config, log, store } = bridge;
   const { isSaid } = store.outbox;
-  const options = { account, allow: config.allow, isGroupAlways: config.groupAlways, isSaid };
+  const allow = [...config.allow, ...allowedIn(store.settings)];
+  const isByOwner = (envelope: Envelope): boolean => isOwner(envelope, config.allow);
+  const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {

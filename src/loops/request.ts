@@ -20,11 +20,12 @@ export async function buildRequest(
   { transport, transcribe, timeZone, store }: Pick<Bridge, "transport" | "transcribe" | "timeZone" | "store">,
   envelope: Envelope,
   account: Account,
+  hasSandbox: boolean,
   signal: AbortSignal,
 ): Promise<Request & { readonly kind: "prompt" }> {
   const body = textOf(envelope);
   if (!body) return { kind: "prompt", text: "", files: [] };
-  const plan = planFiles(body);
+  const plan = planFiles(body, hasSandbox);
   const files: PromptFile[] = [];
   const said = [...plan.refused];
   let room = filesBase64Max;
@@ -52,7 +53,7 @@ export async function buildRequest(
   }
   for (const { file, bytesMax } of plan.fetch) {
     const bytes = await bytesOf(file.ref, bytesMax);
-    const read = bytes ? await readBytes(bytes, file) : { refused: "could not be fetched" };
+    const read = bytes ? await readBytes(bytes, file, hasSandbox) : { refused: "could not be fetched" };
     if ("refused" in read) said.push(`[The attached ${describe(file)} ${read.refused}.]`);
     else if (read.file.base64.length > room)
       said.push(`[The attached ${describe(file)} was too much at once, and left out.]`);

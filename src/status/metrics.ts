@@ -47,6 +47,12 @@ const metrics: Record<string, Metric> = {
   outbox_oldest_seconds: { help: "Age of the oldest of them", read: (s) => seconds(s.outbox.oldestMs ?? 0) },
   outbox_sent_total: { help: "Messages sent", read: (s) => s.outbox.sent },
   outbox_uncertain_total: { help: "Sends repeated as their outcome was unknown", read: (s) => s.outbox.uncertain },
+  claude_input_tokens_total: { help: "Tokens read, the cache included", read: (s) => s.usage.inputTokens },
+  claude_output_tokens_total: { help: "Tokens written", read: (s) => s.usage.outputTokens },
+  claude_cost_dollars_total: { help: "List cost in US dollars", read: (s) => s.usage.costDollars },
+  claude_cost_today_dollars: { help: "List cost since midnight", read: (s) => s.usage.todayDollars },
+  claude_answers_total: { help: "Turns that ended since the start", read: (s) => s.usage.answers },
+  claude_answer_seconds_total: { help: "Time that they took", read: (s) => seconds(s.usage.answersMs) },
   outbox_failed_total: { help: "Sends given up", read: (s) => s.outbox.failed },
 };
 

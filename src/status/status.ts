@@ -7,6 +7,7 @@ import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
 import type { Account, Millis } from "../core/model.ts";
 import type { ConnectionLoop } from "../loops/connection.ts";
 import type { NoticeBus } from "../loops/bridge.ts";
+import { dayOf } from "../core/when.ts";
 import { maskNumber } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";
@@ -72,6 +73,16 @@ export type Status = {
     readonly failed: number;
     readonly fault: FaultView | null;
   };
+  /** What Claude read (from the cache and into it included) and wrote, at list prices, and how long answers took. */
+  readonly usage: {
+    readonly inputTokens: number;
+    readonly outputTokens: number;
+    readonly costDollars: number;
+    readonly todayDollars: number;
+    /** Since the process started. */
+    readonly answers: number;
+    readonly answersMs: Millis;
+  };
 };
 
 export type StatusDeps = {
@@ -83,6 +94,7 @@ export type StatusDeps = {
   readonly line: Line;
   readonly connection: ConnectionLoop;
   readonly account: () => Account | null;
+  readonly timeZone?: string;
 };
 
 /** A session counts as active when it was used within this time. */
@@ -93,6 +105,10 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
   const { clock, config, store, transport, line } = deps;
   const startedAt = clock.monotonic();
   const recent = follow(deps.notices);
+  const today = (): number => {
+    const day = dayOf(clock.now(), deps.timeZone ?? "UTC");
+    return store.usage.between(day, day, null).costCents;
+  };
   const counter = store.settings.counter;
   const queue = ({ count, oldestAt }: { count: number; oldestAt: Millis | null }) => ({
     pending: count,
@@ -124,6 +140,13 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
         failed: counter("sendFailed"),
         fault: toFaultView(recent.outboxFault),
       },
+      usage: {
+        inputTokens: counter("inputTokens"),
+        outputTokens: counter("outputTokens"),
+        costDollars: counter("costMicros") / 1_000_000,
+        todayDollars: today() / 100,
+        ...recent.answers,
+      },
     }),
   };
 }
@@ -133,6 +156,7 @@ type Recent = {
   claude: Pick<Status["claude"], "reachable" | "lastError">;
   sync: Pick<Status["sessions"], "lastSyncAt" | "lastSync">;
   outboxFault: Fault | null;
+  answers: Pick<Status["usage"], "answers" | "answersMs">;
 };
 
 function follow(notices: NoticeBus): Recent {
@@ -141,6 +165,7 @@ function follow(notices: NoticeBus): Recent {
     claude: { reachable: null, lastError: null },
     sync: { lastSyncAt: null, lastSync: { checked: 0, changed: 0, pushed: 0, failed: 0, durationMs: 0 } },
     outboxFault: null,
+    answers: { answers: 0, answersMs: 0 },
   };
   notices.on("received", ({ at, accepted }) => {
     if (accepted > 0) recent.signal = { ...recent.signal, lastReceivedAt: toTime(at) };
@@ -152,6 +177,10 @@ function follow(notices: NoticeBus): Recent {
     recent.claude = { reachable, lastError: fault && { ...explained(fault), at: toTime(at) } };
   });
   notices.on("outboxFault", ({ fault }) => (recent.outboxFault = fault));
+  notices.on("turn", ({ event, durationMs }) => {
+    const { answers, answersMs } = recent.answers;
+    if (event === "ended") recent.answers = { answers: answers + 1, answersMs: answersMs + Math.round(durationMs) };
+  });
   notices.on("synced", ({ at, ...sync }) => {
     recent.sync = { lastSyncAt: toTime(at), lastSync: { ...sync, durationMs: Math.round(sync.durationMs) } };
   });

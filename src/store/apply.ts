@@ -19,11 +19,15 @@ import type {
   Stamps,
 } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { nameOf, transcriptOf, untitled, usageOf } from "../core/conversation.ts";
+import { nameOf, transcriptOf, untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { textOf } from "../core/prompt.ts";
+import { personOf } from "../core/spend.ts";
+import { forgetChat, forgetSession, lastingKeys } from "./forgetting.ts";
+import { setAllowed } from "./allowed.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
+import { noteUsage, spendOf, usedBy } from "./spending.ts";
 import type { Store } from "./store.ts";
 
 /** What a decision needs to know of the world outside of the database. */
@@ -42,7 +46,11 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
-  readonly look: Pick<Look, "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
+  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  readonly spendLimitCents: number | null;
+  /** Days end at midnight there. */
+  readonly timeZone: string;
+  readonly look: Pick<Look, "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
@@ -85,6 +93,7 @@ export function createChats(store: Store, world: Surroundings) {
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
         store.files.note(session.id, added);
+        noteUsage(store, world, present, added);
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
@@ -168,20 +177,22 @@ function createView(store: Store, world: Surroundings) {
         const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
-      look: { ...world.look, ...lookOf(store, key, session) },
+      spend: ({ source }) => spendOf(store, world, personOf(source)),
+      look: { ...world.look, ...lookOf(store, world, key, session) },
     };
   };
 }
 
-function lookOf({ sessions, log, inbox }: Store, key: string, session: Session | null) {
+function lookOf(store: Store, world: Surroundings, key: string, session: Session | null) {
+  const { sessions, log, inbox } = store;
   return {
     conversations: () =>
       sessions
         .ofChat(key, conversationsMax)
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
-    usage: () => usageOf(session && log.lastOfType(session.id, "usage")),
+    usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
-    chosen: () => session?.context ?? lasting(sessions.ofChat(key, 1)[0]),
+    chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
@@ -191,7 +202,16 @@ type Writes<Do extends Change["do"]> = {
   readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
 };
 
-type ConversationDo = "grant" | "endSession" | "resumeSession" | "set" | "forget" | "announced" | "welcome";
+type ConversationDo =
+  | "grant"
+  | "endSession"
+  | "resumeSession"
+  | "set"
+  | "forget"
+  | "forgetChat"
+  | "allow"
+  | "announced"
+  | "welcome";
 
 function createConversationWrites(
   store: Store,
@@ -215,7 +235,16 @@ function createConversationWrites(
       setContext(store, world, session, key, value);
       return session.id;
     },
-    forget: (_, { id }) => forgetSession(store, id),
+    forget(_, { id }) {
+      forgetSession(store.db, id);
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+      return id;
+    },
+    forgetChat(chat) {
+      forgetChat(store.db, chatKey(chat));
+      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+    },
+    allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
     welcome(chat, { envelope: { source } }) {
       const who = source?.aci ?? source?.number;
@@ -305,25 +334,26 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-/** What was chosen for the chat outlives its conversations. */
-const lastingKeys = ["model", "effort", "verbose"] as const;
-
-const lasting = (before: Session | undefined): Context =>
-  Object.fromEntries(
+/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
+function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+  return Object.fromEntries(
     lastingKeys.flatMap((name) => {
-      const value = before?.context[name];
+      const value = context[name];
       return value === undefined ? [] : [[name, value]];
     }),
   );
+}
 
-function createSessionMaker({ sessions }: Store, world: Surroundings) {
+function createSessionMaker(store: Store, world: Surroundings) {
+  const { sessions } = store;
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
     if (active?.backend === world.backend) return active;
     const id = world.newId();
-    const chosen = lasting(active ?? sessions.ofChat(key, 1)[0]);
+    const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
     return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
   };
@@ -332,12 +362,4 @@ function createSessionMaker({ sessions }: Store, world: Surroundings) {
 function setContext({ sessions }: Store, world: Surroundings, session: Session, key: string, value: JsonValue): void {
   sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
   if (session.remoteId !== null) sessions.setStale(session.id, true);
-}
-
-/** The remote session is removed by the next sync: `settings` remembers what is owed. */
-function forgetSession({ sessions, settings }: Store, id: string): void {
-  const session = sessions.get(id);
-  if (!session) return;
-  if (session.remoteId !== null) settings.set(`forget:${session.remoteId}`, "1");
-  sessions.remove(id);
 }

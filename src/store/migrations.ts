@@ -271,6 +271,27 @@ export const migrations: readonly string[] = [
   CREATE INDEX inbox_ended ON inbox (chat_key, id) WHERE state = 'done' AND kind = 'prompt';
   CREATE INDEX inbox_named ON inbox (chat_key, envelope ->> '$.sentAt', id) WHERE state = 'done' AND kind = 'prompt';
   `,
+  `
+  -- What was used, by conversation, day and person. What a conversation used before belongs to no day.
+  CREATE TABLE usage (
+    session_id TEXT NOT NULL,
+    day TEXT NOT NULL,
+    person TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost_cents REAL NOT NULL,
+    unpriced INTEGER NOT NULL,
+    PRIMARY KEY (session_id, day, person)
+  ) STRICT;
+  CREATE INDEX usage_days ON usage (day);
+  CREATE INDEX usage_people ON usage (person, day);
+  INSERT INTO usage (session_id, day, person, input_tokens, output_tokens, cost_cents, unpriced)
+    WITH said AS (SELECT session_id, coalesce(body ->> '$.isTotal', 1) AS is_total, CAST(body ->> '$.inputTokens' AS INTEGER) AS input,
+      CAST(body ->> '$.outputTokens' AS INTEGER) AS output, CAST(body ->> '$.costCents' AS REAL) AS cents FROM events WHERE type = 'usage')
+    SELECT session_id, '', '', iif(max(is_total), max(input), sum(input)), iif(max(is_total), max(output), sum(output)),
+      coalesce(iif(max(is_total), max(cents), sum(cents)), 0), max(cents IS NULL)
+    FROM said GROUP BY session_id;
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

@@ -46,6 +46,12 @@ export function createPosts(db: Database) {
         VALUES (${sessionId}, ${kind}, ${subject}, ${request && JSON.stringify(request)}, 'queued', ${now})
         ON CONFLICT (kind, subject) DO NOTHING`,
     get: (id: number) => one`WHERE id = ${id}`,
+    /** The row of the inbox that was asked last in a session; null where nothing of ours was. */
+    lastAsked(sessionId: string): number | null {
+      const row = get<{ subject: string }>`SELECT subject FROM posts WHERE session_id = ${sessionId} AND kind = 'prompt'
+        AND posted_at IS NOT NULL ORDER BY id DESC LIMIT 1`;
+      return row ? Number(row.subject) : null;
+    },
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,

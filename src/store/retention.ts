@@ -6,12 +6,15 @@
  * | settled messages           | the retention age                                                                 |
  * | the log, kept at Claude    | the same; the last day before the cursor stays, for a sync looks back beyond it   |
  * | the log, kept here alone   | the same, where it is also beyond what the token budget can still use             |
- * | sessions                   | for ever                                                                          |
+ * | sessions                   | the retention age after they were last used, here and at Claude                   |
+ * | what was used              | its session, and a month beyond the retention age                                 |
  * | texts in a chat with a timer | the timer; the rows stay: they still know what was done                         |
+ * | sessions of such a chat    | when the timer of the last message has run, here and at Claude                    |
  */
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./database.ts";
+import { emptyBody, emptyContent, forgetUnused } from "./forgetting.ts";
 import type { Settings } from "./store.ts";
 
 const prefix = "timer:";
@@ -23,9 +26,6 @@ export function noteTimer(settings: Settings, chatKey: string, seconds: number |
   if (seconds > 0) settings.set(prefix + chatKey, String(seconds));
   else settings.remove(prefix + chatKey);
 }
-
-const emptyContent = `{"kind":"empty","what":"disappeared"}`;
-const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}`;
 
 /** Disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older are blanked. */
 export function forget(db: Database, now: Millis): void {
@@ -54,6 +54,7 @@ export function forget(db: Database, now: Millis): void {
           WHEN 'tool_use' THEN json_type(body, '$.input') <> 'null'
           WHEN 'other' THEN json_type(body, '$.raw') IS NOT NULL
           ELSE type IN ('prompt', 'reply') AND json_extract(body, '$.text') <> '' END`;
+      blanked += forgetUnused(db, before, chatKey);
     });
   }
   // The log of changes still holds what was blanked.
@@ -73,6 +74,7 @@ const historyBytes = 2 * 3 * 100_000;
 export function prune(db: Database, before: Millis): number {
   const { run } = statements(db);
   return db.transaction(() => {
+    const whole = forgetUnused(db, before);
     const elsewhere = run`
       DELETE FROM events WHERE seq IN (
         SELECT seq FROM sessions CROSS JOIN events ON session_id = sessions.id AND at < min(${before}, cursor - ${logTailMs})
@@ -91,6 +93,7 @@ export function prune(db: Database, before: Millis): number {
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
-    return elsewhere + here + inbox + posts + outbox;
+    run`DELETE FROM usage WHERE day < date(${before} / 1000, 'unixepoch', '-1 month') AND session_id NOT IN (SELECT id FROM sessions)`;
+    return whole + elsewhere + here + inbox + posts + outbox;
   });
 }

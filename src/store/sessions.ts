@@ -53,14 +53,6 @@ export function createSessions(db: Database) {
         run`UPDATE sessions SET state = 'ended' WHERE chat_key = ${need(id).chatKey} AND state = 'active'`;
         run`UPDATE sessions SET state = 'active' WHERE id = ${id}`;
       }),
-    /** Nothing of it stays here; what is under way at Claude is removed by its own queue. */
-    remove(id: string): void {
-      run`DELETE FROM posts WHERE session_id = ${id}`;
-      run`DELETE FROM events WHERE session_id = ${id}`;
-      run`DELETE FROM files WHERE session_id = ${id}`;
-      run`DELETE FROM file_looks WHERE session_id = ${id}`;
-      run`DELETE FROM sessions WHERE id = ${id}`;
-    },
   };
 }
 

@@ -14,6 +14,7 @@ import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
+import { createUsage, type Usage } from "./usage.ts";
 
 export type Store = {
   readonly db: Database;
@@ -24,6 +25,7 @@ export type Store = {
   readonly drafts: Drafts;
   readonly sessions: Sessions;
   readonly files: Files;
+  readonly usage: Usage;
   readonly settings: Settings;
   readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
@@ -42,7 +44,11 @@ export type CounterName =
   | "identityChanges"
   | "sent"
   | "uncertain"
-  | "sendFailed";
+  | "sendFailed"
+  | "inputTokens"
+  | "outputTokens"
+  /** A cent has ten thousand. */
+  | "costMicros";
 
 /** Small durable values: remembered ids, and counters that must survive a restart. */
 export type Settings = ReturnType<typeof createSettings>;
@@ -101,6 +107,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       drafts: createDrafts(db),
       sessions: createSessions(db),
       files,
+      usage: createUsage(db),
       settings,
       generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),

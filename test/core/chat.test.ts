@@ -78,7 +78,9 @@ const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => (
   isWelcome: () => true,
   announcedUpTo: () => 0,
   endedText: () => null,
+  spend: () => null,
   look: {
+    guests: { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] },
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
@@ -155,6 +157,8 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   resumeSession: ({ id }) => `resume ${id}`,
   set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
   forget: ({ id }) => `forget ${id}`,
+  forgetChat: () => "forget all",
+  allow: ({ isAllowed }) => (isAllowed ? "allow" : "disallow"),
   announced: ({ id }) => `announced ${id}`,
   welcome: () => "welcome",
 };

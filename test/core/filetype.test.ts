@@ -175,3 +175,44 @@ test("a voice note is what is marked or named as one, whatever its type; other s
   for (const name of ["Bach.mp3", "podcast.m4a", "voice.pdf", null])
     expect([name, isVoice(file(name))]).toEqual([name, false]);
 });
+
+describe("where Claude has a sandbox, what it does not read itself goes there", () => {
+  const read = async (bytes: Uint8Array, type: string, name: string | null = null): Promise<string> => {
+    const expected = expectFile(announced(type, name, bytes.length), true);
+    if ("refused" in expected) return expected.refused;
+    const result = await readBytes(bytes, announced(type, name), true);
+    return "refused" in result ? result.refused : result.file.contentType;
+  };
+  const zip = Uint8Array.from([0x50, 0x4b, 0x05, 0x06, ...new Uint8Array(18)]);
+  const word = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
+  test.each([
+    ["an archive", zip, "application/zip", "plans.zip", "application/zip"],
+    [
+      "music",
+      Uint8Array.from([0x49, 0x44, 0x33, 4, 0, 0, 0, 0, 0, 0, 0xff, 0xfb]),
+      "audio/mpeg",
+      "song.mp3",
+      "audio/mpeg",
+    ],
+    ["what no magic names", Uint8Array.from([0, 1, 2, 0xff, 0xfe, 0xfd]), word, "letter.docx", word],
+    ["what has no type at all", Uint8Array.from([0, 1, 2, 0xff, 0xfe, 0xfd]), "", null, "application/octet-stream"],
+    [
+      "a table that is too long to be read at once",
+      utf8("a;b\n".repeat(100_000)),
+      "text/csv",
+      "t.csv",
+      "application/octet-stream",
+    ],
+    ["a short table, as text", utf8("a;b\n"), "text/csv", "t.csv", "text/plain"],
+    ["a picture", png(), "image/png", "p.png", "image/png"],
+    ["a picture that is too large", png(9_000, 9_000), "image/png", "p.png", expect.stringContaining("9000 × 9000")],
+    ["nothing", new Uint8Array(0), "application/zip", "e.zip", "is empty"],
+  ])("%s", async (_, bytes, type, name, is) => {
+    expect(await read(bytes, type, name)).toEqual(is as string);
+  });
+  test("not more than a request can hold", () => {
+    expect(expectFile(announced("application/zip", "a.zip", 30 * 2 ** 20), true)).toEqual({
+      refused: "is larger than the 22 MB allowed here",
+    });
+  });
+});

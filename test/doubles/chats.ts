@@ -73,7 +73,8 @@ export async function createChatRig(
   let store = await open();
   let sessions = 0;
   const touched: ChatRig["touched"] = [];
-  const look = { models: () => [], defaultModel: "claude-test", defaultEffort: "medium", isModelFixed: true };
+  const guests = { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] };
+  const look = { guests, models: () => [], defaultModel: "claude-test", defaultEffort: "medium", isModelFixed: true };
   const world: Surroundings = {
     account: () => owner,
     now: () => rig.now,
@@ -85,6 +86,8 @@ export async function createChatRig(
     emojiOf: (stage) => ({ taken: "👀", waiting: "⏳", done: "✅", failed: "⚠️", cleared: null })[stage],
     hasOwnTimestamps: true,
     isWelcoming: false,
+    spendLimitCents: null,
+    timeZone: "UTC",
     look: { ...look, situation: () => "Signal: connected" },
     isChecked: true,
     onTouched: (chatKey, sessionIds) => void touched.push([chatKey, sessionIds]),

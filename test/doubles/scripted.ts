@@ -72,6 +72,7 @@ export function createScriptedClaude(options: ScriptedOptions) {
   const known = { id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null };
   const line: Line = {
     name: "scripted",
+    hasSandbox: () => false,
     remote: createRemote(wire),
     post: (session, requests, _onText, signal) => post(wire, session, requests, signal),
     check: (signal) => at(wire, "check", signal, () => {}),

@@ -1,4 +1,6 @@
 import { afterEach, expect, test } from "bun:test";
+import type { Line } from "../../src/claude/line.ts";
+import { createScriptedClaude } from "../doubles/scripted.ts";
 import { openStage, type Stage, type StageOptions } from "./stage.ts";
 
 let stage: Stage | null = null;
@@ -196,4 +198,142 @@ test("a prompt says when it was written, the same on every repetition", async ()
   const question = "[Monday, 23 November 2026, 10:00, Europe/Berlin]\nwhat day is it?";
   expect(heard).toEqual([question, question]);
   expect(seen.texts().find((text) => text.includes("/resume"))).toStartWith("1. “what day is it?” (this one)");
+});
+
+test("what a day may cost: told at 80 %, refused beyond, asked again on the next day", async () => {
+  const heard: string[] = [];
+  const script: StageOptions["script"] = (prompt) => {
+    heard.push(prompt);
+    return [{ say: `About ${prompt}.` }];
+  };
+  // The scripted Claude takes a cent for a turn.
+  const seen = await open({ script, flags: { spendLimit: "0.05" }, timeZone: "UTC" });
+  const ask = async (...words: readonly string[]): Promise<void> => {
+    for (const word of words) seen.write(word);
+    await seen.pass(60);
+  };
+  await ask("one", "two", "three");
+  expect(seen.texts()).toHaveLength(3);
+  await ask("four");
+  const told = "Today's questions of yours cost $0.04 of the $0.05 allowed, until midnight (UTC).";
+  expect(seen.texts().slice(3)).toEqual([expect.stringMatching(/four\.$/u), told]);
+  await seen.restart();
+  await ask("five", "six", "seven");
+  const refused = expect.stringMatching(/^Today's questions of yours cost \$0\.05 .* So this one is not asked/u);
+  expect(seen.texts().slice(5)).toEqual([expect.stringMatching(/five\.$/u), refused, refused]);
+  expect(seen.signal.reactions().at(-1)?.emoji).toBe("⚠️");
+  await ask("/usage", "/status");
+  const [usage, status] = seen.texts().slice(8);
+  const sum = "50 tokens in, 25 out, $0.05";
+  expect(usage).toBe(`This conversation: ${sum}\nToday: ${sum}\nThis month: ${sum}`);
+  expect(status).toContain("cost $0.05 of the $0.05 allowed");
+  expect(seen.daemon.status().usage).toMatchObject({ inputTokens: 50, costDollars: 0.05, todayDollars: 0.05 });
+  await ask("/forget");
+  await ask("eight");
+  expect(seen.texts().at(-1)).toEqual(refused);
+  await seen.pass(16 * 3600);
+  await ask("/retry");
+  expect(heard.at(-1)).toEndWith("eight");
+});
+
+test("/forget: nothing of the conversation is left, neither here nor at Claude; /forget all wants a yes", async () => {
+  const seen = await open({ script: (prompt) => [{ say: `The answer to ${prompt}` }] });
+  const left = (): string => {
+    const tables = ["inbox", "outbox", "events", "posts", "sessions"];
+    return JSON.stringify(tables.map((table) => seen.daemon.store.db.all(`SELECT * FROM ${table}`)));
+  };
+  const ask = async (text: string): Promise<void> => {
+    seen.write(text);
+    await seen.pass(20);
+  };
+  await ask("/model claude-scripted");
+  await ask("the plan 4711");
+  await ask("/new");
+  await ask("the plan 4712");
+  const there = (): number => seen.claude.world.sessions().length;
+  expect(there()).toBe(2);
+  await ask("/forget");
+  expect(there()).toBe(1);
+  expect(left()).not.toContain("4712");
+  expect(left()).toContain("4711");
+  await ask("/retry");
+  expect(seen.texts().at(-1)).toBe("Nothing was asked yet.");
+  await ask("/forget all");
+  expect(seen.texts().at(-1)).toContain("/forget all yes");
+  expect(left()).toContain("4711");
+  seen.claude.setDown(true);
+  await ask("/forget all yes");
+  expect(left()).not.toContain("4711");
+  const bytes = await Bun.file(`${seen.home}/signalman.db`).bytes();
+  expect(Buffer.from(bytes).includes("4711")).toBe(false);
+  seen.claude.setDown(false);
+  await seen.pass(20 * 60);
+  expect(there()).toBe(0);
+  await ask("hello again");
+  await ask("/model");
+  expect(seen.texts().at(-1)).toStartWith("Model: claude-scripted");
+});
+
+test.each([true, false])(
+  "an archive goes to Claude's sandbox where there is one (%p), else it is said in words",
+  async (hasSandbox) => {
+    const asked: { readonly text: string; readonly files: readonly { readonly fileName: string | null }[] }[] = [];
+    const line: StageOptions["line"] = (clock) => {
+      const { line } = createScriptedClaude({ clock, script: () => [{ say: "Seen." }] });
+      const post: Line["post"] = (session, requests, ...more) => {
+        for (const request of requests) if (request.kind === "prompt") asked.push(request);
+        return line.post(session, requests, ...more);
+      };
+      return { ...line, hasSandbox: () => hasSandbox, post };
+    };
+    // Loaded when it is first needed, which takes real time, and this clock is a virtual one.
+    await import("file-type");
+    const seen = await open({ line });
+    const zip = Uint8Array.from([0x50, 0x4b, 5, 6, ...new Uint8Array(18)]).toBase64();
+    seen.write("what is in there?", {
+      files: [{ fileName: "plans.zip", contentType: "application/zip", base64: zip }],
+    });
+    await seen.pass(30);
+    const words = '[The attached file "plans.zip" (application/zip) is of a kind that cannot be read here.]';
+    const text = hasSandbox ? "what is in there?" : `what is in there?\n${words}`;
+    expect(asked).toMatchObject([{ text, files: hasSandbox ? [{ fileName: "plans.zip" }] : [] }]);
+    expect(seen.texts()).toEqual(["Seen."]);
+  },
+);
+
+test("/allow: by the owner alone, a person or a group; the settings stay, and /disallow takes it back", async () => {
+  const seen = await open({ script: (prompt) => [{ say: `About ${prompt}.` }] });
+  const group = "bGlzdGVkLWdyb3VwLi4uLi4uLi4uLi4uLi4uLi4uLi4=";
+  const bea = seen.signal.person({ aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00a001", number: "+15550100011" }, "Bea");
+  const turn = async (write: () => unknown): Promise<string[]> => {
+    const before = seen.texts().length;
+    write();
+    await seen.pass(30);
+    return seen.texts().slice(before);
+  };
+  expect(await turn(() => bea.write("hello?"))).toEqual([]);
+  const [yes] = await turn(() => seen.write("/allow +1 (555) 010-0011"));
+  expect(yes).toContain("may ask from now on. Claude answers them in your name.");
+  expect(await turn(() => bea.write("hello?"))).toEqual(["About hello?."]);
+  expect(await turn(() => bea.write("/allow +15550100012"))).toEqual([
+    "Only the owner of this account can say who may ask.",
+  ]);
+  // A group is not heard before the owner has said so in it.
+  expect(await turn(() => bea.write("/allow", { group }))).toEqual([]);
+  expect(await turn(() => seen.write("what?", { group }))).toEqual([]);
+  const [here] = await turn(() => seen.write("/allow", { group }));
+  expect(here).toStartWith("This group: its members may ask here");
+  expect(await turn(() => bea.write("and now?", { group, isMention: true }))).toEqual([
+    expect.stringContaining("and now?"),
+  ]);
+  await seen.restart();
+  expect((await turn(() => seen.write("/people")))[0]).toBe(
+    "You, in Note to Self (settings)\nBea · +15550100011\n/allow NUMBER lets a person ask.",
+  );
+  expect((await turn(() => seen.write("/groups")))[0]).toStartWith(group);
+  expect(await turn(() => seen.write("/disallow bea"))).toEqual([expect.stringContaining("may not ask any more")]);
+  expect(await turn(() => bea.write("still there?"))).toEqual([]);
+  expect(await turn(() => seen.write("/disallow", { group }))).toEqual(["This group may not ask any more."]);
+  expect(await turn(() => bea.write("and here?", { group, isMention: true }))).toEqual([]);
+  expect(await turn(() => seen.write("/disallow self"))).toEqual([expect.stringContaining("Whom?")]);
 });

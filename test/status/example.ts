@@ -31,6 +31,14 @@ export const connected: Status = {
     lastSync: { checked: 5, changed: 2, pushed: 1, failed: 0, durationMs: 840 },
   },
   inbox: { pending: 1, oldestMs: 4_000, answered: 321, dropped: 7, failed: 2 },
+  usage: {
+    inputTokens: 81_000,
+    outputTokens: 9_000,
+    costDollars: 0.252,
+    todayDollars: 0.12,
+    answers: 20,
+    answersMs: 90_000,
+  },
   outbox: { pending: 2, oldestMs: 61_000, sent: 400, uncertain: 1, failed: 0, fault: null },
 };
 

@@ -136,6 +136,14 @@ test("the status has exactly the names and types of the contract", async () => {
       lastSync: { checked: "whole", changed: "whole", pushed: "whole", failed: "whole", durationMs: "whole" },
     },
     inbox: { pending: "whole", oldestMs: null, answered: "whole", dropped: "whole", failed: "whole" },
+    usage: {
+      inputTokens: "whole",
+      outputTokens: "whole",
+      costDollars: "whole",
+      todayDollars: "whole",
+      answers: "whole",
+      answersMs: "whole",
+    },
     outbox: { pending: "whole", oldestMs: null, sent: "whole", uncertain: "whole", failed: "whole", fault: null },
   });
   isDead = true;

@@ -13,7 +13,7 @@ test("where messages disappear nothing of them stays in the log: no text, no too
     migrate(db);
     db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60')");
     db.run(
-      "INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES ('s', 'self', '{}', 'messages', 'active', '{}', '{}', 0, 0)",
+      "INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES ('s', 'self', '{}', 'messages', 'active', '{}', '{}', 0, 100000)",
     );
     const bodies = [
       { type: "prompt", text: "SECRET" },
@@ -42,6 +42,19 @@ test("where messages disappear nothing of them stays in the log: no text, no too
     prune(db, 1_001);
     const left = db.all<{ type: string }>("SELECT type FROM events ORDER BY seq").map(({ type }) => type);
     expect(left).toEqual(["prompt", "tool_use", "reply", "idle"]);
+    // The timer of the last message has run.
+    db.run("UPDATE sessions SET remote_id = 'remote'");
+    db.run(
+      "INSERT INTO posts (session_id, kind, subject, state, created_at) VALUES ('s', 'prompt', '1', 'waiting', 100000)",
+    );
+    forget(db, 200_000);
+    expect(db.all("SELECT 1 FROM sessions")).toHaveLength(1);
+    db.run("UPDATE posts SET state = 'done'");
+    forget(db, 160_000);
+    expect(db.all("SELECT 1 FROM sessions")).toHaveLength(1);
+    forget(db, 160_001);
+    for (const table of ["sessions", "events", "posts"]) expect(db.all(`SELECT 1 FROM ${table}`)).toEqual([]);
+    expect(db.all("SELECT key FROM settings ORDER BY key")).toEqual([{ key: "forget:remote" }, { key: "timer:self" }]);
   } finally {
     db.close();
     rmSync(home, { recursive: true });

@@ -159,7 +159,15 @@ describe.each([3, 7])("a database of version %d", (version) => {
     await open();
     const pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
     const transport = { attachment: async () => Uint8Array.fromBase64(pixel) };
-    const bridge = { store: rig.store, account: () => owner, transport, transcribe: null } as unknown as Bridge;
+    const line = { hasSandbox: () => false };
+    const bridge = {
+      config: {},
+      line,
+      store: rig.store,
+      account: () => owner,
+      transport,
+      transcribe: null,
+    } as unknown as Bridge;
     const post = rig.store.posts.ofPrompt(5);
     if (post === null) throw new Error("There is no post");
     const request = await build(bridge, post, new AbortController().signal);

@@ -8,12 +8,14 @@ import type { Chat, Envelope, Session } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { Files } from "../../src/store/files.ts";
+import type { Usage } from "../../src/store/usage.ts";
 import type { Inbox } from "../../src/store/inbox.ts";
 import type { Log } from "../../src/store/log.ts";
 import type { Drafts } from "../../src/store/drafts.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
+import { forgetSession } from "../../src/store/forgetting.ts";
 import { openStore, type Settings, type Store } from "../../src/store/store.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
@@ -57,6 +59,7 @@ const posts: Calls<Posts> = {
   dueSessions: [],
   isWaiting: [],
   isOpen: [1],
+  lastAsked: ["s"],
   isConfirmed: ["s:t"],
   setRequest: [1, request],
   markPosting: [1, 1],
@@ -106,7 +109,6 @@ const sessions: Calls<Sessions> = {
   ofChat: ["self", 10],
   toSync: [1, 20],
   counts: [1],
-  remove: ["none"],
 };
 const session = { id: "s", cursor: 2, remoteId: "remote" } as unknown as Session;
 const log: Calls<Log> = {
@@ -128,6 +130,16 @@ const log: Calls<Log> = {
   isAnswered: ["s", "t"],
   hasReplySince: ["s", "e"],
   lastOfType: ["s", "usage"],
+};
+const usage: Calls<Usage> = {
+  ofSession: ["s"],
+  between: ["2026-11-01", "2026-11-30", "p"],
+  add: [
+    "s",
+    "2026-11-30",
+    "p",
+    { id: "u", at: 1, type: "usage", inputTokens: 1, outputTokens: 1, costCents: 1, isTotal: true },
+  ],
 };
 const files: Calls<Files> = {
   note: ["s", [{ id: "r", at: 1, type: "tool_result", toolUseId: "t", isError: false }]],
@@ -205,8 +217,13 @@ test("every statement of the store finds its rows by an index, or reads only wha
   callAll(store.outbox, outbox);
   callAll(store.drafts, drafts);
   callAll(store.files, files);
+  callAll(store.usage, usage);
+  store.usage.between("2026-11-01", "2026-11-30", null);
   callAll(store.settings, settings);
   store.prune(1);
+  forgetSession(store.db, "s");
+  store.db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60') ON CONFLICT DO NOTHING");
+  store.forget(1);
   expect(heard.size).toBeGreaterThan(50);
   expect(scans(store.db, heard)).toEqual([]);
   store.close();

@@ -103,7 +103,7 @@ test("what was pruned is not news when a listing shows it again, and the usage i
   const old = exchange(1);
   live(2);
   const last = exchange(100 * dayMs);
-  expect(store.prune(200 * dayMs)).toBeGreaterThan(0);
+  expect(store.prune(99 * dayMs)).toBeGreaterThan(0);
   expect(store.outbox.has("reply", `s:${old[2]?.id}`)).toBe(false);
   expect(apply([...old, ...last], 101 * dayMs)).toEqual([]);
   expect(store.outbox.pending().count).toBe(0);
@@ -121,11 +121,13 @@ test("while a prompt is open, nothing of its session goes, however old", () => {
   expect(store.log.hasReplySince("s", `e${31 * dayMs}:prompt`)).toBe(true);
 });
 
-test("with the log here alone, what the token budget can use stays for ever, and what lies far beyond it goes", () => {
+test("with the log here alone, what the token budget can use stays while it is used, and what lies far beyond it goes", () => {
   store.sessions.create("s", chat, "messages", {}, {}, 1);
   const rare = exchange(1);
-  store.prune(1_000 * dayMs);
-  expect(count("events")).toBe(rare.length);
+  exchange(1_000 * dayMs);
+  store.prune(999 * dayMs);
+  expect(count("events")).toBe(2 * rare.length);
+  store.db.run("DELETE FROM events WHERE at > 2");
   const sizes = live(5, 3_000);
   expect(sizes.at(-1)).toBeLessThan((sizes[2] ?? 0) * 1.05);
   const messages = (log: readonly SessionEvent[]) => toHistory(log.toReversed(), "claude-test", 100_000).messages;
@@ -137,4 +139,17 @@ test("with the log here alone, what the token budget can use stays for ever, and
   const [full, pruned] = [messages(all), messages(kept)];
   expect(Math.abs(full.length - pruned.length)).toBeLessThanOrEqual(8);
   expect(pruned.at(-1)).toEqual(full.at(-1));
+});
+
+test("a conversation that was not used for so long is deleted, here and at Claude; what was chosen for the chat stays", () => {
+  store.sessions.create("s", chat, "sessions", { model: "claude-test", title: "the plan" }, {}, 1);
+  store.sessions.setRemote("s", "remote");
+  exchange(1);
+  exchange(dayMs);
+  store.prune(dayMs);
+  expect(count("sessions")).toBe(1);
+  store.prune(dayMs + 1);
+  for (const table of ["sessions", "events", "posts"]) expect(count(table)).toBe(0);
+  expect(store.settings.namesOf("forget:")).toEqual(["remote"]);
+  expect(store.settings.get("chosen:self")).toBe('{"model":"claude-test"}');
 });

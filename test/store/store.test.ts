@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Envelope, SessionEvent } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { openDatabase } from "../../src/store/database.ts";
+import { forgetSession } from "../../src/store/forgetting.ts";
 import { migrate, migrations } from "../../src/store/migrations.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { createChatRig, textContent } from "../doubles/chats.ts";
@@ -381,7 +382,7 @@ describe("the sessions", () => {
     if (session) store.log.apply(session, [reply("r", "hi", 1)], 1);
     store.files.note("s", [{ id: "t", at: 1, type: "tool_result", toolUseId: "u", isError: false }]);
     store.files.markDone("s", "f");
-    store.sessions.remove("s");
+    forgetSession(store.db, "s");
     for (const table of ["sessions", "events", "posts", "files", "file_looks"])
       expect(store.db.all(`SELECT 1 FROM ${table}`)).toEqual([]);
   });

@@ -1,0 +1,52 @@
+/** `/allow`, `/disallow`, `/people` and `/groups`. */
+import type { Change } from "./changes.ts";
+import type { Guests } from "./guests.ts";
+import type { AllowRule } from "./inbound.ts";
+import type { Chat, Envelope } from "./model.ts";
+
+type Done = { readonly text: string; readonly changes: readonly Change[] };
+type Asked = { readonly guests: Guests; readonly chat: Chat; readonly envelope: Envelope };
+
+const only = "Only the owner of this account can say who may ask.";
+const done = (text: string, ...changes: readonly Change[]): Done => ({ text, changes });
+const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
+
+/** @param argument whom; in a group, nothing means the group */
+export function changeGuests({ guests, chat, envelope }: Asked, argument: string, isAllowed: boolean): Done {
+  if (!guests.isOwner(envelope)) return done(only);
+  const isHere = argument === "" && chat.kind === "group";
+  // A person is listed by a number or an account id, and called by a name.
+  const isCalled = (name: string | null): boolean => name !== null && name.toLowerCase() === argument.toLowerCase();
+  const called = guests.list().filter(({ name }) => isCalled(name));
+  const rule = isHere
+    ? ({ kind: "group", id: chat.id } as const)
+    : called.length === 1 && called[0] !== undefined
+      ? called[0].rule
+      : guests.find(argument);
+  const verb = isAllowed ? "allow" : "disallow";
+  if (rule === null || rule.kind === "self")
+    return done(`Whom? /${verb} with a number, or with a name of /people; in a group, /${verb} alone means the group.`);
+  const known = guests.list().find((guest) => isSame(guest.rule, rule));
+  const who = rule.kind === "group" ? "This group" : (known?.name ?? argument);
+  if (isAllowed && known) return done(`${who} may ask already.`);
+  if (!isAllowed && !known) return done(`${who} may not ask as it is.`);
+  if (!isAllowed && known?.isAdded === false)
+    return done(`${who} is in the settings (SIGNALMAN_ALLOW), which the chat does not change.`);
+  if (!isAllowed) return done(`${who} may not ask any more.`, { do: "allow", rule, isAllowed });
+  const how = rule.kind === "group" ? "its members may ask here, by mentioning this account" : "may ask from now on";
+  const asYou = guests.isOwnAccount && rule.kind !== "group" ? " Claude answers them in your name." : "";
+  return done(`${who}: ${how}.${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
+}
+
+export function listGuests(guests: Guests, envelope: Envelope, isGroups: boolean): string {
+  if (!guests.isOwner(envelope)) return only;
+  const lines = guests.list().flatMap(({ rule, name, isAdded }) => {
+    if ((rule.kind === "group") !== isGroups) return [];
+    const id =
+      rule.kind === "number" ? rule.number : rule.kind === "aci" ? rule.aci : rule.kind === "group" ? rule.id : "";
+    const who = rule.kind === "self" ? "You, in Note to Self" : [name, id].filter((word) => word !== null).join(" · ");
+    return [`${who}${isAdded ? "" : " (settings)"}`];
+  });
+  const how = isGroups ? "/allow in a group lets its members ask there." : "/allow NUMBER lets a person ask.";
+  return [...(lines.length > 0 ? lines : ["None."]), how].join("\n");
+}

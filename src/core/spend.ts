@@ -1,0 +1,55 @@
+/** What questions cost: sums in words, and what a person may spend in a day. */
+import type { Address } from "./model.ts";
+
+/** Tokens, and their list cost as far as there is one. */
+export type Sum = {
+  /** All that was read, from the cache and into it included. */
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly costCents: number;
+  /** Some of it has no list price. */
+  readonly isUnpriced: boolean;
+};
+
+/** What a person spent today, beside what they may. */
+export type Spend = {
+  readonly limitCents: number;
+  readonly cents: number;
+  /** When the day ends, for people. */
+  readonly until: string;
+  /** This day and person, as the subject of a message. */
+  readonly subject: string;
+  /** The person was told today that most of it is spent. */
+  readonly isTold: boolean;
+};
+
+/** By whom something was asked: the account id, which stays, else the number; empty where it is not known. */
+export const personOf = (source: Address | null): string => source?.aci ?? source?.number ?? "";
+
+const dollars = (cents: number): string => `$${(cents / 100).toFixed(2)}`;
+const tokens = (count: number): string => count.toLocaleString("en");
+
+function sumText({ inputTokens, outputTokens, costCents, isUnpriced }: Sum): string {
+  const price = dollars(costCents) + (isUnpriced ? " and what has no list price" : "");
+  const cost = isUnpriced && costCents === 0 ? "" : `, ${price}`;
+  return `${tokens(inputTokens)} tokens in, ${tokens(outputTokens)} out${cost}`;
+}
+
+/** Lines with a name each; what used nothing is left out. */
+export function usageText(sums: readonly (readonly [name: string, sum: Sum])[]): string | null {
+  const used = sums.filter(([, { inputTokens, outputTokens }]) => inputTokens + outputTokens > 0);
+  return used.length === 0 ? null : used.map(([name, sum]) => `${name}: ${sumText(sum)}`).join("\n");
+}
+
+export const isSpent = (spend: Spend | null): boolean => spend !== null && spend.cents >= spend.limitCents;
+
+/** A limit is announced when this much of it is spent. */
+const announcedShare = 0.8;
+export const isAnnounced = ({ cents, limitCents, isTold }: Spend): boolean =>
+  !isTold && cents >= announcedShare * limitCents;
+
+export const spendText = ({ cents, limitCents, until }: Spend): string =>
+  `Today's questions of yours cost ${dollars(cents)} of the ${dollars(limitCents)} allowed, until ${until}.`;
+
+export const refusalText = (spend: Spend): string =>
+  `${spendText(spend)} So this one is not asked; send it again (/retry) after that.`;

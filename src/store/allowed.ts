@@ -1,0 +1,52 @@
+/** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
+import { isOwner, type Guests } from "../core/guests.ts";
+import type { AllowRule } from "../core/inbound.ts";
+import { namesIn } from "./names.ts";
+import type { Settings } from "./store.ts";
+
+const prefix = "allow:";
+
+const wordOf = (rule: AllowRule): string => {
+  if (rule.kind === "group") return `group:${rule.id}`;
+  return rule.kind === "number" ? rule.number : rule.kind === "aci" ? rule.aci : "self";
+};
+
+function ruleOf(word: string): AllowRule {
+  if (word.startsWith("group:")) return { kind: "group", id: word.slice("group:".length) };
+  return word.startsWith("+") ? { kind: "number", number: word } : { kind: "aci", aci: word };
+}
+
+export const allowedIn = (settings: Settings): AllowRule[] => settings.namesOf(prefix).map(ruleOf);
+
+export function setAllowed(settings: Settings, rule: AllowRule, isAllowed: boolean): void {
+  if (isAllowed) settings.set(prefix + wordOf(rule), "1");
+  else settings.remove(prefix + wordOf(rule));
+}
+
+/** @param read a number or an account id, as people write it */
+export function createGuests(
+  settings: Settings,
+  configured: readonly AllowRule[],
+  read: (word: string) => AllowRule | null,
+): Guests {
+  const nameOf = (rule: AllowRule): string | null =>
+    rule.kind === "number" || rule.kind === "aci" ? namesIn(settings)({ aci: null, number: null, ...rule }) : null;
+  return {
+    isOwner: (envelope) => isOwner(envelope, configured),
+    isOwnAccount: configured.some(({ kind }) => kind === "self"),
+    find(words) {
+      const plain = read(words);
+      if (plain !== null || words === "") return plain;
+      // A person is known by account id and by number: the account id stays.
+      const named = settings
+        .namesOf("name:")
+        .filter((id) => settings.get(`name:${id}`)?.toLowerCase() === words.toLowerCase());
+      const ids = named.some((id) => !id.startsWith("+")) ? named.filter((id) => !id.startsWith("+")) : named;
+      return ids.length === 1 && ids[0] !== undefined ? ruleOf(ids[0]) : null;
+    },
+    list: () =>
+      [configured, allowedIn(settings)].flatMap((rules, index) =>
+        rules.map((rule) => ({ rule, name: nameOf(rule), isAdded: index === 1 })),
+      ),
+  };
+}

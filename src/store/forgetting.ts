@@ -1,0 +1,58 @@
+/**
+ * A conversation is deleted: its rows here now, the session at Claude with its files by the next sync, for which `settings`
+ * remembers what is owed. What was asked and said in it is blanked; the rows stay, they still know what was done.
+ */
+import { statements, type Database } from "./database.ts";
+
+/** What was chosen for the chat outlives its conversations. */
+export const lastingKeys = ["model", "effort", "verbose"] as const;
+
+export const emptyContent = `{"kind":"empty","what":"disappeared"}`;
+export const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}`;
+
+type Row = { readonly chatKey: string; readonly remoteId: string | null; readonly context: string };
+
+/** Part of the caller's transaction. */
+export function forgetSession(db: Database, id: string): void {
+  const { get, run } = statements(db);
+  const session = get<Row>`SELECT chat_key AS chatKey, remote_id AS remoteId, context FROM sessions WHERE id = ${id}`;
+  if (session === undefined) return;
+  const set = (key: string, value: string): number =>
+    run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`;
+  if (session.remoteId !== null) set(`forget:${session.remoteId}`, "1");
+  const context = JSON.parse(session.context) as Readonly<Record<string, unknown>>;
+  const chosen = lastingKeys.filter((key) => context[key] !== undefined).map((key) => [key, context[key]]);
+  if (chosen.length > 0) set(`chosen:${session.chatKey}`, JSON.stringify(Object.fromEntries(chosen)));
+  const [from, to] = [`${id}:`, `${id};`];
+  run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE state = 'done'
+    AND id IN (SELECT CAST(subject AS INTEGER) FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
+  run`UPDATE outbox SET body = ${emptyBody} WHERE done_at IS NOT NULL AND why IN ('reply', 'tool', 'ask', 'reminder', 'file')
+    AND subject >= ${from} AND subject < ${to}`;
+  run`UPDATE outbox SET body = ${emptyBody} WHERE done_at IS NOT NULL AND why IN ('draft', 'below', 'told', 'end', 'failed')
+    AND subject IN (SELECT subject FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
+  run`DELETE FROM posts WHERE session_id = ${id}`;
+  run`DELETE FROM events WHERE session_id = ${id}`;
+  run`DELETE FROM files WHERE session_id = ${id}`;
+  run`DELETE FROM file_looks WHERE session_id = ${id}`;
+  run`DELETE FROM settings WHERE key = ${`granted:${id}`}`;
+  run`DELETE FROM sessions WHERE id = ${id}`;
+}
+
+/** Everything that was ever said in a chat, as far as it is over. */
+export function forgetChat(db: Database, chatKey: string): void {
+  const { all, run } = statements(db);
+  for (const { id } of all<{ id: string }>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
+  run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE chat_key = ${chatKey} AND state = 'done'`;
+  run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at IS NOT NULL AND why <> 'mark'`;
+}
+
+/** Conversations that were not used since, and in which nothing is open. */
+export function forgetUnused(db: Database, before: number, chatKey: string | null = null): number {
+  const { all } = statements(db);
+  const rows = all<{
+    id: string;
+  }>`SELECT id FROM sessions WHERE used_at < ${before} AND chat_key = coalesce(${chatKey}, chat_key)
+    AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')`;
+  for (const { id } of rows) forgetSession(db, id);
+  return rows.length;
+}

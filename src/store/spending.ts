@@ -1,0 +1,64 @@
+/** Who spent what: it is noted with the log that says so, and read for `/usage` and for the limit of a day. */
+import type { Envelope, Millis, Session, SessionEvent } from "../core/model.ts";
+import { personOf, usageText, type Spend } from "../core/spend.ts";
+import { dayOf } from "../core/when.ts";
+import type { Store } from "./store.ts";
+
+type World = {
+  readonly now: () => Millis;
+  /** Days end at midnight there. */
+  readonly timeZone: string;
+  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  readonly spendLimitCents: number | null;
+};
+
+/** Whose question it was that cost so much. */
+export function noteUsage(
+  store: Store,
+  { now, timeZone }: World,
+  { id }: Session,
+  added: readonly SessionEvent[],
+): void {
+  const { usage, posts, inbox, settings } = store;
+  for (const event of added) {
+    if (event.type !== "usage") continue;
+    const asked = posts.lastAsked(id);
+    const person = personOf(asked === null ? null : (inbox.get(asked)?.envelope.source ?? null));
+    const sum = usage.add(id, dayOf(Math.min(event.at ?? now(), now()), timeZone), person, event);
+    settings.count("inputTokens", sum.inputTokens);
+    settings.count("outputTokens", sum.outputTokens);
+    settings.count("costMicros", Math.round(sum.costCents * 10_000));
+  }
+}
+
+export function spendOf(
+  { usage, outbox }: Store,
+  { spendLimitCents: limitCents, timeZone, now }: World,
+  person: string,
+): Spend | null {
+  if (limitCents === null) return null;
+  const day = dayOf(now(), timeZone);
+  const subject = `${day} ${person}`;
+  const { costCents: cents } = usage.between(day, day, person);
+  return { limitCents, cents, until: `midnight (${timeZone})`, subject, isTold: outbox.has("spend", subject) };
+}
+
+/** What a person used; and where the owner asks, all. */
+export function usedBy(
+  { usage }: Store,
+  { now, timeZone }: World,
+  session: Session | null,
+  { source, chat }: Envelope,
+): string | null {
+  const today = dayOf(now(), timeZone);
+  const month = `${today.slice(0, 7)}-01`;
+  const person = personOf(source);
+  const all = usage.between(month, today, null);
+  const own = usage.between(month, today, person);
+  return usageText([
+    ...(session ? [["This conversation", usage.ofSession(session.id)] as const] : []),
+    ["Today", usage.between(today, today, person)],
+    ["This month", own],
+    ...(chat?.kind === "self" && all.inputTokens > own.inputTokens ? [["All people, this month", all] as const] : []),
+  ]);
+}
