@@ -11,11 +11,12 @@ import mitt from "mitt";
 import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
+import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
-import { begin, createCheckup } from "./loops/checkup.ts";
+import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
@@ -67,7 +68,7 @@ export interface Daemon {
   readonly transport: Transport;
   /** What happens, as it happens: to show, never to decide. */
   readonly notices: NoticeBus;
-  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes. Safe to call twice. */
+  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes within five seconds more, whatever hangs. Safe to call twice. */
   stop(): Promise<void>;
   /** Resolves to the exit code when the daemon has ended. */
   readonly finished: Promise<number>;
@@ -122,6 +123,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const stop = (code: number): Promise<void> =>
     (stopped ??= (async () => {
       log.info("stopping", { code });
+      const startedStop = clock.monotonic();
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
       // With a database that cannot be read there is nothing to wait for: what it holds is done after the next start.
@@ -132,7 +134,9 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });
-      await Promise.all([...tasks, connection.stopped(), kill]);
+      // What hangs does not hold the end up: a send that was under way is repeated by the next start, and so is a request looked up.
+      const leftMs = startedStop + config.limits.drainMs + endMs - clock.monotonic();
+      await waitFor(Promise.all([...tasks, connection.stopped(), kill]), leftMs, clock);
       store.close();
       log.info("stopped", { code });
       end.resolve(bug === null ? code : 1);
@@ -143,6 +147,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
+  const health = createHealth(base, loops, checkup);
   const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
@@ -152,10 +157,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
 
   return {
     status: snapshot,
-    health() {
-      if (bug !== null) return "a loop has failed";
-      return loops.storeFault() ?? checkup.fault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
-    },
+    health: () => (bug === null ? health() : "a loop has failed"),
     isReady: loops.isConnected,
     wake: wakeAll,
     reconnect() {
@@ -174,6 +176,14 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   };
 }
 
+/** Resolves with the work, or after `ms`. */
+async function waitFor(work: Promise<unknown>, ms: Millis, clock: Clock): Promise<void> {
+  const over = new AbortController();
+  await Promise.race([work.finally(() => over.abort()), clock.sleep(ms, over.signal)]);
+}
+
+/** After the drain: less than the time in which a stop is to be over, more than a poll that is under way. */
+const endMs: Millis = 4_500;
 /** How often the end of a drain is looked for. */
 const drainStepMs = 20;
 
@@ -201,10 +211,11 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
+  const isSendReady = (chatKey: string): boolean => send.isReady(chatKey);
   const account: Bridge["account"] = () => connection.account();
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
-  const outside = { stateName, account, onTouched, grants, onDropped: (id: string) => calls.drop(id) };
+  const outside = { stateName, account, onTouched, isSendReady, grants, onDropped: (id: string) => calls.drop(id) };
   const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
@@ -306,12 +317,26 @@ function createBacklog({ chats, log, isConnected }: Bridge) {
   };
 }
 
+function createHealth(
+  { clock, config }: Base,
+  { storeFault, connection }: Loops,
+  checkup: Checkup,
+): () => string | null {
+  const startedAt = clock.monotonic();
+  return () => {
+    const now = clock.monotonic();
+    const proof = (): string | null => proofFault(connection.state(), now - startedAt, now, config.limits.staleAfterMs);
+    return storeFault() ?? checkup.fault() ?? proof();
+  };
+}
+
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
-function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {
-  const { lastProofAt, fault } = connection;
-  const ageMs = lastProofAt === null ? uptimeMs : now - Date.parse(lastProofAt);
+function proofFault(state: State, uptimeMs: Millis, now: Millis, staleAfterMs: Millis): string | null {
+  const { lastProofAt } = state;
+  const ageMs = lastProofAt === null ? uptimeMs : now - lastProofAt;
   if (ageMs <= staleAfterMs) return null;
-  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
+  const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
+  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${why}`;
 }
 
 /** 4 hex digits that tell this home from others in stamps; made once. */

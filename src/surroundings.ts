@@ -47,14 +47,14 @@ const emojis: { readonly [stage in Stage]: string | null } = {
 
 type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
   Surroundings,
-  "account" | "onTouched" | "onDropped"
+  "account" | "onTouched" | "onDropped" | "isSendReady"
 >;
 
 /** What decisions know of the world outside of the database. */
 export function surroundings(
   base: Base,
   deviceTag: string,
-  { stateName, account, onTouched, onDropped, grants }: Ask,
+  { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
 ): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
   let claude = "fine";
@@ -70,6 +70,7 @@ export function surroundings(
   return {
     account,
     onTouched,
+    isSendReady,
     now: clock.now,
     random: base.random,
     isAskedAnew: line.remote === null,

@@ -139,9 +139,8 @@ test("rule 3: only core/chat.ts decides, and only store/apply.ts writes what was
     said.filter(
       (name) =>
         ![
-          "src/loops/checkup.ts",
           "src/loops/files.ts",
-          "src/loops/receive.ts",
+          "src/loops/owner.ts",
           "src/cli/run.ts",
           "src/cli/start.ts",
           "src/cli/send.ts",

@@ -313,10 +313,9 @@ function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[
 /** Asked again it might be asked twice: its person knows whether it was answered. */
 function setBack(view: View, generation: number): Change[] {
   const open = view.prompts();
-  if (open.length === 0) return [];
-  const what = open.length === 1 ? "A message" : `${open.length} messages`;
-  const text = `My memory was set back to an earlier state. ${what} of yours stood open in it: please send again what was not answered.`;
-  return [say("note", `setback ${generation}`, text), ...open.flatMap((prompt) => withdraw(view, prompt, false))];
+  const text = `My memory was set back to an earlier state. Messages of yours stood open in it (${open.length}): please send again what was not answered.`;
+  const gone = open.flatMap((prompt) => withdraw(view, prompt, false));
+  return open.length === 0 ? [] : [say("note", `setback ${generation}`, text), ...gone];
 }
 
 function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {

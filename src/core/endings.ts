@@ -92,7 +92,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
     : promptBounds[kind].ending;
   const text = waitMs === null ? (over ?? sentence) : sentence;
   // Once; but a person who was promised an answer hears that none will come.
-  const isTold = waitMs === null || (isLasting && kind !== "broken" && told === null);
+  const isTold =
+    waitMs === null || (told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
   return [
     ...(isTold && text !== undefined
       ? [

@@ -3,7 +3,7 @@
  *
  *   frames ─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)        queued posts ─▶ request ─▶ posting ─▶ echo ─▶ buffer
  */
-import type { Frame, Remote, RemoteSession, Request } from "../claude/line.ts";
+import type { Frame, Remote, RemoteSession } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import { saidKey } from "../store/generation.ts";
@@ -305,8 +305,8 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
   const nothing = { kind: "echo", posts: rows, echoes: [] } as const;
   const isPrompt = rows.some(({ kind }) => kind === "prompt");
   try {
-    const requests: Request[] = [];
-    for (const row of rows) requests.push(await build(bridge, row, signal));
+    const built: Awaited<ReturnType<typeof build>>[] = [];
+    for (const row of rows) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return nothing;
     if (isPrompt) {
@@ -315,7 +315,13 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
     }
     // In the server's time, as known now: our clock may be set before the post is looked for.
     const postedAt = clock.now() + remote.skewMs();
-    store.db.transaction(() => rows.forEach(({ id }) => store.posts.markPosting(id, postedAt)));
+    store.db.transaction(() =>
+      rows.forEach(({ id }, index) => {
+        const { request, isNew } = built[index] ?? {};
+        store.posts.markPosting(id, postedAt, isNew === true && request ? request : null);
+      }),
+    );
+    const requests = built.map(({ request }) => request);
     return { ...nothing, echoes: await line.post(await viewOf(bridge, session), requests, () => undefined, signal) };
   } catch (error) {
     if (signal.aborted && !state.signal.aborted) return nothing;

@@ -7,11 +7,18 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge, Notices } from "./bridge.ts";
 import { buildRequest } from "./request.ts";
 
-/** The request of a post: as it is stored, or built now and stored, so that what goes out again is what went out before. */
-export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal): Promise<Request> {
+/**
+ * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that what goes out again is
+ * what went out before, and no file is fetched twice.
+ */
+export async function build(
+  bridge: Bridge,
+  post: PostRow,
+  signal: AbortSignal,
+): Promise<{ readonly request: Request; readonly isNew: boolean }> {
   // What an older version asked was kept without its files.
   if (post.request !== null && (post.request.kind !== "prompt" || Array.isArray(post.request.files)))
-    return post.request;
+    return { request: post.request, isNew: false };
   const { store } = bridge;
   const row = store.inbox.get(Number(post.subject));
   const account = bridge.account();
@@ -19,9 +26,7 @@ export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal):
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
   const hasSandbox = session !== null && bridge.line.hasSandbox(await viewOf(bridge, session));
-  const request = await buildRequest(bridge, row.envelope, account, hasSandbox, signal);
-  if (!signal.aborted) store.posts.setRequest(post.id, request);
-  return request;
+  return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 
 export function noteTurn(

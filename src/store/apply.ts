@@ -34,6 +34,10 @@ export function createChats(store: Store, world: Surroundings) {
         store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
+      const isAnswer = changes.some(
+        (change) => change.do === "say" && (change.why === "reply" || change.why === "end"),
+      );
+      if (isAnswer && world.isSendReady(key)) store.outbox.markBorn(key, world.now());
       if (changes.length > 0) store.db.afterCommit(() => world.onTouched(key, sessionIds));
       return changes;
     });

@@ -30,6 +30,8 @@ export type Surroundings = {
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   readonly isWelcoming: boolean;
+  /** What is written for this chat now goes out at once. */
+  readonly isSendReady: (chatKey: string) => boolean;
   /** What a person's questions may cost in a day, in US cents; null without a limit. */
   readonly spendLimitCents: number | null;
   /** Days end at midnight there. */

@@ -282,7 +282,7 @@ async function createWorld() {
     const there = theirs.of(id);
     if (session.state === "ended" || there.isOver) return over(id, there);
     if (post.kind === "prompt" && there.asks.length > 0) return failOf(post, "claude_busy");
-    rig.store.posts.markPosting(post.id, 0);
+    rig.store.posts.markPosting(post.id, 0, null);
     const request: Request = post.request ?? { kind: "prompt", text: textOf(post), files: [] };
     if (post.request === null) rig.store.posts.setRequest(post.id, request);
     if (n % 7 === 0) return failOf(post, "claude_unreachable");

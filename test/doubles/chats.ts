@@ -86,6 +86,7 @@ export async function createChatRig(
     stamp: (stamps, key) => ({ ...stamps, [key]: `${rig.now}` }),
     emojiOf: (stage) => ({ taken: "👀", waiting: "⏳", done: "✅", failed: "⚠️", cleared: null })[stage],
     hasOwnTimestamps: true,
+    isSendReady: () => false,
     isWelcoming: false,
     spendLimitCents: null,
     timeZone: "UTC",
@@ -132,7 +133,7 @@ export async function createChatRig(
       const post = store.posts.ofPrompt(inboxId);
       const session = post && store.sessions.get(post.sessionId);
       if (!session) throw new Error("Nothing of it is to be posted");
-      store.posts.markPosting(post.id, rig.now);
+      store.posts.markPosting(post.id, rig.now, null);
       chats.log(session, [{ id: eventId, at: ++rig.now, type: "prompt", text: "asked" }], [{ id: post.id, eventId }]);
     },
     texts: () =>

@@ -286,6 +286,8 @@ test.each([true, false])(
       };
       return { ...line, hasSandbox: () => hasSandbox, post };
     };
+    // Loaded when it is first needed, which takes real time, and this clock is a virtual one.
+    await import("file-type");
     const seen = await open({ line });
     const zip = Uint8Array.from([0x50, 0x4b, 5, 6, ...new Uint8Array(18)]).toBase64();
     seen.write("what is in there?", {

@@ -96,7 +96,7 @@ const uncertain = (text: string): number => {
   const id = rig.say(text);
   const post = rig.store.posts.ofPrompt(id);
   rig.store.posts.setRequest(post?.id ?? 0, { kind: "prompt", text, files: [] });
-  rig.store.posts.markPosting(post?.id ?? 0, rig.now);
+  rig.store.posts.markPosting(post?.id ?? 0, rig.now, null);
   return id;
 };
 
@@ -104,7 +104,7 @@ test("rule 5: an uncertain post is looked up: what arrived is not posted again, 
   const id = uncertain("hi");
   await asked([{ id: "other", at: rig.now, type: "prompt", text: "something else" }]);
   expect(rig.store.posts.ofPrompt(id)).toMatchObject({ state: "queued", eventId: null });
-  rig.store.posts.markPosting(rig.store.posts.ofPrompt(id)?.id ?? 0, rig.now);
+  rig.store.posts.markPosting(rig.store.posts.ofPrompt(id)?.id ?? 0, rig.now, null);
   await asked([{ id: "e", at: rig.now, type: "prompt", text: "hi" }]);
   expect(rig.store.posts.ofPrompt(id)).toMatchObject({ state: "posted", eventId: "e" });
 });
@@ -117,7 +117,7 @@ test("rule 5: an entry is one post's alone, and one that was thrown away is no a
   const second = uncertain("ok");
   await asked([{ id: "e", at: rig.now, type: "prompt", text: "ok" }]);
   expect(rig.store.posts.ofPrompt(second)?.state).toBe("queued");
-  rig.store.posts.markPosting(rig.store.posts.ofPrompt(second)?.id ?? 0, rig.now);
+  rig.store.posts.markPosting(rig.store.posts.ofPrompt(second)?.id ?? 0, rig.now, null);
   const flushed: SessionEvent = { id: "f", at: rig.now + 5, type: "prompt", text: "ok" };
   rig.log([flushed, { id: "j", at: rig.now + 6, type: "idle", stop: { kind: "retries_exhausted" } }]);
   await asked([flushed]);
