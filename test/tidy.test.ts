@@ -138,13 +138,9 @@ test("rule 3: only core/chat.ts decides, and only store/apply.ts writes what was
   expect(
     said.filter(
       (name) =>
-        ![
-          "src/loops/files.ts",
-          "src/loops/owner.ts",
-          "src/cli/run.ts",
-          "src/cli/start.ts",
-          "src/cli/send.ts",
-        ].includes(name),
+        !["src/loops/files.ts", "src/loops/owner.ts", "src/cli/run.ts", "src/cli/start.ts", "src/cli/send.ts"].includes(
+          name,
+        ),
     ),
   ).toEqual([]);
 });
