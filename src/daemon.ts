@@ -8,31 +8,28 @@
  * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
  */
 import mitt from "mitt";
-import type { Line, ModelInfo } from "./claude/line.ts";
+import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
+import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
-import { stampKey } from "./core/hlc.ts";
-import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
-import { plainText } from "./core/reply.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
-import { createCheckup } from "./loops/checkup.ts";
+import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
-import { saidKey } from "./loops/mirror.ts";
 import { receiveLoop } from "./loops/receive.ts";
+import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
-import { readAddressee } from "./settings.ts";
-import { createGuests } from "./store/allowed.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
+import { createCallDeps, surroundings } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
@@ -47,6 +44,10 @@ export type DaemonDeps = {
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
+  /** How this program starts itself: a search of a project is a process of its own. */
+  readonly self?: readonly string[];
+  /** The environment that commands of projects take listed variables from. */
+  readonly env?: NodeJS.ProcessEnv;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
 };
@@ -67,7 +68,7 @@ export interface Daemon {
   readonly transport: Transport;
   /** What happens, as it happens: to show, never to decide. */
   readonly notices: NoticeBus;
-  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes. Safe to call twice. */
+  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes within five seconds more, whatever hangs. Safe to call twice. */
   stop(): Promise<void>;
   /** Resolves to the exit code when the daemon has ended. */
   readonly finished: Promise<number>;
@@ -122,6 +123,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const stop = (code: number): Promise<void> =>
     (stopped ??= (async () => {
       log.info("stopping", { code });
+      const startedStop = clock.monotonic();
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
       // With a database that cannot be read there is nothing to wait for: what it holds is done after the next start.
@@ -132,7 +134,9 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });
-      await Promise.all([...tasks, connection.stopped(), kill]);
+      // What hangs does not hold the end up: a send that was under way is repeated by the next start, and so is a request looked up.
+      const leftMs = startedStop + config.limits.drainMs + endMs - clock.monotonic();
+      await waitFor(Promise.all([...tasks, connection.stopped(), kill]), leftMs, clock);
       store.close();
       log.info("stopped", { code });
       end.resolve(bug === null ? code : 1);
@@ -143,19 +147,17 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
+  const health = createHealth(base, loops, checkup);
   const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
   return {
     status: snapshot,
-    health() {
-      if (bug !== null) return "a loop has failed";
-      return loops.storeFault() ?? checkup.fault() ?? proofFault(snapshot(), clock.now(), config.limits.staleAfterMs);
-    },
+    health: () => (bug === null ? health() : "a loop has failed"),
     isReady: loops.isConnected,
     wake: wakeAll,
     reconnect() {
@@ -174,6 +176,14 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   };
 }
 
+/** Resolves with the work, or after `ms`. */
+async function waitFor(work: Promise<unknown>, ms: Millis, clock: Clock): Promise<void> {
+  const over = new AbortController();
+  await Promise.race([work.finally(() => over.abort()), clock.sleep(ms, over.signal)]);
+}
+
+/** After the drain: less than the time in which a stop is to be over, more than a poll that is under way. */
+const endMs: Millis = 4_500;
 /** How often the end of a drain is looked for. */
 const drainStepMs = 20;
 
@@ -197,45 +207,39 @@ type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
 function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
-  const { config, log, store } = base;
+  const { log, store } = base;
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
-  const deviceTag = tagOf(base);
-  const chats = createChats(
-    store,
-    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched }),
-  );
-  const bridge: Bridge = {
-    ...base,
-    chats,
-    deviceTag,
-    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
-    account: () => connection.account(),
-    isConnected,
-  };
+  const isSendReady = (chatKey: string): boolean => send.isReady(chatKey);
+  const account: Bridge["account"] = () => connection.account();
+  const grants = createGrants(base.clock);
+  const callDeps = createCallDeps(base, grants.isGranted);
+  const outside = { stateName, account, onTouched, isSendReady, grants, onDropped: (id: string) => calls.drop(id) };
+  const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
+  const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
   const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
+    if (sessionIds.length > 0) calls.wake();
     files.wake();
     if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  /** The line has come back, and no message with it yet: those that proved it are committed later. */
-  let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
-  const onAccepted = (): void => {
-    if (isBack) announce();
-    isBack = false;
+  const backlog = createBacklog(bridge);
+  const hooks = {
+    ...bridge,
+    onAccepted: backlog.onAccepted,
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onStoreFault,
   };
-  const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
-  const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
+  const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
@@ -247,8 +251,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     },
     sync: (signal) => sync.run(signal),
     resume() {
-      isBack = isConnected();
-      if (isBack) announce();
+      backlog.onResumed();
       wakeAll();
     },
     onBug,
@@ -258,12 +261,32 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     send,
     follow,
     files,
+    calls,
     sync,
     connection,
     wakeAll,
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+  };
+}
+
+function createBridge(
+  base: Base,
+  callDeps: ReturnType<typeof createCallDeps>,
+  outside: Parameters<typeof surroundings>[2],
+  isConnected: () => boolean,
+): Bridge {
+  const { config, store } = base;
+  const deviceTag = tagOf(base);
+  return {
+    ...base,
+    chats: createChats(store, surroundings(base, deviceTag, outside)),
+    deviceTag,
+    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
+    account: outside.account,
+    isConnected,
+    toolsOf: (session) => toolsOf(base, callDeps, session),
   };
 }
 
@@ -277,92 +300,43 @@ function createOwed({ settings }: Store): () => boolean {
   };
 }
 
-/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
-function begin({ store, chats, clock, log }: Bridge): void {
-  const { generation, outbox, sessions, settings } = store;
-  if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
-  log.warn("the database is older than what was written last: what is open in it is not asked again");
-  const number = store.db.transaction(() => {
-    const number = generation.next();
-    chats.tellAll({ type: "setBack", generation: number });
-    // What was said in them since is on the phones already.
-    for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
-      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
-    outbox.add("note", `setback of all ${number}`, 0, { kind: "self" }, plainText(setBackText), clock.now());
-    return number;
-  });
-  generation.keep(number);
-}
-
-const setBackText =
-  "The database of signalman is older than what it wrote last: a backup was restored, or a part of it was deleted. What was asked and answered since is not known here, and nothing of it is asked again. If people see messages that cannot be read, link this device anew.";
-
-const emojis: { readonly [stage in Stage]: string | null } = {
-  taken: "👀",
-  waiting: "⏳",
-  done: "✅",
-  failed: "⚠️",
-  cleared: null,
-};
-
-type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched">;
-
-/** What decisions know of the world outside of the database. */
-function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched }: Ask,
-): Parameters<typeof createChats>[1] {
-  const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
-  let models: readonly ModelInfo[] = [];
-  notices.on("synced", () => {
-    if (models.length > 0) return;
-    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
-      (found) => void (models = found),
-      () => undefined,
-    );
-  });
+/** Announces what waits, once the line is back and again with the first messages that it brings. */
+function createBacklog({ chats, log, isConnected }: Bridge) {
+  let isBack = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
   return {
-    account,
-    onTouched,
-    now: clock.now,
-    random: base.random,
-    isAskedAnew: line.remote === null,
-    newId: base.newId,
-    backend: line.name,
-    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
-    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
-    hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isWelcoming: config.welcome,
-    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
-    timeZone: base.timeZone ?? "UTC",
-    isChecked: base.isChecked ?? false,
-    look: {
-      guests: createGuests(store.settings, config.allow, readAddressee),
-      models: () => models.map(({ id }) => id),
-      defaultModel: config.model,
-      defaultEffort: config.effort,
-      isModelFixed: line.remote !== null,
-      situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
-      },
+    onResumed(): void {
+      isBack = isConnected();
+      if (isBack) announce();
+    },
+    /** Messages that proved the line are committed after it counts as back. */
+    onAccepted(): void {
+      if (isBack) announce();
+      isBack = false;
     },
   };
 }
 
-/** A list of models is a help, and waited for no longer than this. */
-const modelsTimeoutMs: Millis = 10_000;
+function createHealth(
+  { clock, config }: Base,
+  { storeFault, connection }: Loops,
+  checkup: Checkup,
+): () => string | null {
+  const startedAt = clock.monotonic();
+  return () => {
+    const now = clock.monotonic();
+    const proof = (): string | null => proofFault(connection.state(), now - startedAt, now, config.limits.staleAfterMs);
+    return storeFault() ?? checkup.fault() ?? proof();
+  };
+}
 
 /** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
-function proofFault({ uptimeMs, connection }: Status, now: Millis, staleAfterMs: Millis): string | null {
-  const { lastProofAt, fault } = connection;
-  const ageMs = lastProofAt === null ? uptimeMs : now - Date.parse(lastProofAt);
+function proofFault(state: State, uptimeMs: Millis, now: Millis, staleAfterMs: Millis): string | null {
+  const { lastProofAt } = state;
+  const ageMs = lastProofAt === null ? uptimeMs : now - lastProofAt;
   if (ageMs <= staleAfterMs) return null;
-  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${fault === null ? "" : `: ${fault.message}`}`;
+  const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
+  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${why}`;
 }
 
 /** 4 hex digits that tell this home from others in stamps; made once. */

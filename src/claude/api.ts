@@ -11,7 +11,7 @@ import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
 import { claudeFailure, nullFor, type Site } from "./failure.ts";
 import type { ModelInfo } from "./line.ts";
-import { readBody, readFrames } from "./stream.ts";
+import { pingsOnlyMs, readBody, readFrames } from "./stream.ts";
 
 export type ApiOptions = {
   /** Without a key and a token every call fails with `claude_key`. */
@@ -97,8 +97,8 @@ export function createClaudeApi(given: ApiOptions) {
     skewMs: (): Millis => skewMs,
     /**
      * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
-     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or, while `isRunning` says so, nothing but
-     * pings for a minute. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
+     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or `"pinging"` when, while `isRunning` says so, nothing but
+     * pings came for `pingsMs`. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
      * is thrown.
      */
     async stream(
@@ -106,6 +106,7 @@ export function createClaudeApi(given: ApiOptions) {
       work: (client: Anthropic, options: Required<RequestOptions>) => { asResponse(): Promise<Response> },
       outer: AbortSignal,
       isRunning: () => boolean = () => false,
+      pingsMs: Millis = pingsOnlyMs,
     ): Promise<AsyncIterable<unknown>> {
       const cut = new AbortController();
       const options = {
@@ -116,7 +117,7 @@ export function createClaudeApi(given: ApiOptions) {
       };
       return call(site, async (client) => {
         const response = await work(client, options).asResponse();
-        return readFrames({ ...site, isStream: true }, response, cut, clock, { ...bounds, isRunning });
+        return readFrames({ ...site, isStream: true }, response, cut, clock, { ...bounds, pingsMs, isRunning });
       });
     },
     /** The body of a download; null where it is larger than `bytesMax`. */

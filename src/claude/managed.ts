@@ -196,7 +196,7 @@ async function* toFrames(
 ): AsyncGenerator<Frame> {
   const read = createFrameReader();
   for await (const wire of frames) {
-    const frame = wire === "silent" ? ({ kind: "silent" } as const) : read(wire);
+    const frame = wire === "silent" || wire === "pinging" ? ({ kind: "silent" } as const) : read(wire);
     if (frame?.kind === "event" && frame.event.type !== "other" && frame.event.type !== "usage")
       onRunning(frame.event.type !== "idle");
     if (frame) yield frame;

@@ -151,6 +151,8 @@ async function run(
       replies.push(reply);
       for await (const frame of await requester(session, messages, options)) {
         if (frame === "silent") throw streamLost("nothing came for too long");
+        if (frame === "pinging")
+          throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         const text = addFrame(reply, frame);
         if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
         isBegun ||= text !== "";

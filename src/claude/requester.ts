@@ -12,6 +12,8 @@ import { fields, string } from "./wire.ts";
 
 /** Where the model's own limit is not known. Thinking counts too: less is gone before a word is said. */
 const defaultOutputTokens = 32_000;
+/** Thinking that is not shown is silent, pings aside; but a person is told something within two minutes. */
+const pingsMs: Millis = 100_000;
 const triesMax = 3;
 const searchesMax = 5;
 
@@ -88,6 +90,8 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
       { what: "ask Claude", notFound: "claude_model" },
       (client, sdkOptions) => ({ asResponse: () => open(client, sdkOptions) }),
       options.signal,
+      () => true,
+      pingsMs,
     );
   };
 }

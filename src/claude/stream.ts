@@ -11,16 +11,16 @@ import { fields, string } from "./wire.ts";
 /** The longest turn is a small part of it. */
 const streamBytesMax = 64 * 2 ** 20;
 /** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
-const pingsOnlyMs = 60_000;
+export const pingsOnlyMs = 60_000;
 
-type Watch = { readonly silenceMs: Millis; readonly isRunning: () => boolean };
+type Watch = { readonly silenceMs: Millis; readonly pingsMs: Millis; readonly isRunning: () => boolean };
 
 export async function* readFrames(
   site: Site,
   response: Response,
   cut: AbortController,
   clock: Clock,
-  { silenceMs, isRunning }: Watch,
+  { silenceMs, pingsMs, isRunning }: Watch,
 ): AsyncGenerator {
   let byteAt = clock.monotonic();
   let frameAt = byteAt;
@@ -35,7 +35,7 @@ export async function* readFrames(
     },
   });
   const dueAt = (): Millis =>
-    Math.min(byteAt + silenceMs, isRunning() ? frameAt + pingsOnlyMs : Number.POSITIVE_INFINITY);
+    Math.min(byteAt + silenceMs, isRunning() && byteAt > frameAt ? frameAt + pingsMs : Number.POSITIVE_INFINITY);
   const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
   const isJson = /json/u.test(response.headers.get("content-type") ?? "");
   const frames = isJson ? readJson(site, tapped) : readEvents(site, tapped, cut);
@@ -44,7 +44,7 @@ export async function* readFrames(
       // Looked at below; a rejection while we are away must not count as unhandled.
       next.catch(() => {});
       const timer = new AbortController();
-      const rest = clock.sleep(dueAt() - clock.monotonic(), timer.signal).then(() => null);
+      const rest = clock.sleep(Math.min(pingsMs, dueAt() - clock.monotonic()), timer.signal).then(() => null);
       const result = await Promise.race([next, rest]).finally(() => timer.abort());
       if (result?.done) return;
       if (result) {
@@ -52,8 +52,9 @@ export async function* readFrames(
         yield result.value;
         next = frames.next();
       } else if (clock.monotonic() >= dueAt()) {
+        const isPinging = clock.monotonic() < byteAt + silenceMs;
         byteAt = frameAt = clock.monotonic();
-        yield "silent";
+        yield isPinging ? "pinging" : "silent";
       }
     }
   } catch (error) {

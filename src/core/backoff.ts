@@ -103,6 +103,9 @@ export type FaultContext = {
   readonly hasSpoken: boolean;
 };
 
+/** The answer had been begun, and paid for. */
+const breaks: ReadonlySet<ErrorCode> = new Set(["claude_stream_lost", "claude_silent", "claude_timeout"]);
+
 export function faultClass(
   { code, retry }: { readonly code: ErrorCode; readonly retry: RetryClass },
   { isFatal, isAskedAnew, hasSpoken }: FaultContext,
@@ -110,7 +113,7 @@ export function faultClass(
   if (isFatal) return "fatal";
   if (retry === "never") return "refused";
   if (code === "claude_failed") return "died";
-  if (isAskedAnew && (hasSpoken || code === "claude_stream_lost" || code === "claude_timeout")) return "broken";
+  if (isAskedAnew && (hasSpoken || breaks.has(code))) return "broken";
   return code === "claude_stream_lost" ? "lookup" : "outage";
 }
 

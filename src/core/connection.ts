@@ -55,7 +55,7 @@ export type State =
 
 export type StateName = State["name"];
 
-/** `at`: wall time, Unix ms. `jitter`: in [0, 1), where the answer may be to wait. */
+/** `at`: monotonic time in ms, as all times of a state: a clock that is set changes nothing. `jitter`: in [0, 1), where the answer may be to wait. */
 export type Event = { readonly at: Millis } & (
   | { readonly type: "start" }
   | { readonly type: "connected" }
@@ -122,7 +122,7 @@ export const defaultLimits: Limits = {
 
 export type Step = readonly [State, readonly Effect[]];
 
-/** Not started. `at` is Unix ms. */
+/** Not started. */
 export const initialState = (at: Millis): State => ({
   name: "DISCONNECTED",
   since: at,

@@ -234,6 +234,11 @@ export const errorTable = {
     "The stream from Claude ended early",
     "Nothing to do: signalman looks the answer up and goes on.",
   ),
+  claude_silent: backoff(
+    "Claude keeps the line open and says nothing",
+    "Nothing to do: it is asked again, and given up after three times.",
+    { chat: "Nothing has come from Claude for more than a minute. Your message is safe: I ask once more." },
+  ),
   claude_protocol: backoff(
     "The Claude API answered with something unexpected",
     "Check ANTHROPIC_BASE_URL; signalman keeps trying.",

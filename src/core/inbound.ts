@@ -43,6 +43,7 @@ export type Verdict =
 export type DropReason =
   | "unknown sender"
   | "not on the allow list"
+  | "number of another account"
   | "group not on the allow list"
   | "group talk without a mention"
   | "own message to others"
@@ -54,6 +55,8 @@ export type InboundOptions = {
   readonly allow: readonly AllowRule[];
   /** Groups answer only when mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
+  /** The account (ACI) that an allowed number had when it first wrote; null before it did. */
+  readonly accountOf?: (number: string) => string | null;
   /** It comes from whoever says who may ask. */
   readonly isByOwner?: (envelope: Envelope) => boolean;
   /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
@@ -147,7 +150,8 @@ function access(envelope: Envelope, options: InboundOptions): DropReason | null 
       return options.allow.some((rule) => rule.kind === "self") ? null : "not on the allow list";
     case "direct":
       if (envelope.isOwn) return "own message to others";
-      return isPerson(source, options.allow) ? null : "not on the allow list";
+      if (!isPerson(source, options.allow)) return "not on the allow list";
+      return hasChangedHands(source, options) ? "number of another account" : null;
     case "group":
       if (!options.allow.some((rule) => rule.kind === "group" && rule.id === chat.id))
         return "group not on the allow list";
@@ -164,10 +168,31 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
   );
 }
 
+/**
+ * Whose machine this is: the account itself; where it has no Note to Self on the list, for it is the program's own, the first person
+ * of the list.
+ */
+export function isOwner({ chat, source, isOwn }: Envelope, allow: readonly AllowRule[]): boolean {
+  if (allow.some(({ kind }) => kind === "self")) return isOwn || chat?.kind === "self";
+  const first = allow.find(({ kind }) => kind === "aci" || kind === "number");
+  return first !== undefined && source !== null && isPerson(source, [first]);
+}
+
 /** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
 function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
   if (envelope.chat?.kind !== "group" || envelope.isOwn) return true;
-  return envelope.source !== null && isPerson(envelope.source, options.allow);
+  const { source } = envelope;
+  return source !== null && isPerson(source, options.allow) && !hasChangedHands(source, options);
+}
+
+/** Numbers are given to others: one that belongs to another account now is not the person who was let in, unless that account is on the list. */
+export function hasChangedHands(
+  { aci, number }: Address,
+  { allow, accountOf }: Pick<InboundOptions, "allow" | "accountOf">,
+): boolean {
+  if (aci === null || number === null || allow.some((rule) => rule.kind === "aci" && rule.aci === aci)) return false;
+  const known = accountOf?.(number) ?? null;
+  return known !== null && known !== aci;
 }
 
 /** What the owner writes to a group is for Claude only where it mentions the account, or quotes what Claude said there. */

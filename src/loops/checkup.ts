@@ -1,10 +1,11 @@
 /**
  * Whether the database can be trusted: its pages are read at the start, once a day, and after each read that failed. What is wrong is
- * in `/health`, in the log, and in the owner's chat.
+ * in `/health`, in the log, and in the owner's chat. A database that was set back is noticed and told at the start.
  */
 import { BridgeError } from "../core/errors.ts";
-import { plainText } from "../core/reply.ts";
+import { saidKey } from "../store/generation.ts";
 import type { Bridge } from "./bridge.ts";
+import { tellOwner } from "./owner.ts";
 
 /** SQLite reads some 500 MB a second: what is larger is read in slices, so that nothing waits for it. */
 const wholeBytesMax = 16 * 1024 * 1024;
@@ -19,8 +20,8 @@ export interface Checkup {
   run(signal: AbortSignal): Promise<void>;
 }
 
-export function createCheckup(bridge: Pick<Bridge, "store" | "clock" | "log">): Checkup {
-  const { store, clock, log } = bridge;
+export function createCheckup(bridge: Bridge): Checkup {
+  const { store, log } = bridge;
   const { failures } = store.db;
   let damage: string | null = null;
   let seen = 0;
@@ -36,9 +37,8 @@ export function createCheckup(bridge: Pick<Bridge, "store" | "clock" | "log">): 
       damage = found && `the database is damaged: ${found}`;
       if (damage === null) return count === 0 ? undefined : log.warn("reads of the database failed", { count });
       log.error("the database is damaged", { found, failedReads: failures.count, hint: restoreHint });
-      const day = new Date(clock.now()).toISOString().slice(0, 10);
       try {
-        store.outbox.add("note", `damage ${day}`, 0, { kind: "self" }, plainText(damagedText), clock.now());
+        tellOwner(bridge, "damaged", damagedText);
       } catch (error) {
         // It says so in `/health` and in the log.
         if (!(error instanceof BridgeError)) throw error;
@@ -93,3 +93,24 @@ function checkPages(db: Bridge["store"]["db"], table?: string): string | null {
   const [verdict = "ok"] = Object.values(row ?? {});
   return verdict === "ok" ? null : String(verdict);
 }
+
+/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
+export function begin(bridge: Bridge): void {
+  const { store, chats, log } = bridge;
+  const { generation, sessions, settings } = store;
+  if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
+  log.warn("the database is older than what was written last: what is open in it is not asked again");
+  const number = store.db.transaction(() => {
+    const number = generation.next();
+    chats.tellAll({ type: "setBack", generation: number });
+    // What was said in them since is on the phones already.
+    for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
+      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
+    tellOwner(bridge, `setback ${number}`, setBackText);
+    return number;
+  });
+  generation.keep(number);
+}
+
+const setBackText =
+  "The database of signalman is older than what it wrote last: a backup was restored, or a part of it was deleted. What was asked and answered since is not known here, and nothing of it is asked again. If people see messages that cannot be read, link this device anew.";

@@ -13,6 +13,7 @@ import {
   type Limits,
   type State,
 } from "../core/connection.ts";
+import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Account } from "../core/model.ts";
 import type { Log } from "../log.ts";
@@ -34,6 +35,7 @@ export type Work = {
 type Bare<E> = E extends Event ? Omit<E, "at" | "jitter"> : never;
 
 export interface ConnectionLoop {
+  /** Its times are monotonic: a clock that is set changes nothing. */
   state(): State;
   /** Who we are, as the last connect said; null before the first. */
   account(): Account | null;
@@ -51,7 +53,7 @@ export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
   const { clock, transport, log, notices } = bridge;
   const probeMs = transport.isLocal ? loopbackProbeMs : null;
   const limits: Limits = { ...defaultLimits, ...bridge.config.limits, probeMs };
-  let state = initialState(clock.now());
+  let state = initialState(clock.monotonic());
   let account: Account | null = null;
   let life = new AbortController();
   let waiting = new AbortController();
@@ -59,7 +61,7 @@ export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
   let ending: Promise<void> = Promise.resolve();
   const dispatch = (event: Bare<Event>): void => {
     const previous = state;
-    const [next, effects] = step(state, { ...event, at: clock.now(), jitter: bridge.random() } as Event, limits);
+    const [next, effects] = step(state, { ...event, at: clock.monotonic(), jitter: bridge.random() } as Event, limits);
     state = next;
     checkInvariants(state);
     for (const effect of effects) perform(effect, previous);
@@ -105,7 +107,7 @@ export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
       case "drainOutbox":
         return work.resume();
       case "publish":
-        logChange(log, previous, state);
+        logChange(log, clock, previous, state);
         return notices.emit("connection", { state, previous });
     }
   };
@@ -145,10 +147,11 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
   };
 }
 
-function logChange(log: Log, previous: State, state: State): void {
+function logChange(log: Log, clock: Clock, previous: State, state: State): void {
   if (previous.name === state.name) return;
   if (state.name !== "DISCONNECTED") return log.info("connection", { state: state.name });
   const { fault, retryAt, attempt } = state;
-  const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, retryAt };
+  const waitMs = retryAt && Math.round(retryAt - clock.monotonic());
+  const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, waitMs };
   log[fault ? "warn" : "info"]("connection", fields);
 }

@@ -5,6 +5,7 @@
 import { promptBounds } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
+import { textOf } from "../core/prompt.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive } from "./live.ts";
@@ -35,16 +36,20 @@ async function postOne(
   };
   const live = createLive(bridge);
   const startedAt = clock.monotonic();
+  let asked = "";
   try {
-    const request = await build(bridge, post, signal);
+    const { request, isNew } = await build(bridge, post, signal);
     if (signal.aborted) return;
+    asked = request.kind === "prompt" ? request.text : "";
+    // What was cheap to build is built again after a crash: a commit less before the question is out.
+    if (isNew && hasFiles(bridge, post)) store.posts.setRequest(post.id, request);
     const present = store.sessions.get(session.id) ?? session;
     if (post.kind === "prompt") {
       live.at({ inboxId: Number(post.subject), chat: session.chat, isVerbose: false });
       noteTurn(bridge, session.id, "started", startedAt);
-      if (post.state === "queued") store.posts.markPosting(post.id, clock.now());
+      store.posts.begin(post.id);
     }
-    const events = await line.post(viewOf(bridge, present), [request], live.text, signal);
+    const events = await line.post(await viewOf(bridge, present), [request], live.text, signal);
     if (signal.aborted || !store.posts.isOpen(post.id)) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const changes = chats.log(present, events, [{ id: post.id, eventId }]);
@@ -54,14 +59,20 @@ async function postOne(
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof BridgeError) || !isLastBreak(post, error)) throw error;
-    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, post, error.partial ?? ""), [
+    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, post, asked, error.partial ?? ""), [
       { id: post.id, eventId: cutId(post) },
     ]);
   } finally {
+    store.posts.end(post.id);
     worker.wake = () => undefined;
     await live.end();
   }
 }
+
+const hasFiles = ({ store }: Bridge, { subject }: PostRow): boolean => {
+  const envelope = store.inbox.get(Number(subject))?.envelope;
+  return (envelope && textOf(envelope)?.attachments.length) !== 0;
+};
 
 /** It is not asked for again: what had come is better than nothing. */
 const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
@@ -70,9 +81,15 @@ const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
 const cutId = ({ id }: PostRow): string => `local:cut${id}`;
 
 /** A turn that broke off, as the log has it: the next prompt goes on from there. */
-function cutTurn({ clock, store }: Bridge, { id: sessionId }: Session, post: PostRow, text: string): SessionEvent[] {
+function cutTurn(
+  { clock, store }: Bridge,
+  { id: sessionId }: Session,
+  post: PostRow,
+  asked: string,
+  text: string,
+): SessionEvent[] {
   const at = Math.max(clock.now(), (store.sessions.get(sessionId)?.cursor ?? 0) + 1);
-  const [id, asked] = [cutId(post), post.request?.kind === "prompt" ? post.request.text : ""];
+  const id = cutId(post);
   return [
     { id, at, type: "prompt", text: asked },
     { id: `${id}:reply`, at, type: "reply", text },

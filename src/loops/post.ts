@@ -7,21 +7,26 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge, Notices } from "./bridge.ts";
 import { buildRequest } from "./request.ts";
 
-/** The request of a post: as it is stored, or built now and stored, so that what goes out again is what went out before. */
-export async function build(bridge: Bridge, post: PostRow, signal: AbortSignal): Promise<Request> {
+/**
+ * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that what goes out again is
+ * what went out before, and no file is fetched twice.
+ */
+export async function build(
+  bridge: Bridge,
+  post: PostRow,
+  signal: AbortSignal,
+): Promise<{ readonly request: Request; readonly isNew: boolean }> {
   // What an older version asked was kept without its files.
   if (post.request !== null && (post.request.kind !== "prompt" || Array.isArray(post.request.files)))
-    return post.request;
+    return { request: post.request, isNew: false };
   const { store } = bridge;
   const row = store.inbox.get(Number(post.subject));
   const account = bridge.account();
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
-  const hasSandbox = session !== null && bridge.line.hasSandbox(viewOf(bridge, session));
-  const request = await buildRequest(bridge, row.envelope, account, hasSandbox, signal);
-  if (!signal.aborted) store.posts.setRequest(post.id, request);
-  return request;
+  const hasSandbox = session !== null && bridge.line.hasSandbox(await viewOf(bridge, session));
+  return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 
 export function noteTurn(
@@ -42,7 +47,7 @@ export type Worker = {
 };
 
 /** A session as a line is told of it. */
-export function viewOf({ config, store }: Bridge, session: Session): SessionView {
+export async function viewOf({ config, store, toolsOf }: Bridge, session: Session): Promise<SessionView> {
   const { context } = session;
   const text = (key: string, other: string): string => {
     const value = context[key];
@@ -54,8 +59,7 @@ export function viewOf({ config, store }: Bridge, session: Session): SessionView
     title: text("title", "Signal chat"),
     model: text("model", config.model),
     effort: text("effort", config.effort),
-    system: config.system,
-    tools: [],
+    ...(await toolsOf(session)),
     metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
     history: () => store.log.newestFirst(session.id),
   };

@@ -6,17 +6,18 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, inboxKey } from "../core/inbound.ts";
+import { classify, hasChangedHands, inboxKey, type DropReason } from "../core/inbound.ts";
 import { isOwner } from "../core/guests.ts";
-import type { Account, Chat, Envelope, Millis } from "../core/model.ts";
+import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
-import { plainText } from "../core/reply.ts";
-import type { Notice } from "../signal/transport.ts";
-import { noteName } from "../store/names.ts";
+import type { Batch } from "../signal/transport.ts";
+import { maskNumber } from "../log.ts";
+import { accountsIn, noteAccount, noteName } from "../store/names.ts";
 import { allowedIn } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
+import { tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
@@ -49,41 +50,53 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
       await transport.ack(batch, true);
       continue;
     }
-    const accept = (): Accepted => {
-      batch.persist?.();
-      tellOwner(bridge, notices);
-      return acceptAll(bridge, account, batch.envelopes);
-    };
-    const accepted = await untilWritten(bridge, "receive", signal, accept, bridge.onStoreFault);
+    const accepted = await acceptBatch(bridge, account, { ...batch, notices }, signal);
     await transport.ack(batch, accepted !== null);
     if (accepted === null) return;
     announce(bridge, accepted);
   }
 }
 
-/** Once a day each, where the owner talks to Claude: Note to Self, else the chat of the first person on the allow list. */
-function tellOwner({ store, config, clock }: Bridge, notices: readonly Notice[]): void {
-  const chats = config.allow.flatMap((rule): Chat[] => {
-    if (rule.kind === "self") return [{ kind: "self" }];
-    if (rule.kind === "group") return [];
-    return [{ kind: "direct", peer: { aci: null, number: null, ...rule } }];
-  });
-  const chat = chats.find(({ kind }) => kind === "self") ?? chats[0];
-  if (chat === undefined) return;
-  const today = new Date(clock.now()).toISOString().slice(0, 10);
-  for (const { code, text } of notices)
-    store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
-}
-
 type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
+
+/** A burst is written in parts, so that nothing else waits long for it. What the transport keeps is written with the last: before, all is delivered anew. */
+const partMax = 50;
+
+/** Null where `signal` aborted before all was written. */
+async function acceptBatch(
+  bridge: Bridge & ReceiveHooks,
+  account: Account,
+  { envelopes, persist, notices = [] }: Batch,
+  signal: AbortSignal,
+): Promise<Accepted | null> {
+  let all: Accepted = { envelopes: [], dropped: 0 };
+  for (let from = 0; from === 0 || from < envelopes.length; from += partMax) {
+    if (from > 0) await bridge.clock.sleep(0);
+    const part = envelopes.slice(from, from + partMax);
+    const accept = (): Accepted => {
+      if (from + partMax >= envelopes.length) {
+        persist?.();
+        for (const { code, text } of notices) tellOwner(bridge, code, text);
+      }
+      return acceptAll(bridge, account, part);
+    };
+    const accepted = await untilWritten(bridge, "receive", signal, accept, bridge.onStoreFault);
+    if (accepted === null) return null;
+    all = { envelopes: [...all.envelopes, ...accepted.envelopes], dropped: all.dropped + accepted.dropped };
+  }
+  return all;
+}
 
 /** Part of the caller's transaction. */
 function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelope[]): Accepted {
   const { chats, config, log, store } = bridge;
   const { isSaid } = store.outbox;
+  const accountOf = accountsIn(store.settings);
   const allow = [...config.allow, ...allowedIn(store.settings)];
-  const isByOwner = (envelope: Envelope): boolean => isOwner(envelope, config.allow);
-  const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, isSaid };
+  const isByOwner = (envelope: Envelope): boolean =>
+    isOwner(envelope, config.allow) &&
+    (envelope.source === null || !hasChangedHands(envelope.source, { allow: config.allow, accountOf }));
+  const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, accountOf, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
   for (const envelope of envelopes) {
@@ -106,6 +119,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
         if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
         accepted.push(envelope);
         noteName(store.settings, envelope);
+        noteAccount(store.settings, envelope);
         if (envelope.chat)
           noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }
@@ -113,8 +127,14 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   return { envelopes: accepted, dropped };
 }
 
-function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reason: string): void {
+function drop(bridge: Bridge, { content, source }: Envelope, reason: DropReason): void {
+  const { log } = bridge;
+  const { settings } = bridge.store;
   settings.count("dropped");
+  if (reason === "number of another account" && source?.number) {
+    log.warn("an allowed number belongs to another account now", { number: maskNumber(source.number) });
+    tellOwner(bridge, `number ${source.number}`, changedHandsText(source.number, source.aci ?? ""));
+  }
   if (content.kind === "unknown") settings.count("unknown");
   if (content.kind === "undecryptable") {
     settings.count("undecryptable");
@@ -123,6 +143,9 @@ function drop({ store: { settings }, log }: Bridge, { content }: Envelope, reaso
   }
   log.debug("envelope dropped", { reason });
 }
+
+const changedHandsText = (number: string, aci: string): string =>
+  `${number} of the allow list belongs to another Signal account now; what it writes is not answered. If it is still the same person, put the account on the list: ${aci}`;
 
 function announce(bridge: Bridge & ReceiveHooks, { envelopes, dropped }: Accepted): void {
   bridge.notices.emit("received", { accepted: envelopes.length, dropped, at: bridge.clock.now() });

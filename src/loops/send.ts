@@ -18,6 +18,8 @@ import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
 
 export interface SendLoop extends Queue {
+  /** Nothing keeps this chat's next message, and nothing of it is under way. */
+  isReady(chatKey: string): boolean;
   /** A person asked to try now. */
   resume(): void;
 }
@@ -49,6 +51,8 @@ export function createSendLoop(bridge: Bridge): SendLoop {
       if (!isPaused()) pause(null, 0);
       const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
       let row = isOpen() ? store.outbox.head(chatKey) : null;
+      // Born so: this is the attempt that was counted.
+      if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
       while (row !== null) {
         const next: Next = await sendOne(bridge, row, isOpen, pause, kill);
         if (typeof next === "number") return next;
@@ -61,6 +65,7 @@ export function createSendLoop(bridge: Bridge): SendLoop {
   });
   return {
     ...queue,
+    isReady: (chatKey) => isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
     resume() {
       pause(null, 0);
       queue.hurry();

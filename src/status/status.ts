@@ -118,7 +118,7 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
     snapshot: () => ({
       version,
       uptimeMs: Math.round(clock.monotonic() - startedAt),
-      connection: connectionView(deps.connection.state()),
+      connection: connectionView(deps.connection.state(), clock.now() - clock.monotonic()),
       signal: {
         transport: transport.name,
         account: accountView(deps.account()),
@@ -187,15 +187,17 @@ function follow(notices: NoticeBus): Recent {
   return recent;
 }
 
-function connectionView(state: State): Status["connection"] {
+/** The state's times are monotonic; `offsetMs` is what makes them wall time as it is now. */
+function connectionView(state: State, offsetMs: Millis): Status["connection"] {
   const { name, since, attempt, lastProofAt, reconnects } = state;
   const { retryAt, fault } = name === "DISCONNECTED" ? state : { retryAt: null, fault: null };
+  const shown = (at: Millis | null): string | null => toTime(at === null ? null : at + offsetMs);
   return {
     state: name,
-    since: toTime(since),
+    since: toTime(since + offsetMs),
     attempt,
-    retryAt: toTime(retryAt),
-    lastProofAt: toTime(lastProofAt),
+    retryAt: shown(retryAt),
+    lastProofAt: shown(lastProofAt),
     reconnects,
     fault: toFaultView(fault),
   };

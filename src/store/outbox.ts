@@ -75,6 +75,11 @@ export function createOutbox(db: Database) {
       one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
+    /** An answer that is the next of its chat is born so, in the commit that writes it: the chat's queue sends it at once. */
+    markBorn: (chat: string, now: Millis) =>
+      run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
+        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1)
+        AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
       run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
@@ -98,13 +103,22 @@ export function createOutbox(db: Database) {
   };
 }
 
+/** Clocks are set back by less than this as a rule; phones take what is dated so far ahead. */
+const aheadMs: Millis = 10 * 60_000;
+
 export function createAdding(db: Database) {
   const { many, run } = statements(db, select, toRow);
-  /** Adds a message unless this one exists; chooses a Signal timestamp that is unique and grows. Resolves to whether it is new. */
+  /**
+   * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
+   * clock far ahead once chose. Resolves to whether it is new.
+   */
   const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
     run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
       VALUES (${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
-        max(${now}, coalesce((SELECT max(timestamp) FROM outbox), 0) + 1), ${JSON.stringify(body)}, 'queued', ${now})
+        (WITH RECURSIVE free (at) AS (
+          VALUES (max(${now}, coalesce((SELECT max(timestamp) FROM outbox WHERE timestamp <= ${now + aheadMs}), 0) + 1))
+          UNION ALL SELECT at + 1 FROM free WHERE EXISTS (SELECT 1 FROM outbox WHERE timestamp = at))
+          SELECT max(at) FROM free), ${JSON.stringify(body)}, 'queued', ${now})
       ON CONFLICT (why, subject, part) DO NOTHING` > 0;
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>

@@ -29,15 +29,16 @@ type Raw = Omit<PostRow, "request" | "tries"> & { readonly request: string | nul
 const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, tries
   FROM posts`;
 
-const toRow = ({ request, tries, ...row }: Raw): PostRow => ({
-  ...row,
-  tries: JSON.parse(tries) as PostRow["tries"],
-  request: request === null ? null : (JSON.parse(request) as Request),
-});
-
 export type Posts = ReturnType<typeof createPosts>;
 
 export function createPosts(db: Database) {
+  const underWay = new Set<number>();
+  const toRow = ({ request, tries, state, ...row }: Raw): PostRow => ({
+    ...row,
+    state: state === "queued" && underWay.has(row.id) ? "posting" : state,
+    tries: JSON.parse(tries) as PostRow["tries"],
+    request: request === null ? null : (JSON.parse(request) as Request),
+  });
   const { one, many, run, get, all } = statements(db, select, toRow);
   return {
     /** Nothing where the same request was made before. */
@@ -69,8 +70,15 @@ export function createPosts(db: Database) {
     setRequest: (id: number, request: Request) =>
       run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
-    markPosting: (id: number, postedAt: Millis) =>
-      run`UPDATE posts SET state = 'posting', posted_at = ${postedAt} WHERE id = ${id} AND state <> 'done'`,
+    markPosting: (id: number, postedAt: Millis, request: Request | null) =>
+      run`UPDATE posts SET state = 'posting', posted_at = ${postedAt}, request = coalesce(${request && JSON.stringify(request)}, request)
+        WHERE id = ${id} AND state <> 'done'`,
+    /**
+     * Likewise, where nothing can be looked up after a crash and the mark would tell nothing: in memory, until `end`. The row is read as
+     * `posting` meanwhile.
+     */
+    begin: (id: number): void => void underWay.add(id),
+    end: (id: number): void => void underWay.delete(id),
     /** It is in the log. Anything but a prompt is over with that. */
     markPosted: (id: number, eventId: string | null) =>
       run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},

@@ -235,6 +235,25 @@ test("a stream that brings pings and nothing else is looked at after a minute", 
   expect(posts()).toBe(1);
 });
 
+test("an answer kept here that only pings is said to be late within two minutes, asked again, and given up in words", async () => {
+  const { double, texts, until, write, clock, posts } = await open("messages", () => [{ pauseMs: 3_600_000 }]);
+  write("hello");
+  await until("the post", () => posts() === 1);
+  const beganAt = clock.monotonic();
+  await until("a word", () => {
+    double.heartbeat();
+    return texts().length > 0;
+  });
+  expect(clock.monotonic() - beganAt).toBeLessThan(120_000);
+  expect(texts()[0]).toContain("Nothing has come from Claude");
+  await until("the end", () => {
+    double.heartbeat();
+    return texts().length > 1;
+  });
+  expect(texts().slice(1).join()).toContain("broke off three times");
+  expect(posts()).toBe(3);
+});
+
 test("a conversation costs one post and one stream a turn, whatever came before", async () => {
   const { double, texts, until, write } = await open("sessions", (prompt) => [{ say: `re: ${prompt}` }]);
   const lines: string[][] = [];

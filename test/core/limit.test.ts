@@ -24,7 +24,7 @@ test("what waits behind the question at work is refused when its turn comes, and
   const session = rig.store.sessions.active("self");
   const post = rig.store.posts.ofPrompt(one ?? 0);
   if (session === null || post === null) throw new Error("nothing is asked");
-  rig.store.posts.markPosting(post.id, rig.now);
+  rig.store.posts.markPosting(post.id, rig.now, null);
   const at = ++rig.now;
   const usage = { inputTokens: 9, outputTokens: 1, costCents: 10, isTotal: true };
   rig.chats.log(

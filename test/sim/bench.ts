@@ -6,6 +6,7 @@ import { classify } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { accountsIn } from "../../src/store/names.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
 import { seeded } from "./dice.ts";
@@ -116,7 +117,13 @@ export async function openBench({
             onRefused: () => undefined,
             onShown: () => undefined,
             onBroken: (what) => void (broken ??= what),
-            classify: (envelope, account) => classify(envelope, { account, allow: config.allow, isGroupAlways: false }),
+            classify: (envelope, account) =>
+              classify(envelope, {
+                account,
+                allow: config.allow,
+                isGroupAlways: false,
+                accountOf: accountsIn(store.settings),
+              }),
           }),
         );
       },

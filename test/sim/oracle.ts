@@ -174,8 +174,8 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
   };
 
   const arrive = (db: Database, { chat, timestamp: row, body }: Outbound): void => {
-    const stored = db.get<{ key: string; why: string; chat_key: string }>(
-      "SELECT why || ':' || subject || ':' || part AS key, why, chat_key FROM outbox WHERE timestamp = ?",
+    const stored = db.get<{ id: number; key: string; why: string; chat_key: string }>(
+      "SELECT id, why || ':' || subject || ':' || part AS key, why, chat_key FROM outbox WHERE timestamp = ?",
       row,
     );
     if (!stored) return onBroken("a message arrived that is not in the outbox");
@@ -185,8 +185,9 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     const count = (times.get(row) ?? 0) + 1;
     times.set(row, count);
     if (count > 1) return body.kind === "text" && !ownTimestamps ? repeated(db) : undefined;
-    if (row < (lastRow.get(key) ?? 0)) onBroken(`${stored.key} arrived after a later row of its chat`);
-    lastRow.set(key, row);
+    // Not by timestamp: a clock that was far ahead is left behind.
+    if (stored.id < (lastRow.get(key) ?? 0)) onBroken(`${stored.key} arrived after a later row of its chat`);
+    lastRow.set(key, stored.id);
     const mark = body.kind === "reaction" ? undefined : replyMark.exec(body.text)?.[0];
     if (mark === undefined) return;
     const reply = replies.get(mark);

@@ -62,7 +62,9 @@ const posts: Calls<Posts> = {
   lastAsked: ["s"],
   isConfirmed: ["s:t"],
   setRequest: [1, request],
-  markPosting: [1, 1],
+  markPosting: [1, 1, null],
+  begin: [1],
+  end: [1],
   markPosted: [1, "e"],
   setWaiting: [1, true],
   again: [1, "s", true, { died: 1 }],
@@ -88,6 +90,7 @@ const outbox: Calls<Outbox> = {
   byTimestamp: [1],
   lastEdit: ["1"],
   markSending: [1, 1],
+  markBorn: ["self", 1],
   markSent: [1, 1, 1],
   markFailed: [1, "code", 1],
   requeue: [1, 1, true],
@@ -97,6 +100,7 @@ const outbox: Calls<Outbox> = {
 const sessions: Calls<Sessions> = {
   create: ["s", chat, "scripted", {}, {}, 1],
   active: ["self"],
+  lastOfProject: ["self", null],
   get: ["s"],
   find: ["remote"],
   setRemote: ["s", "remote"],
@@ -175,6 +179,7 @@ const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
   [/SCAN sessions$/u, "one row per conversation: `sessions list`, run by a person"],
   [/SCAN signal_(account|own|pending_link)\b/u, "one or two rows"],
   [/SCAN (json_each|entry) VIRTUAL TABLE/u, "what was handed in"],
+  [/SCAN free$/u, "timestamps that are taken, one after the other: one as a rule"],
   [/SCAN \(subquery|SCAN \d+ CONSTANT|SCAN (CONSTANT|SUBQUERY)/u, "not a table"],
 ];
 

@@ -160,7 +160,7 @@ describe("the posts", () => {
     const standing = () => store.posts.get(id);
     expect(standing()).toMatchObject({ state: "queued", request: null, eventId: null });
     store.posts.setRequest(id, prompt);
-    store.posts.markPosting(id, 5);
+    store.posts.markPosting(id, 5, null);
     expect(standing()).toMatchObject({ state: "posting", request: prompt, postedAt: 5, eventId: null });
     store.posts.markPosted(id, "e1");
     expect(standing()).toMatchObject({ state: "posted", eventId: "e1", request: prompt });
@@ -184,11 +184,11 @@ describe("the posts", () => {
   });
   test("a prompt that was taken back stays so as its session dies, or as its answer comes late", () => {
     const id = add(7);
-    store.posts.markPosting(id, 1);
+    store.posts.markPosting(id, 1, null);
     store.posts.finishPrompt(7);
     store.posts.again(7, "s", true, { died: 1 });
     store.posts.markQueued(id);
-    store.posts.markPosting(id, 2);
+    store.posts.markPosting(id, 2, null);
     store.posts.markPosted(id, "late");
     store.posts.setWaiting(7, true);
     expect(store.posts.get(id)).toMatchObject({ state: "done", eventId: null, tries: {}, postedAt: 1 });
@@ -215,7 +215,7 @@ describe("the outbox", () => {
     ]);
     expect([store.outbox.has("note", "a"), store.outbox.has("told", "a")]).toEqual([true, false]);
   });
-  test("after a crash during a send the row is queued again with its timestamp", () => {
+  test("rule 5: after a crash during a send the row is sent again, with its timestamp", () => {
     add("a", "1", 1000);
     const id = store.outbox.head("self")?.id ?? 0;
     store.outbox.markSending(id, 1);
