@@ -165,6 +165,20 @@ test("the owner asks in a listed group by quoting Claude; other words of the own
   expect(bench.posts.join()).not.toContain("lunch?\n\nMe: sure");
 });
 
+test("always: what was allowed for the conversation is not asked for again, over a restart too", async () => {
+  await using stage = await openAsking();
+  const { bench, owner } = stage;
+  owner.write("always");
+  await bench.until("the end", () => isSettled(bench));
+  expect(answers(bench)).toEqual([true, true]);
+  expect(shown(bench, "rm two")).toBeUndefined();
+  await bench.kill();
+  await bench.start();
+  owner.write("more work");
+  await bench.until("the end", () => isSettled(bench));
+  expect(answers(bench)).toEqual([true, true, true, true]);
+});
+
 test("a question that was asked elsewhere does not lock out the message that came before it was known: its yes goes first", async () => {
   await using bench = await openBench({ script: asking });
   const { owner } = bench.signal;
