@@ -8,32 +8,28 @@
  * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
  */
 import mitt from "mitt";
-import type { Line, ModelInfo } from "./claude/line.ts";
+import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
-import { stampKey } from "./core/hlc.ts";
-import type { Stage } from "./core/changes.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
-import { createCheckup, type Checkup } from "./loops/checkup.ts";
+import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { beat, tryWrite } from "./loops/heartbeat.ts";
-import { saidKey } from "./loops/mirror.ts";
-import { tellOwner } from "./loops/owner.ts";
 import { receiveLoop } from "./loops/receive.ts";
+import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
-import { readAddressee } from "./settings.ts";
-import { createGuests } from "./store/allowed.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
+import { createCallDeps, surroundings } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = {
@@ -48,6 +44,10 @@ export type DaemonDeps = {
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
+  /** How this program starts itself: a search of a project is a process of its own. */
+  readonly self?: readonly string[];
+  /** The environment that commands of projects take listed variables from. */
+  readonly env?: NodeJS.ProcessEnv;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
 };
@@ -151,7 +151,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
-  for (const loop of [follow, loops.files]) spawn(loop.run(stopping.signal, killing.signal));
+  for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
 
@@ -207,46 +207,39 @@ type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
 function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
-  const { config, log, store } = base;
+  const { log, store } = base;
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
-  const deviceTag = tagOf(base);
   const isSendReady = (chatKey: string): boolean => send.isReady(chatKey);
-  const chats = createChats(
-    store,
-    surroundings(base, deviceTag, { stateName, account: () => connection.account(), onTouched, isSendReady }),
-  );
-  const bridge: Bridge = {
-    ...base,
-    chats,
-    deviceTag,
-    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
-    account: () => connection.account(),
-    isConnected,
-  };
+  const account: Bridge["account"] = () => connection.account();
+  const grants = createGrants(base.clock);
+  const callDeps = createCallDeps(base, grants.isGranted);
+  const outside = { stateName, account, onTouched, isSendReady, grants, onDropped: (id: string) => calls.drop(id) };
+  const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
+  const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
   const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
+    if (sessionIds.length > 0) calls.wake();
     files.wake();
     if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  /** The line has come back, and no message with it yet: those that proved it are committed later. */
-  let isBack = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
-  const onAccepted = (): void => {
-    if (isBack) announce();
-    isBack = false;
+  const backlog = createBacklog(bridge);
+  const hooks = {
+    ...bridge,
+    onAccepted: backlog.onAccepted,
+    onProof: () => connection.dispatch({ type: "proof" }),
+    onStoreFault,
   };
-  const hooks = { ...bridge, onAccepted, onProof: () => connection.dispatch({ type: "proof" }), onStoreFault };
-  const wakeAll = (): void => [send, follow, files].forEach((queue) => queue.wake());
+  const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
     receive(account, signal) {
@@ -258,8 +251,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     },
     sync: (signal) => sync.run(signal),
     resume() {
-      isBack = isConnected();
-      if (isBack) announce();
+      backlog.onResumed();
       wakeAll();
     },
     onBug,
@@ -269,12 +261,32 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
     send,
     follow,
     files,
+    calls,
     sync,
     connection,
     wakeAll,
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+  };
+}
+
+function createBridge(
+  base: Base,
+  callDeps: ReturnType<typeof createCallDeps>,
+  outside: Parameters<typeof surroundings>[2],
+  isConnected: () => boolean,
+): Bridge {
+  const { config, store } = base;
+  const deviceTag = tagOf(base);
+  return {
+    ...base,
+    chats: createChats(store, surroundings(base, deviceTag, outside)),
+    deviceTag,
+    transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
+    account: outside.account,
+    isConnected,
+    toolsOf: (session) => toolsOf(base, callDeps, session),
   };
 }
 
@@ -288,87 +300,22 @@ function createOwed({ settings }: Store): () => boolean {
   };
 }
 
-/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
-function begin(bridge: Bridge): void {
-  const { store, chats, log } = bridge;
-  const { generation, sessions, settings } = store;
-  if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
-  log.warn("the database is older than what was written last: what is open in it is not asked again");
-  const number = store.db.transaction(() => {
-    const number = generation.next();
-    chats.tellAll({ type: "setBack", generation: number });
-    // What was said in them since is on the phones already.
-    for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
-      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
-    tellOwner(bridge, `setback ${number}`, setBackText);
-    return number;
-  });
-  generation.keep(number);
-}
-
-const setBackText =
-  "The database of signalman is older than what it wrote last: a backup was restored, or a part of it was deleted. What was asked and answered since is not known here, and nothing of it is asked again. If people see messages that cannot be read, link this device anew.";
-
-const emojis: { readonly [stage in Stage]: string | null } = {
-  taken: "👀",
-  waiting: "⏳",
-  done: "✅",
-  failed: "⚠️",
-  cleared: null,
-};
-
-type Ask = { stateName(): string } & Pick<Parameters<typeof createChats>[1], "account" | "onTouched" | "isSendReady">;
-
-/** What decisions know of the world outside of the database. */
-function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched, isSendReady }: Ask,
-): Parameters<typeof createChats>[1] {
-  const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
-  let models: readonly ModelInfo[] = [];
-  notices.on("synced", () => {
-    if (models.length > 0) return;
-    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
-      (found) => void (models = found),
-      () => undefined,
-    );
-  });
+/** Announces what waits, once the line is back and again with the first messages that it brings. */
+function createBacklog({ chats, log, isConnected }: Bridge) {
+  let isBack = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
   return {
-    account,
-    onTouched,
-    isSendReady,
-    now: clock.now,
-    random: base.random,
-    isAskedAnew: line.remote === null,
-    newId: base.newId,
-    backend: line.name,
-    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
-    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
-    hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isWelcoming: config.welcome,
-    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
-    timeZone: base.timeZone ?? "UTC",
-    isChecked: base.isChecked ?? false,
-    look: {
-      guests: createGuests(store.settings, config.allow, readAddressee),
-      models: () => models.map(({ id }) => id),
-      defaultModel: config.model,
-      defaultEffort: config.effort,
-      isModelFixed: line.remote !== null,
-      situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
-      },
+    onResumed(): void {
+      isBack = isConnected();
+      if (isBack) announce();
+    },
+    /** Messages that proved the line are committed after it counts as back. */
+    onAccepted(): void {
+      if (isBack) announce();
+      isBack = false;
     },
   };
 }
-
-/** A list of models is a help, and waited for no longer than this. */
-const modelsTimeoutMs: Millis = 10_000;
 
 function createHealth(
   { clock, config }: Base,

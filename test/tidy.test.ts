@@ -121,6 +121,67 @@ test("every value that src exports is used by another file", () => {
   expect(dead).toEqual([]);
 });
 
+/** Where these are called; the comments of a file do not count. */
+const callers = (pattern: RegExp): string[] => [
+  ...new Set(find(pattern, (name) => name.startsWith("src/claude/")).map((line) => line.split(":")[0] ?? "")),
+];
+
+test("rule 3: only core/chat.ts decides, and only store/apply.ts writes what was decided", () => {
+  expect(callers(/\bdecide\(/u)).toEqual(["src/core/chat.ts", "src/store/apply.ts"]);
+  expect(callers(/\bdecide\b.*from/u)).toEqual(["src/store/apply.ts"]);
+  // What is owed to a person, and what is asked of Claude.
+  const decided =
+    /\b(inbox\.(accept|open|finish|markTold)|posts\.(add|again|setWaiting|finishPrompt|markPosted)|outbox\.addMark|drafts\.(addAnswer|endDraft)|sessions\.(create|resume|remove)|log\.apply)\(/u;
+  expect(callers(decided)).toEqual(["src/store/apply.ts"]);
+  // Nothing was asked: a file that Claude made, what the database and Signal tell the owner, the words of `send` and the greeting after linking.
+  const said = callers(/\boutbox\.add\(/u).filter((name) => name !== "src/store/apply.ts");
+  expect(
+    said.filter(
+      (name) =>
+        !["src/loops/files.ts", "src/loops/owner.ts", "src/cli/run.ts", "src/cli/start.ts", "src/cli/send.ts"].includes(
+          name,
+        ),
+    ),
+  ).toEqual([]);
+});
+
+test("rule 3: rows are written in src/store; the tables of the native transport by itself", () => {
+  const statement = /\b(INSERT INTO|DELETE FROM|UPDATE [a-z_]+ SET)\b/u;
+  const writers = callers(statement).filter((name) => !name.startsWith("src/store/"));
+  expect(writers.filter((name) => !name.startsWith("src/signal/native/"))).toEqual([]);
+  const foreign = /\b(INSERT INTO|DELETE FROM|UPDATE) (?!signal_|OR )[a-z_]+/u;
+  expect(find(foreign, (name) => !name.startsWith("src/signal/native/"))).toEqual([]);
+});
+
+test("rule 4: a log has one reader, and one that posts to it", () => {
+  const readers = callers(/\bremote\??\.(open|list|prompts)\(/u);
+  expect(readers.toSorted()).toEqual(["src/loops/mirror.ts", "src/loops/uncertain.ts"]);
+  expect(callers(/\bline\.post\(|^\s*\.post\(/u).toSorted()).toEqual(["src/loops/converse.ts", "src/loops/mirror.ts"]);
+  // Both work for the follower alone.
+  const users = (file: string): string[] =>
+    sources.map(([name]) => name).filter((name) => importsOf(name).includes(file));
+  expect(users("src/loops/mirror.ts")).toEqual(["src/loops/follow.ts"]);
+  expect(users("src/loops/converse.ts")).toEqual(["src/loops/follow.ts"]);
+  expect(users("src/loops/uncertain.ts")).toEqual(["src/loops/mirror.ts"]);
+});
+
+test("notices are told by loops, and decide nothing where they are heard", () => {
+  const listeners = sources.filter(([, text]) => /\bnotices\.on\(/u.test(codeOf(text)));
+  expect(
+    listeners.map(([name]) => name).filter((name) => /^src\/(loops|core|store|claude|signal)\//u.test(name)),
+  ).toEqual([]);
+  const handlers = listeners.flatMap(([name, text]) =>
+    codeOf(text)
+      .split("notices.on(")
+      .slice(1)
+      .map((rest) => `${name}: ${rest.slice(0, Math.max(0, rest.search(/^ {2}\}\);|\);$/mu)))}`),
+  );
+  expect(handlers.length).toBeGreaterThan(5);
+  expect(
+    handlers.filter((text) => /\b(store|chats|inbox|outbox|posts|settle|wake|dispatch|transport)\b\s*[.(]/u.test(text)),
+  ).toEqual([]);
+});
+
 test("a document has one title", () => {
   const titles = [...textOf]
     .filter(([name]) => name.endsWith(".md"))

@@ -11,6 +11,7 @@ import { isPerson } from "../core/inbound.ts";
 import type { Address, Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Link, Transport } from "../signal/transport.ts";
+import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { version } from "../version.ts";
 
@@ -91,18 +92,7 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
   const steps = await native.link(nativePlace(deps, store));
-  return { steps, present: native.findAccount(store.db), forget: () => forgetAll(store) };
-}
-
-/** Every table but the transport's own. */
-function forgetAll({ db }: Store): void {
-  const sql =
-    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'signal_*'";
-  const tables = db.all<{ name: string }>(sql);
-  db.transaction(() => {
-    db.exec("PRAGMA defer_foreign_keys = ON");
-    for (const { name } of tables) db.exec(`DELETE FROM "${name}"`);
-  });
+  return { steps, present: native.findAccount(store.db), forget: () => forgetAll(store.db) };
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>

@@ -12,7 +12,7 @@ import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildLine, buildTransport, type Deps } from "./adapters.ts";
-import { depsOf, load, type Cli } from "./io.ts";
+import { depsOf, load, ownCommand, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send.ts";
 import { keepWatch } from "./service.ts";
@@ -32,6 +32,8 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     ...deps,
     networkKey,
     newId: randomUUID,
+    self: ownCommand,
+    env: process.env,
     timeZone: localZone(),
     async buildTransport(store) {
       const transport = await openTransport(deps, store);

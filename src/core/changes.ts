@@ -17,6 +17,7 @@ import type {
   Session,
   SessionEvent,
 } from "./model.ts";
+import type { QuestionItem } from "./question.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -57,7 +58,12 @@ export type Ask = {
   readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
   /** Some message of ours shows it, sent or not. */
   readonly isSaid: boolean;
+  /** Null for a tool that runs at Claude. */
+  readonly call: LocalCall | null;
 };
+
+/** A tool of ours that Claude calls, as the journal has it. */
+export type LocalCall = { readonly project: string; readonly isCommand: boolean };
 
 /** All that a decision may know; read inside its transaction. Functions read only when they are called. */
 export type View = {
@@ -78,6 +84,10 @@ export type View = {
   readonly turn: Progress | null;
   /** Claude's open questions in the conversation of now, oldest first. */
   readonly asks: readonly Ask[];
+  /** Calls of our own tools in the conversation of now that are not settled, those that ask included. */
+  readonly calls: readonly ToolUse[];
+  /** The person of this envelope may let Claude work on this machine. */
+  readonly isOwner: (envelope: Envelope) => boolean;
   /** Tools that Claude may use without asking in the conversation of now. */
   readonly granted: readonly string[];
   /** The code of the last error of the log that was not overcome; null without one. */
@@ -116,6 +126,25 @@ export type Fact =
   | { readonly type: "back" }
   /** The program begins: what an older version or a lost wake left lying goes on. */
   | { readonly type: "started" }
+  /** A call of our own tool would do this, which asks for a yes; `basis` hashes what the question shows. */
+  | {
+      readonly type: "looked";
+      readonly session: Session;
+      readonly use: ToolUse;
+      readonly item: QuestionItem;
+      readonly basis: string;
+    }
+  /** A call of our own tool is settled, or cannot be run at all: Claude is told. */
+  | {
+      readonly type: "settled";
+      readonly session: Session;
+      readonly useId: string;
+      readonly text: string;
+      readonly isError: boolean;
+      readonly isRun: boolean;
+    }
+  /** What a command owed is done. */
+  | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
   /** The database is older than what it was: what is open in it may have been asked since. */
   | { readonly type: "setBack"; readonly generation: number }
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
@@ -169,6 +198,26 @@ export type Change =
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
   | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
   | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
+  /** Claude calls a tool of ours: the journal takes it down. */
+  | { readonly do: "call"; readonly sessionId: string; readonly turn: string; readonly use: ToolUse }
+  | { readonly do: "askCall"; readonly useId: string; readonly basis: string }
+  | { readonly do: "allowCall"; readonly useId: string; readonly approver: string }
+  /** It does not run any more: Claude hears why. */
+  | { readonly do: "dropCall"; readonly useId: string; readonly reason: string; readonly approver: string | null }
+  | {
+      readonly do: "result";
+      readonly sessionId: string;
+      readonly useId: string;
+      readonly text: string;
+      readonly isError: boolean;
+    }
+  /** Edits of this project need no yes for an hour; null: of none any more. */
+  | { readonly do: "grantEdits"; readonly project: string | null }
+  /** This project is worked on in this chat from now on; null: none. */
+  | { readonly do: "openProject"; readonly project: string | null }
+  /** Work on files for a command, which answers it. */
+  | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
+  | { readonly do: "paid"; readonly id: number }
   | { readonly do: "grant"; readonly tools: readonly string[] }
   | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
@@ -196,6 +245,10 @@ export type Look = {
   readonly defaultEffort: string;
   /** A session keeps the model that it was made with. */
   readonly isModelFixed: boolean;
+  /** Projects of this machine. */
+  readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
+  /** Projects whose edits need no yes now. */
+  readonly granted: () => readonly string[];
   /** How Signal and Claude stand, in a few lines. */
   readonly situation: () => string;
   /** The message that was answered or given up last. */
@@ -222,9 +275,8 @@ export const say = (
 /** Ends a prompt that is not going to be answered. `isGone`: the message itself is no more, and cannot be marked. */
 export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
   const isOut = post !== null && post.state !== "queued";
-  const denied = isOut && post.sessionId === view.session?.id ? view.asks : [];
   return [
-    ...denied.map(({ use }): Change => ({ do: "confirm", use, isAllowed: false, reason: goneOnText })),
+    ...(isOut && post.sessionId === view.session?.id ? refuseAll(view) : []),
     ...(isOut ? [{ do: "interrupt", id, sessionId: post.sessionId } as const] : []),
     { do: "finish", id, outcome: "cancelled" },
     ...(isGone ? [] : [{ do: "mark", id, envelope, stage: "cleared" } as const]),
@@ -233,17 +285,32 @@ export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boo
 
 const goneOnText = "The person went on to something else.";
 
-/** Answers questions; the turn goes on once none is left. */
-export function confirm(view: View, asks: readonly Ask[], isAllowed: boolean, reason: string | null): Change[] {
+/** Everything that Claude waits for in the conversation of now, or that runs here for it, is answered with a no. */
+export const refuseAll = ({ asks, calls }: View): Change[] => [
+  ...asks.flatMap(({ use, call }): Change[] =>
+    call === null ? [{ do: "confirm", use, isAllowed: false, reason: goneOnText }] : [],
+  ),
+  ...calls.map(({ id }): Change => ({ do: "dropCall", useId: id, reason: goneOnText, approver: null })),
+];
+
+/** Answers questions; the turn goes on once none is left. `approver`: who says so; null for the time that is over. */
+export function confirm(
+  view: View,
+  asks: readonly Ask[],
+  isAllowed: boolean,
+  reason: string | null,
+  approver: string | null,
+): Change[] {
   const [prompt] = view.head;
   const isLast = view.asks.every((ask) => asks.includes(ask));
+  const why = reason === null ? noText : `${noText} ${reason}`;
   return [
-    ...asks.map(({ use }): Change => ({
-      do: "confirm",
-      use,
-      isAllowed,
-      reason: isAllowed ? null : (reason ?? noText),
-    })),
+    ...asks.map(({ use, call }): Change => {
+      if (call === null) return { do: "confirm", use, isAllowed, reason: isAllowed ? null : why };
+      return isAllowed && approver !== null
+        ? { do: "allowCall", useId: use.id, approver }
+        : { do: "dropCall", useId: use.id, reason: why, approver };
+    }),
     ...(isLast && prompt?.post?.state === "waiting" ? [{ do: "wait", id: prompt.id, isWaiting: false } as const] : []),
   ];
 }

@@ -15,20 +15,19 @@
  *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
  *   named    a message has its reason and its subject, so that it exists once
  */
-import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
-import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { confirm, say, withdraw } from "./changes.ts";
-import type { Ask, Change, Fact, Outcome, Prompt, ToolUse, View } from "./changes.ts";
+import type { Ask, Change, Fact, Prompt, ToolUse, View } from "./changes.ts";
+import { announce } from "./digest.ts";
+import { deathOf, failed, finishTurn, gone } from "./endings.ts";
 import { execute } from "./execute.ts";
-import { announceSpend, refuse } from "./limit.ts";
+import { refuse } from "./limit.ts";
 import { withFilesOf, type Verdict } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
-import type { Envelope, Millis, OutboundBody, Session, SessionEvent, StopReason } from "./model.ts";
+import type { Envelope, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
-import { ageText } from "./when.ts";
 import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
 
@@ -51,6 +50,12 @@ function decideFact(view: View, fact: Fact): Change[] {
       return expired(view, fact);
     case "back":
       return announce(view);
+    case "looked":
+      return askCall(view, fact);
+    case "settled":
+      return [settleCall(fact)];
+    case "worked":
+      return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
     case "started":
       return [];
     case "setBack":
@@ -83,7 +88,12 @@ function next(view: View, changes: readonly Change[]): Change[] {
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {
   const isOver = changes.some((change) => change.do === "endSession" || change.do === "resumeSession");
-  const answered = new Set(changes.flatMap((change) => (change.do === "confirm" ? change.use.id : [])));
+  const answered = new Set(
+    changes.flatMap((change) => {
+      if (change.do === "confirm") return change.use.id;
+      return change.do === "allowCall" || change.do === "dropCall" ? change.useId : [];
+    }),
+  );
   return isOver ? [] : view.asks.filter(({ use }) => !answered.has(use.id));
 }
 
@@ -181,21 +191,29 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
   if (!isEntitled) return [say("note", id, notYoursText)];
   const taken = takeBack(view, envelope, replaces);
   // The question was that prompt's own, and goes with it.
-  if (taken.some((change) => change.do === "confirm")) return taken;
+  if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
   if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
-  const { name } = first.use;
+  if (first.call !== null && !view.isOwner(envelope)) return [say("note", id, ownerText)];
   return [
     ...taken,
-    ...(said === "always"
-      ? [{ do: "grant", tools: [...view.granted, name] } as const, say("note", id, alwaysText(name))]
-      : []),
-    ...confirm(view, [first], said !== "no", reason),
+    ...(said === "always" ? always(view, id, first) : []),
+    ...confirm(view, [first], said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
   ];
 }
 
 const whichText = (count: number): string =>
   `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
 
+const ownerText = "Only the owner of this machine may let Claude work on it.";
+
+/** From now on without a question: a tool of Claude's in this conversation, edits of a project for an hour, a command never. */
+function always(view: View, id: number, { use, call }: Ask): Change[] {
+  if (call === null)
+    return [{ do: "grant", tools: [...view.granted, use.name] }, say("note", id, alwaysText(use.name))];
+  if (call.isCommand) return [say("note", id, "Each command is asked for: this one is allowed.")];
+  const text = `Edits in ${call.project} need no yes for an hour. /ask takes it back.`;
+  return [{ do: "grantEdits", project: call.project }, say("note", id, text)];
+}
 const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
 
 const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
@@ -208,6 +226,7 @@ function logged(view: View, { session, events }: Extract<Fact, { type: "logged" 
   const draftOf = own?.id ?? null;
   return [
     ...events.flatMap((event) => sayEvent(session, event, draftOf)),
+    ...events.flatMap((event) => takeCall(session, event, own)),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own, view.turn) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
@@ -221,6 +240,38 @@ function sayEvent({ id, context }: Session, event: SessionEvent, draftOf: number
   return isShown ? [say("tool", `${id}:${event.id}`, toolLine(event))] : [];
 }
 
+/** Claude calls a tool of ours. `/undo` takes back what was done for one prompt. */
+function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Prompt | undefined): Change[] {
+  if (event.type !== "tool_use" || !event.isLocal) return [];
+  return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
+}
+
+function askCall(view: View, { use, item, basis, session }: Extract<Fact, { type: "looked" }>): Change[] {
+  const [prompt] = view.head;
+  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
+  const isGroup = view.chat.kind === "group" || view.asks.length > 0;
+  const { text, file } = question([item], { prompt: words, isGroup });
+  const body = { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] } as const;
+  return [
+    { do: "askCall", useId: use.id, basis },
+    say("ask", askSubject({ session }, use.id), body),
+    ...(prompt ? waits(prompt) : []),
+  ];
+}
+
+const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { type: "settled" }>): Change =>
+  isRun
+    ? { do: "result", sessionId: session.id, useId, text, isError }
+    : { do: "dropCall", useId, reason: text, approver: null };
+
+const waits = ({ id, envelope, post }: Prompt): Change[] =>
+  post?.state === "posted"
+    ? [
+        { do: "wait", id, isWaiting: true },
+        { do: "mark", id, envelope, stage: "waiting" },
+      ]
+    : [];
+
 /** Questions at the same time; the rest wait for their turn. */
 const asksMax = 5;
 
@@ -233,15 +284,10 @@ function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   }
   const asks = view.asks.slice(0, asksMax).filter(({ isSaid }) => !isSaid);
   const free = asks.filter(({ use }) => view.granted.includes(use.name));
-  if (free.length > 0) return confirm(view, free, true, null);
+  if (free.length > 0) return confirm(view, free, true, null, null);
   return [
     ...asks.map(({ use }) => say("ask", askSubject(view, use.id), askBody(view, use, words))),
-    ...(prompt?.post?.state === "posted"
-      ? ([
-          { do: "wait", id: prompt.id, isWaiting: true },
-          { do: "mark", id: prompt.id, envelope: prompt.envelope, stage: "waiting" },
-        ] as const)
-      : []),
+    ...(prompt ? waits(prompt) : []),
   ];
 }
 
@@ -262,130 +308,7 @@ function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[
   return failed(view, { type: "failed", id: prompt.id, fault: deathOf(view), hasSpoken: false, isLost: true });
 }
 
-/** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
-const deaths: { readonly [name: string]: ErrorCode } = {
-  model_rate_limited_error: "claude_rate_limited",
-  model_overloaded_error: "claude_overloaded",
-  overloaded_error: "claude_overloaded",
-  billing_error: "claude_credit",
-  compaction_limit_reached_error: "claude_context",
-  // The same prompt would run, and cost, as much again.
-  tool_use_limit_reached_error: "claude_request",
-};
-
-/** What Claude gave the turn up for. Without a word of its own it was thrown away with another turn. */
-function deathOf({ lastError }: View): Fault {
-  const name = lastError?.code ?? "";
-  const code = name === "" ? "claude_overloaded" : (deaths[name] ?? "claude_failed");
-  const message = `Cannot finish the turn as Claude gave it up: ${name === "" ? "no reason given" : name}`;
-  return toFault(new BridgeError(code, message));
-}
-
-function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Change[] {
-  const outcome = outcomeOf(stop);
-  const text = lastWord(stop, view.hasReply());
-  return [
-    ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
-    { do: "finish", id, outcome },
-    { do: "mark", id, envelope, stage: outcome === "failed" ? "failed" : "done" },
-    ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
-    ...announceSpend(view, envelope),
-  ];
-}
-
-const outcomeOf = ({ kind }: StopReason): Outcome =>
-  kind === "refusal" || kind === "context_exceeded" || kind === "budget_reached" ? "failed" : "answered";
-
-/** What the person must still be told when a turn has ended, or null. */
-function lastWord(stop: StopReason, hasReply: boolean): string | null {
-  switch (stop.kind) {
-    case "refusal":
-      return errorRow("claude_refusal").chat ?? null;
-    case "context_exceeded":
-      return errorRow("claude_context").chat ?? null;
-    case "budget_reached":
-      return errorRow("claude_budget").chat ?? null;
-    case "max_tokens":
-      return hasReply
-        ? 'The answer was cut at the length limit. Say "go on" for the rest.'
-        : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
-    case "cut":
-      return 'The line to Claude broke off here. Say "go on" for the rest.';
-    case "end_turn":
-    case "requires_action":
-    case "retries_exhausted":
-    case "other":
-      return hasReply ? null : "Claude finished without a message.";
-  }
-}
-
 // --- from the queues and from time
-
-/** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
-const lasting: ReadonlySet<ErrorCode> = new Set([
-  "claude_key",
-  "claude_credit",
-  "claude_spend_limit",
-  "claude_forbidden",
-  "claude_model",
-]);
-/** What passes within seconds is not told. */
-const quietTries = 2;
-const quietWaitMs: Millis = 30_000;
-
-/** A request for a prompt failed: its person hears of it once, and of its end. */
-function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fact, { type: "failed" }>): Change[] {
-  const prompt = view.head.find((open) => open.id === id);
-  if (!prompt) return [];
-  const { envelope, told, post } = prompt;
-  const isFatal = view.lastError?.isTerminal === true;
-  const { retry, chat: sentence, title } = errorRow(fault.code);
-  const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
-  const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
-  const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
-  const count = Object.values(tries).reduce((sum, one) => sum + one, 0);
-  const isLasting = waitMs !== null && (lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs);
-  const over = isFatal
-    ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
-    : promptBounds[kind].ending;
-  const text = waitMs === null ? (over ?? sentence) : sentence;
-  // Once; but a person who was promised an answer hears that none will come.
-  const isTold =
-    waitMs === null || (told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
-  return [
-    ...(isTold && text !== undefined
-      ? [
-          say(told === null ? "told" : "failed", id, text, { draftOf: waitMs === null ? id : null }),
-          { do: "tell", id, code: fault.code } as const,
-        ]
-      : []),
-    ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
-    waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
-  ];
-}
-
-/**
- * The session is gone at Claude: what was under way there is asked anew in a fresh one, and the person is told; but a prompt of
- * which it died is not asked again.
- */
-function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
-  const [prompt] = view.head;
-  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
-  const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
-  if (own && view.lastError?.isTerminal)
-    return [
-      ...end,
-      ...failed(view, { type: "failed", id: own.id, fault: deathOf(view), hasSpoken: false, isLost: true }),
-    ];
-  return [
-    ...end,
-    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries: own.post.tries, waitMs: 0 } as const] : []),
-    ...(end.length > 0 ? [say("gone", session.id, goneText(isElsewhere))] : []),
-  ];
-}
-
-const goneText = (isElsewhere: boolean): string =>
-  `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
 
 /** Asked again it might be asked twice: its person knows whether it was answered. */
 function setBack(view: View, generation: number): Change[] {
@@ -395,35 +318,13 @@ function setBack(view: View, generation: number): Change[] {
   return open.length === 0 ? [] : [say("note", `setback ${generation}`, text), ...gone];
 }
 
-const minuteMs: Millis = 60_000;
-/** After an absence, more waiting messages than these, or older ones, are announced. */
-const digestCount = 3;
-const digestAgeMs: Millis = 60 * minuteMs;
-
-/** Says where much, or something old, waits that it is answered now. What was announced is not announced again where the line flaps. */
-function announce({ prompts, now, announcedUpTo }: View): Change[] {
-  const waiting = prompts().filter(({ post }) => post === null || post.state === "queued");
-  const [first] = waiting;
-  const newest = waiting.at(-1)?.id ?? 0;
-  // The sender's clock may be ahead.
-  const sentAt = ({ envelope, receivedAt }: Prompt): Millis =>
-    Math.min(receivedAt, envelope.serverAt ?? envelope.sentAt);
-  const oldMs = Math.max(0, ...waiting.map((prompt) => now - sentAt(prompt)));
-  if (first === undefined || (waiting.length <= digestCount && oldMs <= digestAgeMs) || first.id <= announcedUpTo())
-    return [];
-  const isOne = waiting.length === 1;
-  const count = isOne ? "1 message" : `${waiting.length} messages`;
-  const text = `${count} waiting, the oldest ${ageText(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
-  return [say("digest", newest, text), { do: "announced", id: newest }];
-}
-
 function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
   const [first] = asks;
   if (first === undefined) return [];
   const subject = askSubject(view, first.use.id);
   if (!isLast) return [say("reminder", subject, `Claude still waits for your yes or no: ${toolLine(first.use)}`)];
-  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "The person did not answer in time.")];
+  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "There was no answer in time.", null)];
 }
 
 const expiredText = "Claude's question was not answered in time, so the answer was no.";

@@ -9,7 +9,7 @@ export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
 /** The title, or where none was given the last that was asked. */
 export function nameOf({ id, context }: Session, lastPrompt: SessionEvent | null): string {
   const title = context["title"];
-  if (typeof title === "string" && title !== untitled(id)) return title;
+  if (typeof title === "string" && !title.endsWith(untitled(id))) return title;
   return lastPrompt?.type === "prompt" && lastPrompt.text !== ""
     ? `“${shorten(withoutTimeLine(lastPrompt.text), 40)}”`
     : "untitled";

@@ -2,7 +2,7 @@
  * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
  * which are written in the transaction that also writes the command. So no message ever waits behind a command.
  */
-import { withdraw, type Change, type Look, type View } from "./changes.ts";
+import { refuseAll, withdraw, type Change, type Look, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guest-commands.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
@@ -55,7 +55,8 @@ const handlers: Record<Runnable, Handler> = {
   status({ view, look, envelope }) {
     const spend = view.spend(envelope);
     const { length } = view.prompts();
-    const granted = view.granted.length === 0 ? "" : `\nAllowed without asking: ${view.granted.join(", ")}`;
+    const free = [...view.granted, ...look.granted().map((name) => `edits in ${name}`)];
+    const granted = free.length === 0 ? "" : `\nAllowed without asking: ${free.join(", ")}`;
     return tell(
       `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
     );
@@ -109,7 +110,8 @@ const handlers: Record<Runnable, Handler> = {
     const list = look.conversations();
     if (list.length === 0) return tell("No conversations yet.");
     const lines = list.map(
-      ({ session, name }, index) => `${index + 1}. ${name}${session.state === "active" ? " (this one)" : ""}`,
+      ({ session, name }, index) =>
+        `${index + 1}. ${session.project === null ? "" : `[${session.project}] `}${name}${session.state === "active" ? " (this one)" : ""}`,
     );
     return tell([...lines, "/resume N goes back to one."].join("\n"));
   },
@@ -120,10 +122,16 @@ const handlers: Record<Runnable, Handler> = {
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
   usage: ({ look, envelope }) => tell(look.usage(envelope) ?? "Nothing used yet."),
-  ask: ({ view }) =>
-    view.granted.length === 0
-      ? tell("Claude asks already.")
-      : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
+  projects: (context) => forOwner(context, () => tell(projectList(context))),
+  project: (context, argument) => forOwner(context, () => openProject(context, argument)),
+  undo: (context) => forOwner(context, () => onFiles(context, "undo")),
+  diff: (context) => forOwner(context, () => onFiles(context, "diff")),
+  ask: ({ view, look }) =>
+    look.granted().length > 0
+      ? tell("Claude asks again from now on.", { do: "grantEdits", project: null }, { do: "grant", tools: [] })
+      : view.granted.length === 0
+        ? tell("Claude asks already.")
+        : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
   retry({ id, look }) {
     const last = look.lastPrompt();
     // What disappeared, or was forgotten, cannot be asked again.
@@ -160,20 +168,60 @@ const handlers: Record<Runnable, Handler> = {
   },
 };
 
+const ownerText = "Only the owner of this machine may do that.";
+const forOwner = ({ view, envelope }: CommandContext, work: () => Done): Done =>
+  view.isOwner(envelope) ? work() : tell(ownerText);
+
+function projectList({ view, look }: CommandContext): string {
+  const lines = look
+    .projects()
+    .map(
+      ({ name, run }) =>
+        `${name}${run ? " (may run commands)" : ""}${name === view.session?.project ? " – open here" : ""}`,
+    );
+  return lines.length === 0
+    ? "There are no projects. On the machine: signalman projects add NAME FOLDER"
+    : [...lines, "/project NAME opens one here."].join("\n");
+}
+
+function openProject(context: CommandContext, argument: string): Done {
+  const { view, look } = context;
+  const open = view.session?.project ?? null;
+  if (argument === "") return tell(open === null ? projectList(context) : `Project: ${open}. /project off leaves it.`);
+  if (argument.toLowerCase() === "off")
+    return open === null
+      ? tell("No project is open here.")
+      : tell(`Left ${open}.`, ...clear(view, "all"), { do: "openProject", project: null });
+  const names = look.projects().map(({ name }) => name);
+  const name = names.find((one) => one.toLowerCase() === argument.toLowerCase());
+  if (name === undefined) {
+    const near = nearest(argument, names);
+    return tell(
+      `There is no project ${argument.slice(0, 60)}. ${near === null ? "/projects lists them." : `Did you mean ${near}?`}`,
+    );
+  }
+  if (name === open) return tell(`${name} is open here already.`);
+  const text = `Project ${name}: Claude reads, searches and edits its folder; each change is shown first.`;
+  return tell(text, ...clear(view, "all"), { do: "openProject", project: name });
+}
+
+function onFiles({ view, id }: CommandContext, work: "undo" | "diff"): Done {
+  const { session } = view;
+  if (!session?.project) return tell("No project is open here. /projects lists them.");
+  return { text: null, changes: [{ do: "owe", id, sessionId: session.id, work }] };
+}
+
 /** Conversations that `/sessions` lists and `/resume` counts by. */
 export const conversationsMax = 9;
 const modelsMax = 12;
 const titleMax = 200;
 
-/** Drops what is open, the prompt at work or all. */
+/** Drops what is open, the prompt at work or all; and questions that no prompt of ours waits for. */
 function clear(view: View, which: "first" | "all"): Change[] {
   const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
-  const asked = prompts.flatMap((prompt) => withdraw(view, prompt, false));
-  const isAsked = asked.some((change) => change.do === "confirm");
-  // A question that no prompt of ours waits for: somebody asked it elsewhere.
-  return isAsked
-    ? asked
-    : [...view.asks.map(({ use }): Change => ({ do: "confirm", use, isAllowed: false, reason: null })), ...asked];
+  const dropped = prompts.flatMap((prompt) => withdraw(view, prompt, false));
+  const isRefused = dropped.some((change) => change.do === "confirm" || change.do === "dropCall");
+  return isRefused ? dropped : [...refuseAll(view), ...dropped];
 }
 
 const openAs = (id: number, envelope: Envelope): Change[] => [

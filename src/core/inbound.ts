@@ -168,6 +168,16 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
   );
 }
 
+/**
+ * Whose machine this is: the account itself; where it has no Note to Self on the list, for it is the program's own, the first person
+ * of the list.
+ */
+export function isOwner({ chat, source, isOwn }: Envelope, allow: readonly AllowRule[]): boolean {
+  if (allow.some(({ kind }) => kind === "self")) return isOwn || chat?.kind === "self";
+  const first = allow.find(({ kind }) => kind === "aci" || kind === "number");
+  return first !== undefined && source !== null && isPerson(source, [first]);
+}
+
 /** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
 function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
   if (envelope.chat?.kind !== "group" || envelope.isOwn) return true;

@@ -219,6 +219,8 @@ export type Session = {
   readonly backend: string;
   readonly remoteId: string | null;
   readonly state: "active" | "ended";
+  /** The project of this machine that it works on. Never in the context: what is synchronized could be changed elsewhere. */
+  readonly project: string | null;
   readonly context: Context;
   readonly stamps: Stamps;
   /** `processed_at` up to which the log is stored, Unix ms. */

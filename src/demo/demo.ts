@@ -17,7 +17,7 @@ import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
 import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
 import { buildLine, buildTransport, openLink } from "../cli/adapters.ts";
-import { depsOf, until, type Cli } from "../cli/io.ts";
+import { depsOf, ownCommand, until, type Cli } from "../cli/io.ts";
 import { serve } from "../cli/run.ts";
 import { openWorld, type World } from "./world.ts";
 
@@ -99,6 +99,8 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
     ...deps,
     networkKey: () => "",
     newId: randomUUID,
+    self: ownCommand,
+    env: process.env,
     timeZone: localZone(),
     buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
     buildLine: (store) => buildLine(deps, store.settings),

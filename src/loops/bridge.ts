@@ -1,11 +1,11 @@
 /** What every loop is given: the world, the settings, and the decisions; and the notices by which loops tell the log, `/status` and the metrics what happens. */
 import type { Emitter } from "mitt";
-import type { Line } from "../claude/line.ts";
+import type { Line, SessionView } from "../claude/line.ts";
 import type { Clock, Random } from "../clock.ts";
 import type { Limits, State } from "../core/connection.ts";
 import type { Fault } from "../core/errors.ts";
 import type { AllowRule } from "../core/inbound.ts";
-import type { Account, Millis } from "../core/model.ts";
+import type { Account, Millis, Session } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Chats } from "../store/apply.ts";
@@ -65,6 +65,8 @@ export type Bridge = {
   readonly deviceTag: string;
   /** Null where voice notes stay unheard. */
   readonly transcribe: Transcribe | null;
+  /** The tools of ours that a conversation has, and the words that come with them. */
+  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system">>;
   /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
   readonly timeZone?: string;
   /** Who we are; null before the first connect. */

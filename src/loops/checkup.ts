@@ -1,8 +1,9 @@
 /**
  * Whether the database can be trusted: its pages are read at the start, once a day, and after each read that failed. What is wrong is
- * in `/health`, in the log, and in the owner's chat.
+ * in `/health`, in the log, and in the owner's chat. A database that was set back is noticed and told at the start.
  */
 import { BridgeError } from "../core/errors.ts";
+import { saidKey } from "../store/generation.ts";
 import type { Bridge } from "./bridge.ts";
 import { tellOwner } from "./owner.ts";
 
@@ -92,3 +93,24 @@ function checkPages(db: Bridge["store"]["db"], table?: string): string | null {
   const [verdict = "ok"] = Object.values(row ?? {});
   return verdict === "ok" ? null : String(verdict);
 }
+
+/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
+export function begin(bridge: Bridge): void {
+  const { store, chats, log } = bridge;
+  const { generation, sessions, settings } = store;
+  if (!generation.isSetBack()) return chats.tellAll({ type: "started" });
+  log.warn("the database is older than what was written last: what is open in it is not asked again");
+  const number = store.db.transaction(() => {
+    const number = generation.next();
+    chats.tellAll({ type: "setBack", generation: number });
+    // What was said in them since is on the phones already.
+    for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
+      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
+    tellOwner(bridge, `setback ${number}`, setBackText);
+    return number;
+  });
+  generation.keep(number);
+}
+
+const setBackText =
+  "The database of signalman is older than what it wrote last: a backup was restored, or a part of it was deleted. What was asked and answered since is not known here, and nothing of it is asked again. If people see messages that cannot be read, link this device anew.";

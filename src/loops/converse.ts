@@ -49,7 +49,7 @@ async function postOne(
       noteTurn(bridge, session.id, "started", startedAt);
       store.posts.begin(post.id);
     }
-    const events = await line.post(viewOf(bridge, present), [request], live.text, signal);
+    const events = await line.post(await viewOf(bridge, present), [request], live.text, signal);
     if (signal.aborted || !store.posts.isOpen(post.id)) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const changes = chats.log(present, events, [{ id: post.id, eventId }]);

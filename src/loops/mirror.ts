@@ -6,6 +6,7 @@
 import type { Frame, Remote, RemoteSession } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
+import { saidKey } from "../store/generation.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
@@ -91,7 +92,7 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
   for (const post of store.posts.open(session.id)) {
     if (post.request !== null && post.kind !== "prompt" && session.remoteId !== null && !signal.aborted)
       await line
-        .post(viewOf(bridge, session), [post.request], () => undefined, signal)
+        .post(await viewOf(bridge, session), [post.request], () => undefined, signal)
         .catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
           // What it does not take there is nothing left to end.
@@ -104,7 +105,7 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
 /** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */
 async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
   const { settings, sessions, db } = bridge.store;
-  const view = viewOf(bridge, session);
+  const view = await viewOf(bridge, session);
   const mark = `creating:${session.id}`;
   const found = settings.get(mark) === null ? null : await remote.find(view, signal);
   if (found === null) settings.set(mark, "1");
@@ -129,9 +130,6 @@ function sinceOf({ store }: Bridge, sessionId: string): Millis | null {
   return Math.min(cursor, ...times) - overlapMs;
 }
 
-/** Of this session (an id follows): what its log has at the next listing was said before the database was set back. */
-export const saidKey = "said:";
-
 /** Stores what the log has, page by page. */
 export async function listLog(
   bridge: Bridge,
@@ -140,12 +138,12 @@ export async function listLog(
   remoteId: string,
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, chats, clock } = bridge;
+  const { store, chats } = bridge;
   const isSaid = store.settings.get(saidKey + sessionId) !== null;
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) continue;
-    if (isSaid) store.db.transaction(() => store.log.apply(session, page, clock.now()));
+    if (isSaid) chats.keep(session, page);
     else chats.log(session, page);
   }
   if (isSaid && !signal.aborted) store.settings.remove(saidKey + sessionId);
@@ -237,10 +235,16 @@ function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]
   );
 }
 
+/** Claude waits for answers, and takes no prompt before it has them. */
+const isAsking = ({ bridge, sessionId }: Mirror): boolean => bridge.store.log.open(sessionId).isWaiting;
+
 /** Only what waits for a person is left, and no turn of another device is watched. */
-const isDone = ({ bridge, sessionId, isWatched }: Mirror, posts: readonly PostRow[]): boolean =>
-  (!isWatched && posts.every(({ state }) => state === "waiting")) ||
-  bridge.store.sessions.get(sessionId)?.state !== "active";
+function isDone(state: Mirror, posts: readonly PostRow[]): boolean {
+  const { bridge, sessionId, isWatched } = state;
+  const waits = (post: PostRow): boolean =>
+    post.state === "waiting" || (post.state === "queued" && post.kind === "prompt" && isAsking(state));
+  return (!isWatched && posts.every(waits)) || bridge.store.sessions.get(sessionId)?.state !== "active";
+}
 
 /** What can wait for the commit of the next that matters: the log at the API keeps it. */
 const isQuiet = ({ type }: SessionEvent): boolean =>
@@ -284,14 +288,14 @@ function flush(state: Mirror): boolean {
 }
 
 /**
- * What goes out next, in one request: answers and stops together, so that Claude does not go on between them, and before any prompt,
- * for a session that waits for them refuses it; a prompt by itself, and not before a session that was stopped has come to rest.
+ * What goes out next, in one request: answers and stops together, so that Claude does not go on between them; then a prompt by itself,
+ * and not before a session that was stopped has come to rest, or one that asks has its answers.
  */
-function nextPosts({ restingAt, isOneByOne }: Mirror, posts: readonly PostRow[]): PostRow[] {
-  const queued = posts.filter(({ state }) => state === "queued");
+function nextPosts(state: Mirror, posts: readonly PostRow[]): PostRow[] {
+  const queued = posts.filter((post) => post.state === "queued");
   const others = queued.filter(({ kind }) => kind !== "prompt");
-  if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
-  return restingAt === null ? queued.slice(0, 1) : [];
+  if (others.length > 0) return state.isOneByOne ? others.slice(0, 1) : others;
+  return state.restingAt === null && !isAsking(state) ? queued.slice(0, 1) : [];
 }
 
 /** Posts requests; resolves to their echoes. What is refused for good and is no prompt is over: there is nothing left to tell. */
@@ -318,7 +322,7 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
       }),
     );
     const requests = built.map(({ request }) => request);
-    return { ...nothing, echoes: await line.post(viewOf(bridge, session), requests, () => undefined, signal) };
+    return { ...nothing, echoes: await line.post(await viewOf(bridge, session), requests, () => undefined, signal) };
   } catch (error) {
     if (signal.aborted && !state.signal.aborted) return nothing;
     if (!(error instanceof BridgeError)) throw error;

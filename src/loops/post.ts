@@ -25,7 +25,7 @@ export async function build(
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
-  const hasSandbox = session !== null && bridge.line.hasSandbox(viewOf(bridge, session));
+  const hasSandbox = session !== null && bridge.line.hasSandbox(await viewOf(bridge, session));
   return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 
@@ -47,7 +47,7 @@ export type Worker = {
 };
 
 /** A session as a line is told of it. */
-export function viewOf({ config, store }: Bridge, session: Session): SessionView {
+export async function viewOf({ config, store, toolsOf }: Bridge, session: Session): Promise<SessionView> {
   const { context } = session;
   const text = (key: string, other: string): string => {
     const value = context[key];
@@ -59,8 +59,7 @@ export function viewOf({ config, store }: Bridge, session: Session): SessionView
     title: text("title", "Signal chat"),
     model: text("model", config.model),
     effort: text("effort", config.effort),
-    system: config.system,
-    tools: [],
+    ...(await toolsOf(session)),
     metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
     history: () => store.log.newestFirst(session.id),
   };

@@ -125,6 +125,8 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
 /** One at a time for each key. */
 function createOccupancy(onFree: () => void) {
   const running = new Map<string, Promise<unknown>>();
+  /** How many hold a key, or wait for it. */
+  const held = new Map<string, number>();
   const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
     const task = work.finally(() => {
       running.delete(key);
@@ -135,13 +137,22 @@ function createOccupancy(onFree: () => void) {
     return task;
   };
   return {
-    has: (key: string): boolean => running.has(key),
+    /** Also where other work waits for it. */
+    has: (key: string): boolean => running.has(key) || held.has(key),
     size: (): number => running.size,
     occupy,
     /** Begins in the same moment in which the key is free: nothing gets in between. */
     async hold<T>(key: string, work: () => Promise<T>): Promise<T> {
-      for (let task = running.get(key); task; task = running.get(key)) await task;
-      return occupy(key, work());
+      held.set(key, (held.get(key) ?? 0) + 1);
+      try {
+        for (let task = running.get(key); task; task = running.get(key)) await task;
+        return await occupy(key, work());
+      } finally {
+        const others = (held.get(key) ?? 0) - 1;
+        if (others > 0) held.set(key, others);
+        else held.delete(key);
+        onFree();
+      }
     },
     ended: (): Promise<unknown> => Promise.all(running.values()),
   };

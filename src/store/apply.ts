@@ -5,59 +5,16 @@
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
 import { askSubject, checkChat, decide } from "../core/chat.ts";
-import type { Ask, Change, Fact, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
-import { conversationsMax } from "../core/execute.ts";
-import type {
-  Account,
-  Chat,
-  Context,
-  Envelope,
-  JsonValue,
-  Millis,
-  Session,
-  SessionEvent,
-  Stamps,
-} from "../core/model.ts";
+import type { Change, Fact, Stage } from "../core/changes.ts";
+import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { nameOf, transcriptOf, untitled } from "../core/conversation.ts";
+import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
-import { textOf } from "../core/prompt.ts";
-import { personOf } from "../core/spend.ts";
-import { forgetChat, forgetSession, lastingKeys } from "./forgetting.ts";
 import { setAllowed } from "./allowed.ts";
-import type { InboxRow } from "./inbox.ts";
-import type { PostRow } from "./posts.ts";
-import { noteUsage, spendOf, usedBy } from "./spending.ts";
+import { forgetChat, forgetSession } from "./forgetting.ts";
+import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-
-/** What a decision needs to know of the world outside of the database. */
-export type Surroundings = {
-  readonly account: () => Account | null;
-  readonly now: () => Millis;
-  readonly random: () => number;
-  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
-  readonly isAskedAnew: boolean;
-  readonly newId: () => string;
-  readonly backend: string;
-  /** The next stamp of a key that is set here. */
-  readonly stamp: (stamps: Stamps, key: string) => Stamps;
-  /** What a message of a person is marked with; null for no mark. */
-  readonly emojiOf: (stage: Stage) => string | null;
-  /** A message's timestamp here is its identity on Signal. */
-  readonly hasOwnTimestamps: boolean;
-  readonly isWelcoming: boolean;
-  /** What is written for this chat now goes out at once. */
-  readonly isSendReady: (chatKey: string) => boolean;
-  /** What a person's questions may cost in a day, in US cents; null without a limit. */
-  readonly spendLimitCents: number | null;
-  /** Days end at midnight there. */
-  readonly timeZone: string;
-  readonly look: Pick<Look, "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation">;
-  /** Asserts what must hold after each decision: in tests and simulation. */
-  readonly isChecked: boolean;
-  /** Rows of this chat, or posts of these sessions, were written and committed. */
-  readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
-};
+import { createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -95,7 +52,11 @@ export function createChats(store: Store, world: Surroundings) {
       posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
     ): readonly Change[] {
       return store.db.transaction(() => {
-        for (const { id, eventId } of posted) store.posts.markPosted(id, eventId);
+        for (const { id, eventId } of posted) {
+          const request = store.posts.get(id)?.request;
+          if (request?.kind === "result") store.calls.markPosted(request.toolUseId, world.now());
+          store.posts.markPosted(id, eventId);
+        }
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
         store.files.note(session.id, added);
@@ -103,14 +64,19 @@ export function createChats(store: Store, world: Surroundings) {
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
+    /** Stores what was said already: nothing is decided about it. */
+    keep: (session: Session, events: readonly SessionEvent[]): void =>
+      store.db.transaction(() => void store.log.apply(session, events, world.now())),
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
       const kind = verdict.kind === "hint" ? "command" : verdict.kind;
-      if (envelope.chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
-      const id = store.inbox.accept(key, kind, envelope, world.now());
-      if (id === null) return null;
-      settle(envelope.chat, { type: "received", id, envelope, verdict });
-      return id;
+      const { chat } = envelope;
+      if (chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
+      return store.db.transaction(() => {
+        const id = store.inbox.accept(key, kind, envelope, world.now());
+        if (id !== null) settle(chat, { type: "received", id, envelope, verdict });
+        return id;
+      });
     },
     /** Tells every chat in which something is open. */
     tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
@@ -123,86 +89,6 @@ export function createChats(store: Store, world: Surroundings) {
   };
 }
 
-const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
-  id,
-  envelope,
-  versions,
-  told,
-  receivedAt,
-  post,
-});
-
-function createView(store: Store, world: Surroundings) {
-  const { inbox, posts, sessions, log, outbox, settings } = store;
-  const asksOf = (session: Session): Ask[] => {
-    const { uses, isWaiting } = log.open(session.id);
-    if (!isWaiting) return [];
-    return uses.flatMap((use) => {
-      const subject = askSubject({ session }, use.id);
-      if (!use.isAsk || posts.isConfirmed(subject)) return [];
-      const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
-      const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
-        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-        at: state === "sent" ? sendingAt : null,
-      }));
-      return [{ use, shown, isSaid: rows.length > 0 }];
-    });
-  };
-  /** `exceptId`: a row that is being decided on, and is open for now. */
-  return (chat: Chat, exceptId = 0): View => {
-    const key = chatKey(chat);
-    const account = world.account();
-    // A decision is made for what has arrived, and nothing arrives before it is known who we are.
-    if (account === null) throw new Error("A decision needs the account");
-    const active = sessions.active(key);
-    const session = active?.backend === world.backend ? active : null;
-    const rows = inbox.head(key, exceptId);
-    const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
-    const open = post && log.open(post.sessionId);
-    return {
-      chat,
-      account,
-      now: world.now(),
-      jitter: world.random(),
-      session,
-      head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
-      prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
-      isAskedAnew: world.isAskedAnew,
-      turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
-      asks: session ? asksOf(session) : [],
-      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
-      lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
-      hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
-      isWelcome: ({ chat, source }) =>
-        !world.isWelcoming ||
-        chat?.kind === "group" ||
-        settings.get(`welcomed:${source?.aci ?? source?.number}`) !== null,
-      announcedUpTo: () => Number(settings.get(`digest:${key}`) ?? 0),
-      endedText({ source }, sentAt) {
-        const row = inbox.ended(key, sentAt);
-        const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
-        return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
-      },
-      spend: ({ source }) => spendOf(store, world, personOf(source)),
-      look: { ...world.look, ...lookOf(store, world, key, session) },
-    };
-  };
-}
-
-function lookOf(store: Store, world: Surroundings, key: string, session: Session | null) {
-  const { sessions, log, inbox } = store;
-  return {
-    conversations: () =>
-      sessions
-        .ofChat(key, conversationsMax)
-        .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
-    usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
-    lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
-    chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
-    transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
-  };
-}
-
 /** Resolves to the session that has new work, if one has. */
 type Writes<Do extends Change["do"]> = {
   readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
@@ -210,6 +96,7 @@ type Writes<Do extends Change["do"]> = {
 
 type ConversationDo =
   | "grant"
+  | "openProject"
   | "endSession"
   | "resumeSession"
   | "set"
@@ -231,8 +118,18 @@ function createConversationWrites(
       settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
     },
     endSession: (_, { id }) => void sessions.end(id),
-    resumeSession: (_, { id }) => {
+    openProject(chat, { project }) {
+      const key = chatKey(chat);
+      // "" is none, also where a setting binds the group to one.
+      settings.set(`project:${key}`, project ?? "");
+      const active = sessions.active(key);
+      if (active) sessions.end(active.id);
+      const before = sessions.lastOfProject(key, project);
+      if (before) sessions.resume(before.id);
+    },
+    resumeSession: (chat, { id }) => {
       sessions.resume(id);
+      settings.set(`project:${chatKey(chat)}`, sessions.get(id)?.project ?? "");
       sessions.setStale(id, true);
       return id;
     },
@@ -261,11 +158,53 @@ function createConversationWrites(
   };
 }
 
+type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+
+/** Calls of our own tools: the journal, and what Claude is told. */
+function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
+  const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
+    const request = { kind: "result", toolUseId: useId, text, isError } as const;
+    posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
+    return sessionId;
+  };
+  return {
+    call(_, { sessionId, turn, use: { id, name, input } }) {
+      const project = sessions.get(sessionId)?.project ?? "";
+      calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
+      return sessionId;
+    },
+    askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
+    allowCall(_, { useId, approver }) {
+      const call = calls.get(useId);
+      if (call === null || call.basis === null) return;
+      const { inputHash, basis, sessionId } = call;
+      calls.allow(useId, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
+      return sessionId;
+    },
+    dropCall(_, { useId, reason, approver }) {
+      const call = calls.get(useId);
+      if (call === null) return;
+      const isDenied = approver !== null && calls.deny(useId, reason, approver, world.now());
+      if (isDenied || calls.expire(useId, reason, world.now())) return post(call.sessionId, useId, reason, true);
+      db.afterCommit(() => world.onDropped(useId));
+      return call.sessionId;
+    },
+    result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
+    grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
+    paid: (_, { id }) => void settings.remove(`owed:${id}`),
+    owe(chat, { id, sessionId, work }) {
+      settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
+      return sessionId;
+    },
+  };
+}
+
 function createApply(store: Store, world: Surroundings) {
   const { inbox, outbox, drafts, posts, settings } = store;
   const current = createSessionMaker(store, world);
   const write: Writes<Change["do"]> = {
     ...createConversationWrites(store, world, current),
+    ...createCallWrites(store, world),
     say(chat, { why, subject, part, body, draftOf }) {
       if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
       else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now());
@@ -340,19 +279,8 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
   );
 }
 
-/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
-function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
-  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
-  return Object.fromEntries(
-    lastingKeys.flatMap((name) => {
-      const value = context[name];
-      return value === undefined ? [] : [[name, value]];
-    }),
-  );
-}
-
 function createSessionMaker(store: Store, world: Surroundings) {
-  const { sessions } = store;
+  const { sessions, settings } = store;
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
@@ -361,7 +289,12 @@ function createSessionMaker(store: Store, world: Surroundings) {
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
-    return sessions.create(id, chat, world.backend, { title: untitled(id), ...chosen }, {}, world.now());
+    const named = settings.get(`project:${key}`);
+    const project =
+      named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
+    const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
+    const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
+    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 

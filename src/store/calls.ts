@@ -65,6 +65,11 @@ export function createCalls(db: Database) {
         VALUES (${call.id}, ${call.sessionId}, ${call.turn}, ${call.project}, ${call.tool}, ${JSON.stringify(call.input)},
           ${hashInput(call.tool, call.input)}, 'seen', ${now}, ${now}) ON CONFLICT (id) DO NOTHING`),
     get: (id: string) => one`WHERE id = ${id}`,
+    /** Conversations with a call that is not posted yet, or waits for a person. */
+    openSessions: (): string[] =>
+      db
+        .all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted' AND state <> 'asked'")
+        .map(({ id }) => id),
     /** What is not posted yet, oldest first. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at, id`,
     /** The newest calls of a session, newest first. */

@@ -31,6 +31,8 @@ export function forgetSession(db: Database, id: string): void {
   run`UPDATE outbox SET body = ${emptyBody} WHERE done_at IS NOT NULL AND why IN ('draft', 'below', 'told', 'end', 'failed')
     AND subject IN (SELECT subject FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
   run`DELETE FROM posts WHERE session_id = ${id}`;
+  run`DELETE FROM calls WHERE session_id = ${id}`;
+  run`DELETE FROM kept WHERE session_id = ${id}`;
   run`DELETE FROM events WHERE session_id = ${id}`;
   run`DELETE FROM files WHERE session_id = ${id}`;
   run`DELETE FROM file_looks WHERE session_id = ${id}`;

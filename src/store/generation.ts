@@ -46,3 +46,6 @@ function readNumber(file: string): number {
     return 0;
   }
 }
+
+/** Of this session (an id follows): what its log has at the next listing was said before the database was set back. */
+export const saidKey = "said:";

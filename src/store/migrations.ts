@@ -185,8 +185,16 @@ export const migrations: readonly string[] = [
       asked_at, event_id, tries, received_at
     FROM inbox WHERE kind = 'prompt' AND session_id IS NOT NULL AND (event_id IS NOT NULL OR (asked_at IS NOT NULL AND state <> 'done'));
 
-  -- How a message of a person stands; what is asked of Claude for it is its post. A command is decided as it arrives: one that an older
-  -- version left open is over. versions: the times of sending that name it, those of the versions it replaced included.
+  -- A command, or a yes, is decided as it arrives: one that an older version left open is over, and its person hears so.
+  INSERT INTO outbox (key, chat_key, chat, timestamp, body, state, created_at)
+    SELECT 'control:' || id, chat_key, envelope -> '$.chat',
+      max((SELECT coalesce(max(timestamp), 0) FROM outbox), (SELECT max(received_at) FROM inbox)) + row_number() OVER (ORDER BY id),
+      json_object('kind', 'text', 'text', 'This came while I was brought up to date, and was not taken. Please send it again.',
+        'styles', json_array(), 'quote', NULL, 'files', json_array()), 'queued', received_at
+    FROM inbox WHERE state <> 'done' AND kind <> 'prompt' ON CONFLICT (key) DO NOTHING;
+
+  -- How a message of a person stands; what is asked of Claude for it is its post. versions: the times of sending that name it, those of
+  -- the versions it replaced included.
   CREATE TABLE inbox_next (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
@@ -271,6 +279,10 @@ export const migrations: readonly string[] = [
   CREATE INDEX inbox_ended ON inbox (chat_key, id) WHERE state = 'done' AND kind = 'prompt';
   CREATE INDEX inbox_named ON inbox (chat_key, envelope ->> '$.sentAt', id) WHERE state = 'done' AND kind = 'prompt';
   `,
+  `
+  -- The project of this machine that a conversation works on; null for none.
+  ALTER TABLE sessions ADD COLUMN project TEXT;
+    `,
   `
   -- What was used, by conversation, day and person. What a conversation used before belongs to no day.
   CREATE TABLE usage (

@@ -61,6 +61,17 @@ export function forget(db: Database, now: Millis): void {
   if (blanked > 0) db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
+/** Every table but the transport's own. */
+export function forgetAll(db: Database): void {
+  const sql =
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'signal_*'";
+  const tables = db.all<{ name: string }>(sql);
+  db.transaction(() => {
+    db.exec("PRAGMA defer_foreign_keys = ON");
+    for (const { name } of tables) db.exec(`DELETE FROM "${name}"`);
+  });
+}
+
 /** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/sync.ts`: a minute). */
 export const logTailMs: Millis = 24 * 3_600_000;
 

@@ -10,7 +10,7 @@ type Raw = Omit<Session, "chat" | "context" | "stamps" | "isStale"> & {
   readonly isStale: 0 | 1;
 };
 
-const select = `SELECT id, chat_key AS chatKey, chat, backend, remote_id AS remoteId, state, context, stamps, cursor,
+const select = `SELECT id, chat_key AS chatKey, chat, backend, remote_id AS remoteId, state, project, context, stamps, cursor,
   remote_updated_at AS remoteUpdatedAt, is_stale AS isStale, created_at AS createdAt, used_at AS usedAt, synced_at AS syncedAt
   FROM sessions`;
 
@@ -34,12 +34,23 @@ export function createSessions(db: Database) {
   };
   return {
     ...reads,
-    create(id: string, chat: Chat, backend: string, context: Context, stamps: Stamps, now: Millis): Session {
-      run`INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at)
-        VALUES (${id}, ${chatKey(chat)}, ${JSON.stringify(chat)}, ${backend}, 'active', ${JSON.stringify(context)},
+    create(
+      id: string,
+      chat: Chat,
+      backend: string,
+      context: Context,
+      stamps: Stamps,
+      now: Millis,
+      project: string | null = null,
+    ): Session {
+      run`INSERT INTO sessions (id, chat_key, chat, backend, state, project, context, stamps, created_at, used_at)
+        VALUES (${id}, ${chatKey(chat)}, ${JSON.stringify(chat)}, ${backend}, 'active', ${project}, ${JSON.stringify(context)},
           ${JSON.stringify(stamps)}, ${now}, ${now})`;
       return need(id);
     },
+    /** The newest conversation of a chat that works on this project, or on none. */
+    lastOfProject: (chat: string, project: string | null) =>
+      reads.ofChat(chat, projectLookMax).find((session) => session.project === project) ?? null,
     setRemote: (id: string, remoteId: string) => run`UPDATE sessions SET remote_id = ${remoteId} WHERE id = ${id}`,
     setContext: (id: string, context: Context, stamps: Stamps) =>
       run`UPDATE sessions SET context = ${JSON.stringify(context)}, stamps = ${JSON.stringify(stamps)} WHERE id = ${id}`,
@@ -84,3 +95,6 @@ function createReads(db: Database) {
         FROM sessions WHERE state = 'active'` ?? { total: 0, active: 0, stale: 0 },
   };
 }
+
+/** Conversations that are looked through for the one to go back to. */
+const projectLookMax = 100;

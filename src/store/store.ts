@@ -4,10 +4,12 @@ import { join } from "node:path";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, statements, type Database } from "./database.ts";
+import { createCalls, type Calls } from "./calls.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
 import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
+import { createKept, type KeptRows } from "./kept.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
@@ -25,6 +27,9 @@ export type Store = {
   readonly drafts: Drafts;
   readonly sessions: Sessions;
   readonly files: Files;
+  /** The journal of what Claude asked to do on this machine, and what files were before. */
+  readonly calls: Calls;
+  readonly kept: KeptRows;
   readonly usage: Usage;
   readonly settings: Settings;
   readonly generation: Generation;
@@ -105,6 +110,8 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       log: createLog(db),
       outbox,
       drafts: createDrafts(db),
+      calls: createCalls(db),
+      kept: createKept(db),
       sessions: createSessions(db),
       files,
       usage: createUsage(db),

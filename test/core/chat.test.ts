@@ -3,251 +3,41 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
-import { checkChat, decide } from "../../src/core/chat.ts";
-import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
-import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
+import { owner } from "../doubles/chats.ts";
+import { decide } from "../../src/core/chat.ts";
+import type { Fact, Post, View } from "../../src/core/changes.ts";
+import { BridgeError, toFault } from "../../src/core/errors.ts";
 import { promptBounds } from "../../src/core/backoff.ts";
-import { classify } from "../../src/core/inbound.ts";
-import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
-import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
-import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
-
-const at = 1_786_953_600_000;
-const session: Session = {
-  id: "s",
-  chatKey: "self",
-  chat: self,
-  backend: "scripted",
-  remoteId: "remote",
-  state: "active",
-  context: {},
-  stamps: {},
-  cursor: at,
-  remoteUpdatedAt: null,
-  isStale: false,
-  createdAt: at,
-  usedAt: at,
-  syncedAt: at,
-};
-
-// --- given
-
-type Standing = "nothing" | "queued" | "posting" | "posted" | "waiting";
-
-const prompt = (id: number, post: Post["state"] | null, more: Partial<Prompt> = {}): Prompt => ({
-  id,
-  envelope: noteOf(`question ${id}`, at + id),
-  versions: [at + id],
-  told: null,
-  receivedAt: at + id,
-  post: post === null ? null : { sessionId: "s", state: post, tries: {} },
-  ...more,
-});
-
-const use = (id: string): Ask["use"] => ({
-  id,
+import type { Session, SessionEvent, StopReason } from "../../src/core/model.ts";
+import {
   at,
-  type: "tool_use",
-  name: "bash",
-  input: { command: `make ${id}` },
-  isAsk: true,
-  isLocal: false,
-});
-/** On the phones for a minute. */
-const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
-  use: use(id),
-  shown: [{ sentAt, at: at - 60_000 }],
-  isSaid: true,
-  ...more,
-});
-
-const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
-  chat: self,
-  account: owner,
-  now: at + 1_000,
-  jitter: 0.5,
-  isAskedAnew: false,
   session,
-  head: prompts.slice(0, 2),
-  prompts: () => prompts,
-  turn: null,
-  asks: [],
-  granted: [],
-  lastError: null,
-  hasReply: () => true,
-  isWelcome: () => true,
-  announcedUpTo: () => 0,
-  endedText: () => null,
-  spend: () => null,
-  look: {
-    guests: { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] },
-    conversations: () => [{ session, name: "this" }],
-    usage: () => null,
-    models: () => [],
-    chosen: () => ({}),
-    defaultModel: "claude-test",
-    defaultEffort: "medium",
-    isModelFixed: true,
-    situation: () => "fine",
-    lastPrompt: () => null,
-    transcript: () => "",
-  },
-  ...more,
-});
-
-const log = (...events: SessionEvent[]): Progress => trackAll(progressOf("p"), events);
-const processed: SessionEvent = { id: "p", at, type: "prompt", text: "question" };
-const idle = (stop: StopReason): SessionEvent => ({ id: "i", at: at + 2, type: "idle", stop });
-const running = log(processed);
-
-const standings: { readonly [S in Standing]: View } = {
-  nothing: viewOf([]),
-  queued: viewOf([prompt(1, "queued"), prompt(2, null)]),
-  posting: viewOf([prompt(1, "posting"), prompt(2, null)]),
-  posted: viewOf([prompt(1, "posted"), prompt(2, null)], { turn: running }),
-  waiting: viewOf([prompt(1, "waiting"), prompt(2, null)], {
-    turn: log(processed, idle({ kind: "requires_action", eventIds: ["a"] })),
-    asks: [ask("a", 50)],
-  }),
-};
-const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), ask("b", 51)] };
-const unsaid = ask("a", 50, { isSaid: false, shown: [] });
-
-// --- when
-
-const received = (content: Content | string, id = 9, more: Partial<Envelope> = {}): Fact => {
-  const envelope = noteOf(content, at + id, more);
-  const verdict = classify(envelope, { account: owner, allow: [{ kind: "self" }], isGroupAlways: true });
-  return { type: "received", id, envelope, verdict };
-};
-const edited = (targetSentAt: number, text: string): Fact =>
-  received({ kind: "edit", targetSentAt, body: textContent(text) });
-const deleted = (targetSentAt: number): Fact => received({ kind: "delete", targetSentAt }, 0);
-const thumb = (targetSentAt: number, emoji = "👍"): Fact =>
-  received({ kind: "reaction", emoji, targetAuthor: owner, targetSentAt, isRemove: false });
-const quoting = (sentAt: number, text = "yes"): Fact =>
-  received(textContent(text, { quote: { sentAt, author: owner, text: "?" } }));
-const logged = (...events: SessionEvent[]): Fact => ({ type: "logged", session, events });
-const failed = (code: ErrorCode, more: Partial<Extract<Fact, { type: "failed" }>> = {}): Fact => ({
-  type: "failed",
-  id: 1,
-  fault: toFault(new BridgeError(code, "it failed")),
-  hasSpoken: false,
-  isLost: false,
-  ...more,
-});
-const gone: Fact = { type: "gone", session, isElsewhere: false };
-const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "answer" };
-
-// --- then
-
-const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do }>) => string } = {
-  say: ({ why, subject }) => `say ${why} ${subject}`,
-  mark: ({ id, stage }) => `mark ${id} ${stage}`,
-  open: ({ id }) => `open ${id}`,
-  finish: ({ id, outcome }) => `finish ${id} ${outcome}`,
-  tell: ({ id, code }) => `tell ${id} ${code}`,
-  ask: ({ id }) => `ask ${id}`,
-  again: ({ id, isLost }) => `again ${id} ${isLost ? "anew" : "going on"}`,
-  wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
-  confirm: ({ use, isAllowed }) => `${isAllowed ? "yes" : "no"} to ${use.id}`,
-  grant: ({ tools }) => `grant ${tools.join(" ")}`,
-  interrupt: ({ id }) => `interrupt ${id}`,
-  endSession: ({ id }) => `end ${id}`,
-  resumeSession: ({ id }) => `resume ${id}`,
-  set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
-  forget: ({ id }) => `forget ${id}`,
-  forgetChat: () => "forget all",
-  allow: ({ isAllowed }) => (isAllowed ? "allow" : "disallow"),
-  announced: ({ id }) => `announced ${id}`,
-  welcome: () => "welcome",
-};
-const decided = (view: View, fact: Fact): string[] =>
-  decide(view, fact).map((change) => (lines[change.do] as (change: Change) => string)(change));
-const textsOf = (view: View, fact: Fact): string[] =>
-  decide(view, fact).flatMap((change) =>
-    change.do === "say" && change.body.kind !== "reaction" ? change.body.text : [],
-  );
-const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
-  decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
-
-const bothWithdrawn = ["finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared"];
-
-/** Total by type: a fact, or a standing, that is added without a line here does not compile. */
-const table: { readonly [Type in Fact["type"]]: readonly [when: string, Fact, Record<Standing, readonly string[]>] } = {
-  received: [
-    "another message comes",
-    received("what else?"),
-    {
-      nothing: ["open 9", "mark 9 taken", "ask 9"],
-      queued: ["open 9", "mark 9 taken"],
-      posting: ["open 9", "mark 9 taken"],
-      posted: ["open 9", "mark 9 taken"],
-      waiting: ["open 9", "mark 9 taken", "say note 9"],
-    },
-  ],
-  logged: [
-    "Claude says something, and goes on",
-    logged(reply),
-    {
-      nothing: ["say reply s:r"],
-      queued: ["say reply s:r"],
-      posting: ["say reply s:r"],
-      posted: ["say reply s:r"],
-      waiting: ["say reply s:r"],
-    },
-  ],
-  failed: [
-    "a request fails for the first time, and that may pass",
-    failed("claude_overloaded"),
-    {
-      nothing: [],
-      queued: ["again 1 going on"],
-      posting: ["again 1 going on"],
-      posted: ["again 1 going on"],
-      waiting: ["again 1 going on"],
-    },
-  ],
-  gone: [
-    "the session is gone at Claude",
-    gone,
-    {
-      nothing: ["end s", "say gone s"],
-      queued: ["end s", "again 1 anew", "say gone s"],
-      posting: ["end s", "again 1 anew", "say gone s"],
-      posted: ["end s", "again 1 anew", "say gone s"],
-      waiting: ["end s", "again 1 anew", "say gone s"],
-    },
-  ],
-  back: ["the line is back soon", { type: "back" }, { nothing: [], queued: [], posting: [], posted: [], waiting: [] }],
-  started: [
-    "the program starts",
-    { type: "started" },
-    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
-  ],
-  setBack: [
-    "the database was set back",
-    { type: "setBack", generation: 7 },
-    {
-      nothing: [],
-      queued: ["say note setback 7", ...bothWithdrawn],
-      posting: ["say note setback 7", "interrupt 1", ...bothWithdrawn],
-      posted: ["say note setback 7", "interrupt 1", ...bothWithdrawn],
-      waiting: ["say note setback 7", "no to a", "interrupt 1", ...bothWithdrawn],
-    },
-  ],
-  expired: [
-    "the question was not answered in time",
-    { type: "expired", askIds: ["a"], isLast: true },
-    {
-      nothing: [],
-      queued: [],
-      posting: [],
-      posted: [],
-      waiting: ["say expired s:a", "no to a", "go on 1"],
-    },
-  ],
-};
+  prompt,
+  use,
+  ask,
+  viewOf,
+  log,
+  processed,
+  idle,
+  running,
+  standings,
+  withTwoAsks,
+  unsaid,
+  received,
+  edited,
+  deleted,
+  thumb,
+  quoting,
+  logged,
+  failed,
+  gone,
+  reply,
+  decided,
+  textsOf,
+  changeOf,
+  table,
+  type Standing,
+} from "./chat-cases.ts";
 
 describe.each(Object.values(table))("when %s", (_, fact, row) => {
   test.each(Object.entries(row) as [Standing, readonly string[]][])("given %s", (standing, then) => {
@@ -503,6 +293,44 @@ describe("when a person answers", () => {
   });
 });
 
+describe("when a call of our own tool waits for a yes", () => {
+  const call = (isCommand: boolean, more: Partial<View> = {}): View => ({
+    ...standings.waiting,
+    asks: [ask("c", 50, { call: { project: "garden", isCommand } })],
+    ...more,
+  });
+  test.each([
+    ["yes", call(false), received("yes"), ["c allowed by OWNER", "go on 1"]],
+    ["no", call(false), received("no"), ["c dropped", "go on 1"]],
+    [
+      "always: edits of the project, for an hour",
+      call(false),
+      received("always"),
+      ["edits in garden are free", "say note 9", "c allowed by OWNER", "go on 1"],
+    ],
+    ["always, to a command: this one", call(true), received("always"), ["say note 9", "c allowed by OWNER", "go on 1"]],
+    [
+      "a yes of a person who is not the owner of this machine",
+      call(false, { isOwner: () => false }),
+      received("yes"),
+      ["say note 9"],
+    ],
+    [
+      "a plain yes before the phones had the question",
+      call(false, { asks: [ask("c", 50, { shown: [{ sentAt: 50, at: at + 99 }] })] }),
+      received("yes"),
+      ["open 9", "mark 9 taken", "say note 9"],
+    ],
+  ] as const)("%s", (_, view, fact, then) => {
+    const changes = decided(view, fact).map((line) => line.replace(owner.aci ?? "", "OWNER"));
+    expect(changes).toEqual([...then]);
+  });
+  test("/stop drops it: nothing runs for a person who has gone on to something else", () =>
+    expect(decided(call(false, { calls: [use("c")] }), received("/stop"))).toContain("c dropped"));
+  test("it expires as a question of Claude's does", () =>
+    expect(decided(call(false), { type: "expired", askIds: ["c"], isLast: true })[0]).toBe("say expired s:c"));
+});
+
 describe("when a question waits long", () => {
   const half: Fact = { type: "expired", askIds: ["a"], isLast: false };
   test("after half of its time its person is reminded", () =>
@@ -634,114 +462,4 @@ describe("after an absence", () => {
     expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([expect.stringContaining("3 h")]);
     expect(decided(viewOf([prompt(1, "posted")], later), { type: "back" })).toEqual([]);
   });
-});
-
-// --- what holds after each decision
-
-test("one: at most one prompt is under way, and it is the oldest", () => {
-  for (const view of Object.values(standings)) checkChat(view);
-  const broken = (prompts: readonly Prompt[]) => () => checkChat(viewOf(prompts));
-  expect(broken([prompt(1, "posted"), prompt(2, "queued")])).toThrow("one: at most one");
-  expect(broken([prompt(1, null), prompt(2, "queued")])).toThrow("one: the prompt under way is the oldest");
-});
-
-test("asked: an open prompt is posted, or Claude waits for a person", () => {
-  expect(() => checkChat(viewOf([prompt(1, null)]))).toThrow("asked:");
-  expect(() => checkChat(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }))).not.toThrow();
-  // What an older version, or a crash, left lying goes on with the start.
-  expect(decided(viewOf([prompt(1, null), prompt(2, null)]), { type: "started" })).toEqual(["ask 1"]);
-  expect(decided(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }), { type: "started" })).toEqual([]);
-});
-
-/** Every fact of this page, in every standing. */
-const facts: readonly Fact[] = [
-  ...Object.values(table).map(([, fact]) => fact),
-  ...["yes", "no", "/stop", "/skip", "/new", "/new words", "/forget", "/resume 1", "/approve", "/retry"].map((words) =>
-    received(words),
-  ),
-  edited(at + 1, "better"),
-  edited(at + 2, "better"),
-  edited(at + 1, "yes"),
-  deleted(at + 1),
-  deleted(at + 2),
-  thumb(50),
-  logged(idle({ kind: "end_turn" })),
-  logged({ id: "x", at: at + 3, type: "terminated" }),
-  ...(["claude_request", "claude_key", "claude_overloaded", "claude_stream_lost", "claude_failed"] as const).map(
-    (code) => failed(code),
-  ),
-  { ...gone, isElsewhere: true },
-];
-const views: readonly View[] = [
-  ...Object.values(standings),
-  withTwoAsks,
-  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "end_turn" })) }),
-  viewOf([prompt(1, "posted"), prompt(2, null)], { turn: log(processed, idle({ kind: "retries_exhausted" })) }),
-  viewOf([prompt(1, "posted"), prompt(2, null)], { lastError: { code: "x", isTerminal: true } }),
-  viewOf([prompt(1, null)], { asks: [ask("a", 50)] }),
-  viewOf([], { session: null }),
-];
-const all = views.flatMap((view) => facts.map((fact) => [view, fact] as const));
-
-test("settled: a prompt ends once, and its end is said or shown, unless its message is gone", () => {
-  for (const [view, fact] of all) {
-    const changes = decided(view, fact);
-    const finished = changes.filter((line) => line.startsWith("finish"));
-    const ids = finished.map((line) => line.split(" ")[1]);
-    expect(new Set(ids).size).toBe(ids.length);
-    const isGone =
-      fact.type === "received" && (fact.envelope.content.kind === "delete" || fact.envelope.content.kind === "edit");
-    for (const id of ids) {
-      const isShown = changes.some((line) => line.startsWith(`mark ${id} `) || line.startsWith(`say end ${id}`));
-      expect([changes, isShown || isGone]).toEqual([changes, true]);
-    }
-  }
-});
-
-test("asked: whatever comes, one prompt at most is posted, and only where nothing is under way and nothing waits for a person", () => {
-  for (const [view, fact] of all) {
-    const changes = decide(view, fact);
-    const asked = changes.filter((change) => change.do === "ask");
-    const ended = new Set(changes.flatMap((change) => (change.do === "finish" ? change.id : [])));
-    const isBusy = view.head.some(({ id, post }) => post !== null && !ended.has(id));
-    expect(asked.length).toBeLessThanOrEqual(isBusy ? 0 : 1);
-    const opened = changes.flatMap((change) => (change.do === "open" ? change.id : []));
-    const left = [
-      ...view
-        .prompts()
-        .map(({ id }) => id)
-        .filter((id) => !ended.has(id)),
-      ...opened,
-    ];
-    const answered = changes.flatMap((change) => (change.do === "confirm" ? change.use.id : []));
-    const isOver = changes.some(
-      (change) => change.do === "endSession" || change.do === "forget" || change.do === "resumeSession",
-    );
-    const isWaiting = !isOver && view.asks.some((open) => !answered.includes(open.use.id));
-    if (!isBusy && !isWaiting) expect(asked.map(({ id }) => id)).toEqual(left.slice(0, 1));
-  }
-});
-
-test("named: within a decision no two messages have the same reason, subject and part", () => {
-  for (const [view, fact] of all) {
-    const said = decide(view, fact).flatMap((change) =>
-      change.do === "say" ? `${change.why} ${change.subject} ${change.part}` : [],
-    );
-    expect(new Set(said).size).toBe(said.length);
-  }
-});
-
-test("rule 3: a decision is a pure function of what it is told", () => {
-  const deepFreeze = (value: unknown): unknown => {
-    if (typeof value === "object" && value !== null && !(value instanceof Set)) {
-      Object.freeze(value);
-      Object.values(value).forEach(deepFreeze);
-    }
-    return value;
-  };
-  for (const [view, fact] of all) {
-    deepFreeze(view);
-    deepFreeze(fact);
-    expect(decide(view, fact)).toEqual(decide(view, fact));
-  }
 });

@@ -390,7 +390,7 @@ describe("any text", () => {
       }),
       { numRuns: 200 },
     );
-  });
+  }, 30_000);
 
   test("keeps every word of plain prose", () => {
     const prose = fc

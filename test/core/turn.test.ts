@@ -319,6 +319,7 @@ describe("what a session waits for, by its log alone", () => {
     expect(waitsFor(...two)).toEqual(["a", "b"]);
     expect(waitsFor(...two, confirmation("a", 4))).toEqual(["b"]);
     expect(waitsFor(...two, confirmation("a", 4), confirmation("b", 5))).toEqual([]);
+    expect(waitsFor(use("a", 1), use("b", 2), confirmation("a", 2), idle("i", 3, asks("a", "b")))).toEqual(["b"]);
     expect(waitsFor(...two, idle("j", 4))).toEqual([]);
     expect(waitsFor(...two, idle("j", 4), use("c", 5), idle("k", 6, asks("c")))).toEqual(["c"]);
   });

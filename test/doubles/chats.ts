@@ -5,7 +5,8 @@ import { join } from "node:path";
 import type { Change, Fact, View } from "../../src/core/changes.ts";
 import { classify, inboxKey } from "../../src/core/inbound.ts";
 import type { Account, Chat, Content, Envelope, SessionEvent, TextContent } from "../../src/core/model.ts";
-import { createChats, type Chats, type Surroundings } from "../../src/store/apply.ts";
+import { createChats, type Chats } from "../../src/store/apply.ts";
+import type { Surroundings } from "../../src/store/view.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 
 export const self: Chat = { kind: "self" };
@@ -89,7 +90,12 @@ export async function createChatRig(
     isWelcoming: false,
     spendLimitCents: null,
     timeZone: "UTC",
-    look: { ...look, situation: () => "Signal: connected" },
+    isOwner: () => true,
+    patienceMs: 3_600_000,
+    project: () => null,
+    grantEdits: () => undefined,
+    onDropped: () => undefined,
+    look: { ...look, situation: () => "Signal: connected", projects: () => [], granted: () => [] },
     isChecked: true,
     onTouched: (chatKey, sessionIds) => void touched.push([chatKey, sessionIds]),
     ...more,

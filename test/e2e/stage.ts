@@ -2,7 +2,7 @@
  * The whole program in this process, over the in-memory Signal and the scripted Claude, on a virtual clock: for behaviour
  * that takes minutes or hours, or faults that a phone does not have. What a phone sees of the real program: `scene.ts`.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Line } from "../../src/claude/line.ts";
@@ -36,6 +36,8 @@ export interface Stage {
 export type StageOptions = {
   readonly script?: Script;
   readonly flags?: Readonly<Record<string, string>>;
+  /** What config.toml says. */
+  readonly config?: string;
   /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
   readonly ownTimestamps?: boolean;
   readonly timeZone?: string;
@@ -49,6 +51,7 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
   const claude = createScriptedClaude({ clock, ...(options.script ? { script: options.script } : {}) });
   const home = mkdtempSync(join(tmpdir(), "signalman-stage-"));
   const flags = { transport: "signal-cli", account: "+15550100001", listen: "off", welcome: "false" };
+  if (options.config !== undefined) writeFileSync(join(home, "config.toml"), options.config, { mode: 0o600 });
   const { config } = loadConfig({ flags: { ...flags, ...options.flags, home }, env: {} });
   let ids = 0;
   const start = (): Promise<Daemon> =>
@@ -61,6 +64,7 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       newId: () => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`,
       buildTransport: () => Promise.resolve(signal.transport),
       isChecked: true,
+      env: process.env,
       buildLine: () => Promise.resolve(options.line?.(clock) ?? claude.line),
     });
   let daemon = await start();

@@ -164,3 +164,38 @@ test("the owner asks in a listed group by quoting Claude; other words of the own
   expect(bench.posts[1]).toContain("and now?");
   expect(bench.posts.join()).not.toContain("lunch?\n\nMe: sure");
 });
+
+test("always: what was allowed for the conversation is not asked for again, over a restart too", async () => {
+  await using stage = await openAsking();
+  const { bench, owner } = stage;
+  owner.write("always");
+  await bench.until("the end", () => isSettled(bench));
+  expect(answers(bench)).toEqual([true, true]);
+  expect(shown(bench, "rm two")).toBeUndefined();
+  await bench.kill();
+  await bench.start();
+  owner.write("more work");
+  await bench.until("the end", () => isSettled(bench));
+  expect(answers(bench)).toEqual([true, true, true, true]);
+});
+
+test("a question that was asked elsewhere does not lock out the message that came before it was known: its yes goes first", async () => {
+  await using bench = await openBench({ script: asking });
+  const { owner } = bench.signal;
+  owner.write("hello");
+  await bench.until("an answer", () => isSettled(bench));
+  const session = bench.world.sessions()[0];
+  // Another device of this person.
+  bench.world.post(session?.id ?? "", "work");
+  await bench.until("the question there", () => Boolean(session?.asking));
+  owner.write("and this?");
+  await bench.until("the question", () => shown(bench, "rm one") !== undefined);
+  await bench.pass(5_000);
+  owner.write("yes");
+  await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+  await bench.pass(1_000);
+  owner.write("yes");
+  await bench.until("the answers", () => isSettled(bench) && shown(bench, "re: and this?") !== undefined);
+  expect(answers(bench)).toEqual([true, true]);
+  expect(bench.posts.filter((text) => text === "and this?")).toHaveLength(1);
+});

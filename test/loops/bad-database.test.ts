@@ -29,7 +29,7 @@ test("a damaged page is in /health, in the log and in the owner's chat; what wor
   expect(bench.log.some((line) => line.includes("the database is damaged"))).toBe(true);
   await bench.pass(73 * 3_600_000);
   expect(bench.texts().filter((text) => text.includes("database of signalman is damaged"))).toHaveLength(4);
-});
+}, 30_000);
 
 test("a read that fails is counted and told until a check finds nothing wrong", async () => {
   await using bench = await openBench();

@@ -3,7 +3,7 @@ import { BridgeError } from "../../src/core/errors.ts";
 import { listedGroup, people, secretWord, unlistedGroup } from "../sim/config.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
-test("with a full disk the batch is held, nothing is acknowledged, and it is answered when there is room", async () => {
+test("rule 1: with a full disk the batch is held, nothing is acknowledged, and it is answered when there is room", async () => {
   await using bench = await openBench();
   bench.machine.isDiskBroken = true;
   bench.signal.owner.write("hello");

@@ -100,6 +100,7 @@ const outbox: Calls<Outbox> = {
 const sessions: Calls<Sessions> = {
   create: ["s", chat, "scripted", {}, {}, 1],
   active: ["self"],
+  lastOfProject: ["self", null],
   get: ["s"],
   find: ["remote"],
   setRemote: ["s", "remote"],

@@ -139,7 +139,7 @@ test("with the log here alone, what the token budget can use stays while it is u
   const [full, pruned] = [messages(all), messages(kept)];
   expect(Math.abs(full.length - pruned.length)).toBeLessThanOrEqual(8);
   expect(pruned.at(-1)).toEqual(full.at(-1));
-});
+}, 30_000);
 
 test("a conversation that was not used for so long is deleted, here and at Claude; what was chosen for the chat stays", () => {
   store.sessions.create("s", chat, "sessions", { model: "claude-test", title: "the plan" }, {}, 1);

@@ -215,7 +215,7 @@ describe("the outbox", () => {
     ]);
     expect([store.outbox.has("note", "a"), store.outbox.has("told", "a")]).toEqual([true, false]);
   });
-  test("after a crash during a send the row is queued again with its timestamp", () => {
+  test("rule 5: after a crash during a send the row is sent again, with its timestamp", () => {
     add("a", "1", 1000);
     const id = store.outbox.head("self")?.id ?? 0;
     store.outbox.markSending(id, 1);

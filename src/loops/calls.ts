@@ -1,0 +1,191 @@
+/**
+ * Calls of our own tools, which run on this machine: a call is a fact of the log, its result a post.
+ *
+ *   seen ─▶ looked at ─▶ asked (a person says yes or no: `core/chat.ts`) ─▶ allowed ─▶ runs ─▶ settled ─▶ posted
+ *               └─▶ free ───────────────────────────────────────────────────────▲
+ *
+ * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
+ */
+import type { SessionView } from "../claude/line.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
+import { plainText } from "../core/reply.ts";
+import type { ToolUse } from "../core/changes.ts";
+import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
+import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
+import { definitionsOf } from "../projects/tools.ts";
+import type { Call } from "../store/calls.ts";
+import type { Bridge } from "./bridge.ts";
+import { createQueue, type Queue } from "./queue.ts";
+
+export interface CallLoop extends Queue {
+  /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
+  drop(useId: string): void;
+}
+
+export type CallDeps = {
+  readonly projects: readonly Project[];
+  /** Found when it is first needed. */
+  readonly executor: () => Promise<ExecutorDeps>;
+};
+
+/** Conversations whose calls run at the same time. */
+const sessionsMax = 4;
+const owedPrefix = "owed:";
+
+export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
+  const { store, clock } = bridge;
+  const running = new Map<string, AbortController>();
+  // What a crash interrupted is settled in the journal, and told like any other result.
+  store.calls.settleInterrupted(clock.now());
+  const queue = createQueue(bridge, {
+    name: "calls",
+    keys: () => [...store.calls.openSessions(), ...store.settings.namesOf(owedPrefix).map((id) => owedPrefix + id)],
+    async work(key, kill) {
+      if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key, kill);
+      else for (const call of store.calls.open(key)) await workOn(bridge, deps, running, call, kill);
+      return null;
+    },
+    isOpen: () => bridge.account() !== null,
+    max: sessionsMax,
+  });
+  return { ...queue, drop: (useId) => running.get(useId)?.abort() };
+}
+
+async function workOn(
+  bridge: Bridge,
+  deps: CallDeps,
+  running: Map<string, AbortController>,
+  call: Call,
+  kill: AbortSignal,
+): Promise<void> {
+  const { store, chats } = bridge;
+  const session = store.sessions.get(call.sessionId);
+  if (session === null || kill.aborted || call.state === "asked") return;
+  const settle = (text: string, isError: boolean, isRun = true): void =>
+    void chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+  if (call.content !== null) {
+    // Settled by a decision, whose post is there, or by what a crash left.
+    if (!store.posts.isConfirmed(`${session.id}:${call.id}`)) settle(call.content, call.isError);
+    return;
+  }
+  const project = deps.projects.find(({ name }) => name === call.project);
+  if (project === undefined) {
+    return settle("There is no such project on this machine any more.", true, false);
+  }
+  const executor = await deps.executor();
+  if (call.state === "seen") {
+    const plan = await lookAt(project, call, executor);
+    if (plan.verdict === "asks") {
+      const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
+      const use = toUse(call);
+      return void chats.settle(session.chat, { type: "looked", session, use, item, basis: plan.basis });
+    }
+  }
+  const stop = new AbortController();
+  running.set(call.id, stop);
+  try {
+    const { content, isError } = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
+    settle(content, isError);
+  } finally {
+    running.delete(call.id);
+  }
+}
+
+const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" : "change.diff");
+
+const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
+  id,
+  at: seenAt,
+  type: "tool_use",
+  name: tool,
+  input: input as JsonValue,
+  isAsk: true,
+  isLocal: true,
+});
+
+type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
+
+/** `/undo` and `/diff`: what they do is said, and forgotten only then. */
+async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: AbortSignal): Promise<void> {
+  const { store, chats } = bridge;
+  const given = store.settings.get(key);
+  if (given === null) return;
+  const { chat, sessionId, work } = JSON.parse(given) as Owed;
+  const name = store.sessions.get(sessionId)?.project ?? "";
+  const project = deps.projects.find((one) => one.name === name);
+  const body = project
+    ? await answerOf(deps, project, sessionId, work, kill)
+    : plainText("This project is not there any more.");
+  if (kill.aborted) return;
+  chats.settle(chat, { type: "worked", id: Number(key.slice(owedPrefix.length)), body });
+}
+
+const diffLinesMax = 24;
+
+async function answerOf(deps: CallDeps, project: Project, sessionId: string, work: Owed["work"], kill: AbortSignal) {
+  const executor = await deps.executor();
+  if (work === "undo") {
+    const { restored, left } = await takeBack(project, sessionId, executor);
+    const said = restored.length === 0 ? "Nothing was taken back." : `Taken back: ${restored.join(", ")}.`;
+    return plainText(
+      left.length === 0 ? said : `${said}\nLeft as they are, for they were changed since: ${left.join(", ")}.`,
+    );
+  }
+  const diff = (await changesIn(project, sessionId, executor, kill)).trim();
+  if (diff === "") return plainText("Nothing is changed.");
+  const lines = diff.split("\n");
+  const shown = lines.slice(0, diffLinesMax).join("\n");
+  const isWhole = lines.length <= diffLinesMax;
+  const text = isWhole ? shown : `${shown}\n… and ${lines.length - diffLinesMax} lines more, in the file.`;
+  const base64 = new TextEncoder().encode(`${diff}\n`).toBase64();
+  const files = isWhole ? [] : [{ fileName: `${project.name}.diff`, contentType: "text/x-diff", base64 }];
+  const styles = [{ start: 0, length: shown.length, style: "MONOSPACE" as const }];
+  return { kind: "text" as const, text, styles, quote: null, files };
+}
+
+/** What Claude is told of the project that a session works on: its tools, and what its folder says about itself. */
+export async function toolsOf(
+  { config, log }: Pick<Bridge, "config" | "log">,
+  { projects, executor }: CallDeps,
+  session: Session,
+): Promise<Pick<SessionView, "tools" | "system">> {
+  const project = projects.find(({ name }) => name === session.project);
+  if (project === undefined) return { tools: [], system: config.system };
+  try {
+    const { home } = await executor();
+    const folder = await openFolder(project.folder, home);
+    if ("refusal" in folder)
+      return {
+        tools: [],
+        system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${folder.refusal}`,
+      };
+    const tools = (await definitionsOf(project)).map(({ name, description, input_schema }) => ({
+      name,
+      description,
+      inputSchema: input_schema as { readonly [key: string]: JsonValue },
+    }));
+    return { tools, system: `${config.system}\n\n${await instructionsOf(project, folder.root)}` };
+  } catch (error) {
+    log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
+    throw error instanceof BridgeError
+      ? error
+      : new BridgeError("config", `Cannot open the project ${project.name}`, { cause: error });
+  }
+}
+
+/** Edits of these projects need no yes; in this process only, for an hour of its time. */
+export function createGrants(clock: Bridge["clock"]) {
+  const until = new Map<string, Millis>();
+  const isGranted = (project: string): boolean => (until.get(project) ?? 0) > clock.monotonic();
+  return {
+    isGranted,
+    grant(project: string | null): void {
+      if (project === null) until.clear();
+      else until.set(project, clock.monotonic() + grantMs);
+    },
+    names: (): string[] => [...until.keys()].filter(isGranted),
+  };
+}
+
+const grantMs: Millis = 3_600_000;

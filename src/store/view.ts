@@ -1,0 +1,172 @@
+/** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
+import { askSubject } from "../core/chat.ts";
+import type { Ask, Look, Post, Prompt, Stage, ToolUse, View } from "../core/changes.ts";
+import { conversationsMax } from "../core/execute.ts";
+import type { Account, Chat, Context, Envelope, JsonValue, Millis, Session, Stamps } from "../core/model.ts";
+import { chatKey } from "../core/model.ts";
+import { nameOf, transcriptOf } from "../core/conversation.ts";
+import { textOf } from "../core/prompt.ts";
+import { personOf } from "../core/spend.ts";
+import type { Call } from "./calls.ts";
+import { lastingKeys } from "./forgetting.ts";
+import type { InboxRow } from "./inbox.ts";
+import type { PostRow } from "./posts.ts";
+import { spendOf, usedBy } from "./spending.ts";
+import type { Store } from "./store.ts";
+
+/** What a decision needs to know of the world outside of the database. */
+export type Surroundings = {
+  readonly account: () => Account | null;
+  readonly now: () => Millis;
+  readonly random: () => number;
+  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
+  readonly isAskedAnew: boolean;
+  readonly newId: () => string;
+  readonly backend: string;
+  /** The next stamp of a key that is set here. */
+  readonly stamp: (stamps: Stamps, key: string) => Stamps;
+  /** What a message of a person is marked with; null for no mark. */
+  readonly emojiOf: (stage: Stage) => string | null;
+  /** A message's timestamp here is its identity on Signal. */
+  readonly hasOwnTimestamps: boolean;
+  readonly isWelcoming: boolean;
+  /** What is written for this chat now goes out at once. */
+  readonly isSendReady: (chatKey: string) => boolean;
+  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  readonly spendLimitCents: number | null;
+  /** Days end at midnight there. */
+  readonly timeZone: string;
+  readonly isOwner: (envelope: Envelope) => boolean;
+  /** How long a yes to a call of our own tools may take. */
+  readonly patienceMs: Millis;
+  /** The project of this name; or of this chat, where it was not chosen there. */
+  readonly project: (
+    of: { readonly name: string } | { readonly chatKey: string },
+  ) => { name: string; model: string | null } | null;
+  /** Edits of a project need no yes for an hour; null: of none any more. */
+  readonly grantEdits: (project: string | null) => void;
+  /** A call that runs here is not wanted any more. */
+  readonly onDropped: (useId: string) => void;
+  readonly look: Pick<
+    Look,
+    "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
+  >;
+  /** Asserts what must hold after each decision: in tests and simulation. */
+  readonly isChecked: boolean;
+  /** Rows of this chat, or posts of these sessions, were written and committed. */
+  readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
+};
+
+const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
+  id,
+  at: seenAt,
+  type: "tool_use",
+  name: tool,
+  input: input as JsonValue,
+  isAsk: true,
+  isLocal: true,
+});
+
+const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
+  id,
+  envelope,
+  versions,
+  told,
+  receivedAt,
+  post,
+});
+
+export function createView(store: Store, world: Surroundings) {
+  const { inbox, posts, sessions, log, outbox, settings } = store;
+  const shownBy = (subject: string): Pick<Ask, "shown" | "isSaid"> => {
+    const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
+    const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+      sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+      at: state === "sent" ? sendingAt : null,
+    }));
+    return { shown, isSaid: rows.length > 0 };
+  };
+  const asksOf = (session: Session, open: readonly Call[]): Ask[] => {
+    const { uses, isWaiting } = log.open(session.id);
+    const theirs = isWaiting
+      ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(askSubject({ session }, id)))
+      : [];
+    const ours = open.filter(({ state }) => state === "asked");
+    return [
+      ...theirs.map((use): Ask => ({ use, ...shownBy(askSubject({ session }, use.id)), call: null })),
+      ...ours.map((call): Ask => ({
+        use: toUse(call),
+        ...shownBy(askSubject({ session }, call.id)),
+        call: { project: call.project, isCommand: call.tool === "local_run" },
+      })),
+    ];
+  };
+  /** `exceptId`: a row that is being decided on, and is open for now. */
+  return (chat: Chat, exceptId = 0): View => {
+    const key = chatKey(chat);
+    const account = world.account();
+    // A decision is made for what has arrived, and nothing arrives before it is known who we are.
+    if (account === null) throw new Error("A decision needs the account");
+    const active = sessions.active(key);
+    const session = active?.backend === world.backend ? active : null;
+    const rows = inbox.head(key, exceptId);
+    const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
+    const open = post && log.open(post.sessionId);
+    const hasCalls = session !== null && log.open(session.id).uses.some(({ isLocal }) => isLocal);
+    const calls = hasCalls ? store.calls.open(session.id).filter(({ content }) => content === null) : [];
+    return {
+      chat,
+      account,
+      now: world.now(),
+      jitter: world.random(),
+      session,
+      head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
+      prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      isAskedAnew: world.isAskedAnew,
+      turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
+      asks: session ? asksOf(session, calls) : [],
+      calls: calls.map(toUse),
+      isOwner: world.isOwner,
+      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
+      lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
+      hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
+      isWelcome: ({ chat, source }) =>
+        !world.isWelcoming ||
+        chat?.kind === "group" ||
+        settings.get(`welcomed:${source?.aci ?? source?.number}`) !== null,
+      announcedUpTo: () => Number(settings.get(`digest:${key}`) ?? 0),
+      endedText({ source }, sentAt) {
+        const row = inbox.ended(key, sentAt);
+        const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
+        return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
+      },
+      spend: ({ source }) => spendOf(store, world, personOf(source)),
+      look: { ...world.look, ...lookOf(store, world, key, session) },
+    };
+  };
+}
+
+function lookOf(store: Store, world: Surroundings, key: string, session: Session | null) {
+  const { sessions, log, inbox } = store;
+  return {
+    conversations: () =>
+      sessions
+        .ofChat(key, conversationsMax)
+        .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
+    usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
+    chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
+    lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
+    transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
+  };
+}
+
+/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
+export function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+  return Object.fromEntries(
+    lastingKeys.flatMap((name) => {
+      const value = context[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
+}

@@ -1,0 +1,115 @@
+/** What decisions, and calls of our own tools, know of the world outside of the database: settings, clock, chance, the line to Claude. */
+import type { ModelInfo } from "./claude/line.ts";
+import type { Config } from "./config.ts";
+import type { Stage } from "./core/changes.ts";
+import { stampKey } from "./core/hlc.ts";
+import { isOwner } from "./core/inbound.ts";
+import type { Millis } from "./core/model.ts";
+import type { Bridge } from "./loops/bridge.ts";
+import type { CallDeps, createGrants } from "./loops/calls.ts";
+import { readAddressee } from "./settings.ts";
+import { createGuests } from "./store/allowed.ts";
+import type { Surroundings } from "./store/view.ts";
+
+type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & {
+  readonly config: Config;
+  readonly newId: () => string;
+  readonly timeZone?: string;
+  readonly isChecked?: boolean;
+  readonly self?: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
+};
+
+/** What calls of our own tools need; the sandbox is looked for when it is first needed. */
+export function createCallDeps(
+  { config, clock, store, env = {}, self = [] }: Base,
+  isGranted: (project: string) => boolean,
+): CallDeps {
+  let found: ReturnType<CallDeps["executor"]> | null = null;
+  const find = async () => {
+    const { findSandbox } = await import("./projects/runner.ts");
+    const { createUndo } = await import("./projects/undo.ts");
+    const { home } = config;
+    const undo = createUndo(home, store.kept, clock);
+    const sandbox = await findSandbox(clock, env["PATH"] ?? "");
+    return { calls: store.calls, undo, sandbox, home, env, clock, self, isGranted };
+  };
+  return { projects: config.projects, executor: () => (found ??= find()) };
+}
+
+const emojis: { readonly [stage in Stage]: string | null } = {
+  taken: "👀",
+  waiting: "⏳",
+  done: "✅",
+  failed: "⚠️",
+  cleared: null,
+};
+
+type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
+  Surroundings,
+  "account" | "onTouched" | "onDropped" | "isSendReady"
+>;
+
+/** What decisions know of the world outside of the database. */
+export function surroundings(
+  base: Base,
+  deviceTag: string,
+  { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
+): Surroundings {
+  const { config, clock, store, line, transport, notices } = base;
+  let claude = "fine";
+  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
+  let models: readonly ModelInfo[] = [];
+  notices.on("synced", () => {
+    if (models.length > 0) return;
+    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
+      (found) => void (models = found),
+      () => undefined,
+    );
+  });
+  return {
+    account,
+    onTouched,
+    isSendReady,
+    now: clock.now,
+    random: base.random,
+    isAskedAnew: line.remote === null,
+    newId: base.newId,
+    backend: line.name,
+    stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
+    emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
+    hasOwnTimestamps: transport.capabilities.ownTimestamps,
+    isOwner: (envelope) => isOwner(envelope, config.allow),
+    patienceMs: config.approvalMinutes * minuteMs,
+    project: (of) =>
+      config.projects.find((project) =>
+        "name" in of
+          ? project.name === of.name
+          : project.group !== null && of.chatKey === `group:${project.group.replace(/^group:/u, "")}`,
+      ) ?? null,
+    grantEdits: grants.grant,
+    onDropped,
+    isWelcoming: config.welcome,
+    spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
+    timeZone: base.timeZone ?? "UTC",
+    isChecked: base.isChecked ?? false,
+    look: {
+      guests: createGuests(store.settings, config.allow, readAddressee),
+      models: () => models.map(({ id }) => id),
+      projects: () => config.projects,
+      granted: grants.names,
+      defaultModel: config.model,
+      defaultEffort: config.effort,
+      isModelFixed: line.remote !== null,
+      situation() {
+        const pending = store.outbox.pending().count;
+        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
+        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
+      },
+    },
+  };
+}
+
+const minuteMs: Millis = 60_000;
+/** A list of models is a help, and waited for no longer than this. */
+const modelsTimeoutMs: Millis = 10_000;

@@ -1,0 +1,84 @@
+/** The one reader of a session's log: what it tells, when it stops, and what it leaves alone. */
+import { expect, test } from "bun:test";
+import { isSettled, openBench, type Bench } from "../sim/bench.ts";
+import type { Script } from "../doubles/scripted.ts";
+
+const minuteMs = 60_000;
+const two: Script = () => [{ ask: "bash", input: { command: "rm one" } }, { say: "done" }];
+const promptsOf = (bench: Bench): number =>
+  bench.world.sessions().flatMap(({ log }) => log.filter(({ type }) => type === "prompt")).length;
+
+test("a stream that breaks off over and over says nothing about a turn that goes on: its person hears only the answer", async () => {
+  const end = Promise.withResolvers<void>();
+  await using bench = await openBench({ script: () => [{ hold: end.promise }, { say: "at last" }] });
+  bench.signal.owner.write("a long one");
+  await bench.until("the question", () => promptsOf(bench) === 1);
+  for (let cut = 0; cut < 6; cut++) {
+    await bench.pass(minuteMs);
+    bench.world.cut();
+  }
+  end.resolve();
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["at last"]);
+  expect(promptsOf(bench)).toBe(1);
+});
+
+const isAsked = (bench: Bench): boolean => bench.texts().some((text) => text.includes("rm one"));
+const confirmations = (bench: Bench): number =>
+  bench.world.sessions().flatMap(({ log }) => log.filter(({ type }) => type === "confirmation")).length;
+
+test("a yes that is refused for good is over: no later life posts it again", async () => {
+  await using bench = await openBench({ script: two });
+  bench.signal.owner.write("work");
+  await bench.until("the question", () => isAsked(bench));
+  await bench.pass(1_000);
+  bench.claude().fail("post", { kind: "refuse", code: "claude_request" });
+  bench.signal.owner.write("yes");
+  await bench.pass(minuteMs);
+  await bench.kill();
+  await bench.start();
+  await bench.pass(minuteMs);
+  expect(confirmations(bench)).toBe(0);
+});
+
+test("of a request that is refused, each part is told by itself: what can be stopped is stopped", async () => {
+  await using bench = await openBench({ script: (prompt) => (prompt === "work" ? two(prompt) : [{ say: "here" }]) });
+  bench.signal.owner.write("work");
+  await bench.until("the question", () => isAsked(bench));
+  await bench.pass(1_000);
+  bench.claude().fail("post", { kind: "refuse", code: "claude_request" });
+  bench.signal.owner.write("/stop");
+  await bench.pass(minuteMs);
+  expect(bench.world.sessions().map(({ status }) => status)).toEqual(["idle"]);
+  expect(confirmations(bench)).toBe(1);
+  bench.signal.owner.write("hello");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("here");
+});
+
+test("a turn of another device that runs as the line comes back is followed to its end", async () => {
+  const end = Promise.withResolvers<void>();
+  await using bench = await openBench({
+    script: (prompt) => [{ hold: prompt === "elsewhere" ? end.promise : Promise.resolve() }, { say: `re: ${prompt}` }],
+  });
+  bench.signal.owner.write("here");
+  await bench.until("an answer", () => isSettled(bench));
+  await bench.kill();
+  bench.world.post(bench.world.sessions()[0]?.id ?? "", "elsewhere");
+  await bench.start();
+  await bench.pass(5_000);
+  end.resolve();
+  await bench.pass(5_000);
+  expect(bench.texts().at(-1)).toBe("re: elsewhere");
+});
+
+test("a question that nobody answers ends as a no, in a life that saw the clock set back", async () => {
+  await using bench = await openBench({ script: two, flags: { approvalMinutes: "2" } });
+  bench.signal.owner.write("work");
+  await bench.until("the question", () => bench.texts().some((text) => text.includes("rm one")));
+  bench.machine.wallOffsetMs -= 600 * minuteMs;
+  await bench.pass(4 * minuteMs);
+  await bench.until("its end", () => isSettled(bench));
+  expect(bench.texts().some((text) => text.includes("not answered in time"))).toBe(true);
+  expect(bench.texts().at(-1)).toBe("done");
+});

@@ -1,0 +1,134 @@
+/** What a decision says is written in the transaction of its fact, and wakes what it touched. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import type { Bridge } from "../../src/loops/bridge.ts";
+import type { Remote } from "../../src/claude/line.ts";
+import { lookUp } from "../../src/loops/uncertain.ts";
+import type { SessionEvent } from "../../src/core/model.ts";
+import { createChatRig, noteOf, textContent, type ChatRig } from "../doubles/chats.ts";
+
+let rig: ChatRig;
+beforeEach(async () => void (rig = await createChatRig()));
+afterEach(() => rig.close());
+
+const count = (table: string): number => rig.store.db.get<{ n: number }>(`SELECT count(*) AS n FROM ${table}`)?.n ?? 0;
+/** Each of them fails when it is written. */
+const breakOn = (table: string): void =>
+  rig.store.db.exec(`CREATE TEMP TRIGGER broken BEFORE INSERT ON ${table} BEGIN SELECT RAISE(ABORT, 'disk full'); END`);
+const mend = (): void => rig.store.db.exec("DROP TRIGGER broken");
+
+test("rule 2: work is written with the fact that caused it, or neither is", () => {
+  for (const table of ["posts", "outbox", "sessions"]) {
+    breakOn(table);
+    expect(() => rig.say("hi", 1)).toThrow("disk full");
+    expect([count("inbox"), count("posts"), count("outbox"), count("sessions")]).toEqual([0, 0, 0, 0]);
+    expect(rig.touched).toEqual([]);
+    mend();
+  }
+  rig.say("hi", 1);
+  expect([count("inbox"), count("posts"), count("outbox"), count("sessions")]).toEqual([1, 1, 1, 1]);
+});
+
+test("rule 7: a commit wakes the queues of the chats and sessions that it touched, once it is one", () => {
+  rig.store.db.transaction(() => {
+    rig.say("hi", 1);
+    expect(rig.touched).toEqual([]);
+  });
+  expect(rig.touched).toEqual([["self", ["s1"]]]);
+  // Behind another there is nothing to be asked yet.
+  const second = rig.say("and this?", 2);
+  expect(rig.touched.at(-1)).toEqual(["self", []]);
+  const first = rig.store.inbox.head("self")[0]?.id ?? 0;
+  rig.post(first, "p");
+  rig.log([
+    { id: "r", at: rig.now + 1, type: "reply", text: "yes" },
+    { id: "i", at: rig.now + 2, type: "idle", stop: { kind: "end_turn" } },
+  ]);
+  expect(rig.touched.at(-1)).toEqual(["self", ["s1"]]);
+  expect(rig.store.posts.ofPrompt(second)?.state).toBe("queued");
+  const before = rig.touched.length;
+  rig.settle({ type: "started" });
+  expect(rig.touched.length).toBe(before);
+});
+
+test("rule 7: what a transaction wrote that was rolled back wakes nothing", () => {
+  const broken = (): void =>
+    rig.store.db.transaction(() => {
+      rig.say("hi", 1);
+      throw new Error("its ratchet could not be kept");
+    });
+  expect(broken).toThrow("ratchet");
+  expect(rig.touched).toEqual([]);
+  expect(count("inbox")).toBe(0);
+});
+
+test("a message that comes again changes nothing and wakes nothing", () => {
+  rig.say("hi", 1);
+  const before = rig.touched.length;
+  expect(rig.take(noteOf("hi", 1))).toBeNull();
+  expect([count("inbox"), count("posts"), rig.touched.length]).toEqual([1, 1, before]);
+});
+
+test("what is over as it comes is over in the inbox, too: commands, answers, an edit with the same words", () => {
+  const first = rig.say("hi", 1);
+  for (const words of ["/status", "/approve", "/help"]) rig.say(words);
+  rig.take(noteOf({ kind: "edit", targetSentAt: 1, body: textContent("hi ") }, 90));
+  expect(rig.store.inbox.openPrompts("self").map(({ id }) => id)).toEqual([first]);
+});
+
+test("a fresh conversation keeps what was chosen for the chat, and nothing else of the one before", () => {
+  rig.say("/verbose on");
+  rig.say("/title Taxes");
+  rig.say("/new");
+  rig.say("hi");
+  const session = rig.store.sessions.active("self");
+  expect(session?.context).toMatchObject({ verbose: true });
+  expect(session?.context["title"]).not.toBe("Taxes");
+});
+
+/** What Claude has of it, as the one place that looks an uncertain post up sees it. */
+const remoteWith = (prompts: readonly SessionEvent[]): Remote =>
+  ({ prompts: async () => prompts }) as unknown as Remote;
+const asked = async (prompts: readonly SessionEvent[]): Promise<void> => {
+  const bridge = { store: rig.store, chats: rig.chats } as unknown as Bridge;
+  await lookUp(bridge, remoteWith(prompts), "s1", "remote", new AbortController().signal);
+};
+const uncertain = (text: string): number => {
+  const id = rig.say(text);
+  const post = rig.store.posts.ofPrompt(id);
+  rig.store.posts.setRequest(post?.id ?? 0, { kind: "prompt", text, files: [] });
+  rig.store.posts.markPosting(post?.id ?? 0, rig.now, null);
+  return id;
+};
+
+test("rule 5: an uncertain post is looked up: what arrived is not posted again, what did not is", async () => {
+  const id = uncertain("hi");
+  await asked([{ id: "other", at: rig.now, type: "prompt", text: "something else" }]);
+  expect(rig.store.posts.ofPrompt(id)).toMatchObject({ state: "queued", eventId: null });
+  rig.store.posts.markPosting(rig.store.posts.ofPrompt(id)?.id ?? 0, rig.now, null);
+  await asked([{ id: "e", at: rig.now, type: "prompt", text: "hi" }]);
+  expect(rig.store.posts.ofPrompt(id)).toMatchObject({ state: "posted", eventId: "e" });
+});
+
+test("rule 5: an entry is one post's alone, and one that was thrown away is no answer", async () => {
+  const first = uncertain("ok");
+  await asked([{ id: "e", at: rig.now, type: "prompt", text: "ok" }]);
+  rig.log([{ id: "i", at: rig.now + 1, type: "idle", stop: { kind: "end_turn" } }]);
+  expect(rig.store.inbox.get(first)?.state).toBe("done");
+  const second = uncertain("ok");
+  await asked([{ id: "e", at: rig.now, type: "prompt", text: "ok" }]);
+  expect(rig.store.posts.ofPrompt(second)?.state).toBe("queued");
+  rig.store.posts.markPosting(rig.store.posts.ofPrompt(second)?.id ?? 0, rig.now, null);
+  const flushed: SessionEvent = { id: "f", at: rig.now + 5, type: "prompt", text: "ok" };
+  rig.log([flushed, { id: "j", at: rig.now + 6, type: "idle", stop: { kind: "retries_exhausted" } }]);
+  await asked([flushed]);
+  expect(rig.store.posts.ofPrompt(second)?.state).toBe("queued");
+});
+
+test("rule 6: nothing in the database says how long to wait", () => {
+  const columns = rig.store.db.all<{ name: string }>(
+    `SELECT t.name || '.' || c.name AS name FROM sqlite_master AS t JOIN pragma_table_info(t.name) AS c
+      WHERE t.type = 'table' AND t.name IN ('inbox', 'outbox', 'posts', 'events', 'sessions', 'calls')`,
+  );
+  expect(columns.length).toBeGreaterThan(50);
+  expect(columns.filter(({ name }) => /before|until|due|retry|next/u.test(name))).toEqual([]);
+});
