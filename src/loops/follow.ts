@@ -83,6 +83,8 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       if (worker) {
         const caughtUp = Promise.withResolvers<void>();
         worker.waiting.push(caughtUp);
+        // The wake reads the database: where that fails, this is rejected with nothing that waits for it.
+        caughtUp.promise.catch(() => undefined);
         worker.wake();
         return caughtUp.promise;
       }
@@ -115,5 +117,6 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
     isLost: false,
   });
   notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
-  return waitOf(changes) ?? ownMs;
+  // A prompt that ended is no reason for the next one to wait.
+  return waitOf(changes) ?? (changes.some((change) => change.do === "finish") ? 0 : ownMs);
 }

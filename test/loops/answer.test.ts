@@ -1,3 +1,4 @@
+import { BridgeError } from "../../src/core/errors.ts";
 import { expect, test } from "bun:test";
 import type { Script } from "../doubles/scripted.ts";
 import { listedGroup, people } from "../sim/config.ts";
@@ -240,4 +241,20 @@ test("members of a group are mentioned by the name that they gave themselves, in
   await bench.until("the answers", () => bench.posts.length === 3 && isSettled(bench));
   expect(bench.posts[0]).toBe("Carl the Bold: hello");
   expect(bench.posts[2]).toBe("> [a photo] ask @Carl the Bold\n\nAnn: what of @Carl the Bold?");
+});
+
+test("a prompt that is refused does not make the next one wait", async () => {
+  await using bench = await openBench();
+  const { line } = bench.claude();
+  const { post } = line;
+  line.post = (session, requests, ...rest) =>
+    requests.some((request) => request.kind === "prompt" && request.text.startsWith("bad"))
+      ? Promise.reject(new BridgeError("claude_refusal", "Cannot ask as Claude declines"))
+      : post(session, requests, ...rest);
+  for (let index = 0; index < 8; index++) bench.signal.owner.write(`bad ${index}`);
+  bench.signal.owner.write("good");
+  const from = bench.clock.monotonic();
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toContain("re: good");
+  expect(bench.clock.monotonic() - from).toBeLessThan(5_000);
 });
