@@ -232,7 +232,7 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
       void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
-  const backlog = createBacklog(bridge);
+  const backlog = createBacklog(bridge, stopping);
   const hooks = {
     ...bridge,
     onAccepted: backlog.onAccepted,
@@ -300,22 +300,34 @@ function createOwed({ settings }: Store): () => boolean {
   };
 }
 
-/** Announces what waits, once the line is back and again with the first messages that it brings. */
-function createBacklog({ chats, log, isConnected }: Bridge) {
-  let isBack = false;
+/** Announces what waits, once the line is back and again after the messages that it brings. */
+function createBacklog({ chats, log, clock, isConnected }: Bridge, stopping: AbortSignal) {
+  let endsAt = 0;
+  let accepted = 0;
+  let isFirst = false;
   const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
   return {
     onResumed(): void {
-      isBack = isConnected();
-      if (isBack) announce();
+      endsAt = isConnected() ? clock.monotonic() + backlogMs : 0;
+      isFirst = isConnected();
+      if (isFirst) announce();
     },
-    /** Messages that proved the line are committed after it counts as back. */
+    /** A daemon hands them out one by one: they are counted again once none has come for a moment. */
     onAccepted(): void {
-      if (isBack) announce();
-      isBack = false;
+      if (clock.monotonic() >= endsAt) return;
+      if (isFirst) announce();
+      isFirst = false;
+      const number = ++accepted;
+      void clock.sleep(backlogPauseMs, stopping).then(() => {
+        if (number === accepted && !stopping.aborted) announce();
+      });
     },
   };
 }
+
+/** What comes so soon after the line is back has waited for it. */
+const backlogMs: Millis = 30_000;
+const backlogPauseMs: Millis = 500;
 
 function createHealth(
   { clock, config }: Base,

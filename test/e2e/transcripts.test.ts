@@ -178,7 +178,7 @@ test("text: styles, lists and tables for a small screen; long code as a file; ma
 });
 
 test("attachments: what Claude can read goes along, voice notes are written down, the rest is said in words", async () => {
-  await using seen = await openScene({ SIGNALMAN_TRANSCRIBE: "cat" });
+  await using seen = await openScene({ SIGNALMAN_TRANSCRIBE: "cat", SIGNALMAN_TOOLS: "off" });
   seen.claude.setScript((prompt) => [{ say: `I was given:\n${prompt}` }]);
   const file = (name: string, type: string, text = "some bytes", announcedBytes?: number) => ({
     name,
@@ -320,7 +320,7 @@ test("commands: short answers, near misses, settings that stay with the conversa
     ["/model claude-hiku-5-5", "Did you mean"],
     ["/model claude-haiku", "from the next /new on"],
     ["/model claude-opus-5-5", "Model: claude-opus"],
-    ["/usage", "Cost"],
+    ["/usage", "This month"],
     ["/verbose", "shown"],
     ["and once more?", "Basil, for one"],
     ["/new", "New"],
