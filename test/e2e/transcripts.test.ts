@@ -1,6 +1,8 @@
 /** The ten points of "a pleasure on the phone", each as one transcript of what a phone sees. `UPDATE=1` writes them anew. */
 import { expect, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { openScene, type Scene } from "./scene.ts";
 
 /** Compares with the file of that name; `UPDATE=1` writes it. */
@@ -360,4 +362,44 @@ test("onboarding: a person is greeted once, over restarts too", async () => {
   seen.note("signalman was restarted");
   await seen.answered(seen.write("Anna", "hi again"));
   golden("10-welcome", "10. ONBOARDING: two lines at the first message", seen);
+});
+
+test("projects: what Claude would change is shown, done after a yes, and taken back", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+  const readme = join(folder, "README.md");
+  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  try {
+    await using seen = await openScene({ SIGNALMAN_PROJECTS: `garden=${folder}` });
+    seen.claude.setScript((prompt) =>
+      prompt.includes("typo")
+        ? [
+            { call: "local_read", input: { file_path: "README.md" } },
+            { call: "local_edit", input: { file_path: "README.md", old_string: "Teh", new_string: "The" } },
+            { say: "The title reads “The garden” now." },
+          ]
+        : [{ say: "Gladly." }],
+    );
+    seen.write("me", "/projects");
+    await seen.shows("garden");
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    await seen.shows("Claude wants to");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    await seen.restart();
+    seen.note("the program is started again while Claude waits");
+    seen.react("me", "👍", null, "Claude wants to");
+    await seen.answered(asked);
+    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    seen.write("me", "/diff");
+    await seen.shows("+# The garden");
+    seen.write("me", "/undo");
+    await seen.shows("Taken back");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.write("Anna", "/project garden");
+    await seen.shows("Only the owner");
+    golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
