@@ -10,11 +10,10 @@ import type { SessionView } from "../claude/line.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
-import type { ToolUse } from "../core/changes.ts";
 import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
 import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
 import { definitionsOf } from "../projects/tools.ts";
-import type { Call } from "../store/calls.ts";
+import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
@@ -93,16 +92,6 @@ async function workOn(
 }
 
 const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" : "change.diff");
-
-const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
-  id,
-  at: seenAt,
-  type: "tool_use",
-  name: tool,
-  input: input as JsonValue,
-  isAsk: true,
-  isLocal: true,
-});
 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 

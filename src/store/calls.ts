@@ -10,7 +10,8 @@
  * done when the program starts had an unknown outcome: it is settled with those words, and never runs again.
  */
 import { createHash } from "node:crypto";
-import type { Millis } from "../core/model.ts";
+import type { ToolUse } from "../core/changes.ts";
+import type { JsonValue, Millis } from "../core/model.ts";
 import { statements, type Database } from "./database.ts";
 
 export type CallState = "seen" | "asked" | "allowed" | "denied" | "expired" | "started" | "done" | "posted";
@@ -114,3 +115,14 @@ export function createCalls(db: Database) {
     prune: (before: Millis): number => run`DELETE FROM calls WHERE state = 'posted' AND changed_at < ${before}`,
   };
 }
+
+/** As Claude asked for it, and a person is asked about it. */
+export const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
+  id,
+  at: seenAt,
+  type: "tool_use",
+  name: tool,
+  input: input as JsonValue,
+  isAsk: true,
+  isLocal: true,
+});

@@ -1,13 +1,13 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
 import { askSubject } from "../core/chat.ts";
-import type { Ask, Look, Post, Prompt, Stage, ToolUse, View } from "../core/changes.ts";
+import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
-import type { Account, Chat, Context, Envelope, JsonValue, Millis, Session, Stamps } from "../core/model.ts";
+import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { textOf } from "../core/prompt.ts";
 import { personOf } from "../core/spend.ts";
-import type { Call } from "./calls.ts";
+import { toUse, type Call } from "./calls.ts";
 import { lastingKeys } from "./forgetting.ts";
 import type { InboxRow } from "./inbox.ts";
 import type { PostRow } from "./posts.ts";
@@ -56,16 +56,6 @@ export type Surroundings = {
   /** Rows of this chat, or posts of these sessions, were written and committed. */
   readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
 };
-
-const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
-  id,
-  at: seenAt,
-  type: "tool_use",
-  name: tool,
-  input: input as JsonValue,
-  isAsk: true,
-  isLocal: true,
-});
 
 const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
   id,
