@@ -25,12 +25,12 @@ const edit: Beat = {
 const readme = (): string => readFileSync(join(folder, "README.md"), "utf8");
 const isSaid = (text: string): boolean => seen?.texts().some((one) => one.includes(text)) ?? false;
 
-/** Files and processes take real time, in which the virtual clock stands still. */
+/** Files and processes take real time: it is given to them between the steps of the virtual clock, ten seconds at most. */
 async function until(what: string, isSo: () => boolean): Promise<void> {
-  for (let rounds = 0; rounds < 400; rounds++) {
+  for (let rounds = 0; rounds < 2_000; rounds++) {
     await seen?.pass(1);
     if (isSo()) return;
-    await new Promise(setImmediate);
+    await new Promise((resolve) => setTimeout(resolve, 5));
   }
   throw new Error(`${what} did not come: ${JSON.stringify(seen?.texts())}`);
 }
