@@ -1,4 +1,4 @@
-/** Time and chance, injected everywhere: nobody else in `src/` may ask the machine for either. */
+/** Time and chance, injected everywhere: no other file in `src/` asks the machine for either. */
 import { setImmediate } from "node:timers";
 import type { Millis } from "./core/model.ts";
 

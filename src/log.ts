@@ -95,7 +95,7 @@ const depthMax = 6;
 const textLengthMax = 2_000;
 const itemsMax = 50;
 
-/** Fields that hold what people wrote, or what would let somebody in. */
+/** Fields that hold what people wrote, or what would open the account. */
 const hiddenKey =
   /^(text|body|bodies|content|contents|prompt|reply|quote|caption|system|input|envelope|envelopes|base64|files?|captcha|challenge|fileName|sourceName)$|(token|secret|password|passphrase|api_?key|authorization|cookie|profile_?key|master_?key|entropy_?pool)$/i;
 
@@ -149,5 +149,5 @@ export function redactText(text: string): string {
   return secrets.reduce((left, [pattern, replacement]) => left.replace(pattern, replacement), shown);
 }
 
-/** A phone number that its owner recognises and nobody else learns: `+1…42`. */
+/** A phone number that only its owner recognises: `+1…42`. */
 export const maskNumber = (number: string): string => `${number.slice(0, 2)}…${number.slice(-2)}`;

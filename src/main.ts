@@ -20,7 +20,7 @@ for (const name of ["SIGINT", "SIGTERM", ...(isHangupIgnored() ? [] : ["SIGHUP" 
     if (stopping.signal.aborted) process.exit(interrupted);
     stopping.abort(name);
   });
-/** The reader of a pipe went away (`signalman sessions | head`): nobody is left to tell. */
+/** The reader of a pipe went away (`signalman sessions | head`): no reader is left to tell. */
 process.stdout.on("error", () => process.exit(0));
 
 /** What is on this machine is asked directly, whatever proxy the environment names: it would see tokens and messages. */
@@ -31,7 +31,7 @@ process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localh
 
 /** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
 process.umask(0o077);
-/** A fault that nobody awaits: the runtime would print it with all that it holds. */
+/** A fault that no code awaits: the runtime would print it with all that it holds. */
 for (const name of ["uncaughtException", "unhandledRejection"] as const)
   process.on(name, (error: unknown) => void crash(error));
 

@@ -69,7 +69,7 @@ const isUuid = (text: string): boolean => v.is(v.pipe(v.string(), v.uuid()), tex
 /** Signal names a group by 32 bytes. */
 const isGroupId = (text: string): boolean => v.is(v.pipe(v.string(), v.base64()), text) && atob(text).length === 32;
 
-/** Somebody to talk with: `self`, a number, an account id, a group. */
+/** Who may be talked with: `self`, a number, an account id, a group. */
 export const addressee = word((who): AllowRule | undefined => {
   if (who === "self") return { kind: "self" };
   const number = toNumber(who);

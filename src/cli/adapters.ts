@@ -64,7 +64,7 @@ export function signalProxy(given: string | null, env: Readonly<Record<string, s
   return given ?? (isDirect ? null : (env["HTTPS_PROXY"] ?? env["https_proxy"])) ?? null;
 }
 
-/** As `core/inbound.ts` lets people in: in a group it is the group that counts, whoever writes there. */
+/** As `core/inbound.ts` lets people in: in a group it is the group that counts, not who writes there. */
 const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 

@@ -60,7 +60,7 @@ export const ownCommand: readonly string[] = [
 export const printJson = ({ out }: Io, value: unknown): void =>
   out(`${escapeControls(JSON.stringify(value, null, 2))}\n`);
 
-/** Whether somebody can be asked. */
+/** Whether a person can be asked. */
 export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrTty && process.stdin.isTTY;
 
 /** **Source:** no-color.org */

@@ -68,7 +68,7 @@ function show(cli: Cli, progress: LinkProgress, { isOptional }: Options): void {
   const columns = cli.isErrTty ? process.stderr.columns : width;
   if (columns < width)
     cli.err(`\nThe code needs ${width} columns, and this terminal has ${columns}: make it wider, and run this again; or show the
-link below as a code in another way. It lasts a minute, and is for nobody else's eyes.\n\n`);
+link below as a code in another way. It lasts a minute, and is for your eyes only.\n\n`);
   // The blocks are the light modules: on a light terminal they must not turn dark, as cameras refuse an inverted code.
   else if (cli.isErrTty && cli.env["TERM"] !== "dumb")
     cli.err(`\n${code.replace(/^.*$/gm, (line) => `\u001b[97;40m${line}\u001b[0m`)}\n\n${howTo}\n\n`);

@@ -154,7 +154,7 @@ export async function confirm(cli: Cli, message: string): Promise<boolean> {
   return answerOf(await confirm({ message, initialValue: false, signal: cli.signal, output: process.stderr }));
 }
 
-/** While somebody is asked, the terminal hands over Ctrl-C as a key: here it becomes the signal again. */
+/** While a person is asked, the terminal hands over Ctrl-C as a key: here it becomes the signal again. */
 function answerOf<T>(answer: T | symbol): Exclude<T, symbol> {
   if (typeof answer !== "symbol") return answer as Exclude<T, symbol>;
   process.emit("SIGINT");

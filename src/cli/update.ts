@@ -75,9 +75,9 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
     requireSum(await save(bytes, packed !== null, fresh, signal), wanted);
     const found = await tryStart(fresh);
     refuseOlder(found, own, options);
-    // Whoever could run the old one can run the new one, whatever our umask.
+    // Who could run the old one can run the new one, whatever our umask.
     await chmod(fresh, (await stat(file)).mode);
-    // Windows lets nobody write over a program that runs, but lets it be renamed.
+    // Windows refuses to write over a program that runs, but lets it be renamed.
     if (process.platform === "win32") await rename(file, `${file}.old`);
     await rename(fresh, file);
     cli.out(`Updated from ${own} to ${found}. Restart the daemon to use it. ${whatChanged(config)}`);

@@ -8,7 +8,7 @@
  * | site                          | trigger                           | why the next try differs                    | bound                                                     |
  * |-------------------------------|-----------------------------------|---------------------------------------------|-----------------------------------------------------------|
  * | connection (`connection.ts`)  | connect failed, line lost         | the network or the server comes back        | none: cap 60 s; halts where only a person can help        |
- * | … on loopback                 | the daemon is not up (yet)        | somebody starts it                          | none: every `probeMs`                                     |
+ * | … on loopback                 | the daemon is not up (yet)        | a person starts it                          | none: every `probeMs`                                     |
  * | sync (`loops/sync`)           | the Claude API failed             | an outage ends, a key is replaced           | none: cap 60 s; until the next line, which syncs anyway   |
  * | prompt (`core/chat`)          | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault                 |
  * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |

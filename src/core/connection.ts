@@ -163,7 +163,7 @@ const table: Table = {
   lost: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: fail, CONNECTED: fail },
   proof: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: proven, CONNECTED: proven },
   tick: { DISCONNECTED: stay, RECONNECTING: failIfSlow, SYNCING: failIfStalled, CONNECTED: failIfStalled },
-  // A connect that slept is dead, and nobody tells it.
+  // A connect that slept is dead without a sign.
   woke: { DISCONNECTED: retryIfAllowed, RECONNECTING: connect, SYNCING: demandProof, CONNECTED: demandProof },
   // Networks of containers come and go: each would start a running connect over.
   networkChanged: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: demandProof, CONNECTED: demandProof },
@@ -205,7 +205,7 @@ function retryIfAllowed(state: In<"DISCONNECTED">, event: Event): Step {
 }
 
 /**
- * The connect was given up (stopped, too slow) and succeeded all the same: nobody would use that line. `disconnect` ends the
+ * The connect was given up (stopped, too slow) and succeeded all the same: that line would have no user. `disconnect` ends the
  * running wait too, so what remains of it starts again, never more than it was.
  */
 function hangUp(state: In<"DISCONNECTED">, { at }: Event): Step {

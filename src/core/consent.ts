@@ -1,6 +1,6 @@
 /**
  * Yes, no and always as people write them: words of many languages, emojis in every skin tone, with or without punctuation. What
- * is not surely one of them is none: it is what lets Claude do things on somebody's machine.
+ * is not surely one of them is none: it is what lets Claude do things on a person's machine.
  */
 
 export type Consent = {

@@ -7,7 +7,7 @@
  * The time part is the server's clock as far as we know it, and never behind the largest stamp seen; the counter orders changes
  * within one millisecond; the device makes stamps of two devices differ. Eight digits last until 2059.
  *
- * **Source:** CLAUDE-API notes, section 2.5 (our own format inside the session's metadata).
+ * The format is our own, inside the metadata of the session.
  */
 import { assert, type Millis } from "./model.ts";
 

@@ -1,5 +1,5 @@
 /**
- * What to do with an envelope, and why. Default deny: whoever is not on the allow list is dropped, whatever they sent, and
+ * What to do with an envelope, and why. Default deny: who is not on the allow list is dropped, whatever they sent, and
  * nothing of it is kept. What is normal traffic without anything to answer is ignored. The rest is a prompt, a command, an
  * answer to a question of Claude's, or takes an earlier prompt back.
  */
@@ -57,7 +57,7 @@ export type InboundOptions = {
   readonly isGroupAlways: boolean;
   /** The account (ACI) that an allowed number had when it first wrote; null before it did. */
   readonly accountOf?: (number: string) => string | null;
-  /** It comes from whoever says who may ask. */
+  /** It comes from the owner, who says who may ask. */
   readonly isByOwner?: (envelope: Envelope) => boolean;
   /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
   readonly isSaid?: (sentAt: Millis) => boolean;

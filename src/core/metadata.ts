@@ -3,12 +3,12 @@
  *
  *   "c.model": "0k3v9q2m00a1f4~\"claude-x\""     stamp ~ JSON in ASCII
  *   "c.title": "0k3v9q2m01a1f4!"                  tombstone: removed at that stamp
- *   "c.quiet": "~true"                            a value that nobody has stamped
- *   "sb.…"                                        reserved by us; any other key belongs to somebody else
+ *   "c.quiet": "~true"                            a value without a stamp
+ *   "sb.…"                                        reserved by us; any other key is not ours
  *
  * Total both ways: what cannot be read is not ours and is left alone, what does not fit stays local.
  *
- * **Source:** CLAUDE-API notes 1.3 (at most 16 pairs, key ≤ 64, value ≤ 512 characters), 2.4 and 2.5 (our mapping).
+ * **Source:** the SDK's `BetaManagedAgentsSession.metadata`: at most 16 pairs, key ≤ 64, value ≤ 512 characters.
  */
 import { parseStamp, type Stamp, type Stamps } from "./hlc.ts";
 import type { Context, JsonValue } from "./model.ts";

@@ -32,7 +32,7 @@ const lineLengthMax = 80;
 /** What a tool is about, by the names its inputs go by, the most telling first. */
 const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
 
-/** **Source:** claude/CLAUDE-API.md section 1.5, the names of the agent's own tools; another one goes by its name. */
+/** **Source:** the SDK's `BetaManagedAgentsAgentToolConfig.name`, the agent's own tools; another one goes by its name. */
 const verbs = new Map([
   ["bash", "run"],
   ["read", "read"],

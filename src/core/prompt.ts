@@ -15,7 +15,7 @@ type Fetch = { readonly file: Attachment; readonly bytesMax: number };
 export type FilePlan = {
   /** To be fetched, at most `bytesMax` each. */
   readonly fetch: readonly Fetch[];
-  /** To be fetched and written down, where somebody can. */
+  /** To be fetched and written down, where a program for it is set. */
   readonly voice: readonly Fetch[];
   /** Said to Claude in words, one sentence each. */
   readonly refused: readonly string[];
@@ -77,7 +77,7 @@ export function promptText(envelope: Envelope, account: Account, longText: strin
 function quotedText({ text, mentions, described }: Quote, account: Account, nameOf?: NameOf): string {
   const known = mentions ?? [];
   const isKnown = (at: number): boolean => known.some(({ start, length }) => at >= start && at < start + length);
-  // A placeholder of which nothing is known is somebody.
+  // A placeholder of which nothing is known stands for a person.
   const strangers = [...(text ?? "").matchAll(/\uFFFC/gu)].flatMap(({ index }) =>
     isKnown(index) ? [] : [{ start: index, length: 1, who: { aci: null, number: null } }],
   );

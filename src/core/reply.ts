@@ -8,7 +8,7 @@ import { toSignalText, type SignalText } from "./markdown.ts";
 import { styled } from "./marks.ts";
 import type { OutboundBody, OutboundFile, StyledText } from "./model.ts";
 
-/** Largest body of one message in UTF-8 bytes. **Source:** signal/SIGNAL-CLI.md section 6.1. */
+/** Largest body of one message in UTF-8 bytes. **Source:** Signal's apps send what is longer as an attached text. */
 const partBytesMax = 2_000;
 const partsMax = 10;
 /** An answer beyond this length is cut: no phone opens what is longer, and its files are held in memory. */

@@ -11,7 +11,7 @@
  * Events may arrive twice (stream, listing, after a crash) and from before the prompt: only what comes after the *processed*
  * prompt counts. The log's order is `processed_at`; where that ties, arrival decides, and a stop that was there before the
  * prompt was processed never ends it.
- * **Source:** claude/CLAUDE-API.md sections 1.4, 1.7, 1.8 (`status_running` may precede the prompt that caused it; turns merge).
+ * **Source:** the API's documentation of session events: `session.status_running` may precede the prompt that caused it; turns merge.
  */
 import type { Millis, SessionEvent, StopReason } from "./model.ts";
 
@@ -96,7 +96,7 @@ function promptSeen(progress: Progress, at: Millis | null): Progress {
 
 type Idle = SessionEvent & { readonly type: "idle" };
 
-/** A stop while our prompt is still queued ends somebody else's turn, unless it threw the queue away. */
+/** A stop while our prompt is still queued ends another's turn, unless it threw the queue away. */
 function stoppedBefore(progress: Progress, { id, at, stop }: Idle, withId: WithId): Progress {
   if (progress.facts.earlierStopIds.has(id)) return progress;
   const facts = { ...progress.facts, earlierStopIds: withId(progress.facts.earlierStopIds, id) };

@@ -14,7 +14,7 @@ export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortS
 /**
  * A file that cannot be had is said in words: the question is answered all the same.
  * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but
- *   voice notes and nobody to write them down
+ *   voice notes without a program that writes them down
  */
 export async function buildRequest(
   { transport, transcribe, timeZone, store }: Pick<Bridge, "transport" | "transcribe" | "timeZone" | "store">,

@@ -27,7 +27,7 @@ export interface SyncLoop {
 
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
-/** While a question of Claude's is open, no stream is: somebody may answer it elsewhere. */
+/** While a question of Claude's is open, no stream is: it may be answered elsewhere. */
 const questionMs = 30_000;
 const sweepMax = 20;
 const parallelMax = 4;
@@ -64,7 +64,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
         const waited = alarm;
         const wait = attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
         await bridge.clock.sleep(wait, waited.signal);
-        // A sync by somebody else rang: the wait starts over.
+        // Another sync rang: the wait starts over.
         if (waited.signal.aborted) last = bridge.clock.monotonic();
         else
           await look().catch((error: unknown) => {

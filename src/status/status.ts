@@ -1,4 +1,4 @@
-/** What `GET /status` answers: DESIGN.md section 6, to the letter. Times are RFC 3339, durations ms. */
+/** What `GET /status` answers (docs/operating.md). Times are RFC 3339, durations ms. */
 import type { Line } from "../claude/line.ts";
 import type { Clock } from "../clock.ts";
 import type { Config } from "../config.ts";
@@ -203,7 +203,7 @@ function connectionView(state: State, offsetMs: Millis): Status["connection"] {
   };
 }
 
-/** Without a number the beginning of the account id: its owner recognises it, and nobody else learns it. */
+/** Without a number the beginning of the account id: only its owner recognises it. */
 function accountView(account: Account | null): string | null {
   if (account === null) return null;
   return account.number === null ? (account.aci?.slice(0, 8) ?? null) : maskNumber(account.number);

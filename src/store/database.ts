@@ -1,5 +1,5 @@
 /**
- * The SQLite seam: the same few calls on bun:sqlite and on node:sqlite (Deno). Nobody else imports either.
+ * The SQLite seam: the same few calls on bun:sqlite and on node:sqlite (Deno). No other file imports either.
  *
  * WAL with `synchronous = FULL`: a commit that returned survives a loss of power. One connection, one writer, synchronous:
  * a transaction can never span an `await`.

@@ -6,7 +6,7 @@ import type { Settings } from "./store.ts";
 const keysOf = ({ aci, number }: Address): string[] =>
   [aci, number].flatMap((id) => (id === null ? [] : [`name:${id}`]));
 
-/** Only where somebody can be mentioned. Part of the caller's transaction. */
+/** Only where a person can be mentioned. Part of the caller's transaction. */
 export function noteName(settings: Settings, { chat, source, sourceName }: Envelope): void {
   const name = oneLine(sourceName);
   if (chat?.kind !== "group" || source === null || name === null) return;
