@@ -243,22 +243,26 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
         timestamp: number;
         state: string;
         fault: string | null;
+        isUncertain: number;
         target: number | null;
       }>(
-        `SELECT why || ':' || subject || ':' || part AS key, why, timestamp, state, fault, json_extract(body, '$.targetSentAt') AS target
+        `SELECT why || ':' || subject || ':' || part AS key, why, timestamp, state, fault, is_uncertain AS isUncertain,
+           json_extract(body, '$.targetSentAt') AS target
          FROM outbox WHERE why <> 'mark'`,
       );
       let leftovers = 0;
-      for (const { key, why, timestamp, state, fault, target } of done) {
+      for (const { key, why, timestamp, state, fault, isUncertain, target } of done) {
         const isAnswer = why !== "draft";
         const isDraft = why === "draft" || why === "below";
         const count = times.get(timestamp) ?? 0;
         if (state === "sent" && count === 0) onBroken(`${key} counts as sent, and never arrived`);
         if (state === "failed" && !isDraft && !refused.has(timestamp))
           onBroken(`${key} was given up although nobody refused it`);
-        // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused.
+        // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused or
+        // may be there: its copy is a message of its own.
         if (isDraft && target === null) leftovers += count - (state === "sent" ? 1 : 0);
-        if (target !== null && (isAnswer ? state === "failed" : fault === "send_uncertain")) leftovers++;
+        if (target !== null && (isAnswer ? state === "failed" || isUncertain === 1 : fault === "send_uncertain"))
+          leftovers++;
       }
       const previews = signal.screen().filter(({ text }) => text.endsWith(draftEnd)).length;
       if (previews > leftovers) return `${previews} previews are left on the phones, where ${leftovers} may be`;
