@@ -329,7 +329,8 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
     if (error.code === "claude_busy") rows.forEach(({ id }) => store.posts.markQueued(id));
     if (isPrompt || error.retry !== "never") throw error;
     bridge.log.warn("a request was refused", { kinds: rows.map(({ kind }) => kind), code: error.code });
-    if (rows.length === 1) rows.forEach(({ id }) => store.posts.finish(id));
+    // A question whose answer was refused is open again, where Claude still waits.
+    if (rows.length === 1) rows.forEach(({ id, kind }) => store.posts[kind === "interrupt" ? "finish" : "remove"](id));
     else rows.forEach(({ id }) => store.posts.markQueued(id));
     state.isOneByOne = true;
     return nothing;

@@ -95,6 +95,8 @@ export function createPosts(db: Database) {
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
     finish: (id: number) => run`UPDATE posts SET state = 'done', request = NULL WHERE id = ${id}`,
+    /** As if it had not been: what it answered is unanswered. */
+    remove: (id: number) => run`DELETE FROM posts WHERE id = ${id}`,
     finishPrompt: (inboxId: number) =>
       run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
     /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */

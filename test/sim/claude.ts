@@ -227,19 +227,19 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
   if (!owed) onBroken(`${mark} was asked although nobody waits for its answer`);
 }
 
-/** In a group only who is on the list by name may say yes: whose yes it is that is being handled. */
+/** In a group only who is on the list by name may say yes. An answer goes out after later ones may have come: one of all is hers. */
 function checkApproval(deps: TheirsDeps, remoteId: string): void {
   const chat = chatOf(deps, remoteId);
   if (!chat?.startsWith("group:")) return;
-  const who = deps
+  const answer = deps
     .life()
     ?.look()
-    ?.get<{ aci: string }>(
-      `SELECT json_extract(envelope, '$.source.aci') AS aci FROM inbox
-       WHERE chat_key = ? AND kind = 'answer' ORDER BY id DESC LIMIT 1`,
+    ?.get(
+      "SELECT 1 FROM inbox WHERE chat_key = ? AND kind = 'answer' AND envelope ->> '$.source.aci' = ? LIMIT 1",
       chat,
-    )?.aci;
-  if (who !== addresses.ann.aci) deps.onBroken("a tool was allowed by somebody who is not on the list by name");
+      addresses.ann.aci,
+    );
+  if (!answer) deps.onBroken("a tool was allowed by somebody who is not on the list by name");
 }
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];

@@ -70,6 +70,7 @@ const posts: Calls<Posts> = {
   again: [1, "s", true, { died: 1 }],
   markQueued: [1],
   finish: [1],
+  remove: [0],
   finishPrompt: [1],
   mappedEventIds: ["s"],
 };
