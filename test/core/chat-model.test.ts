@@ -293,8 +293,9 @@ async function createWorld() {
     const events = there.stream.filter((event) => event.id === echo).slice(0, 1);
     if (rig.store.posts.isOpen(post.id)) deliver(id, events, [{ id: post.id, eventId: echo }]);
   }
-  const textOf = ({ subject }: PostRow): string => {
-    const content = rig.store.inbox.get(Number(subject))?.envelope.content;
+  const textOf = ({ subject }: PostRow): string => wordsOf(Number(subject));
+  const wordsOf = (id: number): string => {
+    const content = rig.store.inbox.get(id)?.envelope.content;
     return content?.kind === "text" ? content.text : content?.kind === "edit" ? content.body.text : "";
   };
   /** Rule 5: no prompt goes out while another copy of it may be answered. */
@@ -388,11 +389,17 @@ async function createWorld() {
       throw new Error(`Prompt ${id} ended ${outcome} unseen`);
     if (outcome === "answered" && !isSame) isAnswered(id);
   }
-  /** The turn of some copy of it is over there. */
+  /**
+   * The turn of some copy of it is over there. The entry of an earlier prompt with the same words, which was stopped before its echo
+   * was seen, may pass for this one's where this one never arrived: to ask it might be to ask twice.
+   */
   function isAnswered(id: number): void {
+    const words = wordsOf(id);
     const isOver = [...theirs.sessions.values()].some(({ stream }) =>
       stream.some((event) => {
-        if (event.type !== "prompt" || theirs.askedBy.get(event.id) !== id) return false;
+        if (event.type !== "prompt") return false;
+        const askedFor = theirs.askedBy.get(event.id) ?? 0;
+        if (askedFor !== id && (askedFor > id || wordsOf(askedFor) !== words)) return false;
         return trackAll(progressOf(event.id), stream).kind === "ended";
       }),
     );
