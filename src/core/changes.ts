@@ -8,6 +8,7 @@ import type { Guests } from "./guests.ts";
 import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
+  Address,
   Chat,
   Context,
   Envelope,
@@ -18,6 +19,7 @@ import type {
   SessionEvent,
 } from "./model.ts";
 import type { QuestionItem } from "./question.ts";
+import type { Plan, Reminder, Wish } from "./reminders.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -143,6 +145,10 @@ export type Fact =
       readonly isError: boolean;
       readonly isRun: boolean;
     }
+  /** A call of `remind` or `reminders`, understood. */
+  | { readonly type: "wished"; readonly session: Session; readonly useId: string; readonly wish: Wish }
+  /** Its time has come; `isMissed`: more than once. `nextAt`: when it comes again, null for never. */
+  | { readonly type: "due"; readonly reminder: Reminder; readonly nextAt: Millis | null; readonly isMissed: boolean }
   /** What a command owed is done. */
   | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
   /** The database is older than what it was: what is open in it may have been asked since. */
@@ -169,6 +175,7 @@ export type Why =
   | "welcome"
   | "command"
   | "note"
+  | "remind"
   | "spend";
 
 export type Change =
@@ -218,6 +225,9 @@ export type Change =
   /** Work on files for a command, which answers it. */
   | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
   | { readonly do: "paid"; readonly id: number }
+  | { readonly do: "schedule"; readonly plan: Plan; readonly number: number; readonly source: Address }
+  | { readonly do: "unschedule"; readonly id: number }
+  | { readonly do: "reschedule"; readonly id: number; readonly dueAt: Millis }
   | { readonly do: "grant"; readonly tools: readonly string[] }
   | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
@@ -254,6 +264,11 @@ export type Look = {
   /** The message that was answered or given up last. */
   readonly lastPrompt: () => Envelope | null;
   readonly guests: Guests;
+  /** What is set in this chat, by number; and how much a person has set in all chats. */
+  readonly reminders: () => readonly Reminder[];
+  readonly remindersOf: (person: string) => number;
+  /** This machine's. */
+  readonly timeZone: string;
   /** The conversation as a Markdown document. */
   readonly transcript: () => string;
 };

@@ -27,6 +27,7 @@ import type { Envelope, Millis, OutboundBody, Session, SessionEvent } from "./mo
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question } from "./question.ts";
+import { fulfil, remind } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -56,6 +57,10 @@ function decideFact(view: View, fact: Fact): Change[] {
       return [settleCall(fact)];
     case "worked":
       return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
+    case "wished":
+      return fulfil(view, fact);
+    case "due":
+      return remind(view, fact);
     case "started":
       return [];
     case "setBack":
@@ -146,12 +151,12 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
     ...withdrawn,
     { do: "open", id, envelope: whole, versions },
     { do: "mark", id, envelope, stage: "taken" },
-    ...(openAsks(view, withdrawn).length > 0 ? remind(view, id, words) : []),
+    ...(openAsks(view, withdrawn).length > 0 ? stillWaits(view, id, words) : []),
   ];
 }
 
 /** A person who writes while Claude waits for a yes or no hears so once per message that is short enough to be meant as one. */
-function remind(view: View, id: number, words: string): Change[] {
+function stillWaits(view: View, id: number, words: string): Change[] {
   const [ask] = view.asks.filter(({ isSaid }) => isSaid);
   if (ask === undefined || words.length > shortMax) return [];
   const text = `Claude still waits for your yes or no: ${toolLine(ask.use)}\nYour message is answered after that.`;

@@ -14,6 +14,7 @@ const aliases: ReadonlyMap<string, string> = new Map([
   ["think", "effort"],
   ["cost", "usage"],
   ["whoami", "status"],
+  ["reminder", "reminders"],
 ]);
 
 export type CommandLine = { readonly name: string; readonly argument: string };

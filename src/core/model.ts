@@ -106,6 +106,8 @@ export type Envelope = {
   readonly chat: Chat | null;
   /** Our own account wrote it on another of its devices (a sync transcript). */
   readonly isOwn: boolean;
+  /** It came by no message: its time had come (`core/reminders.ts`). No phone has what could be marked. */
+  readonly isScheduled?: boolean;
   /** Display name as the sender chose it: shown, never trusted. */
   readonly sourceName: string | null;
   readonly content: Content;
