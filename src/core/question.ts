@@ -66,13 +66,14 @@ function placeOf(items: readonly QuestionItem[]): string {
 }
 
 function howTo(count: number, { isGroup = false, mayAlways = null }: QuestionOptions): string {
-  const some = count > 2 ? "yes 1 3" : "yes 1";
-  const always = mayAlways === null ? "" : ` ♾️ or always: yes, and ${mayAlways} without asking.`;
+  const always = mayAlways === null ? "" : `\n♾️ or always: yes, and ${mayAlways} without asking.`;
   if (count === 1)
     return `${isGroup ? "👍 or 👎 on this message, or quote it with yes or no." : "👍 or yes, 👎 or no."}${always}`;
+  const all = count === 2 ? "both" : `all ${count}`;
+  const some = count === 2 ? "yes 1" : "yes 1 3";
   return isGroup
-    ? `👍 or 👎 on this message for all ${count}, or quote it with yes, no, or ${some} for some.${always}`
-    : `👍 or yes for all ${count}, 👎 or no for none, ${some} for some.${always}`;
+    ? `👍 or 👎 on this message for ${all}, or quote it with yes, no, or ${some}.${always}`
+    : `👍 or yes for ${all}, 👎 or no for none; by number: ${some}.${always}`;
 }
 
 type Cut = { readonly text: string; readonly left: number };

@@ -68,8 +68,8 @@ const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: 
   post,
 });
 
-export function createView(store: Store, world: Surroundings) {
-  const { inbox, posts, sessions, log, outbox, settings } = store;
+/** What waits for a yes or no, tools at Claude first, and the question that shows it. */
+function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
   const shownBy = (sessionId: string) => {
     const rows = outbox.questions(sessionId);
     return (useId: string): Pick<Ask, "shown" | "question"> => {
@@ -84,7 +84,7 @@ export function createView(store: Store, world: Surroundings) {
       return { shown, question: { subject, number: uses.indexOf(useId) + 1, of: uses.length } };
     };
   };
-  const asksOf = (session: Session, open: readonly Call[]): Ask[] => {
+  return (session: Session, open: readonly Call[]): Ask[] => {
     const { uses, isWaiting } = log.open(session.id);
     const theirs = isWaiting
       ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(askSubject({ session }, id)))
@@ -100,6 +100,11 @@ export function createView(store: Store, world: Surroundings) {
       }),
     ];
   };
+}
+
+export function createView(store: Store, world: Surroundings) {
+  const { inbox, posts, sessions, log, settings } = store;
+  const asksOf = createAsks(store, world);
   /** `exceptId`: a row that is being decided on, and is open for now. */
   return (chat: Chat, exceptId = 0): View => {
     const key = chatKey(chat);

@@ -46,7 +46,8 @@ describe("what asks at the same time is one question", () => {
       "3. run: make c",
       "",
       "In Claude's sandbox.",
-      "👍 or yes for all 3, 👎 or no for none, yes 1 3 for some. ♾️ or always: yes, and bash in this conversation without asking.",
+      "👍 or yes for all 3, 👎 or no for none; by number: yes 1 3.",
+      "♾️ or always: yes, and bash in this conversation without asking.",
     ]);
   });
   const looked = (ids: readonly string[], mayAlways = false): Fact => ({
@@ -71,7 +72,7 @@ describe("what asks at the same time is one question", () => {
       "mark 1 waiting",
     ]);
     expect(textsOf(called(["a"]), looked(["a"], true))[0]).toEndWith(
-      "👍 or yes, 👎 or no. ♾️ or always: yes, and edits in garden for an hour without asking.",
+      "👍 or yes, 👎 or no.\n♾️ or always: yes, and edits in garden for an hour without asking.",
     );
     expect(textsOf(called(["a"]), looked(["a"]))[0]).toEndWith("👍 or yes, 👎 or no.");
   });

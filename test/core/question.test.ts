@@ -90,7 +90,7 @@ describe("a question shows what is approved", () => {
         "2",
         "",
         "In Claude's sandbox.",
-        "👍 or yes for all 2, 👎 or no for none, yes 1 for some.",
+        "👍 or yes for both, 👎 or no for none; by number: yes 1.",
       ].join("\n"),
       file: null,
     });
@@ -101,11 +101,11 @@ describe("a question shows what is approved", () => {
   test("in a group, and where it may be for ever, it says how", () => {
     const { text } = question([item("bash", { command: "ls" })], { prompt: "go", isGroup: true, mayAlways: "bash" });
     expect(text).toEndWith(
-      "👍 or 👎 on this message, or quote it with yes or no. ♾️ or always: yes, and bash without asking.",
+      "👍 or 👎 on this message, or quote it with yes or no.\n♾️ or always: yes, and bash without asking.",
     );
     const items = ["ls", "pwd", "id"].map((command) => item("bash", { command }));
     expect(question(items, { prompt: "go", isGroup: true }).text).toEndWith(
-      "👍 or 👎 on this message for all 3, or quote it with yes, no, or yes 1 3 for some.",
+      "👍 or 👎 on this message for all 3, or quote it with yes, no, or yes 1 3.",
     );
   });
 
