@@ -295,7 +295,7 @@ function createOwed({ settings }: Store): () => boolean {
   let owed = 0;
   return () => {
     const before = owed;
-    owed = settings.namesOf("forget:").length;
+    owed = settings.idsOf("forget").length;
     return owed > before;
   };
 }
