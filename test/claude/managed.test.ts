@@ -395,7 +395,7 @@ describe("managed", () => {
     expect(session.tools).toMatchObject([{ default_config: { enabled: true } }, custom]);
     const [agent] = [...double.agents.values()];
     expect(agent?.body["tools"]).toEqual(session.tools);
-    const created = double.requests.findLast(({ method, path }) => method === "POST" && /sessions$/u.test(path));
+    const created = double.requests.findLast(({ method, path }) => method === "POST" && path.endsWith("/sessions"));
     expect(JSON.stringify(created)).not.toContain("agent_with_overrides");
     expect(start({ toolPolicy: "off" }).hasSandbox({ tools: [tool] })).toBe(false);
   });

@@ -43,7 +43,7 @@ test("a file from before them opens: what is in it stays, and they can be set", 
     db.close();
   });
   expect(rig.store.inbox.head("self")).toHaveLength(1);
-  expect(rig.store.settings.namesOf("allow:")).toEqual(["+15550100007"]);
+  expect(rig.store.settings.idsOf("allow")).toEqual(["+15550100007"]);
   rig.store.reminders.add(tea, of(1), at);
   expect(rig.store.reminders.ofChat("self")).toHaveLength(1);
 });
