@@ -2,7 +2,7 @@
 import { isOwner, type Guests } from "../core/guests.ts";
 import type { AllowRule } from "../core/inbound.ts";
 import { namesIn } from "./names.ts";
-import type { Settings } from "./store.ts";
+import type { Settings } from "./values.ts";
 
 const prefix = "allow:";
 

@@ -5,7 +5,7 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Settings } from "./store.ts";
+import type { Settings } from "./values.ts";
 
 const key = "generation";
 

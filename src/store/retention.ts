@@ -15,7 +15,7 @@ import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./database.ts";
 import { emptyBody, emptyContent, forgetUnused } from "./forgetting.ts";
-import type { Settings } from "./store.ts";
+import type { Settings } from "./values.ts";
 
 const prefix = "timer:";
 

@@ -16,7 +16,7 @@ import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
-import { openStore, type Settings, type Store } from "../../src/store/store.ts";
+import { openStore, type Settings, type Store } from "../../src/store/values.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
 
