@@ -21,6 +21,8 @@ export interface Database {
   transaction<T>(work: () => T): T;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
+  /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
+  alongside(work: () => void): void;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
@@ -80,6 +82,12 @@ function wrap(driver: Driver, path: string): Database {
   let depth = 0;
   let isOpen = true;
   let committed: (() => void)[] = [];
+  const late: (() => void)[] = [];
+  /** How many of them the transaction at work has done. */
+  let lateDone = 0;
+  const writeLate = (): void => {
+    while (depth > 0 && lateDone < late.length) late[lateDone++]?.();
+  };
   const rolledBack: (() => void)[] = [];
   const prepare = (sql: string): Statement => {
     const known = statements.get(sql);
@@ -98,9 +106,10 @@ function wrap(driver: Driver, path: string): Database {
       throw sqliteError(`Cannot use the database ${path}`, error);
     }
   };
-  return {
+  const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
+        writeLate();
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
@@ -115,6 +124,7 @@ function wrap(driver: Driver, path: string): Database {
       try {
         const result = work();
         guard(() => driver.exec("COMMIT"));
+        late.splice(0, lateDone);
         for (const after of committed) after();
         return result;
       } catch (error) {
@@ -127,9 +137,11 @@ function wrap(driver: Driver, path: string): Database {
         throw error;
       } finally {
         depth--;
+        lateDone = 0;
         committed = [];
       }
     },
+    alongside: (work) => void late.push(work),
     failures,
     afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
     onRollback: (listener) => void rolledBack.push(listener),
@@ -137,10 +149,16 @@ function wrap(driver: Driver, path: string): Database {
     close() {
       if (!isOpen) return;
       isOpen = false;
+      try {
+        if (late.length > 0) database.transaction(writeLate);
+      } catch {
+        // It is written again after the next start.
+      }
       statements.clear();
       driver.close();
     },
   };
+  return database;
 }
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
