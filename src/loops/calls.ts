@@ -39,9 +39,9 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
   store.calls.settleInterrupted(clock.now());
   const queue = createQueue(bridge, {
     name: "calls",
-    keys: () => [...store.calls.openSessions(), ...store.settings.namesOf(owedPrefix).map((id) => owedPrefix + id)],
+    keys: () => [...store.calls.openSessions(), ...store.settings.idsOf("owed").map((id) => owedPrefix + id)],
     async work(key, kill) {
-      if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key, kill);
+      if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key.slice(owedPrefix.length), kill);
       else for (const call of store.calls.open(key)) await workOn(bridge, deps, running, call, kill);
       return null;
     },
@@ -96,9 +96,9 @@ const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
 /** `/undo` and `/diff`: what they do is said, and forgotten only then. */
-async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: AbortSignal): Promise<void> {
+async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: AbortSignal): Promise<void> {
   const { store, chats } = bridge;
-  const given = store.settings.get(key);
+  const given = store.settings.get(`owed:${id}`);
   if (given === null) return;
   const { chat, sessionId, work } = JSON.parse(given) as Owed;
   const name = store.sessions.get(sessionId)?.project ?? "";
@@ -107,7 +107,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: Ab
     ? await answerOf(deps, project, sessionId, work, kill)
     : plainText("This project is not there any more.");
   if (kill.aborted) return;
-  chats.settle(chat, { type: "worked", id: Number(key.slice(owedPrefix.length)), body });
+  chats.settle(chat, { type: "worked", id: Number(id), body });
 }
 
 const diffLinesMax = 24;

@@ -82,12 +82,7 @@ function wrap(driver: Driver, path: string): Database {
   let depth = 0;
   let isOpen = true;
   let committed: (() => void)[] = [];
-  const late: (() => void)[] = [];
-  /** How many of them the transaction at work has done. */
-  let lateDone = 0;
-  const writeLate = (): void => {
-    while (depth > 0 && lateDone < late.length) late[lateDone++]?.();
-  };
+  const late = createLate();
   const rolledBack: (() => void)[] = [];
   const prepare = (sql: string): Statement => {
     const known = statements.get(sql);
@@ -109,7 +104,7 @@ function wrap(driver: Driver, path: string): Database {
   const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
-        writeLate();
+        if (depth > 0) late.write();
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
@@ -124,7 +119,7 @@ function wrap(driver: Driver, path: string): Database {
       try {
         const result = work();
         guard(() => driver.exec("COMMIT"));
-        late.splice(0, lateDone);
+        late.end(true);
         for (const after of committed) after();
         return result;
       } catch (error) {
@@ -137,11 +132,11 @@ function wrap(driver: Driver, path: string): Database {
         throw error;
       } finally {
         depth--;
-        lateDone = 0;
+        late.end(false);
         committed = [];
       }
     },
-    alongside: (work) => void late.push(work),
+    alongside: late.add,
     failures,
     afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
     onRollback: (listener) => void rolledBack.push(listener),
@@ -150,7 +145,7 @@ function wrap(driver: Driver, path: string): Database {
       if (!isOpen) return;
       isOpen = false;
       try {
-        if (late.length > 0) database.transaction(writeLate);
+        database.transaction(late.write);
       } catch {
         // It is written again after the next start.
       }
@@ -159,6 +154,24 @@ function wrap(driver: Driver, path: string): Database {
     },
   };
   return database;
+}
+
+/** What is written before the first write of the next transaction. */
+function createLate() {
+  const works: (() => void)[] = [];
+  /** How many of them the transaction at work has done. */
+  let done = 0;
+  return {
+    add: (work: () => void): void => void works.push(work),
+    write(): void {
+      while (done < works.length) works[done++]?.();
+    },
+    /** Committed or not. */
+    end(isCommitted: boolean): void {
+      if (isCommitted) works.splice(0, done);
+      done = 0;
+    },
+  };
 }
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;

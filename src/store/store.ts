@@ -14,10 +14,10 @@ import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
+import { createSettings, type Settings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
 import { createUsage, type Usage } from "./usage.ts";
-import { createSettings, type Settings } from "./values.ts";
 
 export type Store = {
   readonly db: Database;

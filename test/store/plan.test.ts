@@ -16,8 +16,8 @@ import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
+import type { Settings } from "../../src/store/remembered.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
-import type { Settings } from "../../src/store/values.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
 
@@ -158,10 +158,10 @@ const files: Calls<Files> = {
   giveUp: ["s"],
 };
 const settings: Calls<Settings> = {
-  get: ["k"],
-  set: ["k", "v"],
-  remove: ["k"],
-  namesOf: ["timer:"],
+  get: ["device_tag"],
+  set: ["device_tag", "v"],
+  remove: ["device_tag"],
+  idsOf: ["timer"],
   count: ["sent", 1],
   counter: ["sent"],
 };
