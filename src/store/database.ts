@@ -78,19 +78,12 @@ async function openDriver(path: string): Promise<Driver> {
 }
 
 function wrap(driver: Driver, path: string): Database {
-  const statements = new Map<string, Statement>();
+  const { prepare, forget } = keepStatements(driver);
   let depth = 0;
   let isOpen = true;
   let committed: (() => void)[] = [];
   const late = createLate();
   const rolledBack: (() => void)[] = [];
-  const prepare = (sql: string): Statement => {
-    const known = statements.get(sql);
-    if (known) return known;
-    const fresh = driver.prepare(sql);
-    statements.set(sql, fresh);
-    return fresh;
-  };
   const failures: { count: number; last: string | null } = { count: 0, last: null };
   const guard = <T>(work: () => T, isRead = false): T => {
     try {
@@ -149,11 +142,26 @@ function wrap(driver: Driver, path: string): Database {
       } catch {
         // It is written again after the next start.
       }
-      statements.clear();
+      forget();
       driver.close();
     },
   };
   return database;
+}
+
+/** Each text is prepared once. */
+function keepStatements(driver: Driver) {
+  const kept = new Map<string, Statement>();
+  return {
+    prepare(sql: string): Statement {
+      const known = kept.get(sql);
+      if (known) return known;
+      const fresh = driver.prepare(sql);
+      kept.set(sql, fresh);
+      return fresh;
+    },
+    forget: () => kept.clear(),
+  };
 }
 
 /** What is written before the first write of the next transaction. */
