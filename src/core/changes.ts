@@ -51,11 +51,21 @@ export type Prompt = {
   readonly post: Post | null;
 };
 
+/** Null is what is not known. */
+export type Shown = {
+  /** Its identity on Signal. */
+  readonly sentAt: Millis | null;
+  /** Since when the phones have it. */
+  readonly at: Millis | null;
+  /** Since when copies under times of their own may be there: of sends whose outcome was unknown. */
+  readonly copiesFrom?: Millis | null;
+};
+
 /** A question of Claude's that waits for a yes or no. */
 export type Ask = {
   readonly use: ToolUse;
-  /** The messages that show it: their identity on Signal, and since when the phones have them; null where that is not known. */
-  readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
+  /** The messages that show it. */
+  readonly shown: readonly Shown[];
   /** Some message of ours shows it, sent or not. */
   readonly isSaid: boolean;
   /** Null for a tool that runs at Claude. */

@@ -16,7 +16,7 @@
  *   named    a message has its reason and its subject, so that it exists once
  */
 import { confirm, say, withdraw } from "./changes.ts";
-import type { Ask, Change, Fact, Prompt, ToolUse, View } from "./changes.ts";
+import type { Ask, Change, Fact, Prompt, Shown, ToolUse, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { deathOf, failed, finishTurn, gone } from "./endings.ts";
 import { execute } from "./execute.ts";
@@ -184,7 +184,7 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
   const [first, ...others] = view.asks.filter(({ shown }) =>
     targetSentAt === null
       ? shown.some(({ at }) => at !== null && at <= writtenAt)
-      : shown.some(({ sentAt }) => sentAt === targetSentAt),
+      : shown.some((one) => one.sentAt === targetSentAt || isCopy(view, envelope, one, targetSentAt)),
   );
   if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
   if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
@@ -199,6 +199,15 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
     ...(said === "always" ? always(view, id, first) : []),
     ...confirm(view, [first], said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
   ];
+}
+
+/**
+ * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. What
+ * the person wrote meanwhile, in Note to Self under our name, is none.
+ */
+function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
+  if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
+  return versionOf(view, envelope, target) === undefined && view.endedText(envelope, target) === null;
 }
 
 const whichText = (count: number): string =>

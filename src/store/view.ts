@@ -70,9 +70,10 @@ export function createView(store: Store, world: Surroundings) {
   const { inbox, posts, sessions, log, outbox, settings } = store;
   const shownBy = (subject: string): Pick<Ask, "shown" | "isSaid"> => {
     const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
-    const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+    const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
       sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
       at: state === "sent" ? sendingAt : null,
+      copiesFrom: isUncertain === 1 && !world.hasOwnTimestamps ? sendingAt : null,
     }));
     return { shown, isSaid: rows.length > 0 };
   };
