@@ -71,6 +71,10 @@ export function createOutbox(db: Database) {
       one`WHERE chat_key = ${chat} AND done_at IS NULL AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
+    /** The newest questions and reminders of a session: one of them is open at a time. */
+    questions: (sessionId: string) =>
+      many`WHERE why IN ('ask', 'reminder') AND subject >= ${`${sessionId}:`} AND subject < ${`${sessionId};`}
+        ORDER BY id DESC LIMIT ${questionsMax}`,
     has: (why: Why, subject: string): boolean =>
       get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
     /** Something of ours is known by this timestamp on Signal. */
@@ -116,6 +120,9 @@ export function createOutbox(db: Database) {
     },
   };
 }
+
+/** A question, its reminder, and what was left of it after each answer; older versions had up to five open. */
+const questionsMax = 20;
 
 /** Clocks are set back by less than this as a rule; phones take what is dated so far ahead. */
 const aheadMs: Millis = 10 * 60_000;

@@ -82,7 +82,7 @@ for (const ownTimestamps of [true, false]) {
     bench.signal.faults.cut();
     await bench.until("the loss", () => bench.state() === "DISCONNECTED");
     bench.claude().setDown(false);
-    await bench.until("the question at Claude", () => bench.world.sessions()[0]?.asking?.id !== undefined);
+    await bench.until("the question at Claude", () => bench.world.sessions()[0]?.asks[0]?.id !== undefined);
     await bench.pass(60_000);
     bench.signal.owner.write("yes");
     await bench.pass(60_000);
@@ -130,7 +130,7 @@ test("a question that comes up while no stream is open, after somebody answered 
   await using stage = await openAsking();
   const { bench, owner } = stage;
   const session = bench.world.sessions()[0];
-  bench.world.confirm(session?.id ?? "", session?.asking?.id ?? "", true);
+  bench.world.confirm(session?.id ?? "", session?.asks[0]?.id ?? "", true);
   await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
   await bench.pass(1_000);
   owner.write("no");
@@ -187,7 +187,7 @@ test("a question that was asked elsewhere does not lock out the message that cam
   const session = bench.world.sessions()[0];
   // Another device of this person.
   bench.world.post(session?.id ?? "", "work");
-  await bench.until("the question there", () => Boolean(session?.asking));
+  await bench.until("the question there", () => Boolean(session?.asks[0]));
   owner.write("and this?");
   await bench.until("the question", () => shown(bench, "rm one") !== undefined);
   await bench.pass(5_000);

@@ -87,6 +87,7 @@ const outbox: Calls<Outbox> = {
   openChats: [],
   head: ["self"],
   of: ["reply", "s:e"],
+  questions: ["s"],
   has: ["reply", "s:e"],
   isSaid: [1],
   byTimestamp: [1],
