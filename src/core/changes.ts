@@ -15,11 +15,13 @@ import type {
   JsonValue,
   Millis,
   OutboundBody,
+  Reminder,
+  ReminderPlan,
   Session,
   SessionEvent,
+  Wish,
 } from "./model.ts";
 import type { QuestionItem } from "./question.ts";
-import type { Plan, Reminder, Wish } from "./reminders.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -237,7 +239,7 @@ export type Change =
   /** Work on files for a command, which answers it. */
   | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
   | { readonly do: "paid"; readonly id: number }
-  | { readonly do: "schedule"; readonly plan: Plan; readonly number: number; readonly source: Address }
+  | { readonly do: "schedule"; readonly plan: ReminderPlan; readonly number: number; readonly source: Address }
   | { readonly do: "unschedule"; readonly id: number }
   | { readonly do: "reschedule"; readonly id: number; readonly dueAt: Millis }
   | { readonly do: "grant"; readonly tools: readonly string[] }

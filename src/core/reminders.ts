@@ -1,37 +1,8 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
 import { say, type Change, type Fact, type View } from "./changes.ts";
-import type { Address, Chat, Envelope, Millis } from "./model.ts";
+import type { Envelope, Millis, Reminder } from "./model.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
-
-/** What is delivered then: its text, to the chat; or what Claude answers to it. */
-export type ReminderKind = "reminder" | "question";
-
-export type Plan = {
-  readonly kind: ReminderKind;
-  readonly text: string;
-  /** A cron expression of five fields; null for once. */
-  readonly rule: string | null;
-  /** In which the rule is meant, as an IANA name. */
-  readonly timeZone: string;
-  /** When it comes next, Unix ms. */
-  readonly dueAt: Millis;
-};
-
-export type Reminder = Plan & {
-  readonly id: number;
-  /** By which the people of the chat call it; it stays. */
-  readonly number: number;
-  readonly chat: Chat;
-  /** Who asked for it. */
-  readonly source: Address;
-};
-
-/** What a call of our tools asks for. */
-export type Wish =
-  | { readonly do: "set"; readonly plan: Plan; readonly later: readonly Millis[] }
-  | { readonly do: "list" }
-  | { readonly do: "off"; readonly number: number };
 
 /** Of one person, in all chats. */
 export const remindersMax = 100;

@@ -2,8 +2,7 @@
 import { casual } from "chrono-node/en";
 import { Cron } from "croner";
 import * as v from "valibot";
-import type { Millis } from "./model.ts";
-import type { Plan, ReminderKind, Wish } from "./reminders.ts";
+import type { Millis, ReminderKind, ReminderPlan, Wish } from "./model.ts";
 
 const textMax = 1_000;
 const yearsMax = 10;
@@ -43,7 +42,7 @@ export function readWish(tool: keyof typeof inputs, given: unknown, now: Millis,
   const times = rule === undefined ? readWhen(when ?? "", now, zone) : readRule(rule, kind, now, zone);
   if ("refusal" in times) return times;
   const [dueAt, ...later] = times.at;
-  const plan: Plan = { kind, text, rule: rule ?? null, timeZone: zone, dueAt };
+  const plan: ReminderPlan = { kind, text, rule: rule ?? null, timeZone: zone, dueAt };
   return { do: "set", plan, later };
 }
 

@@ -1,6 +1,5 @@
 /** What people have set for later: a row is there until its time has come, or until it is taken back; a repeated one moves on. */
-import { chatKey, type Address, type Chat, type Millis } from "../core/model.ts";
-import type { Plan, Reminder } from "../core/reminders.ts";
+import { chatKey, type Address, type Chat, type Millis, type Reminder, type ReminderPlan } from "../core/model.ts";
 import { personOf } from "../core/spend.ts";
 import { statements, type Database } from "./database.ts";
 
@@ -18,7 +17,7 @@ export type Reminders = ReturnType<typeof createReminders>;
 export function createReminders(db: Database) {
   const { many, run, get } = statements<Raw, Reminder>(db, select, toReminder);
   return {
-    add: (plan: Plan, { chat, source, number }: Pick<Reminder, "chat" | "source" | "number">, now: Millis) =>
+    add: (plan: ReminderPlan, { chat, source, number }: Pick<Reminder, "chat" | "source" | "number">, now: Millis) =>
       run`INSERT INTO reminders (chat_key, chat, person, source, number, kind, text, rule, time_zone, due_at, created_at)
         VALUES (${chatKey(chat)}, ${JSON.stringify(chat)}, ${personOf(source)}, ${JSON.stringify(source)}, ${number},
           ${plan.kind}, ${plan.text}, ${plan.rule}, ${plan.timeZone}, ${plan.dueAt}, ${now})`,

@@ -4,8 +4,7 @@ import { decide } from "../../src/core/chat.ts";
 import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
 import { classify } from "../../src/core/inbound.ts";
-import type { Plan } from "../../src/core/reminders.ts";
-import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
+import type { Content, Envelope, ReminderPlan, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
 import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
 import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
 
@@ -195,7 +194,7 @@ export const textsOf = (view: View, fact: Fact): string[] =>
 export const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
   decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
 
-const tea: Plan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: at };
+const tea: ReminderPlan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: at };
 const set = "result of c: Set, and shown to the person: ⏰ Reminder 1, today 08:00: tea";
 
 const bothWithdrawn = ["finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared"];

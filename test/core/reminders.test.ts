@@ -1,7 +1,8 @@
 /** Times as Claude gives them; and what of them may be set, by whom, and in which words. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { remindersMax, type Plan, type Reminder, type Wish } from "../../src/core/reminders.ts";
+import type { Reminder, ReminderPlan, Wish } from "../../src/core/model.ts";
+import { remindersMax } from "../../src/core/reminders.ts";
 import { nextAfter, readWish } from "../../src/core/schedule.ts";
 import type { Fact, View } from "../../src/core/changes.ts";
 import { self, owner } from "../doubles/chats.ts";
@@ -128,7 +129,7 @@ test("`reminders` lists, or takes back", () => {
   for (const off of ["two", 0, 1.5]) expect(readWish("reminders", { off }, now, zone)).toHaveProperty("refusal");
 });
 
-const tea: Plan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: now + 3_600_000 };
+const tea: ReminderPlan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: now + 3_600_000 };
 const anna = { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null };
 const row = (number: number, more: Partial<Reminder> = {}): Reminder => ({
   ...tea,
@@ -143,7 +144,7 @@ const given = (rows: readonly Reminder[], more: Partial<View["look"]> = {}, view
   return { ...base, look: { ...base.look, reminders: () => rows, timeZone: zone, ...more } };
 };
 const wished = (wish: Wish): Fact => ({ type: "wished", session, useId: "c", wish });
-const set = (plan: Partial<Plan> = {}, later: readonly number[] = []): Fact =>
+const set = (plan: Partial<ReminderPlan> = {}, later: readonly number[] = []): Fact =>
   wished({ do: "set", plan: { ...tea, ...plan }, later });
 
 describe("what is set", () => {

@@ -1,6 +1,6 @@
 /** Rows of what is set for later, and a database from before there were any. */
 import { afterEach, expect, test } from "bun:test";
-import type { Plan } from "../../src/core/reminders.ts";
+import type { ReminderPlan } from "../../src/core/model.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { migrate, migrations } from "../../src/store/migrations.ts";
 import { createChatRig, noteOf, owner, self, type ChatRig } from "../doubles/chats.ts";
@@ -9,7 +9,7 @@ let rig: ChatRig;
 afterEach(() => rig.close());
 
 const at = 1_786_953_600_000;
-const tea: Plan = { kind: "reminder", text: "tea", rule: null, timeZone: "Europe/Zurich", dueAt: at };
+const tea: ReminderPlan = { kind: "reminder", text: "tea", rule: null, timeZone: "Europe/Zurich", dueAt: at };
 const person = owner.aci ?? "";
 const of = (number: number) => ({ chat: self, source: { aci: owner.aci, number: owner.number }, number });
 
