@@ -150,7 +150,7 @@ describe("a very long answer", () => {
       expect(second).toStartWith(heading.replaceAll("*", ""));
     }
     const list = "- an item of several words\n".repeat(90);
-    expect(parts(`${"word ".repeat(150)}\n\nThese:\n\n${list}`)[0]).toEndWith("several words");
+    expect(parts(`## Title\n\n${"word ".repeat(250)}:\n\n${list}`)[0]).toEndWith("several words");
   });
   test("a table longer than a message has its head in each; a list ends with an item", () => {
     const table = `| Nr | Name |\n|--:|---|\n${Array.from({ length: 400 }, (_, n) => `| ${n} | name ${n} |\n`).join("")}`;
