@@ -187,13 +187,14 @@ function answer(view: View, fact: Received, verdict: Answer): Change[] {
       : shown.some(({ sentAt }) => sentAt === targetSentAt),
   );
   if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
-  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
-  if (!isEntitled) return [say("note", id, notYoursText)];
   const taken = takeBack(view, envelope, replaces);
+  if (first === undefined)
+    return by === "reaction" ? [] : [...taken, say("command", id, "Nothing waits for an answer.")];
   // The question was that prompt's own, and goes with it.
   if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
-  if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
-  if (first.call !== null && !view.isOwner(envelope)) return [say("note", id, ownerText)];
+  if (!isEntitled) return [...taken, say("note", id, notYoursText)];
+  if (others.length > 0) return [...taken, say("note", id, whichText(others.length + 1))];
+  if (first.call !== null && !view.isOwner(envelope)) return [...taken, say("note", id, ownerText)];
   return [
     ...taken,
     ...(said === "always" ? always(view, id, first) : []),

@@ -108,22 +108,25 @@ const withdrawn = (replaces: Millis | null): Verdict | null =>
   replaces === null ? null : { kind: "withdraw", targetSentAt: replaces };
 
 const nothingToRead = "There was nothing in that message that I can read.";
+const onlyCalled = "Yes? Write your question behind the mention, or mention me where you quote a message.";
 
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
   const hasMore = body.attachments.length > 0 || body.isViewOnce;
   if (text === "" && !hasMore && !isTold(body.quote?.text) && !isTold(body.quote?.described))
-    return withdrawn(replaces) ?? { kind: "hint", text: nothingToRead };
+    return withdrawn(replaces) ?? { kind: "hint", text: body.mentions.length > 0 ? onlyCalled : nothingToRead };
   const command = parseCommand(text);
   const isAnswer = command?.name === "approve" || command?.name === "deny";
   if (command && !isAnswer) return { kind: "command", ...command, replaces };
   const isEntitled = mayApprove(envelope, options);
   const targetSentAt = body.quote?.sentAt ?? null;
-  if (command) {
-    const answer = command.name === "approve" ? "yes" : "no";
-    const reason = answer === "no" && command.argument !== "" ? command.argument : null;
-    return { kind: "answer", answer, reason, targetSentAt, by: "command", isEntitled, replaces };
+  if (command?.name === "deny") {
+    const reason = command.argument === "" ? null : command.argument;
+    return { kind: "answer", answer: "no", reason, targetSentAt, by: "command", isEntitled, replaces };
   }
+  // A yes with conditions is none.
+  const agreed = command ? consentOf(`yes ${command.argument}`) : null;
+  if (agreed) return { kind: "answer", ...agreed, targetSentAt, by: "command", isEntitled, replaces };
   const isOther = hasMore || (body.quote !== null && !isOurs(body.quote.author, options));
   const consent = isOther ? null : consentOf(text);
   return consent === null
