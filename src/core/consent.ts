@@ -7,6 +7,8 @@ export type Consent = {
   readonly answer: "yes" | "no" | "always";
   /** What was said after a no, for Claude to hear. */
   readonly reason: string | null;
+  /** Of a question that has several things in it: those that are meant; none for all. */
+  readonly numbers: readonly number[];
 };
 
 type Answer = Consent["answer"];
@@ -43,6 +45,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
      go on, carry on, do it, do so, do that, let's do it, let's go, lets go, make it so, proceed, continue, allow, allowed, approve, approved,
      accept, accepted, agree, agreed, confirm, confirmed, affirmative, absolutely, certainly, definitely, sounds good, sounds good to me,
      looks good, good to go, lgtm, ack, roger, you may, you can, granted, +1,
+     all, both, all of them,
      ja, jaa, jawohl, jawoll, jo, jup, jep, klar, klaro, klar doch, na klar, gern, gerne, sicher, natürlich, einverstanden, genehmigt, erlaubt,
      erlauben, mach, mach's, mach das, mach es, mach mal, mach ruhig, los, passt, passt so, in ordnung,
      oui, ouais, d'accord, bien sûr, vas-y, allez-y, fais-le, autorise, autorisé, sí, si, claro, claro que sí, por supuesto, vale, dale,
@@ -56,7 +59,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
     "no",
     `no, n, no way, nope, nah, nay, never, never mind, nevermind, don't, dont, do not, don't do it, dont do it, do not do it, don't do that,
      do not do that, deny, denied, reject, rejected, refuse, refused, decline, declined, disallow, forbid, stop, cancel, abort, not now,
-     not yet, better not, rather not, please not, negative, no go,
+     not yet, better not, rather not, please not, negative, no go, none, none of them,
      nein, nee, nö, nicht, lieber nicht, lass es, lass das, lass mal, stopp, halt, abbrechen, abgelehnt, verboten, auf keinen fall, niemals,
      non, surtout pas, pas maintenant, arrête, refusé, mejor no, cancela, cancelar, não, nao, nie, нет, не надо, не нужно, нельзя, стоп, ні,
      nem, hayır, ei, nej, nei, ne, όχι, לא, لا, नहीं, いいえ, いや, だめ, ダメ, やめて, 結構です, 不, 不要, 不行, 不可以, 不用, 不用了, 别, 否, 拒绝, 取消, 아니,
@@ -70,7 +73,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
   // What may stand beside an answer and changes nothing.
   ...phrases(
     "filler",
-    `please, pls, plz, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, i, all, to all, for all,
+    `please, pls, plz, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, i, to all, for all, to both,
      for this tool, don't stop, dont stop, do not stop, sir, doch, bitte, danke, merci,
      s'il te plaît, s'il vous plaît, por favor, gracias, obrigado, obrigada, per favore, grazie, proszę, dziękuję, пожалуйста, спасибо, tack, takk,
      kiitos, lütfen, 谢谢, ください`,
@@ -90,12 +93,44 @@ export function consentOf(text: string): Consent | null {
   // Nothing that long is an answer, and what a stranger's text costs stays small.
   if (text.length > textLengthMax) return null;
   const plain = answerOf(text);
-  if (plain !== null) return { answer: plain, reason: null };
+  if (plain !== null) return { answer: plain, reason: null, numbers: [] };
+  const numbered = numberedOf(text);
+  if (numbered !== null) return numbered;
   const [, head = "", rest = ""] = reasoned.exec(text.trim()) ?? [];
   const reason = rest.trim();
   // A yes with conditions is no yes; a no with a reason is a no.
-  return answerOf(head) === "no" && reason !== "" && answerOf(reason) === null ? { answer: "no", reason } : null;
+  return answerOf(head) === "no" && reason !== "" && answerOf(reason) === null
+    ? { answer: "no", reason, numbers: [] }
+    : null;
 }
+
+/** "yes 1 3", "no 2, use the other file": a yes with anything behind its numbers is none. */
+function numberedOf(text: string): Consent | null {
+  const [, head = "", tail = ""] = /^(\D{1,30}?)\s*(?:\b(?:to|for|zu|für)\s+)?#?(\p{Nd}.*)$/su.exec(text.trim()) ?? [];
+  const answer = answerOf(head);
+  const { numbers, rest } = numbersOf(tail);
+  if (answer === null || numbers.length === 0 || (rest !== "" && answer !== "no")) return null;
+  return { answer, reason: rest === "" ? null : rest, numbers };
+}
+
+/** Numbers and ranges that a text begins with, digits of keycaps and full-width ones included; and what stands behind them. */
+export function numbersOf(text: string): { readonly numbers: readonly number[]; readonly rest: string } {
+  let rest = text
+    .replaceAll(/[\uFF10-\uFF19]/gu, (digit) => digit.normalize("NFKC"))
+    .replaceAll(/(?<=\d)\uFE0F?\u20E3/gu, " ")
+    .trim();
+  const numbers = new Set<number>();
+  for (;;) {
+    const [whole, first, last] = numberForm.exec(rest) ?? [];
+    if (whole === undefined) break;
+    for (let number = Number(first); number <= Number(last ?? first); number++) numbers.add(number);
+    rest = rest.slice(whole.length);
+  }
+  return { numbers: [...numbers], rest: numbers.size === 0 ? rest : rest.replace(/^[\s,;:.!–—、，-]+/u, "") };
+}
+
+const numberForm =
+  /^#?(\d{1,2})(?:\s?[-–]\s?(\d{1,2}))?(?:[.)](?=\s|$))?(?:[\s,;:&+!、，]+(?:(?:and|und|et|y)\s+(?=#?\d))?|$)/iu;
 
 const reasoned =
   /^([^,;:.!–—，、；：。！\n]{1,30})(?:[,;:.!–—，、；：。！\n]|\s-\s|\s(?=(?:because|weil|porque|perché|parce)\s))+\s*(.+)$/su;

@@ -6,7 +6,6 @@
 import type { Frame, Remote, RemoteSession } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
-import { saidKey } from "../store/generation.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
@@ -106,7 +105,7 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
 async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
   const { settings, sessions, db } = bridge.store;
   const view = await viewOf(bridge, session);
-  const mark = `creating:${session.id}`;
+  const mark = `creating:${session.id}` as const;
   const found = settings.get(mark) === null ? null : await remote.find(view, signal);
   if (found === null) settings.set(mark, "1");
   const remoteId = found ?? (await remote.create(view, signal));
@@ -139,14 +138,14 @@ export async function listLog(
   signal: AbortSignal,
 ): Promise<void> {
   const { store, chats } = bridge;
-  const isSaid = store.settings.get(saidKey + sessionId) !== null;
+  const isSaid = store.settings.get(`said:${sessionId}`) !== null;
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) continue;
     if (isSaid) chats.keep(session, page);
     else chats.log(session, page);
   }
-  if (isSaid && !signal.aborted) store.settings.remove(saidKey + sessionId);
+  if (isSaid && !signal.aborted) store.settings.remove(`said:${sessionId}`);
 }
 
 type Happened =
@@ -224,9 +223,10 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
   }
 }
 
-/** The prompt that Claude works on is shown as such. */
+/** The prompt that Claude works on is shown as such; at once, so that the notice shares its commit with the receipts. */
 function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]): void {
-  const prompt = posts.find(({ kind, state }) => kind === "prompt" && state === "posted");
+  const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
+  const prompt = isAt("posted") ?? isAt("posting");
   const session = prompt && bridge.store.sessions.get(sessionId);
   live.at(
     session

@@ -147,7 +147,7 @@ async function removeForgotten(
   remote: Remote,
   signal: AbortSignal,
 ): Promise<void> {
-  for (const remoteId of settings.namesOf("forget:"))
+  for (const remoteId of settings.idsOf("forget"))
     try {
       await remote.remove(remoteId, signal);
       settings.remove(`forget:${remoteId}`);

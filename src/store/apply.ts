@@ -4,7 +4,8 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, checkChat, decide } from "../core/chat.ts";
+import { askSubject } from "../core/approval.ts";
+import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
@@ -158,7 +159,7 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
 function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
@@ -173,6 +174,7 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
       return sessionId;
     },
+    look: (_, { sessionId }) => sessionId,
     askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
     allowCall(_, { useId, approver }) {
       const call = calls.get(useId);

@@ -168,7 +168,7 @@ describe("what an allowed message is", () => {
     ["a heart", { ...thumb(5), emoji: "❤️" } as Content, "ignore"],
     ["/approve", text("/approve"), "yes by command to null"],
     ["/deny", text("/DENY"), "no by command to null"],
-    ["/approve with conditions", text("/yes but only the first"), "prompt"],
+    ["/approve with conditions", text("/yes but only the first"), "hint"],
     ["/yes please", text("/yes please"), "yes by command to null"],
     ["/always", text("/always"), "always by command to null"],
     ["/approve quoting a message of ours", { ...quoting(5), text: "/approve" }, "yes by command to 5"],
