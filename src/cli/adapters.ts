@@ -7,11 +7,12 @@ import type { Line } from "../claude/line.ts";
 import type { Clock, Random } from "../clock.ts";
 import type { Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
-import { isPerson } from "../core/inbound.ts";
+import { isPerson, type AllowRule } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import { reminderTools } from "../loops/reminders.ts";
 import type { Link, Transport } from "../signal/transport.ts";
+import { allowedIn } from "../store/allowed.ts";
 import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { version } from "../version.ts";
@@ -38,7 +39,7 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
     case "native":
       return (await import("../signal/native/index.ts")).open({
         ...nativePlace(deps, store),
-        isAllowed: (who, groupId) => isAllowed(config, who, groupId),
+        isAllowed: (who, groupId) => isAllowed([...config.allow, ...allowedIn(store.settings)], who, groupId),
         allowedNumbers: config.allow.flatMap((rule) => (rule.kind === "number" ? rule.number : [])),
       });
   }
@@ -66,7 +67,7 @@ export function signalProxy(given: string | null, env: Readonly<Record<string, s
 }
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, not who writes there. */
-const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
+const isAllowed = (allow: readonly AllowRule[], who: Address, groupId: string | null): boolean =>
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
 type OpenLink = {

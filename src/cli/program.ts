@@ -29,6 +29,7 @@ const groups = {
 const start = () => import("./start.ts");
 const remote = () => import("./remote.ts");
 const home = () => import("./home.ts");
+const guests = () => import("./guests.ts");
 const projects = () => import("./projects.ts");
 const completions = () => import("./completions.ts");
 const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
@@ -64,6 +65,14 @@ const commands: Readonly<Record<string, Row>> = {
       "--wait": "until it was sent; the exit code tells whether",
     },
   ],
+  people: ["who may ask Claude", async () => (await guests()).listPeople],
+  groups: ["in which groups people may ask", async () => (await guests()).listGroups],
+  allow: [
+    "let a person or a group ask",
+    async () => (await guests()).allow,
+    { "<who...>": "a number, an account id, group:<id>, or a name that is known here" },
+  ],
+  disallow: ["take that back", async () => (await guests()).disallow, { "<who...>": "as for allow" }],
   token: [
     "print the token by which scripts may send: POST /send on the status server",
     async () => (await import("./send.ts")).token,

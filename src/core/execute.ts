@@ -159,11 +159,11 @@ const handlers: Record<Runnable, Handler> = {
     return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
   },
   allow: ({ view, look, envelope }, argument) =>
-    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, true),
+    changeGuests({ guests: look.guests, chat: view.chat, isOwner: look.guests.isOwner(envelope) }, argument, true),
   disallow: ({ view, look, envelope }, argument) =>
-    changeGuests({ guests: look.guests, chat: view.chat, envelope }, argument, false),
-  people: ({ look, envelope }) => tell(listGuests(look.guests, envelope, false)),
-  groups: ({ look, envelope }) => tell(listGuests(look.guests, envelope, true)),
+    changeGuests({ guests: look.guests, chat: view.chat, isOwner: look.guests.isOwner(envelope) }, argument, false),
+  people: ({ look, envelope }) => tell(listGuests(look.guests, look.guests.isOwner(envelope), false)),
+  groups: ({ look, envelope }) => tell(listGuests(look.guests, look.guests.isOwner(envelope), true)),
   forget({ view, look }, argument) {
     const word = argument.toLowerCase();
     if (word === "all")

@@ -2,18 +2,18 @@
 import type { Change } from "./changes.ts";
 import type { Guests } from "./guests.ts";
 import type { AllowRule } from "./inbound.ts";
-import type { Chat, Envelope } from "./model.ts";
+import type { Chat } from "./model.ts";
 
 type Done = { readonly text: string; readonly changes: readonly Change[] };
-type Asked = { readonly guests: Guests; readonly chat: Chat; readonly envelope: Envelope };
+type Asked = { readonly guests: Guests; readonly chat: Chat; readonly isOwner: boolean };
 
 const only = "Only the owner of this account can say who may ask.";
 const done = (text: string, ...changes: readonly Change[]): Done => ({ text, changes });
 const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 /** @param argument whom; in a group, nothing means the group */
-export function changeGuests({ guests, chat, envelope }: Asked, argument: string, isAllowed: boolean): Done {
-  if (!guests.isOwner(envelope)) return done(only);
+export function changeGuests({ guests, chat, isOwner }: Asked, argument: string, isAllowed: boolean): Done {
+  if (!isOwner) return done(only);
   const isHere = argument === "" && chat.kind === "group";
   // A person is listed by a number or an account id, and called by a name.
   const isCalled = (name: string | null): boolean => name !== null && name.toLowerCase() === argument.toLowerCase();
@@ -25,9 +25,11 @@ export function changeGuests({ guests, chat, envelope }: Asked, argument: string
       : guests.find(argument);
   const verb = isAllowed ? "allow" : "disallow";
   if (rule === null || rule.kind === "self")
-    return done(`Whom? /${verb} with a number, or with a name of /people; in a group, /${verb} alone means the group.`);
+    return done(
+      `Whom? /${verb} with a number, or with a name of /people or /groups; in a group, /${verb} alone means the group.`,
+    );
   const known = guests.list().find((guest) => isSame(guest.rule, rule));
-  const who = rule.kind === "group" ? "This group" : (known?.name ?? argument);
+  const who = isHere ? "This group" : (known?.name ?? argument);
   if (isAllowed && known) return done(`${who} may ask already.`);
   if (!isAllowed && !known) return done(`${who} may not ask as it is.`);
   if (!isAllowed && known?.isAdded === false)
@@ -38,8 +40,8 @@ export function changeGuests({ guests, chat, envelope }: Asked, argument: string
   return done(`${who}: ${how}.${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
 }
 
-export function listGuests(guests: Guests, envelope: Envelope, isGroups: boolean): string {
-  if (!guests.isOwner(envelope)) return only;
+export function listGuests(guests: Guests, isOwner: boolean, isGroups: boolean): string {
+  if (!isOwner) return only;
   const lines = guests.list().flatMap(({ rule, name, isAdded }) => {
     if ((rule.kind === "group") !== isGroups) return [];
     const id =

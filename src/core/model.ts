@@ -110,6 +110,8 @@ export type Envelope = {
   readonly isScheduled?: boolean;
   /** Display name as the sender chose it: shown, never trusted. */
   readonly sourceName: string | null;
+  /** Title of the group, as far as the transport knows it: shown, never trusted. */
+  readonly groupName?: string | null;
   readonly content: Content;
 };
 

@@ -6,7 +6,7 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, hasChangedHands, inboxKey, type DropReason } from "../core/inbound.ts";
+import { classify, hasChangedHands, inboxKey, oneLine, type DropReason } from "../core/inbound.ts";
 import { isOwner } from "../core/guests.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
@@ -127,7 +127,8 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   return { envelopes: accepted, dropped };
 }
 
-function drop(bridge: Bridge, { content, source }: Envelope, reason: DropReason): void {
+function drop(bridge: Bridge, envelope: Envelope, reason: DropReason): void {
+  const { content, source } = envelope;
   const { log } = bridge;
   const { settings } = bridge.store;
   settings.count("dropped");
@@ -135,6 +136,7 @@ function drop(bridge: Bridge, { content, source }: Envelope, reason: DropReason)
     log.warn("an allowed number belongs to another account now", { number: maskNumber(source.number) });
     tellOwner(bridge, `number ${source.number}`, changedHandsText(source.number, source.aci ?? ""));
   }
+  if (reason === "not on the allow list") tellOfStranger(bridge, envelope);
   if (content.kind === "unknown") settings.count("unknown");
   if (content.kind === "undecryptable") {
     settings.count("undecryptable");
@@ -142,6 +144,27 @@ function drop(bridge: Bridge, { content, source }: Envelope, reason: DropReason)
     log.warn("a message could not be decrypted and may be missing", { code: content.code });
   }
   log.debug("envelope dropped", { reason });
+}
+
+/** Of a day: an account that strangers write to must not ring all the time. */
+const strangersMax = 5;
+
+/**
+ * On an account of Claude's own, whom it knows by name and who may not ask: the owner is told once, and of nothing that they wrote. On
+ * the owner's own account it is their private traffic.
+ */
+function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: Envelope): void {
+  const { settings } = bridge.store;
+  const [name, id] = [oneLine(sourceName, 40), source?.number ?? source?.aci ?? null];
+  if (name === null || id === null || chat?.kind !== "direct" || content.kind !== "text") return;
+  if (bridge.config.allow.some(({ kind }) => kind === "self")) return;
+  const today = new Date(bridge.clock.now()).toISOString().slice(0, 10);
+  const known = settings.idsOf("refused");
+  if (known.includes(id) || known.filter((one) => settings.get(`refused:${one}`) === today).length >= strangersMax)
+    return;
+  settings.set(`refused:${id}`, today);
+  const text = `“${name}”, as they call themselves, wrote to this account and may not ask: nothing was answered or kept.`;
+  tellOwner(bridge, `refused ${id}`, `${text} /allow ${id} lets them.`);
 }
 
 const changedHandsText = (number: string, aci: string): string =>

@@ -1,7 +1,7 @@
 /** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
 import { isOwner, type Guests } from "../core/guests.ts";
 import type { AllowRule } from "../core/inbound.ts";
-import { namesIn } from "./names.ts";
+import { groupNameIn, namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";
 
 const wordOf = (rule: AllowRule): string => {
@@ -27,8 +27,10 @@ export function createGuests(
   configured: readonly AllowRule[],
   read: (word: string) => AllowRule | null,
 ): Guests {
-  const nameOf = (rule: AllowRule): string | null =>
-    rule.kind === "number" || rule.kind === "aci" ? namesIn(settings)({ aci: null, number: null, ...rule }) : null;
+  const nameOf = (rule: AllowRule): string | null => {
+    if (rule.kind === "group") return groupNameIn(settings, rule.id);
+    return rule.kind === "self" ? null : namesIn(settings)({ aci: null, number: null, ...rule });
+  };
   return {
     isOwner: (envelope) => isOwner(envelope, configured),
     isOwnAccount: configured.some(({ kind }) => kind === "self"),

@@ -6,12 +6,17 @@ import type { Settings } from "./remembered.ts";
 const keysOf = ({ aci, number }: Address) =>
   [aci, number].flatMap((id) => (id === null ? [] : [`name:${id}` as const]));
 
-/** Only where a person can be mentioned. Part of the caller's transaction. */
-export function noteName(settings: Settings, { chat, source, sourceName }: Envelope): void {
-  const name = oneLine(sourceName);
-  if (chat?.kind !== "group" || source === null || name === null) return;
-  for (const key of keysOf(source)) if (settings.get(key) !== name) settings.set(key, name);
+/** Of groups, and of people only where they can be mentioned. Part of the caller's transaction. */
+export function noteName(settings: Settings, { chat, source, sourceName, groupName = null }: Envelope): void {
+  if (chat?.kind !== "group") return;
+  const [name, title] = [oneLine(sourceName), oneLine(groupName)];
+  const note = (key: `name:${string}`, said: string): unknown => settings.get(key) !== said && settings.set(key, said);
+  if (title !== null) note(`name:group:${chat.id}`, title);
+  if (name !== null && source !== null) for (const key of keysOf(source)) note(key, name);
 }
+
+/** What a group was last called; null where that is not known. */
+export const groupNameIn = (settings: Settings, id: string): string | null => settings.get(`name:group:${id}`);
 
 export const namesIn =
   (settings: Settings): NameOf =>

@@ -20,12 +20,14 @@ type Kind =
   | "forget"
   /** Of a session: tools that run without a question, as JSON. */
   | "granted"
-  /** Of an account id or a number: the name that the person goes by. */
+  /** Of an account id or a number: the name that the person goes by; of `group:` and an id, the group's. */
   | "name"
   /** Of a message: work on files that it asked for, as JSON. */
   | "owed"
   /** Of a chat: the project that is open in it; blank where it was left. */
   | "project"
+  /** Of a person: on which day the owner was told that they wrote and may not ask. */
+  | "refused"
   /** Of a session: what its log has at the next listing was said before the database was set back. */
   | "said"
   /** Of a chat: seconds until its messages disappear. */

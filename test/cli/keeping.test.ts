@@ -380,3 +380,28 @@ describe("release", () => {
     );
   });
 });
+
+describe("who may ask", () => {
+  test("is said on the terminal as in the chat, by number or by a name that is known", async () => {
+    const env = { SIGNALMAN_ALLOW: "self" };
+    const aci = "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002";
+    const id = "ZmFtaWx5LWdyb3VwLWlkLW9mLTMyLWJ5dGVzLWxvbmc=";
+    const store = await openStore(home, { isExclusive: false });
+    store.settings.set(`name:${aci}`, "Ben");
+    store.settings.set(`name:group:${id}`, "Weekend Hike");
+    store.close();
+    const say = async (...args: string[]): Promise<string> => {
+      out = "";
+      expect(await signalman(args, env)).toBe(0);
+      return out;
+    };
+    expect(await say("allow", "ben")).toContain("may ask from now on. Claude answers them in your name.");
+    expect(await say("allow", "weekend", "hike")).toContain("its members may ask");
+    expect(await say("people")).toBe(
+      `You, in Note to Self (settings)\nBen · ${aci}\nallow NUMBER lets a person ask.\n`,
+    );
+    expect(await say("groups")).toContain(`Weekend Hike · ${id}`);
+    expect(await say("disallow", "Ben")).toBe("Ben may not ask any more.\n");
+    expect(await say("allow", "nobody")).toStartWith("Whom? allow with a number");
+  });
+});

@@ -3,14 +3,18 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Group } from "@signalapp/mock-server";
+import type { Who } from "./page.ts";
 import { openScene, type Scene } from "./scene.ts";
 
 const moments = /\b(?:today|tomorrow|[A-Z][a-z]{2} \d+ [A-Z][a-z]{2}(?: \d{4})?) \d\d:\d\d/gu;
 
+const ids = /[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}|[\w+/]{43}=/gu;
+
 /** Compares with the file of that name; `UPDATE=1` writes it. */
 function golden(name: string, title: string, seen: Scene): void {
   const url = new URL(`transcripts/${name}.txt`, import.meta.url);
-  const text = `${title}\n\n${seen.transcript().replaceAll(moments, "‹time›")}`;
+  const text = `${title}\n\n${seen.transcript().replaceAll(moments, "‹time›").replaceAll(ids, "‹id›")}`;
   if (process.env["UPDATE"] === "1" || !existsSync(url)) writeFileSync(url, text);
   expect(text).toBe(readFileSync(url, "utf8"));
 }
@@ -462,3 +466,32 @@ test.concurrent.each(["sessions", "messages"])(
     golden(`13-reminders-${backend}`, `13. REMINDERS (${backend}): what is asked for later comes, once`, seen);
   },
 );
+
+test.concurrent("guests: the owner lets a group and a person ask, from the chat, and takes it back", async () => {
+  await using seen = await openScene({ SIGNALMAN_ALLOW: "self", SIGNALMAN_REACTIONS: "off" });
+  const { strangers: place } = seen;
+  seen.claude.setScript((prompt) => [{ say: `To that: ${/(\w+) please/u.exec(prompt)?.[1]}.` }]);
+  const dropped = async (): Promise<void> => {
+    const { fields } = await seen.program.log("envelope dropped");
+    seen.note(`dropped: ${fields["reason"]}`);
+  };
+  const say = async (...[who, text, answer, place]: [Who, string, string, Group?]): Promise<void> => {
+    seen.write(who, text, place ? { place, isMention: !text.startsWith("/") } : {});
+    await seen.shows(answer);
+  };
+  seen.write("Anna", "tea please", { place, isMention: true });
+  await dropped();
+  await say("me", "/allow", "its members may ask here", place);
+  await say("Anna", "coffee please", "coffee", place);
+  await say("me", "/groups", "Others");
+  await say("me", "/disallow others", "may not ask any more");
+  seen.write("Anna", "cake please", { place, isMention: true });
+  await dropped();
+  seen.write("Anna", "tea please");
+  await dropped();
+  await say("me", "/allow anna", "may ask from now on");
+  await say("Anna", "milk please", "milk");
+  await say("me", "/people", "lets a person ask");
+  await say("me", "/disallow Anna", "Anna may not ask any more");
+  golden("14-guests", "14. GUESTS: who may ask is said in the chat", seen);
+});

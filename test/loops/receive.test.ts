@@ -159,3 +159,24 @@ test("what Signal tells the owner is said in their chat, once a day", async () =
   await bench.pass(60_000);
   expect(bench.texts()).toEqual([notice.text]);
 });
+
+test("on an account of Claude's own the owner hears once of each person known by name who may not ask; on their own, never", async () => {
+  const number = "+15550100009";
+  await using bench = await openBench({ flags: { allow: number } });
+  const ben = bench.signal.person({ aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: "+15550100008" }, "Ben");
+  ben.write("something private");
+  ben.write("hello?");
+  bench.signal.person({ aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b003", number: null }).write("who am I?");
+  await bench.pass(5_000);
+  expect(bench.texts()).toEqual([expect.stringMatching(/^“Ben”.* \/allow \+15550100008 lets them\.$/u)]);
+  await bench.pass(26 * 3_600_000);
+  ben.write("still there?");
+  for (let count = 1; count <= 9; count++)
+    bench.signal.person({ aci: null, number: `+1555010001${count}` }, `Caller ${count}`).write("hi");
+  await bench.pass(5_000);
+  expect(bench.texts()).toHaveLength(1 + 5);
+  await using own = await openBench({ flags: { allow: `self,${number}` } });
+  own.signal.person({ aci: null, number: "+15550100008" }, "Ben").write("something private");
+  await own.pass(5_000);
+  expect(own.texts()).toEqual([]);
+});

@@ -47,7 +47,7 @@ const dataSchema = v.looseObject({
   expiresInSeconds: count,
   isExpirationUpdate: bool,
   viewOnce: bool,
-  groupInfo: maybe(v.object({ groupId: wellFormed, type: text })),
+  groupInfo: maybe(v.object({ groupId: wellFormed, type: text, groupName: text })),
   reaction: maybe(
     v.object({
       emoji: wellFormed,
@@ -139,7 +139,9 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   const said = exception ? { ...silence, content: toFailure(exception.type) } : toSaid(envelope, source, self);
   const { sourceDevice, sourceName, timestamp, serverReceivedTimestamp } = envelope;
   const serverAt = serverReceivedTimestamp === 0 ? null : serverReceivedTimestamp;
-  return { source, sourceDevice, sourceName, serverAt, ...said, sentAt: said.sentAt ?? timestamp ?? 0 };
+  const groupName = (envelope.dataMessage ?? envelope.syncMessage?.sentMessage)?.groupInfo?.groupName ?? null;
+  const group = groupName === null ? {} : { groupName };
+  return { source, sourceDevice, sourceName, serverAt, ...group, ...said, sentAt: said.sentAt ?? timestamp ?? 0 };
 }
 
 /** The number of the account that a message object is for. */

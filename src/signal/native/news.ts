@@ -98,7 +98,9 @@ function takeSync(deps: Desk, sync: wire.SyncMessage, sender: Sender, envelope: 
       const aci = toAci(value.destinationServiceIdBinary, value.destinationServiceId);
       const isSelf = aci === sender.aci;
       if (groupId !== null) {
-        if (isAllowed(sender, groupId)) rememberGroup(deps, data, groupId);
+        // The owner lets it ask (`/allow`): the answer goes there.
+        if (isAllowed(sender, groupId) || /^\s*[/／](?:dis)?allow\b/iu.test(data.body))
+          rememberGroup(deps, data, groupId);
       } else if (aci !== null && (isSelf || isAllowed({ aci, number: findRecipient(database, aci).number }, null)))
         overlay.later(() => {
           // Note to Self has a timer, too.

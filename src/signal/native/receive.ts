@@ -265,7 +265,14 @@ async function readPlain(
   // The server itself says so of unsealed ones.
   if (isSealed && data && mayWrite && !sender.isOwn && !(data.flags & profileKeyUpdate))
     jobs.push({ kind: "receipt", aci: sender.aci, sentAts: [sender.sentAt] });
-  return { envelope: read, jobs, isLast: news.isLast };
+  return { envelope: withGroupName(work, read), jobs, isLast: news.isLast };
+}
+
+function withGroupName({ database }: Work, envelope: Delivered): Delivered {
+  if (envelope.chat?.kind !== "group") return envelope;
+  const sql = "SELECT state ->> '$.title' AS title FROM signal_groups WHERE group_id = ?";
+  const groupName = database.get<{ title: string | null }>(sql, envelope.chat.id)?.title ?? null;
+  return groupName === null ? envelope : { ...envelope, groupName };
 }
 
 /** False where it is not readable. @throws BridgeError `database` */
