@@ -3,8 +3,13 @@ import bash from "../../packaging/signalman.bash" with { type: "text" };
 import fish from "../../packaging/signalman.fish" with { type: "text" };
 import zsh from "../../packaging/signalman.zsh" with { type: "text" };
 import type { Command, Option } from "commander";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { loadConfig } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
-import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
+import { fileKey, readAddressee, settingKeys, settingRow, variableOf } from "../settings.ts";
+import { createGuests, wordOf } from "../store/allowed.ts";
+import { openStore } from "../store/store.ts";
 import { version } from "../version.ts";
 import type { Cli, Io } from "./io.ts";
 
@@ -31,7 +36,7 @@ const visible = (command: Command): Command[] =>
 /** Prints what can follow these words, one a line with what it is for: commands first, then flags. */
 export const complete =
   (create: Create) =>
-  (cli: Cli, _: unknown, ...words: string[]): number => {
+  async (cli: Cli, _: unknown, ...words: string[]): Promise<number> => {
     let at = create(cli, () => undefined);
     for (const word of words) at = visible(at).find((command) => command.name() === word) ?? at;
     const help = at.createHelp();
@@ -49,13 +54,32 @@ export const complete =
       );
       return 0;
     }
+    const isFirst = at.registeredArguments.length > 0 && words.at(-1) === at.name();
     const rows = [
+      ...(isFirst ? await valuesOf(cli, [at.parent?.name(), at.name()].join(" ")) : []).map((value) => [value]),
       ...visible(at).map((command) => [command.name(), command.description()]),
       ...flags.map(({ long, description }) => [long, description]),
     ];
     cli.out(rows.map((row) => `${row.join("\t")}\n`).join(""));
     return 0;
   };
+
+/** What may stand first behind a command, as far as that is known here. */
+async function valuesOf(cli: Cli, path: string): Promise<readonly string[]> {
+  const { config } = loadConfig(cli);
+  if (path.endsWith(" completions")) return Object.keys(scripts);
+  if (/^projects (?:remove|explain)$/u.test(path)) return config.projects.map(({ name }) => name);
+  if (!/^sessions (?:show|archive)$| (?:send|disallow)$/u.test(path) || !existsSync(join(config.home, "signalman.db")))
+    return [];
+  using stack = new DisposableStack();
+  const store = stack.adopt(await openStore(config.home, { isExclusive: false }), (opened) => opened.close());
+  if (path.startsWith("sessions")) return store.sessions.list(valuesMax).map(({ id }) => id.slice(0, 8));
+  const isSend = path.endsWith(" send");
+  const guests = createGuests(store.settings, config.allow, readAddressee).list();
+  return guests.filter(({ isAdded }) => isSend || isAdded).map(({ rule }) => wordOf(rule));
+}
+
+const valuesMax = 50;
 
 const exits = ["done", "failed", "usage or configuration", "no account is linked", "the daemon is not running"];
 

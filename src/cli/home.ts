@@ -13,6 +13,7 @@ import {
 import { dirname, join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
+import { nameOf } from "../core/conversation.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
 import { withoutTimeLine } from "../core/when.ts";
@@ -20,6 +21,7 @@ import { harmless, localTime, redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
+import { groupNameIn, namesIn } from "../store/names.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { configOf, load, printJson, runAttached, toTable, type Cli } from "./io.ts";
 import { command } from "./remote.ts";
@@ -81,12 +83,15 @@ const sessionsMax = 1_000;
 
 export async function listSessions(cli: Cli, { json }: Options): Promise<number> {
   const views = await withStore(cli, (store) =>
-    store.sessions.list(sessionsMax).map((session) => ({ ...toView(session), title: titleOf(store, session) })),
+    store.sessions.list(sessionsMax).map((session) => ({
+      ...toView(session),
+      who: whoOf(store, session),
+      title: nameOf(session, store.log.lastOfType(session.id, "prompt")),
+    })),
   );
   const sessions = views ?? [];
-  const rows = sessions.map(({ id, chat, title, state, usedAt }, index) => {
-    const who = chat === "self" ? "Note to Self" : chat;
-    return [String(index + 1), id.slice(0, 8), who, state, localTime(Date.parse(usedAt)).slice(0, 16), title ?? ""];
+  const rows = sessions.map(({ id, who, title, state, usedAt }, index) => {
+    return [String(index + 1), id.slice(0, 8), who, state, localTime(Date.parse(usedAt)).slice(0, 16), toCell(title)];
   });
   if (json) printJson(cli, sessions);
   else if (rows.length === 0) cli.out("No sessions yet.\n");
@@ -94,11 +99,11 @@ export async function listSessions(cli: Cli, { json }: Options): Promise<number>
   return 0;
 }
 
-/** As it is called, else what was asked last. */
-function titleOf({ log }: Store, { id, context }: Session): string | null {
-  if (typeof context["title"] === "string") return context["title"];
-  const last = log.lastOfType(id, "prompt");
-  return last?.type === "prompt" ? toCell(withoutTimeLine(last.text)) : null;
+/** The chat by its name, where one is known. */
+function whoOf({ settings }: Store, { chat, chatKey }: Session): string {
+  if (chat.kind === "self") return "Note to Self";
+  const name = chat.kind === "group" ? groupNameIn(settings, chat.id) : namesIn(settings)(chat.peer);
+  return name ?? redactText(chatKey);
 }
 
 /** By its number in the list, ours or the remote id, or the beginning of one. @throws BridgeError `config` where it is none, or several */
@@ -166,10 +171,10 @@ const toView = (session: Session) => ({
 
 /** What people read; the rest of the log is for `--json`. */
 function toLines(event: SessionEvent): string {
-  const time = toTime(event.at) ?? "queued";
+  const time = event.at === null ? "queued" : localTime(event.at);
   switch (event.type) {
     case "prompt":
-      return `\n${time}  you\n${event.text}\n`;
+      return `\n${time}  you\n${withoutTimeLine(event.text)}\n`;
     case "reply":
       return `\n${time}  Claude\n${event.text}\n`;
     case "tool_use":

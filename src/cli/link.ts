@@ -10,6 +10,8 @@ import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
 import { configOf, depsOf, type Cli } from "./io.ts";
 import { confirm } from "./onboard.ts";
+import { pidOf } from "./remote.ts";
+import { serviceOf } from "./service.ts";
 
 type Options = {
   /** How the phone lists this device. */
@@ -27,7 +29,16 @@ export const link = (cli: Cli, options: Options): Promise<number> => linkBy(open
 export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
-  const { steps, present, forget } = await open(depsOf(cli, config, stack));
+  const opening = () => open(depsOf(cli, config, stack));
+  const { steps, present, forget } = await opening().catch(async (error: unknown) => {
+    if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
+    const service = serviceOf(cli);
+    const state = await service.state().catch(() => "none");
+    if (state !== "up") throw new BridgeError(error.code, error.message, { hint: howToStop(config.home) });
+    cli.err("The service stops while you link, and is started again afterwards.\n");
+    stack.defer(await service.pause());
+    return opening();
+  });
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
   for await (const progress of steps(options.name ?? "signalman", cli.signal)) {
@@ -43,6 +54,12 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
     return 0;
   }
   throw new BridgeError("not_linked", "Cannot link as nobody scanned the code");
+}
+
+function howToStop(home: string): string {
+  const pid = pidOf(home);
+  const how = pid === null ? "End it where it runs (Ctrl-C)" : `End it where it runs (Ctrl-C, or: kill ${pid})`;
+  return `${how}, and run this again. \`signalman status\` tells whether a new link is needed at all.`;
 }
 
 /** The keys of the account that is linked now are wiped: only a person may say so. */

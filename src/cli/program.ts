@@ -59,7 +59,7 @@ const commands: Readonly<Record<string, Row>> = {
     "send a message through the running daemon",
     async () => (await import("./send.ts")).send,
     {
-      "<to>": "self, a number, an account id, or group:<id>",
+      "<to>": "self, a number, an account id, group:<id>, or a name that is known here",
       "[text...]": "what to say, in Markdown; - or nothing takes standard input",
       "--file <path>": "send a file with it; may stand several times",
       "--wait": "until it was sent; the exit code tells whether",

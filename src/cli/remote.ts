@@ -51,6 +51,9 @@ function readPlace(home: string): Place | null {
   }
 }
 
+/** The process of this home's daemon, as far as it has said so. */
+export const pidOf = (home: string): number | null => readPlace(home)?.pid ?? null;
+
 /** The daemon of this home, after it has proved to be it. @throws BridgeError `not_running` */
 async function findDaemon({ home, listen }: Config, signal: AbortSignal): Promise<Place> {
   const found = readPlace(home);

@@ -124,7 +124,8 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Control {
     // The messages of a chat go out in order: with the last all are sent.
     sent(id) {
       const state = store.outbox.of("send", id).at(-1)?.state ?? "failed";
-      return state === "sent" || state === "failed" ? state : "waiting";
+      const fault = state === "failed" ? store.outbox.faultOf("send", id) : null;
+      return { state: state === "sent" || state === "failed" ? state : "waiting", fault };
     },
     async archive(id) {
       const session = store.sessions.find(id);

@@ -3,16 +3,19 @@
  * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
  */
 import { randomUUID } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import * as v from "valibot";
 import type { Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis, OutboundFile } from "../core/model.ts";
 import { redactText } from "../log.ts";
-import { addressee } from "../settings.ts";
+import { nearest } from "../core/nearest.ts";
+import { addressee, readAddressee } from "../settings.ts";
 import type { SendState, StagedFile } from "../status/control.ts";
+import { createGuests, wordOf } from "../store/allowed.ts";
+import { openStore } from "../store/store.ts";
 import { configOf, until, type Cli } from "./io.ts";
 import { command, newToken } from "./remote.ts";
 
@@ -26,13 +29,9 @@ const wrong = (message: string, hint: string, cause?: unknown): BridgeError =>
   new BridgeError("config", message, { hint, cause });
 
 /** Resolves to 0 when it is in the outbox; with --wait to 0 when it was sent and to 1 when it was given up. */
-export async function send(cli: Cli, { file = [], wait }: Options, to = "", ...words: string[]): Promise<number> {
-  if (!v.is(addressee, to))
-    throw wrong(
-      `Cannot send to ${redactText(JSON.stringify(to))} as it is nobody`,
-      "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), or group:<id in standard base64>.",
-    );
+export async function send(cli: Cli, { file = [], wait }: Options, given = "", ...words: string[]): Promise<number> {
   const config = configOf(cli);
+  const to = v.is(addressee, given) ? given : await findByName(config, given);
   const isTyped = words.length > 0 && words.join() !== "-";
   const text = isTyped || (file.length > 0 && words.length === 0) ? words.join(" ") : await readInput();
   if (text.trim() === "" && file.length === 0)
@@ -44,17 +43,32 @@ export async function send(cli: Cli, { file = [], wait }: Options, to = "", ...w
     throw error;
   });
   if (!wait) return (cli.out("In the outbox.\n"), 0);
-  let state: SendState = "waiting";
-  await until(
-    cli,
-    waitMs,
-    "the message to be sent",
-    async () => (state = (await ask("sent", { id })) as SendState) !== "waiting",
-  );
-  if ((state as SendState) === "sent") return (cli.out("Sent.\n"), 0);
-  throw new BridgeError("send_rejected", "Cannot send the message as Signal does not take it", {
-    hint: "See the log for the reason.",
+  let { state, fault }: SendState = { state: "waiting", fault: null };
+  await until(cli, waitMs, "the message to be sent", async () => {
+    ({ state, fault } = (await ask("sent", { id })) as SendState);
+    return state !== "waiting";
   });
+  if ((state as SendState["state"]) === "sent") return (cli.out("Sent.\n"), 0);
+  const code = Object.keys(errorTable).find((one): one is ErrorCode => one === fault) ?? "send_rejected";
+  throw new BridgeError(code, `Cannot send the message: ${errorTable[code].title}`);
+}
+
+/** A person or group by a name that is known here. @throws BridgeError `config` */
+async function findByName({ home, allow }: Config, name: string): Promise<string> {
+  const names = ["self"];
+  if (existsSync(join(home, "signalman.db"))) {
+    using stack = new DisposableStack();
+    const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
+    const guests = createGuests(store.settings, allow, readAddressee);
+    const found = name === "" ? null : guests.find(name);
+    if (found !== null) return wordOf(found);
+    names.push(...guests.list().flatMap((guest) => guest.name ?? []));
+  }
+  const near = nearest(name, names);
+  throw wrong(
+    `Cannot send to ${redactText(JSON.stringify(name))} as it is nobody${near === null ? "" : `. Did you mean ${near}?`}`,
+    "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), group:<id>, or a name of `signalman people` or `signalman groups`.",
+  );
 }
 
 async function readInput(): Promise<string> {

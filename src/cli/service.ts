@@ -47,6 +47,9 @@ type Manager = {
   readonly text: () => Promise<string>;
   readonly up: readonly Words[];
   readonly down: Words;
+  /** For a while. */
+  readonly stop: Words;
+  readonly again: Words;
   /** Exits with 0 while the service runs. */
   readonly probe: Words;
   readonly advice: string;
@@ -63,6 +66,8 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
       text: () => Promise.resolve(launchdPlist(command, home)),
       up: [["launchctl", "bootstrap", domain, file]],
       down: ["launchctl", "bootout", `${domain}/${label}`],
+      stop: ["launchctl", "bootout", `${domain}/${label}`],
+      again: ["launchctl", "bootstrap", domain, file],
       probe: ["launchctl", "print", `${domain}/${label}`],
       advice: "",
     };
@@ -89,6 +94,8 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
     },
     up: [systemctl("daemon-reload"), systemctl("enable", "--now", unit)],
     down: systemctl("disable", "--now", unit),
+    stop: systemctl("stop", unit),
+    again: systemctl("start", unit),
     probe: systemctl("is-active", "--quiet", unit),
     advice: "It ends with your last login; to keep it running: loginctl enable-linger\n",
   };
@@ -140,7 +147,7 @@ const stateTexts = {
 
 /** The service of this home, as the commands and doctor see it. @throws BridgeError `unsupported` where there can be none */
 export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: Place = here) {
-  const { file, text, up, down, probe, advice } = managerOf(cli, config.home, place);
+  const { file, text, up, down, stop, again, probe, advice } = managerOf(cli, config.home, place);
 
   const state = async (): Promise<keyof typeof stateTexts> => {
     if (!existsSync(file)) return "none";
@@ -149,6 +156,14 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
 
   return {
     state,
+
+    /** Stops it for as long as something else needs its home; resolves to what starts it again. */
+    async pause(): Promise<() => Promise<void>> {
+      await place.exec(...stop);
+      return async () => {
+        await place.exec(...again);
+      };
+    },
 
     async install(): Promise<number> {
       const content = await text();

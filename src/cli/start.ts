@@ -35,6 +35,9 @@ async function greetOwner(cli: Cli, { home }: Config): Promise<void> {
   const store = await openStore(home, { isExclusive: true });
   const text = "Hello from signalman. Write here, and Claude answers; /help shows what else there is.";
   store.outbox.add("send", "hello", 0, { kind: "self" }, plainText(text), cli.clock.now());
+  // That was the welcome.
+  const aci = (await import("../signal/native/index.ts")).findAccount(store.db)?.aci;
+  if (aci) store.settings.set(`welcomed:${aci}`, String(cli.clock.now()));
   store.close();
   cli.err(
     "Write to Claude in Note to Self. Signal rings for nothing there: SIGNALMAN_NOTIFY can (docs/linking.md).\n\n",

@@ -13,7 +13,8 @@ import { addressee } from "../settings.ts";
 
 /** A file for `send`: `staged` is its name in the home's folder `outgoing`, from which it is taken. */
 export type StagedFile = { readonly staged: string; readonly fileName: string; readonly contentType: string };
-export type SendState = "waiting" | "sent" | "failed";
+/** What has become of a message; `fault` is the code of why it failed. */
+export type SendState = { readonly state: "waiting" | "sent" | "failed"; readonly fault: string | null };
 
 /** What the daemon does when asked. Each may throw BridgeError. */
 export type Control = {
@@ -21,7 +22,6 @@ export type Control = {
   readonly reconnect: (captcha: string | undefined) => Promise<void>;
   /** Resolves to a name for what is in the outbox now. `text` is Markdown. */
   readonly send: (chat: Chat, text: string, files: readonly StagedFile[]) => Promise<string>;
-  /** What has become of it. */
   readonly sent: (id: string) => SendState;
   /** Resolves when all sessions were read and written. */
   readonly sync: () => Promise<void>;

@@ -72,7 +72,10 @@ export function renderPage(status: Status, now: Millis): Html {
 type Facts = Readonly<Record<string, string | number | null>>;
 
 /** The facts of each card; null and zero leave one out, and a card without any. */
-function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, now: Millis): Record<string, Facts> {
+function cards(
+  { connection, signal, claude, sessions, inbox, outbox, usage }: Status,
+  now: Millis,
+): Record<string, Facts> {
   const { checked, changed, pushed, failed } = sessions.lastSync;
   return {
     Signal: {
@@ -81,16 +84,17 @@ function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, 
       "Last proof of life": ago(connection.lastProofAt, now),
       Received: ago(signal.lastReceivedAt, now),
       Sent: ago(signal.lastSentAt, now),
-
       Reconnects: connection.reconnects,
       "Failed attempts": connection.attempt,
-
       "Kept unread": signal.quarantined || null,
     },
     Claude: {
       Backend: claude.backend,
       Model: claude.model,
       API: claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable",
+      "Cost today": dollars(usage.todayDollars),
+      "Cost so far": dollars(usage.costDollars),
+      "An answer takes": usage.answers === 0 ? null : `${(usage.answersMs / usage.answers / 1_000).toFixed(1)} s`,
     },
     Conversations: {
       Kept: sessions.total,
@@ -111,6 +115,9 @@ function cards({ connection, signal, claude, sessions, inbox, outbox }: Status, 
     Answers: { Waiting: outbox.pending, Sent: outbox.sent, Repeated: outbox.uncertain, Failed: outbox.failed },
   };
 }
+
+/** At list prices; less than a cent is said as such, and nothing is left out. */
+const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);
 
 function renderCard([title, facts]: [string, Facts]): Html | string {
   const shown = Object.entries(facts).filter(([, value]) => value !== null && value !== 0);

@@ -4,7 +4,8 @@ import type { AllowRule } from "../core/inbound.ts";
 import { groupNameIn, namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";
 
-const wordOf = (rule: AllowRule): string => {
+/** A rule as the settings say it. */
+export const wordOf = (rule: AllowRule): string => {
   if (rule.kind === "group") return `group:${rule.id}`;
   return rule.kind === "number" ? rule.number : rule.kind === "aci" ? rule.aci : "self";
 };

@@ -61,6 +61,12 @@ export function createOutbox(db: Database) {
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
+    /** The code for which one of these was given up; null where none was. */
+    faultOf: (why: Why, subject: string): string | null =>
+      get<{
+        fault: string;
+      }>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`?.fault ??
+      null,
     /** Chats with anything to send, those that have waited longest first. */
     openChats: () =>
       all<{ chatKey: string }>`

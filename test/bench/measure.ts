@@ -54,7 +54,7 @@ export function toTable(figures: readonly Figure[]): string {
   return ["| | what | median | 10 % – 90 % | runs | target |", "|---|---|---:|---:|---:|---:|", ...rows].join("\n");
 }
 
-/** Bars to the scale of each figure's target (the line at 1), or of the largest of its group. */
+/** Bars to the scale of each figure's target, the dashed line; with a legend, and which way is better for each. */
 export function toChart(figures: readonly Figure[]): string {
   const rowHeight = 18;
   const left = 330;
@@ -64,9 +64,9 @@ export function toChart(figures: readonly Figure[]): string {
     const { group, name, unit, values, target = 1 } = figure;
     const ratioOf = (value: number): number => Math.min(1.5, value / target);
     const x = (value: number): string => (left + (ratioOf(value) * width) / 1.5).toFixed(1);
-    const y = 30 + row * rowHeight;
+    const y = 62 + row * rowHeight;
     const colour = isMet(figure) ? "#2f7d5b" : "#b3452f";
-    const value = `${show(median(values))} ${unit}`;
+    const value = `${show(median(values))} ${unit} ${unit === "/s" ? "→" : "←"}`;
     return [
       `<text x="${left - 8}" y="${y + 11}" text-anchor="end">${group}: ${name}</text>`,
       `<rect x="${left}" y="${y + 2}" width="${(Number(x(median(values))) - left).toFixed(1)}" height="11" fill="${colour}"/>`,
@@ -74,12 +74,19 @@ export function toChart(figures: readonly Figure[]): string {
       `<text x="${left + width + 8}" y="${y + 11}">${value}</text>`,
     ].join("");
   });
-  const height = 44 + shown.length * rowHeight;
+  const height = 76 + shown.length * rowHeight;
   const line = (left + width / 1.5).toFixed(1);
+  const legend = [
+    `<rect x="-140" y="9" width="22" height="11" fill="#2f7d5b"/><text x="-112" y="18">median, target met</text>`,
+    `<rect x="20" y="9" width="22" height="11" fill="#b3452f"/><text x="48" y="18">median, target missed</text>`,
+    `<path d="M190 14.5H212" stroke="#111" stroke-width="1"/><text x="218" y="18">the middle 80 % of the runs</text>`,
+    `<text x="400" y="18">← less is better</text><text x="500" y="18">→ more is better</text>`,
+  ];
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-150 0 870 ${height}" font-family="system-ui,sans-serif" font-size="11">`,
-    `<rect x="-150" width="870" height="${height}" fill="#fff"/><text x="${line}" y="18" text-anchor="middle">target</text>`,
-    `<path d="M${line} 24V${height - 10}" stroke="#888" stroke-dasharray="3 3"/>`,
+    `<rect x="-150" width="870" height="${height}" fill="#fff"/><text x="${line}" y="50" text-anchor="middle">target</text>`,
+    ...legend,
+    `<path d="M${line} 56V${height - 10}" stroke="#888" stroke-dasharray="3 3"/>`,
     ...bars,
     "</svg>\n",
   ].join("\n");

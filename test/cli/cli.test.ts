@@ -251,6 +251,21 @@ describe("beside a running daemon", () => {
     expect([missing.code, missing.err]).toEqual([2, expect.stringContaining("/nowhere/at-all.png")]);
   });
 
+  test("send takes a name that is known; a near miss is told; what Signal does not take has its reason", async () => {
+    const done = await startServer();
+    const store = await openStore(home, { isExclusive: false });
+    store.settings.set("name:group:ZmFtaWx5LWdyb3VwLWlkLW9mLTMyLWJ5dGVzLWxvbmc=", "Hike");
+    store.close();
+    expect((await signalman("send hike hello")).code).toBe(0);
+    expect(done).toEqual([
+      { chat: { kind: "group", id: "ZmFtaWx5LWdyb3VwLWlkLW9mLTMyLWJ5dGVzLWxvbmc=" }, text: "hello" },
+    ]);
+    const { code, err } = await signalman("send slf hello");
+    expect([code, err]).toEqual([2, expect.stringContaining("Did you mean self?")]);
+    const refused = await signalman("send self refused --wait");
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining("The recipient is not on Signal")]);
+  });
+
   test("send without a daemon leaves no file behind", async () => {
     writeFileSync(join(home, "notes.txt"), "some notes");
     expect((await signalman(`send self --file ${join(home, "notes.txt")}`)).code).toBe(4);

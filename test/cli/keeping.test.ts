@@ -93,6 +93,13 @@ describe("service", () => {
       "systemctl --user enable --now signalman.service",
     ]);
     expect(await service(manager).state()).toBe("up");
+    await (
+      await service(manager).pause()
+    )();
+    expect(manager.calls.slice(-2)).toEqual([
+      "systemctl --user stop signalman.service",
+      "systemctl --user start signalman.service",
+    ]);
     expect(await service(place("linux", { "is-active": 3 })).status()).toBe(4);
     expect(await service(manager).uninstall()).toBe(0);
     expect(existsSync(unitFile())).toBe(false);
@@ -233,6 +240,7 @@ describe("completions and manual", () => {
     expect(complete("signalman --sig")).toContain("--signal-url");
     expect(complete("signalman --transport ")).toEqual(["native", "signal-cli", "rest"]);
     expect(complete("signalman --model ")).toEqual([""]);
+    expect(complete("signalman completions z")).toEqual(["zsh"]);
   });
 
   test("the program itself says what can follow, and hides what is not for people; an unknown shell is exit 2", async () => {
@@ -401,6 +409,8 @@ describe("who may ask", () => {
       `You, in Note to Self (settings)\nBen · ${aci}\nallow NUMBER lets a person ask.\n`,
     );
     expect(await say("groups")).toContain(`Weekend Hike · ${id}`);
+    expect((await say("complete", "--", "disallow")).split("\n")).toContain(aci);
+    expect((await say("complete", "--", "send")).split("\n")).toContain("self");
     expect(await say("disallow", "Ben")).toBe("Ben may not ask any more.\n");
     expect(await say("allow", "nobody")).toStartWith("Whom? allow with a number");
   });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openLink } from "../../src/cli/adapters.ts";
 import { configOf, depsOf } from "../../src/cli/io.ts";
+import { writePlace } from "../../src/cli/remote.ts";
 import { linkBy } from "../../src/cli/link.ts";
 import { runCommand } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
@@ -93,6 +94,18 @@ describe("link", () => {
     const open = async () => ({ steps, present, forget: () => void forgotten++ });
     expect(await linkBy(open, cli, { force: true })).toBe(0);
     expect(forgotten).toBe(times);
+  });
+
+  test("beside a signalman that runs it says which process to end", async () => {
+    const { said, io } = createTerminal({ HOME: home });
+    const store = await openStore(home, { isExclusive: true });
+    writePlace(home, { url: "http://127.0.0.1:1", token: "t" });
+    try {
+      expect(await runCommand(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
+    } finally {
+      store.close();
+    }
+    expect(said.err).toContain(`kill ${process.pid}), and run this again.`);
   });
 
   test("what goes with an account is everything that was said, in every table", async () => {

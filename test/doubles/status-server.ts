@@ -17,9 +17,9 @@ export const playedDaemon = (done: unknown[] = []): AppDeps => ({
     reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
     async send(chat, text, files) {
       done.push({ chat, text, ...(files.length > 0 && { files }) });
-      return "an-id";
+      return text === "refused" ? "another-id" : "an-id";
     },
-    sent: () => "sent",
+    sent: (id) => (id === "an-id" ? { state: "sent", fault: null } : { state: "failed", fault: "unregistered" }),
     sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
     archive: async (id) => void done.push({ archive: id }),
   },

@@ -61,6 +61,7 @@ describe.skipIf(executablePath === undefined)("the status page in Chromium", () 
       );
       expect(await page.locator(".times").innerText()).toBe("for 1 h 5 min; the oldest waits for 1 min 1 s");
       expect(await page.locator("section").count()).toBe(5);
+      expect(await page.locator("dd").allInnerTexts()).toEqual(expect.arrayContaining(["$0.12", "$0.25", "4.5 s"]));
       expect(await page.evaluate<number>(overflow)).toBe(0);
       status = disconnected;
       await page.reload();

@@ -88,6 +88,7 @@ const outbox: Calls<Outbox> = {
   head: ["self"],
   of: ["reply", "s:e"],
   questions: ["s"],
+  faultOf: ["reply", "s:e"],
   has: ["reply", "s:e"],
   isSaid: [1],
   byTimestamp: [1],
