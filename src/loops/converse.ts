@@ -10,6 +10,7 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive } from "./live.ts";
 import { build, noteTurn, viewOf, type Worker } from "./post.ts";
+import { untilWritten } from "./queue.ts";
 
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
 export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
@@ -52,7 +53,11 @@ async function postOne(
     const events = await line.post(await viewOf(bridge, present), [request], live.text, signal);
     if (signal.aborted || !store.posts.isOpen(post.id)) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
-    const changes = chats.log(present, events, [{ id: post.id, eventId }]);
+    // It was paid for: while the disk is full it is held, not asked for again.
+    const changes = await untilWritten(bridge, "follow", signal, () =>
+      chats.log(present, events, [{ id: post.id, eventId }]),
+    );
+    if (changes === null) return;
     if (post.kind !== "prompt") return;
     bridge.notices.emit("claude", { fault: null, at: clock.now() });
     if (changes.some((change) => change.do === "finish")) noteTurn(bridge, session.id, "ended", startedAt);
