@@ -10,7 +10,6 @@ import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Chats } from "../store/apply.ts";
 import type { Store } from "../store/store.ts";
-import type { Transcribe } from "./request.ts";
 
 /** A handler decides nothing. */
 export type Notices = {
@@ -51,12 +50,17 @@ export type LoopConfig = {
   readonly limits: Partial<Limits> & { readonly retentionDays: number };
 };
 
+/** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
+export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
+
 export type Bridge = {
   readonly config: LoopConfig;
   readonly store: Store;
   readonly chats: Chats;
   readonly transport: Transport;
   readonly line: Line;
+  /** The line that keeps this conversation: the one above, or the owner's own program, where a project is worked on with that. */
+  readonly lineOf: (session: Pick<Session, "backend">) => Line;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -66,7 +70,7 @@ export type Bridge = {
   /** Null where voice notes stay unheard. */
   readonly transcribe: Transcribe | null;
   /** The tools of ours that a conversation has, and the words that come with them. */
-  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system">>;
+  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system" | "folder" | "asksToRead">>;
   /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
   readonly timeZone?: string;
   /** Who we are; null before the first connect. */

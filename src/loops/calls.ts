@@ -6,13 +6,14 @@
  *
  * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
  */
-import type { SessionView } from "../claude/line.ts";
+import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
+import { ownProgram, type Chat, type JsonValue, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
+import { chatFolder, instructionsOf, openFolder, openPlace, type Project } from "../projects/folders.ts";
 import { definitionsOf } from "../projects/tools.ts";
+import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
@@ -23,6 +24,8 @@ export interface CallLoop extends Queue {
 }
 
 export type CallDeps = {
+  /** signalman's. */
+  readonly home: string;
   readonly projects: readonly Project[];
   /** Found when it is first needed. */
   readonly executor: () => Promise<ExecutorDeps>;
@@ -42,7 +45,7 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
     keys: () => [...store.calls.openSessions(), ...store.settings.idsOf("owed").map((id) => owedPrefix + id)],
     async work(key, kill) {
       if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key.slice(owedPrefix.length), kill);
-      else for (const call of store.calls.open(key)) await workOn(bridge, deps, running, call, kill);
+      else await workOnCalls(bridge, deps, running, key, kill);
       return null;
     },
     isOpen: () => bridge.account() !== null,
@@ -51,24 +54,44 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
   return { ...queue, drop: (useId) => running.get(useId)?.abort() };
 }
 
+type Running = Map<string, AbortController>;
+
+/** What needs no yes, or has it, is done; what asks is asked together, once Claude rests and no more calls come beside them. */
+async function workOnCalls(bridge: Bridge, deps: CallDeps, running: Running, sessionId: string, kill: AbortSignal) {
+  const { store, chats } = bridge;
+  const session = store.sessions.get(sessionId);
+  if (session === null) return;
+  const looked: Looked[] = [];
+  for (const call of store.calls.open(sessionId)) {
+    if (kill.aborted) return;
+    const asks = call.state === "asked" ? null : await workOn(bridge, deps, running, session, call, kill);
+    if (asks !== null) looked.push(asks);
+  }
+  // What was allowed meanwhile is done first: the question is to show what it leaves.
+  const isAllowed = store.calls.open(sessionId).some(({ state }) => state === "allowed");
+  if (looked.length > 0 && !isAllowed && store.log.open(sessionId).isWaiting)
+    chats.settle(session.chat, { type: "looked", session, looked });
+}
+
+/** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
 async function workOn(
   bridge: Bridge,
   deps: CallDeps,
-  running: Map<string, AbortController>,
+  running: Running,
+  session: Session,
   call: Call,
   kill: AbortSignal,
-): Promise<void> {
+): Promise<Looked | null> {
   const { store, chats } = bridge;
-  const session = store.sessions.get(call.sessionId);
-  if (session === null || kill.aborted || call.state === "asked") return;
-  const settle = (text: string, isError: boolean, isRun = true): void =>
-    void chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+  const settle = (text: string, isError: boolean, isRun = true): null => {
+    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+    return null;
+  };
   if (call.content !== null) {
     // Settled by a decision, whose post is there, or by what a crash left.
-    if (!store.posts.isConfirmed(`${session.id}:${call.id}`)) settle(call.content, call.isError);
-    return;
+    return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
   }
-  const project = deps.projects.find(({ name }) => name === call.project);
+  const project = projectOf(deps, session);
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
   }
@@ -76,22 +99,30 @@ async function workOn(
   if (call.state === "seen") {
     const plan = await lookAt(project, call, executor);
     if (plan.verdict === "asks") {
-      const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
-      const use = toUse(call);
-      return void chats.settle(session.chat, { type: "looked", session, use, item, basis: plan.basis });
+      const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
+      const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
+      const mayAlways = project.name !== "" && isFreed(call);
+      return { use: toUse(call), item, basis: plan.basis, mayAlways, project: project.name };
     }
   }
   const stop = new AbortController();
   running.set(call.id, stop);
   try {
     const { content, isError } = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
-    settle(content, isError);
+    return settle(content, isError);
   } finally {
     running.delete(call.id);
   }
 }
 
-const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" : "change.diff");
+const fileOf = ({ tool }: Call): string => {
+  if (/^(local_)?(edit|write)$/iu.test(tool)) return "change.diff";
+  return tool === "local_run" || tool === "Bash" ? "command.sh" : "question.txt";
+};
+
+/** The owner's own program has a folder in every chat. */
+const projectOf = ({ projects, home }: CallDeps, { project, backend }: Session): Project | undefined =>
+  project === null && backend === ownProgram ? chatFolder(home) : projects.find(({ name }) => name === project);
 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
@@ -136,10 +167,12 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
 /** What Claude is told of the project that a session works on: its tools, and what its folder says about itself. */
 export async function toolsOf(
   { config, log }: Pick<Bridge, "config" | "log">,
-  { projects, executor }: CallDeps,
+  deps: CallDeps,
   session: Session,
-): Promise<Pick<SessionView, "tools" | "system">> {
-  const project = projects.find(({ name }) => name === session.project);
+): ReturnType<Bridge["toolsOf"]> {
+  const { executor } = deps;
+  const project = projectOf(deps, session);
+  if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
   if (project === undefined) return { tools: [], system: config.system };
   try {
     const { home } = await executor();
@@ -161,6 +194,17 @@ export async function toolsOf(
       ? error
       : new BridgeError("config", `Cannot open the project ${project.name}`, { cause: error });
   }
+}
+
+/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
+  const folder = await openPlace(project, home);
+  if ("refusal" in folder)
+    throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
+      hint: "Correct [projects] in config.toml.",
+    });
+  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
+  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

@@ -4,7 +4,8 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, checkChat, decide } from "../core/chat.ts";
+import { askSubject } from "../core/approval.ts";
+import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
@@ -16,7 +17,7 @@ import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { createView, lasting, type Surroundings } from "./view.ts";
+import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -163,7 +164,7 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
 function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
@@ -178,6 +179,7 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
       return sessionId;
     },
+    look: (_, { sessionId }) => sessionId,
     askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
     allowCall(_, { useId, approver }) {
       const call = calls.get(useId);
@@ -290,7 +292,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
-    if (active?.backend === world.backend) return active;
+    if (active && active.backend === backendOf(world, active)) return active;
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
@@ -299,7 +301,8 @@ function createSessionMaker(store: Store, world: Surroundings) {
       named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
-    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
+    const backend = project?.backend ?? world.backend;
+    return sessions.create(id, chat, backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 
