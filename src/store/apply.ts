@@ -164,10 +164,25 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo =
+  | "call"
+  | "look"
+  | "askCall"
+  | "allowCall"
+  | "dropCall"
+  | "result"
+  | "grantEdits"
+  | "owe"
+  | "paid"
+  | "schedule"
+  | "unschedule"
+  | "reschedule";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
-function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
+function createCallWrites(
+  { calls, posts, sessions, settings, reminders, db }: Store,
+  world: Surroundings,
+): Writes<CallDo> {
   const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
     const request = { kind: "result", toolUseId: useId, text, isError } as const;
     posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
@@ -196,7 +211,13 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       db.afterCommit(() => world.onDropped(useId));
       return call.sessionId;
     },
-    result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
+    result(_, { sessionId, useId, text, isError }) {
+      calls.finish(useId, { content: text, isError }, world.now());
+      return post(sessionId, useId, text, isError);
+    },
+    schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
+    unschedule: (_, { id }) => void reminders.remove(id),
+    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
@@ -270,11 +291,11 @@ const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
-  const { source, content, sentAt } = envelope;
+  const { source, content, sentAt, isScheduled } = envelope;
   const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
   const isRemove = stage === "cleared";
   const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
-  if (emoji === null || source === null) return;
+  if (emoji === null || source === null || isScheduled) return;
   // Signal's clients keep the reactions of an edited message at its first version.
   const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
   outbox.addMark(

@@ -14,6 +14,7 @@ import { createKept, type KeptRows } from "./kept.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
+import { createReminders, type Reminders } from "./reminders.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { createSettings, type Settings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
@@ -33,6 +34,7 @@ export type Store = {
   readonly calls: Calls;
   readonly kept: KeptRows;
   readonly usage: Usage;
+  readonly reminders: Reminders;
   readonly settings: Settings;
   readonly generation: Generation;
   /** Which file of the database was deleted or replaced since it was opened; null for none. */
@@ -80,6 +82,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions: createSessions(db),
       files,
       usage: createUsage(db),
+      reminders: createReminders(db),
       settings,
       generation,
       lostFile: watchFiles(file),

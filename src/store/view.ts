@@ -156,7 +156,7 @@ export function createView(store: Store, world: Surroundings) {
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
       spend: ({ source }) => spendOf(store, world, personOf(source)),
-      look: { ...world.look, ...lookOf(store, world, key, session) },
+      look: { ...world.look, timeZone: world.timeZone, ...lookOf(store, world, key, session) },
     };
   };
 }
@@ -170,6 +170,8 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
+    reminders: () => store.reminders.ofChat(key),
+    remindersOf: store.reminders.countOf,
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
