@@ -54,6 +54,10 @@ export function createPosts(db: Database) {
       return row ? Number(row.subject) : null;
     },
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
+    /** Of the open prompts of a chat, however many wait, in one look. */
+    ofChat: (chat: string) =>
+      many`WHERE kind = 'prompt' AND state <> 'done' AND subject IN (
+        SELECT CAST(id AS TEXT) FROM inbox WHERE chat_key = ${chat} AND state = 'open')`,
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */

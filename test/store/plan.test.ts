@@ -56,6 +56,7 @@ const posts: Calls<Posts> = {
   add: ["s", "prompt", "1", null, 1],
   get: [1],
   ofPrompt: [1],
+  ofChat: ["self"],
   open: ["s"],
   dueSessions: [],
   isWaiting: [],
