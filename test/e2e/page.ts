@@ -67,7 +67,7 @@ export function createPage(output: () => string) {
         case "edit":
           messages.push(seen);
           names.set(seen.sentAt, seen.text);
-          // A phone ends the indicator when the message is there.
+          // As phones do.
           if (seen.kind === "message") typing.set(seen.place, false);
           add({
             kind: "claude",
