@@ -86,6 +86,8 @@ const outbox: Calls<Outbox> = {
   addMark: [1, "done", chat, { kind: "reaction", emoji: "", targetAuthor, targetSentAt: 1, isRemove: false }, 1],
   supersede: [1, 1],
   openChats: [],
+  chatsWithMarks: [],
+  nextMark: ["self"],
   head: ["self"],
   of: ["reply", "s:e"],
   questions: ["s"],
