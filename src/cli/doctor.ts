@@ -198,6 +198,16 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return [`No account is known for ${unknown.map(maskNumber).join(", ")} of the allow list`, hint];
   },
 
+  account({ config: { allow } }) {
+    const others = allow.filter(({ kind }) => kind === "number" || kind === "aci").length;
+    if (others > 0 && allow.some(({ kind }) => kind === "self"))
+      return [
+        `On your own account Claude answers ${others === 1 ? "a person" : `${others} people`} of the allow list in your name`,
+        "An account of its own is better for that (docs/linking.md); a group is answered in your name, too.",
+      ];
+    return null;
+  },
+
   async claude(visit) {
     const memory = visit.store?.settings ?? { get: () => null, set: () => undefined };
     const line = await buildLine(visit, memory, visit.api);

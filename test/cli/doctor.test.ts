@@ -112,6 +112,7 @@ test("a number on the allow list that belongs to no known account is a warning",
   const allow = "self,+15550100002,+15550100003";
   const { find } = await examine({ SIGNALMAN_TRANSPORT: "native", SIGNALMAN_ALLOW: allow });
   expect(find("allow")).toMatchObject({ result: "warning", message: expect.stringContaining("for +1…02 of") });
+  expect(find("account")).toMatchObject({ result: "warning", message: expect.stringContaining("in your name") });
 });
 
 test("a home folder that cannot be made is no fault of ours, and says what to set", async () => {
