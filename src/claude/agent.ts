@@ -106,12 +106,12 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   const known = remembered(deps, environmentKey);
   if (known !== null) return known;
   const { api, memory, log, random } = deps;
-  const site = { what: "create the environment", notFound: "claude_forbidden" } as const;
+  const site = { what: "create the environment", notFound: "claude_forbidden", conflict: "unsupported" } as const;
   const config = { type: "cloud", networking: { type: "limited", allow_package_managers: true } } as const;
   // 409: the name is taken. Whatever else is wrong shows when the list is asked for.
   const create = async (name: string): Promise<string | undefined> => {
     const making = api.call(site, ({ beta }) => beta.environments.create({ name, config }, { signal }));
-    return (await nullFor("claude_protocol", making))?.id;
+    return (await nullFor("unsupported", making))?.id;
   };
   const find = (): Promise<string | undefined> =>
     api.call({ ...site, what: "list the environments" }, async ({ beta }) => {
@@ -139,7 +139,7 @@ function isOurs(config: unknown): boolean {
 
 async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string> {
   const { api, memory, log, model, effort, system } = deps;
-  const rest = { name, system, tools: toTools(deps.toolPolicy, []) };
+  const rest = { name, system, tools: toTools(deps.toolPolicy, [], false) };
   const print = JSON.stringify({ ...rest, model, effort });
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
@@ -174,26 +174,28 @@ export async function withEffort<T>(id: string, effort: string, make: (model: Mo
 
 const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
 
-/** Beside tools of ours Claude has no sandbox: two machines would confuse it. There `web_fetch` asks, for it could carry files away. */
-export function toTools(policy: ToolPolicy, local: readonly LocalTool[]): Tools {
+/** In a project Claude has no sandbox, and `web_fetch` asks, for it could carry files away. */
+export function toTools(policy: ToolPolicy, local: readonly LocalTool[], isProject: boolean): Tools {
   const permission = (type: "always_allow" | "always_ask") => ({ permission_policy: { type } });
-  const type = "agent_toolset_20260401";
-  if (local.length > 0) {
-    const search = { name: "web_search", enabled: true, ...permission("always_allow") } as const;
-    const fetch = { name: "web_fetch", enabled: true, ...permission("always_ask") } as const;
-    const web = { type, default_config: { enabled: false }, configs: [search, fetch] } as const;
-    return [
-      ...(policy === "off" ? [] : [{ ...web, configs: [...web.configs] }]),
-      ...local.map((tool) => ({
-        type: "custom" as const,
-        name: tool.name,
-        description: tool.description,
-        input_schema: { ...tool.inputSchema, type: "object" as const },
-      })),
-    ];
-  }
-  if (policy === "off") return [];
-  const configs = freeTools.map((name) => ({ name, ...permission("always_allow") }));
   const rest = { enabled: true, ...permission(policy === "allow" ? "always_allow" : "always_ask") };
-  return [{ type, default_config: rest, ...(policy === "ask" ? { configs } : {}) }];
+  const configs = isProject
+    ? [
+        { name: "web_search" as const, enabled: true, ...permission("always_allow") },
+        { name: "web_fetch" as const, enabled: true, ...permission("always_ask") },
+      ]
+    : policy === "ask"
+      ? freeTools.map((name) => ({ name, ...permission("always_allow") }))
+      : [];
+  const toolset = {
+    type: "agent_toolset_20260401" as const,
+    default_config: isProject ? { enabled: false } : rest,
+    ...(configs.length === 0 ? {} : { configs }),
+  };
+  const custom = local.map(({ name, description, inputSchema }) => ({
+    type: "custom" as const,
+    name,
+    description,
+    input_schema: { ...inputSchema, type: "object" as const },
+  }));
+  return [...(policy === "off" ? [] : [toolset]), ...custom];
 }

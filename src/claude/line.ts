@@ -42,6 +42,8 @@ export type SessionView = {
   readonly effort: string;
   readonly system: string;
   readonly tools: readonly LocalTool[];
+  /** Claude works on folders of this machine: it has no sandbox beside them, for two machines would confuse it. */
+  readonly isProject: boolean;
   /** Metadata for a session that must be created now, encoded (`core/metadata.ts`). */
   readonly metadata: { readonly [key: string]: string };
   /** The stored log, newest first, read as far as it is asked for: what `messages` sends as history. */
@@ -82,7 +84,7 @@ export interface Remote {
   /** Creates a session with the view's title and metadata; resolves to its id. A failure may leave one behind: see `find`. */
   create(session: SessionView, signal: AbortSignal): Promise<string>;
   /** The session made for this view whose answer was lost, by its metadata `sb.id`; null where there is none. */
-  find(session: SessionView, signal: AbortSignal): Promise<string | null>;
+  find(session: Pick<SessionView, "metadata">, signal: AbortSignal): Promise<string | null>;
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**
@@ -125,7 +127,7 @@ export interface Line {
   readonly name: "sessions" | "messages" | "scripted";
   readonly remote: Remote | null;
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
-  readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
+  readonly hasSandbox: (session: Pick<SessionView, "isProject">) => boolean;
   /**
    * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
    * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.

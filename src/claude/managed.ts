@@ -36,7 +36,7 @@ const recentSessions = 100;
 
 /** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
 export function createManagedLine(plain: ManagedDeps): Line {
-  const deps = { ...plain, system: systemOf(plain, plain.system, true) };
+  const deps = { ...plain, system: systemOf(plain, { system: plain.system, isProject: false }) };
   const { api } = deps;
   const keeper = createAgentKeeper(deps);
   const sandbox = createSandbox(api);
@@ -55,18 +55,19 @@ export function createManagedLine(plain: ManagedDeps): Line {
   };
 }
 
-const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "tools">): boolean =>
-  toolPolicy !== "off" && tools.length === 0;
+const hasSandbox = ({ toolPolicy }: ManagedDeps, { isProject }: Pick<SessionView, "isProject">): boolean =>
+  toolPolicy !== "off" && !isProject;
 
 /** Without a sandbox it can write no file. */
-const systemOf = ({ toolPolicy }: ManagedDeps, system: string, hasSandbox: boolean): string =>
-  toolPolicy === "off" || !hasSandbox
-    ? system
-    : `${system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim();
+const systemOf = (deps: ManagedDeps, session: Pick<SessionView, "system" | "isProject">): string =>
+  hasSandbox(deps, session)
+    ? `${session.system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim()
+    : session.system;
 
 /** What the tools of a session were made of, so that changed settings reach it. */
 const toolsKey = (remoteId: string): string => `claude.tools.${remoteId}`;
-const toolsOf = ({ toolPolicy }: ManagedDeps, { tools }: SessionView) => toTools(toolPolicy, tools);
+const toolsOf = ({ toolPolicy }: ManagedDeps, { tools, isProject }: SessionView) =>
+  toTools(toolPolicy, tools, isProject);
 
 async function createWith(
   deps: ManagedDeps,
@@ -76,9 +77,14 @@ async function createWith(
 ): Promise<string> {
   const { environmentId, agentId } = await keeper.ensure(signal);
   const { model, effort, title, metadata } = session;
-  const system = systemOf(deps, session.system, session.tools.length === 0);
+  const system = systemOf(deps, session);
   const tools = toolsOf(deps, session);
-  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && session.tools.length === 0;
+  const isOwn =
+    model === deps.model &&
+    effort === deps.effort &&
+    system === deps.system &&
+    session.tools.length === 0 &&
+    !session.isProject;
   const rest = {
     environment_id: environmentId,
     title: toTitle(title),

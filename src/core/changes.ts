@@ -120,6 +120,15 @@ export type Fact =
       readonly hasSpoken: boolean;
       readonly isLost: boolean;
     }
+  /** Claude does not take this answer of ours (a result, or a yes or no) and goes on waiting. `count`: refusals so far. */
+  | {
+      readonly type: "refused";
+      readonly session: Session;
+      readonly use: ToolUse;
+      readonly isResult: boolean;
+      readonly count: number;
+      readonly fault: Fault;
+    }
   /** The session does not exist any more at Claude. */
   | { readonly type: "gone"; readonly session: Session; readonly isElsewhere: boolean }
   /** The line to Signal has come back: what waits long, or is much, is announced. */
@@ -159,6 +168,7 @@ export type Why =
   | "tool"
   | "ask"
   | "reminder"
+  | "refused"
   | "end"
   | "told"
   | "failed"
@@ -219,7 +229,8 @@ export type Change =
   | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
   | { readonly do: "paid"; readonly id: number }
   | { readonly do: "grant"; readonly tools: readonly string[] }
-  | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
+  /** `subject`: the prompt, or the question, that it stops. */
+  | { readonly do: "interrupt"; readonly subject: string; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
   | { readonly do: "resumeSession"; readonly id: string }
   | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
@@ -276,12 +287,17 @@ export const say = (
 export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
   const isOut = post !== null && post.state !== "queued";
   return [
-    ...(isOut && post.sessionId === view.session?.id ? refuseAll(view) : []),
-    ...(isOut ? [{ do: "interrupt", id, sessionId: post.sessionId } as const] : []),
+    ...(isOut ? stop(view, String(id), post.sessionId) : []),
     { do: "finish", id, outcome: "cancelled" },
     ...(isGone ? [] : [{ do: "mark", id, envelope, stage: "cleared" } as const]),
   ];
 }
+
+/** Ends what Claude is at work on in a session. */
+export const stop = (view: View, subject: string, sessionId: string): Change[] => [
+  ...(sessionId === view.session?.id ? refuseAll(view) : []),
+  { do: "interrupt", subject, sessionId },
+];
 
 const goneOnText = "The person went on to something else.";
 
@@ -292,6 +308,18 @@ export const refuseAll = ({ asks, calls }: View): Change[] => [
   ),
   ...calls.map(({ id }): Change => ({ do: "dropCall", useId: id, reason: goneOnText, approver: null })),
 ];
+
+export const askSubject = ({ session }: { readonly session: Pick<Session, "id"> | null }, askId: string): string =>
+  `${session?.id ?? ""}:${askId}`;
+
+/** Claude waits for a person. */
+export const waits = ({ id, envelope, post }: Prompt): Change[] =>
+  post?.state === "posted"
+    ? [
+        { do: "wait", id, isWaiting: true },
+        { do: "mark", id, envelope, stage: "waiting" },
+      ]
+    : [];
 
 /** Answers questions; the turn goes on once none is left. `approver`: who says so; null for the time that is over. */
 export function confirm(

@@ -4,7 +4,7 @@
  *
  *   from Signal   received ─┐                          ┌─▶ ask, confirm, interrupt   a durable post to Claude
  *   from Claude   logged   ─┼─▶ decide(view, fact) ────┼─▶ say, mark                 a durable message to Signal, with its reason
- *   from queues   failed,   │                          ├─▶ open, finish, tell        how one message of a person stands
+ *   from queues   failed, … │                          ├─▶ open, finish, tell        how one message of a person stands
  *                 gone      │                          └─▶ set, endSession …         the conversation
  *   from time     expired  ─┘
  *
@@ -15,10 +15,10 @@
  *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
  *   named    a message has its reason and its subject, so that it exists once
  */
-import { confirm, say, withdraw } from "./changes.ts";
+import { askSubject, confirm, say, waits, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Prompt, ToolUse, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, failed, finishTurn, gone } from "./endings.ts";
+import { deathOf, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { refuse } from "./limit.ts";
 import { withFilesOf, type Verdict } from "./inbound.ts";
@@ -44,6 +44,8 @@ function decideFact(view: View, fact: Fact): Change[] {
       return logged(view, fact);
     case "failed":
       return failed(view, fact);
+    case "refused":
+      return refusedAnswer(view, fact);
     case "gone":
       return gone(view, fact.session, fact.isElsewhere);
     case "expired":
@@ -264,14 +266,6 @@ const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { ty
     ? { do: "result", sessionId: session.id, useId, text, isError }
     : { do: "dropCall", useId, reason: text, approver: null };
 
-const waits = ({ id, envelope, post }: Prompt): Change[] =>
-  post?.state === "posted"
-    ? [
-        { do: "wait", id, isWaiting: true },
-        { do: "mark", id, envelope, stage: "waiting" },
-      ]
-    : [];
-
 /** Questions at the same time; the rest wait for their turn. */
 const asksMax = 5;
 
@@ -297,9 +291,6 @@ function askBody(view: View, use: ToolUse, prompt: string): OutboundBody {
   const { text, file } = question([itemOf(use)], { prompt, isGroup });
   return { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] };
 }
-
-export const askSubject = ({ session }: Pick<View, "session">, askId: string): string =>
-  `${session?.id ?? ""}:${askId}`;
 
 /** What the new standing of the turn means for the prompt under way. */
 function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[] {

@@ -1,10 +1,11 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
-import { say } from "./changes.ts";
-import type { Change, Fact, Outcome, Prompt, View } from "./changes.ts";
+import { askSubject, say, stop, waits } from "./changes.ts";
+import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { announceSpend } from "./limit.ts";
 import type { Millis, Session, StopReason } from "./model.ts";
+import { toolLine } from "./progress.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -85,7 +86,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
   const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
   const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
   const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
-  const count = Object.values(tries).reduce((sum, one) => sum + one, 0);
+  // What is looked up goes on at Claude, and is no failure of the prompt.
+  const count = Object.values({ ...tries, lookup: 0 }).reduce((sum, one) => sum + one, 0);
   const isLasting = waitMs !== null && (lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs);
   const over = isFatal
     ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
@@ -93,7 +95,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
   const text = waitMs === null ? (over ?? sentence) : sentence;
   // Once; but a person who was promised an answer hears that none will come.
   const isTold =
-    waitMs === null || (told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
+    waitMs === null ||
+    (text !== undefined && told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
   return [
     ...(isTold && text !== undefined
       ? [
@@ -102,7 +105,41 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
         ]
       : []),
     ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
+    // What is given up goes on nowhere.
+    ...(waitMs === null && !isLost && !isFatal && isUnderWay(post) ? stop(view, String(id), post.sessionId) : []),
     waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
+  ];
+}
+
+const isUnderWay = (post: Post | null): post is Post => post?.state === "posted" || post?.state === "waiting";
+
+/** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
+export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" }>): Change[] {
+  const { session, use, isResult, count, fault } = fact;
+  const [prompt] = view.head;
+  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
+  const subject = askSubject({ session }, use.id);
+  const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
+  if (!isOver && isResult) {
+    const text = "The result of this call could not be handed over.";
+    return [{ do: "result", sessionId: session.id, useId: use.id, text, isError: true }];
+  }
+  if (!isOver) {
+    const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
+    return [say("reminder", subject, text, { part: count }), ...(own ? waits(own) : [])];
+  }
+  const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
+  return [
+    ...stop(view, own ? String(own.id) : subject, session.id).filter(
+      (change) => change.do !== "confirm" || change.use.id !== use.id,
+    ),
+    say("refused", subject, told ?? promptBounds.answer.ending ?? "", { draftOf: own?.id ?? null }),
+    ...(own
+      ? ([
+          { do: "finish", id: own.id, outcome: "failed" },
+          { do: "mark", id: own.id, envelope: own.envelope, stage: "failed" },
+        ] as const)
+      : []),
   ];
 }
 

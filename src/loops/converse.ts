@@ -3,7 +3,8 @@
  * uncertain post is simply posted again, as often as `core/backoff.ts` allows.
  */
 import { promptBounds } from "../core/backoff.ts";
-import { BridgeError } from "../core/errors.ts";
+import type { Request } from "../claude/line.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { PostRow } from "../store/posts.ts";
@@ -14,56 +15,71 @@ import { build, noteTurn, viewOf, type Worker } from "./post.ts";
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
 export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
   for (;;) {
-    const post = bridge.store.posts.open(session.id).find(({ state }) => state === "queued" || state === "posting");
-    if (post === undefined || kill.aborted) return;
-    await postOne(bridge, session, post, worker, kill);
+    const due = bridge.store.posts.open(session.id).filter(({ state }) => state === "queued" || state === "posting");
+    const others = due.filter(({ kind }) => kind !== "prompt");
+    // A stop answers, by itself, what is refused for good.
+    const posts = others.length > 0 ? others : due.slice(0, 1);
+    if (posts.length === 0 || kill.aborted) return;
+    await post(bridge, session, posts, worker, kill);
   }
 }
 
-async function postOne(
+async function post(
   bridge: Bridge,
   session: Session,
-  post: PostRow,
+  posts: readonly PostRow[],
   worker: Worker,
   kill: AbortSignal,
 ): Promise<void> {
   const { store, chats, clock, line } = bridge;
   const stop = new AbortController();
   const signal = AbortSignal.any([kill, stop.signal]);
-  // Taken back: its answer is not waited for.
+  const isOpen = (): boolean => posts.some(({ id }) => store.posts.isOpen(id));
+  const isStop = posts.some(({ kind }) => kind === "interrupt");
+  // Taken back, or stopped: its answer is not waited for.
   worker.wake = () => {
-    if (!store.posts.isOpen(post.id)) stop.abort();
+    if (!isOpen() || (!isStop && store.posts.open(session.id).some(({ kind }) => kind === "interrupt"))) stop.abort();
   };
   const live = createLive(bridge);
   const startedAt = clock.monotonic();
+  const prompt = posts.find(({ kind }) => kind === "prompt");
   let asked = "";
   try {
-    const { request, isNew } = await build(bridge, post, signal);
-    if (signal.aborted) return;
-    asked = request.kind === "prompt" ? request.text : "";
-    // What was cheap to build is built again after a crash: a commit less before the question is out.
-    if (isNew && hasFiles(bridge, post)) store.posts.setRequest(post.id, request);
-    const present = store.sessions.get(session.id) ?? session;
-    if (post.kind === "prompt") {
-      live.at({ inboxId: Number(post.subject), chat: session.chat, isVerbose: false });
-      noteTurn(bridge, session.id, "started", startedAt);
-      store.posts.begin(post.id);
+    const requests: Request[] = [];
+    for (const row of posts) {
+      const { request, isNew } = await build(bridge, row, signal);
+      if (signal.aborted) return;
+      requests.push(request);
+      if (request.kind === "prompt") asked = request.text;
+      // What was cheap to build is built again after a crash: a commit less before the question is out.
+      if (isNew && hasFiles(bridge, row)) store.posts.setRequest(row.id, request);
     }
-    const events = await line.post(await viewOf(bridge, present), [request], live.text, signal);
-    if (signal.aborted || !store.posts.isOpen(post.id)) return;
+    const present = store.sessions.get(session.id) ?? session;
+    if (prompt) {
+      live.at({ inboxId: Number(prompt.subject), chat: session.chat, isVerbose: false });
+      noteTurn(bridge, session.id, "started", startedAt);
+      store.posts.begin(prompt.id);
+    }
+    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal);
+    if (signal.aborted || !isOpen()) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
-    const changes = chats.log(present, events, [{ id: post.id, eventId }]);
-    if (post.kind !== "prompt") return;
-    bridge.notices.emit("claude", { fault: null, at: clock.now() });
+    const posted = posts.map(({ id, kind }) => ({ id, eventId: kind === "prompt" ? eventId : null }));
+    const changes = chats.log(present, events, posted);
+    if (!isStop) bridge.notices.emit("claude", { fault: null, at: clock.now() });
     if (changes.some((change) => change.do === "finish")) noteTurn(bridge, session.id, "ended", startedAt);
   } catch (error) {
     if (signal.aborted) return;
-    if (!(error instanceof BridgeError) || !isLastBreak(post, error)) throw error;
-    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, post, asked, error.partial ?? ""), [
-      { id: post.id, eventId: cutId(post) },
-    ]);
+    if (!(error instanceof BridgeError)) throw error;
+    if (!prompt && error.retry === "never") posts.forEach((row) => chats.refused(row, toFault(error)));
+    else if (prompt && isLastBreak(prompt, error))
+      chats.log(
+        store.sessions.get(session.id) ?? session,
+        cutTurn(bridge, session, prompt, asked, error.partial ?? ""),
+        [{ id: prompt.id, eventId: cutId(prompt) }],
+      );
+    else throw error;
   } finally {
-    store.posts.end(post.id);
+    if (prompt) store.posts.end(prompt.id);
     worker.wake = () => undefined;
     await live.end();
   }

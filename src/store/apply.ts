@@ -4,14 +4,16 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, checkChat, decide } from "../core/chat.ts";
-import type { Change, Fact, Stage } from "../core/changes.ts";
+import { askSubject, type Change, type Fact, type Stage } from "../core/changes.ts";
+import { checkChat, decide } from "../core/chat.ts";
+import type { Fault } from "../core/errors.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
+import type { PostRow } from "./posts.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
 import { createView, lasting, type Surroundings } from "./view.ts";
@@ -62,6 +64,24 @@ export function createChats(store: Store, world: Surroundings) {
         store.files.note(session.id, added);
         noteUsage(store, world, present, added);
         return settle(session.chat, { type: "logged", session: present, events: added });
+      });
+    },
+    /**
+     * Claude does not take this answer, or this stop, and never will. What is answered elsewhere, or is being stopped, needs no
+     * other answer.
+     */
+    refused({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void {
+      store.db.transaction(() => {
+        const session = store.sessions.get(sessionId);
+        const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
+        const use = store.log.open(sessionId).uses.find((open) => open.id === useId);
+        const isStopped = store.posts.open(sessionId).some((post) => post.kind === "interrupt");
+        const isResult = kind === "result";
+        if (isResult && useId !== null) store.calls.markPosted(useId, world.now());
+        if (session?.state !== "active" || use === undefined || isStopped) return void store.posts.finish(id);
+        const count = (tries.answer ?? 0) + 1;
+        store.posts.reopen(id, { ...tries, answer: count });
+        settle(session.chat, { type: "refused", session, use, isResult, count, fault });
       });
     },
     /** Stores what was said already: nothing is decided about it. */
@@ -243,8 +263,8 @@ function createApply(store: Store, world: Surroundings) {
       posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
       return session.id;
     },
-    interrupt(_, { id, sessionId }) {
-      posts.add(sessionId, "interrupt", String(id), { kind: "interrupt" }, world.now());
+    interrupt(_, { subject, sessionId }) {
+      posts.add(sessionId, "interrupt", subject, { kind: "interrupt" }, world.now());
       return sessionId;
     },
   };

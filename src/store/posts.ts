@@ -41,11 +41,12 @@ export function createPosts(db: Database) {
   });
   const { one, many, run, get, all } = statements(db, select, toRow);
   return {
-    /** Nothing where the same request was made before. */
+    /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
       run`INSERT INTO posts (session_id, kind, subject, request, state, created_at)
         VALUES (${sessionId}, ${kind}, ${subject}, ${request && JSON.stringify(request)}, 'queued', ${now})
-        ON CONFLICT (kind, subject) DO NOTHING`,
+        ON CONFLICT (kind, subject) DO UPDATE SET state = 'queued', request = excluded.request
+        WHERE kind IN ('confirm', 'result') AND state = 'done' AND posted_at IS NULL`,
     get: (id: number) => one`WHERE id = ${id}`,
     /** The row of the inbox that was asked last in a session; null where nothing of ours was. */
     lastAsked(sessionId: string): number | null {
@@ -66,7 +67,8 @@ export function createPosts(db: Database) {
     isWaiting: () => get`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
     isOpen: (id: number): boolean => get`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'` !== undefined,
     isConfirmed: (subject: string): boolean =>
-      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}` !== undefined,
+      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
+        AND (state <> 'done' OR posted_at IS NOT NULL)` !== undefined,
     setRequest: (id: number, request: Request) =>
       run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
@@ -95,8 +97,9 @@ export function createPosts(db: Database) {
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
     finish: (id: number) => run`UPDATE posts SET state = 'done', request = NULL WHERE id = ${id}`,
-    /** As if it had not been: what it answered is unanswered. */
-    remove: (id: number) => run`DELETE FROM posts WHERE id = ${id}`,
+    /** As if it had never gone out: what it answered is unanswered. Its tries are kept. */
+    reopen: (id: number, tries: Post["tries"]) =>
+      run`UPDATE posts SET state = 'done', request = NULL, posted_at = NULL, tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finishPrompt: (inboxId: number) =>
       run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
     /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */

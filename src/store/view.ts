@@ -1,5 +1,5 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
-import { askSubject } from "../core/chat.ts";
+import { askSubject } from "../core/changes.ts";
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";

@@ -368,7 +368,9 @@ describe("managed", () => {
   });
 
   test("gives a project's session tools of ours in place of the sandbox, and the web", async () => {
-    const local = createLocal({ line: start() }, { tools: [readTool] });
+    const line = start();
+    const local = createLocal({ line }, { tools: [readTool], isProject: true });
+    expect(line.hasSandbox(local.view())).toBe(false);
     const session = double.engine.need(await local.create());
     expect(session.tools).toEqual([
       {
@@ -382,6 +384,17 @@ describe("managed", () => {
       { type: "custom", name: "local_read", description: readTool.description, input_schema: readTool.inputSchema },
     ]);
     expect(session.system).not.toContain("/mnt/session");
+  });
+
+  test("gives any other session tools of ours beside the sandbox", async () => {
+    const line = start();
+    const local = createLocal({ line }, { tools: [readTool] });
+    expect(line.hasSandbox(local.view())).toBe(true);
+    const session = double.engine.need(await local.create());
+    const [toolset, ...own] = session.tools as { type: string }[];
+    expect(toolset).toEqual(([...double.agents.values()][0]?.body["tools"] as { type: string }[])[0]);
+    expect(own).toMatchObject([{ type: "custom", name: "local_read" }]);
+    expect(session.system).toContain("/mnt/session");
   });
 
   test("answers several calls one by one; what is open is asked for again", async () => {

@@ -79,6 +79,7 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
     effort: "medium",
     system: "You answer in a Signal chat.",
     tools: [],
+    isProject: false,
     metadata: { "sb.id": "0f3a", "sb.schema": "1" },
     history: () => [...log.values()].reverse(),
     ...change,

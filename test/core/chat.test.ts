@@ -30,6 +30,7 @@ import {
   quoting,
   logged,
   failed,
+  refused,
   gone,
   reply,
   decided,
@@ -293,6 +294,32 @@ describe("when a person answers", () => {
   });
 });
 
+describe("when Claude does not take an answer", () => {
+  test("its person is told which question to answer once more", () =>
+    expect(textsOf(standings.posted, refused(1))).toEqual([expect.stringMatching(/^Claude did not take.*make a/u)]));
+  test("a result goes once more, as one that could not be handed over", () =>
+    expect(decided(standings.posted, refused(1, { isResult: true }))).toEqual([
+      "result of a: The result of this call could not be handed over.",
+    ]));
+  test.each([false, true])("twice: the turn is stopped, and its person hears (a result: %p)", (isResult) => {
+    const two = { ...standings.posted, asks: [ask("a", 50), ask("b", 51)] };
+    expect(decided(two, refused(2, { isResult }))).toEqual([
+      "no to b",
+      "interrupt 1",
+      "say refused s:a",
+      "finish 1 failed",
+      "mark 1 failed",
+    ]);
+    expect(textsOf(two, refused(2, { isResult }))).toEqual([expect.stringContaining("twice")]);
+  });
+  test("the reason is told where it has words of its own", () => {
+    const fault = toFault(new BridgeError("claude_context", "it is too long"));
+    expect(textsOf(standings.posted, refused(2, { fault }))).toEqual([expect.stringContaining("too long")]);
+  });
+  test("of a turn of another device too", () =>
+    expect(decided(viewOf([], { asks: [ask("a", 50)] }), refused(2))).toEqual(["interrupt s:a", "say refused s:a"]));
+});
+
 describe("when a call of our own tool waits for a yes", () => {
   const call = (isCommand: boolean, more: Partial<View> = {}): View => ({
     ...standings.waiting,
@@ -430,6 +457,17 @@ describe("when a request fails", () => {
       "mark 1 failed",
       "finish 1 failed",
     ]));
+  test("what is given up while Claude works on it is stopped there", () => {
+    const tries = { lookup: promptBounds.lookup.triesMax - 1 };
+    const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } })]);
+    expect(decided(view, failed("claude_stream_lost"))).toEqual([
+      "say told 1",
+      "tell 1 claude_stream_lost",
+      "mark 1 failed",
+      "interrupt 1",
+      "finish 1 failed",
+    ]);
+  });
   test("who was told that an answer comes hears that none does", () =>
     expect(decided(tried({ outage: 5 }, {}, "claude_overloaded"), failed("claude_request"))).toContain("say failed 1"));
   test("the fault of a prompt that is over, or is not the oldest, changes nothing", () => {

@@ -233,7 +233,7 @@ async function messagesTurn(dice: Dice): Promise<void> {
   const log: SessionEvent[] = [];
   const about = { id: "s", remoteId: null, title: "t", model: "m", effort: "low", system: "", metadata: {} };
   const tools = dice.chance(0.5) ? [{ name: "get", description: "gets", inputSchema: {} }] : [];
-  const session = { ...about, tools, history: () => log.toReversed() };
+  const session = { ...about, tools, isProject: false, history: () => log.toReversed() };
   for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
     try {
       log.push(...(await line.post(session, [request], () => undefined, never)));

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import type { Bridge } from "../../src/loops/bridge.ts";
 import type { Remote } from "../../src/claude/line.ts";
-import { lookUp } from "../../src/loops/uncertain.ts";
+import { lookUp } from "../../src/loops/catchup.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
 import { createChatRig, noteOf, textContent, type ChatRig } from "../doubles/chats.ts";
 
@@ -90,7 +90,8 @@ const remoteWith = (prompts: readonly SessionEvent[]): Remote =>
   ({ prompts: async () => prompts }) as unknown as Remote;
 const asked = async (prompts: readonly SessionEvent[]): Promise<void> => {
   const bridge = { store: rig.store, chats: rig.chats } as unknown as Bridge;
-  await lookUp(bridge, remoteWith(prompts), "s1", "remote", new AbortController().signal);
+  const { signal } = new AbortController();
+  await lookUp({ bridge, remote: remoteWith(prompts), sessionId: "s1", remoteId: "remote", signal });
 };
 const uncertain = (text: string): number => {
   const id = rig.say(text);

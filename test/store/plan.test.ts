@@ -70,7 +70,7 @@ const posts: Calls<Posts> = {
   again: [1, "s", true, { died: 1 }],
   markQueued: [1],
   finish: [1],
-  remove: [0],
+  reopen: [1, { answer: 1 }],
   finishPrompt: [1],
   mappedEventIds: ["s"],
 };
