@@ -20,7 +20,8 @@ import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
 import { createConnectionLoop } from "./loops/connection.ts";
 import { createFileLoop } from "./loops/files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
-import { beat, tryWrite } from "./loops/heartbeat.ts";
+import { createBacklog } from "./loops/backlog.ts";
+import { beat } from "./loops/heartbeat.ts";
 import { receiveLoop } from "./loops/receive.ts";
 import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
@@ -295,39 +296,10 @@ function createOwed({ settings }: Store): () => boolean {
   let owed = 0;
   return () => {
     const before = owed;
-    owed = settings.namesOf("forget:").length;
+    owed = settings.idsOf("forget").length;
     return owed > before;
   };
 }
-
-/** Announces what waits, once the line is back and again after the messages that it brings. */
-function createBacklog({ chats, log, clock, isConnected }: Bridge, stopping: AbortSignal) {
-  let endsAt = 0;
-  let accepted = 0;
-  let isFirst = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
-  return {
-    onResumed(): void {
-      endsAt = isConnected() ? clock.monotonic() + backlogMs : 0;
-      isFirst = isConnected();
-      if (isFirst) announce();
-    },
-    /** A daemon hands them out one by one: they are counted again once none has come for a moment. */
-    onAccepted(): void {
-      if (clock.monotonic() >= endsAt) return;
-      if (isFirst) announce();
-      isFirst = false;
-      const number = ++accepted;
-      void clock.sleep(backlogPauseMs, stopping).then(() => {
-        if (number === accepted && !stopping.aborted) announce();
-      });
-    },
-  };
-}
-
-/** What comes so soon after the line is back has waited for it. */
-const backlogMs: Millis = 30_000;
-const backlogPauseMs: Millis = 500;
 
 function createHealth(
   { clock, config }: Base,

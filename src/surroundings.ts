@@ -7,6 +7,7 @@ import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
 import type { CallDeps, createGrants } from "./loops/calls.ts";
+import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
 import { createGuests } from "./store/allowed.ts";
 import type { Surroundings } from "./store/view.ts";
@@ -87,6 +88,7 @@ export function surroundings(
           ? project.name === of.name
           : project.group !== null && of.chatKey === `group:${project.group.replace(/^group:/u, "")}`,
       ) ?? null,
+    mayAlways: isFreed,
     grantEdits: grants.grant,
     onDropped,
     isWelcoming: config.welcome,

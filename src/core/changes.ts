@@ -51,19 +51,29 @@ export type Prompt = {
   readonly post: Post | null;
 };
 
-/** A question of Claude's that waits for a yes or no. */
+/** A message that shows a question; null is what is not known. */
+export type Shown = {
+  /** Its identity on Signal. */
+  readonly sentAt: Millis | null;
+  /** Since when the phones have it. */
+  readonly at: Millis | null;
+  /** Since when copies under times of their own may be there: of sends whose outcome was unknown. */
+  readonly copiesFrom?: Millis | null;
+};
+
+/** What Claude asks a yes or no for. */
 export type Ask = {
   readonly use: ToolUse;
-  /** The messages that show it: their identity on Signal, and since when the phones have them; null where that is not known. */
-  readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
-  /** Some message of ours shows it, sent or not. */
-  readonly isSaid: boolean;
+  /** The messages that show it. */
+  readonly shown: readonly Shown[];
+  /** The question that shows it, sent or not, by its subject, and which of the things in it this is, from 1 on; null before one does. */
+  readonly question: { readonly subject: string; readonly number: number; readonly of: number } | null;
   /** Null for a tool that runs at Claude. */
   readonly call: LocalCall | null;
 };
 
-/** A tool of ours that Claude calls, as the journal has it. */
-export type LocalCall = { readonly project: string; readonly isCommand: boolean };
+/** A tool of ours that Claude calls, as the journal has it. `mayAlways`: an edit that `always` would free. */
+export type LocalCall = { readonly project: string; readonly mayAlways: boolean };
 
 /** All that a decision may know; read inside its transaction. Functions read only when they are called. */
 export type View = {
@@ -105,6 +115,12 @@ export type View = {
   readonly look: Look;
 };
 
+/** What a call of our own tool would do; `basis` hashes what the question shows. */
+export type Looked = { readonly use: ToolUse; readonly item: QuestionItem; readonly basis: string } & Pick<
+  LocalCall,
+  "mayAlways" | "project"
+>;
+
 export type Fact =
   /** An allowed message was written to the inbox as row `id`. */
   | { readonly type: "received"; readonly id: number; readonly envelope: Envelope; readonly verdict: Verdict }
@@ -135,14 +151,8 @@ export type Fact =
   | { readonly type: "back" }
   /** The program begins: what an older version or a lost wake left lying goes on. */
   | { readonly type: "started" }
-  /** A call of our own tool would do this, which asks for a yes; `basis` hashes what the question shows. */
-  | {
-      readonly type: "looked";
-      readonly session: Session;
-      readonly use: ToolUse;
-      readonly item: QuestionItem;
-      readonly basis: string;
-    }
+  /** Calls of our own tools would do this, which asks for a yes. */
+  | { readonly type: "looked"; readonly session: Session; readonly looked: readonly Looked[] }
   /** A call of our own tool is settled, or cannot be run at all: Claude is told. */
   | {
       readonly type: "settled";
@@ -210,6 +220,8 @@ export type Change =
   | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
   /** Claude calls a tool of ours: the journal takes it down. */
   | { readonly do: "call"; readonly sessionId: string; readonly turn: string; readonly use: ToolUse }
+  /** Claude rests: what its calls ask is asked together. */
+  | { readonly do: "look"; readonly sessionId: string }
   | { readonly do: "askCall"; readonly useId: string; readonly basis: string }
   | { readonly do: "allowCall"; readonly useId: string; readonly approver: string }
   /** It does not run any more: Claude hears why. */
@@ -308,18 +320,6 @@ export const refuseAll = ({ asks, calls }: View): Change[] => [
   ),
   ...calls.map(({ id }): Change => ({ do: "dropCall", useId: id, reason: goneOnText, approver: null })),
 ];
-
-export const askSubject = ({ session }: { readonly session: Pick<Session, "id"> | null }, askId: string): string =>
-  `${session?.id ?? ""}:${askId}`;
-
-/** Claude waits for a person. */
-export const waits = ({ id, envelope, post }: Prompt): Change[] =>
-  post?.state === "posted"
-    ? [
-        { do: "wait", id, isWaiting: true },
-        { do: "mark", id, envelope, stage: "waiting" },
-      ]
-    : [];
 
 /** Answers questions; the turn goes on once none is left. `approver`: who says so; null for the time that is over. */
 export function confirm(

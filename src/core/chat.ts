@@ -15,18 +15,18 @@
  *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
  *   named    a message has its reason and its subject, so that it exists once
  */
-import { askSubject, confirm, say, waits, withdraw } from "./changes.ts";
-import type { Ask, Change, Fact, Prompt, ToolUse, View } from "./changes.ts";
+import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
+import { say, withdraw } from "./changes.ts";
+import type { Ask, Change, Fact, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { deathOf, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { refuse } from "./limit.ts";
-import { withFilesOf, type Verdict } from "./inbound.ts";
+import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
-import type { Envelope, Millis, OutboundBody, Session, SessionEvent } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
-import { itemOf, question } from "./question.ts";
 import { renderReply } from "./reply.ts";
 import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -53,7 +53,7 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "back":
       return announce(view);
     case "looked":
-      return askCall(view, fact);
+      return askCalls(view, fact);
     case "settled":
       return [settleCall(fact)];
     case "worked":
@@ -111,7 +111,10 @@ function received(view: View, fact: Received): Change[] {
     case "withdraw":
       return takeBack(view, envelope, verdict.targetSentAt);
     case "answer":
-      return answer(view, fact, verdict);
+      return (
+        answer(view, fact, verdict, () => takeBack(view, fact.envelope, verdict.replaces)) ??
+        openPrompt(view, fact, verdict.replaces)
+      );
     case "command": {
       const taken = takeBack(view, envelope, verdict.replaces);
       const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
@@ -152,16 +155,6 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
   ];
 }
 
-/** A person who writes while Claude waits for a yes or no hears so once per message that is short enough to be meant as one. */
-function remind(view: View, id: number, words: string): Change[] {
-  const [ask] = view.asks.filter(({ isSaid }) => isSaid);
-  if (ask === undefined || words.length > shortMax) return [];
-  const text = `Claude still waits for your yes or no: ${toolLine(ask.use)}\nYour message is answered after that.`;
-  return [say("note", id, text)];
-}
-
-const shortMax = 40;
-
 /** The open prompt of this person that a time of sending names, in any of its versions. */
 function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
   return prompts().find(
@@ -173,53 +166,6 @@ function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Pro
   );
 }
 
-type Answer = Extract<Verdict, { kind: "answer" }>;
-
-/**
- * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
- * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing.
- */
-function answer(view: View, fact: Received, verdict: Answer): Change[] {
-  const { id, envelope } = fact;
-  const { answer: said, reason, targetSentAt, by, isEntitled, replaces } = verdict;
-  const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
-  const [first, ...others] = view.asks.filter(({ shown }) =>
-    targetSentAt === null
-      ? shown.some(({ at }) => at !== null && at <= writtenAt)
-      : shown.some(({ sentAt }) => sentAt === targetSentAt),
-  );
-  if (first === undefined && by === "text") return openPrompt(view, fact, replaces);
-  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
-  if (!isEntitled) return [say("note", id, notYoursText)];
-  const taken = takeBack(view, envelope, replaces);
-  // The question was that prompt's own, and goes with it.
-  if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
-  if (others.length > 0) return [say("note", id, whichText(others.length + 1))];
-  if (first.call !== null && !view.isOwner(envelope)) return [say("note", id, ownerText)];
-  return [
-    ...taken,
-    ...(said === "always" ? always(view, id, first) : []),
-    ...confirm(view, [first], said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
-  ];
-}
-
-const whichText = (count: number): string =>
-  `Claude waits for ${count} answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.`;
-
-const ownerText = "Only the owner of this machine may let Claude work on it.";
-
-/** From now on without a question: a tool of Claude's in this conversation, edits of a project for an hour, a command never. */
-function always(view: View, id: number, { use, call }: Ask): Change[] {
-  if (call === null)
-    return [{ do: "grant", tools: [...view.granted, use.name] }, say("note", id, alwaysText(use.name))];
-  if (call.isCommand) return [say("note", id, "Each command is asked for: this one is allowed.")];
-  const text = `Edits in ${call.project} need no yes for an hour. /ask takes it back.`;
-  return [{ do: "grantEdits", project: call.project }, say("note", id, text)];
-}
-const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
-
-const alwaysText = (tool: string): string => `Allowed in this conversation from now on: ${tool}. /ask takes it back.`;
-
 // --- from Claude
 
 function logged(view: View, { session, events }: Extract<Fact, { type: "logged" }>): Change[] {
@@ -229,6 +175,7 @@ function logged(view: View, { session, events }: Extract<Fact, { type: "logged" 
   return [
     ...events.flatMap((event) => sayEvent(session, event, draftOf)),
     ...events.flatMap((event) => takeCall(session, event, own)),
+    ...(view.calls.length > 0 && events.some(isRest) ? [{ do: "look", sessionId: session.id } as const] : []),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own, view.turn) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
@@ -248,49 +195,10 @@ function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Promp
   return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
 }
 
-function askCall(view: View, { use, item, basis, session }: Extract<Fact, { type: "looked" }>): Change[] {
-  const [prompt] = view.head;
-  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
-  const isGroup = view.chat.kind === "group" || view.asks.length > 0;
-  const { text, file } = question([item], { prompt: words, isGroup });
-  const body = { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] } as const;
-  return [
-    { do: "askCall", useId: use.id, basis },
-    say("ask", askSubject({ session }, use.id), body),
-    ...(prompt ? waits(prompt) : []),
-  ];
-}
-
 const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { type: "settled" }>): Change =>
   isRun
     ? { do: "result", sessionId: session.id, useId, text, isError }
     : { do: "dropCall", useId, reason: text, approver: null };
-
-/** Questions at the same time; the rest wait for their turn. */
-const asksMax = 5;
-
-function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
-  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
-  const [first] = view.asks;
-  if (first === undefined) {
-    const isOver = prompt?.post?.state === "waiting";
-    return isOver ? [{ do: "wait", id: prompt.id, isWaiting: false }] : [];
-  }
-  const asks = view.asks.slice(0, asksMax).filter(({ isSaid }) => !isSaid);
-  const free = asks.filter(({ use }) => view.granted.includes(use.name));
-  if (free.length > 0) return confirm(view, free, true, null, null);
-  return [
-    ...asks.map(({ use }) => say("ask", askSubject(view, use.id), askBody(view, use, words))),
-    ...(prompt ? waits(prompt) : []),
-  ];
-}
-
-/** The question says all of what is approved; what is too long for a message is a file beside it. */
-function askBody(view: View, use: ToolUse, prompt: string): OutboundBody {
-  const isGroup = view.chat.kind === "group" || view.asks.length > 1;
-  const { text, file } = question([itemOf(use)], { prompt, isGroup });
-  return { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] };
-}
 
 /** What the new standing of the turn means for the prompt under way. */
 function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[] {
@@ -308,17 +216,6 @@ function setBack(view: View, generation: number): Change[] {
   const gone = open.flatMap((prompt) => withdraw(view, prompt, false));
   return open.length === 0 ? [] : [say("note", `setback ${generation}`, text), ...gone];
 }
-
-function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
-  const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
-  const [first] = asks;
-  if (first === undefined) return [];
-  const subject = askSubject(view, first.use.id);
-  if (!isLast) return [say("reminder", subject, `Claude still waits for your yes or no: ${toolLine(first.use)}`)];
-  return [say("expired", subject, expiredText), ...confirm(view, asks, false, "There was no answer in time.", null)];
-}
-
-const expiredText = "Claude's question was not answered in time, so the answer was no.";
 
 /** In tests and simulation, after each decision has been applied. */
 export function checkChat({ prompts, asks }: Pick<View, "prompts" | "asks">): void {

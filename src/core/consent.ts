@@ -7,6 +7,8 @@ export type Consent = {
   readonly answer: "yes" | "no" | "always";
   /** What was said after a no, for Claude to hear. */
   readonly reason: string | null;
+  /** Of a question that has several things in it: those that are meant; none for all. */
+  readonly numbers: readonly number[];
 };
 
 type Answer = Consent["answer"];
@@ -40,7 +42,7 @@ const words: ReadonlyMap<string, Answer> = new Map([
      yea, yep, yup, aye, ok, okay, okey, okay do it, ok do it, ok go, ok yes, k, kk, sure, sure thing, sure go ahead, of course, fine,
      that's fine, all right, alright, go, go ahead, go for it, go on, do it, do that, proceed, continue, allow, allow it, allowed, approve,
      approved, approve it, accept, accepted, agree, agreed, confirm, confirmed, affirmative, absolutely, certainly, definitely, sounds good,
-     looks good, lgtm, you may, granted,
+     looks good, lgtm, you may, granted, all, both, all of them, yes all, yes to all, yes both, yes to both, allow all,
      ja, ja bitte, ja gerne, ja mach, ja mach das, ja klar, jawohl, jo, jup, jep, klar, klaro, gern, gerne, sicher, natürlich, einverstanden,
      genehmigt, erlaubt, erlauben, mach, mach das, mach es, mach mal, los, passt, in ordnung, bitte ja, na klar, okidoki,
      oui, ouais, oui merci, oui s'il te plaît, d'accord, bien sûr, vas-y, allez-y, fais-le, autorise, autorisé,
@@ -52,7 +54,7 @@ const words: ReadonlyMap<string, Answer> = new Map([
   ),
   ...phrases(
     "no",
-    `no, n, no thanks, no thank you, no way, no no, nope, nah, nay, never, no please, no don't, no do not, no stop, don't, dont, do not,
+    `no, n, no thanks, no thank you, no way, no no, nope, nah, nay, never, no please, no don't, no do not, no stop, don't, dont, do not, none, no to all, no to both, none of them,
      do not do it, don't do it, dont do it, don't do that, deny, denied, reject, rejected, refuse, refused, decline, declined, disallow, forbid,
      stop, stop it, cancel, cancel it, abort, not now, better not, rather not, please don't, please no, please not, negative, no go,
      nein, nein danke, nein bitte nicht, ne danke, nee, nö, nope nope, nicht, bitte nicht, lieber nicht, lass es, lass das, stopp, halt, halt stopp,
@@ -82,12 +84,42 @@ export function consentOf(text: string): Consent | null {
   // Nothing that long is an answer, and what a stranger's text costs stays small.
   if (text.length > textLengthMax) return null;
   const plain = answerOf(text);
-  if (plain !== null) return { answer: plain, reason: null };
+  if (plain !== null) return { answer: plain, reason: null, numbers: [] };
+  const numbered = numberedOf(text);
+  if (numbered !== null) return numbered;
   const [, head = "", rest = ""] = /^([^,;:.!–—\n]{1,30})(?:[,;:.!–—\n]|\s-\s)+\s*(.+)$/su.exec(text.trim()) ?? [];
   const reason = rest.trim();
   // A yes with conditions is no yes; a no with a reason is a no.
-  return answerOf(head) === "no" && reason !== "" ? { answer: "no", reason } : null;
+  return answerOf(head) === "no" && reason !== "" ? { answer: "no", reason, numbers: [] } : null;
 }
+
+/** "yes 1 3", "no 2, use the other file": a yes with anything behind its numbers is none. */
+function numberedOf(text: string): Consent | null {
+  const [, head = "", tail = ""] = /^(\D{1,30}?)\s*(?:\b(?:to|for|zu|für)\s+)?#?(\p{Nd}.*)$/su.exec(text.trim()) ?? [];
+  const answer = answerOf(head);
+  const { numbers, rest } = numbersOf(tail);
+  if (answer === null || numbers.length === 0 || (rest !== "" && answer !== "no")) return null;
+  return { answer, reason: rest === "" ? null : rest, numbers };
+}
+
+/** Numbers and ranges that a text begins with, digits of keycaps and full-width ones included; and what stands behind them. */
+export function numbersOf(text: string): { readonly numbers: readonly number[]; readonly rest: string } {
+  let rest = text
+    .replaceAll(/[\uFF10-\uFF19]/gu, (digit) => digit.normalize("NFKC"))
+    .replaceAll(/(?<=\d)\uFE0F?\u20E3/gu, " ")
+    .trim();
+  const numbers = new Set<number>();
+  for (;;) {
+    const [whole, first, last] = numberForm.exec(rest) ?? [];
+    if (whole === undefined) break;
+    for (let number = Number(first); number <= Number(last ?? first); number++) numbers.add(number);
+    rest = rest.slice(whole.length);
+  }
+  return { numbers: [...numbers], rest: numbers.size === 0 ? rest : rest.replace(/^[\s,;:.!–—、，-]+/u, "") };
+}
+
+const numberForm =
+  /^#?(\d{1,2})(?:\s?[-–]\s?(\d{1,2}))?(?:[.)](?=\s|$))?(?:[\s,;:&+!、，]+(?:(?:and|und|et|y)\s+(?=#?\d))?|$)/iu;
 
 const textLengthMax = 1_000;
 

@@ -1,6 +1,7 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
-import { askSubject, say, stop, waits } from "./changes.ts";
+import { askSubject, waits } from "./approval.ts";
+import { say, stop } from "./changes.ts";
 import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { announceSpend } from "./limit.ts";
@@ -126,7 +127,10 @@ export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" 
   }
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
-    return [say("reminder", subject, text, { part: count }), ...(own ? waits(own) : [])];
+    // It shows the question again, and takes an answer like it; its part is its own.
+    const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
+    const part = -(10 * (question?.number ?? 1) + count);
+    return [say("reminder", question?.subject ?? subject, text, { part }), ...(own ? waits(own) : [])];
   }
   const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
   return [

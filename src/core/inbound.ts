@@ -4,7 +4,7 @@
  * answer to a question of Claude's, or takes an earlier prompt back.
  */
 import { parseCommand } from "./command-line.ts";
-import { consentOf, consentOfReaction, type Consent } from "./consent.ts";
+import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
 import type { Account, Address, Envelope, Mention, Millis, TextContent } from "./model.ts";
 import { chatKey, isSameAddress } from "./model.ts";
 
@@ -29,6 +29,8 @@ export type Verdict =
       readonly answer: Consent["answer"];
       /** What was said after a no, for Claude to hear. */
       readonly reason: string | null;
+      /** The things of the question that are meant; none for all. */
+      readonly numbers: readonly number[];
       /** The message that it points to, by reaction or quote. */
       readonly targetSentAt: Millis | null;
       readonly by: "text" | "reaction" | "command";
@@ -82,7 +84,8 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
       const { targetAuthor, targetSentAt } = content;
       if (content.isRemove || answer === null || !isOurs(targetAuthor, options) || !mayApprove(envelope, options))
         return { kind: "ignore", reason: "reaction" };
-      return { kind: "answer", answer, reason: null, targetSentAt, by: "reaction", isEntitled: true, replaces: null };
+      const consent = { answer, reason: null, numbers: [] };
+      return { kind: "answer", ...consent, targetSentAt, by: "reaction", isEntitled: true, replaces: null };
     }
     case "text":
     case "edit": {
@@ -107,6 +110,8 @@ function ofGroup(envelope: Envelope, { isByOwner }: InboundOptions): string | nu
 const withdrawn = (replaces: Millis | null): Verdict | null =>
   replaces === null ? null : { kind: "withdraw", targetSentAt: replaces };
 
+const plainYes = "A yes with conditions is none: /approve alone, or with numbers, as in /approve 1 3.";
+
 const nothingToRead = "There was nothing in that message that I can read.";
 
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
@@ -121,8 +126,10 @@ function decideText(envelope: Envelope, body: TextContent, replaces: Millis | nu
   const targetSentAt = body.quote?.sentAt ?? null;
   if (command) {
     const answer = command.name === "approve" ? "yes" : "no";
-    const reason = answer === "no" && command.argument !== "" ? command.argument : null;
-    return { kind: "answer", answer, reason, targetSentAt, by: "command", isEntitled, replaces };
+    const { numbers, rest } = numbersOf(command.argument);
+    if (answer === "yes" && rest !== "") return { kind: "hint", text: plainYes };
+    const reason = rest === "" ? null : rest;
+    return { kind: "answer", answer, reason, numbers, targetSentAt, by: "command", isEntitled, replaces };
   }
   const isOther = hasMore || (body.quote !== null && !isOurs(body.quote.author, options));
   const consent = isOther ? null : consentOf(text);

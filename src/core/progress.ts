@@ -46,7 +46,7 @@ const verbs = new Map([
 
 /** One line: what Claude does, and with what. */
 export const toolLine = ({ name, input }: ToolUse): string =>
-  shorten(`🔧 ${verbs.get(name) ?? name}: ${gist(input)}`, lineLengthMax);
+  shorten(`🔧 ${verbs.get(name.replace(/^local_/u, "")) ?? name}: ${gist(input)}`, lineLengthMax);
 
 function gist(input: JsonValue): string {
   const fields = new Map(Object.entries(input ?? {}));

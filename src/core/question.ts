@@ -27,8 +27,8 @@ export type QuestionOptions = {
   readonly prompt: string;
   /** In a group a bare yes is talk. */
   readonly isGroup?: boolean;
-  /** The person may allow it for the whole conversation. */
-  readonly mayAlways?: boolean;
+  /** What "always" would free from questions, where it may be said. */
+  readonly mayAlways?: string | null;
 };
 
 const charsMax = 1_000;
@@ -65,12 +65,15 @@ function placeOf(items: readonly QuestionItem[]): string {
   return `In ${[...places].map((place) => oneLine(visible(place), 80) ?? "").join(", ")}`;
 }
 
-function howTo(count: number, { isGroup = false, mayAlways = false }: QuestionOptions): string {
-  const all = count > 1 ? ` to all ${count}` : "";
-  const always = mayAlways ? " ♾️ or always: yes from now on." : "";
+function howTo(count: number, { isGroup = false, mayAlways = null }: QuestionOptions): string {
+  const always = mayAlways === null ? "" : `\n♾️ or always: yes, and ${mayAlways} without asking.`;
+  if (count === 1)
+    return `${isGroup ? "👍 or 👎 on this message, or quote it with yes or no." : "👍 or yes, 👎 or no."}${always}`;
+  const all = count === 2 ? "both" : `all ${count}`;
+  const some = count === 2 ? "yes 1" : "yes 1 3";
   return isGroup
-    ? `👍 or 👎 on this message, or quote it with yes or no${all}.${always}`
-    : `👍 or yes${all}, 👎 or no.${always}`;
+    ? `👍 or 👎 on this message for ${all}, or quote it with yes, no, or ${some}.${always}`
+    : `👍 or yes for ${all}, 👎 or no for none; by number: ${some}.${always}`;
 }
 
 type Cut = { readonly text: string; readonly left: number };

@@ -7,12 +7,14 @@
  * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
  */
 import type { SessionView } from "../claude/line.ts";
+import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
 import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
 import { definitionsOf } from "../projects/tools.ts";
+import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
@@ -39,10 +41,10 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
   store.calls.settleInterrupted(clock.now());
   const queue = createQueue(bridge, {
     name: "calls",
-    keys: () => [...store.calls.openSessions(), ...store.settings.namesOf(owedPrefix).map((id) => owedPrefix + id)],
+    keys: () => [...store.calls.openSessions(), ...store.settings.idsOf("owed").map((id) => owedPrefix + id)],
     async work(key, kill) {
-      if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key, kill);
-      else for (const call of store.calls.open(key)) await workOn(bridge, deps, running, call, kill);
+      if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key.slice(owedPrefix.length), kill);
+      else await workOnCalls(bridge, deps, running, key, kill);
       return null;
     },
     isOpen: () => bridge.account() !== null,
@@ -51,22 +53,42 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
   return { ...queue, drop: (useId) => running.get(useId)?.abort() };
 }
 
+type Running = Map<string, AbortController>;
+
+/** What needs no yes, or has it, is done; what asks is asked together, once Claude rests and no more calls come beside them. */
+async function workOnCalls(bridge: Bridge, deps: CallDeps, running: Running, sessionId: string, kill: AbortSignal) {
+  const { store, chats } = bridge;
+  const session = store.sessions.get(sessionId);
+  if (session === null) return;
+  const looked: Looked[] = [];
+  for (const call of store.calls.open(sessionId)) {
+    if (kill.aborted) return;
+    const asks = call.state === "asked" ? null : await workOn(bridge, deps, running, session, call, kill);
+    if (asks !== null) looked.push(asks);
+  }
+  // What was allowed meanwhile is done first: the question is to show what it leaves.
+  const isAllowed = store.calls.open(sessionId).some(({ state }) => state === "allowed");
+  if (looked.length > 0 && !isAllowed && store.log.open(sessionId).isWaiting)
+    chats.settle(session.chat, { type: "looked", session, looked });
+}
+
+/** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
 async function workOn(
   bridge: Bridge,
   deps: CallDeps,
-  running: Map<string, AbortController>,
+  running: Running,
+  session: Session,
   call: Call,
   kill: AbortSignal,
-): Promise<void> {
+): Promise<Looked | null> {
   const { store, chats } = bridge;
-  const session = store.sessions.get(call.sessionId);
-  if (session === null || kill.aborted || call.state === "asked") return;
-  const settle = (text: string, isError: boolean, isRun = true): void =>
-    void chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+  const settle = (text: string, isError: boolean, isRun = true): null => {
+    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+    return null;
+  };
   if (call.content !== null) {
     // Settled by a decision, whose post is there, or by what a crash left.
-    if (!store.posts.isConfirmed(`${session.id}:${call.id}`)) settle(call.content, call.isError);
-    return;
+    return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
   }
   const project = deps.projects.find(({ name }) => name === call.project);
   if (project === undefined) {
@@ -77,15 +99,14 @@ async function workOn(
     const plan = await lookAt(project, call, executor);
     if (plan.verdict === "asks") {
       const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
-      const use = toUse(call);
-      return void chats.settle(session.chat, { type: "looked", session, use, item, basis: plan.basis });
+      return { use: toUse(call), item, basis: plan.basis, mayAlways: isFreed(call), project: project.name };
     }
   }
   const stop = new AbortController();
   running.set(call.id, stop);
   try {
     const { content, isError } = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
-    settle(content, isError);
+    return settle(content, isError);
   } finally {
     running.delete(call.id);
   }
@@ -96,9 +117,9 @@ const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
 /** `/undo` and `/diff`: what they do is said, and forgotten only then. */
-async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: AbortSignal): Promise<void> {
+async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: AbortSignal): Promise<void> {
   const { store, chats } = bridge;
-  const given = store.settings.get(key);
+  const given = store.settings.get(`owed:${id}`);
   if (given === null) return;
   const { chat, sessionId, work } = JSON.parse(given) as Owed;
   const name = store.sessions.get(sessionId)?.project ?? "";
@@ -107,7 +128,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, key: string, kill: Ab
     ? await answerOf(deps, project, sessionId, work, kill)
     : plainText("This project is not there any more.");
   if (kill.aborted) return;
-  chats.settle(chat, { type: "worked", id: Number(key.slice(owedPrefix.length)), body });
+  chats.settle(chat, { type: "worked", id: Number(id), body });
 }
 
 const diffLinesMax = 24;

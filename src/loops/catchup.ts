@@ -5,7 +5,6 @@
 import type { Remote } from "../claude/line.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import { findUncertain, progressOf, trackAll } from "../core/turn.ts";
-import { saidKey } from "../store/generation.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -40,7 +39,7 @@ const isFlush = (event: SessionEvent): boolean => event.type === "idle" && event
 /** Stores what the log has, page by page; but a flush with all that comes after it, which says what has survived it. */
 export async function listLog({ bridge, remote, sessionId, remoteId, signal }: Followed): Promise<void> {
   const { store, chats } = bridge;
-  const isSaid = store.settings.get(saidKey + sessionId) !== null;
+  const isSaid = store.settings.get(`said:${sessionId}`) !== null;
   const held: SessionEvent[] = [];
   const keep = (): void => {
     const session = store.sessions.get(sessionId);
@@ -54,7 +53,7 @@ export async function listLog({ bridge, remote, sessionId, remoteId, signal }: F
     if (!held.some(isFlush)) keep();
   }
   keep();
-  if (isSaid && !signal.aborted) store.settings.remove(saidKey + sessionId);
+  if (isSaid && !signal.aborted) store.settings.remove(`said:${sessionId}`);
 }
 
 /** Posts whose answer was not seen: they are in the log, or they are queued again. */

@@ -3,7 +3,6 @@
  * in `/health`, in the log, and in the owner's chat. A database that was set back is noticed and told at the start.
  */
 import { BridgeError } from "../core/errors.ts";
-import { saidKey } from "../store/generation.ts";
 import type { Bridge } from "./bridge.ts";
 import { tellOwner } from "./owner.ts";
 
@@ -105,7 +104,7 @@ export function begin(bridge: Bridge): void {
     chats.tellAll({ type: "setBack", generation: number });
     // What was said in them since is on the phones already.
     for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
-      if (remoteId !== null) settings.set(`${saidKey}${id}`, "1");
+      if (remoteId !== null) settings.set(`said:${id}`, "1");
     tellOwner(bridge, `setback ${number}`, setBackText);
     return number;
   });

@@ -98,7 +98,7 @@ function createExpiry({ store, chats, clock, config, account }: Bridge): () => v
           clock.now() - Math.min(clock.now(), ...shown.flatMap(({ at }) => at ?? [])),
         );
       };
-      const aged = asks.filter(({ isSaid }) => isSaid).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
+      const aged = asks.filter(({ question }) => question !== null).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
       for (const isLast of [true, false]) {
         const askIds = aged
           .filter(({ ms }) => (isLast ? ms >= limitMs : ms >= limitMs / 2 && ms < limitMs))

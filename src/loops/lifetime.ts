@@ -2,6 +2,7 @@
 import type { Remote, RemoteSession } from "../claude/line.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Session } from "../core/model.ts";
+import type { Key } from "../store/remembered.ts";
 import type { Bridge } from "./bridge.ts";
 import { metadataOf, viewOf } from "./post.ts";
 
@@ -9,23 +10,18 @@ import { metadataOf, viewOf } from "./post.ts";
 export const isOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
-/** The session is being made, or its making was not answered. */
-const creatingKey = "creating:";
-/** Nothing is left of the session here, and it is to be deleted there. */
-const forgetKey = "forget:";
-
 /** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */
 export async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
   const { settings, sessions, db } = bridge.store;
   const view = await viewOf(bridge, session);
-  const mark = creatingKey + session.id;
+  const mark = `creating:${session.id}` as const;
   const found = settings.get(mark) === null ? null : await remote.find(view, signal);
   if (found === null) settings.set(mark, "1");
   const remoteId = found ?? (await remote.create(view, signal));
   db.transaction(() => {
     sessions.setRemote(session.id, remoteId);
     // It was forgotten while it was made.
-    if (sessions.get(session.id) === null) settings.set(forgetKey + remoteId, "1");
+    if (sessions.get(session.id) === null) settings.set(`forget:${remoteId}`, "1");
     settings.remove(mark);
   });
   return remoteId;
@@ -56,18 +52,18 @@ export async function finishEnded(bridge: Bridge, session: Session, signal: Abor
 /** Deletes at Claude what a person had deleted here, and what was made there for a conversation that is over before it was known. */
 export async function sweep({ store, log }: Bridge, remote: Remote, signal: AbortSignal): Promise<void> {
   const { settings, sessions } = store;
-  const attempt = (key: string, work: () => Promise<unknown>): Promise<unknown> =>
+  const attempt = (key: Key, work: () => Promise<unknown>): Promise<unknown> =>
     work()
       .then(() => settings.remove(key))
       .catch((error: unknown) => {
         if (!(error instanceof BridgeError)) throw error;
         log.warn("a session is still to be deleted at Claude", toFault(error));
       });
-  for (const remoteId of settings.namesOf(forgetKey))
-    await attempt(forgetKey + remoteId, () => remote.remove(remoteId, signal));
-  for (const id of settings.namesOf(creatingKey))
+  for (const remoteId of settings.idsOf("forget"))
+    await attempt(`forget:${remoteId}`, () => remote.remove(remoteId, signal));
+  for (const id of settings.idsOf("creating"))
     if (sessions.get(id)?.state !== "active")
-      await attempt(creatingKey + id, async () => {
+      await attempt(`creating:${id}`, async () => {
         const remoteId = await remote.find({ metadata: metadataOf(id) }, signal);
         if (remoteId !== null) await remote.remove(remoteId, signal);
       });

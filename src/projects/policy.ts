@@ -69,3 +69,10 @@ export function judge(tool: string, paths: readonly string[] | null, { run, ask,
   if (kinds.has("guarded")) return asks("it steers programs or what Claude is told later");
   return isGranted ? free("you said always") : asks("it changes a file");
 }
+
+/** What `always` frees for an hour: edits of ordinary files, by the path as Claude wrote it. */
+export function isFreed({ tool, input }: { readonly tool: string; readonly input: unknown }): boolean {
+  const path = (input as { readonly file_path?: unknown } | null)?.file_path;
+  const isEdit = isToolName(tool) && acts[tool] === "change" && typeof path === "string";
+  return isEdit && judge(tool, [path], { run: false, ask: "writes", isGranted: true }).verdict === "free";
+}

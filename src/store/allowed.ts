@@ -2,9 +2,7 @@
 import { isOwner, type Guests } from "../core/guests.ts";
 import type { AllowRule } from "../core/inbound.ts";
 import { namesIn } from "./names.ts";
-import type { Settings } from "./store.ts";
-
-const prefix = "allow:";
+import type { Settings } from "./remembered.ts";
 
 const wordOf = (rule: AllowRule): string => {
   if (rule.kind === "group") return `group:${rule.id}`;
@@ -16,11 +14,11 @@ function ruleOf(word: string): AllowRule {
   return word.startsWith("+") ? { kind: "number", number: word } : { kind: "aci", aci: word };
 }
 
-export const allowedIn = (settings: Settings): AllowRule[] => settings.namesOf(prefix).map(ruleOf);
+export const allowedIn = (settings: Settings): AllowRule[] => settings.idsOf("allow").map(ruleOf);
 
 export function setAllowed(settings: Settings, rule: AllowRule, isAllowed: boolean): void {
-  if (isAllowed) settings.set(prefix + wordOf(rule), "1");
-  else settings.remove(prefix + wordOf(rule));
+  if (isAllowed) settings.set(`allow:${wordOf(rule)}`, "1");
+  else settings.remove(`allow:${wordOf(rule)}`);
 }
 
 /** @param read a number or an account id, as people write it */
@@ -39,7 +37,7 @@ export function createGuests(
       if (plain !== null || words === "") return plain;
       // A person is known by account id and by number: the account id stays.
       const named = settings
-        .namesOf("name:")
+        .idsOf("name")
         .filter((id) => settings.get(`name:${id}`)?.toLowerCase() === words.toLowerCase());
       const ids = named.some((id) => !id.startsWith("+")) ? named.filter((id) => !id.startsWith("+")) : named;
       return ids.length === 1 && ids[0] !== undefined ? ruleOf(ids[0]) : null;

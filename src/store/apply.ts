@@ -4,8 +4,9 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, type Change, type Fact, type Stage } from "../core/changes.ts";
+import { askSubject } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
+import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Fault } from "../core/errors.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
@@ -66,24 +67,12 @@ export function createChats(store: Store, world: Surroundings) {
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
-    /**
-     * Claude does not take this answer, or this stop, and never will. What is answered elsewhere, or is being stopped, needs no
-     * other answer.
-     */
-    refused({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void {
+    /** Claude does not take this answer, or this stop, and never will. */
+    refused: (post: PostRow, fault: Fault): void =>
       store.db.transaction(() => {
-        const session = store.sessions.get(sessionId);
-        const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
-        const use = store.log.open(sessionId).uses.find((open) => open.id === useId);
-        const isStopped = store.posts.open(sessionId).some((post) => post.kind === "interrupt");
-        const isResult = kind === "result";
-        if (isResult && useId !== null) store.calls.markPosted(useId, world.now());
-        if (session?.state !== "active" || use === undefined || isStopped) return void store.posts.finish(id);
-        const count = (tries.answer ?? 0) + 1;
-        store.posts.reopen(id, { ...tries, answer: count });
-        settle(session.chat, { type: "refused", session, use, isResult, count, fault });
-      });
-    },
+        const refusal = refuse(store, world, post, fault);
+        if (refusal !== null) settle(refusal.session.chat, refusal);
+      }),
     /** Stores what was said already: nothing is decided about it. */
     keep: (session: Session, events: readonly SessionEvent[]): void =>
       store.db.transaction(() => void store.log.apply(session, events, world.now())),
@@ -107,6 +96,28 @@ export function createChats(store: Store, world: Surroundings) {
     },
     viewOf,
   };
+}
+
+/** The fact of a refusal, with its own rows; null where what is answered is settled elsewhere, or is being stopped: then it is over. */
+function refuse(
+  { sessions, posts, log, calls }: Store,
+  world: Surroundings,
+  { id, sessionId, kind, request, tries }: PostRow,
+  fault: Fault,
+): Extract<Fact, { type: "refused" }> | null {
+  const session = sessions.get(sessionId);
+  const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
+  const use = log.open(sessionId).uses.find((open) => open.id === useId);
+  const isStopped = posts.open(sessionId).some((post) => post.kind === "interrupt");
+  const isResult = kind === "result";
+  if (isResult && useId !== null) calls.markPosted(useId, world.now());
+  if (session?.state !== "active" || use === undefined || isStopped) {
+    posts.finish(id);
+    return null;
+  }
+  const count = (tries.answer ?? 0) + 1;
+  posts.reopen(id, { ...tries, answer: count });
+  return { type: "refused", session, use, isResult, count, fault };
 }
 
 /** Resolves to the session that has new work, if one has. */
@@ -178,7 +189,7 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
 function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
@@ -193,6 +204,7 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
       return sessionId;
     },
+    look: (_, { sessionId }) => sessionId,
     askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
     allowCall(_, { useId, approver }) {
       const call = calls.get(useId);

@@ -33,6 +33,7 @@ export type Call = {
   /** What Claude is told; null until it is settled. */
   readonly content: string | null;
   readonly isError: boolean;
+  /** Later than that of every earlier call of its session: they stand in Claude's order. */
   readonly seenAt: Millis;
   /** When it came into its state. */
   readonly changedAt: Millis;
@@ -64,7 +65,9 @@ export function createCalls(db: Database) {
     see: (call: Pick<Call, "id" | "sessionId" | "turn" | "project" | "tool" | "input">, now: Millis): boolean =>
       isOne(run`INSERT INTO calls (id, session_id, turn, project, tool, input, input_hash, state, seen_at, changed_at)
         VALUES (${call.id}, ${call.sessionId}, ${call.turn}, ${call.project}, ${call.tool}, ${JSON.stringify(call.input)},
-          ${hashInput(call.tool, call.input)}, 'seen', ${now}, ${now}) ON CONFLICT (id) DO NOTHING`),
+          ${hashInput(call.tool, call.input)}, 'seen',
+          max(${now}, coalesce((SELECT max(seen_at) + 1 FROM calls WHERE session_id = ${call.sessionId}), 0)), ${now})
+        ON CONFLICT (id) DO NOTHING`),
     get: (id: string) => one`WHERE id = ${id}`,
     /** Conversations with a call that is not posted yet, or waits for a person. */
     openSessions: (): string[] =>
@@ -72,10 +75,10 @@ export function createCalls(db: Database) {
         .all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted' AND state <> 'asked'")
         .map(({ id }) => id),
     /** What is not posted yet, oldest first. */
-    open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at, id`,
+    open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at`,
     /** The newest calls of a session, newest first. */
     list: (sessionId: string, most: number) =>
-      many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC, id DESC LIMIT ${most}`,
+      many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC LIMIT ${most}`,
     ask: (id: string, basis: string, now: Millis): boolean =>
       isOne(
         run`UPDATE calls SET state = 'asked', basis = ${basis}, changed_at = ${now} WHERE id = ${id} AND state = 'seen'`,

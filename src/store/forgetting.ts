@@ -3,6 +3,7 @@
  * remembers what is owed. What was asked and said in it is blanked; the rows stay, they still know what was done.
  */
 import { statements, type Database } from "./database.ts";
+import { createSettings } from "./remembered.ts";
 
 /** What was chosen for the chat outlives its conversations. */
 export const lastingKeys = ["model", "effort", "verbose"] as const;
@@ -17,8 +18,7 @@ export function forgetSession(db: Database, id: string): void {
   const { get, run } = statements(db);
   const session = get<Row>`SELECT chat_key AS chatKey, remote_id AS remoteId, context FROM sessions WHERE id = ${id}`;
   if (session === undefined) return;
-  const set = (key: string, value: string): number =>
-    run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`;
+  const { set, remove } = createSettings(db);
   if (session.remoteId !== null) set(`forget:${session.remoteId}`, "1");
   const context = JSON.parse(session.context) as Readonly<Record<string, unknown>>;
   const chosen = lastingKeys.filter((key) => context[key] !== undefined).map((key) => [key, context[key]]);
@@ -36,7 +36,7 @@ export function forgetSession(db: Database, id: string): void {
   run`DELETE FROM events WHERE session_id = ${id}`;
   run`DELETE FROM files WHERE session_id = ${id}`;
   run`DELETE FROM file_looks WHERE session_id = ${id}`;
-  run`DELETE FROM settings WHERE key = ${`granted:${id}`}`;
+  remove(`granted:${id}`);
   run`DELETE FROM sessions WHERE id = ${id}`;
 }
 

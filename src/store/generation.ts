@@ -5,7 +5,7 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Settings } from "./store.ts";
+import type { Settings } from "./remembered.ts";
 
 const key = "generation";
 
@@ -46,6 +46,3 @@ function readNumber(file: string): number {
     return 0;
   }
 }
-
-/** Of this session (an id follows): what its log has at the next listing was said before the database was set back. */
-export const saidKey = "said:";

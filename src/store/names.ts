@@ -1,10 +1,10 @@
 /** Who is who, as people's own messages say it: the account that an allowed number has, and what members of groups call themselves, as their last message said it: for the words of those who mention them. */
 import { oneLine, type NameOf } from "../core/inbound.ts";
 import type { Address, Envelope } from "../core/model.ts";
-import type { Settings } from "./store.ts";
+import type { Settings } from "./remembered.ts";
 
-const keysOf = ({ aci, number }: Address): string[] =>
-  [aci, number].flatMap((id) => (id === null ? [] : [`name:${id}`]));
+const keysOf = ({ aci, number }: Address) =>
+  [aci, number].flatMap((id) => (id === null ? [] : [`name:${id}` as const]));
 
 /** Only where a person can be mentioned. Part of the caller's transaction. */
 export function noteName(settings: Settings, { chat, source, sourceName }: Envelope): void {

@@ -15,29 +15,23 @@ import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./database.ts";
 import { emptyBody, emptyContent, forgetUnused } from "./forgetting.ts";
-import type { Settings } from "./store.ts";
-
-const prefix = "timer:";
+import { createSettings, type Settings } from "./remembered.ts";
 
 /** The chat's timer in seconds, as its latest message carries it; 0 is off, null says nothing. */
 export function noteTimer(settings: Settings, chatKey: string, seconds: number | null): void {
-  const known = settings.get(prefix + chatKey);
+  const known = settings.get(`timer:${chatKey}`);
   if (seconds === null || String(seconds) === (known ?? "0")) return;
-  if (seconds > 0) settings.set(prefix + chatKey, String(seconds));
-  else settings.remove(prefix + chatKey);
+  if (seconds > 0) settings.set(`timer:${chatKey}`, String(seconds));
+  else settings.remove(`timer:${chatKey}`);
 }
 
 /** Disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older are blanked. */
 export function forget(db: Database, now: Millis): void {
-  const { run, all } = statements(db);
-  const timers = all<{
-    key: string;
-    value: string;
-  }>`SELECT key, value FROM settings WHERE key > 'timer:' AND key < 'timer;'`;
+  const { run } = statements(db);
+  const settings = createSettings(db);
   let blanked = 0;
-  for (const { key, value } of timers) {
-    const chatKey = key.slice(prefix.length);
-    const before = now - Number(value) * 1_000;
+  for (const chatKey of settings.idsOf("timer")) {
+    const before = now - Number(settings.get(`timer:${chatKey}`)) * 1_000;
     db.transaction(() => {
       blanked += run`
         UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent}))

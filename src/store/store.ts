@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { holdFile, openDatabase, statements, type Database } from "./database.ts";
+import { holdFile, openDatabase, type Database } from "./database.ts";
 import { createCalls, type Calls } from "./calls.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
 import { createFiles, type Files } from "./files.ts";
@@ -14,6 +14,7 @@ import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
 import { createPosts, type Posts } from "./posts.ts";
+import { createSettings, type Settings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
 import { createSessions, type Sessions } from "./sessions.ts";
 import { createUsage, type Usage } from "./usage.ts";
@@ -39,46 +40,6 @@ export type Store = {
   prune(before: Millis): number;
   close(): void;
 };
-
-export type CounterName =
-  | "answered"
-  | "dropped"
-  | "failed"
-  | "unknown"
-  | "undecryptable"
-  | "identityChanges"
-  | "sent"
-  | "uncertain"
-  | "sendFailed"
-  | "inputTokens"
-  | "outputTokens"
-  /** A cent has ten thousand. */
-  | "costMicros";
-
-/** Small durable values: remembered ids, and counters that must survive a restart. */
-export type Settings = ReturnType<typeof createSettings>;
-
-function createSettings(db: Database) {
-  const { run, get, all } = statements(db);
-  const read = (key: string): string | null =>
-    get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
-  return {
-    get: read,
-    set: (key: string, value: string) =>
-      run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
-    remove: (key: string) => run`DELETE FROM settings WHERE key = ${key}`,
-    /** What follows this prefix in the keys that begin with it. */
-    namesOf: (prefix: string): string[] =>
-      all<{ key: string }>`SELECT key FROM settings WHERE key >= ${prefix} AND key < ${`${prefix}\uffff`}`.map(
-        ({ key }) => key.slice(prefix.length),
-      ),
-    /** Adds to a counter; part of the caller's transaction. */
-    count: (name: CounterName, by = 1) =>
-      run`INSERT INTO settings (key, value) VALUES (${`count.${name}`}, ${String(by)})
-        ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`,
-    counter: (name: CounterName): number => Number(read(`count.${name}`) ?? 0),
-  };
-}
 
 export type StoreOptions = {
   /** The daemon takes the home for itself; a command that only looks does not. */

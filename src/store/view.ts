@@ -1,5 +1,5 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
-import { askSubject } from "../core/changes.ts";
+import { askSubject, usesIn } from "../core/approval.ts";
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
@@ -43,6 +43,8 @@ export type Surroundings = {
   readonly project: (
     of: { readonly name: string } | { readonly chatKey: string },
   ) => { name: string; model: string | null } | null;
+  /** A call that `always` frees: an edit of an ordinary file. */
+  readonly mayAlways: (call: Pick<Call, "tool" | "input">) => boolean;
   /** Edits of a project need no yes for an hour; null: of none any more. */
   readonly grantEdits: (project: string | null) => void;
   /** A call that runs here is not wanted any more. */
@@ -66,31 +68,44 @@ const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: 
   post,
 });
 
-export function createView(store: Store, world: Surroundings) {
-  const { inbox, posts, sessions, log, outbox, settings } = store;
-  const shownBy = (subject: string): Pick<Ask, "shown" | "isSaid"> => {
-    const rows = [...outbox.of("ask", subject), ...outbox.of("reminder", subject)];
-    const shown = rows.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
-      sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-      at: state === "sent" ? sendingAt : null,
-    }));
-    return { shown, isSaid: rows.length > 0 };
+/** What waits for a yes or no, tools at Claude first, and the question that shows it. */
+function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
+  const shownBy = (sessionId: string) => {
+    const rows = outbox.questions(sessionId);
+    return (useId: string): Pick<Ask, "shown" | "question"> => {
+      const own = rows.filter(({ subject }) => usesIn(subject).includes(useId));
+      const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
+        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+        at: state === "sent" ? sendingAt : null,
+        copiesFrom: isUncertain === 1 && !world.hasOwnTimestamps ? sendingAt : null,
+      }));
+      const { subject } = own[0] ?? {};
+      if (subject === undefined) return { shown, question: null };
+      const uses = usesIn(subject);
+      return { shown, question: { subject, number: uses.indexOf(useId) + 1, of: uses.length } };
+    };
   };
-  const asksOf = (session: Session, open: readonly Call[]): Ask[] => {
+  return (session: Session, open: readonly Call[]): Ask[] => {
     const { uses, isWaiting } = log.open(session.id);
     const theirs = isWaiting
       ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(askSubject({ session }, id)))
       : [];
     const ours = open.filter(({ state }) => state === "asked");
+    if (theirs.length + ours.length === 0) return [];
+    const shown = shownBy(session.id);
     return [
-      ...theirs.map((use): Ask => ({ use, ...shownBy(askSubject({ session }, use.id)), call: null })),
-      ...ours.map((call): Ask => ({
-        use: toUse(call),
-        ...shownBy(askSubject({ session }, call.id)),
-        call: { project: call.project, isCommand: call.tool === "local_run" },
-      })),
+      ...theirs.map((use): Ask => ({ use, ...shown(use.id), call: null })),
+      ...ours.map((call): Ask => {
+        const { project } = call;
+        return { use: toUse(call), ...shown(call.id), call: { project, mayAlways: world.mayAlways(call) } };
+      }),
     ];
   };
+}
+
+export function createView(store: Store, world: Surroundings) {
+  const { inbox, posts, sessions, log, settings } = store;
+  const asksOf = createAsks(store, world);
   /** `exceptId`: a row that is being decided on, and is open for now. */
   return (chat: Chat, exceptId = 0): View => {
     const key = chatKey(chat);

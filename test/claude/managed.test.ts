@@ -392,7 +392,7 @@ describe("managed", () => {
     expect(line.hasSandbox(local.view())).toBe(true);
     const session = double.engine.need(await local.create());
     const [toolset, ...own] = session.tools as { type: string }[];
-    expect(toolset).toEqual(([...double.agents.values()][0]?.body["tools"] as { type: string }[])[0]);
+    expect(toolset).toEqual([...double.agents.values()].flatMap(({ body }) => body["tools"] as { type: string }[])[0]);
     expect(own).toMatchObject([{ type: "custom", name: "local_read" }]);
     expect(session.system).toContain("/mnt/session");
   });

@@ -54,7 +54,7 @@ export const use = (id: string): Ask["use"] => ({
 export const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
   use: use(id),
   shown: [{ sentAt, at: at - 60_000 }],
-  isSaid: true,
+  question: { subject: `s:${id}`, number: 1, of: 1 },
   call: null,
   ...more,
 });
@@ -113,7 +113,12 @@ export const standings: { readonly [S in Standing]: View } = {
   }),
 };
 export const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), ask("b", 51)] };
-export const unsaid = ask("a", 50, { isSaid: false, shown: [] });
+/** One question for all of them. */
+export const together = (ids: readonly string[], more: Partial<Ask> = {}): Ask[] =>
+  ids.map((id, index) =>
+    ask(id, 50, { question: { subject: `s:${ids.join(",")}`, number: index + 1, of: ids.length }, ...more }),
+  );
+export const unsaid = ask("a", 50, { question: null, shown: [] });
 
 // --- when
 
@@ -163,6 +168,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
   confirm: ({ use, isAllowed }) => `${isAllowed ? "yes" : "no"} to ${use.id}`,
   call: ({ use }) => `call ${use.id}`,
+  look: () => "look",
   askCall: ({ useId }) => `ask for ${useId}`,
   allowCall: ({ useId, approver }) => `${useId} allowed by ${approver}`,
   dropCall: ({ useId }) => `${useId} dropped`,
@@ -263,17 +269,18 @@ export const table: {
     {
       type: "looked",
       session,
-      use: use("c"),
-      item: { what: "run", detail: "make", where: null, fileName: "x" },
-      basis: "b",
+      looked: [
+        {
+          use: use("c"),
+          item: { what: "run", detail: "make", where: null, fileName: "x" },
+          basis: "b",
+          mayAlways: false,
+          project: "garden",
+        },
+      ],
     },
-    {
-      nothing: ["ask for c", "say ask s:c"],
-      queued: ["ask for c", "say ask s:c"],
-      posting: ["ask for c", "say ask s:c"],
-      posted: ["ask for c", "say ask s:c", "wait 1", "mark 1 waiting"],
-      waiting: ["ask for c", "say ask s:c"],
-    },
+    // It is not wanted any more, or waits for its turn: `approval.test.ts`.
+    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
   ],
   settled: [
     "a call of our own tool is settled",

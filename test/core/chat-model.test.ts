@@ -289,7 +289,7 @@ async function createWorld() {
     if (n % 7 === 0) return failOf(post, "claude_unreachable");
     if (n % 11 === 0 && request.kind !== "prompt") {
       const fault = toFault(new BridgeError("claude_request", "it is not taken"));
-      return void rig.chats.refused({ ...post, request }, fault);
+      return rig.chats.refused({ ...post, request }, fault);
     }
     const echo = request.kind === "prompt" ? askOnce(there, post, textOf(post)) : null;
     if (request.kind === "confirm") theirs.confirm(there, request.toolUseId, request.isAllowed);

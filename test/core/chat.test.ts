@@ -3,7 +3,6 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
-import { owner } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
@@ -136,15 +135,6 @@ describe("when entries of a log are new", () => {
     const view = { ...standings.posted, turn: log(processed, stop), asks: [unsaid] };
     expect(decided(view, logged(stop))).toEqual(["say ask s:a", "wait 1", "mark 1 waiting"]);
     expect(decided({ ...standings.waiting, asks: [ask("a", 50)] }, logged(stop))).toEqual([]);
-  });
-  test("of many questions five are said, and the next as they are answered", () => {
-    const asks = Array.from({ length: 7 }, (_, n) => ask(`q${n}`, n, { isSaid: n < 2 }));
-    const stop = idle({ kind: "requires_action", eventIds: asks.map(({ use: { id } }) => id) });
-    expect(decided({ ...standings.waiting, asks }, logged(stop))).toEqual([
-      "say ask s:q2",
-      "say ask s:q3",
-      "say ask s:q4",
-    ]);
   });
   test("a question that another device answered is not waited for any more", () => {
     const yes: SessionEvent = { id: "y", at, type: "confirmation", toolUseId: "a", isAllowed: true };
@@ -318,63 +308,6 @@ describe("when Claude does not take an answer", () => {
   });
   test("of a turn of another device too", () =>
     expect(decided(viewOf([], { asks: [ask("a", 50)] }), refused(2))).toEqual(["interrupt s:a", "say refused s:a"]));
-});
-
-describe("when a call of our own tool waits for a yes", () => {
-  const call = (isCommand: boolean, more: Partial<View> = {}): View => ({
-    ...standings.waiting,
-    asks: [ask("c", 50, { call: { project: "garden", isCommand } })],
-    ...more,
-  });
-  test.each([
-    ["yes", call(false), received("yes"), ["c allowed by OWNER", "go on 1"]],
-    ["no", call(false), received("no"), ["c dropped", "go on 1"]],
-    [
-      "always: edits of the project, for an hour",
-      call(false),
-      received("always"),
-      ["edits in garden are free", "say note 9", "c allowed by OWNER", "go on 1"],
-    ],
-    ["always, to a command: this one", call(true), received("always"), ["say note 9", "c allowed by OWNER", "go on 1"]],
-    [
-      "a yes of a person who is not the owner of this machine",
-      call(false, { isOwner: () => false }),
-      received("yes"),
-      ["say note 9"],
-    ],
-    [
-      "a plain yes before the phones had the question",
-      call(false, { asks: [ask("c", 50, { shown: [{ sentAt: 50, at: at + 99 }] })] }),
-      received("yes"),
-      ["open 9", "mark 9 taken", "say note 9"],
-    ],
-  ] as const)("%s", (_, view, fact, then) => {
-    const changes = decided(view, fact).map((line) => line.replace(owner.aci ?? "", "OWNER"));
-    expect(changes).toEqual([...then]);
-  });
-  test("/stop drops it: nothing runs for a person who has gone on to something else", () =>
-    expect(decided(call(false, { calls: [use("c")] }), received("/stop"))).toContain("c dropped"));
-  test("it expires as a question of Claude's does", () =>
-    expect(decided(call(false), { type: "expired", askIds: ["c"], isLast: true })[0]).toBe("say expired s:c"));
-});
-
-describe("when a question waits long", () => {
-  const half: Fact = { type: "expired", askIds: ["a"], isLast: false };
-  test("after half of its time its person is reminded", () =>
-    expect(decided(standings.waiting, half)).toEqual(["say reminder s:a"]));
-  test("what was answered meanwhile does not expire", () => {
-    expect(decided(standings.posted, half)).toEqual([]);
-    expect(decided(standings.posted, { ...half, isLast: true })).toEqual([]);
-  });
-  test("several at once are one sentence", () => {
-    const fact: Fact = { type: "expired", askIds: ["a", "b"], isLast: true };
-    expect(decided(withTwoAsks, fact)).toEqual(["say expired s:a", "no to a", "no to b", "go on 1"]);
-  });
-  test("one of two: Claude goes on waiting for the other", () =>
-    expect(decided(withTwoAsks, { type: "expired", askIds: ["a"], isLast: true })).toEqual([
-      "say expired s:a",
-      "no to a",
-    ]));
 });
 
 describe("when a command comes", () => {

@@ -17,7 +17,7 @@ describe("a yes is a yes", () => {
     [always, "always"],
   ] as const)
     test.each(words(list))(`%p means ${answer}`, (word) => {
-      expect(consentOf(word)).toEqual({ answer, reason: null });
+      expect(consentOf(word)).toEqual({ answer, reason: null, numbers: [] });
       expect(consentOf(`  ${word}\n`)?.answer).toBe(answer);
     });
   test.each(words(none))("%p means none of them", (word) => expect(consentOf(word)).toBeNull());
@@ -29,7 +29,33 @@ describe("a yes is a yes", () => {
     ["no thanks. Use make instead.", "Use make instead."],
     ["no\nuse the other", "use the other"],
     ["No - not that", "not that"],
-  ])("%p is a no with a reason", (said, reason) => expect(consentOf(said)).toEqual({ answer: "no", reason }));
+  ])("%p is a no with a reason", (said, reason) =>
+    expect(consentOf(said)).toEqual({ answer: "no", reason, numbers: [] }),
+  );
+
+  test.each([
+    ["yes 1 3", "yes", [1, 3], null],
+    ["Yes, 1 and 3.", "yes", [1, 3], null],
+    ["yes to 1-3", "yes", [1, 2, 3], null],
+    ["ja 2", "yes", [2], null],
+    ["👍 1️⃣ 3️⃣", "yes", [1, 3], null],
+    ["はい１、３", "yes", [1, 3], null],
+    ["はい１，３", "yes", [1, 3], null],
+    ["ok #2", "yes", [2], null],
+    ["always 2", "always", [2], null],
+    ["no 2", "no", [2], null],
+    ["no 2, use the other file", "no", [2], "use the other file"],
+    ["No 1, 2: Use 3 files", "no", [1, 2], "Use 3 files"],
+    ["no 2 - not that", "no", [2], "not that"],
+    ["yes 1 in 10", null, [], null],
+    ["yes 2, but only the first line", null, [], null],
+    ["go 1.22", null, [], null],
+    ["yes 2026", null, [], null],
+    ["1 3", null, [], null],
+    ["maybe 2", null, [], null],
+  ] as const)("%p: %p to %p", (said, answer, numbers, reason) =>
+    expect(consentOf(said)).toEqual(answer === null ? null : { answer, numbers: [...numbers], reason }),
+  );
 
   test("a reaction is read as the emoji that it is", () => {
     expect(["👍🏽", "👎", "♾️", "😂", ""].map(consentOfReaction)).toEqual(["yes", "no", "always", null, null]);

@@ -90,7 +90,7 @@ describe("a question shows what is approved", () => {
         "2",
         "",
         "In Claude's sandbox.",
-        "👍 or yes to all 2, 👎 or no.",
+        "👍 or yes for both, 👎 or no for none; by number: yes 1.",
       ].join("\n"),
       file: null,
     });
@@ -99,8 +99,14 @@ describe("a question shows what is approved", () => {
   });
 
   test("in a group, and where it may be for ever, it says how", () => {
-    const { text } = question([item("bash", { command: "ls" })], { prompt: "go", isGroup: true, mayAlways: true });
-    expect(text).toEndWith("👍 or 👎 on this message, or quote it with yes or no. ♾️ or always: yes from now on.");
+    const { text } = question([item("bash", { command: "ls" })], { prompt: "go", isGroup: true, mayAlways: "bash" });
+    expect(text).toEndWith(
+      "👍 or 👎 on this message, or quote it with yes or no.\n♾️ or always: yes, and bash without asking.",
+    );
+    const items = ["ls", "pwd", "id"].map((command) => item("bash", { command }));
+    expect(question(items, { prompt: "go", isGroup: true }).text).toEndWith(
+      "👍 or 👎 on this message for all 3, or quote it with yes, no, or yes 1 3.",
+    );
   });
 
   test("nothing that hides is left, nothing that is seen is lost, and the file has what is cut", () => {

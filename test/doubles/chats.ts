@@ -93,6 +93,7 @@ export async function createChatRig(
     isOwner: () => true,
     patienceMs: 3_600_000,
     project: () => null,
+    mayAlways: () => false,
     grantEdits: () => undefined,
     onDropped: () => undefined,
     look: { ...look, situation: () => "Signal: connected", projects: () => [], granted: () => [] },

@@ -4,7 +4,6 @@
  */
 import type { Clock } from "../../src/clock.ts";
 import type { Beat as PlainBeat } from "./world.ts";
-import type { JsonValue } from "../../src/core/model.ts";
 import { withoutTimeLine } from "../../src/core/when.ts";
 import type { DoubleFile } from "./claude-files.ts";
 import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
@@ -12,12 +11,8 @@ import { badRequest, checkMetadata, notFound, text } from "./claude-checks.ts";
 export type WireEvent = { id: string; type: string; processed_at?: string | null; [key: string]: unknown };
 export type Listener = (event: WireEvent | { type: string; [key: string]: unknown }) => void;
 
-/** What a script of the double may say besides: pieces that wait for a promise, and several questions at once. */
-export type Beat =
-  | PlainBeat
-  | { readonly write: readonly (string | Promise<void>)[] }
-  | { readonly asks: readonly { readonly name: string; readonly input: JsonValue }[] }
-  | { readonly calls: readonly { readonly name: string; readonly input: JsonValue }[] };
+/** What a script of the double may say besides: pieces that wait for a promise. */
+export type Beat = PlainBeat | { readonly write: readonly (string | Promise<void>)[] };
 export type Script = (prompt: string) => readonly Beat[];
 
 export type DoubleSession = {

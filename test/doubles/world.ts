@@ -22,10 +22,15 @@ export type Beat =
   | { readonly ask: string; readonly input: JsonValue }
   /** Calls a tool that runs with us, and waits for its result. */
   | { readonly call: string; readonly input: JsonValue }
+  /** Several at once, of either kind. */
+  | { readonly asks: readonly Use[] }
+  | { readonly calls: readonly Use[] }
   /** Writes a file for the person, with a tool that needs no yes. */
   | { readonly make: string; readonly contentType: string; readonly bytes: Uint8Array }
   | { readonly fail: string; readonly retry: "retrying" | "exhausted" | "terminal" }
   | { readonly stop: StopReason };
+
+type Use = { readonly name: string; readonly input: JsonValue };
 
 export type Script = (prompt: string) => readonly Beat[];
 
@@ -51,8 +56,8 @@ export type WorldSession = {
   readonly listeners: Set<(frame: Frame | null) => void>;
   /** Ends the running turn. */
   stop: AbortController;
-  /** The ask or call that is waited on, and its answer. */
-  asking: { readonly id: string; readonly isLocal: boolean; readonly answer: () => void } | null;
+  /** The asks and calls that are waited on, and their answers. */
+  asks: readonly { readonly id: string; readonly isLocal: boolean; readonly answer: () => void }[];
   /** A turn is being played: it takes up what is queued by itself. */
   isPlaying: boolean;
 };
@@ -67,6 +72,11 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
   const now = (): Millis => clock.now() + skewMs;
   const scribe = createScribe(now);
   const { append, newId } = scribe;
+  /** What is still open is listed once more. */
+  const restAgain = (session: WorldSession): void => {
+    const eventIds = session.asks.map((ask) => ask.id);
+    if (eventIds.length > 0) scribe.rest(session, { kind: "requires_action", eventIds });
+  };
   const run = createPlayer(clock, now, scribe, (prompt) => script(prompt));
   const sessions = new Map<string, WorldSession>();
   const need = (id: string): WorldSession => {
@@ -80,7 +90,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
     find: (id: string): WorldSession | null => sessions.get(id) ?? null,
     create(title: string, metadata: Metadata<string>): WorldSession {
       const own = { id: newId("sesn"), title, metadata, updatedAt: now(), stop: new AbortController() };
-      const state = { status: "idle", isArchived: false, asking: null, isPlaying: false } as const;
+      const state = { status: "idle", isArchived: false, asks: [], isPlaying: false } as const;
       const session = { ...own, ...state, log: [], queue: [], files: [], listeners: new Set<never>() };
       sessions.set(session.id, session);
       return need(session.id);
@@ -90,7 +100,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
       const session = need(id);
       const lastStop = session.log.findLast((event) => event.type === "idle")?.stop.kind;
       if (session.status === "terminated") throw refused("the session is over");
-      if (session.asking) throw refused("the session waits for an answer first", "claude_busy");
+      if (session.asks.length > 0) throw refused("the session waits for an answer first", "claude_busy");
       if (session.status === "idle" && lastStop === "budget_reached")
         throw refused("the session's budget is used up", "claude_budget");
       const prompt = { id: newId("sevt"), at: null, type: "prompt", text } as const;
@@ -106,6 +116,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
       const answer = settle(session, toolUseId, false);
       const event = append(session, { type: "confirmation", toolUseId, isAllowed });
       append(session, { type: "tool_result", toolUseId, isError: !isAllowed });
+      restAgain(session);
       answer();
       return event;
     },
@@ -114,6 +125,7 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
       const session = need(id);
       const answer = settle(session, toolUseId, true);
       const event = append(session, { type: "tool_result", toolUseId, isError });
+      restAgain(session);
       answer();
       return event;
     },
@@ -147,10 +159,10 @@ export function createWorld(clock: Clock, script: Script, skewMs: Millis = 0) {
 
 /** Takes an answer to what is waited for; what it returns lets the turn go on. */
 function settle(session: WorldSession, toolUseId: string, isLocal: boolean): () => void {
-  const { asking } = session;
-  if (asking?.id !== toolUseId || asking.isLocal !== isLocal) throw refused("nothing waits for this answer");
-  session.asking = null;
-  return asking.answer;
+  const asked = session.asks.find((ask) => ask.id === toolUseId && ask.isLocal === isLocal);
+  if (!asked) throw refused("nothing waits for this answer");
+  session.asks = session.asks.filter((ask) => ask !== asked);
+  return asked.answer;
 }
 
 /** Adds to logs, and shows it on the streams. */
@@ -209,12 +221,16 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
     }
     append(session, { type: "reply", text: pieces.join("") }, eventId);
   };
-  const ask = async (session: WorldSession, name: string, input: JsonValue, isLocal: boolean): Promise<void> => {
-    const { id } = append(session, { type: "tool_use", name, input, isAsk: !isLocal, isLocal });
-    const answered = new Promise<void>((answer) => (session.asking = { id, isLocal, answer }));
-    rest(session, { kind: "requires_action", eventIds: [id] });
-    await Promise.race([answered, aborted(session.stop.signal)]);
-    session.asking = null;
+  const ask = async (session: WorldSession, uses: readonly Use[], isLocal: boolean): Promise<void> => {
+    const answers = uses.map((use) => {
+      const { id } = append(session, { type: "tool_use", ...use, isAsk: !isLocal, isLocal });
+      const { promise, resolve: answer } = Promise.withResolvers<void>();
+      session.asks = [...session.asks, { id, isLocal, answer }];
+      return promise;
+    });
+    rest(session, { kind: "requires_action", eventIds: session.asks.map(({ id }) => id) });
+    await Promise.race([Promise.all(answers), aborted(session.stop.signal)]);
+    session.asks = [];
     if (isOver(session)) return;
     session.status = "running";
     append(session, { type: "running" });
@@ -228,8 +244,10 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
       else if ("use" in beat) use(session, beat.use, beat.input);
       else if ("pauseMs" in beat) await clock.sleep(beat.pauseMs, signal);
       else if ("hold" in beat) await Promise.race([beat.hold, aborted(signal)]);
-      else if ("ask" in beat) await ask(session, beat.ask, beat.input, false);
-      else if ("call" in beat) await ask(session, beat.call, beat.input, true);
+      else if ("ask" in beat) await ask(session, [{ name: beat.ask, input: beat.input }], false);
+      else if ("call" in beat) await ask(session, [{ name: beat.call, input: beat.input }], true);
+      else if ("asks" in beat) await ask(session, beat.asks, false);
+      else if ("calls" in beat) await ask(session, beat.calls, true);
       else if ("stop" in beat) return beat.stop;
       else if ("make" in beat) {
         const { make: name, bytes, ...file } = beat;

@@ -3,6 +3,7 @@
  * behind it; and what the phones decrypt, written down as a transcript. Nothing here waits for a time, only for what is seen.
  */
 import type { Group } from "@signalapp/mock-server";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
@@ -56,7 +57,8 @@ export interface Scene extends AsyncDisposable {
   transcript(): string;
 }
 
-export async function openScene(env: Env = {}): Promise<Scene> {
+/** @param config what config.toml says */
+export async function openScene(env: Env = {}, config = ""): Promise<Scene> {
   const claude = await startClaudeDouble();
   const proxy = await startProxy();
   const mock = await startSignalMock({ names: ["Anna", "Ben"], chatPort: proxy.port });
@@ -66,6 +68,7 @@ export async function openScene(env: Env = {}): Promise<Scene> {
   const friends = await mock.phone.createGroup({ title: "Friends", members });
   const strangers = await mock.phone.createGroup({ title: "Others", members });
   const home = newHome();
+  writeFileSync(join(home.path, "config.toml"), config, { mode: 0o600 });
   const settings: Env = {
     SIGNALMAN_HOME: home.path,
     SIGNALMAN_SIGNAL_SERVICE: await mock.writeService(join(home.path, "service.json")),

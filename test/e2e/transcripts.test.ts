@@ -94,18 +94,12 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
   await seen.mend();
   seen.note("the line was lost, and is back");
   seen.write("me", "yes");
-  await seen.shows("waits for 2 answers");
-  const first = seen.claude.next(/POST .*\/events/u);
-  seen.write("me", "yes", { quote: seen.last("build") });
-  await first;
-  seen.write("me", "yes", { quote: seen.last("cache") });
   await seen.answered(clean);
   const again = seen.write("me", "clean up again");
   await seen.shows("⏳");
-  const confirmed = seen.claude.next(/POST .*\/events/u);
-  seen.react("me", "👍", null, "build");
-  await confirmed;
-  seen.react("me", "👎", null, "cache");
+  seen.write("me", "yes 2");
+  await seen.shows("Yes to 2.");
+  seen.write("me", "no, keep the build folder");
   await seen.answered(again);
   golden("08-approvals", "8. APPROVALS: Claude asks before it runs something", seen);
 });
@@ -369,7 +363,7 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
   const readme = join(folder, "README.md");
   writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
   try {
-    await using seen = await openScene({ SIGNALMAN_PROJECTS: `garden=${folder}` });
+    await using seen = await openScene({}, `[projects.garden]\nfolder = "${folder}"\nrun = true\n`);
     seen.claude.setScript((prompt) =>
       prompt.includes("typo")
         ? [
@@ -377,7 +371,21 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
             { call: "local_edit", input: { file_path: "README.md", old_string: "Teh", new_string: "The" } },
             { say: "The title reads “The garden” now." },
           ]
-        : [{ say: "Gladly." }],
+        : prompt.includes("plant")
+          ? [
+              {
+                calls: [
+                  { name: "local_write", input: { file_path: "beds.md", content: "Two beds.\n" } },
+                  { name: "local_write", input: { file_path: "herbs.md", content: "Mint.\n" } },
+                  {
+                    name: "local_edit",
+                    input: { file_path: "README.md", old_string: "mostly", new_string: "and beds" },
+                  },
+                ],
+              },
+              { say: "Planted, but for the herbs." },
+            ]
+          : [{ say: "Gladly." }],
     );
     seen.write("me", "/projects");
     await seen.shows("garden");
@@ -385,6 +393,7 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     await seen.shows("Project garden");
     const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
     await seen.shows("Claude wants to");
+    await seen.shows("⏳");
     expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
     await seen.restart();
     seen.note("the program is started again while Claude waits");
@@ -398,6 +407,15 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
     seen.write("Anna", "/project garden");
     await seen.shows("Only the owner");
+    const planted = seen.write("me", "Now plant the rest");
+    await seen.shows("do 3 things");
+    await seen.shows("⏳");
+    seen.write("me", "yes 1 3");
+    await seen.shows("Yes to 1, 3.");
+    seen.write("me", "no 2, herbs are in the kitchen");
+    await seen.answered(planted);
+    expect(readFileSync(join(folder, "beds.md"), "utf8")).toBe("Two beds.\n");
+    expect(existsSync(join(folder, "herbs.md"))).toBe(false);
     golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
   } finally {
     rmSync(folder, { recursive: true, force: true });

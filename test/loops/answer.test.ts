@@ -52,7 +52,7 @@ test("a question that somebody answers elsewhere is noticed within half a minute
   bench.signal.owner.write("work");
   await bench.until("the question", () => bench.texts().length === 1);
   const session = bench.world.sessions()[0];
-  bench.world.confirm(session?.id ?? "", session?.asking?.id ?? "", true);
+  bench.world.confirm(session?.id ?? "", session?.asks[0]?.id ?? "", true);
   await bench.pass(31_000);
   expect(bench.texts().at(-1)).toBe("worked");
   expect(isSettled(bench)).toBe(true);

@@ -82,7 +82,7 @@ for (const ownTimestamps of [true, false]) {
     bench.signal.faults.cut();
     await bench.until("the loss", () => bench.state() === "DISCONNECTED");
     bench.claude().setDown(false);
-    await bench.until("the question at Claude", () => bench.world.sessions()[0]?.asking?.id !== undefined);
+    await bench.until("the question at Claude", () => bench.world.sessions()[0]?.asks[0]?.id !== undefined);
     await bench.pass(60_000);
     bench.signal.owner.write("yes");
     await bench.pass(60_000);
@@ -130,7 +130,7 @@ test("a question that comes up while no stream is open, after somebody answered 
   await using stage = await openAsking();
   const { bench, owner } = stage;
   const session = bench.world.sessions()[0];
-  bench.world.confirm(session?.id ?? "", session?.asking?.id ?? "", true);
+  bench.world.confirm(session?.id ?? "", session?.asks[0]?.id ?? "", true);
   await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
   await bench.pass(1_000);
   owner.write("no");
@@ -187,7 +187,7 @@ test("a question that was asked elsewhere does not lock out the message that cam
   const session = bench.world.sessions()[0];
   // Another device of this person.
   bench.world.post(session?.id ?? "", "work");
-  await bench.until("the question there", () => Boolean(session?.asking));
+  await bench.until("the question there", () => Boolean(session?.asks[0]));
   owner.write("and this?");
   await bench.until("the question", () => shown(bench, "rm one") !== undefined);
   await bench.pass(5_000);
@@ -199,3 +199,29 @@ test("a question that was asked elsewhere does not lock out the message that cam
   expect(answers(bench)).toEqual([true, true]);
   expect(bench.posts.filter((text) => text === "and this?")).toHaveLength(1);
 });
+
+for (const by of ["👍", "yes"] as const)
+  test(`a ${by} to the first copy of a question that was sent twice counts; one to a note of that time does not`, async () => {
+    await using bench = await openBench({ script: asking, ownTimestamps: false });
+    const { owner, account } = bench.signal;
+    owner.write("hello");
+    await bench.until("an answer", () => isSettled(bench));
+    bench.signal.faults.loseAnswers();
+    owner.write("work");
+    await bench.until("the first copy", () => shown(bench, "rm one") !== undefined);
+    const note = owner.write("a note of mine");
+    const copies = () => bench.signal.screen().filter(({ text }) => text.startsWith("Claude wants to"));
+    await bench.until("the second copy", () => copies().length === 2);
+    await bench.pass(60_000);
+    expect(bench.daemon().status().outbox.uncertain).toBe(1);
+    const point = (sentAt: number) => {
+      if (by === "yes") owner.write("yes", { quote: { author: account, sentAt, text: "rm one" } });
+      else owner.react({ author: account, sentAt }, by);
+    };
+    point(note.sentAt);
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([]);
+    point(copies()[0]?.timestamp ?? 0);
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    expect(answers(bench)).toEqual([true]);
+  });

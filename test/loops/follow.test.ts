@@ -177,5 +177,5 @@ test("what was made at Claude for a conversation that was forgotten meanwhile is
   await bench.pass(31 * minuteMs);
   expect(bench.world.sessions()).toHaveLength(1);
   const { settings } = bench.daemon().store;
-  expect([...settings.namesOf("creating:"), ...settings.namesOf("forget:")]).toEqual([]);
+  expect([...settings.idsOf("creating"), ...settings.idsOf("forget")]).toEqual([]);
 });

@@ -1,6 +1,6 @@
 /** Claude works on a folder of this machine: the whole program, over the in-memory Signal and the scripted Claude. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Beat } from "../doubles/world.ts";
@@ -68,6 +68,75 @@ test("an edit is shown as a diff, done after a yes, told to Claude, and taken ba
   stage.write("/undo");
   await until("the undo", () => isSaid("Taken back"));
   expect(readme()).toBe("# Teh garden\n");
+});
+
+const three: Beat = {
+  calls: [
+    { name: "local_read", input: { file_path: "README.md" } },
+    { name: "local_edit", input: { file_path: "README.md", old_string: "Teh", new_string: "The" } },
+    { name: "local_write", input: { file_path: "roses.md", content: "Red\n" } },
+    { name: "local_run", input: { command: "echo a >> log.txt" } },
+  ],
+};
+const states = (): string[] =>
+  seen?.daemon.store.db
+    .all<{ tool: string; state: string }>("SELECT tool, state FROM calls ORDER BY tool")
+    .map(({ tool, state }) => `${tool} ${state}`) ?? [];
+
+test("what asks at the same time is one message with numbers; what is left of it stays open, and is asked for by its number", async () => {
+  const stage = await open([three, { say: "As you wished." }], true);
+  stage.write("tidy up");
+  await until("the question", () => question(stage) !== undefined);
+  const asked = stage.signal.screen().filter(({ text }) => text.startsWith("Claude wants to"));
+  expect(asked).toHaveLength(1);
+  expect(asked[0]?.text).toContain("Claude wants to do 3 things");
+  expect(asked[0]?.text).toMatch(/1\. edit README\.md[^]*2\. make roses\.md[^]*3\. run in garden/u);
+  expect(asked[0]?.text).toEndWith("♾️ or always: yes, and edits in garden for an hour without asking.");
+  stage.write("yes 1 3");
+  await until("the rest", () => isSaid("Yes to 1, 3."));
+  expect(stage.texts().at(-1)).toBe("Yes to 1, 3. Claude still waits for your yes or no:\n2. 🔧 write: roses.md");
+  await until("the runs", () => states().filter((state) => state.endsWith("posted")).length === 3);
+  expect([readme(), readFileSync(join(folder, "log.txt"), "utf8")]).toEqual(["# The garden\n", "a\n"]);
+  expect(states()).toContain("local_write asked");
+  await stage.restart();
+  stage.write("no 2, roses have a file already");
+  await until("the answer", () => isSaid("As you wished."));
+  expect(existsSync(join(folder, "roses.md"))).toBe(false);
+  expect(stage.daemon.store.db.get("SELECT content FROM calls WHERE tool = 'local_write'")).toEqual({
+    content: expect.stringContaining("roses have a file already"),
+  });
+});
+
+test("five things are one question; the others are asked for once it is answered", async () => {
+  const calls = ["a", "b", "c", "d", "e", "f", "g"].map((name) => ({
+    name: "local_write",
+    input: { file_path: name, content: name },
+  }));
+  const stage = await open([{ calls }, { say: "Seven files." }]);
+  stage.write("make seven files");
+  await until("the question", () => isSaid("do 5 things"));
+  stage.write("yes");
+  await until("the next question", () => isSaid("do 2 things"));
+  expect(["a", "e", "f"].map((name) => existsSync(join(folder, name)))).toEqual([true, true, false]);
+  stage.write("yes");
+  await until("the answer", () => isSaid("Seven files."));
+  expect(existsSync(join(folder, "g"))).toBe(true);
+});
+
+test("always frees the edits of the hour, and no command", async () => {
+  const run: Beat = { call: "local_run", input: { command: "echo a >> log.txt" } };
+  const stage = await open(
+    [three, run, { ...edit, input: { file_path: "b", content: "b" }, call: "local_write" }, { say: "Done." }],
+    true,
+  );
+  stage.write("tidy up");
+  await until("the question", () => question(stage) !== undefined);
+  stage.write("always");
+  await until("the command", () => isSaid("Claude wants to run in garden"));
+  expect(isSaid("Edits in garden need no yes for an hour.")).toBe(true);
+  stage.write("yes");
+  await until("the answer", () => isSaid("Done."));
+  expect(readFileSync(join(folder, "b"), "utf8")).toBe("b");
 });
 
 test("a no is a no, with its reason for Claude, and nothing is changed", async () => {

@@ -11,9 +11,11 @@ const minuteMs = 60_000;
 const script: Script = (prompt) =>
   prompt === "work"
     ? [{ ask: "bash", input: { command: "rm one" } }, { say: "worked" }]
-    : prompt === "look"
-      ? [{ call: "local_read", input: { file_path: "a" } }, { say: "looked" }]
-      : [{ say: `re: ${prompt}` }];
+    : prompt === "work twice"
+      ? [{ asks: ["rm one", "rm two"].map((command) => ({ name: "bash", input: { command } })) }, { say: "worked" }]
+      : prompt === "look"
+        ? [{ call: "local_read", input: { file_path: "a" } }, { say: "looked" }]
+        : [{ say: `re: ${prompt}` }];
 
 /** Of these kinds the line refuses the first `times`; resolves to what it was asked. */
 function refuse(bench: Bench, kind: Request["kind"], times: number): Request[] {
@@ -77,6 +79,21 @@ test("a yes that Claude never takes is over after two, in words: the turn is sto
   expect(bench.texts().at(-1)).toBe("re: hello");
 });
 
+test("of a question with numbers each that was not taken is asked for once more", async () => {
+  await using bench = await openBench({ script });
+  // The two together, and then each by itself.
+  refuse(bench, "confirm", 4);
+  bench.signal.owner.write("work twice");
+  await bench.until("the question", isSaid(bench, "rm two"));
+  await bench.pass(1_000);
+  bench.signal.owner.write("yes");
+  await bench.until("the words", () => bench.texts().filter((text) => text.includes("once more")).length === 2);
+  await bench.pass(1_000);
+  bench.signal.owner.write("yes");
+  await bench.until("the end", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("worked");
+});
+
 test("a no of time alone that is never taken ends as well", async () => {
   await using bench = await openBench({ script, flags: { approvalMinutes: "2" } });
   const seen = refuse(bench, "confirm", 99);
@@ -119,7 +136,7 @@ test("of a session that is over, nothing is wrong with the answer: what was aske
   const { bench } = stage;
   bench.world.archive(bench.world.sessions()[0]?.id ?? "");
   bench.signal.owner.write("yes");
-  await bench.until("the question, in a fresh session", () => bench.world.sessions()[1]?.asking?.id !== undefined);
+  await bench.until("the question, in a fresh session", () => bench.world.sessions()[1]?.asks.length === 1);
   expect(bench.texts().some((text) => text.includes("closed elsewhere"))).toBe(true);
 });
 

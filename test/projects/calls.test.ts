@@ -24,6 +24,11 @@ test("an event that is read twice is one call", () => {
   expect(rig.calls.open("s").map(({ id }) => id)).toEqual(["c"]);
 });
 
+test("calls of one moment stay in Claude's order", () => {
+  for (const id of ["sevt_9", "sevt_10", "sevt_8"]) rig.calls.see({ ...call, id }, 1);
+  expect(rig.calls.open("s").map(({ id }) => id)).toEqual(["sevt_9", "sevt_10", "sevt_8"]);
+});
+
 test.each([
   ["another input", { inputHash: "x" }, 10],
   ["another question", { basis: "x" }, 10],

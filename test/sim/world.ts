@@ -372,8 +372,9 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       const isUnseen = (id: string): boolean =>
         open.get("SELECT 1 FROM outbox WHERE state = 'failed' AND key LIKE ?", `ask:%:${id}`) !== undefined;
       for (const session of theirs.world.sessions())
-        if (session.asking && (waiting.length === 0 || isUnseen(session.asking.id)))
-          theirs.world.confirm(session.id, session.asking.id, true);
+        for (const ask of session.asks)
+          if (!ask.isLocal && (waiting.length === 0 || isUnseen(ask.id)))
+            theirs.world.confirm(session.id, ask.id, true);
     }
     if (open && now?.daemon?.status().outbox.fault?.code === "captcha") tryNow();
     schedule(20_000, help);

@@ -157,7 +157,9 @@ describe.each([3, 7])("a database of version %d", (version) => {
 
   test("a question that was open takes a plain yes", async () => {
     await open();
-    expect(rig.chats.viewOf(bobChat).asks).toMatchObject([{ use: { id: "ask5" }, isSaid: true }]);
+    expect(rig.chats.viewOf(bobChat).asks).toMatchObject([
+      { use: { id: "ask5" }, question: { subject: "s-bob:ask5", number: 1, of: 1 } },
+    ]);
     const yes = noteOf("yes", startedAt + 30_000, { source: bobChat.peer, chat: bobChat, isOwn: false });
     rig.take(yes);
     expect(rig.store.posts.open("s-bob")).toMatchObject([

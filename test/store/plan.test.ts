@@ -16,7 +16,8 @@ import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
-import { openStore, type Settings, type Store } from "../../src/store/store.ts";
+import type { Settings } from "../../src/store/remembered.ts";
+import { openStore, type Store } from "../../src/store/store.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
 
@@ -86,6 +87,7 @@ const outbox: Calls<Outbox> = {
   openChats: [],
   head: ["self"],
   of: ["reply", "s:e"],
+  questions: ["s"],
   has: ["reply", "s:e"],
   isSaid: [1],
   byTimestamp: [1],
@@ -93,6 +95,7 @@ const outbox: Calls<Outbox> = {
   markSending: [1, 1],
   markBorn: ["self", 1],
   markSent: [1, 1, 1],
+  markShown: [{ id: 1, chatKey: "self" }, 1, 1],
   markFailed: [1, "code", 1],
   requeue: [1, 1, true],
   recover: [],
@@ -156,10 +159,10 @@ const files: Calls<Files> = {
   giveUp: ["s"],
 };
 const settings: Calls<Settings> = {
-  get: ["k"],
-  set: ["k", "v"],
-  remove: ["k"],
-  namesOf: ["timer:"],
+  get: ["device_tag"],
+  set: ["device_tag", "v"],
+  remove: ["device_tag"],
+  idsOf: ["timer"],
   count: ["sent", 1],
   counter: ["sent"],
 };

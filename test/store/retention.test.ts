@@ -150,6 +150,6 @@ test("a conversation that was not used for so long is deleted, here and at Claud
   expect(count("sessions")).toBe(1);
   store.prune(dayMs + 1);
   for (const table of ["sessions", "events", "posts"]) expect(count(table)).toBe(0);
-  expect(store.settings.namesOf("forget:")).toEqual(["remote"]);
+  expect(store.settings.idsOf("forget")).toEqual(["remote"]);
   expect(store.settings.get("chosen:self")).toBe('{"model":"claude-test"}');
 });

@@ -1,0 +1,194 @@
+/**
+ * What Claude asks a person a yes or no for: when it is asked, and what an answer means. One question is open at a time in a
+ * conversation; it shows up to five things, by numbers, and what else asks waits for its turn. So a yes never means more than it says.
+ *
+ *   tool uses that ask ─▶ ask ─▶ answer: yes, no, always ─▶ confirm       expired: reminded of, then a no
+ *                           ▲                  └─▶ some of the numbers: the rest is shown again
+ */
+import { confirm, say } from "./changes.ts";
+import type { Ask, Change, Fact, Looked, Prompt, Shown, ToolUse, View } from "./changes.ts";
+import type { Verdict } from "./inbound.ts";
+import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
+import { toolLine } from "./progress.ts";
+import { promptWords } from "./prompt.ts";
+import { itemOf, question, type QuestionItem } from "./question.ts";
+
+/** Claude rests until it is answered: no more tool uses come beside those that are there. */
+export const isRest = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "requires_action";
+
+/** What is not wanted any more is not asked; nor is more while a question is open: it is looked at again once that is answered. */
+export function askCalls(view: View, { session, looked }: Extract<Fact, { type: "looked" }>): Change[] {
+  const isWanted = ({ use }: Looked): boolean => view.calls.some(({ id }) => id === use.id);
+  const asked = isAsking(view) ? [] : looked.filter(isWanted).slice(0, asksMax);
+  if (asked.length === 0) return [];
+  const items = asked.map(({ item }) => item);
+  const edit = asked.find(({ mayAlways }) => mayAlways);
+  const mayAlways = edit === undefined ? null : `edits in ${edit.project} for an hour`;
+  const uses = asked.map(({ use }) => use);
+  return [
+    ...asked.map(({ use, basis }): Change => ({ do: "askCall", useId: use.id, basis })),
+    ...ask({ ...view, session }, uses, items, mayAlways),
+    ...view.head.slice(0, 1).flatMap(waits),
+  ];
+}
+
+/** One message for all of them. */
+function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[], mayAlways: string | null): Change[] {
+  const [prompt] = view.head;
+  const words = prompt ? promptWords(prompt.envelope, view.account) : "";
+  const { text, file } = question(items, { prompt: words, isGroup: view.chat.kind === "group", mayAlways });
+  const subject = askSubject(view, ...uses.map(({ id }) => id));
+  return [say("ask", subject, { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] })];
+}
+
+/** A question is open: what else asks waits for its answer, so that a yes never means more than one. */
+const isAsking = ({ asks }: View): boolean => asks.some(({ question }) => question !== null);
+
+/** The prompt under way waits for a person. */
+export const waits = ({ id, envelope, post }: Prompt): Change[] =>
+  post?.state === "posted"
+    ? [
+        { do: "wait", id, isWaiting: true },
+        { do: "mark", id, envelope, stage: "waiting" },
+      ]
+    : [];
+
+/** Things in one question; the rest wait for their turn. */
+const asksMax = 5;
+
+/** What tools at Claude ask, but for those that were allowed for the conversation. */
+export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
+  const [first] = view.asks;
+  if (first === undefined) {
+    const isOver = prompt?.post?.state === "waiting";
+    return isOver ? [{ do: "wait", id: prompt.id, isWaiting: false }] : [];
+  }
+  const unsaid = view.asks.filter(({ question }) => question === null);
+  const free = unsaid.filter(({ use }) => view.granted.includes(use.name));
+  if (free.length > 0) return confirm(view, free, true, null, null);
+  const uses = isAsking(view) ? [] : unsaid.slice(0, asksMax).map(({ use }) => use);
+  const names = [...new Set(uses.map(({ name }) => name))].join(", ");
+  const asked = uses.length === 0 ? [] : ask(view, uses, uses.map(itemOf), `${names} in this conversation`);
+  return [...asked, ...(prompt ? waits(prompt) : [])];
+}
+
+/** What a question shows, or what one tool use asks: its session and the ids of its tool uses, in their order. */
+export const askSubject = (
+  { session }: { readonly session: Pick<Session, "id"> | null },
+  ...useIds: readonly string[]
+): string => `${session?.id ?? ""}:${useIds.join(",")}`;
+
+/** The ids of the tool uses that a question shows, by its subject. */
+export const usesIn = (subject: string): readonly string[] => subject.slice(subject.indexOf(":") + 1).split(",");
+
+// --- answers
+
+type Answer = Extract<Verdict, { kind: "answer" }>;
+
+/**
+ * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. What
+ * the person wrote meanwhile, in Note to Self under our name, is none.
+ */
+function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
+  if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
+  return !view.prompts().some(({ versions }) => versions.includes(target)) && view.endedText(envelope, target) === null;
+}
+
+/**
+ * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
+ * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing. Where it
+ * has numbers, the rest of the question stays open. Null where words are no answer; `takeBack`: what they were an edit of.
+ */
+export function answer(
+  view: View,
+  { id, envelope }: Pick<Extract<Fact, { type: "received" }>, "id" | "envelope">,
+  verdict: Answer,
+  takeBack: () => Change[],
+): Change[] | null {
+  const { answer: said, reason, numbers, targetSentAt, by, isEntitled } = verdict;
+  const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
+  const asks = view.asks.filter(({ shown }) =>
+    targetSentAt === null
+      ? shown.some(({ at }) => at !== null && at <= writtenAt)
+      : shown.some((one) => one.sentAt === targetSentAt || isCopy(view, envelope, one, targetSentAt)),
+  );
+  const [first] = asks;
+  if (first === undefined && by === "text") return null;
+  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
+  if (!isEntitled) return [say("note", id, notYoursText)];
+  const taken = takeBack();
+  // The question was that prompt's own, and goes with it.
+  if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
+  if (asks.some(({ question }) => question?.subject !== first.question?.subject)) return [say("note", id, whichText)];
+  const open = new Map(asks.map((ask) => [ask.question?.number, ask]));
+  const missing = numbers.filter((number) => !open.has(number));
+  if (missing.length > 0)
+    return [say("note", id, `Not open, so nothing was done: ${missing.join(", ")}. ${stillText(asks)}`)];
+  const isChosen = ({ question }: Ask): boolean => numbers.length === 0 || numbers.includes(question?.number ?? 0);
+  const chosen = asks.filter(isChosen);
+  const rest = asks.filter((ask) => !isChosen(ask));
+  if (chosen.some(({ call }) => call !== null) && !view.isOwner(envelope)) return [say("note", id, ownerText)];
+  return [
+    ...taken,
+    ...(said === "always" ? always(view, id, chosen) : []),
+    ...confirm(view, chosen, said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
+    ...(rest.length > 0 ? [sayRest(first, id, `${said === "no" ? "No" : "Yes"} to ${numbers.join(", ")}.`, rest)] : []),
+  ];
+}
+
+/** It shows the rest of the question once more, and takes an answer like it. */
+const sayRest = ({ question }: Ask, id: number, done: string, rest: readonly Ask[]): Change =>
+  say("reminder", question?.subject ?? "", `${done} ${stillText(rest)}`, { part: id });
+
+const whichText =
+  "Claude waits for several answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.";
+
+const ownerText = "Only the owner of this machine may let Claude work on it.";
+
+/** From now on without a question: tools of Claude's in this conversation, edits of a project for an hour, all else never. */
+function always(view: View, id: number, asks: readonly Ask[]): Change[] {
+  const tools = [...new Set(asks.flatMap(({ use, call }) => (call === null ? use.name : [])))];
+  const projects = [...new Set(asks.flatMap(({ call }) => (call?.mayAlways ? call.project : [])))];
+  const texts = [
+    ...(tools.length > 0 ? [`Allowed in this conversation from now on: ${tools.join(", ")}. /ask takes it back.`] : []),
+    ...projects.map((project) => `Edits in ${project} need no yes for an hour. /ask takes it back.`),
+    ...(asks.some(({ call }) => call?.mayAlways === false) ? ["What else it was is asked for each time."] : []),
+  ];
+  return [
+    ...(tools.length > 0 ? [{ do: "grant", tools: [...view.granted, ...tools] } as const] : []),
+    ...projects.map((project) => ({ do: "grantEdits", project }) as const),
+    say("note", id, texts.join("\n")),
+  ];
+}
+
+const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
+
+/** A person who writes while Claude waits for a yes or no hears so once per message that is short enough to be meant as one. */
+export function remind(view: View, id: number, words: string): Change[] {
+  const asks = view.asks.filter(({ question }) => question !== null);
+  if (asks.length === 0 || words.length > shortMax) return [];
+  return [say("note", id, `${stillText(asks)}\nYour message is answered after that.`)];
+}
+
+/** What is open of a question, by its numbers where it has some. */
+function stillText(asks: readonly Ask[]): string {
+  const lines = asks.map(({ use, question }) => {
+    const number = question && question.of > 1 ? `\n${question.number}. ` : " ";
+    return number + toolLine(use);
+  });
+  return `Claude still waits for your yes or no:${lines.join("")}`;
+}
+
+const shortMax = 40;
+
+/** A question is reminded of once, and counts as a no at the end of its time. */
+export function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
+  const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
+  const subjects = new Set(asks.map(({ use, question }) => question?.subject ?? askSubject(view, use.id)));
+  const of = (subject: string): Ask[] => asks.filter(({ question }) => question?.subject === subject);
+  if (!isLast) return [...subjects].map((subject) => say("reminder", subject, stillText(of(subject))));
+  const told = [...subjects].map((subject) => say("expired", subject, expiredText));
+  return asks.length === 0 ? [] : [...told, ...confirm(view, asks, false, "There was no answer in time.", null)];
+}
+
+const expiredText = "Claude's question was not answered in time, so the answer was no.";

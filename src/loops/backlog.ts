@@ -1,0 +1,32 @@
+/** Announces what waits, once the line is back and again after the messages that it brings. */
+import type { Millis } from "../core/model.ts";
+import type { Bridge } from "./bridge.ts";
+import { tryWrite } from "./heartbeat.ts";
+
+/** What comes so soon after the line is back has waited for it. */
+const backlogMs: Millis = 30_000;
+const backlogPauseMs: Millis = 500;
+
+export function createBacklog({ chats, log, clock, isConnected }: Bridge, stopping: AbortSignal) {
+  let endsAt = 0;
+  let accepted = 0;
+  let isFirst = false;
+  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
+  return {
+    onResumed(): void {
+      endsAt = isConnected() ? clock.monotonic() + backlogMs : 0;
+      isFirst = isConnected();
+      if (isFirst) announce();
+    },
+    /** A daemon hands them out one by one: they are counted again once none has come for a moment. */
+    onAccepted(): void {
+      if (clock.monotonic() >= endsAt) return;
+      if (isFirst) announce();
+      isFirst = false;
+      const number = ++accepted;
+      void clock.sleep(backlogPauseMs, stopping).then(() => {
+        if (number === accepted && !stopping.aborted) announce();
+      });
+    },
+  };
+}
