@@ -246,7 +246,7 @@ async function post(
 /** What is in the log, but as what, must be looked up. An interrupt has not always an echo, and needs none. */
 function toEchoes(requests: readonly Request[], echoes: readonly (SessionEvent | null)[]): SessionEvent[] {
   if (requests.some(({ kind }, index) => kind !== "interrupt" && (echoes[index] ?? null) === null))
-    throw new BridgeError("claude_stream_lost", "Cannot follow what was posted as the Claude API did not echo it");
+    throw new BridgeError("claude_protocol", "Cannot follow what was posted as the Claude API did not echo it");
   return echoes.filter((echo) => echo !== null);
 }
 
@@ -320,7 +320,7 @@ async function applyTools(
   } catch (error) {
     if (!isCode(error, "claude_settings", "claude_protocol")) throw error;
     const how = await standing(deps, remoteId, signal);
-    const codes = { over: "claude_request", running: "claude_busy", idle: error.code } as const;
+    const codes = { over: "claude_request", running: "claude_running", idle: error.code } as const;
     throw how === null ? error : new BridgeError(codes[how], error.message);
   }
   memory.set(toolsKey(remoteId), print);

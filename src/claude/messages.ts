@@ -17,7 +17,7 @@ import type { Line, OnText, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
 import { addFrame, createPreview, emptyReply, isComplete, shownText, toStop, type Reply } from "./response.ts";
-import { glue, string, toInput } from "./wire.ts";
+import { fields, glue, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;
@@ -166,11 +166,15 @@ async function run(
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     const { code, message, hint, retryAfterMs, cause } = error;
-    if (blocksOf(replies).length === 0) throw error;
+    const mayBePaid = code === "claude_unreachable" && resets.has(string(fields(cause)["code"]));
+    if (blocksOf(replies).length === 0 && !mayBePaid) throw error;
     const partial = shownText(blocksOf(replies));
     throw new BridgeError(code, message, { hint, retryAfterMs: retryAfterMs ?? undefined, cause, partial });
   }
 }
+
+/** The line broke after the request had gone out: the answer may have been made, and paid for. */
+const resets: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOCKET"]);
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);

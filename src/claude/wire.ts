@@ -123,7 +123,11 @@ const toolResult =
 
 const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   "user.message": (event) => ({ type: "prompt", text: textOf(event["content"]) }),
-  "agent.message": (event) => ({ type: "reply", text: textOf(event["content"]) }),
+  "agent.message": (event) => {
+    const text = textOf(event["content"]);
+    // A blank reply is none.
+    return text.trim() === "" ? { type: "other", name: "agent.message" } : { type: "reply", text };
+  },
   "agent.tool_use": toolUse(false),
   "agent.mcp_tool_use": toolUse(false),
   "agent.custom_tool_use": toolUse(true),

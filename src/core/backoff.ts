@@ -64,9 +64,10 @@ export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
  * - `refused`: the same request is refused again. `outage`: nothing was asked, so nothing is paid, and it passes.
  * - `lookup`: the answer goes on at Claude and is looked up there. `broken`: it was paid for and is lost, and asked for anew.
  * - `died`: Claude gave the prompt up, perhaps because of the prompt. `fatal`: its session ended with it.
+ * - `busy`: the session waits for something first that its log does not show. It is stopped before the last try.
  * - `answer`: Claude does not take an answer to its own question, and goes on waiting for one.
  */
-export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "answer";
+export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "busy" | "answer";
 
 export type Bound = {
   /** Tries in all, the first included, counted for each prompt and class. */
@@ -100,6 +101,12 @@ export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   },
   died: { triesMax: 2, waitsMs: [30_000], limits: defaultBackoff, ending: null },
   fatal: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
+  busy: {
+    triesMax: 3,
+    waitsMs: [5_000],
+    limits: defaultBackoff,
+    ending: "Claude waits for something in this conversation and takes no message. Send /new to start a fresh one.",
+  },
   answer: {
     triesMax: 2,
     waitsMs: null,
@@ -128,6 +135,7 @@ export function faultClass(
   if (isFatal) return "fatal";
   if (retry === "never") return "refused";
   if (code === "claude_failed") return "died";
+  if (code === "claude_busy") return "busy";
   if (code === "claude_silent" || (isAskedAnew && (hasSpoken || breaks.has(code)))) return "broken";
   return code === "claude_stream_lost" ? "lookup" : "outage";
 }

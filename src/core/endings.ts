@@ -106,11 +106,17 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
         ]
       : []),
     ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
+    ...(kind === "busy" && tries.busy === stopAtTry && post && view.asks.length + view.calls.length === 0
+      ? stop(view, `busy:${id}`, post.sessionId)
+      : []),
     // What is given up goes on nowhere.
     ...(waitMs === null && !isLost && !isFatal && isUnderWay(post) ? stop(view, String(id), post.sessionId) : []),
     waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
   ];
 }
+
+/** What the session waits for, and does not show, is stopped before the last try. */
+const stopAtTry = promptBounds.busy.triesMax - 1;
 
 const isUnderWay = (post: Post | null): post is Post => post?.state === "posted" || post?.state === "waiting";
 

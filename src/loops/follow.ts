@@ -40,11 +40,11 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
     keys: () => [...new Set([...store.posts.dueSessions(), ...watched])],
     async work(sessionId, kill) {
       const session = store.sessions.get(sessionId);
-      if (!session) return null;
+      const isWatched = watched.delete(sessionId);
+      if (!session || (!isWatched && store.posts.open(sessionId).length === 0)) return null;
       const worker: Worker = { wake: () => undefined, waiting: [] };
       workers.set(sessionId, worker);
       try {
-        const isWatched = watched.delete(sessionId);
         const waitMs = line.remote && (await mirror(bridge, line.remote, session, worker, isWatched, kill));
         if (line.remote === null) await converse(bridge, session, worker, kill);
         attempts.delete(sessionId);

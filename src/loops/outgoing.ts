@@ -107,7 +107,8 @@ async function post(
   } catch (error) {
     if (signal.aborted && !followed.aborted) return nothing;
     if (!(error instanceof BridgeError)) throw error;
-    if (error.code === "claude_busy") posts.forEach(({ id }) => store.posts.markQueued(id));
+    if (error.code === "claude_busy" || error.code === "claude_running")
+      posts.forEach(({ id }) => store.posts.markQueued(id));
     if (isPrompt || error.retry !== "never") throw error;
     bridge.log.warn("a request was refused", { kinds: posts.map(({ kind }) => kind), code: error.code });
     if (posts.length > 1) posts.forEach(({ id }) => store.posts.markQueued(id));

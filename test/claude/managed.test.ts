@@ -349,7 +349,7 @@ describe("managed", () => {
     double.engine.accept(session, { type: "user.message", content: [{ type: "text", text: "slow" }] });
     await settled(() => session.status === "running");
     const line = start({ toolPolicy: "off" });
-    expect(await codeOf(line.post(view, [prompt("next")], () => {}, never))).toBe("claude_busy");
+    expect(await codeOf(line.post(view, [prompt("next")], () => {}, never))).toBe("claude_running");
     gate.open();
     await settled(() => session.status === "idle");
     for (const text of ["next", "and next"]) await line.post(view, [prompt(text)], () => {}, never);

@@ -145,6 +145,7 @@ const faults: { readonly [Kind in Exclude<FaultClass, "answer">]: readonly [Erro
   lookup: ["claude_stream_lost", {}],
   broken: ["claude_stream_lost", { isAskedAnew: true }],
   died: ["claude_failed", {}],
+  busy: ["claude_busy", {}],
   fatal: ["claude_failed", { lastError: { code: "x", isTerminal: true } }],
 };
 

@@ -390,6 +390,17 @@ describe("when a request fails", () => {
       "mark 1 failed",
       "finish 1 failed",
     ]));
+  test("a session that waits for what its log does not show is stopped before the last try", () => {
+    const busy = (count: number, more: Partial<View> = {}): string[] =>
+      decided(
+        viewOf([prompt(1, "queued", { post: { sessionId: "s", state: "queued", tries: { busy: count } } })], more),
+        failed("claude_busy"),
+      );
+    expect(busy(0)).toEqual(["again 1 going on"]);
+    expect(busy(1)).toEqual(["interrupt busy:1", "again 1 going on"]);
+    expect(busy(1, { asks: [ask("a", 50)] })).toEqual(["again 1 going on"]);
+    expect(busy(2)).toEqual(["say told 1", "tell 1 claude_busy", "mark 1 failed", "finish 1 failed"]);
+  });
   test("what is given up while Claude works on it is stopped there", () => {
     const tries = { lookup: promptBounds.lookup.triesMax - 1 };
     const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } })]);
