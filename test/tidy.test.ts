@@ -157,7 +157,7 @@ test("rule 4: a log has one reader, and one that posts to it", () => {
   const readers = callers(/\bremote\??\.(open|list|prompts)\(/u);
   expect(readers.toSorted()).toEqual(["src/loops/catchup.ts", "src/loops/mirror.ts"]);
   const posters = ["converse", "lifetime", "outgoing"].map((name) => `src/loops/${name}.ts`);
-  expect(callers(/\bline\.post\(|^\s*\.post\(/u).toSorted()).toEqual(posters);
+  expect(callers(/\b(line|lineOf\(session\))\.post\(|^\s*\.post\(/u).toSorted()).toEqual(posters);
   // All work for the follower alone.
   const users = (file: string): string[] =>
     sources.map(([name]) => name).filter((name) => importsOf(name).includes(file));

@@ -1,7 +1,7 @@
 /** The commands of the chat; each fits a line of a phone (40 columns). */
 export const commands = [
   { name: "help", use: "/help", what: "this list" },
-  { name: "new", use: "/new", what: "start a fresh conversation" },
+  { name: "new", use: "/new [text]", what: "start a fresh conversation" },
   { name: "stop", use: "/stop", what: "stop the answer at work" },
   { name: "skip", use: "/skip", what: "drop what is not answered yet" },
   { name: "status", use: "/status", what: "does everything work?" },
@@ -10,8 +10,8 @@ export const commands = [
   { name: "sessions", use: "/sessions", what: "earlier conversations" },
   { name: "resume", use: "/resume N", what: "go back to number N" },
   { name: "usage", use: "/usage", what: "tokens and cost" },
-  { name: "approve", use: "/approve", what: "say yes to Claude's question" },
-  { name: "deny", use: "/deny", what: "say no" },
+  { name: "approve", use: "/approve [always]", what: "say yes" },
+  { name: "deny", use: "/deny [why]", what: "say no" },
   { name: "projects", use: "/projects", what: "folders for Claude" },
   { name: "project", use: "/project NAME", what: "work on one; off ends" },
   { name: "diff", use: "/diff", what: "what was changed there" },

@@ -209,6 +209,9 @@ export type PromptFile = { readonly contentType: string; readonly fileName: stri
 /** Per key of a context, who set it last: hybrid logical clock strings (`core/hlc.ts`). */
 export type Stamps = { readonly [key: string]: string };
 
+/** The backend that is the owner's own `claude` program. */
+export const ownProgram = "claude-code" as const;
+
 /** One conversation with Claude, bound to one chat. */
 export type Session = {
   /** Ours: random, says nothing about a person. */

@@ -31,7 +31,7 @@ export interface FollowLoop extends Queue {
 const sessionsMax = 8;
 
 export function createFollowLoop(bridge: Bridge): FollowLoop {
-  const { store, line } = bridge;
+  const { store, line, lineOf } = bridge;
   const watched = new Set<string>();
   const workers = new Map<string, Worker>();
   const attempts = new Map<string, number>();
@@ -45,8 +45,9 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       const worker: Worker = { wake: () => undefined, waiting: [] };
       workers.set(sessionId, worker);
       try {
-        const waitMs = line.remote && (await mirror(bridge, line.remote, session, worker, isWatched, kill));
-        if (line.remote === null) await converse(bridge, session, worker, kill);
+        const { remote } = lineOf(session);
+        const waitMs = remote && (await mirror(bridge, remote, session, worker, isWatched, kill));
+        if (remote === null) await converse(bridge, session, worker, kill);
         attempts.delete(sessionId);
         return waitMs;
       } catch (error) {
@@ -95,7 +96,7 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
 
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
 function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
-  const { store, clock, chats, notices, random, line } = bridge;
+  const { store, clock, chats, notices, random, lineOf } = bridge;
   const fault = toFault(error);
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
   bridge.log.warn("turn failed", { ...fault, attempt });
@@ -104,7 +105,7 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
   if (!post) return ownMs;
   // A turn goes on at Claude without its stream.
-  const isLookUp = line.remote !== null && post.eventId !== null && error.code === "claude_stream_lost";
+  const isLookUp = lineOf(session).remote !== null && post.eventId !== null && error.code === "claude_stream_lost";
   if (!isLookUp) notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
   const id = Number(post.subject);
   const hasSpoken = error.partial !== null;

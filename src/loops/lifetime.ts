@@ -35,7 +35,8 @@ export function settleGone({ store, chats }: Bridge, sessionId: string, there: R
 
 /** In a conversation that is over nothing is read any more; what still runs there is ended. */
 export async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal): Promise<void> {
-  const { store, line } = bridge;
+  const { store } = bridge;
+  const line = bridge.lineOf(session);
   for (const post of store.posts.open(session.id)) {
     if (post.request !== null && post.kind !== "prompt" && session.remoteId !== null && !signal.aborted)
       await line

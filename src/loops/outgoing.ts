@@ -85,7 +85,7 @@ async function post(
   turnAt: Millis,
   signal: AbortSignal,
 ): Promise<Echo> {
-  const { store, line, clock, chats } = bridge;
+  const { store, clock, chats } = bridge;
   const nothing: Echo = { posts, echoes: [] };
   const isPrompt = posts.some(({ kind }) => kind === "prompt");
   try {
@@ -103,7 +103,10 @@ async function post(
       }),
     );
     const requests = built.map(({ request }) => request);
-    return { posts, echoes: await line.post(await viewOf(bridge, session), requests, () => undefined, signal) };
+    return {
+      posts,
+      echoes: await bridge.lineOf(session).post(await viewOf(bridge, session), requests, () => undefined, signal),
+    };
   } catch (error) {
     if (signal.aborted && !followed.aborted) return nothing;
     if (!(error instanceof BridgeError)) throw error;

@@ -17,7 +17,7 @@ import { forgetChat, forgetSession } from "./forgetting.ts";
 import type { PostRow } from "./posts.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { createView, lasting, type Surroundings } from "./view.ts";
+import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -317,7 +317,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
-    if (active?.backend === world.backend) return active;
+    if (active && active.backend === backendOf(world, active)) return active;
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
@@ -326,7 +326,8 @@ function createSessionMaker(store: Store, world: Surroundings) {
       named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
-    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
+    const backend = project?.backend ?? world.backend;
+    return sessions.create(id, chat, backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 

@@ -84,7 +84,7 @@ export function createPosts(db: Database) {
     /** It is in the log. Anything but a prompt is over with that. */
     markPosted: (id: number, eventId: string | null) =>
       run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
-        request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`,
+        posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)), request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`,
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
         AND state IN ('posted', 'waiting')`,
@@ -96,8 +96,9 @@ export function createPosts(db: Database) {
     /** It surely did not arrive. */
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
-    finish: (id: number) => run`UPDATE posts SET state = 'done', request = NULL WHERE id = ${id}`,
-    /** As if it had never gone out: what it answered is unanswered. Its tries are kept. */
+    finish: (id: number) =>
+      run`UPDATE posts SET state = 'done', request = NULL, posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)) WHERE id = ${id}`,
+    /** As if it had never gone out (no time says that it did): what it answered is unanswered. Its tries are kept. */
     reopen: (id: number, tries: Post["tries"]) =>
       run`UPDATE posts SET state = 'done', request = NULL, posted_at = NULL, tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finishPrompt: (inboxId: number) =>
