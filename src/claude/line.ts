@@ -35,6 +35,8 @@ export type LocalTool = {
   readonly name: string;
   readonly description: string;
   readonly inputSchema: { readonly [key: string]: JsonValue };
+  /** It works on files of this machine: beside it Claude has no sandbox. */
+  readonly isOfMachine: boolean;
 };
 
 /** What a line is told of a session. */
@@ -48,8 +50,6 @@ export type SessionView = {
   readonly effort: string;
   readonly system: string;
   readonly tools: readonly LocalTool[];
-  /** Claude works on folders of this machine: it has no sandbox beside them, for two machines would confuse it. */
-  readonly isProject: boolean;
   /** Where the owner's own program works, absolute; absent for every other line. */
   readonly folder?: string;
   /** There even reading asks. */
@@ -145,7 +145,7 @@ export interface Line {
    */
   readonly remembers?: true;
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
-  readonly hasSandbox: (session: Pick<SessionView, "isProject">) => boolean;
+  readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
    * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
    * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.

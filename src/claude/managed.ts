@@ -36,7 +36,7 @@ const recentSessions = 100;
 
 /** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
 export function createManagedLine(plain: ManagedDeps): Line {
-  const deps = { ...plain, system: systemOf(plain, { system: plain.system, isProject: false }) };
+  const deps = { ...plain, system: systemOf(plain, { system: plain.system, tools: [] }) };
   const { api } = deps;
   const keeper = createAgentKeeper(deps);
   const sandbox = createSandbox(api);
@@ -55,19 +55,18 @@ export function createManagedLine(plain: ManagedDeps): Line {
   };
 }
 
-const hasSandbox = ({ toolPolicy }: ManagedDeps, { isProject }: Pick<SessionView, "isProject">): boolean =>
-  toolPolicy !== "off" && !isProject;
+const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "tools">): boolean =>
+  toolPolicy !== "off" && !tools.some(({ isOfMachine }) => isOfMachine);
 
 /** Without a sandbox it can write no file. */
-const systemOf = (deps: ManagedDeps, session: Pick<SessionView, "system" | "isProject">): string =>
+const systemOf = (deps: ManagedDeps, session: Pick<SessionView, "system" | "tools">): string =>
   hasSandbox(deps, session)
     ? `${session.system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim()
     : session.system;
 
 /** What the tools of a session were made of, so that changed settings reach it. */
 const toolsKey = (remoteId: string): string => `claude.tools.${remoteId}`;
-const toolsOf = ({ toolPolicy }: ManagedDeps, { tools, isProject }: SessionView) =>
-  toTools(toolPolicy, tools, isProject);
+const toolsOf = ({ toolPolicy }: ManagedDeps, { tools }: SessionView) => toTools(toolPolicy, tools);
 
 async function createWith(
   deps: ManagedDeps,
@@ -79,12 +78,8 @@ async function createWith(
   const { model, effort, title, metadata } = session;
   const system = systemOf(deps, session);
   const tools = toolsOf(deps, session);
-  const isOwn =
-    model === deps.model &&
-    effort === deps.effort &&
-    system === deps.system &&
-    session.tools.length === 0 &&
-    !session.isProject;
+  const hasOwnTools = JSON.stringify(tools) === JSON.stringify(toTools(deps.toolPolicy, deps.tools ?? []));
+  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && hasOwnTools;
   const rest = {
     environment_id: environmentId,
     title: toTitle(title),

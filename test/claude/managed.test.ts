@@ -369,7 +369,7 @@ describe("managed", () => {
 
   test("gives a project's session tools of ours in place of the sandbox, and the web", async () => {
     const line = start();
-    const local = createLocal({ line }, { tools: [readTool], isProject: true });
+    const local = createLocal({ line }, { tools: [readTool] });
     expect(line.hasSandbox(local.view())).toBe(false);
     const session = double.engine.need(await local.create());
     expect(session.tools).toEqual([
@@ -386,15 +386,20 @@ describe("managed", () => {
     expect(session.system).not.toContain("/mnt/session");
   });
 
-  test("gives any other session tools of ours beside the sandbox", async () => {
-    const line = start();
-    const local = createLocal({ line }, { tools: [readTool] });
-    expect(line.hasSandbox(local.view())).toBe(true);
+  test("a tool that is not of this machine stands beside the sandbox; what every session has is the agent's", async () => {
+    const tool = { ...readTool, name: "remind", isOfMachine: false };
+    const line = start({ tools: [tool] });
+    expect(line.hasSandbox({ tools: [tool] })).toBe(true);
+    expect(line.hasSandbox({ tools: [tool, readTool] })).toBe(false);
+    const local = createLocal({ line }, { tools: [tool] });
     const session = double.engine.need(await local.create());
-    const [toolset, ...own] = session.tools as { type: string }[];
-    expect(toolset).toEqual([...double.agents.values()].flatMap(({ body }) => body["tools"] as { type: string }[])[0]);
-    expect(own).toMatchObject([{ type: "custom", name: "local_read" }]);
-    expect(session.system).toContain("/mnt/session");
+    const custom = { type: "custom", name: "remind", description: tool.description, input_schema: tool.inputSchema };
+    expect(session.tools).toMatchObject([{ default_config: { enabled: true } }, custom]);
+    const [agent] = [...double.agents.values()];
+    expect(agent?.body["tools"]).toEqual(session.tools);
+    const created = double.requests.findLast(({ method, path }) => method === "POST" && path.endsWith("/sessions"));
+    expect(JSON.stringify(created)).not.toContain("agent_with_overrides");
+    expect(start({ toolPolicy: "off" }).hasSandbox({ tools: [tool] })).toBe(false);
   });
 
   test("answers several calls one by one; what is open is asked for again", async () => {

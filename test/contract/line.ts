@@ -79,7 +79,6 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
     effort: "medium",
     system: "You answer in a Signal chat.",
     tools: [],
-    isProject: false,
     metadata: { "sb.id": "0f3a", "sb.schema": "1" },
     history: () => [...log.values()].reverse(),
     ...change,
@@ -201,6 +200,7 @@ export const readTool: LocalTool = {
   name: "local_read",
   description: "Reads a file of this machine.",
   inputSchema: { type: "object", properties: { file_path: { type: "string" } }, required: ["file_path"] },
+  isOfMachine: true,
 };
 /** The smallest picture there is. */
 export const pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
