@@ -16,7 +16,16 @@ import * as history from "./history.ts";
 import type { Line, OnText, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
-import { addFrame, createPreview, emptyReply, isComplete, shownText, toStop, type Reply } from "./response.ts";
+import {
+  addFrame,
+  createPreview,
+  cutEndless,
+  emptyReply,
+  isComplete,
+  shownText,
+  toStop,
+  type Reply,
+} from "./response.ts";
 import { fields, glue, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
@@ -157,7 +166,7 @@ async function run(
         if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
         isBegun ||= text !== "";
         // Whatever the stream does after that.
-        if (isComplete(reply)) break;
+        if (isComplete(reply) || cutEndless(reply)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
       if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return replies;

@@ -338,6 +338,23 @@ test("an answer kept here that only pings is said to be late within two minutes,
   expect(posts()).toBe(3);
 });
 
+test.each(["messages", "sessions"] as const)(
+  "an answer of megabytes is ten messages at most, the last with the rest as one file, and is asked for once: %s",
+  async (kind) => {
+    const piece = "word ".repeat(200_000);
+    const { texts, until, write, posts, signal } = await open(kind, (prompt) =>
+      prompt === "much" ? [{ write: Array.from({ length: 12 }, () => piece) }] : [{ say: "fine" }],
+    );
+    write("much");
+    await until("the file", () => texts().some((text) => text.includes("The rest of this answer is in")));
+    expect(posts()).toBe(1);
+    expect(signal.screen().length).toBeLessThanOrEqual(10);
+    write("and now?");
+    await until("the next answer", () => texts().includes("fine"));
+    expect(signal.screen().length).toBeLessThanOrEqual(11);
+  },
+);
+
 test("a conversation costs one post and one stream a turn, whatever came before", async () => {
   const { double, texts, until, write } = await open("sessions", (prompt) => [{ say: `re: ${prompt}` }]);
   const lines: string[][] = [];

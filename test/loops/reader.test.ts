@@ -171,7 +171,9 @@ test("a sync that meets a follower whose listing fails is over with it", async (
   await bench.until("the loss", () => bench.state() === "DISCONNECTED");
   bench.claude().fail("list", { kind: "refuse", code: "claude_unreachable" });
   bench.signal.faults.mend();
+  const beganAt = bench.clock.monotonic();
   await bench.until("the line", () => bench.state() === "CONNECTED");
+  expect(bench.clock.monotonic() - beganAt).toBeLessThan(minuteMs);
   end.resolve();
   await bench.until("the answer", () => isSettled(bench));
   expect(bench.texts()).toEqual(["done"]);
@@ -189,9 +191,12 @@ test("what still runs in a conversation that is over is stopped there, once", as
     stops += requests.filter(({ kind }) => kind === "interrupt").length;
     return post(session, requests, ...rest);
   };
+  // The follower of that time ends with it.
+  bench.claude().fail("post", { kind: "refuse", code: "claude_unreachable" });
   bench.signal.owner.write("/new");
   await bench.pass(20 * minuteMs);
-  expect(stops).toBe(1);
+  expect(stops).toBe(2);
+  expect(bench.world.sessions().map(({ status }) => status)).toEqual(["idle"]);
   expect(bench.texts()).toEqual([expect.stringContaining("New conversation.")]);
 });
 
