@@ -69,12 +69,7 @@ export function createChats(store: Store, world: Surroundings) {
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
-    /** Claude does not take this answer, or this stop, and never will. */
-    refused: (post: PostRow, fault: Fault): void =>
-      store.db.transaction(() => {
-        const refusal = refuse(store, world, post, fault);
-        if (refusal !== null) settle(refusal.session.chat, refusal);
-      }),
+    refused: createRefusals(store, world, settle),
     /** Stores what was said already: nothing is decided about it. */
     keep: (session: Session, events: readonly SessionEvent[]): void =>
       store.db.transaction(() => void store.log.apply(session, events, world.now())),
@@ -103,26 +98,26 @@ export function createChats(store: Store, world: Surroundings) {
   };
 }
 
-/** The fact of a refusal, with its own rows; null where what is answered is settled elsewhere, or is being stopped: then it is over. */
-function refuse(
-  { sessions, posts, log, calls }: Store,
-  world: Surroundings,
-  { id, sessionId, kind, request, tries }: PostRow,
-  fault: Fault,
-): Extract<Fact, { type: "refused" }> | null {
-  const session = sessions.get(sessionId);
-  const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
-  const use = log.open(sessionId).uses.find((open) => open.id === useId);
-  const isStopped = posts.open(sessionId).some((post) => post.kind === "interrupt");
-  const isResult = kind === "result";
-  if (isResult && useId !== null) calls.markPosted(useId, world.now());
-  if (session?.state !== "active" || use === undefined || isStopped) {
-    posts.finish(id);
-    return null;
-  }
-  const count = (tries.answer ?? 0) + 1;
-  posts.reopen(id, { ...tries, answer: count });
-  return { type: "refused", session, use, isResult, count, fault };
+type Settle = (chat: Chat, fact: Fact) => unknown;
+
+/**
+ * Claude does not take this answer, or this stop, and never will. What is answered elsewhere, or is being stopped, needs no other
+ * answer.
+ */
+function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surroundings, settle: Settle) {
+  return ({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void =>
+    db.transaction(() => {
+      const session = sessions.get(sessionId);
+      const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
+      const use = log.open(sessionId).uses.find((open) => open.id === useId);
+      const isStopped = posts.open(sessionId).some((post) => post.kind === "interrupt");
+      const isResult = kind === "result";
+      if (isResult && useId !== null) calls.markPosted(useId, world.now());
+      if (session?.state !== "active" || use === undefined || isStopped) return void posts.finish(id);
+      const count = (tries.answer ?? 0) + 1;
+      posts.reopen(id, { ...tries, answer: count });
+      settle(session.chat, { type: "refused", session, use, isResult, count, fault });
+    });
 }
 
 /** Resolves to the session that has new work, if one has. */

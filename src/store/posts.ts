@@ -110,13 +110,9 @@ export function createPosts(db: Database, onAsked: () => void) {
     finishPrompt: (inboxId: number) =>
       run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
     /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */
-    mappedEventIds: (sessionId: string) =>
-      new Set(
-        all<{
-          id: string;
-        }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(
-          ({ id }) => id,
-        ),
-      ),
+    mappedEventIds: (sessionId: string): string[] =>
+      all<{
+        id: string;
+      }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(({ id }) => id),
   };
 }

@@ -10,6 +10,7 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
+import { reminderTools } from "../../src/loops/reminders.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { pass } from "../contract/line.ts";
@@ -48,7 +49,18 @@ async function open(kind: Kind, script: Script) {
       Promise.resolve(
         kind === "messages"
           ? createMessagesLine({ api, clock, newId, hasWebSearch: true })
-          : createManagedLine({ api, clock, model, effort, system, toolPolicy, memory, random, log: quietLog }),
+          : createManagedLine({
+              api,
+              clock,
+              model,
+              effort,
+              system,
+              toolPolicy,
+              tools: reminderTools,
+              memory,
+              random,
+              log: quietLog,
+            }),
       ),
   });
   const texts = (): string[] => signal.screen().map(({ text }) => text);
