@@ -41,7 +41,7 @@ export type MessagesDeps = {
 
 const defaultHistoryTokens = 100_000;
 /** How often a paused turn is continued before we take what there is. */
-const pausesMax = 8;
+const pausesMax = 2;
 
 export function createMessagesLine(deps: MessagesDeps): Line {
   const { api } = deps;

@@ -156,21 +156,24 @@ export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" 
 }
 
 /**
- * The session is gone at Claude: what was under way there is asked anew in a fresh one, and the person is told; but a prompt of
+ * The session is gone at Claude: what was under way there is asked anew in a fresh one, once, and the person is told; but a prompt of
  * which it died is not asked again.
  */
 export function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
   const [prompt] = view.head;
   const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
-  if (own && view.lastError?.isTerminal)
-    return [
-      ...end,
-      ...failed(view, { type: "failed", id: own.id, fault: deathOf(view), hasSpoken: false, isLost: true }),
-    ];
+  // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
+  const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
+  const isTerminal = view.lastError?.isTerminal === true;
+  if (own && (isTerminal || tries.died >= promptBounds.died.triesMax)) {
+    const closed = new BridgeError("claude_failed", "Cannot finish the turn as its session is gone");
+    const fault = isTerminal ? deathOf(view) : toFault(closed);
+    return [...end, ...failed(view, { type: "failed", id: own.id, fault, hasSpoken: false, isLost: true })];
+  }
   return [
     ...end,
-    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries: own.post.tries, waitMs: 0 } as const] : []),
+    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries, waitMs: 0 } as const] : []),
     ...(end.length > 0 ? [say("gone", session.id, goneText(isElsewhere))] : []),
   ];
 }

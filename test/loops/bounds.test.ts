@@ -5,7 +5,7 @@ import type { ClaudeApi } from "../../src/claude/api.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { openStage, type Stage } from "../e2e/stage.ts";
-import { isSettled, openBench } from "../sim/bench.ts";
+import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
 let stage: Stage | null = null;
 afterEach(async () => {
@@ -198,3 +198,38 @@ test("a command that Claude would have to hear of ends within seconds while Clau
     expect.stringContaining("Signal: connected"),
   ]);
 });
+
+test.each(["archived", "ended without a reason", "deleted"])(
+  "a prompt whose session is %s each time is asked twice, and ends in words; the next message is answered",
+  async (how) => {
+    const there: { bench: Bench | null } = { bench: null };
+    await using bench = await openBench({
+      script(prompt) {
+        const world = there.bench?.world;
+        const session = world?.sessions().at(-1);
+        if (prompt !== "bad" || !world || !session) return [{ say: `re: ${prompt}` }];
+        queueMicrotask(() => {
+          if (how === "deleted") return world.delete(session.id);
+          world.archive(session.id);
+          if (how === "archived") return;
+          session.isArchived = false;
+          const event = { id: `over ${session.id}`, at: bench.clock.now(), type: "terminated" } as const;
+          session.log.push(event);
+          for (const listener of session.listeners) listener({ kind: "event", event });
+        });
+        return [{ hold: new Promise<void>(() => undefined) }];
+      },
+    });
+    there.bench = bench;
+    bench.signal.owner.write("bad");
+    await bench.until("the end", () => isSettled(bench));
+    expect(bench.posts).toEqual(["bad", "bad"]);
+    expect(bench.texts()).toEqual([
+      expect.stringMatching(how === "ended without a reason" ? /broke off/u : /closed elsewhere/u),
+      expect.stringContaining("failed on that message, twice"),
+    ]);
+    bench.signal.owner.write("good");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().at(-1)).toBe("re: good");
+  },
+);
