@@ -14,6 +14,7 @@
  * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |
  * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
  * | answer (`core/chat`)          | a yes, a no, a result is refused  | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped           |
+ * | tool calls (`core/chat`)      | Claude calls our tools again      | each result is new to it                    | `callsMax` a prompt, then the turn is stopped             |
  * | stopped turn (`loops/outgoing`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
  * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
  * | group (`native/claims.ts`)    | a group cannot be read            | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour          |
@@ -68,6 +69,9 @@ export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
  * - `answer`: Claude does not take an answer to its own question, and goes on waiting for one.
  */
 export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "busy" | "answer";
+
+/** Calls of our own tools for one prompt: each is a request, and a model may go round in a circle. */
+export const callsMax = 100;
 
 export type Bound = {
   /** Tries in all, the first included, counted for each prompt and class. */

@@ -100,6 +100,10 @@ export type View = {
   readonly asks: readonly Ask[];
   /** Calls of our own tools in the conversation of now that are not settled, those that ask included. */
   readonly calls: readonly ToolUse[];
+  /** How often our own tools were called for this prompt. */
+  readonly callCount: (sessionId: string, prompt: Prompt) => number;
+  /** All of these entries are tool uses that a person or this machine can answer. */
+  readonly canAnswer: (sessionId: string, eventIds: readonly string[]) => boolean;
   /** The person of this envelope may let Claude work on this machine. */
   readonly isOwner: (envelope: Envelope) => boolean;
   /** Tools that Claude may use without asking in the conversation of now. */

@@ -19,7 +19,7 @@ import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.t
 import { say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
+import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { refuse } from "./limit.ts";
 import { withFilesOf } from "./inbound.ts";
@@ -183,6 +183,7 @@ function logged(view: View, { session, events }: Extract<Fact, { type: "logged" 
     ...(view.calls.length > 0 && events.some(isRest) ? [{ do: "look", sessionId: session.id } as const] : []),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own, view.turn) : []),
+    ...(own ? endStuck(view, session, own, events) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
   ];
 }

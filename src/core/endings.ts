@@ -1,11 +1,11 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
-import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
+import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { askSubject, waits } from "./approval.ts";
 import { say, stop } from "./changes.ts";
 import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import { announceSpend } from "./limit.ts";
-import type { Millis, Session, StopReason } from "./model.ts";
+import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./progress.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
@@ -121,6 +121,32 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
 const stopAtTry = promptBounds.busy.triesMax - 1;
 
 const isUnderWay = (post: Post | null): post is Post => post?.state === "posted" || post?.state === "waiting";
+
+/** Stops a turn that would go on, or wait, without an end, in words. */
+const giveUp = (view: View, { id, envelope }: Prompt, sessionId: string, text: string): Change[] => [
+  ...stop(view, String(id), sessionId),
+  say("end", id, text, { draftOf: id }),
+  { do: "finish", id, outcome: "failed" },
+  { do: "mark", id, envelope, stage: "failed" },
+];
+
+/** A turn that calls our tools over and over, or rests for what nobody can answer. */
+export function endStuck(view: View, session: Session, own: Prompt, events: readonly SessionEvent[]): Change[] {
+  const last = events.flatMap((event) => (event.type === "idle" ? event.stop : [])).at(-1);
+  const isOwn = view.turn?.kind === "waiting" || view.turn?.kind === "running";
+  if (!isOwn || last?.kind !== "requires_action") return [];
+  const { eventIds } = last;
+  const isStuck = eventIds.length === 0 || !view.canAnswer(session.id, eventIds);
+  if (!isStuck && view.callCount(session.id, own) < callsMax) return [];
+  const isCall = (event: SessionEvent): boolean => event.type === "tool_use" && event.isLocal;
+  const calls = events
+    .filter(isCall)
+    .map(({ id }): Change => ({ do: "dropCall", useId: id, reason: "It was stopped.", approver: null }));
+  return [...calls, ...giveUp(view, own, session.id, isStuck ? stuckText : loopText)];
+}
+
+const stuckText = "Claude waits for something that cannot be answered from here, so I have stopped it.";
+const loopText = `Claude used its tools ${callsMax} times for that message and found no end, so I have stopped it. Say "go on" if it should continue.`;
 
 /** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
 export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" }>): Change[] {

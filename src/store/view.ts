@@ -142,6 +142,8 @@ export function createView(store: Store, world: Surroundings) {
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],
       calls: calls.map(toUse),
+      callCount: (sessionId, prompt) => store.calls.count(sessionId, String(prompt.id)),
+      canAnswer: (sessionId, eventIds) => log.answerable(sessionId, eventIds).length === eventIds.length,
       isOwner: world.isOwner,
       granted: session
         ? store.db.read(() => JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[])

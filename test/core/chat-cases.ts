@@ -72,6 +72,8 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   asks: [],
   granted: [],
   calls: [],
+  callCount: () => 0,
+  canAnswer: () => true,
   isOwner: () => true,
   lastError: null,
   hasReply: () => true,

@@ -7,7 +7,7 @@ import { textContent } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
-import { promptBounds } from "../../src/core/backoff.ts";
+import { callsMax, promptBounds } from "../../src/core/backoff.ts";
 import type { Session, SessionEvent, StopReason } from "../../src/core/model.ts";
 import {
   at,
@@ -289,6 +289,33 @@ describe("when a person answers", () => {
   test("only what is short enough to be meant as an answer is told that Claude waits", () => {
     expect(textsOf(standings.waiting, received("well, perhaps"))).toEqual([expect.stringContaining("yes or no")]);
     expect(textsOf(standings.waiting, received("x".repeat(100)))).toEqual([]);
+  });
+});
+
+describe("when Claude rests for our side", () => {
+  const rest = (...eventIds: string[]): SessionEvent => idle({ kind: "requires_action", eventIds });
+  const stopped = ["interrupt 1", "say end 1", "finish 1 failed", "mark 1 failed"];
+  test("for what nobody can answer: the turn is stopped, in words", () => {
+    for (const stop of [rest(), rest("x")]) {
+      const view = { ...standings.posted, turn: log(processed, stop), canAnswer: () => false };
+      expect(decided(view, logged(stop))).toEqual([...stopped, "ask 2"]);
+    }
+    expect(
+      decided(
+        { ...standings.posted, canAnswer: () => false, turn: log({ ...processed, at: null }) },
+        logged(rest("x")),
+      ),
+    ).toEqual([]);
+  });
+  test("once more after all that a prompt may call: the call is dropped, and the turn stopped", () => {
+    const call = { ...use("c"), isAsk: false, isLocal: true };
+    const view = (count: number): View => ({
+      ...standings.posted,
+      turn: log(processed, call, rest("c")),
+      callCount: () => count,
+    });
+    expect(decided(view(callsMax - 1), logged(call, rest("c")))).toEqual(["call c"]);
+    expect(decided(view(callsMax), logged(call, rest("c")))).toEqual(["call c", "c dropped", ...stopped, "ask 2"]);
   });
 });
 

@@ -233,3 +233,32 @@ test.each(["archived", "ended without a reason", "deleted"])(
     expect(bench.texts().at(-1)).toBe("re: good");
   },
 );
+
+test("a model that calls a tool over and over is stopped after a hundred calls, in words; the next message is answered", async () => {
+  const call = { call: "local_read", input: {} } as const;
+  await using bench = await openBench({
+    script: (prompt) => (prompt === "round" ? Array.from({ length: 300 }, () => call) : [{ say: `re: ${prompt}` }]),
+  });
+  bench.signal.owner.write("round");
+  await bench.until("the end", () => isSettled(bench));
+  await bench.pass(600_000);
+  const results = bench.world.sessions().flatMap(({ log }) => log.filter(({ type }) => type === "tool_result"));
+  expect(results.length).toBeLessThanOrEqual(101);
+  expect(bench.texts()).toEqual([expect.stringContaining("used its tools 100 times")]);
+  bench.signal.owner.write("good");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: good");
+});
+
+test("a turn that rests for what nobody can answer is stopped, in words; the next message is answered", async () => {
+  await using bench = await openBench({
+    script: (prompt) =>
+      prompt === "odd" ? [{ stop: { kind: "requires_action", eventIds: ["sevt_odd"] } }] : [{ say: `re: ${prompt}` }],
+  });
+  bench.signal.owner.write("odd");
+  await bench.until("the end", () => isSettled(bench));
+  expect(bench.texts()).toEqual([expect.stringContaining("cannot be answered from here")]);
+  bench.signal.owner.write("good");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: good");
+});

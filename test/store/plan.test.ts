@@ -138,6 +138,7 @@ const log: Calls<Log> = {
   open: ["s"],
   at: ["s", "e"],
   renamed: ["s", "title"],
+  answerable: ["s", ["t"]],
   isAnswered: ["s", "t"],
   hasReplySince: ["s", "e"],
   lastOfType: ["s", "usage"],
