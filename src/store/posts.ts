@@ -62,11 +62,9 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */
-    dueSessions: () =>
-      all<{ sessionId: string }>`
-        SELECT session_id AS sessionId FROM posts WHERE state <> 'done' AND state <> 'waiting' GROUP BY session_id ORDER BY min(id)`.map(
-        (row) => row.sessionId,
-      ),
+    dueSessions: (): string[] =>
+      all<{ id: string }>`SELECT session_id AS id FROM posts WHERE state <> 'done' AND state <> 'waiting'
+        GROUP BY session_id ORDER BY min(id)`.map(({ id }) => id),
     /** Some question waits for a person. */
     isWaiting: () => get`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
     isOpen: (id: number): boolean => get`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'` !== undefined,
