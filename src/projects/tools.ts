@@ -209,7 +209,7 @@ async function changing(input: Change, place: content.Place, { scope, undo }: Si
   if (Buffer.byteLength(after.text) > content.fileBytesMax)
     return `${place.path} would have more than ${content.fileBytesMax} bytes`;
   if (after.text === present?.text) return `${place.path} is like that already`;
-  const detail = patchOf(place.path, present?.text ?? null, after.text);
+  const detail = patchOf(place.path, present?.text ?? null, after.text).replace(/\n$/u, "");
   const lines = detail.split("\n").slice(2);
   const count = (mark: string): number => lines.filter((line) => line.startsWith(mark)).length;
   const verb = "old_string" in input ? "edit" : present === null ? "make" : "write";
