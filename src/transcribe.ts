@@ -8,7 +8,7 @@ import parseWords from "string-argv";
 import { childEnv } from "./child-env.ts";
 import type { Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
-import type { Transcribe } from "./loops/request.ts";
+import type { Transcribe } from "./loops/bridge.ts";
 
 const run = promisify(execFile);
 const timeoutMs: Millis = 180_000;

@@ -6,9 +6,9 @@
  *                           ▲                  └─▶ some of the numbers: the rest is shown again
  */
 import { confirm, say } from "./changes.ts";
-import type { Ask, Change, Fact, Looked, Prompt, ToolUse, View } from "./changes.ts";
+import type { Ask, Change, Fact, Looked, Prompt, Shown, ToolUse, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
-import type { SessionEvent } from "./model.ts";
+import type { Envelope, Millis, SessionEvent } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question, type QuestionItem } from "./question.ts";
@@ -83,6 +83,15 @@ export const usesIn = (subject: string): readonly string[] => subject.slice(subj
 type Answer = Extract<Verdict, { kind: "answer" }>;
 
 /**
+ * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. What
+ * the person wrote meanwhile, in Note to Self under our name, is none.
+ */
+function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
+  if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
+  return !view.prompts().some(({ versions }) => versions.includes(target)) && view.endedText(envelope, target) === null;
+}
+
+/**
  * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
  * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing. Where it
  * has numbers, the rest of the question stays open. Null where words are no answer; `takeBack`: what they were an edit of.
@@ -98,7 +107,7 @@ export function answer(
   const asks = view.asks.filter(({ shown }) =>
     targetSentAt === null
       ? shown.some(({ at }) => at !== null && at <= writtenAt)
-      : shown.some(({ sentAt }) => sentAt === targetSentAt),
+      : shown.some((one) => one.sentAt === targetSentAt || isCopy(view, envelope, one, targetSentAt)),
   );
   const [first] = asks;
   if (first === undefined && by === "text") return null;

@@ -51,11 +51,21 @@ export type Prompt = {
   readonly post: Post | null;
 };
 
+/** A message that shows a question; null is what is not known. */
+export type Shown = {
+  /** Its identity on Signal. */
+  readonly sentAt: Millis | null;
+  /** Since when the phones have it. */
+  readonly at: Millis | null;
+  /** Since when copies under times of their own may be there: of sends whose outcome was unknown. */
+  readonly copiesFrom?: Millis | null;
+};
+
 /** What Claude asks a yes or no for. */
 export type Ask = {
   readonly use: ToolUse;
-  /** The messages that show it: their identity on Signal, and since when the phones have them; null where that is not known. */
-  readonly shown: readonly { readonly sentAt: Millis | null; readonly at: Millis | null }[];
+  /** The messages that show it. */
+  readonly shown: readonly Shown[];
   /** The question that shows it, sent or not, by its subject, and which of the things in it this is, from 1 on; null before one does. */
   readonly question: { readonly subject: string; readonly number: number; readonly of: number } | null;
   /** Null for a tool that runs at Claude. */

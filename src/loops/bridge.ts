@@ -10,7 +10,6 @@ import type { Log } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Chats } from "../store/apply.ts";
 import type { Store } from "../store/store.ts";
-import type { Transcribe } from "./request.ts";
 
 /** A handler decides nothing. */
 export type Notices = {
@@ -50,6 +49,9 @@ export type LoopConfig = {
   readonly approvalMinutes: number;
   readonly limits: Partial<Limits> & { readonly retentionDays: number };
 };
+
+/** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
+export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
 
 export type Bridge = {
   readonly config: LoopConfig;

@@ -2,7 +2,7 @@
  * What a person sees while Claude is at work: that it types, and a preview of a long answer: one message, edited now and then, that
  * ends as the answer (`store/outbox.ts`). All of it is best effort, and none of it ever delays an answer.
  */
-import type { Chat, Millis, SessionEvent } from "../core/model.ts";
+import { chatKey, type Chat, type Millis, type SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
 import { renderPreview } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
@@ -28,7 +28,7 @@ const cursorMark = " …";
 const previewLengthMax = 4_000;
 
 export function createLive(bridge: Bridge): Live {
-  const { clock, transport } = bridge;
+  const { clock, store, transport } = bridge;
   let work: AtWork | null = null;
   let typing: AbortController | null = null;
   let shown: Promise<void> = Promise.resolve();
@@ -42,7 +42,8 @@ export function createLive(bridge: Bridge): Live {
       await say(chat, true);
       await clock.sleep(typingRenewMs, stop);
     }
-    await say(chat, false);
+    // A message that is on its way ends the indicator by itself.
+    if (store.outbox.head(chatKey(chat))?.body.kind !== "text") await say(chat, false);
   };
   const at = (next: AtWork | null): void => {
     if (next?.inboxId === work?.inboxId) return void (work = next);

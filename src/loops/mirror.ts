@@ -223,9 +223,10 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
   }
 }
 
-/** The prompt that Claude works on is shown as such. */
+/** The prompt that Claude works on is shown as such; at once, so that the notice shares its commit with the receipts. */
 function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]): void {
-  const prompt = posts.find(({ kind, state }) => kind === "prompt" && state === "posted");
+  const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
+  const prompt = isAt("posted") ?? isAt("posting");
   const session = prompt && bridge.store.sessions.get(sessionId);
   live.at(
     session

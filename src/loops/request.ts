@@ -8,9 +8,6 @@ import { timeLine } from "../core/when.ts";
 import { namesIn } from "../store/names.ts";
 import type { Bridge } from "./bridge.ts";
 
-/** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
-export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
-
 /**
  * A file that cannot be had is said in words: the question is answered all the same.
  * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but

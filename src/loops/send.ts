@@ -78,7 +78,7 @@ type Next = OutboxRow | Millis | null;
 
 /**
  * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction takes the place of itself,
- * so that sending it again after a crash says nothing twice: it is not marked.
+ * so that sending it again after a crash says nothing twice: it is not marked, and recorded by whatever is committed next.
  */
 async function sendOne(
   bridge: Bridge,
@@ -102,11 +102,15 @@ async function sendOne(
   if (row.state !== "sending") take(row);
   try {
     const outcome = await bridge.transport.send({ chat: row.chat, timestamp: row.timestamp, body });
-    const next = await untilWritten(bridge, "send", kill, (): Next => {
-      outbox.markSent(row.id, outcome.timestamp, clock.now());
+    const isReaction = row.body.kind === "reaction";
+    if (isReaction) outbox.markShown(row, outcome.timestamp, clock.now());
+    const record = (): Next => {
+      if (!isReaction) outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) settings.count("sent");
       return take(outbox.head(row.chatKey));
-    });
+    };
+    const isLast = isReaction && outbox.head(row.chatKey) === null;
+    const next = isLast ? null : await untilWritten(bridge, "send", kill, record);
     bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)
       log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });

@@ -2,7 +2,6 @@
 import { Buffer } from "node:buffer";
 import type { Account, Address, Content, Envelope, Millis, OutboundFile, Quote, TextContent } from "../core/model.ts";
 import { isSameAddress } from "../core/model.ts";
-import type { World } from "./memory.ts";
 
 export type WriteOptions = {
   /** Group id; otherwise the direct chat with us, for the owner Note to Self. */
@@ -23,8 +22,15 @@ export type Person = {
   delete(targetSentAt: Millis, options?: WriteOptions): Envelope;
 };
 
+/** Where it is put. */
+type Mailbox = {
+  readonly files: Map<string, string>;
+  stamp(): Millis;
+  deliver(envelope: Envelope): void;
+};
+
 /** `address` equal to our account's makes the owner, whose direct chat is Note to Self. */
-export function createPerson(world: World, account: Account, { aci, number }: Address, name: string | null): Person {
+export function createPerson(world: Mailbox, account: Account, { aci, number }: Address, name: string | null): Person {
   const address = { aci, number };
   const isOwn = isSameAddress(address, account);
   const say = (content: Content, { group }: WriteOptions = {}): Envelope => {

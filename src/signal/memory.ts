@@ -89,7 +89,7 @@ export function createMemoryTransport(options: MemoryOptions) {
   };
 }
 
-export type World = ReturnType<typeof createWorld>;
+type World = ReturnType<typeof createWorld>;
 
 /** What the in-process Signal remembers, and what is wrong with its line. */
 function createWorld(clock: Clock) {

@@ -21,6 +21,8 @@ export interface Database {
   transaction<T>(work: () => T): T;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
+  /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
+  alongside(work: () => void): void;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
@@ -76,18 +78,12 @@ async function openDriver(path: string): Promise<Driver> {
 }
 
 function wrap(driver: Driver, path: string): Database {
-  const statements = new Map<string, Statement>();
+  const { prepare, forget } = keepStatements(driver);
   let depth = 0;
   let isOpen = true;
   let committed: (() => void)[] = [];
+  const late = createLate();
   const rolledBack: (() => void)[] = [];
-  const prepare = (sql: string): Statement => {
-    const known = statements.get(sql);
-    if (known) return known;
-    const fresh = driver.prepare(sql);
-    statements.set(sql, fresh);
-    return fresh;
-  };
   const failures: { count: number; last: string | null } = { count: 0, last: null };
   const guard = <T>(work: () => T, isRead = false): T => {
     try {
@@ -98,9 +94,10 @@ function wrap(driver: Driver, path: string): Database {
       throw sqliteError(`Cannot use the database ${path}`, error);
     }
   };
-  return {
+  const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
+        if (depth > 0) late.write();
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
@@ -115,6 +112,7 @@ function wrap(driver: Driver, path: string): Database {
       try {
         const result = work();
         guard(() => driver.exec("COMMIT"));
+        late.end(true);
         for (const after of committed) after();
         return result;
       } catch (error) {
@@ -127,9 +125,11 @@ function wrap(driver: Driver, path: string): Database {
         throw error;
       } finally {
         depth--;
+        late.end(false);
         committed = [];
       }
     },
+    alongside: late.add,
     failures,
     afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
     onRollback: (listener) => void rolledBack.push(listener),
@@ -137,8 +137,47 @@ function wrap(driver: Driver, path: string): Database {
     close() {
       if (!isOpen) return;
       isOpen = false;
-      statements.clear();
+      try {
+        database.transaction(late.write);
+      } catch {
+        // It is written again after the next start.
+      }
+      forget();
       driver.close();
+    },
+  };
+  return database;
+}
+
+/** Each text is prepared once. */
+function keepStatements(driver: Driver) {
+  const kept = new Map<string, Statement>();
+  return {
+    prepare(sql: string): Statement {
+      const known = kept.get(sql);
+      if (known) return known;
+      const fresh = driver.prepare(sql);
+      kept.set(sql, fresh);
+      return fresh;
+    },
+    forget: () => kept.clear(),
+  };
+}
+
+/** What is written before the first write of the next transaction. */
+function createLate() {
+  const works: (() => void)[] = [];
+  /** How many of them the transaction at work has done. */
+  let done = 0;
+  return {
+    add: (work: () => void): void => void works.push(work),
+    write(): void {
+      while (done < works.length) works[done++]?.();
+    },
+    /** Committed or not. */
+    end(isCommitted: boolean): void {
+      if (isCommitted) works.splice(0, done);
+      done = 0;
     },
   };
 }

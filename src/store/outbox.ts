@@ -52,6 +52,13 @@ export type Outbox = ReturnType<typeof createOutbox>;
 
 export function createOutbox(db: Database) {
   const { one, many, run, get, all } = statements(db, select, toRow);
+  /** Reactions that went out and are not recorded yet, with their chats. */
+  const shown = new Map<number, string>();
+  const lastShown = (chat: string): number =>
+    Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
+  const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
+    run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
+      body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
     /** Chats with anything to send, those that have waited longest first. */
@@ -60,7 +67,8 @@ export function createOutbox(db: Database) {
         SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL GROUP BY chat_key ORDER BY min(id)`.map(
         (row) => row.chatKey,
       ),
-    head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1`,
+    head: (chat: string) =>
+      one`WHERE chat_key = ${chat} AND done_at IS NULL AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */
@@ -85,9 +93,15 @@ export function createOutbox(db: Database) {
         WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1)
         AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
-    markSent: (id: number, signalTimestamp: Millis, now: Millis) =>
-      run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
-        body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`,
+    markSent,
+    /** A reaction is with Signal: the next commit, whichever it is, records it. One that is sent again after a crash takes the place of itself. */
+    markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
+      shown.set(id, chatKey);
+      db.alongside(() => {
+        markSent(id, signalTimestamp, now);
+        db.afterCommit(() => shown.delete(id));
+      });
+    },
     markFailed: (id: number, code: string, now: Millis) =>
       run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
     /** Back to the queue; `isUncertain`: it may have gone out. */
@@ -98,12 +112,12 @@ export function createOutbox(db: Database) {
     /** After a restart: rows whose send was under way, as their outcome is unknown. */
     recover: () =>
       run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE done_at IS NULL AND state = 'sending'`,
-    pending: () =>
-      get<{ count: number; oldestAt: Millis | null }>`
-        SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL` ?? {
-        count: 0,
-        oldestAt: null,
-      },
+    pending(): { readonly count: number; readonly oldestAt: Millis | null } {
+      const open = get<{ count: number; oldestAt: Millis | null }>`
+        SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL`;
+      const count = (open?.count ?? 0) - shown.size;
+      return { count, oldestAt: count > 0 ? (open?.oldestAt ?? null) : null };
+    },
   };
 }
 

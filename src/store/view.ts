@@ -74,9 +74,10 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
     const rows = outbox.questions(sessionId);
     return (useId: string): Pick<Ask, "shown" | "question"> => {
       const own = rows.filter(({ subject }) => usesIn(subject).includes(useId));
-      const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt }) => ({
+      const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
         sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
         at: state === "sent" ? sendingAt : null,
+        copiesFrom: isUncertain === 1 && !world.hasOwnTimestamps ? sendingAt : null,
       }));
       const { subject } = own[0] ?? {};
       if (subject === undefined) return { shown, question: null };

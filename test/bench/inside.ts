@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { countCommits } from "../doubles/commits.ts";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { createWorld } from "../doubles/world.ts";
 import { systemClock } from "../../src/clock.ts";
@@ -112,30 +113,6 @@ export const backlog = (chats: number, messages: number, runs: number): Promise<
   ])();
 };
 
-/** Counts what goes to the database: the seam is one object, and everybody calls through it. */
-function countStatements({ store: { db } }: Daemon) {
-  const count = { statements: 0, commits: 0 };
-  const { run, get, all, transaction } = db;
-  let depth = 0;
-  db.run = (...args) => {
-    count.statements++;
-    if (depth === 0) count.commits++;
-    return run(...args);
-  };
-  db.get = (...args) => (count.statements++, get(...args));
-  db.all = (...args) => (count.statements++, all(...args));
-  db.transaction = (work) => {
-    if (depth === 0) count.commits++;
-    depth++;
-    try {
-      return transaction(work);
-    } finally {
-      depth--;
-    }
-  };
-  return count;
-}
-
 /** One chat with so many prompts answered already: rows of inbox, outbox and log as they would be. */
 function store(messages: number) {
   return ({ sessions, inbox, outbox, posts, log }: Store, claude: Scene["claude"]): void => {
@@ -191,12 +168,12 @@ function store(messages: number) {
 export const latency = (stored: number, runs: number): Promise<Figure[]> =>
   onScene(store(stored), {}, async (scene) => {
     await connected(scene);
-    const count = countStatements(scene.daemon);
+    const disk = countCommits(scene.daemon.store.db);
     const times: number[] = [];
     const statements: number[] = [];
     const commits: number[] = [];
     for (let run = -20; run < runs; run++) {
-      count.statements = count.commits = 0;
+      disk();
       const from = performance.now();
       scene.signal.owner.write(`ping ${run}`);
       await nextText(scene.signal);
@@ -205,6 +182,7 @@ export const latency = (stored: number, runs: number): Promise<Figure[]> =>
       await until(() => (scene.daemon.store.outbox.pending().count === 0 ? true : null));
       if (run < 0) continue;
       times.push(at - from);
+      const count = disk();
       statements.push(count.statements);
       commits.push(count.commits);
     }

@@ -97,7 +97,7 @@ export async function exchange(runs: number): Promise<Figure[]> {
     const handled = await pair.order({ do: "handled" });
     return [
       { group, name: "receive: handed to the server → committed, acknowledged", unit: "ms", values: came, target: 2 },
-      { group, name: "send: two commits, two requests (contact, own phone)", unit: "ms", values: went, target: 4 },
+      { group, name: "send: one commit, two requests (contact, own phone)", unit: "ms", values: went, target: 4 },
       { group, name: "the server's part of one such request", unit: "ms", values: handled },
       ...(await exchangeInside(runs)),
     ];

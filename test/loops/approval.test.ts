@@ -199,3 +199,29 @@ test("a question that was asked elsewhere does not lock out the message that cam
   expect(answers(bench)).toEqual([true, true]);
   expect(bench.posts.filter((text) => text === "and this?")).toHaveLength(1);
 });
+
+for (const by of ["👍", "yes"] as const)
+  test(`a ${by} to the first copy of a question that was sent twice counts; one to a note of that time does not`, async () => {
+    await using bench = await openBench({ script: asking, ownTimestamps: false });
+    const { owner, account } = bench.signal;
+    owner.write("hello");
+    await bench.until("an answer", () => isSettled(bench));
+    bench.signal.faults.loseAnswers();
+    owner.write("work");
+    await bench.until("the first copy", () => shown(bench, "rm one") !== undefined);
+    const note = owner.write("a note of mine");
+    const copies = () => bench.signal.screen().filter(({ text }) => text.startsWith("Claude wants to"));
+    await bench.until("the second copy", () => copies().length === 2);
+    await bench.pass(60_000);
+    expect(bench.daemon().status().outbox.uncertain).toBe(1);
+    const point = (sentAt: number) => {
+      if (by === "yes") owner.write("yes", { quote: { author: account, sentAt, text: "rm one" } });
+      else owner.react({ author: account, sentAt }, by);
+    };
+    point(note.sentAt);
+    await bench.pass(60_000);
+    expect(answers(bench)).toEqual([]);
+    point(copies()[0]?.timestamp ?? 0);
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    expect(answers(bench)).toEqual([true]);
+  });

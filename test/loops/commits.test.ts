@@ -1,46 +1,27 @@
 /** What a message costs on the disk: a commit waits for it, and half of the main thread was waiting. */
 import { expect, test } from "bun:test";
-import type { Daemon } from "../../src/daemon.ts";
+import { countCommits } from "../doubles/commits.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
-/** Counts transactions that wrote; those that only looked cost nothing. */
-function countCommits({ store: { db } }: Daemon): () => number {
-  const { run, get, all, transaction } = db;
-  let [count, depth] = [0, 0];
-  let hasWritten = false;
-  const isWrite = (sql: string): boolean => /^\s*(?:INSERT|UPDATE|DELETE)/u.test(sql);
-  const note = (sql: string): void => {
-    if (!isWrite(sql)) return;
-    hasWritten = true;
-    if (depth === 0) count++;
-  };
-  db.run = (sql, ...params) => (note(sql), run(sql, ...params));
-  db.get = (sql, ...params) => (note(sql), get(sql, ...params));
-  db.all = (sql, ...params) => (note(sql), all(sql, ...params));
-  db.transaction = (work) => {
-    if (depth++ === 0) hasWritten = false;
-    try {
-      return transaction(work);
-    } finally {
-      if (--depth === 0 && hasWritten) count++;
-    }
-  };
-  return () => count;
-}
-
+/** Marks are recorded with what is committed next. */
 test.each([
-  ["four commits", "off", 4],
-  ["one more for each mark", "on", 6],
-] as const)("a message is answered in %s", async (_, reactions, most) => {
-  await using bench = await openBench({ flags: { reactions } });
+  ["at once", "off", 0, 4],
+  ["at once, with marks", "on", 0, 4],
+  ["after a while, with marks", "on", 5_000, 5],
+] as const)("a message that is answered %s takes few commits", async (_, reactions, pauseMs, most) => {
+  await using bench = await openBench({
+    script: (prompt) => [{ pauseMs }, { say: `re: ${prompt}` }],
+    flags: { reactions },
+  });
   bench.signal.owner.write("the first makes the session");
   await bench.until("order", () => isSettled(bench));
   await bench.pass(1_000);
-  const commits = countCommits(bench.daemon());
+  const commits = countCommits(bench.daemon().store.db);
   bench.signal.owner.write("hello");
   await bench.until("order", () => isSettled(bench));
   expect(bench.texts()).toContain("re: hello");
-  expect(commits()).toBeLessThanOrEqual(most);
+  const { commits: count, first } = commits();
+  expect(count, first.join("\n")).toBeLessThanOrEqual(most);
 });
 
 test("an answer is born as under way, and goes out once, also where the line fails at that moment", async () => {

@@ -138,6 +138,9 @@ test("a refused seal is tried once more without, and remembered", async () => {
   rig.database.run("UPDATE signal_recipients SET profile_key = ?", new Uint8Array(32).fill(7));
   await rig.send(rig.direct, "fallback", at + 1);
   expect((await rig.contact.waitForMessage()).body).toBe("fallback");
+  // The transcript was encrypted beside the message, as a sealed one: another one went out.
+  const { syncMessage } = await rig.phone.waitForSyncMessage(({ syncMessage }) => Boolean(syncMessage.content?.sent));
+  expect(syncMessage.content?.sent?.unidentifiedStatus?.[0]?.unidentified).toBe(false);
   expect(rig.database.get("SELECT sealed_refused_at > 0 AS isRefused FROM signal_recipients")).toEqual({
     isRefused: 1,
   });

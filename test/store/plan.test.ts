@@ -95,6 +95,7 @@ const outbox: Calls<Outbox> = {
   markSending: [1, 1],
   markBorn: ["self", 1],
   markSent: [1, 1, 1],
+  markShown: [{ id: 1, chatKey: "self" }, 1, 1],
   markFailed: [1, "code", 1],
   requeue: [1, 1, true],
   recover: [],

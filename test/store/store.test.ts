@@ -251,6 +251,33 @@ describe("the outbox", () => {
       [2, "queued"],
     ]);
   });
+  test("a mark that went out is recorded by the next commit that holds, at the end at the latest", async () => {
+    const targetAuthor = { aci: "a", number: null };
+    const body = { kind: "reaction", emoji: "👀", targetAuthor, targetSentAt: 1, isRemove: false } as const;
+    const mark = (inboxId: number) => {
+      store.outbox.addMark(inboxId, "taken", chat, body, 1);
+      const head = store.outbox.head("self");
+      if (head) store.outbox.markShown(head, head.timestamp, 2);
+      expect([store.outbox.head("self"), store.outbox.pending().count]).toEqual([null, 0]);
+    };
+    const stateOf = (inboxId: number) => store.outbox.of("mark", String(inboxId))[0]?.state;
+    mark(7);
+    // One that only looks, and one that is rolled back, record nothing.
+    store.db.transaction(() => store.outbox.head("self"));
+    expect(stateOf(7)).toBe("queued");
+    const fail = () => {
+      store.settings.count("sent");
+      throw new Error("full");
+    };
+    expect(() => store.db.transaction(fail)).toThrow("full");
+    expect(stateOf(7)).toBe("queued");
+    store.db.transaction(() => store.settings.count("sent"));
+    expect(stateOf(7)).toBe("sent");
+    mark(8);
+    store.close();
+    store = await open();
+    expect(stateOf(8)).toBe("sent");
+  });
 });
 
 describe("a session's log", () => {

@@ -100,10 +100,18 @@ export function findAci(database: Database, { aci, number }: Address): string | 
   return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;
 }
 
-/** Makes the row; the number is this person's from now on. A name is one line without a colon: it must not look like a message. */
+/**
+ * Makes the row; the number is this person's from now on. A name is one line without a colon: it must not look like a message.
+ * Writes nothing where all of that is known.
+ */
 export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
   const line = given?.replaceAll(":", "").replace(/[\p{Cc}\s]+/gu, " ") ?? "";
   const name = line.trim().slice(0, nameLengthMax) || null;
+  const known = database.get<Pick<Recipient, "number" | "name">>(
+    "SELECT number, name FROM signal_recipients WHERE aci = ?",
+    aci,
+  );
+  if (known !== undefined && (number ?? known.number) === known.number && (name ?? known.name) === known.name) return;
   if (number !== null)
     database.run("UPDATE signal_recipients SET number = NULL WHERE number = ? AND aci <> ?", number, aci);
   const sql = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET

@@ -2,7 +2,15 @@
  * The types that the files of this folder share. This file holds types only and imports no file of the folder, so that every
  * other file may import it and none needs another one for a type's sake.
  */
-import type { PrivateKey, ProtocolAddress, PublicKey, SenderCertificate } from "@signalapp/libsignal-client";
+import type {
+  IdentityKeyStore,
+  PrivateKey,
+  ProtocolAddress,
+  PublicKey,
+  SenderCertificate,
+  SessionRecord,
+  SessionStore,
+} from "@signalapp/libsignal-client";
 import type {
   AuthenticatedChatConnection,
   Net,
@@ -205,6 +213,19 @@ export type NativeDeps = {
 /** Who may write; whose the numbers are the phone, the storage service and contact discovery are asked. */
 export type NativeAllow = { readonly isAllowed: IsAllowed; readonly allowedNumbers: readonly string[] };
 
+/** Our half of the sessions with others, in memory until their commit. */
+export type Ratchets = {
+  stores(own: Own): { readonly sessions: SessionStore; readonly identities: IdentityKeyStore };
+  /** Device ids with a stored session, usable or not, ascending. */
+  devices(own: OwnName, serviceId: string): number[];
+  session(own: OwnName, serviceId: string, deviceId: number): SessionRecord | null;
+  putSession(own: OwnName, serviceId: string, deviceId: number, record: SessionRecord | null): void;
+  /** Adds a statement of the caller to the commit. */
+  later(work: () => void): void;
+  /** What SQLite said when it failed under a callback of libsignal; null while all is well. */
+  fault(): unknown;
+};
+
 /** First come, first served. `acquire` gives the release. */
 export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
 
@@ -221,6 +242,12 @@ export type Context = NativeDeps &
     readonly closing: () => AbortSignal;
     /** Of the account: held for the ratchet and its commit, never over the network. */
     readonly mutex: Mutex;
+    /**
+     * Runs a work on the ratchets under the mutex, and resolves when what it did is committed. Works that wait at the same time share
+     * one commit, which waits for the disk once: a message and its transcript, a receipt and a read mark. What one that throws did
+     * is dropped.
+     */
+    readonly withRatchets: <T>(work: (ratchets: Ratchets) => Promise<T> | T) => Promise<T>;
     /** Whether that person may still be asked to send again, and may ask us. */
     readonly mayAsk: (who: string) => boolean;
     readonly mayAnswer: (who: string) => boolean;

@@ -15,11 +15,10 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { findRecipient } from "./account.ts";
 import { fromBase64, reasonOf, toBase64 } from "./bytes.ts";
-import type { Bytes, Context, Reply } from "./context.ts";
+import type { Bytes, Context, Ratchets, Reply } from "./context.ts";
 import { pad } from "./decrypt.ts";
 import { putRow } from "./schema.ts";
 import { ask } from "./server.ts";
-import { openOverlay, type Overlay } from "./store.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
 const roundsMax = 5;
@@ -63,16 +62,16 @@ type Seal = { readonly header: [string, string]; readonly certificate: libsignal
  * @throws BridgeError `unregistered` `untrusted_identity` `send_rejected` `captcha` `signal_rate_limited` `send_uncertain`
  *   `signal_unreachable` `signal_protocol` `database`
  */
-export async function deliver(context: Context, parcel: Parcel): Promise<boolean> {
+export async function deliver(context: Context, parcel: Parcel, given?: Sealed): Promise<boolean> {
   const { to, timestamp } = parcel;
   const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
   const isSelf = to === context.account().aci.serviceId;
   let mayBeSealed = !isSelf;
   let wanted: readonly (number | "*")[] = [];
+  let prepared = given;
   for (let round = 0; round < roundsMax; round++) {
-    const seal = mayBeSealed ? await sealFor(context, to) : null;
-    const bundles = await fetchBundles(context, to, wanted, seal);
-    const messages = await context.mutex.run(() => encrypt(context, parcel, bundles, seal));
+    const { seal, messages } = prepared ?? (await prepare(context, parcel, mayBeSealed, wanted));
+    prepared = undefined;
     if (messages.length === 0) {
       if (isSelf && wanted.length > 0) return false;
       if (wanted.length > 0) throw new BridgeError("unregistered", "Cannot send as the recipient has no device");
@@ -95,6 +94,24 @@ export async function deliver(context: Context, parcel: Parcel): Promise<boolean
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
 
+/** Encrypted, with the sessions committed: it may go out. */
+type Sealed = { readonly seal: Seal | null; readonly messages: readonly object[] };
+
+/** The first half of `deliver`, which takes it. @throws BridgeError as `deliver` */
+export async function prepare(
+  context: Context,
+  parcel: Parcel,
+  mayBeSealed = parcel.to !== context.account().aci.serviceId,
+  wanted: readonly (number | "*")[] = [],
+): Promise<Sealed> {
+  const seal = mayBeSealed ? await sealFor(context, parcel.to) : null;
+  const bundles = await fetchBundles(context, parcel.to, wanted, seal);
+  return {
+    seal,
+    messages: await context.withRatchets((ratchets) => encrypt(context, ratchets, parcel, bundles, seal)),
+  };
+}
+
 /** As `deliver`, with a timestamp of its own: for what is never repeated. */
 export const deliverOnce = (
   context: Context,
@@ -105,7 +122,7 @@ export const deliverOnce = (
 ) => deliver(context, { kind, to, content, timestamp: context.freshTimestamp(), groupId });
 
 /** Null where a message to this person goes unsealed. */
-async function sealFor(context: Context, to: string): Promise<Seal | null> {
+export async function sealFor(context: Context, to: string): Promise<Seal | null> {
   const { profileKey, sealedRefusedAt } = findRecipient(context.database, to);
   const isRefused = sealedRefusedAt !== null && Math.abs(context.now() - sealedRefusedAt) < sealedAgainMs;
   if (profileKey === null || isRefused) return null;
@@ -151,17 +168,17 @@ async function fetchBundles(context: Context, to: string, wanted: readonly (numb
   return bundles;
 }
 
-/** The messages as the server wants them, none where there is no session; the sessions are committed. Under the mutex. */
+/** The messages as the server wants them, none where there is no session. */
 async function encrypt(
   context: Context,
+  ratchets: Ratchets,
   parcel: Parcel,
   bundles: readonly libsignal.PreKeyBundle[],
   seal: Seal | null,
 ) {
   const { kind, to, content, timestamp, groupId = null } = parcel;
   const { aci, deviceId } = context.account();
-  const overlay = openOverlay(context);
-  const { sessions, identities } = overlay.stores(aci);
+  const { sessions, identities } = ratchets.stores(aci);
   const now = new Date(context.now());
   const messages: object[] = [];
   try {
@@ -170,8 +187,8 @@ async function encrypt(
       await libsignal.processPreKeyBundle(bundle, peer, aci.address, sessions, identities, now);
     }
     const padded = content instanceof Uint8Array ? pad(content) : content;
-    for (const id of overlay.devices("aci", to)) {
-      const session = overlay.session("aci", to, id);
+    for (const id of ratchets.devices("aci", to)) {
+      const session = ratchets.session("aci", to, id);
       const isMe = to === aci.serviceId && id === deviceId;
       if (session === null || isMe || !session.hasCurrentState(now)) continue;
       const peer = libsignal.ProtocolAddress.new(to, id);
@@ -189,21 +206,20 @@ async function encrypt(
         content: toBase64(await (outer ? libsignal.sealedSenderEncrypt(outer, peer, identities) : inner.serialize())),
       });
     }
-    if (messages.length === 0) return messages;
-    if (kinds[kind].isLogged && content instanceof Uint8Array) {
+    if (messages.length > 0 && kinds[kind].isLogged && content instanceof Uint8Array) {
       const row = { sent_at: timestamp, service_id: to, content, group_id: groupId };
-      overlay.later(() => putRow(context.database, "send_log", row));
+      ratchets.later(() => putRow(context.database, "send_log", row));
     }
-    overlay.commit();
     return messages;
   } catch (error) {
-    throw toEncryptError(overlay, error);
+    throw toEncryptError(ratchets, error);
   }
 }
 
-function toEncryptError(overlay: Overlay, cause: unknown): BridgeError {
+function toEncryptError(ratchets: Ratchets, cause: unknown): BridgeError {
   if (cause instanceof BridgeError) return cause;
-  if (overlay.fault() !== null) return new BridgeError("database", "Cannot encrypt as the key store failed", { cause });
+  if (ratchets.fault() !== null)
+    return new BridgeError("database", "Cannot encrypt as the key store failed", { cause });
   if (libsignal.LibSignalErrorBase.is(cause, libsignal.ErrorCode.UntrustedIdentity))
     return new BridgeError("untrusted_identity", "Cannot send as the recipient's identity key changed", { cause });
   return new BridgeError("send_rejected", `Cannot encrypt: ${reasonOf(cause)}`, { cause });
@@ -214,15 +230,14 @@ const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices
 
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
 async function adjust(context: Context, to: string, reply: Reply): Promise<readonly number[]> {
-  const { database, mutex } = context;
   const parsed = v.safeParse(mismatch, reply.json);
   if (reply.status === 404 && to === context.account().aci.serviceId)
     throw new BridgeError("outdated", "Cannot send as the server no longer takes messages this way");
   if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw await refusal(context, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;
-  const sql = "DELETE FROM signal_sessions WHERE own = 'aci' AND service_id = ? AND device_id = ?";
-  const forget = () => [...extraDevices, ...staleDevices].forEach((id) => database.run(sql, to, id));
-  await mutex.run(() => database.transaction(forget));
+  await context.withRatchets((ratchets) => {
+    for (const id of [...extraDevices, ...staleDevices]) ratchets.putSession("aci", to, id, null);
+  });
   return [...missingDevices, ...staleDevices];
 }
 

@@ -2,6 +2,7 @@
  * A message on its way out.
  *
  *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
+ *                                            └ the transcript is encrypted with the first of them, in one commit
  *
  * A repeated send carries the same timestamp, and the receiving clients drop the second copy. Without the transcript the owner's
  * phone would not show what was said. **Source:** `docs/signal-protocol.md`, "Sending", "Groups".
@@ -16,7 +17,7 @@ import { attempt, fromBase64 } from "./bytes.ts";
 import { compose, type Composed, type Delivered, type Frame, messageContent, type Parts } from "./compose.ts";
 import { readSyncContent, receiptContent, transcriptContent, typingContent } from "./compose.ts";
 import type { Bytes, Context } from "./context.ts";
-import { deliver, deliverOnce } from "./deliver.ts";
+import { deliver, deliverOnce, prepare, sealFor } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
 
@@ -62,6 +63,14 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   const { profileKey, aci: own } = context.account();
   const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
   const composed = compose(body, await upload(context, body, signal), { timestamp, profileKey, ...frame });
+  const transcriptOf = (delivered: readonly Delivered[]) => {
+    const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
+    return { kind: "transcript", to: own.serviceId, content, timestamp } as const;
+  };
+  const expected = await Promise.all(
+    others.map(async (aci): Promise<Delivered> => ({ aci, isSealed: (await sealFor(context, aci)) !== null })),
+  );
+  const preparing = others.length === 0 ? undefined : prepare(context, transcriptOf(expected)).catch(() => undefined);
   const delivered: Delivered[] = [];
   const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
   for (let at = 0; at < others.length; at += fanOutMax) {
@@ -74,9 +83,9 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   }
   const worst = failures.find(({ error }) => error.retry !== "never") ?? failures[0];
   if (delivered.length === 0 && worst !== undefined) throw worst.error;
-  const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
+  const isExpected = others.length === delivered.length && expected.every(isIn(delivered));
   try {
-    await deliver(context, { kind: "transcript", to: own.serviceId, content, timestamp });
+    await deliver(context, transcriptOf(delivered), isExpected ? await preparing : undefined);
   } catch (error) {
     if (!(error instanceof BridgeError) || others.length === 0) throw error;
     // The others have it by now. Where the line broke, the send is repeated as a whole, with the same timestamp; whatever else
@@ -88,6 +97,11 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   for (const { recipient, error } of failures) catchUp(context, { composed, timestamp, groupId }, recipient, error, 1);
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
+
+const isIn =
+  (all: readonly Delivered[]) =>
+  ({ aci, isSealed }: Delivered): boolean =>
+    all.some((one) => one.aci === aci && one.isSealed === isSealed);
 
 /** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
 function catchUp(

@@ -16,7 +16,7 @@ import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Bytes, Context, Own, OwnName } from "./context.ts";
+import type { Bytes, Context, Mutex, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -59,10 +59,53 @@ export function openOverlay(deps: OverlayDeps) {
       ...preKeyStores(records, own.name),
       senderKeys: senderKeyStore(records),
     }),
-    session: (own: OwnName, serviceId: string, deviceId: number) => records.get(session, [own, serviceId, deviceId]),
+    session: (own: OwnName, serviceId: string, deviceId: number): libsignal.SessionRecord | null =>
+      records.get(session, [own, serviceId, deviceId]),
     putSession: (own: OwnName, serviceId: string, deviceId: number, record: libsignal.SessionRecord | null) =>
       records.put(session, [own, serviceId, deviceId], record),
   };
+}
+
+/** Works of one turn; more of them, and the first would wait long for its commit. */
+const sharedMax = 32;
+
+export function shareCommits(deps: OverlayDeps, mutex: Mutex): Context["withRatchets"] {
+  let waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
+  let isTurn = false;
+  const turn = async (): Promise<void> => {
+    const overlay = openOverlay(deps);
+    const ends: ((fault: unknown) => void)[] = [];
+    for (let work = waiting.shift(); work !== undefined; work = ends.length < sharedMax ? waiting.shift() : undefined)
+      ends.push(await work(overlay));
+    isTurn = false;
+    start();
+    let fault: unknown = null;
+    try {
+      overlay.commit();
+    } catch (error) {
+      fault = error;
+    }
+    for (const end of ends) end(fault);
+  };
+  const start = (): void => {
+    if (isTurn || waiting.length === 0) return;
+    isTurn = true;
+    void mutex.run(turn);
+  };
+  return (work) =>
+    new Promise((resolve, reject) => {
+      waiting.push(async (overlay) => {
+        try {
+          const result = await work(overlay);
+          overlay.keep();
+          return (fault) => (fault === null ? resolve(result) : reject(fault));
+        } catch (error) {
+          overlay.drop();
+          return () => reject(error);
+        }
+      });
+      start();
+    });
 }
 
 type Records = ReturnType<typeof openRecords>;
@@ -70,6 +113,8 @@ type Records = ReturnType<typeof openRecords>;
 function openRecords(database: Database, clock: Clock) {
   const layer = () => ({ entries: new Map<string, Entry>(), work: [] as (() => void)[] });
   const kept = layer();
+  /** What the database has, as far as it was asked: it changes by `write` alone while an overlay is at work. */
+  const read = new Map<string, Serial | null>();
   let draft = layer();
   // Each kind has SQL of its own, and thereby a name of its own.
   const nameOf = (kind: Kind<unknown>, key: Key) => `${kind.select} ${key.join(" ")}`;
@@ -97,15 +142,19 @@ function openRecords(database: Database, clock: Clock) {
   return {
     has: (sql: string, ...params: SqlValue[]) => guarded(() => database.get(sql, ...params)) !== undefined,
     get<T extends Serial>(kind: Kind<T>, key: Key): T | null {
-      const entry = draft.entries.get(nameOf(kind, key)) ?? kept.entries.get(nameOf(kind, key));
+      const name = nameOf(kind, key);
+      const entry = draft.entries.get(name) ?? kept.entries.get(name);
       if (entry !== undefined) return entry.record as T | null;
+      const known = read.get(name);
+      if (known !== undefined) return known as T | null;
       const row = guarded(() => database.get<{ record: Bytes }>(kind.select, ...key));
-      return row === undefined ? null : kind.parse(row.record);
+      const record = row === undefined ? null : kind.parse(row.record);
+      read.set(name, record);
+      return record;
     },
     put<T extends Serial>(kind: Kind<T>, key: Key, record: T | null): void {
       draft.entries.set(nameOf(kind, key), { kind, key, record });
     },
-    /** Device ids with a stored session, usable or not, ascending. */
     devices(own: OwnName, serviceId: string): number[] {
       const sql = "SELECT device_id AS id FROM signal_sessions WHERE own = ? AND service_id = ?";
       const ids = new Set(guarded(() => database.all<{ id: number }>(sql, own, serviceId)).map(({ id }) => id));
@@ -116,7 +165,7 @@ function openRecords(database: Database, clock: Clock) {
       }
       return [...ids].sort((a, b) => a - b);
     },
-    /** Adds a statement of the caller to what `write` will do; dropped with the draft. */
+    /** Dropped with the draft. */
     later: (work: () => void): void => void draft.work.push(work),
     keep,
     drop: (): void => void (draft = layer()),
@@ -127,7 +176,6 @@ function openRecords(database: Database, clock: Clock) {
       keep();
       database.transaction(write);
     },
-    /** What SQLite said when it failed under a callback; null while all is well. */
     fault: () => fault,
   };
 }

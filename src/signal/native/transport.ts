@@ -8,7 +8,7 @@
  *                  └ quiet: keep-alive at most every 30 s, upkeep every hour
  *
  * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
- * session between reading and commit; no network call is made under it. Import this file after `loadLibsignal`.
+ * session between reading and commit; sends that wait for it share a commit; no network call is made under it. Import this file after `loadLibsignal`.
  */
 import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
@@ -28,7 +28,7 @@ import { mergeJobs } from "./news.ts";
 import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import { ask } from "./server.ts";
-import { openOverlay } from "./store.ts";
+import { openOverlay, shareCommits } from "./store.ts";
 import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 
 /** When quiet, the server is asked this often whether it is still there. */
@@ -127,6 +127,8 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   const request: Line["request"] = (what) => line().request(what);
   const account = () => state.account ?? loadAccount(database);
   const fetchGroup = groupFetcher(service, request, now);
+  const onIdentityChange = () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between");
+  const mutex = makeMutex();
   let lastTimestamp = 0;
   const context: Live = {
     ...deps,
@@ -136,7 +138,8 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     account,
     line,
     closing: () => state.closing.signal,
-    mutex: makeMutex(),
+    mutex,
+    withRatchets: shareCommits({ database, clock, onIdentityChange }, mutex),
     now,
     notify,
     reload: () => void (state.account = loadAccount(database)),
@@ -148,7 +151,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     // A clock that ran ahead and was set back does not hold us in the future.
     freshTimestamp: () =>
       (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),
-    onIdentityChange: () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between"),
+    onIdentityChange,
     later(waitMs, work) {
       const { signal } = state.closing;
       void clock.sleep(waitMs, signal).then(() => signal.aborted || enqueue(context, work));

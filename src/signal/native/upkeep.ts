@@ -14,7 +14,7 @@ import { downloadAttachment, parseContacts } from "./attachments.ts";
 import { attempt } from "./bytes.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
-import type { Bytes, Context } from "./context.ts";
+import type { Bytes, Context, Ratchets } from "./context.ts";
 import { deliver, deliverOnce } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
@@ -22,7 +22,6 @@ import type { Job, JobOf } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
 import { ask } from "./server.ts";
 import { readStorage } from "./storage.ts";
-import { openOverlay } from "./store.ts";
 
 const dayMs: Millis = 86_400_000;
 /** The server keeps what is not acknowledged for some weeks; the ratchet itself knows older repetitions. */
@@ -186,7 +185,7 @@ async function answerAgain(
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
   if (!context.mayAnswer(to)) return context.log.warn("no more answers to requests to send again this hour");
-  const isArchived = await context.mutex.run(() => archiveSession(context, to, deviceId, request));
+  const isArchived = await context.withRatchets((ratchets) => archiveSession(ratchets, to, deviceId, request));
   const sql = "SELECT content, group_id AS groupId FROM signal_send_log WHERE sent_at = ? AND service_id = ?";
   const timestamp = request.timestamp();
   const logged = context.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
@@ -195,13 +194,11 @@ async function answerAgain(
 }
 
 /** Only when the request speaks of the session that we have now: an old request must not undo a new session. */
-function archiveSession(context: Context, aci: string, deviceId: number, request: DecryptionErrorMessage): boolean {
-  const overlay = openOverlay(context);
-  const session = overlay.session("aci", aci, deviceId);
+function archiveSession(ratchets: Ratchets, aci: string, deviceId: number, request: DecryptionErrorMessage): boolean {
+  const session = ratchets.session("aci", aci, deviceId);
   const ratchetKey = request.ratchetKey();
   if (!ratchetKey || !session?.currentRatchetKeyMatches(ratchetKey)) return false;
   session.archiveCurrentState();
-  overlay.putSession("aci", aci, deviceId, session);
-  overlay.commit();
+  ratchets.putSession("aci", aci, deviceId, session);
   return true;
 }
