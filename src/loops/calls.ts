@@ -9,11 +9,10 @@
 import type { SessionView } from "../claude/line.ts";
 import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
+import type { Chat, Millis, Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
-import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
-import { definitionsOf } from "../projects/tools.ts";
+import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
+import type { Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -96,7 +95,7 @@ async function workOn(
   }
   const executor = await deps.executor();
   if (call.state === "seen") {
-    const plan = await lookAt(project, call, executor);
+    const plan = await executor.workplace.look(project, call, executor);
     if (plan.verdict === "asks") {
       const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
       return { use: toUse(call), item, basis: plan.basis, mayAlways: isFreed(call), project: project.name };
@@ -163,19 +162,11 @@ export async function toolsOf(
   const project = projects.find(({ name }) => name === session.project);
   if (project === undefined) return { tools: [], system: config.system };
   try {
-    const { home } = await executor();
-    const folder = await openFolder(project.folder, home);
-    if ("refusal" in folder)
-      return {
-        tools: [],
-        system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${folder.refusal}`,
-      };
-    const tools = (await definitionsOf(project)).map(({ name, description, input_schema }) => ({
-      name,
-      description,
-      inputSchema: input_schema as { readonly [key: string]: JsonValue },
-    }));
-    return { tools, system: `${config.system}\n\n${await instructionsOf(project, folder.root)}` };
+    const deps = await executor();
+    const told = await deps.workplace.describe(project, deps);
+    if ("refusal" in told)
+      return { tools: [], system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${told.refusal}` };
+    return { tools: told.tools, system: `${config.system}\n\n${told.instructions}` };
   } catch (error) {
     log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
     throw error instanceof BridgeError

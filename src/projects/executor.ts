@@ -3,27 +3,45 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
 import { createQueue, inWords } from "./content.ts";
-import { openFolder, type Project } from "./folders.ts";
+import { instructionsOf, openFolder, type Project } from "./folders.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
-import { planCall, type Plan, type Site } from "./tools.ts";
+import { definitionsOf, planCall, type Plan, type Site } from "./tools.ts";
 import type { Undo } from "./undo.ts";
 
 type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };
-export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo };
+export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; readonly workplace: Workplace };
+
+/** Where calls are done: the folders of this machine. The simulation plays one. */
+export type Workplace = {
+  /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
+  readonly look: (project: Project, call: Asked, deps: Deps) => Promise<Plan>;
+  /** What Claude is told of a project: its tools, and what its folder says about itself; or why it cannot be opened. */
+  readonly describe: (
+    project: Project,
+    deps: Pick<Deps, "home">,
+  ) => Promise<Description | { readonly refusal: string }>;
+};
+type Description = { readonly tools: Awaited<ReturnType<typeof definitionsOf>>; readonly instructions: string };
 
 type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
-/** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
-export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
-  const folder = await openFolder(project.folder, deps.home);
-  if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
-  const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
-  return planCall(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
-}
+export const folders: Workplace = {
+  async look(project, { tool, input, sessionId, turn }, deps) {
+    const folder = await openFolder(project.folder, deps.home);
+    if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
+    const scope = { sessionId, turn, root: folder.root };
+    return planCall(tool, input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
+  },
+  async describe(project, { home }) {
+    const folder = await openFolder(project.folder, home);
+    if ("refusal" in folder) return folder;
+    return { tools: await definitionsOf(project), instructions: await instructionsOf(project, folder.root) };
+  },
+};
 
 const queues = new Map<string, ReturnType<typeof createQueue>>();
 
@@ -79,7 +97,7 @@ async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: 
   };
   const refuse = (content: string): CallResult => settle({ content, isError: true });
   if (signal.aborted) return refuse("The owner stopped this before it began.");
-  const plan = await lookAt(project, row, deps);
+  const plan = await deps.workplace.look(project, row, deps);
   if (plan.verdict === "never") return refuse(plan.reason);
   const isAllowed = row.state === "allowed";
   if (isAllowed && !plan.holds(row.basis ?? ""))
