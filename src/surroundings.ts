@@ -7,7 +7,7 @@ import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
 import type { CallDeps, createGrants } from "./loops/calls.ts";
-import type { Workplace } from "./projects/executor.ts";
+import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
 import { createGuests } from "./store/allowed.ts";
@@ -30,13 +30,12 @@ export function createCallDeps(
 ): CallDeps {
   let found: ReturnType<CallDeps["executor"]> | null = null;
   const find = async () => {
-    const { findSandbox } = await import("./projects/runner.ts");
     const { createUndo } = await import("./projects/undo.ts");
-    const { folders } = await import("./projects/executor.ts");
     const { home } = config;
     const undo = createUndo(home, store.kept, clock);
-    const given = { calls: store.calls, undo, home, env, clock, self, isGranted };
+    const given = { calls: store.calls, undo, home, env, clock, self, isGranted, inOrder: createOrder() };
     if (workplace !== undefined) return { ...given, workplace, sandbox: { kind: "none", why: "a test" } as const };
+    const { findSandbox } = await import("./projects/runner.ts");
     return { ...given, workplace: folders, sandbox: await findSandbox(clock, env["PATH"] ?? "") };
   };
   return { projects: config.projects, executor: () => (found ??= find()) };

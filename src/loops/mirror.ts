@@ -97,7 +97,9 @@ async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal
           // What it does not take there is nothing left to end.
           if (error.retry !== "never") throw error;
         });
-    if (!signal.aborted) store.posts.finish(post.id);
+    if (signal.aborted) return;
+    store.posts.finish(post.id);
+    if (post.request?.kind === "result") store.calls.markPosted(post.request.toolUseId, bridge.clock.now());
   }
 }
 
@@ -329,13 +331,31 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
     if (error.code === "claude_busy") rows.forEach(({ id }) => store.posts.markQueued(id));
     if (isPrompt || error.retry !== "never") throw error;
     bridge.log.warn("a request was refused", { kinds: rows.map(({ kind }) => kind), code: error.code });
-    // A question whose answer was refused is open again, where Claude still waits.
-    if (rows.length === 1) rows.forEach(({ id, kind }) => store.posts[kind === "interrupt" ? "finish" : "remove"](id));
+    if (rows.length === 1) store.db.transaction(() => rows.forEach((row) => refused(bridge, row)));
     else rows.forEach(({ id }) => store.posts.markQueued(id));
     state.isOneByOne = true;
     return nothing;
   }
 }
+
+/**
+ * A question whose answer was refused is open again, where Claude still waits. A result is not posted for ever: it may have been
+ * refused for what it says, so one that says this goes out in its place; where that is refused, too, nothing waits for it.
+ */
+function refused({ store, clock }: Bridge, { id, kind, request }: PostRow): void {
+  const { posts, calls } = store;
+  if (kind === "interrupt") posts.finish(id);
+  else if (request?.kind !== "result") posts.remove(id);
+  else if (request.text === refusedText) {
+    posts.finish(id);
+    calls.markPosted(request.toolUseId, clock.now());
+  } else {
+    posts.setRequest(id, { ...request, text: refusedText, isError: true });
+    posts.markQueued(id);
+  }
+}
+
+const refusedText = "There is a result, but it was refused on its way to Claude.";
 
 function take(state: Mirror, rows: readonly PostRow[], echoes: readonly SessionEvent[]): void {
   const { bridge, buffer, posted } = state;

@@ -13,7 +13,10 @@ type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };
-export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; readonly workplace: Workplace };
+export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; readonly workplace: Workplace } & {
+  /** Of a process: edits of one folder wait for each other. */
+  readonly inOrder: ReturnType<typeof createOrder>;
+};
 
 /** Where calls are done: the folders of this machine. The simulation plays one. */
 export type Workplace = {
@@ -43,20 +46,25 @@ export const folders: Workplace = {
   },
 };
 
-const queues = new Map<string, ReturnType<typeof createQueue>>();
-
 /** Two chats of one project: the second sees what the first has left. */
-function inOrder<T>({ folder }: Project, work: () => Promise<T>): Promise<T> {
-  const queue = queues.get(folder) ?? createQueue();
-  queues.set(folder, queue);
-  return queue(work);
+export function createOrder() {
+  const queues = new Map<string, ReturnType<typeof createQueue>>();
+  return <T>({ folder }: Project, work: () => Promise<T>): Promise<T> => {
+    const queue = queues.get(folder) ?? createQueue();
+    queues.set(folder, queue);
+    return queue(work);
+  };
 }
 
 /** Takes the last turn of a session back, after the edits at work. */
-export async function takeBack(project: Project, sessionId: string, deps: Pick<ExecutorDeps, "home" | "undo">) {
+export async function takeBack(
+  project: Project,
+  sessionId: string,
+  deps: Pick<ExecutorDeps, "home" | "undo" | "inOrder">,
+) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return { restored: [], left: [folder.refusal] };
-  return inOrder(project, () => deps.undo.undo(sessionId, folder.root));
+  return deps.inOrder(project, () => deps.undo.undo(sessionId, folder.root));
 }
 
 /** The folder's own configuration names programs to git; none of them is run. */
@@ -80,7 +88,7 @@ export async function changesIn(project: Project, sessionId: string, deps: Execu
  */
 export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
   const work = () => runNow(project, call, deps, signal);
-  return actOf(deps.calls.get(call.id)?.tool) === "change" ? inOrder(project, work) : work();
+  return actOf(deps.calls.get(call.id)?.tool) === "change" ? deps.inOrder(project, work) : work();
 }
 
 type Id = Pick<Call, "id">;

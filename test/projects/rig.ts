@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { folders, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
+import { createOrder, folders, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
 import type { Project } from "../../src/projects/folders.ts";
 import type { Sandbox } from "../../src/projects/runner.ts";
 import { createUndo } from "../../src/projects/undo.ts";
@@ -36,6 +36,7 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
     calls,
     undo,
     workplace: folders,
+    inOrder: createOrder(),
     sandbox,
     home,
     env,
