@@ -40,6 +40,8 @@ type Row = { readonly bed: string; readonly state: string; readonly approver: st
 export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps): Garden {
   const dug = new Map<string, number>();
   const told = new Set<string>();
+  /** What was shown of them is not so any more. */
+  const stale = new Set<string>();
   let beds = 0;
 
   /** The bed is dug over now, whatever the process learns of that. */
@@ -47,6 +49,7 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
     const times = (dug.get(bed) ?? 0) + 1;
     dug.set(bed, times);
     trace(`dug ${bed}`);
+    if (stale.has(bed)) onBroken(`${bed} was dug although it is not as it was shown`);
     if (times > 1) onBroken(`${bed} was dug ${times} times`);
     const row = life.look()?.get<Row>(`${rows} WHERE bed = ?`, bed);
     if (row?.state !== "started") onBroken(`${bed} was dug while the journal has it as ${row?.state}`);
@@ -82,7 +85,10 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
           detail: "",
           basis: title,
           // Somebody else was in the garden meanwhile, at times.
-          holds: (basis) => basis === title && !dice.chance(0.05),
+          holds(basis) {
+            if (dice.chance(0.05)) stale.add(bed);
+            return basis === title && !stale.has(bed);
+          },
           work: (signal) =>
             tool === "local_read"
               ? dawdle(life.clock, dice, signal).then(() => ({ content: `saw ${bed}`, isError: false }))

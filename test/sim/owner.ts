@@ -3,7 +3,7 @@ import type { Chat } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
 import type { Person, WriteOptions } from "../../src/signal/memory-people.ts";
 import type { MemorySignal } from "../../src/signal/memory.ts";
-import { listedGroup } from "./config.ts";
+import { listedGroup, people } from "./config.ts";
 import type { Dice } from "./dice.ts";
 
 export type Owner = {
@@ -24,10 +24,11 @@ type Place = { readonly chat: Chat; readonly options: WriteOptions };
 
 export function createOwner(signal: MemorySignal, dice: Dice): Owner {
   const { owner, account } = signal;
-  const places: readonly Place[] = [
-    { chat: { kind: "self" }, options: {} },
-    { chat: { kind: "group", id: listedGroup }, options: { group: listedGroup, isMention: true } },
-  ];
+  const group: Place = {
+    chat: { kind: "group", id: listedGroup },
+    options: { group: listedGroup, isMention: true },
+  };
+  const places: readonly Place[] = [{ chat: { kind: "self" }, options: {} }, group];
   const allowed = new Set<string>();
   let isFreed = false;
   const questions = (chat: Chat) =>
@@ -51,6 +52,13 @@ export function createOwner(signal: MemorySignal, dice: Dice): Owner {
     owner.write(text, options);
     return `${text} in ${chatKey(chat)}`;
   };
+  /** Who is on the list by name may say yes to a tool at Claude, and not to one that runs here. */
+  const ann = signal.person(people.ann, "Ann");
+  const guestAllows = (): string => {
+    const question = questions(group.chat).at(-1);
+    if (question) ann.react({ author: account, sentAt: question.timestamp }, "👍", group.options);
+    return "looks on as Ann says yes";
+  };
   let opened = 0;
   return {
     aci: account.aci,
@@ -69,7 +77,8 @@ export function createOwner(signal: MemorySignal, dice: Dice): Owner {
         onYes(owner, place.chat, numbers);
         return write(place, `/approve ${numbers.join(" ")}`);
       }
-      return react(place, roll < 0.34 ? "👎" : roll < 0.37 ? "♾️" : "👍");
+      if (roll < 0.32) return guestAllows();
+      return react(place, roll < 0.4 ? "👎" : roll < 0.43 ? "♾️" : "👍");
     },
     answerAll: () => places.forEach((place) => void react(place, "👍")),
   };
