@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Part } from "./world.ts";
+import type { Part, Reply } from "./world.ts";
 
 /** Makes the folder; who calls it removes it. */
 export function makeGarden(): string {
@@ -23,7 +23,7 @@ const steps = [
 ] as const;
 
 /** What Claude says or does next for a prompt about the typo; null where the prompt is about something else. */
-export function inGarden(prompt: string, { results, hasTools }: Part): (typeof steps)[number] | string | null {
+export function inGarden(prompt: string, { results, hasTools }: Part): Reply | null {
   if (!/\btypo\b/iu.test(prompt)) return null;
   if (!hasTools) return "I see no folder here. /project garden opens the one of this demo.";
   if (results.at(-1)?.isError) return "Then I leave it as it is.";

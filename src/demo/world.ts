@@ -25,7 +25,7 @@ export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?
 /** Where a turn stands: the results of tools since the prompt, and whether Claude has tools at all. */
 export type Part = { readonly results: readonly { readonly isError: boolean }[]; readonly hasTools: boolean };
 
-type Reply = string | { readonly tool: string; readonly input: unknown };
+export type Reply = string | { readonly tool: string; readonly input: unknown };
 /** What Claude makes of a prompt, when it has thought. */
 type Reader = (prompt: string, part: Part) => Reply | Promise<Reply>;
 

@@ -9,7 +9,7 @@ import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, type Live } from "./live.ts";
-import { build, isOver, noteTurn, viewOf, waitOf, type Worker } from "./post.ts";
+import { build, isOver, noteTurn, refused, viewOf, waitOf, type Worker } from "./post.ts";
 import { lookUp } from "./uncertain.ts";
 
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
@@ -337,25 +337,6 @@ async function post(state: Mirror, rows: readonly PostRow[], signal: AbortSignal
     return nothing;
   }
 }
-
-/**
- * A question whose answer was refused is open again, where Claude still waits. A result is not posted for ever: it may have been
- * refused for what it says, so one that says this goes out in its place; where that is refused, too, nothing waits for it.
- */
-function refused({ store, clock }: Bridge, { id, kind, request }: PostRow): void {
-  const { posts, calls } = store;
-  if (kind === "interrupt") posts.finish(id);
-  else if (request?.kind !== "result") posts.remove(id);
-  else if (request.text === refusedText) {
-    posts.finish(id);
-    calls.markPosted(request.toolUseId, clock.now());
-  } else {
-    posts.setRequest(id, { ...request, text: refusedText, isError: true });
-    posts.markQueued(id);
-  }
-}
-
-const refusedText = "There is a result, but it was refused on its way to Claude.";
 
 function take(state: Mirror, rows: readonly PostRow[], echoes: readonly SessionEvent[]): void {
   const { bridge, buffer, posted } = state;

@@ -72,3 +72,22 @@ export const isOver = (there: RemoteSession | null): boolean =>
 /** How long the prompt waits that a decision queued anew; null where it did not. */
 export const waitOf = (changes: readonly Change[]): Millis | null =>
   changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;
+
+/**
+ * A question whose answer was refused is open again, where Claude still waits. A result is not posted for ever: it may have been
+ * refused for what it says, so one that says this goes out in its place; where that is refused, too, nothing waits for it.
+ */
+export function refused({ store, clock }: Bridge, { id, kind, request }: PostRow): void {
+  const { posts, calls } = store;
+  if (kind === "interrupt") posts.finish(id);
+  else if (request?.kind !== "result") posts.remove(id);
+  else if (request.text === refusedText) {
+    posts.finish(id);
+    calls.markPosted(request.toolUseId, clock.now());
+  } else {
+    posts.setRequest(id, { ...request, text: refusedText, isError: true });
+    posts.markQueued(id);
+  }
+}
+
+const refusedText = "There is a result, but it was refused on its way to Claude.";

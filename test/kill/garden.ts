@@ -103,20 +103,19 @@ type Owner = ReturnType<typeof createOwner>;
 /** Writes one prompt at a time, and says yes to what is asked until it is answered. */
 function createOwner(ends: Ends) {
   let written = 0;
-  let isOpen = false;
-  let isAsked = false;
+  const prompt = { isOpen: false, isAsked: false };
   let change = Promise.withResolvers<void>();
   let allowed = Promise.withResolvers<void>();
   const over = new AbortController();
   ends.onSeen(({ text }) => {
-    if (text.startsWith("Claude wants to")) isAsked = true;
-    if (text === `re: ${written}`) isOpen = isAsked = false;
+    if (text.startsWith("Claude wants to")) prompt.isAsked = true;
+    if (text === `re: ${written}`) Object.assign(prompt, { isOpen: false, isAsked: false });
     change.resolve();
     change = Promise.withResolvers();
   });
   const allow = async (): Promise<void> => {
     while (!over.signal.aborted) {
-      if (isAsked && isOpen) {
+      if (prompt.isAsked && prompt.isOpen) {
         await ends.write("self", "/approve");
         allowed.resolve();
         allowed = Promise.withResolvers();
@@ -127,8 +126,8 @@ function createOwner(ends: Ends) {
   void allow();
   return {
     async write(): Promise<void> {
-      if (isOpen) return;
-      isOpen = true;
+      if (prompt.isOpen) return;
+      prompt.isOpen = true;
       await ends.write("self", String(++written));
     },
     /** Something came to the phone. */
@@ -136,7 +135,7 @@ function createOwner(ends: Ends) {
     /** A yes was written. */
     allowed: (): Promise<void> => allowed.promise,
     async answered(until: number): Promise<void> {
-      while (isOpen) {
+      while (prompt.isOpen) {
         if (performance.now() > until) throw new Error(`${written} was never answered`);
         await Promise.race([sleep(againMs), change.promise]);
       }
