@@ -38,7 +38,7 @@ export function createCallDeps(
     const { findSandbox } = await import("./projects/runner.ts");
     return { ...given, workplace: folders, sandbox: await findSandbox(clock, env["PATH"] ?? "") };
   };
-  return { projects: config.projects, executor: () => (found ??= find()) };
+  return { home: config.home, projects: config.projects, executor: () => (found ??= find()) };
 }
 
 const emojis: { readonly [stage in Stage]: string | null } = {

@@ -11,13 +11,14 @@ import { nullFor } from "../claude/failure.ts";
 import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import { ownProgram, type Millis } from "../core/model.ts";
 import { nearestModel } from "../core/nearest.ts";
 import { harmless, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
+import { findDamage } from "../store/damage.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
+import { buildCodeLine, buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
 import { depsOf, printJson, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -140,13 +141,17 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   async database(visit) {
     const { config, status, stack } = visit;
     if (isOpen(config.home)) return null;
-    const store = await openStore(config.home, { isExclusive: status === null });
+    const refused: BridgeError[] = [];
+    const store = await openStore(config.home, { isExclusive: status === null }).catch((error: unknown) => {
+      if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
+      // A daemon whose database fails has no status to tell, and is there all the same.
+      refused.push(error);
+      return openStore(config.home, { isExclusive: false });
+    });
     stack.defer(() => store.close());
-    const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
-    if (verdict !== "ok")
-      throw new BridgeError("database", `Cannot trust the database: ${String(verdict)}`, {
-        hint: "Stop signalman, keep a copy of signalman.db, and run: signalman restore BACKUP",
-      });
+    const damage = await findDamage(store.db, visit.clock, visit.signal);
+    if (damage !== null) throw new BridgeError("database_damaged", `Cannot trust the database: ${damage}`);
+    if (refused[0]) throw refused[0];
     visit.store = store;
     if (store.generation.isSetBack())
       return [
@@ -201,8 +206,17 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return `the ${line.name} backend may be used`;
   },
 
+  async "claude-code"(visit) {
+    const { backend, projects } = visit.config;
+    if (backend === ownProgram || !projects.some((project) => project.backend === ownProgram)) return null;
+    await (await buildCodeLine(visit)).check(visit.signal);
+    return "the claude program may be used, and is logged in";
+  },
+
   async model({ config: { model }, line, signal }) {
     if (line === null) return null;
+    // It takes any name, and lists a few.
+    if (line.name === ownProgram) return model;
     const found = await line.model(model, signal);
     if (found) return found.id === model ? model : `${model} is ${found.id}`;
     const listed = await nullFor("claude_models_unlisted", line.models(signal));
@@ -222,7 +236,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   },
 
   clock({ line, api }) {
-    if (line === null) return null;
+    if (line === null || line.name === ownProgram) return null;
     const skewMs = api.skewMs();
     const seconds = Math.round(Math.abs(skewMs) / 1000);
     if (Math.abs(skewMs) < skewWarnMs) return `right to ${Math.max(1, seconds)} s`;

@@ -111,20 +111,21 @@ export function answer(
   );
   const [first] = asks;
   if (first === undefined && by === "text") return null;
-  if (first === undefined) return by === "reaction" ? [] : [say("command", id, "Nothing waits for an answer.")];
-  if (!isEntitled) return [say("note", id, notYoursText)];
   const taken = takeBack();
+  if (first === undefined)
+    return by === "reaction" ? [] : [...taken, say("command", id, "Nothing waits for an answer.")];
   // The question was that prompt's own, and goes with it.
   if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
-  if (asks.some(({ question }) => question?.subject !== first.question?.subject)) return [say("note", id, whichText)];
+  const note = (text: string): Change[] => [...taken, say("note", id, text)];
+  if (!isEntitled) return note(notYoursText);
+  if (asks.some(({ question }) => question?.subject !== first.question?.subject)) return note(whichText);
   const open = new Map(asks.map((ask) => [ask.question?.number, ask]));
   const missing = numbers.filter((number) => !open.has(number));
-  if (missing.length > 0)
-    return [say("note", id, `Not open, so nothing was done: ${missing.join(", ")}. ${stillText(asks)}`)];
+  if (missing.length > 0) return note(`Not open, so nothing was done: ${missing.join(", ")}. ${stillText(asks)}`);
   const isChosen = ({ question }: Ask): boolean => numbers.length === 0 || numbers.includes(question?.number ?? 0);
   const chosen = asks.filter(isChosen);
   const rest = asks.filter((ask) => !isChosen(ask));
-  if (chosen.some(({ call }) => call !== null) && !view.isOwner(envelope)) return [say("note", id, ownerText)];
+  if (chosen.some(({ call }) => call !== null) && !view.isOwner(envelope)) return note(ownerText);
   return [
     ...taken,
     ...(said === "always" ? always(view, id, chosen) : []),

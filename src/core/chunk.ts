@@ -89,6 +89,7 @@ function blockCut(
 ): number | null {
   const reach = skipLineBreaks(text, limit, text.length, 1);
   const isInside = ({ at }: Border): boolean => at > start && at <= reach;
+  const item = borders.findLast((candidate) => candidate.kind === "item" && isInside(candidate));
   for (const isLedToo of [false, true]) {
     const blocks = borders.filter(({ kind, isLed }) => kind !== "item" && (isLedToo || !isLed));
     const index = blocks.findLastIndex(isInside);
@@ -96,11 +97,12 @@ function blockCut(
     if (!last) continue;
     const end = blocks[index + 1]?.at ?? text.length;
     const isWhole = end - last.at <= bytesMax && bytesIn(text.slice(last.at, end).trimEnd()) <= bytesMax;
+    // What must be cut anyway is cut behind its first item rather than behind what leads in to it.
+    if (last.isLed && !isWhole && item && item.at > last.at) break;
     const isSolid = borders.some(({ at, kind }) => kind === "solid" && at >= last.at && at < end);
     if (isWhole ? isSolid || last.at - start >= (limit - start) * stub : last.at - start >= (limit - start) / 2)
       return last.at;
   }
-  const item = borders.findLast((candidate) => candidate.kind === "item" && isInside(candidate));
   return item && item.at - start >= (limit - start) * stub ? item.at : null;
 }
 

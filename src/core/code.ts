@@ -59,6 +59,68 @@ function isClosedLater(source: string, from: number, mark: string): boolean {
 }
 
 /**
+ * Code of a list or a quote goes where its fence stands: models put its lines, or its end, at the margin, and CommonMark then ends
+ * the list, or the quote.
+ */
+export function withFallenCode(markdown: string): string {
+  if (!/^[ >\-*+\d.)]+(?:```|~~~)/m.test(markdown)) return markdown;
+  const lines = markdown.split("\n");
+  const moved = [...lines];
+  let isInList = false;
+  for (let at = 0, offset = 0; at < lines.length;) {
+    const line = lines[at] ?? "";
+    const [prefix = "", marker = ""] = /^ *((?:> ?)+|(?:(?:[-*+]|\d{1,9}[.)]) {1,4})*)/.exec(line) ?? [];
+    if (/[^ >]/.test(marker)) isInList = true;
+    else if (/^\S/.test(line) && lines[at - 1]?.trim() === "") isInList = false;
+    let count = 1;
+    if (/^(?:`{3}|~{3})/.test(line.slice(prefix.length)))
+      count =
+        prefix === "" || (marker === "" && !isInList)
+          ? linesOf(readFence(markdown.slice(offset)))
+          : moveCode(moved, at, prefix);
+    for (const end = at + count; at < end; at++) offset += (lines[at]?.length ?? 0) + 1;
+  }
+  return moved.join("\n");
+}
+
+const linesOf = (fence: Fence | null): number => fence?.raw.split("\n").length ?? 1;
+
+/** How far the end of such code is looked for. */
+const fallenLinesMax = 400;
+
+/** Moves the lines of the fence at `at` behind its prefix, if they are not; how many there are. */
+function moveCode(lines: string[], at: number, prefix: string): number {
+  const isQuote = prefix.includes(">");
+  const own = isQuote ? /^ {0,3}(?:> ?)+/ : new RegExp(`^ {0,${prefix.length}}`);
+  const below = lines.slice(at + 1, at + fallenLinesMax);
+  const fence = readFence([lines[at]?.slice(prefix.length), ...below.map((line) => line.replace(own, ""))].join("\n"));
+  if (!fence?.isClosed) return 1;
+  const count = linesOf(fence);
+  const body = below.slice(0, count - 1);
+  const depthOf = (line: string): number =>
+    line.trim() === ""
+      ? Infinity
+      : isQuote
+        ? own.test(line)
+          ? prefix.length
+          : 0
+        : widthOf(/^\s*/.exec(line)?.[0] ?? "");
+  const missing = body.map((line) => Math.max(0, prefix.length - depthOf(line)));
+  const [first = 0] = missing;
+  const last = missing.pop() ?? 0;
+  const isFallen = missing.some((columns) => columns > 0);
+  // Where the code begins in its place, but does not end there, what fell out is prose.
+  if (isFallen && first === 0 && last > 0) return 1;
+  const all = first > 0 && !isQuote ? Math.max(...missing) : 0;
+  for (const [index, columns] of [...missing, last].entries()) {
+    const line = body[index] ?? "";
+    const shift = index === count - 2 ? columns : Math.max(all, columns);
+    if (line.trim() !== "" && shift > 0) lines[at + 1 + index] = (isQuote ? "> " : " ".repeat(shift)) + line;
+  }
+  return count;
+}
+
+/**
  * `code` with the tabs that its lines have in `source`, where it stands in a list: a lexer makes spaces of what it measures the
  * indentation by. `from` is the line of `source` to look from; the line behind the block comes back.
  */
@@ -132,6 +194,9 @@ const wholeNames: { readonly [language: string]: string } = {
   docker: "Dockerfile",
   make: "Makefile",
   makefile: "Makefile",
+  cmake: "CMakeLists.txt",
+  gitignore: ".gitignore",
+  dotenv: ".env",
 };
 
 const isSame = (a: string, b: string): boolean =>
@@ -140,6 +205,12 @@ const isSame = (a: string, b: string): boolean =>
 /** A name with an ending, its folders before it; what has letters on both sides of the dot. */
 const fileName =
   /(?:[\w.@~-]*[/\\])*(\.?[\w-][\w.-]{0,60}\.[A-Za-z]\w{0,9}|Dockerfile|Makefile|Containerfile)(?![\w/\\])/g;
+
+/** The same where marks enclose it, in any script. */
+const anyName = new RegExp(
+  `(?<!\\S)(?:\\S*[/\\\\])?([^\\s/\\\\]{1,60}\\.[A-Za-z]\\w{0,9})(?!\\S)|${fileName.source}`,
+  "gu",
+);
 
 /** Endings that say what a file is, whatever stands on the fence of the block that follows. */
 const telling = new Set([...Object.values(endings), "html", "css", "json", "java", "xml", "csv", "sql"]);
@@ -176,7 +247,8 @@ export function fileNameOf(code: string, info: string, before: string): string {
 /** The names that stand in code, in bold, in quotes. */
 const markedNames = (text: string): string[] =>
   [...text.matchAll(/`([^`]+)`|\*\*([^*]+)\*\*|["“„«]([^"“”„»]+)["”»]/g)].flatMap(([, ...inside]) =>
-    namesIn(inside.find((name) => name !== undefined) ?? ""),
+    namesIn(inside.find((name) => name !== undefined) ?? "", anyName),
   );
-const namesIn = (text: string): string[] => Array.from(text.matchAll(fileName), ([, name = ""]) => name);
+const namesIn = (text: string, names = fileName): string[] =>
+  Array.from(text.matchAll(names), ([, name, other]) => name ?? other ?? "");
 const endingOf = (name: string): string => name.slice(name.lastIndexOf(".") + 1).toLowerCase();

@@ -3,24 +3,33 @@ import { commands } from "./commands.ts";
 import { toPlain } from "./consent.ts";
 
 /** Other names that people try; they count where there is the command. */
-const aliases: ReadonlyMap<string, string> = new Map([
-  ["clear", "new"],
-  ["reset", "new"],
-  ["start", "help"],
-  ["cancel", "stop"],
-  ["yes", "approve"],
-  ["no", "deny"],
-  ["models", "model"],
-  ["think", "effort"],
-  ["cost", "usage"],
-  ["whoami", "status"],
-]);
+const aliases: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    new: "clear reset",
+    help: "start commands",
+    stop: "cancel",
+    model: "models",
+    effort: "think",
+    usage: "cost",
+    status: "whoami",
+    sessions: "history chats",
+    reminders: "reminder",
+    retry: "again regenerate",
+    title: "rename",
+    forget: "delete",
+    approve: "yes y ok",
+    deny: "no n",
+  }).flatMap(([name, others]) => others.split(" ").map((other) => [other, name])),
+);
 
 export type CommandLine = { readonly name: string; readonly argument: string };
 
 const blank = /^[\s\p{Cf}\p{Variation_Selector}]+/u;
 /** Behind a command's name: the name of an account, then punctuation and pictures, but no path. */
 const decoration = /^(?:@[\w.-]*)?[^\p{L}\p{N}/\\]*$/u;
+/** So many words behind a command that takes none are a question: `/help me with my homework`. */
+const sentence = /^(?:\S+\s+){3}\S/u;
+const urgent = new Set(["stop", "skip"]);
 
 /**
  * A message as a command, or null where it is none: a path, or a sentence that begins with a word that is no command's name.
@@ -35,7 +44,10 @@ export function parseCommand(text: string): CommandLine | null {
   if (word === "" || !decoration.test(after)) return null;
   const name = aliases.get(word) ?? word;
   const known = commands.find((command) => command.name === name);
-  const argument = rest.replace(blank, "").trim();
-  if (known) return { name, argument: name === "title" || !decoration.test(argument) ? argument : "" };
+  const words = rest.replace(blank, "").trim();
+  const argument = name === "title" || !decoration.test(words) ? words : "";
+  if (known)
+    return known.use === `/${name}` && sentence.test(argument) && !urgent.has(name) ? null : { name, argument };
+  if (word === "always") return { name: "approve", argument: word };
   return argument === "" && addressed === "" ? { name: word, argument } : null;
 }

@@ -24,7 +24,8 @@ export const toPlain = (text: string): string => text.normalize("NFKC").replace(
 function toWords(text: string): string {
   return toPlain(text)
     .replaceAll(/[’‘ʼ`´]/gu, "'")
-    .replaceAll(/[^\p{L}\p{M}\p{N}'?\s-]|(?<![\p{L}])['-]|['-](?![\p{L}])/gu, " ")
+    .replaceAll(/[^\p{L}\p{M}\p{N}'?+\s-]|(?<![\p{L}])['-]|['-](?![\p{L}])|\+(?!\d)/gu, " ")
+    .replaceAll(/(\p{L})\1{2,}/gu, "$1")
     .replaceAll(/\s+/gu, " ")
     .trim();
 }
@@ -35,39 +36,47 @@ const emojis: ReadonlyMap<string, Answer> = new Map([
   ...list("always", "♾ ∞"),
 ]);
 
-const words: ReadonlyMap<string, Answer> = new Map([
+/** A phrase of several words counts as one: the longest that is known, from left to right. */
+const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
   ...phrases(
     "yes",
-    `yes, y, yes please, please do, yes do, yes do it, yes go ahead, yes ok, yes okay, yes sure, yes thanks, yes thank you, yeah,
-     yea, yep, yup, aye, ok, okay, okey, okay do it, ok do it, ok go, ok yes, k, kk, sure, sure thing, sure go ahead, of course, fine,
-     that's fine, all right, alright, go, go ahead, go for it, go on, do it, do that, proceed, continue, allow, allow it, allowed, approve,
-     approved, approve it, accept, accepted, agree, agreed, confirm, confirmed, affirmative, absolutely, certainly, definitely, sounds good,
-     looks good, lgtm, you may, granted, all, both, all of them, yes all, yes to all, yes both, yes to both, allow all,
-     ja, ja bitte, ja gerne, ja mach, ja mach das, ja klar, jawohl, jo, jup, jep, klar, klaro, gern, gerne, sicher, natürlich, einverstanden,
-     genehmigt, erlaubt, erlauben, mach, mach das, mach es, mach mal, los, passt, in ordnung, bitte ja, na klar, okidoki,
-     oui, ouais, oui merci, oui s'il te plaît, d'accord, bien sûr, vas-y, allez-y, fais-le, autorise, autorisé,
-     sí, si, claro, sí por favor, por supuesto, vale, dale, de acuerdo, adelante, hazlo, permitir, permitido,
-     sì, va bene, certo, d'accordo, procedi, sim, claro que sim, pode, tá, está bem, tak, dobrze, jasne, zgoda, da, da da,
-     да, ага, конечно, хорошо, давай, можно, разрешаю, согласен, согласна, добре, ano, jo jo, áno, igen, evet, tamam, olur, joo, kyllä,
-     jah, jā, taip, ναι, εντάξει, כן, בסדר, نعم, أجل, حسنا, हाँ, हां, ठीक है, はい, うん, ええ, いいよ, いいですよ, お願いします, オーケー, 是, 是的,
-     好, 好的, 好吧, 可以, 行, 同意, 允许, 對, 네, 예, 응, 그래, 좋아, 좋아요, 허용, có, vâng, đồng ý, ya boleh, boleh, setuju`,
+    `yes, y, yess, do, please do, pls do, yeah, yea, yep, yup, aye, ok, okay, okey, okie, okey dokey, okidoki, o k, k, kk, sure,
+     of course, by all means, fine, fine by me, works for me, that works, all right, alright, go, go ahead, go right ahead, go for it,
+     go on, carry on, do it, do so, do that, let's do it, let's go, lets go, make it so, proceed, continue, allow, allowed, approve, approved,
+     accept, accepted, agree, agreed, confirm, confirmed, affirmative, absolutely, certainly, definitely, sounds good, sounds good to me,
+     looks good, good to go, lgtm, ack, roger, you may, you can, granted, +1,
+     all, both, all of them,
+     ja, jaa, jawohl, jawoll, jo, jup, jep, klar, klaro, klar doch, na klar, gern, gerne, sicher, natürlich, einverstanden, genehmigt, erlaubt,
+     erlauben, mach, mach's, mach das, mach es, mach mal, mach ruhig, los, passt, passt so, in ordnung,
+     oui, ouais, d'accord, bien sûr, vas-y, allez-y, fais-le, autorise, autorisé, sí, si, claro, claro que sí, por supuesto, vale, dale,
+     de acuerdo, adelante, hazlo, permitir, permitido, sì, va bene, certo, d'accordo, procedi, sim, claro que sim, pode, tá, está bem,
+     tak, dobrze, dobra, jasne, zgoda, da, да, ага, ок, окей, конечно, хорошо, давай, можно, разрешаю, согласен, согласна, так, добре, ano,
+     áno, igen, evet, tamam, olur, joo, kyllä, jah, jā, taip, oke, iya, ναι, εντάξει, כן, בסדר, בטח, نعم, أجل, حسنا, تمام, हाँ, हां, हा, ठीक है, はい,
+     うん, ええ, いいよ, いいですよ, お願いします, オーケー, 了解, 是, 是的, 好, 好的, 好吧, 好啊, 可以, 行, 嗯, 同意, 允许, 确认, 没问题, 對, 네, 예, 응, 그래,
+     ㅇㅇ, 좋아, 좋아요, 허용, có, được, vâng, đồng ý, ใช่, ได้, โอเค, ตกลง, boleh, setuju`,
   ),
   ...phrases(
     "no",
-    `no, n, no thanks, no thank you, no way, no no, nope, nah, nay, never, no please, no don't, no do not, no stop, don't, dont, do not, none, no to all, no to both, none of them,
-     do not do it, don't do it, dont do it, don't do that, deny, denied, reject, rejected, refuse, refused, decline, declined, disallow, forbid,
-     stop, stop it, cancel, cancel it, abort, not now, better not, rather not, please don't, please no, please not, negative, no go,
-     nein, nein danke, nein bitte nicht, ne danke, nee, nö, nope nope, nicht, bitte nicht, lieber nicht, lass es, lass das, stopp, halt, halt stopp,
-     abbrechen, abgelehnt, verboten, auf keinen fall, niemals, non, non merci, surtout pas, pas maintenant, arrête, refuse, refusé,
-     no gracias, mejor no, cancela, cancelar, no grazie, não, nao, não obrigado, não obrigada, nie, nie dziękuję, нет, не надо, не нужно, нельзя, стоп,
-     ні, nem, hayır, ei, ei kiitos, nej, nej tack, nej tak, nei, nei takk, ne, όχι, לא, لا, नहीं, いいえ, いや, だめ, ダメ, やめて, 不, 不要, 不行,
-     不可以, 不用, 否, 拒绝, 取消, 아니, 아니요, 아니오, 안돼, 안 돼, 하지마, không, tidak, jangan`,
+    `no, n, no way, nope, nah, nay, never, never mind, nevermind, don't, dont, do not, don't do it, dont do it, do not do it, don't do that,
+     do not do that, deny, denied, reject, rejected, refuse, refused, decline, declined, disallow, forbid, stop, cancel, abort, not now,
+     not yet, better not, rather not, please not, negative, no go, none, none of them,
+     nein, nee, nö, nicht, lieber nicht, lass es, lass das, lass mal, stopp, halt, abbrechen, abgelehnt, verboten, auf keinen fall, niemals,
+     non, surtout pas, pas maintenant, arrête, refusé, mejor no, cancela, cancelar, não, nao, nie, нет, не надо, не нужно, нельзя, стоп, ні,
+     nem, hayır, ei, nej, nei, ne, όχι, לא, لا, नहीं, いいえ, いや, だめ, ダメ, やめて, 結構です, 不, 不要, 不行, 不可以, 不用, 不用了, 别, 否, 拒绝, 取消, 아니,
+     아니요, 아니오, 안돼, 안 돼, 하지마, 싫어, không, ไม่, tidak, jangan`,
   ),
   ...phrases(
     "always",
-    `always, always yes, yes always, always allow, allow always, always allow this, always ok, ok always, every time, yes every time, immer,
-     ja immer, immer erlauben, immer ja, toujours, oui toujours, siempre, sí siempre, si siempre, sempre, sì sempre, sim sempre, zawsze, всегда,
-     да всегда, завжди, altijd, ja altijd, alltid, ja alltid, altid, aina, her zaman, いつも, 总是, 始终允许, 항상`,
+    `always, always allow this, from now on, every time, immer, toujours, siempre, sempre, zawsze, всегда, завжди, altijd, alltid, altid, aina,
+     her zaman, いつも, 总是, 始终允许, 항상`,
+  ),
+  // What may stand beside an answer and changes nothing.
+  ...phrases(
+    "filler",
+    `please, pls, plz, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, i, to all, for all, to both,
+     for this tool, don't stop, dont stop, do not stop, sir, doch, bitte, danke, merci,
+     s'il te plaît, s'il vous plaît, por favor, gracias, obrigado, obrigada, per favore, grazie, proszę, dziękuję, пожалуйста, спасибо, tack, takk,
+     kiitos, lütfen, 谢谢, ください`,
   ),
 ]);
 
@@ -75,8 +84,8 @@ function list(answer: Answer, signs: string): [string, Answer][] {
   return signs.split(" ").map((sign) => [sign, answer]);
 }
 
-function phrases(answer: Answer, text: string): [string, Answer][] {
-  return text.split(",").map((phrase) => [toWords(phrase), answer]);
+function phrases<K extends string>(meaning: K, text: string): [string, K][] {
+  return text.split(",").map((phrase) => [toWords(phrase), meaning]);
 }
 
 /** What a short message means as an answer to a question for a yes or no; null where it means none. */
@@ -87,10 +96,12 @@ export function consentOf(text: string): Consent | null {
   if (plain !== null) return { answer: plain, reason: null, numbers: [] };
   const numbered = numberedOf(text);
   if (numbered !== null) return numbered;
-  const [, head = "", rest = ""] = /^([^,;:.!–—\n]{1,30})(?:[,;:.!–—\n]|\s-\s)+\s*(.+)$/su.exec(text.trim()) ?? [];
+  const [, head = "", rest = ""] = reasoned.exec(text.trim()) ?? [];
   const reason = rest.trim();
   // A yes with conditions is no yes; a no with a reason is a no.
-  return answerOf(head) === "no" && reason !== "" ? { answer: "no", reason, numbers: [] } : null;
+  return answerOf(head) === "no" && reason !== "" && answerOf(reason) === null
+    ? { answer: "no", reason, numbers: [] }
+    : null;
 }
 
 /** "yes 1 3", "no 2, use the other file": a yes with anything behind its numbers is none. */
@@ -121,17 +132,36 @@ export function numbersOf(text: string): { readonly numbers: readonly number[]; 
 const numberForm =
   /^#?(\d{1,2})(?:\s?[-–]\s?(\d{1,2}))?(?:[.)](?=\s|$))?(?:[\s,;:&+!、，]+(?:(?:and|und|et|y)\s+(?=#?\d))?|$)/iu;
 
+const reasoned =
+  /^([^,;:.!–—，、；：。！\n]{1,30})(?:[,;:.!–—，、；：。！\n]|\s-\s|\s(?=(?:because|weil|porque|perché|parce)\s))+\s*(.+)$/su;
 const textLengthMax = 1_000;
+const wordsMax = 10;
 
 function answerOf(text: string): Answer | null {
   const plain = toPlain(text);
   const signs = [...plain.matchAll(pictures)].flatMap(([sign]) => emojis.get(sign) ?? []);
-  const said = toWords(plain.replaceAll(pictures, " "));
-  const meant = said === "" ? null : words.get(said);
-  if (meant === undefined) return null;
-  const all = new Set<Answer>([...signs, ...(meant === null ? [] : [meant])]);
+  const said = wordsMeant(toWords(plain.replaceAll(pictures, " ")));
+  if (said === null) return null;
+  const all = new Set<Answer>([...signs, ...said]);
+  // "Yes, always" means always.
+  if (all.has("always")) all.delete("yes");
   const [only, ...others] = all;
   return only !== undefined && others.length === 0 ? only : null;
+}
+
+/** What the phrases of a text mean; null where it holds any other. */
+function wordsMeant(text: string): Answer[] | null {
+  const words = text === "" ? [] : text.split(" ");
+  if (words.length > wordsMax) return null;
+  const meant: Answer[] = [];
+  for (let at = 0; at < words.length;) {
+    const known = [4, 3, 2, 1].find((count) => meanings.has(words.slice(at, at + count).join(" ")));
+    if (known === undefined) return null;
+    const meaning = meanings.get(words.slice(at, at + known).join(" "));
+    if (meaning !== undefined && meaning !== "filler") meant.push(meaning);
+    at += known;
+  }
+  return meant;
 }
 
 /** The same of a reaction: one emoji. */

@@ -48,7 +48,7 @@ function close(run: Run, open: Run[], text: string, found: Map<number, Emphasis>
     open.length = index + 1;
     const size = opener.left > 1 && run.left > 1 ? 2 : 1;
     const emphasis: Emphasis = { from: opener.at + opener.left - size, to: run.at + size, size };
-    if (!isName(text.slice(emphasis.from, emphasis.to))) found.set(emphasis.from, emphasis);
+    if (!isName(text.slice(emphasis.from, emphasis.to), run.isInner)) found.set(emphasis.from, emphasis);
     opener.left -= size;
     run.at += size;
     run.left -= size;
@@ -67,9 +67,14 @@ function isPair(opener: Run, closer: Run): boolean {
   return !isEither || (opener.length + closer.length) % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
 }
 
-/** `__init__`, `__FILE__` and `__typename__` are names, `__Note__` is bold; two stars around a path are a pattern. */
-const isName = (text: string): boolean =>
-  /^__(?:[a-z]\w*|[A-Z][A-Z0-9_]*)__$/.test(text) || /^\*\*\/[^\s*]*\/\*\*$/.test(text);
+/**
+ * `__init__`, `__FILE__` and `__typename__` are names, `__Note__` is bold; two stars around a path are a pattern. A star within a word
+ * ends no more than the word: `f(*args), 2*x`.
+ */
+const isName = (text: string, isInner: boolean): boolean =>
+  /^__(?:[a-z]\w*|[A-Z][A-Z0-9_]*)__$|^__[^]*\W__\w+__$/.test(text) ||
+  /^\*\*\/[^\s*]*\/\*\*$/.test(text) ||
+  (isInner && /^\*[^*]/.test(text) && /\s/.test(text));
 
 function* runsIn(text: string): Generator<Run> {
   for (const {
@@ -132,13 +137,14 @@ const rules: { readonly [mark: string]: (near: Near) => readonly [canOpen: boole
       (cjk.test(next) || !(isWord(before) || /[)\]}%°]/.test(before))) &&
       !isCloserOnly(next, isSingle) &&
       !(isPathLike(before) && !(!isSingle && /\p{L}/u.test(next))) &&
-      !(isSingle && /^(?:\.[^.…]|[/\\|&=])/.test(ahead));
+      !(isSingle ? /^(?:\.[^.…]|[/\\|&=])/.test(ahead) : /^\/[*.]/.test(ahead));
     const isCloser =
       !/[([{]/.test(before) &&
+      !(before === "/" && next === "/") &&
       (cjk.test(before) || !/\d/.test(next)) &&
       !(isSingle && (/[/\\=]/.test(before) || /^[./\\]\w/.test(ahead)));
-    // Models forget the space behind **Note:**.
-    return [isLeft && isOpener, (isRight || (!isSingle && before === ":")) && isCloser];
+    // Models forget the space behind **Note:**, and put endings to **«names»**.
+    return [isLeft && isOpener, (isRight || (!isSingle && /[:.!?…"”’»)\]]/.test(before))) && isCloser];
   },
   _: ({ before, next, ahead, isLeft, isRight }) => [
     isLeft && (!isRight || isPunctuation(before)) && !isPathLike(before) && !isCloserOnly(next, true),

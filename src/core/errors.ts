@@ -115,6 +115,27 @@ export const errorTable = {
     "Claude did not answer in time",
     "Nothing to do: it is asked again, and given up after three times.",
   ),
+  claude_program: backoff(
+    "The claude program cannot be used",
+    "Install Claude Code, or set SIGNALMAN_CLAUDE_CODE to its path; `signalman doctor` looks for it.",
+    {
+      exit: 2,
+      chat: "I can't start Claude Code on this machine. Your message is safe. The owner should run `signalman doctor` there.",
+    },
+  ),
+  claude_login: backoff(
+    "The claude program is not logged in",
+    "Run `claude` in a terminal on this machine, and there /login.",
+    {
+      exit: 2,
+      chat: "Claude Code is not logged in on this machine. Your message is safe, and is answered once the owner has run `claude` and /login there.",
+    },
+  ),
+  owner_only: never(
+    "Only the owner may use the claude program",
+    "It runs under the owner's own login: other people need another backend.",
+    { chat: "Only the owner of this machine can ask Claude here: it works under their own login." },
+  ),
   claude_overloaded: backoff("Claude is overloaded", "Nothing to do: prompts wait and are answered when it is over.", {
     chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
   }),
@@ -257,6 +278,11 @@ export const errorTable = {
   not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
   home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),
   database: backoff("The database cannot be used", "Check free space and permissions of the home folder."),
+  database_damaged: person(
+    "The database is damaged",
+    "Stop signalman and restore a backup: `signalman restore FILE` (docs/operating.md).",
+    { exit: 2 },
+  ),
   database_newer: person(
     "The database was written by a newer signalman",
     "Update signalman, or use another home folder.",

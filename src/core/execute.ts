@@ -8,6 +8,7 @@ import { changeGuests, listGuests } from "./guest-commands.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
+import { listReminders, takeOff } from "./reminders.ts";
 import { spendText } from "./spend.ts";
 
 export type CommandContext = {
@@ -27,11 +28,14 @@ const tell = (text: string, ...changes: readonly Change[]): Done => ({ text, cha
 export function execute(name: string, argument: string, context: CommandContext): Done {
   const names = commands.map((command) => command.name);
   if (Object.hasOwn(handlers, name)) return handlers[name as Runnable](context, argument);
+  if (name === "compact") return tell(compactText);
   const near = nearest(name, names);
   return tell(
     `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`,
   );
 }
+
+const compactText = "Nothing to do: a long conversation is shortened by itself. /new starts a fresh one.";
 
 /** A yes or no is told from a command before it gets here. */
 type Runnable = Exclude<CommandName, "approve" | "deny">;
@@ -42,7 +46,9 @@ const handlers: Record<Runnable, Handler> = {
     const { length } = view.prompts();
     const dropped = length > 0 ? ` ${length} open ${length === 1 ? "message was" : "messages were"} dropped.` : "";
     const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
-    const asks: Change[] = argument === "" ? [] : openAs(id, withText(envelope, argument));
+    const words = /^(?:chat|conversation|session|topic)$/iu.test(argument) ? "" : argument;
+    const isAsked = words !== "" || (textOf(envelope)?.attachments.length ?? 0) > 0;
+    const asks: Change[] = isAsked ? openAs(id, withText(envelope, words)) : [];
     return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
   },
   stop: ({ view }) =>
@@ -68,7 +74,7 @@ const handlers: Record<Runnable, Handler> = {
     const others =
       listed.length > 0 ? ["Others:", ...listed] : ["The list of models cannot be had now; /model NAME takes any."];
     if (argument === "") return tell([`Model: ${current}`, ...others].join("\n"));
-    const chosen = models[Number(argument) - 1] ?? pick(argument, [current, ...models]);
+    const chosen = models[numberIn(argument) - 1] ?? pick(argument, [current, ...models]);
     if (chosen === null) {
       const near = nearestModel(argument, models);
       return tell(
@@ -116,7 +122,7 @@ const handlers: Record<Runnable, Handler> = {
     return tell([...lines, "/resume N goes back to one."].join("\n"));
   },
   resume({ view, look }, argument) {
-    const chosen = look.conversations()[Number(argument) - 1];
+    const chosen = look.conversations()[numberIn(argument) - 1];
     if (!chosen) return tell("Which one? /sessions lists them.");
     if (chosen.session.id === view.session?.id) return tell(`This is: ${chosen.name}`);
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
@@ -132,6 +138,13 @@ const handlers: Record<Runnable, Handler> = {
       : view.granted.length === 0
         ? tell("Claude asks already.")
         : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
+  reminders({ view, envelope }, argument) {
+    if (argument === "") return tell(listReminders(view));
+    const [, number] = /^(?:off|stop|cancel|delete|remove|undo) *(\d+)$/iu.exec(argument) ?? [];
+    if (number === undefined) return tell("/reminders lists them, /reminders off 2 takes number 2 back.");
+    const { text, changes } = takeOff(view, envelope, Number(number));
+    return tell(text, ...changes);
+  },
   retry({ id, look }) {
     const last = look.lastPrompt();
     // What disappeared, or was forgotten, cannot be asked again.
@@ -235,6 +248,9 @@ function withText(envelope: Envelope, words: string): Envelope {
   const body = content.kind === "edit" ? content.body : content;
   return body.kind === "text" ? { ...envelope, content: { ...body, text: words, mentions: [] } } : envelope;
 }
+
+/** `2`, `#2` or `2.` */
+const numberIn = (argument: string): number => Number(/^#?(\d{1,3})\.?$/u.exec(argument)?.[1]);
 
 function text(context: Context, key: string): string | null {
   const value = context[key];

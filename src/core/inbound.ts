@@ -113,23 +113,24 @@ const withdrawn = (replaces: Millis | null): Verdict | null =>
 const plainYes = "A yes with conditions is none: /approve alone, or with numbers, as in /approve 1 3.";
 
 const nothingToRead = "There was nothing in that message that I can read.";
+const onlyCalled = "Yes? Write your question behind the mention, or mention me where you quote a message.";
 
 function decideText(envelope: Envelope, body: TextContent, replaces: Millis | null, options: InboundOptions): Verdict {
   const text = spokenText(body, options.account);
   const hasMore = body.attachments.length > 0 || body.isViewOnce;
   if (text === "" && !hasMore && !isTold(body.quote?.text) && !isTold(body.quote?.described))
-    return withdrawn(replaces) ?? { kind: "hint", text: nothingToRead };
+    return withdrawn(replaces) ?? { kind: "hint", text: body.mentions.length > 0 ? onlyCalled : nothingToRead };
   const command = parseCommand(text);
   const isAnswer = command?.name === "approve" || command?.name === "deny";
   if (command && !isAnswer) return { kind: "command", ...command, replaces };
   const isEntitled = mayApprove(envelope, options);
   const targetSentAt = body.quote?.sentAt ?? null;
   if (command) {
-    const answer = command.name === "approve" ? "yes" : "no";
     const { numbers, rest } = numbersOf(command.argument);
-    if (answer === "yes" && rest !== "") return { kind: "hint", text: plainYes };
-    const reason = rest === "" ? null : rest;
-    return { kind: "answer", answer, reason, numbers, targetSentAt, by: "command", isEntitled, replaces };
+    const said = { numbers, targetSentAt, by: "command", isEntitled, replaces } as const;
+    if (command.name === "deny") return { kind: "answer", answer: "no", reason: rest === "" ? null : rest, ...said };
+    const answer = consentOf(`yes ${rest}`)?.answer ?? "no";
+    return answer === "no" ? { kind: "hint", text: plainYes } : { kind: "answer", answer, reason: null, ...said };
   }
   const isOther = hasMore || (body.quote !== null && !isOurs(body.quote.author, options));
   const consent = isOther ? null : consentOf(text);
@@ -149,7 +150,7 @@ function isOurs(author: Address, { account }: InboundOptions): boolean {
 }
 
 /** Why this envelope is not let in, or null. */
-function access(envelope: Envelope, options: InboundOptions): DropReason | null {
+export function access(envelope: Envelope, options: InboundOptions): DropReason | null {
   const { chat, source } = envelope;
   if (source === null || chat === null) return "unknown sender";
   switch (chat.kind) {

@@ -11,7 +11,7 @@
  */
 import { Marked, Tokenizer, type MarkedToken, type Token, type Tokens } from "marked";
 import { address } from "./address.ts";
-import { readFence } from "./code.ts";
+import { readFence, type Fence } from "./code.ts";
 import { emphasisIn, type Emphasis } from "./emphasis.ts";
 import { splitRow } from "./table.ts";
 
@@ -56,30 +56,7 @@ function lex(markdown: string): (MarkedToken | Verbatim)[] {
   }
 }
 
-type FencedCode = Tokens.Code & { isClosed: boolean };
-
-const codeOf = ({ raw, info, text, isClosed }: NonNullable<ReturnType<typeof readFence>>): FencedCode => ({
-  type: "code",
-  raw,
-  lang: info,
-  text,
-  isClosed,
-});
-
-/** The code at the end of a list or a quote whose fence has no end there. */
-function openCode(token: Token | undefined): FencedCode | null {
-  if (token?.type === "code") return "isClosed" in token && token["isClosed"] === false ? (token as FencedCode) : null;
-  if (token?.type === "list") return openCode((token as Tokens.List).items.at(-1));
-  return token?.type === "list_item" || token?.type === "blockquote" ? openCode(token.tokens?.at(-1)) : null;
-}
-
-/** Code that opens behind the marker of a list or a quote, with its lines at the margin: they should begin with `prefix`. */
-function fallenCode(source: string, marker: string, prefix: string): FencedCode | null {
-  const [, second = ""] = marker === "" ? [] : source.split("\n", 2);
-  if (second.trim() === "" || second.startsWith(prefix) || /^\s*(?:`{3}|~{3})/.test(second)) return null;
-  const fence = readFence(source.slice(marker.length));
-  return fence?.isClosed ? codeOf(fence) : null;
-}
+const codeOf = ({ raw, info, text }: Fence): Tokens.Code => ({ type: "code", raw, lang: info, text });
 
 /**
  * The numbered list at the beginning of `source` with what stands below a number as deep as it should: models indent by two or three
@@ -114,16 +91,14 @@ function straightened(source: string): { text: string; rawOf: (raw: string) => s
   };
 }
 
-/** How far behind such a list or quote its closing fence may stand at the margin. */
-const strayWithin = 4;
-
 const cron = /^ {0,3}\*(?=.*\*)(?:[ \t]+[\d*][\d*,/-]*){4}(?=\s|$)/;
 /** Every level costs another pass over what is in it; nothing that means something has so many. */
 const tooDeep = /^(?: {0,4}(?:[-*+>]|\d{1,9}[.)])){50}/;
 const sum = /^ {0,3}\+ +[\d$€£(]/;
 
 const blankLine = /\n[ \t]*\n/;
-const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
+/** Fewer dashes begin a signature, or an item that is still empty. */
+const underlined = /\n {0,3}(?:=+|-{3,})[ \t]*(?:\n|$)/;
 
 /** What stands between two "or" of a shell or a program. */
 const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
@@ -153,14 +128,17 @@ const ends: ReadonlyMap<string, string> = new Map([
 ]);
 const mathBlock =
   /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
-/** A pattern (`\d+\.\d`) or a path (`\\host\share`) keeps its backslashes: nothing there needs an escape. */
+const folders = /(?:\\\*?[^\s\\`"'<>|*]*)+/;
+const share = new RegExp(String.raw`^(?=\\\\[\w.-]+\\\w)${folders.source}`);
+/** A pattern (`\d+\.\d`) or a path (`\\host\share`, `C:\a\*.b`) keeps its backslashes: nothing there needs an escape. */
 const backslash = (source: string, before: string): readonly string[] =>
+  (/\b[A-Za-z]:$/.test(before) ? new RegExp(`^${folders.source}`).exec(source) : null) ??
   (/\d$/.test(before) ? null : /^\\\.(?=\S)/.exec(source)) ??
-  (/\S$/.test(before) ? null : /^\\\\(?=[\w.-]+\\\w)/.exec(source)) ??
+  (/\S$/.test(before) ? null : share.exec(source)) ??
   [];
 
-/** Delimiters in addresses and in mathematics are none. */
-const masks = new RegExp(`${dollars.source}|${address.source}`, "g");
+/** Delimiters in addresses, in paths and in mathematics are none. */
+const masks = new RegExp(`${dollars.source}|${address.source}|\\b[A-Za-z]:${folders.source}`, "g");
 
 const parser = new Marked({
   gfm: true,
@@ -200,32 +178,15 @@ const parser = new Marked({
   tokenizer: {
     fences(source) {
       const fence = readFence(source);
-      if (!fence) return undefined;
-      const open = fence.info === "" ? this.lexer.tokens.slice(-strayWithin).map(openCode).find(Boolean) : null;
-      if (!open) return codeOf(fence);
-      open.isClosed = true;
-      return { type: "code", raw: source.split("\n", 1)[0] ?? "", text: "" };
+      return fence ? codeOf(fence) : undefined;
     },
     list(source) {
       if (cron.test(source) || sum.test(source) || tooDeep.test(source)) return undefined;
-      const [marker = "", bullet = ""] = /^ {0,3}([-*+]|\d{1,9}[.)]) {1,4}(?=```|~~~)/.exec(source) ?? [];
-      const code = fallenCode(source, marker, " ".repeat(marker.length));
-      if (!code) {
-        const straight = straightened(source);
-        const list = Tokenizer.prototype.list.call(this, straight.text);
-        return list && { ...list, raw: straight.rawOf(list.raw) };
-      }
-      const raw = marker + code.raw;
-      const item: Tokens.ListItem = { type: "list_item", raw, task: false, loose: false, text: raw, tokens: [code] };
-      const start = bullet.length > 1 ? Number.parseInt(bullet, 10) : "";
-      return { type: "list", raw, ordered: start !== "", start, loose: false, items: [item] };
+      const straight = straightened(source);
+      const list = Tokenizer.prototype.list.call(this, straight.text);
+      return list && { ...list, raw: straight.rawOf(list.raw) };
     },
-    blockquote(source) {
-      if (tooDeep.test(source)) return undefined;
-      const [marker = ""] = /^ {0,3}> ?(?=```|~~~)/.exec(source) ?? [];
-      const code = fallenCode(source, marker, ">");
-      return code ? { type: "blockquote", raw: marker + code.raw, text: code.raw, tokens: [code] } : false;
-    },
+    blockquote: (source) => (tooDeep.test(source) ? undefined : false),
     hr: (source) => (cron.test(source) ? undefined : false),
     // marked looks through the rest of a paragraph for an underline at 8 µs a character: only where there is one.
     lheading(source) {
@@ -248,12 +209,14 @@ const parser = new Marked({
         header,
         align: alignOf(aligns[column] ?? ""),
       });
+      // A line without a pipe is what follows, unless the table has one column.
+      const [rows = ""] = titles.length > 1 ? body.split(/^(?=[^|\n]+$)/m, 1) : [body];
       return {
         type: "table",
-        raw: raw.replace(/\n+$/, ""),
+        raw: trimmed(raw.slice(0, trimmed(raw).length - trimmed(body).slice(rows.length).length)),
         align: aligns.map(alignOf),
         header: titles.map((text, column) => cell(text, true, column)),
-        rows: body
+        rows: rows
           .split("\n")
           .filter((row) => row.trim() !== "")
           .map((row) => splitRow(row).map((text, column) => cell(text, false, column))),
@@ -282,6 +245,8 @@ const parser = new Marked({
     },
   },
 });
+
+const trimmed = (lines: string): string => lines.replace(/\n+$/, "");
 
 const alignOf = (text: string): "left" | "center" | "right" | null =>
   text.endsWith(":") ? (text.startsWith(":") ? "center" : "right") : text.startsWith(":") ? "left" : null;

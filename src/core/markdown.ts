@@ -13,7 +13,7 @@
  */
 import { decodeHTMLStrict } from "entities";
 import type { MarkedToken, Token, Tokens } from "marked";
-import { withTabs } from "./code.ts";
+import { withFallenCode, withTabs } from "./code.ts";
 import { blocksOf, type Block, type Spoiler, type Verbatim } from "./lexer.ts";
 import { border, clean, margin, shown, styled, unmark, type Border } from "./marks.ts";
 import type { StyledText } from "./model.ts";
@@ -39,7 +39,7 @@ export type RenderOptions = {
 /** The text and its styles; empty only for blank input. */
 export function toSignalText(markdown: string, options: Partial<RenderOptions> = {}): SignalText {
   const { lengthMax = Infinity, takeCode = () => null } = options;
-  const source = clean(markdown);
+  const source = withFallenCode(clean(markdown));
   const tabs = /^[ >]*\t/m.test(source) ? { lines: source.split("\n"), next: 0 } : null;
   const context: Context = { depth: 0, shownUrls: new Set(), cited: new Set(), takeCode, tabs, before: "" };
   const starts: number[] = [];
@@ -52,7 +52,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
     if (text.trim() !== "") {
       whole += (whole && "\n\n") + border(isSolid(token) ? "solid" : "prose", isLed) + text;
       starts.push(from);
-      isLed = token.type === "heading" || /[:：]\s*$/.test(token.raw.slice(-8));
+      isLed = token.type === "heading" || leads.test(token.raw);
     }
     context.before = textBefore(context.before, token);
     end = from + token.raw.length;
@@ -66,6 +66,9 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
 }
 
 const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code", "blockquote"].includes(type);
+
+/** "For example:", and a line in bold alone, which models write for a heading. */
+const leads = /[:：][*_]*\s*$|^\*\*[^*\n]+\*\*\s*$/;
 
 /** Markdown is hardly longer than what it shows, but for what shows nothing. */
 const proseFactor = 16;
@@ -94,7 +97,9 @@ const depthMax = 16;
 function block(token: Block["token"], context: Context): string {
   if (token.type === "def" && context.shownUrls.has(token.href) && !context.cited.has(token.href)) return "";
   try {
-    return token.type === "space" ? "" : toText(token, context).trimEnd();
+    if (token.type === "space") return "";
+    const text = toText(token, context).trimEnd();
+    return token.type === "paragraph" || token.type === "text" ? text.trimStart() : text;
   } catch {
     // Nested too deeply for the stack: the words count more than their looks.
     return token.raw.trimEnd();

@@ -6,17 +6,17 @@
  *
  * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
  */
-import type { SessionView } from "../claude/line.ts";
 import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Chat, Millis, Session } from "../core/model.ts";
+import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import type { Project } from "../projects/folders.ts";
+import { chatFolder, openPlace, type Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
+import { isReminderTool, reminderTools, workOnReminders } from "./reminders.ts";
 
 export interface CallLoop extends Queue {
   /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
@@ -24,6 +24,8 @@ export interface CallLoop extends Queue {
 }
 
 export type CallDeps = {
+  /** signalman's. */
+  readonly home: string;
   readonly projects: readonly Project[];
   /** Found when it is first needed. */
   readonly executor: () => Promise<ExecutorDeps>;
@@ -89,7 +91,11 @@ async function workOn(
     // Settled by a decision, whose post is there, or by what a crash left.
     return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
   }
-  const project = deps.projects.find(({ name }) => name === call.project);
+  if (isReminderTool(call.tool)) {
+    await workOnReminders(bridge, session, call);
+    return null;
+  }
+  const project = projectOf(deps, session);
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
   }
@@ -97,8 +103,10 @@ async function workOn(
   if (call.state === "seen") {
     const plan = await executor.workplace.look(project, call, executor);
     if (plan.verdict === "asks") {
-      const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
-      return { use: toUse(call), item, basis: plan.basis, mayAlways: isFreed(call), project: project.name };
+      const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
+      const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
+      const mayAlways = project.name !== "" && isFreed(call);
+      return { use: toUse(call), item, basis: plan.basis, mayAlways, project: project.name };
     }
   }
   const stop = new AbortController();
@@ -111,7 +119,14 @@ async function workOn(
   }
 }
 
-const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" : "change.diff");
+const fileOf = ({ tool }: Call): string => {
+  if (/^(local_)?(edit|write)$/iu.test(tool)) return "change.diff";
+  return tool === "local_run" || tool === "Bash" ? "command.sh" : "question.txt";
+};
+
+/** The owner's own program has a folder in every chat. */
+const projectOf = ({ projects, home }: CallDeps, { project, backend }: Session): Project | undefined =>
+  project === null && backend === ownProgram ? chatFolder(home) : projects.find(({ name }) => name === project);
 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
@@ -120,7 +135,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: Abo
   const { store, chats } = bridge;
   const given = store.settings.get(`owed:${id}`);
   if (given === null) return;
-  const { chat, sessionId, work } = JSON.parse(given) as Owed;
+  const { chat, sessionId, work } = store.db.read(() => JSON.parse(given) as Owed);
   const name = store.sessions.get(sessionId)?.project ?? "";
   const project = deps.projects.find((one) => one.name === name);
   const body = project
@@ -153,26 +168,41 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
   return { kind: "text" as const, text, styles, quote: null, files };
 }
 
-/** What Claude is told of the project that a session works on: its tools, and what its folder says about itself. */
+/** Our tools of a session, and what Claude is told of the project that it works on. */
 export async function toolsOf(
   { config, log }: Pick<Bridge, "config" | "log">,
-  { projects, executor }: CallDeps,
+  deps: CallDeps,
   session: Session,
-): Promise<Pick<SessionView, "tools" | "system">> {
-  const project = projects.find(({ name }) => name === session.project);
-  if (project === undefined) return { tools: [], system: config.system };
+): ReturnType<Bridge["toolsOf"]> {
+  const { executor } = deps;
+  const project = projectOf(deps, session);
+  if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
+  if (project === undefined) return { tools: reminderTools, system: config.system };
   try {
     const deps = await executor();
     const told = await deps.workplace.describe(project, deps);
-    if ("refusal" in told)
-      return { tools: [], system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${told.refusal}` };
-    return { tools: told.tools, system: `${config.system}\n\n${told.instructions}` };
+    const { tools, words } =
+      "refusal" in told
+        ? { tools: [], words: `The project ${project.name} cannot be opened: ${told.refusal}` }
+        : { tools: told.tools.map((tool) => ({ ...tool, isOfMachine: true })), words: told.instructions };
+    return { tools: [...tools, ...reminderTools], system: `${config.system}\n\n${words}` };
   } catch (error) {
     log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
     throw error instanceof BridgeError
       ? error
       : new BridgeError("config", `Cannot open the project ${project.name}`, { cause: error });
   }
+}
+
+/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
+  const folder = await openPlace(project, home);
+  if ("refusal" in folder)
+    throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
+      hint: "Correct [projects] in config.toml.",
+    });
+  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
+  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

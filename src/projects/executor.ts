@@ -3,7 +3,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
 import { createQueue, inWords } from "./content.ts";
-import { instructionsOf, openFolder, type Project } from "./folders.ts";
+import { ownProgram } from "../core/model.ts";
+import { instructionsOf, openFolder, openPlace, type Project } from "./folders.ts";
+import { planPermission } from "./permission.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
 import { definitionsOf, planCall, type Plan, type Site } from "./tools.ts";
@@ -34,10 +36,11 @@ type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
 export const folders: Workplace = {
   async look(project, { tool, input, sessionId, turn }, deps) {
-    const folder = await openFolder(project.folder, deps.home);
+    const folder = await openPlace(project, deps.home);
     if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
     const scope = { sessionId, turn, root: folder.root };
-    return planCall(tool, input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
+    const plan = project.backend === ownProgram ? planPermission : planCall;
+    return plan(tool, input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
   },
   async describe(project, { home }) {
     const folder = await openFolder(project.folder, home);

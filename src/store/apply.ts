@@ -9,13 +9,15 @@ import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
+import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { createView, lasting, type Surroundings } from "./view.ts";
+import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -79,12 +81,15 @@ export function createChats(store: Store, world: Surroundings) {
         return id;
       });
     },
-    /** Tells every chat in which something is open. */
+    /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
     tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
-      for (const key of store.inbox.openChats()) {
-        const chat = store.inbox.head(key)[0]?.envelope.chat;
-        if (chat) settle(chat, fact);
-      }
+      for (const key of store.inbox.openChats())
+        try {
+          const chat = store.inbox.head(key)[0]?.envelope.chat;
+          if (chat) settle(chat, fact);
+        } catch (error) {
+          if (!(error instanceof BridgeError && isDamage(error))) throw error;
+        }
     },
     viewOf,
   };
@@ -159,11 +164,23 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo =
+  | "call"
+  | "look"
+  | "askCall"
+  | "allowCall"
+  | "dropCall"
+  | "result"
+  | "grantEdits"
+  | "owe"
+  | "paid"
+  | "schedule"
+  | "unschedule"
+  | "reschedule";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
 function createCallWrites(store: Store, world: Surroundings): Writes<CallDo> {
-  const { calls, sessions, settings, db } = store;
+  const { calls, sessions, settings, reminders, db } = store;
   return {
     call(_, { sessionId, turn, use: { id, name, input } }) {
       const project = sessions.get(sessionId)?.project ?? "";
@@ -181,9 +198,13 @@ function createCallWrites(store: Store, world: Surroundings): Writes<CallDo> {
     },
     dropCall: (_, { useId, reason, approver }) => dropCall(store, world, useId, reason, approver),
     result(_, { sessionId, useId, text, isError }) {
+      calls.finish(useId, { content: text, isError }, world.now());
       postResult(store, world, sessionId, useId, text, isError);
       return sessionId;
     },
+    schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
+    unschedule: (_, { id }) => void reminders.remove(id),
+    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
@@ -288,11 +309,11 @@ const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
-  const { source, content, sentAt } = envelope;
+  const { source, content, sentAt, isScheduled } = envelope;
   const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
   const isRemove = stage === "cleared";
   const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
-  if (emoji === null || source === null) return;
+  if (emoji === null || source === null || isScheduled) return;
   // Signal's clients keep the reactions of an edited message at its first version.
   const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
   outbox.addMark(
@@ -310,7 +331,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
-    if (active?.backend === world.backend) return active;
+    if (active && active.backend === backendOf(world, active)) return active;
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) endSession(store, world, active.id);
@@ -319,7 +340,8 @@ function createSessionMaker(store: Store, world: Surroundings) {
       named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
-    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
+    const backend = project?.backend ?? world.backend;
+    return sessions.create(id, chat, backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 

@@ -3,6 +3,7 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
+import { textContent } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
@@ -204,6 +205,13 @@ describe("when a person edits a message", () => {
       "ask 9",
     ]);
   });
+  test("to a yes that answers nothing: the message is over all the same", () => {
+    expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, "/approve"))).toEqual([
+      "finish 1 cancelled",
+      "say command 9",
+    ]);
+    expect(decided(withTwoAsks, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled", "say note 9"]);
+  });
   test("to a yes: the question is answered, and the message is over", () =>
     expect(decided(standings.waiting, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled", "yes to a", "go on 1"]));
 });
@@ -324,6 +332,9 @@ describe("when a command comes", () => {
       "/new what is new?",
       ["end s", "open 9", "mark 9 taken", "say command 9", "ask 9"],
     ],
+    ["/new chat asks nothing", standings.nothing, "/new chat", ["end s", "say command 9"]],
+    ["/compact has nothing to do", standings.nothing, "/compact", ["say command 9"]],
+    ["/resume #1", standings.nothing, "/resume #1", ["say command 9"]],
     ["/forget", standings.nothing, "/forget", ["forget s", "say command 9"]],
     ["/verbose on", standings.posted, "/verbose on", ["set verbose true", "say command 9"]],
     ["one that waits behind nothing: it changes no turn", standings.posted, "/status", ["say command 9"]],
@@ -332,6 +343,20 @@ describe("when a command comes", () => {
     const changes = decided(view, received(words));
     expect(changes.toSorted()).toEqual([...then].toSorted());
   });
+  test("/new with a photo asks about the photo", () => {
+    const file = {
+      ref: "1",
+      contentType: "image/png",
+      fileName: null,
+      sizeBytes: 9,
+      isVoiceNote: false,
+      isLongText: false,
+    };
+    const photo = textContent("/new", { attachments: [file] });
+    expect(decided(standings.nothing, received(photo))).toContain("open 9");
+  });
+  test("a number is read with what people put around it", () =>
+    expect(textsOf(standings.nothing, received("/resume #1."))).toEqual(["This is: this"]));
   test("/stop of a question that was asked elsewhere says no to it", () => {
     const view = viewOf([], { asks: [ask("a", 50)] });
     expect(decided(view, received("/stop"))).toEqual(["no to a", "say command 9"]);

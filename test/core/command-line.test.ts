@@ -31,12 +31,20 @@ describe("a command is understood as it was meant", () => {
     ["/models", "model", ""],
     ["/cost", "usage", ""],
     ["/whoami", "status", ""],
+    ["/ok", "approve", ""],
+    ["/always", "approve", "always"],
+    ["/again", "retry", ""],
+    ["/rename Trip", "title", "Trip"],
+    ["/stop the answer that you write", "stop", "the answer that you write"],
+    ["/undo the last change", "undo", "the last change"],
     ["/nwe", "nwe", ""],
     ["/tmp", "tmp", ""],
   ])("%p", (text, name, argument) => expect(parseCommand(text)).toEqual({ name, argument }));
 
   test.each([
     "/tmp is full, what can I delete?",
+    "/help me with my homework",
+    "/status code 404 means what?",
     "/etc/hosts",
     "/etc/hosts is what?",
     "/stop/now",

@@ -3,11 +3,14 @@ import fc from "fast-check";
 import { consentOf, consentOfReaction } from "../../src/core/consent.ts";
 
 const yes = `yes|Yes!|YES.|y|yep|yeah|okay|OK|ok 👍|k|sure|yes please|go ahead|do it|sounds good|ja|Ja, bitte|klar|oui|d’accord|vas-y|sí|Sí.|si
-  |vale|да|はい|いいよ|好的|可以|네|evet|tak|हाँ|نعم|ｙｅｓ|ＯＫ|“yes”|**yes**|y\u200Bes|\u202Eyes|S\u0069\u0301|👍|👍🏽|👍\uFE0F|👍🏿👍🏿|✔|✔️|✅|☑️|👌🏻|yes 😀|yes, go ahead`;
-const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎`;
-const always = "always|Always!|yes, always|always allow|immer|toujours|siempre|всегда|♾|♾️|∞";
+  |vale|да|はい|いいよ|好的|可以|네|evet|tak|हाँ|نعم|ｙｅｓ|ＯＫ|“yes”|**yes**|y\u200Bes|\u202Eyes|S\u0069\u0301|👍|👍🏽|👍\uFE0F|👍🏿👍🏿|✔|✔️|✅|☑️|👌🏻|yes 😀|yes, go ahead|yesss|yes yes|Sure, thanks!|ok danke
+  |please go ahead|yeah do it please|that’s fine|it's ok|ja, gerne|Oui, vas-y|да, конечно|はい、お願いします|好啊|ได้|ok go for it|+1`;
+const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎|nooo|no no|please don't|not yet|never mind|いいえ、結構です|不用了`;
+const always =
+  "always please|yes, from now on|ja, immer bitte|always|Always!|yes, always|always allow|immer|toujours|siempre|всегда|♾|♾️|∞";
 const none = `|?|ok?|yes?|sure?|yes but only the first|yes, and add a test|yes if it is safe|not sure|no problem|no worries|no idea|maybe|hmm|wait|yesterday
-  |okra|nobody|👍👎|yes 👎|no 👍|❤️|👨‍👩‍👧|🤔|1|yes\nand also delete the other|allow me to explain|go away|please|danke|ya|pode ser`;
+  |okra|nobody|👍👎|yes 👎|no 👍|❤️|👨‍👩‍👧|🤔|1|yes\nand also delete the other|allow me to explain|go away|please|danke|ya|pode ser|no, go ahead|don't stop
+  |ok stop|yes, not now|not bad|never say never|go to hell|thanks|it|ok what|yes because it is safe|${"yes ".repeat(11)}`;
 const words = (list: string): string[] => list.split("|").map((word) => word.replace(/^\s+|\n\s*$/gu, ""));
 
 describe("a yes is a yes", () => {
@@ -29,6 +32,8 @@ describe("a yes is a yes", () => {
     ["no thanks. Use make instead.", "Use make instead."],
     ["no\nuse the other", "use the other"],
     ["No - not that", "not that"],
+    ["no because it is wrong", "because it is wrong"],
+    ["不要，用另一个", "用另一个"],
   ])("%p is a no with a reason", (said, reason) =>
     expect(consentOf(said)).toEqual({ answer: "no", reason, numbers: [] }),
   );

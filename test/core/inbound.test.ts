@@ -124,6 +124,10 @@ describe("in a listed group", () => {
       isEntitled: true,
     });
   });
+  test("a mention alone is told how to ask", () => {
+    const called = ask(envelope(text("\uFFFC", { mentions: [mention] }), toGroup), rules);
+    expect(called).toEqual({ kind: "hint", text: expect.stringContaining("quote") });
+  });
   test("a command is found behind the mention", () => {
     const command = envelope(text("\uFFFC /new now", { mentions: [mention] }), toGroup);
     expect(ask(command, rules)).toEqual({ kind: "command", name: "new", argument: "now", replaces: null });
@@ -164,6 +168,9 @@ describe("what an allowed message is", () => {
     ["a heart", { ...thumb(5), emoji: "❤️" } as Content, "ignore"],
     ["/approve", text("/approve"), "yes by command to null"],
     ["/deny", text("/DENY"), "no by command to null"],
+    ["/approve with conditions", text("/yes but only the first"), "hint"],
+    ["/yes please", text("/yes please"), "yes by command to null"],
+    ["/always", text("/always"), "always by command to null"],
     ["/approve quoting a message of ours", { ...quoting(5), text: "/approve" }, "yes by command to 5"],
     ["a prompt edited to a yes", { kind: "edit", targetSentAt: 7, body: text("yes") }, "yes by text to null"],
   ] as const)("%s", (_, content, expected) => {

@@ -152,6 +152,26 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986\\. A a\\_b 3\\.14",
     "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986. A a_b 3.14",
   ],
+  "whole paths of Windows": [
+    "C:\\a\\_b\\*.c, **D:\\_e** and \\\\host\\share\\_x\\y. \\*not\\*",
+    "C:\\a\\_b\\*.c, D:\\_e and \\\\host\\share\\_x\\y. *not*",
+    "BOLD:D:\\_e",
+  ],
+  "a signature, and what begins with a dash, make no heading": [
+    "See you.\nA\n-- \nB\n\nx\n-\ny",
+    "See you.\nA\n--\nB\n\nx\n-\ny",
+  ],
+  "a line right after a table": [
+    "| a | b |\n|---|---|\n| 1 | 2 |\nSo **much**.\n\n| a |\n|---|\n1",
+    "a  b\n────\n1  2\n\nSo much.\n\na\n─\n1",
+    "MONOSPACE:a  b\n────\n1  2",
+    "BOLD:a",
+    "BOLD:b",
+    "BOLD:much",
+    "MONOSPACE:a\n─\n1",
+    "BOLD:a",
+  ],
+  "paragraphs stand where they belong": ["1. a\n\n\tb\n\n  c", "1. a\n\n   b\n\nc"],
   "numbers as they were written": ["3. Oktober\n25. Dezember\n\n007. Bond", "3. Oktober\n\n25. Dezember\n\n007. Bond"],
   "numbers that are all equal are counted": ["1. a\n1. b\n1. c", "1. a\n2. b\n3. c"],
   "what stands too little below a number belongs to it": [
@@ -198,6 +218,8 @@ describe("stars, lines and tildes that are no emphasis stay", () => {
     calls: "COUNT(*) and SUM(*), f(*args, **kwargs), (*p)->x, (*q)->y, char *a, *b",
     globs:
       "src/*.ts, lib/*.ts, src/**/*.js and test/**/*.js, **/node_modules/**, rm *.o *.a, /api/*, /web/*, /a/**, /b/**",
+    "stars far apart":
+      "x = *p; f(*args, **kw); 5*x + 3*y, **/*.ts and src/**/test_*.py, __dirname/__file, self.__dict__",
     cron: "0 */6 * * * x and 0 0 * * * y",
     footnotes: "5 €* and 6 €*, *plus tax, *per month",
     names: "snake_case_name, _private, _other, __init__, __init__.py, __FILE__, __tests__/a, /x/_next/_static_/y",
@@ -239,6 +261,15 @@ describe("emphasis", () => {
       '"引"',
     ]);
   });
+  test("before an ending, and without a space behind it", () => {
+    expect(words('**«Имя»**ом и **"Q"**s, **Warning.**That **(p)**z **Why?**Because')).toEqual([
+      "«Имя»",
+      '"Q"',
+      "Warning.",
+      "(p)",
+      "Why?",
+    ]);
+  });
   test("at the beginning of a word, around names of files and in all its nestings", () => {
     expect(
       words("**T**otal **.env** **/etc/hosts** **GET**/**POST** (**a**), “**b**”, **c**: **d:** *e*, __f g__ __Note__"),
@@ -256,7 +287,25 @@ describe("emphasis", () => {
 describe("a fence takes nothing with it", () => {
   const fences: { readonly [name: string]: readonly [markdown: string, text: string, ...code: string[]] } = {
     "behind the marker of a list": ["- ```sh\n  a\n  ```\n**b**", "•\na\n\nb", "a"],
-    "with its lines at the margin": ["1. ```sh\na\n\n  b\n```\n2. c", "1.\na\n\n  b\n\n2. c", "a\n\n  b"],
+    "with its lines at the margin": ["1. ```sh\na\n\n  b\n```\n2. c", "1.\na\n\n  b\n2. c", "a\n\n  b"],
+    "with its lines at the margin, in any item": [
+      "- a\n- ```sh\n  b\n  ```\n- ```py\ndef c():\n    d\n```\n**e**",
+      "• a\n•\nb\n•\ndef c():\n    d\n\ne",
+      "b",
+      "def c():\n    d",
+    ],
+    "with its lines at the margin, below the words of an item": [
+      "1. a\n   ```sh\nb\n  c\n```\n   - d\n     ```\n  e\n     ```\n2. **f**",
+      "1. a\nb\n  c\n   • d\ne\n2. f",
+      "b\n  c",
+      "e",
+    ],
+    "with some lines at the margin": [
+      "- ```sh\n  cat <<E\na\nE\n  ```\n- **b**",
+      "•\ncat <<E\na\nE\n• b",
+      "cat <<E\na\nE",
+    ],
+    "without an end in its item": ["- ```\n  a\n\nb\n\n```\nc\n```\nd", "•\na\n\nb\n\nc\n\nd", "a", "c"],
     "with its end at the margin": ["- x\n  ```sh\n  a\n```\n**b**", "• x\na\n\nb", "a"],
     "in a quote": ["> ```\n> a\n> ```\n**b**", "a\n\nb", "a"],
     "in a quote that goes on without marks": ["> ```\na\n```\n**b**", "a\n\nb", "a"],

@@ -55,6 +55,7 @@ describe("long code becomes a file", () => {
     "### `fetch.py`\n\nIt reads `more.json` and all pages.": "fetch.py",
     "Save it as `fetch.py`. Then run it:": "fetch.py",
     "- Save it as `fetch.py`:": "fetch.py",
+    "保存为 `src/抓取.py`：": "抓取.py",
     "With Python 3.12, e.g. on Node.js:": "code.py",
     Nothing: "code.py",
   };
@@ -139,6 +140,17 @@ describe("a very long answer", () => {
         expect(parts.filter((part) => part.includes(`For example:\n\n${block}`))).toHaveLength(1);
       for (const part of parts) expect(part).not.toMatch(/Title \d+(?:\n\(\d+\/\d+\))?$/);
     }
+  });
+  test("a line in bold stays with what it is the heading of, and what leads in to a long list with its first item", () => {
+    const parts = (markdown: string): string[] =>
+      renderReply(markdown).map((body) => (body.kind === "text" ? body.text.replace(/\n\(\d+\/\d+\)$/, "") : ""));
+    for (const heading of ["**Step 1**", "*Arguments:*", "**Arguments:**"]) {
+      const [first, second] = parts(`${"word ".repeat(380)}\n\n${heading}\n\n${"more ".repeat(60)}`);
+      expect(first).toEndWith("word");
+      expect(second).toStartWith(heading.replaceAll("*", ""));
+    }
+    const list = "- an item of several words\n".repeat(90);
+    expect(parts(`## Title\n\n${"word ".repeat(250)}:\n\n${list}`)[0]).toEndWith("several words");
   });
   test("a table longer than a message has its head in each; a list ends with an item", () => {
     const table = `| Nr | Name |\n|--:|---|\n${Array.from({ length: 400 }, (_, n) => `| ${n} | name ${n} |\n`).join("")}`;

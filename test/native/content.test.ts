@@ -65,6 +65,11 @@ test("beside a text there are no words", () => {
   });
 });
 
+test("a message with nothing in it is a text without words; in a group it is none", () => {
+  expect(read({}).content).toMatchObject({ kind: "text", text: "", attachments: [] });
+  expect(read(inGroup).content).toEqual({ kind: "empty", what: "no text" });
+});
+
 test("a reply to a story and a vote are ignored, and say why", () => {
   const storyContext = { authorAci: alice, sentTimestamp: 5n, authorAciBinary: null };
   expect(read({ body: "nice", storyContext }).content).toEqual({ kind: "empty", what: "story reply" });

@@ -225,7 +225,7 @@ function toContent(data: Data): Content {
     return { kind: "delete", targetSentAt: data.adminDelete.targetSentTimestamp ?? 0 };
   if (data.isExpirationUpdate) return { kind: "timer", expiresInSeconds: data.expiresInSeconds ?? 0 };
   const body = toText(data);
-  if (body.text !== "" || body.attachments.length > 0 || body.isViewOnce) return body;
+  if (body.text !== "" || body.attachments.length > 0 || body.isViewOnce || body.quote !== null) return body;
   const names = Object.keys(data).filter((key) => !(key in sentSchema.entries) && data[key] !== null);
   const news = names.find((name) => !quietData.test(name));
   if (news !== undefined && isObject(data[news])) return unknown(news);

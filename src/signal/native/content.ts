@@ -194,8 +194,9 @@ function otherKind(data: wire.DataMessage): string | null {
   if (data.pollTerminate ?? data.pollVote) return "poll";
   if (data.pinMessage ?? data.unpinMessage) return "pin";
   if (data.groupCallUpdate) return "group call";
-  if (data.body !== "" || data.attachments.length > 0 || wordsOf(data) !== "") return null;
-  return data.groupV2 && data.groupV2.groupChange.length > 0 ? "group update" : "no text";
+  // What says nothing at all, a forward of nothing or a kind that is new, is a person's still, and gets a word.
+  if (data.body !== "" || data.attachments.length > 0 || wordsOf(data) !== "" || !data.groupV2) return null;
+  return data.groupV2.groupChange.length > 0 ? "group update" : "no text";
 }
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {

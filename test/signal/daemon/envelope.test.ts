@@ -220,6 +220,11 @@ describe("messages without text", () => {
     ],
   ])("%s is said in words", (_, extra, words) => expect(textOf(said(extra))?.text).toBe(words));
 
+  test("a quote without words is a message still", () => {
+    const quote = { id: 5, authorUuid: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", text: "How late is it?" };
+    const wire = { envelope: { timestamp: 7, dataMessage: { timestamp: 7, message: null, quote } } };
+    expect(toEnvelope(wire, { aci: null, number: null }).content).toMatchObject({ text: "", quote: { sentAt: 5 } });
+  });
   test("beside a text there are no words", () => {
     const previews = [{ url: "https://example.org", title: "Example", description: "" }];
     expect(textOf(said({ previews }, "look https://example.org"))?.text).toBe("look https://example.org");
