@@ -432,7 +432,7 @@ test("projects: several things are one question, answered by their numbers", () 
     seen.write("me", "no 2, herbs are in the kitchen");
     await seen.answered(planted);
     expect([read("beds.md"), read("herbs.md")]).toEqual(["Two beds.\n", null]);
-    golden("13-several", "13. SEVERAL AT ONCE: one message, answered by its numbers", seen);
+    golden("14-several", "14. SEVERAL AT ONCE: one message, answered by its numbers", seen);
   }));
 
 test("projects: a command is shown whole, ended by /stop; always frees edits for an hour", () =>
@@ -468,7 +468,7 @@ test("projects: a command is shown whole, ended by /stop; always frees edits for
     await seen.shows("edits in garden");
     seen.write("me", "/ask");
     await seen.shows("asks again");
-    golden("14-commands-and-always", "14. COMMANDS: each is asked for, whole; ALWAYS: edits alone, for an hour", seen);
+    golden("15-commands-and-always", "15. COMMANDS: each is asked for, whole; ALWAYS: edits alone, for an hour", seen);
   }));
 
 test.concurrent.each(["sessions", "messages"])(
