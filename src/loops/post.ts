@@ -1,5 +1,5 @@
 /** What a post needs before it goes out, whichever line it goes to. */
-import type { RemoteSession, Request, SessionView } from "../claude/line.ts";
+import type { Request, SessionView } from "../claude/line.ts";
 import { encodeMetadata } from "../core/metadata.ts";
 import type { Change } from "../core/changes.ts";
 import type { Millis, Session } from "../core/model.ts";
@@ -60,34 +60,17 @@ export async function viewOf({ config, store, toolsOf }: Bridge, session: Sessio
     model: text("model", config.model),
     effort: text("effort", config.effort),
     ...(await toolsOf(session)),
-    metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
+    metadata: { ...encodeMetadata(context, session.stamps), ...metadataOf(session.id) },
     history: () => store.log.newestFirst(session.id),
   };
 }
 
-/** The session is over at the API: nothing can be asked in it any more. */
-export const isOver = (there: RemoteSession | null): boolean =>
-  there === null || there.isArchived || there.status === "terminated";
+/** What a session is known by at the API, before its id there is known here. */
+export const metadataOf = (id: string): { readonly [key: string]: string } => ({
+  "sb.schema": "1",
+  "sb.id": id.slice(0, 8),
+});
 
 /** How long the prompt waits that a decision queued anew; null where it did not. */
 export const waitOf = (changes: readonly Change[]): Millis | null =>
   changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;
-
-/**
- * A question whose answer was refused is open again, where Claude still waits. A result is not posted for ever: it may have been
- * refused for what it says, so one that says this goes out in its place; where that is refused, too, nothing waits for it.
- */
-export function refused({ store, clock }: Bridge, { id, kind, request }: PostRow): void {
-  const { posts, calls } = store;
-  if (kind === "interrupt") posts.finish(id);
-  else if (request?.kind !== "result") posts.remove(id);
-  else if (request.text === refusedText) {
-    posts.finish(id);
-    calls.markPosted(request.toolUseId, clock.now());
-  } else {
-    posts.setRequest(id, { ...request, text: refusedText, isError: true });
-    posts.markQueued(id);
-  }
-}
-
-const refusedText = "There is a result, but it was refused on its way to Claude.";

@@ -220,25 +220,3 @@ test("the project has its own conversation; /project off goes back to the other"
   await stage.pass(2);
   expect(stage.daemon.store.sessions.active("self")?.id).toBe(inProject?.id ?? "");
 });
-
-test("a result that Claude's side refuses goes out once more as a word that says so; refused again, it is over", async () => {
-  const stage = await open([edit, edit, { say: "I see." }]);
-  stage.write("fix the typo");
-  await until("the question", () => question(stage) !== undefined);
-  stage.claude.fail("post", { kind: "refuse", code: "claude_request" });
-  react(stage, "👍");
-  await until("the end of the call", () => states().includes("local_edit posted"));
-  expect(readme()).toBe("# The garden\n");
-  await stage.restart();
-  await until("the answer", () => isSaid("I see."));
-
-  await stage.close();
-  writeFileSync(join(folder, "README.md"), "# Teh garden\n");
-  const other = await open([edit, { say: "I see." }]);
-  other.write("fix the typo");
-  await until("the question", () => question(other) !== undefined);
-  for (const _ of [1, 2]) other.claude.fail("post", { kind: "refuse", code: "claude_request" });
-  react(other, "👍");
-  await until("the end of the call", () => states().includes("local_edit posted"));
-  expect(other.daemon.store.db.all("SELECT state FROM posts WHERE kind = 'result'")).toEqual([{ state: "done" }]);
-});
