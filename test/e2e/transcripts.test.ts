@@ -69,7 +69,8 @@ test.concurrent("progress: a long answer is one message that grows, and ends as 
 });
 
 test.concurrent("approvals: what, where and why; by reaction or word; by the right person; several at once; over a restart", async () => {
-  await using seen = await openScene();
+  // Marks travel beside the messages, and are shown by the scene of presence.
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
   const { friends: place } = seen;
   seen.claude.setScript((prompt) => {
     const commands = prompt.includes("clean") ? ["rm -rf build", "rm -rf cache"] : ["make test"];
@@ -82,30 +83,34 @@ test.concurrent("approvals: what, where and why; by reaction or word; by the rig
       { say: "Done." },
     ];
   });
-  const tests = seen.write("Ben", "run the tests", { place, isMention: true });
-  await seen.shows("⏳");
+  seen.write("Ben", "run the tests", { place, isMention: true });
+  await seen.shows("make test");
+  await seen.sent();
   seen.react("Ben", "👍", place);
   await seen.program.log("envelope ignored", { reason: "reaction" });
   seen.write("Ben", "/approve", { place, isMention: true });
   await seen.shows("allowed by name");
   seen.note("Ben may ask, but not approve");
   seen.react("Anna", "👍", place, "make test");
-  await seen.answered(tests);
-  const clean = seen.write("me", "clean up");
-  await seen.shows("⏳");
+  await seen.shows("Done.");
+  seen.write("me", "clean up");
+  await seen.shows("do 2 things");
+  await seen.sent();
   await seen.restart();
   seen.note("signalman was restarted");
   await seen.cut();
   await seen.mend();
   seen.note("the line was lost, and is back");
   seen.write("me", "yes");
-  await seen.answered(clean);
-  const again = seen.write("me", "clean up again");
-  await seen.shows("⏳");
+  await seen.shows("Done.");
+  seen.write("me", "clean up again");
+  await seen.shows("do 2 things");
+  await seen.sent();
   seen.write("me", "yes 2");
   await seen.shows("Yes to 2.");
+  await seen.sent();
   seen.write("me", "no, keep the build folder");
-  await seen.answered(again);
+  await seen.shows("Done.");
   golden("08-approvals", "8. APPROVALS: Claude asks before it runs something", seen);
 });
 
@@ -363,7 +368,8 @@ test("onboarding: a person is greeted once, over restarts too", async () => {
   golden("10-welcome", "10. ONBOARDING: two lines at the first message", seen);
 });
 
-/** Works in a folder with a README, which is the project garden; without a sandbox, so that every machine shows the same. */
+/** Works in a folder with a README, which is the project garden; without a sandbox, so that every machine shows the
+ * same; and without marks, which travel beside the messages. */
 async function inGarden(play: (seen: Scene, read: (name: string) => string | null) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
   writeFileSync(join(folder, "README.md"), "# Teh garden\n\nRoses, mostly.\n");
@@ -371,7 +377,7 @@ async function inGarden(play: (seen: Scene, read: (name: string) => string | nul
   const read = (name: string): string | null =>
     existsSync(join(folder, name)) ? readFileSync(join(folder, name), "utf8") : null;
   try {
-    await using seen = await openScene({ PATH: "/nonexistent" }, config);
+    await using seen = await openScene({ PATH: "/nonexistent", SIGNALMAN_REACTIONS: "off" }, config);
     await play(seen, read);
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -391,14 +397,14 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     await seen.shows("garden");
     seen.write("me", "/project garden");
     await seen.shows("Project garden");
-    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    seen.write("me", "There is a typo in the title. Can you fix it?");
     await seen.shows("Claude wants to");
-    await seen.shows("⏳");
+    await seen.sent();
     expect(read("README.md")).toStartWith("# Teh garden\n");
     await seen.restart();
     seen.note("the program is started again while Claude waits");
     seen.react("me", "👍", null, "Claude wants to");
-    await seen.answered(asked);
+    await seen.shows("reads “The garden”");
     expect(read("README.md")).toStartWith("# The garden\n");
     seen.write("me", "/diff");
     await seen.shows("+# The garden");
@@ -424,13 +430,14 @@ test("projects: several things are one question, answered by their numbers", () 
     ]);
     seen.write("me", "/project garden");
     await seen.shows("Project garden");
-    const planted = seen.write("me", "Plant the rest");
+    seen.write("me", "Plant the rest");
     await seen.shows("do 3 things");
-    await seen.shows("⏳");
+    await seen.sent();
     seen.write("me", "yes 1 3");
     await seen.shows("Yes to 1, 3.");
+    await seen.sent();
     seen.write("me", "no 2, herbs are in the kitchen");
-    await seen.answered(planted);
+    await seen.shows("Planted");
     expect([read("beds.md"), read("herbs.md")]).toEqual(["Two beds.\n", null]);
     golden("14-several", "14. SEVERAL AT ONCE: one message, answered by its numbers", seen);
   }));
@@ -450,19 +457,20 @@ test("projects: a command is shown whole, ended by /stop; always frees edits for
     await seen.shows("Project garden");
     seen.write("me", "count the roses");
     await seen.shows("Claude wants to");
-    await seen.shows("⏳");
+    await seen.sent();
     seen.write("me", "ok");
     while (read("log") === null) await seen.program.status();
     seen.write("me", "/stop");
     await seen.shows("Stopped.");
     await seen.idle();
     expect(read("log")).toBe("begun\n");
-    const titled = seen.write("me", "mend the title");
+    seen.write("me", "mend the title");
     await seen.shows("Claude wants to");
-    await seen.shows("⏳ on “mend");
+    await seen.sent();
     seen.react("me", "♾️", null, "Claude wants to");
-    await seen.answered(titled);
-    await seen.answered(seen.write("me", "and the roses"));
+    await seen.shows("Done.");
+    seen.write("me", "and the roses");
+    await seen.shows("Done.");
     expect(read("README.md")).toBe("# The garden\n\nRoses, and beds.\n");
     seen.write("me", "/status");
     await seen.shows("edits in garden");
