@@ -61,12 +61,6 @@ export function createOutbox(db: Database) {
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
-    /** The code for which one of these was given up; null where none was. */
-    faultOf: (why: Why, subject: string): string | null =>
-      get<{
-        fault: string;
-      }>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`?.fault ??
-      null,
     /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
       all<{ chatKey: string }>`
@@ -144,7 +138,7 @@ const questionsMax = 20;
 const aheadMs: Millis = 10 * 60_000;
 
 export function createAdding(db: Database) {
-  const { many, run } = statements(db, select, toRow);
+  const { many, run, get } = statements(db, select, toRow);
   /**
    * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
    * clock far ahead once chose. Resolves to whether it is new.
@@ -162,6 +156,12 @@ export function createAdding(db: Database) {
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
   return {
+    /** The code for which one of these was given up; null where none was. */
+    faultOf: (why: Why, subject: string): string | null =>
+      get<{
+        fault: string;
+      }>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`?.fault ??
+      null,
     add,
     supersede,
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
