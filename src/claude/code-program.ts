@@ -65,8 +65,9 @@ type Start = {
   readonly mark: string;
 };
 
+/** Settings, hooks and MCP servers of the folder itself count for nothing: they would run before anything is asked. */
 const streamArgs =
-  "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --settings".split(
+  "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --setting-sources user --settings".split(
     " ",
   );
 /** It may print nothing for so long while a turn is on: a command of Claude's takes up to ten minutes. */

@@ -196,15 +196,15 @@ export async function toolsOf(
   }
 }
 
-/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+/** The program brings its own tools. @throws BridgeError `claude_program` */
 async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
   const folder = await openPlace(project, home);
   if ("refusal" in folder)
     throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
-  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
+  const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
+  return { tools: [], system: words.join("\n\n"), folder: folder.root, asksToRead: project.ask === "all" };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

@@ -30,6 +30,7 @@ const forms: Readonly<Record<string, RegExp>> = {
   "--output-format": /^stream-json$/u,
   "--permission-prompt-tool": /^stdio$/u,
   "--permission-mode": /^default$/u,
+  "--setting-sources": /^user$/u,
   "--settings": /^\{.*\}$/su,
   "--model": /^[\w.[\]-]+$/u,
   "--effort": /^(low|medium|high|xhigh|max)$/u,
@@ -47,6 +48,8 @@ function readOptions(words: readonly string[]): ReadonlyMap<string, string> {
     options.set(name, value);
   }
   if (!options.has("-p") || !options.has("--input-format")) fail("Error: this double plays the stream alone");
+  // What the folder says itself would be obeyed, and its servers started, before anything is asked.
+  if (!options.has("--setting-sources")) fail("Error: the folder's own settings would count");
   if (!options.has("--verbose")) fail("Error: When using --print, --output-format=stream-json requires --verbose");
   return options;
 }
