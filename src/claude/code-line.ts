@@ -186,10 +186,10 @@ function hasSpoken({ history }: SessionView): boolean {
 async function open(
   deps: CodeDeps,
   talks: Map<string, Talk>,
-  { id, model, effort, system, folder, asksToRead = false }: SessionView,
+  { id, model, effort, system, folder, mayRun = false }: SessionView,
   isResumed: boolean,
 ): Promise<Talk> {
-  const key = JSON.stringify([model, effort, system, folder, asksToRead]);
+  const key = JSON.stringify([model, effort, system, folder, mayRun]);
   const known = talks.get(id);
   known?.idle.abort();
   if (known?.program.isAlive() && known.key === key) return known;
@@ -197,7 +197,7 @@ async function open(
   await known?.program.end();
   const session = uuidOf("session", id);
   const chosen = ["--model", model, "--effort", effort, isResumed ? "--resume" : "--session-id", session];
-  const program = await startProgram(deps, { args: chosen, folder, asksToRead, mark: session });
+  const program = await startProgram(deps, { args: chosen, folder, mayRun, mark: session });
   program.send(controlFrame(deps.newId(), { subtype: "initialize", appendSystemPrompt: system }));
   const state = { isBusy: false, ask: null, costUsd: 0, idle: new AbortController() };
   const talk: Talk = { program, key, reader: createTurnReader(deps.clock.now), ...state };

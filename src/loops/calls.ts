@@ -204,7 +204,7 @@ async function ownPlace(system: string, project: Project, home: string): ReturnT
       hint: "Correct [projects] in config.toml.",
     });
   const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
-  return { tools: [], system: words.join("\n\n"), folder: folder.root, asksToRead: project.ask === "all" };
+  return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

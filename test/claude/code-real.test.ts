@@ -66,8 +66,12 @@ describe.skipIf(program === null)("the real claude program", () => {
         const text = last?.type === "text" ? (last.text ?? "") : "(result)";
         asked.push(text);
         const input = { file_path: join(base, "made.md"), content: "made\n" };
-        const block =
-          text === "write" ? { type: "tool_use", name: "Write", input } : { type: "text", text: `re: ${text}` };
+        const use = (name: string, fields: object): Block => ({ type: "tool_use", name, input: fields });
+        const uses: { readonly [said: string]: Block } = {
+          write: use("Write", input),
+          read: use("Read", { file_path: input.file_path }),
+        };
+        const block = uses[text] ?? { type: "text", text: `re: ${text}` };
         response.writeHead(200, { "content-type": "text/event-stream" });
         response.end(streamOf(`msg_${asked.length}`, block));
       });
@@ -124,6 +128,8 @@ describe.skipIf(program === null)("the real claude program", () => {
     expect(local.entries("tool_result")).toMatchObject([{ toolUseId, isError: false }]);
     expect(local.replies().at(-1)).toBe("re: (result)");
     expect(existsSync(join(base, "trap"))).toBe(false);
+    expect(await local.post([prompt("read", 3)])).toMatchObject({ kind: "requires_action" });
+    expect(local.entries("tool_use").at(-1)).toMatchObject({ name: "Read", isLocal: true });
   });
 
   test("knows a prompt again after a restart, by its id, and goes on", async () => {
