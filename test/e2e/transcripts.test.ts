@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startCodeBrain } from "../doubles/code-brain.ts";
 import { openScene, type Scene } from "./scene.ts";
 
 /** Compares with the file of that name; `UPDATE=1` writes it. */
@@ -419,5 +420,53 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("claude code: the owner's own program asks for what it does, goes on after a restart, and is the owner's alone", async () => {
+  const brain = await startCodeBrain();
+  const readme = join(brain.base, "README.md");
+  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  brain.setScript((prompt) =>
+    prompt.includes("typo")
+      ? [
+          { say: "I look at the title." },
+          { ask: "Read", input: { file_path: readme } },
+          { ask: "Edit", input: { file_path: readme, old_string: "Teh", new_string: "The" } },
+          { say: "The title reads “The garden” now." },
+        ]
+      : [{ say: "Gladly." }],
+  );
+  try {
+    await using seen = await openScene({
+      SIGNALMAN_PROJECTS: `garden=${brain.base}`,
+      SIGNALMAN_BACKEND: "claude-code",
+      SIGNALMAN_CLAUDE_CODE: brain.program,
+      CLAUDE_CONFIG_DIR: brain.config,
+    });
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    await seen.shows("Claude wants to");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.react("me", "👍", null, "Claude wants to");
+    await seen.answered(asked);
+    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    await seen.restart();
+    seen.note("the program is started again");
+    await seen.answered(seen.write("me", "Thank you!"));
+    seen.write("me", "/undo");
+    await seen.shows("Taken back");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.write("Anna", "Can I ask you, too?");
+    await seen.shows("Only the owner");
+    await seen.idle();
+    golden(
+      "13-claude-code",
+      "13. CLAUDE CODE: the owner's own program works on a project, with the same questions",
+      seen,
+    );
+  } finally {
+    await brain.close();
   }
 });
