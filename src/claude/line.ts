@@ -35,6 +35,8 @@ export type LocalTool = {
   readonly name: string;
   readonly description: string;
   readonly inputSchema: { readonly [key: string]: JsonValue };
+  /** It works on files of this machine: beside it Claude has no sandbox. */
+  readonly isOfMachine: boolean;
 };
 
 /** What a line is told of a session. */

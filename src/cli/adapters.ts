@@ -10,6 +10,7 @@ import { BridgeError } from "../core/errors.ts";
 import { isPerson } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
+import { reminderTools } from "../loops/reminders.ts";
 import type { Link, Transport } from "../signal/transport.ts";
 import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -115,7 +116,16 @@ export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps))
   if (backend === "messages" || (backend === "auto" && memory.get(chosenKey) === "messages")) return openMessages();
   if (backend === ownProgram) return buildCodeLine(deps);
   const { createManagedLine } = await import("../claude/managed.ts");
-  const managed = createManagedLine({ ...deps, api, model, effort, system, toolPolicy: tools, memory });
+  const managed = createManagedLine({
+    ...deps,
+    api,
+    model,
+    effort,
+    system,
+    toolPolicy: tools,
+    tools: reminderTools,
+    memory,
+  });
   return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
 }
 

@@ -13,6 +13,7 @@ const aliases: ReadonlyMap<string, string> = new Map(
     usage: "cost",
     status: "whoami",
     sessions: "history chats",
+    reminders: "reminder",
     retry: "again regenerate",
     title: "rename",
     forget: "delete",

@@ -17,6 +17,7 @@ export const commands = [
   { name: "diff", use: "/diff", what: "what was changed there" },
   { name: "undo", use: "/undo", what: "take the last changes back" },
   { name: "ask", use: "/ask", what: "be asked for every tool again" },
+  { name: "reminders", use: "/reminders", what: "what is set; off N ends one" },
   { name: "retry", use: "/retry", what: "ask the last message again" },
   { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
   { name: "export", use: "/export", what: "this conversation as a file" },

@@ -17,6 +17,7 @@ import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
+import { isReminderTool, reminderTools, workOnReminders } from "./reminders.ts";
 
 export interface CallLoop extends Queue {
   /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
@@ -91,6 +92,10 @@ async function workOn(
     // Settled by a decision, whose post is there, or by what a crash left.
     return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
   }
+  if (isReminderTool(call.tool)) {
+    await workOnReminders(bridge, session, call);
+    return null;
+  }
   const project = projectOf(deps, session);
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
@@ -131,7 +136,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: Abo
   const { store, chats } = bridge;
   const given = store.settings.get(`owed:${id}`);
   if (given === null) return;
-  const { chat, sessionId, work } = JSON.parse(given) as Owed;
+  const { chat, sessionId, work } = store.db.read(() => JSON.parse(given) as Owed);
   const name = store.sessions.get(sessionId)?.project ?? "";
   const project = deps.projects.find((one) => one.name === name);
   const body = project
@@ -164,7 +169,7 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
   return { kind: "text" as const, text, styles, quote: null, files };
 }
 
-/** What Claude is told of the project that a session works on: its tools, and what its folder says about itself. */
+/** Our tools of a session, and what Claude is told of the project that it works on. */
 export async function toolsOf(
   { config, log }: Pick<Bridge, "config" | "log">,
   deps: CallDeps,
@@ -173,21 +178,25 @@ export async function toolsOf(
   const { executor } = deps;
   const project = projectOf(deps, session);
   if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
-  if (project === undefined) return { tools: [], system: config.system };
+  if (project === undefined) return { tools: reminderTools, system: config.system };
   try {
     const { home } = await executor();
     const folder = await openFolder(project.folder, home);
     if ("refusal" in folder)
       return {
-        tools: [],
+        tools: reminderTools,
         system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${folder.refusal}`,
       };
     const tools = (await definitionsOf(project)).map(({ name, description, input_schema }) => ({
       name,
       description,
       inputSchema: input_schema as { readonly [key: string]: JsonValue },
+      isOfMachine: true,
     }));
-    return { tools, system: `${config.system}\n\n${await instructionsOf(project, folder.root)}` };
+    return {
+      tools: [...tools, ...reminderTools],
+      system: `${config.system}\n\n${await instructionsOf(project, folder.root)}`,
+    };
   } catch (error) {
     log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
     throw error instanceof BridgeError

@@ -9,9 +9,11 @@ import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
+import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
@@ -79,12 +81,15 @@ export function createChats(store: Store, world: Surroundings) {
         return id;
       });
     },
-    /** Tells every chat in which something is open. */
+    /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
     tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
-      for (const key of store.inbox.openChats()) {
-        const chat = store.inbox.head(key)[0]?.envelope.chat;
-        if (chat) settle(chat, fact);
-      }
+      for (const key of store.inbox.openChats())
+        try {
+          const chat = store.inbox.head(key)[0]?.envelope.chat;
+          if (chat) settle(chat, fact);
+        } catch (error) {
+          if (!(error instanceof BridgeError && isDamage(error))) throw error;
+        }
     },
     viewOf,
   };
@@ -159,10 +164,25 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo =
+  | "call"
+  | "look"
+  | "askCall"
+  | "allowCall"
+  | "dropCall"
+  | "result"
+  | "grantEdits"
+  | "owe"
+  | "paid"
+  | "schedule"
+  | "unschedule"
+  | "reschedule";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
-function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
+function createCallWrites(
+  { calls, posts, sessions, settings, reminders, db }: Store,
+  world: Surroundings,
+): Writes<CallDo> {
   const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
     const request = { kind: "result", toolUseId: useId, text, isError } as const;
     posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
@@ -191,7 +211,13 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       db.afterCommit(() => world.onDropped(useId));
       return call.sessionId;
     },
-    result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
+    result(_, { sessionId, useId, text, isError }) {
+      calls.finish(useId, { content: text, isError }, world.now());
+      return post(sessionId, useId, text, isError);
+    },
+    schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
+    unschedule: (_, { id }) => void reminders.remove(id),
+    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
@@ -265,11 +291,11 @@ const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
-  const { source, content, sentAt } = envelope;
+  const { source, content, sentAt, isScheduled } = envelope;
   const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
   const isRemove = stage === "cleared";
   const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
-  if (emoji === null || source === null) return;
+  if (emoji === null || source === null || isScheduled) return;
   // Signal's clients keep the reactions of an edited message at its first version.
   const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
   outbox.addMark(

@@ -20,7 +20,7 @@ export function forgetSession(db: Database, id: string): void {
   if (session === undefined) return;
   const { set, remove } = createSettings(db);
   if (session.remoteId !== null) set(`forget:${session.remoteId}`, "1");
-  const context = JSON.parse(session.context) as Readonly<Record<string, unknown>>;
+  const context = db.read(() => JSON.parse(session.context) as Readonly<Record<string, unknown>>);
   const chosen = lastingKeys.filter((key) => context[key] !== undefined).map((key) => [key, context[key]]);
   if (chosen.length > 0) set(`chosen:${session.chatKey}`, JSON.stringify(Object.fromEntries(chosen)));
   const [from, to] = [`${id}:`, `${id};`];
@@ -40,10 +40,11 @@ export function forgetSession(db: Database, id: string): void {
   run`DELETE FROM sessions WHERE id = ${id}`;
 }
 
-/** Everything that was ever said in a chat, as far as it is over. */
+/** Everything that was ever said in a chat, as far as it is over, and what was set in it. */
 export function forgetChat(db: Database, chatKey: string): void {
   const { all, run } = statements(db);
   for (const { id } of all<{ id: string }>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
+  run`DELETE FROM reminders WHERE chat_key = ${chatKey}`;
   run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE chat_key = ${chatKey} AND state = 'done'`;
   run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at IS NOT NULL AND why <> 'mark'`;
 }

@@ -6,6 +6,7 @@ import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, type Database } from "./database.ts";
 import { createCalls, type Calls } from "./calls.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
+import { watchFiles } from "./damage.ts";
 import { createFiles, type Files } from "./files.ts";
 import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
@@ -13,6 +14,7 @@ import { createKept, type KeptRows } from "./kept.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
+import { createReminders, type Reminders } from "./reminders.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { createSettings, type Settings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
@@ -32,8 +34,11 @@ export type Store = {
   readonly calls: Calls;
   readonly kept: KeptRows;
   readonly usage: Usage;
+  readonly reminders: Reminders;
   readonly settings: Settings;
   readonly generation: Generation;
+  /** Which file of the database was deleted or replaced since it was opened; null for none. */
+  lostFile(): string | null;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
@@ -48,7 +53,7 @@ export type StoreOptions = {
 
 /**
  * Opens `signalman.db` in `home` (created 0700 where it is missing, files 0600) and brings it to the newest schema.
- * @throws BridgeError `home_in_use` `database` `database_newer`
+ * @throws BridgeError `home_in_use` `database` `database_damaged` `database_newer`
  */
 export async function openStore(home: string, options: StoreOptions): Promise<Store> {
   makeHome(home);
@@ -64,10 +69,11 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const inbox = createInbox(db);
     const outbox = createOutbox(db);
     const files = createFiles(db);
+    const generation = createGeneration(db, settings, home);
     return {
       db,
       inbox,
-      posts: createPosts(db),
+      posts: createPosts(db, generation.advance),
       log: createLog(db),
       outbox,
       drafts: createDrafts(db),
@@ -76,8 +82,10 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions: createSessions(db),
       files,
       usage: createUsage(db),
+      reminders: createReminders(db),
       settings,
-      generation: createGeneration(settings, home),
+      generation,
+      lostFile: watchFiles(file),
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
       close() {
@@ -115,8 +123,8 @@ function refuseLooseHome(home: string): void {
     );
 }
 
-/** One signalman per home. */
-async function takeLock(home: string): Promise<{ release(): void }> {
+/** One signalman per home. @throws BridgeError `home_in_use` */
+export async function takeLock(home: string): Promise<{ release(): void }> {
   const file = join(home, "signalman.lock");
   const lock = await holdFile(file);
   if (!lock) throw new BridgeError("home_in_use", `Cannot start as another signalman uses ${home}`);

@@ -140,7 +140,9 @@ export function createView(store: Store, world: Surroundings) {
       asks: session ? asksOf(session, calls) : [],
       calls: calls.map(toUse),
       isOwner: world.isOwner,
-      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
+      granted: session
+        ? store.db.read(() => JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[])
+        : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
@@ -154,7 +156,7 @@ export function createView(store: Store, world: Surroundings) {
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
       spend: ({ source }) => spendOf(store, world, personOf(source)),
-      look: { ...world.look, ...lookOf(store, world, key, session) },
+      look: { ...world.look, timeZone: world.timeZone, ...lookOf(store, world, key, session) },
     };
   };
 }
@@ -168,14 +170,16 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
+    reminders: () => store.reminders.ofChat(key),
+    remindersOf: store.reminders.countOf,
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
 }
 
 /** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
-export function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
-  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+export function lasting({ db, settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? db.read(() => JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
   return Object.fromEntries(
     lastingKeys.flatMap((name) => {
       const value = context[name];

@@ -67,6 +67,8 @@ export function createPage(output: () => string) {
         case "edit":
           messages.push(seen);
           names.set(seen.sentAt, seen.text);
+          // As phones do.
+          if (seen.kind === "message") typing.set(seen.place, false);
           add({
             kind: "claude",
             text: framed(seen.kind === "edit" ? "Claude✎" : "Claude", shown(seen)),
