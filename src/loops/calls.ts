@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { chatFolder, openPlace, type Project } from "../projects/folders.ts";
+import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
