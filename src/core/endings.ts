@@ -3,8 +3,8 @@ import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { say } from "./changes.ts";
 import type { Change, Fact, Outcome, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import { announceSpend } from "./limit.ts";
-import type { Millis, Session, StopReason } from "./model.ts";
+import type { Envelope, Millis, Session, StopReason } from "./model.ts";
+import { isAnnounced, refusalText, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -128,3 +128,18 @@ export function gone(view: View, session: Session, isElsewhere: boolean): Change
 
 const goneText = (isElsewhere: boolean): string =>
   `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
+
+/** Its person has spent what a day allows: what was not asked yet is not asked. */
+export function refuse(view: Pick<View, "spend">, { id, envelope }: Pick<Prompt, "id" | "envelope">): Change[] {
+  const spend = view.spend(envelope);
+  return [
+    ...(spend === null ? [] : [say("failed", id, refusalText(spend))]),
+    { do: "finish", id, outcome: "failed" },
+    { do: "mark", id, envelope, stage: "failed" },
+  ];
+}
+
+export function announceSpend(view: Pick<View, "spend">, envelope: Envelope): Change[] {
+  const spend = view.spend(envelope);
+  return spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : [];
+}
