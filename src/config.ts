@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
+import { ownProgram } from "./core/model.ts";
 import { nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
 import { fileKey, flagOf, retired, settingKeys, settingRow as row, variableOf } from "./settings.ts";
@@ -67,7 +68,9 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   const values = check(given, origins);
   refuseOpenListen(values);
   const { retentionDays, ...rest } = values;
-  const config = Object.freeze({ ...rest, limits: Object.freeze({ ...constants, retentionDays }) });
+  const isOwn = rest.backend === ownProgram;
+  const projects = isOwn ? rest.projects.map((project) => ({ ...project, backend: ownProgram })) : rest.projects;
+  const config = Object.freeze({ ...rest, projects, limits: Object.freeze({ ...constants, retentionDays }) });
   const warnings = [...file.warnings, ...unknownVariables(env)];
   return { config, origins, given: given as Loaded["given"], warnings };
 }

@@ -13,7 +13,7 @@ import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
 import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
-import type { Millis } from "./core/model.ts";
+import { ownProgram, type Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
 import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
 import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
@@ -45,6 +45,8 @@ export type DaemonDeps = {
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
+  /** The owner's own program, for projects that are worked on with it. */
+  readonly buildCodeLine?: () => Promise<Line>;
   /** How this program starts itself: a search of a project is a process of its own. */
   readonly self?: readonly string[];
   /** The environment that commands of projects take listed variables from. */
@@ -82,8 +84,11 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
   try {
     const transport = await deps.buildTransport(store);
     const line = await deps.buildLine(store);
+    const isOwn = line.name !== ownProgram && config.projects.some(({ backend }) => backend === ownProgram);
+    const codeLine = isOwn ? await deps.buildCodeLine?.() : undefined;
+    const lineOf: Bridge["lineOf"] = ({ backend }) => (backend === ownProgram ? (codeLine ?? line) : line);
     recoverOutbox(store, transport, log);
-    return wire(config, deps, store, transport, line);
+    return wire({ ...deps, config, store, transport, line, lineOf, notices: mitt<Notices>() });
   } catch (error) {
     store.close();
     throw error;
@@ -100,8 +105,8 @@ function recoverOutbox(store: Store, transport: Transport, log: Log): void {
   if (rows > 0) log.warn("sends of the last run are repeated, as their outcome is unknown", { rows });
 }
 
-function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transport, line: Line): Daemon {
-  const { log, clock } = deps;
+function wire(base: Base): Daemon {
+  const { log, clock, config, store, transport, line } = base;
   const stopping = new AbortController();
   const killing = new AbortController();
   const sending = new AbortController();
@@ -116,7 +121,6 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
     log.error("fault in signalman itself", { ...toFault(error), stack });
     void stop(1);
   };
-  const base = { ...deps, config, store, transport, line, notices: mitt<Notices>() };
   const loops = createLoops(base, stopping.signal, onBug);
   const { bridge, connection, follow, send, sync, wakeAll } = loops;
   const { snapshot } = createStatusModel({ ...base, connection, account: connection.account });
@@ -149,7 +153,7 @@ function wire(config: Config, deps: DaemonDeps, store: Store, transport: Transpo
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
   const health = createHealth(base, loops, checkup);
-  const hooks = { networkKey: deps.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
+  const hooks = { networkKey: base.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal, sending.signal));
   for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
@@ -202,7 +206,8 @@ async function drain(
   }
 }
 
-type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "line" | "notices"> & DaemonDeps;
+type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "line" | "lineOf" | "notices"> &
+  DaemonDeps;
 
 type Loops = ReturnType<typeof createLoops>;
 

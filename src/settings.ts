@@ -183,10 +183,15 @@ export const settings = {
   allow: setting(rules, "self", "who may write to Claude", { flag: "list" }),
   groupAlways: setting(toggle, "false", "answer in listed groups without being mentioned"),
   backend: setting(
-    oneOf("auto", "sessions", "messages"),
+    oneOf("auto", "sessions", "messages", "claude-code"),
     "auto",
-    "which side keeps the conversation: Claude's sessions, or this machine; auto: sessions where the key may use them",
+    "which side keeps the conversation: Claude's sessions, or this machine; auto: sessions where the key may use them; claude-code: the owner's own `claude` program, for the owner alone",
     { flag: "name" },
+  ),
+  claudeCode: setting(
+    text("a program, or its path"),
+    "claude",
+    "claude-code: the program, looked for on the PATH and where its installer puts it",
   ),
   model: setting(
     form(v.pipe(nonEmpty, v.regex(/^[\w][\w.:@/-]*$/)), "a model id such as claude-sonnet-5-5"),

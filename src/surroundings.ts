@@ -36,7 +36,7 @@ export function createCallDeps(
     const sandbox = await findSandbox(clock, env["PATH"] ?? "");
     return { calls: store.calls, undo, sandbox, home, env, clock, self, isGranted };
   };
-  return { projects: config.projects, executor: () => (found ??= find()) };
+  return { home: config.home, projects: config.projects, executor: () => (found ??= find()) };
 }
 
 const emojis: { readonly [stage in Stage]: string | null } = {

@@ -29,6 +29,8 @@ export type AgentDeps = {
   readonly effort: string;
   readonly system: string;
   readonly toolPolicy: ToolPolicy;
+  /** Of ours, that every session has. */
+  readonly tools?: readonly LocalTool[];
   readonly memory: Memory;
   readonly random: Random;
   readonly log: Log;
@@ -139,7 +141,7 @@ function isOurs(config: unknown): boolean {
 
 async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string> {
   const { api, memory, log, model, effort, system } = deps;
-  const rest = { name, system, tools: toTools(deps.toolPolicy, []) };
+  const rest = { name, system, tools: toTools(deps.toolPolicy, deps.tools ?? []) };
   const print = JSON.stringify({ ...rest, model, effort });
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
@@ -174,26 +176,24 @@ export async function withEffort<T>(id: string, effort: string, make: (model: Mo
 
 const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
 
-/** Beside tools of ours Claude has no sandbox: two machines would confuse it. There `web_fetch` asks, for it could carry files away. */
+/** Beside tools of this machine Claude has no sandbox: two machines would confuse it. There `web_fetch` asks, for it could carry files away. */
 export function toTools(policy: ToolPolicy, local: readonly LocalTool[]): Tools {
   const permission = (type: "always_allow" | "always_ask") => ({ permission_policy: { type } });
   const type = "agent_toolset_20260401";
-  if (local.length > 0) {
+  const ours = local.map((tool) => ({
+    type: "custom" as const,
+    name: tool.name,
+    description: tool.description,
+    input_schema: { ...tool.inputSchema, type: "object" as const },
+  }));
+  if (local.some(({ isOfMachine }) => isOfMachine)) {
     const search = { name: "web_search", enabled: true, ...permission("always_allow") } as const;
     const fetch = { name: "web_fetch", enabled: true, ...permission("always_ask") } as const;
     const web = { type, default_config: { enabled: false }, configs: [search, fetch] } as const;
-    return [
-      ...(policy === "off" ? [] : [{ ...web, configs: [...web.configs] }]),
-      ...local.map((tool) => ({
-        type: "custom" as const,
-        name: tool.name,
-        description: tool.description,
-        input_schema: { ...tool.inputSchema, type: "object" as const },
-      })),
-    ];
+    return [...(policy === "off" ? [] : [{ ...web, configs: [...web.configs] }]), ...ours];
   }
-  if (policy === "off") return [];
+  if (policy === "off") return ours;
   const configs = freeTools.map((name) => ({ name, ...permission("always_allow") }));
   const rest = { enabled: true, ...permission(policy === "allow" ? "always_allow" : "always_ask") };
-  return [{ type, default_config: rest, ...(policy === "ask" ? { configs } : {}) }];
+  return [{ type, default_config: rest, ...(policy === "ask" ? { configs } : {}) }, ...ours];
 }

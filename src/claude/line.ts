@@ -11,7 +11,13 @@ import type { JsonValue, Millis, PromptFile, SessionEvent } from "../core/model.
 
 /** What is asked of Claude, as it was built: the row of a post holds it. */
 export type Request =
-  | { readonly kind: "prompt"; readonly text: string; readonly files: readonly PromptFile[] }
+  | {
+      readonly kind: "prompt";
+      readonly text: string;
+      readonly files: readonly PromptFile[];
+      /** The same for each try: by it, and its text, a line that remembers knows a prompt again. */
+      readonly id?: number;
+    }
   /** Answers a tool use that waits for a person. `reason` goes to Claude with a no. */
   | {
       readonly kind: "confirm";
@@ -29,6 +35,8 @@ export type LocalTool = {
   readonly name: string;
   readonly description: string;
   readonly inputSchema: { readonly [key: string]: JsonValue };
+  /** It works on files of this machine: beside it Claude has no sandbox. */
+  readonly isOfMachine: boolean;
 };
 
 /** What a line is told of a session. */
@@ -42,6 +50,10 @@ export type SessionView = {
   readonly effort: string;
   readonly system: string;
   readonly tools: readonly LocalTool[];
+  /** Where the owner's own program works, absolute; absent for every other line. */
+  readonly folder?: string;
+  /** There even reading asks. */
+  readonly asksToRead?: boolean;
   /** Metadata for a session that must be created now, encoded (`core/metadata.ts`). */
   readonly metadata: { readonly [key: string]: string };
   /** The stored log, newest first, read as far as it is asked for: what `messages` sends as history. */
@@ -121,9 +133,17 @@ export type ModelInfo = {
 /** Hears the text of a reply piece by piece while `post` is at work, where the turn runs inside of it. */
 export type OnText = (eventId: string, text: string) => void;
 
+/** Hears entries of the log as they come, each once, where the turn runs inside of `post`; what it throws ends the turn. */
+export type OnEvents = (events: readonly SessionEvent[]) => void;
+
 export interface Line {
-  readonly name: "sessions" | "messages" | "scripted";
+  readonly name: "sessions" | "messages" | "claude-code" | "scripted";
   readonly remote: Remote | null;
+  /**
+   * The other side keeps the conversation, though it has no log to read: a prompt whose fate is unknown is posted again, and is not asked
+   * twice; and so is one whose turn was cut off, which goes on.
+   */
+  readonly remembers?: true;
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
   readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
@@ -140,6 +160,7 @@ export interface Line {
     requests: readonly Request[],
     onText: OnText,
     signal: AbortSignal,
+    onEvents?: OnEvents,
   ): Promise<readonly SessionEvent[]>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;

@@ -56,7 +56,7 @@ export function createManagedLine(plain: ManagedDeps): Line {
 }
 
 const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "tools">): boolean =>
-  toolPolicy !== "off" && tools.length === 0;
+  toolPolicy !== "off" && !tools.some(({ isOfMachine }) => isOfMachine);
 
 /** Without a sandbox it can write no file. */
 const systemOf = ({ toolPolicy }: ManagedDeps, system: string, hasSandbox: boolean): string =>
@@ -76,9 +76,10 @@ async function createWith(
 ): Promise<string> {
   const { environmentId, agentId } = await keeper.ensure(signal);
   const { model, effort, title, metadata } = session;
-  const system = systemOf(deps, session.system, session.tools.length === 0);
+  const system = systemOf(deps, session.system, hasSandbox(deps, session));
   const tools = toolsOf(deps, session);
-  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && session.tools.length === 0;
+  const hasOwnTools = JSON.stringify(tools) === JSON.stringify(toTools(deps.toolPolicy, deps.tools ?? []));
+  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && hasOwnTools;
   const rest = {
     environment_id: environmentId,
     title: toTitle(title),

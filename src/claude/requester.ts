@@ -17,7 +17,7 @@ const pingsMs: Millis = 100_000;
 const triesMax = 3;
 const searchesMax = 5;
 
-type Feature = "cache" | "effort" | "search" | "thinking";
+type Feature = "cache" | "effort" | "search" | "thinking" | "tools";
 /** Under which a refusal of it is remembered. */
 type Key = (feature: Feature) => string;
 
@@ -27,6 +27,7 @@ const features: readonly (readonly [Feature, RegExp])[] = [
   ["effort", /output_config|effort/iu],
   ["search", /web_search|server tools?|tools\.\d+\D*(type|tag)|tool types?/iu],
   ["thinking", /thinking|signature/iu],
+  ["tools", /support\w* (?:tools?|functions?)|(?:tools?|functions?) (?:use|calls?|calling)\b/iu],
 ];
 const isUnnamed = /extra inputs|extra fields|unknown (field|parameter)|unrecognized|unexpected/iu;
 const tooManyTokens = /max_tokens\D*(\d+)\D+(\d+)/u;
@@ -58,8 +59,9 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     }
     const left = features.filter(([feature]) => sent.includes(feature));
     const named = left.filter(([, pattern]) => pattern.test(sentence));
-    // A refusal that names nothing is about what is newest; thinking is at home in a message.
-    const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => feature !== "thinking") : [];
+    // A refusal that names nothing is about what is newest; thinking is at home in a message, and tools are old.
+    const isNew = (feature: Feature): boolean => feature !== "thinking" && feature !== "tools";
+    const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => isNew(feature)) : [];
     const found = named.length > 0 ? named : guessed;
     for (const [feature] of found) refused.add(key(feature));
     return found.length > 0;
@@ -110,7 +112,7 @@ function toRequest(
     description,
     input_schema: { ...inputSchema, type: "object" as const },
   }));
-  const all = [...(has("search") ? [search] : []), ...local];
+  const all = has("tools") ? [...(has("search") ? [search] : []), ...local] : [];
   return {
     model,
     max_tokens,

@@ -8,8 +8,9 @@ import type { Clock, Random } from "../clock.ts";
 import type { Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { isPerson } from "../core/inbound.ts";
-import type { Address, Millis } from "../core/model.ts";
+import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
+import { reminderTools } from "../loops/reminders.ts";
 import type { Link, Transport } from "../signal/transport.ts";
 import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
@@ -113,9 +114,32 @@ export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps))
     return createMessagesLine({ api, clock: deps.clock, newId: randomUUID, hasWebSearch: tools !== "off" });
   };
   if (backend === "messages" || (backend === "auto" && memory.get(chosenKey) === "messages")) return openMessages();
+  if (backend === ownProgram) return buildCodeLine(deps);
   const { createManagedLine } = await import("../claude/managed.ts");
-  const managed = createManagedLine({ ...deps, api, model, effort, system, toolPolicy: tools, memory });
+  const managed = createManagedLine({
+    ...deps,
+    api,
+    model,
+    effort,
+    system,
+    toolPolicy: tools,
+    tools: reminderTools,
+    memory,
+  });
   return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
+}
+
+/** The owner's own program; it ends with the command. Nothing is started before the first call. */
+export async function buildCodeLine({ config, clock, stack }: Deps): Promise<Line> {
+  const { createCodeLine } = await import("../claude/code-line.ts");
+  const { chatFolder, openPlace } = await import("../projects/folders.ts");
+  const folder = async (): Promise<string> => {
+    const place = await openPlace(chatFolder(config.home), config.home);
+    return "root" in place ? place.root : config.home;
+  };
+  const line = createCodeLine({ program: config.claudeCode, env: process.env, folder, clock, newId: randomUUID });
+  stack.defer(() => line.close());
+  return line;
 }
 
 /** What `auto` has found: it asks once in the life of a home. */

@@ -11,13 +11,13 @@ import { nullFor } from "../claude/failure.ts";
 import type { Line } from "../claude/line.ts";
 import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Millis } from "../core/model.ts";
+import { ownProgram, type Millis } from "../core/model.ts";
 import { nearestModel } from "../core/nearest.ts";
 import { harmless, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { openStore, type Store } from "../store/store.ts";
-import { buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
+import { buildCodeLine, buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
 import { depsOf, printJson, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -201,8 +201,17 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return `the ${line.name} backend may be used`;
   },
 
+  async "claude-code"(visit) {
+    const { backend, projects } = visit.config;
+    if (backend === ownProgram || !projects.some((project) => project.backend === ownProgram)) return null;
+    await (await buildCodeLine(visit)).check(visit.signal);
+    return "the claude program may be used, and is logged in";
+  },
+
   async model({ config: { model }, line, signal }) {
     if (line === null) return null;
+    // It takes any name, and lists a few.
+    if (line.name === ownProgram) return model;
     const found = await line.model(model, signal);
     if (found) return found.id === model ? model : `${model} is ${found.id}`;
     const listed = await nullFor("claude_models_unlisted", line.models(signal));
@@ -222,7 +231,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   },
 
   clock({ line, api }) {
-    if (line === null) return null;
+    if (line === null || line.name === ownProgram) return null;
     const skewMs = api.skewMs();
     const seconds = Math.round(Math.abs(skewMs) / 1000);
     if (Math.abs(skewMs) < skewWarnMs) return `right to ${Math.max(1, seconds)} s`;

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { localZone } from "../clock.ts";
-import type { Millis } from "../core/model.ts";
+import { ownProgram, type Millis } from "../core/model.ts";
 import { plainText, renderReply } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { withNotify } from "../notify.ts";
@@ -11,7 +11,7 @@ import { createApp } from "../status/app.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
-import { buildLine, buildTransport, type Deps } from "./adapters.ts";
+import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, ownCommand, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send.ts";
@@ -40,9 +40,13 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
       return config.notify === null ? transport : withNotify(transport, config.notify, deps);
     },
     buildLine: (store) => buildLine(deps, store.settings),
+    buildCodeLine: () => buildCodeLine(deps),
   });
   stack.defer(() => daemon.stop());
-  if ((config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl) === null)
+  if (
+    daemon.line.name !== ownProgram &&
+    (config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl) === null
+  )
     deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_key").hint });
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();

@@ -8,14 +8,18 @@ import type { Guests } from "./guests.ts";
 import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
+  Address,
   Chat,
   Context,
   Envelope,
   JsonValue,
   Millis,
   OutboundBody,
+  Reminder,
+  ReminderPlan,
   Session,
   SessionEvent,
+  Wish,
 } from "./model.ts";
 import type { QuestionItem } from "./question.ts";
 import { plainText } from "./reply.ts";
@@ -153,6 +157,10 @@ export type Fact =
       readonly isError: boolean;
       readonly isRun: boolean;
     }
+  /** A call of `remind` or `reminders`, understood. */
+  | { readonly type: "wished"; readonly session: Session; readonly useId: string; readonly wish: Wish }
+  /** Its time has come; `isMissed`: more than once. `nextAt`: when it comes again, null for never. */
+  | { readonly type: "due"; readonly reminder: Reminder; readonly nextAt: Millis | null; readonly isMissed: boolean }
   /** What a command owed is done. */
   | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
   /** The database is older than what it was: what is open in it may have been asked since. */
@@ -179,6 +187,7 @@ export type Why =
   | "welcome"
   | "command"
   | "note"
+  | "remind"
   | "spend";
 
 export type Change =
@@ -230,6 +239,9 @@ export type Change =
   /** Work on files for a command, which answers it. */
   | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
   | { readonly do: "paid"; readonly id: number }
+  | { readonly do: "schedule"; readonly plan: ReminderPlan; readonly number: number; readonly source: Address }
+  | { readonly do: "unschedule"; readonly id: number }
+  | { readonly do: "reschedule"; readonly id: number; readonly dueAt: Millis }
   | { readonly do: "grant"; readonly tools: readonly string[] }
   | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
@@ -266,6 +278,11 @@ export type Look = {
   /** The message that was answered or given up last. */
   readonly lastPrompt: () => Envelope | null;
   readonly guests: Guests;
+  /** What is set in this chat, by number; and how much a person has set in all chats. */
+  readonly reminders: () => readonly Reminder[];
+  readonly remindersOf: (person: string) => number;
+  /** This machine's. */
+  readonly timeZone: string;
   /** The conversation as a Markdown document. */
   readonly transcript: () => string;
 };

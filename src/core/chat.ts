@@ -26,6 +26,7 @@ import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
+import { deliver, fulfil } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { isSpent } from "./spend.ts";
 import type { Progress } from "./turn.ts";
@@ -55,6 +56,10 @@ function decideFact(view: View, fact: Fact): Change[] {
       return [settleCall(fact)];
     case "worked":
       return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
+    case "wished":
+      return fulfil(view, fact);
+    case "due":
+      return deliver(view, fact);
     case "started":
       return [];
     case "setBack":

@@ -17,6 +17,7 @@ const groups = [
     { name: "export", use: "/export", what: "this conversation as a file" },
     { name: "forget", use: "/forget [all]", what: "delete the conversation" },
     { name: "skip", use: "/skip", what: "drop what is not answered yet" },
+    { name: "reminders", use: "/reminders", what: "what is set; off N ends one" },
   ],
   [
     { name: "model", use: "/model [id]", what: "show or choose the model" },
@@ -60,6 +61,7 @@ const aliases: ReadonlyMap<string, string> = new Map(
     usage: "cost",
     status: "whoami",
     sessions: "history chats",
+    reminders: "reminder",
     retry: "again regenerate",
     title: "rename",
     forget: "delete",

@@ -70,6 +70,8 @@ const lasting: ReadonlySet<ErrorCode> = new Set([
   "claude_spend_limit",
   "claude_forbidden",
   "claude_model",
+  "claude_program",
+  "claude_login",
 ]);
 /** What passes within seconds is not told. */
 const quietTries = 2;

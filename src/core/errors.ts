@@ -115,6 +115,27 @@ export const errorTable = {
     "Claude did not answer in time",
     "Nothing to do: it is asked again, and given up after three times.",
   ),
+  claude_program: backoff(
+    "The claude program cannot be used",
+    "Install Claude Code, or set SIGNALMAN_CLAUDE_CODE to its path; `signalman doctor` looks for it.",
+    {
+      exit: 2,
+      chat: "I can't start Claude Code on this machine. Your message is safe. The owner should run `signalman doctor` there.",
+    },
+  ),
+  claude_login: backoff(
+    "The claude program is not logged in",
+    "Run `claude` in a terminal on this machine, and there /login.",
+    {
+      exit: 2,
+      chat: "Claude Code is not logged in on this machine. Your message is safe, and is answered once the owner has run `claude` and /login there.",
+    },
+  ),
+  owner_only: never(
+    "Only the owner may use the claude program",
+    "It runs under the owner's own login: other people need another backend.",
+    { chat: "Only the owner of this machine can ask Claude here: it works under their own login." },
+  ),
   claude_overloaded: backoff("Claude is overloaded", "Nothing to do: prompts wait and are answered when it is over.", {
     chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
   }),

@@ -8,6 +8,7 @@ import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
+import { listReminders, takeOff } from "./reminders.ts";
 import { spendText } from "./spend.ts";
 
 export type CommandContext = {
@@ -137,6 +138,13 @@ const handlers: Record<Runnable, Handler> = {
       : view.granted.length === 0
         ? tell("Claude asks already.")
         : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
+  reminders({ view, envelope }, argument) {
+    if (argument === "") return tell(listReminders(view));
+    const [, number] = /^(?:off|stop|cancel|delete|remove|undo) *(\d+)$/iu.exec(argument) ?? [];
+    if (number === undefined) return tell("/reminders lists them, /reminders off 2 takes number 2 back.");
+    const { text, changes } = takeOff(view, envelope, Number(number));
+    return tell(text, ...changes);
+  },
   retry({ id, look }) {
     const last = look.lastPrompt();
     // What disappeared, or was forgotten, cannot be asked again.

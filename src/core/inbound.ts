@@ -150,7 +150,7 @@ function isOurs(author: Address, { account }: InboundOptions): boolean {
 }
 
 /** Why this envelope is not let in, or null. */
-function access(envelope: Envelope, options: InboundOptions): DropReason | null {
+export function access(envelope: Envelope, options: InboundOptions): DropReason | null {
   const { chat, source } = envelope;
   if (source === null || chat === null) return "unknown sender";
   switch (chat.kind) {

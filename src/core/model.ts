@@ -106,6 +106,8 @@ export type Envelope = {
   readonly chat: Chat | null;
   /** Our own account wrote it on another of its devices (a sync transcript). */
   readonly isOwn: boolean;
+  /** It came by no message: its time had come (`core/reminders.ts`). No phone has what could be marked. */
+  readonly isScheduled?: boolean;
   /** Display name as the sender chose it: shown, never trusted. */
   readonly sourceName: string | null;
   readonly content: Content;
@@ -209,6 +211,9 @@ export type PromptFile = { readonly contentType: string; readonly fileName: stri
 /** Per key of a context, who set it last: hybrid logical clock strings (`core/hlc.ts`). */
 export type Stamps = { readonly [key: string]: string };
 
+/** The backend that is the owner's own `claude` program. */
+export const ownProgram = "claude-code" as const;
+
 /** One conversation with Claude, bound to one chat. */
 export type Session = {
   /** Ours: random, says nothing about a person. */
@@ -231,6 +236,36 @@ export type Session = {
   readonly usedAt: Millis;
   readonly syncedAt: Millis;
 };
+
+/** What is delivered then: its text, to the chat; or what Claude answers to it. */
+export type ReminderKind = "reminder" | "question";
+
+/** What a person has set for later, and Claude for them. */
+export type ReminderPlan = {
+  readonly kind: ReminderKind;
+  readonly text: string;
+  /** A cron expression of five fields; null for once. */
+  readonly rule: string | null;
+  /** In which the rule is meant, as an IANA name. */
+  readonly timeZone: string;
+  /** When it comes next, Unix ms. */
+  readonly dueAt: Millis;
+};
+
+export type Reminder = ReminderPlan & {
+  readonly id: number;
+  /** By which the people of the chat call it; it stays. */
+  readonly number: number;
+  readonly chat: Chat;
+  /** Who asked for it. */
+  readonly source: Address;
+};
+
+/** What a call of our tools for reminders asks for. */
+export type Wish =
+  | { readonly do: "set"; readonly plan: ReminderPlan; readonly later: readonly Millis[] }
+  | { readonly do: "list" }
+  | { readonly do: "off"; readonly number: number };
 
 /** The stable key of a chat: `self`, `direct:<aci or number>`, `group:<id>`. */
 export function chatKey(chat: Chat): string {

@@ -25,6 +25,17 @@ export function timeLine(at: Millis, timeZone: string): string {
   return `[${weekday}, ${day} ${month} ${year}, ${hour}:${minute}, ${timeZone}]`;
 }
 
+/** For people: the day as they say it, and the time of day. */
+export function momentText(at: Millis, now: Millis, timeZone: string): string {
+  const { weekday = "", day, month = "", year, hour, minute } = partsOf(at, timeZone);
+  const days = [0, 24, -24].map((hours) => dayOf(now + hours * 60 * minuteMs, timeZone)).indexOf(dayOf(at, timeZone));
+  const isThisYear = year === partsOf(now, timeZone)["year"];
+  const date =
+    ["today", "tomorrow", "yesterday"][days] ??
+    `${weekday.slice(0, 3)} ${day} ${month.slice(0, 3)}${isThisYear ? "" : ` ${year}`}`;
+  return `${date} ${hour}:${minute}`;
+}
+
 const ownLine = /^\[[A-Z][a-z]+day, \d{1,2} [A-Z][a-z]+ \d{4,6}, \d\d:\d\d, [\w/+:-]+\](?:\n|$)/u;
 
 /** A prompt as its person wrote it. */

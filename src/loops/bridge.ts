@@ -59,6 +59,8 @@ export type Bridge = {
   readonly chats: Chats;
   readonly transport: Transport;
   readonly line: Line;
+  /** The line that keeps this conversation: the one above, or the owner's own program, where a project is worked on with that. */
+  readonly lineOf: (session: Pick<Session, "backend">) => Line;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -68,7 +70,7 @@ export type Bridge = {
   /** Null where voice notes stay unheard. */
   readonly transcribe: Transcribe | null;
   /** The tools of ours that a conversation has, and the words that come with them. */
-  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system">>;
+  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system" | "folder" | "asksToRead">>;
   /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
   readonly timeZone?: string;
   /** Who we are; null before the first connect. */

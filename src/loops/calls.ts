@@ -6,18 +6,18 @@
  *
  * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
  */
-import type { SessionView } from "../claude/line.ts";
 import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Chat, JsonValue, Millis, Session } from "../core/model.ts";
+import { ownProgram, type Chat, type JsonValue, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { instructionsOf, openFolder, type Project } from "../projects/folders.ts";
+import { chatFolder, instructionsOf, openFolder, openPlace, type Project } from "../projects/folders.ts";
 import { definitionsOf } from "../projects/tools.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, type Queue } from "./queue.ts";
+import { isReminderTool, reminderTools, workOnReminders } from "./reminders.ts";
 
 export interface CallLoop extends Queue {
   /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
@@ -25,6 +25,8 @@ export interface CallLoop extends Queue {
 }
 
 export type CallDeps = {
+  /** signalman's. */
+  readonly home: string;
   readonly projects: readonly Project[];
   /** Found when it is first needed. */
   readonly executor: () => Promise<ExecutorDeps>;
@@ -90,7 +92,11 @@ async function workOn(
     // Settled by a decision, whose post is there, or by what a crash left.
     return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
   }
-  const project = deps.projects.find(({ name }) => name === call.project);
+  if (isReminderTool(call.tool)) {
+    await workOnReminders(bridge, session, call);
+    return null;
+  }
+  const project = projectOf(deps, session);
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
   }
@@ -98,8 +104,10 @@ async function workOn(
   if (call.state === "seen") {
     const plan = await lookAt(project, call, executor);
     if (plan.verdict === "asks") {
-      const item = { what: plan.title, detail: plan.detail, where: `project ${project.name}`, fileName: fileOf(call) };
-      return { use: toUse(call), item, basis: plan.basis, mayAlways: isFreed(call), project: project.name };
+      const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
+      const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
+      const mayAlways = project.name !== "" && isFreed(call);
+      return { use: toUse(call), item, basis: plan.basis, mayAlways, project: project.name };
     }
   }
   const stop = new AbortController();
@@ -112,7 +120,14 @@ async function workOn(
   }
 }
 
-const fileOf = ({ tool }: Call): string => (tool === "local_run" ? "command.sh" : "change.diff");
+const fileOf = ({ tool }: Call): string => {
+  if (/^(local_)?(edit|write)$/iu.test(tool)) return "change.diff";
+  return tool === "local_run" || tool === "Bash" ? "command.sh" : "question.txt";
+};
+
+/** The owner's own program has a folder in every chat. */
+const projectOf = ({ projects, home }: CallDeps, { project, backend }: Session): Project | undefined =>
+  project === null && backend === ownProgram ? chatFolder(home) : projects.find(({ name }) => name === project);
 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
@@ -154,34 +169,51 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
   return { kind: "text" as const, text, styles, quote: null, files };
 }
 
-/** What Claude is told of the project that a session works on: its tools, and what its folder says about itself. */
+/** Our tools of a session, and what Claude is told of the project that it works on. */
 export async function toolsOf(
   { config, log }: Pick<Bridge, "config" | "log">,
-  { projects, executor }: CallDeps,
+  deps: CallDeps,
   session: Session,
-): Promise<Pick<SessionView, "tools" | "system">> {
-  const project = projects.find(({ name }) => name === session.project);
-  if (project === undefined) return { tools: [], system: config.system };
+): ReturnType<Bridge["toolsOf"]> {
+  const { executor } = deps;
+  const project = projectOf(deps, session);
+  if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
+  if (project === undefined) return { tools: reminderTools, system: config.system };
   try {
     const { home } = await executor();
     const folder = await openFolder(project.folder, home);
     if ("refusal" in folder)
       return {
-        tools: [],
+        tools: reminderTools,
         system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${folder.refusal}`,
       };
     const tools = (await definitionsOf(project)).map(({ name, description, input_schema }) => ({
       name,
       description,
       inputSchema: input_schema as { readonly [key: string]: JsonValue },
+      isOfMachine: true,
     }));
-    return { tools, system: `${config.system}\n\n${await instructionsOf(project, folder.root)}` };
+    return {
+      tools: [...tools, ...reminderTools],
+      system: `${config.system}\n\n${await instructionsOf(project, folder.root)}`,
+    };
   } catch (error) {
     log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
     throw error instanceof BridgeError
       ? error
       : new BridgeError("config", `Cannot open the project ${project.name}`, { cause: error });
   }
+}
+
+/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
+  const folder = await openPlace(project, home);
+  if ("refusal" in folder)
+    throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
+      hint: "Correct [projects] in config.toml.",
+    });
+  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
+  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

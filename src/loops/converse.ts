@@ -1,10 +1,12 @@
 /**
- * Posts to a line whose log is kept here: each prompt is one request that resolves to its whole turn. What broke off is nowhere, so an
- * uncertain post is simply posted again, as often as `core/backoff.ts` allows.
+ * Posts to a line whose log is kept here: each prompt is one request that resolves to its whole turn. What broke off is nowhere, or the
+ * line knows it again, so an uncertain post is simply posted again, as often as `core/backoff.ts` allows.
  */
+import type { Request } from "../claude/line.ts";
 import { promptBounds } from "../core/backoff.ts";
 import { BridgeError } from "../core/errors.ts";
-import type { Session, SessionEvent } from "../core/model.ts";
+import { isOwner } from "../core/inbound.ts";
+import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
@@ -14,59 +16,98 @@ import { build, noteTurn, viewOf, type Worker } from "./post.ts";
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
 export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
   for (;;) {
-    const post = bridge.store.posts.open(session.id).find(({ state }) => state === "queued" || state === "posting");
-    if (post === undefined || kill.aborted) return;
-    await postOne(bridge, session, post, worker, kill);
+    const batch = nextPosts(bridge, session);
+    if (batch.length === 0 || kill.aborted) return;
+    await postBatch(bridge, session, batch, worker, kill);
   }
 }
 
-async function postOne(
+/** Answers and stops together, so that Claude does not go on between them; then a prompt by itself, one that was cut off included. */
+function nextPosts({ store, lineOf }: Bridge, session: Session): readonly PostRow[] {
+  const open = store.posts.open(session.id);
+  const due = open.filter(({ state }) => state === "queued" || state === "posting");
+  const answers = due.filter(({ kind }) => kind !== "prompt");
+  if (answers.length > 0) return answers;
+  const isCut = ({ kind, state }: PostRow): boolean => kind === "prompt" && state === "posted";
+  const isAsking = store.log.open(session.id).uses.length > 0;
+  const cut = lineOf(session).remembers && !isAsking ? open.filter(isCut) : [];
+  return [...cut, ...due].slice(0, 1);
+}
+
+async function postBatch(
   bridge: Bridge,
   session: Session,
-  post: PostRow,
+  batch: readonly PostRow[],
   worker: Worker,
   kill: AbortSignal,
 ): Promise<void> {
-  const { store, chats, clock, line } = bridge;
+  const { store, chats, clock, notices } = bridge;
+  const line = bridge.lineOf(session);
+  const prompt = batch.find(({ kind }) => kind === "prompt");
   const stop = new AbortController();
   const signal = AbortSignal.any([kill, stop.signal]);
+  const asking = prompt ?? store.posts.open(session.id).find(isUnderWay);
+  const isWanted = (): boolean => (asking ? [asking] : batch).some(({ id }) => store.posts.isOpen(id));
   // Taken back: its answer is not waited for.
   worker.wake = () => {
-    if (!store.posts.isOpen(post.id)) stop.abort();
+    if (!isWanted()) stop.abort();
   };
   const live = createLive(bridge);
   const startedAt = clock.monotonic();
   let asked = "";
-  try {
-    const { request, isNew } = await build(bridge, post, signal);
-    if (signal.aborted) return;
-    asked = request.kind === "prompt" ? request.text : "";
-    // What was cheap to build is built again after a crash: a commit less before the question is out.
-    if (isNew && hasFiles(bridge, post)) store.posts.setRequest(post.id, request);
-    const present = store.sessions.get(session.id) ?? session;
-    if (post.kind === "prompt") {
-      live.at({ inboxId: Number(post.subject), chat: session.chat, isVerbose: false });
-      noteTurn(bridge, session.id, "started", startedAt);
-      store.posts.begin(post.id);
-    }
-    const events = await line.post(await viewOf(bridge, present), [request], live.text, signal);
-    if (signal.aborted || !store.posts.isOpen(post.id)) return;
+  let posted = batch.map(({ id }): { id: number; eventId: string | null } => ({ id, eventId: null }));
+  const take = (events: readonly SessionEvent[]): void => {
+    if (signal.aborted || !isWanted()) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
-    const changes = chats.log(present, events, [{ id: post.id, eventId }]);
-    if (post.kind !== "prompt") return;
-    bridge.notices.emit("claude", { fault: null, at: clock.now() });
-    if (changes.some((change) => change.do === "finish")) noteTurn(bridge, session.id, "ended", startedAt);
+    const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
+    posted = [];
+    const changes = chats.log(store.sessions.get(session.id) ?? session, events, rows);
+    live.events(events);
+    const isOver = changes.some((change) => change.do === "finish");
+    if (isOver || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
+    if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
+  };
+  try {
+    if (prompt && line.name === ownProgram) refuseGuest(bridge, prompt);
+    const requests: Request[] = [];
+    for (const post of batch) {
+      const built = await build(bridge, post, signal);
+      if (signal.aborted) return;
+      const request =
+        built.request.kind === "prompt" && line.remembers ? { ...built.request, id: post.id } : built.request;
+      requests.push(request);
+      if (request.kind === "prompt") asked = request.text;
+      // What was cheap to build is built again after a crash: a commit less before the question is out.
+      if (built.isNew && (line.remembers || hasFiles(bridge, post))) store.posts.setRequest(post.id, request);
+      if (!line.remembers) store.posts.begin(post.id);
+      else if (post.state === "queued") store.posts.markPosting(post.id, clock.now(), null);
+    }
+    const present = store.sessions.get(session.id) ?? session;
+    if (asking)
+      live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
+    if (prompt) noteTurn(bridge, session.id, "started", startedAt);
+    take(await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take));
   } catch (error) {
     if (signal.aborted) return;
-    if (!(error instanceof BridgeError) || !isLastBreak(post, error)) throw error;
-    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, post, asked, error.partial ?? ""), [
-      { id: post.id, eventId: cutId(post) },
+    if (!(error instanceof BridgeError) || !prompt || !isLastBreak(prompt, error)) throw error;
+    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
+      { id: prompt.id, eventId: cutId(prompt) },
     ]);
   } finally {
-    store.posts.end(post.id);
+    for (const { id } of batch) store.posts.end(id);
     worker.wake = () => undefined;
     await live.end();
   }
+}
+
+const isUnderWay = ({ kind, state }: PostRow): boolean =>
+  kind === "prompt" && (state === "posted" || state === "waiting");
+
+/** It works under the owner's own login. */
+function refuseGuest({ store, config }: Bridge, { subject }: PostRow): void {
+  const envelope = store.inbox.get(Number(subject))?.envelope;
+  if (envelope && !isOwner(envelope, config.allow))
+    throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
 }
 
 const hasFiles = ({ store }: Bridge, { subject }: PostRow): boolean => {

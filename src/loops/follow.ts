@@ -32,7 +32,7 @@ const sessionsMax = 8;
 const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 
 export function createFollowLoop(bridge: Bridge): FollowLoop {
-  const { store, line } = bridge;
+  const { store, line, lineOf } = bridge;
   const watched = new Set<string>();
   const workers = new Map<string, Worker>();
   const attempts = new Map<string, number>();
@@ -46,8 +46,9 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       workers.set(sessionId, worker);
       try {
         const isWatched = watched.delete(sessionId);
-        const waitMs = line.remote && (await mirror(bridge, line.remote, session, worker, isWatched, kill));
-        if (line.remote === null) await converse(bridge, session, worker, kill);
+        const { remote } = lineOf(session);
+        const waitMs = remote && (await mirror(bridge, remote, session, worker, isWatched, kill));
+        if (remote === null) await converse(bridge, session, worker, kill);
         attempts.delete(sessionId);
         return waitMs;
       } catch (error) {
@@ -102,7 +103,8 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
   bridge.log.warn("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
-  const isQuiet = (post?.eventId ?? null) !== null && error.code === "claude_stream_lost";
+  const isElsewhere = bridge.lineOf(session).remote !== null;
+  const isQuiet = isElsewhere && (post?.eventId ?? null) !== null && error.code === "claude_stream_lost";
   const ownMs = backoffMs(
     { attempt, jitter: random(), retryAfterMs: error.retryAfterMs },
     isQuiet ? streamBackoff : defaultBackoff,

@@ -6,6 +6,7 @@ import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
+import { deliverDue } from "./reminders.ts";
 
 const tickMs: Millis = 1_000;
 /** A gap this much larger than a tick means that the machine slept, or that its clock was set. */
@@ -71,6 +72,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       hour = monotonic;
       prune();
     }
+    await deliverDue(bridge);
     dispatch({ type: "tick" });
   }
 }

@@ -25,7 +25,7 @@ export async function build(
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
-  const hasSandbox = session !== null && bridge.line.hasSandbox(await viewOf(bridge, session));
+  const hasSandbox = session !== null && bridge.lineOf(session).hasSandbox(await viewOf(bridge, session));
   return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 

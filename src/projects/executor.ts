@@ -3,7 +3,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
 import { createQueue, inWords } from "./content.ts";
-import { openFolder, type Project } from "./folders.ts";
+import { ownProgram } from "../core/model.ts";
+import { openFolder, openPlace, type Project } from "./folders.ts";
+import { planPermission } from "./permission.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
 import { planCall, type Plan, type Site } from "./tools.ts";
@@ -19,10 +21,11 @@ type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
 /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
 export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
-  const folder = await openFolder(project.folder, deps.home);
+  const folder = await openPlace(project, deps.home);
   if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
   const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
-  return planCall(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
+  const plan = project.backend === ownProgram ? planPermission : planCall;
+  return plan(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
 }
 
 const queues = new Map<string, ReturnType<typeof createQueue>>();

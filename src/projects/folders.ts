@@ -1,8 +1,9 @@
 /** Projects: the folders of this machine on which Claude may work. Only the settings make one, never the chat. */
-import { realpath, stat } from "node:fs/promises";
+import { mkdir, realpath, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, relative, sep } from "node:path";
 import * as v from "valibot";
+import { ownProgram } from "../core/model.ts";
 import { nearest } from "../core/nearest.ts";
 import { inWords, readContent } from "./content.ts";
 import { pathKind } from "./policy.ts";
@@ -11,6 +12,8 @@ import { pathKind } from "./policy.ts";
 export type Project = {
   readonly [text in "name" | "folder"]: string;
 } & { readonly [text in "group" | "model" | "instructions"]: string | null } & {
+  /** Another agent than that of the settings works on it: the owner's own program. */
+  readonly backend: typeof ownProgram | null;
   readonly run: boolean;
   readonly ask: "writes" | "all";
   readonly network: boolean;
@@ -31,6 +34,7 @@ const fields = {
   group: like(/^(group:)?[A-Za-z\d+/]+={0,2}$/u, "a group's id in standard base64"),
   model: like(/^\w[\w.:@/-]*$/u, "a model id such as claude-sonnet-5-5"),
   instructions: like(/./u, "a text"),
+  backend: v.nullish(v.message(v.picklist([ownProgram]), `it takes ${ownProgram}`), null),
   network: toggle,
   run_minutes: v.optional(v.message(minutes, "it takes 1 to 60"), 2),
 };
@@ -93,6 +97,27 @@ export async function openFolder(folder: string, home: string): Promise<Folder> 
   if (root.split(sep).some((part) => pathKind(part) === "secret" || part === ".git"))
     return refuse("lies among keys or in .git");
   return { root };
+}
+
+/** Where the owner's own program works for chats without a project: the one folder in signalman's home that Claude may see. */
+export const chatFolder = (home: string): Project => ({
+  name: "",
+  folder: join(home, "chats"),
+  backend: ownProgram,
+  run: true,
+  ask: "writes",
+  network: true,
+  runMinutes: 60,
+  group: null,
+  model: null,
+  instructions: null,
+});
+
+/** The folder of a project, or that of chats without one, which is made where it is not there. */
+export async function openPlace(project: Project, home: string): Promise<Folder> {
+  if (project.name !== "") return openFolder(project.folder, home);
+  await mkdir(project.folder, { recursive: true, mode: 0o700 });
+  return { root: await realpath(project.folder) };
 }
 
 const guides = ["CLAUDE.md", "AGENTS.md"];

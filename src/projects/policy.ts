@@ -14,6 +14,15 @@ export type ToolName = keyof typeof acts;
 export type Act = (typeof acts)[ToolName];
 export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts, name);
 
+/** Tools of the owner's own `claude` program that do what one of ours does. */
+export const twins: { readonly [name: string]: ToolName | undefined } = {
+  Read: "local_read",
+  Glob: "local_glob",
+  Edit: "local_edit",
+  Write: "local_write",
+  Bash: "local_run",
+};
+
 /** `secret` asks even to be read; `guarded` steers programs or later sessions; `odd` is a name made to deceive. */
 export type PathKind = "ordinary" | "guarded" | "secret" | "odd";
 /** `isGranted`: `always` was said for edits of this project, and its hour is not over. */
@@ -73,6 +82,7 @@ export function judge(tool: string, paths: readonly string[] | null, { run, ask,
 /** What `always` frees for an hour: edits of ordinary files, by the path as Claude wrote it. */
 export function isFreed({ tool, input }: { readonly tool: string; readonly input: unknown }): boolean {
   const path = (input as { readonly file_path?: unknown } | null)?.file_path;
-  const isEdit = isToolName(tool) && acts[tool] === "change" && typeof path === "string";
-  return isEdit && judge(tool, [path], { run: false, ask: "writes", isGranted: true }).verdict === "free";
+  const name = twins[tool] ?? tool;
+  const isEdit = isToolName(name) && acts[name] === "change" && typeof path === "string";
+  return isEdit && judge(name, [path], { run: false, ask: "writes", isGranted: true }).verdict === "free";
 }

@@ -1,10 +1,9 @@
 /** Commands: in a group and, where there is one, a sandbox of their own; with limits, without input; nothing stays behind. */
 import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
-import { childEnv } from "../child-env.ts";
+import { childEnv, kill, killMarked } from "../child-env.ts";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 
@@ -140,22 +139,4 @@ export async function runCommand(command: Command, clock: Clock, signal: AbortSi
     ended,
     output: `${head.toString()}${left > 0 ? `\n[… ${left} bytes left out …]\n` : ""}${tail.toString()}`,
   };
-}
-
-/** A negative `pid` is a group. */
-function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
-  try {
-    process.kill(process.platform === "win32" ? Math.abs(pid) : pid, how);
-  } catch {
-    // It has ended by itself.
-  }
-}
-
-/** Linux: ends what has left the group, but carries the mark in its environment. */
-async function killMarked(mark: string): Promise<void> {
-  if (process.platform !== "linux") return;
-  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/u.test(name))) {
-    const env = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
-    if (env.split("\0").includes(`SIGNALMAN_COMMAND=${mark}`)) kill(Number(pid), "SIGKILL");
-  }
 }

@@ -28,6 +28,8 @@ type Deed = {
   readonly holds: (basis: string) => boolean;
   /** Does it; never rejects. */
   readonly work: (signal: AbortSignal) => Promise<CallResult>;
+  /** Keeps what it changes for `/undo`, where another program does it. */
+  readonly keep?: () => Promise<void>;
 };
 
 /** What becomes of a call, and why. */
@@ -218,14 +220,16 @@ async function changing(input: Change, place: content.Place, { scope, undo }: Si
   // The same lines, wherever they are now: what another yes of this turn changed elsewhere in the file takes nothing from this one.
   const part = hashInput(verb, [place.absolute, lines.filter((line) => !line.startsWith("@@"))]);
   const isOurs = undo.isLeft(scope, place.path, was);
+  const keep = () => undo.keep(scope, place.path, present, after.text);
   return {
+    keep,
     title: `${verb} ${place.path} (+${count("+")} −${count("-")})`,
     detail,
     basis: `${whole}:${part}`,
     holds: (asked) => asked.startsWith(`${whole}:`) || (isOurs && asked.endsWith(`:${part}`)),
     async work() {
       try {
-        await undo.keep(scope, place.path, present, after.text);
+        await keep();
         await content.replace(scope.root, place, after.text);
         return done(`${verb === "edit" ? "edited" : "wrote"} ${place.path}`);
       } catch (error) {
@@ -249,7 +253,7 @@ function running(input: Input<"local_run">, { project, sandbox, scope, home, env
   const where = sandbox.kind === "none" ? "without a sandbox" : `sandboxed, ${project.network ? "with" : "no"} network`;
   const basis = hashInput("run", [input.command, scope.root, where]);
   return {
-    title: `run in ${project.name} (${where})`,
+    title: `run in ${project.name || "a folder for chats"} (${where})`,
     detail: input.command,
     basis,
     holds: (asked) => asked === basis,

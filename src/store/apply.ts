@@ -15,7 +15,7 @@ import { setAllowed } from "./allowed.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { createView, lasting, type Surroundings } from "./view.ts";
+import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -159,10 +159,25 @@ function createConversationWrites(
   };
 }
 
-type CallDo = "call" | "look" | "askCall" | "allowCall" | "dropCall" | "result" | "grantEdits" | "owe" | "paid";
+type CallDo =
+  | "call"
+  | "look"
+  | "askCall"
+  | "allowCall"
+  | "dropCall"
+  | "result"
+  | "grantEdits"
+  | "owe"
+  | "paid"
+  | "schedule"
+  | "unschedule"
+  | "reschedule";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
-function createCallWrites({ calls, posts, sessions, settings, db }: Store, world: Surroundings): Writes<CallDo> {
+function createCallWrites(
+  { calls, posts, sessions, settings, reminders, db }: Store,
+  world: Surroundings,
+): Writes<CallDo> {
   const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
     const request = { kind: "result", toolUseId: useId, text, isError } as const;
     posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
@@ -191,7 +206,13 @@ function createCallWrites({ calls, posts, sessions, settings, db }: Store, world
       db.afterCommit(() => world.onDropped(useId));
       return call.sessionId;
     },
-    result: (_, { sessionId, useId, text, isError }) => post(sessionId, useId, text, isError),
+    result(_, { sessionId, useId, text, isError }) {
+      calls.finish(useId, { content: text, isError }, world.now());
+      return post(sessionId, useId, text, isError);
+    },
+    schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
+    unschedule: (_, { id }) => void reminders.remove(id),
+    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
@@ -265,11 +286,11 @@ const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
-  const { source, content, sentAt } = envelope;
+  const { source, content, sentAt, isScheduled } = envelope;
   const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
   const isRemove = stage === "cleared";
   const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
-  if (emoji === null || source === null) return;
+  if (emoji === null || source === null || isScheduled) return;
   // Signal's clients keep the reactions of an edited message at its first version.
   const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
   outbox.addMark(
@@ -287,7 +308,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
-    if (active?.backend === world.backend) return active;
+    if (active && active.backend === backendOf(world, active)) return active;
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) sessions.end(active.id);
@@ -296,7 +317,8 @@ function createSessionMaker(store: Store, world: Surroundings) {
       named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
-    return sessions.create(id, chat, world.backend, context, {}, world.now(), project?.name ?? null);
+    const backend = project?.backend ?? world.backend;
+    return sessions.create(id, chat, backend, context, {}, world.now(), project?.name ?? null);
   };
 }
 

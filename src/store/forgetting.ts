@@ -40,10 +40,11 @@ export function forgetSession(db: Database, id: string): void {
   run`DELETE FROM sessions WHERE id = ${id}`;
 }
 
-/** Everything that was ever said in a chat, as far as it is over. */
+/** Everything that was ever said in a chat, as far as it is over, and what was set in it. */
 export function forgetChat(db: Database, chatKey: string): void {
   const { all, run } = statements(db);
   for (const { id } of all<{ id: string }>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
+  run`DELETE FROM reminders WHERE chat_key = ${chatKey}`;
   run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE chat_key = ${chatKey} AND state = 'done'`;
   run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at IS NOT NULL AND why <> 'mark'`;
 }

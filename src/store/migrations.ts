@@ -304,6 +304,26 @@ export const migrations: readonly string[] = [
       coalesce(iif(max(is_total), max(cents), sum(cents)), 0), max(cents IS NULL)
     FROM said GROUP BY session_id;
   `,
+  `
+  -- Reminders, and questions that are asked at a time. A row goes with its last time.
+  CREATE TABLE reminders (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    chat_key TEXT NOT NULL,
+    chat TEXT NOT NULL,
+    person TEXT NOT NULL,
+    source TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('reminder', 'question')),
+    text TEXT NOT NULL,
+    rule TEXT,
+    time_zone TEXT NOT NULL,
+    due_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (chat_key, number)
+  ) STRICT;
+  CREATE INDEX reminders_due ON reminders (due_at);
+  CREATE INDEX reminders_people ON reminders (person);
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

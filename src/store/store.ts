@@ -13,6 +13,7 @@ import { createKept, type KeptRows } from "./kept.ts";
 import { createLog, type Log } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
 import { createOutbox, type Outbox } from "./outbox.ts";
+import { createReminders, type Reminders } from "./reminders.ts";
 import { createPosts, type Posts } from "./posts.ts";
 import { createSettings, type Settings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
@@ -32,6 +33,7 @@ export type Store = {
   readonly calls: Calls;
   readonly kept: KeptRows;
   readonly usage: Usage;
+  readonly reminders: Reminders;
   readonly settings: Settings;
   readonly generation: Generation;
   /** Blanks what the chats' timers say has disappeared. */
@@ -76,6 +78,7 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       sessions: createSessions(db),
       files,
       usage: createUsage(db),
+      reminders: createReminders(db),
       settings,
       generation: createGeneration(settings, home),
       forget: (now) => forget(db, now),

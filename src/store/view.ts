@@ -3,7 +3,7 @@ import { askSubject, usesIn } from "../core/approval.ts";
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
-import { chatKey } from "../core/model.ts";
+import { chatKey, ownProgram } from "../core/model.ts";
 import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { textOf } from "../core/prompt.ts";
 import { personOf } from "../core/spend.ts";
@@ -42,7 +42,7 @@ export type Surroundings = {
   /** The project of this name; or of this chat, where it was not chosen there. */
   readonly project: (
     of: { readonly name: string } | { readonly chatKey: string },
-  ) => { name: string; model: string | null } | null;
+  ) => { name: string; model: string | null; backend: string | null } | null;
   /** A call that `always` frees: an edit of an ordinary file. */
   readonly mayAlways: (call: Pick<Call, "tool" | "input">) => boolean;
   /** Edits of a project need no yes for an hour; null: of none any more. */
@@ -67,6 +67,10 @@ const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: 
   receivedAt,
   post,
 });
+
+/** Which line keeps a conversation, by the settings of now. */
+export const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
+  (project === null ? null : world.project({ name: project }))?.backend ?? world.backend;
 
 /** What waits for a yes or no, tools at Claude first, and the question that shows it. */
 function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
@@ -97,7 +101,11 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       ...theirs.map((use): Ask => ({ use, ...shown(use.id), call: null })),
       ...ours.map((call): Ask => {
         const { project } = call;
-        return { use: toUse(call), ...shown(call.id), call: { project, mayAlways: world.mayAlways(call) } };
+        return {
+          use: toUse(call),
+          ...shown(call.id),
+          call: { project, mayAlways: project !== "" && world.mayAlways(call) },
+        };
       }),
     ];
   };
@@ -113,7 +121,7 @@ export function createView(store: Store, world: Surroundings) {
     // A decision is made for what has arrived, and nothing arrives before it is known who we are.
     if (account === null) throw new Error("A decision needs the account");
     const active = sessions.active(key);
-    const session = active?.backend === world.backend ? active : null;
+    const session = active && active.backend === backendOf(world, active) ? active : null;
     const rows = inbox.head(key, exceptId);
     const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
     const open = post && log.open(post.sessionId);
@@ -127,7 +135,7 @@ export function createView(store: Store, world: Surroundings) {
       session,
       head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
       prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
-      isAskedAnew: world.isAskedAnew,
+      isAskedAnew: world.isAskedAnew || session?.backend === ownProgram,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],
       calls: calls.map(toUse),
@@ -146,7 +154,7 @@ export function createView(store: Store, world: Surroundings) {
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
       spend: ({ source }) => spendOf(store, world, personOf(source)),
-      look: { ...world.look, ...lookOf(store, world, key, session) },
+      look: { ...world.look, timeZone: world.timeZone, ...lookOf(store, world, key, session) },
     };
   };
 }
@@ -160,6 +168,8 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
+    reminders: () => store.reminders.ofChat(key),
+    remindersOf: store.reminders.countOf,
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };

@@ -384,6 +384,22 @@ describe("managed", () => {
     expect(session.system).not.toContain("/mnt/session");
   });
 
+  test("a tool that is not of this machine stands beside the sandbox; what every session has is the agent's", async () => {
+    const tool = { ...readTool, name: "remind", isOfMachine: false };
+    const line = start({ tools: [tool] });
+    expect(line.hasSandbox({ tools: [tool] })).toBe(true);
+    expect(line.hasSandbox({ tools: [tool, readTool] })).toBe(false);
+    const local = createLocal({ line }, { tools: [tool] });
+    const session = double.engine.need(await local.create());
+    const custom = { type: "custom", name: "remind", description: tool.description, input_schema: tool.inputSchema };
+    expect(session.tools).toMatchObject([{ default_config: { enabled: true } }, custom]);
+    const [agent] = [...double.agents.values()];
+    expect(agent?.body["tools"]).toEqual(session.tools);
+    const created = double.requests.findLast(({ method, path }) => method === "POST" && path.endsWith("/sessions"));
+    expect(JSON.stringify(created)).not.toContain("agent_with_overrides");
+    expect(start({ toolPolicy: "off" }).hasSandbox({ tools: [tool] })).toBe(false);
+  });
+
   test("answers several calls one by one; what is open is asked for again", async () => {
     const local = createLocal({ line: start() }, { tools: [readTool] });
     double.setScript(() => [

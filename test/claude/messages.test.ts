@@ -436,6 +436,17 @@ describe("endpoints that differ", () => {
     expect(local.replies()).toHaveLength(5);
   });
 
+  test("a model that takes no tools is asked without any, ours included", async () => {
+    local = createLocal({ line: start() }, { tools: [readTool] });
+    const message = "registry/small-model does not support tools";
+    double.fail(/messages$/u, json({ type: "error", error: { type: "invalid_request_error", message } }, 400));
+    await local.ask("one");
+    expect(posts().map((body) => "tools" in body)).toEqual([true, false]);
+    await local.ask("two");
+    expect(local.replies()).toHaveLength(2);
+    expect(posts()).toHaveLength(3);
+  });
+
   test("thinking that is not taken back is left out of that conversation", async () => {
     play({ block: { type: "thinking", thinking: "hm", signature: "x" } }, { say: "hi" });
     await local.ask("one");

@@ -1,10 +1,12 @@
 /** Every line, held to the same contract. */
 import { createClaudeApi } from "../../src/claude/api.ts";
+import { createCodeLine } from "../../src/claude/code-line.ts";
 import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import type { Log } from "../../src/log.ts";
 import { startClaudeDouble, type DoubleOptions } from "../doubles/claude.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
+import { startCodeBrain } from "../doubles/code-brain.ts";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { lineContract, type Bench } from "./line.ts";
 import { remoteLineContract } from "./line-remote.ts";
@@ -115,6 +117,35 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
   };
 }
 
+async function ownProgram(): Promise<Bench> {
+  const clock = createVirtualClock();
+  const brain = await startCodeBrain();
+  const { program, env, base } = brain;
+  let count = 0;
+  const newId = (): string => `id-${++count}`;
+  const line = createCodeLine({ program, env, clock, newId, folder: () => Promise.resolve(base) });
+  const unreachable = { error: "unknown", status: null } as const;
+  return {
+    line,
+    clock,
+    setScript: brain.setScript,
+    losePost: () => brain.first(unreachable),
+    cutPost: () => brain.first(unreachable),
+    hangPost: brain.hang,
+    limitPost: () => brain.first({ error: "rate_limit", status: 429, resetsAt: clock.now() / 1_000 + 7 }),
+    overloadPost: () => brain.first({ error: "overloaded", status: 529 }),
+    cutStreams: brain.crash,
+    setMute: brain.setMute,
+    openStreams: brain.openTurns,
+    async close() {
+      await line.close();
+      await brain.close();
+    },
+    remote: null,
+  };
+}
+
+lineContract("claude-code", ownProgram);
 lineContract("scripted", scripted);
 remoteLineContract("scripted", scripted);
 lineContract("messages", () => overHttp("messages"));

@@ -200,6 +200,7 @@ export const readTool: LocalTool = {
   name: "local_read",
   description: "Reads a file of this machine.",
   inputSchema: { type: "object", properties: { file_path: { type: "string" } }, required: ["file_path"] },
+  isOfMachine: true,
 };
 /** The smallest picture there is. */
 export const pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";

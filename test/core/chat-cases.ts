@@ -4,7 +4,7 @@ import { decide } from "../../src/core/chat.ts";
 import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
 import { classify } from "../../src/core/inbound.ts";
-import type { Content, Envelope, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
+import type { Content, Envelope, ReminderPlan, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
 import { progressOf, trackAll, type Progress } from "../../src/core/turn.ts";
 import { noteOf, owner, self, textContent } from "../doubles/chats.ts";
 
@@ -91,6 +91,9 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     projects: () => [{ name: "garden", folder: "/garden", run: true }],
     granted: () => [],
     situation: () => "fine",
+    reminders: () => [],
+    remindersOf: () => 0,
+    timeZone: "UTC",
     lastPrompt: () => null,
     transcript: () => "",
   },
@@ -168,6 +171,9 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   openProject: ({ project }) => `open project ${project}`,
   owe: ({ work }) => `owe ${work}`,
   paid: ({ id }) => `paid ${id}`,
+  schedule: ({ number, plan }) => `schedule ${number} ${plan.kind}`,
+  unschedule: ({ id }) => `unschedule ${id}`,
+  reschedule: ({ id, dueAt }) => `reschedule ${id} ${dueAt - at}`,
   grant: ({ tools }) => `grant ${tools.join(" ")}`,
   interrupt: ({ id }) => `interrupt ${id}`,
   endSession: ({ id }) => `end ${id}`,
@@ -187,6 +193,9 @@ export const textsOf = (view: View, fact: Fact): string[] =>
   );
 export const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: Do) =>
   decide(view, fact).find((change): change is Extract<Change, { do: Do }> => change.do === kind);
+
+const tea: ReminderPlan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: at };
+const set = "result of c: Set, and shown to the person: ⏰ Reminder 1, today 08:00: tea";
 
 const bothWithdrawn = ["finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared"];
 
@@ -282,6 +291,28 @@ export const table: {
       posting: ["say command 7", "paid 7"],
       posted: ["say command 7", "paid 7"],
       waiting: ["say command 7", "paid 7"],
+    },
+  ],
+  wished: [
+    "Claude sets a reminder",
+    { type: "wished", session, useId: "c", wish: { do: "set", plan: tea, later: [] } },
+    {
+      nothing: ["result of c: Nothing was done: the message that asked for it is not open any more."],
+      queued: ["schedule 1 reminder", "say note set c", set],
+      posting: ["schedule 1 reminder", "say note set c", set],
+      posted: ["schedule 1 reminder", "say note set c", set],
+      waiting: ["schedule 1 reminder", "say note set c", set],
+    },
+  ],
+  due: [
+    "the time of a reminder has come",
+    { type: "due", reminder: { ...tea, id: 3, number: 1, chat: self, source: owner }, nextAt: null, isMissed: false },
+    {
+      nothing: ["unschedule 3", `say remind 3:${at}`],
+      queued: ["unschedule 3", `say remind 3:${at}`],
+      posting: ["unschedule 3", `say remind 3:${at}`],
+      posted: ["unschedule 3", `say remind 3:${at}`],
+      waiting: ["unschedule 3", `say remind 3:${at}`],
     },
   ],
   setBack: [

@@ -69,6 +69,8 @@ export function createPage(output: () => string) {
           // A message ends the indicator of who sent it.
           typing.set(seen.place, false);
           names.set(seen.sentAt, seen.text);
+          // As phones do.
+          if (seen.kind === "message") typing.set(seen.place, false);
           add({
             kind: "claude",
             text: framed(seen.kind === "edit" ? "Claude✎" : "Claude", shown(seen)),

@@ -28,8 +28,10 @@ export interface Stage {
   texts(): string[];
   /** Lets so many seconds pass. */
   pass(seconds: number): Promise<void>;
-  /** Ends the process and starts it anew on the same home. */
-  restart(): Promise<void>;
+  /** The machine sleeps: the time of day goes on without anything being done. */
+  sleep(seconds: number): Promise<void>;
+  /** Ends the process and starts it anew on the same home, so much later. */
+  restart(offSeconds?: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -89,8 +91,13 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       clock.jump(Math.max(0, until - clock.monotonic()));
       await boundary();
     },
-    async restart() {
+    async sleep(seconds) {
+      clock.jump(seconds * 1_000, true);
+      await boundary();
+    },
+    async restart(offSeconds = 0) {
       await stop();
+      clock.jump(offSeconds * 1_000);
       daemon = await start();
       await runUntil(clock, () => daemon.isReady(), 5_000);
     },

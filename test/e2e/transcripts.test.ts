@@ -5,10 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openScene, type Scene } from "./scene.ts";
 
+const moments = /\b(?:today|tomorrow|[A-Z][a-z]{2} \d+ [A-Z][a-z]{2}(?: \d{4})?) \d\d:\d\d/gu;
+
 /** Compares with the file of that name; `UPDATE=1` writes it. */
 function golden(name: string, title: string, seen: Scene): void {
   const url = new URL(`transcripts/${name}.txt`, import.meta.url);
-  const text = `${title}\n\n${seen.transcript()}`;
+  const text = `${title}\n\n${seen.transcript().replaceAll(moments, "‹time›")}`;
   if (process.env["UPDATE"] === "1" || !existsSync(url)) writeFileSync(url, text);
   expect(text).toBe(readFileSync(url, "utf8"));
 }
@@ -421,3 +423,42 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     rmSync(folder, { recursive: true, force: true });
   }
 });
+
+test.concurrent.each(["sessions", "messages"])(
+  "reminders (%s): set by Claude, shown, listed, taken back, delivered",
+  async (backend) => {
+    await using seen = await openScene({ SIGNALMAN_BACKEND: backend });
+    seen.claude.setScript((prompt) => {
+      const set = (text: string, more: object) => [
+        { hold: seen.shows("👀") },
+        { call: "remind", input: { text, kind: "reminder", ...more } },
+        { say: "I will." },
+      ];
+      if (prompt.includes("six")) return set("Call home.", { when: "in 3 hours" });
+      if (prompt.includes("water")) return set("Water the plants.", { rule: "0 7 * * 1-5" });
+      if (prompt.includes("kettle")) return set("The tea!", { when: "in 3 seconds" });
+      if (prompt.includes("As scheduled")) return [{ say: "Three degrees, and dry." }];
+      if (prompt.includes("soon"))
+        return [
+          { hold: seen.shows("👀") },
+          { call: "remind", input: { text: "The weather in Bern?", kind: "question", when: "in 3 seconds" } },
+          { say: "I will look." },
+        ];
+      // The backend `messages` asks again with the result.
+      return [{ say: "Done." }];
+    });
+    const ask = async (text: string): Promise<void> => seen.answered(seen.write("me", text));
+    await ask("Remind me at six to call home");
+    await ask("On working days at seven: water the plants");
+    seen.write("me", "/reminders");
+    await seen.shows("/reminders off N");
+    seen.write("me", "/reminders off 1");
+    await seen.shows("Taken back");
+    await ask("The kettle is on: three seconds");
+    await seen.shows("⏰ The tea!");
+    await ask("Tell me soon what the weather in Bern is");
+    await seen.shows("⏰ The weather in Bern?");
+    await seen.shows("Three degrees");
+    golden(`13-reminders-${backend}`, `13. REMINDERS (${backend}): what is asked for later comes, once`, seen);
+  },
+);

@@ -232,7 +232,7 @@ async function messagesTurn(dice: Dice): Promise<void> {
   let ids = 0;
   const log: SessionEvent[] = [];
   const about = { id: "s", remoteId: null, title: "t", model: "m", effort: "low", system: "", metadata: {} };
-  const tools = dice.chance(0.5) ? [{ name: "get", description: "gets", inputSchema: {} }] : [];
+  const tools = dice.chance(0.5) ? [{ name: "get", description: "gets", inputSchema: {}, isOfMachine: true }] : [];
   const session = { ...about, tools, history: () => log.toReversed() };
   for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
     try {

@@ -16,6 +16,7 @@ const usual = {
   ask: "writes",
   network: false,
   runMinutes: 2,
+  backend: null,
   group: null,
   model: null,
   instructions: null,
@@ -36,6 +37,7 @@ test("tables and pairs are projects, with their defaults", () => {
     instructions: "i",
     network: true,
     run_minutes: 60,
+    backend: "claude-code",
   };
   expect(readProjects({ Gärten: table })).toEqual([
     {
@@ -48,6 +50,7 @@ test("tables and pairs are projects, with their defaults", () => {
       instructions: "i",
       network: true,
       runMinutes: 60,
+      backend: "claude-code",
     },
   ]);
 });

@@ -47,6 +47,7 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
     folder: root,
     run: true,
     ask: "writes",
+    backend: null,
     group: null,
     model: null,
     instructions: null,

@@ -184,7 +184,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
     const line = { hasSandbox: () => false };
     const bridge = {
       config: {},
-      line,
+      lineOf: () => line,
       store: rig.store,
       account: () => owner,
       transport,

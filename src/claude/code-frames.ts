@@ -1,0 +1,248 @@
+/**
+ * What the `claude` program prints and reads, line by line, as entries of our log.
+ *
+ *   system init, user (echo)   the prompt was taken         control_request can_use_tool   it asks
+ *   stream_event               text as it is written        result                         the turn is over
+ *   assistant, user            what was said and done
+ *
+ * **Source:** Claude Code 2.1's own schemas of its stream (`--output-format stream-json`), seen at work against a local API.
+ */
+import { BridgeError, type ErrorCode } from "../core/errors.ts";
+import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
+import { count, fields, string, type Fields } from "./wire.ts";
+
+export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
+
+/** Settings of every start. What changes something, runs something or leaves the machine asks, whatever other settings allow; no
+ * hook runs, since it would run unseen; and the tools that need a terminal, or wake later by themselves, are not there. */
+export const programSettings = (asksToRead: boolean): string =>
+  JSON.stringify({
+    permissions: {
+      allow: ["WebSearch"],
+      ask: ["Bash", "Edit", "Write", "NotebookEdit", "WebFetch", "mcp__*", ...(asksToRead ? readers : [])],
+      deny: ["AskUserQuestion", "EnterPlanMode", "ExitPlanMode", "EnterWorktree", "CronCreate", "ScheduleWakeup"],
+      disableBypassPermissionsMode: "disable",
+    },
+    disableAllHooks: true,
+  });
+const readers = ["Read", "Glob", "Grep"];
+
+export const userFrame = (uuid: string, content: JsonValue): object => ({
+  type: "user",
+  uuid,
+  session_id: "",
+  parent_tool_use_id: null,
+  message: { role: "user", content },
+});
+export const controlFrame = (id: string, request: object): object => ({
+  type: "control_request",
+  request_id: id,
+  request,
+});
+/** `refusal`: the words of a no; null for a yes. */
+export const answerFrame = ({ requestId, useId, input }: Ask, refusal: string | null): object => ({
+  type: "control_response",
+  response: {
+    subtype: "success",
+    request_id: requestId,
+    response: {
+      ...(refusal === null ? { behavior: "allow", updatedInput: input } : { behavior: "deny", message: refusal }),
+      toolUseID: useId,
+    },
+  },
+});
+
+export type Seen =
+  | { readonly kind: "text"; readonly eventId: string; readonly text: string }
+  | { readonly kind: "events"; readonly events: readonly SessionEvent[] }
+  | { readonly kind: "asks"; readonly ask: Ask; readonly events: readonly SessionEvent[] }
+  /** Asks for something that we do not do: it is told so, or it would wait. */
+  | { readonly kind: "unserved"; readonly requestId: string }
+  | { readonly kind: "taken" }
+  | { readonly kind: "echo"; readonly uuid: string }
+  | { readonly kind: "over"; readonly result: Fields }
+  | null;
+
+const isBlock =
+  (type: string) =>
+  (block: Fields): boolean =>
+    block["type"] === type;
+const blocksOf = (frame: Fields): Fields[] => {
+  const { content } = fields(frame["message"]);
+  return Array.isArray(content) ? content.map(fields) : [];
+};
+
+/** What is known of one turn so far. */
+type Reading = {
+  readonly now: () => Millis;
+  /** Texts of each message, as they were written and as they were said: the same number, the same id. */
+  readonly shown: Map<string, number>;
+  readonly said: Map<string, number>;
+  /** Begun, and not asked about. */
+  readonly uses: Map<string, SessionEvent>;
+  readonly asked: Set<string>;
+  messageId: string;
+  partial: string;
+  fault: string;
+  category: string | null;
+  limitedUntil: Millis | null;
+};
+
+export type TurnReader = ReturnType<typeof createTurnReader>;
+
+/** Reads one turn. `now` is the time that its entries get. */
+export function createTurnReader(now: () => Millis) {
+  const maps = { shown: new Map<string, number>(), said: new Map<string, number>(), asked: new Set<string>() };
+  const uses = new Map<string, SessionEvent>();
+  const none = { messageId: "", partial: "", fault: "", category: null, limitedUntil: null };
+  const reading: Reading = { now, ...maps, uses, ...none };
+  return {
+    /** What was written and is in no entry yet. */
+    partial: () => reading.partial,
+    read: (frame: unknown): Seen => read(reading, fields(frame)),
+    /** @throws BridgeError where the turn failed */
+    end(result: Fields, costBefore: number): readonly SessionEvent[] {
+      const stop = toStop(result, reading);
+      const id = string(result["uuid"]);
+      const used = fields(result["usage"]);
+      const inputTokens = ["input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
+        .map((key) => count(used[key]))
+        .reduce((sum, one) => sum + one, 0);
+      const costCents = (count(result["total_cost_usd"]) - costBefore) * 100;
+      const outputTokens = count(used["output_tokens"]);
+      return [
+        { id: `${id}:usage`, at: now(), type: "usage", inputTokens, outputTokens, costCents, isTotal: false },
+        { id, at: now(), type: "idle", stop },
+      ];
+    },
+  };
+}
+
+function read(reading: Reading, frame: Fields): Seen {
+  // What a subagent says is not for the person; what it asks for is.
+  const isOwn = (frame["parent_tool_use_id"] ?? null) === null;
+  switch (frame["type"]) {
+    case "stream_event":
+      return isOwn ? readStream(reading, fields(frame["event"])) : null;
+    case "assistant":
+      return isOwn ? readAnswer(reading, frame) : null;
+    case "user":
+      return frame["isReplay"] === true
+        ? { kind: "echo", uuid: string(frame["uuid"]) }
+        : readResults(reading, blocksOf(frame));
+    case "control_request":
+      return readRequest(reading, string(frame["request_id"]), fields(frame["request"]));
+    case "rate_limit_event": {
+      const info = fields(frame["rate_limit_info"]);
+      if (info["status"] === "rejected") reading.limitedUntil = count(info["resetsAt"]) * 1_000;
+      return null;
+    }
+    case "system":
+      // It tries again by itself, but what only a person can mend is told at once.
+      if (frame["subtype"] === "api_retry" && lasting.has(string(frame["error"])))
+        return { kind: "over", result: { is_error: true, error: frame["error"] } };
+      return frame["subtype"] === "init" ? { kind: "taken" } : null;
+    case "result":
+      return { kind: "over", result: frame };
+    default:
+      return null;
+  }
+}
+
+function next(counts: Map<string, number>, id: string): string {
+  counts.set(id, (counts.get(id) ?? 0) + 1);
+  return `${id}:${counts.get(id)}`;
+}
+
+function readStream(reading: Reading, event: Fields): Seen {
+  const { type, delta } = event;
+  const text = string(fields(delta)["text"]);
+  if (type === "message_start") reading.messageId = string(fields(event["message"])["id"]);
+  if (type === "message_delta") reading.category = string(fields(fields(delta)["stop_details"])["category"]) || null;
+  if (type === "content_block_start" && isBlock("text")(fields(event["content_block"])))
+    next(reading.shown, reading.messageId);
+  if (type !== "content_block_delta" || text === "") return null;
+  reading.partial += text;
+  return { kind: "text", eventId: `${reading.messageId}:${reading.shown.get(reading.messageId) ?? 1}`, text };
+}
+
+function readAnswer(reading: Reading, frame: Fields): Seen {
+  const messageId = string(fields(frame["message"])["id"]);
+  reading.fault = string(frame["error"]);
+  const events: SessionEvent[] = [];
+  for (const block of blocksOf(frame)) {
+    const { type, id, name, input } = block;
+    const text = string(block["text"]);
+    if (type === "text") reading.partial = "";
+    // Its words for a fault are not Claude's.
+    if (type === "text" && text.trim() !== "" && reading.fault === "")
+      events.push({ id: next(reading.said, messageId), at: reading.now(), type: "reply", text });
+    if (type === "tool_use") reading.uses.set(string(id), toUse(reading, string(id), name, input, false));
+  }
+  return { kind: "events", events };
+}
+
+const toUse = ({ now }: Reading, id: string, name: unknown, input: unknown, isLocal: boolean): SessionEvent => ({
+  id,
+  at: now(),
+  type: "tool_use",
+  name: string(name),
+  input: (input ?? null) as JsonValue,
+  isAsk: false,
+  isLocal,
+});
+
+function readResults({ uses, asked, now }: Reading, blocks: readonly Fields[]): Seen {
+  const events = blocks.filter(isBlock("tool_result")).flatMap((block): SessionEvent[] => {
+    const toolUseId = string(block["tool_use_id"]);
+    const use = uses.get(toolUseId);
+    uses.delete(toolUseId);
+    if (use === undefined && !asked.has(toolUseId)) return [];
+    const isError = block["is_error"] === true;
+    const result = { id: `${toolUseId}:result`, at: now(), type: "tool_result", toolUseId, isError } as const;
+    return use ? [use, result] : [result];
+  });
+  return { kind: "events", events };
+}
+
+function readRequest(reading: Reading, requestId: string, request: Fields): Seen {
+  if (request["subtype"] !== "can_use_tool") return { kind: "unserved", requestId };
+  const useId = string(request["tool_use_id"]) || requestId;
+  const input = (request["input"] ?? null) as JsonValue;
+  reading.uses.delete(useId);
+  reading.asked.add(useId);
+  const stop = { kind: "requires_action", eventIds: [useId] } as const;
+  const use = toUse(reading, useId, request["tool_name"], input, true);
+  const events = [use, { id: `${useId}:idle`, at: reading.now(), type: "idle", stop }] as const;
+  return { kind: "asks", ask: { requestId, useId, input }, events };
+}
+
+/** What a word of `error` means. **Source:** the program's own list of them. */
+const faults: ReadonlyMap<string, ErrorCode> = new Map([
+  ["authentication_failed", "claude_login"],
+  ["oauth_org_not_allowed", "claude_login"],
+  ["billing_error", "claude_credit"],
+  ["rate_limit", "claude_rate_limited"],
+  ["overloaded", "claude_overloaded"],
+  ["model_not_found", "claude_model"],
+  ["invalid_request", "claude_request"],
+]);
+const lasting: ReadonlySet<string> = new Set(["authentication_failed", "oauth_org_not_allowed", "billing_error"]);
+
+function toStop(result: Fields, { fault, category, limitedUntil, now }: Reading): StopReason {
+  const reason = string(result["stop_reason"]);
+  if (result["is_error"] !== true) {
+    if (reason === "refusal") return { kind: "refusal", category };
+    return { kind: reason === "max_tokens" ? "max_tokens" : "end_turn" };
+  }
+  if (string(result["terminal_reason"]).startsWith("aborted")) return { kind: "end_turn" };
+  const word = fault || string(result["error"]) || string(result["subtype"]);
+  const status = result["api_error_status"];
+  const isElsewhere = result["subtype"] !== "success" && result["error"] === undefined;
+  const server = typeof status === "number" && status >= 500 ? "claude_overloaded" : "claude_unreachable";
+  const code = faults.get(word) ?? (isElsewhere ? "claude_failed" : server);
+  const message = `Cannot finish the turn as the claude program ended it: ${word}${typeof status === "number" ? ` ${status}` : ""}`;
+  throw new BridgeError(code, message, {
+    retryAfterMs: limitedUntil === null ? undefined : limitedUntil - now(),
+  });
+}

@@ -1,0 +1,200 @@
+/** The owner's own `claude` program: found, started, spoken to in lines of JSON, and ended with all that it started. */
+import { execFile, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { delimiter, join } from "node:path";
+import type { Readable } from "node:stream";
+import { promisify } from "node:util";
+import { childEnv, kill, killMarked } from "../child-env.ts";
+import type { Clock } from "../clock.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
+import { controlFrame, programSettings } from "./code-frames.ts";
+import type { ModelInfo } from "./line.ts";
+import { fields, string } from "./wire.ts";
+
+/** Versions whose protocol is known: from the first to before the second. */
+const versionRange = ["2.1.0", "3.0.0"] as const;
+
+/** One frame; a picture that Claude read is in it as text. */
+const lineCharsMax = 64 * 2 ** 20;
+const errorCharsMax = 2_000;
+const graceMs: Millis = 2_000;
+const versionMs: Millis = 20_000;
+
+/** Where its own installer puts it: a service may have a short PATH. */
+const usualPlaces = [".local/bin", ".claude/local"].map((place) => join(homedir(), place));
+
+/** The path of the program. @throws BridgeError `claude_program` where it is not there */
+function findProgram(name: string, env: NodeJS.ProcessEnv): string {
+  if (/[/\\]/u.test(name)) return name;
+  const names = process.platform === "win32" ? [`${name}.exe`] : [name];
+  const places = [...(env["PATH"] ?? env["Path"] ?? "").split(delimiter), ...usualPlaces];
+  const found = places.flatMap((place) => names.map((one) => join(place, one))).find((path) => existsSync(path));
+  if (found === undefined) throw new BridgeError("claude_program", `Cannot find the program ${name}`);
+  return found;
+}
+
+/** Without keys: the program has the owner's own login, and is told where that is kept. No work of its own behind our back. */
+const environment = (env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv =>
+  childEnv(
+    {
+      CLAUDE_CONFIG_DIR: env["CLAUDE_CONFIG_DIR"],
+      CLAUDE_CODE_DISABLE_BACKGROUND_TASKS: "1",
+      SIGNALMAN_COMMAND: mark,
+    },
+    env,
+  );
+
+export type ProgramDeps = {
+  /** The program's name or path. */
+  readonly program: string;
+  readonly env: NodeJS.ProcessEnv;
+  /** Where it is started when no folder is named. */
+  readonly folder: () => Promise<string>;
+  readonly clock: Clock;
+};
+
+export type Program = Awaited<ReturnType<typeof startProgram>>;
+
+type Start = {
+  readonly args: readonly string[];
+  readonly folder?: string | undefined;
+  readonly asksToRead: boolean;
+  /** In its environment and in that of all that it starts: by it they are found and ended, where the system lets one look. */
+  readonly mark: string;
+};
+
+const streamArgs =
+  "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --settings".split(
+    " ",
+  );
+/** It may print nothing for so long while a turn is on: a command of Claude's takes up to ten minutes. */
+const silentMs: Millis = 15 * 60_000;
+
+/**
+ * Starts the program, in a group of its own, after what is left of an earlier start with this mark has been ended. That it cannot be
+ * started shows as its end. @throws BridgeError `claude_program` where it is not there
+ */
+export async function startProgram(deps: ProgramDeps, { args, folder, asksToRead, mark: name }: Start) {
+  const { env, clock } = deps;
+  const mark = `claude ${name}`;
+  const path = findProgram(deps.program, env);
+  await killMarked(mark);
+  const options = { env: environment(env, mark), cwd: folder ?? (await deps.folder()) };
+  const all = [...streamArgs, programSettings(asksToRead), ...args];
+  const child = spawn(path, all, { ...options, detached: true, windowsHide: true });
+  const closed = new AbortController();
+  let words = "";
+  const end = (why: string): void => {
+    if (words === "") words = why;
+    closed.abort();
+  };
+  child.on("error", ({ message }) => end(message));
+  child.on("close", (code, signal) => end(`it ended with ${code ?? signal}`));
+  // A frame to one that has just ended: its end is read, too.
+  child.stdin.on("error", () => undefined);
+  child.stderr.setEncoding("utf8").on("data", (text: string) => void (words = (words + text).slice(-errorCharsMax)));
+  const frames = framesOf(child.stdout);
+  let pending: Promise<IteratorResult<unknown>> | null = null;
+  return {
+    isAlive: () => !closed.signal.aborted,
+    /** What it said last beside its frames, or how it ended: one line. */
+    lastWords: () => words.trim().split("\n").at(-1)?.slice(0, 200) ?? "",
+    send: (frame: object): void => void child.stdin.write(`${JSON.stringify(frame)}\n`),
+    /** The next frame, whatever it is; null where there is none any more, `silent` after `silentMs`, `stopped` by `signal`. */
+    async next(signal: AbortSignal): Promise<{ readonly frame: unknown } | "silent" | "stopped" | null> {
+      const over = new AbortController();
+      const stopped = AbortSignal.any([over.signal, signal]);
+      pending ??= frames.next();
+      const waited = clock.sleep(silentMs, stopped);
+      const silent = waited.then((): "stopped" | "silent" => (signal.aborted ? "stopped" : "silent"));
+      const result = await Promise.race([pending, silent]).finally(() => over.abort());
+      if (typeof result === "string") return result;
+      pending = null;
+      return result.done ? null : { frame: result.value };
+    },
+    /** Resolves when it and what it started have ended. */
+    async end(): Promise<void> {
+      const group = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
+      group("SIGTERM");
+      await clock.sleep(graceMs, closed.signal);
+      group("SIGKILL");
+      await killMarked(mark);
+    },
+  };
+}
+
+/** One object a line; what is none is passed over. A line without an end ends the reading. */
+async function* framesOf(stream: Readable): AsyncGenerator {
+  let rest = "";
+  try {
+    for await (const chunk of stream.setEncoding("utf8")) {
+      const lines = (rest + String(chunk)).split("\n");
+      rest = lines.pop() ?? "";
+      if (rest.length > lineCharsMax) return;
+      for (const line of lines) {
+        const frame = parse(line);
+        if (frame !== null) yield frame;
+      }
+    }
+  } catch {
+    // Its pipe broke: it has ended.
+  }
+}
+
+function parse(line: string): unknown {
+  try {
+    return line.startsWith("{") ? (JSON.parse(line) as unknown) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** @throws BridgeError `claude_program`, `claude_login` */
+export async function checkProgram(deps: ProgramDeps, signal: AbortSignal): Promise<void> {
+  const path = findProgram(deps.program, deps.env);
+  const options = { env: environment(deps.env, "version"), timeout: versionMs, signal, windowsHide: true };
+  const said = await promisify(execFile)(path, ["--version"], options).catch(() => ({ stdout: "" }));
+  const version = /\d+\.\d+\.\d+/u.exec(said.stdout)?.[0];
+  if (version === undefined)
+    throw new BridgeError("claude_program", `Cannot start ${path}: it does not tell its version`);
+  const number = (words: string): number => words.split(".").reduce((sum, part) => sum * 10_000 + Number(part), 0);
+  const [first, last] = versionRange;
+  if (number(version) < number(first) || number(version) >= number(last))
+    throw new BridgeError("claude_program", `Cannot rely on claude ${version}: it takes ${first} up to before ${last}`);
+  if (!(await lookAtProgram(deps, signal)).isLoggedIn)
+    throw new BridgeError("claude_login", "Cannot use the claude program as it is not logged in");
+}
+
+type Look = { readonly models: readonly ModelInfo[]; readonly isLoggedIn: boolean };
+
+/** What it says of itself before its first turn, for which alone it is started. @throws BridgeError `claude_program` */
+export async function lookAtProgram(deps: ProgramDeps, signal: AbortSignal): Promise<Look> {
+  const program = await startProgram(deps, {
+    args: [],
+    asksToRead: false,
+    mark: `look ${process.pid} ${deps.clock.monotonic()}`,
+  });
+  try {
+    program.send(controlFrame("look", { subtype: "initialize" }));
+    for (;;) {
+      const heard = await program.next(signal);
+      if (heard === null || typeof heard === "string")
+        throw new BridgeError("claude_program", `Cannot ask the claude program: ${program.lastWords()}`);
+      const { type, response } = fields(heard.frame);
+      if (type !== "control_response") continue;
+      const { models, account } = fields(fields(response)["response"]);
+      const { tokenSource, apiKeySource } = fields(account);
+      const list = (Array.isArray(models) ? models : []).map(fields).map(({ value, displayName }) => ({
+        id: string(value),
+        name: string(displayName) || string(value),
+        outputTokensMax: null,
+      }));
+      const isLoggedIn = [tokenSource, apiKeySource].some((source) => !["", "none"].includes(string(source)));
+      return { models: list.filter(({ id }) => id !== "" && id !== "default"), isLoggedIn };
+    }
+  } finally {
+    await program.end();
+  }
+}

@@ -1,0 +1,105 @@
+/** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
+import { say, type Change, type Fact, type View } from "./changes.ts";
+import type { Envelope, Millis, Reminder } from "./model.ts";
+import { personOf } from "./spend.ts";
+import { momentText } from "./when.ts";
+
+/** Of one person, in all chats. */
+export const remindersMax = 100;
+/** Later than this, it is said when it was due. */
+const lateMs: Millis = 120_000;
+const shownMax = 200;
+
+/** What Claude's call asks for is done, and Claude is told; what is set is shown in the chat besides. */
+export function fulfil(view: View, { session, useId, wish }: Extract<Fact, { type: "wished" }>): Change[] {
+  const asker = view.head[0]?.envelope;
+  const tell = (text: string, isError = false): Change => ({
+    do: "result",
+    sessionId: session.id,
+    useId,
+    text,
+    isError,
+  });
+  if (!asker?.source) return [tell("Nothing was done: the message that asked for it is not open any more.", true)];
+  if (wish.do === "list") return [tell(listReminders(view))];
+  if (wish.do === "off") {
+    const { text, changes } = takeOff(view, asker, wish.number);
+    return [...changes, ...(changes.length > 0 ? [say("note", `off ${useId}`, text)] : []), tell(text)];
+  }
+  if (view.look.remindersOf(personOf(asker.source)) >= remindersMax)
+    return [
+      tell(`Nothing was set: this person has ${remindersMax} already. /reminders lists those of this chat.`, true),
+    ];
+  const number = Math.max(0, ...view.look.reminders().map((one) => one.number)) + 1;
+  const times = [wish.plan.dueAt, ...wish.later].map((at) => momentText(at, view.now, view.look.timeZone));
+  const when = times.join(", ") + (wish.plan.rule === null ? "" : " and so on");
+  const text = `⏰ ${nameOf({ ...wish.plan, number })}, ${when}: ${short(wish.plan.text)}`;
+  return [
+    { do: "schedule", plan: wish.plan, number, source: asker.source },
+    say("note", `set ${useId}`, `${text}\n/reminders off ${number} takes it back.`),
+    tell(`Set, and shown to the person: ${text}`),
+  ];
+}
+
+const nameOf = ({ kind, number }: Pick<Reminder, "kind" | "number">): string =>
+  `${kind === "reminder" ? "Reminder" : "Question"} ${number}`;
+
+const short = (text: string): string => (text.length <= shownMax ? text : `${text.slice(0, shownMax).toWellFormed()}…`);
+
+export function listReminders({ look, now }: View): string {
+  const lines = look.reminders().map((one) => {
+    const again = one.rule === null ? "" : ", and again";
+    return `${one.number}. ${momentText(one.dueAt, now, look.timeZone)}${again}: ${short(one.text)}${one.kind === "question" ? " (Claude answers)" : ""}`;
+  });
+  return lines.length === 0
+    ? "Nothing is set here. Ask Claude: “remind me at six to call home”."
+    : [...lines, "/reminders off N takes one back."].join("\n");
+}
+
+/** In a group, what others have set is theirs, and the owner's. */
+export function takeOff(view: View, envelope: Envelope, number: number) {
+  const found = view.look.reminders().find((one) => one.number === number);
+  if (found === undefined) return { text: `There is no number ${number}. /reminders lists them.`, changes: [] };
+  if (personOf(found.source) !== personOf(envelope.source) && !view.isOwner(envelope))
+    return { text: "That one is somebody else's: only they, and the owner, can take it back.", changes: [] };
+  const text = `Taken back: ${momentText(found.dueAt, view.now, view.look.timeZone)}, ${short(found.text)}`;
+  return { text, changes: [{ do: "unschedule", id: found.id } as const] };
+}
+
+/** The time has come: it is said once, and what comes after is set. What a question asks of Claude is a message like any other. */
+export function deliver(view: View, { reminder, nextAt, isMissed }: Extract<Fact, { type: "due" }>): Change[] {
+  const { id, dueAt, text } = reminder;
+  const again = isMissed ? ", and again since" : "";
+  const isLate = view.now - dueAt > lateMs;
+  const late = isLate ? `\n(This was due ${momentText(dueAt, view.now, view.look.timeZone)}${again}.)` : "";
+  return [
+    nextAt === null ? { do: "unschedule", id } : { do: "reschedule", id, dueAt: nextAt },
+    say("remind", `${id}:${dueAt}`, `⏰ ${text}${late}`),
+  ];
+}
+
+/** A question, as if its person had written it now. */
+export const asMessage = (
+  { chat, source, text }: Pick<Reminder, "chat" | "source" | "text">,
+  sentAt: Millis,
+  sourceName: string | null,
+  isOwn: boolean,
+): Envelope => ({
+  source,
+  sourceDevice: null,
+  sentAt,
+  serverAt: null,
+  chat,
+  isOwn,
+  isScheduled: true,
+  sourceName,
+  content: {
+    kind: "text",
+    text: `[As scheduled:] ${text}`,
+    quote: null,
+    mentions: [],
+    attachments: [],
+    expiresInSeconds: 0,
+    isViewOnce: false,
+  },
+});

@@ -1,0 +1,49 @@
+/**
+ * What the owner's own `claude` program asks for before it does it by itself: the policy, the question and the journal are those of our
+ * own tools, so that a project is the same whichever agent works on it. A yes is all that we do then; edits are kept for `/undo` first.
+ */
+import { itemOf } from "../core/question.ts";
+import type { JsonValue } from "../core/model.ts";
+import { hashInput, type CallResult } from "../store/calls.ts";
+import { twins, type ToolName } from "./policy.ts";
+import { planCall, type Plan, type Site } from "./tools.ts";
+
+/** The inputs that the question shows by itself. */
+const shown: { readonly [name in ToolName]?: readonly string[] } = {
+  local_read: ["file_path", "offset", "limit", "pages"],
+  local_glob: ["pattern", "path"],
+  local_edit: ["file_path", "old_string", "new_string", "replace_all"],
+  local_write: ["file_path", "content"],
+  local_run: ["command", "description"],
+};
+
+/** It runs in no sandbox of ours. */
+const noSandbox = { kind: "none", why: "" } as const;
+const yes: CallResult = { content: "yes", isError: false };
+
+/** What becomes of its call now. Total: what is unknown here is asked for with all its inputs. */
+export async function planPermission(tool: string, input: unknown, site: Site): Promise<Plan> {
+  const twin = Object.hasOwn(twins, tool) ? twins[tool] : undefined;
+  if (twin === undefined) {
+    const use = { id: "", at: null, type: "tool_use", isAsk: true, isLocal: true, name: tool } as const;
+    const { what, detail } = itemOf({ ...use, input: input as JsonValue });
+    const basis = hashInput(tool, input);
+    const holds = (asked: string): boolean => asked === basis;
+    return { verdict: "asks", reason: "it may do anything", title: what, detail, basis, holds, work: async () => yes };
+  }
+  const plan = await planCall(twin, input, { ...site, sandbox: noSandbox });
+  if (plan.verdict === "never") return plan;
+  const more = Object.entries(input as object).filter(([key]) => shown[twin]?.includes(key) !== true);
+  const lines = more.map(([key, value]) => `(${key}: ${JSON.stringify(value)})`);
+  const basis = more.length === 0 ? plan.basis : hashInput(tool, [input, plan.basis]);
+  return {
+    ...plan,
+    detail: [plan.detail, ...lines].join("\n"),
+    basis,
+    holds: (asked) => (more.length === 0 ? plan.holds(asked) : asked === basis),
+    async work() {
+      await plan.keep?.();
+      return yes;
+    },
+  };
+}
