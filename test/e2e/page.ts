@@ -66,8 +66,6 @@ export function createPage(output: () => string) {
         case "message":
         case "edit":
           messages.push(seen);
-          // A message ends the indicator of who sent it.
-          typing.set(seen.place, false);
           names.set(seen.sentAt, seen.text);
           // As phones do.
           if (seen.kind === "message") typing.set(seen.place, false);
