@@ -16,6 +16,7 @@ import { nearestModel } from "../core/nearest.ts";
 import { harmless, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
+import { findDamage } from "../store/damage.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { buildCodeLine, buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
 import { depsOf, printJson, type Cli } from "./io.ts";
@@ -140,13 +141,17 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
   async database(visit) {
     const { config, status, stack } = visit;
     if (isOpen(config.home)) return null;
-    const store = await openStore(config.home, { isExclusive: status === null });
+    const refused: BridgeError[] = [];
+    const store = await openStore(config.home, { isExclusive: status === null }).catch((error: unknown) => {
+      if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
+      // A daemon whose database fails has no status to tell, and is there all the same.
+      refused.push(error);
+      return openStore(config.home, { isExclusive: false });
+    });
     stack.defer(() => store.close());
-    const verdict = Object.values(store.db.get("PRAGMA quick_check(1)") ?? {})[0];
-    if (verdict !== "ok")
-      throw new BridgeError("database", `Cannot trust the database: ${String(verdict)}`, {
-        hint: "Stop signalman, keep a copy of signalman.db, and run: signalman restore BACKUP",
-      });
+    const damage = await findDamage(store.db, visit.clock, visit.signal);
+    if (damage !== null) throw new BridgeError("database_damaged", `Cannot trust the database: ${damage}`);
+    if (refused[0]) throw refused[0];
     visit.store = store;
     if (store.generation.isSetBack())
       return [

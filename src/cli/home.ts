@@ -20,7 +20,7 @@ import { harmless, localTime, redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
-import { openStore, type Store } from "../store/store.ts";
+import { openStore, takeLock, type Store } from "../store/store.ts";
 import { configOf, load, printJson, runAttached, toTable, type Cli } from "./io.ts";
 import { command } from "./remote.ts";
 
@@ -206,7 +206,8 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   cli.out(`${target}  ${statSync(target).size} bytes\n`);
   const settings = configFile(cli);
   if (existsSync(settings)) {
-    writeFileSync(settingsOf(target), readFileSync(settings), { mode: 0o600 });
+    rmSync(settingsOf(target), { force: true });
+    writeFileSync(settingsOf(target), readFileSync(settings), { mode: 0o600, flag: "wx" });
     cli.out(`${settingsOf(target)}  your settings\n`);
   }
   return 0;
@@ -230,9 +231,9 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     const db = stack.adopt(await openDatabase(copy), (opened) => opened.close());
     if (!db.get("SELECT 1 FROM sqlite_master WHERE name = 'inbox'"))
       throw refuse("it is no database of signalman", "Name a file that `signalman backup` has written.");
-    // What goes is opened as a daemon would: where one runs, it is left alone.
-    if (existsSync(target)) (await openStore(home, { isExclusive: true })).close();
     mkdirSync(home, { recursive: true, mode: 0o700 });
+    // Where a daemon runs, its database is left alone. What goes may be damaged: it is not opened.
+    stack.adopt(await takeLock(home), (lock) => lock.release());
     for (const suffix of ["", "-wal", "-shm"]) rmSync(target + suffix, { force: true });
     db.copyTo(target);
     chmodSync(target, 0o600);

@@ -120,11 +120,12 @@ function requireSum(found: string, wanted: string): void {
   throw failed("the binary is not the one of the list of sums", hint);
 }
 
-/** All of it, https at every step. A place on this machine may do without. */
+/** All of it, https at every step. A place on this machine may do without, and lead to others there. */
 async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): Promise<Buffer> {
   let at = new URL(url);
+  const isHere = at.protocol === "http:" && isLoopback(at.hostname);
   for (let hop = 0; hop < redirectsMax; hop++) {
-    if (at.protocol !== "https:" && !isLoopback(at.hostname))
+    if (at.protocol !== "https:" && !(isHere && isLoopback(at.hostname)))
       throw refuse(`${at.origin} is not https`, "Set SIGNALMAN_UPDATE_URL to an address with https.");
     try {
       const response = await fetch(at, { signal, redirect: "manual" });

@@ -278,6 +278,11 @@ export const errorTable = {
   not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
   home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),
   database: backoff("The database cannot be used", "Check free space and permissions of the home folder."),
+  database_damaged: person(
+    "The database is damaged",
+    "Stop signalman and restore a backup: `signalman restore FILE` (docs/operating.md).",
+    { exit: 2 },
+  ),
   database_newer: person(
     "The database was written by a newer signalman",
     "Update signalman, or use another home folder.",

@@ -136,7 +136,7 @@ async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: Abo
   const { store, chats } = bridge;
   const given = store.settings.get(`owed:${id}`);
   if (given === null) return;
-  const { chat, sessionId, work } = JSON.parse(given) as Owed;
+  const { chat, sessionId, work } = store.db.read(() => JSON.parse(given) as Owed);
   const name = store.sessions.get(sessionId)?.project ?? "";
   const project = deps.projects.find((one) => one.name === name);
   const body = project

@@ -12,6 +12,7 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive } from "./live.ts";
 import { build, noteTurn, viewOf, type Worker } from "./post.ts";
+import { untilWritten } from "./queue.ts";
 
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
 export async function converse(bridge: Bridge, session: Session, worker: Worker, kill: AbortSignal): Promise<void> {
@@ -60,12 +61,14 @@ async function postBatch(
     if (signal.aborted || !isWanted()) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
-    posted = [];
     const changes = chats.log(store.sessions.get(session.id) ?? session, events, rows);
-    live.events(events);
-    const isOver = changes.some((change) => change.do === "finish");
-    if (isOver || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
-    if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
+    store.db.afterCommit(() => {
+      posted = [];
+      live.events(events);
+      const isOver = changes.some((change) => change.do === "finish");
+      if (isOver || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
+      if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
+    });
   };
   try {
     if (prompt && line.name === ownProgram) refuseGuest(bridge, prompt);
@@ -86,7 +89,9 @@ async function postBatch(
     if (asking)
       live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
     if (prompt) noteTurn(bridge, session.id, "started", startedAt);
-    take(await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take));
+    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take);
+    // It was paid for: while the disk is full it is held, not asked for again.
+    await untilWritten(bridge, "follow", signal, () => take(events));
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof BridgeError) || !prompt || !isLastBreak(prompt, error)) throw error;

@@ -14,6 +14,8 @@ const gapMs: Millis = 10_000;
 const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
 const dayMs: Millis = 24 * hourMs;
+/** A clock that is so much later than it was is wrong, or this machine was off: what is old by it is removed a day later, if it still is. */
+const leapMs: Millis = 7 * dayMs;
 
 type Hooks = {
   readonly networkKey: () => string;
@@ -28,9 +30,16 @@ type Hooks = {
  */
 export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop, stop: AbortSignal): Promise<void> {
   const { config, clock, log, store, networkKey, wakeAll, onStoreFault, checkup } = bridge;
-  const prune = (): unknown => tryWrite(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
   const expire = createExpiry(bridge);
   let last = clock.now();
+  let trustedAt = clock.monotonic();
+  const prune = (): unknown =>
+    clock.monotonic() >= trustedAt &&
+    tryWrite(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  tryWrite(log, () => {
+    const aliveAt = Number(store.settings.get("alive_at") ?? last);
+    if (last - aliveAt > leapMs) trustedAt += dayMs;
+  });
   let minute = clock.monotonic();
   let hour = minute;
   let day = minute;
@@ -45,6 +54,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       dispatch({ type: "woke" });
       wakeAll();
     }
+    if (now - last > leapMs) trustedAt = monotonic + dayMs;
     last = now;
     const key = networkKey();
     if (key !== network) dispatch({ type: "networkChanged" });
@@ -53,13 +63,10 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       minute = monotonic;
       const keep = (): void => {
         store.forget(now);
-        // What was set back is told first.
-        const { generation } = store;
-        const number = store.db.transaction(() => {
+        store.db.transaction(() => {
           store.settings.set("alive_at", String(now));
-          return generation.isSetBack() ? null : generation.next();
+          store.generation.advance();
         });
-        if (number !== null) generation.keep(number);
         expire();
       };
       onStoreFault(tryWrite(log, keep));
@@ -78,27 +85,25 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
 }
 
 /**
- * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once. The time runs
- * in this process, or by the clock, whichever is over first: a restart may end it early, never late.
+ * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once. The clock says
+ * how old it was when this process first saw it; from then on the time is monotonic.
  */
-function createExpiry({ store, chats, clock, config, account }: Bridge): () => void {
+function createExpiry({ store, chats, clock, config, account, log }: Bridge): () => void {
   const seen = new Map<string, Millis>();
   return () => {
     if (account() === null) return;
     const limitMs = config.approvalMinutes * minuteMs;
     const present = new Set<string>();
-    for (const chatKey of store.inbox.openChats()) {
+    const expireIn = (chatKey: string): void => {
       const chat = store.inbox.head(chatKey)[0]?.envelope.chat;
-      if (!chat) continue;
+      if (!chat) return;
       const { asks } = chats.viewOf(chat);
       const age = ({ use: { id }, shown }: Ask): Millis => {
-        const since = seen.get(id) ?? clock.monotonic();
+        const now = clock.now();
+        const since = seen.get(id) ?? clock.monotonic() - (now - Math.min(now, ...shown.flatMap(({ at }) => at ?? [])));
         seen.set(id, since);
         present.add(id);
-        return Math.max(
-          clock.monotonic() - since,
-          clock.now() - Math.min(clock.now(), ...shown.flatMap(({ at }) => at ?? [])),
-        );
+        return clock.monotonic() - since;
       };
       const aged = asks.filter(({ question }) => question !== null).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
       for (const isLast of [true, false]) {
@@ -107,7 +112,8 @@ function createExpiry({ store, chats, clock, config, account }: Bridge): () => v
           .map(({ id }) => id);
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
       }
-    }
+    };
+    for (const chatKey of store.inbox.openChats()) tryWrite(log, () => expireIn(chatKey));
     for (const id of seen.keys()) if (!present.has(id)) seen.delete(id);
   };
 }

@@ -8,6 +8,7 @@
  */
 import { Hono } from "hono";
 import { isLoopback } from "../config.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { createControl, createSend, type Gate } from "./control.ts";
 import { contentSecurityPolicy, renderPage } from "./page.ts";
@@ -63,6 +64,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route("/send", createSend(deps));
   app.onError((error, c) => {
     deps.report(error);
+    if (error instanceof BridgeError) return c.json(toFault(error), 503);
     return c.text("The status cannot be read: see the log.\n", 500);
   });
   app.notFound((c) => c.text("There is /status, /health, /ready and /metrics.\n", 404));

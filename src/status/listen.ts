@@ -6,7 +6,6 @@
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
-import { buffer } from "node:stream/consumers";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { ListenAddress } from "../settings.ts";
@@ -70,9 +69,10 @@ async function serve(handler: Handler, request: IncomingMessage, response: Serve
     response.writeHead(status, { "content-type": "text/plain", connection: "close" }).end(`${text}\n`);
   };
   const { method = "GET", url: path = "", headers } = request;
-  // A request in absolute form, or without a name, is meant for a proxy, or for nothing.
+  // A request in absolute form, without a name, or with two, is meant for a proxy, or for nothing.
   const url = path.startsWith("/") ? URL.parse(`http://${headers.host ?? ""}${path}`) : null;
-  if (url === null || !headers.host) return end(400, "This is no request that can be read.");
+  const hosts = request.rawHeaders.filter((name, at) => at % 2 === 0 && name.toLowerCase() === "host");
+  if (url === null || !headers.host || hosts.length > 1) return end(400, "This is no request that can be read.");
   if (Number(headers["content-length"] ?? 0) > bodyBytesMax) return end(413, "This is too large.");
   const hasBody = method !== "GET" && method !== "HEAD";
   const fields = Object.entries(headers).map(([name, value]) => [name, String(value)] as [string, string]);
@@ -84,15 +84,16 @@ async function serve(handler: Handler, request: IncomingMessage, response: Serve
   response.end(method === "HEAD" ? undefined : content);
 }
 
-/** Null where it is too large. */
-async function readBody(request: IncomingMessage): Promise<Uint8Array | null> {
+/** Null where it is too large: the rest is not kept. */
+function readBody(request: IncomingMessage): Promise<Uint8Array | null> {
+  const chunks: Uint8Array[] = [];
   let bytes = 0;
-  request.on("data", (chunk: Uint8Array) => {
-    bytes += chunk.length;
-    if (bytes > bodyBytesMax) request.destroy();
-  });
-  return buffer(request).catch((error: unknown) => {
-    if (bytes > bodyBytesMax) return null;
-    throw error;
+  return new Promise((resolve, reject) => {
+    request.on("data", (chunk: Uint8Array) => {
+      bytes += chunk.length;
+      if (bytes <= bodyBytesMax) chunks.push(chunk);
+      else resolve(null);
+    });
+    request.once("end", () => resolve(Buffer.concat(chunks))).once("error", reject);
   });
 }

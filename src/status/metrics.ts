@@ -53,6 +53,7 @@ const metrics: Record<string, Metric> = {
   claude_cost_today_dollars: { help: "List cost since midnight", read: (s) => s.usage.todayDollars },
   claude_answers_total: { help: "Turns that ended since the start", read: (s) => s.usage.answers },
   claude_answer_seconds_total: { help: "Time that they took", read: (s) => seconds(s.usage.answersMs) },
+  database_failed_reads_total: { help: "Reads of the database that failed", read: (s) => s.database.failedReads },
   outbox_failed_total: { help: "Sends given up", read: (s) => s.outbox.failed },
 };
 

@@ -73,6 +73,12 @@ export type Status = {
     readonly failed: number;
     readonly fault: FaultView | null;
   };
+  readonly database: {
+    /** Reads that failed since the process started. */
+    readonly failedReads: number;
+    /** Why the last one did. */
+    readonly lastFailure: string | null;
+  };
   /** What Claude read (from the cache and into it included) and wrote, at list prices, and how long answers took. */
   readonly usage: {
     readonly inputTokens: number;
@@ -140,6 +146,7 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
         failed: counter("sendFailed"),
         fault: toFaultView(recent.outboxFault),
       },
+      database: { failedReads: store.db.failures.count, lastFailure: store.db.failures.last },
       usage: {
         inputTokens: counter("inputTokens"),
         outputTokens: counter("outputTokens"),

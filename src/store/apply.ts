@@ -9,9 +9,11 @@ import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
+import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
+import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
@@ -79,12 +81,15 @@ export function createChats(store: Store, world: Surroundings) {
         return id;
       });
     },
-    /** Tells every chat in which something is open. */
+    /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
     tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
-      for (const key of store.inbox.openChats()) {
-        const chat = store.inbox.head(key)[0]?.envelope.chat;
-        if (chat) settle(chat, fact);
-      }
+      for (const key of store.inbox.openChats())
+        try {
+          const chat = store.inbox.head(key)[0]?.envelope.chat;
+          if (chat) settle(chat, fact);
+        } catch (error) {
+          if (!(error instanceof BridgeError && isDamage(error))) throw error;
+        }
     },
     viewOf,
   };

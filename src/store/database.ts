@@ -21,6 +21,8 @@ export interface Database {
   transaction<T>(work: () => T): T;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
+  /** Makes of a row what it says. @throws BridgeError `database` where it is not what was written: that is a read that failed */
+  read<T>(work: () => T): T;
   /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
   alongside(work: () => void): void;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
@@ -49,7 +51,7 @@ export async function openDatabase(path: string): Promise<Database> {
     );
     return wrap(driver, path);
   } catch (error) {
-    throw sqliteError(`Cannot open the database ${path}`, error);
+    throw sqliteError(`Cannot open the database ${path}`, error, isDamage(error) ? "database_damaged" : "database");
   }
 }
 
@@ -85,12 +87,12 @@ function wrap(driver: Driver, path: string): Database {
   const late = createLate();
   const rolledBack: (() => void)[] = [];
   const failures: { count: number; last: string | null } = { count: 0, last: null };
-  const guard = <T>(work: () => T, isRead = false): T => {
+  const guard = <T>(work: () => T, isReading = false): T => {
     try {
       return work();
     } catch (error) {
       if (error instanceof BridgeError) throw error;
-      if (isRead || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
+      if (isReading || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
       throw sqliteError(`Cannot use the database ${path}`, error);
     }
   };
@@ -102,9 +104,10 @@ function wrap(driver: Driver, path: string): Database {
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, true),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], true),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, isRead(sql)),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], isRead(sql)),
     exec: (sql) => guard(() => void driver.exec(sql)),
+    read: (work) => guard(work, true),
     transaction<T>(work: () => T): T {
       if (depth > 0) return work();
       guard(() => driver.exec("BEGIN IMMEDIATE"));
@@ -195,9 +198,10 @@ export function statements<Raw = Row, Item = Raw>(
 ) {
   const one: Tag<Item | null> = (text, ...params) => {
     const raw = db.get<Raw>(`${select} ${text.join("?")}`, ...params);
-    return raw === undefined ? null : toItem(raw);
+    return raw === undefined ? null : db.read(() => toItem(raw));
   };
-  const many: Tag<Item[]> = (text, ...params) => db.all<Raw>(`${select} ${text.join("?")}`, ...params).map(toItem);
+  const toItems = (rows: readonly Raw[]): Item[] => db.read(() => rows.map(toItem));
+  const many: Tag<Item[]> = (text, ...params) => toItems(db.all<Raw>(`${select} ${text.join("?")}`, ...params));
   const run: Tag<number> = (text, ...params) => db.run(text.join("?"), ...params).changes;
   return {
     one,
@@ -209,13 +213,20 @@ export function statements<Raw = Row, Item = Raw>(
   };
 }
 
-const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+/** What writes and returns rows may fail for want of space. */
+const isRead = (sql: string): boolean => !/^\s*(?:INSERT|UPDATE|DELETE)/u.test(sql);
+/** What the parser says of a damaged row quotes it. */
+const reasonOf = (cause: unknown): string =>
+  cause instanceof SyntaxError ? "a row of it is malformed" : cause instanceof Error ? cause.message : String(cause);
 /** **Source:** SQLite, result codes SQLITE_CORRUPT and SQLITE_NOTADB. */
-const isDamage = (cause: unknown): boolean => /malformed|file is not a database/u.test(reasonOf(cause));
+export const isDamage = (cause: unknown): boolean => /malformed|file is not a database/u.test(reasonOf(cause));
 
-function sqliteError(what: string, cause: unknown): BridgeError {
+function sqliteError(what: string, cause: unknown, code: "database" | "database_damaged" = "database"): BridgeError {
   const hint = isDamage(cause)
     ? "Stop signalman and restore a backup: `signalman restore FILE` (docs/operating.md)."
     : undefined;
-  return new BridgeError("database", `${what}: ${reasonOf(cause)}`, { hint, cause });
+  return new BridgeError(code, `${what}: ${reasonOf(cause)}`, {
+    hint,
+    cause: cause instanceof SyntaxError ? undefined : cause,
+  });
 }

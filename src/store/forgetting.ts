@@ -20,7 +20,7 @@ export function forgetSession(db: Database, id: string): void {
   if (session === undefined) return;
   const { set, remove } = createSettings(db);
   if (session.remoteId !== null) set(`forget:${session.remoteId}`, "1");
-  const context = JSON.parse(session.context) as Readonly<Record<string, unknown>>;
+  const context = db.read(() => JSON.parse(session.context) as Readonly<Record<string, unknown>>);
   const chosen = lastingKeys.filter((key) => context[key] !== undefined).map((key) => [key, context[key]]);
   if (chosen.length > 0) set(`chosen:${session.chatKey}`, JSON.stringify(Object.fromEntries(chosen)));
   const [from, to] = [`${id}:`, `${id};`];

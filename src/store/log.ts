@@ -14,11 +14,12 @@ type RawEvent = { readonly at: number | null; readonly body: string };
 type Turn = { readonly promptId: string; readonly progress: Progress };
 
 const parse = ({ at, body }: RawEvent): SessionEvent => ({ ...(JSON.parse(body) as SessionEvent), at });
+const entries = (db: Database) => statements<RawEvent, SessionEvent>(db, "SELECT at, body FROM events", parse);
 
 export type Log = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
-  const { run, all } = statements(db);
+  const { run, all, many } = entries(db);
   const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
@@ -29,9 +30,9 @@ export function createLog(db: Database) {
   const openOf = (id: string): OpenLog => {
     const known = opens.get(id);
     if (known) return known;
-    const rows = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND seq > coalesce((SELECT max(seq) FROM events
+    const rows = many`WHERE session_id = ${id} AND seq > coalesce((SELECT max(seq) FROM events
       WHERE session_id = ${id} AND type = 'idle' AND body ->> '$.stop.kind' <> 'requires_action'), 0) ORDER BY seq`;
-    const built = rows.map(parse).reduce(readEntry, openLog);
+    const built = rows.reduce(readEntry, openLog);
     opens.set(id, built);
     return built;
   };
@@ -74,7 +75,7 @@ export function createLog(db: Database) {
 }
 
 function createReads(db: Database) {
-  const { get, all } = statements(db);
+  const { get, all, one, many } = entries(db);
   return {
     /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
     events(id: string, fromEventId?: string): SessionEvent[] {
@@ -83,9 +84,9 @@ function createReads(db: Database) {
           ? { at: 0 }
           : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
       const since = from?.at ?? Number.MAX_SAFE_INTEGER;
-      const processed = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
-      const queued = all<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
-      return [...processed, ...queued].map(parse);
+      const processed = many`WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
+      const queued = many`WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
+      return [...processed, ...queued];
     },
     /** The log newest first, a page at a time, as far as it is read. */
     *newestFirst(id: string): Generator<SessionEvent> {
@@ -95,7 +96,7 @@ function createReads(db: Database) {
           WHERE session_id = ${id} AND (at < ${at} OR (at = ${at} AND seq < ${seq})) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
         for (const row of page) {
           [at, seq] = [row.at, row.seq];
-          yield parse(row);
+          yield db.read(() => parse(row));
         }
         if (page.length < pageMax) return;
       }
@@ -104,11 +105,8 @@ function createReads(db: Database) {
     at: (id: string, eventId: string): Millis | null =>
       get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${eventId}`?.at ?? null,
     /** The newest entry that gave the session this title. */
-    renamed(id: string, title: string): SessionEvent | null {
-      const row = get<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND type = 'updated'
-        AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`;
-      return row ? parse(row) : null;
-    },
+    renamed: (id: string, title: string) =>
+      one`WHERE session_id = ${id} AND type = 'updated' AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`,
     /** This tool use has its confirmation or result. */
     isAnswered: (id: string, toolUseId: string): boolean =>
       get`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')
@@ -119,10 +117,8 @@ function createReads(db: Database) {
         WHERE prompt.session_id = ${id} AND prompt.id = ${promptEventId} AND reply.type = 'reply'
         AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1` !== undefined,
     /** The newest entry of a type. */
-    lastOfType(id: string, type: SessionEvent["type"]): SessionEvent | null {
-      const row = get<RawEvent>`SELECT at, body FROM events WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`;
-      return row ? parse(row) : null;
-    },
+    lastOfType: (id: string, type: SessionEvent["type"]) =>
+      one`WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`,
   };
 }
 

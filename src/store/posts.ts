@@ -31,7 +31,8 @@ const select = `SELECT id, session_id AS sessionId, kind, subject, request, stat
 
 export type Posts = ReturnType<typeof createPosts>;
 
-export function createPosts(db: Database) {
+/** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
+export function createPosts(db: Database, onAsked: () => void) {
   const underWay = new Set<number>();
   const toRow = ({ request, tries, state, ...row }: Raw): PostRow => ({
     ...row,
@@ -70,9 +71,11 @@ export function createPosts(db: Database) {
     setRequest: (id: number, request: Request) =>
       run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
-    markPosting: (id: number, postedAt: Millis, request: Request | null) =>
+    markPosting(id: number, postedAt: Millis, request: Request | null): void {
       run`UPDATE posts SET state = 'posting', posted_at = ${postedAt}, request = coalesce(${request && JSON.stringify(request)}, request)
-        WHERE id = ${id} AND state <> 'done'`,
+        WHERE id = ${id} AND state <> 'done'`;
+      onAsked();
+    },
     /**
      * Likewise, where nothing can be looked up after a crash and the mark would tell nothing: in memory, until `end`. The row is read as
      * `posting` meanwhile.
@@ -80,9 +83,11 @@ export function createPosts(db: Database) {
     begin: (id: number): void => void underWay.add(id),
     end: (id: number): void => void underWay.delete(id),
     /** It is in the log. Anything but a prompt is over with that. */
-    markPosted: (id: number, eventId: string | null) =>
+    markPosted(id: number, eventId: string | null): void {
       run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
-        request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`,
+        request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`;
+      onAsked();
+    },
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
         AND state IN ('posted', 'waiting')`,

@@ -6,6 +6,7 @@ import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase, type Database } from "./database.ts";
 import { createCalls, type Calls } from "./calls.ts";
 import { createDrafts, type Drafts } from "./drafts.ts";
+import { watchFiles } from "./damage.ts";
 import { createFiles, type Files } from "./files.ts";
 import { createGeneration, type Generation } from "./generation.ts";
 import { createInbox, type Inbox } from "./inbox.ts";
@@ -36,6 +37,8 @@ export type Store = {
   readonly reminders: Reminders;
   readonly settings: Settings;
   readonly generation: Generation;
+  /** Which file of the database was deleted or replaced since it was opened; null for none. */
+  lostFile(): string | null;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
   /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
@@ -50,7 +53,7 @@ export type StoreOptions = {
 
 /**
  * Opens `signalman.db` in `home` (created 0700 where it is missing, files 0600) and brings it to the newest schema.
- * @throws BridgeError `home_in_use` `database` `database_newer`
+ * @throws BridgeError `home_in_use` `database` `database_damaged` `database_newer`
  */
 export async function openStore(home: string, options: StoreOptions): Promise<Store> {
   makeHome(home);
@@ -66,10 +69,11 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     const inbox = createInbox(db);
     const outbox = createOutbox(db);
     const files = createFiles(db);
+    const generation = createGeneration(db, settings, home);
     return {
       db,
       inbox,
-      posts: createPosts(db),
+      posts: createPosts(db, generation.advance),
       log: createLog(db),
       outbox,
       drafts: createDrafts(db),
@@ -80,7 +84,8 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
       usage: createUsage(db),
       reminders: createReminders(db),
       settings,
-      generation: createGeneration(settings, home),
+      generation,
+      lostFile: watchFiles(file),
       forget: (now) => forget(db, now),
       prune: (before) => prune(db, before),
       close() {
@@ -118,8 +123,8 @@ function refuseLooseHome(home: string): void {
     );
 }
 
-/** One signalman per home. */
-async function takeLock(home: string): Promise<{ release(): void }> {
+/** One signalman per home. @throws BridgeError `home_in_use` */
+export async function takeLock(home: string): Promise<{ release(): void }> {
   const file = join(home, "signalman.lock");
   const lock = await holdFile(file);
   if (!lock) throw new BridgeError("home_in_use", `Cannot start as another signalman uses ${home}`);

@@ -140,7 +140,9 @@ export function createView(store: Store, world: Surroundings) {
       asks: session ? asksOf(session, calls) : [],
       calls: calls.map(toUse),
       isOwner: world.isOwner,
-      granted: session ? (JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[]) : [],
+      granted: session
+        ? store.db.read(() => JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[])
+        : [],
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>
@@ -176,8 +178,8 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
 }
 
 /** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
-export function lasting({ settings }: Store, key: string, before: Session | undefined): Context {
-  const context = before?.context ?? (JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
+export function lasting({ db, settings }: Store, key: string, before: Session | undefined): Context {
+  const context = before?.context ?? db.read(() => JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
   return Object.fromEntries(
     lastingKeys.flatMap((name) => {
       const value = context[name];

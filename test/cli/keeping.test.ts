@@ -12,6 +12,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { createServer } from "node:http";
@@ -205,8 +206,23 @@ describe("backup", () => {
     const daemon = await openStore(other, { isExclusive: true });
     expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).not.toBe(0);
     daemon.close();
+    // As the documents say for a damaged one: it is not opened on the way.
+    writeFileSync(join(other, "signalman.db"), "damaged".repeat(9_999));
+    expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).toBe(0);
+    (await openStore(other, { isExclusive: true })).close();
     writeFileSync(join(home, "no.db"), "no database at all");
     expect(await signalman(["restore", join(home, "no.db")], { SIGNALMAN_HOME: join(home, "third") })).not.toBe(0);
+  });
+
+  test("what was planted beside the copy, a link or a file of another's, gets none of the settings", async () => {
+    (await openStore(home, { isExclusive: true })).close();
+    writeFileSync(join(home, "config.toml"), 'model = "kept"\n', { mode: 0o600 });
+    const [copy, planted] = [join(home, "copy.db"), join(home, "planted")];
+    writeFileSync(planted, "", { mode: 0o666 });
+    symlinkSync(planted, `${copy}.config.toml`);
+    expect(await signalman(["backup", copy])).toBe(0);
+    expect(readFileSync(planted, "utf8")).toBe("");
+    expect(statSync(`${copy}.config.toml`).mode & 0o777).toBe(0o600);
   });
 
   test("without a database there is nothing to copy, and no file is left", async () => {

@@ -155,6 +155,25 @@ test("no step may leave https but on this machine, redirects included", async ()
   expect(await run()).toBe(0);
 });
 
+test("what began by https is not led to a port of this machine, where any user may listen", async () => {
+  const real = globalThis.fetch;
+  const asked: string[] = [];
+  const answer = async (input: string | URL | Request): Promise<Response> => {
+    asked.push(input instanceof Request ? input.url : input.toString());
+    return new Response(null, { status: 302, headers: { location: `${url}/SHA256SUMS` } });
+  };
+  globalThis.fetch = Object.assign(answer, { preconnect: real.preconnect });
+  files = { SHA256SUMS: sumsOf(script("1.3.0")), [name]: script("1.3.0") };
+  try {
+    expect(await failureOf(run({}, { SIGNALMAN_UPDATE_URL: "https://releases.example" }))).toMatchObject({
+      message: expect.stringContaining("is not https"),
+    });
+  } finally {
+    globalThis.fetch = real;
+  }
+  expect(asked).toEqual(["https://releases.example/SHA256SUMS"]);
+});
+
 test("run from its source it refuses, and says how", async () => {
   expect(await runCommand(["update"], io({ SIGNALMAN_UPDATE_URL: url }))).toBe(2);
   expect(out).toContain("git pull");

@@ -1,5 +1,6 @@
 /** The one reader of a session's log: what it tells, when it stops, and what it leaves alone. */
 import { expect, test } from "bun:test";
+import { BridgeError } from "../../src/core/errors.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 import type { Script } from "../doubles/scripted.ts";
 
@@ -54,6 +55,36 @@ test("of a request that is refused, each part is told by itself: what can be sto
   bench.signal.owner.write("hello");
   await bench.until("the answer", () => isSettled(bench));
   expect(bench.texts().at(-1)).toBe("here");
+});
+
+test("a sync beside a post whose row cannot be read fails, and neither the process nor the post does", async () => {
+  await using bench = await openBench({ script: () => [{ say: "done" }] });
+  bench.signal.owner.write("first");
+  await bench.until("an answer", () => isSettled(bench));
+  bench.claude().fail("post", { kind: "hang" });
+  bench.signal.owner.write("work");
+  const isPosting = "SELECT 1 FROM posts WHERE state = 'posting'";
+  await bench.until("the post", () => bench.life().look()?.get(isPosting) !== undefined);
+  const { db } = bench.daemon().store;
+  const { get } = db;
+  db.get = (sql, ...params) => {
+    if (sql.includes("FROM posts WHERE id")) throw new BridgeError("database", "Cannot use the database");
+    return get(sql, ...params);
+  };
+  const failure: unknown = await bench
+    .daemon()
+    .sync()
+    .catch((error: unknown) => error);
+  expect(failure).toMatchObject({ code: "database" });
+  db.get = get;
+  // With the end of the line what was to be caught up is given up, too.
+  bench.claude().setDown(true);
+  await bench.pass(5 * minuteMs);
+  bench.claude().setDown(false);
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().filter((text) => text === "done")).toHaveLength(2);
+  expect(promptsOf(bench)).toBe(2);
+  expect(bench.log.filter((line) => line.includes("fault in signalman itself"))).toEqual([]);
 });
 
 test("a turn of another device that runs as the line comes back is followed to its end", async () => {

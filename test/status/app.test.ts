@@ -239,6 +239,8 @@ describe("listen", () => {
     "GET /%zz%00 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     "POST /control/send HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
     "\u0016\u0003\u0001 this is TLS",
+    "GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.test\r\n\r\n",
+    `POST /send HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n${"10000\r\n".concat("x".repeat(0x10000), "\r\n").repeat(40)}`,
   ])("answers the odd request %j with 4xx, or hangs up", async (bytes) => {
     const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
     try {

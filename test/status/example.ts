@@ -39,6 +39,7 @@ export const connected: Status = {
     answers: 20,
     answersMs: 90_000,
   },
+  database: { failedReads: 0, lastFailure: null },
   outbox: { pending: 2, oldestMs: 61_000, sent: 400, uncertain: 1, failed: 0, fault: null },
 };
 

@@ -144,6 +144,7 @@ test("the status has exactly the names and types of the contract", async () => {
       answers: "whole",
       answersMs: "whole",
     },
+    database: { failedReads: "whole", lastFailure: null },
     outbox: { pending: "whole", oldestMs: null, sent: "whole", uncertain: "whole", failed: "whole", fault: null },
   });
   isDead = true;

@@ -1,0 +1,100 @@
+/** What can be found wrong with the database while it is used: in its pages, in its rows, and with its files. */
+import { statSync } from "node:fs";
+import type { Clock } from "../clock.ts";
+import { BridgeError } from "../core/errors.ts";
+import type { Database } from "./database.ts";
+
+/** SQLite reads some 500 MB a second: what is larger is read in slices, so that nothing waits for it. */
+const wholeBytesMax = 16 * 1024 * 1024;
+const sliceRows = 500;
+
+/** Columns whose text is JSON: `quick_check` takes any text for good. */
+const jsonColumns: Readonly<Record<string, readonly string[]>> = {
+  calls: ["input"],
+  events: ["body"],
+  inbox: ["envelope", "versions"],
+  outbox: ["chat", "body"],
+  posts: ["request", "tries"],
+  sessions: ["chat", "context", "stamps"],
+  signal_groups: ["state"],
+};
+const isBroken = (table: string): string =>
+  ["0", ...(jsonColumns[table] ?? []).map((column) => `json_valid("${column}") = 0`)].join(" OR ");
+
+type Table = { readonly name: string; readonly wr: 0 | 1 };
+
+/** What is wrong first; null for nothing, and where `signal` aborts. */
+export async function findDamage(
+  db: Database,
+  clock: Pick<Clock, "sleep">,
+  signal: AbortSignal,
+): Promise<string | null> {
+  try {
+    const size = db.get<{ bytes: number }>(
+      "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",
+    );
+    const isSmall = (size?.bytes ?? 0) <= wholeBytesMax;
+    const tables = db.all<Table>("SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'");
+    let found = isSmall ? checkPages(db) : null;
+    for (const table of tables) {
+      if (found !== null || signal.aborted) return found;
+      if (!isSmall) await clock.sleep(0);
+      found = isSmall ? checkRows(db, table) : await checkTable(db, table, clock, signal);
+    }
+    return found;
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    return error.message;
+  }
+}
+
+/** **Source:** SQLite's documentation of `PRAGMA quick_check`: one row `ok`, or what is wrong. */
+function checkPages(db: Database, table?: string): string | null {
+  const row = db.get(table === undefined ? "PRAGMA quick_check(1)" : `PRAGMA quick_check("${table}")`);
+  const [verdict = "ok"] = Object.values(row ?? {});
+  return verdict === "ok" ? null : String(verdict);
+}
+
+const brokenRow = (table: string): string => `a row of ${table} is malformed`;
+const checkRows = (db: Database, { name }: Table): string | null =>
+  db.get(`SELECT 1 FROM "${name}" WHERE ${isBroken(name)} LIMIT 1`) === undefined ? null : brokenRow(name);
+
+/** A table of a large database, read in slices where one slice is not all of it. */
+async function checkTable(
+  db: Database,
+  table: Table,
+  clock: Pick<Clock, "sleep">,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const { name } = table;
+  const slice = `SELECT rowid AS at, *, ${isBroken(name)} AS isBroken FROM "${name}" WHERE rowid > ? ORDER BY rowid LIMIT ${sliceRows}`;
+  for (let from = table.wr === 1 ? null : -1; from !== null && !signal.aborted;) {
+    const rows = db.all<{ at: number; isBroken: 0 | 1 | null }>(slice, from);
+    if (rows.some((row) => row.isBroken === 1)) return brokenRow(name);
+    if (rows.length < sliceRows && from === -1) break;
+    if (rows.length < sliceRows) return checkIndexes(db, name);
+    from = rows.at(-1)?.at ?? null;
+    await clock.sleep(0);
+  }
+  return checkPages(db, name) ?? checkRows(db, table);
+}
+
+/** They are small beside their table. A partial one cannot be read for all rows. */
+function checkIndexes(db: Database, table: string): null {
+  const indexes = db.all<{ name: string }>("SELECT name FROM pragma_index_list(?) WHERE partial = 0", table);
+  for (const { name } of indexes) db.get(`SELECT count(*) FROM "${table}" INDEXED BY "${name}"`);
+  return null;
+}
+
+/**
+ * Why what is written goes nowhere: the files were deleted or replaced beneath this process, which goes on with those it has open.
+ * Called at the start; the answer is asked again and again.
+ */
+export function watchFiles(file: string): () => string | null {
+  const idOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
+  const files = ["", "-wal", "-shm"].map((suffix) => [file + suffix, idOf(file + suffix)] as const);
+  return () => {
+    const [lost] = files.find(([path, id]) => id !== 0 && idOf(path) !== id) ?? [];
+    return lost === undefined ? null : `${lost} was deleted or replaced while signalman runs: restart it`;
+  };
+}
