@@ -26,6 +26,9 @@ const styleMarks: { readonly [style in Style]: string } = {
 };
 /** Before a line that stands at the margin, whatever it is nested in. */
 export const margin = "\ufdd8";
+/** A tab in the code of a list. */
+export const tab = "\ufddf";
+export const withTabs = (text: string): string => text.replaceAll(tab, "\t");
 const ledMark = "\ufdde";
 const borderMarks: { readonly [kind in BorderKind]: string } = { prose: "\ufddb", solid: "\ufddc", item: "\ufddd" };
 
@@ -39,7 +42,7 @@ export const styled = (style: Style, text: string): string =>
 export const border = (kind: BorderKind, isLed = false): string => (isLed ? ledMark : "") + borderMarks[kind];
 
 /** What the text shows. */
-export const shown = (marked: string): string => marked.replace(mark, "");
+export const shown = (marked: string): string => withTabs(marked.replace(mark, ""));
 
 /** Colours of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
 const escape = "\u001b";

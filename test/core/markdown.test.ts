@@ -479,6 +479,8 @@ describe("very long and hostile text", () => {
     links: "[a](",
     "lines of one paragraph": "a\n",
     tables: "|a\n|-\n|b\n",
+    "fences of a list": "- ~~~\n",
+    signatures: "a\n--\n",
   };
   for (const [name, unit] of Object.entries(hostile))
     test(`${name}: comes through in bounded time`, () => {
