@@ -1,5 +1,6 @@
 /**
- * The send loop: in order per recipient, in parallel over recipients, the row committed as `sending` before each attempt.
+ * The send loop: in order per recipient, in parallel over recipients, marks beside the messages; the row committed as `sending` before
+ * each attempt.
  *
  * | fault                       | the row                                         | the others       |
  * |-----------------------------|-------------------------------------------------|------------------|
@@ -26,8 +27,9 @@ export interface SendLoop extends Queue {
 
 /** With a captcha unsolved there is no time to wait for: look again this often. */
 const captchaRetryMs: Millis = 3_600_000;
-/** Chats that are sent to at the same time. */
+/** Chats that are sent to at the same time; marks beside them. */
 const chatsMax = 8;
+const marksMax = 4;
 
 /** Stops all sending for `ms`; a fault of null ends that. */
 type Pause = (fault: Fault | null, ms: Millis) => void;
@@ -41,37 +43,62 @@ export function createSendLoop(bridge: Bridge): SendLoop {
     if (fault === null && pausedUntil === null) return;
     pausedUntil = fault && clock.monotonic() + ms;
     bridge.notices.emit("outboxFault", { fault, at: clock.now() });
-    if (fault !== null) void clock.sleep(ms).then(() => queue.wake());
+    if (fault !== null) void clock.sleep(ms).then(() => wake());
   };
-  const queue: Queue = createQueue(bridge, {
-    name: "send",
-    keys: store.outbox.openChats,
-    async work(chatKey, kill) {
-      // The wait is over; whether its reason is, this send will tell.
-      if (!isPaused()) pause(null, 0);
-      const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
-      let row = isOpen() ? store.outbox.head(chatKey) : null;
-      // Born so: this is the attempt that was counted.
-      if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
-      while (row !== null) {
-        const next: Next = await sendOne(bridge, row, isOpen, pause, kill);
-        if (typeof next === "number") return next;
-        row = next;
-      }
-      return null;
-    },
-    isOpen: () => isConnected() && !isPaused(),
-    max: chatsMax,
-  });
+  const openQueue = (name: string, keys: () => readonly string[], next: Sending["next"], max: number): Queue =>
+    createQueue(bridge, {
+      name,
+      keys,
+      async work(chatKey, kill) {
+        // The wait is over; whether its reason is, this send will tell.
+        if (!isPaused()) pause(null, 0);
+        const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
+        let row = isOpen() ? next(chatKey) : null;
+        // Born so: this is the attempt that was counted.
+        if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
+        while (row !== null) {
+          const following: Next = await sendOne(bridge, row, { next, isOpen, pause, kill });
+          if (typeof following === "number") return following;
+          row = following;
+        }
+        return null;
+      },
+      isOpen: () => isConnected() && !isPaused(),
+      max,
+    });
+  const { outbox } = store;
+  const queue = openQueue("send", outbox.openChats, outbox.head, chatsMax);
+  // They never delay an answer, whatever becomes of them.
+  const marks = openQueue("marks", outbox.chatsWithMarks, outbox.nextMark, marksMax);
+  const wake = (chatKey?: string): void => {
+    queue.wake(chatKey);
+    marks.wake(chatKey);
+  };
+  const hurry = (): void => {
+    queue.hurry();
+    marks.hurry();
+  };
   return {
     ...queue,
+    wake,
+    hurry,
     isReady: (chatKey) => isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
     resume() {
       pause(null, 0);
-      queue.hurry();
+      hurry();
     },
+    run: async (stop, kill) => void (await Promise.all([queue.run(stop, kill), marks.run(stop, kill)])),
   };
 }
+
+/** What the sends of a queue have in common. */
+type Sending = {
+  /** The row of a chat that is to be sent now. */
+  readonly next: (chatKey: string) => OutboxRow | null;
+  readonly isOpen: () => boolean;
+  readonly pause: Pause;
+  readonly kill: AbortSignal;
+};
 
 /** The next row, marked as `sending` already; null for none; or how long this chat waits. */
 type Next = OutboxRow | Millis | null;
@@ -80,13 +107,7 @@ type Next = OutboxRow | Millis | null;
  * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction takes the place of itself,
  * so that sending it again after a crash says nothing twice: it is not marked, and recorded by whatever is committed next.
  */
-async function sendOne(
-  bridge: Bridge,
-  row: OutboxRow,
-  isOpen: () => boolean,
-  pause: Pause,
-  kill: AbortSignal,
-): Promise<Next> {
+async function sendOne(bridge: Bridge, row: OutboxRow, { next: nextOf, isOpen, pause, kill }: Sending): Promise<Next> {
   const { outbox, settings } = bridge.store;
   const { clock, log } = bridge;
   const take = (next: OutboxRow | null): Next => {
@@ -97,7 +118,7 @@ async function sendOne(
   const body = bodyOf(bridge, row);
   if (typeof body === "string") {
     outbox.markFailed(row.id, body, clock.now());
-    return take(outbox.head(row.chatKey));
+    return take(nextOf(row.chatKey));
   }
   if (row.state !== "sending") take(row);
   try {
@@ -107,9 +128,9 @@ async function sendOne(
     const record = (): Next => {
       if (!isReaction) outbox.markSent(row.id, outcome.timestamp, clock.now());
       if (!isTrimming(row)) settings.count("sent");
-      return take(outbox.head(row.chatKey));
+      return take(nextOf(row.chatKey));
     };
-    const isLast = isReaction && outbox.head(row.chatKey) === null;
+    const isLast = isReaction && nextOf(row.chatKey) === null;
     const next = isLast ? null : await untilWritten(bridge, "send", kill, record);
     bridge.notices.emit("sent", { at: clock.now() });
     if (outcome.failed.length > 0)

@@ -61,14 +61,21 @@ export function createOutbox(db: Database) {
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
-    /** Chats with anything to send, those that have waited longest first. */
+    /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
       all<{ chatKey: string }>`
-        SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL GROUP BY chat_key ORDER BY min(id)`.map(
+        SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`.map(
         (row) => row.chatKey,
       ),
-    head: (chat: string) =>
-      one`WHERE chat_key = ${chat} AND done_at IS NULL AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`,
+    head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`,
+    /** The same for marks, which go out beside the messages. */
+    chatsWithMarks: () =>
+      all<{ chatKey: string }>`
+        SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
+        (row) => row.chatKey,
+      ),
+    nextMark: (chat: string) =>
+      one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */
@@ -90,7 +97,7 @@ export function createOutbox(db: Database) {
     /** An answer that is the next of its chat is born so, in the commit that writes it: the chat's queue sends it at once. */
     markBorn: (chat: string, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
-        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL ORDER BY id LIMIT 1)
+        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1)
         AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
     markSent,

@@ -50,11 +50,14 @@ export function createPosts(db: Database, onAsked: () => void) {
     get: (id: number) => one`WHERE id = ${id}`,
     /** The row of the inbox that was asked last in a session; null where nothing of ours was. */
     lastAsked(sessionId: string): number | null {
-      const row = get<{ subject: string }>`SELECT subject FROM posts WHERE session_id = ${sessionId} AND kind = 'prompt'
-        AND posted_at IS NOT NULL ORDER BY id DESC LIMIT 1`;
-      return row ? Number(row.subject) : null;
+      const row = one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND posted_at IS NOT NULL ORDER BY id DESC LIMIT 1`;
+      return row && Number(row.subject);
     },
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
+    /** Of the open prompts of a chat, however many wait, in one look. */
+    ofChat: (chat: string) =>
+      many`WHERE kind = 'prompt' AND state <> 'done'
+        AND subject IN (SELECT CAST(id AS TEXT) FROM inbox WHERE chat_key = ${chat} AND state = 'open')`,
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */

@@ -134,7 +134,10 @@ export function createView(store: Store, world: Surroundings) {
       jitter: world.random(),
       session,
       head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
-      prompts: () => inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      prompts() {
+        const made = new Map(posts.ofChat(key).map((post) => [post.subject, post]));
+        return inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, made.get(String(row.id)) ?? null));
+      },
       isAskedAnew: world.isAskedAnew || session?.backend === ownProgram,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],

@@ -38,6 +38,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => program.recovery(some(4, 1), some(5_000, 100)),
   ...[1, 10].map((minutes) => () => inside.recovery(minutes * 60_000, some(10, 2))),
   ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
+  () => inside.healthUnderLoad(some(10_000, 500), some(1_000, 50)),
   ...[10, 1_000, 10_000]
     .slice(0, some(3, 2))
     .flatMap((cached) => [0, 0.01, 1].map((share) => () => inside.syncCost(cached, share, some(5, 1)))),

@@ -256,7 +256,7 @@ async function createWorld() {
       if (askIds.length > 0) rig.settle({ type: "expired", askIds, isLast: n % 2 === 0 });
     },
     send(n: number): void {
-      const head = rig.store.outbox.head("self");
+      const head = rig.store.outbox.head("self") ?? rig.store.outbox.nextMark("self");
       if (head === null) return;
       rig.store.outbox.markSending(head.id, rig.now);
       if (n % 5 === 0) rig.store.outbox.requeue(head.id, head.attempts + 1, n % 2 === 0);
@@ -431,7 +431,7 @@ async function createWorld() {
         if (typeof sentAt === "number")
           write({ kind: "reaction", emoji: "👍", targetAuthor: owner, targetSentAt: sentAt, isRemove: false });
       }
-      while (rig.store.outbox.head("self")) acts.send(1);
+      while (rig.store.outbox.pending().count > 0) acts.send(1);
       const isEmpty = rig.store.inbox.pending().count === 0 && rig.store.outbox.pending().count === 0;
       if (isEmpty && rig.store.posts.dueSessions().length === 0 && !rig.store.posts.isWaiting()) return check();
     }

@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { countCommits } from "../doubles/commits.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -187,4 +188,45 @@ test("timestamps follow the clock again when it is set right, and none is chosen
   expect(new Set(all).size).toBe(all.length);
   store.close();
   rmSync(home, { recursive: true });
+});
+
+/** Answers twenty of `count` prompts that wait; what that took of the database, and what `/health` took. */
+async function answerTwentyOf(count: number) {
+  const bench = await open();
+  const { store } = bench.daemon();
+  bench.claude().setDown(true);
+  const envelope = bench.signal.owner.write("question 0");
+  await bench.until("it waits", () => bench.signal.queued().length === 0);
+  store.db.transaction(() => {
+    for (let index = 1; index < count; index++)
+      store.inbox.accept(`open|${index}`, "prompt", { ...envelope, sentAt: envelope.sentAt + index }, index);
+  });
+  const answered = () => bench.texts().filter((text) => text.startsWith("re:")).length;
+  const { all } = store.db;
+  const disk = countCommits(store.db);
+  let rows = 0;
+  const counted = store.db.all;
+  store.db.all = ((sql: string, ...params: Parameters<typeof all> extends [string, ...infer P] ? P : never) => {
+    const found = counted(sql, ...params);
+    rows += found.length;
+    return found;
+  }) as typeof all;
+  bench.claude().setDown(false);
+  // What waits is announced, and the first answers have made the session.
+  await bench.until("five answers", () => answered() >= 5);
+  disk();
+  for (let request = 0; request < 100; request++) expect(bench.daemon().health()).toBeNull();
+  const health = disk().statements;
+  rows = 0;
+  const from = answered();
+  await bench.until("twenty more", () => answered() >= from + 20);
+  return { health, rows, statements: disk().statements };
+}
+
+test("ten thousand that wait cost an answer no more than a hundred do, and /health asks the database nothing", async () => {
+  const few = await answerTwentyOf(100);
+  const many = await answerTwentyOf(10_000);
+  expect(many.health).toBe(0);
+  expect(many.rows).toBeLessThanOrEqual(few.rows * 1.1);
+  expect(many.statements).toBeLessThanOrEqual(few.statements * 1.1);
 });

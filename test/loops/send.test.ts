@@ -124,3 +124,20 @@ test("a clock that is set back makes nothing wait for hours, a full disk at that
   await bench.until("order", () => isSettled(bench));
   expect(bench.clock.monotonic() - from).toBeLessThan(70_000);
 });
+
+test("a mark that does not go out delays no answer, and the last one stands in the end", async () => {
+  await using bench = await openBench({ flags: { reactions: "on" } });
+  const { transport } = bench.signal;
+  const { send } = transport;
+  const held = Promise.withResolvers<void>();
+  transport.send = async (message) => {
+    if (message.body.kind === "reaction") await held.promise;
+    return send(message);
+  };
+  bench.signal.owner.write("hello");
+  await bench.until("the answer", () => bench.texts().includes("re: hello"));
+  expect(bench.signal.reactions()).toEqual([]);
+  held.resolve();
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.signal.reactions().map(({ emoji }) => emoji)).toEqual(["👀", "✅"]);
+});

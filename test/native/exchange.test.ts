@@ -6,6 +6,7 @@ import type { Chat, Envelope, Outbound } from "../../src/core/model.ts";
 import { decryptAttachment } from "../../src/signal/native/attachments.ts";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { Envelope_Type } from "../../src/signal/native/proto/signal_pb.ts";
+import { createPhone } from "../doubles/phone.ts";
 import { envelopeBytes } from "./peer.ts";
 import { failureOf, never, rawContent, type Rig, startRig } from "./mock.ts";
 
@@ -126,6 +127,21 @@ test("who is no member of the group is not heard there, even with a revision of 
   await rig.acked(outsider.sendText(rig.device, "now?", { timestamp: at + 1, group: later }));
   await rig.receive(rig.contact.sendText(rig.device, "a member", { timestamp: at + 2, group: later }));
   expect(rig.database.all("SELECT text FROM inbox WHERE kind = 'text'")).toEqual([{ text: "a member" }]);
+});
+
+test("who was removed by the owner's phone is not heard any more, also with the revision from before", async () => {
+  const { group, third } = await startGroup();
+  await rig.mock.introduce(third, rig.device);
+  await rig.receive(rig.contact.sendText(rig.device, "a member", { timestamp: at, group }));
+  const onServer = await rig.mock.server.getGroup(group.publicParams.serialize());
+  onServer?.state.members?.splice(1, 1);
+  const newer = await rig.phone.modifyGroupDisappearingMessageTimer(group, 60, { sendUpdateTo: [] });
+  const phone = createPhone(rig.mock, rig.phone, rig.device, [newer], () => undefined);
+  await rig.acked(phone.write(at + 1, { text: "they are out" }, newer));
+  await rig.acked(rig.contact.sendText(rig.device, "still here", { timestamp: at + 2, group }));
+  await rig.receive(third.sendText(rig.device, "I am", { timestamp: at + 3, group }));
+  const sql = "SELECT text FROM inbox WHERE kind = 'text' AND source <> ?";
+  expect(rig.database.all(sql, rig.phone.device.aci)).toEqual([{ text: "a member" }, { text: "I am" }]);
 });
 
 test("a send to a group reaches every member with one timestamp, and one transcript", async () => {

@@ -185,9 +185,10 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
     const count = (times.get(row) ?? 0) + 1;
     times.set(row, count);
     if (count > 1) return body.kind === "text" && !ownTimestamps ? repeated(db) : undefined;
-    // Not by timestamp: a clock that was far ahead is left behind.
-    if (stored.id < (lastRow.get(key) ?? 0)) onBroken(`${stored.key} arrived after a later row of its chat`);
-    lastRow.set(key, stored.id);
+    // Not by timestamp: a clock that was far ahead is left behind. Marks go out beside the messages.
+    const queue = body.kind === "reaction" ? `marks ${key}` : key;
+    if (stored.id < (lastRow.get(queue) ?? 0)) onBroken(`${stored.key} arrived after a later row of its chat`);
+    lastRow.set(queue, stored.id);
     const mark = body.kind === "reaction" ? undefined : replyMark.exec(body.text)?.[0];
     if (mark === undefined) return;
     const reply = replies.get(mark);

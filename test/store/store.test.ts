@@ -256,14 +256,14 @@ describe("the outbox", () => {
     const body = { kind: "reaction", emoji: "👀", targetAuthor, targetSentAt: 1, isRemove: false } as const;
     const mark = (inboxId: number) => {
       store.outbox.addMark(inboxId, "taken", chat, body, 1);
-      const head = store.outbox.head("self");
+      const head = store.outbox.nextMark("self");
       if (head) store.outbox.markShown(head, head.timestamp, 2);
-      expect([store.outbox.head("self"), store.outbox.pending().count]).toEqual([null, 0]);
+      expect([store.outbox.nextMark("self"), store.outbox.pending().count]).toEqual([null, 0]);
     };
     const stateOf = (inboxId: number) => store.outbox.of("mark", String(inboxId))[0]?.state;
     mark(7);
     // One that only looks, and one that is rolled back, record nothing.
-    store.db.transaction(() => store.outbox.head("self"));
+    store.db.transaction(() => store.outbox.nextMark("self"));
     expect(stateOf(7)).toBe("queued");
     const fail = () => {
       store.settings.count("sent");

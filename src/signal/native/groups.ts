@@ -16,7 +16,7 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
 import { attempt, fromBase64, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
-import type { Bytes, Context, FetchGroup, GroupAccount, GroupClaim } from "./context.ts";
+import type { Bytes, Context, FetchGroup, GroupAccount } from "./context.ts";
 import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
 import { retryAfterMsOf } from "./service.ts";
 import { groupSecretsOf } from "./ids.ts";
@@ -145,7 +145,7 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
   const asked = new Set<string>();
   /** When they were given up. */
   const unreadable = new Map<string, Millis>();
-  const nameOf = ({ groupId, revision }: GroupClaim) => `${groupId} ${revision}`;
+  const nameOf = (groupId: string, revision: number) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
     const sql = `SELECT master_key AS masterKey, revision, state, fetched_at AS fetchedAt, is_blocked AS isBlocked
       FROM signal_groups WHERE group_id = ?`;
@@ -167,7 +167,10 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
       const state = row?.state ?? null;
       const isGivenUp = now() - (unreadable.get(claim.groupId) ?? -Infinity) < givenUpForMs;
       if (state === null && isGivenUp) return "unreadable";
-      if (!asked.has(nameOf(claim)) && (state === null || state.revision < claim.revision)) return "unknown";
+      // A person who was removed still names the revision from before: the newest that any member spoke of counts.
+      const revision = Math.max(claim.revision, row?.revision ?? 0);
+      if (!asked.has(nameOf(claim.groupId, revision)) && (state === null || state.revision < revision))
+        return "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       const isAdminNeeded = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
       return member === undefined || (isAdminNeeded && !member.isAdmin) ? "stranger" : "member";
@@ -179,7 +182,7 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
         if (!(error instanceof BridgeError) || !find(claim.groupId)?.state) throw error;
       }
       if (asked.size >= askedMax) asked.clear();
-      asked.add(nameOf(claim));
+      asked.add(nameOf(claim.groupId, Math.max(claim.revision, find(claim.groupId)?.revision ?? 0)));
       unreadable.delete(claim.groupId);
     },
     giveUp: ({ groupId }) => void unreadable.set(groupId, now()),
