@@ -117,7 +117,7 @@ async function syncSession(
   tally: Tally,
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, clock, chats } = bridge;
+  const { store, chats } = bridge;
   if (session.remoteId === null) return;
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
@@ -127,18 +127,50 @@ async function syncSession(
     return;
   }
   await follow.catchUp(session, signal);
-  const present = store.sessions.get(session.id);
-  if (!present || present.state !== "active" || signal.aborted) return;
-  const theirs = readRemote(bridge, present, there, remote.skewMs());
-  const result = synchronize(present.context, theirs.context, { local: present.stamps, remote: theirs.stamps });
-  store.db.transaction(() => {
-    if (result.changed || !sameStamps(result.stamps, present.stamps))
-      store.sessions.setContext(session.id, result.merged, result.stamps);
-    store.sessions.setSynced(session.id, there.updatedAt, clock.now());
-  });
-  if (result.changed || present.cursor !== session.cursor) tally.changed++;
-  if (await push(bridge, remote, there, result.merged, result.stamps, signal)) tally.pushed++;
+  const met = await meet(bridge, remote, session.id, there, signal);
+  if (met === null) return;
+  if (met.isChanged || store.sessions.get(session.id)?.cursor !== session.cursor) tally.changed++;
+  if (met.isPushed) tally.pushed++;
   if (there.status === "running") follow.watch(session.id);
+}
+
+const writesMax = 2;
+
+/**
+ * Brings both sides together: merged, committed here, then what the remote side lacks or has older is written there. The bag that a
+ * write answers with is met like the one that was read, for another device may have changed it in between. Null where the session is
+ * not ours to synchronize any more.
+ */
+async function meet(bridge: Bridge, remote: Remote, id: string, read: RemoteSession, signal: AbortSignal) {
+  const { store, clock, log } = bridge;
+  let there = read;
+  let isChanged = false;
+  for (let writes = 0; ; writes++) {
+    const session = store.sessions.get(id);
+    if (session?.state !== "active" || signal.aborted) return null;
+    const theirs = readRemote(bridge, session, there, remote.skewMs());
+    const result = synchronize(session.context, theirs.context, { local: session.stamps, remote: theirs.stamps });
+    const { changed, merged, stamps } = result;
+    isChanged ||= changed;
+    store.db.transaction(() => {
+      if (changed || !sameStamps(stamps, session.stamps)) store.sessions.setContext(id, merged, stamps);
+      store.sessions.setSynced(id, there.updatedAt, clock.now());
+    });
+    const patch = patchOf(there, merged, stamps);
+    if (patch === null) return { isChanged, isPushed: writes > 0 };
+    if (writes === writesMax) {
+      log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
+      return { isChanged, isPushed: true };
+    }
+    there = await remote.update(there.id, patch, signal);
+  }
+}
+
+/** What the remote side lacks or has older; null for nothing. */
+function patchOf(there: RemoteSession, merged: Context, stamps: Stamps) {
+  const metadata = metadataPatch(there.metadata, encodeMetadata(merged, stamps));
+  const title = typeof merged["title"] === "string" && merged["title"] !== there.title ? merged["title"] : undefined;
+  return title === undefined && Object.keys(metadata).length === 0 ? null : { title, metadata };
 }
 
 /** Conversations that a person had deleted: there is nothing of them here but this. */
@@ -182,23 +214,3 @@ function readRemote(
 
 const sameStamps = (a: Stamps, b: Stamps): boolean =>
   Object.keys(a).length === Object.keys(b).length && Object.entries(a).every(([key, stamp]) => b[key] === stamp);
-
-/** Writes what the remote side lacks or has older; true when something had to be written. */
-async function push(
-  bridge: Bridge,
-  remote: Remote,
-  there: RemoteSession,
-  merged: Context,
-  stamps: Stamps,
-  signal: AbortSignal,
-): Promise<boolean> {
-  let now = there;
-  for (let round = 0; round < 2; round++) {
-    const metadata = metadataPatch(now.metadata, encodeMetadata(merged, stamps));
-    const title = typeof merged["title"] === "string" && merged["title"] !== now.title ? merged["title"] : undefined;
-    if (title === undefined && Object.keys(metadata).length === 0) return round > 0;
-    now = await remote.update(there.id, { title, metadata }, signal);
-  }
-  bridge.log.warn("remote context still differs after two writes; the next sync decides", { session: there.id });
-  return true;
-}

@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { createWorld } from "../doubles/world.ts";
-import type { Chat, Context } from "../../src/core/model.ts";
+import { nextStamp } from "../../src/core/hlc.ts";
+import { decodeMetadata } from "../../src/core/metadata.ts";
+import { assert, type Chat, type Context } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -28,7 +30,7 @@ const homes: string[] = [];
 const houses: House[] = [];
 
 /** A home whose Note to Self is the session `remoteId` already, as after a restored backup. */
-async function openHouse(seed: number, remoteId: string): Promise<House> {
+async function openHouse(seed: number, remoteId: string, beforeUpdate = (): void => undefined): Promise<House> {
   const home = mkdtempSync(join(tmpdir(), "signalman-two-"));
   homes.push(home);
   const store = await openStore(home, { isExclusive: true });
@@ -36,6 +38,12 @@ async function openHouse(seed: number, remoteId: string): Promise<House> {
   store.close();
   const signal = createMemoryTransport({ clock });
   const claude = createScriptedClaude({ clock, world });
+  const { remote } = claude.line;
+  assert(remote !== null, "the scripted line is remote");
+  const update: typeof remote.update = (...wanted) => {
+    beforeUpdate();
+    return remote.update(...wanted);
+  };
   const daemon = await startDaemon(simConfig(home, { welcome: "false", reactions: "off" }), {
     log: quietLog,
     clock,
@@ -43,7 +51,7 @@ async function openHouse(seed: number, remoteId: string): Promise<House> {
     networkKey: () => "",
     newId: () => `id${seed}`,
     buildTransport: async () => signal.transport,
-    buildLine: async () => claude.line,
+    buildLine: async () => ({ ...claude.line, remote: { ...remote, update } }),
   });
   const context = (): Context => daemon.store.sessions.active("self")?.context ?? {};
   const house = { daemon, signal, setDown: claude.setDown, context };
@@ -113,4 +121,27 @@ test("what one home asks and Claude answers is in the log of both once, and on t
   expect(said(two)).toEqual(said(one));
   expect(said(one)).toEqual(["hello", "re: hello"]);
   expect(one.signal.screen().filter(({ text }) => text === "re: hello")).toHaveLength(1);
+});
+
+test("what another device changes while a sync writes is merged, never overwritten", async () => {
+  const remote = world.create("", {});
+  const set = (color: string): void => {
+    world.patch(remote.id, { metadata: { "c.color": `${nextStamp(null, clock.now(), "beef")}~"${color}"` } });
+  };
+  set("red");
+  let isMeanwhile = false;
+  const one = await openHouse(3, remote.id, () => {
+    if (isMeanwhile) set("blue");
+    isMeanwhile = false;
+  });
+  expect(one.context()["color"]).toBe("red");
+
+  isMeanwhile = true;
+  await write(one, "/verbose on");
+  await sync(one);
+
+  expect(isMeanwhile).toBe(false);
+  expect(one.context()).toMatchObject({ color: "blue", verbose: true });
+  const { context } = decodeMetadata(world.find(remote.id)?.metadata ?? {});
+  expect(context).toMatchObject({ color: "blue", verbose: true });
 });
