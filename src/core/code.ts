@@ -130,46 +130,19 @@ const widthOf = (text: string): number => {
   return width;
 };
 
+const tableOf = (words: string): { readonly [language: string]: string } =>
+  Object.fromEntries(words.split(/\s+/).map((word) => word.split(":")));
+
 /** Languages whose files do not end as the language is called. */
-const endings: { readonly [language: string]: string } = {
-  python: "py",
-  python3: "py",
-  typescript: "ts",
-  javascript: "js",
-  bash: "sh",
-  shell: "sh",
-  zsh: "sh",
-  console: "txt",
-  text: "txt",
-  plaintext: "txt",
-  yaml: "yml",
-  rust: "rs",
-  ruby: "rb",
-  kotlin: "kt",
-  markdown: "md",
-  "c++": "cpp",
-  csharp: "cs",
-  "c#": "cs",
-  "objective-c": "m",
-  haskell: "hs",
-  perl: "pl",
-  powershell: "ps1",
-  golang: "go",
-  jsonc: "json",
-  elixir: "ex",
-  terraform: "tf",
-};
+const endings =
+  tableOf(`python:py python3:py typescript:ts javascript:js bash:sh shell:sh zsh:sh console:txt text:txt plaintext:txt
+  yaml:yml rust:rs ruby:rb kotlin:kt markdown:md c++:cpp csharp:cs c#:cs objective-c:m haskell:hs perl:pl powershell:ps1 golang:go
+  jsonc:json elixir:ex terraform:tf`);
 
 /** What has no ending. */
-const wholeNames: { readonly [language: string]: string } = {
-  dockerfile: "Dockerfile",
-  docker: "Dockerfile",
-  make: "Makefile",
-  makefile: "Makefile",
-  cmake: "CMakeLists.txt",
-  gitignore: ".gitignore",
-  dotenv: ".env",
-};
+const wholeNames = tableOf(
+  "dockerfile:Dockerfile docker:Dockerfile make:Makefile makefile:Makefile cmake:CMakeLists.txt gitignore:.gitignore dotenv:.env",
+);
 
 const isSame = (a: string, b: string): boolean =>
   a === b || [a, b].sort().join() === "yaml,yml" || (/^[jt]sx?$/.test(a) && a.slice(0, 2) === b.slice(0, 2));

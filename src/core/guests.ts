@@ -46,9 +46,9 @@ export function changeGuests({ guests, chat, envelope }: Asked, argument: string
   if (!isAllowed && known?.isAdded === false)
     return done(`${who} is in the settings (SIGNALMAN_ALLOW), which the chat does not change.`);
   if (!isAllowed) return done(`${who} may no longer ask.`, { do: "allow", rule, isAllowed });
-  const how = rule.kind === "group" ? "its members may ask here, by mentioning this account" : "may ask from now on";
+  const how = rule.kind === "group" ? "'s members may ask here, by mentioning this account." : " may ask from now on.";
   const asYou = guests.isOwnAccount && rule.kind !== "group" ? " Claude answers them in your name." : "";
-  return done(`${who}: ${how}.${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
+  return done(`${who}${how}${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
 }
 
 export function listGuests(guests: Guests, envelope: Envelope, isGroups: boolean): string {

@@ -10,7 +10,7 @@
  * of code by themselves. What spans windows (reference links, say) is lost only in very long texts.
  */
 import { Marked, Tokenizer, type MarkedToken, type Token, type Tokens } from "marked";
-import { address } from "./address.ts";
+import { address } from "./chunk.ts";
 import { readFence, type Fence } from "./code.ts";
 import { emphasisIn, type Emphasis } from "./emphasis.ts";
 import { splitRow } from "./table.ts";
@@ -137,6 +137,7 @@ const share = new RegExp(String.raw`^(?=\\\\[\w.-]+\\\w)${folders.source}`);
 const backslash = (source: string, before: string): readonly string[] =>
   (/\b[A-Za-z]:$/.test(before) ? new RegExp(`^${folders.source}`).exec(source) : null) ??
   (/\d$/.test(before) ? null : /^\\\.(?=\S)/.exec(source)) ??
+  (/[A-Za-z]$/.test(before) ? /^\\\*(?=\.\w)/.exec(source) : null) ??
   (/\S$/.test(before) ? null : share.exec(source)) ??
   [];
 

@@ -60,13 +60,7 @@ export function unmark(marked: string): StyledText & { readonly borders: readonl
   const text = shown(marked).trimEnd();
   const styles: StyleRange[] = [];
   const borders: Border[] = [];
-  const starts: { readonly [style in Style]: number[] } = {
-    BOLD: [],
-    ITALIC: [],
-    STRIKETHROUGH: [],
-    MONOSPACE: [],
-    SPOILER: [],
-  };
+  const starts = new Map(styleNames.map((style) => [style, [] as number[]]));
   let at = 0;
   let isLed = false;
   for (const [index, piece] of marked.split(mark).entries()) {
@@ -82,11 +76,12 @@ export function unmark(marked: string): StyledText & { readonly borders: readonl
     }
     const style = styleNames.find((name) => styleMarks[name].includes(piece));
     if (style === undefined) continue;
-    if (styleMarks[style].startsWith(piece)) starts[style].push(at);
+    const open = starts.get(style) ?? [];
+    if (styleMarks[style].startsWith(piece)) open.push(at);
     else {
-      const start = starts[style].pop() ?? at;
+      const start = open.pop() ?? at;
       const length = Math.min(at, text.length) - start;
-      if (starts[style].length === 0 && length > 0) styles.push({ start, length, style });
+      if (open.length === 0 && length > 0) styles.push({ start, length, style });
     }
   }
   return { text, styles: styles.sort((a, b) => a.start - b.start || b.length - a.length), borders };

@@ -153,8 +153,8 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986. A a_b 3.14",
   ],
   "whole paths of Windows": [
-    "C:\\a\\_b\\*.c, **D:\\_e** and \\\\host\\share\\_x\\y. \\*not\\*",
-    "C:\\a\\_b\\*.c, D:\\_e and \\\\host\\share\\_x\\y. *not*",
+    "C:\\a\\_b\\*.c, **D:\\_e** and \\\\host\\share\\_x\\y. \\*not\\* C:\\a b\\c\\*.dll",
+    "C:\\a\\_b\\*.c, D:\\_e and \\\\host\\share\\_x\\y. *not* C:\\a b\\c\\*.dll",
     "BOLD:D:\\_e",
   ],
   "a signature, and what begins with a dash, make no heading": [

@@ -322,7 +322,7 @@ test("/allow: by the owner alone, a person or a group; the settings stay, and /d
   expect(await turn(() => bea.write("/allow", { group }))).toEqual([]);
   expect(await turn(() => seen.write("what?", { group }))).toEqual([]);
   const [here] = await turn(() => seen.write("/allow", { group }));
-  expect(here).toStartWith("This group: its members may ask here");
+  expect(here).toStartWith("This group's members may ask here");
   expect(await turn(() => bea.write("and now?", { group, isMention: true }))).toEqual([
     expect.stringContaining("and now?"),
   ]);
