@@ -83,11 +83,11 @@ export const localTime = (at: number): string => new Date(at).toLocaleString("sv
  * nothing is turned around. Line breaks and tabs stay.
  */
 export const harmless = (text: string): string =>
-  text.replaceAll(/(?![\n\t])[\p{Cc}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, "\ufffd");
+  text.replaceAll(/(?![\n\t])[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, "\ufffd");
 
 /** The same for JSON, where they can be told as they are: `JSON.stringify` leaves those above 126. */
 export const escapeControls = (json: string): string =>
-  json.replaceAll(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, (sign) => {
+  json.replaceAll(/[\u007f-\u009f\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, (sign) => {
     return `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`;
   });
 

@@ -155,14 +155,20 @@ test("rule 3: rows are written in src/store; the tables of the native transport 
 
 test("rule 4: a log has one reader, and one that posts to it", () => {
   const readers = callers(/\bremote\??\.(open|list|prompts)\(/u);
-  expect(readers.toSorted()).toEqual(["src/loops/mirror.ts", "src/loops/uncertain.ts"]);
-  expect(callers(/\bline\.post\(|^\s*\.post\(/u).toSorted()).toEqual(["src/loops/converse.ts", "src/loops/mirror.ts"]);
-  // Both work for the follower alone.
+  expect(readers.toSorted()).toEqual(["src/loops/catchup.ts", "src/loops/mirror.ts"]);
+  const posters = ["converse", "lifetime", "outgoing"].map((name) => `src/loops/${name}.ts`);
+  expect(callers(/\b(line|lineOf\(session\))\.post\(|^\s*\.post\(/u).toSorted()).toEqual(posters);
+  // All work for the follower alone.
   const users = (file: string): string[] =>
     sources.map(([name]) => name).filter((name) => importsOf(name).includes(file));
   expect(users("src/loops/mirror.ts")).toEqual(["src/loops/follow.ts"]);
   expect(users("src/loops/converse.ts")).toEqual(["src/loops/follow.ts"]);
-  expect(users("src/loops/uncertain.ts")).toEqual(["src/loops/mirror.ts"]);
+  expect(users("src/loops/outgoing.ts")).toEqual(["src/loops/mirror.ts"]);
+  expect(users("src/loops/catchup.ts").toSorted()).toEqual([
+    "src/loops/follow.ts",
+    "src/loops/mirror.ts",
+    "src/loops/outgoing.ts",
+  ]);
 });
 
 test("notices are told by loops, and decide nothing where they are heard", () => {

@@ -108,12 +108,12 @@ async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<
   const known = remembered(deps, environmentKey);
   if (known !== null) return known;
   const { api, memory, log, random } = deps;
-  const site = { what: "create the environment", notFound: "claude_forbidden" } as const;
+  const site = { what: "create the environment", notFound: "claude_forbidden", conflict: "unsupported" } as const;
   const config = { type: "cloud", networking: { type: "limited", allow_package_managers: true } } as const;
   // 409: the name is taken. Whatever else is wrong shows when the list is asked for.
   const create = async (name: string): Promise<string | undefined> => {
     const making = api.call(site, ({ beta }) => beta.environments.create({ name, config }, { signal }));
-    return (await nullFor("claude_protocol", making))?.id;
+    return (await nullFor("unsupported", making))?.id;
   };
   const find = (): Promise<string | undefined> =>
     api.call({ ...site, what: "list the environments" }, async ({ beta }) => {

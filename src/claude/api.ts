@@ -58,6 +58,25 @@ const hostOf = (url: string): string => URL.parse(url)?.hostname ?? "";
 const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(hostOf(url));
 const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
 
+const typeOf = ({ headers }: Response): string => headers.get("content-type") ?? "";
+const isStream = (response: Response): boolean => typeOf(response).includes("text/event-stream");
+
+/** A page of a log is a small part of it. */
+const bodyBytesMax = 128 * 2 ** 20;
+
+/** A body that has no end is not gathered. */
+function bounded(response: Response): Response {
+  let bytes = 0;
+  const count = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      bytes += chunk.length;
+      if (bytes > bodyBytesMax) throw new BridgeError("claude_protocol", "Cannot read the answer as it does not end");
+      controller.enqueue(chunk);
+    },
+  });
+  return response.body === null ? response : new Response(response.body.pipeThrough(count), response);
+}
+
 export type ClaudeApi = ReturnType<typeof createClaudeApi>;
 
 type Call = <T>(site: Site, work: (client: Anthropic) => PromiseLike<T>) => Promise<T>;
@@ -78,9 +97,9 @@ export function createClaudeApi(given: ApiOptions) {
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
     const isDownload = new Headers(init?.headers).get("accept") === "application/binary";
-    if (response.ok && !isDownload && !/json|text\/event-stream/u.test(response.headers.get("content-type") ?? ""))
+    if (response.ok && !isDownload && !isStream(response) && !/json/u.test(typeOf(response)))
       throw new BridgeError("claude_protocol", "the answer is neither JSON nor a stream");
-    return response;
+    return isDownload || isStream(response) ? response : bounded(response);
   };
   /** One request, or a walk over pages. */
   const call: Call = async (site, work) => {

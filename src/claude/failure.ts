@@ -14,6 +14,8 @@ export type Site = {
   readonly notFound?: ErrorCode;
   /** What a bad request means here. */
   readonly refused?: ErrorCode;
+  /** What a conflict (409) means here. */
+  readonly conflict?: ErrorCode;
   /** What it means that the endpoint does not serve this path (404, 405, 501; 403 where it is not Anthropic's). */
   readonly unserved?: ErrorCode;
   /** The endpoint is not Anthropic's. */
@@ -34,7 +36,7 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
     errorCode: word(errorCode),
   };
   if (answer.status === null && answer.type === null) return brokenLine(site, error);
-  const code = codeOf(site, answer, string(apiMessage));
+  const code = heed(codeOf(site, answer, string(apiMessage)), site, answer.status, headers);
   const said = Object.values(answer).filter((part) => part !== null);
   const request = word(requestID);
   const suffix = request === null ? "" : ` (${request})`;
@@ -99,10 +101,11 @@ const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
 type Answer = { readonly status: number | null; readonly type: string | null; readonly errorCode: string | null };
 
 function codeOf(
-  { refused = "claude_request", notFound = refused, unserved, isForeign }: Site,
+  { refused = "claude_request", notFound = refused, conflict, unserved, isForeign }: Site,
   { status, type, errorCode }: Answer,
   sentence: string,
 ): ErrorCode {
+  if (conflict && status === 409) return conflict;
   const isBadRequest = status === 400 || type === "invalid_request_error";
   const told = isBadRequest ? bySentence.find(([pattern]) => pattern.test(sentence))?.[1] : undefined;
   const known = byErrorCode.get(errorCode) ?? told;
@@ -117,6 +120,21 @@ function codeOf(
   if (named) return named;
   if (status === null) return isBadRequest ? refused : "claude_stream_lost";
   return status >= 500 ? "claude_unreachable" : status >= 400 ? refused : "claude_protocol";
+}
+
+/** Refusals that say neither what is wrong nor that a person must mend it. */
+const vague: ReadonlySet<ErrorCode> = new Set(["claude_unreachable", "claude_timeout", "claude_protocol"]);
+
+/** `x-should-retry`: the server says whether the same request may do later. What is known for what it is stays that. */
+function heed(
+  code: ErrorCode,
+  { refused = "claude_request" }: Site,
+  status: number | null,
+  headers: unknown,
+): ErrorCode {
+  const said = headers instanceof Headers ? headers.get("x-should-retry") : null;
+  if (said === "false" && vague.has(code)) return refused;
+  return said === "true" && code === refused && status !== null ? "claude_unreachable" : code;
 }
 
 /** No answer at all, or a stream that broke: the runtimes throw what they like here (TypeError, DOMException, SyntaxError). */

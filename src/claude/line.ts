@@ -94,7 +94,7 @@ export interface Remote {
   /** Creates a session with the view's title and metadata; resolves to its id. A failure may leave one behind: see `find`. */
   create(session: SessionView, signal: AbortSignal): Promise<string>;
   /** The session made for this view whose answer was lost, by its metadata `sb.id`; null where there is none. */
-  find(session: SessionView, signal: AbortSignal): Promise<string | null>;
+  find(session: Pick<SessionView, "metadata">, signal: AbortSignal): Promise<string | null>;
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**

@@ -36,7 +36,7 @@ const recentSessions = 100;
 
 /** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
 export function createManagedLine(plain: ManagedDeps): Line {
-  const deps = { ...plain, system: systemOf(plain, plain.system, true) };
+  const deps = { ...plain, system: systemOf(plain, { system: plain.system, tools: [] }) };
   const { api } = deps;
   const keeper = createAgentKeeper(deps);
   const sandbox = createSandbox(api);
@@ -59,10 +59,10 @@ const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "t
   toolPolicy !== "off" && !tools.some(({ isOfMachine }) => isOfMachine);
 
 /** Without a sandbox it can write no file. */
-const systemOf = ({ toolPolicy }: ManagedDeps, system: string, hasSandbox: boolean): string =>
-  toolPolicy === "off" || !hasSandbox
-    ? system
-    : `${system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim();
+const systemOf = (deps: ManagedDeps, session: Pick<SessionView, "system" | "tools">): string =>
+  hasSandbox(deps, session)
+    ? `${session.system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim()
+    : session.system;
 
 /** What the tools of a session were made of, so that changed settings reach it. */
 const toolsKey = (remoteId: string): string => `claude.tools.${remoteId}`;
@@ -76,7 +76,7 @@ async function createWith(
 ): Promise<string> {
   const { environmentId, agentId } = await keeper.ensure(signal);
   const { model, effort, title, metadata } = session;
-  const system = systemOf(deps, session.system, hasSandbox(deps, session));
+  const system = systemOf(deps, session);
   const tools = toolsOf(deps, session);
   const hasOwnTools = JSON.stringify(tools) === JSON.stringify(toTools(deps.toolPolicy, deps.tools ?? []));
   const isOwn = model === deps.model && effort === deps.effort && system === deps.system && hasOwnTools;
@@ -241,7 +241,7 @@ async function post(
 /** What is in the log, but as what, must be looked up. An interrupt has not always an echo, and needs none. */
 function toEchoes(requests: readonly Request[], echoes: readonly (SessionEvent | null)[]): SessionEvent[] {
   if (requests.some(({ kind }, index) => kind !== "interrupt" && (echoes[index] ?? null) === null))
-    throw new BridgeError("claude_stream_lost", "Cannot follow what was posted as the Claude API did not echo it");
+    throw new BridgeError("claude_protocol", "Cannot follow what was posted as the Claude API did not echo it");
   return echoes.filter((echo) => echo !== null);
 }
 
@@ -315,7 +315,7 @@ async function applyTools(
   } catch (error) {
     if (!isCode(error, "claude_settings", "claude_protocol")) throw error;
     const how = await standing(deps, remoteId, signal);
-    const codes = { over: "claude_request", running: "claude_busy", idle: error.code } as const;
+    const codes = { over: "claude_request", running: "claude_running", idle: error.code } as const;
     throw how === null ? error : new BridgeError(codes[how], error.message);
   }
   memory.set(toolsKey(remoteId), print);

@@ -16,8 +16,17 @@ import * as history from "./history.ts";
 import type { Line, OnText, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
-import { addFrame, createPreview, emptyReply, isComplete, shownText, toStop, type Reply } from "./response.ts";
-import { glue, string, toInput } from "./wire.ts";
+import {
+  addFrame,
+  createPreview,
+  cutEndless,
+  emptyReply,
+  isComplete,
+  shownText,
+  toStop,
+  type Reply,
+} from "./response.ts";
+import { fields, glue, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;
@@ -32,7 +41,7 @@ export type MessagesDeps = {
 
 const defaultHistoryTokens = 100_000;
 /** How often a paused turn is continued before we take what there is. */
-const pausesMax = 8;
+const pausesMax = 2;
 
 export function createMessagesLine(deps: MessagesDeps): Line {
   const { api } = deps;
@@ -157,7 +166,7 @@ async function run(
         if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
         isBegun ||= text !== "";
         // Whatever the stream does after that.
-        if (isComplete(reply)) break;
+        if (isComplete(reply) || cutEndless(reply)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
       if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return replies;
@@ -166,11 +175,15 @@ async function run(
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     const { code, message, hint, retryAfterMs, cause } = error;
-    if (blocksOf(replies).length === 0) throw error;
+    const mayBePaid = code === "claude_unreachable" && resets.has(string(fields(cause)["code"]));
+    if (blocksOf(replies).length === 0 && !mayBePaid) throw error;
     const partial = shownText(blocksOf(replies));
     throw new BridgeError(code, message, { hint, retryAfterMs: retryAfterMs ?? undefined, cause, partial });
   }
 }
+
+/** The line broke after the request had gone out: the answer may have been made, and paid for. */
+const resets: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOCKET"]);
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);

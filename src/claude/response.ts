@@ -36,6 +36,19 @@ export const emptyReply = (): Reply => ({
   restarts: 0,
 });
 
+/** More than a person is ever shown of it (`core/reply.ts`); an answer is cut here, and what is left is not waited for. */
+const textLengthMax = 5 * 2 ** 20;
+
+/** Ends an answer that has no end: true where it did. The person reads that the rest is left out (`core/reply.ts`). */
+export function cutEndless(reply: Reply): boolean {
+  if (lengthOf(reply) <= textLengthMax) return false;
+  reply.stopReason = "end_turn";
+  return true;
+}
+
+const lengthOf = ({ blocks }: Reply): number =>
+  blocks.reduce((sum, { text, thinking }) => sum + string(text).length + string(thinking).length, 0);
+
 /** Some endpoints leave `message_stop` out: a stop reason ends an answer as well. */
 export const isComplete = ({ isStopped, stopReason }: Reply): boolean => isStopped || stopReason !== null;
 

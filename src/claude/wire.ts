@@ -101,6 +101,8 @@ export function toSessionEvent(wire: unknown): SessionEvent | null {
   return { id, at: toMillis(event["processed_at"]), ...(body ?? { type: "other", name }) };
 }
 
+const replyLengthMax = 5 * 2 ** 20;
+
 type Body = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, "id" | "at"> : never) : never;
 
 const toolUse =
@@ -123,7 +125,12 @@ const toolResult =
 
 const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   "user.message": (event) => ({ type: "prompt", text: textOf(event["content"]) }),
-  "agent.message": (event) => ({ type: "reply", text: textOf(event["content"]) }),
+  "agent.message": (event) => {
+    // No more of it is kept than a person is ever shown (`core/reply.ts`).
+    const text = textOf(event["content"]).slice(0, replyLengthMax);
+    // A blank reply is none.
+    return text.trim() === "" ? { type: "other", name: "agent.message" } : { type: "reply", text };
+  },
   "agent.tool_use": toolUse(false),
   "agent.mcp_tool_use": toolUse(false),
   "agent.custom_tool_use": toolUse(true),

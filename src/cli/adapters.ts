@@ -1,5 +1,6 @@
 /** The adapters that the settings name, each imported only when it is used. */
 import { randomUUID } from "node:crypto";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Memory } from "../claude/agent.ts";
 import { createClaudeApi, type ClaudeApi } from "../claude/api.ts";
@@ -69,6 +70,9 @@ export function signalProxy(given: string | null, env: Readonly<Record<string, s
 const isAllowed = ({ allow }: Config, who: Address, groupId: string | null): boolean =>
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
+/** Of the home: what conversations left there besides the database. */
+const heldFolders = ["chats", "outgoing", "undo"];
+
 type OpenLink = {
   readonly steps: Link;
   /** The account that linking would replace. */
@@ -93,7 +97,13 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
   const steps = await native.link(nativePlace(deps, store));
-  return { steps, present: native.findAccount(store.db), forget: () => forgetAll(store.db) };
+  const forget = (): void => {
+    forgetAll(store.db);
+    // It is no older than it was.
+    store.generation.acknowledge();
+    for (const folder of heldFolders) rmSync(join(config.home, folder), { recursive: true, force: true });
+  };
+  return { steps, present: native.findAccount(store.db), forget };
 }
 
 export const openApi = ({ config, clock }: Deps): ClaudeApi =>

@@ -30,7 +30,7 @@ export type Cli = Io & { readonly flags: Flags };
 /** Loads the settings and says its warnings. @throws BridgeError `config` */
 export function load(cli: Cli): Loaded {
   const loaded = loadConfig(cli);
-  for (const warning of loaded.warnings) cli.err(`signalman: ${warning}\n`);
+  for (const warning of loaded.warnings) cli.err(harmless(`signalman: ${warning}\n`));
   return loaded;
 }
 

@@ -37,7 +37,7 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
     if (present && !isSameAddress(present, progress.account)) {
       forget();
       cli.err(
-        "What was said with the account of before is gone from here; at Anthropic, delete it in the Claude Console.\n",
+        "What was said with the account of before is gone from here; at Anthropic it is deleted with the next start.\n",
       );
     }
     return 0;

@@ -1,6 +1,7 @@
 /** The command line: names, flags and help. What a command does is in a file of its own, imported when it runs. */
 import { Command, CommanderError } from "commander";
 import { nearest } from "../core/nearest.ts";
+import { harmless } from "../log.ts";
 import { flagOf, settingKeys, settingRow } from "../settings.ts";
 import { commit, version } from "../version.ts";
 import { reportFailure, type Cli, type Io } from "./io.ts";
@@ -166,7 +167,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
     .configureOutput({
       writeOut: io.out,
       writeErr: io.err,
-      outputError: (text, write) => write(text.replace(/^error:/, "signalman:")),
+      outputError: (text, write) => write(harmless(text.replace(/^error:/, "signalman:"))),
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     })

@@ -135,10 +135,15 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Control {
   };
 }
 
-/** Which network this machine is on: names and addresses of its interfaces. */
+/** Which network this machine is on: names and addresses of its interfaces; "" where the system does not say. */
 function networkKey(): string {
-  const entries = Object.entries(networkInterfaces()).flatMap(([name, addresses = []]) =>
-    addresses.filter(({ internal }) => !internal).map(({ address }) => `${name} ${address}`),
-  );
-  return entries.sort().join("\n");
+  try {
+    const entries = Object.entries(networkInterfaces()).flatMap(([name, addresses = []]) =>
+      addresses.filter(({ internal }) => !internal).map(({ address }) => `${name} ${address}`),
+    );
+    return entries.sort().join("\n");
+  } catch {
+    // It takes a descriptor, of which there may be none for a moment.
+    return "";
+  }
 }

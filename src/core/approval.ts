@@ -8,7 +8,7 @@
 import { confirm, say } from "./changes.ts";
 import type { Ask, Change, Fact, Looked, Prompt, Shown, ToolUse, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
-import type { Envelope, Millis, SessionEvent } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question, type QuestionItem } from "./question.ts";
@@ -44,7 +44,8 @@ function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[
 /** A question is open: what else asks waits for its answer, so that a yes never means more than one. */
 const isAsking = ({ asks }: View): boolean => asks.some(({ question }) => question !== null);
 
-const waits = ({ id, envelope, post }: Prompt): Change[] =>
+/** The prompt under way waits for a person. */
+export const waits = ({ id, envelope, post }: Prompt): Change[] =>
   post?.state === "posted"
     ? [
         { do: "wait", id, isWaiting: true },
@@ -72,8 +73,10 @@ export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
 }
 
 /** What a question shows, or what one tool use asks: its session and the ids of its tool uses, in their order. */
-export const askSubject = ({ session }: Pick<View, "session">, ...useIds: readonly string[]): string =>
-  `${session?.id ?? ""}:${useIds.join(",")}`;
+export const askSubject = (
+  { session }: { readonly session: Pick<Session, "id"> | null },
+  ...useIds: readonly string[]
+): string => `${session?.id ?? ""}:${useIds.join(",")}`;
 
 /** The ids of the tool uses that a question shows, by its subject. */
 export const usesIn = (subject: string): readonly string[] => subject.slice(subject.indexOf(":") + 1).split(",");

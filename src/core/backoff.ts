@@ -13,7 +13,9 @@
  * | prompt (`core/chat`)          | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault                 |
  * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |
  * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
- * | stopped turn (`loops/mirror`) | the session still runs            | a stop is taken up within a second          | every 2 s, until the session rests                        |
+ * | answer (`core/chat`)          | a yes, a no, a result is refused  | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped           |
+ * | tool calls (`core/chat`)      | Claude calls our tools again      | each result is new to it                    | `callsMax` a prompt, then the turn is stopped             |
+ * | stopped turn (`loops/outgoing`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
  * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
  * | group (`native/claims.ts`)    | a group cannot be read            | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour          |
  * | member (`native/send.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
@@ -63,8 +65,13 @@ export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
  * - `refused`: the same request is refused again. `outage`: nothing was asked, so nothing is paid, and it passes.
  * - `lookup`: the answer goes on at Claude and is looked up there. `broken`: it was paid for and is lost, and asked for anew.
  * - `died`: Claude gave the prompt up, perhaps because of the prompt. `fatal`: its session ended with it.
+ * - `busy`: the session waits for something first that its log does not show. It is stopped before the last try.
+ * - `answer`: Claude does not take an answer to its own question, and goes on waiting for one.
  */
-export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal";
+export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "busy" | "answer";
+
+/** Calls of our own tools for one prompt: each is a request, and a model may go round in a circle. */
+export const callsMax = 100;
 
 export type Bound = {
   /** Tries in all, the first included, counted for each prompt and class. */
@@ -82,7 +89,13 @@ const weekOver = "I have tried to reach Claude with this for a week and have sto
 export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   refused: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
   outage: { triesMax: week, waitsMs: null, limits: defaultBackoff, ending: weekOver },
-  lookup: { triesMax: week, waitsMs: null, limits: { ...defaultBackoff, capMs: 5_000 }, ending: weekOver },
+  lookup: {
+    triesMax: week,
+    waitsMs: null,
+    // Looking again costs little, and long silent work must not make the answer late.
+    limits: { ...defaultBackoff, capMs: 5_000 },
+    ending: "I have looked for Claude's answer for hours and have stopped now. Please send your message again.",
+  },
   broken: {
     triesMax: 3,
     // A hiccup of the line has passed by then; what lasts longer has minutes.
@@ -92,6 +105,19 @@ export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   },
   died: { triesMax: 2, waitsMs: [30_000], limits: defaultBackoff, ending: null },
   fatal: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
+  busy: {
+    triesMax: 3,
+    waitsMs: [5_000],
+    limits: defaultBackoff,
+    ending: "Claude waits for something in this conversation and takes no message. Send /new to start a fresh one.",
+  },
+  answer: {
+    triesMax: 2,
+    waitsMs: null,
+    limits: defaultBackoff,
+    ending:
+      "Claude did not take the answer that it waited for, twice, so I have stopped it. Please send your message again.",
+  },
 };
 
 export type FaultContext = {
@@ -104,16 +130,17 @@ export type FaultContext = {
 };
 
 /** The answer had been begun, and paid for. */
-const breaks: ReadonlySet<ErrorCode> = new Set(["claude_stream_lost", "claude_silent", "claude_timeout"]);
+const breaks: ReadonlySet<ErrorCode> = new Set(["claude_stream_lost", "claude_timeout"]);
 
 export function faultClass(
   { code, retry }: { readonly code: ErrorCode; readonly retry: RetryClass },
   { isFatal, isAskedAnew, hasSpoken }: FaultContext,
-): FaultClass {
+): Exclude<FaultClass, "answer"> {
   if (isFatal) return "fatal";
   if (retry === "never") return "refused";
   if (code === "claude_failed") return "died";
-  if (isAskedAnew && (hasSpoken || breaks.has(code))) return "broken";
+  if (code === "claude_busy") return "busy";
+  if (code === "claude_silent" || (isAskedAnew && (hasSpoken || breaks.has(code)))) return "broken";
   return code === "claude_stream_lost" ? "lookup" : "outage";
 }
 

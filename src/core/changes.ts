@@ -4,13 +4,12 @@
  */
 import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
-import type { Guests } from "./guests.ts";
+import type { Look } from "./look.ts";
 import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
   Address,
   Chat,
-  Context,
   Envelope,
   JsonValue,
   Millis,
@@ -100,6 +99,10 @@ export type View = {
   readonly asks: readonly Ask[];
   /** Calls of our own tools in the conversation of now that are not settled, those that ask included. */
   readonly calls: readonly ToolUse[];
+  /** How often our own tools were called for this prompt. */
+  readonly callCount: (sessionId: string, prompt: Prompt) => number;
+  /** All of these entries are tool uses that a person or this machine can answer. */
+  readonly canAnswer: (sessionId: string, eventIds: readonly string[]) => boolean;
   /** The person of this envelope may let Claude work on this machine. */
   readonly isOwner: (envelope: Envelope) => boolean;
   /** Tools that Claude may use without asking in the conversation of now. */
@@ -140,6 +143,15 @@ export type Fact =
       readonly hasSpoken: boolean;
       readonly isLost: boolean;
     }
+  /** Claude does not take this answer of ours (a result, or a yes or no) and goes on waiting. `count`: refusals so far. */
+  | {
+      readonly type: "refused";
+      readonly session: Session;
+      readonly use: ToolUse;
+      readonly isResult: boolean;
+      readonly count: number;
+      readonly fault: Fault;
+    }
   /** The session does not exist any more at Claude. */
   | { readonly type: "gone"; readonly session: Session; readonly isElsewhere: boolean }
   /** The line to Signal has come back: what waits long, or is much, is announced. */
@@ -177,6 +189,7 @@ export type Why =
   | "tool"
   | "ask"
   | "reminder"
+  | "refused"
   | "end"
   | "told"
   | "failed"
@@ -243,7 +256,8 @@ export type Change =
   | { readonly do: "unschedule"; readonly id: number }
   | { readonly do: "reschedule"; readonly id: number; readonly dueAt: Millis }
   | { readonly do: "grant"; readonly tools: readonly string[] }
-  | { readonly do: "interrupt"; readonly id: number; readonly sessionId: string }
+  /** `subject`: the prompt, or the question, that it stops. */
+  | { readonly do: "interrupt"; readonly subject: string; readonly sessionId: string }
   | { readonly do: "endSession"; readonly id: string }
   | { readonly do: "resumeSession"; readonly id: string }
   | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
@@ -254,38 +268,6 @@ export type Change =
   /** Prompts up to this one were announced. */
   | { readonly do: "announced"; readonly id: number }
   | { readonly do: "welcome"; readonly envelope: Envelope };
-
-/** What the commands look up besides; each is read only when a command asks for it. */
-export type Look = {
-  /** Conversations of this chat, newest first, at most `conversationsMax`. */
-  readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
-  /** What this conversation and the person of this envelope have used so far, in words; null before anything was. */
-  readonly usage: (envelope: Envelope) => string | null;
-  /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
-  readonly models: () => readonly string[];
-  /** What was set in this chat: model, effort and verbosity outlive the conversation that they were set in. */
-  readonly chosen: () => Context;
-  readonly defaultModel: string;
-  readonly defaultEffort: string;
-  /** A session keeps the model that it was made with. */
-  readonly isModelFixed: boolean;
-  /** Projects of this machine. */
-  readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
-  /** Projects whose edits need no yes now. */
-  readonly granted: () => readonly string[];
-  /** How Signal and Claude stand, in a few lines. */
-  readonly situation: () => string;
-  /** The message that was answered or given up last. */
-  readonly lastPrompt: () => Envelope | null;
-  readonly guests: Guests;
-  /** What is set in this chat, by number; and how much a person has set in all chats. */
-  readonly reminders: () => readonly Reminder[];
-  readonly remindersOf: (person: string) => number;
-  /** This machine's. */
-  readonly timeZone: string;
-  /** The conversation as a Markdown document. */
-  readonly transcript: () => string;
-};
 
 export const say = (
   why: Why,
@@ -305,12 +287,17 @@ export const say = (
 export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
   const isOut = post !== null && post.state !== "queued";
   return [
-    ...(isOut && post.sessionId === view.session?.id ? refuseAll(view) : []),
-    ...(isOut ? [{ do: "interrupt", id, sessionId: post.sessionId } as const] : []),
+    ...(isOut ? stop(view, String(id), post.sessionId) : []),
     { do: "finish", id, outcome: "cancelled" },
     ...(isGone ? [] : [{ do: "mark", id, envelope, stage: "cleared" } as const]),
   ];
 }
+
+/** Ends what Claude is at work on in a session. */
+export const stop = (view: View, subject: string, sessionId: string): Change[] => [
+  ...(sessionId === view.session?.id ? refuseAll(view) : []),
+  { do: "interrupt", subject, sessionId },
+];
 
 const goneOnText = "The person went on to something else.";
 

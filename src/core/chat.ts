@@ -4,7 +4,7 @@
  *
  *   from Signal   received ─┐                          ┌─▶ ask, confirm, interrupt   a durable post to Claude
  *   from Claude   logged   ─┼─▶ decide(view, fact) ────┼─▶ say, mark                 a durable message to Signal, with its reason
- *   from queues   failed,   │                          ├─▶ open, finish, tell        how one message of a person stands
+ *   from queues   failed, … │                          ├─▶ open, finish, tell        how one message of a person stands
  *                 gone      │                          └─▶ set, endSession …         the conversation
  *   from time     expired  ─┘
  *
@@ -19,7 +19,7 @@ import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.t
 import { say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, failed, finishTurn, gone, refuse } from "./endings.ts";
+import { deathOf, endStuck, failed, finishTurn, gone, refuse, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
@@ -44,6 +44,8 @@ function decideFact(view: View, fact: Fact): Change[] {
       return logged(view, fact);
     case "failed":
       return failed(view, fact);
+    case "refused":
+      return refusedAnswer(view, fact);
     case "gone":
       return gone(view, fact.session, fact.isElsewhere);
     case "expired":
@@ -180,6 +182,7 @@ function logged(view: View, { session, events }: Extract<Fact, { type: "logged" 
     ...(view.calls.length > 0 && events.some(isRest) ? [{ do: "look", sessionId: session.id } as const] : []),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own, view.turn) : []),
+    ...(own ? endStuck(view, session, own, events) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
   ];
 }

@@ -1,9 +1,11 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
-import { faultClass, nextTryMs, promptBounds } from "./backoff.ts";
-import { say } from "./changes.ts";
-import type { Change, Fact, Outcome, Prompt, View } from "./changes.ts";
+import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
+import { askSubject, waits } from "./approval.ts";
+import { say, stop } from "./changes.ts";
+import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import type { Envelope, Millis, Session, StopReason } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import { toolLine } from "./progress.ts";
 import { isAnnounced, refusalText, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
@@ -87,7 +89,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
   const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
   const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
   const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
-  const count = Object.values(tries).reduce((sum, one) => sum + one, 0);
+  // What is looked up goes on at Claude, and is no failure of the prompt.
+  const count = Object.values({ ...tries, lookup: 0 }).reduce((sum, one) => sum + one, 0);
   const isLasting = waitMs !== null && (lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs);
   const over = isFatal
     ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
@@ -95,7 +98,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
   const text = waitMs === null ? (over ?? sentence) : sentence;
   // Once; but a person who was promised an answer hears that none will come.
   const isTold =
-    waitMs === null || (told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
+    waitMs === null ||
+    (text !== undefined && told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
   return [
     ...(isTold && text !== undefined
       ? [
@@ -104,26 +108,98 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fac
         ]
       : []),
     ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
+    ...(kind === "busy" && tries.busy === stopAtTry && post && view.asks.length + view.calls.length === 0
+      ? stop(view, `busy:${id}`, post.sessionId)
+      : []),
+    // What is given up goes on nowhere.
+    ...(waitMs === null && !isLost && !isFatal && isUnderWay(post) ? stop(view, String(id), post.sessionId) : []),
     waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
   ];
 }
 
+/** What the session waits for, and does not show, is stopped before the last try. */
+const stopAtTry = promptBounds.busy.triesMax - 1;
+
+const isUnderWay = (post: Post | null): post is Post => post?.state === "posted" || post?.state === "waiting";
+
+/** Stops a turn that would go on, or wait, without an end, in words. */
+const giveUp = (view: View, { id, envelope }: Prompt, sessionId: string, text: string): Change[] => [
+  ...stop(view, String(id), sessionId),
+  say("end", id, text, { draftOf: id }),
+  { do: "finish", id, outcome: "failed" },
+  { do: "mark", id, envelope, stage: "failed" },
+];
+
+/** A turn that calls our tools over and over, or rests for what nobody can answer. */
+export function endStuck(view: View, session: Session, own: Prompt, events: readonly SessionEvent[]): Change[] {
+  const last = events.flatMap((event) => (event.type === "idle" ? event.stop : [])).at(-1);
+  const isOwn = view.turn?.kind === "waiting" || view.turn?.kind === "running";
+  if (!isOwn || last?.kind !== "requires_action") return [];
+  const { eventIds } = last;
+  const isStuck = eventIds.length === 0 || !view.canAnswer(session.id, eventIds);
+  if (!isStuck && view.callCount(session.id, own) < callsMax) return [];
+  const isCall = (event: SessionEvent): boolean => event.type === "tool_use" && event.isLocal;
+  const calls = events
+    .filter(isCall)
+    .map(({ id }): Change => ({ do: "dropCall", useId: id, reason: "It was stopped.", approver: null }));
+  return [...calls, ...giveUp(view, own, session.id, isStuck ? stuckText : loopText)];
+}
+
+const stuckText = "Claude waits for something that cannot be answered from here, so I have stopped it.";
+const loopText = `Claude used its tools ${callsMax} times for that message and found no end, so I have stopped it. Say "go on" if it should continue.`;
+
+/** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
+export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" }>): Change[] {
+  const { session, use, isResult, count, fault } = fact;
+  const [prompt] = view.head;
+  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
+  const subject = askSubject({ session }, use.id);
+  const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
+  if (!isOver && isResult) {
+    const text = "The result of this call could not be handed over.";
+    return [{ do: "result", sessionId: session.id, useId: use.id, text, isError: true }];
+  }
+  if (!isOver) {
+    const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
+    // It shows the question again, and takes an answer like it; its part is its own.
+    const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
+    const part = -(10 * (question?.number ?? 1) + count);
+    return [say("reminder", question?.subject ?? subject, text, { part }), ...(own ? waits(own) : [])];
+  }
+  const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
+  return [
+    ...stop(view, own ? String(own.id) : subject, session.id).filter(
+      (change) => change.do !== "confirm" || change.use.id !== use.id,
+    ),
+    say("refused", subject, told ?? promptBounds.answer.ending ?? "", { draftOf: own?.id ?? null }),
+    ...(own
+      ? ([
+          { do: "finish", id: own.id, outcome: "failed" },
+          { do: "mark", id: own.id, envelope: own.envelope, stage: "failed" },
+        ] as const)
+      : []),
+  ];
+}
+
 /**
- * The session is gone at Claude: what was under way there is asked anew in a fresh one, and the person is told; but a prompt of
+ * The session is gone at Claude: what was under way there is asked anew in a fresh one, once, and the person is told; but a prompt of
  * which it died is not asked again.
  */
 export function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
   const [prompt] = view.head;
   const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
-  if (own && view.lastError?.isTerminal)
-    return [
-      ...end,
-      ...failed(view, { type: "failed", id: own.id, fault: deathOf(view), hasSpoken: false, isLost: true }),
-    ];
+  // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
+  const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
+  const isTerminal = view.lastError?.isTerminal === true;
+  if (own && (isTerminal || tries.died >= promptBounds.died.triesMax)) {
+    const closed = new BridgeError("claude_failed", "Cannot finish the turn as its session is gone");
+    const fault = isTerminal ? deathOf(view) : toFault(closed);
+    return [...end, ...failed(view, { type: "failed", id: own.id, fault, hasSpoken: false, isLost: true })];
+  }
   return [
     ...end,
-    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries: own.post.tries, waitMs: 0 } as const] : []),
+    ...(own?.post ? [{ do: "again", id: own.id, isLost: true, tries, waitMs: 0 } as const] : []),
     ...(end.length > 0 ? [say("gone", session.id, goneText(isElsewhere))] : []),
   ];
 }

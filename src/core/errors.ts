@@ -196,6 +196,13 @@ export const errorTable = {
       chat: "Claude still waits for an answer to its question. Your message is safe and comes after it; /stop drops the question.",
     },
   ),
+  claude_running: backoff(
+    "The session is at work elsewhere",
+    "Nothing to do: the prompt goes out when it rests. /new starts another.",
+    {
+      chat: "Claude is still at work in this conversation, elsewhere. Your message is safe and comes after that.",
+    },
+  ),
   claude_settings: backoff(
     "The Claude API does not take the settings of this conversation",
     "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
@@ -312,7 +319,7 @@ export type BridgeErrorDetails = {
   readonly scope?: "recipient" | "account" | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
-  /** What Claude had said until its answer broke off. */
+  /** What Claude had said until its answer broke off; blank where it may have been asked, and nothing came. */
   readonly partial?: string | undefined;
   readonly cause?: unknown;
 };

@@ -2,7 +2,8 @@
  * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
  * which are written in the transaction that also writes the command. So no message ever waits behind a command.
  */
-import { refuseAll, withdraw, type Change, type Look, type View } from "./changes.ts";
+import { refuseAll, withdraw, type Change, type View } from "./changes.ts";
+import type { Look } from "./look.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";

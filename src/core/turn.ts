@@ -6,7 +6,7 @@
  *      │             requires_action  └── every ask answered, or it runs again
  *      │                          ▼  │
  *      │                        waiting
- *      └──── retries exhausted ──▶ flushed (it died unanswered: ask anew)
+ *      └──── retries exhausted ──▶ flushed (it died unanswered: ask anew; unless the log still has it after that)
  *
  * Events may arrive twice (stream, listing, after a crash) and from before the prompt: only what comes after the *processed*
  * prompt counts. The log's order is `processed_at`; where that ties, arrival decides, and a stop that was there before the
@@ -87,8 +87,12 @@ function track(progress: Progress, event: SessionEvent, withId: WithId): Progres
 
 function promptSeen(progress: Progress, at: Millis | null): Progress {
   const { kind, facts } = progress;
-  if (at === null || facts.promptAt !== null)
+  if (at === null || facts.promptAt !== null) {
+    // A flush leaves nothing in the queue: what is there after one was posted after it.
+    const isAlive = kind === "flushed" && facts.promptAt === null;
+    if (isAlive) return { kind: "queued", facts: { ...facts, isSeen: true, stopAt: null } };
     return facts.isSeen ? progress : { ...progress, facts: { ...facts, isSeen: true } };
+  }
   // Flushed on the strength of a stop that came before it was processed: it lives.
   const isDead = kind === "flushed" && facts.stopAt !== null && at < facts.stopAt;
   return { kind: isDead ? "flushed" : "running", facts: { ...facts, isSeen: true, promptAt: at } };

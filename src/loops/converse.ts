@@ -4,7 +4,7 @@
  */
 import type { Request } from "../claude/line.ts";
 import { promptBounds } from "../core/backoff.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import { isOwner } from "../core/inbound.ts";
 import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
@@ -94,7 +94,9 @@ async function postBatch(
     await untilWritten(bridge, "follow", signal, () => take(events));
   } catch (error) {
     if (signal.aborted) return;
-    if (!(error instanceof BridgeError) || !prompt || !isLastBreak(prompt, error)) throw error;
+    if (!(error instanceof BridgeError)) throw error;
+    if (!prompt && error.retry === "never") return batch.forEach((post) => chats.refused(post, toFault(error)));
+    if (!prompt || !isLastBreak(prompt, error)) throw error;
     chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
       { id: prompt.id, eventId: cutId(prompt) },
     ]);

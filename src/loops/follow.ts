@@ -8,12 +8,13 @@
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
  * transaction: entries, cursor, and what the decision makes of them.
  */
-import { backoffMs, defaultBackoff } from "../core/backoff.ts";
+import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
+import { listLog } from "./catchup.ts";
 import { converse } from "./converse.ts";
-import { listLog, mirror } from "./mirror.ts";
+import { mirror } from "./mirror.ts";
 import { waitOf, type Worker } from "./post.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
@@ -28,8 +29,6 @@ export interface FollowLoop extends Queue {
 
 /** Sessions that are followed at the same time. */
 const sessionsMax = 8;
-/** A turn goes on without its stream: looking again costs little, and long silent work must not make the answer late. */
-const streamBackoff = { ...defaultBackoff, capMs: 5_000 };
 
 export function createFollowLoop(bridge: Bridge): FollowLoop {
   const { store, line, lineOf } = bridge;
@@ -41,11 +40,11 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
     keys: () => [...new Set([...store.posts.dueSessions(), ...watched])],
     async work(sessionId, kill) {
       const session = store.sessions.get(sessionId);
-      if (!session) return null;
+      const isWatched = watched.delete(sessionId);
+      if (!session || (!isWatched && store.posts.open(sessionId).length === 0)) return null;
       const worker: Worker = { wake: () => undefined, waiting: [] };
       workers.set(sessionId, worker);
       try {
-        const isWatched = watched.delete(sessionId);
         const { remote } = lineOf(session);
         const waitMs = remote && (await mirror(bridge, remote, session, worker, isWatched, kill));
         if (remote === null) await converse(bridge, session, worker, kill);
@@ -90,35 +89,27 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
         return caughtUp.promise;
       }
       const { remoteId } = session;
-      await queue.hold(session.id, () => listLog(bridge, remote, session.id, remoteId, signal));
+      await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
     },
   };
 }
 
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
 function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
-  const { store, clock, chats, notices, random } = bridge;
+  const { store, clock, chats, notices, random, lineOf } = bridge;
   const fault = toFault(error);
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
   bridge.log.warn("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
-  const isElsewhere = bridge.lineOf(session).remote !== null;
-  const isQuiet = isElsewhere && (post?.eventId ?? null) !== null && error.code === "claude_stream_lost";
-  const ownMs = backoffMs(
-    { attempt, jitter: random(), retryAfterMs: error.retryAfterMs },
-    isQuiet ? streamBackoff : defaultBackoff,
-  );
-  if (!post || isQuiet) return ownMs;
+  const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
+  if (!post) return ownMs;
+  // A turn goes on at Claude without its stream.
+  const isLookUp = lineOf(session).remote !== null && post.eventId !== null && error.code === "claude_stream_lost";
+  if (!isLookUp) notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
+  const id = Number(post.subject);
   const hasSpoken = error.partial !== null;
-  const changes = chats.settle(session.chat, {
-    type: "failed",
-    id: Number(post.subject),
-    fault,
-    hasSpoken,
-    isLost: false,
-  });
-  notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
+  const changes = chats.settle(session.chat, { type: "failed", id, fault, hasSpoken, isLost: false });
   // A prompt that ended is no reason for the next one to wait.
   return waitOf(changes) ?? (changes.some((change) => change.do === "finish") ? 0 : ownMs);
 }

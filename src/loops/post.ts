@@ -1,5 +1,5 @@
 /** What a post needs before it goes out, whichever line it goes to. */
-import type { RemoteSession, Request, SessionView } from "../claude/line.ts";
+import type { Request, SessionView } from "../claude/line.ts";
 import { encodeMetadata } from "../core/metadata.ts";
 import type { Change } from "../core/changes.ts";
 import type { Millis, Session } from "../core/model.ts";
@@ -60,14 +60,16 @@ export async function viewOf({ config, store, toolsOf }: Bridge, session: Sessio
     model: text("model", config.model),
     effort: text("effort", config.effort),
     ...(await toolsOf(session)),
-    metadata: { ...encodeMetadata(context, session.stamps), "sb.schema": "1", "sb.id": session.id.slice(0, 8) },
+    metadata: { ...encodeMetadata(context, session.stamps), ...metadataOf(session.id) },
     history: () => store.log.newestFirst(session.id),
   };
 }
 
-/** The session is over at the API: nothing can be asked in it any more. */
-export const isOver = (there: RemoteSession | null): boolean =>
-  there === null || there.isArchived || there.status === "terminated";
+/** What a session is known by at the API, before its id there is known here. */
+export const metadataOf = (id: string): { readonly [key: string]: string } => ({
+  "sb.schema": "1",
+  "sb.id": id.slice(0, 8),
+});
 
 /** How long the prompt waits that a decision queued anew; null where it did not. */
 export const waitOf = (changes: readonly Change[]): Millis | null =>

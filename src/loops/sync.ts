@@ -16,7 +16,7 @@ import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import type { Bridge } from "./bridge.ts";
 import type { FollowLoop } from "./follow.ts";
-import { isOver } from "./post.ts";
+import { isOver, sweep } from "./lifetime.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
@@ -100,7 +100,7 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
     for (let session = todo.shift(); session; session = todo.shift()) await one(session);
   };
   await Promise.all(Array.from({ length: parallelMax }, work));
-  if (remote !== null && down === null) await removeForgotten(bridge, remote, signal);
+  if (remote !== null && down === null) await sweep(bridge, remote, signal);
   const at = clock.now();
   bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
   if (down !== null) throw down;
@@ -171,22 +171,6 @@ function patchOf(there: RemoteSession, merged: Context, stamps: Stamps) {
   const metadata = metadataPatch(there.metadata, encodeMetadata(merged, stamps));
   const title = typeof merged["title"] === "string" && merged["title"] !== there.title ? merged["title"] : undefined;
   return title === undefined && Object.keys(metadata).length === 0 ? null : { title, metadata };
-}
-
-/** Conversations that a person had deleted: there is nothing of them here but this. */
-async function removeForgotten(
-  { store: { settings }, log }: Bridge,
-  remote: Remote,
-  signal: AbortSignal,
-): Promise<void> {
-  for (const remoteId of settings.idsOf("forget"))
-    try {
-      await remote.remove(remoteId, signal);
-      settings.remove(`forget:${remoteId}`);
-    } catch (error) {
-      if (!(error instanceof BridgeError)) throw error;
-      log.warn("a session is still to be deleted at Claude", toFault(error));
-    }
 }
 
 /**

@@ -37,9 +37,11 @@ export async function listen({ host, port }: ListenAddress, handler: Handler): P
   server.on("connection", (socket: Socket) => {
     open.add(socket);
     socket.once("close", () => open.delete(socket));
-    // The longest open goes for the newest: a command of the owner's gets through a flood.
+    // The longest open goes for the newest: a command of the owner's gets through a flood. Of many that come at once, each has its own.
     const [oldest] = open;
-    if (open.size > connectionsMax) oldest?.destroy();
+    if (oldest === undefined || open.size <= connectionsMax) return;
+    open.delete(oldest);
+    oldest.destroy();
   });
   try {
     await new Promise<void>((resolve, reject) => {

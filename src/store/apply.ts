@@ -7,6 +7,7 @@
 import { askSubject } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, Stage } from "../core/changes.ts";
+import type { Fault } from "../core/errors.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -15,6 +16,7 @@ import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
 import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
+import type { PostRow } from "./posts.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
 import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
@@ -67,6 +69,7 @@ export function createChats(store: Store, world: Surroundings) {
         return settle(session.chat, { type: "logged", session: present, events: added });
       });
     },
+    refused: createRefusals(store, world, settle),
     /** Stores what was said already: nothing is decided about it. */
     keep: (session: Session, events: readonly SessionEvent[]): void =>
       store.db.transaction(() => void store.log.apply(session, events, world.now())),
@@ -93,6 +96,28 @@ export function createChats(store: Store, world: Surroundings) {
     },
     viewOf,
   };
+}
+
+type Settle = (chat: Chat, fact: Fact) => unknown;
+
+/**
+ * Claude does not take this answer, or this stop, and never will. What is answered elsewhere, or is being stopped, needs no other
+ * answer.
+ */
+function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surroundings, settle: Settle) {
+  return ({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void =>
+    db.transaction(() => {
+      const session = sessions.get(sessionId);
+      const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
+      const use = log.open(sessionId).uses.find((open) => open.id === useId);
+      const isStopped = posts.open(sessionId).some((post) => post.kind === "interrupt");
+      const isResult = kind === "result";
+      if (isResult && useId !== null) calls.markPosted(useId, world.now());
+      if (session?.state !== "active" || use === undefined || isStopped) return void posts.finish(id);
+      const count = (tries.answer ?? 0) + 1;
+      posts.reopen(id, { ...tries, answer: count });
+      settle(session.chat, { type: "refused", session, use, isResult, count, fault });
+    });
 }
 
 /** Resolves to the session that has new work, if one has. */
@@ -271,8 +296,8 @@ function createApply(store: Store, world: Surroundings) {
       posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
       return session.id;
     },
-    interrupt(_, { id, sessionId }) {
-      posts.add(sessionId, "interrupt", String(id), { kind: "interrupt" }, world.now());
+    interrupt(_, { subject, sessionId }) {
+      posts.add(sessionId, "interrupt", subject, { kind: "interrupt" }, world.now());
       return sessionId;
     },
   };

@@ -58,7 +58,7 @@ export type Calls = ReturnType<typeof createCalls>;
 
 /** Every method that moves a row answers whether it did. */
 export function createCalls(db: Database) {
-  const { one, many, run } = statements<Raw, Call>(db, columns, toCall);
+  const { one, many, run, get } = statements<Raw, Call>(db, columns, toCall);
   const isOne = (changes: number): boolean => changes === 1;
   return {
     /** False where it is known already: an event may be read twice. */
@@ -76,6 +76,9 @@ export function createCalls(db: Database) {
         .map(({ id }) => id),
     /** What is not posted yet, oldest first. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at`,
+    /** How often our tools were called for one prompt. */
+    count: (sessionId: string, turn: string): number =>
+      get<{ n: number }>`SELECT count(*) AS n FROM calls WHERE session_id = ${sessionId} AND turn = ${turn}`?.n ?? 0,
     /** The newest calls of a session, newest first. */
     list: (sessionId: string, most: number) =>
       many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC LIMIT ${most}`,

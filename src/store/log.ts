@@ -107,6 +107,12 @@ function createReads(db: Database) {
     /** The newest entry that gave the session this title. */
     renamed: (id: string, title: string) =>
       one`WHERE session_id = ${id} AND type = 'updated' AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`,
+    /** Of these, the tool uses that a person or this machine can answer. */
+    answerable: (id: string, eventIds: readonly string[]): string[] =>
+      all<{ id: string }>`SELECT id FROM events WHERE session_id = ${id} AND type = 'tool_use'
+        AND (body ->> '$.isAsk' OR body ->> '$.isLocal') AND id IN (SELECT value FROM json_each(${JSON.stringify(eventIds)}))`.map(
+        (row) => row.id,
+      ),
     /** This tool use has its confirmation or result. */
     isAnswered: (id: string, toolUseId: string): boolean =>
       get`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')

@@ -42,11 +42,12 @@ export function createPosts(db: Database, onAsked: () => void) {
   });
   const { one, many, run, get, all } = statements(db, select, toRow);
   return {
-    /** Nothing where the same request was made before. */
+    /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
       run`INSERT INTO posts (session_id, kind, subject, request, state, created_at)
         VALUES (${sessionId}, ${kind}, ${subject}, ${request && JSON.stringify(request)}, 'queued', ${now})
-        ON CONFLICT (kind, subject) DO NOTHING`,
+        ON CONFLICT (kind, subject) DO UPDATE SET state = 'queued', request = excluded.request
+        WHERE kind IN ('confirm', 'result') AND state = 'done' AND posted_at IS NULL`,
     get: (id: number) => one`WHERE id = ${id}`,
     /** The row of the inbox that was asked last in a session; null where nothing of ours was. */
     lastAsked(sessionId: string): number | null {
@@ -61,16 +62,15 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */
-    dueSessions: () =>
-      all<{ sessionId: string }>`
-        SELECT session_id AS sessionId FROM posts WHERE state <> 'done' AND state <> 'waiting' GROUP BY session_id ORDER BY min(id)`.map(
-        (row) => row.sessionId,
-      ),
+    dueSessions: (): string[] =>
+      all<{ id: string }>`SELECT session_id AS id FROM posts WHERE state <> 'done' AND state <> 'waiting'
+        GROUP BY session_id ORDER BY min(id)`.map(({ id }) => id),
     /** Some question waits for a person. */
     isWaiting: () => get`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
     isOpen: (id: number): boolean => get`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'` !== undefined,
     isConfirmed: (subject: string): boolean =>
-      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}` !== undefined,
+      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
+        AND (state <> 'done' OR posted_at IS NOT NULL)` !== undefined,
     setRequest: (id: number, request: Request) =>
       run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
@@ -88,7 +88,8 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** It is in the log. Anything but a prompt is over with that. */
     markPosted(id: number, eventId: string | null): void {
       run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
-        request = iif(kind = 'prompt', request, NULL) WHERE id = ${id} AND state <> 'done'`;
+        posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)), request = iif(kind = 'prompt', request, NULL)
+        WHERE id = ${id} AND state <> 'done'`;
       onAsked();
     },
     setWaiting: (inboxId: number, isWaiting: boolean) =>
@@ -102,19 +103,17 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** It surely did not arrive. */
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
-    finish: (id: number) => run`UPDATE posts SET state = 'done', request = NULL WHERE id = ${id}`,
-    /** As if it had not been: what it answered is unanswered. */
-    remove: (id: number) => run`DELETE FROM posts WHERE id = ${id}`,
+    finish: (id: number) =>
+      run`UPDATE posts SET state = 'done', request = NULL, posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)) WHERE id = ${id}`,
+    /** As if it had never gone out (no time says that it did): what it answered is unanswered. Its tries are kept. */
+    reopen: (id: number, tries: Post["tries"]) =>
+      run`UPDATE posts SET state = 'done', request = NULL, posted_at = NULL, tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finishPrompt: (inboxId: number) =>
       run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
     /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */
-    mappedEventIds: (sessionId: string) =>
-      new Set(
-        all<{
-          id: string;
-        }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(
-          ({ id }) => id,
-        ),
-      ),
+    mappedEventIds: (sessionId: string): string[] =>
+      all<{
+        id: string;
+      }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(({ id }) => id),
   };
 }

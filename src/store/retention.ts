@@ -55,15 +55,19 @@ export function forget(db: Database, now: Millis): void {
   if (blanked > 0) db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
-/** Every table but the transport's own. */
+/** Every table but the transport's own; its sessions at Claude are owed a deletion, which the next sync does. */
 export function forgetAll(db: Database): void {
   const sql =
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'signal_*'";
   const tables = db.all<{ name: string }>(sql);
+  const owed = db.all<{ id: string }>("SELECT remote_id AS id FROM sessions WHERE remote_id IS NOT NULL");
   db.transaction(() => {
     db.exec("PRAGMA defer_foreign_keys = ON");
     for (const { name } of tables) db.exec(`DELETE FROM "${name}"`);
+    for (const { id } of owed) db.run("INSERT INTO settings (key, value) VALUES (?, '1')", `forget:${id}`);
   });
+  // The log of changes still holds what was said.
+  db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
 /** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/sync.ts`: a minute). */

@@ -1,6 +1,7 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
 import { askSubject, usesIn } from "../core/approval.ts";
-import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
+import type { Ask, Post, Prompt, Stage, View } from "../core/changes.ts";
+import type { Look } from "../core/look.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey, ownProgram } from "../core/model.ts";
@@ -142,6 +143,8 @@ export function createView(store: Store, world: Surroundings) {
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],
       calls: calls.map(toUse),
+      callCount: (sessionId, prompt) => store.calls.count(sessionId, String(prompt.id)),
+      canAnswer: (sessionId, eventIds) => log.answerable(sessionId, eventIds).length === eventIds.length,
       isOwner: world.isOwner,
       granted: session
         ? store.db.read(() => JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[])

@@ -46,6 +46,8 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => native.exchange(some(60, 5)),
   () => native.memory(some(20_000, 400)),
   () => repeat(some(3, 1), native.linkAndIdle),
+  () => native.flood(some(2_000, 100), {}),
+  () => native.flood(some(2_000, 100), { BUN_JSC_useJIT: "0" }),
   () => inside.commitCost("at the end", some(400, 100)),
 ];
 

@@ -55,7 +55,7 @@ export function residentMegabytes(pid: number): number {
 }
 
 /** CPU time of a process so far in ms. **Source:** proc(5), stat fields 14 and 15, in ticks of 10 ms. */
-function cpuMs(pid: number): number {
+export function cpuMs(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
     .replace(/^.*\) /su, "")
     .split(" ");

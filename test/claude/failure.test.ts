@@ -45,6 +45,7 @@ describe("failures of the Claude API", () => {
     message: secret,
     ...more,
   });
+  const again = (isSo: boolean) => ({ headers: { "x-should-retry": String(isSo) } });
   const html = (code: number): Fault => status(code, undefined, { body: `<html>${secret}</html>` });
 
   const table: readonly [name: string, fault: Fault, code: ErrorCode][] = [
@@ -100,6 +101,17 @@ describe("failures of the Claude API", () => {
     ["503", status(503), "claude_unreachable"],
     ["529", status(529, "overloaded_error"), "claude_overloaded"],
     ["529, compaction", status(529, "overloaded_error", { errorCode: "compaction_unavailable" }), "claude_overloaded"],
+    ["500, not again", status(500, "api_error", again(false)), "claude_request"],
+    ["409, not again", status(409, "invalid_request_error", again(false)), "claude_request"],
+    ["401, not again", status(401, "authentication_error", again(false)), "claude_key"],
+    ["429, not again", status(429, "rate_limit_error", again(false)), "claude_rate_limited"],
+    ["529, not again", status(529, "overloaded_error", again(false)), "claude_overloaded"],
+    ["400, again", status(400, "invalid_request_error", again(true)), "claude_unreachable"],
+    [
+      "400, context, again",
+      status(400, "invalid_request_error", { message: "prompt is too long", ...again(true) }),
+      "claude_context",
+    ],
     ["502 from a proxy", html(502), "claude_unreachable"],
     ["403 from a portal", html(403), "claude_protocol"],
     ["404 from a wrong server", html(404), "claude_protocol"],

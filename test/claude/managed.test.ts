@@ -349,7 +349,7 @@ describe("managed", () => {
     double.engine.accept(session, { type: "user.message", content: [{ type: "text", text: "slow" }] });
     await settled(() => session.status === "running");
     const line = start({ toolPolicy: "off" });
-    expect(await codeOf(line.post(view, [prompt("next")], () => {}, never))).toBe("claude_busy");
+    expect(await codeOf(line.post(view, [prompt("next")], () => {}, never))).toBe("claude_running");
     gate.open();
     await settled(() => session.status === "idle");
     for (const text of ["next", "and next"]) await line.post(view, [prompt(text)], () => {}, never);
@@ -368,7 +368,9 @@ describe("managed", () => {
   });
 
   test("gives a project's session tools of ours in place of the sandbox, and the web", async () => {
-    const local = createLocal({ line: start() }, { tools: [readTool] });
+    const line = start();
+    const local = createLocal({ line }, { tools: [readTool] });
+    expect(line.hasSandbox(local.view())).toBe(false);
     const session = double.engine.need(await local.create());
     expect(session.tools).toEqual([
       {

@@ -10,6 +10,7 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
+import { reminderTools } from "../../src/loops/reminders.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { pass } from "../contract/line.ts";
@@ -48,7 +49,18 @@ async function open(kind: Kind, script: Script) {
       Promise.resolve(
         kind === "messages"
           ? createMessagesLine({ api, clock, newId, hasWebSearch: true })
-          : createManagedLine({ api, clock, model, effort, system, toolPolicy, memory, random, log: quietLog }),
+          : createManagedLine({
+              api,
+              clock,
+              model,
+              effort,
+              system,
+              toolPolicy,
+              tools: reminderTools,
+              memory,
+              random,
+              log: quietLog,
+            }),
       ),
   });
   const texts = (): string[] => signal.screen().map(({ text }) => text);
@@ -80,7 +92,7 @@ const json = (body: object): Fault => ({
   headers: { "content-type": "application/json" },
   body: JSON.stringify(body),
 });
-const naked = (...frames: object[]): ReturnType<Script> =>
+const naked = (...frames: object[]): { sse: string }[] =>
   frames.map((frame) => ({ sse: `data: ${JSON.stringify(frame)}\n\n` }));
 const begin = { type: "message_start", message: {} };
 const said = (text: string) => ({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text } });
@@ -132,6 +144,30 @@ const localCases: readonly Case[] = [
     beats: naked(begin, stop("max_tokens")),
   },
   {
+    name: "an answer that is lost, each time",
+    requests: 3,
+    hears: /broke off three times/u,
+    faults: Array.from({ length: 9 }, (): Fault => ({ kind: "lose" })),
+  },
+  {
+    name: "an error in place of an answer",
+    requests: 1,
+    hears: /too long[\s\S]*\/new/u,
+    faults: [json({ type: "error", error: { type: "invalid_request_error", message: "prompt is too long" } })],
+  },
+  {
+    name: "index -1, no usage, comments and CRLF",
+    requests: 1,
+    hears: /^odd$/u,
+    beats: [
+      { sse: ": a comment\r\n\r\n" },
+      ...naked({ type: "message_start", message: { usage: null } }, { ...said("odd"), index: -1 }).map(({ sse }) => ({
+        sse: sse.replaceAll("\n", "\r\n"),
+      })),
+      ...naked({ ...stop("end_turn"), usage: null }),
+    ],
+  },
+  {
     name: "fields that are not taken",
     requests: 2,
     hears: /^fine$/u,
@@ -139,6 +175,19 @@ const localCases: readonly Case[] = [
   },
 ];
 const bothCases: readonly Case[] = [
+  { name: "a blank answer", requests: 1, hears: /finished without a message/u, beats: [{ say: "  " }] },
+  {
+    name: "a refusal",
+    requests: 1,
+    hears: /declined/u,
+    beats: [{ stop: { kind: "refusal", category: "cyber" } }],
+  },
+  {
+    name: "a fault of the server that it says will last",
+    requests: 1,
+    hears: /could not take that message/u,
+    faults: [{ kind: "status", status: 500, type: "api_error", headers: { "x-should-retry": "false" } }],
+  },
   {
     name: "a context that is too long",
     requests: 1,
@@ -201,7 +250,9 @@ for (const [kind, cases] of [
           isBad && beats ? beats : [{ say: "fine" }],
         );
         write("hello");
-        for (const fault of faults) double.fail(/POST .*(messages|events)$/u, fault);
+        const pattern = /POST .*(messages|events)$/u;
+        const whileBad = { test: (line: string) => isBad && pattern.test(line) } as RegExp;
+        for (const fault of faults) double.fail(whileBad, fault);
         await until("an end in words", () => hears.test(texts().join("\n")) && posts() >= requests);
         expect(posts()).toBe(requests);
         isBad = false;
@@ -212,6 +263,51 @@ for (const [kind, cases] of [
       },
     );
   });
+
+test.each(["until stopped", "for ever"] as const)(
+  "a session that waits for what its log does not show, %s: three requests, with a stop before the last",
+  async (waits) => {
+    const { double, texts, until, write } = await open("sessions", (prompt) => [{ say: `re: ${prompt}` }]);
+    write("hello");
+    await until("the answer", () => texts().includes("re: hello"));
+    const [session] = [...double.engine.sessions.values()];
+    if (session) session.waitsUnseen = waits;
+    const before = double.requests.length;
+    const types = (): string[] =>
+      double.requests
+        .slice(before)
+        .flatMap(({ method, path, body }) =>
+          method === "POST" && path.endsWith("/events")
+            ? (body as { events: { type: string }[] }).events.map(({ type }) => type)
+            : [],
+        );
+    write("and now?");
+    await until("an end", () => texts().length > 1);
+    expect(types()).toEqual(["user.message", "user.message", "user.interrupt", "user.message"]);
+    if (waits === "until stopped") return expect(texts().at(-1)).toBe("re: and now?");
+    expect(texts().at(-1)).toContain("Send /new");
+    write("/new");
+    write("again");
+    await until("the next answer", () => texts().includes("re: again"));
+  },
+);
+
+test("a session that cannot be made is tried once for a message, and not again without one", async () => {
+  const { double, texts, until, write, clock } = await open("sessions", () => [{ say: "fine" }]);
+  let isBad = true;
+  const pattern = { test: (line: string) => isBad && line.endsWith("POST /v1/sessions") } as RegExp;
+  for (let fault = 0; fault < 9; fault++) double.fail(pattern, refusal("strange"));
+  write("hello");
+  await until("the end", () => texts().length > 0);
+  const makings = (): number =>
+    double.requests.filter(({ method, path }) => `${method} ${path}` === "POST /v1/sessions").length;
+  const endsAt = clock.monotonic() + 600_000;
+  await until("ten minutes", () => clock.monotonic() > endsAt);
+  expect(makings()).toBe(1);
+  isBad = false;
+  write("and now?");
+  await until("the next answer", () => texts().includes("fine"));
+});
 
 test("a session whose making was never answered is found again, and is no second one", async () => {
   const { double, texts, until, write } = await open("sessions", () => [{ say: "fine" }]);
@@ -253,6 +349,23 @@ test("an answer kept here that only pings is said to be late within two minutes,
   expect(texts().slice(1).join()).toContain("broke off three times");
   expect(posts()).toBe(3);
 });
+
+test.each(["messages", "sessions"] as const)(
+  "an answer of megabytes is ten messages at most, the last with the rest as one file, and is asked for once: %s",
+  async (kind) => {
+    const piece = "word ".repeat(200_000);
+    const { texts, until, write, posts, signal } = await open(kind, (prompt) =>
+      prompt === "much" ? [{ write: Array.from({ length: 12 }, () => piece) }] : [{ say: "fine" }],
+    );
+    write("much");
+    await until("the file", () => texts().some((text) => text.includes("The rest of this answer is in")));
+    expect(posts()).toBe(1);
+    expect(signal.screen().length).toBeLessThanOrEqual(10);
+    write("and now?");
+    await until("the next answer", () => texts().includes("fine"));
+    expect(signal.screen().length).toBeLessThanOrEqual(11);
+  },
+);
 
 test("a conversation costs one post and one stream a turn, whatever came before", async () => {
   const { double, texts, until, write } = await open("sessions", (prompt) => [{ say: `re: ${prompt}` }]);

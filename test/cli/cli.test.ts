@@ -94,6 +94,21 @@ describe("the command line", () => {
     expect((await signalman("link --name")).code).toBe(2);
   });
 
+  test("shows what was given without what moves a cursor: a command, an option, a variable, a value", async () => {
+    const evil = "\u001b[2J\u202e";
+    for (const args of [
+      evil,
+      `status --${evil}`,
+      `sessions show ${evil}`,
+      `status --transport ${evil}`,
+      "config show",
+    ]) {
+      const { out, err } = await signalman(args, { env: { [`SIGNALMAN_${evil}`]: "x" } });
+      expect(err).toContain("\ufffd");
+      expect(out + err).not.toMatch(/(?!\n)[\p{Cc}\p{Bidi_Control}]/u);
+    }
+  });
+
   test("says its version", async () => {
     for (const args of ["--version", "-V", "version"])
       expect(await signalman(args)).toMatchObject({

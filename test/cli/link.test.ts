@@ -1,6 +1,6 @@
 /** `signalman link` as a person meets it, over a scripted link; the real one is in test/native and test/e2e. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openLink } from "../../src/cli/adapters.ts";
@@ -95,23 +95,40 @@ describe("link", () => {
     expect(forgotten).toBe(times);
   });
 
-  test("what goes with an account is everything that was said, in every table", async () => {
+  test("what goes with an account is everything that was said: every table, every folder, the sessions at Claude; and that is no loss", async () => {
     const { io } = createTerminal();
     const store = await openStore(home, { isExclusive: true });
     const made = store.sessions.create("s1", { kind: "self" }, "sessions", { title: "secret" }, {}, 1);
+    store.sessions.setRemote("s1", "sesn_1");
     store.log.apply(made, [{ id: "e1", at: 1, type: "prompt", text: "secret" }], 1);
     store.outbox.add("send", "k", 0, { kind: "self" }, plainText("secret"), 1);
     store.settings.set("welcomed:someone", "1");
+    store.generation.advance();
     store.close();
+    for (const folder of ["chats", "outgoing", "undo"]) {
+      mkdirSync(join(home, folder));
+      writeFileSync(join(home, folder, "file"), "secret");
+    }
     {
       await using stack = new AsyncDisposableStack();
       const cli = { ...io, flags: {}, signal: new AbortController().signal };
       (await openLink(depsOf(cli, configOf(cli), stack))).forget();
     }
     const left = await openStore(home, { isExclusive: true });
-    for (const table of ["sessions", "events", "outbox", "settings"])
-      expect(left.db.all(`SELECT * FROM ${table}`)).toEqual([]);
+    const tables = left.db.all<{ name: string }>(
+      "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'",
+    );
+    expect(tables.length).toBeGreaterThan(20);
+    for (const { name } of tables.filter((table) => table.name !== "settings"))
+      expect(left.db.all(`SELECT * FROM ${name}`), name).toEqual([]);
+    expect(left.db.all("SELECT key FROM settings ORDER BY key")).toEqual([
+      { key: "forget:sesn_1" },
+      { key: "generation" },
+    ]);
+    expect(left.generation.isSetBack()).toBe(false);
     left.close();
+    const holds = (name: string): boolean => readFileSync(join(home, name)).includes("secret");
+    expect(readdirSync(home).filter(holds)).toEqual([]);
   });
 
   test.each([

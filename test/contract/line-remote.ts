@@ -60,7 +60,7 @@ export function remoteLineContract(name: string, setup: () => Promise<Bench>): v
     test("says that it does not know what became of a post that is not echoed", async () => {
       await local.create();
       world.dropEcho();
-      expect(await codeOf(local.ask("hello"))).toBe("claude_stream_lost");
+      expect(await codeOf(local.ask("hello"))).toBe("claude_protocol");
       expect(world.prompts(local.remoteId())).toEqual(["hello"]);
     });
 

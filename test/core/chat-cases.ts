@@ -72,6 +72,8 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   asks: [],
   granted: [],
   calls: [],
+  callCount: () => 0,
+  canAnswer: () => true,
   isOwner: () => true,
   lastError: null,
   hasReply: () => true,
@@ -146,6 +148,15 @@ export const failed = (code: ErrorCode, more: Partial<Extract<Fact, { type: "fai
   isLost: false,
   ...more,
 });
+export const refused = (count: number, more: Partial<Extract<Fact, { type: "refused" }>> = {}): Fact => ({
+  type: "refused",
+  session,
+  use: use("a"),
+  isResult: false,
+  count,
+  fault: toFault(new BridgeError("claude_request", "it is not taken")),
+  ...more,
+});
 export const gone: Extract<Fact, { type: "gone" }> = { type: "gone", session, isElsewhere: false };
 export const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "answer" };
 
@@ -175,7 +186,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   unschedule: ({ id }) => `unschedule ${id}`,
   reschedule: ({ id, dueAt }) => `reschedule ${id} ${dueAt - at}`,
   grant: ({ tools }) => `grant ${tools.join(" ")}`,
-  interrupt: ({ id }) => `interrupt ${id}`,
+  interrupt: ({ subject }) => `interrupt ${subject}`,
   endSession: ({ id }) => `end ${id}`,
   resumeSession: ({ id }) => `resume ${id}`,
   set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
@@ -234,6 +245,17 @@ export const table: {
       posting: ["again 1 going on"],
       posted: ["again 1 going on"],
       waiting: ["again 1 going on"],
+    },
+  ],
+  refused: [
+    "Claude does not take the answer to its question",
+    refused(1),
+    {
+      nothing: ["say reminder s:a"],
+      queued: ["say reminder s:a"],
+      posting: ["say reminder s:a"],
+      posted: ["say reminder s:a", "wait 1", "mark 1 waiting"],
+      waiting: ["say reminder s:a"],
     },
   ],
   gone: [

@@ -123,6 +123,8 @@ function createTheirs() {
 const listing = ({ stream }: There): SessionEvent[] =>
   inLogOrder(stream.filter(({ id }, index) => !stream.slice(index + 1).some((later) => later.id === id)));
 
+const isFlush = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "retries_exhausted";
+
 async function createWorld() {
   const rig = await createChatRig({ emojiOf: (stage) => (stage === "cleared" ? null : stage) });
   const theirs = createTheirs();
@@ -217,7 +219,9 @@ async function createWorld() {
       if (id === undefined || !there) return;
       const from = Math.max(0, there.heard - back);
       there.heard = Math.min(there.stream.length, there.heard + 1 + (n % 5));
-      deliver(id, there.stream.slice(from, there.heard));
+      const events = there.stream.slice(from, there.heard);
+      // What a flush left in the queue is known by the log alone.
+      deliver(id, events.some(isFlush) ? [...events, ...listing(there)] : events);
     },
     list(n: number): void {
       const id = nth([...theirs.sessions.keys()], n);
@@ -272,9 +276,6 @@ async function createWorld() {
   };
 
   function postNext(id: string, n: number): void {
-    // The follower lists before it posts. Where it hears only afterwards that a turn of others was flushed, it takes that for its own.
-    const isFlush = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "retries_exhausted";
-    if (theirs.of(id).stream.slice(theirs.of(id).heard).some(isFlush)) list(id);
     const queued = rig.store.posts.open(id).filter(({ state }) => state === "queued");
     const post = queued.find(({ kind }) => kind !== "prompt") ?? queued[0];
     const session = rig.store.sessions.get(id);
@@ -286,6 +287,10 @@ async function createWorld() {
     const request: Request = post.request ?? { kind: "prompt", text: textOf(post), files: [] };
     if (post.request === null) rig.store.posts.setRequest(post.id, request);
     if (n % 7 === 0) return failOf(post, "claude_unreachable");
+    if (n % 11 === 0 && request.kind !== "prompt") {
+      const fault = toFault(new BridgeError("claude_request", "it is not taken"));
+      return rig.chats.refused({ ...post, request }, fault);
+    }
     const echo = request.kind === "prompt" ? askOnce(there, post, textOf(post)) : null;
     if (request.kind === "confirm") theirs.confirm(there, request.toolUseId, request.isAllowed);
     if (request.kind === "interrupt") theirs.interrupt(there);

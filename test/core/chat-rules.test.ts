@@ -20,6 +20,7 @@ import {
   thumb,
   logged,
   failed,
+  refused,
   gone,
   decided,
   changeOf,
@@ -59,6 +60,9 @@ const facts: readonly Fact[] = [
     (code) => failed(code),
   ),
   { ...gone, isElsewhere: true },
+  refused(2),
+  refused(1, { isResult: true }),
+  refused(2, { isResult: true }),
 ];
 const views: readonly View[] = [
   ...Object.values(standings),
@@ -135,16 +139,17 @@ test("rule 3: a decision is a pure function of what it is told", () => {
 });
 
 /** The first fault of each class, as a request meets it. */
-const faults: { readonly [Kind in FaultClass]: readonly [ErrorCode, Partial<View>] } = {
+const faults: { readonly [Kind in Exclude<FaultClass, "answer">]: readonly [ErrorCode, Partial<View>] } = {
   refused: ["claude_request", {}],
   outage: ["claude_unreachable", {}],
   lookup: ["claude_stream_lost", {}],
   broken: ["claude_stream_lost", { isAskedAnew: true }],
   died: ["claude_failed", {}],
+  busy: ["claude_busy", {}],
   fatal: ["claude_failed", { lastError: { code: "x", isTerminal: true } }],
 };
 
-test.each(Object.entries(faults) as [FaultClass, readonly [ErrorCode, Partial<View>]][])(
+test.each(Object.entries(faults) as [keyof typeof faults, readonly [ErrorCode, Partial<View>]][])(
   "rule 8: every retry counts, by the class of its fault, and has an end, in words: %s",
   (kind, [code, more]) => {
     let [told, tries]: [string | null, Post["tries"]] = [null, {}];
@@ -166,6 +171,19 @@ test.each(Object.entries(faults) as [FaultClass, readonly [ErrorCode, Partial<Vi
     }
   },
 );
+
+test("rule 8: an answer that Claude does not take is asked for again, as often as its class allows; then the turn is stopped, in words", () => {
+  const { triesMax } = promptBounds.answer;
+  for (const view of views)
+    for (const isResult of [false, true])
+      for (let count = 1; count <= triesMax; count++) {
+        const changes = decide(view, refused(count, { isResult }));
+        const isLast = count === triesMax;
+        expect(changes.some((change) => change.do === "interrupt")).toBe(isLast);
+        expect(changes.some((change) => change.do === "result")).toBe(isResult && !isLast);
+        expect(changes.some((change) => change.do === "say")).toBe(!isResult || isLast);
+      }
+});
 
 test("rule 8: faults of one class do not use up the tries of another", () => {
   const tries = { outage: 500, lookup: 300, died: 1 };

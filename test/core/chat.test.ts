@@ -7,7 +7,7 @@ import { textContent } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
-import { promptBounds } from "../../src/core/backoff.ts";
+import { callsMax, promptBounds } from "../../src/core/backoff.ts";
 import type { Session, SessionEvent, StopReason } from "../../src/core/model.ts";
 import {
   at,
@@ -30,6 +30,7 @@ import {
   quoting,
   logged,
   failed,
+  refused,
   gone,
   reply,
   decided,
@@ -291,6 +292,59 @@ describe("when a person answers", () => {
   });
 });
 
+describe("when Claude rests for our side", () => {
+  const rest = (...eventIds: string[]): SessionEvent => idle({ kind: "requires_action", eventIds });
+  const stopped = ["interrupt 1", "say end 1", "finish 1 failed", "mark 1 failed"];
+  test("for what nobody can answer: the turn is stopped, in words", () => {
+    for (const stop of [rest(), rest("x")]) {
+      const view = { ...standings.posted, turn: log(processed, stop), canAnswer: () => false };
+      expect(decided(view, logged(stop))).toEqual([...stopped, "ask 2"]);
+    }
+    expect(
+      decided(
+        { ...standings.posted, canAnswer: () => false, turn: log({ ...processed, at: null }) },
+        logged(rest("x")),
+      ),
+    ).toEqual([]);
+  });
+  test("once more after all that a prompt may call: the call is dropped, and the turn stopped", () => {
+    const call = { ...use("c"), isAsk: false, isLocal: true };
+    const view = (count: number): View => ({
+      ...standings.posted,
+      turn: log(processed, call, rest("c")),
+      callCount: () => count,
+    });
+    expect(decided(view(callsMax - 1), logged(call, rest("c")))).toEqual(["call c"]);
+    expect(decided(view(callsMax), logged(call, rest("c")))).toEqual(["call c", "c dropped", ...stopped, "ask 2"]);
+  });
+});
+
+describe("when Claude does not take an answer", () => {
+  test("its person is told which question to answer once more", () =>
+    expect(textsOf(standings.posted, refused(1))).toEqual([expect.stringMatching(/^Claude did not take.*make a/u)]));
+  test("a result goes once more, as one that could not be handed over", () =>
+    expect(decided(standings.posted, refused(1, { isResult: true }))).toEqual([
+      "result of a: The result of this call could not be handed over.",
+    ]));
+  test.each([false, true])("twice: the turn is stopped, and its person hears (a result: %p)", (isResult) => {
+    const two = { ...standings.posted, asks: [ask("a", 50), ask("b", 51)] };
+    expect(decided(two, refused(2, { isResult }))).toEqual([
+      "no to b",
+      "interrupt 1",
+      "say refused s:a",
+      "finish 1 failed",
+      "mark 1 failed",
+    ]);
+    expect(textsOf(two, refused(2, { isResult }))).toEqual([expect.stringContaining("twice")]);
+  });
+  test("the reason is told where it has words of its own", () => {
+    const fault = toFault(new BridgeError("claude_context", "it is too long"));
+    expect(textsOf(standings.posted, refused(2, { fault }))).toEqual([expect.stringContaining("too long")]);
+  });
+  test("of a turn of another device too", () =>
+    expect(decided(viewOf([], { asks: [ask("a", 50)] }), refused(2))).toEqual(["interrupt s:a", "say refused s:a"]));
+});
+
 describe("when a command comes", () => {
   test.each([
     [
@@ -388,6 +442,28 @@ describe("when a request fails", () => {
       "mark 1 failed",
       "finish 1 failed",
     ]));
+  test("a session that waits for what its log does not show is stopped before the last try", () => {
+    const busy = (count: number, more: Partial<View> = {}): string[] =>
+      decided(
+        viewOf([prompt(1, "queued", { post: { sessionId: "s", state: "queued", tries: { busy: count } } })], more),
+        failed("claude_busy"),
+      );
+    expect(busy(0)).toEqual(["again 1 going on"]);
+    expect(busy(1)).toEqual(["interrupt busy:1", "again 1 going on"]);
+    expect(busy(1, { asks: [ask("a", 50)] })).toEqual(["again 1 going on"]);
+    expect(busy(2)).toEqual(["say told 1", "tell 1 claude_busy", "mark 1 failed", "finish 1 failed"]);
+  });
+  test("what is given up while Claude works on it is stopped there", () => {
+    const tries = { lookup: promptBounds.lookup.triesMax - 1 };
+    const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } })]);
+    expect(decided(view, failed("claude_stream_lost"))).toEqual([
+      "say told 1",
+      "tell 1 claude_stream_lost",
+      "mark 1 failed",
+      "interrupt 1",
+      "finish 1 failed",
+    ]);
+  });
   test("who was told that an answer comes hears that none does", () =>
     expect(decided(tried({ outage: 5 }, {}, "claude_overloaded"), failed("claude_request"))).toContain("say failed 1"));
   test("the fault of a prompt that is over, or is not the oldest, changes nothing", () => {

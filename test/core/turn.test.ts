@@ -47,6 +47,16 @@ describe("trackTurn", () => {
       [prompt("p", null), running(5), reply("r", 6), idle("i", 7), prompt("p", 5), reply("r", 6), idle("i", 7)],
       { kind: "ended" },
     ],
+    [
+      "a flush that is heard after the prompt is seen, and left it in the queue, was that of another turn",
+      [prompt("p", null), idle("i", 4, exhausted), idle("i", 4, exhausted), prompt("p", null)],
+      { kind: "queued" },
+    ],
+    [
+      "a flush after which the prompt is not in the queue any more was its own",
+      [prompt("p", null), idle("i", 4, exhausted), idle("i", 4, exhausted)],
+      { kind: "flushed" },
+    ],
     ["a refusal is an end", [prompt("p", 5), idle("i", 6, { kind: "refusal", category: null })], { kind: "ended" }],
     [
       "a prompt of somebody else in the same turn changes nothing",

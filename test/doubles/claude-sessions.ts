@@ -36,6 +36,8 @@ export type DoubleSession = {
   readonly listeners: Set<Listener>;
   pending: Map<string, () => void>;
   stop: AbortController;
+  /** It waits for what its log does not show. */
+  waitsUnseen: "until stopped" | "for ever" | null;
   /** A turn is at work, though the status may say that it rests for an answer. */
   isPlaying: boolean;
 };
@@ -52,6 +54,8 @@ export type EngineOptions = {
   fileLagMs: number;
   script: Script;
 };
+
+type Stop = { readonly type: string; readonly details?: object };
 
 export type Engine = ReturnType<typeof createEngine>;
 
@@ -113,7 +117,7 @@ export function createEngine(options: EngineOptions) {
     return uses.map((use) => append(session, "agent.tool_use", { ...use, ...evaluation }));
   };
 
-  const play = async (session: DoubleSession, beats: readonly Beat[]): Promise<object | "terminated"> => {
+  const play = async (session: DoubleSession, beats: readonly Beat[]): Promise<Stop | "terminated"> => {
     const { signal } = session.stop;
     const stopped = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
     for (const beat of beats) {
@@ -155,8 +159,7 @@ export function createEngine(options: EngineOptions) {
       } else if ("stop" in beat) {
         const { stop } = beat;
         if (stop.kind === "refusal") {
-          rest(session, { type: "refusal" }, { type: "refusal", category: stop.category, explanation: null });
-          return "terminated";
+          return { type: stop.kind, details: { type: "refusal", category: stop.category, explanation: null } };
         }
         return { type: stop.kind };
       } else {
@@ -178,7 +181,7 @@ export function createEngine(options: EngineOptions) {
     session.status = "running";
     session.isPlaying = true;
     append(session, "session.status_running");
-    let stop: object | "terminated" = { type: "end_turn" };
+    let stop: Stop | "terminated" = { type: "end_turn" };
     for (let prompt = session.queue.shift(); prompt; prompt = session.queue.shift()) {
       prompt = { ...prompt, processed_at: nowIso() };
       session.log.push(prompt);
@@ -188,11 +191,11 @@ export function createEngine(options: EngineOptions) {
       const text = content.flatMap((block) => (block.type === "text" ? [block.text ?? ""] : [])).join("");
       stop = await play(session, options.script(withoutTimeLine(text)));
       if (stop === "terminated") return;
-      if ((stop as { type: string }).type === "retries_exhausted") session.queue.length = 0;
-      if ((stop as { type: string }).type !== "end_turn") break;
+      if (stop.type === "retries_exhausted") session.queue.length = 0;
+      if (stop.type !== "end_turn") break;
     }
     session.isPlaying = false;
-    rest(session, stop);
+    rest(session, { type: stop.type }, stop.details);
     if (session.queue.length > 0) void run(session);
   };
 
@@ -201,6 +204,7 @@ export function createEngine(options: EngineOptions) {
       | { type: string }
       | undefined;
     if (session.status === "idle" && last?.type === "budget_reached") throw badRequest("the budget is used up");
+    if (session.waitsUnseen !== null) throw badRequest("waiting on responses to events [sevt_unseen]");
     if (session.pending.size > 0)
       throw badRequest(`waiting on responses to events [${[...session.pending.keys()].join(", ")}]`);
     const event = { type: "user.message", id: newId("sevt"), content };
@@ -247,6 +251,7 @@ export function createEngine(options: EngineOptions) {
         pending: new Map(),
         stop: new AbortController(),
         isPlaying: false,
+        waitsUnseen: null,
       };
       sessions.set(session.id, session);
       return session;
@@ -260,6 +265,7 @@ export function createEngine(options: EngineOptions) {
         case "user.interrupt":
           // Taken a moment later: until then what is asked for is asked for.
           session.stop.abort();
+          if (session.waitsUnseen === "until stopped") session.waitsUnseen = null;
           return append(session, "user.interrupt");
         case "user.custom_tool_result": {
           const toolUseId = text(event["custom_tool_use_id"]);

@@ -206,7 +206,7 @@ async function at<T>(wire: Wire, point: Point, signal: AbortSignal, work: () => 
       throw unreachable;
     case "unechoed":
       work();
-      throw new BridgeError("claude_stream_lost", `Cannot follow ${point} as the world does not say what became of it`);
+      throw new BridgeError("claude_protocol", `Cannot follow ${point} as the world does not say what became of it`);
     case "hang":
       await wire.clock.sleep(headersTimeoutMs, signal);
       throw unreachable;

@@ -5,7 +5,7 @@ import type { ClaudeApi } from "../../src/claude/api.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { openStage, type Stage } from "../e2e/stage.ts";
-import { isSettled, openBench } from "../sim/bench.ts";
+import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
 let stage: Stage | null = null;
 afterEach(async () => {
@@ -197,4 +197,68 @@ test("a command that Claude would have to hear of ends within seconds while Clau
     "Stopped.",
     expect.stringContaining("Nothing waits for an answer"),
   ]);
+});
+
+test.each(["archived", "ended without a reason", "deleted"])(
+  "a prompt whose session is %s each time is asked twice, and ends in words; the next message is answered",
+  async (how) => {
+    const there: { bench: Bench | null } = { bench: null };
+    await using bench = await openBench({
+      script(prompt) {
+        const world = there.bench?.world;
+        const session = world?.sessions().at(-1);
+        if (prompt !== "bad" || !world || !session) return [{ say: `re: ${prompt}` }];
+        queueMicrotask(() => {
+          if (how === "deleted") return world.delete(session.id);
+          world.archive(session.id);
+          if (how === "archived") return;
+          session.isArchived = false;
+          const event = { id: `over ${session.id}`, at: bench.clock.now(), type: "terminated" } as const;
+          session.log.push(event);
+          for (const listener of session.listeners) listener({ kind: "event", event });
+        });
+        return [{ hold: new Promise<void>(() => undefined) }];
+      },
+    });
+    there.bench = bench;
+    bench.signal.owner.write("bad");
+    await bench.until("the end", () => isSettled(bench));
+    expect(bench.posts).toEqual(["bad", "bad"]);
+    expect(bench.texts()).toEqual([
+      expect.stringMatching(how === "ended without a reason" ? /broke off/u : /closed elsewhere/u),
+      expect.stringContaining("failed on that message, twice"),
+    ]);
+    bench.signal.owner.write("good");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().at(-1)).toBe("re: good");
+  },
+);
+
+test("a model that calls a tool over and over is stopped after a hundred calls, in words; the next message is answered", async () => {
+  const call = { call: "local_read", input: {} } as const;
+  await using bench = await openBench({
+    script: (prompt) => (prompt === "round" ? Array.from({ length: 300 }, () => call) : [{ say: `re: ${prompt}` }]),
+  });
+  bench.signal.owner.write("round");
+  await bench.until("the end", () => isSettled(bench));
+  await bench.pass(600_000);
+  const results = bench.world.sessions().flatMap(({ log }) => log.filter(({ type }) => type === "tool_result"));
+  expect(results.length).toBeLessThanOrEqual(101);
+  expect(bench.texts()).toEqual([expect.stringContaining("used its tools 100 times")]);
+  bench.signal.owner.write("good");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: good");
+});
+
+test("a turn that rests for what nobody can answer is stopped, in words; the next message is answered", async () => {
+  await using bench = await openBench({
+    script: (prompt) =>
+      prompt === "odd" ? [{ stop: { kind: "requires_action", eventIds: ["sevt_odd"] } }] : [{ say: `re: ${prompt}` }],
+  });
+  bench.signal.owner.write("odd");
+  await bench.until("the end", () => isSettled(bench));
+  expect(bench.texts()).toEqual([expect.stringContaining("cannot be answered from here")]);
+  bench.signal.owner.write("good");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: good");
 });

@@ -1,6 +1,7 @@
 /** The one reader of a session's log: what it tells, when it stops, and what it leaves alone. */
 import { expect, test } from "bun:test";
 import { BridgeError } from "../../src/core/errors.ts";
+import { boundary } from "../doubles/clock.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 import type { Script } from "../doubles/scripted.ts";
 
@@ -112,4 +113,100 @@ test("a question that nobody answers ends as a no, in a life that saw the clock 
   await bench.until("its end", () => isSettled(bench));
   expect(bench.texts().some((text) => text.includes("not answered in time"))).toBe(true);
   expect(bench.texts().at(-1)).toBe("done");
+});
+
+/** Another device's turn dies; what the stream tells of it, and of all that follows, is held back until `tell`, or lost by `cut`. */
+async function openDying() {
+  const bench = await openBench({
+    script: (prompt) =>
+      prompt === "elsewhere" ? [{ fail: "x_error", retry: "exhausted" }] : [{ say: `re: ${prompt}` }],
+  });
+  bench.signal.owner.write("hello");
+  await bench.until("an answer", () => isSettled(bench));
+  const { line } = bench.claude();
+  const { remote, post } = line;
+  if (remote === null) throw new Error("no remote");
+  const told = Promise.withResolvers<"told" | "cut">();
+  // It dies after our log was read, and before our prompt comes.
+  line.post = async (session, ...rest) => {
+    bench.world.post(session.remoteId ?? "", "elsewhere");
+    await boundary();
+    return post(session, ...rest);
+  };
+  const { open, list } = remote;
+  let isSplit = false;
+  Object.assign(remote, {
+    async open(...args: Parameters<typeof open>) {
+      const frames = await open(...args);
+      return (async function* () {
+        for await (const frame of frames) {
+          if ((await told.promise) === "cut") return;
+          // Each by itself.
+          await bench.clock.sleep(100, new AbortController().signal);
+          yield frame;
+        }
+      })();
+    },
+    /** One entry a page, where it is wanted. */
+    async *list(...args: Parameters<typeof list>) {
+      for await (const page of list(...args)) yield* isSplit ? page.map((event) => [event]) : [page];
+    },
+  });
+  return {
+    bench,
+    tell: () => told.resolve("told"),
+    /** The stream ends, and the log is listed entry by entry. */
+    cut(): void {
+      Object.assign(remote, { open });
+      isSplit = true;
+      told.resolve("cut");
+    },
+    [Symbol.asyncDispose]: () => bench[Symbol.asyncDispose](),
+  };
+}
+const own = (bench: Bench): number => bench.posts.filter((text) => text === "mine").length;
+const isEchoed = (bench: Bench): boolean =>
+  bench.daemon().store.posts.lastAsked(bench.daemon().store.sessions.active("self")?.id ?? "") === 2;
+
+test("the flush of another turn that is heard after the echo of our prompt is not the prompt's: it is asked once", async () => {
+  await using dying = await openDying();
+  const { bench, tell } = dying;
+  bench.signal.owner.write("mine");
+  await bench.until("the post", () => own(bench) === 1 && isEchoed(bench));
+  await bench.pass(1_000);
+  tell();
+  await bench.until("the answer", () => isSettled(bench));
+  await bench.pass(minuteMs);
+  expect(own(bench)).toBe(1);
+  expect(bench.texts()).toEqual(["re: hello", "re: mine"]);
+});
+
+test("nor where a listing has it, page by page", async () => {
+  await using dying = await openDying();
+  const { bench, cut } = dying;
+  bench.signal.owner.write("mine");
+  await bench.until("the post", () => own(bench) === 1 && isEchoed(bench));
+  await bench.pass(1_000);
+  cut();
+  await bench.until("the answer", () => isSettled(bench));
+  await bench.pass(minuteMs);
+  expect(own(bench)).toBe(1);
+  expect(bench.texts()).toEqual(["re: hello", "re: mine"]);
+});
+
+test("what was made at Claude for a conversation that was forgotten meanwhile is deleted by the next sync", async () => {
+  await using bench = await openBench();
+  bench.signal.owner.write("hello");
+  await bench.until("an answer", () => isSettled(bench));
+  bench.signal.owner.write("/new");
+  bench.claude().fail("create", { kind: "lose" });
+  bench.claude().fail("find", { kind: "refuse", code: "claude_unreachable" });
+  bench.signal.owner.write("again");
+  await bench.until("the making", () => bench.world.sessions().length === 2);
+  bench.signal.owner.write("/forget");
+  await bench.until("its answer", () => bench.texts().some((text) => /delete|forg/iu.test(text)));
+  await bench.pass(31 * minuteMs);
+  expect(bench.world.sessions()).toHaveLength(1);
+  const { settings } = bench.daemon().store;
+  expect([...settings.idsOf("creating"), ...settings.idsOf("forget")]).toEqual([]);
 });

@@ -76,25 +76,50 @@ test("no proxy of the environment sees what stays on this machine", async () => 
   proxy.close();
 });
 
-test("a flood of idle connections takes no descriptor that the daemon needs", async () => {
-  running = await start(env);
-  await running.state("CONNECTED");
-  const { hostname, port } = new URL(running.url);
+/** The program under a shell's words, until it says that it is connected; where it listens, and its whole log. */
+async function startUnder(words: string) {
+  const child = Bun.spawn(["sh", "-c", `${words}; exec "$0" "$@"`, ...command, "run"], {
+    env: { PATH: process.env["PATH"], SIGNALMAN_WELCOME: "false", ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" },
+    stderr: "pipe",
+  });
+  let said = "";
+  const connected = Promise.withResolvers<void>();
+  void (async () => {
+    for await (const piece of child.stderr.pipeThrough(new TextDecoderStream())) {
+      said += piece;
+      if (said.includes('"state":"CONNECTED"') && said.includes("status server listens")) connected.resolve();
+    }
+  })();
+  await connected.promise;
+  return { child, said: () => said, url: new URL(/"url":"([^"]+)"/u.exec(said)?.[1] ?? "") };
+}
+
+test("a flood of connections, idle or half asked, takes no descriptor that the daemon needs, however few it has", async () => {
+  const { child, said, url } = await startUnder("ulimit -n 128");
   const sockets: Socket[] = [];
-  for (let round = 0; round < 4; round++)
-    await new Promise<void>((resolve) => {
+  const flood = (): Promise<void> =>
+    new Promise((resolve) => {
       let settled = 0;
       for (let count = 0; count < 250; count++) {
-        const socket = connect(Number(port), hostname);
+        const socket = connect(Number(url.port), url.hostname);
         const settle = (): void => void (++settled === 250 && resolve());
         socket.once("connect", settle).on("error", settle).resume();
+        if (count % 2 === 0) socket.write("GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ");
         sockets.push(socket);
       }
     });
+  for (let round = 0; round < 4; round++) {
+    await flood();
+    signal.phoneWrites(`round ${round}`);
+    let text = "";
+    while (!text.includes(`round ${round}`)) text = (await signal.nextSent()).text;
+  }
   expect((await runOnce(["send", "self", "hello"], env)).code).toBe(0);
-  expect((await fetch(`${running.url}/health`)).status).toBe(200);
-  expectJsonLog(running);
+  expect((await fetch(`${url.origin}/health`)).status).toBe(200);
+  expect(said()).not.toContain("EMFILE");
   for (const socket of sockets) socket.destroy();
+  child.kill("SIGKILL");
+  await child.exited;
 });
 
 test("a terminal that closes stops it in order; under nohup it stays", async () => {
@@ -102,14 +127,7 @@ test("a terminal that closes stops it in order; under nohup it stays", async () 
   await running.state("CONNECTED");
   expect(await running.stop("SIGHUP")).toBe(0);
   expect(running.output()).toContain('"message":"stopped"');
-  const program = `trap '' HUP; exec "$0" "$@"`;
-  const child = Bun.spawn(["sh", "-c", program, ...command, "run"], {
-    env: { PATH: process.env["PATH"], ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" },
-    stderr: "pipe",
-  });
-  const reader = child.stderr.getReader();
-  let said = "";
-  while (!said.includes("CONNECTED")) said += new TextDecoder().decode((await reader.read()).value);
+  const { child } = await startUnder("trap '' HUP");
   child.kill("SIGHUP");
   expect((await runOnce(["status"], env)).code).toBe(0);
   child.kill("SIGKILL");

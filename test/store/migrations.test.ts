@@ -117,7 +117,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
     expect(rig.store.inbox.get(5)?.told).toBe("claude_overloaded");
     rig.chats.tellAll({ type: "started" });
     expect(posts()).toEqual([...old, "8 queued s-group -"]);
-    expect(rig.store.posts.mappedEventIds("s-self")).toEqual(new Set(["p1", "p2"]));
+    expect(rig.store.posts.mappedEventIds("s-self")).toEqual(["p1", "p2"]);
   });
 
   test("open prompts are open, with every time of sending that names them; the rest has its one outcome", async () => {

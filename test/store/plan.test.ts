@@ -72,7 +72,7 @@ const posts: Calls<Posts> = {
   again: [1, "s", true, { died: 1 }],
   markQueued: [1],
   finish: [1],
-  remove: [0],
+  reopen: [1, { answer: 1 }],
   finishPrompt: [1],
   mappedEventIds: ["s"],
 };
@@ -138,6 +138,7 @@ const log: Calls<Log> = {
   open: ["s"],
   at: ["s", "e"],
   renamed: ["s", "title"],
+  answerable: ["s", ["t"]],
   isAnswered: ["s", "t"],
   hasReplySince: ["s", "e"],
   lastOfType: ["s", "usage"],

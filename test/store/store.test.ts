@@ -164,7 +164,7 @@ describe("the posts", () => {
     expect(standing()).toMatchObject({ state: "posting", request: prompt, postedAt: 5, eventId: null });
     store.posts.markPosted(id, "e1");
     expect(standing()).toMatchObject({ state: "posted", eventId: "e1", request: prompt });
-    expect(store.posts.mappedEventIds("s")).toEqual(new Set(["e1"]));
+    expect(store.posts.mappedEventIds("s")).toEqual(["e1"]);
     store.posts.setWaiting(7, true);
     expect(standing()?.state).toBe("waiting");
     expect([store.posts.isWaiting(), store.posts.dueSessions()]).toEqual([true, []]);

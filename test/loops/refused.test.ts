@@ -1,0 +1,205 @@
+/** Claude does not take an answer of ours, a yes or a result: it is given again a counted number of times, and then over, in words. */
+import { expect, test } from "bun:test";
+import type { Line, Request } from "../../src/claude/line.ts";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import type { SessionEvent } from "../../src/core/model.ts";
+import type { Script } from "../doubles/scripted.ts";
+import { openStage } from "../e2e/stage.ts";
+import { isSettled, openBench, type Bench } from "../sim/bench.ts";
+
+const minuteMs = 60_000;
+const script: Script = (prompt) =>
+  prompt === "work"
+    ? [{ ask: "bash", input: { command: "rm one" } }, { say: "worked" }]
+    : prompt === "work twice"
+      ? [{ asks: ["rm one", "rm two"].map((command) => ({ name: "bash", input: { command } })) }, { say: "worked" }]
+      : prompt === "look"
+        ? [{ call: "local_read", input: { file_path: "a" } }, { say: "looked" }]
+        : [{ say: `re: ${prompt}` }];
+
+/** Of these kinds the line refuses the first `times`; resolves to what it was asked. */
+function refuse(bench: Bench, kind: Request["kind"], times: number): Request[] {
+  const { line } = bench.claude();
+  const { post } = line;
+  const seen: Request[] = [];
+  line.post = (session, requests, ...rest) => {
+    const own = requests.filter((request) => request.kind === kind);
+    seen.push(...own);
+    if (own.length === 0 || seen.length > times) return post(session, requests, ...rest);
+    return Promise.reject(new BridgeError("claude_request", "Cannot post as Claude does not take it"));
+  };
+  return seen;
+}
+const isSaid = (bench: Bench, words: string) => (): boolean => bench.texts().some((text) => text.includes(words));
+const stages = (bench: Bench): string[] =>
+  bench.world
+    .sessions()
+    .flatMap(({ log }) =>
+      log.flatMap((event) => (event.type === "confirmation" || event.type === "tool_result" ? event.type : [])),
+    );
+
+async function openAsking(times: number) {
+  const bench = await openBench({ script });
+  const seen = refuse(bench, "confirm", times);
+  bench.signal.owner.write("work");
+  await bench.until("the question", isSaid(bench, "rm one"));
+  await bench.pass(1_000);
+  bench.signal.owner.write("yes");
+  await bench.until("the word", isSaid(bench, "answer once more"));
+  await bench.pass(10 * minuteMs);
+  return { bench, seen, [Symbol.asyncDispose]: () => bench[Symbol.asyncDispose]() };
+}
+
+test("a yes that Claude does not take is asked for once more, by its question; the second is taken", async () => {
+  await using stage = await openAsking(1);
+  const { bench, seen } = stage;
+  expect(seen).toHaveLength(1);
+  expect(bench.texts().slice(1)).toEqual([expect.stringMatching(/did not take that answer.*rm one/u)]);
+  bench.signal.owner.write("yes");
+  await bench.until("the end", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("worked");
+  expect(stages(bench)).toEqual(["confirmation", "tool_result"]);
+});
+
+test("a yes that Claude never takes is over after two, in words: the turn is stopped, and the next message is answered", async () => {
+  await using stage = await openAsking(99);
+  const { bench, seen } = stage;
+  await bench.kill();
+  await bench.start();
+  const again = refuse(bench, "confirm", 99);
+  await bench.until("the line", () => bench.state() === "CONNECTED");
+  bench.signal.owner.write("yes");
+  await bench.until("the end", () => isSettled(bench));
+  await bench.pass(10 * minuteMs);
+  expect(seen.length + again.length).toBe(2);
+  expect(bench.texts().slice(2)).toEqual([expect.stringContaining("twice, so I have stopped it")]);
+  expect(bench.world.sessions().map(({ status }) => status)).toEqual(["idle"]);
+  bench.signal.owner.write("hello");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: hello");
+});
+
+test("of a question with numbers each that was not taken is asked for once more", async () => {
+  await using bench = await openBench({ script });
+  // The two together, and then each by itself.
+  refuse(bench, "confirm", 4);
+  bench.signal.owner.write("work twice");
+  await bench.until("the question", isSaid(bench, "rm two"));
+  await bench.pass(1_000);
+  bench.signal.owner.write("yes");
+  await bench.until("the words", () => bench.texts().filter((text) => text.includes("once more")).length === 2);
+  await bench.pass(1_000);
+  bench.signal.owner.write("yes");
+  await bench.until("the end", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("worked");
+});
+
+test("a no of time alone that is never taken ends as well", async () => {
+  await using bench = await openBench({ script, flags: { approvalMinutes: "2" } });
+  const seen = refuse(bench, "confirm", 99);
+  bench.signal.owner.write("work");
+  await bench.until("the question", isSaid(bench, "rm one"));
+  await bench.pass(20 * minuteMs);
+  expect(seen).toHaveLength(2);
+  expect(isSettled(bench)).toBe(true);
+  expect(bench.texts().at(-1)).toContain("I have stopped it");
+});
+
+test("a result that Claude does not take goes once more, in a few words, and the turn goes on", async () => {
+  await using bench = await openBench({ script });
+  const seen = refuse(bench, "result", 1);
+  bench.signal.owner.write("look");
+  await bench.until("the end", () => isSettled(bench));
+  expect(seen).toHaveLength(2);
+  expect(seen[1]).toMatchObject({ isError: true, text: expect.stringContaining("could not be handed over") });
+  expect(bench.texts()).toEqual(["looked"]);
+});
+
+test("a result that Claude never takes is over after two, in words, and no wake posts it again", async () => {
+  await using bench = await openBench({ script });
+  const seen = refuse(bench, "result", 99);
+  bench.signal.owner.write("look");
+  await bench.until("the end", () => isSettled(bench));
+  for (let wake = 0; wake < 5; wake++) {
+    bench.signal.owner.write("/status");
+    await bench.pass(2 * minuteMs);
+  }
+  expect(seen).toHaveLength(2);
+  expect(bench.texts().filter((text) => text.includes("twice, so I have stopped it"))).toHaveLength(1);
+  bench.signal.owner.write("hello");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toBe("re: hello");
+});
+
+test("of a session that is over, nothing is wrong with the answer: what was asked there is asked anew", async () => {
+  await using stage = await openAsking(1);
+  const { bench } = stage;
+  bench.world.archive(bench.world.sessions()[0]?.id ?? "");
+  bench.signal.owner.write("yes");
+  await bench.until("the question, in a fresh session", () => bench.world.sessions()[1]?.asks.length === 1);
+  expect(bench.texts().some((text) => text.includes("closed elsewhere"))).toBe(true);
+});
+
+/** The conversation is kept here: `look` calls a tool of ours, and its result fails with this. */
+async function openKept(code: ErrorCode, partial?: string) {
+  const asked: string[] = [];
+  const stage = await openStage({
+    flags: { reactions: "off" },
+    line(clock): Line {
+      let count = 0;
+      const missing = (): Promise<never> => Promise.reject(new BridgeError("claude_models_unlisted", "Cannot list"));
+      return {
+        name: "messages",
+        remote: null,
+        hasSandbox: () => false,
+        check: () => Promise.resolve(),
+        models: missing,
+        model: () => Promise.resolve(null),
+        async post(_session, requests) {
+          asked.push(requests.map(({ kind }) => kind).join("+"));
+          const at = clock.now();
+          const entry = <E extends object>(event: E) => ({ id: `e${++count}`, at, ...event });
+          const entries: SessionEvent[] = requests.flatMap((request): SessionEvent[] => {
+            if (request.kind === "prompt") return [entry({ type: "prompt", text: request.text } as const)];
+            const isError = true;
+            return request.kind === "result"
+              ? [entry({ type: "tool_result", toolUseId: request.toolUseId, isError } as const)]
+              : [];
+          });
+          const end = (): SessionEvent => entry({ type: "idle", stop: { kind: "end_turn" } } as const);
+          if (requests.some(({ kind }) => kind === "interrupt")) return [...entries, end()];
+          if (requests.some(({ kind }) => kind === "result"))
+            throw new BridgeError(code, "Cannot ask Claude as it fails", { partial });
+          if (!requests.some((request) => request.kind === "prompt" && request.text.endsWith("look")))
+            return [...entries, entry({ type: "reply", text: "fine" } as const), end()];
+          const tool = { type: "tool_use", name: "local_read", input: {}, isAsk: false, isLocal: true } as const;
+          const use = entry(tool);
+          const stop = { kind: "requires_action", eventIds: [use.id] } as const;
+          return [...entries, use, entry({ type: "idle", stop } as const)];
+        },
+      };
+    },
+  });
+  return { stage, asked, [Symbol.asyncDispose]: () => stage.close() };
+}
+
+test.each([
+  ["claude_request", ["result", "result"], /twice, so I have stopped it/u],
+  ["claude_context", ["result", "result"], /too long for the model/u],
+  ["claude_stream_lost", ["result", "result", "result"], /broke off three times/u],
+] as const)(
+  "kept here: a result that fails with %s ends in words, after a counted number of requests",
+  async (code, results, words) => {
+    await using kept = await openKept(code);
+    const { stage, asked } = kept;
+    stage.write("look");
+    await stage.pass(3_600);
+    stage.write("/status");
+    await stage.pass(600);
+    expect(asked.filter((kinds) => !kinds.includes("interrupt"))).toEqual(["prompt", ...results]);
+    expect(stage.texts().slice(0, -1)).toEqual([expect.stringMatching(words)]);
+    stage.write("hello");
+    await stage.pass(60);
+    expect(stage.texts().at(-1)).toBe("fine");
+  },
+);
