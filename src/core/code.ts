@@ -97,14 +97,18 @@ function moveCode(lines: string[], at: number, end: number, prefix: string): boo
   const isQuote = prefix.includes(">");
   const width = widthOf(prefix);
   const depthOf = (line: string): number => (isQuote && /^\s*>/.test(line) ? width : widthOf(spaceOf(line)));
-  const missing = lines
-    .slice(at + 1, end + 1)
-    .map((line) => (line.trim() === "" ? 0 : Math.max(0, width - depthOf(line))));
+  const below = lines.slice(at + 1, end + 1);
+  const missing = below.map((line) => (line.trim() === "" ? 0 : Math.max(0, width - depthOf(line))));
   const [first = 0] = missing;
   const last = missing.at(-1) ?? 0;
-  // Where the code begins in its place, but does not end there, what fell out is prose.
-  if (first === 0 && last > 0 && missing.slice(0, -1).some((columns) => columns > 0)) return false;
-  const all = first > 0 && missing.length > 1 ? Math.max(...missing.slice(0, -1)) : 0;
+  const most = missing.slice(0, -1).reduce((a, b) => Math.max(a, b), 0);
+  // Where the code begins in its place, but does not end there, what fell out is prose; so is what holds another fence.
+  if (
+    most > 0 &&
+    ((first === 0 && last > 0) || below.some((line, index) => /^ *(?:```|~~~)\s*\w/.test(line) && missing[index]))
+  )
+    return false;
+  const all = first > 0 ? most : 0;
   for (const [index, columns] of missing.entries()) {
     const line = lines[at + 1 + index] ?? "";
     const shift = index === missing.length - 1 ? columns : Math.max(all, columns);

@@ -305,6 +305,11 @@ describe("a fence takes nothing with it", () => {
       "•\ncat <<E\na\nE\n• b",
       "cat <<E\na\nE",
     ],
+    "without an end in its item, before another": [
+      "- ```sh\na\n\n**b**\n\n```js\nc\n```\n**d**",
+      "•\n\na\n\nb\n\nc\n\nd",
+      "c",
+    ],
     "without an end in its item": ["- ```\n  a\n\nb\n\n```\nc\n```\nd", "•\na\n\nb\n\nc\n\nd", "a", "c"],
     "with its end at the margin": ["- x\n  ```sh\n  a\n```\n**b**", "• x\na\n\nb", "a"],
     "in a quote": ["> ```\n> a\n> ```\n**b**", "a\n\nb", "a"],
