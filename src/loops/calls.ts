@@ -8,11 +8,10 @@
  */
 import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import { ownProgram, type Chat, type JsonValue, type Millis, type Session } from "../core/model.ts";
+import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
-import { changesIn, lookAt, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { chatFolder, instructionsOf, openFolder, openPlace, type Project } from "../projects/folders.ts";
-import { definitionsOf } from "../projects/tools.ts";
+import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
+import { chatFolder, openPlace, type Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -102,7 +101,7 @@ async function workOn(
   }
   const executor = await deps.executor();
   if (call.state === "seen") {
-    const plan = await lookAt(project, call, executor);
+    const plan = await executor.workplace.look(project, call, executor);
     if (plan.verdict === "asks") {
       const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
       const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
@@ -180,23 +179,13 @@ export async function toolsOf(
   if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
   if (project === undefined) return { tools: reminderTools, system: config.system };
   try {
-    const { home } = await executor();
-    const folder = await openFolder(project.folder, home);
-    if ("refusal" in folder)
-      return {
-        tools: reminderTools,
-        system: `${config.system}\n\nThe project ${project.name} cannot be opened: ${folder.refusal}`,
-      };
-    const tools = (await definitionsOf(project)).map(({ name, description, input_schema }) => ({
-      name,
-      description,
-      inputSchema: input_schema as { readonly [key: string]: JsonValue },
-      isOfMachine: true,
-    }));
-    return {
-      tools: [...tools, ...reminderTools],
-      system: `${config.system}\n\n${await instructionsOf(project, folder.root)}`,
-    };
+    const deps = await executor();
+    const told = await deps.workplace.describe(project, deps);
+    const { tools, words } =
+      "refusal" in told
+        ? { tools: [], words: `The project ${project.name} cannot be opened: ${told.refusal}` }
+        : { tools: told.tools.map((tool) => ({ ...tool, isOfMachine: true })), words: told.instructions };
+    return { tools: [...tools, ...reminderTools], system: `${config.system}\n\n${words}` };
   } catch (error) {
     log.warn("a project cannot be opened", { project: project.name, ...toFault(error) });
     throw error instanceof BridgeError

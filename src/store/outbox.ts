@@ -122,7 +122,10 @@ export function createOutbox(db: Database) {
     pending(): { readonly count: number; readonly oldestAt: Millis | null } {
       const open = get<{ count: number; oldestAt: Millis | null }>`
         SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL`;
-      const count = (open?.count ?? 0) - shown.size;
+      // One that the transaction at work records is counted as done already.
+      const isOpen = (id: number): boolean =>
+        get`SELECT 1 FROM outbox WHERE id = ${id} AND done_at IS NULL` !== undefined;
+      const count = (open?.count ?? 0) - [...shown.keys()].filter(isOpen).length;
       return { count, oldestAt: count > 0 ? (open?.oldestAt ?? null) : null };
     },
   };

@@ -50,7 +50,7 @@ test("an edit shows a unified diff, is done after the yes, and once", async () =
   const plan = await rig.question(id);
   if (plan.verdict !== "asks") throw new Error("it should ask");
   expect(plan.title).toBe("edit a.txt (+1 −1)");
-  expect(plan.detail).toBe("--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three\n");
+  expect(plan.detail).toBe("--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three");
   expect(get("a.txt")).toContain("two");
   expect((await rig.run(id)).content).toContain("must be asked");
   expect(get("a.txt")).toContain("two");
@@ -452,7 +452,7 @@ test("the definitions have the SDK's schemas under our names, and run only where
     "local_edit",
     "local_run",
   ]);
-  expect(Object.keys(all[4]?.input_schema["properties"] ?? {})).toEqual([
+  expect(Object.keys(all[4]?.inputSchema["properties"] ?? {})).toEqual([
     "file_path",
     "old_string",
     "new_string",

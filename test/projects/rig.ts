@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { lookAt, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
+import { createOrder, folders, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
 import type { Project } from "../../src/projects/folders.ts";
 import type { Sandbox } from "../../src/projects/runner.ts";
 import { createUndo } from "../../src/projects/undo.ts";
@@ -35,6 +35,8 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
   const deps: ExecutorDeps = {
     calls,
     undo,
+    workplace: folders,
+    inOrder: createOrder(),
     sandbox,
     home,
     env,
@@ -71,7 +73,7 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
   };
   /** The question, as the owner sees it. */
   async function question(id: string) {
-    const plan = await lookAt(project, rowOf(id), deps);
+    const plan = await folders.look(project, rowOf(id), deps);
     if (plan.verdict === "asks") calls.ask(id, plan.basis, systemClock.now());
     return plan;
   }
