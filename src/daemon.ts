@@ -27,6 +27,7 @@ import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
+import type { Workplace } from "./projects/executor.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
@@ -51,6 +52,8 @@ export type DaemonDeps = {
   readonly self?: readonly string[];
   /** The environment that commands of projects take listed variables from. */
   readonly env?: NodeJS.ProcessEnv;
+  /** Where calls of projects are done; tests hand in their own. */
+  readonly workplace?: Workplace;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
 };

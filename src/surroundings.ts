@@ -2,11 +2,13 @@
 import type { ModelInfo } from "./claude/line.ts";
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
+import { errorRow } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
 import type { CallDeps, createGrants } from "./loops/calls.ts";
+import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
 import { createGuests } from "./store/allowed.ts";
@@ -19,21 +21,23 @@ type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | 
   readonly isChecked?: boolean;
   readonly self?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
+  readonly workplace?: Workplace;
 };
 
 /** What calls of our own tools need; the sandbox is looked for when it is first needed. */
 export function createCallDeps(
-  { config, clock, store, env = {}, self = [] }: Base,
+  { config, clock, store, env = {}, self = [], workplace }: Base,
   isGranted: (project: string) => boolean,
 ): CallDeps {
   let found: ReturnType<CallDeps["executor"]> | null = null;
   const find = async () => {
-    const { findSandbox } = await import("./projects/runner.ts");
     const { createUndo } = await import("./projects/undo.ts");
     const { home } = config;
     const undo = createUndo(home, store.kept, clock);
-    const sandbox = await findSandbox(clock, env["PATH"] ?? "");
-    return { calls: store.calls, undo, sandbox, home, env, clock, self, isGranted };
+    const given = { calls: store.calls, undo, home, env, clock, self, isGranted, inOrder: createOrder() };
+    if (workplace !== undefined) return { ...given, workplace, sandbox: { kind: "none", why: "a test" } as const };
+    const { findSandbox } = await import("./projects/runner.ts");
+    return { ...given, workplace: folders, sandbox: await findSandbox(clock, env["PATH"] ?? "") };
   };
   return { home: config.home, projects: config.projects, executor: () => (found ??= find()) };
 }
@@ -58,8 +62,8 @@ export function surroundings(
   { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
 ): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
+  let claude: string | null = null;
+  notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
   let models: readonly ModelInfo[] = [];
   notices.on("synced", () => {
     if (models.length > 0) return;
@@ -104,9 +108,10 @@ export function surroundings(
       defaultEffort: config.effort,
       isModelFixed: line.remote !== null,
       situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
+        const { count } = store.outbox.pending();
+        const wrong = [stateName() === "CONNECTED" ? [] : "Signal is being connected", claude ?? []].flat();
+        const verdict = wrong.length === 0 ? "✅ Everything works." : `⚠️ ${wrong.join(". ")}.`;
+        return count === 0 ? verdict : `${verdict}\nStill to be sent: ${count}`;
       },
     },
   };

@@ -11,7 +11,7 @@ import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
 import { claudeFailure, nullFor, type Site } from "./failure.ts";
 import type { ModelInfo } from "./line.ts";
-import { pingsOnlyMs, readBody, readFrames } from "./stream.ts";
+import { pingsOnlyMs, readBody, readFrames, streamBytesMax } from "./stream.ts";
 
 export type ApiOptions = {
   /** Without a key and a token every call fails with `claude_key`. */
@@ -61,16 +61,13 @@ const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d
 const typeOf = ({ headers }: Response): string => headers.get("content-type") ?? "";
 const isStream = (response: Response): boolean => typeOf(response).includes("text/event-stream");
 
-/** A page of a log is a small part of it. */
-const bodyBytesMax = 128 * 2 ** 20;
-
 /** A body that has no end is not gathered. */
 function bounded(response: Response): Response {
   let bytes = 0;
   const count = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       bytes += chunk.length;
-      if (bytes > bodyBytesMax) throw new BridgeError("claude_protocol", "Cannot read the answer as it does not end");
+      if (bytes > streamBytesMax) throw new RangeError("the answer does not end");
       controller.enqueue(chunk);
     },
   });

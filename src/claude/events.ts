@@ -10,8 +10,8 @@ import { fields, toSessionEvent } from "./wire.ts";
 type EventQuery = NonNullable<Parameters<Anthropic["beta"]["sessions"]["events"]["list"]>[1]>;
 type SentEvent = Anthropic.Beta.Sessions.EventSendParams["events"][number];
 
-/** **Source:** Managed Agents reference, "List events": 1000 is the default and the largest page. */
-const pageMax = 1000;
+/** More than a turn has; the API would give 1,000, which results of tools could make too much for one answer. */
+const pageMax = 250;
 /** Prompts echo their files: small pages keep an answer small. */
 const promptPageMax = 100;
 /** Queued entries are at most the few that were posted while a turn ran. */

@@ -8,8 +8,8 @@ import type { Millis } from "../core/model.ts";
 import { claudeFailure, type Site } from "./failure.ts";
 import { fields, string } from "./wire.ts";
 
-/** The longest turn is a small part of it. */
-const streamBytesMax = 64 * 2 ** 20;
+/** The longest turn, and a page of a log, are a small part of it. */
+export const streamBytesMax = 64 * 2 ** 20;
 /** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
 export const pingsOnlyMs = 60_000;
 

@@ -122,7 +122,7 @@ const verdicts = { free: "done without a question", asks: "asks you first", neve
 export async function explainCall(cli: Cli, _: unknown, name = "", tool = "", what = ""): Promise<number> {
   const { home, projects } = load(cli).config;
   const project = find(projects, name);
-  const { lookAt } = await import("../projects/executor.ts");
+  const { folders } = await import("../projects/executor.ts");
   const { findSandbox } = await import("../projects/runner.ts");
   const { env, clock } = cli;
   const sandbox = await findSandbox(clock, env["PATH"] ?? "");
@@ -131,7 +131,7 @@ export async function explainCall(cli: Cli, _: unknown, name = "", tool = "", wh
   // An edit asks as a write does, whatever it would replace.
   const call = { sessionId: "", turn: "", tool: `local_${tool === "edit" ? "write" : tool}`, input };
   const deps = { home, env, clock, sandbox, undo, self: ownCommand, isGranted: () => false };
-  const plan = await lookAt(project, call, deps);
+  const plan = await folders.look(project, call, deps);
   cli.out(`${plan.verdict === "never" ? "" : `${plan.title}\n`}${verdicts[plan.verdict]}: ${plan.reason}\n`);
   return 0;
 }

@@ -46,10 +46,11 @@ export function question(items: readonly QuestionItem[], options: QuestionOption
   const isWhole = cuts.every(({ left }) => left === 0);
   const blocks = shown.map(({ what }, index) => block(what, cuts[index] ?? { text: "", left: 0 }));
   const asked = `as you asked “${shorten(oneLine(options.prompt, 200) ?? "", promptMax)}”`;
+  const between = blocks.some((text) => text.includes("\n")) ? "\n\n" : "\n";
   const head =
     blocks.length === 1
       ? `Claude wants to ${blocks[0] ?? ""}\n${placeOf(items)}, ${asked}`
-      : `Claude wants to do ${blocks.length} things, ${asked}:\n\n${blocks.map((text, index) => `${index + 1}. ${text}`).join("\n")}\n\n${placeOf(items)}.`;
+      : `Claude wants to do ${blocks.length} things, ${asked}:\n\n${blocks.map((text, index) => `${index + 1}. ${text}`).join(between)}\n\n${placeOf(items)}.`;
   const text = `${head}\n${howTo(items.length, options)}`;
   return { text, file: isWhole ? null : fileOf(shown) };
 }

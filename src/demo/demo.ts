@@ -1,6 +1,7 @@
 /**
  * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a Claude that is
- * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line.
+ * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line. A scratch
+ * folder is a project, in which the parrot mends a typo (garden.ts).
  */
 import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -19,6 +20,7 @@ import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone
 import { buildLine, buildTransport, openLink } from "../cli/adapters.ts";
 import { depsOf, ownCommand, until, type Cli } from "../cli/io.ts";
 import { serve } from "../cli/run.ts";
+import { gardenPrompt, inGarden, makeGarden, titleIn } from "./garden.ts";
 import { openWorld, type World } from "./world.ts";
 
 /** How long the parrot thinks, and where it is asked to do so slowly. */
@@ -64,6 +66,8 @@ type Demo = {
   readonly cli: Cli;
   readonly daemon: Daemon;
   readonly phone: Phone;
+  /** The folder of its project. */
+  readonly garden: string;
   /** What the phone has shown. */
   readonly heard: readonly string[];
   /** What is printed while a person types goes above the line that is being typed. */
@@ -75,15 +79,20 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   const home = mkdtempSync(join(tmpdir(), "signalman-demo-"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rmSync(home, { recursive: true, force: true }));
-  const world = await openWorld(cli.clock, async (prompt) => {
+  const garden = makeGarden();
+  stack.defer(() => rmSync(garden, { recursive: true, force: true }));
+  const world = await openWorld(cli.clock, async (prompt, part) => {
     await cli.clock.sleep(/\bslowly\b/iu.test(prompt) ? thinkMs : pauseMs, cli.signal);
+    const act = inGarden(prompt, part);
+    if (act !== null) return act;
     return `You wrote: ${prompt}\n\nI am a script. With ANTHROPIC_API_KEY set, Claude itself answers.`;
   });
   stack.defer(() => world.close());
   const phone = await openPhone(world, home);
   stack.defer(() => phone.close());
   const signal = phone.serviceFile ? { transport: "native", signalService: phone.serviceFile } : {};
-  const flags = { listen: "127.0.0.1:0", log: "error", welcome: "false", ...cli.flags, ...signal, home };
+  const own = { listen: "127.0.0.1:0", log: "error", welcome: "false", projects: `garden=${garden}` };
+  const flags = { ...own, ...cli.flags, ...signal, home };
   const real = loadConfig({ flags, env: cli.env }).config;
   const isScripted = real.anthropicApiKey === null;
   const { backend: _, ...others } = flags as Readonly<Record<string, string>>;
@@ -119,8 +128,9 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
     screen.print(`claude> ${harmless(text).replaceAll("\n", "\n        ")}\n`);
   }).catch(() => undefined);
   if (server) cli.out(`Watch it at ${server.url}/status\n`);
-  cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n\n");
-  const shown: Demo = { cli, daemon, phone, heard, screen };
+  cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n");
+  cli.out(`A folder for Claude: /project garden, then “${gardenPrompt}”, and 👍 or yes to what it asks.\n\n`);
+  const shown: Demo = { cli, daemon, phone, garden, heard, screen };
   return await (options.script || !(await hasInput(cli)) ? playScript(shown) : converse(shown));
 }
 
@@ -204,8 +214,8 @@ async function cutFor({ cli, screen, phone }: Demo, ms: Millis): Promise<void> {
   screen.print("        (the line is back)\n");
 }
 
-/** A short conversation by itself: a question, the line cut while Claude thinks, a question while it is cut. */
-async function playScript({ cli, daemon, phone, heard }: Demo): Promise<number> {
+/** A short conversation by itself: a question, the line cut while Claude thinks, a question while it is cut; and a project. */
+async function playScript({ cli, daemon, phone, heard, garden }: Demo): Promise<number> {
   const say = async (text: string): Promise<void> => {
     cli.out(`you>    ${text}\n`);
     await phone.write(text, cli.clock.now());
@@ -226,6 +236,17 @@ async function playScript({ cli, daemon, phone, heard }: Demo): Promise<number> 
   await phone.mend();
   cli.out("        (the line is back)\n");
   await comes("what was waiting", () => heard.length >= 3);
+  await say("/project garden");
+  await comes("the project", () => heard.length >= 4);
+  await say(gardenPrompt);
+  // A yes counts once it is known that the question arrived.
+  await comes("Claude's question", () => heard.length >= 5 && daemon.status().outbox.pending === 0);
+  await say("👍");
+  await comes("the end of the work", () => heard.length >= 6);
+  cli.out(`        (README.md begins with: ${titleIn(garden)})\n`);
+  await say("/undo");
+  await comes("the undo", () => heard.length >= 7);
+  cli.out(`        (README.md begins with: ${titleIn(garden)})\n`);
   await comes("an empty outbox", () => isQuiet(daemon));
   const { inbox, outbox, connection } = daemon.status();
   const pending = inbox.pending + outbox.pending;

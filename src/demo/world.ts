@@ -22,10 +22,17 @@ import type { Batch, Transport } from "../signal/transport.ts";
 /** What is wrong with Claude's next answer; `cut`: the connection is reset in the middle of it. */
 export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
+/** Where a turn stands: the results of tools since the prompt, and whether Claude has tools at all. */
+export type Part = { readonly results: readonly { readonly isError: boolean }[]; readonly hasTools: boolean };
+
+export type Reply = string | { readonly tool: string; readonly input: unknown };
+/** What Claude makes of a prompt, when it has thought. */
+type Reader = (prompt: string, part: Part) => Reply | Promise<Reply>;
+
 export type World = Awaited<ReturnType<typeof openWorld>>;
 
-/** `reply` is what Claude makes of a prompt, when it has thought. */
-export async function openWorld(clock: Clock, reply: (prompt: string) => string | Promise<string>) {
+/** A Signal and a Claude who reads by `reply`. */
+export async function openWorld(clock: Clock, reply: Reader) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
   const call = createSignalCalls(signal.transport);
@@ -53,7 +60,7 @@ export async function openWorld(clock: Clock, reply: (prompt: string) => string 
   };
 }
 
-type Reply = { readonly result: unknown } | { readonly fault: Fault };
+type Answer = { readonly result: unknown } | { readonly fault: Fault };
 
 /** The methods of a transport that take and give plain data, by name. */
 function createSignalCalls(transport: Transport) {
@@ -66,7 +73,7 @@ function createSignalCalls(transport: Transport) {
     send: transport.send,
     disconnect: transport.disconnect,
   };
-  return async (method: string, input: unknown): Promise<Reply> => {
+  return async (method: string, input: unknown): Promise<Answer> => {
     try {
       return { result: (await methods[method]?.(input as never)) ?? null };
     } catch (error) {
@@ -105,11 +112,32 @@ export function worldTransport(url: string): Transport {
   };
 }
 
+type Block = { readonly type: string; readonly text?: string; readonly is_error?: boolean };
+type Asked = {
+  readonly tools?: readonly unknown[];
+  readonly messages: readonly { role: string; content: string | Block[] }[];
+};
+
+/** The last words of the person, and what came of the tools since. */
+function read({ tools = [], messages }: Asked): { readonly prompt: string; readonly part: Part } {
+  const results: { isError: boolean }[] = [];
+  for (const { role, content } of messages.toReversed()) {
+    if (role !== "user") continue;
+    const blocks: readonly Block[] = typeof content === "string" ? [{ type: "text", text: content }] : content;
+    const prompt = blocks.map(({ text = "" }) => text).join("");
+    if (prompt !== "") return { prompt, part: { results, hasTools: tools.some((tool) => isLocal(tool)) } };
+    for (const block of blocks) results.unshift({ isError: block.is_error === true });
+  }
+  return { prompt: "", part: { results, hasTools: false } };
+}
+
+const isLocal = (tool: unknown): boolean => String((tool as { name?: unknown }).name).startsWith("local_");
+
 /** **Source:** docs.anthropic.com, "Streaming messages", for the frames. */
 async function answer(
   response: ServerResponse,
   body: unknown,
-  reply: (prompt: string) => string | Promise<string>,
+  reply: Reader,
   fault: ClaudeFault | undefined,
 ): Promise<void> {
   if (fault !== undefined && fault !== "cut") {
@@ -118,19 +146,19 @@ async function answer(
     const type = fault.status === 429 ? "rate_limit_error" : "api_error";
     return void response.end(JSON.stringify({ type: "error", error: { type, message: "as this world wants it" } }));
   }
-  const { messages } = body as { messages: { content: string | { text?: string }[] }[] };
-  const content = messages.at(-1)?.content ?? "";
-  const prompt = typeof content === "string" ? content : content.map(({ text = "" }) => text).join("");
+  const { prompt, part } = read(body as Asked);
+  const said = await reply(withoutTimeLine(prompt), part);
+  const isText = typeof said === "string";
+  const use = isText ? null : { type: "tool_use", id: `toolu_${crypto.randomUUID()}`, name: said.tool, input: {} };
+  const delta = isText
+    ? { type: "text_delta", text: said }
+    : { type: "input_json_delta", partial_json: JSON.stringify(said.input) };
   const frames = [
     { type: "message_start", message: { id: crypto.randomUUID(), usage: { input_tokens: 1, output_tokens: 1 } } },
-    { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
-    {
-      type: "content_block_delta",
-      index: 0,
-      delta: { type: "text_delta", text: await reply(withoutTimeLine(prompt)) },
-    },
+    { type: "content_block_start", index: 0, content_block: use ?? { type: "text", text: "" } },
+    { type: "content_block_delta", index: 0, delta },
     { type: "content_block_stop", index: 0 },
-    { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } },
+    { type: "message_delta", delta: { stop_reason: isText ? "end_turn" : "tool_use" }, usage: { output_tokens: 1 } },
     { type: "message_stop" },
   ];
   response.writeHead(200, { "content-type": "text/event-stream" });

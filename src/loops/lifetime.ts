@@ -46,7 +46,9 @@ export async function finishEnded(bridge: Bridge, session: Session, signal: Abor
           // What it does not take there is nothing left to end.
           if (error.retry !== "never") throw error;
         });
-    if (!signal.aborted) store.posts.finish(post.id);
+    if (signal.aborted) return;
+    store.posts.finish(post.id);
+    if (post.request?.kind === "result") store.calls.markPosted(post.request.toolUseId, bridge.clock.now());
   }
 }
 

@@ -4,44 +4,70 @@ import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
 import { createQueue, inWords } from "./content.ts";
 import { ownProgram } from "../core/model.ts";
-import { openFolder, openPlace, type Project } from "./folders.ts";
+import { instructionsOf, openFolder, openPlace, type Project } from "./folders.ts";
 import { planPermission } from "./permission.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
-import { planCall, type Plan, type Site } from "./tools.ts";
+import { definitionsOf, planCall, type Plan, type Site } from "./tools.ts";
 import type { Undo } from "./undo.ts";
 
 type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };
-export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo };
+export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; readonly workplace: Workplace } & {
+  /** Of a process: edits of one folder wait for each other. */
+  readonly inOrder: ReturnType<typeof createOrder>;
+};
+
+/** Where calls are done: the folders of this machine. The simulation plays one. */
+export type Workplace = {
+  /** What a call would do now. */
+  readonly look: (project: Project, call: Asked, deps: Deps) => Promise<Plan>;
+  /** What Claude is told of a project: its tools, and what its folder says about itself; or why it cannot be opened. */
+  readonly describe: (
+    project: Project,
+    deps: Pick<Deps, "home">,
+  ) => Promise<Description | { readonly refusal: string }>;
+};
+type Description = { readonly tools: Awaited<ReturnType<typeof definitionsOf>>; readonly instructions: string };
 
 type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
-/** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
-export async function lookAt(project: Project, call: Asked, deps: Deps): Promise<Plan> {
-  const folder = await openPlace(project, deps.home);
-  if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
-  const scope = { sessionId: call.sessionId, turn: call.turn, root: folder.root };
-  const plan = project.backend === ownProgram ? planPermission : planCall;
-  return plan(call.tool, call.input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
-}
-
-const queues = new Map<string, ReturnType<typeof createQueue>>();
+export const folders: Workplace = {
+  async look(project, { tool, input, sessionId, turn }, deps) {
+    const folder = await openPlace(project, deps.home);
+    if ("refusal" in folder) return { verdict: "never", reason: folder.refusal.replace(project.folder, project.name) };
+    const scope = { sessionId, turn, root: folder.root };
+    const plan = project.backend === ownProgram ? planPermission : planCall;
+    return plan(tool, input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
+  },
+  async describe(project, { home }) {
+    const folder = await openFolder(project.folder, home);
+    if ("refusal" in folder) return folder;
+    return { tools: await definitionsOf(project), instructions: await instructionsOf(project, folder.root) };
+  },
+};
 
 /** Two chats of one project: the second sees what the first has left. */
-function inOrder<T>({ folder }: Project, work: () => Promise<T>): Promise<T> {
-  const queue = queues.get(folder) ?? createQueue();
-  queues.set(folder, queue);
-  return queue(work);
+export function createOrder() {
+  const queues = new Map<string, ReturnType<typeof createQueue>>();
+  return <T>({ folder }: Project, work: () => Promise<T>): Promise<T> => {
+    const queue = queues.get(folder) ?? createQueue();
+    queues.set(folder, queue);
+    return queue(work);
+  };
 }
 
 /** Takes the last turn of a session back, after the edits at work. */
-export async function takeBack(project: Project, sessionId: string, deps: Pick<ExecutorDeps, "home" | "undo">) {
+export async function takeBack(
+  project: Project,
+  sessionId: string,
+  deps: Pick<ExecutorDeps, "home" | "undo" | "inOrder">,
+) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return { restored: [], left: [folder.refusal] };
-  return inOrder(project, () => deps.undo.undo(sessionId, folder.root));
+  return deps.inOrder(project, () => deps.undo.undo(sessionId, folder.root));
 }
 
 /** The folder's own configuration names programs to git; none of them is run. */
@@ -60,18 +86,26 @@ export async function changesIn(project: Project, sessionId: string, deps: Execu
 }
 
 /**
- * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there.
- * Never rejects for what Claude or the folder did. `signal` ends a command: what it has printed is its result.
+ * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there. One that is
+ * seen and asks is left as it is: resolves to what it would do, for the question. Never rejects for what Claude or the folder did.
+ * `signal` ends a command: what it has printed is its result.
  */
-export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
+export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal) {
   const work = () => runNow(project, call, deps, signal);
-  return actOf(deps.calls.get(call.id)?.tool) === "change" ? inOrder(project, work) : work();
+  return actOf(deps.calls.get(call.id)?.tool) === "change" ? deps.inOrder(project, work) : work();
 }
 
 type Id = Pick<Call, "id">;
 const actOf = (tool = "") => (isToolName(tool) ? acts[tool] : null);
 
-async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
+type Asks = Extract<Plan, { verdict: "free" | "asks" }>;
+
+async function runNow(
+  project: Project,
+  { id }: Id,
+  deps: ExecutorDeps,
+  signal: AbortSignal,
+): Promise<CallResult | Asks> {
   const { calls, clock } = deps;
   const row = calls.get(id);
   if (row === null || row.state === "started") return { content: unknownOutcome, isError: true };
@@ -82,8 +116,9 @@ async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: 
   };
   const refuse = (content: string): CallResult => settle({ content, isError: true });
   if (signal.aborted) return refuse("The owner stopped this before it began.");
-  const plan = await lookAt(project, row, deps);
+  const plan = await deps.workplace.look(project, row, deps);
   if (plan.verdict === "never") return refuse(plan.reason);
+  if (plan.verdict === "asks" && row.state === "seen") return plan;
   const isAllowed = row.state === "allowed";
   if (isAllowed && !plan.holds(row.basis ?? ""))
     return refuse("What the owner was shown has changed since, so nothing was done. Look again, then ask again.");

@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { sep } from "node:path";
 import * as v from "valibot";
 import type { Clock } from "../clock.ts";
+import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
 import * as content from "./content.ts";
 import type { Project } from "./folders.ts";
@@ -65,8 +66,8 @@ type Look = Input<"local_read" | "local_grep">;
 type Change = Input<"local_write" | "local_edit">;
 
 /** A tool as both backends announce it. */
-type Definition = { readonly name: ToolName; readonly description: string; readonly input_schema: Schema };
-type Schema = { readonly type: "object"; readonly [key: string]: unknown };
+type Definition = { readonly name: ToolName; readonly description: string; readonly inputSchema: Schema };
+type Schema = { readonly [key: string]: JsonValue };
 
 /** The tools of a project, with the SDK's schemas; `local_run` only where the project allows it. */
 export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">): Promise<Definition[]> {
@@ -80,15 +81,15 @@ export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">
     ["local_edit", sdk.betaEditTool, `Replace one text in a file. ${asked}`],
   ] as const;
   const tools = files.map(([name, body, does]): Definition => {
-    const { input_schema } = body({ workdir: sep }) as unknown as Definition;
-    return { name, description: `${does} Paths are relative to the folder, on the owner's machine.`, input_schema };
+    const { input_schema: inputSchema } = body({ workdir: sep }) as unknown as { readonly input_schema: Schema };
+    return { name, description: `${does} Paths are relative to the folder, on the owner's machine.`, inputSchema };
   });
   if (!canRun(project)) return tools;
   const timeout_ms = { type: "integer", description: `at most, and without it, ${project.runMinutes * 60_000}` };
   const properties = { command: { type: "string" }, timeout_ms };
   const description = "Run one line of /bin/sh in the folder, without input. The owner is shown it and may say no.";
-  const input_schema = { type: "object", properties, required: ["command"] } as const;
-  return [...tools, { name: "local_run", description, input_schema }];
+  const inputSchema = { type: "object", properties, required: ["command"] };
+  return [...tools, { name: "local_run", description, inputSchema }];
 }
 
 /** There is no /bin/sh on Windows. */
@@ -211,7 +212,7 @@ async function changing(input: Change, place: content.Place, { scope, undo }: Si
   if (Buffer.byteLength(after.text) > content.fileBytesMax)
     return `${place.path} would have more than ${content.fileBytesMax} bytes`;
   if (after.text === present?.text) return `${place.path} is like that already`;
-  const detail = patchOf(place.path, present?.text ?? null, after.text);
+  const detail = patchOf(place.path, present?.text ?? null, after.text).replace(/\n$/u, "");
   const lines = detail.split("\n").slice(2);
   const count = (mark: string): number => lines.filter((line) => line.startsWith(mark)).length;
   const verb = "old_string" in input ? "edit" : present === null ? "make" : "write";

@@ -148,13 +148,13 @@ function createConversationWrites(
       // Never in the context: what is synchronized could be changed elsewhere.
       settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
     },
-    endSession: (_, { id }) => void sessions.end(id),
+    endSession: (_, { id }) => endSession(store, world, id),
     openProject(chat, { project }) {
       const key = chatKey(chat);
       // "" is none, also where a setting binds the group to one.
       settings.set(`project:${key}`, project ?? "");
       const active = sessions.active(key);
-      if (active) sessions.end(active.id);
+      if (active) endSession(store, world, active.id);
       const before = sessions.lastOfProject(key, project);
       if (before) sessions.resume(before.id);
     },
@@ -204,15 +204,8 @@ type CallDo =
   | "reschedule";
 
 /** Calls of our own tools: the journal, and what Claude is told. */
-function createCallWrites(
-  { calls, posts, sessions, settings, reminders, db }: Store,
-  world: Surroundings,
-): Writes<CallDo> {
-  const post = (sessionId: string, useId: string, text: string, isError: boolean): string => {
-    const request = { kind: "result", toolUseId: useId, text, isError } as const;
-    posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
-    return sessionId;
-  };
+function createCallWrites(store: Store, world: Surroundings): Writes<CallDo> {
+  const { calls, sessions, settings, reminders, db } = store;
   return {
     call(_, { sessionId, turn, use: { id, name, input } }) {
       const project = sessions.get(sessionId)?.project ?? "";
@@ -228,17 +221,11 @@ function createCallWrites(
       calls.allow(useId, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
       return sessionId;
     },
-    dropCall(_, { useId, reason, approver }) {
-      const call = calls.get(useId);
-      if (call === null) return;
-      const isDenied = approver !== null && calls.deny(useId, reason, approver, world.now());
-      if (isDenied || calls.expire(useId, reason, world.now())) return post(call.sessionId, useId, reason, true);
-      db.afterCommit(() => world.onDropped(useId));
-      return call.sessionId;
-    },
+    dropCall: (_, { useId, reason, approver }) => dropCall(store, world, useId, reason, approver),
     result(_, { sessionId, useId, text, isError }) {
       calls.finish(useId, { content: text, isError }, world.now());
-      return post(sessionId, useId, text, isError);
+      postResult(store, world, sessionId, useId, text, isError);
+      return sessionId;
     },
     schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
     unschedule: (_, { id }) => void reminders.remove(id),
@@ -250,6 +237,37 @@ function createCallWrites(
       return sessionId;
     },
   };
+}
+
+function postResult(
+  { posts }: Store,
+  world: Surroundings,
+  sessionId: string,
+  useId: string,
+  text: string,
+  isError: boolean,
+): void {
+  const request = { kind: "result", toolUseId: useId, text, isError } as const;
+  posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
+}
+
+/** It does not begin any more, or, where it has begun, is ended; resolves to its session. */
+function dropCall(store: Store, world: Surroundings, useId: string, reason: string, approver: string | null) {
+  const { calls, db } = store;
+  const call = calls.get(useId);
+  if (call === null) return;
+  const isDenied = approver !== null && calls.deny(useId, reason, approver, world.now());
+  if (isDenied || calls.expire(useId, reason, world.now()))
+    postResult(store, world, call.sessionId, useId, reason, true);
+  else db.afterCommit(() => world.onDropped(useId));
+  return call.sessionId;
+}
+
+/** What was called in a conversation that is over does not run any more. */
+function endSession(store: Store, world: Surroundings, id: string): void {
+  for (const call of store.calls.open(id))
+    if (call.content === null) dropCall(store, world, call.id, "The conversation is over.", null);
+  store.sessions.end(id);
 }
 
 function createApply(store: Store, world: Surroundings) {
@@ -341,7 +359,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
     if (active && active.backend === backendOf(world, active)) return active;
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
-    if (active) sessions.end(active.id);
+    if (active) endSession(store, world, active.id);
     const named = settings.get(`project:${key}`);
     const project =
       named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });

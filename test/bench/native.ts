@@ -5,7 +5,7 @@
  * By itself: `bun test/bench/native.ts --messages 20000` exchanges so many, half of them in and half out, and shows the memory.
  */
 import { fork, spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
@@ -14,11 +14,11 @@ import type { Chat } from "../../src/core/model.ts";
 import { loadService, type ServiceFile } from "../../src/signal/native/service.ts";
 import { createNative, linkNative } from "../../src/signal/native/transport.ts";
 import { startClaudeDouble } from "../doubles/claude.ts";
-import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
+import { startSignalMock } from "../doubles/signal-mock.ts";
 import { command, newHome, start } from "../e2e/harness.ts";
 import { commit, never, openNativeDatabase, recordLog, startRig } from "../native/mock.ts";
 import type { Figure } from "./measure.ts";
-import { residentMegabytes } from "./program.ts";
+import { cpuMs, residentMegabytes } from "./program.ts";
 import type { Order } from "./signal-server.ts";
 
 const group = "native";
@@ -174,7 +174,10 @@ export async function memory(messages: number): Promise<Figure[]> {
   ];
 }
 
-async function link(signal: SignalMock, env: Readonly<Record<string, string>>): Promise<number> {
+async function link(
+  signal: { scan(url: string): Promise<unknown> },
+  env: Readonly<Record<string, string>>,
+): Promise<number> {
   const from = performance.now();
   const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json"], {
     env,
@@ -222,6 +225,69 @@ export async function linkAndIdle(): Promise<Figure[]> {
     ];
   } finally {
     await signal.stop();
+    await claude.close();
+    home.remove();
+  }
+}
+
+/** The engine's choices as `service install` and the image make them, or others to compare with. */
+export type Engine = Readonly<Record<`BUN_JSC_${string}`, string>>;
+
+/** The compiled program under prompts that come as fast as it acknowledges them; each of them is answered. */
+export async function flood(messages: number, engine: Engine): Promise<Figure[]> {
+  const claude = await startClaudeDouble();
+  const home = newHome();
+  const server = fork(join(import.meta.dir, "signal-server.ts"));
+  const answer = <T>() => new Promise<T>((resolve) => server.once("message", (message) => resolve(message as T)));
+  const order = (what: Order): Promise<readonly number[]> => {
+    const answered = answer<readonly number[]>();
+    server.send(what);
+    return answered;
+  };
+  const { service, contact } = await answer<{ service: ServiceFile; contact: string }>();
+  const servicePath = join(home.path, "service.json");
+  writeFileSync(servicePath, JSON.stringify(service));
+  const env = {
+    SIGNALMAN_HOME: home.path,
+    SIGNALMAN_SIGNAL_SERVICE: servicePath,
+    SIGNALMAN_ALLOW: `self,${contact}`,
+    SIGNALMAN_LOG: "info",
+    SIGNALMAN_TOOLS: "off",
+    SIGNALMAN_BACKEND: "messages",
+    ANTHROPIC_API_KEY: claude.apiKey,
+    ANTHROPIC_BASE_URL: claude.url,
+    ...engine,
+  };
+  await link({ scan: (url) => order({ do: "scan", url }) }, env);
+  const running = await start(env);
+  try {
+    await running.state("CONNECTED");
+    const from = performance.now();
+    for (let done = 0; done < messages; done += 100) {
+      await order({ do: "write", count: 100 });
+      await order({ do: "handled" });
+    }
+    for (;;) {
+      const { inbox, outbox } = (await running.status()) as { inbox: { pending: number }; outbox: { pending: number } };
+      if (inbox.pending + outbox.pending === 0) break;
+      await order({ do: "handled" });
+    }
+    const seconds = (performance.now() - from) / 1_000;
+    const peak = /^VmHWM:\s+(\d+) kB$/mu.exec(readFileSync(`/proc/${running.pid}/status`, "utf8"))?.[1];
+    const how =
+      Object.entries(engine)
+        .map(([name, value]) => `${name}=${value}`)
+        .join(" ") || "as the engine chooses";
+    const name = `${messages.toLocaleString("en-US")} prompts in a flood (native, ${how})`;
+    return [
+      { group: "memory", name: `peak RSS under ${name}`, unit: "MB", values: [Number(peak) / 1024] },
+      { group: "memory", name: `RSS after ${name}`, unit: "MB", values: [residentMegabytes(running.pid)] },
+      { group: "native", name: `CPU time of ${name}`, unit: "ms", values: [cpuMs(running.pid) / messages] },
+      { group: "native", name, unit: "/s", values: [messages / seconds] },
+    ];
+  } finally {
+    await running.stop("SIGKILL");
+    server.disconnect();
     await claude.close();
     home.remove();
   }

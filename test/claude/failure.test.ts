@@ -130,6 +130,12 @@ describe("failures of the Claude API", () => {
   for (const [name, fault, code] of table)
     test(`${name} → ${code}`, async () => expect((await failWith(fault, "claude_model")).code).toBe(code));
 
+  test("a body that does not end is not gathered", async () => {
+    const body = `{"data":[],"has_more":false${" ".repeat(65 * 2 ** 20)}}`;
+    const endless = status(200, undefined, { body, headers: { "content-type": "application/json" } });
+    expect((await failWith(endless)).code).toBe("claude_protocol");
+  });
+
   test("a 404 means what the caller says it means", async () =>
     expect((await failWith(status(404, "not_found_error"))).code).toBe("claude_request"));
 

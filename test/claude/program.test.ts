@@ -168,6 +168,12 @@ const localCases: readonly Case[] = [
     ],
   },
   {
+    name: "an answer that pauses, each time",
+    requests: 3,
+    hears: /^a bit\s+a bit\s+a bit$/u,
+    beats: [{ say: "a bit" }, { stop: { kind: "other", name: "pause_turn" } }],
+  },
+  {
     name: "fields that are not taken",
     requests: 2,
     hears: /^fine$/u,

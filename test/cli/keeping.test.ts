@@ -132,6 +132,16 @@ describe("service", () => {
     expect(launchdPlist(["a&b<c"], home)).toContain("<string>a&amp;b&lt;c</string><string>run</string>");
   });
 
+  test("every way to run it as a service has the engine interpret, which takes half the memory", () => {
+    const packaged = (name: string) => readFileSync(join(import.meta.dirname, "../../packaging", name), "utf8");
+    expect(systemdUnit(["signalman"], home, { canNotify: true, canSandbox: true })).toMatch(
+      /^Environment=BUN_JSC_useJIT=0$/mu,
+    );
+    expect(launchdPlist(["signalman"], home)).toContain("<key>BUN_JSC_useJIT</key><string>0</string>");
+    expect(packaged("Dockerfile")).toMatch(/^ENV .*\bBUN_JSC_useJIT=0$/mu);
+    expect(packaged("signalman.rb")).toContain('environment_variables BUN_JSC_useJIT: "0"');
+  });
+
   test("elsewhere it says so", async () => {
     expect(() => service(place("win32"))).toThrow("Cannot manage a service on win32");
     expect(await failureOf(service(place("linux", { systemctl: 127 })).install())).toMatchObject({

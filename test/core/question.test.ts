@@ -85,6 +85,7 @@ describe("a question shows what is approved", () => {
         "Claude wants to do 2 things, as you asked “clean up”:",
         "",
         "1. run: rm -rf build",
+        "",
         "2. write /a:",
         "1",
         "2",

@@ -18,7 +18,7 @@ export type Beat =
  * Roles take turns, beginning and ending with the user (or, after a pause, ending with Claude); every tool use has its result in
  * the next message, and no result stands alone. Returns the last prompt.
  */
-export function checkMessages(messages: unknown, isPaused: boolean): string {
+export function checkMessages(messages: unknown, mayGoOn: boolean): string {
   if (!Array.isArray(messages) || messages.length === 0) throw badRequest("messages");
   let prompt = "";
   let open = new Set<unknown>();
@@ -45,8 +45,10 @@ export function checkMessages(messages: unknown, isPaused: boolean): string {
     open = new Set(blocks.flatMap((block) => (block.type === "tool_use" ? [block["id"]] : [])));
   }
   const last = (messages.at(-1) as { role: string }).role;
-  if (last !== (isPaused ? "assistant" : "user")) throw badRequest("messages: the last turn must be the user's");
-  return isPaused ? "(continue)" : withoutTimeLine(prompt);
+  // A turn that paused is continued, or left.
+  if (last !== "user" && !(last === "assistant" && mayGoOn))
+    throw badRequest("messages: the last turn must be the user's");
+  return last === "assistant" ? "(continue)" : withoutTimeLine(prompt);
 }
 
 const stopReasons: { readonly [kind: string]: string } = {

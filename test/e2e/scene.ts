@@ -45,6 +45,8 @@ export interface Scene extends AsyncDisposable {
   typing(place?: Place): Promise<void>;
   /** Nothing waits in the program: what the phone has seen is also written down. */
   idle(): Promise<void>;
+  /** Nothing waits to be sent: what the phone has seen, the program knows to be there. */
+  sent(): Promise<void>;
   /** Where the program itself goes by the time. */
   pass(seconds: number): Promise<void>;
   /** The message has got its last reaction, and nothing is under way any more. */
@@ -136,6 +138,9 @@ export async function openScene(env: Env = {}, config = ""): Promise<Scene> {
         const { inbox, outbox } = await program.status();
         pending = inbox.pending + outbox.pending;
       }
+    },
+    async sent() {
+      for (let pending = 1; pending > 0;) pending = (await program.status()).outbox.pending;
     },
     pass: (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1_000)),
     answered: page.answered,

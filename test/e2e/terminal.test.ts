@@ -3,10 +3,11 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { join } from "node:path";
+import type { Status } from "../../src/status/status.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { openNotes } from "../doubles/phone.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
-import { command, newHome, type Home } from "./harness.ts";
+import { command, newHome, runOnce, type Home } from "./harness.ts";
 
 const enter = "\r";
 const down = "\u001b[B";
@@ -161,7 +162,7 @@ test("Ctrl-C at a question leaves with 130, and nothing is written", async () =>
   expect(existsSync(join(home.path, "home"))).toBe(false);
 });
 
-test("demo: what arrives goes above the line that is being typed, and the line is sent whole", async () => {
+test("demo: what arrives goes above the line that is being typed, and the line is sent whole; a folder is worked on", async () => {
   const terminal = openTerminal(["demo", "--log", "error"]);
   await terminal.shows("→ CONNECTED]");
   terminal.press("/drop 1\r");
@@ -171,6 +172,42 @@ test("demo: what arrives goes above the line that is being typed, and the line i
   await terminal.shows("you> half a ");
   terminal.press("line\r");
   await terminal.shows("claude> You wrote: half a line");
+  terminal.press("fix the typo\r");
+  await terminal.shows("/project garden opens");
+  terminal.press("/project garden\r");
+  await terminal.shows("claude> Project garden");
+  terminal.press("fix the typo\r");
+  await terminal.shows("+# The garden");
+  await terminal.shows("for an hour without asking.");
+  // A yes counts once it is known that the question arrived.
+  const url = await terminal.find(/http:\S+\/status/u);
+  const pending = async (): Promise<number> => ((await (await fetch(url)).json()) as Status).outbox.pending;
+  while ((await pending()) > 0);
+  terminal.press("yes\r");
+  await terminal.shows("claude> The title reads");
+  terminal.press("/undo\r");
+  await terminal.shows("claude> Taken back: README.md.");
   terminal.press("/quit\r");
   expect(await terminal.exited).toBe(0);
+});
+
+test("demo --script: the line is cut and mended, and a typo in a folder is mended and brought back", async () => {
+  const { code, out } = await runOnce(["demo", "--script"]);
+  expect(code).toBe(0);
+  const inOrder = [
+    "→ CONNECTED]",
+    "(the line is cut)",
+    "(the line is back)",
+    "claude> You wrote: This was written while the line was down.",
+    "claude> Project garden",
+    "+# The garden",
+    "you>    👍",
+    "(README.md begins with: # The garden)",
+    "claude> Taken back: README.md.",
+    "(README.md begins with: # Teh garden)",
+    "/status: CONNECTED, answered 4, sent 7, pending 0",
+  ];
+  const places = inOrder.map((text) => out.indexOf(text));
+  expect(places).toEqual(places.toSorted((a, b) => a - b));
+  expect(places).not.toContain(-1);
 });

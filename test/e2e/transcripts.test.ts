@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startCodeBrain } from "../doubles/code-brain.ts";
 import { openScene, type Scene } from "./scene.ts";
 
 const moments = /\b(?:today|tomorrow|[A-Z][a-z]{2} \d+ [A-Z][a-z]{2}(?: \d{4})?) \d\d:\d\d/gu;
@@ -69,40 +70,48 @@ test.concurrent("progress: a long answer is one message that grows, and ends as 
 });
 
 test.concurrent("approvals: what, where and why; by reaction or word; by the right person; several at once; over a restart", async () => {
-  await using seen = await openScene();
+  // Marks travel beside the messages, and are shown by the scene of presence.
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "off" });
   const { friends: place } = seen;
   seen.claude.setScript((prompt) => {
     const commands = prompt.includes("clean") ? ["rm -rf build", "rm -rf cache"] : ["make test"];
+    // In Note to Self there is none. Before the question, and again after its answer.
+    const typing = (): Promise<void> => (prompt.includes("clean") ? Promise.resolve() : seen.shows("is typing"));
     return [
-      { hold: prompt.includes("clean") ? Promise.resolve() : seen.shows("is typing") },
+      { hold: typing() },
       { asks: commands.map((command) => ({ name: "bash", input: { command } })) },
+      { hold: typing() },
       { say: "Done." },
     ];
   });
-  const tests = seen.write("Ben", "run the tests", { place, isMention: true });
-  await seen.shows("⏳");
+  seen.write("Ben", "run the tests", { place, isMention: true });
+  await seen.shows("make test");
+  await seen.sent();
   seen.react("Ben", "👍", place);
   await seen.program.log("envelope ignored", { reason: "reaction" });
   seen.write("Ben", "/approve", { place, isMention: true });
   await seen.shows("allowed by name");
   seen.note("Ben may ask, but not approve");
   seen.react("Anna", "👍", place, "make test");
-  await seen.answered(tests);
-  const clean = seen.write("me", "clean up");
-  await seen.shows("⏳");
+  await seen.shows("Done.");
+  seen.write("me", "clean up");
+  await seen.shows("do 2 things");
+  await seen.sent();
   await seen.restart();
   seen.note("signalman was restarted");
   await seen.cut();
   await seen.mend();
   seen.note("the line was lost, and is back");
   seen.write("me", "yes");
-  await seen.answered(clean);
-  const again = seen.write("me", "clean up again");
-  await seen.shows("⏳");
+  await seen.shows("Done.");
+  seen.write("me", "clean up again");
+  await seen.shows("do 2 things");
+  await seen.sent();
   seen.write("me", "yes 2");
   await seen.shows("Yes to 2.");
+  await seen.sent();
   seen.write("me", "no, keep the build folder");
-  await seen.answered(again);
+  await seen.shows("Done.");
   golden("08-approvals", "8. APPROVALS: Claude asks before it runs something", seen);
 });
 
@@ -120,20 +129,16 @@ test.concurrent("errors: one plain sentence, once, and the answer when it is ove
 });
 
 test.concurrent("after a long absence: one digest, then the answers in order", async () => {
-  await using seen = await openScene();
-  // What was answered before its 👀 went out would show none.
-  seen.claude.setScript((prompt) => [
-    { hold: prompt === "one" ? seen.shows("👀 on “four”") : Promise.resolve() },
-    { say: `About ${prompt}: yes.` },
-  ]);
+  // Marks go out beside the messages: in a backlog their place is chance.
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "false" });
+  seen.claude.setScript((prompt) => [{ say: `About ${prompt}: yes.` }]);
   await seen.cut();
   seen.note("the line is cut");
-  const said = ["one", "two", "three", "four"].map((text, index) =>
-    seen.write("me", text, { minutesAgo: 180 - 45 * index }),
-  );
+  const texts = ["one", "two", "three", "four"];
+  for (const [index, text] of texts.entries()) seen.write("me", text, { minutesAgo: 180 - 45 * index });
   seen.note("the line is back");
   await seen.mend();
-  for (const message of said) await seen.answered(message);
+  for (const text of texts) await seen.shows(`About ${text}`);
   golden("11-absence", "11. AFTER A LONG ABSENCE: one digest, then the answers", seen);
 });
 
@@ -360,69 +365,116 @@ test("onboarding: a person is greeted once, over restarts too", async () => {
   golden("10-welcome", "10. ONBOARDING: two lines at the first message", seen);
 });
 
-test("projects: what Claude would change is shown, done after a yes, and taken back", async () => {
+/** Works in a folder with a README, which is the project garden; without a sandbox, so that every machine shows the
+ * same; and without marks, which travel beside the messages. */
+async function inGarden(play: (seen: Scene, read: (name: string) => string | null) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
-  const readme = join(folder, "README.md");
-  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  writeFileSync(join(folder, "README.md"), "# Teh garden\n\nRoses, mostly.\n");
+  const config = `[projects.garden]\nfolder = "${folder}"\nrun = true\n`;
+  const read = (name: string): string | null =>
+    existsSync(join(folder, name)) ? readFileSync(join(folder, name), "utf8") : null;
   try {
-    await using seen = await openScene({}, `[projects.garden]\nfolder = "${folder}"\nrun = true\n`);
-    seen.claude.setScript((prompt) =>
-      prompt.includes("typo")
-        ? [
-            { call: "local_read", input: { file_path: "README.md" } },
-            { call: "local_edit", input: { file_path: "README.md", old_string: "Teh", new_string: "The" } },
-            { say: "The title reads “The garden” now." },
-          ]
-        : prompt.includes("plant")
-          ? [
-              {
-                calls: [
-                  { name: "local_write", input: { file_path: "beds.md", content: "Two beds.\n" } },
-                  { name: "local_write", input: { file_path: "herbs.md", content: "Mint.\n" } },
-                  {
-                    name: "local_edit",
-                    input: { file_path: "README.md", old_string: "mostly", new_string: "and beds" },
-                  },
-                ],
-              },
-              { say: "Planted, but for the herbs." },
-            ]
-          : [{ say: "Gladly." }],
-    );
+    await using seen = await openScene({ PATH: "/nonexistent", SIGNALMAN_REACTIONS: "off" }, config);
+    await play(seen, read);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+const typo = { file_path: "README.md", old_string: "Teh", new_string: "The" };
+
+test("projects: what Claude would change is shown, done after a yes, and taken back", () =>
+  inGarden(async (seen, read) => {
+    seen.claude.setScript(() => [
+      { call: "local_read", input: { file_path: "README.md" } },
+      { call: "local_edit", input: typo },
+      { say: "The title reads “The garden” now." },
+    ]);
     seen.write("me", "/projects");
     await seen.shows("garden");
     seen.write("me", "/project garden");
     await seen.shows("Project garden");
-    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    seen.write("me", "There is a typo in the title. Can you fix it?");
     await seen.shows("Claude wants to");
-    await seen.shows("⏳");
-    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    await seen.sent();
+    expect(read("README.md")).toStartWith("# Teh garden\n");
     await seen.restart();
     seen.note("the program is started again while Claude waits");
     seen.react("me", "👍", null, "Claude wants to");
-    await seen.answered(asked);
-    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    await seen.shows("reads “The garden”");
+    expect(read("README.md")).toStartWith("# The garden\n");
     seen.write("me", "/diff");
     await seen.shows("+# The garden");
     seen.write("me", "/undo");
     await seen.shows("Taken back");
-    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    expect(read("README.md")).toStartWith("# Teh garden\n");
     seen.write("Anna", "/project garden");
     await seen.shows("Only the owner");
-    const planted = seen.write("me", "Now plant the rest");
+    golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
+  }));
+
+test("projects: several things are one question, answered by their numbers", () =>
+  inGarden(async (seen, read) => {
+    seen.claude.setScript(() => [
+      {
+        calls: [
+          { name: "local_write", input: { file_path: "beds.md", content: "Two beds.\n" } },
+          { name: "local_write", input: { file_path: "herbs.md", content: "Mint.\n" } },
+          { name: "local_edit", input: { ...typo, old_string: "mostly", new_string: "and beds" } },
+        ],
+      },
+      { say: "Planted, but for the herbs." },
+    ]);
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    seen.write("me", "Plant the rest");
     await seen.shows("do 3 things");
-    await seen.shows("⏳");
+    await seen.sent();
     seen.write("me", "yes 1 3");
     await seen.shows("Yes to 1, 3.");
+    await seen.sent();
     seen.write("me", "no 2, herbs are in the kitchen");
-    await seen.answered(planted);
-    expect(readFileSync(join(folder, "beds.md"), "utf8")).toBe("Two beds.\n");
-    expect(existsSync(join(folder, "herbs.md"))).toBe(false);
-    golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-});
+    await seen.shows("Planted");
+    expect([read("beds.md"), read("herbs.md")]).toEqual(["Two beds.\n", null]);
+    golden("14-several", "14. SEVERAL AT ONCE: one message, answered by its numbers", seen);
+  }));
+
+test("projects: a command is shown whole, ended by /stop; always frees edits for an hour", () =>
+  inGarden(async (seen, read) => {
+    seen.claude.setScript((prompt) => {
+      if (prompt.includes("count"))
+        return [
+          { call: "local_run", input: { command: "echo begun >> log\nwhile :; do :; done" } },
+          { say: "Counted." },
+        ];
+      const edit = prompt.includes("title") ? typo : { ...typo, old_string: "mostly", new_string: "and beds" };
+      return [{ call: "local_edit", input: edit }, { say: "Done." }];
+    });
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    seen.write("me", "count the roses");
+    await seen.shows("Claude wants to");
+    await seen.sent();
+    seen.write("me", "ok");
+    while (read("log") === null) await seen.program.status();
+    seen.write("me", "/stop");
+    await seen.shows("Stopped.");
+    await seen.idle();
+    expect(read("log")).toBe("begun\n");
+    seen.write("me", "mend the title");
+    await seen.shows("Claude wants to");
+    await seen.sent();
+    seen.react("me", "♾️", null, "Claude wants to");
+    await seen.shows("Done.");
+    seen.write("me", "and the roses");
+    await seen.shows("Done.");
+    expect(read("README.md")).toBe("# The garden\n\nRoses, and beds.\n");
+    seen.write("me", "/status");
+    await seen.shows("edits in garden");
+    seen.write("me", "/ask");
+    await seen.shows("asks again");
+    golden("15-commands-and-always", "15. COMMANDS: each is asked for, whole; ALWAYS: edits alone, for an hour", seen);
+  }));
 
 test.concurrent.each(["sessions", "messages"])(
   "reminders (%s): set by Claude, shown, listed, taken back, delivered",
@@ -462,3 +514,51 @@ test.concurrent.each(["sessions", "messages"])(
     golden(`13-reminders-${backend}`, `13. REMINDERS (${backend}): what is asked for later comes, once`, seen);
   },
 );
+
+test("claude code: the owner's own program asks for what it does, goes on after a restart, and is the owner's alone", async () => {
+  const brain = await startCodeBrain();
+  const readme = join(brain.base, "README.md");
+  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  brain.setScript((prompt) =>
+    prompt.includes("typo")
+      ? [
+          { say: "I look at the title." },
+          { ask: "Read", input: { file_path: readme } },
+          { ask: "Edit", input: { file_path: readme, old_string: "Teh", new_string: "The" } },
+          { say: "The title reads “The garden” now." },
+        ]
+      : [{ say: "Gladly." }],
+  );
+  try {
+    await using seen = await openScene({
+      SIGNALMAN_PROJECTS: `garden=${brain.base}`,
+      SIGNALMAN_BACKEND: "claude-code",
+      SIGNALMAN_CLAUDE_CODE: brain.program,
+      CLAUDE_CONFIG_DIR: brain.config,
+    });
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    await seen.shows("Claude wants to");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.react("me", "👍", null, "Claude wants to");
+    await seen.answered(asked);
+    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    await seen.restart();
+    seen.note("the program is started again");
+    await seen.answered(seen.write("me", "Thank you!"));
+    seen.write("me", "/undo");
+    await seen.shows("Taken back");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.write("Anna", "Can I ask you, too?");
+    await seen.shows("Only the owner");
+    await seen.idle();
+    golden(
+      "14-claude-code",
+      "14. CLAUDE CODE: the owner's own program works on a project, with the same questions",
+      seen,
+    );
+  } finally {
+    await brain.close();
+  }
+});

@@ -53,7 +53,7 @@ const openMs = 5_000;
 const settleMs = 90_000;
 const restMs = 400;
 
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** A campaign that kept the promises. Through a daemon a message may go out twice, where the binary says so. */
 export const isKept = (tally: Tally): boolean =>
@@ -124,7 +124,7 @@ type Life = {
   tail(): string;
 };
 
-function startLife(env: NodeJS.ProcessEnv): Life {
+export function startLife(env: NodeJS.ProcessEnv): Life {
   const child: ChildProcess = spawn(command[0] ?? "", [...command.slice(1), "run"], {
     env,
     stdio: ["ignore", "ignore", "pipe"],

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { isKept, runCampaign } from "./campaign.ts";
+import { runGarden } from "./garden.ts";
 
 // Through a daemon every kill leaves a poll behind that holds the account for seconds: few kills there.
 test.concurrent.each([
@@ -15,3 +16,9 @@ test.concurrent.each([
   },
   60_000,
 );
+
+test.concurrent("calls that run on this machine, killed 12 times at any instant: nothing runs twice, each is told to Claude once", async () => {
+  const tally = await runGarden({ kills: 12, seed: 3 });
+  expect(tally).toMatchObject({ ranTwice: 0, mistold: 0, unposted: 0 });
+  expect(tally.called).toBeGreaterThan(2);
+}, 120_000);

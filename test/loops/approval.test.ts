@@ -225,3 +225,15 @@ for (const by of ["👍", "yes"] as const)
     await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
     expect(answers(bench)).toEqual([true]);
   });
+
+test("a yes that Claude's side refuses leaves its question open: the next one counts", async () => {
+  await using stage = await openAsking();
+  const { bench, owner, at } = stage;
+  bench.claude().fail("post", { kind: "refuse", code: "claude_request" });
+  owner.react(at("rm one"), "👍");
+  await bench.pass(5_000);
+  expect(answers(bench)).toEqual([]);
+  owner.react(at("rm one"), "👎");
+  await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+  expect(answers(bench)).toEqual([false]);
+});

@@ -1,6 +1,9 @@
 import { afterEach, expect, test } from "bun:test";
 import { EMPTY_DATA_MESSAGE, Proto, ReceiptType, ServiceIdKind } from "@signalapp/mock-server";
 import type { Chat } from "../../src/core/model.ts";
+import type { Line } from "../../src/signal/native/context.ts";
+import { certificateKeeper } from "../../src/signal/native/deliver.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
 import { createPhone } from "../doubles/phone.ts";
 import { never, rawContent, type Rig, startRig } from "./mock.ts";
 
@@ -228,4 +231,19 @@ test("reaction, edit, deletion, quote and mention are understood", async () => {
   expect((await rig.receive(edited, "edit")).content).toMatchObject({ targetSentAt: at, body: { text: "new" } });
   const deleted = raw(at + 2, { dataMessage: data(at + 2, { delete: { targetSentTimestamp: BigInt(at + 1) } }) });
   expect((await rig.receive(deleted, "delete")).content).toEqual({ kind: "delete", targetSentAt: at + 1 });
+});
+
+test("for however many recipients a sender certificate is asked for once at a time", async () => {
+  let asked = 0;
+  const request = async () => {
+    asked++;
+    await Promise.resolve();
+    return { status: 503, json: null, retryAfterMs: null };
+  };
+  const line = () => ({ request }) as unknown as Line;
+  const certificate = certificateKeeper({ line, now: () => at, log: quietLog });
+  expect(await Promise.all(Array.from({ length: 20 }, certificate))).toEqual(Array(20).fill(null));
+  expect(asked).toBe(1);
+  await certificate();
+  expect(asked).toBe(2);
 });

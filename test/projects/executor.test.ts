@@ -17,7 +17,6 @@ import {
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { unknownOutcome } from "../../src/store/calls.ts";
-import { runCall } from "../../src/projects/executor.ts";
 import { definitionsOf } from "../../src/projects/tools.ts";
 import { startRig, type Rig } from "./rig.ts";
 
@@ -50,7 +49,7 @@ test("an edit shows a unified diff, is done after the yes, and once", async () =
   const plan = await rig.question(id);
   if (plan.verdict !== "asks") throw new Error("it should ask");
   expect(plan.title).toBe("edit a.txt (+1 −1)");
-  expect(plan.detail).toBe("--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three\n");
+  expect(plan.detail).toBe("--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three");
   expect(get("a.txt")).toContain("two");
   expect((await rig.run(id)).content).toContain("must be asked");
   expect(get("a.txt")).toContain("two");
@@ -376,12 +375,7 @@ test("what fails in a way that nobody foresaw is settled in words all the same",
   await rig.question(run);
   rig.yes(run);
   for (const id of [edit, run]) {
-    const { content, isError } = await runCall(
-      rig.project,
-      { id },
-      { ...rig.deps, undo, env },
-      new AbortController().signal,
-    );
+    const { content, isError } = await rig.run(id, new AbortController().signal, { ...rig.deps, undo, env });
     expect([isError, content]).toEqual([true, expect.stringMatching(/nothing was written: unforeseen|\w{5}/u)]);
     expect(rig.rowOf(id)).toMatchObject({ state: "done", content });
   }
@@ -452,7 +446,7 @@ test("the definitions have the SDK's schemas under our names, and run only where
     "local_edit",
     "local_run",
   ]);
-  expect(Object.keys(all[4]?.input_schema["properties"] ?? {})).toEqual([
+  expect(Object.keys(all[4]?.inputSchema["properties"] ?? {})).toEqual([
     "file_path",
     "old_string",
     "new_string",

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { lookAt, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
+import { createOrder, folders, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
 import type { Project } from "../../src/projects/folders.ts";
 import type { Sandbox } from "../../src/projects/runner.ts";
 import { createUndo } from "../../src/projects/undo.ts";
@@ -35,6 +35,8 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
   const deps: ExecutorDeps = {
     calls,
     undo,
+    workplace: folders,
+    inOrder: createOrder(),
     sandbox,
     home,
     env,
@@ -71,7 +73,7 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
   };
   /** The question, as the owner sees it. */
   async function question(id: string) {
-    const plan = await lookAt(project, rowOf(id), deps);
+    const plan = await folders.look(project, rowOf(id), deps);
     if (plan.verdict === "asks") calls.ask(id, plan.basis, systemClock.now());
     return plan;
   }
@@ -79,7 +81,11 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
     const { inputHash, basis } = rowOf(id);
     return calls.allow(id, { inputHash, basis: basis ?? "", approver: "owner", patienceMs }, systemClock.now());
   }
-  const run = (id: string, signal = never) => runCall(project, { id }, deps, signal);
+  /** What is seen and asks is left as it is. */
+  const run = async (id: string, signal = never, given: ExecutorDeps = deps) => {
+    const done = await runCall(project, { id }, given, signal);
+    return "verdict" in done ? { content: `must be asked: ${done.reason}`, isError: true } : done;
+  };
   /** All of it: the call, the question where there is one, the yes, the result. */
   async function ask(tool: string, input: unknown, turn = "t1", sessionId = "s") {
     const id = see(tool, input, turn, sessionId);

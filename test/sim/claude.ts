@@ -8,6 +8,7 @@ import { progressOf, trackAll } from "../../src/core/turn.ts";
 import { people as addresses } from "./config.ts";
 import type { VirtualClock } from "../doubles/clock.ts";
 import type { Dice } from "./dice.ts";
+import type { Garden } from "./garden.ts";
 import type { Life, Machine } from "./life.ts";
 import { createLocalClaude, type LocalClaude } from "./local.ts";
 import type { People } from "./people.ts";
@@ -46,6 +47,8 @@ export type Theirs = {
 };
 
 export type TheirsDeps = {
+  /** What Claude calls in the folder of the machine, if anything. */
+  readonly calls: Garden["calls"];
   readonly base: VirtualClock;
   readonly machine: Machine;
   readonly dice: Dice;
@@ -227,7 +230,7 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
   if (!owed) onBroken(`${mark} was asked although nobody waits for its answer`);
 }
 
-/** In a group only who is on the list by name may say yes. An answer goes out after later ones may have come: one of all is hers. */
+/** In a group only who is on the list by name, or the owner, may say yes. An answer goes out after later ones may have come: one of all is hers. */
 function checkApproval(deps: TheirsDeps, remoteId: string): void {
   const chat = chatOf(deps, remoteId);
   if (!chat?.startsWith("group:")) return;
@@ -235,7 +238,8 @@ function checkApproval(deps: TheirsDeps, remoteId: string): void {
     .life()
     ?.look()
     ?.get(
-      "SELECT 1 FROM inbox WHERE chat_key = ? AND kind = 'answer' AND envelope ->> '$.source.aci' = ? LIMIT 1",
+      `SELECT 1 FROM inbox WHERE chat_key = ? AND kind = 'answer'
+       AND (envelope ->> '$.source.aci' = ? OR envelope ->> '$.isOwn' = 1) LIMIT 1`,
       chat,
       addresses.ann.aci,
     );
@@ -244,7 +248,7 @@ function checkApproval(deps: TheirsDeps, remoteId: string): void {
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];
 
-function createScript({ dice, plan }: TheirsDeps) {
+function createScript({ dice, plan, calls }: TheirsDeps) {
   let isCalm = false;
   let count = 0;
   const mark = (): string => `#${++count}#`;
@@ -267,6 +271,8 @@ function createScript({ dice, plan }: TheirsDeps) {
       if (dice.chance(0.6))
         list.push({ pauseMs: Math.round(dice.between(50, dice.chance(plan.slow) ? 120_000 : 3_000)) });
       if (dice.chance(plan.ask)) list.push({ ask: "shell", input: { command: `ls ${count}` } });
+      const called = calls();
+      if (called.length > 0) list.push({ calls: called });
       if (dice.chance(0.1)) list.push({ fail: "overloaded_error", retry: "retrying" });
       list.push(say(to));
     }

@@ -20,6 +20,8 @@ export type FaultDeps = {
   /** The process that lives now, if any. */
   readonly life: () => Life | null;
   /** A person asks the daemon to try now. */
+  /** Claude works in a folder of the machine. */
+  readonly hasGarden: boolean;
   readonly reconnect: () => void;
   /** Kills at one of the next awaits. */
   readonly crashSoon: () => void;
@@ -150,6 +152,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
         ["at an await", deps.crashSoon],
         ["after a message", () => life?.killOn("message")],
         ["after a prompt", () => life?.killOn("prompt")],
+        ...(deps.hasGarden ? [["in a call", () => life?.killOn("call")] as const] : []),
       ];
       const [way, arm] = dice.pick(ways);
       arm();

@@ -31,7 +31,7 @@ export type Machine = {
   readonly statements: Set<string>;
 };
 
-export type Trap = "message" | "prompt";
+export type Trap = "message" | "prompt" | "call";
 
 export type Life = {
   readonly clock: Clock;
@@ -41,7 +41,7 @@ export type Life = {
   kill(why: string): void;
   /** Dies of its own accord when so many writes or commits have passed. */
   killAfterWrites(count: number): void;
-  /** Dies when the world has what it was sent, before it can learn that: a message, or a prompt. Null: not any more. */
+  /** Dies when the world has what it was sent, before it can learn that: a message, a prompt, a call's doing. Null: not any more. */
   killOn(trap: Trap | null): void;
   /** The world has it. */
   delivered(what: Trap): void;

@@ -14,8 +14,6 @@ export type People = {
   act(): string;
   /** A prompt and nothing else. */
   ask(): string;
-  /** Somebody who may answers the question that is open in a chat. */
-  answer(chatKey: string, isAllowed: boolean): void;
   /** Somebody who is not let in does something. */
   intrude(): string;
   /** An envelope that was delivered comes again. */
@@ -57,7 +55,8 @@ const commands = [
   "/nwe",
 ];
 
-export function createPeople(signal: MemorySignal, dice: Dice): People {
+/** @param onYes a person allows what the chat asks */
+export function createPeople(signal: MemorySignal, dice: Dice, onYes: (who: Person, chat: Chat) => void): People {
   const person = (address: Address, name: string): Person => signal.person(address, name);
   const [ann, bob] = [person(people.ann, "Ann"), person(people.bob, "Bob")];
   const [carl, stranger] = [person(people.carl, "Carl"), person(people.stranger, `${secretWord}-name`)];
@@ -102,12 +101,14 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
     const [place, name] = [dice.pick(places), dice.pick(commands)];
     // Each title another one, so that a lost change shows.
     const text = name.endsWith("Garden") ? `${name} ${++titles}` : name;
+    if (text === "/approve") onYes(place.who, place.chat);
     place.who.write(text, place.options);
     const what = `${text} in ${chatKey(place.chat)}`;
     // In one breath: what is written after a command is meant for what the command leaves behind.
     return dice.chance(0.3) ? `${what}, ${ask(place)}` : what;
   };
   const answerIn = (place: Place, isAllowed: boolean): void => {
+    if (isAllowed) onYes(place.who, place.chat);
     const last = signal.screen().findLast((seen) => chatKey(seen.chat) === chatKey(place.chat));
     if (last && dice.chance(0.3)) {
       const target = { author: signal.account, sentAt: last.timestamp };
@@ -134,20 +135,6 @@ export function createPeople(signal: MemorySignal, dice: Dice): People {
       const place = dice.pick(places);
       const burst = dice.chance(0.15) ? 1 + dice.below(4) : 1;
       return Array.from({ length: burst }, () => ask(place)).join(", ");
-    },
-    answer(key, isAllowed) {
-      // In a group only who is on the list by name may say yes, and must address us: the last place of the list.
-      const place = places.findLast(({ chat }) => chatKey(chat) === key);
-      const question = signal
-        .screen()
-        .findLast(({ chat, text }) => chatKey(chat) === key && text.startsWith("Claude wants to"));
-      // Where the machine's clock is ahead, what is written now counts as written before the question was sent.
-      if (question)
-        place?.who.react(
-          { author: signal.account, sentAt: question.timestamp },
-          isAllowed ? "👍" : "👎",
-          place.options,
-        );
     },
     intrude() {
       const target = said.at(-1)?.envelope.sentAt ?? 1;

@@ -21,8 +21,10 @@ import { boundary, createVirtualClock } from "../doubles/clock.ts";
 import { createDice } from "./dice.ts";
 import { makeHome, simConfig } from "./config.ts";
 import { createFaults } from "./faults.ts";
+import { createGarden } from "./garden.ts";
 import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 import { createOracle } from "./oracle.ts";
+import { createOwner } from "./owner.ts";
 import { createPeople } from "./people.ts";
 import { drawPlan, faultKinds, type FaultKind, type Mode } from "./plan.ts";
 
@@ -127,13 +129,20 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     statements: new Set(),
   };
   const signal = createMemoryTransport({ clock: base, ownTimestamps: plan.ownTimestamps });
-  const people = createPeople(signal, createDice(seed, 4));
+  // In about a third of the worlds Claude works in a folder of the machine; a stream of draws of its own leaves the others as they were.
+  const soil = createDice(seed, 6);
+  const callRate = plan.backend === "remote" && soil.chance(0.35) ? soil.between(0.2, 0.95) : 0;
+  const hasGarden = callRate > 0;
+  const owner = createOwner(signal, soil);
+  const people = createPeople(signal, createDice(seed, 4), owner.onYes);
+  const garden = createGarden({ dice: soil, rate: callRate, owner, onBroken: fail, trace });
   const theirs = createTheirs({
     base,
     machine,
     plan,
     trace,
     dice: createDice(seed, 5),
+    calls: garden.calls,
     people,
     life: () => now?.life ?? null,
     onBroken: fail,
@@ -147,7 +156,9 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     onBroken: fail,
     trace,
   });
-  const config = simConfig(home, plan.settings);
+  // A question that no phone took is over by itself within the grace.
+  const soiled = hasGarden ? { projects: "garden=/garden", approvalMinutes: String(1 + soil.below(20)) } : {};
+  const config = simConfig(home, { ...plan.settings, ...soiled });
   const schedule = (ms: Millis, run: () => void): void => {
     const at = base.monotonic() + ms;
     const index = agenda.findIndex((entry) => entry.at > at);
@@ -213,6 +224,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         );
       },
       isChecked: true,
+      workplace: garden.workplace(life),
       buildLine: () => Promise.resolve(theirs.connect(life)),
     }).then(
       (daemon) => {
@@ -266,6 +278,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     machine,
     theirs,
     people,
+    hasGarden,
     line: signal.faults,
     life: () => now?.life ?? null,
     reconnect: () => {
@@ -363,19 +376,10 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
 
   const help = (): void => {
     const open = db();
-    if (open) {
-      const waiting = open.all<{ chat_key: string }>("SELECT DISTINCT chat_key FROM inbox WHERE state = 'waiting'");
-      // A question that soon ends by itself is left to do so.
-      if (Number(plan.settings["approvalMinutes"]) > 5)
-        for (const { chat_key } of waiting) people.answer(chat_key, true);
-      // Asked in a turn of another device, or what no phone took: answered there.
-      const isUnseen = (id: string): boolean =>
-        open.get("SELECT 1 FROM outbox WHERE state = 'failed' AND key LIKE ?", `ask:%:${id}`) !== undefined;
-      for (const session of theirs.world.sessions())
-        for (const ask of session.asks)
-          if (!ask.isLocal && (waiting.length === 0 || isUnseen(ask.id)))
-            theirs.world.confirm(session.id, ask.id, true);
-    }
+    // Where it asks is not known here: another device answers.
+    for (const session of theirs.world.sessions())
+      for (const ask of session.asks) if (open && !ask.isLocal) theirs.world.confirm(session.id, ask.id, true);
+    if (open && hasGarden) owner.answerAll();
     if (open && now?.daemon?.status().outbox.fault?.code === "captcha") tryNow();
     schedule(20_000, help);
   };
@@ -387,6 +391,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
       start();
       await step();
       repeatedly(plan.talk, () => trace(`person ${people.act()}`));
+      if (hasGarden) repeatedly(4 + 3 * plan.talk, () => trace(`owner ${owner.act()}`));
       for (const kind of faultKinds) {
         const rate = plan.rates[kind];
         if (rate !== undefined) repeatedly(rate, () => inject(kind));
@@ -403,7 +408,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         if (open === null) reason = "no process";
         else if (state !== "CONNECTED") reason = `the line is ${state}`;
         else if (fault !== null) reason = `the outbox shows ${fault}`;
-        else reason = oracle.unfinished(open);
+        else reason = oracle.unfinished(open) ?? garden.unfinished(open);
         // The sweep would find it within 10 minutes; now and then that is what is waited for.
         if (reason !== null && state === "CONNECTED" && seed % 4 > 0 && base.monotonic() - syncedAt > 20_000) {
           syncedAt = base.monotonic();

@@ -286,13 +286,18 @@ const certificateAnswer = v.object({ certificate: key });
 type KeeperDeps = Pick<Context, "line" | "now" | "log">;
 export function certificateKeeper({ line, now, log }: KeeperDeps): Context["certificate"] {
   let kept: libsignal.SenderCertificate | null = null;
-  return async () => {
-    if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;
+  let asking: Promise<libsignal.SenderCertificate | null> | null = null;
+  const fetch = async () => {
     const reply = await line().request(ask.senderCertificate());
     const answer = v.safeParse(certificateAnswer, reply.json);
     if (reply.status === 200 && answer.success)
       return (kept = libsignal.SenderCertificate.deserialize(answer.output.certificate));
     log.warn("no sender certificate: messages go unsealed", { status: reply.status });
     return null;
+  };
+  return async () => {
+    if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;
+    // All members of a group ask at once.
+    return (asking ??= fetch().finally(() => (asking = null)));
   };
 }
