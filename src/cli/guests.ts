@@ -1,6 +1,5 @@
 /** `signalman people|groups|allow|disallow`: who may ask besides those of the settings, as in the chat; a running daemon goes by it at once. */
-import { changeGuests, listGuests } from "../core/guest-commands.ts";
-import type { Guests } from "../core/guests.ts";
+import { changeGuests, listGuests, type Guests } from "../core/guests.ts";
 import { readAddressee } from "../settings.ts";
 import { createGuests, setAllowed } from "../store/allowed.ts";
 import { openStore, type Store } from "../store/store.ts";

@@ -6,8 +6,7 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, hasChangedHands, inboxKey, oneLine, type DropReason } from "../core/inbound.ts";
-import { isOwner } from "../core/guests.ts";
+import { classify, hasChangedHands, inboxKey, isOwner, oneLine, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";

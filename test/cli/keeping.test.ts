@@ -430,14 +430,14 @@ describe("who may ask", () => {
       return out;
     };
     expect(await say("allow", "ben")).toContain("may ask from now on. Claude answers them in your name.");
-    expect(await say("allow", "weekend", "hike")).toContain("its members may ask");
+    expect(await say("allow", "weekend", "hike")).toContain("'s members may ask");
     expect(await say("people")).toBe(
       `You, in Note to Self (settings)\nBen · ${aci}\nallow NUMBER lets a person ask.\n`,
     );
     expect(await say("groups")).toContain(`Weekend Hike · ${id}`);
     expect((await say("complete", "--", "disallow")).split("\n")).toContain(aci);
     expect((await say("complete", "--", "send")).split("\n")).toContain("self");
-    expect(await say("disallow", "Ben")).toBe("Ben may not ask any more.\n");
-    expect(await say("allow", "nobody")).toStartWith("Whom? allow with a number");
+    expect(await say("disallow", "Ben")).toBe("Ben may no longer ask.\n");
+    expect(await say("allow", "nobody")).toStartWith("Who? allow and a number");
   });
 });

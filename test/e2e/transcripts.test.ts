@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Group } from "@signalapp/mock-server";
 import type { Who } from "./page.ts";
+import { startCodeBrain } from "../doubles/code-brain.ts";
 import { openScene, type Scene } from "./scene.ts";
 
 const moments = /\b(?:today|tomorrow|[A-Z][a-z]{2} \d+ [A-Z][a-z]{2}(?: \d{4})?) \d\d:\d\d/gu;
@@ -132,20 +133,16 @@ test.concurrent("errors: one plain sentence, once, and the answer when it is ove
 });
 
 test.concurrent("after a long absence: one digest, then the answers in order", async () => {
-  await using seen = await openScene();
-  // What was answered before its 👀 went out would show none.
-  seen.claude.setScript((prompt) => [
-    { hold: prompt === "one" ? seen.shows("👀 on “four”") : Promise.resolve() },
-    { say: `About ${prompt}: yes.` },
-  ]);
+  // Marks go out beside the messages: in a backlog their place is chance.
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "false" });
+  seen.claude.setScript((prompt) => [{ say: `About ${prompt}: yes.` }]);
   await seen.cut();
   seen.note("the line is cut");
-  const said = ["one", "two", "three", "four"].map((text, index) =>
-    seen.write("me", text, { minutesAgo: 180 - 45 * index }),
-  );
+  const texts = ["one", "two", "three", "four"];
+  for (const [index, text] of texts.entries()) seen.write("me", text, { minutesAgo: 180 - 45 * index });
   seen.note("the line is back");
   await seen.mend();
-  for (const message of said) await seen.answered(message);
+  for (const text of texts) await seen.shows(`About ${text}`);
   golden("11-absence", "11. AFTER A LONG ABSENCE: one digest, then the answers", seen);
 });
 
@@ -536,10 +533,10 @@ test.concurrent("guests: the owner lets a group and a person ask, from the chat,
   };
   seen.write("Anna", "tea please", { place, isMention: true });
   await dropped();
-  await say("me", "/allow", "its members may ask here", place);
+  await say("me", "/allow", "members may ask here", place);
   await say("Anna", "coffee please", "coffee", place);
   await say("me", "/groups", "Others");
-  await say("me", "/disallow others", "may not ask any more");
+  await say("me", "/disallow others", "may no longer ask");
   seen.write("Anna", "cake please", { place, isMention: true });
   await dropped();
   seen.write("Anna", "tea please");
@@ -547,6 +544,54 @@ test.concurrent("guests: the owner lets a group and a person ask, from the chat,
   await say("me", "/allow anna", "may ask from now on");
   await say("Anna", "milk please", "milk");
   await say("me", "/people", "lets a person ask");
-  await say("me", "/disallow Anna", "Anna may not ask any more");
+  await say("me", "/disallow Anna", "Anna may no longer ask");
   golden("14-guests", "14. GUESTS: who may ask is said in the chat", seen);
+});
+
+test("claude code: the owner's own program asks for what it does, goes on after a restart, and is the owner's alone", async () => {
+  const brain = await startCodeBrain();
+  const readme = join(brain.base, "README.md");
+  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  brain.setScript((prompt) =>
+    prompt.includes("typo")
+      ? [
+          { say: "I look at the title." },
+          { ask: "Read", input: { file_path: readme } },
+          { ask: "Edit", input: { file_path: readme, old_string: "Teh", new_string: "The" } },
+          { say: "The title reads “The garden” now." },
+        ]
+      : [{ say: "Gladly." }],
+  );
+  try {
+    await using seen = await openScene({
+      SIGNALMAN_PROJECTS: `garden=${brain.base}`,
+      SIGNALMAN_BACKEND: "claude-code",
+      SIGNALMAN_CLAUDE_CODE: brain.program,
+      CLAUDE_CONFIG_DIR: brain.config,
+    });
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    await seen.shows("Claude wants to");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.react("me", "👍", null, "Claude wants to");
+    await seen.answered(asked);
+    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    await seen.restart();
+    seen.note("the program is started again");
+    await seen.answered(seen.write("me", "Thank you!"));
+    seen.write("me", "/undo");
+    await seen.shows("Taken back");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.write("Anna", "Can I ask you, too?");
+    await seen.shows("Only the owner");
+    await seen.idle();
+    golden(
+      "14-claude-code",
+      "14. CLAUDE CODE: the owner's own program works on a project, with the same questions",
+      seen,
+    );
+  } finally {
+    await brain.close();
+  }
 });
