@@ -2,6 +2,7 @@
 import type { ModelInfo } from "./claude/line.ts";
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
+import { errorRow } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
@@ -61,8 +62,8 @@ export function surroundings(
   { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
 ): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
-  let claude = "fine";
-  notices.on("claude", ({ fault }) => void (claude = fault === null ? "fine" : fault.message));
+  let claude: string | null = null;
+  notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
   let models: readonly ModelInfo[] = [];
   notices.on("synced", () => {
     if (models.length > 0) return;
@@ -107,9 +108,10 @@ export function surroundings(
       defaultEffort: config.effort,
       isModelFixed: line.remote !== null,
       situation() {
-        const pending = store.outbox.pending().count;
-        const unsent = pending === 0 ? "" : `\nTo be sent: ${pending}`;
-        return `Signal: ${stateName().toLowerCase()}\nClaude (${line.name}): ${claude}${unsent}`;
+        const { count } = store.outbox.pending();
+        const wrong = [stateName() === "CONNECTED" ? [] : "Signal is being connected", claude ?? []].flat();
+        const verdict = wrong.length === 0 ? "✅ Everything works." : `⚠️ ${wrong.join(". ")}.`;
+        return count === 0 ? verdict : `${verdict}\nStill to be sent: ${count}`;
       },
     },
   };

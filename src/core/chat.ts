@@ -19,9 +19,8 @@ import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.t
 import { say, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
+import { deathOf, endStuck, failed, finishTurn, gone, refuse, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
-import { refuse } from "./limit.ts";
 import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";

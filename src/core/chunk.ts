@@ -10,9 +10,15 @@
  * is cut between its lines; an address is not cut. Line breaks around a cut are dropped; nothing else is, so the parts joined by
  * those line breaks are the input. Linear: each part looks at its own window.
  */
-import { address } from "./address.ts";
 import type { Border } from "./marks.ts";
 import { assert, type StyledText, type StyleRange } from "./model.ts";
+
+/**
+ * Addresses in a text that chats make links of: up to white space, or to what ends a Chinese or Japanese sentence, which has none;
+ * not the marks of emphasis and the punctuation behind it.
+ */
+export const address =
+  /(?:https?|ftp):\/\/(?:(?!\*\*|~~|\|\|)[^\s<>"`，。；：！？、（）「」『』【】《》…“”])+(?<![*_~.,:;!?'])/g;
 
 /** A code point takes up to four bytes; less room than that would hold none. */
 const bytesMin = 4;

@@ -1,10 +1,12 @@
 /**
- * Blocks of code in Markdown: where a fence ends, the tabs of a list's lines, and what the file is called that a long one becomes.
+ * Blocks of code in Markdown: where a fence ends, code in lists, and what the file is called that a long one becomes.
  *
  * CommonMark closes a fence only by a line that is indented by less than four spaces, and reads the rest of the text as code
  * where it finds none. Models indent that line deeper now and then, and put fences into Markdown that is fenced itself: prose
  * must not become code by it.
  */
+
+import { tab } from "./marks.ts";
 
 export type Fence = {
   readonly raw: string;
@@ -59,97 +61,71 @@ function isClosedLater(source: string, from: number, mark: string): boolean {
 }
 
 /**
- * Code of a list or a quote goes where its fence stands: models put its lines, or its end, at the margin, and CommonMark then ends
- * the list, or the quote.
+ * Code of a list or a quote goes where its fence stands (models put its lines, or its end, at the margin, and CommonMark then ends
+ * the list, or the quote), with its tabs marked, for a lexer makes spaces of those in lists. Linear.
  */
 export function withFallenCode(markdown: string): string {
-  if (!/^[ >\-*+\d.)]+(?:```|~~~)/m.test(markdown)) return markdown;
+  if (!/^[ \t>\-*+\d.)]+(?:```|~~~)/m.test(markdown)) return markdown;
   const lines = markdown.split("\n");
-  const moved = [...lines];
+  const ends = new Map([
+    ["```", endsIn(lines, /^[\s>]*```+\s*$/)],
+    ["~~~", endsIn(lines, /^[\s>]*~~~+\s*$/)],
+  ]);
   let isInList = false;
-  for (let at = 0, offset = 0; at < lines.length;) {
+  for (let at = 0; at < lines.length; at++) {
     const line = lines[at] ?? "";
-    const [prefix = "", marker = ""] = /^ *((?:> ?)+|(?:(?:[-*+]|\d{1,9}[.)]) {1,4})*)/.exec(line) ?? [];
+    const [prefix = "", marker = ""] = /^\s*((?:> ?)+|(?:(?:[-*+]|\d{1,9}[.)])[ \t]{1,4})*)/.exec(line) ?? [];
     if (/[^ >]/.test(marker)) isInList = true;
     else if (/^\S/.test(line) && lines[at - 1]?.trim() === "") isInList = false;
-    let count = 1;
-    if (/^(?:`{3}|~{3})/.test(line.slice(prefix.length)))
-      count =
-        prefix === "" || (marker === "" && !isInList)
-          ? linesOf(readFence(markdown.slice(offset)))
-          : moveCode(moved, at, prefix);
-    for (const end = at + count; at < end; at++) offset += (lines[at]?.length ?? 0) + 1;
+    const [mark = ""] = /^(?:`{3}|~{3})/.exec(line.slice(prefix.length)) ?? [];
+    const left = ends.get(mark);
+    if (!left) continue;
+    while ((left.at(-1) ?? Infinity) <= at) left.pop();
+    const end = left.at(-1);
+    if (prefix === "" || (marker === "" && !isInList)) at = end ?? lines.length;
+    else if (end !== undefined && moveCode(lines, at, end, prefix)) at = end;
   }
-  return moved.join("\n");
+  return lines.join("\n");
 }
 
-const linesOf = (fence: Fence | null): number => fence?.raw.split("\n").length ?? 1;
+/** The lines that end a fence, the first of them last. */
+const endsIn = (lines: readonly string[], end: RegExp): number[] =>
+  lines.flatMap((line, at) => (end.test(line) ? [at] : [])).reverse();
 
-/** How far the end of such code is looked for. */
-const fallenLinesMax = 400;
-
-/** Moves the lines of the fence at `at` behind its prefix, if they are not; how many there are. */
-function moveCode(lines: string[], at: number, prefix: string): number {
+/** Moves the lines from a fence to its end behind its prefix; false where the end is another's. */
+function moveCode(lines: string[], at: number, end: number, prefix: string): boolean {
   const isQuote = prefix.includes(">");
-  const own = isQuote ? /^ {0,3}(?:> ?)+/ : new RegExp(`^ {0,${prefix.length}}`);
-  const below = lines.slice(at + 1, at + fallenLinesMax);
-  const fence = readFence([lines[at]?.slice(prefix.length), ...below.map((line) => line.replace(own, ""))].join("\n"));
-  if (!fence?.isClosed) return 1;
-  const count = linesOf(fence);
-  const body = below.slice(0, count - 1);
-  const depthOf = (line: string): number =>
-    line.trim() === ""
-      ? Infinity
-      : isQuote
-        ? own.test(line)
-          ? prefix.length
-          : 0
-        : widthOf(/^\s*/.exec(line)?.[0] ?? "");
-  const missing = body.map((line) => Math.max(0, prefix.length - depthOf(line)));
+  const width = widthOf(prefix);
+  const depthOf = (line: string): number => (isQuote && /^\s*>/.test(line) ? width : widthOf(spaceOf(line)));
+  const below = lines.slice(at + 1, end + 1);
+  const missing = below.map((line) => (line.trim() === "" ? 0 : Math.max(0, width - depthOf(line))));
   const [first = 0] = missing;
-  const last = missing.pop() ?? 0;
-  const isFallen = missing.some((columns) => columns > 0);
-  // Where the code begins in its place, but does not end there, what fell out is prose.
-  if (isFallen && first === 0 && last > 0) return 1;
-  const all = first > 0 && !isQuote ? Math.max(...missing) : 0;
-  for (const [index, columns] of [...missing, last].entries()) {
-    const line = body[index] ?? "";
-    const shift = index === count - 2 ? columns : Math.max(all, columns);
-    if (line.trim() !== "" && shift > 0) lines[at + 1 + index] = (isQuote ? "> " : " ".repeat(shift)) + line;
+  const last = missing.at(-1) ?? 0;
+  const most = missing.slice(0, -1).reduce((a, b) => Math.max(a, b), 0);
+  // Where the code begins in its place, but does not end there, what fell out is prose; so is what holds another fence.
+  if (
+    most > 0 &&
+    ((first === 0 && last > 0) || below.some((line, index) => /^ *(?:```|~~~)\s*\w/.test(line) && missing[index]))
+  )
+    return false;
+  const all = first > 0 ? most : 0;
+  for (const [index, columns] of missing.entries()) {
+    const line = lines[at + 1 + index] ?? "";
+    const shift = index === missing.length - 1 ? columns : Math.max(all, columns);
+    if (line.trim() === "" || (isQuote && columns === 0)) continue;
+    lines[at + 1 + index] = isQuote ? `> ${line}` : " ".repeat(width) + without(line, width - shift);
   }
-  return count;
+  if (!isQuote) lines[at] = " ".repeat(widthOf(spaceOf(prefix))) + (lines[at] ?? "").trimStart();
+  return true;
 }
 
-/**
- * `code` with the tabs that its lines have in `source`, where it stands in a list: a lexer makes spaces of what it measures the
- * indentation by. `from` is the line of `source` to look from; the line behind the block comes back.
- */
-export function withTabs(code: string, source: readonly string[], from: number): { code: string; next: number } {
-  const lines = code.split("\n");
-  const heads = lines.map((line) => line.trimStart());
-  const isHere = (at: number): boolean => heads.every((head, index) => source[at + index]?.endsWith(head));
-  const last = Math.min(source.length - lines.length, from + linesAhead);
-  let at = from;
-  while (at <= last && !isHere(at)) at++;
-  if (at > last) return { code, next: from };
-  const restored = lines.map((line, index) => {
-    const original = (source[at + index] ?? "").slice(0, -(heads[index]?.length ?? 0) || undefined);
-    return /\S/.test(original)
-      ? line
-      : tail(original, widthOf(line) - (heads[index]?.length ?? 0)) + (heads[index] ?? "");
-  });
-  return { code: restored.join("\n"), next: at + lines.length };
-}
+const spaceOf = (line: string): string => /^\s*/.exec(line)?.[0] ?? "";
 
-/** How far ahead a block is looked for: code stands in the order of the text. */
-const linesAhead = 2_000;
-
-/** The end of a line's white space that is `columns` wide, tabs as they are; spaces where a tab would have to be parted. */
-function tail(space: string, columns: number): string {
-  const all = widthOf(space);
-  for (let index = 0; index <= space.length; index++)
-    if (all - widthOf(space.slice(0, index)) === columns) return space.slice(index);
-  return " ".repeat(columns);
+/** The line without so many columns of its white space. */
+function without(line: string, columns: number): string {
+  let [at, width] = [0, 0];
+  while (width < columns) width = widthOf(line.slice(0, ++at));
+  return " ".repeat(width - columns) + line.slice(at).replaceAll("\t", tab);
 }
 
 const widthOf = (text: string): number => {
@@ -158,46 +134,19 @@ const widthOf = (text: string): number => {
   return width;
 };
 
+const tableOf = (words: string): { readonly [language: string]: string } =>
+  Object.fromEntries(words.split(/\s+/).map((word) => word.split(":")));
+
 /** Languages whose files do not end as the language is called. */
-const endings: { readonly [language: string]: string } = {
-  python: "py",
-  python3: "py",
-  typescript: "ts",
-  javascript: "js",
-  bash: "sh",
-  shell: "sh",
-  zsh: "sh",
-  console: "txt",
-  text: "txt",
-  plaintext: "txt",
-  yaml: "yml",
-  rust: "rs",
-  ruby: "rb",
-  kotlin: "kt",
-  markdown: "md",
-  "c++": "cpp",
-  csharp: "cs",
-  "c#": "cs",
-  "objective-c": "m",
-  haskell: "hs",
-  perl: "pl",
-  powershell: "ps1",
-  golang: "go",
-  jsonc: "json",
-  elixir: "ex",
-  terraform: "tf",
-};
+const endings =
+  tableOf(`python:py python3:py typescript:ts javascript:js bash:sh shell:sh zsh:sh console:txt text:txt plaintext:txt
+  yaml:yml rust:rs ruby:rb kotlin:kt markdown:md c++:cpp csharp:cs c#:cs objective-c:m haskell:hs perl:pl powershell:ps1 golang:go
+  jsonc:json elixir:ex terraform:tf`);
 
 /** What has no ending. */
-const wholeNames: { readonly [language: string]: string } = {
-  dockerfile: "Dockerfile",
-  docker: "Dockerfile",
-  make: "Makefile",
-  makefile: "Makefile",
-  cmake: "CMakeLists.txt",
-  gitignore: ".gitignore",
-  dotenv: ".env",
-};
+const wholeNames = tableOf(
+  "dockerfile:Dockerfile docker:Dockerfile make:Makefile makefile:Makefile cmake:CMakeLists.txt gitignore:.gitignore dotenv:.env",
+);
 
 const isSame = (a: string, b: string): boolean =>
   a === b || [a, b].sort().join() === "yaml,yml" || (/^[jt]sx?$/.test(a) && a.slice(0, 2) === b.slice(0, 2));

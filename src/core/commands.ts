@@ -1,43 +1,101 @@
-/** The commands of the chat; each fits a line of a phone (40 columns). */
-export const commands = [
-  { name: "help", use: "/help", what: "this list" },
-  { name: "new", use: "/new [text]", what: "start a fresh conversation" },
-  { name: "stop", use: "/stop", what: "stop the answer at work" },
-  { name: "skip", use: "/skip", what: "drop what is not answered yet" },
-  { name: "status", use: "/status", what: "does everything work?" },
-  { name: "model", use: "/model [id]", what: "show or choose the model" },
-  { name: "title", use: "/title [text]", what: "show or set the title" },
-  { name: "sessions", use: "/sessions", what: "earlier conversations" },
-  { name: "resume", use: "/resume N", what: "go back to number N" },
-  { name: "usage", use: "/usage", what: "tokens and cost" },
-  { name: "approve", use: "/approve [always]", what: "say yes" },
-  { name: "deny", use: "/deny [why]", what: "say no" },
-  { name: "projects", use: "/projects", what: "folders for Claude" },
-  { name: "project", use: "/project NAME", what: "work on one; off ends" },
-  { name: "diff", use: "/diff", what: "what was changed there" },
-  { name: "undo", use: "/undo", what: "take the last changes back" },
-  { name: "ask", use: "/ask", what: "be asked for every tool again" },
-  { name: "reminders", use: "/reminders", what: "what is set; off N ends one" },
-  { name: "retry", use: "/retry", what: "ask the last message again" },
-  { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
-  { name: "export", use: "/export", what: "this conversation as a file" },
-  { name: "forget", use: "/forget [all]", what: "delete the conversation" },
-  { name: "allow", use: "/allow [who]", what: "let a person or group ask" },
-  { name: "disallow", use: "/disallow [who]", what: "take that back" },
-  { name: "people", use: "/people", what: "who may ask" },
-  { name: "groups", use: "/groups", what: "in which groups" },
-  { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
+/** The commands of the chat: what they are called, and how a person's message is read as one, as phones and habits write it. */
+import { toPlain } from "./consent.ts";
+
+/** What belongs together, what a person needs first on top; each fits a line of a phone (40 columns). */
+const groups = [
+  [
+    { name: "new", use: "/new [text]", what: "start a fresh conversation" },
+    { name: "stop", use: "/stop", what: "stop the answer at work" },
+    { name: "retry", use: "/retry", what: "ask the last message again" },
+    { name: "status", use: "/status", what: "does everything work?" },
+    { name: "help", use: "/help", what: "this list" },
+  ],
+  [
+    { name: "sessions", use: "/sessions", what: "earlier conversations" },
+    { name: "resume", use: "/resume N", what: "go back to number N" },
+    { name: "title", use: "/title [text]", what: "show or set the title" },
+    { name: "export", use: "/export", what: "this conversation as a file" },
+    { name: "forget", use: "/forget [all]", what: "delete the conversation" },
+    { name: "skip", use: "/skip", what: "drop what is not answered yet" },
+    { name: "reminders", use: "/reminders", what: "what is set; off N ends one" },
+  ],
+  [
+    { name: "model", use: "/model [id]", what: "show or choose the model" },
+    { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
+    { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
+    { name: "usage", use: "/usage", what: "tokens and cost" },
+  ],
+  [
+    { name: "approve", use: "/approve [always]", what: "say yes" },
+    { name: "deny", use: "/deny [why]", what: "say no" },
+    { name: "ask", use: "/ask", what: "be asked for every tool again" },
+    { name: "projects", use: "/projects", what: "folders for Claude" },
+    { name: "project", use: "/project NAME", what: "work on one; off ends" },
+    { name: "diff", use: "/diff", what: "what was changed there" },
+    { name: "undo", use: "/undo", what: "take the last changes back" },
+  ],
+  [
+    { name: "allow", use: "/allow [who]", what: "let a person or group ask" },
+    { name: "disallow", use: "/disallow [who]", what: "take that back" },
+    { name: "people", use: "/people", what: "who may ask" },
+    { name: "groups", use: "/groups", what: "in which groups" },
+  ],
 ] as const;
 
-export type CommandName = (typeof commands)[number]["name"];
+export type Command = (typeof groups)[number][number];
+export const commands: readonly Command[] = groups.flat();
+export type CommandName = Command["name"];
 
-/** What a person needs first. */
-const firstNames: readonly string[] = ["new", "stop", "status", "model", "sessions"];
+/** One command a line. */
+export const commandHelp = (): string =>
+  groups.map((group) => group.map(({ use, what }) => `${use} – ${what}`).join("\n")).join("\n\n");
 
-/** One command a line: what a person needs first, then the others. */
-export function commandHelp(): string {
-  const line = ({ use, what }: (typeof commands)[number]): string => `${use} – ${what}`;
-  const first = firstNames.flatMap((name) => commands.filter((command) => command.name === name));
-  const others = commands.filter((command) => !first.includes(command));
-  return [first, others].map((group) => group.map(line).join("\n")).join("\n\n");
+/** Other names that people try; they count where there is the command. */
+const aliases: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    new: "clear reset",
+    help: "start commands",
+    stop: "cancel",
+    model: "models",
+    effort: "think",
+    usage: "cost",
+    status: "whoami",
+    sessions: "history chats",
+    reminders: "reminder",
+    retry: "again regenerate",
+    title: "rename",
+    forget: "delete",
+    approve: "yes y ok",
+    deny: "no n",
+  }).flatMap(([name, others]) => others.split(" ").map((other) => [other, name])),
+);
+
+export type CommandLine = { readonly name: string; readonly argument: string };
+
+const blank = /^[\s\p{Cf}\p{Variation_Selector}]+/u;
+/** Behind a command's name: the name of an account, then punctuation and pictures, but no path. */
+const decoration = /^(?:@[\w.-]*)?[^\p{L}\p{N}/\\]*$/u;
+/** So many words behind a command that takes none are a question: `/help me with my homework`. */
+const sentence = /^(?:\S+\s+){3}\S/u;
+const urgent = new Set(["stop", "skip"]);
+
+/**
+ * A message as a command, or null where it is none: a path, or a sentence that begins with a word that is no command's name.
+ * Such a word alone is a command that there is not: the person is to hear of the nearest.
+ */
+export function parseCommand(text: string): CommandLine | null {
+  const said = text.replace(blank, "");
+  // Typed by hand, where the chat's own mention was not used.
+  const addressed = /^@[\w.-]+\s+(?=[/／])/u.exec(said)?.[0] ?? "";
+  const [, head = "", rest = ""] = /^[/／](\S+)\s*(.*)$/su.exec(said.slice(addressed.length)) ?? [];
+  const [, word = "", after = ""] = /^([a-z][a-z_]*)(.*)$/su.exec(toPlain(head)) ?? [];
+  if (word === "" || !decoration.test(after)) return null;
+  const name = aliases.get(word) ?? word;
+  const known = commands.find((command) => command.name === name);
+  const words = rest.replace(blank, "").trim();
+  const argument = name === "title" || !decoration.test(words) ? words : "";
+  if (known)
+    return known.use === `/${name}` && sentence.test(argument) && !urgent.has(name) ? null : { name, argument };
+  if (word === "always") return { name: "approve", argument: word };
+  return argument === "" && addressed === "" ? { name: word, argument } : null;
 }

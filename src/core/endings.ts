@@ -4,9 +4,9 @@ import { askSubject, waits } from "./approval.ts";
 import { say, stop } from "./changes.ts";
 import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import { announceSpend } from "./limit.ts";
-import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./progress.ts";
+import { isAnnounced, refusalText, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -206,3 +206,18 @@ export function gone(view: View, session: Session, isElsewhere: boolean): Change
 
 const goneText = (isElsewhere: boolean): string =>
   `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
+
+/** Its person has spent what a day allows: what was not asked yet is not asked. */
+export function refuse(view: Pick<View, "spend">, { id, envelope }: Pick<Prompt, "id" | "envelope">): Change[] {
+  const spend = view.spend(envelope);
+  return [
+    ...(spend === null ? [] : [say("failed", id, refusalText(spend))]),
+    { do: "finish", id, outcome: "failed" },
+    { do: "mark", id, envelope, stage: "failed" },
+  ];
+}
+
+export function announceSpend(view: Pick<View, "spend">, envelope: Envelope): Change[] {
+  const spend = view.spend(envelope);
+  return spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : [];
+}

@@ -5,7 +5,7 @@
 import { refuseAll, withdraw, type Change, type View } from "./changes.ts";
 import type { Look } from "./look.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
-import { changeGuests, listGuests } from "./guest-commands.ts";
+import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, type Context, type Envelope } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
@@ -65,7 +65,7 @@ const handlers: Record<Runnable, Handler> = {
     const free = [...view.granted, ...look.granted().map((name) => `edits in ${name}`)];
     const granted = free.length === 0 ? "" : `\nAllowed without asking: ${free.join(", ")}`;
     return tell(
-      `${look.situation()}\n${length === 0 ? "Nothing waits here." : `To be answered here: ${length}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
+      `${look.situation()}\n${length === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${length}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
     );
   },
   model({ view, look }, argument) {

@@ -114,16 +114,18 @@ function readText(text: string, announced: Announced, fileName: string | null): 
   return { file: { contentType: "text/plain", fileName, base64: utf8.toBase64() } };
 }
 
-/** The text that these bytes are, by BOM, by UTF-8, by the zeros of UTF-16, or as Windows-1252 where a text was announced; else null. */
+/** The text that these bytes are: by BOM, as UTF-8, by the zeros of UTF-16, as announced, as Windows-1252 where it is said to be text; else null. */
 function decode(bytes: Uint8Array, announced: Announced): string | null {
-  const [a = 0, b = 0] = bytes;
-  if (a === 0xff && b === 0xfe) return decodeAs("utf-16le", bytes);
-  if (a === 0xfe && b === 0xff) return decodeAs("utf-16be", bytes);
-  const utf8 = decodeAs("utf-8", bytes);
-  if (utf8 !== null) return utf8;
-  const wide = wideOf(bytes);
-  if (wide !== null) return decodeAs(wide, bytes);
-  return promised(announced) === "text" ? decodeAs("windows-1252", bytes) : null;
+  const [a, b] = bytes;
+  const isWide = (a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff);
+  const charset = /;\s*charset="?([\w-]+)/iu.exec(announced.contentType)?.[1];
+  const latin = promised(announced) === "text" ? "windows-1252" : null;
+  const encodings = isWide ? [a === 0xff ? "utf-16le" : "utf-16be"] : ["utf-8", wideOf(bytes), charset, latin];
+  for (const encoding of encodings) {
+    const text = encoding ? decodeAs(encoding, bytes) : null;
+    if (text !== null) return text;
+  }
+  return null;
 }
 
 /** Half of the bytes of a Latin text in UTF-16 are zero, all on one side. */
@@ -149,10 +151,16 @@ function decodeAs(encoding: string, bytes: Uint8Array): string | null {
   }
 }
 
-/** Names that phones and other messengers give to what was spoken. */
-const spokenName =
-  /^(?:voice|ptt|audio|sprach|recording|new recording|aufnahme|neue aufnahme|memo vocal|message vocal|nota de voz|messaggio vocale|signal-.*voice)[\w .()-]*\.(?:aac|m4a|mp3|ogg|oga|opus|amr|caf|wav|3gpp?|webm|mp4)$/iu;
+/** Names that phones and other messengers give to what was spoken: a word for it and a number, a date or a time. */
+const spokenName = /^(?:voice|ptt|audio|sprach\w*)(?:[ _-]?(?:message|note|memo|recording))?[\d _.()-]*(?:WA\d+)?$/iu;
+/** Films are called so, too. */
+const recordedName =
+  /^(?:(?:new |neue )?(?:recording|aufnahme)|memo vocal|message vocal|nota de voz|grabación|gravação|messaggio vocale|registrazione|запись|录音|語音|signal-[\d-]*(?:voice)?)[\d _.()-]*$/iu;
+const isSound = (ending: string): boolean => /^(?:aac|m4a|mp3|ogg|oga|opus|amr|caf|wav)$/iu.test(ending);
 
 /** Spoken for Claude to read; any other sound is a file. */
-export const isVoice = ({ isVoiceNote, fileName }: Attachment): boolean =>
-  isVoiceNote || spokenName.test(oneLine(fileName) ?? "");
+export function isVoice({ isVoiceNote, fileName }: Attachment): boolean {
+  const [, name = "", ending = ""] = /^(.*)\.(\w+)$/u.exec(oneLine(fileName) ?? "") ?? [];
+  if (isSound(ending)) return isVoiceNote || spokenName.test(name) || recordedName.test(name);
+  return isVoiceNote || (/^(?:mp4|webm|3gpp?)$/iu.test(ending) && spokenName.test(name));
+}

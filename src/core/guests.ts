@@ -1,6 +1,9 @@
-/** Who may write to Claude besides those of the settings: the owner says so in the chat, and the settings stay as they are. */
-import { isPerson, type AllowRule } from "./inbound.ts";
-import type { Envelope } from "./model.ts";
+/**
+ * Who may write to Claude besides those of the settings: the owner says so in the chat (`/allow`, `/disallow`, `/people`, `/groups`),
+ * and the settings stay as they are.
+ */
+import type { AllowRule } from "./inbound.ts";
+import type { Chat, Envelope } from "./model.ts";
 
 export type Guest = { readonly rule: AllowRule; readonly name: string | null; readonly isAdded: boolean };
 
@@ -13,9 +16,50 @@ export type Guests = {
   readonly list: () => readonly Guest[];
 };
 
-/** Whose account it is; else the first person of the settings. */
-export function isOwner(envelope: Envelope, allow: readonly AllowRule[]): boolean {
-  if (allow.some(({ kind }) => kind === "self")) return envelope.isOwn;
-  const first = allow.find(({ kind }) => kind === "number" || kind === "aci");
-  return first !== undefined && envelope.source !== null && isPerson(envelope.source, [first]);
+type Allow = { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean };
+type Done = { readonly text: string; readonly changes: readonly Allow[] };
+type Asked = { readonly guests: Guests; readonly chat: Chat; readonly envelope: Envelope };
+
+const only = "Only the owner of this account can say who may ask.";
+const done = (text: string, ...changes: readonly Allow[]): Done => ({ text, changes });
+const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
+
+/** @param argument whom; in a group, nothing means the group */
+export function changeGuests({ guests, chat, envelope }: Asked, argument: string, isAllowed: boolean): Done {
+  if (!guests.isOwner(envelope)) return done(only);
+  const isHere = argument === "" && chat.kind === "group";
+  // A person is listed by a number or an account id, and called by a name.
+  const isCalled = (name: string | null): boolean => name !== null && name.toLowerCase() === argument.toLowerCase();
+  const called = guests.list().filter(({ name }) => isCalled(name));
+  const rule = isHere
+    ? ({ kind: "group", id: chat.id } as const)
+    : called.length === 1 && called[0] !== undefined
+      ? called[0].rule
+      : guests.find(argument);
+  const verb = isAllowed ? "allow" : "disallow";
+  if (rule === null || rule.kind === "self")
+    return done(`Who? /${verb} and a number, or a name from /people; in a group, /${verb} alone means the group.`);
+  const known = guests.list().find((guest) => isSame(guest.rule, rule));
+  const who = rule.kind === "group" ? "This group" : (known?.name ?? argument);
+  if (isAllowed && known) return done(`${who} may already ask.`);
+  if (!isAllowed && !known) return done(`${who} is not on the list.`);
+  if (!isAllowed && known?.isAdded === false)
+    return done(`${who} is in the settings (SIGNALMAN_ALLOW), which the chat does not change.`);
+  if (!isAllowed) return done(`${who} may no longer ask.`, { do: "allow", rule, isAllowed });
+  const how = rule.kind === "group" ? "'s members may ask here, by mentioning this account." : " may ask from now on.";
+  const asYou = guests.isOwnAccount && rule.kind !== "group" ? " Claude answers them in your name." : "";
+  return done(`${who}${how}${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
+}
+
+export function listGuests(guests: Guests, envelope: Envelope, isGroups: boolean): string {
+  if (!guests.isOwner(envelope)) return only;
+  const lines = guests.list().flatMap(({ rule, name, isAdded }) => {
+    if ((rule.kind === "group") !== isGroups) return [];
+    const id =
+      rule.kind === "number" ? rule.number : rule.kind === "aci" ? rule.aci : rule.kind === "group" ? rule.id : "";
+    const who = rule.kind === "self" ? "You, in Note to Self" : [name, id].filter((word) => word !== null).join(" · ");
+    return [`${who}${isAdded ? "" : " (settings)"}`];
+  });
+  const how = isGroups ? "/allow in a group lets its members ask there." : "/allow NUMBER lets a person ask.";
+  return [...(lines.length > 0 ? lines : ["None."]), how].join("\n");
 }

@@ -3,7 +3,7 @@
  * nothing of it is kept. What is normal traffic without anything to answer is ignored. The rest is a prompt, a command, an
  * answer to a question of Claude's, or takes an earlier prompt back.
  */
-import { parseCommand } from "./command-line.ts";
+import { parseCommand } from "./commands.ts";
 import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
 import type { Account, Address, Envelope, Mention, Millis, TextContent } from "./model.ts";
 import { chatKey, isSameAddress } from "./model.ts";

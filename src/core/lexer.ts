@@ -10,7 +10,7 @@
  * of code by themselves. What spans windows (reference links, say) is lost only in very long texts.
  */
 import { Marked, Tokenizer, type MarkedToken, type Token, type Tokens } from "marked";
-import { address } from "./address.ts";
+import { address } from "./chunk.ts";
 import { readFence, type Fence } from "./code.ts";
 import { emphasisIn, type Emphasis } from "./emphasis.ts";
 import { splitRow } from "./table.ts";
@@ -97,8 +97,11 @@ const tooDeep = /^(?: {0,4}(?:[-*+>]|\d{1,9}[.)])){50}/;
 const sum = /^ {0,3}\+ +[\d$€£(]/;
 
 const blankLine = /\n[ \t]*\n/;
-/** Fewer dashes begin a signature, or an item that is still empty. */
-const underlined = /\n {0,3}(?:=+|-{3,})[ \t]*(?:\n|$)/;
+/** Of dashes at least three: fewer begin a signature, or an item that is still empty. */
+const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
+
+/** Lines that go on with a paragraph. */
+const moreWords = /^(?:(?! {0,3}(?:[-*+>#|=<]|[`~]{3}|\d{1,9}[.)] )|[ \t]*\n)[^\n]+(?:\n|$))*/;
 
 /** What stands between two "or" of a shell or a program. */
 const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
@@ -134,6 +137,7 @@ const share = new RegExp(String.raw`^(?=\\\\[\w.-]+\\\w)${folders.source}`);
 const backslash = (source: string, before: string): readonly string[] =>
   (/\b[A-Za-z]:$/.test(before) ? new RegExp(`^${folders.source}`).exec(source) : null) ??
   (/\d$/.test(before) ? null : /^\\\.(?=\S)/.exec(source)) ??
+  (/[A-Za-z]$/.test(before) ? /^\\\*(?=\.\w)/.exec(source) : null) ??
   (/\S$/.test(before) ? null : share.exec(source)) ??
   [];
 
@@ -190,19 +194,28 @@ const parser = new Marked({
     hr: (source) => (cron.test(source) ? undefined : false),
     // marked looks through the rest of a paragraph for an underline at 8 µs a character: only where there is one.
     lheading(source) {
-      const [line] = underlined.exec(source.split(blankLine, 1)[0] ?? "") ?? [];
+      const { 0: line, index = 0 } = underlined.exec(source.split(blankLine, 1)[0] ?? "") ?? {};
       if (line === undefined) return undefined;
-      // Three dashes below a sentence are a rule.
-      return line.includes("---") && /[.!?;,…。！？]\s*$/.test(source.slice(0, source.indexOf(line)))
-        ? undefined
-        : false;
+      if (/-{3}|=/.test(line))
+        // Three dashes below a sentence are a rule.
+        return /-/.test(line) && /[.!?;,…。！？]\s*$/.test(source.slice(0, index)) ? undefined : false;
+      const end = index + line.length;
+      const raw = source.slice(0, end) + (moreWords.exec(source.slice(end))?.[0] ?? "");
+      return {
+        type: "paragraph",
+        raw,
+        text: raw,
+        tokens: this.lexer.inline(raw.trimEnd()),
+      } as unknown as Tokens.Heading;
     },
     def: (source) => (/^ {0,3}\[\^/.test(source) ? undefined : false),
     table(source) {
+      // The rule itself takes a millisecond and more.
+      if (!delimited.test(source)) return undefined;
       const [raw, head = "", line = "", body = ""] = this.rules.block.table.exec(source) ?? [];
       const titles = splitRow(head);
       const aligns = splitRow(line);
-      if (raw === undefined || titles.length !== aligns.length || !/[:|]/.test(line)) return undefined;
+      if (raw === undefined || titles.length !== aligns.length) return undefined;
       const cell = (text: string, header: boolean, column: number): Tokens.TableCell => ({
         text,
         tokens: this.lexer.inline(text),
@@ -246,6 +259,7 @@ const parser = new Marked({
   },
 });
 
+const delimited = /^[^\n]*\n {0,3}[-: \t]*[|:][-|: \t]*(?:\n|$)/;
 const trimmed = (lines: string): string => lines.replace(/\n+$/, "");
 
 const alignOf = (text: string): "left" | "center" | "right" | null =>

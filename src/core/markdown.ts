@@ -13,9 +13,9 @@
  */
 import { decodeHTMLStrict } from "entities";
 import type { MarkedToken, Token, Tokens } from "marked";
-import { withFallenCode, withTabs } from "./code.ts";
+import { withFallenCode } from "./code.ts";
 import { blocksOf, type Block, type Spoiler, type Verbatim } from "./lexer.ts";
-import { border, clean, margin, shown, styled, unmark, type Border } from "./marks.ts";
+import { border, clean, margin, shown, styled, unmark, withTabs, type Border } from "./marks.ts";
 import type { StyledText } from "./model.ts";
 import { cards, columns, type Cell } from "./table.ts";
 
@@ -40,8 +40,7 @@ export type RenderOptions = {
 export function toSignalText(markdown: string, options: Partial<RenderOptions> = {}): SignalText {
   const { lengthMax = Infinity, takeCode = () => null } = options;
   const source = withFallenCode(clean(markdown));
-  const tabs = /^[ >]*\t/m.test(source) ? { lines: source.split("\n"), next: 0 } : null;
-  const context: Context = { depth: 0, shownUrls: new Set(), cited: new Set(), takeCode, tabs, before: "" };
+  const context: Context = { depth: 0, shownUrls: new Set(), cited: new Set(), takeCode, before: "" };
   const starts: number[] = [];
   let whole = "";
   let isLed = false;
@@ -62,7 +61,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
   const signalText = unmark(whole);
   if (signalText.text === "")
     return { text: source.trim(), styles: [], borders: [], source, starts: [], end: source.length };
-  return { ...signalText, source, starts, end };
+  return { ...signalText, source: withTabs(source), starts, end };
 }
 
 const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code", "blockquote"].includes(type);
@@ -86,8 +85,6 @@ type Context = {
   /** Targets that the text names by the number of their definition. */
   readonly cited: Set<string>;
   readonly takeCode: RenderOptions["takeCode"];
-  /** The lines of the source where tabs must be restored, and the next to look at. */
-  readonly tabs: { readonly lines: readonly string[]; next: number } | null;
   before: string;
 };
 
@@ -173,12 +170,10 @@ const plain = (text: string): string => {
 };
 
 /** At the margin: what is copied from the phone must be the code and nothing else. */
-function codeText({ text, lang = "" }: Tokens.Code, { tabs, depth, takeCode, before }: Context): string {
+function codeText({ text, lang = "" }: Tokens.Code, { takeCode, before }: Context): string {
   // What stands on the line of the fence is no language where it is all there is.
   if (text.trim() === "") return lang.includes(" ") ? styled("MONOSPACE", lang) : "";
-  const restored = tabs && depth > 0 ? withTabs(text, tabs.lines, tabs.next) : null;
-  if (tabs && restored) tabs.next = restored.next;
-  const code = (restored?.code ?? text).trimEnd();
+  const code = withTabs(text).trimEnd();
   return takeCode(code, lang, before) ?? atMargin(styled("MONOSPACE", code));
 }
 

@@ -26,6 +26,9 @@ const styleMarks: { readonly [style in Style]: string } = {
 };
 /** Before a line that stands at the margin, whatever it is nested in. */
 export const margin = "\ufdd8";
+/** A tab in the code of a list. */
+export const tab = "\ufddf";
+export const withTabs = (text: string): string => text.replaceAll(tab, "\t");
 const ledMark = "\ufdde";
 const borderMarks: { readonly [kind in BorderKind]: string } = { prose: "\ufddb", solid: "\ufddc", item: "\ufddd" };
 
@@ -39,7 +42,7 @@ export const styled = (style: Style, text: string): string =>
 export const border = (kind: BorderKind, isLed = false): string => (isLed ? ledMark : "") + borderMarks[kind];
 
 /** What the text shows. */
-export const shown = (marked: string): string => marked.replace(mark, "");
+export const shown = (marked: string): string => withTabs(marked.replace(mark, ""));
 
 /** Colours of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
 const escape = "\u001b";
@@ -57,13 +60,7 @@ export function unmark(marked: string): StyledText & { readonly borders: readonl
   const text = shown(marked).trimEnd();
   const styles: StyleRange[] = [];
   const borders: Border[] = [];
-  const starts: { readonly [style in Style]: number[] } = {
-    BOLD: [],
-    ITALIC: [],
-    STRIKETHROUGH: [],
-    MONOSPACE: [],
-    SPOILER: [],
-  };
+  const starts = new Map(styleNames.map((style) => [style, [] as number[]]));
   let at = 0;
   let isLed = false;
   for (const [index, piece] of marked.split(mark).entries()) {
@@ -79,11 +76,12 @@ export function unmark(marked: string): StyledText & { readonly borders: readonl
     }
     const style = styleNames.find((name) => styleMarks[name].includes(piece));
     if (style === undefined) continue;
-    if (styleMarks[style].startsWith(piece)) starts[style].push(at);
+    const open = starts.get(style) ?? [];
+    if (styleMarks[style].startsWith(piece)) open.push(at);
     else {
-      const start = starts[style].pop() ?? at;
+      const start = open.pop() ?? at;
       const length = Math.min(at, text.length) - start;
-      if (starts[style].length === 0 && length > 0) styles.push({ start, length, style });
+      if (open.length === 0 && length > 0) styles.push({ start, length, style });
     }
   }
   return { text, styles: styles.sort((a, b) => a.start - b.start || b.length - a.length), borders };

@@ -49,7 +49,7 @@ export const isAnnounced = ({ cents, limitCents, isTold }: Spend): boolean =>
   !isTold && cents >= announcedShare * limitCents;
 
 export const spendText = ({ cents, limitCents, until }: Spend): string =>
-  `Today's questions of yours cost ${dollars(cents)} of the ${dollars(limitCents)} allowed, until ${until}.`;
+  `Your questions today cost ${dollars(cents)} of the ${dollars(limitCents)} allowed, until ${until}.`;
 
 export const refusalText = (spend: Spend): string =>
-  `${spendText(spend)} So this one is not asked; send it again (/retry) after that.`;
+  `${spendText(spend)} So this one was not asked; /retry asks it after that.`;

@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { chatFolder, openPlace, type Project } from "../projects/folders.ts";
+import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -194,15 +194,15 @@ export async function toolsOf(
   }
 }
 
-/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+/** The program brings its own tools. @throws BridgeError `claude_program` */
 async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
   const folder = await openPlace(project, home);
   if ("refusal" in folder)
     throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
-  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
+  const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
+  return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

@@ -7,7 +7,7 @@
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
 import { classify, hasChangedHands, inboxKey, type DropReason } from "../core/inbound.ts";
-import { isOwner } from "../core/guests.ts";
+import { isOwner } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";

@@ -1,5 +1,6 @@
 /** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
-import { isOwner, type Guests } from "../core/guests.ts";
+import type { Guests } from "../core/guests.ts";
+import { isOwner } from "../core/inbound.ts";
 import type { AllowRule } from "../core/inbound.ts";
 import { namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { parseCommand } from "../../src/core/command-line.ts";
+import { parseCommand } from "../../src/core/commands.ts";
 import { commands } from "../../src/core/commands.ts";
 import { nearest } from "../../src/core/nearest.ts";
 

@@ -53,6 +53,8 @@ describe("bytes decide what a file is", () => {
     ["UTF-16 without a mark", utf16("plain words", false, false), "text/plain", null, "text: plain words"],
     ["UTF-16, big, without", utf16("plain words", true, false), "text/plain", null, "text: plain words"],
     ["Windows-1252", new Uint8Array([0x67, 0x72, 0xfc, 0x6e, 0x80]), "text/plain", null, "text: grün€"],
+    ["the charset that is announced", new Uint8Array([0xf0, 0xd2]), "text/plain; charset=koi8-r", null, "text: Пр"],
+    ["one that does not exist", new Uint8Array([0xfc]), "text/plain; charset=klingon", null, "text: ü"],
     ["Windows-1252 by its ending", new Uint8Array([0xfc]), "application/octet-stream", "a.csv", "text: ü"],
     ["a web page", utf8("<!DOCTYPE html><p>"), "text/html", "a.html", "text: <!DOCTYPE html><p>"],
     [
@@ -169,10 +171,21 @@ test("a voice note is what is marked or named as one, whatever its type; other s
     "Audio Message.caf",
     "Sprachnachricht 1.aac",
     "New Recording 7.m4a",
+    "录音 2.m4a",
+    "signal-2026-11-30-10-00-00-000.ogg",
+    "AUDIO-2026-11-30-10-00-00.mp4",
   ])
     expect([name, isVoice(file(name, "video/mp4"))]).toEqual([name, true]);
   expect(isVoice(file(null, "application/octet-stream", true))).toBe(true);
-  for (const name of ["Bach.mp3", "podcast.m4a", "voice.pdf", null])
+  for (const name of [
+    "Bach.mp3",
+    "podcast.m4a",
+    "voice.pdf",
+    "Voices of Spring.mp3",
+    "audiobook 1.mp3",
+    "recording.mp4",
+    null,
+  ])
     expect([name, isVoice(file(name))]).toEqual([name, false]);
 });
 

@@ -1,7 +1,7 @@
 /** What the questions of a person may cost in a day. */
 import { expect, test } from "bun:test";
 import type { Change } from "../../src/core/changes.ts";
-import { announceSpend } from "../../src/core/limit.ts";
+import { announceSpend } from "../../src/core/endings.ts";
 import type { Spend } from "../../src/core/spend.ts";
 import { createChatRig, noteOf } from "../doubles/chats.ts";
 
@@ -10,9 +10,9 @@ const textsOf = (changes: readonly Change[]): string[] =>
 
 test.each([
   [79, false, []],
-  [80, false, ["Today's questions of yours cost $0.80 of the $1.00 allowed, until midnight (UTC)."]],
+  [80, false, ["Your questions today cost $0.80 of the $1.00 allowed, until midnight (UTC)."]],
   [80, true, []],
-  [140, false, ["Today's questions of yours cost $1.40 of the $1.00 allowed, until midnight (UTC)."]],
+  [140, false, ["Your questions today cost $1.40 of the $1.00 allowed, until midnight (UTC)."]],
 ])("when a turn ends with %d of 100 cents spent, told already: %p", (cents, isTold, texts) => {
   const spend: Spend = { limitCents: 100, cents, until: "midnight (UTC)", subject: "day person", isTold };
   expect(textsOf(announceSpend({ spend: () => spend }, noteOf("why?", 1)))).toEqual(texts);

@@ -153,8 +153,8 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "\\d+\\.\\d+ \\\\host\\share C:\\a\\.b 1986. A a_b 3.14",
   ],
   "whole paths of Windows": [
-    "C:\\a\\_b\\*.c, **D:\\_e** and \\\\host\\share\\_x\\y. \\*not\\*",
-    "C:\\a\\_b\\*.c, D:\\_e and \\\\host\\share\\_x\\y. *not*",
+    "C:\\a\\_b\\*.c, **D:\\_e** and \\\\host\\share\\_x\\y. \\*not\\* C:\\a b\\c\\*.dll",
+    "C:\\a\\_b\\*.c, D:\\_e and \\\\host\\share\\_x\\y. *not* C:\\a b\\c\\*.dll",
     "BOLD:D:\\_e",
   ],
   "a signature, and what begins with a dash, make no heading": [
@@ -304,6 +304,11 @@ describe("a fence takes nothing with it", () => {
       "- ```sh\n  cat <<E\na\nE\n  ```\n- **b**",
       "•\ncat <<E\na\nE\n• b",
       "cat <<E\na\nE",
+    ],
+    "without an end in its item, before another": [
+      "- ```sh\na\n\n**b**\n\n```js\nc\n```\n**d**",
+      "•\n\na\n\nb\n\nc\n\nd",
+      "c",
     ],
     "without an end in its item": ["- ```\n  a\n\nb\n\n```\nc\n```\nd", "•\na\n\nb\n\nc\n\nd", "a", "c"],
     "with its end at the margin": ["- x\n  ```sh\n  a\n```\n**b**", "• x\na\n\nb", "a"],
@@ -479,6 +484,8 @@ describe("very long and hostile text", () => {
     links: "[a](",
     "lines of one paragraph": "a\n",
     tables: "|a\n|-\n|b\n",
+    "fences of a list": "- ~~~\n",
+    signatures: "a\n--\n",
   };
   for (const [name, unit] of Object.entries(hostile))
     test(`${name}: comes through in bounded time`, () => {

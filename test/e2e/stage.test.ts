@@ -215,11 +215,11 @@ test("what a day may cost: told at 80 %, refused beyond, asked again on the next
   await ask("one", "two", "three");
   expect(seen.texts()).toHaveLength(3);
   await ask("four");
-  const told = "Today's questions of yours cost $0.04 of the $0.05 allowed, until midnight (UTC).";
+  const told = "Your questions today cost $0.04 of the $0.05 allowed, until midnight (UTC).";
   expect(seen.texts().slice(3)).toEqual([expect.stringMatching(/four\.$/u), told]);
   await seen.restart();
   await ask("five", "six", "seven");
-  const refused = expect.stringMatching(/^Today's questions of yours cost \$0\.05 .* So this one is not asked/u);
+  const refused = expect.stringMatching(/^Your questions today cost \$0\.05 .* So this one was not asked/u);
   expect(seen.texts().slice(5)).toEqual([expect.stringMatching(/five\.$/u), refused, refused]);
   expect(seen.signal.reactions().at(-1)?.emoji).toBe("⚠️");
   await ask("/usage", "/status");
@@ -322,7 +322,7 @@ test("/allow: by the owner alone, a person or a group; the settings stay, and /d
   expect(await turn(() => bea.write("/allow", { group }))).toEqual([]);
   expect(await turn(() => seen.write("what?", { group }))).toEqual([]);
   const [here] = await turn(() => seen.write("/allow", { group }));
-  expect(here).toStartWith("This group: its members may ask here");
+  expect(here).toStartWith("This group's members may ask here");
   expect(await turn(() => bea.write("and now?", { group, isMention: true }))).toEqual([
     expect.stringContaining("and now?"),
   ]);
@@ -331,9 +331,9 @@ test("/allow: by the owner alone, a person or a group; the settings stay, and /d
     "You, in Note to Self (settings)\nBea · +15550100011\n/allow NUMBER lets a person ask.",
   );
   expect((await turn(() => seen.write("/groups")))[0]).toStartWith(group);
-  expect(await turn(() => seen.write("/disallow bea"))).toEqual([expect.stringContaining("may not ask any more")]);
+  expect(await turn(() => seen.write("/disallow bea"))).toEqual([expect.stringContaining("may no longer ask")]);
   expect(await turn(() => bea.write("still there?"))).toEqual([]);
-  expect(await turn(() => seen.write("/disallow", { group }))).toEqual(["This group may not ask any more."]);
+  expect(await turn(() => seen.write("/disallow", { group }))).toEqual(["This group may no longer ask."]);
   expect(await turn(() => bea.write("and here?", { group, isMention: true }))).toEqual([]);
-  expect(await turn(() => seen.write("/disallow self"))).toEqual([expect.stringContaining("Whom?")]);
+  expect(await turn(() => seen.write("/disallow self"))).toEqual([expect.stringContaining("Who?")]);
 });

@@ -127,7 +127,7 @@ test("a scheduled question is not asked once its person has spent what a day all
   } as const;
   seen.daemon.store.usage.add("elsewhere", "2026-11-23", seen.signal.account.aci ?? "", spent);
   await seen.pass(1_900);
-  expect(seen.texts().slice(2)).toEqual(["⏰ news", expect.stringContaining("So this one is not asked")]);
+  expect(seen.texts().slice(2)).toEqual(["⏰ news", expect.stringContaining("So this one was not asked")]);
 });
 
 test("/reminders lists, and takes back what Claude was asked for", async () => {
