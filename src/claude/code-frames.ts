@@ -13,20 +13,6 @@ import { count, fields, string, type Fields } from "./wire.ts";
 
 export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
-/** Settings of every start. What changes something, runs something or leaves the machine asks, whatever other settings allow; no
- * hook runs, since it would run unseen; and the tools that need a terminal, or wake later by themselves, are not there. */
-export const programSettings = (asksToRead: boolean): string =>
-  JSON.stringify({
-    permissions: {
-      allow: ["WebSearch"],
-      ask: ["Bash", "Edit", "Write", "NotebookEdit", "WebFetch", "mcp__*", ...(asksToRead ? readers : [])],
-      deny: ["AskUserQuestion", "EnterPlanMode", "ExitPlanMode", "EnterWorktree", "CronCreate", "ScheduleWakeup"],
-      disableBypassPermissionsMode: "disable",
-    },
-    disableAllHooks: true,
-  });
-const readers = ["Read", "Glob", "Grep"];
-
 export const userFrame = (uuid: string, content: JsonValue): object => ({
   type: "user",
   uuid,

@@ -15,7 +15,7 @@ import { toBlocks } from "./blocks.ts";
 import { answerFrame, controlFrame, createTurnReader, userFrame, type Ask, type TurnReader } from "./code-frames.ts";
 import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDeps } from "./code-program.ts";
 import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
-import { fields, toInput, type Fields } from "./wire.ts";
+import { fields, toInput } from "./wire.ts";
 
 export type CodeDeps = ProgramDeps & { readonly newId: () => string };
 
@@ -43,23 +43,23 @@ type Turn = {
   readonly now: () => Millis;
 };
 
+/** The processes, by conversation. */
+type Code = CodeDeps & { readonly talks: Map<string, Talk> };
+
 export function createCodeLine(deps: CodeDeps): Line & { close(): Promise<void> } {
   const talks = new Map<string, Talk>();
+  const code: Code = { ...deps, talks };
   return {
     name: "claude-code",
     remote: null,
     remembers: true,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal, onEvents) =>
-      post(deps, talks, session, requests, onText, signal, onEvents),
+    post: (session, requests, onText, signal, onEvents) => post(code, session, requests, onText, signal, onEvents),
     check: (signal) => checkProgram(deps, signal),
     models: async (signal) => (await lookAtProgram(deps, signal)).models,
     model: async (name, signal) => (await lookAtProgram(deps, signal)).models.find(({ id }) => id === name) ?? null,
     async close() {
-      const open = [...talks.values()];
-      talks.clear();
-      for (const { idle } of open) idle.abort();
-      await Promise.all(open.map(({ program }) => program.end()));
+      await Promise.all([...talks].map(([id, talk]) => drop(code, id, talk)));
     },
   };
 }
@@ -73,8 +73,7 @@ function uuidOf(...words: readonly string[]): string {
 }
 
 async function post(
-  deps: CodeDeps,
-  talks: Map<string, Talk>,
+  code: Code,
   session: SessionView,
   requests: readonly Request[],
   onText: OnText,
@@ -90,26 +89,33 @@ async function post(
   const [newest] = session.history();
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const floor = (newest?.at ?? 0) + 1;
-  const turn: Turn = { session, emit, onText, signal, now: () => Math.max(deps.clock.now(), floor) };
-  const known = talks.get(session.id);
+  const turn: Turn = { session, emit, onText, signal, now: () => Math.max(code.clock.now(), floor) };
+  const known = code.talks.get(session.id);
   const talk = known?.program.isAlive() ? known : undefined;
-  const prompts = requests.filter((request) => request.kind === "prompt");
-  const results = requests.filter((request) => request.kind === "result");
-  const isStopped = requests.some(({ kind }) => kind === "interrupt");
-  if (prompts.length > 0 && talk?.ask && results.length === 0 && !isStopped)
+  if (talk?.ask && requests.every(({ kind }) => kind === "prompt"))
     throw new BridgeError("claude_busy", "Cannot ask Claude as it waits for the answer to its question");
-  const lost = results.filter((result) => !answer(talk, result));
-  if (isStopped) {
-    if (talk?.isBusy) await interrupt(deps, talks, session.id, talk);
-    emit(results.map(({ toolUseId }) => unanswered(toolUseId, turn.now())));
-    emit([{ id: deps.newId(), at: turn.now(), type: "idle", stop: { kind: "end_turn" } }]);
-  } else if (lost.length > 0 && !talk?.isBusy) {
-    await ask(deps, talks, turn, null, lost);
-  } else if (talk?.isBusy && results.length > 0) {
-    await attend(deps, talks, turn, talk);
+  try {
+    await work(code, turn, talk, requests);
+    return all;
+  } catch (error) {
+    // The next try has a process of its own, which reads logins and settings anew.
+    const broken = code.talks.get(session.id);
+    if (broken?.isBusy) await drop(code, session.id, broken);
+    throw error;
   }
-  for (const prompt of prompts) await ask(deps, talks, turn, prompt, []);
-  return all;
+}
+
+async function work(code: Code, turn: Turn, talk: Talk | undefined, requests: readonly Request[]): Promise<void> {
+  const { emit, now } = turn;
+  const results = requests.filter((request) => request.kind === "result");
+  const lost = results.filter((result) => !answer(talk, result));
+  if (requests.some(({ kind }) => kind === "interrupt")) {
+    if (talk?.isBusy) await interrupt(code, turn.session.id, talk);
+    emit(results.map(({ toolUseId }) => unanswered(toolUseId, now())));
+    emit([{ id: code.newId(), at: now(), type: "idle", stop: { kind: "end_turn" } }]);
+  } else if (talk?.isBusy && results.length > 0) await attend(code, turn, talk);
+  else if (lost.length > 0) await ask(code, turn, null, lost);
+  for (const request of requests) if (request.kind === "prompt") await ask(code, turn, request, []);
 }
 
 type Result = Request & { readonly kind: "result" };
@@ -148,27 +154,21 @@ function goOnText(session: SessionView, lost: readonly Result[]): string {
 }
 
 /** Asks, in a process that is there or in a new one, and reads until the turn rests. `prompt` null: what was cut off goes on. */
-async function ask(
-  deps: CodeDeps,
-  talks: Map<string, Talk>,
-  turn: Turn,
-  prompt: Prompt | null,
-  lost: readonly Result[],
-): Promise<void> {
+async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly Result[]): Promise<void> {
   const { session } = turn;
   const text = prompt?.text ?? goOnText(session, lost);
   const uuid =
-    prompt?.id === undefined ? uuidOf(deps.newId()) : uuidOf("prompt", session.id, String(prompt.id), prompt.text);
+    prompt?.id === undefined ? uuidOf(code.newId()) : uuidOf("prompt", session.id, String(prompt.id), prompt.text);
   const content = toInput(toBlocks(text, prompt?.files ?? []));
   const [newest] = session.history();
   let isResumed = newest !== undefined;
   for (let tries = 0; ; tries++) {
-    const talk = await open(deps, talks, session, isResumed);
+    const talk = await open(code, session, isResumed);
     talk.reader = createTurnReader(turn.now);
     talk.isBusy = true;
     talk.program.send(userFrame(uuid, content));
     const isAnew = !isResumed && hasSpoken(session);
-    const isTaken = await attend(deps, talks, turn, talk, { uuid, prompt, lost, isAnew });
+    const isTaken = await attend(code, turn, talk, { uuid, prompt, lost, isAnew });
     if (isTaken) return;
     // It knows no such conversation, or has one already where none was thought to be.
     if (tries > 0)
@@ -184,24 +184,22 @@ function hasSpoken({ history }: SessionView): boolean {
 
 /** The process of a conversation: the one that is there, where it was started like this. @throws BridgeError `claude_program` */
 async function open(
-  deps: CodeDeps,
-  talks: Map<string, Talk>,
-  { id, model, effort, system, folder, asksToRead = false }: SessionView,
+  code: Code,
+  { id, model, effort, system, folder, mayRun = false }: SessionView,
   isResumed: boolean,
 ): Promise<Talk> {
-  const key = JSON.stringify([model, effort, system, folder, asksToRead]);
-  const known = talks.get(id);
+  const key = JSON.stringify([model, effort, system, folder, mayRun]);
+  const known = code.talks.get(id);
   known?.idle.abort();
   if (known?.program.isAlive() && known.key === key) return known;
-  talks.delete(id);
-  await known?.program.end();
+  if (known) await drop(code, id, known);
   const session = uuidOf("session", id);
   const chosen = ["--model", model, "--effort", effort, isResumed ? "--resume" : "--session-id", session];
-  const program = await startProgram(deps, { args: chosen, folder, asksToRead, mark: session });
-  program.send(controlFrame(deps.newId(), { subtype: "initialize", appendSystemPrompt: system }));
+  const program = await startProgram(code, { args: chosen, folder, mayRun, mark: session });
+  program.send(controlFrame(code.newId(), { subtype: "initialize", appendSystemPrompt: system }));
   const state = { isBusy: false, ask: null, costUsd: 0, idle: new AbortController() };
-  const talk: Talk = { program, key, reader: createTurnReader(deps.clock.now), ...state };
-  talks.set(id, talk);
+  const talk: Talk = { program, key, reader: createTurnReader(code.clock.now), ...state };
+  code.talks.set(id, talk);
   return talk;
 }
 
@@ -219,13 +217,7 @@ const anewText = "(Claude Code does not have our earlier conversation any more: 
  * Reads until the turn is over, or asks; false where the process ended before it took the prompt.
  * @throws BridgeError with what was said in the sentence that broke off
  */
-async function attend(
-  deps: CodeDeps,
-  talks: Map<string, Talk>,
-  turn: Turn,
-  talk: Talk,
-  begun: Begun | null = null,
-): Promise<boolean> {
+async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = null): Promise<boolean> {
   const { session, emit, signal } = turn;
   let isTaken = begun === null;
   const take = (): void => {
@@ -239,18 +231,18 @@ async function attend(
   for (;;) {
     const heard = await talk.program.next(signal);
     if (heard === "stopped") {
-      await interrupt(deps, talks, session.id, talk);
+      await interrupt(code, session.id, talk);
       throw new BridgeError("claude_unreachable", "Cannot finish the turn as it was stopped");
     }
+    if (heard === null && !isTaken) {
+      await drop(code, session.id, talk);
+      return false;
+    }
     if (heard === null || heard === "silent") {
-      talks.delete(session.id);
-      await talk.program.end();
-      if (heard === null && !isTaken) return false;
       const why =
         heard === null ? `the claude program ended: ${talk.program.lastWords()}` : "nothing came for too long";
-      throw new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`, {
-        partial: talk.reader.partial(),
-      });
+      const partial = talk.reader.partial();
+      throw new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`, { partial });
     }
     const seen = talk.reader.read(heard.frame);
     if (seen?.kind === "taken") take();
@@ -258,7 +250,7 @@ async function attend(
       // It has this prompt from before, and starts no turn for it.
       take();
       const content = [{ type: "text", text: goOnText(session, []) }];
-      talk.program.send(userFrame(uuidOf(deps.newId()), content));
+      talk.program.send(userFrame(uuidOf(code.newId()), content));
     }
     if (seen?.kind === "text") turn.onText(seen.eventId, seen.text);
     if (seen?.kind === "events") emit(seen.events);
@@ -270,25 +262,20 @@ async function attend(
     }
     // A result without a turn: it found no such conversation, and ends.
     if (seen?.kind === "over" && isTaken) {
-      const events = await conclude(talks, session.id, talk, seen.result);
-      rest(deps, talks, session.id, talk);
+      const events = talk.reader.end(seen.result, talk.costUsd);
+      talk.costUsd = Number(seen.result["total_cost_usd"] ?? talk.costUsd);
+      rest(code, session.id, talk);
       emit(events);
       return true;
     }
   }
 }
 
-/** After a fault the next try has a process of its own, which reads logins and settings anew. @throws BridgeError */
-async function conclude(talks: Map<string, Talk>, id: string, talk: Talk, result: Fields) {
-  try {
-    const costBefore = talk.costUsd;
-    talk.costUsd = Number(result["total_cost_usd"] ?? costBefore);
-    return talk.reader.end(result, costBefore);
-  } catch (error) {
-    talks.delete(id);
-    await talk.program.end();
-    throw error;
-  }
+/** It ends, and what it started with it. */
+async function drop({ talks }: Code, id: string, talk: Talk): Promise<void> {
+  if (talks.get(id) === talk) talks.delete(id);
+  talk.idle.abort();
+  await talk.program.end();
 }
 
 const unservedFrame = (requestId: string): object => ({
@@ -297,34 +284,26 @@ const unservedFrame = (requestId: string): object => ({
 });
 
 /** No turn is on: the process is kept for the next prompt, for a while. */
-function rest({ clock }: CodeDeps, talks: Map<string, Talk>, id: string, talk: Talk): void {
+function rest(code: Code, id: string, talk: Talk): void {
   talk.isBusy = false;
   talk.ask = null;
   talk.idle.abort();
   talk.idle = new AbortController();
   const { signal } = talk.idle;
-  void clock.sleep(idleMs, signal).then(async () => {
-    if (signal.aborted || talks.get(id) !== talk) return;
-    talks.delete(id);
-    await talk.program.end();
-  });
+  void code.clock.sleep(idleMs, signal).then(() => (signal.aborted ? undefined : drop(code, id, talk)));
 }
 
 /** The turn ends, and what it says on its way is not heard; a process that does not come to rest is ended. */
-async function interrupt(deps: CodeDeps, talks: Map<string, Talk>, id: string, talk: Talk): Promise<void> {
-  talk.program.send(controlFrame(deps.newId(), { subtype: "interrupt" }));
+async function interrupt(code: Code, id: string, talk: Talk): Promise<void> {
+  talk.program.send(controlFrame(code.newId(), { subtype: "interrupt" }));
   const over = new AbortController();
-  const late = deps.clock.sleep(interruptMs, over.signal).then(() => over.abort());
-  for (;;) {
+  const late = code.clock.sleep(interruptMs, over.signal).then(() => over.abort());
+  for (let isOver = false; !isOver;) {
     const heard = await talk.program.next(over.signal);
-    if (heard === null || typeof heard === "string") {
-      talks.delete(id);
-      await talk.program.end();
-      break;
-    }
-    if (fields(heard.frame)["type"] !== "result") continue;
-    rest(deps, talks, id, talk);
-    break;
+    const isLost = heard === null || typeof heard === "string";
+    isOver = isLost || fields(heard.frame)["type"] === "result";
+    if (isLost) await drop(code, id, talk);
+    else if (isOver) rest(code, id, talk);
   }
   over.abort();
   await late;

@@ -9,7 +9,7 @@ import { childEnv, kill, killMarked } from "../child-env.ts";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { controlFrame, programSettings } from "./code-frames.ts";
+import { controlFrame } from "./code-frames.ts";
 import type { ModelInfo } from "./line.ts";
 import { fields, string } from "./wire.ts";
 
@@ -60,13 +60,29 @@ export type Program = Awaited<ReturnType<typeof startProgram>>;
 type Start = {
   readonly args: readonly string[];
   readonly folder?: string | undefined;
-  readonly asksToRead: boolean;
-  /** In its environment and in that of all that it starts: by it they are found and ended, where the system lets one look. */
+  /** It has a tool for commands. */
+  readonly mayRun: boolean;
+  /** With the folder, in its environment and in that of all that it starts: by it they are found and ended, where the system lets one look. */
   readonly mark: string;
 };
 
+/**
+ * What reads, changes, runs or leaves the machine asks, whatever other settings allow; no hook runs, since it would run unseen. Tools
+ * that need a terminal, or go on by themselves, are not there.
+ */
+const settings = JSON.stringify({
+  permissions: {
+    allow: ["WebSearch"],
+    ask: "Read Glob Grep Edit Write NotebookEdit Bash WebFetch mcp__*".split(" "),
+    disableBypassPermissionsMode: "disable",
+  },
+  disableAllHooks: true,
+});
+const tools = "Read,Glob,Grep,Edit,Write,NotebookEdit,WebFetch,WebSearch,Skill,Task";
+
+/** Settings, hooks and MCP servers of the folder itself count for nothing: they would run before anything is asked. */
 const streamArgs =
-  "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --settings".split(
+  "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --setting-sources user".split(
     " ",
   );
 /** It may print nothing for so long while a turn is on: a command of Claude's takes up to ten minutes. */
@@ -76,13 +92,14 @@ const silentMs: Millis = 15 * 60_000;
  * Starts the program, in a group of its own, after what is left of an earlier start with this mark has been ended. That it cannot be
  * started shows as its end. @throws BridgeError `claude_program` where it is not there
  */
-export async function startProgram(deps: ProgramDeps, { args, folder, asksToRead, mark: name }: Start) {
+export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, mark: name }: Start) {
   const { env, clock } = deps;
-  const mark = `claude ${name}`;
   const path = findProgram(deps.program, env);
+  const cwd = folder ?? (await deps.folder());
+  const mark = `claude ${name} in ${cwd}`;
   await killMarked(mark);
-  const options = { env: environment(env, mark), cwd: folder ?? (await deps.folder()) };
-  const all = [...streamArgs, programSettings(asksToRead), ...args];
+  const options = { env: environment(env, mark), cwd };
+  const all = [...streamArgs, "--settings", settings, "--tools", mayRun ? `${tools},Bash` : tools, ...args];
   const child = spawn(path, all, { ...options, detached: true, windowsHide: true });
   const closed = new AbortController();
   let words = "";
@@ -173,7 +190,7 @@ type Look = { readonly models: readonly ModelInfo[]; readonly isLoggedIn: boolea
 export async function lookAtProgram(deps: ProgramDeps, signal: AbortSignal): Promise<Look> {
   const program = await startProgram(deps, {
     args: [],
-    asksToRead: false,
+    mayRun: false,
     mark: `look ${process.pid} ${deps.clock.monotonic()}`,
   });
   try {

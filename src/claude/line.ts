@@ -52,8 +52,8 @@ export type SessionView = {
   readonly tools: readonly LocalTool[];
   /** Where the owner's own program works, absolute; absent for every other line. */
   readonly folder?: string;
-  /** There even reading asks. */
-  readonly asksToRead?: boolean;
+  /** Where it has a tool for commands. */
+  readonly mayRun?: boolean;
   /** Metadata for a session that must be created now, encoded (`core/metadata.ts`). */
   readonly metadata: { readonly [key: string]: string };
   /** The stored log, newest first, read as far as it is asked for: what `messages` sends as history. */

@@ -70,7 +70,7 @@ export type Bridge = {
   /** Null where voice notes stay unheard. */
   readonly transcribe: Transcribe | null;
   /** The tools of ours that a conversation has, and the words that come with them. */
-  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system" | "folder" | "asksToRead">>;
+  readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system" | "folder" | "mayRun">>;
   /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
   readonly timeZone?: string;
   /** Who we are; null before the first connect. */

@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { chatFolder, openPlace, type Project } from "../projects/folders.ts";
+import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -99,21 +99,16 @@ async function workOn(
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
   }
-  const executor = await deps.executor();
-  if (call.state === "seen") {
-    const plan = await executor.workplace.look(project, call, executor);
-    if (plan.verdict === "asks") {
-      const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
-      const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
-      const mayAlways = project.name !== "" && isFreed(call);
-      return { use: toUse(call), item, basis: plan.basis, mayAlways, project: project.name };
-    }
-  }
   const stop = new AbortController();
   running.set(call.id, stop);
   try {
-    const { content, isError } = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
-    return settle(content, isError);
+    const executor = await deps.executor();
+    const done = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
+    if (!("verdict" in done)) return settle(done.content, done.isError);
+    const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
+    const item = { what: done.title, detail: done.detail, where, fileName: fileOf(call) };
+    const mayAlways = project.name !== "" && isFreed(call);
+    return { use: toUse(call), item, basis: done.basis, mayAlways, project: project.name };
   } finally {
     running.delete(call.id);
   }
@@ -194,15 +189,15 @@ export async function toolsOf(
   }
 }
 
-/** The program brings its own tools, and reads the folder's `CLAUDE.md` by itself. @throws BridgeError `claude_program` */
+/** The program brings its own tools. @throws BridgeError `claude_program` */
 async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
   const folder = await openPlace(project, home);
   if ("refusal" in folder)
     throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = project.instructions === null ? system : `${system}\n\n${project.instructions}`;
-  return { tools: [], system: words, folder: folder.root, asksToRead: project.ask === "all" };
+  const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
+  return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

@@ -58,6 +58,8 @@ export function createSendLoop(bridge: Bridge): SendLoop {
         if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
         while (row !== null) {
           const following: Next = await sendOne(bridge, row, { next, isOpen, pause, kill });
+          // What was marked behind a message has its turn.
+          if (row.why !== "mark") marks.wake(chatKey);
           if (typeof following === "number") return following;
           row = following;
         }
@@ -68,8 +70,8 @@ export function createSendLoop(bridge: Bridge): SendLoop {
     });
   const { outbox } = store;
   const queue = openQueue("send", outbox.openChats, outbox.head, chatsMax);
-  // They never delay an answer, whatever becomes of them.
-  const marks = openQueue("marks", outbox.chatsWithMarks, outbox.nextMark, marksMax);
+  // They stand behind their answer and never delay one, whatever becomes of them.
+  const marks: Queue = openQueue("marks", outbox.chatsWithMarks, outbox.nextMark, marksMax);
   const wake = (chatKey?: string): void => {
     queue.wake(chatKey);
     marks.wake(chatKey);

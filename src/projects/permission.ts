@@ -12,6 +12,7 @@ import { planCall, type Plan, type Site } from "./tools.ts";
 const shown: { readonly [name in ToolName]?: readonly string[] } = {
   local_read: ["file_path", "offset", "limit", "pages"],
   local_glob: ["pattern", "path"],
+  local_grep: ["pattern", "path"],
   local_edit: ["file_path", "old_string", "new_string", "replace_all"],
   local_write: ["file_path", "content"],
   local_run: ["command", "description"],

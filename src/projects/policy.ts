@@ -18,6 +18,7 @@ export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts
 export const twins: { readonly [name: string]: ToolName | undefined } = {
   Read: "local_read",
   Glob: "local_glob",
+  Grep: "local_grep",
   Edit: "local_edit",
   Write: "local_write",
   Bash: "local_run",

@@ -68,14 +68,16 @@ export function createOutbox(db: Database) {
         (row) => row.chatKey,
       ),
     head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`,
-    /** The same for marks, which go out beside the messages. */
+    /** The same for marks, which wait for the messages before them, and delay none. */
     chatsWithMarks: () =>
       all<{ chatKey: string }>`
         SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
         (row) => row.chatKey,
       ),
     nextMark: (chat: string) =>
-      one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`,
+      one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} AND NOT EXISTS (
+        SELECT 1 FROM outbox AS before WHERE before.chat_key = ${chat} AND before.done_at IS NULL AND before.why <> 'mark'
+        AND before.id < outbox.id) ORDER BY id LIMIT 1`,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */

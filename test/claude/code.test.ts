@@ -184,6 +184,30 @@ test("without `run = true` a command is refused without a question; a way out of
   expect([existsSync(join(garden, "made")), existsSync(join(brain.base, "outside"))]).toEqual([false, false]);
 });
 
+test("it reads freely in the folder, a secret asks, and what lies outside is never read", async () => {
+  const read = (path: string) => ({ ask: "Read", input: { file_path: path, limit: 10 } });
+  const { garden, write, hears, texts, calls } = await open({});
+  const paths = [join(garden, "notes.md"), join(brain.base, "home", "signalman.db"), join(garden, ".env")];
+  brain.setScript(() => [...paths.map(read), { say: "I read." }]);
+  write("/project garden");
+  write("read");
+  await hears("Claude wants to read .env");
+  write("no");
+  await hears("I read.");
+  expect(texts().filter((text) => text.includes("Claude wants to"))).toHaveLength(1);
+  expect(calls().map(({ state }) => state)).toEqual(["posted", "posted", "posted"]);
+  const [transcript = ""] = [...new Bun.Glob("projects/**/*.jsonl").scanSync(brain.config)];
+  const lines = readFileSync(join(brain.config, transcript), "utf8").trim().split("\n");
+  const blocks = lines.flatMap(
+    (line) => (JSON.parse(line) as { content: { type: string; content?: string }[] }).content,
+  );
+  expect(blocks.flatMap(({ type, content }) => (type === "tool_result" ? content : []))).toEqual([
+    "Read is done",
+    expect.stringContaining("outside the project's folder"),
+    expect.stringContaining("The person said no."),
+  ]);
+});
+
 test("an ordinary chat has a folder of ours, where each edit is asked for, and `always` frees none", async () => {
   const script: Script = () => {
     const ask = (name: string) => ({ ask: "Write", input: { file_path: name, content: "x" } });

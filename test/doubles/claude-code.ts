@@ -30,6 +30,8 @@ const forms: Readonly<Record<string, RegExp>> = {
   "--output-format": /^stream-json$/u,
   "--permission-prompt-tool": /^stdio$/u,
   "--permission-mode": /^default$/u,
+  "--setting-sources": /^user$/u,
+  "--tools": /^(\w+,)*\w+$/u,
   "--settings": /^\{.*\}$/su,
   "--model": /^[\w.[\]-]+$/u,
   "--effort": /^(low|medium|high|xhigh|max)$/u,
@@ -47,6 +49,8 @@ function readOptions(words: readonly string[]): ReadonlyMap<string, string> {
     options.set(name, value);
   }
   if (!options.has("-p") || !options.has("--input-format")) fail("Error: this double plays the stream alone");
+  // What the folder says itself would be obeyed, and its servers started, before anything is asked.
+  if (!options.has("--setting-sources")) fail("Error: the folder's own settings would count");
   if (!options.has("--verbose")) fail("Error: When using --print, --output-format=stream-json requires --verbose");
   return options;
 }
@@ -59,6 +63,9 @@ if (process.argv[2] === "--version") {
 const options = readOptions(process.argv.slice(2));
 const { permissions } = JSON.parse(options.get("--settings") ?? "{}") as { permissions?: { ask?: string[] } };
 const asks = new Set(permissions?.ask ?? []);
+const tools = new Set(options.get("--tools")?.split(",") ?? []);
+/** Its own tools begin with a capital. */
+const isThere = (name: string): boolean => !/^[A-Z]/u.test(name) || tools.has(name);
 const sessionId = options.get("--resume") ?? options.get("--session-id") ?? randomUUID();
 const folder = join(config, "projects", process.cwd().replaceAll(/[^a-z\d]/giu, "-"));
 const transcript = join(folder, `${sessionId}.jsonl`);
@@ -112,6 +119,7 @@ function readAnswer(answer: Json): { readonly isAllowed: boolean; readonly words
 /** Does it, as the tool of that name would. */
 async function execute(name: string, input: Json): Promise<{ readonly text: string; readonly isError: boolean }> {
   const path = word(input["file_path"]);
+  if (!isThere(name)) return { text: `No such tool available: ${name}`, isError: true };
   if (name === "Write") writeFileSync(path, String(input["content"]));
   if (name === "Edit") {
     const before = readFileSync(path, "utf8");
@@ -139,7 +147,7 @@ async function useTool(name: string, input: Json, mayAsk: boolean): Promise<void
     message: { id: `msg_${id}`, role: "assistant", content: [block] },
   });
   let answer = { isAllowed: true, words: "", input };
-  if (mayAsk || asks.has(name)) {
+  if (isThere(name) && (mayAsk || asks.has(name))) {
     const requestId = randomUUID();
     const request = { subtype: "can_use_tool", tool_name: name, input, tool_use_id: id };
     const answered = new Promise<Json>((settle) => (asking = { requestId, settle }));

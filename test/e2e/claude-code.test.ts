@@ -1,6 +1,6 @@
 /** The binary with the owner's own program for one project: asked, shown, allowed, done; ended and killed in between. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startCodeBrain, type CodeBrain } from "../doubles/code-brain.ts";
@@ -34,7 +34,7 @@ beforeEach(async () => {
   notes = join(folder, "notes.md");
   mkdirSync(folder);
   writeFileSync(notes, "teh roses\n");
-  const table = `[projects.garden]\nfolder = "${folder}"\nbackend = "claude-code"\n`;
+  const table = `[projects.garden]\nfolder = "${folder}"\nrun = true\nbackend = "claude-code"\n`;
   writeFileSync(join(home.path, "config.toml"), table, { mode: 0o600 });
   brain.setScript((text) =>
     text.endsWith("fix the typo")
@@ -112,6 +112,26 @@ test("kill -9 in the middle of a turn: the prompt is looked up and goes on, it i
   expect(brain.prompts.map((text) => text.includes("count the roses"))).toEqual([true, false]);
   signal.phoneWrites("and now?");
   await hears("code: and now?");
+});
+
+test("kill -9 after the yes, before the end: what was done is not done again", async () => {
+  const hold = Promise.withResolvers<void>();
+  const append = { command: "echo done >> log.md", description: "notes" };
+  brain.setScript((text) =>
+    text.endsWith("note it") ? [{ ask: "Bash", input: append }, { hold: hold.promise }] : [{ say: "Noted, it seems." }],
+  );
+  await openGarden();
+  signal.phoneWrites("note it");
+  await hears("Claude wants to");
+  signal.phoneWrites("yes");
+  const log = join(brain.base, "garden", "log.md");
+  while (!existsSync(log) || readFileSync(log, "utf8") === "") await running.status();
+  await kill();
+  await begin();
+  await hears("Noted, it seems.");
+  expect(readFileSync(log, "utf8")).toBe("done\n");
+  expect(brain.prompts.map((text) => text.includes("note it"))).toEqual([true, false]);
+  hold.resolve();
 });
 
 test("kill -9 while it asks: a yes afterwards is told to Claude, which asks anew; nothing ran meanwhile", async () => {

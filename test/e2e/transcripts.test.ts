@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startCodeBrain } from "../doubles/code-brain.ts";
 import { openScene, type Scene } from "./scene.ts";
 
 const moments = /\b(?:today|tomorrow|[A-Z][a-z]{2} \d+ [A-Z][a-z]{2}(?: \d{4})?) \d\d:\d\d/gu;
@@ -128,20 +129,16 @@ test.concurrent("errors: one plain sentence, once, and the answer when it is ove
 });
 
 test.concurrent("after a long absence: one digest, then the answers in order", async () => {
-  await using seen = await openScene();
-  // What was answered before its 👀 went out would show none.
-  seen.claude.setScript((prompt) => [
-    { hold: prompt === "one" ? seen.shows("👀 on “four”") : Promise.resolve() },
-    { say: `About ${prompt}: yes.` },
-  ]);
+  // Marks go out beside the messages: in a backlog their place is chance.
+  await using seen = await openScene({ SIGNALMAN_REACTIONS: "false" });
+  seen.claude.setScript((prompt) => [{ say: `About ${prompt}: yes.` }]);
   await seen.cut();
   seen.note("the line is cut");
-  const said = ["one", "two", "three", "four"].map((text, index) =>
-    seen.write("me", text, { minutesAgo: 180 - 45 * index }),
-  );
+  const texts = ["one", "two", "three", "four"];
+  for (const [index, text] of texts.entries()) seen.write("me", text, { minutesAgo: 180 - 45 * index });
   seen.note("the line is back");
   await seen.mend();
-  for (const message of said) await seen.answered(message);
+  for (const text of texts) await seen.shows(`About ${text}`);
   golden("11-absence", "11. AFTER A LONG ABSENCE: one digest, then the answers", seen);
 });
 
@@ -517,3 +514,51 @@ test.concurrent.each(["sessions", "messages"])(
     golden(`13-reminders-${backend}`, `13. REMINDERS (${backend}): what is asked for later comes, once`, seen);
   },
 );
+
+test("claude code: the owner's own program asks for what it does, goes on after a restart, and is the owner's alone", async () => {
+  const brain = await startCodeBrain();
+  const readme = join(brain.base, "README.md");
+  writeFileSync(readme, "# Teh garden\n\nRoses, mostly.\n");
+  brain.setScript((prompt) =>
+    prompt.includes("typo")
+      ? [
+          { say: "I look at the title." },
+          { ask: "Read", input: { file_path: readme } },
+          { ask: "Edit", input: { file_path: readme, old_string: "Teh", new_string: "The" } },
+          { say: "The title reads “The garden” now." },
+        ]
+      : [{ say: "Gladly." }],
+  );
+  try {
+    await using seen = await openScene({
+      SIGNALMAN_PROJECTS: `garden=${brain.base}`,
+      SIGNALMAN_BACKEND: "claude-code",
+      SIGNALMAN_CLAUDE_CODE: brain.program,
+      CLAUDE_CONFIG_DIR: brain.config,
+    });
+    seen.write("me", "/project garden");
+    await seen.shows("Project garden");
+    const asked = seen.write("me", "There is a typo in the title. Can you fix it?");
+    await seen.shows("Claude wants to");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.react("me", "👍", null, "Claude wants to");
+    await seen.answered(asked);
+    expect(readFileSync(readme, "utf8")).toStartWith("# The garden\n");
+    await seen.restart();
+    seen.note("the program is started again");
+    await seen.answered(seen.write("me", "Thank you!"));
+    seen.write("me", "/undo");
+    await seen.shows("Taken back");
+    expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
+    seen.write("Anna", "Can I ask you, too?");
+    await seen.shows("Only the owner");
+    await seen.idle();
+    golden(
+      "14-claude-code",
+      "14. CLAUDE CODE: the owner's own program works on a project, with the same questions",
+      seen,
+    );
+  } finally {
+    await brain.close();
+  }
+});
