@@ -99,21 +99,16 @@ async function workOn(
   if (project === undefined) {
     return settle("There is no such project on this machine any more.", true, false);
   }
-  const executor = await deps.executor();
-  if (call.state === "seen") {
-    const plan = await executor.workplace.look(project, call, executor);
-    if (plan.verdict === "asks") {
-      const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
-      const item = { what: plan.title, detail: plan.detail, where, fileName: fileOf(call) };
-      const mayAlways = project.name !== "" && isFreed(call);
-      return { use: toUse(call), item, basis: plan.basis, mayAlways, project: project.name };
-    }
-  }
   const stop = new AbortController();
   running.set(call.id, stop);
   try {
-    const { content, isError } = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
-    return settle(content, isError);
+    const executor = await deps.executor();
+    const done = await runCall(project, call, executor, AbortSignal.any([kill, stop.signal]));
+    if (!("verdict" in done)) return settle(done.content, done.isError);
+    const where = project.name === "" ? "a folder of signalman's" : `project ${project.name}`;
+    const item = { what: done.title, detail: done.detail, where, fileName: fileOf(call) };
+    const mayAlways = project.name !== "" && isFreed(call);
+    return { use: toUse(call), item, basis: done.basis, mayAlways, project: project.name };
   } finally {
     running.delete(call.id);
   }

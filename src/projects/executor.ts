@@ -22,7 +22,7 @@ export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; 
 
 /** Where calls are done: the folders of this machine. The simulation plays one. */
 export type Workplace = {
-  /** What a call would do now, for the question. What is `never` or `free` goes to {@link runCall} without one. */
+  /** What a call would do now. */
   readonly look: (project: Project, call: Asked, deps: Deps) => Promise<Plan>;
   /** What Claude is told of a project: its tools, and what its folder says about itself; or why it cannot be opened. */
   readonly describe: (
@@ -86,10 +86,11 @@ export async function changesIn(project: Project, sessionId: string, deps: Execu
 }
 
 /**
- * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there.
- * Never rejects for what Claude or the folder did. `signal` ends a command: what it has printed is its result.
+ * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there. One that is
+ * seen and asks is left as it is: resolves to what it would do, for the question. Never rejects for what Claude or the folder did.
+ * `signal` ends a command: what it has printed is its result.
  */
-export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
+export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal) {
   const work = () => runNow(project, call, deps, signal);
   return actOf(deps.calls.get(call.id)?.tool) === "change" ? deps.inOrder(project, work) : work();
 }
@@ -97,7 +98,14 @@ export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: 
 type Id = Pick<Call, "id">;
 const actOf = (tool = "") => (isToolName(tool) ? acts[tool] : null);
 
-async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: AbortSignal): Promise<CallResult> {
+type Asks = Extract<Plan, { verdict: "free" | "asks" }>;
+
+async function runNow(
+  project: Project,
+  { id }: Id,
+  deps: ExecutorDeps,
+  signal: AbortSignal,
+): Promise<CallResult | Asks> {
   const { calls, clock } = deps;
   const row = calls.get(id);
   if (row === null || row.state === "started") return { content: unknownOutcome, isError: true };
@@ -110,6 +118,7 @@ async function runNow(project: Project, { id }: Id, deps: ExecutorDeps, signal: 
   if (signal.aborted) return refuse("The owner stopped this before it began.");
   const plan = await deps.workplace.look(project, row, deps);
   if (plan.verdict === "never") return refuse(plan.reason);
+  if (plan.verdict === "asks" && row.state === "seen") return plan;
   const isAllowed = row.state === "allowed";
   if (isAllowed && !plan.holds(row.basis ?? ""))
     return refuse("What the owner was shown has changed since, so nothing was done. Look again, then ask again.");

@@ -29,6 +29,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => program.coldStart(some(20, 3)),
   () => program.overhead("messages", some(40, 5)),
   () => program.overhead("sessions", some(40, 5)),
+  () => program.calls(some(40, 5)),
   () => signalCli.daemonMemory(some(3, 1)),
   () => inside.backlog(1, some(300, 50), some(3, 1)),
   () => inside.backlog(50, some(300, 50), some(3, 1)),

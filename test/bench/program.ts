@@ -1,5 +1,6 @@
 /** The compiled program beside doubles on loopback: start, memory, overhead, backlog, recovery. */
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
@@ -193,6 +194,56 @@ export const overhead = (backend: "sessions" | "messages", runs: number): Promis
       ...listing,
       { group, name: `out: Claude's end → send request (${backend})`, unit: "ms", values: out, target: 5 },
     ];
+  });
+
+/** From Claude's call of a tool of this machine to its result: a file of a project is read, its names are listed. */
+export const calls = (runs: number): Promise<Figure[]> =>
+  onStage(async (stage) => {
+    const { signal, claude } = stage;
+    const arrival = watch(stage);
+    const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+    for (let file = 0; file < 200; file++) writeFileSync(join(folder, `${file}.md`), "A rose is a rose.\n".repeat(100));
+    try {
+      let holds = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      claude.setScript(() => [
+        { hold: holds[0]?.promise ?? Promise.resolve() },
+        { call: "local_read", input: { file_path: "7.md" } },
+        { hold: holds[1]?.promise ?? Promise.resolve() },
+        { call: "local_glob", input: { pattern: "*.md" } },
+        { say: "pong" },
+      ]);
+      const running = await stage.run({ SIGNALMAN_BACKEND: "sessions", SIGNALMAN_PROJECTS: `garden=${folder}` });
+      await running.state("CONNECTED");
+      signal.phoneWrites("/project garden");
+      await signal.nextSent();
+      const took: readonly number[][] = [[], []];
+      for (let run = -3; run < runs; run++) {
+        holds = [Promise.withResolvers(), Promise.withResolvers()];
+        await ready(signal);
+        const prompt = arrival.claude(/^POST .*\/events/u);
+        signal.phoneWrites(`ping ${run}`);
+        await prompt;
+        for (const [index, hold] of holds.entries()) {
+          // What came before comes to rest.
+          await Bun.sleep(30);
+          const result = arrival.claude(/^POST .*\/events/u);
+          const from = performance.now();
+          hold.resolve();
+          const at = await result;
+          if (run >= 0) took[index]?.push(at - from);
+        }
+        await nextSend(signal);
+      }
+      return ["a file is read", "200 names are listed"].map((what, index): Figure => ({
+        group: "overhead",
+        name: `a call of Claude's → its result posted: ${what}`,
+        unit: "ms",
+        values: took[index] ?? [],
+        target: 20,
+      }));
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
 /** A number of the range that is reserved for fiction. */

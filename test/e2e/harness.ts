@@ -15,8 +15,9 @@ const root = new URL("../../", import.meta.url).pathname;
 const binary = join(root, "dist", process.platform === "win32" ? "signalman.exe" : "signalman");
 /** The program under test, as words of a command line. */
 export const command: readonly string[] = process.env["E2E_COMMAND"]?.split(" ") ?? [binary];
-if (command[0] === binary && !existsSync(binary))
-  throw new Error("There is no dist/signalman: run `bun run build` first");
+/** Not the source, run by some runtime. */
+export const isBinary: boolean = command[0] === binary;
+if (isBinary && !existsSync(binary)) throw new Error("There is no dist/signalman: run `bun run build` first");
 
 export type LogLine = {
   readonly level: string;

@@ -11,6 +11,7 @@ import { createScriptedClaude, type Script, type ScriptedClaude } from "../doubl
 import { loadConfig } from "../../src/config.ts";
 import type { Envelope } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
+import type { Workplace } from "../../src/projects/executor.ts";
 import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
 import type { WriteOptions } from "../../src/signal/memory-people.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
@@ -43,6 +44,8 @@ export type StageOptions = {
   /** False as with signal-cli: a message is known by the timestamp that its sending gives it. */
   readonly ownTimestamps?: boolean;
   readonly timeZone?: string;
+  /** Instead of the folders of this machine. */
+  readonly workplace?: Workplace;
   /** Instead of the scripted Claude. */
   readonly line?: (clock: Clock) => Line;
 };
@@ -67,6 +70,7 @@ export async function openStage(options: StageOptions = {}): Promise<Stage> {
       buildTransport: () => Promise.resolve(signal.transport),
       isChecked: true,
       env: process.env,
+      ...(options.workplace === undefined ? {} : { workplace: options.workplace }),
       buildLine: () => Promise.resolve(options.line?.(clock) ?? claude.line),
     });
   let daemon = await start();

@@ -17,7 +17,6 @@ import {
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { unknownOutcome } from "../../src/store/calls.ts";
-import { runCall } from "../../src/projects/executor.ts";
 import { definitionsOf } from "../../src/projects/tools.ts";
 import { startRig, type Rig } from "./rig.ts";
 
@@ -376,12 +375,7 @@ test("what fails in a way that nobody foresaw is settled in words all the same",
   await rig.question(run);
   rig.yes(run);
   for (const id of [edit, run]) {
-    const { content, isError } = await runCall(
-      rig.project,
-      { id },
-      { ...rig.deps, undo, env },
-      new AbortController().signal,
-    );
+    const { content, isError } = await rig.run(id, new AbortController().signal, { ...rig.deps, undo, env });
     expect([isError, content]).toEqual([true, expect.stringMatching(/nothing was written: unforeseen|\w{5}/u)]);
     expect(rig.rowOf(id)).toMatchObject({ state: "done", content });
   }

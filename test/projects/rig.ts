@@ -81,7 +81,11 @@ export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = n
     const { inputHash, basis } = rowOf(id);
     return calls.allow(id, { inputHash, basis: basis ?? "", approver: "owner", patienceMs }, systemClock.now());
   }
-  const run = (id: string, signal = never) => runCall(project, { id }, deps, signal);
+  /** What is seen and asks is left as it is. */
+  const run = async (id: string, signal = never, given: ExecutorDeps = deps) => {
+    const done = await runCall(project, { id }, given, signal);
+    return "verdict" in done ? { content: `must be asked: ${done.reason}`, isError: true } : done;
+  };
   /** All of it: the call, the question where there is one, the yes, the result. */
   async function ask(tool: string, input: unknown, turn = "t1", sessionId = "s") {
     const id = see(tool, input, turn, sessionId);

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "n
 import { join } from "node:path";
 import { createTranscribe } from "../../src/transcribe.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
-import { command, newHome, type Home } from "../e2e/harness.ts";
+import { command, isBinary, newHome, type Home } from "../e2e/harness.ts";
 
 let folder: Home;
 beforeEach(() => void (folder = newHome()));
@@ -46,7 +46,8 @@ test("no .env file sets anything: not the API's address, not the allow list, not
   expect(plain.out).toContain("claude-");
 });
 
-test("no bunfig.toml, tsconfig.json, package.json or module of the folder runs", async () => {
+// A runtime that is given the source looks about for its settings: the promise is the binary's.
+test.skipIf(!isBinary)("no bunfig.toml, tsconfig.json, package.json or module of the folder runs", async () => {
   const mark = join(folder.path, "ran");
   const evil = `require("node:fs").writeFileSync(${JSON.stringify(mark)}, "")`;
   writeFileSync(join(folder.path, "evil.cjs"), evil);
