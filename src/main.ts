@@ -29,6 +29,9 @@ process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localh
   .filter(Boolean)
   .join(",");
 
+/** The runtime would print each request with its headers, the key among them. **Source:** Bun's documentation, "Debugging". */
+process.env["BUN_CONFIG_VERBOSE_FETCH"] = "false";
+
 /** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
 process.umask(0o077);
 /** A fault that no code awaits: the runtime would print it with all that it holds. */

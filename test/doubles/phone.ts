@@ -26,7 +26,13 @@ export type Seen = { readonly place: Place } & (
       /** Disappears after so many seconds; 0 stays. */
       readonly expiresInSeconds: number;
     }
-  | { readonly kind: "reaction"; readonly emoji: string; readonly isRemove: boolean; readonly targetSentAt: number }
+  | {
+      readonly kind: "reaction";
+      readonly sentAt: number;
+      readonly emoji: string;
+      readonly isRemove: boolean;
+      readonly targetSentAt: number;
+    }
   | { readonly kind: "read"; readonly targetSentAt: number }
   | { readonly kind: "typing"; readonly isTyping: boolean }
 );
@@ -265,6 +271,7 @@ async function toSeen(
   if (reaction)
     return {
       kind: "reaction",
+      sentAt: Number(data.timestamp),
       emoji: reaction.emoji ?? "",
       isRemove: reaction.remove === true,
       targetSentAt: Number(reaction.targetSentTimestamp),

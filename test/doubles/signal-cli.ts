@@ -416,10 +416,10 @@ const isStyle = (name: string): name is "BOLD" | "ITALIC" | "STRIKETHROUGH" | "M
 /** Anything that does not read as a data URI is tried as a path, and fails. */
 function toFile(value: unknown) {
   const uri = String(value);
-  const match =
-    /^data:([\w.+-]+\/[\w.+-]+)(?:;filename=([^;,]*))?;base64,((?:[\w+/]{4})*(?:[\w+/]{2}==|[\w+/]{3}=)?)$/u.exec(uri);
-  const [, contentType = "", name = "", base64 = ""] = match ?? [];
-  if (base64 === "")
+  const [head = "", base64 = ""] = uri.split(";base64,");
+  const [whole, contentType = "", name = ""] = /^data:([\w.+-]+\/[\w.+-]+)(?:;filename=([^;,]*))?$/u.exec(head) ?? [];
+  // Groups in groups would overflow the stack with a file of megabytes.
+  if (!whole || base64 === "" || base64.length % 4 !== 0 || !/^[\w+/]+={0,2}$/u.test(base64))
     return refuse(-32603, "Failed to send message: (AttachmentInvalidException) (UnexpectedErrorException)");
   return { fileName: decodeURIComponent(name.replaceAll("+", " ")), contentType, base64 };
 }

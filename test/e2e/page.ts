@@ -21,6 +21,8 @@ type Line =
   | {
       readonly kind: "claude" | "reaction" | "typing" | "untyping";
       readonly text: string;
+      /** By its timestamp, where it has one. */
+      readonly sentAt?: number;
       isClaimed: boolean;
     };
 
@@ -44,6 +46,18 @@ export function createPage(output: () => string) {
   };
   const text = (): string => `${render(lines, reads).join("\n")}\n`;
   const add = (line: Line): void => void lines.push(line);
+  /** Marks travel beside the messages as well: their place is what they were sent before. */
+  const addMark = (line: Line, sentAt: number): void => {
+    let place = lines.length;
+    for (let at = place - 1; at >= 0; at--) {
+      const other = lines[at];
+      if (other === undefined || other.kind === "person" || other.kind === "note") break;
+      if (other.sentAt === undefined) continue;
+      if (other.sentAt < sentAt) break;
+      place = at;
+    }
+    lines.splice(place, 0, line);
+  };
   return {
     nameOf,
     text,
@@ -72,6 +86,7 @@ export function createPage(output: () => string) {
           add({
             kind: "claude",
             text: framed(seen.kind === "edit" ? "Claude✎" : "Claude", shown(seen)),
+            sentAt: seen.sentAt,
             isClaimed: false,
           });
           break;
@@ -80,7 +95,10 @@ export function createPage(output: () => string) {
           if (["✅", "⚠️"].includes(emoji)) finals.add(targetSentAt);
           const what = nameOf(targetSentAt);
           const said = isRemove ? `${emoji} taken off ${what}` : `${emoji} on ${what}`;
-          add({ kind: "reaction", text: framed("", `  ${said}`), isClaimed: false });
+          addMark(
+            { kind: "reaction", text: framed("", `  ${said}`), sentAt: seen.sentAt, isClaimed: false },
+            seen.sentAt,
+          );
           break;
         }
         case "read":

@@ -583,14 +583,13 @@ test("claude code: the owner's own program asks for what it does, goes on after 
     seen.write("me", "/undo");
     await seen.shows("Taken back");
     expect(readFileSync(readme, "utf8")).toStartWith("# Teh garden\n");
-    seen.write("Anna", "Can I ask you, too?");
-    await seen.shows("Only the owner");
-    await seen.idle();
     golden(
       "14-claude-code",
       "14. CLAUDE CODE: the owner's own program works on a project, with the same questions",
       seen,
     );
+    seen.write("Anna", "Can I ask you, too?");
+    await seen.shows("Only the owner");
   } finally {
     await brain.close();
   }

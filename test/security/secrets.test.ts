@@ -182,3 +182,11 @@ test("the key is masked in the settings that are shown, and is no part of a usag
     expect(out + err).not.toContain("planted");
   }
 });
+
+test("no variable of the runtime has the key printed with a request", async () => {
+  for (const BUN_CONFIG_VERBOSE_FETCH of ["curl", "1"]) {
+    const { out, err } = await runOnce(["doctor"], { ...env, BUN_CONFIG_VERBOSE_FETCH });
+    expect(out).toContain("claude");
+    expect(out + err).not.toContain(claude.apiKey);
+  }
+});

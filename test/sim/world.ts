@@ -110,6 +110,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   let sleptMs = 0;
   let provenAt = 0;
   let state = "DISCONNECTED";
+  let syncingSince = 0;
 
   const trace = (text: string): void => {
     const line = `${(base.monotonic() / 1000).toFixed(3).padStart(10)} ${text}`;
@@ -234,9 +235,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
           if (life.isDead()) return;
           state = notice.state.name;
           if (state === "SYNCING") oracle.syncing(life.look());
+          syncingSince = base.monotonic();
         });
-        daemon.notices.on("synced", ({ checked, failed }) => {
-          if (!life.isDead() && state === "SYNCING" && failed === 0) oracle.synced(life.look(), checked);
+        daemon.notices.on("synced", ({ checked, failed, durationMs }) => {
+          // One that began before says nothing of what has come since.
+          const isOfNow = base.monotonic() - durationMs >= syncingSince;
+          if (!life.isDead() && state === "SYNCING" && isOfNow && failed === 0) oracle.synced(life.look(), checked);
         });
         daemon.notices.on("turn", ({ event, session }) => {
           if (!life.isDead()) trace(`turn ${event} in ${session}`);
