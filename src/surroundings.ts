@@ -108,15 +108,18 @@ export function surroundings(
       defaultEffort: config.effort,
       isModelFixed: line.remote !== null,
       situation() {
-        const { count } = store.outbox.pending();
+        const { count, oldestAt } = store.outbox.pending();
         const wrong = [stateName() === "CONNECTED" ? [] : "Signal is being connected", claude ?? []].flat();
         const verdict = wrong.length === 0 ? "✅ Everything works." : `⚠️ ${wrong.join(". ")}.`;
-        return count === 0 ? verdict : `${verdict}\nStill to be sent: ${count}`;
+        const isStuck = oldestAt !== null && clock.now() - oldestAt >= passingMs;
+        return isStuck ? `${verdict}\nStill to be sent: ${count}` : verdict;
       },
     },
   };
 }
 
 const minuteMs: Millis = 60_000;
+/** What waits to be sent for less is on its way: this answer itself, and what was asked beside it. */
+const passingMs: Millis = 5_000;
 /** A list of models is a help, and waited for no longer than this. */
 const modelsTimeoutMs: Millis = 10_000;

@@ -142,7 +142,7 @@ test("a file that Claude makes arrives behind the answer, once, although it is l
   expect((await signal.nextSent()).text).toBe("re: thanks");
 }, 60_000);
 
-test("presence: read, taken, answered, done and greeted, in this order", async () => {
+test("presence: read, taken, answered, done and greeted; marks stand behind their message, and delay none", async () => {
   const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "on" };
   running = await start(env({ ...manners, SIGNALMAN_ALLOW: alice.number }));
   await running.state("CONNECTED");
@@ -152,7 +152,10 @@ test("presence: read, taken, answered, done and greeted, in this order", async (
     const { text, reaction } = await signal.nextSent();
     seen.push(reaction?.emoji ?? text.split("\n")[0] ?? "");
   }
-  expect(seen).toEqual(["👀", expect.stringContaining("hello"), "✅", expect.stringContaining("Welcome")]);
+  const words = seen.filter((text) => !"👀✅".includes(text));
+  expect(words).toEqual([expect.stringContaining("hello"), expect.stringContaining("Welcome")]);
+  expect(seen.filter((text) => !words.includes(text))).toEqual(["👀", "✅"]);
+  expect(seen.indexOf("✅")).toBeGreaterThan(seen.indexOf(words[0] ?? ""));
   expect(signal.readMarks()).toContain(sentAt);
   expect((await running.status()).outbox).toMatchObject({ failed: 0 });
 });
@@ -204,7 +207,7 @@ describe("commands beside the daemon", () => {
     expect(JSON.parse((await runOnce(["status", "--json"], env())).out)).toMatchObject({
       connection: { state: "CONNECTED" },
     });
-    expect((await runOnce(["sessions"], env())).out).toContain("Signal chat");
+    expect((await runOnce(["sessions"], env())).out).toMatch(/Note to Self .*“first words”/u);
     expect((await runOnce(["send", "self", "from the shell"], env())).code).toBe(0);
     expect((await signal.nextSent()).text).toBe("from the shell");
     const second = await runOnce(["run"], env({ SIGNALMAN_LISTEN: "off" }));

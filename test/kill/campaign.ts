@@ -226,11 +226,11 @@ function createTalk(ends: Ends, dice: Dice) {
   };
 }
 
-/** Waits until nothing waits at the service and every row has its outcome. */
+/** Waits until nothing waits at the service and every row has its outcome; a mark that went out is recorded by the next commit. */
 async function settle(home: string, ends: Ends): Promise<void> {
   const db = await openDatabase(join(home, "signalman.db"));
   const sql =
-    "SELECT (SELECT count(*) FROM inbox WHERE state <> 'done') + (SELECT count(*) FROM outbox WHERE done_at IS NULL) AS n";
+    "SELECT (SELECT count(*) FROM inbox WHERE state <> 'done') + (SELECT count(*) FROM outbox WHERE done_at IS NULL AND why <> 'mark') AS n";
   const until = performance.now() + settleMs;
   let restedAt = performance.now();
   while (performance.now() < until && performance.now() - restedAt < restMs) {
