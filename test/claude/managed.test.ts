@@ -470,6 +470,7 @@ describe("managed", () => {
       for (let round = 0; round < 50; round++) await new Promise((resolve) => setImmediate(resolve));
     };
     for (let beats = 0; beats < 3; beats++) await beat();
+    await settled(() => frames.includes("silent"));
     expect(frames.filter((kind) => kind === "silent")).toHaveLength(1);
     gate.open();
     await settled(() => frames.includes("idle"));
