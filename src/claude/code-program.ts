@@ -35,12 +35,19 @@ function findProgram(name: string, env: NodeJS.ProcessEnv): string {
   return found;
 }
 
+/**
+ * It asks git how the folder stands before anything was allowed, and a folder's own configuration can name a program there.
+ * **Source:** the manual of git, `GIT_CONFIG_COUNT`.
+ */
+const quietGit = { GIT_CONFIG_COUNT: "1", GIT_CONFIG_KEY_0: "core.fsmonitor", GIT_CONFIG_VALUE_0: "false" };
+
 /** Without keys: the program has the owner's own login, and is told where that is kept. No work of its own behind our back. */
 const environment = (env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv =>
   childEnv(
     {
       CLAUDE_CONFIG_DIR: env["CLAUDE_CONFIG_DIR"],
       CLAUDE_CODE_DISABLE_BACKGROUND_TASKS: "1",
+      ...quietGit,
       SIGNALMAN_COMMAND: mark,
     },
     env,
