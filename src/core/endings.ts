@@ -130,7 +130,7 @@ const giveUp = (view: View, { id, envelope }: Prompt, sessionId: string, text: s
   { do: "mark", id, envelope, stage: "failed" },
 ];
 
-/** A turn that calls our tools over and over, or rests for what nobody can answer. */
+/** A turn that calls our tools over and over, or rests for what no person can answer. */
 export function endStuck(view: View, session: Session, own: Prompt, events: readonly SessionEvent[]): Change[] {
   const last = events.flatMap((event) => (event.type === "idle" ? event.stop : [])).at(-1);
   const isOwn = view.turn?.kind === "waiting" || view.turn?.kind === "running";

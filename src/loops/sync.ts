@@ -190,7 +190,7 @@ function readRemote(
   const mirrored = context["title"] ?? session.context["title"];
   if (there.title === "" || there.title === mirrored) return { context, stamps };
   const renamed = bridge.store.log.renamed(session.id, there.title);
-  // Without a mirror and without an event nothing says that anybody renamed it: ours goes out.
+  // Without a mirror and without an event nothing says that it was renamed: ours goes out.
   if (!renamed && context["title"] === undefined) return { context, stamps };
   const stamp = nextStamp(null, renamed?.at ?? serverNow, bridge.deviceTag);
   return { context: { ...context, title: there.title }, stamps: { ...stamps, title: stamp } };

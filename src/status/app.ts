@@ -3,7 +3,7 @@
  *
  *   GET /health · /ready · /status (JSON, or a page for a browser) · /metrics        POST /control/…, /send (control.ts, with a token)
  *
- * What it shows says nothing about anybody's messages. It answers only to names of this machine, so that no web page can
+ * What it shows says nothing of what people write. It answers only to names of this machine, so that no web page can
  * read it by pointing a name of its own at 127.0.0.1 (DNS rebinding).
  */
 import { Hono } from "hono";
