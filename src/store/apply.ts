@@ -14,6 +14,7 @@ import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
+import { createCallWrites, endSession, type Writes } from "./apply-calls.ts";
 import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import type { PostRow } from "./posts.ts";
@@ -120,11 +121,6 @@ function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surro
     });
 }
 
-/** Resolves to the session that has new work, if one has. */
-type Writes<Do extends Change["do"]> = {
-  readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
-};
-
 type ConversationDo =
   | "grant"
   | "openProject"
@@ -187,87 +183,6 @@ function createConversationWrites(
       outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
     },
   };
-}
-
-type CallDo =
-  | "call"
-  | "look"
-  | "askCall"
-  | "allowCall"
-  | "dropCall"
-  | "result"
-  | "grantEdits"
-  | "owe"
-  | "paid"
-  | "schedule"
-  | "unschedule"
-  | "reschedule";
-
-/** Calls of our own tools: the journal, and what Claude is told. */
-function createCallWrites(store: Store, world: Surroundings): Writes<CallDo> {
-  const { calls, sessions, settings, reminders, db } = store;
-  return {
-    call(_, { sessionId, turn, use: { id, name, input } }) {
-      const project = sessions.get(sessionId)?.project ?? "";
-      calls.see({ id, sessionId, turn, project, tool: name, input }, world.now());
-      return sessionId;
-    },
-    look: (_, { sessionId }) => sessionId,
-    askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
-    allowCall(_, { useId, approver }) {
-      const call = calls.get(useId);
-      if (call === null || call.basis === null) return;
-      const { inputHash, basis, sessionId } = call;
-      calls.allow(useId, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
-      return sessionId;
-    },
-    dropCall: (_, { useId, reason, approver }) => dropCall(store, world, useId, reason, approver),
-    result(_, { sessionId, useId, text, isError }) {
-      calls.finish(useId, { content: text, isError }, world.now());
-      postResult(store, world, sessionId, useId, text, isError);
-      return sessionId;
-    },
-    schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
-    unschedule: (_, { id }) => void reminders.remove(id),
-    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
-    grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
-    paid: (_, { id }) => void settings.remove(`owed:${id}`),
-    owe(chat, { id, sessionId, work }) {
-      settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
-      return sessionId;
-    },
-  };
-}
-
-function postResult(
-  { posts }: Store,
-  world: Surroundings,
-  sessionId: string,
-  useId: string,
-  text: string,
-  isError: boolean,
-): void {
-  const request = { kind: "result", toolUseId: useId, text, isError } as const;
-  posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
-}
-
-/** It does not begin any more, or, where it has begun, is ended; resolves to its session. */
-function dropCall(store: Store, world: Surroundings, useId: string, reason: string, approver: string | null) {
-  const { calls, db } = store;
-  const call = calls.get(useId);
-  if (call === null) return;
-  const isDenied = approver !== null && calls.deny(useId, reason, approver, world.now());
-  if (isDenied || calls.expire(useId, reason, world.now()))
-    postResult(store, world, call.sessionId, useId, reason, true);
-  else db.afterCommit(() => world.onDropped(useId));
-  return call.sessionId;
-}
-
-/** What was called in a conversation that is over does not run any more. */
-function endSession(store: Store, world: Surroundings, id: string): void {
-  for (const call of store.calls.open(id))
-    if (call.content === null) dropCall(store, world, call.id, "The conversation is over.", null);
-  store.sessions.end(id);
 }
 
 function createApply(store: Store, world: Surroundings) {
