@@ -19,7 +19,7 @@ const entries = (db: Database) => statements<RawEvent, SessionEvent>(db, "SELECT
 export type Log = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
-  const { run, all, many } = entries(db);
+  const { run, get, all, many } = entries(db);
   const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
@@ -43,11 +43,15 @@ export function createLog(db: Database) {
       const known = turns.get(id);
       if (known?.promptId === promptId) return known.progress;
       // Stops that came before the prompt was known here are not its own, whatever their time.
-      const earlier = all<{
-        id: string;
-      }>`SELECT idle.id FROM events AS idle JOIN events AS prompt ON prompt.session_id = idle.session_id
-        WHERE idle.session_id = ${id} AND prompt.id = ${promptId} AND idle.type = 'idle' AND idle.seq < prompt.seq
-        AND (idle.at IS NULL OR idle.at >= coalesce(prompt.at, 0)) LIMIT ${earlierMax}`;
+      const prompt = get<{
+        seq: number;
+        at: Millis | null;
+      }>`SELECT seq, at FROM events WHERE session_id = ${id} AND id = ${promptId}`;
+      const before = prompt?.seq ?? 0;
+      const earlier = all<{ id: string }>`
+        SELECT * FROM (SELECT id FROM events WHERE session_id = ${id} AND type = 'idle' AND at IS NULL AND seq < ${before})
+        UNION ALL SELECT * FROM (SELECT id FROM events WHERE session_id = ${id} AND type = 'idle' AND at >= ${prompt?.at ?? 0}
+          AND seq < ${before} ORDER BY at DESC, seq DESC LIMIT ${earlierMax})`;
       const start = progressOf(promptId, new Set(earlier.map((row) => row.id)));
       const progress = trackAll(start, reads.events(id, promptId));
       turns.set(id, { promptId, progress });
@@ -129,7 +133,7 @@ function createReads(db: Database) {
 }
 
 const pageMax = 64;
-/** More stops than that within the time of one prompt there are not. */
+/** More stops than that a listing does not show again. */
 const earlierMax = 1_000;
 
 /** So far before the cursor everything has been seen, and may be pruned since: it is not news when a listing shows it again. */

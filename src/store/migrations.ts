@@ -324,6 +324,11 @@ export const migrations: readonly string[] = [
   CREATE INDEX reminders_due ON reminders (due_at);
   CREATE INDEX reminders_people ON reminders (person);
   `,
+  // What a message costs stays the same after years.
+  `
+  CREATE INDEX events_stops ON events (session_id, at, seq) WHERE type = 'idle';
+  CREATE INDEX posts_asked ON posts (session_id, id) WHERE kind = 'prompt' AND posted_at IS NOT NULL;
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

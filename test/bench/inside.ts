@@ -279,7 +279,7 @@ const contextOf = (keys: number, word = ""): Context =>
 
 /** One sync of so many cached sessions of which a share changed at Claude while the line was down. */
 export const syncCost = (cached: number, changedShare: number, runs: number): Promise<Figure[]> => {
-  const idle = Date.now() - 40 * 24 * 3_600_000;
+  const idle = Date.now() - 20 * 24 * 3_600_000;
   const remoteIds: string[] = [];
   const fill = ({ sessions }: Store, claude: Scene["claude"]): void => {
     for (let index = 0; index < cached; index++) {
