@@ -4,9 +4,8 @@ import type { Millis } from "./model.ts";
 /** The most that a `Date` can say. **Source:** ECMA-262, "Time Values". */
 const timeMax: Millis = 8.64e15;
 
-function partsOf(at: Millis, timeZone: string): Readonly<Record<string, string>> {
-  const format = new Intl.DateTimeFormat("en-GB", {
-    timeZone,
+const formats = {
+  "en-GB": {
     hourCycle: "h23",
     weekday: "long",
     day: "numeric",
@@ -14,7 +13,21 @@ function partsOf(at: Millis, timeZone: string): Readonly<Record<string, string>>
     year: "numeric",
     hour: "2-digit",
     minute: "2-digit",
-  });
+  },
+  "en-CA": { year: "numeric", month: "2-digit", day: "2-digit" },
+} as const;
+const made = new Map<string, Intl.DateTimeFormat>();
+
+/** Each is made once: that takes longer than all else that a message needs of the time. */
+function formatOf(locale: keyof typeof formats, timeZone: string): Intl.DateTimeFormat {
+  const key = `${locale} ${timeZone}`;
+  const known = made.get(key) ?? new Intl.DateTimeFormat(locale, { timeZone, ...formats[locale] });
+  made.set(key, known);
+  return known;
+}
+
+function partsOf(at: Millis, timeZone: string): Readonly<Record<string, string>> {
+  const format = formatOf("en-GB", timeZone);
   const time = Math.min(Math.max(at, 0), timeMax);
   return Object.fromEntries(format.formatToParts(time).map(({ type, value }) => [type, value]));
 }
@@ -43,7 +56,7 @@ export const withoutTimeLine = (prompt: string): string => prompt.replace(ownLin
 
 /** The day as `2026-11-30`, the month as its first seven characters. */
 export function dayOf(at: Millis, timeZone: string): string {
-  const format = new Intl.DateTimeFormat("en-CA", { timeZone, year: "numeric", month: "2-digit", day: "2-digit" });
+  const format = formatOf("en-CA", timeZone);
   return format.format(Math.min(Math.max(at, 0), timeMax));
 }
 
