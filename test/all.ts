@@ -13,7 +13,11 @@ const testTimeoutMs = 120_000;
 const workers = 3;
 
 const isQuick = process.argv.includes("--quick");
-const quick = ["core", "contract", "loops", "store", "claude", "status", "cli"].map((room) => `test/${room}`);
+const quick = [
+  ...["core", "contract", "loops", "store", "claude", "status", "cli"].map((room) => `test/${room}`),
+  // They start a program for each conversation.
+  "--path-ignore-patterns=test/claude/code*",
+];
 const seeds = [bun, "test/sim/main.ts", "--seeds", "40", "--minutes", "3", "--jobs", "1"];
 
 const steps: readonly (readonly [name: string, command: readonly string[]])[] = [
