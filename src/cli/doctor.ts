@@ -263,7 +263,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     const server = await listen(config.listen, () => new Response());
     await server.stop();
     if (isLoopback(host)) return `${host}:${port} is free`;
-    return [`${host}:${port} is open to the network`, "Anybody who reaches it can read the status."];
+    return [`${host}:${port} is open to the network`, "Every machine that reaches it can read the status."];
   },
 
   async projects({ config: { projects, home }, clock, cli }) {

@@ -53,7 +53,7 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
     }
     return 0;
   }
-  throw new BridgeError("not_linked", "Cannot link as nobody scanned the code");
+  throw new BridgeError("not_linked", "Cannot link as the code was not scanned");
 }
 
 function howToStop(home: string): string {

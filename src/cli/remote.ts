@@ -99,7 +99,7 @@ async function exchange(url: string, signal: AbortSignal, ms: Millis, init: Requ
     }
     return { isOk: response.ok, text: Buffer.concat(chunks).toString() };
   } catch (cause) {
-    throw notRunning(`nobody answers at ${new URL(url).origin}`, cause);
+    throw notRunning(`no daemon answers at ${new URL(url).origin}`, cause);
   }
 }
 

@@ -66,7 +66,7 @@ async function findByName({ home, allow }: Config, name: string): Promise<string
   }
   const near = nearest(name, names);
   throw wrong(
-    `Cannot send to ${redactText(JSON.stringify(name))} as it is nobody${near === null ? "" : `. Did you mean ${near}?`}`,
+    `Cannot send to ${redactText(JSON.stringify(name))} as no person or group is called so${near === null ? "" : `. Did you mean ${near}?`}`,
     "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), group:<id>, or a name of `signalman people` or `signalman groups`.",
   );
 }

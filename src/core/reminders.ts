@@ -61,7 +61,7 @@ export function takeOff(view: View, envelope: Envelope, number: number) {
   const found = view.look.reminders().find((one) => one.number === number);
   if (found === undefined) return { text: `There is no number ${number}. /reminders lists them.`, changes: [] };
   if (personOf(found.source) !== personOf(envelope.source) && !view.isOwner(envelope))
-    return { text: "That one is somebody else's: only they, and the owner, can take it back.", changes: [] };
+    return { text: "Another person set that one: only they, and the owner, can take it back.", changes: [] };
   const text = `Taken back: ${momentText(found.dueAt, view.now, view.look.timeZone)}, ${short(found.text)}`;
   return { text, changes: [{ do: "unschedule", id: found.id } as const] };
 }

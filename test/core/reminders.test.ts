@@ -186,7 +186,7 @@ describe("what is set", () => {
     const rows = [row(1, { source: anna })];
     const guest = given(rows, {}, { isOwner: () => false });
     expect(decided(guest, received("/reminders off 1"))).toEqual(["say command 9"]);
-    expect(textsOf(guest, received("/reminders off 1"))[0]).toContain("somebody else's");
+    expect(textsOf(guest, received("/reminders off 1"))[0]).toContain("Another person set that one");
     expect(decided(given(rows), received("/reminders off 1"))).toEqual(["unschedule 11", "say command 9"]);
   });
 });

@@ -72,18 +72,7 @@ export async function runCampaign({ transport, kills, seed, onProgress }: Campai
   });
   const ends = await openEnds(transport, home.path);
   const talk = createTalk(ends, dice);
-  const env = {
-    PATH: process.env["PATH"],
-    ...ends.env,
-    SIGNALMAN_HOME: home.path,
-    SIGNALMAN_TOOLS: "off",
-    SIGNALMAN_LISTEN: "off",
-    SIGNALMAN_LOG: "info",
-    // What it says of its own accord would be in the way of counting.
-    SIGNALMAN_WELCOME: "false",
-    ANTHROPIC_API_KEY: claude.apiKey,
-    ANTHROPIC_BASE_URL: claude.url,
-  };
+  const env = { ...lifeEnv(ends, home.path, claude), SIGNALMAN_TOOLS: "off" };
   try {
     for (let kill = 1; kill <= kills; kill++) {
       const life = startLife(env);
@@ -114,6 +103,18 @@ export async function runCampaign({ transport, kills, seed, onProgress }: Campai
     home.remove();
   }
 }
+
+export const lifeEnv = (ends: Ends, home: string, claude: ClaudeDouble): NodeJS.ProcessEnv => ({
+  PATH: process.env["PATH"],
+  ...ends.env,
+  SIGNALMAN_HOME: home,
+  SIGNALMAN_LISTEN: "off",
+  SIGNALMAN_LOG: "info",
+  // What it says of its own accord would be in the way of counting.
+  SIGNALMAN_WELCOME: "false",
+  ANTHROPIC_API_KEY: claude.apiKey,
+  ANTHROPIC_BASE_URL: claude.url,
+});
 
 type Life = {
   readonly connected: Promise<void>;

@@ -13,7 +13,7 @@ import { unknownOutcome } from "../../src/store/calls.ts";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { newHome } from "../e2e/harness.ts";
 import { createDice, type Dice } from "../sim/dice.ts";
-import { sleep, startLife } from "./campaign.ts";
+import { sleep, lifeEnv, startLife } from "./campaign.ts";
 import { openEnds, type Ends } from "./ends.ts";
 
 export type GardenTally = {
@@ -62,16 +62,7 @@ export async function runGarden({
   });
   const ends = await openEnds("native", home.path);
   const owner = createOwner(ends);
-  const env = {
-    PATH: process.env["PATH"],
-    ...ends.env,
-    SIGNALMAN_HOME: home.path,
-    SIGNALMAN_LISTEN: "off",
-    SIGNALMAN_LOG: "info",
-    SIGNALMAN_WELCOME: "false",
-    ANTHROPIC_API_KEY: claude.apiKey,
-    ANTHROPIC_BASE_URL: claude.url,
-  };
+  const env = lifeEnv(ends, home.path, claude);
   try {
     await ends.write("self", "/project garden");
     for (let kill = 1; kill <= kills; kill++) {
