@@ -40,7 +40,15 @@ export async function readStorage(context: Context): Promise<void> {
   const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
   if (sealed === null) return;
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
-  const manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  let manifest: wire.ManifestRecord;
+  try {
+    manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  } catch (cause) {
+    // The phone has another key by now, and is asked for it.
+    database.run("UPDATE signal_account SET storage_key = NULL");
+    reload();
+    throw new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
+  }
   const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
   const records: wire.StorageRecord["record"][] = [];
   for (let at = 0; at < ids.length; at += idsMax) {
