@@ -373,6 +373,45 @@ test("the storage service tells our profile key, names and keys of contacts, gro
   await transport.disconnect();
 });
 
+test("whom the owner has blocked is not heard in a group either, from the first message on", async () => {
+  rig = await startRig({ isAllowed: (_, groupId) => groupId !== null });
+  const { phone, contact } = rig;
+  const group = await phone.createGroup({ title: "Team", members: [phone, contact] });
+  await phone.setStorageState(StorageState.getEmpty().addGroup(group).addContact(contact, { blocked: true }));
+  await rig.acked(phone.sendFetchStorage({ timestamp: at }));
+  await rig.settled();
+  await rig.acked(contact.sendText(rig.device, "let me in", { timestamp: at + 1, group }));
+  expect(texts()).toEqual([]);
+  const before = await phone.expectStorageState("storage");
+  await phone.setStorageState(before.updateContact(contact, { blocked: false }));
+  await rig.acked(phone.sendFetchStorage({ timestamp: at + 3 }));
+  await rig.settled();
+  await rig.receive(contact.sendText(rig.device, "thank you", { timestamp: at + 4, group }));
+});
+
+test("whom the owner has blocked is not asked to send again what cannot be read", async () => {
+  rig = await startRig();
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at - 1 }));
+  await rig.send(rig.direct, "reply", at);
+  await rig.contact.waitForMessage();
+  const { asked } = instead(() => undefined);
+  for (const [isBlocked, requests] of [
+    [0, 1],
+    [1, 0],
+  ] as const) {
+    rig.database.run("UPDATE signal_recipients SET is_blocked = ?", isBlocked);
+    const damaged = await rig.contact.encryptText(rig.device, "damaged", { timestamp: at + isBlocked });
+    const content = owned(fromBinary(EnvelopeSchema, damaged).content);
+    content.fill(0xaa, content.length - 30, content.length - 20);
+    asked.splice(0);
+    await rig.acked(deliver(damaged, { content }));
+    await rig.settled();
+    const isRequest = ({ verb, path }: { verb: string; path: string }) =>
+      verb === "PUT" && path.endsWith(rig.contact.device.aci);
+    expect(asked.filter(isRequest)).toHaveLength(requests);
+  }
+});
+
 test("a storage key that no longer fits is asked for again, and keeps no other work from being done", async () => {
   rig = await startRig({ allowedNumbers: ["+12025550199"], isConnected: false });
   await rig.phone.setStorageState(StorageState.getEmpty());

@@ -327,7 +327,8 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   const jobs: Job[] = [];
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
   // time that no message can have, libsignal makes no request.
-  if (isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt)) {
+  const mayBeMended = isLibsignal && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt);
+  if (mayBeMended && original !== null && isForUs && !sender.isBlocked) {
     const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }

@@ -69,6 +69,12 @@ export async function readStorage(context: Context): Promise<void> {
   reload();
 }
 
+/** All of it, though nothing is new: what was passed over before may count now. @throws BridgeError as `readStorage` */
+export function readAgain(context: Context): Promise<void> {
+  context.database.run("UPDATE signal_account SET storage_version = 0");
+  return readStorage(context);
+}
+
 /** The body; null where there is nothing, or nothing new. */
 type HostFetch = (method: PinnedRequest["method"], path: string, body?: Uint8Array) => Promise<Bytes | null>;
 
@@ -99,10 +105,13 @@ function apply({ database, isAllowed, account }: Context, { case: kind, value }:
     case "contact": {
       const aci = toAci(value.aciBinary, value.aci);
       const number = value.e164 || null;
-      if (aci === null || !isAllowed({ aci, number }, null)) return;
-      const names = [value.systemGivenName, value.systemFamilyName].join(" ").trim();
-      saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
-      if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
+      if (aci === null) return;
+      if (isAllowed({ aci, number }, null)) {
+        const names = [value.systemGivenName, value.systemFamilyName].join(" ").trim();
+        saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
+        if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
+      }
+      // Members of listed groups are known, too.
       database.run("UPDATE signal_recipients SET is_blocked = ? WHERE aci = ?", Number(value.blocked), aci);
       return;
     }
