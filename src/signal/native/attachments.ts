@@ -17,6 +17,7 @@ import type { Millis } from "../../core/model.ts";
 import { concat, owned, toBase64, utf8 } from "./bytes.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, PinnedResponse, Service } from "./context.ts";
+import { isGood, refused } from "./server.ts";
 import { retryAfterMsOf } from "./service.ts";
 import * as wire from "./proto/signal_pb.ts";
 
@@ -170,11 +171,9 @@ export async function uploadAttachment(service: Hosts, connection: Forms, file: 
 }
 
 function checked(answer: PinnedResponse): PinnedResponse {
-  const { status } = answer;
-  if (status >= 200 && status < 300) return answer;
-  const code = status === 413 ? "send_rejected" : status === 429 ? "signal_rate_limited" : "signal_unreachable";
-  const retryAfterMs = retryAfterMsOf(answer) ?? undefined;
-  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, { retryAfterMs });
+  if (isGood(answer)) return answer;
+  const code = answer.status === 413 ? "send_rejected" : "signal_unreachable";
+  throw refused("upload a file", { ...answer, retryAfterMs: retryAfterMsOf(answer) }, code);
 }
 
 export const longTextType = "text/x-signal-plain";

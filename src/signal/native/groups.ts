@@ -21,7 +21,7 @@ import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } 
 import { retryAfterMsOf } from "./service.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { ask, refused } from "./server.ts";
+import { answerOf, ask, isGood, refused } from "./server.ts";
 
 type Hosts = Pick<Service, "fetch" | "storageUrl" | "serverPublicParams">;
 
@@ -59,7 +59,7 @@ export function groupFetcher(service: Hosts, request: Line["request"], now: () =
         continue;
       }
       if (answer.status === 403 || answer.status === 404) return null;
-      if (answer.status !== 200) throw refused("read a group", answer.status, retryAfterMsOf(answer));
+      if (!isGood(answer)) throw refused("read a group", { ...answer, retryAfterMs: retryAfterMsOf(answer) });
       return guard("its state cannot be decrypted", () => toState(secrets, answer.body));
     }
   };
@@ -76,9 +76,8 @@ async function fetchCredential(
   day: number,
 ): Promise<zkgroup.AuthCredentialWithPni> {
   const reply = await request(ask.groupCredentials(day, day + daySeconds));
-  if (reply.status !== 200) throw refused("read a group", reply.status, reply.retryAfterMs);
+  const { pni, credentials } = answerOf(credentialsSchema, reply, "read a group");
   return guard("its credential is not valid", () => {
-    const { pni, credentials } = v.parse(credentialsSchema, reply.json);
     const todays = credentials.find((entry) => entry.redemptionTime === day);
     if (todays === undefined) throw new Error("the server gave none for today");
     const response = new zkgroup.AuthCredentialWithPniResponse(fromBase64(todays.credential));

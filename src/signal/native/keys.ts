@@ -12,7 +12,7 @@ import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
 import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
-import { ask, refused } from "./server.ts";
+import { answerOf, ask, isGood, refused } from "./server.ts";
 
 /** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
@@ -91,22 +91,21 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  */
 export async function refreshKeys({ database, clock, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
-  const left = v.safeParse(counts, answer.json);
   if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
     log.info("no pre-keys for the number: the account has lost it", { status: answer.status });
     return false;
   }
-  if (answer.status !== 200 || !left.success) throw refused("count pre-keys", answer.status);
+  const { count, pqCount } = answerOf(counts, answer, "count pre-keys");
   const at = clock.now();
   const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
   const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
-  if (!isRotating && Math.min(left.output.count, left.output.pqCount) >= countMin) return false;
+  if (!isRotating && Math.min(count, pqCount) >= countMin) return false;
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
-  const { status } = await line.request(ask.uploadKeys(own.name, json));
-  if (status >= 200 && status <= 299) return true;
+  const reply = await line.request(ask.uploadKeys(own.name, json));
+  if (isGood(reply)) return true;
   // The rotation did not take place: the next round makes it up.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
-  throw refused("upload pre-keys", status);
+  throw refused("upload pre-keys", reply);
 }
 
 /** Gives the upload. */

@@ -3,9 +3,9 @@
  * path. `isFixed`: the endpoint exists as long as its version does, so that a 404 means that the version is gone.
  * **Source:** Signal-Server `controllers/`, August 2026.
  */
-import { BridgeError } from "../../core/errors.ts";
-import type { Millis } from "../../core/model.ts";
-import type { OwnName, Request } from "./context.ts";
+import * as v from "valibot";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { OwnName, Reply, Request } from "./context.ts";
 
 /**
  * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
@@ -19,13 +19,29 @@ export const capabilities = {
   storage: true,
 };
 
-/** What an answer means that was not expected. */
-export function refused(what: string, status: number, retryAfterMs: Millis | null = null): BridgeError {
-  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : "signal_protocol";
-  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, {
-    retryAfterMs: retryAfterMs ?? undefined,
-  });
+/** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
+export function refused(
+  what: string,
+  { status, retryAfterMs }: Pick<Reply, "status" | "retryAfterMs">,
+  otherwise: ErrorCode = "signal_protocol",
+  hint?: string,
+): BridgeError {
+  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
+  const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
+  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, details);
 }
+
+export const isGood = ({ status }: Pick<Reply, "status">): boolean => status >= 200 && status <= 299;
+
+/** What a good answer says. @throws BridgeError as `refused`, also where it is not what it has to be */
+export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: Reply, what: string): T {
+  const parsed = v.safeParse(schema, reply.json);
+  if (!isGood(reply) || !parsed.success) throw refused(what, reply);
+  return parsed.output;
+}
+
+/** For a host beside the chat server. */
+export const login = v.object({ username: v.string(), password: v.string() });
 
 const get = (path: string): Request => ({ verb: "GET", path });
 const put = (path: string, json: unknown): Request => ({ verb: "PUT", path, json });

@@ -11,7 +11,7 @@ import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { Agent, request } from "node:https";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
+import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { concat, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
@@ -153,23 +153,20 @@ function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | 
       agent.destroy();
       agent = freshAgent();
     }
-    const done = new AbortController();
-    const late = new AbortController();
-    void clock.sleep(what.timeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
+    using deadline = startDeadline(clock, what.timeoutMs, ...(what.signal ? [what.signal] : []));
     active++;
     try {
-      return await exchange(agent, what, AbortSignal.any([late.signal, ...(what.signal ? [what.signal] : [])]));
+      return await exchange(agent, what, deadline.signal);
     } catch (cause) {
       if (cause instanceof BridgeError) throw cause;
       const isOpened = openedTls.test(`${(cause as { code?: string }).code} ${reasonOf(cause)}`);
       const place = `Cannot ${what.method} ${new URL(what.url).host} as`;
-      if (late.signal.aborted)
+      if (deadline.isLate())
         throw new BridgeError("signal_timeout", `${place} there was no answer in ${what.timeoutMs} ms`, { cause });
       const why = what.signal?.aborted ? "it was cancelled" : isOpened ? "this network opens TLS" : reasonOf(cause);
       const hint = isOpened ? openedTlsHint : undefined;
       throw new BridgeError("signal_unreachable", `${place} ${why}`, { cause, hint });
     } finally {
-      done.abort();
       active--;
       usedAt = clock.now();
     }

@@ -4,7 +4,6 @@
  * `docs/signal-protocol.md`, "Asking to send again", "Upkeep".
  */
 import { DecryptionErrorMessage, PlaintextContent } from "@signalapp/libsignal-client";
-import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
@@ -20,7 +19,7 @@ import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
 import type { Job, JobOf } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
-import { ask } from "./server.ts";
+import { answerOf, ask, isGood, login, refused } from "./server.ts";
 import { readStorage } from "./storage.ts";
 
 const dayMs: Millis = 86_400_000;
@@ -36,8 +35,6 @@ const contactsBytesMax = 32 * 1024 * 1024;
 /** Requests to send again, in each direction, can be provoked from afar: so many per person. */
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
-
-const login = v.object({ username: v.string(), password: v.string() });
 
 /** After each connect, and every hour. @throws BridgeError of the first step that failed; it keeps no other from being taken */
 export async function maintain(context: Context): Promise<void> {
@@ -89,10 +86,9 @@ export async function lookUpNumbers(context: Context): Promise<void> {
   const e164s = unknownNumbers(context);
   if (e164s.length === 0 || clock.monotonic() - last.lookedUpAt < dayMs) return;
   last.lookedUpAt = clock.monotonic() - dayMs + askEveryMs;
-  const given = v.safeParse(login, (await line().request(ask.directoryLogin())).json);
-  if (!given.success) return log.info("numbers not looked up: the server gives no login");
+  const given = answerOf(login, await line().request(ask.directoryLogin()), "look up numbers");
   const wanted = { e164s, acisAndAccessKeys: [], abortSignal: closing() };
-  const { entries } = await net.cdsiLookup(given.output, wanted).catch((error: unknown) => {
+  const { entries } = await net.cdsiLookup(given, wanted).catch((error: unknown) => {
     throw toBridgeError("Cannot look up numbers", error);
   });
   last.lookedUpAt = clock.monotonic();
@@ -122,13 +118,10 @@ export async function answerChallenge({ database, line }: Context, text: string)
       hint: "Nothing to do.",
     });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
-  const { status, retryAfterMs } = await line().request(ask.answerChallenge(json));
-  const message = `Cannot hand in the captcha as the server answered ${status}`;
-  if (status === 429)
-    throw new BridgeError("signal_rate_limited", message, { retryAfterMs: retryAfterMs ?? undefined });
+  const reply = await line().request(ask.answerChallenge(json));
   // The token stays good.
-  if (status >= 300)
-    throw new BridgeError("send_rejected", message, { hint: "Solve a fresh captcha, and hand in all of its text." });
+  const hint = "Solve a fresh captcha, and hand in all of its text.";
+  if (!isGood(reply)) throw refused("hand in the captcha", reply, "send_rejected", hint);
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
