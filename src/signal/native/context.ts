@@ -223,8 +223,8 @@ export type Ratchets = {
   fault(): unknown;
 };
 
-/** First come, first served. `acquire` gives the release. */
-export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
+/** First come, first served; resolves to the release. */
+export type Lock = () => Promise<() => void>;
 
 export type Context = NativeDeps &
   NativeAllow & {
@@ -238,9 +238,9 @@ export type Context = NativeDeps &
     /** Of the present connection. */
     readonly closing: () => AbortSignal;
     /** Held for the ratchet and its commit, never over the network. */
-    readonly mutex: Mutex;
+    readonly lock: Lock;
     /**
-     * Runs a work on the ratchets under the mutex, and resolves when what it did is committed; what one that throws did is dropped.
+     * Runs a work on the ratchets under the lock, and resolves when what it did is committed; what one that throws did is dropped.
      * Works that wait at the same time share one commit, which waits for the disk once: a message and its transcript, a receipt and a
      * read mark.
      */

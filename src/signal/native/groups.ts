@@ -137,13 +137,13 @@ function guard<T>(why: string, work: () => T): T {
 
 type KeeperDeps = Pick<Context, "database" | "now" | "account"> & {
   readonly fetchGroup: FetchGroup;
-  /** Of members who were not known before: whether the owner has blocked them. Never rejects. */
-  readonly learnBlocked: () => Promise<void>;
+  /** What else there is to know of the members; `isNew`: one was not there before. Never rejects. */
+  readonly learnMore: (state: GroupState, isNew: boolean) => Promise<void>;
 };
 type Row = Record<"masterKey", Bytes> &
   Record<"revision" | "isBlocked", number> & { state: string | null; fetchedAt: number | null };
 
-export function keepGroups({ database, now, account, fetchGroup, learnBlocked }: KeeperDeps): GroupKeeper {
+export function keepGroups({ database, now, account, fetchGroup, learnMore }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
   /** When they were given up. */
@@ -163,7 +163,8 @@ export function keepGroups({ database, now, account, fetchGroup, learnBlocked }:
     const state = await fetchGroup(who, masterKey, signal);
     if (state === null) return null;
     database.transaction(() => save(database, groupId, masterKey, state, now()));
-    if (state.members.some(({ aci }) => !before.has(aci))) await learnBlocked();
+    const isNew = state.members.some(({ aci }) => !before.has(aci));
+    await learnMore(state, isNew);
     return state;
   };
   return {
@@ -224,19 +225,12 @@ const namesMax = 20;
 
 const profile = v.object({ name: v.string() });
 
-/** Fetches a group's state, and the names that are not known of its members; a name that cannot be had is no reason to fail. */
-export function withNames(fetchGroup: FetchGroup, database: Database, request: Line["request"]): FetchGroup {
-  const learn = (aci: string, key: Bytes) => {
-    const saving = fetchName(request, aci, key).then((name) => saveRecipient(database, aci, null, name));
-    return attempt(saving, () => undefined);
-  };
-  return async (account, masterKey, signal) => {
-    const state = await fetchGroup(account, masterKey, signal);
-    const isNameless = (aci: string) => aci !== account.aci && findRecipient(database, aci).name === null;
-    const nameless = (state?.members ?? []).filter(({ aci }) => isNameless(aci)).slice(0, namesMax);
-    await Promise.all(nameless.map(async ({ aci, profileKey }) => profileKey && learn(aci, profileKey)));
-    return state;
-  };
+/** Of members without one; a name that cannot be had is no reason to fail. */
+export async function learnNames({ members }: GroupState, database: Database, request: Line["request"]): Promise<void> {
+  const nameless = members.filter(({ aci }) => findRecipient(database, aci).name === null).slice(0, namesMax);
+  const learn = async ({ aci, profileKey }: GroupMember) =>
+    profileKey && saveRecipient(database, aci, null, await fetchName(request, aci, profileKey));
+  await Promise.all(nameless.map((member) => attempt(learn(member), () => undefined)));
 }
 
 /** Null where there is no profile, or the key does not open it. */

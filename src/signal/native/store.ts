@@ -16,7 +16,7 @@ import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Bytes, Context, Mutex, Own, OwnName } from "./context.ts";
+import type { Bytes, Context, Lock, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -69,10 +69,11 @@ export function openOverlay(deps: OverlayDeps) {
 /** Works of one turn; more of them, and the first would wait long for its commit. */
 const sharedMax = 32;
 
-export function shareCommits(deps: OverlayDeps, mutex: Mutex): Context["withRatchets"] {
-  let waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
+export function shareCommits(deps: OverlayDeps, lock: Lock): Context["withRatchets"] {
+  const waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
   let isTurn = false;
   const turn = async (): Promise<void> => {
+    const release = await lock();
     const overlay = openOverlay(deps);
     const ends: ((fault: unknown) => void)[] = [];
     for (let work = waiting.shift(); work !== undefined; work = ends.length < sharedMax ? waiting.shift() : undefined)
@@ -85,12 +86,13 @@ export function shareCommits(deps: OverlayDeps, mutex: Mutex): Context["withRatc
     } catch (error) {
       fault = error;
     }
+    release();
     for (const end of ends) end(fault);
   };
   const start = (): void => {
     if (isTurn || waiting.length === 0) return;
     isTurn = true;
-    void mutex.run(turn);
+    void turn();
   };
   return (work) =>
     new Promise((resolve, reject) => {
