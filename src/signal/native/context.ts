@@ -51,8 +51,8 @@ export type NativeAccount = {
   readonly storageKey: Bytes | null;
   /** For group credentials of an account without a PNI. */
   readonly credentialSalt: Bytes | null;
-  readonly sendsReadReceipts: boolean;
-  readonly sendsTyping: boolean;
+  readonly sendsReadReceipts: 0 | 1;
+  readonly sendsTyping: 0 | 1;
   /** When the phone last answered our sync requests; null right after linking. */
   readonly syncedAt: Millis | null;
   readonly aci: Own;

@@ -196,7 +196,8 @@ function senderOf(work: Work, from: Sealing, sentAt: Millis, serverAt: Millis | 
   const { name, timerSeconds, isBlocked } = findRecipient(work.database, aci);
   const number = from.number ?? addressOf(work, aci).number;
   const isOwn = aci === work.account().aci.serviceId;
-  return { aci, number, deviceId: from.deviceId, name, isOwn, isBlocked, sentAt, serverAt, timerSeconds };
+  const more = { isOwn, isBlocked: isBlocked === 1, timerSeconds };
+  return { aci, number, deviceId: from.deviceId, name, sentAt, serverAt, ...more };
 }
 
 /** What a decrypted body says, or the reason to set it aside: then the ratchet's step is kept all the same. @throws BridgeError `database` */

@@ -8,7 +8,9 @@
 import type { NetConstructorOptions } from "@signalapp/libsignal-client/dist/net.js";
 import type { Buffer } from "node:buffer";
 import { X509Certificate } from "node:crypto";
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { Agent, request } from "node:https";
 import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
@@ -173,31 +175,26 @@ function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | 
   };
 }
 
-function exchange(agent: Agent, { url, method, headers, body, bytesMax }: PinnedRequest, signal: AbortSignal) {
-  return new Promise<PinnedResponse>((resolve, reject) => {
-    const length = body === undefined ? {} : { "content-length": String(body.length) };
-    const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
-    outgoing.on("error", reject);
-    outgoing.on("response", (incoming) => {
-      const parts: Buffer[] = [];
-      let bytes = 0;
-      incoming.on("data", (part: Buffer) => {
-        bytes += part.length;
-        parts.push(part);
-        if (bytes <= bytesMax) return;
-        const what = `Cannot ${method} ${new URL(url).host} as the answer is larger than ${bytesMax} bytes`;
-        reject(new BridgeError("signal_protocol", what));
-        outgoing.destroy();
-      });
-      incoming.on("error", reject);
-      incoming.on("close", () => {
-        if (!incoming.complete) return reject(new Error("the line broke"));
-        const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
-        resolve({ status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) });
-      });
-    });
-    outgoing.end(body);
-  });
+async function exchange(agent: Agent, what: PinnedRequest, signal: AbortSignal): Promise<PinnedResponse> {
+  const { url, method, headers, body, bytesMax } = what;
+  const length = body && { "content-length": String(body.length) };
+  const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
+  const answered = once(outgoing, "response") as Promise<[IncomingMessage]>;
+  outgoing.end(body);
+  const [incoming] = await answered;
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of incoming as AsyncIterable<Buffer>) {
+    parts.push(part);
+    bytes += part.length;
+    if (bytes <= bytesMax) continue;
+    outgoing.destroy();
+    const host = new URL(url).host;
+    throw new BridgeError("signal_protocol", `Cannot ${method} ${host} as the answer is larger than ${bytesMax} bytes`);
+  }
+  if (!incoming.complete) throw new Error("the line broke");
+  const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
+  return { status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) };
 }
 
 /** The seconds form of Retry-After, as Signal uses it, in ms; null when there is none. */

@@ -17,7 +17,7 @@ import type { Bytes, Context, Ratchets } from "./context.ts";
 import { deliver, deliverOnce } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
-import type { Job, JobOf } from "./news.ts";
+import type { Job } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
 import { answerOf, ask, isGood, login, refused } from "./server.ts";
 import { readStorage } from "./storage.ts";
@@ -140,7 +140,7 @@ export async function runJob(context: Context, job: Job): Promise<void> {
       // Their other devices see that it is not for them.
       return void (await deliverOnce(context, "repair", job.aci, PlaintextContent.from(job.request), job.groupId));
     case "answerAgain":
-      return answerAgain(context, job);
+      return answerAgain(context, job.aci, job.deviceId, job.request);
   }
 }
 
@@ -172,10 +172,7 @@ async function takeContacts(context: Context, pointer: AttachmentPointer): Promi
 }
 
 /** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
-async function answerAgain(
-  context: Context,
-  { aci: to, deviceId, request: bytes }: JobOf<"answerAgain">,
-): Promise<void> {
+async function answerAgain(context: Context, to: string, deviceId: number, bytes: Bytes): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
   if (!context.mayAnswer(to)) return context.log.warn("no more answers to requests to send again this hour");
