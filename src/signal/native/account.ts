@@ -49,7 +49,6 @@ export function storageKeyOf(entropyPool: string): Bytes {
   return owned(createHmac("sha256", masterKey).update("Storage Service Encryption").digest());
 }
 
-/** What a send must know of a person. */
 export type Recipient = {
   readonly number: string | null;
   /** As the owner's phone has it. */
@@ -78,7 +77,6 @@ export function findRecipient(database: Database, aci: string): Recipient {
   return database.get<Recipient>(sql, aci) as Recipient;
 }
 
-/** The ACI behind an address, as far as it is known. */
 export function findAci(database: Database, { aci, number }: Address): string | null {
   if (aci !== null || number === null) return aci;
   return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;

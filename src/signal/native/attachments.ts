@@ -119,7 +119,6 @@ export type Upload = {
   readonly plain: Uint8Array;
   readonly contentType: string;
   readonly fileName: string | null;
-  /** Told to the recipient. */
   readonly uploadedAt: Millis;
 };
 type Forms = Pick<AuthMessagesService, "getUploadForm">;

@@ -10,7 +10,6 @@ import type { Bytes } from "./context.ts";
 import { aciBytes } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
-/** What every message carries besides what it says. */
 export type Frame = {
   readonly timestamp: Millis;
   /** Ours; shows the recipient our name, and lets them seal their answers. */

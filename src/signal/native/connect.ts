@@ -217,7 +217,6 @@ export async function exchange(connection: ChatConnection, request: Request): Pr
   }
 }
 
-/** Method or version no longer served. */
 const goneStatuses = new Set([405, 426, 499, 501]);
 
 function parseJson(body: Uint8Array | undefined): unknown {

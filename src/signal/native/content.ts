@@ -26,7 +26,6 @@ export type Sender = {
   readonly deviceId: number;
   readonly number: string | null;
   readonly name: string | null;
-  /** Another device of our own account. */
   readonly isOwn: boolean;
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
@@ -45,7 +44,6 @@ type Known = { readonly latest: Millis; readonly ownAci: string; readonly addres
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
-/** What a client of our level understands. */
 const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
@@ -76,7 +74,6 @@ export function toEnvelope(sender: Sender, content: Said, chat: Chat | null): En
 }
 
 const empty = (what: string): Said => ({ kind: "empty", what });
-/** What belongs to no chat. */
 const aside = (said: Said): What => ({ said, chat: null });
 
 function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
@@ -165,7 +162,6 @@ function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, a
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
 
-/** The group wins over the destination. */
 function chatOf({ groupV2 }: wire.DataMessage, direct: Chat): Chat | string {
   if (groupV2 === undefined) return direct;
   if (groupV2.masterKey.length !== 32) return "group master key of wrong length";
@@ -242,7 +238,6 @@ const toQuote = (
   described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
 });
 
-/** What stands for the text where there is none. */
 const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
   toWords({
     cards: contact.map(({ name, number, email, organization }) => {

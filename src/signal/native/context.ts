@@ -24,7 +24,6 @@ import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
 import type { Notice } from "../transport.ts";
 
-/** A byte string as libsignal wants it: on an ArrayBuffer of its own. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
 // --- who we are
@@ -44,7 +43,6 @@ export type Own = {
 
 export type NativeAccount = {
   readonly number: string | null;
-  /** 2 to 127. */
   readonly deviceId: number;
   readonly password: string;
   readonly profileKey: Bytes | null;
@@ -74,7 +72,6 @@ export type Request = {
   readonly isFixed?: boolean;
 };
 
-/** The server's answer, of any status. `json` is null for a body that is none. */
 export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
 
 export type Line = {
@@ -100,7 +97,6 @@ export type PinnedRequest = {
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
-  /** Of the answer's body, and of the whole exchange. */
   readonly bytesMax: number;
   readonly timeoutMs: Millis;
   readonly signal?: AbortSignal | undefined;
@@ -116,7 +112,6 @@ export type PinnedResponse = Pick<Reply, "status"> & {
 export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
 
 export type Service = {
-  /** On this machine's loopback. */
   readonly isLocal: boolean;
   readonly proxy: string | null;
   /** libsignal appends its own version to the user agent (`name/version`). */
@@ -142,20 +137,17 @@ export type GroupMember = {
 };
 
 export type GroupState = {
-  /** As `Chat` has it. */
   readonly id: string;
   readonly revision: number;
   readonly title: string;
   /** Full members, ourselves included; invited and asking ones get nothing. */
   readonly members: readonly GroupMember[];
-  /** 0 = off. */
   readonly expiresInSeconds: number;
   /** Only admins may write; no member at all. */
   readonly isAnnouncementsOnly: boolean;
   readonly isTerminated: boolean;
 };
 
-/** Whose credential it is. */
 export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
 
 /**
@@ -223,7 +215,6 @@ export type Ratchets = {
   fault(): unknown;
 };
 
-/** First come, first served; resolves to the release. */
 export type Lock = () => Promise<() => void>;
 
 export type Context = NativeDeps &
@@ -235,7 +226,6 @@ export type Context = NativeDeps &
     readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
     readonly line: () => Line;
-    /** Of the present connection. */
     readonly closing: () => AbortSignal;
     /** Held for the ratchet and its commit, never over the network. */
     readonly lock: Lock;

@@ -23,7 +23,6 @@ export type Sealing = {
   isSealed: boolean;
   /** 1: the sender answers a request to send again. 2: its loss matters to no person. Unsealed ones count as 1. */
   hint: number;
-  /** The group as the seal names it; null outside of one. */
   groupId: Bytes | null;
   /** The inner ciphertext, for a request to send again; null where there is none. */
   original: { readonly bytes: Bytes; readonly type: CipherType } | null;
@@ -32,7 +31,6 @@ export type Sealing = {
 const nothing = { aci: null, deviceId: 0, number: null, isSealed: false, hint: 1, groupId: null, original: null };
 export const unsealed = (): Sealing => ({ ...nothing });
 
-/** As an envelope tells it that is not sealed. */
 export const sourceOf = (envelope: Envelope) => ({
   aci: toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId),
   deviceId: envelope.sourceDeviceId,

@@ -49,7 +49,6 @@ type Parcel = {
   readonly to: string;
   /** Serialized `Content`, or a request to send again, which is not encrypted. */
   readonly content: Bytes | libsignal.PlaintextContent;
-  /** Every repetition carries the same. */
   readonly timestamp: Millis;
   /** 32 bytes, named in the seal. */
   readonly groupId?: Bytes | null;
@@ -169,7 +168,6 @@ async function fetchBundles(context: Context, to: string, wanted: readonly (numb
   return bundles;
 }
 
-/** The messages as the server wants them, none where there is no session. */
 async function encrypt(
   context: Context,
   ratchets: Ratchets,

@@ -95,7 +95,6 @@ function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
   const { group } = fromBinary(wire.GroupResponseSchema, body);
   if (group === undefined) throw new Error("the answer holds no group");
   const cipher = new zkgroup.ClientZkGroupCipher(secrets);
-  // Empty bytes mean: not set.
   const open = (sealed: Uint8Array) =>
     fromBinary(wire.GroupAttributeBlobSchema, sealed.length === 0 ? sealed : cipher.decryptBlob(owned(sealed))).content;
   const title = open(group.title);
@@ -146,7 +145,6 @@ type Row = Record<"masterKey", Bytes> &
 export function keepGroups({ database, now, account, fetchGroup, learnMore }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
-  /** When they were given up. */
   const unreadable = new Map<string, Millis>();
   const nameOf = (groupId: string, revision: number) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
@@ -155,7 +153,6 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
     const row = database.get<Row>(sql, groupId);
     return row && { ...row, state: row.state === null ? null : (JSON.parse(row.state) as KnownGroup["state"]) };
   };
-  /** Fetches and saves; null when we are no member. */
   const refresh = async (groupId: string, masterKey: Bytes, signal: AbortSignal) => {
     const { aci, pni, credentialSalt } = account();
     const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };

@@ -14,7 +14,6 @@ import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
 
-/** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
 /** One upload, of each kind. The server takes no more. */
 const batchSize = 100;
@@ -47,7 +46,6 @@ function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): K
   return libsignal.KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
 }
 
-/** A signed key as the server's JSON has it. */
 export const toUpload = (key: Signed | Kyber) => ({
   keyId: key.id(),
   publicKey: toBase64(key.publicKey().serialize()),
@@ -65,7 +63,6 @@ export function saveOwn(database: Database, own: NewOwn, keys: StandingKeys, at:
   saveStandingKeys(database, name, keys, at);
 }
 
-/** Writes standing keys and makes them the active ones. */
 function saveStandingKeys(database: Database, own: OwnName, { signed, lastResort }: StandingKeys, at: Millis): void {
   supersede(database, "signed_pre_keys", own, at);
   supersede(database, "kyber_pre_keys", own, at, "AND is_last_resort = 1");
@@ -108,7 +105,6 @@ export async function refreshKeys({ database, clock, log }: KeyDeps, line: Line,
   throw refused("upload pre-keys", reply);
 }
 
-/** Gives the upload. */
 function makeAndSave(database: Database, { name: own, identity }: Own, isRotating: boolean, at: Millis) {
   const nextId = takeIds(database, own, 2 * batchSize + 2);
   const oneTime = Array.from({ length: batchSize }, () => {
@@ -137,7 +133,6 @@ function takeIds(database: Database, own: OwnName, count: number): () => number 
   return () => next++;
 }
 
-/** Forgets keys that were superseded long ago. Inside a transaction of the caller. */
 export function pruneKeys(database: Database, now: Millis): void {
   for (const [table, which] of [
     ["signal_pre_keys", ""],

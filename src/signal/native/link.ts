@@ -208,7 +208,6 @@ type Provision = ReturnType<typeof toProvision>;
 const macBytes = 32;
 const ivBytes = 16;
 
-/** For the QR code. Empty `capabilities` declines the transfer of old messages. */
 function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
   const key = encodeURIComponent(toBase64(publicKey.serialize()));
   return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
@@ -238,7 +237,6 @@ function decrypt(body: Uint8Array, theirs: libsignal.PublicKey, ephemeral: libsi
   return concat(decipher.update(body.subarray(1 + ivBytes, -macBytes)), decipher.final());
 }
 
-/** There is no PNI for an account without a number. */
 function toProvision(plain: Bytes) {
   const message = fromBinary(wire.ProvisionMessageSchema, plain);
   const aci =

@@ -26,7 +26,6 @@ export type Job = Readonly<
   | { kind: "receipt"; aci: string; sentAts: readonly Millis[] }
 >;
 
-/** What a batch is read with. */
 export type Desk = ReceiveDeps & { readonly overlay: Overlay };
 
 /** However many keys were used, the lists are looked at once; a person gets one receipt for a batch. */

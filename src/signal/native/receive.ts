@@ -30,7 +30,6 @@ import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
 import type { Overlay } from "./store.ts";
 
-/** One transaction's worth. */
 const batchLengthMax = 50;
 /** So many process deaths over the same bytes, and they are set aside. */
 const attemptsMax = 5;
@@ -38,7 +37,6 @@ const profileKeyUpdate = wire.DataMessage_Flags.PROFILE_KEY_UPDATE;
 const blockedText =
   "A person or group that may write here is blocked in Signal: until you unblock them on the phone, what they write is dropped.";
 
-/** What became of one delivery. */
 type Outcome = {
   readonly envelope?: Delivered;
   /** Why it is set aside; its bytes are kept where it is `isForUs`, from a person on the allow list. */
@@ -182,7 +180,6 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   }
 }
 
-/** Of our other devices, or of people and groups on the allow list. */
 const isTheirs = ({ isAllowed }: Work, sender: Sender, { groupId }: Sealing): boolean =>
   sender.isOwn || isAllowed(sender, groupId && toBase64(groupId));
 
@@ -253,7 +250,6 @@ async function takeSenderKey(overlay: Overlay, { own }: Plain, { aci, deviceId }
   await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(own).senderKeys);
 }
 
-/** Null for what is not readable. */
 function parse<T extends DescMessage>(schema: T, bytes: Bytes): MessageShape<T> | null {
   try {
     return fromBinary(schema, bytes);

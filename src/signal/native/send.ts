@@ -21,14 +21,12 @@ import { deliver, deliverOnce, prepare, sealFor } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
 
-/** Members that get a message at the same time. */
 const fanOutMax = 8;
 const catchUpsMax = 3;
 const catchUpMs: Millis = 10_000;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
-/** Who gets it, besides our own devices, and the timer of the chat. */
 type Target = {
   readonly others: readonly string[];
   /** For the transcript; null: a group. */
@@ -135,7 +133,6 @@ async function upload(context: Context, said: OutboundBody, signal: AbortSignal)
 
 type Message = { readonly composed: Composed; readonly timestamp: Millis; readonly groupId: Bytes | null };
 
-/** To one person; true when it went sealed. */
 async function deliverMessage(context: Context, message: Message, to: string): Promise<boolean> {
   const { composed, ...rest } = message;
   const { needsPniSignature } = findRecipient(context.database, to);

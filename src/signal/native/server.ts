@@ -40,7 +40,6 @@ export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: Reply, w
   return parsed.output;
 }
 
-/** For a host beside the chat server. */
 export const login = v.object({ username: v.string(), password: v.string() });
 
 const get = (path: string): Request => ({ verb: "GET", path });
@@ -51,7 +50,6 @@ export const ask = {
   /** `login` is `<aci>:<password>` in base64; the password is the one that the device will have. */
   linkDevice: (json: unknown, login: string): Request =>
     fixed({ ...put("/v1/devices/link", json), headers: [["authorization", `Basic ${login}`]] }),
-  /** A device may remove itself alone. */
   removeDevice: (deviceId: number): Request => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
   setCapabilities: () => fixed(put("/v1/devices/capabilities", capabilities)),
   keepAlive: () => get("/v1/keepalive"),

@@ -21,7 +21,6 @@ import { answerOf, ask, isGood, login, refused } from "./server.ts";
 
 const timeoutMs: Millis = 30_000;
 const bytesMax = 32 * 1024 * 1024;
-/** The host reads no more at once. */
 const idsMax = 2_500;
 /** Fields of `StorageRecord`. */
 const wantedTypes = new Set([1, 3, 4]);

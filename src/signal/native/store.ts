@@ -126,7 +126,6 @@ function openRecords(database: Database, clock: Clock) {
   // Each kind has SQL of its own, and thereby a name of its own.
   const nameOf = (kind: Kind<unknown>, key: Key) => `${kind.select} ${key.join(" ")}`;
   let fault: unknown = null;
-  /** Every look into SQLite by a callback goes through here. */
   const guarded = <T>(look: () => T): T => {
     try {
       return look();
@@ -171,7 +170,6 @@ function openRecords(database: Database, clock: Clock) {
       }
       return [...ids].sort((a, b) => a - b);
     },
-    /** Dropped with the draft. */
     later: (work: () => void): void => void draft.work.push(work),
     keep,
     drop: (): void => void (draft = layer()),

@@ -57,7 +57,6 @@ export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: o
 const freshState = () => ({
   account: null as NativeAccount | null,
   line: null as Line | null,
-  /** Aborts what belongs to the present connection. */
   closing: new AbortController(),
   isReceiving: false,
   /** The batch between `receive` and `ack`. */
@@ -72,7 +71,6 @@ const freshState = () => ({
   /** For the next batch, and when each was told last. */
   notices: [] as Notice[],
   toldAt: new Map<Notice["code"], Millis>(),
-  /** The end of the queue of jobs. */
   jobs: Promise.resolve(),
 });
 

@@ -96,7 +96,6 @@ export async function lookUpNumbers(context: Context): Promise<void> {
   log.info("numbers looked up", { asked: e164s.length, unknown: unknownNumbers(context).length });
 }
 
-/** Forgets what will not be asked for again. */
 export function prune(database: Database, now: Millis): void {
   database.transaction(() => {
     pruneKeys(database, now);
@@ -119,7 +118,6 @@ export async function answerChallenge({ database, line }: Context, text: string)
     });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
   const reply = await line().request(ask.answerChallenge(json));
-  // The token stays good.
   const hint = "Solve a fresh captcha, and hand in all of its text.";
   if (!isGood(reply)) throw refused("hand in the captcha", reply, "send_rejected", hint);
   database.run("UPDATE signal_account SET challenge = NULL");
