@@ -227,12 +227,9 @@ function parseJson(body: Uint8Array | undefined): unknown {
   }
 }
 
+type Connect<T> = (signal: AbortSignal) => Promise<T>;
 /** Runs a connect under its time limit. @throws BridgeError as `openLine` */
-export async function withDeadline<T>(
-  clock: Clock,
-  signal: AbortSignal,
-  connect: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+export async function withDeadline<T>(clock: Clock, signal: AbortSignal, connect: Connect<T>): Promise<T> {
   using deadline = startDeadline(clock, connectTimeoutMs, signal);
   try {
     return await connect(deadline.signal);

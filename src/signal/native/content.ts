@@ -207,18 +207,13 @@ const newer = ([field]: readonly { readonly no: number }[]): Said => ({ kind: "u
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
-  const { quote } = data;
-  const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
+  // Mentions count in the whole of a long text.
+  const length = data.attachments.some(isLongText) ? textBytesMax : data.body.length;
   return {
     kind: "text",
     text: data.body || wordsOf(data),
-    quote: author ? toQuote(quote, addressOf(author), addressOf) : null,
-    // They count in the whole of a long text.
-    mentions: toMentions(
-      data.bodyRanges,
-      data.attachments.some(isLongText) ? textBytesMax : data.body.length,
-      addressOf,
-    ),
+    quote: toQuote(data.quote, addressOf),
+    mentions: toMentions(data.bodyRanges, length, addressOf),
     // What may be seen once is not for a machine that keeps its inbox.
     attachments: data.isViewOnce ? [] : data.attachments.map(toAttachment),
     expiresInSeconds: data.expireTimer,
@@ -226,17 +221,18 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   };
 }
 
-const toQuote = (
-  { id, text, attachments, bodyRanges }: wire.DataMessage_Quote,
-  author: Address,
-  addressOf: AddressOf,
-): Quote => ({
-  sentAt: Number(id),
-  author,
-  text: text || null,
-  mentions: toMentions(bodyRanges, text.length, addressOf),
-  described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
-});
+function toQuote(quote: wire.DataMessage_Quote | undefined, addressOf: AddressOf): Quote | null {
+  const aci = quote ? toAci(quote.authorAciBinary, quote.authorAci) : null;
+  if (quote === undefined || aci === null) return null;
+  const { id, text, attachments, bodyRanges } = quote;
+  return {
+    sentAt: Number(id),
+    author: addressOf(aci),
+    text: text || null,
+    mentions: toMentions(bodyRanges, text.length, addressOf),
+    described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
+  };
+}
 
 const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
   toWords({

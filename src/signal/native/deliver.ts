@@ -43,7 +43,7 @@ const kinds = {
   typing: { isUrgent: false, isOnline: true, hint: 2, isLogged: false },
 } as const;
 
-type Parcel = {
+export type Parcel = {
   readonly kind: keyof typeof kinds;
   /** ACI; ours for our other devices. */
   readonly to: string;
@@ -54,6 +54,9 @@ type Parcel = {
   readonly groupId?: Bytes | null;
 };
 
+/** Devices whose bundles are needed; `*`: all of them. */
+type Wanted = readonly (number | "*")[];
+type Bundles = readonly libsignal.PreKeyBundle[];
 type Seal = { readonly header: [string, string]; readonly certificate: libsignal.SenderCertificate };
 
 /**
@@ -66,7 +69,7 @@ export async function deliver(context: Context, parcel: Parcel, given?: Sealed):
   const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
   const isSelf = to === context.account().aci.serviceId;
   let mayBeSealed = !isSelf;
-  let wanted: readonly (number | "*")[] = [];
+  let wanted: Wanted = [];
   for (let round = 0; round < roundsMax; round++) {
     const prepared = round === 0 ? given : undefined;
     const { seal, messages } = prepared ?? (await prepare(context, parcel, mayBeSealed, wanted));
@@ -97,12 +100,7 @@ const requestSealed = (context: Context, request: Request, { header }: Seal): Pr
 type Sealed = { readonly seal: Seal | null; readonly messages: readonly object[] };
 
 /** The first half of `deliver`, which takes it. @throws BridgeError as `deliver` */
-export async function prepare(
-  context: Context,
-  parcel: Parcel,
-  mayBeSealed = parcel.to !== context.account().aci.serviceId,
-  wanted: readonly (number | "*")[] = [],
-): Promise<Sealed> {
+export async function prepare(context: Context, parcel: Parcel, mayBeSealed: boolean, wanted: Wanted): Promise<Sealed> {
   const seal = mayBeSealed ? await sealFor(context, parcel.to) : null;
   const bundles = await fetchBundles(context, parcel.to, wanted, seal);
   const messages = await context.withRatchets((ratchets) => encrypt(context, ratchets, parcel, bundles, seal));
@@ -110,13 +108,8 @@ export async function prepare(
 }
 
 /** As `deliver`, with a timestamp of its own: for what is never repeated. */
-export const deliverOnce = (
-  context: Context,
-  kind: Parcel["kind"],
-  to: string,
-  content: Parcel["content"],
-  groupId: Bytes | null = null,
-) => deliver(context, { kind, to, content, timestamp: context.freshTimestamp(), groupId });
+export const deliverOnce = (context: Context, parcel: Omit<Parcel, "timestamp">): Promise<boolean> =>
+  deliver(context, { ...parcel, timestamp: context.freshTimestamp() });
 
 /** Null where a message to this person goes unsealed. */
 export async function sealFor(context: Context, to: string): Promise<Seal | null> {
@@ -143,7 +136,7 @@ const bundle = v.object({
 const bundleList = v.object({ identityKey: publicKey, devices: v.array(bundle) });
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
-async function fetchBundles(context: Context, to: string, wanted: readonly (number | "*")[], seal: Seal | null) {
+async function fetchBundles(context: Context, to: string, wanted: Wanted, seal: Seal | null): Promise<Bundles> {
   const { aci, deviceId: ownId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
@@ -168,13 +161,7 @@ async function fetchBundles(context: Context, to: string, wanted: readonly (numb
   return bundles;
 }
 
-async function encrypt(
-  context: Context,
-  ratchets: Ratchets,
-  parcel: Parcel,
-  bundles: readonly libsignal.PreKeyBundle[],
-  seal: Seal | null,
-) {
+async function encrypt(context: Context, ratchets: Ratchets, parcel: Parcel, bundles: Bundles, seal: Seal | null) {
   const { kind, to, content, timestamp, groupId = null } = parcel;
   const { aci, deviceId } = context.account();
   const { sessions, identities } = ratchets.stores(aci);

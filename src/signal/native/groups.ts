@@ -69,12 +69,8 @@ const daily = v.object({ credential: v.pipe(v.string(), v.base64()), redemptionT
 const credentialsSchema = v.object({ pni: v.nullish(v.string()), credentials: v.array(daily) });
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
-async function fetchCredential(
-  operations: zkgroup.ClientZkAuthOperations,
-  request: Line["request"],
-  account: GroupAccount,
-  day: number,
-): Promise<zkgroup.AuthCredentialWithPni> {
+type Operations = zkgroup.ClientZkAuthOperations;
+async function fetchCredential(operations: Operations, request: Line["request"], account: GroupAccount, day: number) {
   const reply = await request(ask.groupCredentials(day, day + daySeconds));
   const { pni, credentials } = answerOf(credentialsSchema, reply, "read a group");
   return guard("its credential is not valid", () => {

@@ -58,6 +58,7 @@ export type Opened = {
 };
 
 type Work = Desk & { readonly waiting: Waiting };
+type Reading = Work & { readonly envelope: wire.Envelope; readonly latest: Millis };
 
 const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update(bytes).digest());
 
@@ -170,10 +171,12 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
       return plain === "our own" ? {} : { quarantine: plain, isForUs };
     }
     const latest = Math.max(work.now(), serverAt ?? 0, incoming.serverAt ?? 0);
-    const read = await readPlain({ ...work, envelope, latest }, plain, sender, sealing).catch((error: unknown) => {
-      throwStorageFault(overlay, error);
-      return "content not usable";
-    });
+    const read = await readPlain({ ...work, envelope, latest }, plain, sender, sealing.isSealed).catch(
+      (error: unknown) => {
+        throwStorageFault(overlay, error);
+        return "content not usable";
+      },
+    );
     return typeof read === "string" ? { quarantine: read, isForUs } : { ...read, isForUs };
   } catch (error) {
     return failed(work, sentAt, sealing, error);
@@ -198,12 +201,7 @@ function senderOf(work: Work, from: Sealing, sentAt: Millis, serverAt: Millis | 
 }
 
 /** What a decrypted body says, or the reason to set it aside: then the ratchet's step is kept all the same. @throws BridgeError `database` */
-async function readPlain(
-  work: Work & { readonly envelope: wire.Envelope; readonly latest: Millis },
-  plain: Plain,
-  sender: Sender,
-  { isSealed }: Sealing,
-): Promise<Outcome | string> {
+async function readPlain(work: Reading, plain: Plain, sender: Sender, isSealed: boolean): Promise<Outcome | string> {
   const { overlay, account, groups, latest } = work;
   const content = parse(wire.ContentSchema, plain.body);
   if (content === null) return "content not readable";

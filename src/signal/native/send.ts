@@ -65,10 +65,10 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
     const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
     return { kind: "transcript", to: own.serviceId, content, timestamp } as const;
   };
-  const expected = await Promise.all(
-    others.map(async (aci): Promise<Delivered> => ({ aci, isSealed: (await sealFor(context, aci)) !== null })),
-  );
-  const preparing = others.length === 0 ? undefined : prepare(context, transcriptOf(expected)).catch(() => undefined);
+  const expect = async (aci: string): Promise<Delivered> => ({ aci, isSealed: (await sealFor(context, aci)) !== null });
+  const expected = await Promise.all(others.map(expect));
+  const preparing =
+    others.length === 0 ? undefined : prepare(context, transcriptOf(expected), false, []).catch(() => undefined);
   const delivered: Delivered[] = [];
   const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
   for (let at = 0; at < others.length; at += fanOutMax) {
@@ -102,18 +102,11 @@ const isIn =
     all.some((one) => one.aci === aci && one.isSealed === isSealed);
 
 /** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
-function catchUp(
-  context: Context,
-  message: Message,
-  to: string,
-  { retry, retryAfterMs }: BridgeError,
-  times: number,
-): void {
-  if (retry === "never" || times > catchUpsMax) return;
+function catchUp(context: Context, message: Message, to: string, fault: BridgeError, times: number): void {
+  if (fault.retry === "never" || times > catchUpsMax) return;
   const again = (error: BridgeError) => catchUp(context, message, to, error, times + 1);
-  context.later(Math.max(retryAfterMs ?? 0, times * catchUpMs), () =>
-    attempt(deliverMessage(context, message, to), again),
-  );
+  const waitMs = Math.max(fault.retryAfterMs ?? 0, times * catchUpMs);
+  context.later(waitMs, () => attempt(deliverMessage(context, message, to), again));
 }
 
 async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
@@ -165,5 +158,5 @@ export async function sendReceipt(context: Context, { source, isOwn, sentAt }: E
   saveRecipient(context.database, to, source?.number ?? null, null);
   const notices: [string, Bytes][] = [[aci.serviceId, readSyncContent(to, sentAt)]];
   if (sendsReadReceipts) notices.unshift([to, receiptContent("READ", [sentAt])]);
-  await Promise.all(notices.map(([whom, content]) => deliverOnce(context, "notice", whom, content)));
+  await Promise.all(notices.map(([whom, content]) => deliverOnce(context, { kind: "notice", to: whom, content })));
 }

@@ -19,13 +19,11 @@ export const capabilities = {
   storage: true,
 };
 
+type Answer = Pick<Reply, "status" | "retryAfterMs">;
+
 /** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
-export function refused(
-  what: string,
-  { status, retryAfterMs }: Pick<Reply, "status" | "retryAfterMs">,
-  otherwise: ErrorCode = "signal_protocol",
-  hint?: string,
-): BridgeError {
+export function refused(what: string, answer: Answer, otherwise: ErrorCode = "signal_protocol", hint?: string) {
+  const { status, retryAfterMs } = answer;
   const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
   const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
   return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, details);

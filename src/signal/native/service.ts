@@ -71,16 +71,14 @@ export async function loadService(name: string, clock: Clock, proxy: string | nu
   if (name === "production") return toService(v.parse(v.object(hosts), production), null, clock, proxy);
   const fault = (why: string, cause?: unknown) =>
     new BridgeError("config", `Cannot use the Signal service file ${name}: ${why}`, { cause });
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(name, "utf8"));
-  } catch (error) {
-    throw fault(error instanceof SyntaxError ? "it is not JSON" : "it cannot be read", error);
-  }
-  const result = v.safeParse(serviceFile, json);
+  const text = await readFile(name, "utf8").catch((cause: unknown) => {
+    throw fault("it cannot be read", cause);
+  });
+  const result = v.safeParse(v.pipe(v.string(), v.parseJson({}, "it is not JSON"), serviceFile), text);
   if (!result.success) {
     const [issue] = result.issues;
-    throw fault(`${v.getDotPath(issue) ?? "the whole"}: ${issue.input === undefined ? "is missing" : issue.message}`);
+    const why = issue.input === undefined ? "is missing" : issue.message;
+    throw fault(issue.type === "parse_json" ? why : `${v.getDotPath(issue) ?? "the whole"}: ${why}`);
   }
   const { chat, ...rest } = result.output;
   return toService(rest, chat, clock, null);

@@ -14,7 +14,7 @@ import { attempt } from "./bytes.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, Context, Ratchets } from "./context.ts";
-import { deliver, deliverOnce } from "./deliver.ts";
+import { deliver, deliverOnce, type Parcel } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
 import type { Job } from "./news.ts";
@@ -77,7 +77,8 @@ async function requestSync(context: Context): Promise<void> {
   if (wanted.length === 0) return;
   last.askedAt = clock.monotonic();
   database.run("UPDATE signal_account SET asked_at = ?", now());
-  for (const type of wanted) await deliverOnce(context, "request", aci.serviceId, requestContent(type));
+  for (const type of wanted)
+    await deliverOnce(context, { kind: "request", to: aci.serviceId, content: requestContent(type) });
 }
 
 /** Contact discovery, for numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; where it fails, in an hour. */
@@ -124,6 +125,8 @@ export async function answerChallenge({ database, line }: Context, text: string)
 }
 
 export async function runJob(context: Context, job: Job): Promise<void> {
+  const send = async (kind: Parcel["kind"], to: string, content: Parcel["content"], groupId: Bytes | null = null) =>
+    void (await deliverOnce(context, { kind, to, content, groupId }));
   switch (job.kind) {
     case "refreshKeys":
       return refreshAllKeys(context);
@@ -132,11 +135,11 @@ export async function runJob(context: Context, job: Job): Promise<void> {
     case "storage":
       return readStorage(context);
     case "receipt":
-      return void (await deliverOnce(context, "notice", job.aci, receiptContent("DELIVERY", job.sentAts)));
+      return send("notice", job.aci, receiptContent("DELIVERY", job.sentAts));
     case "askAgain":
       if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");
       // Their other devices see that it is not for them.
-      return void (await deliverOnce(context, "repair", job.aci, PlaintextContent.from(job.request), job.groupId));
+      return send("repair", job.aci, PlaintextContent.from(job.request), job.groupId);
     case "answerAgain":
       return answerAgain(context, job.aci, job.deviceId, job.request);
   }
@@ -179,7 +182,7 @@ async function answerAgain(context: Context, to: string, deviceId: number, bytes
   const timestamp = request.timestamp();
   const logged = context.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
   if (logged !== undefined) await deliver(context, { kind: "message", to, timestamp, ...logged });
-  else if (isArchived) await deliverOnce(context, "repair", to, nullContent());
+  else if (isArchived) await deliverOnce(context, { kind: "repair", to, content: nullContent() });
 }
 
 /** Only when the request speaks of the session that we have now: an old request must not undo a new session. */
