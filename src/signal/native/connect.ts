@@ -20,7 +20,7 @@ import { Buffer } from "node:buffer";
 import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { reasonOf, utf8 } from "./bytes.ts";
+import { readOrNull, reasonOf, utf8 } from "./bytes.ts";
 import type { Context, Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
 import { openedTlsHint } from "./service.ts";
 
@@ -219,13 +219,8 @@ export async function exchange(connection: ChatConnection, request: Request): Pr
 
 const goneStatuses = new Set([405, 426, 499, 501]);
 
-function parseJson(body: Uint8Array | undefined): unknown {
-  try {
-    return body === undefined ? null : JSON.parse(Buffer.from(body).toString("utf8"));
-  } catch {
-    return null;
-  }
-}
+const parseJson = (body: Uint8Array | undefined): unknown =>
+  body === undefined ? null : readOrNull(() => JSON.parse(Buffer.from(body).toString("utf8")) as unknown);
 
 type Connect<T> = (signal: AbortSignal) => Promise<T>;
 /** Runs a connect under its time limit. @throws BridgeError as `openLine` */

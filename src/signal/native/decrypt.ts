@@ -8,7 +8,7 @@
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
-import { owned } from "./bytes.ts";
+import { owned, readOrNull } from "./bytes.ts";
 import type { Bytes, NativeAccount, Own, ReceiveDeps } from "./context.ts";
 import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
@@ -86,18 +86,12 @@ function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Mill
   const [aci, number] = [certificate.senderAci()?.getServiceIdString() ?? null, certificate.senderE164()];
   const seal = { isSealed: true, hint: inner.contentHint(), groupId: inner.groupId() };
   Object.assign(sealing, { aci, number, deviceId: certificate.senderDeviceId(), ...seal } satisfies Partial<Sealing>);
-  if (!certificate.validateWithTrustRoots([...trustRoots], at))
-    return isKnown(certificate) ? "forged or expired certificate" : "signed by an unknown key: update signalman";
-  return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
-}
-
-/** False where the certificate names its signer by a number that this version of libsignal has no key for. */
-function isKnown(certificate: libsignal.SenderCertificate): boolean {
-  try {
-    return certificate.serverCertificate().keyId() >= 0;
-  } catch {
-    return false;
+  if (!certificate.validateWithTrustRoots([...trustRoots], at)) {
+    // It may name its signer by a number that this version of libsignal has no key for.
+    const signer = readOrNull(() => certificate.serverCertificate().keyId());
+    return signer === null ? "signed by an unknown key: update signalman" : "forged or expired certificate";
   }
+  return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
 }
 
 async function openCipher(overlay: Overlay, own: Own, type: number | undefined, bytes: Bytes, sealing: Sealing) {

@@ -15,7 +15,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
-import { attempt, fromBase64, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { attempt, fromBase64, openGcm, owned, readOrNull, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, FetchGroup, GroupAccount } from "./context.ts";
 import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
 import { retryAfterMsOf } from "./service.ts";
@@ -110,25 +110,21 @@ function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
 function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["members"][number]): GroupMember | null {
   const id = cipher.decryptServiceId(new zkgroup.UuidCiphertext(owned(member.userId)));
   if (!(id instanceof Aci)) return null;
-  let profileKey: Bytes | null = null;
-  try {
+  // Without it only the sealed-sender route to this member is lost.
+  const profileKey = readOrNull(() => {
     const sealed = new zkgroup.ProfileKeyCiphertext(owned(member.profileKey));
-    profileKey = owned(cipher.decryptProfileKey(sealed, id).serialize());
-  } catch {
-    // Only the sealed-sender route to this member is lost.
-  }
+    return owned(cipher.decryptProfileKey(sealed, id).serialize());
+  });
   return { aci: id.getServiceIdString(), isAdmin: member.role === wire.Group_Member_Role.ADMINISTRATOR, profileKey };
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
-function guard<T>(why: string, work: () => T): T {
-  try {
-    return work();
-  } catch (cause) {
-    throw new BridgeError("signal_protocol", `Cannot read a group as ${why}: ${reasonOf(cause)}`, { cause });
-  }
-}
+const guard = <T>(why: string, read: () => T): T =>
+  readOrThrow(read, (cause) => {
+    const message = `Cannot read a group as ${why}: ${reasonOf(cause)}`;
+    return new BridgeError("signal_protocol", message, { cause });
+  });
 
 type KeeperDeps = Pick<Context, "database" | "now" | "account"> & {
   readonly fetchGroup: FetchGroup;
@@ -235,10 +231,5 @@ async function fetchName(request: Line["request"], aci: string, key: Bytes): Pro
 }
 
 /** The plain name is padded with NULs, and one stands between given and family name; null where the key does not open it. */
-export function openName(sealed: Bytes, key: Bytes): string | null {
-  try {
-    return Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim() || null;
-  } catch {
-    return null;
-  }
-}
+export const openName = (sealed: Bytes, key: Bytes): string | null =>
+  readOrNull(() => Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim()) || null;

@@ -15,7 +15,7 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { loadAccount, readAccount, storageKeyOf, toAccount } from "./account.ts";
-import { attempt, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { attempt, concat, owned, readOrThrow, toBase64, utf8 } from "./bytes.ts";
 import { connectSealed, exchange, once, openLine, withDeadline } from "./connect.ts";
 import type { Bytes, Context, Line, NativeAccount, NativeDeps, OwnName } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
@@ -215,12 +215,11 @@ function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
 
 /** @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs */
 export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
-  try {
+  const open = () => {
     const { body, publicKey } = fromBinary(wire.ProvisionEnvelopeSchema, bytes);
     return toProvision(decrypt(body, libsignal.PublicKey.deserialize(owned(publicKey)), ephemeral));
-  } catch (error) {
-    throw error instanceof BridgeError ? error : refuse("it cannot be read", error);
-  }
+  };
+  return readOrThrow(open, (error) => (error instanceof BridgeError ? error : refuse("it cannot be read", error)));
 }
 
 const refuse = (why: string, cause?: unknown) =>

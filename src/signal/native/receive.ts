@@ -19,7 +19,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { owned, toBase64 } from "./bytes.ts";
+import { owned, readOrNull, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
@@ -248,13 +248,8 @@ async function takeSenderKey(overlay: Overlay, { own }: Plain, { aci, deviceId }
   await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(own).senderKeys);
 }
 
-function parse<T extends DescMessage>(schema: T, bytes: Bytes): MessageShape<T> | null {
-  try {
-    return fromBinary(schema, bytes);
-  } catch {
-    return null;
-  }
-}
+const parse = <T extends DescMessage>(schema: T, bytes: Bytes): MessageShape<T> | null =>
+  readOrNull(() => fromBinary(schema, bytes));
 
 function claimOf(data: wire.DataMessage | undefined): GroupClaim | null {
   if (data?.groupV2 === undefined) return null;

@@ -16,11 +16,12 @@ import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { concat, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
+import { concat, fromBase64, readOrNull, reasonOf, toBase64 } from "./bytes.ts";
 import type { Bytes, PinnedFetch, PinnedRequest, PinnedResponse, Service } from "./context.ts";
 
 const filled = v.pipe(v.string("must be text"), v.nonEmpty("must not be empty"));
 const base64 = v.pipe(filled, v.base64("must be standard base64"), v.transform(fromBase64));
+const isCertificate = (der: Bytes) => readOrNull(() => new X509Certificate(der)) !== null;
 const certificate = v.pipe(base64, v.check(isCertificate, "must be an X.509 certificate (DER)"));
 const isPublicKey = (key: Bytes) => key.length === 33 && key[0] === 5;
 const publicKey = v.pipe(base64, v.check(isPublicKey, "must be a public key of 33 bytes"));
@@ -118,14 +119,6 @@ const localNet = (userAgent: string, chat: Chat): NetConstructorOptions => ({
   TESTING_localServer_rootCertificateDer: chat.certificateDer,
   TESTING_localServer_httpVersion: 2,
 });
-
-function isCertificate(der: Bytes): boolean {
-  try {
-    return new X509Certificate(der).raw.length > 0;
-  } catch {
-    return false;
-  }
-}
 
 /** **Source:** RFC 7468, section 2: base64 in lines of 64. */
 const toPem = (der: Bytes): string =>

@@ -13,7 +13,7 @@ import { createHmac } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { learnProfileKey, saveRecipient } from "./account.ts";
-import { concat, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { concat, openGcm, owned, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, PinnedRequest } from "./context.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
@@ -36,15 +36,13 @@ export async function readStorage(context: Context): Promise<void> {
   const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
   if (sealed === null) return;
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
-  let manifest: wire.ManifestRecord;
-  try {
-    manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
-  } catch (cause) {
+  const open = () => fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  const manifest = readOrThrow(open, (cause) => {
     // The phone has another key by now, and is asked for it.
     database.run("UPDATE signal_account SET storage_key = NULL");
     reload();
-    throw new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
-  }
+    return new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
+  });
   const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
   const records: wire.StorageRecord["record"][] = [];
   for (let at = 0; at < ids.length; at += idsMax) {
