@@ -61,27 +61,27 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   const { profileKey, aci: own } = context.account();
   const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
   const composed = compose(body, await upload(context, body, signal), { timestamp, profileKey, ...frame });
-  const transcriptOf = (delivered: readonly Delivered[]) => {
+  const transcriptOf = (delivered: Delivered) => {
     const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
     return { kind: "transcript", to: own.serviceId, content, timestamp } as const;
   };
-  const expect = async (aci: string): Promise<Delivered> => ({ aci, isSealed: (await sealFor(context, aci)) !== null });
-  const expected = await Promise.all(others.map(expect));
+  const expect = async (aci: string) => [aci, (await sealFor(context, aci)) !== null] as const;
+  const expected = new Map(await Promise.all(others.map(expect)));
   const preparing =
     others.length === 0 ? undefined : prepare(context, transcriptOf(expected), false, []).catch(() => undefined);
-  const delivered: Delivered[] = [];
+  const delivered = new Map<string, boolean>();
   const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
   for (let at = 0; at < others.length; at += fanOutMax) {
     const wave = others.slice(at, at + fanOutMax).map((recipient) => {
       const delivering = deliverMessage(context, { composed, timestamp, groupId }, recipient);
-      const counted = delivering.then((isSealed) => delivered.push({ aci: recipient, isSealed }));
+      const counted = delivering.then((isSealed) => delivered.set(recipient, isSealed));
       return attempt(counted, (error) => failures.push({ recipient, error }));
     });
     await Promise.all(wave);
   }
   const worst = failures.find(({ error }) => error.retry !== "never") ?? failures[0];
-  if (delivered.length === 0 && worst !== undefined) throw worst.error;
-  const isExpected = others.length === delivered.length && expected.every(isIn(delivered));
+  if (delivered.size === 0 && worst !== undefined) throw worst.error;
+  const isExpected = others.every((aci) => delivered.get(aci) === expected.get(aci));
   try {
     await deliver(context, transcriptOf(delivered), isExpected ? await preparing : undefined);
   } catch (error) {
@@ -95,11 +95,6 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   for (const { recipient, error } of failures) catchUp(context, { composed, timestamp, groupId }, recipient, error, 1);
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
-
-const isIn =
-  (all: readonly Delivered[]) =>
-  ({ aci, isSealed }: Delivered): boolean =>
-    all.some((one) => one.aci === aci && one.isSealed === isSealed);
 
 /** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
 function catchUp(context: Context, message: Message, to: string, fault: BridgeError, times: number): void {
