@@ -19,6 +19,7 @@ import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
 import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
+import type { Watch } from "./stream.ts";
 import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
@@ -31,6 +32,8 @@ const titleMax = 500;
 /** A running session can be neither archived nor deleted: it is interrupted and looked at this often, this many times. */
 const restPollMs = 1_000;
 const restPolls = 30;
+/** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
+const pingsOnlyMs = 60_000;
 /** A session whose answer was lost is among the newest: it was made just now. */
 const recentSessions = 100;
 
@@ -100,7 +103,7 @@ async function createWith(
 }
 
 function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox): Remote {
-  const { api } = deps;
+  const { api, clock } = deps;
   return {
     ...createEnds(deps, sandbox),
     files: sandbox.list,
@@ -130,14 +133,14 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox):
     async open(remoteId, signal) {
       const site = { what: "follow the session" };
       const deltas = { event_deltas: ["agent.message" as const] };
-      let isRunning = true;
+      const watch: Watch = { pingsMs: pingsOnlyMs, movedAt: clock.monotonic() };
       const frames = await api.stream(
         site,
         ({ beta }, options) => beta.sessions.events.stream(remoteId, deltas, options),
         signal,
-        () => isRunning,
+        watch,
       );
-      return toFrames(frames, (is) => (isRunning = is));
+      return toFrames(frames, clock, watch);
     },
     list: (remoteId, since, signal) => eventsOf(api, remoteId, signal).since(since),
     prompts: (remoteId, signal) => eventsOf(api, remoteId, signal).prompts(),
@@ -191,15 +194,15 @@ function createEnds(
   };
 }
 
-async function* toFrames(
-  frames: AsyncIterable<unknown>,
-  onRunning: (isRunning: boolean) => void,
-): AsyncGenerator<Frame> {
+/** A session that rests has nothing to say. */
+async function* toFrames(wires: AsyncIterable<unknown>, clock: Clock, watch: Watch): AsyncGenerator<Frame> {
   const read = createFrameReader();
-  for await (const wire of frames) {
+  let isRunning = true;
+  for await (const wire of wires) {
     const frame = wire === "silent" || wire === "pinging" ? ({ kind: "silent" } as const) : read(wire);
     if (frame?.kind === "event" && frame.event.type !== "other" && frame.event.type !== "usage")
-      onRunning(frame.event.type !== "idle");
+      isRunning = frame.event.type !== "idle";
+    watch.movedAt = isRunning ? clock.monotonic() : null;
     if (frame) yield frame;
   }
 }
