@@ -87,7 +87,7 @@ export function withFallenCode(markdown: string): string {
     else if (end !== undefined && moveCode(lines, at, end, prefix)) {
       // Below the words of a task, or anywhere deeper than its item: CommonMark would take it for words.
       const surplus = marker === "" ? widthOf(prefix) - content : 0;
-      for (let below = at; surplus > 3 && below <= end; below++) lines[below] = without(lines[below] ?? "", surplus);
+      if (surplus > 3) for (let below = at; below <= end; below++) lines[below] = without(lines[below] ?? "", surplus);
       at = end;
     }
   }

@@ -79,16 +79,12 @@ test("a mark stands before what is said in Note to Self, styles go along; where 
   let stamp = 0;
   const send = (body: Outbound["body"], chat: Outbound["chat"] = { kind: "self" }) =>
     transport.send({ chat, timestamp: ++stamp, body });
-  await send({
-    ...plainText("bold"),
-    kind: "text",
-    styles: [{ start: 0, length: 4, style: "BOLD" }],
-  } as Outbound["body"]);
-  await send({ kind: "edit", targetSentAt: 1, text: "bolder", styles: [] });
+  await send(plainText("draft"));
+  await send({ kind: "edit", targetSentAt: 1, text: "bolder", styles: [{ start: 0, length: 6, style: "BOLD" }] });
   await send(plainText("x".repeat(1_999)));
   await send(plainText("hi"), { kind: "direct", peer: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null } });
   expect(signal.screen().map(({ text, styles }) => [text.slice(0, 10), styles.map(({ start }) => start)])).toEqual([
-    ["🤖 bolder", []],
+    ["🤖 bolder", [3]],
     ["x".repeat(10), []],
     ["hi", []],
   ]);
