@@ -13,7 +13,8 @@
 import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
 export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
