@@ -62,17 +62,14 @@ export function createLog(db: Database) {
     },
     /** What Claude waits for in this session, and the last error that was not overcome. */
     open: openOf,
-    /**
-     * Upserts entries, moves the cursor, feeds the projections; resolves to what was new here, null where all was known and nothing can
-     * have changed. Part of the caller's transaction.
-     */
-    apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] | null {
+    /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
+    apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
       const before = openOf(session.id);
       const unsettled = settled.without(
         session,
         seen.filter(({ at }) => !isLongSeen(session, at)),
       );
-      if (unsettled.length === 0) return null;
+      if (unsettled.length === 0) return [];
       const added = upsert(db, session.id, unsettled);
       settled.add(session.id, unsettled);
       const turn = turns.get(session.id);

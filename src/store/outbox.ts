@@ -57,6 +57,8 @@ export function createOutbox(db: Database) {
   const shown = new Map<number, string>();
   const lastShown = (chat: string): number =>
     Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
+  const head = (chat: string) =>
+    one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`;
   const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
     run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
@@ -68,17 +70,18 @@ export function createOutbox(db: Database) {
         SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`.map(
         (row) => row.chatKey,
       ),
-    head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`,
+    head,
     /** The same for marks, which wait for the messages before them, and delay none. */
     chatsWithMarks: () =>
       all<{ chatKey: string }>`
         SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
         (row) => row.chatKey,
       ),
-    nextMark: (chat: string) =>
-      one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} AND NOT EXISTS (
-        SELECT 1 FROM outbox AS before WHERE before.chat_key = ${chat} AND before.done_at IS NULL AND before.why <> 'mark'
-        AND before.id < outbox.id) ORDER BY id LIMIT 1`,
+    nextMark(chat: string): OutboxRow | null {
+      const mark = one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`;
+      const isNext = mark !== null && (head(chat)?.id ?? mark.id) >= mark.id;
+      return isNext ? mark : null;
+    },
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */

@@ -42,7 +42,7 @@ const pages = (): number => store.db.get<{ page_count: number }>("PRAGMA page_co
 const apply = (events: readonly SessionEvent[], at: number): SessionEvent[] => {
   const session = store.sessions.get("s");
   if (session === null) throw new Error("There is no session");
-  return store.log.apply(session, events, at) ?? [];
+  return store.log.apply(session, events, at);
 };
 
 /** A prompt of which an entry of the log is known. */

@@ -288,7 +288,7 @@ describe("a session's log", () => {
   beforeEach(() => void store.sessions.create("s", chat, "sessions", {}, {}, 1));
   const apply = (events: readonly SessionEvent[], now = 1): SessionEvent[] => {
     const session = store.sessions.get("s");
-    return session === null ? [] : store.db.transaction(() => store.log.apply(session, events, now) ?? []);
+    return session === null ? [] : store.db.transaction(() => store.log.apply(session, events, now));
   };
 
   test("what is new is told once, however often it is seen", () => {
