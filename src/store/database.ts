@@ -89,16 +89,7 @@ function wrap(driver: Driver, path: string): Database {
   const late = createLate();
   const writes = countWrites();
   const rolledBack: (() => void)[] = [];
-  const failures: { count: number; last: string | null } = { count: 0, last: null };
-  const guard = <T>(work: () => T, isReading = false): T => {
-    try {
-      return work();
-    } catch (error) {
-      if (error instanceof BridgeError) throw error;
-      if (isReading || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
-      throw sqliteError(`Cannot use the database ${path}`, error);
-    }
-  };
+  const { guard, failures } = createGuard(path);
   const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
@@ -159,6 +150,21 @@ function wrap(driver: Driver, path: string): Database {
     },
   };
   return database;
+}
+
+/** Makes of what SQLite throws a `BridgeError`, and counts the reads that failed. */
+function createGuard(path: string) {
+  const failures: { count: number; last: string | null } = { count: 0, last: null };
+  const guard = <T>(work: () => T, isReading = false): T => {
+    try {
+      return work();
+    } catch (error) {
+      if (error instanceof BridgeError) throw error;
+      if (isReading || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
+      throw sqliteError(`Cannot use the database ${path}`, error);
+    }
+  };
+  return { guard, failures };
 }
 
 /** Each text is prepared once. */
