@@ -9,7 +9,7 @@
  */
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import { count, fields, string, type Fields } from "./wire.ts";
+import { count, fields, string, tokensRead, type Fields } from "./wire.ts";
 
 export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
@@ -91,9 +91,7 @@ export function createTurnReader(now: () => Millis) {
       const stop = toStop(result, reading);
       const id = string(result["uuid"]);
       const used = fields(result["usage"]);
-      const inputTokens = ["input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
-        .map((key) => count(used[key]))
-        .reduce((sum, one) => sum + one, 0);
+      const inputTokens = tokensRead(used);
       const costCents = (count(result["total_cost_usd"]) - costBefore) * 100;
       const outputTokens = count(used["output_tokens"]);
       return [
