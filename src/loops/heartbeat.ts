@@ -78,7 +78,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       };
       onStoreFault(tryWrite(log, keep));
     }
-    if (checkup.isDue() ? monotonic === minute : monotonic - day >= dayMs) {
+    if ((monotonic === minute && checkup.isDue()) || monotonic - day >= dayMs) {
       day = monotonic;
       checking = checking.then(() => checkup.run(stop));
     }
