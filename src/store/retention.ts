@@ -136,7 +136,7 @@ function spentAt(db: Database, sessionId: string): Entry | null {
   const { all } = statements(db);
   let left = historyBytes;
   for (let from: Entry | undefined = end; from !== undefined;) {
-    const entries: (Entry & { readonly bytes: number })[] = all`
+    const entries: readonly (Entry & { readonly bytes: number })[] = all`
       SELECT at, seq, iif(type = 'other', 0, octet_length(body)) AS bytes FROM events
       WHERE session_id = ${sessionId} AND (at, seq) < (${from.at}, ${from.seq}) ORDER BY at DESC, seq DESC LIMIT 500`;
     const spent = entries.find(({ bytes }) => (left -= bytes) < 0);
