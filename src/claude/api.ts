@@ -152,6 +152,13 @@ export function createClaudeApi(given: ApiOptions) {
   };
 }
 
+/** Null where there is no such thing. */
+export const ifThere = <T>(
+  { call }: Pick<ClaudeApi, "call">,
+  what: string,
+  work: (client: Anthropic) => PromiseLike<T>,
+): Promise<T | null> => nullFor("unsupported", call({ what, notFound: "unsupported" }, work));
+
 /** What an endpoint says of its models, where it says anything. */
 function createModels(call: Call, isForeign: boolean) {
   const known = new Map<string, ModelInfo | null>();

@@ -30,11 +30,7 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
   const { status, type, errorCode, cause, apiMessage, requestID, headers } = fields(error);
   // What our own fetch found wrong comes back wrapped as a connection error.
   if (cause instanceof BridgeError) return new BridgeError(cause.code, `Cannot ${site.what} as ${cause.message}`);
-  const answer = {
-    status: typeof status === "number" ? status : null,
-    type: word(type),
-    errorCode: word(errorCode),
-  };
+  const answer = { status: typeof status === "number" ? status : null, type: word(type), errorCode: word(errorCode) };
   if (answer.status === null && answer.type === null) return brokenLine(site, error);
   // Endpoints that are not Anthropic's have their words wherever they like.
   const sentence = string(apiMessage) || (error instanceof Error ? error.message : "");

@@ -32,7 +32,7 @@ export type MessagesDeps = {
 
 const defaultHistoryTokens = 100_000;
 /** Thinking that is not shown is silent, pings aside; but a person is told something within two minutes. */
-const pingsOnlyMs: Millis = 100_000;
+const pingsOnlyMs: Millis = 90_000;
 /** It may have been long thinking all the same: the next try waits for it. */
 const patientMs: Millis = 10 * 60_000;
 /** How often a paused turn is continued before we take what there is. */

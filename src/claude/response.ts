@@ -10,35 +10,25 @@ import { cacheWrites, fields, string, textOf, toInput, type Fields } from "./wir
 
 type Block = { [key: string]: JsonValue };
 
-export type Reply = {
-  /** As they came, but for text and input, which come in pieces. */
-  blocks: Block[];
-  /** What each index of the stream is, the last one that began with it. */
-  byIndex: Map<unknown, { readonly block: Block; json: string }>;
-  stopReason: string | null;
-  /** Of a refusal. */
-  category: string | null;
-  used: Used;
-  /** `message_stop` came. */
-  isStopped: boolean;
-  /** How often the answer began anew after it had said something. */
-  restarts: number;
-  /** What it had grown to since then, by `lengthOf`. */
-  longest: number;
-};
-
 const nothing: Used = { input: 0, cacheRead: 0, cacheWrite: 0, output: 0, searches: 0 };
 
-export const emptyReply = (): Reply => ({
-  blocks: [],
-  byIndex: new Map(),
-  stopReason: null,
-  category: null,
+export const emptyReply = () => ({
+  /** As they came, but for text and input, which come in pieces. */
+  blocks: [] as Block[],
+  /** What each index of the stream is, the last one that began with it. */
+  byIndex: new Map<unknown, { readonly block: Block; json: string }>(),
+  stopReason: null as string | null,
+  /** Of a refusal. */
+  category: null as string | null,
   used: nothing,
+  /** `message_stop` came. */
   isStopped: false,
+  /** How often the answer began anew after it had said something. */
   restarts: 0,
+  /** What it had grown to since then, by `lengthOf`. */
   longest: 0,
 });
+export type Reply = ReturnType<typeof emptyReply>;
 
 /** More than a person is ever shown of it (`core/reply.ts`). */
 const textLengthMax = 5 * 2 ** 20;
