@@ -104,7 +104,7 @@ async function badPicture(bytes: Uint8Array): Promise<string | null> {
   }
 }
 
-const webPage = /^\s*(?:<\?xml[^>]*>\s*|<!--[^]*?-->\s*)*<(?:!doctype html|html|head|body)\b/iu;
+const webPage = /^\s*(?:<\?xml[^>]*>\s*|<!--(?:(?!-->)[^])*-->\s*)*<(?:!doctype html|html|head|body)\b/iu;
 
 function readText(text: string, announced: Announced, fileName: string | null): Read {
   const kind = promised(announced);
