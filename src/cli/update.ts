@@ -4,21 +4,19 @@
  *   SHA256SUMS, signed ─▶ ours already? older? ─▶ download ─▶ the sum is right ─▶ unpacked beside the binary ─▶ the sum is right
  *   ─▶ it starts, and is not older ─▶ rename
  */
-import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { promisify } from "node:util";
 import { createZstdDecompress } from "node:zlib";
-import { childEnv } from "../child-env.ts";
 import { isLoopback, type Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import { runCommand } from "../projects/runner.ts";
 import { commit, version } from "../version.ts";
-import { configOf, type Cli } from "./io.ts";
+import { configOf, wrong, type Cli } from "./io.ts";
 import { trustedComment } from "./minisign.ts";
 
 export type Program = { readonly file: string; readonly target: string; readonly version: string };
@@ -39,8 +37,7 @@ const redirectsMax = 5;
 
 const failed = (why: string, hint = "Nothing was changed."): BridgeError =>
   new BridgeError("update", `Cannot update as ${why}`, { hint });
-const refuse = (why: string, hint: string): BridgeError =>
-  new BridgeError("config", `Cannot update as ${why}`, { hint });
+const refuse = (why: string, hint: string): BridgeError => wrong(`Cannot update as ${why}`, hint);
 
 /** Resolves when the new binary stands in the old one's place. @throws BridgeError `config` `update`, with the old one untouched */
 export async function update(cli: Cli, options: Options, program?: Program): Promise<number> {
@@ -73,7 +70,7 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
     const bytes = await fetchBytes(`${updateUrl}/${source}`, binaryBytesMax, signal);
     requireSum(createHash("sha256").update(bytes).digest("hex"), packed ?? wanted);
     requireSum(await save(bytes, packed !== null, fresh, signal), wanted);
-    const found = await tryStart(fresh);
+    const found = await tryStart(fresh, cli);
     refuseOlder(found, own, options);
     // Who could run the old one can run the new one, whatever our umask.
     await chmod(fresh, (await stat(file)).mode);
@@ -144,7 +141,7 @@ async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): P
       }
       return Buffer.concat(chunks);
     } catch (cause) {
-      throw failed(`${at.href} cannot be had: ${cause instanceof Error ? cause.message : String(cause)}`);
+      throw failed(`${at.href} cannot be had: ${toFault(cause).message}`);
     }
   }
   throw failed(`${url} leads nowhere`);
@@ -167,7 +164,7 @@ async function save(bytes: Buffer, isPacked: boolean, path: string, signal: Abor
   };
   const file = await make().catch((cause: unknown) => {
     const hint = "Run it as a user who may write there, or update as you installed.";
-    throw failed(`${dirname(path)} cannot be written: ${cause instanceof Error ? cause.message : ""}`, hint);
+    throw failed(`${dirname(path)} cannot be written: ${toFault(cause).message}`, hint);
   });
   const hash = createHash("sha256");
   let size = 0;
@@ -185,17 +182,23 @@ async function save(bytes: Buffer, isPacked: boolean, path: string, signal: Abor
     await file.sync();
     return hash.digest("hex");
   } catch (cause) {
-    throw failed(`${path} cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`);
+    throw failed(`${path} cannot be written: ${toFault(cause).message}`);
   } finally {
     await file.close();
   }
 }
 
-/** Resolves to its version. */
-async function tryStart(path: string): Promise<string> {
-  const bounds = { env: childEnv(), timeout: trialMs, killSignal: "SIGKILL", maxBuffer: textBytesMax } as const;
-  const started = await promisify(execFile)(path, ["--version"], bounds).catch(() => null);
-  const found = started && versionOf(started.stdout);
+/** Resolves to its version. What it has started when its time is over ends with it. */
+async function tryStart(path: string, { clock, env, signal }: Cli): Promise<string> {
+  const place = {
+    root: dirname(path),
+    home: dirname(path),
+    network: true,
+    sandbox: { kind: "none", why: "" },
+  } as const;
+  const trial = { ...place, command: [path, "--version"], timeoutMs: trialMs, env };
+  const { code, output } = await runCommand(trial, clock, signal);
+  const found = code === 0 ? versionOf(output) : null;
   if (found === null) throw failed("the new binary does not start here");
   return found;
 }

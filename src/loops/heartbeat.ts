@@ -6,6 +6,7 @@ import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
+import { pruneMax } from "../store/retention.ts";
 import { deliverDue } from "./reminders.ts";
 
 const tickMs: Millis = 1_000;
@@ -33,9 +34,15 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   const expire = createExpiry(bridge);
   let last = clock.now();
   let trustedAt = clock.monotonic();
-  const prune = (): unknown =>
-    clock.monotonic() >= trustedAt &&
-    tryWrite(log, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  const prune = async (): Promise<void> => {
+    const before = clock.now() - config.limits.retentionDays * dayMs;
+    const isMore = (): boolean =>
+      clock.monotonic() >= trustedAt &&
+      tryWrite(log, () => (removed = store.prune(before))) === null &&
+      removed >= pruneMax;
+    let removed = 0;
+    while (!stop.aborted && isMore()) await clock.sleep(0);
+  };
   tryWrite(log, () => {
     const aliveAt = Number(store.settings.get("alive_at") ?? last);
     if (last - aliveAt > leapMs) trustedAt += dayMs;
@@ -45,7 +52,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   let day = minute;
   let network = networkKey();
   let checking = checkup.run(stop);
-  prune();
+  await prune();
   for (;;) {
     await clock.sleep(tickMs, stop);
     if (stop.aborted) return checking;
@@ -71,13 +78,13 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       };
       onStoreFault(tryWrite(log, keep));
     }
-    if (checkup.isDue() ? monotonic === minute : monotonic - day >= dayMs) {
+    if ((monotonic === minute && checkup.isDue()) || monotonic - day >= dayMs) {
       day = monotonic;
       checking = checking.then(() => checkup.run(stop));
     }
     if (monotonic - hour >= hourMs) {
       hour = monotonic;
-      prune();
+      await prune();
     }
     await deliverDue(bridge);
     dispatch({ type: "tick" });

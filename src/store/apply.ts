@@ -65,6 +65,8 @@ export function createChats(store: Store, world: Surroundings) {
         }
         const present = store.sessions.get(session.id) ?? session;
         const added = store.log.apply(present, events, world.now());
+        // A listing looks back beyond the cursor, and mostly finds what is here.
+        if (added.length === 0 && posted.length === 0) return [];
         store.files.note(session.id, added);
         noteUsage(store, world, present, added);
         return settle(session.chat, { type: "logged", session: present, events: added });

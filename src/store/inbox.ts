@@ -10,7 +10,8 @@ import type { Outcome } from "../core/changes.ts";
 import type { Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 export type InboxKind = "prompt" | "command" | "answer";
 
@@ -66,6 +67,15 @@ export function createInbox(db: Database) {
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id LIMIT 2`,
     openPrompts: (chat: string, exceptId = 0) =>
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id`,
+    /** How many are open in a chat, and the id of the newest. */
+    waiting: (chat: string, exceptId = 0) =>
+      get<{ count: number; newest: number }>`
+        SELECT count(*) AS count, coalesce(max(id), 0) AS newest FROM inbox
+        WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId}` ?? { count: 0, newest: 0 },
+    /** The open prompts of a chat that this time of sending names. */
+    named: (chat: string, sentAt: Millis, exceptId = 0) =>
+      many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} AND instr(versions, ${String(sentAt)}) > 0
+        ORDER BY id`.filter(({ versions }) => versions.includes(sentAt)),
     /** Chats with anything open, those that have waited longest first. */
     openChats: () =>
       all<{

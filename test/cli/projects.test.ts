@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { runCommand } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
+import { startStatusServer } from "../doubles/status-server.ts";
 
 let base: string;
 let home: string;
@@ -41,6 +42,15 @@ async function run(args: string, more: Record<string, string> = {}) {
   });
   return { code, out, err };
 }
+
+test("a daemon that runs takes it up at once; one that cannot be asked, when it is started again", async () => {
+  const late = "takes it up when it is started again";
+  expect((await run(`projects add notes ${base}/notes`)).err).toContain(late);
+  const server = await startStatusServer(home);
+  const { err } = await run(`projects add garden ${base}/garden`);
+  expect([err, server.done]).toEqual(["", ["projects"]]);
+  await server.stop();
+});
 
 test("a project is added to a new file, shown, and removed again", async () => {
   expect(await run(`projects add garden ${base}/garden --run`)).toMatchObject({
@@ -99,22 +109,6 @@ test("a name that is there, a file in an unusual form, and a variable over it ar
   expect(file()).toBe(tricky);
   const { err } = await run("projects remove garden", { SIGNALMAN_PROJECTS: `garden=${base}/garden` });
   expect(err).toContain("SIGNALMAN_PROJECTS");
-});
-
-test("what would become of a call is explained, and nothing is done", async () => {
-  await run(`projects add garden ${base}/garden`);
-  writeFileSync(join(base, "garden/.env"), "KEY=1");
-  for (const [args, words] of [
-    ["read a.txt", "done without a question"],
-    ["read .env", "read .env\nasks you first: it may hold a secret"],
-    ["edit any.txt", "asks you first: it changes a file"],
-    ["write new.txt", "asks you first: it changes a file"],
-    ["read ../home/config.toml", "never done: path"],
-    ["run ls", "never done: This project does not let Claude run commands"],
-    ["delete a.txt", "never done: There is no tool"],
-  ] as const)
-    expect([args, (await run(`projects explain garden ${args}`)).out]).toEqual([args, expect.stringContaining(words)]);
-  expect(existsSync(join(base, "garden/new.txt"))).toBe(false);
 });
 
 test("a fault in the settings names the place", async () => {
