@@ -68,7 +68,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     daemon.line.name !== ownProgram &&
     (config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl) === null
   )
-    deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_key").hint });
+    deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_no_key").hint });
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();
   cli.signal.addEventListener("abort", stop);

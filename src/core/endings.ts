@@ -67,6 +67,7 @@ function lastWord(stop: StopReason, hasReply: boolean): string | null {
 
 /** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
 const lasting: ReadonlySet<ErrorCode> = new Set([
+  "claude_no_key",
   "claude_key",
   "claude_credit",
   "claude_spend_limit",
