@@ -49,7 +49,7 @@ const handlers: Record<Runnable, Handler> = {
     const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
     const words = /^(?:chat|conversation|session|topic)$/iu.test(argument) ? "" : argument;
     const isAsked = words !== "" || (textOf(envelope)?.attachments.length ?? 0) > 0;
-    const asks: Change[] = isAsked ? openAs(id, withText(envelope, words)) : [];
+    const asks: Change[] = isAsked ? [openAs(id, withText(envelope, words))] : [];
     return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
   },
   stop: ({ view }) =>
@@ -151,7 +151,7 @@ const handlers: Record<Runnable, Handler> = {
     // What disappeared, or was forgotten, cannot be asked again.
     return last === null || textOf(last) === null
       ? tell("Nothing was asked yet.")
-      : { text: null, changes: openAs(id, last) };
+      : { text: null, changes: [openAs(id, last)] };
   },
   export({ id, look }) {
     const base64 = new TextEncoder().encode(look.transcript()).toBase64();
@@ -173,7 +173,7 @@ const handlers: Record<Runnable, Handler> = {
       if (look.conversations().length === 0) return tell("There is no conversation to forget.");
       const text =
         "Forgotten: all conversations of this chat are deleted here, and at Claude as soon as it can be reached.";
-      return tell(text, ...clear(view, "all"), { do: "forgetChat" });
+      return tell(text, ...clear(view, "all"), { do: "forget", id: null });
     }
     if (word !== "") return tell("/forget deletes this conversation, /forget all every one of this chat.");
     if (view.session === null) return tell("There is no conversation to forget.");
@@ -234,14 +234,15 @@ const titleMax = 200;
 function clear(view: View, which: "first" | "all"): Change[] {
   const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
   const dropped = prompts.flatMap((prompt) => withdraw(view, prompt, false));
-  const isRefused = dropped.some((change) => change.do === "confirm" || change.do === "dropCall");
-  return isRefused ? dropped : [...refuseAll(view), ...dropped];
+  return dropped.some((change) => change.do === "answer") ? dropped : [...refuseAll(view), ...dropped];
 }
 
-const openAs = (id: number, envelope: Envelope): Change[] => [
-  { do: "open", id, envelope, versions: [envelope.sentAt] },
-  { do: "mark", id, envelope, stage: "taken" },
-];
+const openAs = (id: number, envelope: Envelope): Change => ({
+  do: "open",
+  id,
+  envelope,
+  versions: [envelope.sentAt],
+});
 
 /** The message with other words: what it mentioned is gone with them. */
 function withText(envelope: Envelope, words: string): Envelope {

@@ -72,7 +72,7 @@ export async function workOnReminders({ chats, clock, timeZone }: Bridge, sessio
   const wish = isReminderTool(tool) && readWish(tool, input, clock.now(), timeZone ?? "UTC");
   if (!wish) return;
   if ("refusal" in wish)
-    chats.settle(session.chat, { type: "settled", session, useId, text: wish.refusal, isError: true, isRun: true });
+    chats.settle(session.chat, { type: "settled", session, useId, text: wish.refusal, isError: true });
   else chats.settle(session.chat, { type: "wished", session, useId, wish });
 }
 
