@@ -19,7 +19,7 @@ async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => stri
   return 0;
 }
 
-const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => listGuests(guests, true, isGroups));
+const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => listGuests(guests, isGroups));
 export const listPeople = list(false);
 export const listGroups = list(true);
 
@@ -27,8 +27,7 @@ const change =
   (isAllowed: boolean) =>
   (cli: Cli, _: unknown, ...words: string[]): Promise<number> =>
     withGuests(cli, (guests, store) => {
-      const asked = { guests, chat: { kind: "self" }, isOwner: true } as const;
-      const { text, changes } = changeGuests(asked, words.join(" "), isAllowed);
+      const { text, changes } = changeGuests(guests, { kind: "self" }, words.join(" "), isAllowed);
       for (const one of changes) if (one.do === "allow") setAllowed(store.settings, one.rule, one.isAllowed);
       return text;
     });

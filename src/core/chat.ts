@@ -111,7 +111,7 @@ function received(view: View, fact: FactOf<"received">): Change[] {
       );
     case "command": {
       const taken = takeBack(view, envelope, verdict.replaces);
-      const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
+      const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope });
       return [...taken, ...changes, ...(text === null ? [] : [say("command", id, text)])];
     }
     case "hint":

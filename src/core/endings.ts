@@ -76,8 +76,8 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   if (!prompt) return [];
   const { envelope, told, post } = prompt;
   const isFatal = view.lastError?.isTerminal === true;
-  const { retry, chat: sentence, title } = errorRow(fault.code);
-  const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
+  const { chat: sentence, title } = errorRow(fault.code);
+  const kind = faultClass(fault.code, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
   const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
   const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
   if (waitMs === null) {

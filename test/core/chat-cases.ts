@@ -82,7 +82,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   endedText: () => null,
   spend: () => null,
   look: {
-    guests: { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] },
+    guests: { isOwnAccount: true, find: () => null, list: () => [] },
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],

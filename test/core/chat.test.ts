@@ -429,11 +429,7 @@ describe("when a request fails", () => {
   test("what is given up while Claude works on it is stopped there", () => {
     const tries = { lookup: promptBounds.lookup.triesMax - 1 };
     const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } })]);
-    expect(decided(view, failed("claude_stream_lost"))).toEqual([
-      "interrupt 1",
-      "say told 1",
-      "finish 1 failed",
-    ]);
+    expect(decided(view, failed("claude_stream_lost"))).toEqual(["interrupt 1", "say told 1", "finish 1 failed"]);
   });
   test("who was told that an answer comes hears that none does", () =>
     expect(decided(tried({ outage: 5 }, {}, "claude_overloaded"), failed("claude_request"))).toContain("say failed 1"));
