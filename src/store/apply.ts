@@ -51,9 +51,9 @@ export function createChats(store: Store, world: Surroundings) {
     settle,
     /** Rows of this chat are written in the transaction at work. */
     touch: (chat: Chat): void => store.db.afterCommit(() => world.onTouched(chatKey(chat), [])),
-    /** Entries of a log, with the posts that turned out to be among them. */
+    /** Entries of a log, with the posts that turned out to be among them; nothing where the session was forgotten. */
     log(
-      session: Session,
+      sessionId: string,
       events: readonly SessionEvent[],
       posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
     ): readonly Change[] {
@@ -63,17 +63,21 @@ export function createChats(store: Store, world: Surroundings) {
           if (request?.kind === "result") store.calls.markPosted(request.toolUseId, world.now());
           store.posts.markPosted(id, eventId);
         }
-        const present = store.sessions.get(session.id) ?? session;
-        const added = store.log.apply(present, events, world.now());
-        store.files.note(session.id, added);
-        noteUsage(store, world, present, added);
-        return settle(session.chat, { type: "logged", session: present, events: added });
+        const session = store.sessions.get(sessionId);
+        if (session === null) return [];
+        const added = store.log.apply(session, events, world.now());
+        store.files.note(sessionId, added);
+        noteUsage(store, world, session, added);
+        return settle(session.chat, { type: "logged", session, events: added });
       });
     },
     refused: createRefusals(store, world, settle),
     /** Stores what was said already: nothing is decided about it. */
-    keep: (session: Session, events: readonly SessionEvent[]): void =>
-      store.db.transaction(() => void store.log.apply(session, events, world.now())),
+    keep: (sessionId: string, events: readonly SessionEvent[]): void =>
+      store.db.transaction(() => {
+        const session = store.sessions.get(sessionId);
+        if (session !== null) store.log.apply(session, events, world.now());
+      }),
     /** An allowed message; null where it is there already. */
     receive(key: string, envelope: Envelope, verdict: FactOf<"received">["verdict"]): number | null {
       const kind = verdict.kind === "hint" ? "command" : verdict.kind;

@@ -26,7 +26,7 @@ test("what waits behind the question at work is refused when its turn comes, and
   const at = ++rig.now;
   const usage = { inputTokens: 9, outputTokens: 1, costCents: 10, isTotal: true };
   rig.chats.log(
-    session,
+    session.id,
     [
       { id: "p", at, type: "prompt", text: "one" },
       { id: "u", at, type: "usage", ...usage },
@@ -39,7 +39,7 @@ test("what waits behind the question at work is refused when its turn comes, and
   const refusal = rig.store.outbox.of("failed", String(two))[0]?.body;
   expect(refusal?.kind === "text" && refusal.text).toContain("$0.10 of the $0.10 allowed, until midnight (UTC)");
   // The same sum again costs nothing.
-  rig.chats.log(session, [{ id: "u2", at, type: "usage", ...usage }]);
+  rig.chats.log(session.id, [{ id: "u2", at, type: "usage", ...usage }]);
   expect(rig.store.usage.ofSession(session.id)).toMatchObject({ inputTokens: 9, costCents: 10 });
   rig.now += 86_400_000;
   rig.say("three");
