@@ -195,8 +195,9 @@ function createWaits({ clock, random, log }: Base, loop: string) {
       log.warn("work postponed", { loop, ...toFault(error), waitMs });
     },
     nextMs(counts: (key: string) => boolean): Millis {
-      const times = [...waiting].flatMap(([key, { until }]) => (counts(key) ? until : []));
-      return times.reduce((first, until) => Math.min(first, until), Infinity) - clock.monotonic();
+      let first = Infinity;
+      for (const [key, { until }] of waiting) if (counts(key)) first = Math.min(first, until);
+      return first - clock.monotonic();
     },
     clear: () => waiting.clear(),
   };

@@ -76,7 +76,7 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
   const { remote } = bridge.line;
   const { clock, store } = bridge;
   const startedAt = clock.monotonic();
-  const todo = remote ? store.sessions.toSync(clock.now() - recentMs, sweepMax) : [];
+  const todo = remote ? [...store.sessions.toSync(clock.now() - recentMs, sweepMax)] : [];
   const tally = { checked: 0, changed: 0, pushed: 0, failed: 0 };
   let down: BridgeError | null = null;
   const one = async (session: Session): Promise<void> => {

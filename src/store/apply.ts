@@ -32,12 +32,7 @@ export function createChats(store: Store, world: Surroundings) {
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
       const sessionIds = apply(chat, changes);
-      if (
-        fact.type === "received" &&
-        fact.id > 0 &&
-        !changes.some((change) => change.do === "open" && change.id === fact.id)
-      )
-        store.inbox.finish(fact.id, "answered", world.now());
+      if (isNoPrompt(fact, changes)) store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
       const isAnswer = changes.some(
@@ -66,6 +61,8 @@ export function createChats(store: Store, world: Surroundings) {
         const session = store.sessions.get(sessionId);
         if (session === null) return [];
         const added = store.log.apply(session, events, world.now());
+        // A listing looks back beyond the cursor, and mostly finds what is here.
+        if (added.length === 0 && posted.length === 0) return [];
         store.files.note(sessionId, added);
         noteUsage(store, world, session, added);
         return settle(session.chat, { type: "logged", session, events: added });
@@ -102,6 +99,10 @@ export function createChats(store: Store, world: Surroundings) {
     viewOf,
   };
 }
+
+/** A message that did not become a prompt is over with its decision. */
+const isNoPrompt = (fact: Fact, changes: readonly Change[]): fact is FactOf<"received"> =>
+  fact.type === "received" && fact.id > 0 && !changes.some((change) => change.do === "open" && change.id === fact.id);
 
 type Settle = (chat: Chat, fact: Fact) => unknown;
 

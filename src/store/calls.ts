@@ -11,7 +11,8 @@
  */
 import { createHash } from "node:crypto";
 import type { JsonValue, Millis, ToolUse } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 export type CallState = "seen" | "asked" | "allowed" | "denied" | "expired" | "started" | "done" | "posted";
 
@@ -111,7 +112,7 @@ export function createCalls(db: Database) {
         run`UPDATE calls SET state = 'posted', changed_at = ${now} WHERE id = ${id} AND state IN ('denied', 'expired', 'done')`,
       ),
     /** At the start of the program: settles what a crash interrupted, and names it. */
-    settleInterrupted: (now: Millis): Call[] =>
+    settleInterrupted: (now: Millis): readonly Call[] =>
       db.transaction(() => {
         const interrupted = many`WHERE state = 'started'`;
         run`UPDATE calls SET state = 'done', content = ${unknownOutcome}, is_error = 1, changed_at = ${now} WHERE state = 'started'`;

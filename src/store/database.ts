@@ -25,6 +25,8 @@ export interface Database {
   read<T>(work: () => T): T;
   /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
   alongside(work: () => void): void;
+  /** How often these tables were written by this process: rows that were read stay true while it stands. */
+  writesTo(tables: readonly string[]): number;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
@@ -85,28 +87,25 @@ function wrap(driver: Driver, path: string): Database {
   let isOpen = true;
   let committed: (() => void)[] = [];
   const late = createLate();
+  const writes = countWrites();
   const rolledBack: (() => void)[] = [];
-  const failures: { count: number; last: string | null } = { count: 0, last: null };
-  const guard = <T>(work: () => T, isReading = false): T => {
-    try {
-      return work();
-    } catch (error) {
-      if (error instanceof BridgeError) throw error;
-      if (isReading || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
-      throw sqliteError(`Cannot use the database ${path}`, error);
-    }
-  };
+  const { guard, failures } = createGuard(path);
   const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
         if (depth > 0) late.write();
+        writes.note(sql);
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, isRead(sql)),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], isRead(sql)),
-    exec: (sql) => guard(() => void driver.exec(sql)),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, !writes.note(sql)),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], !writes.note(sql)),
+    exec(sql) {
+      writes.noteAll();
+      guard(() => void driver.exec(sql));
+    },
+    writesTo: writes.to,
     read: (work) => guard(work, true),
     transaction<T>(work: () => T): T {
       if (depth > 0) return work();
@@ -119,6 +118,7 @@ function wrap(driver: Driver, path: string): Database {
         for (const after of committed) after();
         return result;
       } catch (error) {
+        writes.noteAll();
         for (const listener of rolledBack) listener();
         try {
           driver.exec("ROLLBACK");
@@ -152,6 +152,21 @@ function wrap(driver: Driver, path: string): Database {
   return database;
 }
 
+/** Makes of what SQLite throws a `BridgeError`, and counts the reads that failed. */
+function createGuard(path: string) {
+  const failures: { count: number; last: string | null } = { count: 0, last: null };
+  const guard = <T>(work: () => T, isReading = false): T => {
+    try {
+      return work();
+    } catch (error) {
+      if (error instanceof BridgeError) throw error;
+      if (isReading || isDamage(error)) Object.assign(failures, { count: failures.count + 1, last: reasonOf(error) });
+      throw sqliteError(`Cannot use the database ${path}`, error);
+    }
+  };
+  return { guard, failures };
+}
+
 /** Each text is prepared once. */
 function keepStatements(driver: Driver) {
   const kept = new Map<string, Statement>();
@@ -164,6 +179,31 @@ function keepStatements(driver: Driver) {
       return fresh;
     },
     forget: () => kept.clear(),
+  };
+}
+
+/** Counts the writes to each table. */
+function countWrites() {
+  const tables = new Map<string, string | null>();
+  const counts = new Map<string, number>();
+  let ofAll = 0;
+  const tableOf = (sql: string): string | null => {
+    const known = tables.get(sql);
+    if (known !== undefined) return known;
+    // What writes and returns rows is a write.
+    const table = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql)?.[1] ?? null;
+    tables.set(sql, table);
+    return table;
+  };
+  return {
+    /** Whether this statement writes. */
+    note(sql: string): boolean {
+      const table = tableOf(sql);
+      if (table !== null) counts.set(table, (counts.get(table) ?? 0) + 1);
+      return table !== null;
+    },
+    noteAll: (): void => void ofAll++,
+    to: (names: readonly string[]): number => names.reduce((sum, name) => sum + (counts.get(name) ?? 0), ofAll),
   };
 }
 
@@ -185,36 +225,6 @@ function createLate() {
   };
 }
 
-type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
-
-/**
- * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
- * `one` and `many` read whole rows, so that their text begins where `select` ends.
- */
-export function statements<Raw = Row, Item = Raw>(
-  db: Database,
-  select = "",
-  toItem: (raw: Raw) => Item = (raw) => raw as unknown as Item,
-) {
-  const one: Tag<Item | null> = (text, ...params) => {
-    const raw = db.get<Raw>(`${select} ${text.join("?")}`, ...params);
-    return raw === undefined ? null : db.read(() => toItem(raw));
-  };
-  const toItems = (rows: readonly Raw[]): Item[] => db.read(() => rows.map(toItem));
-  const many: Tag<Item[]> = (text, ...params) => toItems(db.all<Raw>(`${select} ${text.join("?")}`, ...params));
-  const run: Tag<number> = (text, ...params) => db.run(text.join("?"), ...params).changes;
-  return {
-    one,
-    many,
-    /** The number of rows it touched. */
-    run,
-    get: <T>(text: TemplateStringsArray, ...params: SqlValue[]) => db.get<T>(text.join("?"), ...params),
-    all: <T>(text: TemplateStringsArray, ...params: SqlValue[]) => db.all<T>(text.join("?"), ...params),
-  };
-}
-
-/** What writes and returns rows may fail for want of space. */
-const isRead = (sql: string): boolean => !/^\s*(?:INSERT|UPDATE|DELETE)/u.test(sql);
 /** What the parser says of a damaged row quotes it. */
 const reasonOf = (cause: unknown): string =>
   cause instanceof SyntaxError ? "a row of it is malformed" : cause instanceof Error ? cause.message : String(cause);

@@ -4,7 +4,8 @@
  */
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { silentWithinMs } from "../core/progress.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 import { createAdding, select, toRow, type OutboxRow, type Why } from "./outbox.ts";
 
 export type Drafts = ReturnType<typeof createDrafts>;

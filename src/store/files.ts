@@ -4,7 +4,8 @@
  *   a tool was used ─▶ due ─▶ looked ─▶ due again, a little later ─▶ … ─▶ nothing due until a tool is used again
  */
 import type { Millis, SessionEvent } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 /** A file is listed some seconds after the turn that made it: so long after that it is looked for, and again. */
 export const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];

@@ -2,7 +2,8 @@
  * A conversation is deleted: its rows here now, the session at Claude with its files by the next sync, for which `settings`
  * remembers what is owed. What was asked and said in it is blanked; the rows stay, they still know what was done.
  */
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 import { createSettings } from "./remembered.ts";
 
 /** What was chosen for the chat outlives its conversations. */

@@ -10,7 +10,8 @@ import type { Outcome } from "../core/changes.ts";
 import type { Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 export type InboxKind = "prompt" | "command" | "answer";
 

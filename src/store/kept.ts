@@ -1,6 +1,7 @@
 /** What files of projects were before a turn changed them. Their bytes lie in the home, by hash: `projects/undo.ts`. */
 import type { Millis } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 export type Kept = {
   readonly sessionId: string;
@@ -32,7 +33,7 @@ export function createKept(db: Database) {
         VALUES (${kept.sessionId}, ${kept.root}, ${kept.path}, ${kept.turn}, ${kept.before}, ${kept.bytes}, ${kept.after},
           ${kept.at}) ON CONFLICT (session_id, root, path, turn) DO UPDATE SET after = excluded.after`,
     /** The last turn that changed something there. */
-    lastTurn(sessionId: string, root: string): Kept[] {
+    lastTurn(sessionId: string, root: string): readonly Kept[] {
       const last = one`WHERE session_id = ${sessionId} AND root = ${root} ORDER BY seq DESC LIMIT 1`;
       return last === null
         ? []

@@ -7,7 +7,8 @@
  */
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import { openLog, progressOf, readEntry, trackAll, type OpenLog, type Progress } from "../core/turn.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 import { logTailMs } from "./retention.ts";
 
 type RawEvent = { readonly at: number | null; readonly body: string };
@@ -23,9 +24,11 @@ export function createLog(db: Database) {
   const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
+  const settled = createSettled(db);
   db.onRollback(() => {
     turns.clear();
     opens.clear();
+    settled.clear();
   });
   const openOf = (id: string): OpenLog => {
     const known = opens.get(id);
@@ -62,15 +65,17 @@ export function createLog(db: Database) {
     /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
     apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
       const before = openOf(session.id);
-      const added = upsert(
-        db,
+      const unsettled = settled.without(
         session,
         seen.filter(({ at }) => !isLongSeen(session, at)),
       );
+      if (unsettled.length === 0) return [];
+      const added = upsert(db, session.id, unsettled);
+      settled.add(session.id, unsettled);
       const turn = turns.get(session.id);
-      if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, seen) });
+      if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, unsettled) });
       opens.set(session.id, added.reduce(readEntry, before));
-      const cursor = seen.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
+      const cursor = unsettled.reduce((latest, { at }) => Math.max(latest, at ?? 0), session.cursor ?? 0);
       if (added.length > 0 || cursor !== (session.cursor ?? 0))
         run`UPDATE sessions SET cursor = ${cursor}, used_at = max(used_at, ${now}) WHERE id = ${session.id}`;
       return added;
@@ -144,37 +149,60 @@ const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =
  * Returns the entries that are new. A known one only ever goes from queued to processed, and stands then where it arrived as that:
  * of what happened in the same millisecond, it decides what came before.
  */
-function upsert(db: Database, session: Session, events: readonly SessionEvent[]): SessionEvent[] {
+function upsert(db: Database, sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
+  const rows = JSON.stringify(events.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
   const { all } = statements(db);
-  const settled = settledIds(db, session, events);
-  const byId = new Map<string, SessionEvent>();
-  for (const event of events) {
-    if (settled.has(event.id) || (byId.get(event.id)?.at ?? null) !== null) continue;
-    byId.delete(event.id);
-    byId.set(event.id, event);
-  }
-  const unsettled = [...byId.values()];
-  if (unsettled.length === 0) return [];
-  const rows = JSON.stringify(unsettled.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
   const moved = all<{ id: string }>`
-    DELETE FROM events WHERE session_id = ${session.id} AND at IS NULL
+    DELETE FROM events WHERE session_id = ${sessionId} AND at IS NULL
     AND id IN (SELECT value ->> 0 FROM json_each(${rows}) WHERE value ->> 2 IS NOT NULL) RETURNING id`;
   const inserted = all<{ id: string }>`
     INSERT INTO events (session_id, id, type, at, body)
-    SELECT ${session.id}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
+    SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
     ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
   const isNew = new Set(inserted.map(({ id }) => id));
   for (const { id } of moved) isNew.delete(id);
-  return unsettled.filter(({ id }) => isNew.has(id));
+  return events.filter(({ id }) => isNew.has(id));
 }
 
-/** Of a listing most is stored already, for it looks back beyond the cursor: one query tells which entries never change again. */
-function settledIds(db: Database, { id, cursor }: Session, events: readonly SessionEvent[]): ReadonlySet<string> {
-  const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
-  if (since > (cursor ?? 0)) return new Set();
-  const { get } = statements(db);
-  const row = get<{
-    ids: string;
-  }>`SELECT json_group_array(id) AS ids FROM events WHERE session_id = ${id} AND at >= ${since}`;
-  return new Set(JSON.parse(row?.ids ?? "[]") as string[]);
+/**
+ * Processed entries never change again. Of a listing most are stored already, for it looks back beyond the cursor: their ids are kept in
+ * memory as far back as listings went.
+ */
+function createSettled(db: Database) {
+  const { all } = statements(db);
+  const sessions = new Map<string, { readonly since: Millis; readonly ids: Set<string> }>();
+  const idsOf = ({ id, cursor }: Session, events: readonly SessionEvent[]): ReadonlySet<string> => {
+    const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
+    if (since > (cursor ?? 0)) return new Set();
+    const known = sessions.get(id);
+    if (known && known.since <= since) return known.ids;
+    const rows = all<{ id: string }>`SELECT id FROM events WHERE session_id = ${id} AND at >= ${since}`;
+    const ids = new Set(rows.map((row) => row.id));
+    if (sessions.size >= settledSessionsMax) sessions.clear();
+    sessions.set(id, { since, ids });
+    return ids;
+  };
+  return {
+    /** Each entry once, as it was seen processed, or last. */
+    without(session: Session, events: readonly SessionEvent[]): SessionEvent[] {
+      const ids = idsOf(session, events);
+      const byId = new Map<string, SessionEvent>();
+      for (const event of events) {
+        if (ids.has(event.id) || (byId.get(event.id)?.at ?? null) !== null) continue;
+        byId.delete(event.id);
+        byId.set(event.id, event);
+      }
+      return [...byId.values()];
+    },
+    add(sessionId: string, events: readonly SessionEvent[]): void {
+      const ids = sessions.get(sessionId)?.ids;
+      for (const { id, at } of events) if (at !== null) ids?.add(id);
+      if (ids && ids.size > settledIdsMax) sessions.delete(sessionId);
+    },
+    clear: () => sessions.clear(),
+  };
 }
+
+/** Kept in memory: sessions, and ids of each. */
+const settledSessionsMax = 64;
+const settledIdsMax = 4_000;

@@ -13,7 +13,8 @@
 import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
 export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
@@ -52,32 +53,21 @@ export type Outbox = ReturnType<typeof createOutbox>;
 
 export function createOutbox(db: Database) {
   const { one, many, run, get, all } = statements(db, select, toRow);
-  /** Reactions that went out and are not recorded yet, with their chats. */
-  const shown = new Map<number, string>();
-  const lastShown = (chat: string): number =>
-    Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
+  const head = (chat: string) =>
+    one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`;
   const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
     run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
+    ...createMarks(db, head, markSent),
     /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
       all<{ chatKey: string }>`
         SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`.map(
         (row) => row.chatKey,
       ),
-    head: (chat: string) => one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`,
-    /** The same for marks, which wait for the messages before them, and delay none. */
-    chatsWithMarks: () =>
-      all<{ chatKey: string }>`
-        SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
-        (row) => row.chatKey,
-      ),
-    nextMark: (chat: string) =>
-      one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} AND NOT EXISTS (
-        SELECT 1 FROM outbox AS before WHERE before.chat_key = ${chat} AND before.done_at IS NULL AND before.why <> 'mark'
-        AND before.id < outbox.id) ORDER BY id LIMIT 1`,
+    head,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */
@@ -101,16 +91,8 @@ export function createOutbox(db: Database) {
       run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
         WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1)
         AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
-    /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next two. */
+    /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next. */
     markSent,
-    /** A reaction is with Signal: the next commit, whichever it is, records it. One that is sent again after a crash takes the place of itself. */
-    markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
-      shown.set(id, chatKey);
-      db.alongside(() => {
-        markSent(id, signalTimestamp, now);
-        db.afterCommit(() => shown.delete(id));
-      });
-    },
     markFailed: (id: number, code: string, now: Millis) =>
       run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
     /** Back to the queue; `isUncertain`: it may have gone out. */
@@ -121,6 +103,40 @@ export function createOutbox(db: Database) {
     /** After a restart: rows whose send was under way, as their outcome is unknown. */
     recover: () =>
       run`UPDATE outbox SET state = 'queued', is_uncertain = 1 WHERE done_at IS NULL AND state = 'sending'`,
+  };
+}
+
+/** Marks wait for the messages before them, and delay none; what became of one is written late. */
+function createMarks(
+  db: Database,
+  head: (chat: string) => OutboxRow | null,
+  markSent: (id: number, signalTimestamp: Millis, now: Millis) => unknown,
+) {
+  const { one, get, all } = statements(db, select, toRow);
+  /** Reactions that went out and are not recorded yet, with their chats. */
+  const shown = new Map<number, string>();
+  const lastShown = (chat: string): number =>
+    Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
+  return {
+    chatsWithMarks: () =>
+      all<{ chatKey: string }>`
+        SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
+        (row) => row.chatKey,
+      ),
+    nextMark(chat: string): OutboxRow | null {
+      const mark = one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`;
+      const isNext = mark !== null && (head(chat)?.id ?? mark.id) >= mark.id;
+      return isNext ? mark : null;
+    },
+    /** A reaction is with Signal: the next commit, whichever it is, records it. One that is sent again after a crash takes the place of itself. */
+    markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
+      shown.set(id, chatKey);
+      db.alongside(() => {
+        markSent(id, signalTimestamp, now);
+        db.afterCommit(() => shown.delete(id));
+      });
+    },
+    /** Of all messages, marks included. */
     pending(): { readonly count: number; readonly oldestAt: Millis | null } {
       const open = get<{ count: number; oldestAt: Millis | null }>`
         SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL`;

@@ -11,7 +11,8 @@
 import type { Request } from "../claude/line.ts";
 import type { Post } from "../core/changes.ts";
 import type { Millis } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 export type PostRow = Post & {
   readonly id: number;
@@ -29,18 +30,25 @@ type Raw = Omit<PostRow, "request" | "tries"> & { readonly request: string | nul
 const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, tries
   FROM posts`;
 
+const toRow = ({ request, tries, ...row }: Raw): PostRow => ({
+  ...row,
+  tries: JSON.parse(tries) as PostRow["tries"],
+  request: request === null ? null : (JSON.parse(request) as Request),
+});
+
 export type Posts = ReturnType<typeof createPosts>;
 
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
 export function createPosts(db: Database, onAsked: () => void) {
   const underWay = new Set<number>();
-  const toRow = ({ request, tries, state, ...row }: Raw): PostRow => ({
-    ...row,
-    state: state === "queued" && underWay.has(row.id) ? "posting" : state,
-    tries: JSON.parse(tries) as PostRow["tries"],
-    request: request === null ? null : (JSON.parse(request) as Request),
-  });
-  const { one, many, run, get, all } = statements(db, select, toRow);
+  const { run, get, all, ...reads } = statements(db, select, toRow);
+  const standing = (row: PostRow): PostRow =>
+    row.state === "queued" && underWay.has(row.id) ? { ...row, state: "posting" } : row;
+  const one = (...where: Parameters<typeof reads.one>): PostRow | null => {
+    const row = reads.one(...where);
+    return row && standing(row);
+  };
+  const many = (...where: Parameters<typeof reads.many>): PostRow[] => reads.many(...where).map(standing);
   return {
     /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>

@@ -1,5 +1,6 @@
 /** Small durable values: one of its kind, of a thing by the thing's id, or a counter. Rows of the table `settings`. */
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 /** What is remembered once. */
 type Single = "alive_at" | "device_tag" | "generation";

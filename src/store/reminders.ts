@@ -1,7 +1,8 @@
 /** What people have set for later: a row is there until its time has come, or until it is taken back; a repeated one moves on. */
 import { chatKey, type Address, type Chat, type Millis, type Reminder, type ReminderPlan } from "../core/model.ts";
 import { personOf } from "../core/spend.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 type Raw = Omit<Reminder, "chat" | "source"> & { readonly chat: string; readonly source: string };
 

@@ -13,7 +13,7 @@
  */
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./database.ts";
+import { statements } from "./statements.ts";
 import { emptyBody, emptyContent, forgetUnused } from "./forgetting.ts";
 import { createSettings, type Settings } from "./remembered.ts";
 

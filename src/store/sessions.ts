@@ -1,7 +1,8 @@
 /** Conversations with Claude. One active session per chat; ended ones stay readable. Their event logs: `log.ts`. */
 import type { Chat, Context, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 type Raw = Omit<Session, "chat" | "context" | "stamps" | "isStale"> & {
   readonly chat: string;

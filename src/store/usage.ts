@@ -1,7 +1,8 @@
 /** What was used, by conversation, day and person; written with the log that says so. It outlives the conversation: a limit holds for the day. */
 import type { SessionEvent } from "../core/model.ts";
 import type { Sum } from "../core/spend.ts";
-import { statements, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
+import { statements } from "./statements.ts";
 
 type Raw = Omit<Sum, "isUnpriced"> & { readonly unpriced: number };
 type UsageEvent = SessionEvent & { readonly type: "usage" };

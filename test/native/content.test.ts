@@ -1,6 +1,7 @@
 /** What people send besides text, written by the mock server's own protocol and read by ours. */
 import { expect, test } from "bun:test";
 import { fromBinary } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { EMPTY_DATA_MESSAGE, Proto } from "@signalapp/mock-server";
 import { readContent } from "../../src/signal/native/content.ts";
 import { keepGroups } from "../../src/signal/native/groups.ts";
@@ -29,13 +30,26 @@ const inGroup = { groupV2: { masterKey, revision: 1, groupChange: null } };
 
 type Data = typeof EMPTY_DATA_MESSAGE;
 
-function read(more: Partial<Data>) {
-  const dataMessage = { ...EMPTY_DATA_MESSAGE, timestamp: BigInt(at), ...more };
-  const bytes = Proto.Content.encode(rawContent({ dataMessage }));
+function readBytes(bytes: Uint8Array) {
   const envelope = readContent(fromBinary(wire.ContentSchema, bytes), sender, known);
   if (typeof envelope === "string") throw new Error(envelope);
   return envelope;
 }
+
+function read(more: Partial<Data>) {
+  const dataMessage = { ...EMPTY_DATA_MESSAGE, timestamp: BigInt(at), ...more };
+  return readBytes(Proto.Content.encode(rawContent({ dataMessage })));
+}
+
+/** An empty message in that field. */
+const field = (number: number) => new BinaryWriter().tag(number, WireType.LengthDelimited).bytes(new Uint8Array());
+const withField = (number: number, body = "") =>
+  new BinaryWriter()
+    .tag(1, WireType.LengthDelimited)
+    .bytes(
+      field(number).tag(1, WireType.LengthDelimited).string(body).tag(7, WireType.Varint).uint64(BigInt(at)).finish(),
+    )
+    .finish();
 
 const name = { givenName: "Dan", familyName: "Example", prefix: "Dr", suffix: null, middleName: null, nickname: null };
 const number = [{ value: "+15550105555", type: null, label: null }];
@@ -68,6 +82,22 @@ test("beside a text there are no words", () => {
 test("a message with nothing in it is a text without words; in a group it is none", () => {
   expect(read({}).content).toMatchObject({ kind: "text", text: "", attachments: [] });
   expect(read(inGroup).content).toEqual({ kind: "empty", what: "no text" });
+});
+
+test("payments are ignored; a kind that is newer than this program is unknown, in any chat; beside words it is not missed", () => {
+  expect([20, 22].map((number) => readBytes(withField(number)).content)).toEqual([
+    { kind: "empty", what: "payment" },
+    { kind: "empty", what: "payment" },
+  ]);
+  expect(readBytes(withField(99)).content).toEqual({ kind: "unknown", what: "field 99" });
+  expect(readBytes(field(99).finish()).content).toEqual({ kind: "unknown", what: "field 99" });
+  expect(readBytes(withField(99, "look")).content).toMatchObject({ kind: "text", text: "look" });
+});
+
+test("a quote without words is a message still, also in a group", () => {
+  const quote = { id: 5n, authorAci: alice, authorAciBinary: null, text: "before", attachments: [], bodyRanges: [] };
+  const more = { ...inGroup, quote: { ...quote, type: Proto.DataMessage.Quote.Type.NORMAL } };
+  expect(read(more).content).toMatchObject({ kind: "text", text: "", quote: { text: "before" } });
 });
 
 test("a reply to a story and a vote are ignored, and say why", () => {
@@ -107,7 +137,7 @@ test("only an admin of the group may delete what others wrote", async () => {
   const unasked = (): never => {
     throw new Error("not asked for");
   };
-  const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked });
+  const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked, learnBlocked: unasked });
   const claim = { groupId: "g", masterKey, revision: 1 };
   const standing = (aci: string, isAdminOnly: boolean) => groups.standing({ ...claim, isAdminOnly }, aci);
   expect([standing(alice, true), standing(carol, true), standing(carol, false)]).toEqual([

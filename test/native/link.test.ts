@@ -1,5 +1,6 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { PrivateKey, PublicKey } from "@signalapp/libsignal-client";
+import { Net } from "@signalapp/libsignal-client/dist/net.js";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { deriveMasterKey, deriveStorageKey } from "@signalapp/mock-server/src/crypto";
 import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
@@ -124,6 +125,27 @@ for (const [what, change] of [
     expect(count(deps.database, "signal_account")).toBe(0);
   });
 }
+
+test("a provisioning socket that died before its envelope was acknowledged does not keep us from linking", async () => {
+  const deps = await prepare();
+  const { connectProvisioning } = Net.prototype;
+  Net.prototype.connectProvisioning = async function (this: Net, listener, ...more) {
+    const { onReceivedEnvelope } = listener;
+    const dying = async (...given: Parameters<typeof onReceivedEnvelope>) => {
+      await connection.disconnect();
+      onReceivedEnvelope(...given);
+    };
+    const deaf = { ...listener, onReceivedEnvelope: dying, onConnectionInterrupted: () => undefined };
+    const connection = await connectProvisioning.call(this, deaf, ...more);
+    return connection;
+  };
+  try {
+    await linkRig(mock, deps);
+  } finally {
+    Net.prototype.connectProvisioning = connectProvisioning;
+  }
+  expect(readAccount(deps.database)?.deviceId).toBe(2);
+});
 
 test("a code that the server gave up is replaced by another with another key", async () => {
   const deps = await prepare();

@@ -115,13 +115,14 @@ test("a proxy that is none is refused at once", async () => {
     expect(await failureOf(loadService("production", systemClock, url))).toMatchObject({ code: "config" });
 });
 
-test("numbers of the allow list that are not known are looked up, once a day", async () => {
+test("numbers of the allow list that are not known are looked up, once a day, and an hour later where that failed", async () => {
   const database = await openNativeDatabase();
   closing.push(() => database.close());
   const [known, hidden] = ["+12025550101", "+12025550102"];
   const aci = "0b8ca4a5-1a35-4bb2-9a6e-7d3c4f5a6b7c";
   const asked: unknown[] = [];
   let nowMs = 0;
+  let isDown = false;
   const context = {
     database,
     allowedNumbers: [known, hidden],
@@ -134,6 +135,7 @@ test("numbers of the allow list that are not known are looked up, once a day", a
     }),
     net: {
       cdsiLookup: async (login: unknown, { e164s }: { e164s: string[] }) => {
+        if (isDown) throw new LibSignalErrorBase("no line", "IoError", "cdsiLookup");
         asked.push([login, e164s]);
         return {
           entries: new Map([
@@ -150,6 +152,13 @@ test("numbers of the allow list that are not known are looked up, once a day", a
   expect(asked).toEqual([[{ username: "u", password: "p" }, [known, hidden]]]);
   expect(findAci(database, { aci: null, number: known ?? null })).toBe(aci);
   nowMs = 24 * 3_600_000;
+  isDown = true;
+  expect(await failureOf(lookUpNumbers(context))).toMatchObject({ code: "signal_unreachable" });
+  isDown = false;
+  // Where it failed, not before an hour has passed.
+  await lookUpNumbers(context);
+  expect(asked).toHaveLength(1);
+  nowMs += 3_600_000;
   await lookUpNumbers(context);
   expect(asked[1]).toEqual([{ username: "u", password: "p" }, [hidden]]);
 });

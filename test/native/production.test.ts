@@ -1,5 +1,7 @@
 /** What production does and the mock server does not: read in the sources of Signal's server and clients (docs/signal-protocol.md). */
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { SenderCertificate } from "@signalapp/libsignal-client";
 import { EMPTY_DATA_MESSAGE, Proto, StorageState } from "@signalapp/mock-server";
 import { generateSenderCertificate } from "@signalapp/mock-server/src/crypto";
 import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
@@ -84,6 +86,34 @@ test("a certificate counts for when the server received the message, not for whe
   expect(quarantine()).toEqual([{ reason: "forged or expired certificate", isKept: 1 }]);
   expect(rig.transport.quarantined?.()).toBe(1);
   expect(rig.log.filter(({ level, message }) => level === "warn" && message.includes("set aside"))).toHaveLength(1);
+});
+
+/** The same certificate, signed by a key of Signal's that is known by its number alone. */
+function nameSigner(certificate: SenderCertificate, number: number): SenderCertificate {
+  const inner = new BinaryReader(certificate.certificate());
+  const renamed = new BinaryWriter();
+  while (inner.pos < inner.len) {
+    const from = inner.pos;
+    const [field, type] = inner.tag();
+    inner.skip(type, field);
+    if (field !== 5) renamed.raw(certificate.certificate().subarray(from, inner.pos));
+  }
+  renamed.tag(8, WireType.Varint).uint32(number);
+  const whole = new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(renamed.finish());
+  whole.tag(2, WireType.LengthDelimited).bytes(certificate.signature());
+  return SenderCertificate.deserialize(owned(whole.finish()));
+}
+
+test("a certificate of a signer that is newer than this program: its message is kept, and the log says what to do", async () => {
+  rig = await startRig();
+  await rig.contact.encryptText(rig.device, "makes a certificate", { timestamp: at, sealed: true });
+  const { privSenderCertificate: certificate } = rig.contact as unknown as { privSenderCertificate: SenderCertificate };
+  Object.assign(rig.contact, { privSenderCertificate: nameSigner(certificate, 99) });
+  await rig.acked(rig.contact.sendText(rig.device, "x", { timestamp: at, sealed: true }));
+  expect(quarantine()).toEqual([{ reason: expect.stringContaining("update signalman"), isKept: 1 }]);
+  expect(rig.log.find(({ level }) => level === "warn")?.fields).toEqual({
+    reason: expect.stringContaining("update signalman"),
+  });
 });
 
 test("of a stranger's broken message only the fact is kept", async () => {
@@ -343,6 +373,68 @@ test("the storage service tells our profile key, names and keys of contacts, gro
   await transport.disconnect();
 });
 
+test("whom the owner has blocked is not heard in a group either, from the first message on", async () => {
+  rig = await startRig({ isAllowed: (_, groupId) => groupId !== null });
+  const { phone, contact } = rig;
+  const group = await phone.createGroup({ title: "Team", members: [phone, contact] });
+  await phone.setStorageState(StorageState.getEmpty().addGroup(group).addContact(contact, { blocked: true }));
+  await rig.acked(phone.sendFetchStorage({ timestamp: at }));
+  await rig.settled();
+  await rig.acked(contact.sendText(rig.device, "let me in", { timestamp: at + 1, group }));
+  expect(texts()).toEqual([]);
+  const before = await phone.expectStorageState("storage");
+  await phone.setStorageState(before.updateContact(contact, { blocked: false }));
+  await rig.acked(phone.sendFetchStorage({ timestamp: at + 3 }));
+  await rig.settled();
+  await rig.receive(contact.sendText(rig.device, "thank you", { timestamp: at + 4, group }));
+});
+
+test("whom the owner has blocked is not asked to send again what cannot be read", async () => {
+  rig = await startRig();
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at - 1 }));
+  await rig.send(rig.direct, "reply", at);
+  await rig.contact.waitForMessage();
+  const { asked } = instead(() => undefined);
+  for (const [isBlocked, requests] of [
+    [0, 1],
+    [1, 0],
+  ] as const) {
+    rig.database.run("UPDATE signal_recipients SET is_blocked = ?", isBlocked);
+    const damaged = await rig.contact.encryptText(rig.device, "damaged", { timestamp: at + isBlocked });
+    const content = owned(fromBinary(EnvelopeSchema, damaged).content);
+    content.fill(0xaa, content.length - 30, content.length - 20);
+    asked.splice(0);
+    await rig.acked(deliver(damaged, { content }));
+    await rig.settled();
+    const isRequest = ({ verb, path }: { verb: string; path: string }) =>
+      verb === "PUT" && path.endsWith(rig.contact.device.aci);
+    expect(asked.filter(isRequest)).toHaveLength(requests);
+  }
+});
+
+test("a storage key that no longer fits is asked for again, and keeps no other work from being done", async () => {
+  rig = await startRig({ allowedNumbers: ["+12025550199"], isConnected: false });
+  await rig.phone.setStorageState(StorageState.getEmpty());
+  rig.database.run("UPDATE signal_account SET storage_key = ?", new Uint8Array(32).fill(1));
+  const { asked } = instead(() => undefined);
+  await rig.transport.connect(never);
+  await rig.settled();
+  expect(rig.database.get("SELECT storage_key AS key FROM signal_account")).toEqual({ key: null });
+  // The numbers come after the storage.
+  expect(asked.some(({ path }) => path === "/v2/directory/auth")).toBe(true);
+  expect(rig.log.filter(({ level }) => level === "error")).toEqual([]);
+  await rig.transport.disconnect();
+  // As after a restart, or an hour later.
+  rig.database.run("UPDATE signal_account SET asked_at = NULL");
+  const later = createNative(rig.deps);
+  await later.connect(never);
+  const own = rigOf(rig.mock, rig.device, rig.deps, later);
+  const bytes = () => rig.database.get<{ n: number }>("SELECT length(storage_key) AS n FROM signal_account")?.n;
+  for (let polls = 0; bytes() !== 32 && polls < 100; polls++) await own.poll(50);
+  await later.disconnect();
+  expect(bytes()).toBe(32);
+});
+
 // --- the server's answers
 
 for (const [status, code, scope] of [
@@ -486,17 +578,18 @@ test("the phone is asked for its contacts once a minute at most, however often t
   expect(asked.filter(({ path }) => path === `/v1/messages/${rig.phone.device.aci}`)).toHaveLength(3);
 });
 
-test("an alert of the server about an idle phone is told to the owner once", async () => {
-  rig = await startRig({ isConnected: false });
-  rig.mock.server.setWebsocketUpgradeResponseHeaders({ "x-signal-alert": "idle-primary-device" });
-  const notices: string[] = [];
-  for (let n = 0; n < 2; n++) {
-    await rig.transport.connect(never);
-    for (let polls = 0; polls < 5; polls++)
-      notices.push(...((await rig.poll(50)).notices ?? []).map(({ code }) => code));
-  }
-  expect(notices).toEqual(["phone_idle"]);
-});
+for (const alert of ["idle-primary-device", "critical-idle-primary-device"])
+  test(`an alert of the server (${alert}) is told to the owner once`, async () => {
+    rig = await startRig({ isConnected: false });
+    rig.mock.server.setWebsocketUpgradeResponseHeaders({ "x-signal-alert": alert });
+    const notices: string[] = [];
+    for (let n = 0; n < 2; n++) {
+      await rig.transport.connect(never);
+      for (let polls = 0; polls < 5; polls++)
+        notices.push(...((await rig.poll(50)).notices ?? []).map(({ code }) => code));
+    }
+    expect(notices).toEqual(["phone_idle"]);
+  });
 
 // --- linking
 

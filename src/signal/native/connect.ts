@@ -115,7 +115,8 @@ function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
     },
     onReceivedAlerts: (alerts) => {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
-      if (alerts.includes("idle-primary-device")) notify({ code: "phone_idle", text: idleText });
+      // Signal-Desktop knows a `critical-` one, too.
+      if (alerts.some((alert) => alert.endsWith("idle-primary-device"))) notify({ code: "phone_idle", text: idleText });
     },
     onConnectionInterrupted: (cause) => {
       if (cause === null) return lose(unreachable("Cannot receive as the line was closed"));

@@ -75,9 +75,12 @@ export function toEnvelope(sender: Sender, content: Said, chat: Chat | null): En
   };
 }
 
-const empty = (what: string): Read => ({ said: { kind: "empty", what }, chat: null });
+const empty = (what: string): Said => ({ kind: "empty", what });
+/** What belongs to no chat. */
+const aside = (said: Said): What => ({ said, chat: null });
 
-function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
+function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
+  const { content } = whole;
   switch (content.case) {
     case "dataMessage":
       return readData(content.value, sender.sentAt, direct, addressOf);
@@ -87,7 +90,7 @@ function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addre
       return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
     case "receiptMessage": {
       const { type, timestamp } = content.value;
-      return { said: { kind: "receipt", receipt: receiptKinds[type], sentAts: timestamp.map(Number) }, chat: null };
+      return aside({ kind: "receipt", receipt: receiptKinds[type], sentAts: timestamp.map(Number) });
     }
     case "typingMessage": {
       const { timestamp, action, groupId } = content.value;
@@ -95,8 +98,10 @@ function readKind({ content }: wire.Content, sender: Sender, direct: Chat, addre
       const chat: Chat = groupId.length === 0 ? direct : { kind: "group", id: toBase64(groupId) };
       return { said: { kind: "typing", isTyping: action === wire.TypingMessage_Action.STARTED }, chat };
     }
+    case undefined:
+      return aside(whole.$unknown ? newer(whole.$unknown) : empty("nothing"));
     default:
-      return empty(content.case ?? "nothing");
+      return aside(empty(content.case));
   }
 }
 
@@ -145,9 +150,9 @@ export function speaksOfTimer({ flags, body, attachments, sticker, contact, stor
 /** A transcript of what another of our devices sent, or news among our devices. */
 function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
   if (content.case !== "sent")
-    return empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`);
+    return aside(empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`));
   const sent = content.value;
-  if (sent.isRecipientUpdate) return empty("sync recipient update");
+  if (sent.isRecipientUpdate) return aside(empty("sync recipient update"));
   const sentAt = Number(sent.timestamp);
   if (sentAt < 1 || sentAt > timestampMax) return "transcript timestamp out of range";
   const aci = toAci(sent.destinationServiceIdBinary, sent.destinationServiceId);
@@ -156,7 +161,7 @@ function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, a
   const direct: Chat = aci === sender.aci ? { kind: "self" } : { kind: "direct", peer };
   const { message, editMessage } = sent;
   const edited = editMessage && readEdit(editMessage, { ...sender, sentAt }, direct, addressOf);
-  const inner = message ? readData(message, sentAt, direct, addressOf) : (edited ?? empty("sync sent story"));
+  const inner = message ? readData(message, sentAt, direct, addressOf) : (edited ?? aside(empty("sync sent story")));
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
 
@@ -172,8 +177,8 @@ function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
   if (data.requiredProtocolVersion > protocolVersionMax) return { kind: "unknown", what: "newer protocol" };
   if (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE)
     return { kind: "timer", expiresInSeconds: data.expireTimer };
-  if (flags & wire.DataMessage_Flags.END_SESSION) return { kind: "empty", what: "end session" };
-  if (flags & wire.DataMessage_Flags.PROFILE_KEY_UPDATE) return { kind: "empty", what: "profile key" };
+  if (flags & wire.DataMessage_Flags.END_SESSION) return empty("end session");
+  if (flags & wire.DataMessage_Flags.PROFILE_KEY_UPDATE) return empty("profile key");
   if (reaction !== undefined) {
     const author = toAci(reaction.targetAuthorAciBinary, reaction.targetAuthorAci);
     const targetSentAt = Number(reaction.targetSentTimestamp);
@@ -185,19 +190,24 @@ function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
     const targetSentAt = Number(data.delete.targetSentTimestamp);
     return targetSentAt < 1 ? "deletion of nothing" : { kind: "delete", targetSentAt };
   }
-  const what = otherKind(data);
-  return what === null ? toText(data, addressOf) : { kind: "empty", what };
+  if (data.storyContext) return empty("story reply");
+  const isSaying = data.body !== "" || data.attachments.length > 0 || data.quote !== undefined || wordsOf(data) !== "";
+  return (isSaying ? null : wordlessKind(data)) ?? toText(data, addressOf);
 }
 
-function otherKind(data: wire.DataMessage): string | null {
-  if (data.storyContext) return "story reply";
-  if (data.pollTerminate ?? data.pollVote) return "poll";
-  if (data.pinMessage ?? data.unpinMessage) return "pin";
-  if (data.groupCallUpdate) return "group call";
-  // What says nothing at all, a forward of nothing or a kind that is new, is a person's still, and gets a word.
-  if (data.body !== "" || data.attachments.length > 0 || wordsOf(data) !== "" || !data.groupV2) return null;
-  return data.groupV2.groupChange.length > 0 ? "group update" : "no text";
+/** Null for what says nothing at all, such as a forward of nothing: it is a person's still, and gets a word. */
+function wordlessKind(data: wire.DataMessage): Said | null {
+  if (data.pollTerminate ?? data.pollVote) return empty("poll");
+  if (data.pinMessage ?? data.unpinMessage) return empty("pin");
+  if (data.groupCallUpdate) return empty("group call");
+  if (data.payment ?? data.giftBadge) return empty("payment");
+  if (data.$unknown) return newer(data.$unknown);
+  if (!data.groupV2) return null;
+  return empty(data.groupV2.groupChange.length > 0 ? "group update" : "no text");
 }
+
+/** A kind that this program is too old for. */
+const newer = ([field]: readonly { readonly no: number }[]): Said => ({ kind: "unknown", what: `field ${field?.no}` });
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";

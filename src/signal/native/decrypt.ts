@@ -92,8 +92,18 @@ function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Mill
   sealing.isSealed = true;
   sealing.hint = inner.contentHint();
   sealing.groupId = inner.groupId();
-  if (!certificate.validateWithTrustRoots([...trustRoots], at)) return "forged or expired certificate";
+  if (!certificate.validateWithTrustRoots([...trustRoots], at))
+    return isKnown(certificate) ? "forged or expired certificate" : "signed by an unknown key: update signalman";
   return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
+}
+
+/** False where the certificate names its signer by a number that this version of libsignal has no key for. */
+function isKnown(certificate: libsignal.SenderCertificate): boolean {
+  try {
+    return certificate.serverCertificate().keyId() >= 0;
+  } catch {
+    return false;
+  }
 }
 
 async function openCipher(overlay: Overlay, own: Own, type: CipherType, bytes: Bytes, sealing: Sealing) {

@@ -136,11 +136,15 @@ function guard<T>(why: string, work: () => T): T {
   }
 }
 
-type KeeperDeps = Pick<Context, "database" | "now" | "account"> & { readonly fetchGroup: FetchGroup };
+type KeeperDeps = Pick<Context, "database" | "now" | "account"> & {
+  readonly fetchGroup: FetchGroup;
+  /** Of members who were not known before: whether the owner has blocked them. Never rejects. */
+  readonly learnBlocked: () => Promise<void>;
+};
 type Row = Record<"masterKey", Bytes> &
   Record<"revision" | "isBlocked", number> & { state: string | null; fetchedAt: number | null };
 
-export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): GroupKeeper {
+export function keepGroups({ database, now, account, fetchGroup, learnBlocked }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
   /** When they were given up. */
@@ -156,8 +160,11 @@ export function keepGroups({ database, now, account, fetchGroup }: KeeperDeps): 
   const refresh = async (groupId: string, masterKey: Bytes, signal: AbortSignal) => {
     const { aci, pni, credentialSalt } = account();
     const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };
+    const before = new Set(find(groupId)?.state?.members.map(({ aci }) => aci));
     const state = await fetchGroup(who, masterKey, signal);
-    if (state !== null) database.transaction(() => save(database, groupId, masterKey, state, now()));
+    if (state === null) return null;
+    database.transaction(() => save(database, groupId, masterKey, state, now()));
+    if (state.members.some(({ aci }) => !before.has(aci))) await learnBlocked();
     return state;
   };
   return {
@@ -205,7 +212,10 @@ function save(database: Database, groupId: string, masterKey: Bytes, state: Grou
     ON CONFLICT DO UPDATE SET state = excluded.state, fetched_at = excluded.fetched_at,
     revision = max(revision, excluded.revision)`;
   database.run(sql, groupId, masterKey, state.revision, JSON.stringify({ ...state, members }), now);
-  for (const { aci, profileKey } of state.members) if (profileKey !== null) learnProfileKey(database, aci, profileKey);
+  for (const { aci, profileKey } of state.members) {
+    saveRecipient(database, aci, null, null);
+    if (profileKey !== null) learnProfileKey(database, aci, profileKey);
+  }
 }
 
 // --- the names of members, as their profiles have them: what one of them says goes to Claude with a name before it

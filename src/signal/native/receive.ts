@@ -19,7 +19,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { owned, reasonOf, toBase64 } from "./bytes.ts";
+import { owned, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
@@ -319,8 +319,7 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   // A message that waits for its group may bring the key of this one.
   const claim = groupId && work.waiting.get(toBase64(groupId))?.claim;
   if (claim && !isFull(work.waiting)) return { claim };
-  // A certificate that this version does not know: any sender may be behind it.
-  if (aci === null) return { quarantine: code, isForUs: /certificate/i.test(reasonOf(error)) };
+  if (aci === null) return { quarantine: code };
   if (is(libsignal.ErrorCode.InvalidSession)) overlay.putSession("aci", aci, deviceId, null);
   const sender = senderOf(work, sealing, sentAt, null);
   const isForUs = isTheirs(work, sender, sealing);
@@ -328,7 +327,8 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   const jobs: Job[] = [];
   // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
   // time that no message can have, libsignal makes no request.
-  if (isLibsignal && isForUs && original !== null && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt)) {
+  const mayBeMended = isLibsignal && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt);
+  if (mayBeMended && original !== null && isForUs && !sender.isBlocked) {
     const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }

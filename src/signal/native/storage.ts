@@ -40,7 +40,15 @@ export async function readStorage(context: Context): Promise<void> {
   const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
   if (sealed === null) return;
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
-  const manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  let manifest: wire.ManifestRecord;
+  try {
+    manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  } catch (cause) {
+    // The phone has another key by now, and is asked for it.
+    database.run("UPDATE signal_account SET storage_key = NULL");
+    reload();
+    throw new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
+  }
   const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
   const records: wire.StorageRecord["record"][] = [];
   for (let at = 0; at < ids.length; at += idsMax) {
@@ -59,6 +67,12 @@ export async function readStorage(context: Context): Promise<void> {
     database.run("UPDATE signal_account SET storage_version = ?", Number(version));
   });
   reload();
+}
+
+/** All of it, though nothing is new: what was passed over before may count now. @throws BridgeError as `readStorage` */
+export function readAgain(context: Context): Promise<void> {
+  context.database.run("UPDATE signal_account SET storage_version = 0");
+  return readStorage(context);
 }
 
 /** The body; null where there is nothing, or nothing new. */
@@ -91,10 +105,13 @@ function apply({ database, isAllowed, account }: Context, { case: kind, value }:
     case "contact": {
       const aci = toAci(value.aciBinary, value.aci);
       const number = value.e164 || null;
-      if (aci === null || !isAllowed({ aci, number }, null)) return;
-      const names = [value.systemGivenName, value.systemFamilyName].join(" ").trim();
-      saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
-      if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
+      if (aci === null) return;
+      if (isAllowed({ aci, number }, null)) {
+        const names = [value.systemGivenName, value.systemFamilyName].join(" ").trim();
+        saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
+        if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
+      }
+      // Members of listed groups are known, too.
       database.run("UPDATE signal_recipients SET is_blocked = ? WHERE aci = ?", Number(value.blocked), aci);
       return;
     }

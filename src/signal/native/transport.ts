@@ -29,6 +29,7 @@ import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts
 import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import { ask } from "./server.ts";
 import { openOverlay, shareCommits } from "./store.ts";
+import { readAgain } from "./storage.ts";
 import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 
 /** When quiet, the server is asked this often whether it is still there. */
@@ -147,7 +148,13 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, now, log }),
-    groups: keepGroups({ database, now, account, fetchGroup: withNames(fetchGroup, database, request) }),
+    groups: keepGroups({
+      database,
+      now,
+      account,
+      fetchGroup: withNames(fetchGroup, database, request),
+      learnBlocked: () => attempt(readAgain(context), () => undefined),
+    }),
     // A clock that ran ahead and was set back does not hold us in the future.
     freshTimestamp: () =>
       (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),

@@ -83,18 +83,19 @@ async function requestSync(context: Context): Promise<void> {
   for (const type of wanted) await deliverOnce(context, "request", aci.serviceId, requestContent(type));
 }
 
-/** Contact discovery, for numbers that neither the phone nor the storage service knows; once a day, as Signal limits it. */
+/** Contact discovery, for numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; where it fails, in an hour. */
 export async function lookUpNumbers(context: Context): Promise<void> {
   const { database, net, line, clock, log, closing, last } = context;
   const e164s = unknownNumbers(context);
   if (e164s.length === 0 || clock.monotonic() - last.lookedUpAt < dayMs) return;
-  last.lookedUpAt = clock.monotonic();
+  last.lookedUpAt = clock.monotonic() - dayMs + askEveryMs;
   const given = v.safeParse(login, (await line().request(ask.directoryLogin())).json);
   if (!given.success) return log.info("numbers not looked up: the server gives no login");
   const wanted = { e164s, acisAndAccessKeys: [], abortSignal: closing() };
   const { entries } = await net.cdsiLookup(given.output, wanted).catch((error: unknown) => {
     throw toBridgeError("Cannot look up numbers", error);
   });
+  last.lookedUpAt = clock.monotonic();
   for (const [number, { aci }] of entries) if (aci !== undefined) saveRecipient(database, aci, number, null);
   log.info("numbers looked up", { asked: e164s.length, unknown: unknownNumbers(context).length });
 }
