@@ -99,6 +99,8 @@ const address = word((given): ListenAddress | null | undefined => {
   return { host: host.replace(/^\[|\]$/g, ""), port: Number(port) };
 });
 
+const sign = word((given) => (/^[^\s\p{C}]+$/u.test(given) && Buffer.byteLength(given) <= 12 ? given : undefined));
+
 /** Says its own faults: they lie deep in tables. */
 const projects = v.pipe(
   v.unknown(),
@@ -241,6 +243,11 @@ export const settings = {
     optionalText("a command such as whisper-cli -nt -f"),
     null,
     "a command that prints what is said in the voice note whose path is added to it",
+  ),
+  mark: setting(
+    form(v.nullable(sign), "an emoji or a short word, of 12 bytes at most"),
+    null,
+    "what stands before each of Claude's messages in Note to Self, where they look like your own; the walk-through sets 🤖",
   ),
   notify: setting(
     optionalText("a command"),

@@ -39,7 +39,13 @@ export function createCallDeps(
     const { findSandbox } = await import("./projects/runner.ts");
     return { ...given, workplace: folders, sandbox: await findSandbox(clock, env["PATH"] ?? "") };
   };
-  return { home: config.home, projects: config.projects, executor: () => (found ??= find()) };
+  return {
+    home: config.home,
+    get projects() {
+      return config.projects;
+    },
+    executor: () => (found ??= find()),
+  };
 }
 
 const emojis: { readonly [stage in Stage]: string | null } = {

@@ -15,8 +15,9 @@ const workers = 3;
 const isQuick = process.argv.includes("--quick");
 const quick = [
   ...["core", "contract", "loops", "store", "claude", "status", "cli"].map((room) => `test/${room}`),
-  // They start a program for each conversation.
+  // They start a program for each conversation, and a browser.
   "--path-ignore-patterns=test/claude/code*",
+  "--path-ignore-patterns=test/status/page*",
 ];
 const seeds = [bun, "test/sim/main.ts", "--seeds", "40", "--minutes", "3", "--jobs", "1"];
 

@@ -4,7 +4,7 @@
  * What the running daemon knows is asked of it: two connections of one linked device would push each other out. Only where
  * none runs, doctor takes the home for itself and connects once.
  */
-import { existsSync, rmSync, statSync, statfsSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, statSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ClaudeApi } from "../claude/api.ts";
 import { nullFor } from "../claude/failure.ts";
@@ -111,23 +111,24 @@ const isOpen = (home: string): boolean =>
 /** In this order: a later one builds on what the earlier found. */
 const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
   home({ config: { home } }) {
-    if (!existsSync(home)) return `${home} (made now)`;
+    const isNew = !existsSync(home);
     if (isOpen(home)) throw wrong(`Others may enter ${home}`, `Run: chmod 700 ${home}`);
     const probe = join(home, `.doctor-${process.pid}`);
     try {
+      mkdirSync(home, { recursive: true, mode: 0o700 });
       writeFileSync(probe, "", { flag: "wx" });
       rmSync(probe);
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
       throw wrong(
         `Nothing can be written to ${home}: ${why}`,
-        "Give it to the user that runs signalman, and make space on its disk.",
+        "Give it to the user that runs signalman and make space on its disk, or set SIGNALMAN_HOME to another folder.",
       );
     }
     const { bavail, bsize } = statfsSync(home);
     const free = Math.floor((bavail * bsize) / 1e6);
     if (free >= freeMegabytesMin)
-      return `${home}, ${free < 10_000 ? `${free} MB` : `${Math.floor(free / 1000)} GB`} free`;
+      return `${home}${isNew ? " (made now)" : ""}, ${free < 10_000 ? `${free} MB` : `${Math.floor(free / 1000)} GB`} free`;
     return [`Only ${free} MB are free for ${home}`, "Make space on its disk: with none, messages wait at Signal."];
   },
 

@@ -8,7 +8,7 @@ import { isSameAddress, type Address } from "../core/model.ts";
 import { maskNumber } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
-import { configOf, depsOf, type Cli } from "./io.ts";
+import { configOf, depsOf, hasColour, type Cli } from "./io.ts";
 import { confirm } from "./onboard.ts";
 import { pidOf } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -84,10 +84,11 @@ function show(cli: Cli, progress: LinkProgress, { isOptional }: Options): void {
   const width = code.indexOf("\n");
   const columns = cli.isErrTty ? process.stderr.columns : width;
   if (columns < width)
-    cli.err(`\nThe code needs ${width} columns, and this terminal has ${columns}: make it wider, and run this again; or show the
-link below as a code in another way. It lasts a minute, and is for your eyes only.\n\n`);
+    cli.err(
+      `\nThe code needs ${width} columns, and this terminal has ${columns}: make it wider, and the next code is drawn; or show the link below as a code in another way. It lasts a minute, and is for your eyes only.\n\n`,
+    );
   // The blocks are the light modules: on a light terminal they must not turn dark, as cameras refuse an inverted code.
-  else if (cli.isErrTty && cli.env["TERM"] !== "dumb")
+  else if (cli.isErrTty && hasColour(cli))
     cli.err(`\n${code.replace(/^.*$/gm, (line) => `\u001b[97;40m${line}\u001b[0m`)}\n\n${howTo}\n\n`);
   else cli.err(`\n${code}\n\n${howTo}\n\n`);
   cli.out(`${progress.url}\n`);

@@ -75,6 +75,9 @@ export async function onboard(cli: Cli, ask: Ask = askOn(cli), checkKey: CheckKe
 
 type Put = (key: SettingKey, message: string) => Promise<string>;
 
+const amongYours =
+  "Claude's messages stand among your own there: each begins with 🤖 (the setting `mark`), and Signal rings for none.\n";
+
 async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: Put): Promise<void> {
   const who = await ask({
     message: "Who may write to Claude?",
@@ -87,7 +90,8 @@ async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: 
     validate: (answer = "") => (/^(self|others)?$/u.test(answer) ? undefined : "It takes self or others."),
   });
   answers["allow"] = "self";
-  if (who !== "others") return;
+  answers["mark"] = "🤖";
+  if (who !== "others") return cli.err(amongYours);
   const given = await put("allow", "Their numbers with the country code, with commas between, such as +1 555 010 0002");
   const own = toNumber(answers["account"] ?? "");
   const others = given.split(",").filter((word) => word.trim() !== "self" && (own === null || toNumber(word) !== own));
@@ -113,9 +117,11 @@ async function askKey(
       answers["backend"] = "messages";
       return cli.err("The key is good, but not for Managed Agents: this machine keeps the conversation (messages).\n");
     }
-    cli.err(harmless(redactText(`${fault.message}. ${fault.hint}\n`)));
+    const isTyped = fault.code === "claude_key" && !known;
+    const advice = isTyped ? "Copy the whole key: it begins with sk-ant-" : fault.hint;
+    cli.err(harmless(redactText(`${fault.message}. ${advice}\n`)));
     // Only another key can help, and only where one was typed.
-    if (fault.code !== "claude_key" || known) return;
+    if (!isTyped) return;
     delete answers[fileKey("anthropicApiKey")];
   }
 }

@@ -214,7 +214,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
       .allowExcessArguments(isDefault)
       .action(does(load));
     for (const [form, what] of Object.entries(parts))
-      if (form === "--file <path>") command.option(form, what, (path, before: string[]) => [...before, path], []);
+      if (form === "--file <path>") command.option(form, what, (path, before?: string[]) => [...(before ?? []), path]);
       else if (form.startsWith("-")) command.option(form, what);
       else command.argument(form, what);
   }

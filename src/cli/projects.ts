@@ -4,10 +4,12 @@ import { access, mkdir, rename, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { parse as parseToml } from "smol-toml";
+import type { Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { openFolder, readProjects, type Folder, type Project } from "../projects/folders.ts";
 import { load, ownCommand, printJson, toTable, type Cli } from "./io.ts";
+import { command } from "./remote.ts";
 
 /** What `list` and `doctor` say of a project: why it cannot be used, or what Claude may do there. */
 export async function stateOf(project: Project, home: string): Promise<Folder & { readonly words: string }> {
@@ -34,7 +36,12 @@ export async function listProjects(cli: Cli, { json }: { readonly json?: true })
 }
 
 const fail = (message: string, hint = ""): BridgeError => new BridgeError("config", message, { hint });
-const again = "A running signalman takes it up when it is started again.\n";
+/** A daemon that can be asked takes it up at once. */
+async function tellDaemon({ err, signal }: Cli, config: Config): Promise<void> {
+  await command(config, "projects", {}, signal).catch(() =>
+    err("A signalman that runs takes it up when it is started again.\n"),
+  );
+}
 
 type Tables = { readonly projects?: Readonly<Record<string, unknown>> };
 
@@ -76,7 +83,8 @@ export async function addProject(cli: Cli, { run }: { readonly run?: true }, nam
   const lines = Object.entries(table).map(([field, value]) => `${field} = ${JSON.stringify(value)}\n`);
   const before = text.trim() === "" ? "" : `${text.trimEnd()}\n\n`;
   await write(path, `${before}[projects.${key}]\n${lines.join("")}`, wanted);
-  cli.out(`Claude may work on ${folder} as ${name}: /project ${name} in the chat. ${again}`);
+  cli.out(`Claude may work on ${folder} as ${name}: /project ${name} in the chat.\n`);
+  await tellDaemon(cli, config);
   return 0;
 }
 
@@ -99,7 +107,8 @@ export async function removeProject(cli: Cli, _: unknown, name = ""): Promise<nu
   const { projects: { [project.name]: _gone, ...others } = {}, ...before } = tables;
   const wanted = Object.keys(others).length > 0 ? { ...before, projects: others } : before;
   await write(path, rest.length === 0 ? "" : `${rest.join("\n\n")}\n`, wanted);
-  cli.out(`${project.name} is no project any more; ${project.folder} is as it was. ${again}`);
+  cli.out(`${project.name} is no project any more; ${project.folder} is as it was.\n`);
+  await tellDaemon(cli, config);
   return 0;
 }
 

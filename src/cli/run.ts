@@ -6,8 +6,10 @@ import { localZone } from "../clock.ts";
 import { ownProgram, type Millis } from "../core/model.ts";
 import { plainText, renderReply } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
+import { withMark } from "../mark.ts";
 import { withNotify } from "../notify.ts";
 import { createApp } from "../status/app.ts";
+import type { Project } from "../projects/folders.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
@@ -23,8 +25,24 @@ type Variant = { readonly openTransport?: typeof buildTransport; readonly staleA
 /** Resolves to the exit code when everything has stopped. */
 export async function run(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant = {}): Promise<number> {
   const { config: given, warnings } = load(cli);
-  const config = staleAfterMs === undefined ? given : { ...given, limits: { ...given.limits, staleAfterMs } };
-  const { transport, backend } = config;
+  const { transport, backend } = given;
+  let { projects } = given;
+  const limits = staleAfterMs === undefined ? given.limits : { ...given.limits, staleAfterMs };
+  // Projects are taken up while it runs: each look sees those of now.
+  const config = Object.freeze({
+    ...given,
+    limits,
+    get projects() {
+      return projects;
+    },
+  });
+  const takeProjects = (): void => {
+    const fresh = load(cli).config.projects;
+    const isOwn = (project: Project): boolean => project.backend === ownProgram;
+    if (fresh.some(isOwn) && !projects.some(isOwn) && backend !== ownProgram)
+      throw new BridgeError("config", "Cannot take up a first project with Claude Code while signalman runs");
+    projects = fresh;
+  };
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
@@ -36,8 +54,10 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
     env: process.env,
     timeZone: localZone(),
     async buildTransport(store) {
-      const transport = await openTransport(deps, store);
-      return config.notify === null ? transport : withNotify(transport, config.notify, deps);
+      const { mark, notify } = config;
+      const plain = await openTransport(deps, store);
+      const marked = mark === null ? plain : withMark(plain, mark);
+      return notify === null ? marked : withNotify(marked, notify, deps);
     },
     buildLine: (store) => buildLine(deps, store.settings),
     buildCodeLine: () => buildCodeLine(deps),
@@ -53,7 +73,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
   cli.signal.addEventListener("abort", stop);
   // SIGUSR1 means `signalman reconnect`. Windows has no such signal.
   if (process.platform !== "win32") process.on("SIGUSR1", daemon.reconnect);
-  await serve(deps, daemon);
+  await serve(deps, daemon, takeProjects);
   const leaving = new AbortController();
   stack.defer(() => leaving.abort());
   void keepWatch(cli, leaving.signal);
@@ -68,13 +88,14 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
  * Puts the status server on its port and tells the other commands where; null where the settings want none. A port that cannot be
  * had is a fault in the log: the bridge goes on, and the commands find the server on a free port of this machine.
  */
-export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> {
+export async function serve(deps: Deps, daemon: Daemon, takeProjects = (): void => {}): Promise<Server | null> {
   const { config, log, clock, stack } = deps;
   if (config.listen === null) return null;
   const token = newToken();
   const { status, health, isReady } = daemon;
   let url = "";
-  const gate = { control: controlOf(daemon, deps), token, scriptToken: () => readToken(config.home), url: () => url };
+  const control = { ...controlOf(daemon, deps), takeProjects };
+  const gate = { control, token, scriptToken: () => readToken(config.home), url: () => url };
   const report = (error: unknown): void => log.error("status server failed to answer", { error });
   const app = createApp({ status, health, isReady, ...gate, isAnyHost: config.trustListen, now: clock.now, report });
   const server = await listen(config.listen, app.fetch).catch((error: unknown) => {
@@ -91,7 +112,7 @@ export async function serve(deps: Deps, daemon: Daemon): Promise<Server | null> 
   return server;
 }
 
-function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Control {
+function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Control, "takeProjects"> {
   const { store, line, transport, wake, reconnect } = daemon;
   return {
     async sync() {

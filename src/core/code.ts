@@ -72,10 +72,11 @@ export function withFallenCode(markdown: string): string {
     ["~~~", endsIn(lines, /^[\s>]*~~~+\s*$/)],
   ]);
   let isInList = false;
+  let content = 0;
   for (let at = 0; at < lines.length; at++) {
     const line = lines[at] ?? "";
     const [prefix = "", marker = ""] = /^\s*((?:> ?)+|(?:(?:[-*+]|\d{1,9}[.)])[ \t]{1,4})*)/.exec(line) ?? [];
-    if (/[^ >]/.test(marker)) isInList = true;
+    if (/[^ >]/.test(marker)) [isInList, content] = [true, widthOf(prefix)];
     else if (/^\S/.test(line) && lines[at - 1]?.trim() === "") isInList = false;
     const [mark = ""] = /^(?:`{3}|~{3})/.exec(line.slice(prefix.length)) ?? [];
     const left = ends.get(mark);
@@ -83,7 +84,12 @@ export function withFallenCode(markdown: string): string {
     while ((left.at(-1) ?? Infinity) <= at) left.pop();
     const end = left.at(-1);
     if (prefix === "" || (marker === "" && !isInList)) at = end ?? lines.length;
-    else if (end !== undefined && moveCode(lines, at, end, prefix)) at = end;
+    else if (end !== undefined && moveCode(lines, at, end, prefix)) {
+      // Below the words of a task, or anywhere deeper than its item: CommonMark would take it for words.
+      const surplus = marker === "" ? widthOf(prefix) - content : 0;
+      if (surplus > 3) for (let below = at; below <= end; below++) lines[below] = without(lines[below] ?? "", surplus);
+      at = end;
+    }
   }
   return lines.join("\n");
 }
@@ -121,8 +127,9 @@ function moveCode(lines: string[], at: number, end: number, prefix: string): boo
 
 const spaceOf = (line: string): string => /^\s*/.exec(line)?.[0] ?? "";
 
-/** The line without so many columns of its white space. */
-function without(line: string, columns: number): string {
+/** The line without so many columns of its white space, as far as it has them. */
+function without(line: string, most: number): string {
+  const columns = Math.min(most, widthOf(spaceOf(line)));
   let [at, width] = [0, 0];
   while (width < columns) width = widthOf(line.slice(0, ++at));
   return " ".repeat(width - columns) + line.slice(at).replaceAll("\t", tab);

@@ -88,7 +88,7 @@ export function parseCommand(text: string): CommandLine | null {
   // Typed by hand, where the chat's own mention was not used.
   const addressed = /^@[\w.-]+\s+(?=[/／])/u.exec(said)?.[0] ?? "";
   const [, head = "", rest = ""] = /^[/／](\S+)\s*(.*)$/su.exec(said.slice(addressed.length)) ?? [];
-  const [, word = "", after = ""] = /^([a-z][a-z_]*)(.*)$/su.exec(toPlain(head)) ?? [];
+  const [, word = "", after = ""] = /^([a-z]+(?:[_-][a-z]+)*)(.*)$/su.exec(toPlain(head)) ?? [];
   if (word === "" || !decoration.test(after)) return null;
   const name = aliases.get(word) ?? word;
   const known = commands.find((command) => command.name === name);

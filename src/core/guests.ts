@@ -16,9 +16,11 @@ export type Guests = {
 };
 
 type Allow = { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean };
-type Done = { readonly text: string; readonly changes: readonly Allow[] };
+/** `isRefused`: it is not as it was asked for. */
+type Done = { readonly text: string; readonly changes: readonly Allow[]; readonly isRefused?: true };
 
 const done = (text: string, ...changes: readonly Allow[]): Done => ({ text, changes });
+const refused = (text: string): Done => ({ ...done(text), isRefused: true });
 const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 /** @param argument whom; in a group, nothing means the group */
@@ -34,15 +36,15 @@ export function changeGuests(guests: Guests, chat: Chat, argument: string, isAll
       : guests.find(argument);
   const verb = isAllowed ? "allow" : "disallow";
   if (rule === null || rule.kind === "self")
-    return done(
-      `Who? /${verb} and a number, or a name from /people or /groups; in a group, /${verb} alone means the group.`,
+    return refused(
+      `${argument === "" ? "Who?" : `No one is known here as ${argument.slice(0, 60)}.`} /${verb} takes a number with its country code, or a name from /people or /groups; in a group, /${verb} alone means the group.`,
     );
   const known = guests.list().find((guest) => isSame(guest.rule, rule));
   const who = isHere ? "This group" : (known?.name ?? argument);
   if (isAllowed && known) return done(`${who} may already ask.`);
-  if (!isAllowed && !known) return done(`${who} is not on the list.`);
+  if (!isAllowed && !known) return refused(`${who} is not on the list.`);
   if (!isAllowed && known?.isAdded === false)
-    return done(`${who} is in the settings (SIGNALMAN_ALLOW), which the chat does not change.`);
+    return refused(`${who} is in the settings (SIGNALMAN_ALLOW), which the chat does not change.`);
   if (!isAllowed) return done(`${who} may no longer ask.`, { do: "allow", rule, isAllowed });
   const how = rule.kind === "group" ? "'s members may ask here, by mentioning this account." : " may ask from now on.";
   const asYou = guests.isOwnAccount && rule.kind !== "group" ? " Claude answers them in your name." : "";

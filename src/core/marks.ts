@@ -44,9 +44,12 @@ export const border = (kind: BorderKind, isLed = false): string => (isLed ? ledM
 /** What the text shows. */
 export const shown = (marked: string): string => withTabs(marked.replace(mark, ""));
 
-/** Colours of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
+/** Colours and links of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
 const escape = "\u001b";
-const control = new RegExp(String.raw`${escape}\[[0-?]*[ -/]*[@-~]|(?![\n\t])[\p{Cc}\ufeff]`, "gu");
+const control = new RegExp(
+  String.raw`${escape}(?:\[[0-?]*[ -/]*[@-~]|\][^\x07${escape}\n]{0,400}(?:\x07|${escape}\\))|(?![\n\t])[\p{Cc}\ufeff]`,
+  "gu",
+);
 
 /** Text from outside: line breaks of one kind, no control characters, no marks. */
 export const clean = (text: string): string =>

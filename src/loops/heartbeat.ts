@@ -74,7 +74,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       expire();
     };
     if (isKept) attempt(log, postponed, keep, onStoreFault);
-    if (checkup.isDue() ? isKept : isDay()) checking = checking.then(() => checkup.run(stop));
+    if ((isKept && checkup.isDue()) || isDay()) checking = checking.then(() => checkup.run(stop));
     if (isHour()) prune();
     await deliverDue(bridge);
     dispatch({ type: "tick" });

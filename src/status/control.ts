@@ -25,6 +25,8 @@ export type Control = {
   readonly sent: (id: string) => SendState;
   /** Resolves when all sessions were read and written. */
   readonly sync: () => Promise<void>;
+  /** Takes up the projects of the settings as they are now. */
+  readonly takeProjects: () => void;
   /** `id` is ours or the remote one. Resolves when the session has ended on both sides. */
   readonly archive: (id: string) => Promise<void>;
 };
@@ -78,22 +80,28 @@ export function createControl({ control, token, url }: Gate): Hono {
   on("/sync", v.object({}), () => control.sync());
   on("/send", message, ({ to, text, files }) => control.send(toChat(to), text, files));
   on("/sent", byId, ({ id }) => control.sent(id));
+  on("/projects", v.object({}), () => control.takeProjects());
   on("/archive", byId, ({ id }) => control.archive(id));
   app.onError(sayFault);
   return app;
 }
 
-/** `POST /send?to=…` with the text as its body, or JSON `{ to, text }`; without `to` it goes to Note to Self. */
+/** `POST /send?to=…` with the text as its body, or JSON `{ text, to }`; without `to` it goes to Note to Self. */
 export function createSend({ control, scriptToken }: Gate): Hono {
   const app = new Hono();
   app.post("/", async (c) => {
     const token = scriptToken();
     if (token === null || !isBearer(c, token)) return c.text("This takes the token of `signalman token`.\n", 401);
     const body = await c.req.text();
-    const isJson = c.req.header("content-type")?.startsWith("application/json");
-    const given: unknown = isJson ? toJson(body) : { text: body, to: c.req.query("to") };
-    const input = v.safeParse(message, { to: "self", ...withoutUndefined(given), files: [] });
-    if (!input.success) return c.text(`This is no message: ${v.getDotPath(input.issues[0]) ?? "it is empty"}.\n`, 400);
+    const json = toJson(body);
+    // curl announces a form, whatever it sends.
+    const isJson = c.req.header("content-type")?.startsWith("application/json") || v.is(withText, json);
+    const input = v.safeParse(message, {
+      to: c.req.query("to") ?? "self",
+      ...(isJson ? json : { text: body }),
+      files: [],
+    });
+    if (!input.success) return c.text(`${refusals[v.getDotPath(input.issues[0]) ?? ""] ?? refusals[""]}\n`, 400);
     await control.send(toChat(input.output.to), input.output.text, []);
     return c.text("In the outbox.\n", 202);
   });
@@ -107,16 +115,21 @@ function sayFault(error: Error, c: Context): Response {
   return c.json({ code, message, hint }, isOurs ? 409 : 503);
 }
 
-function toJson(text: string): unknown {
+function toJson(text: string): object {
   try {
-    return JSON.parse(text);
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? value : {};
   } catch {
     return {};
   }
 }
 
-const withoutUndefined = (value: unknown): object =>
-  Object.fromEntries(Object.entries(value ?? {}).filter(([, field]) => field !== undefined));
+const withText = v.looseObject({ text: v.string() });
+const refusals: Readonly<Record<string, string>> = {
+  to: "It goes to self, to a number with its country code (as a URL writes its plus: %2B), an account id or group:<id>.",
+  text: `A message has a text, of at most ${textLengthMax} characters.`,
+  "": "This is no message: it is empty.",
+};
 
 function toChat(to: AllowRule): Chat {
   if (to.kind === "self" || to.kind === "group") return to;

@@ -94,7 +94,7 @@ function cards(
       API: claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable",
       "Cost today": dollars(usage.todayDollars),
       "Cost so far": dollars(usage.costDollars),
-      "An answer takes": usage.answers === 0 ? null : `${(usage.answersMs / usage.answers / 1_000).toFixed(1)} s`,
+      "Answers take": tenths(usage.answersMs / usage.answers),
     },
     Conversations: {
       Kept: sessions.total,
@@ -115,6 +115,10 @@ function cards(
     Answers: { Waiting: outbox.pending, Sent: outbox.sent, Repeated: outbox.uncertain, Failed: outbox.failed },
   };
 }
+
+/** Null without any answer; less than a tenth of a second is said as such. */
+const tenths = (ms: Millis): string | null =>
+  Number.isNaN(ms) ? null : ms < 100 ? "< 0.1 s" : `${(ms / 1_000).toFixed(1)} s`;
 
 /** At list prices; less than a cent is said as such, and nothing is left out. */
 const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);

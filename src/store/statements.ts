@@ -7,7 +7,7 @@ type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
  * Tables that the daemon alone writes, and whose rows one message asks for over and over: a row that was read is not read again before
  * its table is written.
  */
-const ownTables: ReadonlySet<string> = new Set(["inbox", "outbox", "posts", "sessions"]);
+const ownTables: ReadonlySet<string> = new Set(["inbox", "outbox", "posts", "reminders", "sessions"]);
 /** Answers kept for each statement; and rows in an answer, more of which are read anew. */
 const keptMax = 64;
 

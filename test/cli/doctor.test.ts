@@ -119,6 +119,7 @@ test("a home folder that cannot be made is no fault of ours, and says what to se
   writeFileSync(join(home, "file"), "");
   const { code, find } = await examine({ SIGNALMAN_HOME: join(home, "file/inside") });
   expect(code).toBe(1);
+  expect(find("home")).toMatchObject({ result: "failure", hint: expect.stringContaining("SIGNALMAN_HOME") });
   expect(find("database")).toMatchObject({
     message: expect.stringContaining("Cannot make the home folder"),
     hint: expect.stringContaining("SIGNALMAN_HOME"),

@@ -425,19 +425,21 @@ describe("who may ask", () => {
     store.settings.set(`name:group:${id}`, "Weekend Hike");
     store.close();
     const say = async (...args: string[]): Promise<string> => {
-      out = "";
+      [out, err] = ["", ""];
       expect(await signalman(args, env)).toBe(0);
       return out;
     };
     expect(await say("allow", "ben")).toContain("may ask from now on. Claude answers them in your name.");
     expect(await say("allow", "weekend", "hike")).toContain("'s members may ask");
     expect(await say("people")).toBe(
-      `You, in Note to Self (settings)\nBen · ${aci}\nallow NUMBER lets a person ask.\n`,
+      `You, in Note to Self (settings)\nBen · ${aci}\n\`signalman allow\` NUMBER lets a person ask.\n`,
     );
     expect(await say("groups")).toContain(`Weekend Hike · ${id}`);
     expect((await say("complete", "--", "disallow")).split("\n")).toContain(aci);
     expect((await say("complete", "--", "send")).split("\n")).toContain("self");
     expect(await say("disallow", "Ben")).toBe("Ben may no longer ask.\n");
-    expect(await say("allow", "nobody")).toStartWith("Who? allow and a number");
+    expect(await signalman(["allow", "nobody"], env)).toBe(2);
+    expect(err).toStartWith("No one is known here as nobody. `signalman allow` takes a number");
+    expect(await signalman(["disallow", "Ben"], env)).toBe(2);
   });
 });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Outbound } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
+import { withMark } from "../../src/mark.ts";
 import { withNotify } from "../../src/notify.ts";
 import { createMemoryTransport } from "../../src/signal/memory.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
@@ -69,4 +70,22 @@ test("other chats ring by themselves", async () => {
   const { clock, send } = await open();
   await send({ kind: "direct", peer: { aci: null, number: "+15550100002" } }, "hello");
   expect(clock.timerCount()).toBe(0);
+});
+
+test("a mark stands before what is said in Note to Self, styles go along; where there is no room, and elsewhere, it is left out", async () => {
+  const signal = createMemoryTransport({ clock: createVirtualClock() });
+  const transport = withMark(signal.transport, "🤖");
+  await transport.connect(new AbortController().signal);
+  let stamp = 0;
+  const send = (body: Outbound["body"], chat: Outbound["chat"] = { kind: "self" }) =>
+    transport.send({ chat, timestamp: ++stamp, body });
+  await send(plainText("draft"));
+  await send({ kind: "edit", targetSentAt: 1, text: "bolder", styles: [{ start: 0, length: 6, style: "BOLD" }] });
+  await send(plainText("x".repeat(1_999)));
+  await send(plainText("hi"), { kind: "direct", peer: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null } });
+  expect(signal.screen().map(({ text, styles }) => [text.slice(0, 10), styles.map(({ start }) => start)])).toEqual([
+    ["🤖 bolder", [3]],
+    ["x".repeat(10), []],
+    ["hi", []],
+  ]);
 });

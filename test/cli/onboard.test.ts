@@ -65,6 +65,7 @@ test("three questions make a private config.toml that is used, and are never ask
   expect(config()).toMatchObject({
     transport: "native",
     allow: [{ kind: "self" }],
+    mark: "🤖",
     anthropicApiKey: "sk-ant-invented",
     backend: "auto",
   });
@@ -101,7 +102,7 @@ test("with a daemon of signal-cli its URL and account are asked for; numbers may
 test("a key that is refused is asked for again, and is not written down", async () => {
   const owner = person("", "", "sk-ant-wrong", "sk-ant-right");
   await onboard(cliWith(), owner.ask, keyIs("claude_key", null));
-  expect(said).toContain("Cannot use it (claude_key). Set a valid ANTHROPIC_API_KEY");
+  expect(said).toContain("Cannot use it (claude_key). Copy the whole key");
   expect(readFileSync(join(home, "config.toml"), "utf8")).toContain("sk-ant-right");
   expect(readFileSync(join(home, "config.toml"), "utf8")).not.toContain("wrong");
 });

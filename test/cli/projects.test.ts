@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { runCommand } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
+import { startStatusServer } from "../doubles/status-server.ts";
 
 let base: string;
 let home: string;
@@ -41,6 +42,15 @@ async function run(args: string, more: Record<string, string> = {}) {
   });
   return { code, out, err };
 }
+
+test("a daemon that runs takes it up at once; one that cannot be asked, when it is started again", async () => {
+  const late = "takes it up when it is started again";
+  expect((await run(`projects add notes ${base}/notes`)).err).toContain(late);
+  const server = await startStatusServer(home);
+  const { err } = await run(`projects add garden ${base}/garden`);
+  expect([err, server.done]).toEqual(["", ["projects"]]);
+  await server.stop();
+});
 
 test("a project is added to a new file, shown, and removed again", async () => {
   expect(await run(`projects add garden ${base}/garden --run`)).toMatchObject({

@@ -4,13 +4,15 @@ import { consentOf, consentOfReaction } from "../../src/core/consent.ts";
 
 const yes = `yes|Yes!|YES.|y|yep|yeah|okay|OK|ok 👍|k|sure|yes please|go ahead|do it|sounds good|ja|Ja, bitte|klar|oui|d’accord|vas-y|sí|Sí.|si
   |vale|да|はい|いいよ|好的|可以|네|evet|tak|हाँ|نعم|ｙｅｓ|ＯＫ|“yes”|**yes**|y\u200Bes|\u202Eyes|S\u0069\u0301|👍|👍🏽|👍\uFE0F|👍🏿👍🏿|✔|✔️|✅|☑️|👌🏻|yes 😀|yes, go ahead|yesss|yes yes|Sure, thanks!|ok danke
-  |please go ahead|yeah do it please|that’s fine|it's ok|ja, gerne|Oui, vas-y|да, конечно|はい、お願いします|好啊|ได้|ok go for it|+1`;
-const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎|nooo|no no|please don't|not yet|never mind|いいえ、結構です|不用了`;
+  |please go ahead|yeah do it please|that’s fine|it's ok|ja, gerne|Oui, vas-y|да, конечно|はい、お願いします|好啊|ได้|ok go for it|+1
+  |yes :-D|ok ;)|allow once|yes, just this once|do it now|run it|jaja|geht klar|d'accord, vas y|ja graag|okie dokie|thats fine`;
+const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎|nooo|no no|please don't|not yet|never mind|いいえ、結構です|不用了
+  |absolutely not|of course not|don't allow it|skip it|forget it|not this time|bloß nicht`;
 const always =
-  "always please|yes, from now on|ja, immer bitte|always|Always!|yes, always|always allow|immer|toujours|siempre|всегда|♾|♾️|∞";
+  "always please|yes, from now on|ja, immer bitte|always|Always!|yes, always|always allow|immer|toujours|siempre|всегда|♾|♾️|∞|don't ask again|yes, and don’t ask again|stop asking|always for this conversation";
 const none = `|?|ok?|yes?|sure?|yes but only the first|yes, and add a test|yes if it is safe|not sure|no problem|no worries|no idea|maybe|hmm|wait|yesterday
   |okra|nobody|👍👎|yes 👎|no 👍|❤️|👨‍👩‍👧|🤔|1|yes\nand also delete the other|allow me to explain|go away|please|danke|ya|pode ser|no, go ahead|don't stop
-  |ok stop|yes, not now|not bad|never say never|go to hell|thanks|it|ok what|yes because it is safe|${"yes ".repeat(11)}`;
+  |ok stop|yes, not now|not bad|never say never|go to hell|thanks|it|ok what|yes because it is safe|once|now|👍 but not the tests|${"yes ".repeat(11)}`;
 const words = (list: string): string[] => list.split("|").map((word) => word.replace(/^\s+|\n\s*$/gu, ""));
 
 describe("a yes is a yes", () => {
@@ -34,6 +36,10 @@ describe("a yes is a yes", () => {
     ["No - not that", "not that"],
     ["no because it is wrong", "because it is wrong"],
     ["不要，用另一个", "用另一个"],
+    ["👎🏽 wrong file", "wrong file"],
+    ["no… the other one", "the other one"],
+    ["no (the other one)", "(the other one)"],
+    ["no, and don't ask again", "and don't ask again"],
   ])("%p is a no with a reason", (said, reason) =>
     expect(consentOf(said)).toEqual({ answer: "no", reason, numbers: [] }),
   );

@@ -66,6 +66,12 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "• do\n\na\n  b\n\n  then",
     "MONOSPACE:a\n  b",
   ],
+  "code below the words of a task, and deeper than its item": [
+    "- [ ] do\n      ```sh\n      ls\n        x\n      ```\n- [x] b\n\nProse.\n\n1. Step\n\n        ~~~\n        y\n        ~~~\n\n2. z",
+    "☐ do\nls\n  x\n☑ b\n\nProse.\n\n1. Step\n\ny\n\n2. z",
+    "MONOSPACE:ls\n  x",
+    "MONOSPACE:y",
+  ],
   "an item that begins with code": ["1. ```\n   a\n   ```", "1.\na", "MONOSPACE:a"],
   "indented code": ["    let a;\n\nb", "let a;\n\nb", "MONOSPACE:let a;"],
   "links show their target": [
@@ -139,6 +145,10 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   ],
   "a table of headers only": ["| a | b |\n|---|---|", "a\nb"],
   "a cell with a line break": ["| a |\n|---|\n| x<br>`y\\|z` |", "a: x\ny|z", "BOLD:a", "MONOSPACE:y|z"],
+  "colours and links of a terminal": [
+    "a\u001b[31mb\u001b[0m \u001b]8;;https://x\u0007c\u001b]8;;\u001b\\d\u0000",
+    "ab cd",
+  ],
   "html is text": ["<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->", "<div>\nhi\n</div>\n\na <b>x</b> <!-- y -->"],
   "a br is a line break": ["a<br>b<BR />c", "a\nb\nc"],
   "entities are decoded, not in code": [

@@ -1,4 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
@@ -141,6 +143,25 @@ test("a file that Claude makes arrives behind the answer, once, although it is l
   signal.phoneWrites("thanks");
   expect((await signal.nextSent()).text).toBe("re: thanks");
 }, 60_000);
+
+test("a project that is added while it runs is there at once, and gone at once; the mark stands in Note to Self alone", async () => {
+  running = await start(env({ SIGNALMAN_ALLOW: `self,${alice.number}`, SIGNALMAN_MARK: "🤖" }));
+  await running.state("CONNECTED");
+  const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+  const say = async (text: string): Promise<string> => (signal.phoneWrites(text), (await signal.nextSent()).text);
+  try {
+    expect(await say("/projects")).toStartWith("🤖 There are no projects.");
+    const added = await runOnce(["projects", "add", "garden", folder], env());
+    expect([added.code, added.err]).toEqual([0, ""]);
+    expect(await say("/project garden")).toContain("Project garden");
+    expect((await runOnce(["projects", "remove", "garden"], env())).code).toBe(0);
+    expect(await say("/projects")).toContain("There are no projects.");
+    signal.personWrites(alice, "/status");
+    expect((await signal.nextSent()).text).toStartWith("✅");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
 
 test("presence: read, taken, answered, done and greeted; marks stand behind their message, and delay none", async () => {
   const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "on" };

@@ -88,7 +88,7 @@ test("from nothing to the first answer: questions, a refused key, the code, a wo
     first.press(enter);
     await first.shows("Your key for the Claude API");
     first.press("sk-ant-wrong", enter);
-    await first.shows("Set a valid ANTHROPIC_API_KEY");
+    await first.shows("Copy the whole key");
     await first.shows("Your key for the Claude API");
     first.press(claude.apiKey, enter);
     await first.shows("The key is good.");
@@ -97,7 +97,7 @@ test("from nothing to the first answer: questions, a refused key, the code, a wo
     const phone = openNotes(signal, await signal.scan(url));
     await first.shows("Linked to +1");
     await first.shows("Signal rings for nothing there");
-    expect(await phone.next()).toContain("Hello from signalman");
+    expect(await phone.next()).toStartWith("🤖 Hello from signalman");
     await phone.write("what is the capital of Peru?");
     expect(await phone.next()).toContain("what is the capital of Peru?");
     first.press(ctrlC);
@@ -108,6 +108,7 @@ test("from nothing to the first answer: questions, a refused key, the code, a wo
     expect(Bun.TOML.parse(readFileSync(file, "utf8"))).toEqual({
       transport: "native",
       allow: "self",
+      mark: "🤖",
       anthropic_api_key: claude.apiKey,
     });
     const second = openTerminal([], { ...env, SIGNALMAN_LISTEN: "127.0.0.1:0" });
@@ -149,6 +150,7 @@ test("a daemon of signal-cli: what cannot be is explained; NO_COLOR is heard", a
     signal_url: "http://127.0.0.1:8080",
     account: "+1 555 010-0001",
     allow: "self,+15550100002",
+    mark: "🤖",
   });
 });
 

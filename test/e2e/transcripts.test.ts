@@ -213,7 +213,7 @@ test("attachments: what Claude can read goes along, voice notes are written down
 });
 
 test("files: what Claude makes comes as a file; what is too large is said", async () => {
-  await using seen = await openScene();
+  await using seen = await openScene({ SIGNALMAN_MARK: "🤖" });
   seen.claude.setScript((prompt) => [
     prompt.includes("plan")
       ? {

@@ -181,6 +181,10 @@ describe("POST /send", () => {
     expect(named.done).toMatchObject([{ chat: { kind: "direct", peer: { number: "+15550100001" } } }]);
     const json = await say(JSON.stringify({ text: "hello" }), { ...auth, "content-type": "application/json" });
     expect(json.done).toEqual([{ chat: { kind: "self" }, text: "hello" }]);
+    // As curl sends it.
+    const form = { ...auth, "content-type": "application/x-www-form-urlencoded" };
+    expect((await say('{"text":"hello"}', form)).done).toEqual(json.done);
+    expect((await say('{"stage":"built"}', form)).done).toMatchObject([{ text: '{"stage":"built"}' }]);
   });
 
   test("nothing goes without its token, and it opens nothing else; what is no message is 400", async () => {
@@ -188,7 +192,8 @@ describe("POST /send", () => {
     expect((await say("x", { authorization: `Bearer ${token}` })).answer.status).toBe(401);
     expect((await say("{}", auth, "/control/reconnect")).answer.status).toBe(401);
     expect((await say("  ", auth)).answer.status).toBe(400);
-    expect((await say("x", auth, "/send?to=nobody")).answer.status).toBe(400);
+    const { answer } = await say("x", auth, "/send?to=nobody");
+    expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining("goes to self, to a number")]);
     expect((await say("not json", { ...auth, "content-type": "application/json" })).answer.status).toBe(400);
     const { app } = make({ scriptToken: () => null });
     expect(

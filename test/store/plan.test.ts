@@ -17,6 +17,7 @@ import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
 import type { Settings } from "../../src/store/remembered.ts";
+import type { Reminders } from "../../src/store/reminders.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
@@ -172,6 +173,19 @@ const settings: Calls<Settings> = {
   counter: ["sent"],
 };
 
+const reminders: Calls<Reminders> = {
+  add: [
+    { kind: "reminder", text: "text", rule: null, timeZone: "UTC", dueAt: 1 },
+    { chat, source: targetAuthor, number: 1 },
+    1,
+  ],
+  ofChat: ["self"],
+  countOf: ["a"],
+  due: [1, 20],
+  move: [1, 2],
+  remove: [1],
+};
+
 /** What may be read whole, and why that stays small. The index is part of it where there is one. */
 const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
   [/SCAN inbox USING (COVERING )?INDEX inbox_open\b/u, "open rows only"],
@@ -234,6 +248,7 @@ test("every statement of the store finds its rows by an index, or reads only wha
   callAll(store.usage, usage);
   store.usage.between("2026-11-01", "2026-11-30", null);
   callAll(store.settings, settings);
+  callAll(store.reminders, reminders);
   store.prune(1);
   forgetSession(store.db, "s");
   store.db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60') ON CONFLICT DO NOTHING");
