@@ -32,6 +32,9 @@ process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localh
 /** The runtime would print each request with its headers, the key among them. **Source:** Bun's documentation, "Debugging". */
 process.env["BUN_CONFIG_VERBOSE_FETCH"] = "false";
 
+/** Set for another program, it would let each server be Claude; a certificate of one's own is named by NODE_EXTRA_CA_CERTS. */
+delete process.env["NODE_TLS_REJECT_UNAUTHORIZED"];
+
 /** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
 process.umask(0o077);
 /** A fault that no code awaits: the runtime would print it with all that it holds. */

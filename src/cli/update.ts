@@ -4,19 +4,17 @@
  *   SHA256SUMS, signed ─▶ ours already? older? ─▶ download ─▶ the sum is right ─▶ unpacked beside the binary ─▶ the sum is right
  *   ─▶ it starts, and is not older ─▶ rename
  */
-import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { promisify } from "node:util";
 import { createZstdDecompress } from "node:zlib";
-import { childEnv } from "../child-env.ts";
 import { isLoopback, type Config } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import { runCommand } from "../projects/runner.ts";
 import { commit, version } from "../version.ts";
 import { configOf, type Cli } from "./io.ts";
 import { trustedComment } from "./minisign.ts";
@@ -73,7 +71,7 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
     const bytes = await fetchBytes(`${updateUrl}/${source}`, binaryBytesMax, signal);
     requireSum(createHash("sha256").update(bytes).digest("hex"), packed ?? wanted);
     requireSum(await save(bytes, packed !== null, fresh, signal), wanted);
-    const found = await tryStart(fresh);
+    const found = await tryStart(fresh, cli);
     refuseOlder(found, own, options);
     // Who could run the old one can run the new one, whatever our umask.
     await chmod(fresh, (await stat(file)).mode);
@@ -191,11 +189,17 @@ async function save(bytes: Buffer, isPacked: boolean, path: string, signal: Abor
   }
 }
 
-/** Resolves to its version. */
-async function tryStart(path: string): Promise<string> {
-  const bounds = { env: childEnv(), timeout: trialMs, killSignal: "SIGKILL", maxBuffer: textBytesMax } as const;
-  const started = await promisify(execFile)(path, ["--version"], bounds).catch(() => null);
-  const found = started && versionOf(started.stdout);
+/** Resolves to its version. What it has started when its time is over ends with it. */
+async function tryStart(path: string, { clock, env, signal }: Cli): Promise<string> {
+  const place = {
+    root: dirname(path),
+    home: dirname(path),
+    network: true,
+    sandbox: { kind: "none", why: "" },
+  } as const;
+  const trial = { ...place, command: [path, "--version"], timeoutMs: trialMs, env };
+  const { code, output } = await runCommand(trial, clock, signal);
+  const found = code === 0 ? versionOf(output) : null;
   if (found === null) throw failed("the new binary does not start here");
   return found;
 }

@@ -78,7 +78,7 @@ type Answer = Extract<Verdict, { kind: "answer" }>;
  */
 function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
   if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
-  return !view.prompts().some(({ versions }) => versions.includes(target)) && view.endedText(envelope, target) === null;
+  return view.named(target).length === 0 && view.endedText(envelope, target) === null;
 }
 
 /**

@@ -123,8 +123,12 @@ export type View = {
   readonly session: Session | null;
   /** The two oldest open ones, oldest first: only the first may be under way. */
   readonly head: readonly Prompt[];
-  /** All open ones, oldest first. */
+  /** All open ones, oldest first: thousands may be, and take their time to be read. */
   readonly prompts: () => readonly Prompt[];
+  /** How many there are, and the id of the newest. */
+  readonly waiting: () => { readonly count: number; readonly newest: number };
+  /** Those that a time of sending names, in any of their versions. */
+  readonly named: (sentAt: Millis) => readonly Prompt[];
   /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
   readonly turn: Progress | null;
   /** Claude's open questions in the conversation of now, oldest first. */

@@ -149,13 +149,9 @@ function openPrompt(view: View, { id, envelope }: FactOf<"received">, replaces: 
 }
 
 /** The open prompt of this person that a time of sending names, in any of its versions. */
-function versionOf({ prompts }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
-  return prompts().find(
-    ({ envelope, versions }) =>
-      versions.includes(sentAt) &&
-      source !== null &&
-      envelope.source !== null &&
-      isSameAddress(envelope.source, source),
+function versionOf({ named }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
+  return named(sentAt).find(
+    ({ envelope }) => source !== null && envelope.source !== null && isSameAddress(envelope.source, source),
   );
 }
 

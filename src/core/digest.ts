@@ -1,5 +1,5 @@
 /** What waits long, or is much, when the line to Signal comes back. */
-import { say, type Change, type Prompt, type View } from "./changes.ts";
+import { say, type Change, type View } from "./changes.ts";
 import type { Millis } from "./model.ts";
 import { ageText } from "./when.ts";
 
@@ -9,18 +9,18 @@ const digestCount = 3;
 const digestAgeMs: Millis = 60 * minuteMs;
 
 /** Says where much, or something old, waits that it is answered now. What was announced is not announced again where the line flaps. */
-export function announce({ prompts, now, announcedUpTo }: View): Change[] {
-  const waiting = prompts().filter(({ post }) => post === null || post.state === "queued");
-  const [first] = waiting;
-  const newest = waiting.at(-1)?.id ?? 0;
+export function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
+  const { count: open, newest } = waiting();
+  const first = head.find(({ post }) => post === null || post.state === "queued");
+  if (first === undefined || first.id <= announcedUpTo()) return [];
+  // Only the oldest may be under way already.
+  const count = first === head[0] ? open : open - 1;
+  const { envelope, receivedAt } = first;
   // The sender's clock may be ahead.
-  const sentAt = ({ envelope, receivedAt }: Prompt): Millis =>
-    Math.min(receivedAt, envelope.serverAt ?? envelope.sentAt);
-  const oldMs = Math.max(0, ...waiting.map((prompt) => now - sentAt(prompt)));
-  if (first === undefined || (waiting.length <= digestCount && oldMs <= digestAgeMs) || first.id <= announcedUpTo())
-    return [];
-  const isOne = waiting.length === 1;
-  const count = isOne ? "1 message" : `${waiting.length} messages`;
-  const text = `${count} waiting, the oldest ${ageText(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
+  const oldMs = Math.max(0, now - Math.min(receivedAt, envelope.serverAt ?? envelope.sentAt));
+  if (count <= digestCount && oldMs <= digestAgeMs) return [];
+  const isOne = count === 1;
+  const messages = isOne ? "1 message" : `${count} messages`;
+  const text = `${messages} waiting, the oldest ${ageText(oldMs)}: answering now; /skip to drop ${isOne ? "it" : "them"}.`;
   return [say("digest", newest, text), { do: "announced", id: newest }];
 }

@@ -42,8 +42,8 @@ type Runnable = Exclude<CommandName, "approve" | "deny">;
 const handlers: Record<Runnable, Handler> = {
   help: () => tell(commandHelp()),
   new({ view, id, envelope }, argument) {
-    const { length } = view.prompts();
-    const dropped = length > 0 ? ` ${length} open ${length === 1 ? "message was" : "messages were"} dropped.` : "";
+    const { count } = view.waiting();
+    const dropped = count > 0 ? ` ${count} open ${count === 1 ? "message was" : "messages were"} dropped.` : "";
     const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
     const words = /^(?:chat|conversation|session|topic)$/iu.test(argument) ? "" : argument;
     const isAsked = words !== "" || (textOf(envelope)?.attachments.length ?? 0) > 0;
@@ -53,18 +53,18 @@ const handlers: Record<Runnable, Handler> = {
   stop: ({ view }) =>
     view.head.length > 0 || view.asks.length > 0 ? tell("Stopped.", ...clear(view, "first")) : tell("Nothing to stop."),
   skip({ view }) {
-    const { length } = view.prompts();
-    if (length === 0) return tell("Nothing is waiting.");
-    return tell(`Dropped ${length} waiting ${length === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
+    const { count } = view.waiting();
+    if (count === 0) return tell("Nothing is waiting.");
+    return tell(`Dropped ${count} waiting ${count === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
   },
   status({ view, envelope }) {
     const spend = view.spend(envelope);
-    const { length } = view.prompts();
+    const { count } = view.waiting();
     const granted = grantedIn(view);
     const lines = [
       view.look.situation(),
-      length === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${length}`,
-      ...(granted.length === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
+      count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`,
+      ...(granted.count === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
       ...(spend === null ? [] : [spendText(spend)]),
     ];
     return tell(lines.join("\n"));

@@ -5,6 +5,7 @@ import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
 import { attempt, type OnFault } from "./queue.ts";
+import { pruneMax } from "../store/retention.ts";
 import { deliverDue } from "./reminders.ts";
 
 const tickMs: Millis = 1_000;
@@ -43,14 +44,17 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   const [isMinute, isHour, isDay] = [every(minuteMs), every(hourMs), every(dayMs)];
   let last = clock.now();
   let trustedAt = clock.monotonic();
-  const prune = (): unknown =>
-    clock.monotonic() >= trustedAt &&
-    attempt(log, postponed, () => store.prune(clock.now() - config.limits.retentionDays * dayMs));
+  const prune = async (): Promise<void> => {
+    const before = clock.now() - config.limits.retentionDays * dayMs;
+    const isMore = (): boolean =>
+      clock.monotonic() >= trustedAt && (attempt(log, postponed, () => store.prune(before)) ?? 0) >= pruneMax;
+    while (!stop.aborted && isMore()) await clock.sleep(0);
+  };
   const aliveAt = attempt(log, postponed, () => Number(store.settings.get("alive_at") ?? last)) ?? last;
   if (last - aliveAt > leapMs) trustedAt += dayMs;
   let network = networkKey();
   let checking = checkup.run(stop);
-  prune();
+  await prune();
   for (;;) {
     await clock.sleep(tickMs, stop);
     if (stop.aborted) return checking;
@@ -75,7 +79,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
     };
     if (isKept) attempt(log, postponed, keep, onStoreFault);
     if ((isKept && checkup.isDue()) || isDay()) checking = checking.then(() => checkup.run(stop));
-    if (isHour()) prune();
+    if (isHour()) await prune();
     await deliverDue(bridge);
     dispatch({ type: "tick" });
   }

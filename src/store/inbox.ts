@@ -67,6 +67,15 @@ export function createInbox(db: Database) {
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id LIMIT 2`,
     openPrompts: (chat: string, exceptId = 0) =>
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id`,
+    /** How many are open in a chat, and the id of the newest. */
+    waiting: (chat: string, exceptId = 0) =>
+      get<{ count: number; newest: number }>`
+        SELECT count(*) AS count, coalesce(max(id), 0) AS newest FROM inbox
+        WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId}` ?? { count: 0, newest: 0 },
+    /** The open prompts of a chat that this time of sending names. */
+    named: (chat: string, sentAt: Millis, exceptId = 0) =>
+      many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} AND instr(versions, ${String(sentAt)}) > 0
+        ORDER BY id`.filter(({ versions }) => versions.includes(sentAt)),
     /** Chats with anything open, those that have waited longest first. */
     openChats: () =>
       all<{

@@ -79,30 +79,69 @@ export const logTailMs: Millis = 24 * 3_600_000;
  */
 const historyBytes = 2 * 3 * 100_000;
 
-/** Removes what is older than `before` and of no use any more; returns the number of rows. Together, so that no reply outlives its row. */
+/** A log of months goes in parts of so many entries, each a transaction, so that nothing waits for it. */
+export const pruneMax = 500;
+
+/**
+ * Removes what is older than `before` and of no use any more; returns the number of rows. From `pruneMax` on there is more: the logs
+ * come first, in parts; the rest goes together, so that no reply outlives its row.
+ */
 export function prune(db: Database, before: Millis): number {
   const { run } = statements(db);
   return db.transaction(() => {
+    const entries = pruneLogs(db, before);
+    if (entries >= pruneMax) return entries;
     const whole = forgetUnused(db, before);
-    const elsewhere = run`
-      DELETE FROM events WHERE seq IN (
-        SELECT seq FROM sessions CROSS JOIN events ON session_id = sessions.id AND at < min(${before}, cursor - ${logTailMs})
-        WHERE remote_id IS NOT NULL
-        AND sessions.id NOT IN (SELECT session_id FROM posts WHERE state <> 'done'))`;
-    const here = run`
-      DELETE FROM events WHERE seq IN (
-        SELECT seq FROM (
-          SELECT seq, at, type, sum(iif(type = 'other', 0, length(CAST(body AS BLOB))))
-            OVER (PARTITION BY session_id ORDER BY at DESC, seq DESC) AS bytes
-          FROM events WHERE session_id IN (
-            SELECT id FROM sessions WHERE remote_id IS NULL
-            AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})
-            AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')))
-        WHERE at < ${before} AND (bytes > ${historyBytes} OR type = 'other'))`;
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
     run`DELETE FROM usage WHERE day < date(${before} / 1000, 'unixepoch', '-1 month') AND session_id NOT IN (SELECT id FROM sessions)`;
-    return whole + elsewhere + here + inbox + posts + outbox;
+    return entries + whole + inbox + posts + outbox;
   });
+}
+
+type Entry = { readonly at: Millis; readonly seq: number };
+
+/** At most `pruneMax` entries of sessions in which nothing is open, the oldest of each first. */
+function pruneLogs(db: Database, before: Millis): number {
+  const { all, run } = statements(db);
+  let removed = 0;
+  const remove = (id: string, until: Millis, { at, seq }: Entry, type: string | null = null): void => {
+    removed += run`DELETE FROM events WHERE seq IN (
+      SELECT seq FROM events WHERE session_id = ${id} AND at < ${until} AND (at, seq) <= (${at}, ${seq})
+      AND type = coalesce(${type}, type) ORDER BY at, seq LIMIT ${pruneMax - removed})`;
+  };
+  const elsewhere = all<{ id: string; until: Millis }>`
+    SELECT id, iif(used_at < ${before}, ${before}, min(${before}, cursor - ${logTailMs})) AS until FROM sessions
+    WHERE remote_id IS NOT NULL AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')
+    AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})`;
+  const here = all<{ id: string; isUnused: 0 | 1 }>`
+    SELECT id, used_at < ${before} AS isUnused FROM sessions
+    WHERE remote_id IS NULL AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')
+    AND EXISTS (SELECT 1 FROM events WHERE session_id = sessions.id AND at < ${before})`;
+  for (const { id, until } of elsewhere) if (removed < pruneMax) remove(id, until, end);
+  for (const { id, isUnused } of here) {
+    if (removed >= pruneMax) break;
+    const spent = isUnused === 1 ? end : spentAt(db, id);
+    if (spent !== null) remove(id, before, spent);
+    remove(id, before, end, "other");
+  }
+  return removed;
+}
+
+const end: Entry = { at: Number.MAX_SAFE_INTEGER, seq: Number.MAX_SAFE_INTEGER };
+
+/** The entry at which, from the newest back, the budget is spent; null where it is not. */
+function spentAt(db: Database, sessionId: string): Entry | null {
+  const { all } = statements(db);
+  let left = historyBytes;
+  for (let from: Entry | undefined = end; from !== undefined;) {
+    const entries: readonly (Entry & { readonly bytes: number })[] = all`
+      SELECT at, seq, iif(type = 'other', 0, octet_length(body)) AS bytes FROM events
+      WHERE session_id = ${sessionId} AND (at, seq) < (${from.at}, ${from.seq}) ORDER BY at DESC, seq DESC LIMIT 500`;
+    const spent = entries.find(({ bytes }) => (left -= bytes) < 0);
+    if (spent) return spent;
+    from = entries.at(-1);
+  }
+  return null;
 }

@@ -41,7 +41,7 @@ export type Store = {
   lostFile(): string | null;
   /** Blanks what the chats' timers say has disappeared. */
   forget(now: Millis): void;
-  /** Removes what is done and older than `before` (sessions stay); returns the number of rows. */
+  /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
   prune(before: Millis): number;
   close(): void;
 };

@@ -138,6 +138,8 @@ export function createView(store: Store, world: Surroundings) {
         const made = new Map(posts.ofChat(key).map((post) => [post.subject, post]));
         return inbox.openPrompts(key, exceptId).map((row) => toPrompt(row, made.get(String(row.id)) ?? null));
       },
+      waiting: () => inbox.waiting(key, exceptId),
+      named: (sentAt) => inbox.named(key, sentAt, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
       isAskedAnew: world.isAskedAnew || session?.backend === ownProgram,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],

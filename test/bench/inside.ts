@@ -15,10 +15,6 @@ import { openDatabase } from "../../src/store/database.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { openBench } from "../sim/bench.ts";
-import { createApp } from "../../src/status/app.ts";
-import { listen } from "../../src/status/listen.ts";
-import { textContent } from "../doubles/chats.ts";
-import { playedDaemon } from "../doubles/status-server.ts";
 import { simConfig } from "../sim/config.ts";
 import type { Figure } from "./measure.ts";
 import { until } from "./program.ts";
@@ -198,46 +194,6 @@ export const latency = (stored: number, runs: number): Promise<Figure[]> =>
       { group, name: `commits per message with ${title}`, unit: "commits", values: commits },
     ];
   });
-
-/** `/health` on its port, in this process, while it answers what waits: the slowest of many says how long anything held it up. */
-export const healthUnderLoad = (open: number, requests: number): Promise<Figure[]> =>
-  onScene(
-    ({ inbox }) => {
-      const owner = { aci: "00000000-0000-4000-8000-000000000001", number: null };
-      const common = { source: owner, sourceDevice: 1, serverAt: null, chat: { kind: "self" }, isOwn: true } as const;
-      for (let index = 0; index < open; index++) {
-        const sentAt = Date.now() - open + index;
-        const content = textContent(`question ${index}`);
-        inbox.accept(`open|${index}`, "prompt", { ...common, sentAt, sourceName: null, content }, sentAt);
-      }
-    },
-    {},
-    async ({ daemon }) => {
-      const { status, health, isReady } = daemon;
-      const app = createApp({ ...playedDaemon(), status, health, isReady });
-      const server = await listen({ host: "127.0.0.1", port: 0 }, app.fetch);
-      const values: number[] = [];
-      for (let request = -20; request < requests; request++) {
-        const from = performance.now();
-        const answer = await fetch(`${server.url}/health`);
-        if (request >= 0 && answer.ok) values.push(performance.now() - from);
-      }
-      const left = daemon.status().inbox.pending;
-      if (left === 0) throw new Error("all was answered before it was measured");
-      await server.stop();
-      const name = `/health with ${open.toLocaleString("en-US")} messages that wait`;
-      const slowest = {
-        group: "health",
-        name: `${name}, the slowest`,
-        unit: "ms",
-        values: [Math.max(...values)],
-      } as const;
-      return [
-        { group: "health", name, unit: "ms", values },
-        { ...slowest, target: 100 },
-      ];
-    },
-  );
 
 /**
  * Outages that last long, on a clock that moves when told; the daemon on this machine is tried once a second. What was written

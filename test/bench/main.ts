@@ -20,6 +20,7 @@ const some = (full: number, quick: number): number => (isQuick ? quick : full);
 await build(hostTarget, join(root, "dist/signalman"));
 // They look for the binary when they are imported.
 const program = await import("./program.ts");
+const health = await import("./health.ts");
 const inside = await import("./inside.ts");
 const native = await import("./native.ts");
 const signalCli = await import("./signal-cli.ts");
@@ -39,7 +40,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => program.recovery(some(4, 1), some(5_000, 100)),
   ...[1, 10].map((minutes) => () => inside.recovery(minutes * 60_000, some(10, 2))),
   ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
-  () => inside.healthUnderLoad(some(10_000, 500), some(1_000, 50)),
+  () => health.healthUnderLoad(some(10_000, 500), some(50, 2), some(1_000, 50)),
   ...[10, 1_000, 10_000]
     .slice(0, some(3, 2))
     .flatMap((cached) => [0, 0.01, 1].map((share) => () => inside.syncCost(cached, share, some(5, 1)))),

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { createHash, generateKeyPairSync, sign, type KeyObject } from "node:crypto";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, watch, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -138,6 +138,21 @@ test("a new binary that floods its output is ended, and the old one stays", asyn
   files = { SHA256SUMS: sumsOf(flood), [name]: flood };
   expect(await failureOf(run())).toMatchObject({ code: "update" });
   isUntouched();
+});
+
+test("a new binary that hangs is ended with what it has started, and the old one stays", async () => {
+  const hang = `#!/bin/sh\nsleep 1000 & echo $! >${home}/pid\n: >${home}/hangs\nwait\n`;
+  files = { SHA256SUMS: sumsOf(hang), [name]: hang };
+  const stop = new AbortController();
+  const watcher = watch(home, (_, entry) => void (entry === "hangs" && stop.abort()));
+  const cli = { ...io({ SIGNALMAN_UPDATE_URL: url }), signal: stop.signal };
+  const work = update(cli, {}, { file, target: "linux-x64", version: "1.2.3" });
+  expect(await failureOf(work)).toMatchObject({ code: "update" });
+  watcher.close();
+  isUntouched();
+  // What has ended may still wait to be looked at by its parent.
+  const { stdout } = spawnSync("ps", ["-o", "stat=", "-p", readFileSync(join(home, "pid"), "utf8").trim()]);
+  expect(stdout.toString()).toMatch(/^(Z.*)?\s*$/u);
 });
 
 test("no step may leave https but on this machine, redirects included", async () => {

@@ -68,6 +68,8 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   session,
   head: prompts.slice(0, 2),
   prompts: () => prompts,
+  waiting: () => ({ count: prompts.length, newest: prompts.at(-1)?.id ?? 0 }),
+  named: (sentAt) => prompts.filter(({ versions }) => versions.includes(sentAt)),
   turn: null,
   asks: [],
   granted: [],

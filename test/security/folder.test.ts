@@ -1,5 +1,6 @@
 /** The folder that the program is started in is a stranger's: what lies there sets nothing, and no child learns a key. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createTranscribe } from "../../src/transcribe.ts";
@@ -66,6 +67,43 @@ test.skipIf(!isBinary)("no bunfig.toml, tsconfig.json, package.json or module of
   await runThere(["config", "show"], { NODE_PATH: join(folder.path, "node_modules") });
   expect(existsSync(mark)).toBe(false);
 });
+
+// The runtime reads them before any code of ours: where they would do harm it says so and ends, and the unit unsets them.
+test.skipIf(!isBinary)("no variable of the runtime makes other code run", async () => {
+  const mark = join(folder.path, "ran");
+  writeFileSync(join(folder.path, "evil.js"), `require("node:fs").writeFileSync(${JSON.stringify(mark)}, "")`);
+  const evil = join(folder.path, "evil.js");
+  const options = ["--preload", "-r", "--import", "--config", "--eval", "--inspect"].map((name) => `${name}=${evil}`);
+  const tried = [
+    ...options.map((BUN_OPTIONS) => ({ BUN_OPTIONS })),
+    { BUN_INSPECT_PRELOAD: evil },
+    { BUN_INSPECT: "ws://127.0.0.1:0/x" },
+    { NODE_OPTIONS: `--require ${evil}` },
+  ];
+  for (const env of tried) await runThere(["version"], env);
+  expect(existsSync(mark)).toBe(false);
+  const unit = readFileSync(new URL("../../packaging/signalman.service", import.meta.url), "utf8");
+  const unset = /^UnsetEnvironment=(.*)$/mu.exec(unit)?.[1]?.split(" ");
+  for (const name of ["BUN_OPTIONS", "BUN_INSPECT", "BUN_INSPECT_PRELOAD", "BUN_BE_BUN", "LD_PRELOAD"])
+    expect(unset).toContain(name);
+});
+
+test.skipIf(!isBinary || Bun.which("openssl") === null)(
+  "no variable makes it take any server for Claude's",
+  async () => {
+    const [key, cert] = ["key.pem", "cert.pem"].map((name) => join(folder.path, name)) as [string, string];
+    const words = `req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout ${key} -out ${cert}`;
+    expect(spawnSync("openssl", words.split(" ")).status).toBe(0);
+    const tls = { key: Bun.file(key), cert: Bun.file(cert) };
+    using server = Bun.serve({ port: 0, hostname: "localhost", tls, fetch: () => new Response("", { status: 404 }) });
+    const env = { SIGNALMAN_UPDATE_URL: `https://localhost:${server.port}`, NODE_TLS_REJECT_UNAUTHORIZED: "0" };
+    const { err } = await runThere(["update", "--check"], env);
+    expect(err).toContain("self signed certificate");
+    expect((await runThere(["update", "--check"], { ...env, NODE_EXTRA_CA_CERTS: cert })).err).toContain(
+      "answered 404",
+    );
+  },
+);
 
 test("a program that we start gets listed variables only, and its path may have spaces", async () => {
   const place = join(folder.path, "a place with spaces");

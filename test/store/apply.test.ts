@@ -135,3 +135,23 @@ test("rule 6: nothing in the database says how long to wait", () => {
   expect(columns.length).toBeGreaterThan(50);
   expect(columns.filter(({ name }) => /before|until|due|retry|next/u.test(name))).toEqual([]);
 });
+
+test("where thousands wait, the line's return and an edit read those alone that they need", async () => {
+  rig.close();
+  // Its checks read all of it, too.
+  rig = await createChatRig({ isChecked: false });
+  for (let index = 1; index <= 20; index++) rig.say(`question ${index}`, index);
+  rig.store.inbox.openPrompts = () => {
+    throw new Error("All that waits was read");
+  };
+  rig.settle({ type: "back" });
+  expect(rig.texts().at(-1)).toMatch(/^20 messages waiting/u);
+  const edit = {
+    ...noteOf("question 7, better", 30),
+    content: { kind: "edit", targetSentAt: 7, body: textContent("question 7, better") },
+  } as const;
+  rig.take(edit);
+  const [named] = rig.view().named(7);
+  expect(named?.versions).toContain(30);
+  expect(rig.view().waiting()).toEqual({ count: 20, newest: 21 });
+});

@@ -45,6 +45,8 @@ const inbox: Calls<Inbox> = {
   get: [1],
   head: ["self"],
   openPrompts: ["self"],
+  waiting: ["self"],
+  named: ["self", 1],
   openChats: [],
   lastEnded: ["self"],
   ended: ["self", 1],

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { toHistory } from "../../src/claude/history.ts";
 import type { Envelope, SessionEvent } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
+import { pruneMax } from "../../src/store/retention.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 
 const dayMs = 86_400_000;
@@ -152,4 +153,23 @@ test("a conversation that was not used for so long is deleted, here and at Claud
   for (const table of ["sessions", "events", "posts"]) expect(count(table)).toBe(0);
   expect(store.settings.idsOf("forget")).toEqual(["remote"]);
   expect(store.settings.get("chosen:self")).toBe('{"model":"claude-test"}');
+});
+
+test("a log of months goes in parts, the oldest first, so that nothing waits long for one", () => {
+  store.sessions.create("s", chat, "messages", {}, {}, 1_000 * dayMs);
+  store.sessions.create("unused", { kind: "group", id: "g" }, "messages", {}, {}, 1);
+  const entry = (seq: number): SessionEvent => ({ id: `e${seq}`, at: seq, type: "reply", text: "x".repeat(2_000) });
+  const entries = Array.from({ length: 3 * pruneMax }, (_, seq) => entry(seq + 1));
+  store.db.transaction(() => apply(entries, 1));
+  const unused = store.sessions.get("unused");
+  if (unused !== null) store.log.apply(unused, entries, 1);
+  const oldest = (): number => store.db.get<{ at: number }>("SELECT min(at) AS at FROM events")?.at ?? 0;
+  for (const left of [5, 4, 3]) {
+    expect(store.prune(999 * dayMs)).toBe(pruneMax);
+    expect(count("events")).toBe(left * pruneMax);
+  }
+  while (store.prune(999 * dayMs) >= pruneMax);
+  // What the budget can use, of the one that is used.
+  expect(count("events")).toBeLessThan(pruneMax);
+  expect([count("sessions"), oldest()]).toEqual([1, 3 * pruneMax - count("events") + 1]);
 });
