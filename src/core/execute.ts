@@ -64,7 +64,7 @@ const handlers: Record<Runnable, Handler> = {
     const lines = [
       view.look.situation(),
       count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`,
-      ...(granted.count === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
+      ...(granted.length === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
       ...(spend === null ? [] : [spendText(spend)]),
     ];
     return tell(lines.join("\n"));
