@@ -262,7 +262,11 @@ describe("when a person answers", () => {
     expect(decided(standings.waiting, received("always"))).toEqual(["grant bash", "say note 9", "yes to a", "go on 1"]);
     const granted = { ...standings.posted, asks: [unsaid], granted: ["bash"] };
     expect(decided(granted, logged(use("a")))).toEqual(["yes to a"]);
-    expect(decided({ ...granted, asks: [] }, received("/ask"))).toEqual(["grant ", "say command 9"]);
+    expect(decided({ ...granted, asks: [] }, received("/ask"))).toEqual([
+      "edits in null are free",
+      "grant ",
+      "say command 9",
+    ]);
   });
   test("Claude hears why it was no", () => {
     expect(changeOf(standings.waiting, received("no"), "answer")?.reason).toBe("The person said no.");
