@@ -12,6 +12,7 @@ import { ownProgram, type Chat, type Millis, type Session } from "../core/model.
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
 import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
+import { searchRule } from "../projects/permission.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -194,7 +195,7 @@ async function ownPlace(system: string, project: Project, home: string): ReturnT
     throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
+  const words = [system, searchRule, await instructionsOf(project, folder.root)].filter((part) => part !== "");
   return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
 }
 

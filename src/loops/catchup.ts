@@ -20,7 +20,7 @@ export type Followed = {
 /** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
 const overlapMs: Millis = 60_000;
 /** How far a prompt may seem older than its sending: the clocks are known to a second, and a wrong guess asks twice. */
-const askedSlackMs: Millis = 60_000;
+export const askedSlackMs: Millis = 60_000;
 
 /** From far enough back to see what is under way again, wherever the cursor has gone since. */
 export function sinceOf({ store }: Bridge, sessionId: string): Millis | null {

@@ -5,7 +5,7 @@
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
-import type { Followed } from "./catchup.ts";
+import { askedSlackMs, type Followed } from "./catchup.ts";
 import { isOver } from "./lifetime.ts";
 import { build, viewOf } from "./post.ts";
 
@@ -89,8 +89,8 @@ async function post(
     for (const row of posts) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return nothing;
-    // In the server's time, as known now: our clock may be set before the post is looked for.
-    const postedAt = clock.now() + remote.skewMs();
+    // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
+    const postedAt = Math.max(clock.now() + remote.skewMs(), (session.cursor ?? 0) + askedSlackMs);
     store.db.transaction(() =>
       posts.forEach(({ id }, index) => {
         const { request, isNew } = built[index] ?? {};
