@@ -12,6 +12,7 @@ import {
   type TextFormatter,
 } from "@logtape/logtape";
 import { JWT_PATTERN } from "@logtape/redaction";
+import type { Address } from "./core/model.ts";
 
 export type LogFields = Readonly<Record<string, unknown>>;
 
@@ -150,4 +151,7 @@ export function redactText(text: string): string {
 }
 
 /** A phone number that only its owner recognises: `+1…42`. */
+/** Without a number the beginning of the account id: only its owner recognises it. */
+export const maskAddress = ({ number, aci }: Address): string =>
+  number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
 export const maskNumber = (number: string): string => `${number.slice(0, 2)}…${number.slice(-2)}`;

@@ -3,15 +3,11 @@ import bash from "../../packaging/signalman.bash" with { type: "text" };
 import fish from "../../packaging/signalman.fish" with { type: "text" };
 import zsh from "../../packaging/signalman.zsh" with { type: "text" };
 import type { Command, Option } from "commander";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { loadConfig } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
 import { fileKey, readAddressee, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { createGuests, wordOf } from "../store/allowed.ts";
-import { openStore } from "../store/store.ts";
 import { version } from "../version.ts";
-import type { Cli, Io } from "./io.ts";
+import { withStore, wrong, type Cli, type Io } from "./io.ts";
 
 /** Each asks the program itself, so that what is completed is what this binary knows. */
 const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
@@ -19,8 +15,7 @@ const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
 /** Prints the script for a shell. */
 export function completions({ out }: Cli, _: unknown, shell = ""): number {
   const script = scripts[shell];
-  if (script === undefined)
-    throw new BridgeError("config", `Cannot complete in ${shell}`, { hint: "It takes bash, zsh or fish." });
+  if (script === undefined) throw wrong(`Cannot complete in ${shell}`, "It takes bash, zsh or fish.");
   out(script);
   return 0;
 }
@@ -68,15 +63,15 @@ export const complete =
 async function valuesOf(cli: Cli, path: string): Promise<readonly string[]> {
   const { config } = loadConfig(cli);
   if (path.endsWith(" completions")) return Object.keys(scripts);
-  if (/^projects (?:remove|explain)$/u.test(path)) return config.projects.map(({ name }) => name);
-  if (!/^sessions (?:show|archive)$| (?:send|disallow)$/u.test(path) || !existsSync(join(config.home, "signalman.db")))
-    return [];
-  using stack = new DisposableStack();
-  const store = stack.adopt(await openStore(config.home, { isExclusive: false }), (opened) => opened.close());
-  if (path.startsWith("sessions")) return store.sessions.list(valuesMax).map(({ id }) => id.slice(0, 8));
-  const isSend = path.endsWith(" send");
-  const guests = createGuests(store.settings, config.allow, readAddressee).list();
-  return guests.filter(({ isAdded }) => isSend || isAdded).map(({ rule }) => wordOf(rule));
+  if (path === "projects remove") return config.projects.map(({ name }) => name);
+  const found = await withStore(config, ({ sessions, settings }) => {
+    if (/^sessions (?:show|archive|forget)$/u.test(path))
+      return sessions.list(valuesMax).map(({ id }) => id.slice(0, 8));
+    if (!/ (?:send|disallow)$/u.test(path)) return [];
+    const guests = createGuests(settings, config.allow, readAddressee).list();
+    return guests.filter(({ isAdded }) => path.endsWith(" send") || isAdded).map(({ rule }) => wordOf(rule));
+  });
+  return found ?? [];
 }
 
 const valuesMax = 50;

@@ -13,13 +13,13 @@ import { isLoopback, loadConfig, type Loaded } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Millis } from "../core/model.ts";
 import { nearestModel } from "../core/nearest.ts";
-import { harmless, maskNumber, redactText } from "../log.ts";
+import { harmless, maskAddress, maskNumber, redactText } from "../log.ts";
 import { listen } from "../status/listen.ts";
 import type { Status } from "../status/status.ts";
 import { findDamage } from "../store/damage.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { buildCodeLine, buildLine, buildTransport, openApi, type Deps } from "./adapters.ts";
-import { depsOf, printJson, type Cli } from "./io.ts";
+import { depsOf, print, wrong, type Cli } from "./io.ts";
 import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
 
@@ -63,20 +63,14 @@ export async function doctor(cli: Cli, options: { readonly json?: true }): Promi
     const advice = hint === "" ? "" : `${" ".repeat(13)}${hint}\n`;
     cli.out(harmless(`${marks[result]} ${check.padEnd(10)} ${message}\n${advice}`));
   }
-  if (options.json) printJson(cli, findings);
+  if (options.json) print(cli, options, findings, () => "");
   return findings.some(({ result }) => result === "failure") ? 1 : 0;
 }
 
 async function* examine(cli: Cli): AsyncIterable<Finding> {
-  const find = (check: string, result: Result, message: string, hint = ""): Finding => ({
-    check,
-    result,
-    message,
-    hint,
-  });
   const fail = (check: string, error: unknown): Finding => {
     const { message, hint } = toFault(error);
-    return find(check, "failure", redactText(message), hint);
+    return { check, result: "failure", message: redactText(message), hint };
   };
   let loaded: Loaded;
   try {
@@ -85,8 +79,10 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
     return yield fail("settings", error);
   }
   const { config, warnings } = loaded;
-  yield find("settings", "ok", `${config.transport} to Signal, ${config.backend} to Claude`);
-  for (const message of warnings) yield find("settings", "warning", message, "Correct or remove it.");
+  const reached = `${config.transport} to Signal, ${config.backend} to Claude`;
+  yield { check: "settings", result: "ok", message: reached, hint: "" };
+  for (const message of warnings)
+    yield { check: "settings", result: "warning", message, hint: "Correct or remove it." };
   await using stack = new AsyncDisposableStack();
   const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
   const status = await fetchStatus(config, cli.signal).catch(() => null);
@@ -95,14 +91,12 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
     try {
       visit.signal = AbortSignal.any([cli.signal, AbortSignal.timeout(patienceMs)]);
       const verdict = await look(visit);
-      if (typeof verdict === "string") yield find(check, "ok", verdict);
-      else if (verdict !== null) yield find(check, "warning", ...verdict);
+      if (typeof verdict === "string") yield { check, result: "ok", message: verdict, hint: "" };
+      else if (verdict !== null) yield { check, result: "warning", message: verdict[0], hint: verdict[1] };
     } catch (error) {
       yield fail(check, error);
     }
 }
-
-const wrong = (message: string, hint: string): BridgeError => new BridgeError("config", message, { hint });
 
 /** Whether others may enter: then nothing in it is touched. */
 const isOpen = (home: string): boolean =>
@@ -119,9 +113,8 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
       writeFileSync(probe, "", { flag: "wx" });
       rmSync(probe);
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
       throw wrong(
-        `Nothing can be written to ${home}: ${why}`,
+        `Nothing can be written to ${home}: ${toFault(cause).message}`,
         "Give it to the user that runs signalman and make space on its disk, or set SIGNALMAN_HOME to another folder.",
       );
     }
@@ -179,9 +172,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     if (store === null) return null;
     const transport = await buildTransport(visit, store);
     try {
-      const { number, aci } = await transport.connect(visit.signal);
-      const who = number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
-      return `${transport.name} reaches Signal as ${who}`;
+      return `${transport.name} reaches Signal as ${maskAddress(await transport.connect(visit.signal))}`;
     } finally {
       await transport.disconnect();
     }

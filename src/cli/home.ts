@@ -14,7 +14,7 @@ import { dirname, join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
 import { nameOf } from "../core/conversation.ts";
-import { BridgeError } from "../core/errors.ts";
+import { toFault } from "../core/errors.ts";
 import type { Session, SessionEvent } from "../core/model.ts";
 import { withoutTimeLine } from "../core/when.ts";
 import { harmless, localTime, redactText } from "../log.ts";
@@ -22,16 +22,16 @@ import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
 import { groupNameIn, namesIn } from "../store/names.ts";
-import { openStore, takeLock, type Store } from "../store/store.ts";
-import { configOf, load, printJson, runAttached, toTable, type Cli } from "./io.ts";
-import { command } from "./remote.ts";
+import { takeLock, type Store } from "../store/store.ts";
+import { configOf, load, print, runAttached, toTable, withStore, wrong, type Cli } from "./io.ts";
+import { have } from "./remote.ts";
 
 type Options = { readonly json?: true; readonly force?: true };
 
 const cellLengthMax = 72;
 
 /** The owner's own numbers are shown whole: it is their terminal, and what they need to check. */
-export function showConfig(cli: Cli, { json }: Options): number {
+export function showConfig(cli: Cli, options: Options): number {
   const { given, origins } = load(cli);
   const rows = settingKeys.map((key) => ({
     key: fileKey(key),
@@ -39,9 +39,7 @@ export function showConfig(cli: Cli, { json }: Options): number {
     value: masked(given[key], settingRow(key).isSecret === true),
     origin: origins[key],
   }));
-  if (json) printJson(cli, rows);
-  else cli.out(toTable(rows.map(({ key, value, origin }) => [key, origin, toCell(value)])));
-  return 0;
+  return print(cli, options, rows, () => toTable(rows.map(({ key, value, origin }) => [key, origin, toCell(value)])));
 }
 
 /** A key, and the user and password that a URL may carry. */
@@ -70,10 +68,8 @@ export async function editConfig(cli: Cli): Promise<number> {
     writeFileSync(path, "# What may stand here: signalman config show\n", { mode: 0o600, flag: "wx" });
   const [program = "", ...words] = parseWords(cli.env["VISUAL"] || cli.env["EDITOR"] || "vi");
   const code = await runAttached(program, [...words, path]);
-  if (code !== 0)
-    throw new BridgeError("config", `Cannot edit ${path} as ${program} ended with ${code}`, {
-      hint: "Set EDITOR to an editor of yours, or edit the file by other means.",
-    });
+  const hint = "Set EDITOR to an editor of yours, or edit the file by other means.";
+  if (code !== 0) throw wrong(`Cannot edit ${path} as ${program} ended with ${code}`, hint);
   load(cli);
   cli.out(`${path} is in order. Restart the daemon to use it.\n`);
   return 0;
@@ -81,8 +77,8 @@ export async function editConfig(cli: Cli): Promise<number> {
 
 const sessionsMax = 1_000;
 
-export async function listSessions(cli: Cli, { json }: Options): Promise<number> {
-  const views = await withStore(cli, (store) =>
+export async function listSessions(cli: Cli, options: Options): Promise<number> {
+  const views = await withStore(configOf(cli), (store) =>
     store.sessions.list(sessionsMax).map((session) => ({
       ...toView(session),
       who: whoOf(store, session),
@@ -93,10 +89,8 @@ export async function listSessions(cli: Cli, { json }: Options): Promise<number>
   const rows = sessions.map(({ id, who, title, state, usedAt }, index) => {
     return [String(index + 1), id.slice(0, 8), who, state, localTime(Date.parse(usedAt)).slice(0, 16), toCell(title)];
   });
-  if (json) printJson(cli, sessions);
-  else if (rows.length === 0) cli.out("No sessions yet.\n");
-  else cli.out(toTable([["#", "ID", "CHAT", "STATE", "LAST USED", "ABOUT"], ...rows]));
-  return 0;
+  const head = ["#", "ID", "CHAT", "STATE", "LAST USED", "ABOUT"];
+  return print(cli, options, sessions, () => (rows.length === 0 ? "No sessions yet.\n" : toTable([head, ...rows])));
 }
 
 /** The chat by its name, where one is known. */
@@ -114,47 +108,33 @@ function findSession({ sessions }: Store, name: string): Session {
   if (exact) return exact;
   const near = all.filter(({ id, remoteId }) => name !== "" && (id.startsWith(name) || remoteId?.startsWith(name)));
   if (near[0] && near.length === 1) return near[0];
-  throw new BridgeError(
-    "config",
-    `Cannot find ${name}: ${near.length === 0 ? "no session" : "more than one"} is called so`,
-    {
-      hint: "`signalman sessions` lists them, with numbers.",
-    },
-  );
+  const found = near.length === 0 ? "no session" : "more than one";
+  throw wrong(`Cannot find ${name}: ${found} is called so`, "`signalman sessions` lists them, with numbers.");
 }
 
-export async function showSession(cli: Cli, { json }: Options, name = ""): Promise<number> {
-  const found = await withStore(cli, (store) => {
+export async function showSession(cli: Cli, options: Options, name = ""): Promise<number> {
+  const found = await withStore(configOf(cli), (store) => {
     const session = findSession(store, name);
     return { session: toView(session), events: store.log.events(session.id) };
   });
-  if (!found) throw new BridgeError("config", `Cannot show ${name} as there are no sessions yet`);
+  if (!found) throw wrong(`Cannot show ${name} as there are no sessions yet`);
   const { session, events } = found;
   const rows = Object.entries(session).map(([name, value]) => [name, String(value ?? "-")]);
-  if (json) printJson(cli, { ...session, events });
-  else cli.out(toTable(rows) + harmless(events.map(toLines).join("")));
-  return 0;
+  const text = () => toTable(rows) + harmless(events.map(toLines).join(""));
+  return print(cli, options, { ...session, events }, text);
 }
 
-/** Ends one, here and at Claude, through the running daemon. */
-export async function archiveSession(cli: Cli, _: unknown, name = ""): Promise<number> {
-  const config = configOf(cli);
-  // Without a database there is no daemon either: it says so.
-  const id = (await withStore(cli, (store) => findSession(store, name).id)) ?? name;
-  await command(config, "archive", { id }, cli.signal);
-  cli.out("Archived.\n");
-  return 0;
-}
-
-/** Null where there is no database yet: looking must not make one. */
-async function withStore<T>(cli: Cli, read: (store: Store) => T): Promise<T | null> {
-  const { home } = configOf(cli);
-  if (!existsSync(join(home, "signalman.db"))) return null;
-  using stack = new DisposableStack();
-  const store = await openStore(home, { isExclusive: false });
-  stack.defer(() => store.close());
-  return read(store);
-}
+/** Here and at Claude, through the running daemon. */
+const endBy =
+  (what: "archive" | "forget", done: string) =>
+  async (cli: Cli, _: unknown, name = ""): Promise<number> => {
+    const config = configOf(cli);
+    // Without a database there is no daemon either: it says so.
+    const id = (await withStore(config, (store) => findSession(store, name).id)) ?? name;
+    return have(cli, what, { id }, done);
+  };
+export const archiveSession = endBy("archive", "Archived.");
+export const forgetSession = endBy("forget", "Forgotten here, and at Claude as soon as it can be reached.");
 
 const toView = (session: Session) => ({
   id: session.id,
@@ -190,16 +170,15 @@ function toLines(event: SessionEvent): string {
  */
 export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   const source = join(configOf(cli).home, "signalman.db");
-  if (!existsSync(source)) throw new BridgeError("config", `Cannot back up ${source} as there is no such file`);
+  if (!existsSync(source)) throw wrong(`Cannot back up ${source} as there is no such file`);
   const target = resolve(file);
   try {
     // SQLite fills an empty file as gladly as none.
     closeSync(openSync(target, "wx", 0o600));
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : "it cannot be made";
     const isThere = existsSync(target);
     const hint = `Name another file${isThere ? ": a backup overwrites nothing" : ", in a folder that you may write to"}.`;
-    throw new BridgeError("config", `Cannot write a backup as the system says: ${why}`, { hint, cause });
+    throw wrong(`Cannot write a backup as the system says: ${toFault(cause).message}`, hint, cause);
   }
   try {
     using stack = new DisposableStack();
@@ -224,7 +203,7 @@ const settingsOf = (copy: string): string => `${copy}.config.toml`;
 export async function restore(cli: Cli, { force }: Options, file = ""): Promise<number> {
   const { home } = configOf(cli);
   const [copy, target] = [resolve(file), join(home, "signalman.db")];
-  const refuse = (why: string, hint: string) => new BridgeError("config", `Cannot restore ${copy} as ${why}`, { hint });
+  const refuse = (why: string, hint: string) => wrong(`Cannot restore ${copy} as ${why}`, hint);
   if (!existsSync(copy)) throw refuse("there is no such file", "Name a file that `signalman backup` has written.");
   if (existsSync(target) && !force)
     throw refuse(

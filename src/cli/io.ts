@@ -1,11 +1,14 @@
 /** The world as a command sees it, so that a test can hand in its own. stdout is the answer, stderr everything else. */
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import stringWidth from "string-width";
 import type { Clock, Random } from "../clock.ts";
 import { loadConfig, type Config, type Loaded } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { escapeControls, harmless, redactText, startLog } from "../log.ts";
+import type { Store } from "../store/store.ts";
 import { commit } from "../version.ts";
 import type { Deps } from "./adapters.ts";
 
@@ -24,6 +27,10 @@ export type Io = {
 /** The flags of settings as commander has them, by setting key. */
 export type Flags = Readonly<Partial<Record<string, string>>>;
 
+/** What cannot be done as it was asked for, and what can. */
+export const wrong = (message: string, hint = "", cause?: unknown): BridgeError =>
+  new BridgeError("config", message, { hint, cause });
+
 /** What every command gets. */
 export type Cli = Io & { readonly flags: Flags };
 
@@ -35,6 +42,20 @@ export function load(cli: Cli): Loaded {
 }
 
 export const configOf = (cli: Cli): Config => load(cli).config;
+
+/** Of a home without a database it is null: looking must not make one. */
+export async function withStore<T>({ home }: Config, read: (store: Store) => T | Promise<T>): Promise<T | null> {
+  if (!existsSync(join(home, "signalman.db"))) return null;
+  const { openStore } = await import("../store/store.ts");
+  using stack = new DisposableStack();
+  return await read(stack.adopt(await openStore(home, { isExclusive: false }), (store) => store.close()));
+}
+
+/** Prints for a program, or for a person. */
+export function print(cli: Io, { json }: { readonly json?: true }, value: unknown, text: () => string): number {
+  cli.out(json ? `${escapeControls(JSON.stringify(value, null, 2))}\n` : text());
+  return 0;
+}
 
 /** What the adapters take from a command; its log goes to stderr. */
 export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, level = config.log): Deps {
@@ -56,9 +77,6 @@ export const ownCommand: readonly string[] = [
     ? ["Deno" in globalThis ? ["run", "-A"] : ["--no-env-file"], process.argv[1] ?? ""].flat()
     : []),
 ];
-
-export const printJson = ({ out }: Io, value: unknown): void =>
-  out(`${escapeControls(JSON.stringify(value, null, 2))}\n`);
 
 /** Whether a person can be asked. */
 export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrTty && process.stdin.isTTY;

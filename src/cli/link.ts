@@ -5,10 +5,10 @@
 import { renderUnicodeCompact } from "uqr";
 import { BridgeError } from "../core/errors.ts";
 import { isSameAddress, type Address } from "../core/model.ts";
-import { maskNumber } from "../log.ts";
+import { maskAddress } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
-import { configOf, depsOf, hasColour, type Cli } from "./io.ts";
+import { configOf, depsOf, hasColour, wrong, type Cli } from "./io.ts";
 import { confirm } from "./onboard.ts";
 import { pidOf } from "./remote.ts";
 import { serviceOf } from "./service.ts";
@@ -34,7 +34,9 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
     if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
     const service = serviceOf(cli);
     const state = await service.state().catch(() => "none");
-    if (state !== "up") throw new BridgeError(error.code, error.message, { hint: howToStop(config.home) });
+    const pid = pidOf(config.home);
+    const hint = `End it where it runs (Ctrl-C${pid === null ? "" : `, or: kill ${pid}`}), and run this again. \`signalman status\` tells whether a new link is needed at all.`;
+    if (state !== "up") throw new BridgeError(error.code, error.message, { hint });
     cli.err("The service stops while you link, and is started again afterwards.\n");
     stack.defer(await service.pause());
     return opening();
@@ -56,30 +58,19 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
   throw new BridgeError("not_linked", "Cannot link as the code was not scanned");
 }
 
-function howToStop(home: string): string {
-  const pid = pidOf(home);
-  const how = pid === null ? "End it where it runs (Ctrl-C)" : `End it where it runs (Ctrl-C, or: kill ${pid})`;
-  return `${how}, and run this again. \`signalman status\` tells whether a new link is needed at all.`;
-}
-
 /** The keys of the account that is linked now are wiped: only a person may say so. */
-async function confirmReplace(cli: Cli, { number, aci }: Address): Promise<void> {
-  const who = number === null ? String(aci).slice(0, 8) : maskNumber(number);
+async function confirmReplace(cli: Cli, present: Address): Promise<void> {
+  const who = maskAddress(present);
   if (await confirm(cli, `This home is linked to ${who}. Replace it?`)) return;
-  throw new BridgeError("config", `Cannot link as this home is linked to ${who} already`, {
-    hint: "Add --force to replace it, or set SIGNALMAN_HOME to another folder.",
-  });
+  const hint = "Add --force to replace it, or set SIGNALMAN_HOME to another folder.";
+  throw wrong(`Cannot link as this home is linked to ${who} already`, hint);
 }
 
 const howTo = "Scan it with the phone: Signal > Settings > Linked devices > Link a new device";
 
 function show(cli: Cli, progress: LinkProgress, { isOptional }: Options): void {
-  if (progress.event === "linked") {
-    const { number } = progress.account;
-    return cli.err(
-      `Linked${number === null ? "" : ` to ${maskNumber(number)}`}.${isOptional ? "" : " Start with: signalman run"}\n`,
-    );
-  }
+  if (progress.event === "linked")
+    return cli.err(`Linked to ${maskAddress(progress.account)}.${isOptional ? "" : " Start with: signalman run"}\n`);
   const code = renderUnicodeCompact(progress.url, { border: 2, ecc: "L" });
   const width = code.indexOf("\n");
   const columns = cli.isErrTty ? process.stderr.columns : width;

@@ -4,16 +4,16 @@
  *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key, checked ─▶ config.toml (0600)
  */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { loadConfig, type Config } from "../config.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { toFault, type Fault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { harmless, redactText } from "../log.ts";
 import { fileKey, settingRow, toNumber, variableOf, type SettingKey } from "../settings.ts";
 import { buildLine } from "./adapters.ts";
-import { configOf, depsOf, hasPerson, type Cli } from "./io.ts";
+import { configOf, depsOf, hasPerson, wrong, type Cli } from "./io.ts";
 
 export type Question = {
   readonly message: string;
@@ -28,7 +28,7 @@ export type Question = {
 /** Puts a question to the person; resolves to an answer that can be. */
 export type Ask = (question: Question) => Promise<string>;
 /** What is wrong with a key for a backend; null where it may be used. */
-export type CheckKey = (backend: Config["backend"], key: string) => Promise<BridgeError | null>;
+export type CheckKey = (backend: Config["backend"], key: string) => Promise<Fault | null>;
 
 /** What makes up the answers to the questions: who has set one of them needs none. */
 const asked = ["transport", "account", "allow"] as const satisfies readonly SettingKey[];
@@ -41,44 +41,43 @@ const fileOf = (cli: Cli): string => join(loadConfig(cli).config.home, "config.t
 export const isFirstStart = (cli: Cli, isPerson = hasPerson(cli)): boolean =>
   isPerson && !asked.some((key) => cli.env[variableOf(key)] || cli.flags[key]) && !existsSync(fileOf(cli));
 
+/** What a question is put by, and where its answer goes. */
+type Form = { readonly cli: Cli; readonly ask: Ask; readonly answers: Record<string, string> };
+
+/** Asks for a setting. */
+async function put({ ask, answers }: Form, key: SettingKey, message: string, options?: Question["options"]) {
+  const { schema, accepts, fallback, isSecret = false } = settingRow(key);
+  const validate = (answer = ""): string | undefined =>
+    answer === "" || v.is(schema, answer.trim()) ? undefined : `It takes ${accepts}.`;
+  const question = { message, fallback: fallback ?? "", isSecret, validate, ...(options && { options }) };
+  const answer = (await ask(question)).trim() || question.fallback;
+  if (answer !== "") answers[fileKey(key)] = answer;
+  return answer;
+}
+
 /** Asks and writes the file; nothing is written before the last answer. @throws BridgeError `config` when the person leaves */
 export async function onboard(cli: Cli, ask: Ask = askOn(cli), checkKey: CheckKey = checkOn(cli)): Promise<void> {
   const path = fileOf(cli);
-  const answers: Record<string, string> = {};
-  const put = async (key: SettingKey, message: string, options?: Question["options"]): Promise<string> => {
-    const { schema, accepts, fallback, isSecret = false } = settingRow(key);
-    const validate = (answer = ""): string | undefined =>
-      answer === "" || v.is(schema, answer.trim()) ? undefined : `It takes ${accepts}.`;
-    const question = { message, fallback: fallback ?? "", isSecret, validate, ...(options && { options }) };
-    const answer = (await ask(question)).trim() || question.fallback;
-    if (answer !== "") answers[fileKey(key)] = answer;
-    return answer;
-  };
+  const form: Form = { cli, ask, answers: {} };
   cli.err("Welcome to signalman. Three questions, then you can write to Claude on Signal.\n\n");
-  const transport = await put("transport", "How to reach Signal?", [
+  const transport = await put(form, "transport", "How to reach Signal?", [
     { value: "native", label: "link", hint: "this program becomes a linked device of your account" },
     { value: "signal-cli", label: "signal-cli", hint: "a signal-cli daemon that runs already" },
     { value: "rest", label: "rest", hint: "a signal-cli-rest-api that runs already" },
   ]);
   if (transport !== "native") {
-    await put("signalUrl", "Its URL?");
-    await put("account", "The number of its account, such as +1 555 010 0001? Empty: the only one it has");
+    await put(form, "signalUrl", "Its URL?");
+    await put(form, "account", "The number of its account, such as +1 555 010 0001? Empty: the only one it has");
   }
-  await askWho(cli, ask, answers, put);
-  await askKey(cli, checkKey, answers, () =>
-    put("anthropicApiKey", "Your key for the Claude API (platform.claude.com, Settings, API keys)? Empty: later"),
-  );
-  mkdirSync(join(path, ".."), { recursive: true, mode: 0o700 });
-  writeFileSync(path, stringify(answers), { mode: 0o600, flag: "wx" });
+  await askWho(form);
+  await askKey(form, checkKey);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  writeFileSync(path, stringify(form.answers), { mode: 0o600, flag: "wx" });
   cli.err(`\nWritten to ${path}; change it there, or with \`signalman config edit\`.\n\n`);
 }
 
-type Put = (key: SettingKey, message: string) => Promise<string>;
-
-const amongYours =
-  "Claude's messages stand among your own there: each begins with 🤖 (the setting `mark`), and Signal rings for none.\n";
-
-async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: Put): Promise<void> {
+async function askWho(form: Form): Promise<void> {
+  const { cli, ask, answers } = form;
   const who = await ask({
     message: "Who may write to Claude?",
     options: [
@@ -89,10 +88,11 @@ async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: 
     isSecret: false,
     validate: (answer = "") => (/^(self|others)?$/u.test(answer) ? undefined : "It takes self or others."),
   });
-  answers["allow"] = "self";
-  answers["mark"] = "🤖";
-  if (who !== "others") return cli.err(amongYours);
-  const given = await put("allow", "Their numbers with the country code, with commas between, such as +1 555 010 0002");
+  Object.assign(answers, { allow: "self", mark: "🤖" });
+  if (who !== "others")
+    return cli.err("Claude's messages stand among your own there: each begins with 🤖, and Signal rings for none.\n");
+  const numbers = "Their numbers with the country code, with commas between, such as +1 555 010 0002";
+  const given = await put(form, "allow", numbers);
   const own = toNumber(answers["account"] ?? "");
   const others = given.split(",").filter((word) => word.trim() !== "self" && (own === null || toNumber(word) !== own));
   answers["allow"] = ["self", ...others.map((word) => toNumber(word) ?? word.trim())].join(",");
@@ -101,15 +101,12 @@ async function askWho(cli: Cli, ask: Ask, answers: Record<string, string>, put: 
 }
 
 /** A key is looked at before it is written down. Where only Managed Agents are refused, this machine keeps the conversation. */
-async function askKey(
-  cli: Cli,
-  check: CheckKey,
-  answers: Record<string, string>,
-  put: () => Promise<string>,
-): Promise<void> {
+async function askKey(form: Form, check: CheckKey): Promise<void> {
+  const { cli, answers } = form;
+  const message = "Your key for the Claude API (platform.claude.com, Settings, API keys)? Empty: later";
   const known = cli.env[variableOf("anthropicApiKey")];
   for (let tries = 0; tries < keyTriesMax; tries++) {
-    const key = known || (await put());
+    const key = known || (await put(form, "anthropicApiKey", message));
     if (key === "") return cli.err("Without a key your messages wait. `signalman config edit` is the place for it.\n");
     const fault = await check("sessions", key);
     if (fault === null) return cli.err("The key is good.\n");
@@ -133,14 +130,8 @@ const checkOn =
     const config = { ...configOf(cli), backend, anthropicApiKey };
     const deps = depsOf({ ...cli, err: () => undefined }, config, stack, "error");
     const claude = await buildLine(deps, { get: () => null, set: () => undefined });
-    return claude.check(AbortSignal.any([cli.signal, AbortSignal.timeout(keyMs)])).then(
-      () => null,
-      (error: unknown) => {
-        if (error instanceof BridgeError) return error;
-        const { code, message } = toFault(error);
-        return new BridgeError(code, message);
-      },
-    );
+    const patience = AbortSignal.any([cli.signal, AbortSignal.timeout(keyMs)]);
+    return claude.check(patience).then(() => null, toFault);
   };
 
 function askOn({ signal }: Cli): Ask {
@@ -164,5 +155,5 @@ export async function confirm(cli: Cli, message: string): Promise<boolean> {
 function answerOf<T>(answer: T | symbol): Exclude<T, symbol> {
   if (typeof answer !== "symbol") return answer as Exclude<T, symbol>;
   process.emit("SIGINT");
-  throw new BridgeError("config", "Cannot go on without an answer", { hint: "" });
+  throw wrong("Cannot go on without an answer");
 }

@@ -96,6 +96,7 @@ const commands: Readonly<Record<string, Row>> = {
   "sessions show": ["one conversation", async () => (await home()).showSession, { ...oneSession, ...json }],
   "sessions sync": ["compare with Claude now", async () => (await remote()).syncSessions],
   "sessions archive": ["end one, here and at Claude", async () => (await home()).archiveSession, oneSession],
+  "sessions forget": ["delete one, here and at Claude", async () => (await home()).forgetSession, oneSession],
   "projects list": ["all, with what Claude may do there", async () => (await projects()).listProjects, json],
   "projects add": [
     "let Claude work on a folder",
@@ -110,15 +111,6 @@ const commands: Readonly<Record<string, Row>> = {
     "take a folder away from Claude; nothing in it changes",
     async () => (await projects()).removeProject,
     { "<name>": "of the list" },
-  ],
-  "projects explain": [
-    "what would become of something that Claude asks for; nothing is done",
-    async () => (await projects()).explainCall,
-    {
-      "<name>": "of the list",
-      "<tool>": "read, write, edit, glob, grep or run",
-      "<what>": "a path, a pattern or a command",
-    },
   ],
   "projects search": ["", async () => (await projects()).searchHere, { "<what>": "" }],
   "config show": ["what is in force, and where it was set", async () => (await home()).showConfig, json],

@@ -1,14 +1,13 @@
-/** The projects of the settings: shown, added to config.toml and taken out of it, and what Claude could do in one. */
+/** The projects of the settings: shown, added to config.toml and taken out of it. */
 import { constants, existsSync, readFileSync } from "node:fs";
 import { access, mkdir, rename, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { parse as parseToml } from "smol-toml";
 import type { Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { openFolder, readProjects, type Folder, type Project } from "../projects/folders.ts";
-import { load, ownCommand, printJson, toTable, type Cli } from "./io.ts";
+import { load, print, toTable, wrong, type Cli } from "./io.ts";
 import { command } from "./remote.ts";
 
 /** What `list` and `doctor` say of a project: why it cannot be used, or what Claude may do there. */
@@ -26,16 +25,14 @@ export async function stateOf(project: Project, home: string): Promise<Folder & 
   return { ...folder, words: [asking, running, ...writing, git].join(", ") };
 }
 
-export async function listProjects(cli: Cli, { json }: { readonly json?: true }): Promise<number> {
+export async function listProjects(cli: Cli, options: { readonly json?: true }): Promise<number> {
   const { projects, home } = load(cli).config;
   const rows = await Promise.all(projects.map(async (project) => ({ ...project, ...(await stateOf(project, home)) })));
   const table = [["NAME", "FOLDER", "CLAUDE"], ...rows.map(({ name, folder, words }) => [name, folder, words])];
-  if (json) printJson(cli, rows);
-  else cli.out(rows.length > 0 ? toTable(table) : "No projects yet. `signalman projects add NAME FOLDER` makes one.\n");
-  return 0;
+  const none = "No projects yet. `signalman projects add NAME FOLDER` makes one.\n";
+  return print(cli, options, rows, () => (rows.length > 0 ? toTable(table) : none));
 }
 
-const fail = (message: string, hint = ""): BridgeError => new BridgeError("config", message, { hint });
 /** A daemon that can be asked takes it up at once. */
 async function tellDaemon({ err, signal }: Cli, config: Config): Promise<void> {
   await command(config, "projects", {}, signal).catch(() =>
@@ -49,7 +46,7 @@ type Tables = { readonly projects?: Readonly<Record<string, unknown>> };
 function fileOf(cli: Cli) {
   const { config, origins } = load(cli);
   if (origins.projects === "environment")
-    throw fail("Cannot change the projects as SIGNALMAN_PROJECTS names them", "Change the variable.");
+    throw wrong("Cannot change the projects as SIGNALMAN_PROJECTS names them", "Change the variable.");
   const path = join(config.home, "config.toml");
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
   return { config, path, text, tables: parseToml(text) as Tables };
@@ -60,7 +57,7 @@ async function write(path: string, text: string, wanted: Tables): Promise<void> 
   const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
   const isSo = await Promise.try(() => isDeepStrictEqual(plain(parseToml(text)), plain(wanted))).catch(() => false);
   const hint = "Change it with an editor: docs/projects.md shows the form.";
-  if (!isSo) throw fail(`Cannot change ${path} as its [projects] are written in an unusual way`, hint);
+  if (!isSo) throw wrong(`Cannot change ${path} as its [projects] are written in an unusual way`, hint);
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   const mode = existsSync(path) ? (await stat(path)).mode & 0o777 : 0o600;
   await writeFile(`${path}.new`, text, { mode });
@@ -75,10 +72,10 @@ export async function addProject(cli: Cli, { run }: { readonly run?: true }, nam
   const read = tables.projects?.[name]
     ? `Cannot add ${name}: there is one of that name`
     : readProjects(wanted.projects);
-  if (typeof read === "string") throw fail(read, "`signalman projects` lists those that there are.");
+  if (typeof read === "string") throw wrong(read, "`signalman projects` lists those that there are.");
   const opened = await openFolder(folder, config.home);
   if ("refusal" in opened)
-    throw fail(`Cannot add ${name} as ${opened.refusal}`, "Name a folder that holds one project.");
+    throw wrong(`Cannot add ${name} as ${opened.refusal}`, "Name a folder that holds one project.");
   const key = /^[\w-]+$/u.test(name) ? name : JSON.stringify(name);
   const lines = Object.entries(table).map(([field, value]) => `${field} = ${JSON.stringify(value)}\n`);
   const before = text.trim() === "" ? "" : `${text.trimEnd()}\n\n`;
@@ -119,30 +116,10 @@ function find(projects: readonly Project[], name: string): Project {
     name,
     projects.map((other) => other.name),
   );
-  throw fail(
+  throw wrong(
     `There is no project ${name}`,
     near === null ? "`signalman projects` lists them." : `Did you mean ${near}?`,
   );
-}
-
-const verdicts = { free: "done without a question", asks: "asks you first", never: "never done" };
-
-/** What would become of a call; nothing is done. */
-export async function explainCall(cli: Cli, _: unknown, name = "", tool = "", what = ""): Promise<number> {
-  const { home, projects } = load(cli).config;
-  const project = find(projects, name);
-  const { folders } = await import("../projects/executor.ts");
-  const { findSandbox } = await import("../projects/runner.ts");
-  const { env, clock } = cli;
-  const sandbox = await findSandbox(clock, env["PATH"] ?? "");
-  const undo = { isLeft: () => false, keep: () => Promise.reject(new Error("nothing is done")) };
-  const input = { file_path: what, content: "…\n", pattern: what, command: what };
-  // An edit asks as a write does, whatever it would replace.
-  const call = { sessionId: "", turn: "", tool: `local_${tool === "edit" ? "write" : tool}`, input };
-  const deps = { home, env, clock, sandbox, undo, self: ownCommand, isGranted: () => false };
-  const plan = await folders.look(project, call, deps);
-  cli.out(`${plan.verdict === "never" ? "" : `${plan.title}\n`}${verdicts[plan.verdict]}: ${plan.reason}\n`);
-  return 0;
 }
 
 /** A search in this process: the daemon starts one for each. */

@@ -15,7 +15,7 @@ import { harmless, localTime } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
 import { judge } from "../status/verdict.ts";
-import { configOf, printJson, toTable, type Cli } from "./io.ts";
+import { configOf, print, toTable, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
 type Place = v.InferOutput<typeof place>;
@@ -121,7 +121,7 @@ const refusal = v.object({
 });
 
 /** Has the daemon do it, and says so. */
-async function have(cli: Cli, what: string, body: unknown, done: string): Promise<number> {
+export async function have(cli: Cli, what: string, body: unknown, done: string): Promise<number> {
   await command(configOf(cli), what, body, cli.signal);
   cli.out(`${done}\n`);
   return 0;
@@ -143,9 +143,7 @@ export async function health(cli: Cli): Promise<number> {
 
 export async function status(cli: Cli, options: { readonly json?: true }): Promise<number> {
   const status = await fetchStatus(configOf(cli), cli.signal);
-  if (options.json) printJson(cli, status);
-  else cli.out(describe(status, cli.clock.now()));
-  return 0;
+  return print(cli, options, status, () => describe(status, cli.clock.now()));
 }
 
 function describe(status: Status, now: Millis): string {

@@ -3,18 +3,19 @@ import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { localZone } from "../clock.ts";
-import { ownProgram, type Millis } from "../core/model.ts";
+import { ownProgram, type Millis, type Session } from "../core/model.ts";
 import { plainText, renderReply } from "../core/reply.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { withMark } from "../mark.ts";
 import { withNotify } from "../notify.ts";
+import { forgetSession } from "../store/forgetting.ts";
 import { createApp } from "../status/app.ts";
 import type { Project } from "../projects/folders.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
-import { depsOf, load, ownCommand, type Cli } from "./io.ts";
+import { depsOf, load, ownCommand, wrong, type Cli } from "./io.ts";
 import { newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send.ts";
 import { keepWatch } from "./service.ts";
@@ -114,6 +115,11 @@ export async function serve(deps: Deps, daemon: Daemon, takeProjects = (): void 
 
 function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Control, "takeProjects"> {
   const { store, line, transport, wake, reconnect } = daemon;
+  const find = (id: string): Session => {
+    const session = store.sessions.find(id);
+    if (session === null) throw wrong(`Cannot end ${id} as there is no such session here`);
+    return session;
+  };
   return {
     async sync() {
       await daemon.sync();
@@ -148,9 +154,19 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
       const fault = state === "failed" ? store.outbox.faultOf("send", id) : null;
       return { state: state === "sent" || state === "failed" ? state : "waiting", fault };
     },
+    async forget(id) {
+      const session = find(id);
+      if (store.posts.open(session.id).length > 0)
+        throw wrong(
+          `Cannot forget ${id} as Claude is at work on it`,
+          "Write /stop in its chat, or wait for the answer.",
+        );
+      store.db.transaction(() => forgetSession(store.db, session.id));
+      // Where Claude cannot be reached, a later sync deletes it there.
+      await daemon.sync().catch(() => undefined);
+    },
     async archive(id) {
-      const session = store.sessions.find(id);
-      if (session === null) throw new BridgeError("config", `Cannot archive ${id} as there is no such session here`);
+      const session = find(id);
       if (line.remote && session.remoteId !== null) await line.remote.archive(session.remoteId, signal);
       store.sessions.end(session.id);
     },

@@ -3,20 +3,19 @@
  * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
  */
 import { randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import * as v from "valibot";
 import type { Config } from "../config.ts";
-import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
+import { BridgeError, errorTable, toFault, type ErrorCode } from "../core/errors.ts";
 import type { Millis, OutboundFile } from "../core/model.ts";
 import { redactText } from "../log.ts";
 import { nearest } from "../core/nearest.ts";
 import { addressee, readAddressee } from "../settings.ts";
 import type { SendState, StagedFile } from "../status/control.ts";
 import { createGuests, wordOf } from "../store/allowed.ts";
-import { openStore } from "../store/store.ts";
-import { configOf, until, type Cli } from "./io.ts";
+import { configOf, until, withStore, wrong, type Cli } from "./io.ts";
 import { command, newToken } from "./remote.ts";
 
 type Options = { readonly file?: readonly string[]; readonly wait?: true };
@@ -24,9 +23,6 @@ type Options = { readonly file?: readonly string[]; readonly wait?: true };
 const fileBytesMax = 10_000_000;
 /** With --wait: longer than any line is usually down. */
 const waitMs: Millis = 24 * 3_600_000;
-
-const wrong = (message: string, hint: string, cause?: unknown): BridgeError =>
-  new BridgeError("config", message, { hint, cause });
 
 /** Resolves to 0 when it is in the outbox; with --wait to 0 when it was sent and to 1 when it was given up. */
 export async function send(cli: Cli, { file = [], wait }: Options, given = "", ...words: string[]): Promise<number> {
@@ -54,19 +50,16 @@ export async function send(cli: Cli, { file = [], wait }: Options, given = "", .
 }
 
 /** A person or group by a name that is known here. @throws BridgeError `config` */
-async function findByName({ home, allow }: Config, name: string): Promise<string> {
-  const names = ["self"];
-  if (existsSync(join(home, "signalman.db"))) {
-    using stack = new DisposableStack();
-    const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
-    const guests = createGuests(store.settings, allow, readAddressee);
-    const found = name === "" ? null : guests.find(name);
-    if (found !== null) return wordOf(found);
-    names.push(...guests.list().flatMap((guest) => guest.name ?? []));
-  }
-  const near = nearest(name, names);
+async function findByName(config: Config, name: string): Promise<string> {
+  const known = await withStore(config, ({ settings }) => {
+    const guests = createGuests(settings, config.allow, readAddressee);
+    return { found: name === "" ? null : guests.find(name), names: guests.list().flatMap((guest) => guest.name ?? []) };
+  });
+  if (known?.found) return wordOf(known.found);
+  const near = nearest(name, ["self", ...(known?.names ?? [])]);
+  const guess = near === null ? "" : `. Did you mean ${near}?`;
   throw wrong(
-    `Cannot send to ${redactText(JSON.stringify(name))} as no person or group is called so${near === null ? "" : `. Did you mean ${near}?`}`,
+    `Cannot send to ${redactText(JSON.stringify(name))} as no person or group is called so${guess}`,
     "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), group:<id>, or a name of `signalman people` or `signalman groups`.",
   );
 }
@@ -85,7 +78,7 @@ async function stage(config: Config, path: string): Promise<StagedFile> {
     bytes = readFileSync(path);
     if (bytes.length === 0) throw new Error("it is empty");
   } catch (cause) {
-    throw wrong(`Cannot send ${path}: ${cause instanceof Error ? cause.message : ""}`, "Name another file.", cause);
+    throw wrong(`Cannot send ${path}: ${toFault(cause).message}`, "Name another file.", cause);
   }
   const { fileTypeFromBuffer } = await import("file-type");
   const isText = !bytes.subarray(0, 4096).includes(0);

@@ -12,11 +12,11 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createZstdDecompress } from "node:zlib";
 import { isLoopback, type Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { runCommand } from "../projects/runner.ts";
 import { commit, version } from "../version.ts";
-import { configOf, type Cli } from "./io.ts";
+import { configOf, wrong, type Cli } from "./io.ts";
 import { trustedComment } from "./minisign.ts";
 
 export type Program = { readonly file: string; readonly target: string; readonly version: string };
@@ -37,8 +37,7 @@ const redirectsMax = 5;
 
 const failed = (why: string, hint = "Nothing was changed."): BridgeError =>
   new BridgeError("update", `Cannot update as ${why}`, { hint });
-const refuse = (why: string, hint: string): BridgeError =>
-  new BridgeError("config", `Cannot update as ${why}`, { hint });
+const refuse = (why: string, hint: string): BridgeError => wrong(`Cannot update as ${why}`, hint);
 
 /** Resolves when the new binary stands in the old one's place. @throws BridgeError `config` `update`, with the old one untouched */
 export async function update(cli: Cli, options: Options, program?: Program): Promise<number> {
@@ -142,7 +141,7 @@ async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): P
       }
       return Buffer.concat(chunks);
     } catch (cause) {
-      throw failed(`${at.href} cannot be had: ${cause instanceof Error ? cause.message : String(cause)}`);
+      throw failed(`${at.href} cannot be had: ${toFault(cause).message}`);
     }
   }
   throw failed(`${url} leads nowhere`);
@@ -165,7 +164,7 @@ async function save(bytes: Buffer, isPacked: boolean, path: string, signal: Abor
   };
   const file = await make().catch((cause: unknown) => {
     const hint = "Run it as a user who may write there, or update as you installed.";
-    throw failed(`${dirname(path)} cannot be written: ${cause instanceof Error ? cause.message : ""}`, hint);
+    throw failed(`${dirname(path)} cannot be written: ${toFault(cause).message}`, hint);
   });
   const hash = createHash("sha256");
   let size = 0;
@@ -183,7 +182,7 @@ async function save(bytes: Buffer, isPacked: boolean, path: string, signal: Abor
     await file.sync();
     return hash.digest("hex");
   } catch (cause) {
-    throw failed(`${path} cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`);
+    throw failed(`${path} cannot be written: ${toFault(cause).message}`);
   } finally {
     await file.close();
   }

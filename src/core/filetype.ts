@@ -104,9 +104,11 @@ async function badPicture(bytes: Uint8Array): Promise<string | null> {
   }
 }
 
+const webPage = /^\s*(?:<\?xml[^>]*>\s*|<!--(?:(?!-->)[^])*-->\s*)*<(?:!doctype html|html|head|body)\b/iu;
+
 function readText(text: string, announced: Announced, fileName: string | null): Read {
   const kind = promised(announced);
-  if (kind !== "text" && /^\s*(?:<!doctype html|<html)\b/iu.test(text) && !opaque.test(typeOf(announced)))
+  if (kind !== "text" && webPage.test(text.slice(0, 4_096)) && !opaque.test(typeOf(announced)))
     return { refused: `is a web page (HTML), not a ${kind === "pdf" ? "PDF" : "picture"}` };
   if (text.trim() === "") return { refused: "is empty" };
   const utf8 = new TextEncoder().encode(text);

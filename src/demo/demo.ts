@@ -123,10 +123,16 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   });
   // That the line ends with the demo is no news.
   stack.defer(() => void (screen.print = () => undefined));
-  void showMessages(phone, (text) => {
-    heard.push(text);
-    screen.print(`claude> ${harmless(text).replaceAll("\n", "\n        ")}\n`);
-  }).catch(() => undefined);
+  const show = async (): Promise<never> => {
+    for (;;) {
+      const text = await phone.next();
+      // A reaction has none.
+      if (text === "") continue;
+      heard.push(text);
+      screen.print(`claude> ${harmless(text).replaceAll("\n", "\n        ")}\n`);
+    }
+  };
+  void show().catch(() => undefined);
   if (server) cli.out(`Watch it at ${server.url}/status\n`);
   cli.out("Type as on your phone. /drop [seconds] cuts the line, /quit ends.\n");
   cli.out(`A folder for Claude: /project garden, then “${gardenPrompt}”, and 👍 or yes to what it asks.\n\n`);
@@ -143,15 +149,6 @@ async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Pro
       cli.out(`${renderUnicodeCompact(progress.url, { border: 1, ecc: "L" })}\n`);
       void scan(progress.url);
     }
-  }
-}
-
-/** For as long as the phone gets any. */
-async function showMessages(phone: Phone, show: (text: string) => void): Promise<never> {
-  for (;;) {
-    const text = await phone.next();
-    // A reaction has none.
-    if (text !== "") show(text);
   }
 }
 

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { childEnv } from "../child-env.ts";
 import { loadConfig } from "../config.ts";
+import { toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Status } from "../status/status.ts";
 import { ownCommand, toTable, until, type Cli } from "../cli/io.ts";
@@ -67,7 +68,7 @@ async function play({ out }: Cli, steps: AsyncIterable<string>): Promise<boolean
     out(end);
     return false;
   } catch (error) {
-    out(`FAILED: ${error instanceof Error ? error.message : String(error)}\n`);
+    out(`FAILED: ${toFault(error).message}\n`);
     return true;
   }
 }

@@ -12,6 +12,7 @@ import { ownProgram, type Chat, type Millis, type Session } from "../core/model.
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
 import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
+import { searchRule } from "../projects/permission.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
@@ -83,8 +84,8 @@ async function workOn(
   kill: AbortSignal,
 ): Promise<Looked | null> {
   const { store, chats } = bridge;
-  const settle = (text: string, isError: boolean, isRun = true): null => {
-    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+  const settle = (text: string, isError: boolean): null => {
+    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError });
     return null;
   };
   if (call.content !== null) {
@@ -96,9 +97,7 @@ async function workOn(
     return null;
   }
   const project = projectOf(deps, session);
-  if (project === undefined) {
-    return settle("There is no such project on this machine any more.", true, false);
-  }
+  if (project === undefined) return settle("There is no such project on this machine any more.", true);
   const stop = new AbortController();
   running.set(call.id, stop);
   try {
@@ -196,7 +195,7 @@ async function ownPlace(system: string, project: Project, home: string): ReturnT
     throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = [system, await instructionsOf(project, folder.root)].filter((part) => part !== "");
+  const words = [system, searchRule, await instructionsOf(project, folder.root)].filter((part) => part !== "");
   return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
 }
 

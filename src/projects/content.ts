@@ -1,8 +1,8 @@
 /** A file of a project as it is now: where it really lies, its bytes, their hash; and how it is replaced. */
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
-import { readFile, rm, stat } from "node:fs/promises";
-import { relative, sep } from "node:path";
+import { glob, readFile, realpath, rm, stat } from "node:fs/promises";
+import { isAbsolute, join, relative, sep } from "node:path";
 import { getSystemErrorMessage } from "node:util";
 
 /** A larger file is neither edited nor shown as a diff, and read in ranges of lines only. */
@@ -49,6 +49,35 @@ export function inWords(error: unknown, path: string): string {
   if (!(error instanceof Error)) return String(error);
   if ("errno" in error && typeof error.errno === "number") return `${path}: ${getSystemErrorMessage(error.errno)}`;
   return error.message.replace("the session's working directory", "the project's folder");
+}
+
+/** Names that are looked at together, and at most. */
+const [listedAtOnce, listedMax] = [100, 50_000];
+
+/**
+ * The files under a folder whose names are like a pattern, newest first, at most `max`, a line each. As the SDK's own body does it, which looks at
+ * one file after the other: a link to a file is left out, as is what lies elsewhere by one.
+ */
+export async function list(folder: string, pattern: string, max: number): Promise<string> {
+  if (isAbsolute(pattern) || pattern.split(/[\\/{},]/u).includes(".."))
+    throw new Error("a pattern is relative to the folder, and has no ..");
+  const isNoise = ({ name }: { readonly name: string }): boolean => name === ".git" || name === "node_modules";
+  const paths: string[] = [];
+  for await (const entry of glob(pattern, { cwd: folder, withFileTypes: true, exclude: isNoise })) {
+    if (entry.isFile()) paths.push(join(entry.parentPath, entry.name));
+    if (paths.length >= listedMax) break;
+  }
+  const found: { readonly path: string; readonly at: number }[] = [];
+  for (let from = 0; from < paths.length; from += listedAtOnce) {
+    const looks = paths.slice(from, from + listedAtOnce).map(async (path) => {
+      const [real, { mtimeMs: at }] = await Promise.all([realpath(path), stat(path)]);
+      return real.startsWith(folder + sep) ? [{ path, at }] : [];
+    });
+    // What has gone meanwhile is not there.
+    found.push(...(await Promise.all(looks.map((look) => look.catch(() => [])))).flat());
+  }
+  const newest = found.sort((one, other) => other.at - one.at).slice(0, max);
+  return newest.length === 0 ? "no matches" : newest.map(({ path }) => path).join("\n");
 }
 
 /** Replaces a file as a whole, atomically, with the SDK's own body; null removes it. */

@@ -2,9 +2,11 @@
  * What the owner's own `claude` program asks for before it does it by itself: the policy, the question and the journal are those of our
  * own tools, so that a project is the same whichever agent works on it. A yes is all that we do then; edits are kept for `/undo` first.
  */
+import { stat } from "node:fs/promises";
 import { itemOf } from "../core/question.ts";
 import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
+import { locate } from "./content.ts";
 import { twins, type ToolName } from "./policy.ts";
 import { planCall, type Plan, type Site } from "./tools.ts";
 
@@ -34,11 +36,13 @@ export async function planPermission(tool: string, input: unknown, site: Site): 
   }
   const plan = await planCall(twin, input, { ...site, sandbox: noSandbox });
   if (plan.verdict === "never") return plan;
+  const isOpen = twin === "local_grep" && (await showsLines(input as Search, site));
   const more = Object.entries(input as object).filter(([key]) => shown[twin]?.includes(key) !== true);
   const lines = more.map(([key, value]) => `(${key}: ${JSON.stringify(value)})`);
   const basis = more.length === 0 ? plan.basis : hashInput(tool, [input, plan.basis]);
   return {
     ...plan,
+    ...(isOpen ? { verdict: "asks", reason: searchRule } : {}),
     detail: [plan.detail, ...lines].join("\n"),
     basis,
     holds: (asked) => (more.length === 0 ? plan.holds(asked) : asked === basis),
@@ -47,4 +51,17 @@ export async function planPermission(tool: string, input: unknown, site: Site): 
       return yes;
     },
   };
+}
+
+type Search = { readonly output_mode?: string; readonly path?: string };
+
+/** What Claude is told of its own search, whose lines we cannot leave out. */
+export const searchRule =
+  "Grep with output_mode content over a folder asks the owner, as it shows what may be secret; names of files, counts, and lines of one file do not.";
+
+async function showsLines({ output_mode: mode, path = "." }: Search, { scope }: Site): Promise<boolean> {
+  if (mode !== "content") return false;
+  const { absolute } = await locate(scope.root, path);
+  const found = await stat(absolute).catch(() => null);
+  return found?.isFile() !== true;
 }

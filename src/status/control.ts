@@ -27,7 +27,9 @@ export type Control = {
   readonly sync: () => Promise<void>;
   /** Takes up the projects of the settings as they are now. */
   readonly takeProjects: () => void;
-  /** `id` is ours or the remote one. Resolves when the session has ended on both sides. */
+  /** Deletes a session in which nothing is under way; `id` is ours or the remote one. Resolves when Claude was asked to, as well. */
+  readonly forget: (id: string) => Promise<void>;
+  /** The same. Resolves when the session has ended on both sides. */
   readonly archive: (id: string) => Promise<void>;
 };
 
@@ -81,6 +83,7 @@ export function createControl({ control, token, url }: Gate): Hono {
   on("/send", message, ({ to, text, files }) => control.send(toChat(to), text, files));
   on("/sent", byId, ({ id }) => control.sent(id));
   on("/projects", v.object({}), () => control.takeProjects());
+  on("/forget", byId, ({ id }) => control.forget(id));
   on("/archive", byId, ({ id }) => control.archive(id));
   app.onError(sayFault);
   return app;

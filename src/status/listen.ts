@@ -6,7 +6,7 @@
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { ListenAddress } from "../settings.ts";
 
@@ -49,7 +49,7 @@ export async function listen({ host, port }: ListenAddress, handler: Handler): P
     });
   } catch (cause) {
     const isTaken = cause instanceof Error && "code" in cause && cause.code === "EADDRINUSE";
-    const why = isTaken ? "another program uses this port" : cause instanceof Error ? cause.message : String(cause);
+    const why = isTaken ? "another program uses this port" : toFault(cause).message;
     throw new BridgeError("config", `Cannot listen on ${host}:${port} as ${why}`, {
       hint: "Set SIGNALMAN_LISTEN to another address, or to off.",
       cause,

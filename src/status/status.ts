@@ -2,13 +2,13 @@
 import type { Line } from "../claude/line.ts";
 import type { Clock } from "../clock.ts";
 import type { Config } from "../config.ts";
-import type { State, StateName } from "../core/connection.ts";
+import type { State } from "../core/connection.ts";
 import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
 import type { Account, Millis } from "../core/model.ts";
 import type { ConnectionLoop } from "../loops/connection.ts";
 import type { NoticeBus } from "../loops/bridge.ts";
 import { dayOf } from "../core/when.ts";
-import { maskNumber } from "../log.ts";
+import { maskAddress } from "../log.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";
 import { version } from "../version.ts";
@@ -16,80 +16,7 @@ import { version } from "../version.ts";
 type Explained = { readonly code: string; readonly message: string; readonly hint: string };
 export type FaultView = Explained & { readonly userAction: UserAction | null };
 
-export type Status = {
-  readonly version: string;
-  readonly uptimeMs: Millis;
-  readonly connection: {
-    readonly state: StateName;
-    readonly since: string;
-    readonly attempt: number;
-    /** Null when only a person can help, and while nothing waits. */
-    readonly retryAt: string | null;
-    readonly lastProofAt: string | null;
-    readonly reconnects: number;
-    readonly fault: FaultView | null;
-  };
-  readonly signal: {
-    readonly transport: string;
-    /** Masked, `+1…42`; null before the first connect. */
-    readonly account: string | null;
-    readonly lastReceivedAt: string | null;
-    readonly lastSentAt: string | null;
-    /** Messages that could not be opened or trusted, kept unread; they are forgotten after a month. */
-    readonly quarantined: number;
-  };
-  readonly claude: {
-    readonly backend: string;
-    readonly model: string;
-    /** Null before the first contact. */
-    readonly reachable: boolean | null;
-    readonly lastError: (Explained & { readonly at: string }) | null;
-  };
-  readonly sessions: {
-    readonly total: number;
-    readonly active: number;
-    readonly stale: number;
-    readonly lastSyncAt: string | null;
-    readonly lastSync: {
-      readonly checked: number;
-      readonly changed: number;
-      readonly pushed: number;
-      readonly failed: number;
-      readonly durationMs: Millis;
-    };
-  };
-  readonly inbox: {
-    readonly pending: number;
-    readonly oldestMs: Millis | null;
-    readonly answered: number;
-    readonly dropped: number;
-    readonly failed: number;
-  };
-  readonly outbox: {
-    readonly pending: number;
-    readonly oldestMs: Millis | null;
-    readonly sent: number;
-    readonly uncertain: number;
-    readonly failed: number;
-    readonly fault: FaultView | null;
-  };
-  readonly database: {
-    /** Reads that failed since the process started. */
-    readonly failedReads: number;
-    /** Why the last one did. */
-    readonly lastFailure: string | null;
-  };
-  /** What Claude read (from the cache and into it included) and wrote, at list prices, and how long answers took. */
-  readonly usage: {
-    readonly inputTokens: number;
-    readonly outputTokens: number;
-    readonly costDollars: number;
-    readonly todayDollars: number;
-    /** Since the process started. */
-    readonly answers: number;
-    readonly answersMs: Millis;
-  };
-};
+export type Status = ReturnType<ReturnType<typeof createStatusModel>["snapshot"]>;
 
 export type StatusDeps = {
   readonly clock: Clock;
@@ -107,7 +34,7 @@ export type StatusDeps = {
 const activeMs: Millis = 24 * 3_600_000;
 
 /** Notices keep the recent facts, the database counts, the state machine says where the line is. */
-export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
+export function createStatusModel(deps: StatusDeps) {
   const { clock, config, store, transport, line } = deps;
   const startedAt = clock.monotonic();
   const recent = follow(deps.notices);
@@ -120,58 +47,58 @@ export function createStatusModel(deps: StatusDeps): { snapshot(): Status } {
     pending: count,
     oldestMs: oldestAt === null ? null : Math.max(0, clock.now() - oldestAt),
   });
-  return {
-    snapshot: () => ({
-      version,
-      uptimeMs: Math.round(clock.monotonic() - startedAt),
-      connection: connectionView(deps.connection.state(), clock.now() - clock.monotonic()),
-      signal: {
-        transport: transport.name,
-        account: accountView(deps.account()),
-        quarantined: transport.quarantined?.() ?? 0,
-        ...recent.signal,
-      },
-      claude: { backend: line.name, model: config.model, ...recent.claude },
-      sessions: { ...store.sessions.counts(clock.now() - activeMs), ...recent.sync },
-      inbox: {
-        ...queue(store.inbox.pending()),
-        answered: counter("answered"),
-        dropped: counter("dropped"),
-        failed: counter("failed"),
-      },
-      outbox: {
-        ...queue(store.outbox.pending()),
-        sent: counter("sent"),
-        uncertain: counter("uncertain"),
-        failed: counter("sendFailed"),
-        fault: toFaultView(recent.outboxFault),
-      },
-      database: { failedReads: store.db.failures.count, lastFailure: store.db.failures.last },
-      usage: {
-        inputTokens: counter("inputTokens"),
-        outputTokens: counter("outputTokens"),
-        costDollars: counter("costMicros") / 1_000_000,
-        todayDollars: today() / 100,
-        ...recent.answers,
-      },
-    }),
-  };
+  const view = (account: Account | null) => ({
+    version,
+    uptimeMs: Math.round(clock.monotonic() - startedAt),
+    connection: connectionView(deps.connection.state(), clock.now() - clock.monotonic()),
+    signal: {
+      transport: transport.name,
+      /** Masked, `+1…42`; null before the first connect. */
+      account: account && maskAddress(account),
+      /** Messages that could not be opened or trusted, kept unread; they are forgotten after a month. */
+      quarantined: transport.quarantined?.() ?? 0,
+      ...recent.signal,
+    },
+    claude: { backend: line.name as string, model: config.model, ...recent.claude },
+    sessions: { ...store.sessions.counts(clock.now() - activeMs), ...recent.sync },
+    inbox: {
+      ...queue(store.inbox.pending()),
+      answered: counter("answered"),
+      dropped: counter("dropped"),
+      failed: counter("failed"),
+    },
+    outbox: {
+      ...queue(store.outbox.pending()),
+      sent: counter("sent"),
+      uncertain: counter("uncertain"),
+      failed: counter("sendFailed"),
+      fault: toFaultView(recent.outboxFault),
+    },
+    /** Reads that failed since the process started, and why the last one did. */
+    database: { failedReads: store.db.failures.count, lastFailure: store.db.failures.last },
+    /** What Claude read (from the cache and into it included) and wrote, at list prices, and how long answers took. */
+    usage: {
+      inputTokens: counter("inputTokens"),
+      outputTokens: counter("outputTokens"),
+      costDollars: counter("costMicros") / 1_000_000,
+      todayDollars: today() / 100,
+      ...recent.answers,
+    },
+  });
+  return { snapshot: () => view(deps.account()) };
 }
 
-type Recent = {
-  signal: Pick<Status["signal"], "lastReceivedAt" | "lastSentAt">;
-  claude: Pick<Status["claude"], "reachable" | "lastError">;
-  sync: Pick<Status["sessions"], "lastSyncAt" | "lastSync">;
-  outboxFault: Fault | null;
-  answers: Pick<Status["usage"], "answers" | "answersMs">;
-};
-
-function follow(notices: NoticeBus): Recent {
-  const recent: Recent = {
-    signal: { lastReceivedAt: null, lastSentAt: null },
-    claude: { reachable: null, lastError: null },
-    sync: { lastSyncAt: null, lastSync: { checked: 0, changed: 0, pushed: 0, failed: 0, durationMs: 0 } },
-    outboxFault: null,
+/** What the notices have told since the process started. */
+function follow(notices: NoticeBus) {
+  const recent = {
+    signal: { lastReceivedAt: null as string | null, lastSentAt: null as string | null },
+    /** `reachable` is null before the first contact. */
+    claude: { reachable: null as boolean | null, lastError: null as (Explained & { readonly at: string }) | null },
+    sync: {
+      lastSyncAt: null as string | null,
+      lastSync: { checked: 0, changed: 0, pushed: 0, failed: 0, durationMs: 0 },
+    },
+    outboxFault: null as Fault | null,
     answers: { answers: 0, answersMs: 0 },
   };
   notices.on("received", ({ at, accepted }) => {
@@ -184,9 +111,9 @@ function follow(notices: NoticeBus): Recent {
     recent.claude = { reachable, lastError: fault && { ...explained(fault), at: toTime(at) } };
   });
   notices.on("outboxFault", ({ fault }) => (recent.outboxFault = fault));
-  notices.on("turn", ({ event, durationMs }) => {
+  notices.on("ended", ({ durationMs }) => {
     const { answers, answersMs } = recent.answers;
-    if (event === "ended") recent.answers = { answers: answers + 1, answersMs: answersMs + Math.round(durationMs) };
+    recent.answers = { answers: answers + 1, answersMs: answersMs + Math.round(durationMs) };
   });
   notices.on("synced", ({ at, ...sync }) => {
     recent.sync = { lastSyncAt: toTime(at), lastSync: { ...sync, durationMs: Math.round(sync.durationMs) } };
@@ -195,7 +122,7 @@ function follow(notices: NoticeBus): Recent {
 }
 
 /** The state's times are monotonic; `offsetMs` is what makes them wall time as it is now. */
-function connectionView(state: State, offsetMs: Millis): Status["connection"] {
+function connectionView(state: State, offsetMs: Millis) {
   const { name, since, attempt, lastProofAt, reconnects } = state;
   const { retryAt, fault } = name === "DISCONNECTED" ? state : { retryAt: null, fault: null };
   const shown = (at: Millis | null): string | null => toTime(at === null ? null : at + offsetMs);
@@ -203,17 +130,12 @@ function connectionView(state: State, offsetMs: Millis): Status["connection"] {
     state: name,
     since: toTime(since + offsetMs),
     attempt,
+    /** Null when only a person can help, and while nothing waits. */
     retryAt: shown(retryAt),
     lastProofAt: shown(lastProofAt),
     reconnects,
     fault: toFaultView(fault),
   };
-}
-
-/** Without a number the beginning of the account id: only its owner recognises it. */
-function accountView(account: Account | null): string | null {
-  if (account === null) return null;
-  return account.number === null ? (account.aci?.slice(0, 8) ?? null) : maskNumber(account.number);
 }
 
 const explained = ({ code, message, hint }: Fault): Explained => ({ code, message, hint });

@@ -241,11 +241,13 @@ describe("beside a running daemon", () => {
     expect((await signalman("reconnect")).code).toBe(0);
     expect((await signalman("reconnect --captcha signalcaptcha://solved")).code).toBe(0);
     expect((await signalman("sessions archive s1")).code).toBe(0);
+    expect((await signalman("sessions forget s2")).out).toContain("Forgotten here");
     expect(done).toEqual([
       { chat: { kind: "direct", peer: { aci: null, number: "+15550100001" } }, text: "hello" },
       "reconnect",
       "signalcaptcha://solved",
       { archive: "s1" },
+      { forget: "s2" },
     ]);
   });
 

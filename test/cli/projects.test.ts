@@ -111,22 +111,6 @@ test("a name that is there, a file in an unusual form, and a variable over it ar
   expect(err).toContain("SIGNALMAN_PROJECTS");
 });
 
-test("what would become of a call is explained, and nothing is done", async () => {
-  await run(`projects add garden ${base}/garden`);
-  writeFileSync(join(base, "garden/.env"), "KEY=1");
-  for (const [args, words] of [
-    ["read a.txt", "done without a question"],
-    ["read .env", "read .env\nasks you first: it may hold a secret"],
-    ["edit any.txt", "asks you first: it changes a file"],
-    ["write new.txt", "asks you first: it changes a file"],
-    ["read ../home/config.toml", "never done: path"],
-    ["run ls", "never done: This project does not let Claude run commands"],
-    ["delete a.txt", "never done: There is no tool"],
-  ] as const)
-    expect([args, (await run(`projects explain garden ${args}`)).out]).toEqual([args, expect.stringContaining(words)]);
-  expect(existsSync(join(base, "garden/new.txt"))).toBe(false);
-});
-
 test("a fault in the settings names the place", async () => {
   writeFileSync(join(home, "config.toml"), '[projects.garden]\nflder = "/x"\n');
   expect(await run("projects")).toMatchObject({ code: 2, err: expect.stringContaining("projects.garden") });

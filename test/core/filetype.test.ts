@@ -64,6 +64,13 @@ describe("bytes decide what a file is", () => {
       "a.png",
       "is a web page (HTML), not a picture",
     ],
+    [
+      "one behind a comment",
+      utf8("<!-- saved --><?xml?> <html>"),
+      "image/jpeg",
+      null,
+      "is a web page (HTML), not a picture",
+    ],
     ["a web page for a PDF", utf8("<!doctype html>"), "application/pdf", null, "is a web page (HTML), not a PDF"],
     ["nothing", new Uint8Array(), "image/png", null, "is empty"],
     ["blanks", utf8(" \n"), "text/plain", null, "is empty"],

@@ -163,6 +163,24 @@ test("a project that is added while it runs is there at once, and gone at once; 
   }
 });
 
+test("a conversation is deleted from the terminal, here and at Claude; not while Claude is at work on it", async () => {
+  const hold = Promise.withResolvers<void>();
+  claude.setScript((prompt) => [{ hold: hold.promise }, { say: `re: ${prompt}` }]);
+  running = await start(env());
+  await running.state("CONNECTED");
+  signal.phoneWrites("a secret");
+  while (claude.engine.sessions.size === 0) await new Promise((resolve) => setImmediate(resolve));
+  const busy = await runOnce(["sessions", "forget", "1"], env());
+  expect([busy.code, busy.err]).toEqual([2, expect.stringContaining("Claude is at work on it")]);
+  hold.resolve();
+  expect((await signal.nextSent()).text).toBe("re: a secret");
+  let forgotten = await runOnce(["sessions", "forget", "1"], env());
+  while (forgotten.code === 2) forgotten = await runOnce(["sessions", "forget", "1"], env());
+  expect(forgotten.out).toStartWith("Forgotten here");
+  expect((await runOnce(["sessions"], env())).out).toBe("No sessions yet.\n");
+  expect(claude.requests.some(({ method, path }) => method === "DELETE" && path.includes("/sessions/"))).toBe(true);
+});
+
 test("presence: read, taken, answered, done and greeted; marks stand behind their message, and delay none", async () => {
   const manners = { SIGNALMAN_WELCOME: "true", SIGNALMAN_REACTIONS: "on" };
   running = await start(env({ ...manners, SIGNALMAN_ALLOW: alice.number }));

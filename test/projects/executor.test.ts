@@ -12,10 +12,11 @@ import {
   statSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { spawnSync } from "node:child_process";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { unknownOutcome } from "../../src/store/calls.ts";
 import { definitionsOf } from "../../src/projects/tools.ts";
 import { startRig, type Rig } from "./rig.ts";
@@ -41,6 +42,22 @@ test("a file is read, listed and searched without a question, and without the ma
     const { plan, content, isError, id } = await rig.ask(tool, input);
     expect([plan.verdict, content, isError, rig.rowOf(id).state]).toEqual(["free", answer, false, "done"]);
   }
+});
+
+test("a list of files has no link in it, nothing behind one that leads out, and the newest first", async () => {
+  mkdirSync(join(rig.base, "outside"));
+  writeFileSync(join(rig.base, "outside", "far.md"), "");
+  symlinkSync(join(rig.base, "outside"), join(rig.root, "out"));
+  symlinkSync(join(rig.base, "outside", "far.md"), join(rig.root, "near.md"));
+  for (const [index, name] of ["old.md", "new.md", "node_modules/x/noise.md"].entries()) {
+    mkdirSync(join(rig.root, dirname(name)), { recursive: true });
+    writeFileSync(join(rig.root, name), "");
+    utimesSync(join(rig.root, name), index + 1, index + 1);
+  }
+  expect((await rig.ask("local_glob", { pattern: "**/*.md" })).content).toBe("new.md\nold.md");
+  expect((await rig.ask("local_glob", { pattern: "out/*" })).content).toBe("no matches");
+  for (const pattern of ["../outside/*", "{out,..}/*", join(rig.base, "*")])
+    expect(await rig.ask("local_glob", { pattern })).toMatchObject({ isError: true });
 });
 
 test("an edit shows a unified diff, is done after the yes, and once", async () => {

@@ -242,8 +242,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
           const isOfNow = base.monotonic() - durationMs >= syncingSince;
           if (!life.isDead() && state === "SYNCING" && isOfNow && failed === 0) oracle.synced(life.look(), checked);
         });
-        daemon.notices.on("turn", ({ event, session }) => {
-          if (!life.isDead()) trace(`turn ${event} in ${session}`);
+        daemon.notices.on("ended", ({ session }) => {
+          if (!life.isDead()) trace(`turn ended in ${session}`);
         });
         void daemon.finished.then((code) => {
           if (life.isDead()) return;
