@@ -47,28 +47,26 @@ const agentIdOf = (deps: AgentDeps): string | null => remembered(deps, agentKey)
 export type AgentKeeper = ReturnType<typeof createAgentKeeper>;
 
 export function createAgentKeeper(deps: AgentDeps) {
+  const { api, memory } = deps;
   const make = async (signal: AbortSignal) => ({
     environmentId: await ensureEnvironment(deps, signal),
     agentId: await ensureAgent(deps, signal),
   });
   let running: { readonly made: ReturnType<typeof make>; readonly stop: AbortController; waiting: number } | null =
     null;
+  const begin = (): NonNullable<typeof running> => {
+    const stop = new AbortController();
+    const made = make(stop.signal).finally(() => running?.stop === stop && (running = null));
+    made.catch(() => {});
+    return { stop, made, waiting: 0 };
+  };
   return {
     /**
      * An environment and an agent with the model, system prompt and tools of now. Chats ask together, and one answer serves all:
      * it is given up only when all of them have.
      */
     async ensure(signal: AbortSignal): ReturnType<typeof make> {
-      if (running === null || running.stop.signal.aborted) {
-        const stop = new AbortController();
-        const begun = {
-          stop,
-          waiting: 0,
-          made: make(stop.signal).finally(() => running === begun && (running = null)),
-        };
-        begun.made.catch(() => {});
-        running = begun;
-      }
+      if (running === null || running.stop.signal.aborted) running = begin();
       const mine = running;
       mine.waiting++;
       const given = Promise.withResolvers<never>();
@@ -85,7 +83,6 @@ export function createAgentKeeper(deps: AgentDeps) {
     },
     /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
     async forgetLost(signal: AbortSignal): Promise<boolean> {
-      const { api, memory } = deps;
       type Look = (client: Anthropic, id: string) => PromiseLike<{ readonly archived_at: string | null }>;
       const isLost = async (key: string, id: string | null, look: Look): Promise<boolean> => {
         if (id === null) return false;
@@ -146,17 +143,13 @@ async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string
   const id = agentIdOf(deps);
   if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
   const create = { what: "create the agent", refused: "claude_settings" } as const;
-  const update = { what: "update the agent" };
   // Unknown there, or archived: then a new one is made.
   const agent = await withEffort(model, effort, async (model) => {
     const params = { ...rest, model };
-    const updated = id
-      ? await nullFor(
-          "claude_request",
-          api.call(update, ({ beta }) => beta.agents.update(id, params, { signal })),
-        )
-      : null;
-    return updated ?? api.call(create, ({ beta }) => beta.agents.create(params, { signal }));
+    const updating =
+      id !== null && api.call({ what: "update the agent" }, ({ beta }) => beta.agents.update(id, params, { signal }));
+    const updated = updating && (await nullFor("claude_request", updating));
+    return updated || api.call(create, ({ beta }) => beta.agents.create(params, { signal }));
   });
   const made = idOf(agent, create.what);
   memory.set(agentKey, `${made} ${print}`);

@@ -11,7 +11,7 @@ import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
 import { claudeFailure, nullFor, type Site } from "./failure.ts";
 import type { ModelInfo } from "./line.ts";
-import { pingsOnlyMs, readBody, readFrames, streamBytesMax } from "./stream.ts";
+import { readBody, readFrames, type Watch } from "./stream.ts";
 
 export type ApiOptions = {
   /** Without a key and a token every call fails with `claude_no_key`. */
@@ -58,16 +58,14 @@ const hostOf = (url: string): string => URL.parse(url)?.hostname ?? "";
 const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(hostOf(url));
 const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
 
-const typeOf = ({ headers }: Response): string => headers.get("content-type") ?? "";
-const isStream = (response: Response): boolean => typeOf(response).includes("text/event-stream");
+/** A body that has no end is not gathered: the longest turn, and a page of a log, are a small part of this. */
+const bytesMax = 64 * 2 ** 20;
 
-/** A body that has no end is not gathered. */
 function bounded(response: Response): Response {
   let bytes = 0;
   const count = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
-      bytes += chunk.length;
-      if (bytes > streamBytesMax) throw new RangeError("the answer does not end");
+      if ((bytes += chunk.length) > bytesMax) throw new RangeError("the answer does not end");
       controller.enqueue(chunk);
     },
   });
@@ -93,10 +91,11 @@ export function createClaudeApi(given: ApiOptions) {
     const response = await fetch(url, { ...init, ...way } as RequestInit);
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();
-    const isDownload = new Headers(init?.headers).get("accept") === "application/binary";
-    if (response.ok && !isDownload && !isStream(response) && !/json/u.test(typeOf(response)))
-      throw new BridgeError("claude_protocol", "the answer is neither JSON nor a stream");
-    return isDownload || isStream(response) ? response : bounded(response);
+    if (new Headers(init?.headers).get("accept") === "application/binary") return response;
+    const isStream = (init as { readonly timeout?: unknown } | undefined)?.timeout === false;
+    if (response.ok && !isStream && !/json/u.test(response.headers.get("content-type") ?? ""))
+      throw new BridgeError("claude_protocol", "the answer is not JSON");
+    return bounded(response);
   };
   /** One request, or a walk over pages. */
   const call: Call = async (site, work) => {
@@ -112,28 +111,25 @@ export function createClaudeApi(given: ApiOptions) {
     /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
     skewMs: (): Millis => skewMs,
     /**
-     * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. The frames
-     * are parsed JSON, or `"silent"` each time not one byte came for `bounds.silenceMs`, or `"pinging"` when, while `isRunning` says so, nothing but
-     * pings came for `pingsMs`. Aborting `signal` ends them silently; so does the server's end of the response. What breaks it before
-     * is thrown.
+     * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. What its frames are:
+     * `readFrames`. Aborting `outer` ends them silently; so does the server's end of the response. What breaks it before is thrown.
      */
     async stream(
       site: Site,
       work: (client: Anthropic, options: Required<RequestOptions>) => { asResponse(): Promise<Response> },
       outer: AbortSignal,
-      isRunning: () => boolean = () => false,
-      pingsMs: Millis = pingsOnlyMs,
+      watch: Watch = { pingsMs: bounds.silenceMs, movedAt: null },
     ): Promise<AsyncIterable<unknown>> {
       const cut = new AbortController();
       const options = {
         signal: AbortSignal.any([outer, cut.signal]),
         timeout: bounds.headersMs,
-        // Bun ends a request that is silent for about 5 minutes; our own bounds know what to do.
+        // Bun ends a request that is silent for about 5 minutes; our own bounds know what to do. `watchedFetch` knows a stream by it.
         fetchOptions: { timeout: false } as RequestInit,
       };
       return call(site, async (client) => {
         const response = await work(client, options).asResponse();
-        return readFrames({ ...site, isStream: true }, response, cut, clock, { ...bounds, pingsMs, isRunning });
+        return readFrames({ ...site, isStream: true }, response, cut, clock, bounds.silenceMs, watch);
       });
     },
     /** The body of a download; null where it is larger than `bytesMax`. */
@@ -155,6 +151,13 @@ export function createClaudeApi(given: ApiOptions) {
     ...createModels(call, !isAnthropic(baseUrl)),
   };
 }
+
+/** Null where there is no such thing. */
+export const ifThere = <T>(
+  { call }: Pick<ClaudeApi, "call">,
+  what: string,
+  work: (client: Anthropic) => PromiseLike<T>,
+): Promise<T | null> => nullFor("unsupported", call({ what, notFound: "unsupported" }, work));
 
 /** What an endpoint says of its models, where it says anything. */
 function createModels(call: Call, isForeign: boolean) {

@@ -14,12 +14,22 @@ const imageBase64Max = 10 * 2 ** 20;
 /** Of all files of a prompt together, in base64: the rest of the 32 MB is for the text around them. */
 export const filesBase64Max = 30 * 2 ** 20;
 
-/** Never empty, nor with an empty block: both are refused. */
-export function toBlocks(text: string, files: readonly PromptFile[]): PromptBlock[] {
+/**
+ * Never empty, nor with an empty block: both are refused.
+ * @param mounted where the files are that Claude reads by its tools
+ */
+export function toBlocks(
+  text: string,
+  files: readonly PromptFile[],
+  mounted: ReadonlyMap<PromptFile, string> = new Map(),
+): PromptBlock[] {
   let left = filesBase64Max;
-  const blocks: PromptBlock[] = files.map((file) =>
-    (left -= file.base64.length) < 0 ? toNote(file, "was left out: the files are too large together") : toBlock(file),
-  );
+  const blocks = files.map((file): PromptBlock => {
+    const place = mounted.get(file);
+    if (place !== undefined) return toNote(file, place);
+    left -= file.base64.length;
+    return left < 0 ? toNote(file, "was left out: the files are too large together") : toBlock(file);
+  });
   if (text.trim() !== "") blocks.push({ type: "text", text });
   return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
 }
@@ -55,7 +65,7 @@ const toDocument = (file: PromptFile, data: string) =>
   ({ type: "document", source: { type: "text", media_type: "text/plain", data }, ...titleOf(file) }) as const;
 
 /** Words in place of a file. Never a text block: a prompt of unknown fate is known again by its text alone. */
-export const toNote = (file: PromptFile, what: string) =>
+const toNote = (file: PromptFile, what: string) =>
   toDocument(file, `[The file ${file.fileName ?? "without a name"} (${typeOf(file)}) ${what}.]`);
 
 /** The bytes say what a picture is, and how large. */

@@ -9,34 +9,30 @@
  */
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import { count, fields, string, type Fields } from "./wire.ts";
+import { count, fields, string, tokensRead, type Fields } from "./wire.ts";
 
 export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
-export const userFrame = (uuid: string, content: JsonValue): object => ({
-  type: "user",
-  uuid,
-  session_id: "",
-  parent_tool_use_id: null,
-  message: { role: "user", content },
-});
-export const controlFrame = (id: string, request: object): object => ({
+export const userFrame = (uuid: string, content: JsonValue): object => {
+  const message = { role: "user", content };
+  return { type: "user", uuid, session_id: "", parent_tool_use_id: null, message };
+};
+export const controlFrame = (request_id: string, request: object): object => ({
   type: "control_request",
-  request_id: id,
+  request_id,
   request,
 });
-/** `refusal`: the words of a no; null for a yes. */
-export const answerFrame = ({ requestId, useId, input }: Ask, refusal: string | null): object => ({
+const responseFrame = (request_id: string, response: object): object => ({
   type: "control_response",
-  response: {
-    subtype: "success",
-    request_id: requestId,
-    response: {
-      ...(refusal === null ? { behavior: "allow", updatedInput: input } : { behavior: "deny", message: refusal }),
-      toolUseID: useId,
-    },
-  },
+  response: { request_id, ...response },
 });
+/** `refusal`: the words of a no; null for a yes. */
+export function answerFrame({ requestId, useId, input }: Ask, refusal: string | null): object {
+  const answer = refusal === null ? { behavior: "allow", updatedInput: input } : { behavior: "deny", message: refusal };
+  return responseFrame(requestId, { subtype: "success", response: { ...answer, toolUseID: useId } });
+}
+export const unservedFrame = (requestId: string): object =>
+  responseFrame(requestId, { subtype: "error", error: "signalman does not do that" });
 
 export type Seen =
   | { readonly kind: "text"; readonly eventId: string; readonly text: string }
@@ -58,32 +54,30 @@ const blocksOf = (frame: Fields): Fields[] => {
   return Array.isArray(content) ? content.map(fields) : [];
 };
 
-/** What is known of one turn so far. */
-type Reading = {
-  readonly now: () => Millis;
+/** What is known of one turn so far. `now`: the time that its entries get. */
+const createReading = (now: () => Millis) => ({
+  now,
   /** Texts of each message, as they were written and as they were said: the same number, the same id. */
-  readonly shown: Map<string, number>;
-  readonly said: Map<string, number>;
+  shown: new Map<string, number>(),
+  said: new Map<string, number>(),
   /** Begun, and not asked about. */
-  readonly uses: Map<string, SessionEvent>;
-  readonly asked: Set<string>;
-  messageId: string;
-  partial: string;
-  fault: string;
-  category: string | null;
-  limitedUntil: Millis | null;
-};
+  uses: new Map<string, SessionEvent>(),
+  asked: new Set<string>(),
+  messageId: "",
+  /** What was written and is in no entry yet. */
+  partial: "",
+  fault: "",
+  category: null as string | null,
+  limitedUntil: null as Millis | null,
+});
+type Reading = ReturnType<typeof createReading>;
 
 export type TurnReader = ReturnType<typeof createTurnReader>;
 
-/** Reads one turn. `now` is the time that its entries get. */
+/** Reads one turn. */
 export function createTurnReader(now: () => Millis) {
-  const maps = { shown: new Map<string, number>(), said: new Map<string, number>(), asked: new Set<string>() };
-  const uses = new Map<string, SessionEvent>();
-  const none = { messageId: "", partial: "", fault: "", category: null, limitedUntil: null };
-  const reading: Reading = { now, ...maps, uses, ...none };
+  const reading = createReading(now);
   return {
-    /** What was written and is in no entry yet. */
     partial: () => reading.partial,
     read: (frame: unknown): Seen => read(reading, fields(frame)),
     /** @throws BridgeError where the turn failed */
@@ -91,9 +85,7 @@ export function createTurnReader(now: () => Millis) {
       const stop = toStop(result, reading);
       const id = string(result["uuid"]);
       const used = fields(result["usage"]);
-      const inputTokens = ["input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
-        .map((key) => count(used[key]))
-        .reduce((sum, one) => sum + one, 0);
+      const inputTokens = tokensRead(used);
       const costCents = (count(result["total_cost_usd"]) - costBefore) * 100;
       const outputTokens = count(used["output_tokens"]);
       return [
@@ -178,15 +170,18 @@ const toUse = ({ now }: Reading, id: string, name: unknown, input: unknown, isLo
   isLocal,
 });
 
+export const toResult = (toolUseId: string, at: Millis, isError: boolean): SessionEvent => {
+  const id = `${toolUseId}:result`;
+  return { id, at, type: "tool_result", toolUseId, isError };
+};
+
 function readResults({ uses, asked, now }: Reading, blocks: readonly Fields[]): Seen {
   const events = blocks.filter(isBlock("tool_result")).flatMap((block): SessionEvent[] => {
     const toolUseId = string(block["tool_use_id"]);
     const use = uses.get(toolUseId);
     uses.delete(toolUseId);
     if (use === undefined && !asked.has(toolUseId)) return [];
-    const isError = block["is_error"] === true;
-    const result = { id: `${toolUseId}:result`, at: now(), type: "tool_result", toolUseId, isError } as const;
-    return use ? [use, result] : [result];
+    return [...(use ? [use] : []), toResult(toolUseId, now(), block["is_error"] === true)];
   });
   return { kind: "events", events };
 }

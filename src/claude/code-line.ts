@@ -12,7 +12,16 @@ import { createHash } from "node:crypto";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import { toBlocks } from "./blocks.ts";
-import { answerFrame, controlFrame, createTurnReader, userFrame, type Ask, type TurnReader } from "./code-frames.ts";
+import {
+  answerFrame,
+  controlFrame,
+  createTurnReader,
+  toResult,
+  unservedFrame,
+  userFrame,
+  type Ask,
+  type TurnReader,
+} from "./code-frames.ts";
 import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDeps } from "./code-program.ts";
 import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
 import { fields, toInput } from "./wire.ts";
@@ -111,7 +120,7 @@ async function work(code: Code, turn: Turn, talk: Talk | undefined, requests: re
   const lost = results.filter((result) => !answer(talk, result));
   if (requests.some(({ kind }) => kind === "interrupt")) {
     if (talk?.isBusy) await interrupt(code, turn.session.id, talk);
-    emit(results.map(({ toolUseId }) => unanswered(toolUseId, now())));
+    emit(results.map(({ toolUseId }) => toResult(toolUseId, now(), true)));
     emit([{ id: code.newId(), at: now(), type: "idle", stop: { kind: "end_turn" } }]);
   } else if (talk?.isBusy && results.length > 0) await attend(code, turn, talk);
   else if (lost.length > 0) await ask(code, turn, null, lost);
@@ -128,14 +137,6 @@ function answer(talk: Talk | undefined, { toolUseId, text, isError }: Result): b
   talk.ask = null;
   return true;
 }
-
-const unanswered = (toolUseId: string, at: Millis): SessionEvent => ({
-  id: `${toolUseId}:result`,
-  at,
-  type: "tool_result",
-  toolUseId,
-  isError: true,
-});
 
 /** The words for a conversation that was cut off in its middle. */
 function goOnText(session: SessionView, lost: readonly Result[]): string {
@@ -225,7 +226,7 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
     isTaken = true;
     const { uuid, prompt, lost, isAnew } = begun;
     if (prompt) emit([{ id: uuid, at: turn.now(), type: "prompt", text: prompt.text }]);
-    emit(lost.map(({ toolUseId }) => unanswered(toolUseId, turn.now())));
+    emit(lost.map(({ toolUseId }) => toResult(toolUseId, turn.now(), true)));
     if (isAnew) emit([{ id: `${uuid}:anew`, at: turn.now(), type: "reply", text: anewText }]);
   };
   for (;;) {
@@ -277,11 +278,6 @@ async function drop({ talks }: Code, id: string, talk: Talk): Promise<void> {
   talk.idle.abort();
   await talk.program.end();
 }
-
-const unservedFrame = (requestId: string): object => ({
-  type: "control_response",
-  response: { subtype: "error", request_id: requestId, error: "signalman does not do that" },
-});
 
 /** No turn is on: the process is kept for the next prompt, for a while. */
 function rest(code: Code, id: string, talk: Talk): void {

@@ -2,8 +2,8 @@
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Millis, PromptFile, SessionEvent } from "../core/model.ts";
 import type { ClaudeApi } from "./api.ts";
-import { toBlocks, toNote } from "./blocks.ts";
-import type { Site } from "./failure.ts";
+import { toBlocks } from "./blocks.ts";
+import { claudeFailure, type Site } from "./failure.ts";
 import type { Request } from "./line.ts";
 import { fields, toSessionEvent } from "./wire.ts";
 
@@ -63,18 +63,19 @@ export function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) 
   };
 }
 
-type Page<T> = { readonly data: readonly T[]; hasNextPage(): boolean; getNextPage(): Promise<Page<T>> };
+type Page<T> = { readonly data: readonly T[]; iterPages(): AsyncIterable<Page<T>> };
 
-/** Pages one by one: each is a call of its own, and what was yielded before one fails stays valid. */
+/** Pages one by one; what was yielded before one fails stays valid. */
 export async function* walk<T>(
   api: ClaudeApi,
   site: Site,
   list: (client: Anthropic) => PromiseLike<Page<T>>,
 ): AsyncGenerator<readonly T[]> {
-  for (let page: Page<T> | null = await api.call(site, list); page !== null;) {
-    const now: Page<T> = page;
-    yield Array.isArray(now.data) ? now.data : [];
-    page = await api.call(site, async () => (now.hasNextPage() ? now.getNextPage() : null));
+  const first = await api.call(site, list);
+  try {
+    for await (const { data } of first.iterPages()) yield Array.isArray(data) ? data : [];
+  } catch (error) {
+    throw claudeFailure(site, error);
   }
 }
 
@@ -82,14 +83,8 @@ export async function* walk<T>(
 export const toSentEvents = (requests: readonly Request[], mounted: ReadonlyMap<PromptFile, string>): SentEvent[] =>
   requests.map((request) => {
     switch (request.kind) {
-      case "prompt": {
-        const notes = request.files.flatMap((file) => {
-          const place = mounted.get(file);
-          return place === undefined ? [] : [toNote(file, place)];
-        });
-        const inline = request.files.filter((file) => !mounted.has(file));
-        return { type: "user.message", content: [...notes, ...toBlocks(request.text, inline)] };
-      }
+      case "prompt":
+        return { type: "user.message", content: toBlocks(request.text, request.files, mounted) };
       case "confirm":
         return {
           type: "user.tool_confirmation",

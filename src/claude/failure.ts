@@ -30,20 +30,26 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
   const { status, type, errorCode, cause, apiMessage, requestID, headers } = fields(error);
   // What our own fetch found wrong comes back wrapped as a connection error.
   if (cause instanceof BridgeError) return new BridgeError(cause.code, `Cannot ${site.what} as ${cause.message}`);
-  const answer = {
-    status: typeof status === "number" ? status : null,
-    type: word(type),
-    errorCode: word(errorCode),
-  };
+  const answer = { status: typeof status === "number" ? status : null, type: word(type), errorCode: word(errorCode) };
   if (answer.status === null && answer.type === null) return brokenLine(site, error);
-  const code = heed(codeOf(site, answer, string(apiMessage)), site, answer.status, headers);
+  // Endpoints that are not Anthropic's have their words wherever they like.
+  const sentence = string(apiMessage) || (error instanceof Error ? error.message : "");
+  const code = heed(codeOf(site, answer, sentence), site, answer.status, headers);
   const said = Object.values(answer).filter((part) => part !== null);
   const request = word(requestID);
   const suffix = request === null ? "" : ` (${request})`;
-  return new BridgeError(code, `Cannot ${site.what} as the Claude API answered ${said.join(" ")}${suffix}`, {
-    retryAfterMs: retryAfter(headers),
-  });
+  const message = `Cannot ${site.what} as the Claude API answered ${said.join(" ")}${suffix}`;
+  const failure = new BridgeError(code, message, { retryAfterMs: retryAfter(headers) });
+  refusals.set(failure, { ...answer, sentence });
+  return failure;
 }
+
+type Refusal = Answer & { readonly sentence: string };
+const refusals = new WeakMap<BridgeError, Refusal>();
+
+/** What the server answered, its sentence included, which is in no message; null where it did not. */
+export const refusalOf = (error: unknown): Refusal | null =>
+  (error instanceof BridgeError && refusals.get(error)) || null;
 
 const byErrorCode: ReadonlyMap<string | null, ErrorCode> = new Map([
   ["contract_spend_limit_reached", "claude_spend_limit"],
@@ -113,6 +119,7 @@ function codeOf(
   if (unserved && (status === 404 || status === 405 || status === 501 || (status === 403 && isForeign)))
     return unserved;
   if (isBadRequest && refused === "claude_settings" && /\bmodel\b/iu.test(sentence)) return "claude_model";
+  if (status === 404 && notFound === "claude_model" && /\bmodel\b/iu.test(sentence)) return notFound;
   // Without a type it was not the API that spoke: a proxy, a portal, the wrong server.
   if (type === null && (status === 403 || status === 404)) return "claude_protocol";
   if (status === 404 || type === "not_found_error") return notFound;
@@ -142,6 +149,8 @@ function brokenLine({ what, isStream }: Site, error: unknown): BridgeError {
   const failed = (code: ErrorCode, why: string, cause?: unknown): BridgeError =>
     new BridgeError(code, `Cannot ${what} as ${why}`, { cause });
   const name = error instanceof Error ? error.name : "";
+  // `watchedFetch` reads no further.
+  if (error instanceof RangeError) return failed("claude_protocol", error.message);
   if (isStream) return failed("claude_stream_lost", "the stream broke off", error);
   if (name === "APIConnectionTimeoutError") return failed("claude_timeout", "the Claude API did not answer in time");
   const { cause, code } = fields(error);

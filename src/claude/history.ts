@@ -204,10 +204,8 @@ export const toResult = (tool_use_id: string, content: string, is_error: boolean
   is_error,
 });
 
-export type MessageParam = Anthropic.MessageParam;
-
 /** As the SDK takes them, with a breakpoint of the cache on the last block of the last user's message. */
-export function toParams(messages: readonly Message[], isCached: boolean): MessageParam[] {
+export function toParams(messages: readonly Message[], isCached: boolean): Anthropic.MessageParam[] {
   const last = messages.findLastIndex(({ role }) => role === "user");
   return messages.map(({ role, content }, index) => {
     const blocks = content.map((block, at) =>
@@ -215,6 +213,6 @@ export function toParams(messages: readonly Message[], isCached: boolean): Messa
         ? { ...block, cache_control: { type: "ephemeral" } }
         : block,
     );
-    return { role, content: blocks } as unknown as MessageParam;
+    return { role, content: blocks } as unknown as Anthropic.MessageParam;
   });
 }

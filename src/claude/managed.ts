@@ -13,12 +13,13 @@ import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { PromptFile, SessionEvent } from "../core/model.ts";
 import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper } from "./agent.ts";
-import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { ifThere, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
 import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
+import type { Watch } from "./stream.ts";
 import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
@@ -31,6 +32,8 @@ const titleMax = 500;
 /** A running session can be neither archived nor deleted: it is interrupted and looked at this often, this many times. */
 const restPollMs = 1_000;
 const restPolls = 30;
+/** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
+const pingsOnlyMs = 60_000;
 /** A session whose answer was lost is among the newest: it was made just now. */
 const recentSessions = 100;
 
@@ -80,11 +83,7 @@ async function createWith(
   const tools = toolsOf(deps, session);
   const hasOwnTools = JSON.stringify(tools) === JSON.stringify(toTools(deps.toolPolicy, deps.tools ?? []));
   const isOwn = model === deps.model && effort === deps.effort && system === deps.system && hasOwnTools;
-  const rest = {
-    environment_id: environmentId,
-    title: toTitle(title),
-    metadata: { ...metadata },
-  };
+  const rest = { environment_id: environmentId, title: toTitle(title), metadata: { ...metadata } };
   const refused = isOwn ? "claude_request" : "claude_settings";
   const site = { what: "create a session", notFound: "claude_model", refused } as const;
   const create = (agent: AgentParam): Promise<{ readonly id: string }> =>
@@ -100,7 +99,7 @@ async function createWith(
 }
 
 function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox): Remote {
-  const { api } = deps;
+  const { api, clock } = deps;
   return {
     ...createEnds(deps, sandbox),
     files: sandbox.list,
@@ -130,23 +129,20 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox):
     async open(remoteId, signal) {
       const site = { what: "follow the session" };
       const deltas = { event_deltas: ["agent.message" as const] };
-      let isRunning = true;
+      const watch: Watch = { pingsMs: pingsOnlyMs, movedAt: clock.monotonic() };
       const frames = await api.stream(
         site,
         ({ beta }, options) => beta.sessions.events.stream(remoteId, deltas, options),
         signal,
-        () => isRunning,
+        watch,
       );
-      return toFrames(frames, (is) => (isRunning = is));
+      return toFrames(frames, clock, watch);
     },
     list: (remoteId, since, signal) => eventsOf(api, remoteId, signal).since(since),
     prompts: (remoteId, signal) => eventsOf(api, remoteId, signal).prompts(),
     async update(remoteId, { title, metadata }, signal) {
       const site = { what: "update the session" };
-      const params = {
-        ...(title === undefined ? {} : { title: toTitle(title) }),
-        ...(Object.keys(metadata).length === 0 ? {} : { metadata: { ...metadata } }),
-      };
+      const params = { ...(title === undefined ? {} : { title: toTitle(title) }), metadata: { ...metadata } };
       const updated = await api.call(site, ({ beta }) => beta.sessions.update(remoteId, params, { signal }));
       return toRemoteSession(updated, site.what);
     },
@@ -158,11 +154,10 @@ function createEnds(
   { api, clock, memory }: ManagedDeps,
   sandbox: Sandbox,
 ): Pick<Remote, "retrieve" | "archive" | "remove"> {
-  const retrieve: Remote["retrieve"] = (remoteId, signal) => lookUp(api, remoteId, signal);
   /** Resolves to the session once nothing runs in it, or when that takes too long; null when it is gone. */
   const bringToRest = async (remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> => {
     for (let polls = 0; ; polls++) {
-      const there = await retrieve(remoteId, signal);
+      const there = await lookUp(api, remoteId, signal);
       const isRunning = there?.status === "running" || there?.status === "rescheduling";
       if (!isRunning || polls >= restPolls) return there;
       const events = eventsOf(api, remoteId, signal);
@@ -171,7 +166,7 @@ function createEnds(
     }
   };
   return {
-    retrieve,
+    retrieve: (remoteId, signal) => lookUp(api, remoteId, signal),
     async archive(remoteId, signal) {
       const there = await bringToRest(remoteId, signal);
       if (there === null || there.isArchived) return;
@@ -180,26 +175,22 @@ function createEnds(
     async remove(remoteId, signal) {
       if ((await bringToRest(remoteId, signal)) !== null) {
         await sandbox.empty(remoteId, signal);
-        const site = { what: "delete the session", notFound: "unsupported" } as const;
-        await nullFor(
-          "unsupported",
-          api.call(site, ({ beta }) => beta.sessions.delete(remoteId, {}, { signal })),
-        );
+        await ifThere(api, "delete the session", ({ beta }) => beta.sessions.delete(remoteId, {}, { signal }));
       }
       memory.set(toolsKey(remoteId), "");
     },
   };
 }
 
-async function* toFrames(
-  frames: AsyncIterable<unknown>,
-  onRunning: (isRunning: boolean) => void,
-): AsyncGenerator<Frame> {
+/** A session that rests has nothing to say. */
+async function* toFrames(wires: AsyncIterable<unknown>, clock: Clock, watch: Watch): AsyncGenerator<Frame> {
   const read = createFrameReader();
-  for await (const wire of frames) {
+  let isRunning = true;
+  for await (const wire of wires) {
     const frame = wire === "silent" || wire === "pinging" ? ({ kind: "silent" } as const) : read(wire);
     if (frame?.kind === "event" && frame.event.type !== "other" && frame.event.type !== "usage")
-      onRunning(frame.event.type !== "idle");
+      isRunning = frame.event.type !== "idle";
+    watch.movedAt = isRunning ? clock.monotonic() : null;
     if (frame) yield frame;
   }
 }
@@ -228,9 +219,7 @@ async function post(
   try {
     return toEchoes(requests, await send(requests));
   } catch (error) {
-    const settled = isCode(error, "claude_request")
-      ? await findSettled(events, requests)
-      : new Map<Request, SessionEvent>();
+    const settled = await findSettled(events, isCode(error, "claude_request") ? requests : []);
     if (settled.size === 0) throw await explain(deps, remoteId, error, signal);
     const open = requests.filter((request) => !settled.has(request));
     const echoes = open.length === 0 ? [] : toEchoes(open, await send(open));
@@ -261,37 +250,24 @@ async function findSettled(
   return settled;
 }
 
-/** A refusal in its own words: the budget, and that the session is over (a conflict says so too). */
-async function explain(deps: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
-  if (isCode(error, "claude_request") && (await eventsOf(deps.api, remoteId, signal).isBudgetUsedUp()))
+/** A refusal in its own words: the budget is used up, the session is over (a conflict says so too), or at work. */
+async function explain({ api }: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
+  if (isCode(error, "claude_request") && (await eventsOf(api, remoteId, signal).isBudgetUsedUp()))
     return new BridgeError("claude_budget", "Cannot post to the session as its budget is used up");
-  if (!isCode(error, "claude_protocol") || (await standing(deps, remoteId, signal)) !== "over") return error;
-  return new BridgeError("claude_request", `${error.message}, and the session is over`);
+  if (!isCode(error, "claude_protocol", "claude_settings")) return error;
+  // Where even that cannot be told, it is what it was.
+  const there = await lookUp(api, remoteId, signal).catch(() => undefined);
+  const isOver = there === null || there?.isArchived === true || there?.status === "terminated";
+  if (isOver) return new BridgeError("claude_request", `${error.message}, and the session is over`);
+  const isAtRest = there === undefined || there.status === "idle";
+  return isAtRest ? error : new BridgeError("claude_running", `${error.message}, and the session is at work`);
 }
 
 /** Null when it was deleted. */
 async function lookUp(api: ClaudeApi, remoteId: string, signal: AbortSignal): Promise<RemoteSession | null> {
-  const site = { what: "look up the session", notFound: "unsupported" } as const;
-  const found = await nullFor(
-    "unsupported",
-    api.call(site, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal })),
-  );
-  return found && toRemoteSession(found, site.what);
-}
-
-/** How a session stands, where something was refused; null where that cannot be told. */
-async function standing(
-  { api }: ManagedDeps,
-  remoteId: string,
-  signal: AbortSignal,
-): Promise<"over" | "running" | "idle" | null> {
-  try {
-    const there = await lookUp(api, remoteId, signal);
-    if (there === null || there.isArchived || there.status === "terminated") return "over";
-    return there.status === "idle" ? "idle" : "running";
-  } catch {
-    return null;
-  }
+  const what = "look up the session";
+  const found = await ifThere(api, what, ({ beta }) => beta.sessions.retrieve(remoteId, {}, { signal }));
+  return found && toRemoteSession(found, what);
 }
 
 /** Changed settings reach a session before its next prompt; while it runs they cannot, and the prompt waits. */
@@ -305,19 +281,11 @@ async function applyTools(
   const tools = toolsOf(deps, session);
   const print = JSON.stringify(tools);
   if (memory.get(toolsKey(remoteId)) === print) return;
-  const site = {
-    what: "update the tools of the session",
-    refused: "claude_settings",
-    notFound: "claude_request",
-  } as const;
-  try {
-    await api.call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }));
-  } catch (error) {
-    if (!isCode(error, "claude_settings", "claude_protocol")) throw error;
-    const how = await standing(deps, remoteId, signal);
-    const codes = { over: "claude_request", running: "claude_running", idle: error.code } as const;
-    throw how === null ? error : new BridgeError(codes[how], error.message);
-  }
+  const means = { refused: "claude_settings", notFound: "claude_request" } as const;
+  const site = { what: "update the tools of the session", ...means };
+  await api
+    .call(site, ({ beta }) => beta.sessions.update(remoteId, { agent: { tools } }, { signal }))
+    .catch(async (error: unknown) => Promise.reject(await explain(deps, remoteId, error, signal)));
   memory.set(toolsKey(remoteId), print);
 }
 

@@ -16,17 +16,8 @@ import * as history from "./history.ts";
 import type { Line, OnText, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
-import {
-  addFrame,
-  createPreview,
-  cutEndless,
-  emptyReply,
-  isComplete,
-  shownText,
-  toStop,
-  type Reply,
-} from "./response.ts";
-import { fields, glue, string, toInput } from "./wire.ts";
+import { addFrame, createPreview, emptyReply, isComplete, isOver, shownText, toStop, type Reply } from "./response.ts";
+import { fields, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;
@@ -40,22 +31,32 @@ export type MessagesDeps = {
 };
 
 const defaultHistoryTokens = 100_000;
+/** Thinking that is not shown is silent, pings aside; but a person is told something within two minutes. */
+const pingsOnlyMs: Millis = 90_000;
+/** It may have been long thinking all the same: the next try waits for it. */
+const patientMs: Millis = 10 * 60_000;
 /** How often a paused turn is continued before we take what there is. */
 const pausesMax = 2;
 
 export function createMessagesLine(deps: MessagesDeps): Line {
   const { api } = deps;
-  const requester = createRequester(api, deps.hasWebSearch);
+  const making: Making = { ...deps, request: createRequester(api, deps.hasWebSearch), silent: new Set() };
   return {
     name: "messages",
     remote: null,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal) => post(deps, requester, session, requests, onText, signal),
+    post: (session, requests, onText, signal) => post(making, session, requests, onText, signal),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
     models: api.models,
     model: api.model,
   };
 }
+
+type Making = MessagesDeps & {
+  readonly request: Requester;
+  /** Conversations whose last answer was nothing but pings. */
+  readonly silent: Set<string>;
+};
 
 /** A turn that is being made: its entries in the log, and what they say to Claude. */
 type Turn = {
@@ -67,17 +68,17 @@ type Turn = {
 };
 
 async function post(
-  deps: MessagesDeps,
-  requester: Requester,
+  making: Making,
   session: SessionView,
   requests: readonly Request[],
   onText: OnText,
   signal: AbortSignal,
 ): Promise<readonly SessionEvent[]> {
-  const past = history.toHistory(session.history(), session.model, deps.historyTokensMax ?? defaultHistoryTokens);
+  const { clock, silent } = making;
+  const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
-  const at = Math.max(deps.clock.now(), past.lastAt + 1);
-  const turn: Turn = { id: `local:${deps.newId()}`, at, entries: [], content: [], open: past.open };
+  const at = Math.max(clock.now(), past.lastAt + 1);
+  const turn: Turn = { id: `local:${making.newId()}`, at, entries: [], content: [], open: past.open };
   answer(turn, requests);
   const prompts = requests.filter((request) => request.kind === "prompt");
   if (prompts.length > 0 && turn.open.length > 0)
@@ -90,12 +91,16 @@ async function post(
   }
   prompts.forEach((prompt, index) => ask(turn, prompt, index));
   const messages = history.settle(history.merge([...past.messages, { role: "user", content: turn.content }]));
-  const timeout = uploadTimeoutMs(
-    prompts.flatMap(({ files }) => files),
-    deps.api.bounds.headersMs,
+  const files = prompts.flatMap((prompt) => prompt.files);
+  const timeout = uploadTimeoutMs(files, making.api.bounds.headersMs);
+  const pingsMs = silent.delete(session.id) ? patientMs : pingsOnlyMs;
+  const replies = await run(making, session, messages, turn.id, onText, { signal, timeout, pingsMs }).catch(
+    (error: unknown) => {
+      if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
+      throw error;
+    },
   );
-  const replies = await run(requester, session, messages, turn.id, onText, { signal, timeout });
-  conclude(turn, session, replies, Math.max(deps.clock.now(), at));
+  conclude(turn, session, replies, Math.max(clock.now(), at));
   return turn.entries;
 }
 
@@ -143,30 +148,35 @@ function ask(turn: Turn, { text, files }: Request & { kind: "prompt" }, index: n
 
 /** Asks, and again where Claude paused. @throws BridgeError with what was said until it broke */
 async function run(
-  requester: Requester,
+  { clock, request }: Making,
   session: SessionView,
   messages: history.Message[],
   turnId: string,
   onText: OnText,
-  options: { readonly signal: AbortSignal; readonly timeout: Millis },
+  options: { readonly signal: AbortSignal; readonly timeout: Millis; readonly pingsMs: Millis },
 ): Promise<readonly Reply[]> {
   const replies: Reply[] = [];
-  const show = createPreview((text) => onText(replyId(turnId, replies), text));
+  const preview = createPreview(onText);
   try {
     for (;;) {
       const reply = emptyReply();
-      const before = saidBy(replies);
-      let isBegun = false;
       replies.push(reply);
-      for await (const frame of await requester(session, messages, options)) {
+      const watch = { pingsMs: options.pingsMs, movedAt: clock.monotonic() };
+      let beganAt: Millis | null = null;
+      let idleAt: Millis | null = null;
+      for await (const frame of request(session, messages, { ...options, watch })) {
         if (frame === "silent") throw streamLost("nothing came for too long");
-        if (frame === "pinging")
+        const now = clock.monotonic();
+        beganAt ??= now;
+        const isMore = addFrame(reply, frame);
+        if (isMore) watch.movedAt = now;
+        // Frames that bring nothing are no more than pings.
+        idleAt = isMore ? null : (idleAt ?? now);
+        if (frame === "pinging" || (idleAt !== null && now >= idleAt + options.pingsMs))
           throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
-        const text = addFrame(reply, frame);
-        if (text !== "") show((isBegun ? "" : glue(before, null, null, text)) + text);
-        isBegun ||= text !== "";
+        preview(replyId(turnId, replies), replies);
         // Whatever the stream does after that.
-        if (isComplete(reply) || cutEndless(reply)) break;
+        if (isOver(reply, now - beganAt)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
       if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return replies;
@@ -189,10 +199,6 @@ const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);
 
 const blocksOf = (replies: readonly Reply[]): history.Block[] => replies.flatMap(({ blocks }) => blocks);
-const saidBy = (replies: readonly Reply[]): string =>
-  blocksOf(replies)
-    .map(({ text }) => string(text))
-    .join("");
 /** Some endpoints give every message the same id, or none: ours is its own. An answer that begins anew is another one. */
 const replyId = (turnId: string, replies: readonly Reply[]): string => {
   const restarts = replies.reduce((sum, reply) => sum + reply.restarts, 0);

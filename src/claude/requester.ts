@@ -6,20 +6,17 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { ClaudeApi } from "./api.ts";
+import { refusalOf } from "./failure.ts";
 import { toParams, withoutAnyThinking, withoutSearches, type Message } from "./history.ts";
 import type { SessionView } from "./line.ts";
-import { fields, string } from "./wire.ts";
+import type { Watch } from "./stream.ts";
 
 /** Where the model's own limit is not known. Thinking counts too: less is gone before a word is said. */
 const defaultOutputTokens = 32_000;
-/** Thinking that is not shown is silent, pings aside; but a person is told something within two minutes. */
-const pingsMs: Millis = 100_000;
 const triesMax = 3;
 const searchesMax = 5;
 
 type Feature = "cache" | "effort" | "search" | "thinking" | "tools";
-/** Under which a refusal of it is remembered. */
-type Key = (feature: Feature) => string;
 
 /** What names a feature in a refusal. */
 const features: readonly (readonly [Feature, RegExp])[] = [
@@ -31,6 +28,8 @@ const features: readonly (readonly [Feature, RegExp])[] = [
 ];
 const isUnnamed = /extra inputs|extra fields|unknown (field|parameter)|unrecognized|unexpected/iu;
 const tooManyTokens = /max_tokens\D*(\d+)\D+(\d+)/u;
+
+type Options = { readonly signal: AbortSignal; readonly timeout: Millis; readonly watch: Watch };
 
 export type Requester = ReturnType<typeof createRequester>;
 
@@ -46,15 +45,18 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     if (!signal.aborted) outputMax.set(model, limit);
     return limit;
   };
+  /** Thinking is refused in one conversation, everything else for a model. */
+  const keyOf = (feature: Feature, { id, model }: SessionView): string =>
+    feature === "thinking" ? `thinking ${id}` : `${feature} ${model}`;
   /** True where the request may go out once more, without what was refused. */
-  const learn = (error: unknown, sent: readonly Feature[], key: Key, asked: number, model: string): boolean => {
-    const { status, apiMessage } = fields(error);
-    const sentence = string(apiMessage);
-    if ((status !== 400 && status !== 422) || /prompt is too long/iu.test(sentence)) return false;
+  const learn = (error: unknown, sent: readonly Feature[], asked: number, session: SessionView): boolean => {
+    const { status, type, sentence } = refusalOf(error) ?? { status: null, type: null, sentence: "" };
+    const isRefusal = status === 400 || status === 422 || type === "invalid_request_error" || isUnnamed.test(sentence);
+    if (!isRefusal || /prompt is too long/iu.test(sentence)) return false;
     const [, first, second] = tooManyTokens.exec(sentence) ?? [];
     const limit = Math.min(Number(first), Number(second));
     if (limit > 0 && limit < asked) {
-      outputMax.set(model, limit);
+      outputMax.set(session.model, limit);
       return true;
     }
     const left = features.filter(([feature]) => sent.includes(feature));
@@ -63,38 +65,34 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     const isNew = (feature: Feature): boolean => feature !== "thinking" && feature !== "tools";
     const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => isNew(feature)) : [];
     const found = named.length > 0 ? named : guessed;
-    for (const [feature] of found) refused.add(key(feature));
+    for (const [feature] of found) refused.add(keyOf(feature, session));
     return found.length > 0;
   };
   /** Frames of the answer. @throws BridgeError */
-  return async (
+  return async function* (
     session: SessionView,
     messages: readonly Message[],
-    options: { readonly signal: AbortSignal; readonly timeout: Millis },
-  ): Promise<AsyncIterable<unknown>> => {
-    const { model } = session;
-    const max_tokens = await limitOf(model, options.signal);
-    if (options.signal.aborted) throw new BridgeError("claude_unreachable", "Cannot ask Claude as it was given up");
-    const key: Key = (feature) => (feature === "thinking" ? `thinking ${session.id}` : `${feature} ${model}`);
+    { signal, timeout, watch }: Options,
+  ): AsyncGenerator {
+    const limit = await limitOf(session.model, signal);
+    if (signal.aborted) throw new BridgeError("claude_unreachable", "Cannot ask Claude as it was given up");
     const useful = features.map(([feature]) => feature).filter((feature) => feature !== "search" || hasWebSearch);
-    const open = async (client: Anthropic, sdkOptions: object): Promise<Response> => {
-      for (let tries = 1; ; tries++) {
-        const sent = useful.filter((feature) => !refused.has(key(feature)));
-        const params = toRequest(session, messages, outputMax.get(model) ?? max_tokens, sent);
-        try {
-          return await client.messages.create(params, { ...sdkOptions, timeout: options.timeout }).asResponse();
-        } catch (error) {
-          if (tries >= triesMax || !learn(error, sent, key, params.max_tokens, model)) throw error;
+    for (let tries = 1; ; tries++) {
+      const sent = useful.filter((feature) => !refused.has(keyOf(feature, session)));
+      const params = toRequest(session, messages, outputMax.get(session.model) ?? limit, sent);
+      let hasBegun = false;
+      try {
+        const site = { what: "ask Claude", notFound: "claude_model" } as const;
+        const ask = (client: Anthropic, options: object) => client.messages.create(params, { ...options, timeout });
+        for await (const frame of await api.stream(site, ask, signal, watch)) {
+          hasBegun = true;
+          yield frame;
         }
+        return;
+      } catch (error) {
+        if (hasBegun || tries >= triesMax || !learn(error, sent, params.max_tokens, session)) throw error;
       }
-    };
-    return api.stream(
-      { what: "ask Claude", notFound: "claude_model" },
-      (client, sdkOptions) => ({ asResponse: () => open(client, sdkOptions) }),
-      options.signal,
-      () => true,
-      pingsMs,
-    );
+    }
   };
 }
 

@@ -3,51 +3,52 @@
  * endpoints differ: indices may repeat or be −1, usage may be null, a second `message_start` begins the answer anew.
  * **Source:** SDK type `RawMessageStreamEvent`.
  */
-import type { JsonValue, StopReason } from "../core/model.ts";
+import type { JsonValue, Millis, StopReason } from "../core/model.ts";
+import type { OnText } from "./line.ts";
 import type { Used } from "./prices.ts";
-import { cacheWrites, fields, glue, string, textOf, toInput, type Fields } from "./wire.ts";
+import { cacheWrites, fields, string, textOf, toInput, type Fields } from "./wire.ts";
 
 type Block = { [key: string]: JsonValue };
 
-export type Reply = {
-  /** As they came, but for text and input, which come in pieces. */
-  blocks: Block[];
-  /** Where each index of the stream is, the last one that began with it. */
-  byIndex: Map<unknown, { readonly block: Block; json: string }>;
-  stopReason: string | null;
-  /** Of a refusal. */
-  category: string | null;
-  used: Used;
-  /** `message_stop` came. */
-  isStopped: boolean;
-  /** How often the answer began anew after it had said something. */
-  restarts: number;
-};
-
 const nothing: Used = { input: 0, cacheRead: 0, cacheWrite: 0, output: 0, searches: 0 };
 
-export const emptyReply = (): Reply => ({
-  blocks: [],
-  byIndex: new Map(),
-  stopReason: null,
-  category: null,
+export const emptyReply = () => ({
+  /** As they came, but for text and input, which come in pieces. */
+  blocks: [] as Block[],
+  /** What each index of the stream is, the last one that began with it. */
+  byIndex: new Map<unknown, { readonly block: Block; json: string }>(),
+  stopReason: null as string | null,
+  /** Of a refusal. */
+  category: null as string | null,
   used: nothing,
+  /** `message_stop` came. */
   isStopped: false,
+  /** How often the answer began anew after it had said something. */
   restarts: 0,
+  /** What it had grown to since then, by `lengthOf`. */
+  longest: 0,
 });
+export type Reply = ReturnType<typeof emptyReply>;
 
-/** More than a person is ever shown of it (`core/reply.ts`); an answer is cut here, and what is left is not waited for. */
+/** More than a person is ever shown of it (`core/reply.ts`). */
 const textLengthMax = 5 * 2 ** 20;
+/** A slow model writes its longest answer in that time. */
+const answerMaxMs: Millis = 2 * 3_600_000;
 
-/** Ends an answer that has no end: true where it did. The person reads that the rest is left out (`core/reply.ts`). */
-export function cutEndless(reply: Reply): boolean {
-  if (lengthOf(reply) <= textLengthMax) return false;
-  reply.stopReason = "end_turn";
-  return true;
+/**
+ * True where an answer is over. One that has no end is ended here, and what is left is not waited for: its person reads that the rest is
+ * left out, or that it was cut.
+ */
+export function isOver(reply: Reply, ageMs: Millis): boolean {
+  const isLong = lengthOf(reply) > textLengthMax;
+  if (isLong || ageMs > answerMaxMs) reply.stopReason ??= isLong ? "end_turn" : "max_tokens";
+  return isComplete(reply);
 }
 
-const lengthOf = ({ blocks }: Reply): number =>
-  blocks.reduce((sum, { text, thinking }) => sum + string(text).length + string(thinking).length, 0);
+/** In characters: what frames bring, whatever they are. */
+const lengthOf = ({ blocks, byIndex }: Reply): number =>
+  blocks.reduce((sum, { text, thinking }) => sum + 1 + string(text).length + string(thinking).length, 0) +
+  [...byIndex.values()].reduce((sum, { json }) => sum + json.length, 0);
 
 /** Some endpoints leave `message_stop` out: a stop reason ends an answer as well. */
 export const isComplete = ({ isStopped, stopReason }: Reply): boolean => isStopped || stopReason !== null;
@@ -55,14 +56,20 @@ export const isComplete = ({ isStopped, stopReason }: Reply): boolean => isStopp
 /** The text of an answer as the person reads it: without the thinking that some models write in front of it. */
 export const shownText = (blocks: unknown): string => withoutThinking(textOf(blocks));
 
-/** Adds one frame in place; returns the text that it brought, raw. Unknown frames add nothing. */
-export function addFrame(reply: Reply, wire: unknown): string {
-  const frame = fields(wire);
+/** Adds one frame in place; true where it brought more of the answer. Unknown frames bring nothing. */
+export function addFrame(reply: Reply, wire: unknown): boolean {
+  add(reply, fields(wire));
+  const before = reply.longest;
+  reply.longest = Math.max(before, lengthOf(reply));
+  return reply.longest > before;
+}
+
+function add(reply: Reply, frame: Fields): void {
   const message = fields(frame["message"]);
   addUsage(reply, fields(frame["usage"] ?? message["usage"]));
   switch (frame["type"]) {
     case "message_start":
-      if (textOf(reply.blocks) !== "") reply.restarts++;
+      if (textOf(reply.blocks) !== "") Object.assign(reply, { restarts: reply.restarts + 1, longest: 0 });
       Object.assign(reply, { blocks: [], stopReason: null });
       reply.byIndex.clear();
       return addWhole(reply, message["content"]);
@@ -75,17 +82,12 @@ export function addFrame(reply: Reply, wire: unknown): string {
     case "content_block_delta":
       return addDelta(reply, frame["index"], fields(frame["delta"]));
     case "content_block_stop":
-      closeInput(reply, frame["index"]);
-      return "";
+      return closeInput(reply, frame["index"]);
     case "message_delta":
-      stop(reply, fields(frame["delta"]));
-      return "";
+      return stop(reply, fields(frame["delta"]));
     case "message_stop":
       reply.isStopped = true;
       for (const index of reply.byIndex.keys()) closeInput(reply, index);
-      return "";
-    default:
-      return "";
   }
 }
 
@@ -104,50 +106,33 @@ function addUsage(reply: Reply, usage: Fields): void {
   reply.used = { ...reply.used, cacheWrite, ...(Object.fromEntries(seen) as Partial<Used>) };
 }
 
-const addWhole = (reply: Reply, content: unknown): string =>
-  (Array.isArray(content) ? content : []).map((block, index) => addBlock(reply, index, fields(block))).join("");
+const addWhole = (reply: Reply, content: unknown): void =>
+  (Array.isArray(content) ? content : []).forEach((block, index) => addBlock(reply, index, fields(block)));
 
-function addBlock(reply: Reply, index: unknown, wire: Fields): string {
-  const block = fields(toInput(wire)) as Block;
-  const text = string(block["text"]);
-  const before = block["type"] === "text" && text !== "" ? glueAt(reply, block, text) : "";
-  const mine = { ...block };
+function addBlock(reply: Reply, index: unknown, wire: Fields): void {
+  const block = { ...(fields(toInput(wire)) as Block) };
   closeInput(reply, index);
-  reply.blocks.push(mine);
-  reply.byIndex.set(index, { block: mine, json: "" });
-  return block["type"] === "text" ? before + text : "";
+  reply.blocks.push(block);
+  reply.byIndex.set(index, { block, json: "" });
 }
 
-/** What stands before the first text of a block that is still to be added, or is the last. */
-function glueAt(reply: Reply, block: Block, text: string): string {
-  const at = reply.blocks.indexOf(block);
-  const earlier = at < 0 ? reply.blocks : reply.blocks.slice(0, at);
-  const last = earlier.at(-1);
-  return glue(textOf(earlier), last?.["type"] === "text" && last["text"] !== "" ? last : null, block, text);
-}
-
-function addDelta(reply: Reply, index: unknown, delta: Fields): string {
-  const type = delta["type"];
+function addDelta(reply: Reply, index: unknown, delta: Fields): void {
+  const { type } = delta;
   const found = reply.byIndex.get(index);
-  if (type === "text_delta") {
-    const text = string(delta["text"]);
-    // Some endpoints never begin the block.
-    if (found?.block["type"] !== "text") return addBlock(reply, index, { type: "text", text });
-    const { block } = found;
-    const before = block["text"] ? "" : glueAt(reply, block, text);
-    block["text"] = string(block["text"]) + text;
-    return before + text;
-  }
-  if (!found) return "";
+  // Some endpoints never begin the block.
+  if (type === "text_delta" && found?.block["type"] !== "text")
+    return addBlock(reply, index, { type: "text", text: string(delta["text"]) });
+  if (!found) return;
   const { block } = found;
-  if (type === "input_json_delta") found.json += string(delta["partial_json"]);
-  else if (type === "thinking_delta") block["thinking"] = string(block["thinking"]) + string(delta["thinking"]);
-  else if (type === "signature_delta") block["signature"] = string(block["signature"]) + string(delta["signature"]);
+  const append = (key: string): void => void (block[key] = string(block[key]) + string(delta[key]));
+  if (type === "text_delta") append("text");
+  else if (type === "thinking_delta") append("thinking");
+  else if (type === "signature_delta") append("signature");
+  else if (type === "input_json_delta") found.json += string(delta["partial_json"]);
   else if (type === "citations_delta") {
     const { citations } = block;
     block["citations"] = [...(Array.isArray(citations) ? (citations as JsonValue[]) : []), toInput(delta["citation"])];
   }
-  return "";
 }
 
 /** The input of a tool use comes in pieces, and is read once it is whole. */
@@ -175,19 +160,19 @@ function withoutThinking(text: string): string {
   return end < 0 ? "" : start.slice(end + close.length).trimStart();
 }
 
-/** Shows text piece by piece; a leading `<think>…</think>` not at all, which is known only some pieces later. */
-export function createPreview(show: (text: string) => void): (piece: string) => void {
-  let held: string | null = "";
-  return (piece) => {
-    if (held === null) return piece === "" ? undefined : show(piece);
-    held += piece;
-    const start = held.trimStart();
-    const isUndecided = start.startsWith(open) ? !start.includes(close) : open.startsWith(start);
-    if (isUndecided) return;
-    const text = withoutThinking(held);
-    if (text === "") return;
-    held = null;
-    show(text);
+/** No more is previewed: it is one message. */
+const previewLengthMax = 16_384;
+
+/** Shows an answer piece by piece, as `shownText` has it; what may yet turn out to be thinking, not at all. */
+export function createPreview(onText: OnText): (id: string, replies: readonly Reply[]) => void {
+  let shown = { id: "", length: 0 };
+  return (id, replies) => {
+    if (replies.reduce((sum, reply) => sum + lengthOf(reply), 0) > previewLengthMax) return;
+    const text = shownText(replies.flatMap(({ blocks }) => blocks));
+    const before = shown.id === id ? shown.length : 0;
+    if (text.length <= before || open.startsWith(text.trimStart())) return;
+    shown = { id, length: text.length };
+    onText(id, text.slice(before));
   };
 }
 

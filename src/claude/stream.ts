@@ -1,6 +1,7 @@
 /**
  * The frames of one SSE response, with a watchdog. Endpoints differ from the API and from each other: frames without an `event:`
- * line take their type from the data, an answer may be plain JSON where a stream was asked for, and an error may come inside a 200.
+ * line take their type from the data, an answer may be plain JSON where a stream was asked for, whatever it is called, and an error
+ * may come inside a 200.
  */
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -8,52 +9,51 @@ import type { Millis } from "../core/model.ts";
 import { claudeFailure, type Site } from "./failure.ts";
 import { fields, string } from "./wire.ts";
 
-/** The longest turn, and a page of a log, are a small part of it. */
-export const streamBytesMax = 64 * 2 ** 20;
-/** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
-export const pingsOnlyMs = 60_000;
+export type Watch = {
+  /** Nothing but pings for so long, and the reader is told. */
+  readonly pingsMs: Millis;
+  /** The reader says when something last happened, in monotonic time; null while nothing need happen. */
+  movedAt: Millis | null;
+};
 
-type Watch = { readonly silenceMs: Millis; readonly pingsMs: Millis; readonly isRunning: () => boolean };
-
+/** Parsed frames, `"silent"` after `silenceMs` without one byte, `"pinging"` as `watch` says; both come again after as long again. */
 export async function* readFrames(
   site: Site,
-  response: Response,
+  { body }: Response,
   cut: AbortController,
   clock: Clock,
-  { silenceMs, pingsMs, isRunning }: Watch,
+  silenceMs: Millis,
+  watch: Watch,
 ): AsyncGenerator {
   let byteAt = clock.monotonic();
-  let frameAt = byteAt;
-  let bytes = 0;
-  const tap = new TransformStream<Uint8Array, Uint8Array>({
+  const moved = (): void => void (watch.movedAt = watch.movedAt === null ? null : clock.monotonic());
+  const tap = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
     transform(chunk, controller) {
       byteAt = clock.monotonic();
-      bytes += chunk.length;
-      if (bytes > streamBytesMax)
-        throw new BridgeError("claude_protocol", `Cannot ${site.what} as the answer does not end`);
       controller.enqueue(chunk);
     },
   });
-  const dueAt = (): Millis =>
-    Math.min(byteAt + silenceMs, isRunning() && byteAt > frameAt ? frameAt + pingsMs : Number.POSITIVE_INFINITY);
-  const tapped = new Response(response.body?.pipeThrough(tap) ?? null, { headers: response.headers });
-  const isJson = /json/u.test(response.headers.get("content-type") ?? "");
-  const frames = isJson ? readJson(site, tapped) : readEvents(site, tapped, cut);
+  // Total silence has its own bound, which may be the longer one.
+  const pingedAt = (): Millis =>
+    watch.movedAt !== null && byteAt > watch.movedAt ? watch.movedAt + watch.pingsMs : Number.POSITIVE_INFINITY;
+  const dueAt = (): Millis => Math.min(byteAt + silenceMs, pingedAt());
+  moved();
+  const frames = parse(site, body?.pipeThrough(tap) ?? null, cut);
   try {
     for (let next = frames.next(); ;) {
       // Looked at below; a rejection while we are away must not count as unhandled.
       next.catch(() => {});
       const timer = new AbortController();
-      const rest = clock.sleep(Math.min(pingsMs, dueAt() - clock.monotonic()), timer.signal).then(() => null);
+      const rest = clock.sleep(Math.min(watch.pingsMs, dueAt() - clock.monotonic()), timer.signal).then(() => null);
       const result = await Promise.race([next, rest]).finally(() => timer.abort());
       if (result?.done) return;
       if (result) {
-        frameAt = clock.monotonic();
         yield result.value;
         next = frames.next();
       } else if (clock.monotonic() >= dueAt()) {
         const isPinging = clock.monotonic() < byteAt + silenceMs;
-        byteAt = frameAt = clock.monotonic();
+        byteAt = clock.monotonic();
+        moved();
         yield isPinging ? "pinging" : "silent";
       }
     }
@@ -66,32 +66,43 @@ export async function* readFrames(
 
 const isAbort = (error: unknown): boolean => error instanceof Error && error.name === "AbortError";
 
-async function* readEvents(site: Site, response: Response, cut: AbortController): AsyncGenerator {
+async function* parse(
+  site: Site,
+  body: ReadableStream<Uint8Array<ArrayBuffer>> | null,
+  cut: AbortController,
+): AsyncGenerator {
   const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
+  /** All of a body that begins like JSON: a reader of frames finds none in it. */
+  const whole: Uint8Array<ArrayBuffer>[] = [];
+  let beginning = "";
+  const keep = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+    transform(chunk, controller) {
+      if (beginning === "") beginning = new TextDecoder().decode(chunk).trimStart().slice(0, 1);
+      if (beginning === "<") throw new BridgeError("claude_protocol", `Cannot ${site.what} as a web page came`);
+      if (beginning === "{") whole.push(chunk);
+      controller.enqueue(chunk);
+    },
+  });
   try {
-    for await (const { event, data } of Stream.rawEvents(response, cut)) {
+    for await (const { event, data } of Stream.rawEvents(new Response(body?.pipeThrough(keep) ?? null), cut)) {
       if (data === "" || data === "[DONE]" || event === "ping") continue;
-      const frame = fields(JSON.parse(data));
-      const type = string(frame["type"]) || event;
-      if (type === "error" || (type === null && frame["error"])) throw claudeFailure(site, toAnswer(frame));
-      if (type !== "ping") yield { ...frame, type };
+      const frame = toFrame(site, JSON.parse(data), event);
+      if (frame.type !== "ping") yield frame;
     }
+    if (whole.length > 0) yield toFrame(site, JSON.parse(await new Blob(whole).text()), null);
   } catch (error) {
     if (!isAbort(error)) throw error;
   }
 }
 
-async function* readJson(site: Site, response: Response): AsyncGenerator {
-  const body = await readBody(response, streamBytesMax);
-  const frame = fields(JSON.parse(new TextDecoder().decode(body ?? new Uint8Array())));
-  if (frame["error"]) throw claudeFailure(site, toAnswer(frame));
-  yield frame;
-}
-
-/** An error inside a 200, as the SDK would throw an answer. */
-function toAnswer(frame: unknown): object {
-  const { type, message, details } = fields(fields(frame)["error"]);
-  return { status: undefined, type: type ?? "error", errorCode: fields(details)["error_code"], apiMessage: message };
+/** @throws BridgeError where it is an error, as if it had been the answer's status */
+function toFrame(site: Site, wire: unknown, event: string | null): { readonly type: string } {
+  const frame = fields(wire);
+  const type = string(frame["type"]) || (event ?? "");
+  if (type !== "error" && (type !== "" || !frame["error"])) return { ...frame, type };
+  const { type: kind, message, details } = fields(frame["error"]);
+  const errorCode = fields(details)["error_code"];
+  throw claudeFailure(site, { type: kind ?? "error", errorCode, apiMessage: message ?? frame["error"] });
 }
 
 /** Null where the body is larger than `bytesMax`. */

@@ -32,22 +32,18 @@ const isText = (block: Fields): boolean => block["type"] === "text" && string(bl
 const isCited = (block: Fields): boolean => Array.isArray(block["citations"]);
 
 /**
- * What stands between two text blocks of one answer: a blank line, but nothing where citations cut a sentence into blocks (the
- * second goes on in the middle of one). `before` is the block that precedes directly, or null where another kind stands between.
+ * The text blocks of a content list in one piece: with a blank line in between, but with nothing where citations cut a sentence into
+ * blocks, of which the second goes on in the middle of it.
  */
-export function glue(soFar: string, before: unknown, block: unknown, text: string): string {
-  const isOneSentence = before !== null && (isCited(fields(before)) || isCited(fields(block)));
-  return soFar === "" || isOneSentence || /\s$/u.test(soFar) || /^[\s,.;:!?)\]»”’]/u.test(text) ? "" : "\n\n";
-}
-
-/** The text blocks of a content list in one piece. */
 export function textOf(content: unknown): string {
   const blocks = (Array.isArray(content) ? content : []).map(fields);
   return blocks.reduce((all, block, index) => {
     if (!isText(block)) return all;
-    const before = blocks[index - 1];
     const text = string(block["text"]);
-    return all + glue(all, before && isText(before) ? before : null, block, text) + text;
+    const before = blocks[index - 1];
+    const isOneSentence = before !== undefined && isText(before) && (isCited(before) || isCited(block));
+    const isJoined = all === "" || isOneSentence || /\s$/u.test(all) || /^[\s,.;:!?)\]»”’]/u.test(text);
+    return all + (isJoined ? "" : "\n\n") + text;
   }, "");
 }
 
@@ -169,13 +165,17 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
     const cents = typeof amount === "string" || typeof amount === "number" ? Number(amount) : Number.NaN;
     return {
       type: "usage",
-      inputTokens: count(usage["input_tokens"]) + count(usage["cache_read_input_tokens"]) + cacheWrites(usage),
+      inputTokens: tokensRead(usage),
       outputTokens: count(usage["output_tokens"]),
       costCents: Number.isFinite(cents) ? cents : null,
       isTotal: true,
     };
   },
 };
+
+/** All that was read: from the cache, and into it, too. */
+export const tokensRead = (usage: Fields): number =>
+  count(usage["input_tokens"]) + count(usage["cache_read_input_tokens"]) + cacheWrites(usage);
 
 /** Tokens that were written to the cache: in one number, or by how long they are kept. */
 export const cacheWrites = (usage: Fields): number =>

@@ -380,6 +380,28 @@ describe("endpoints that differ", () => {
     }
   });
 
+  test.each(["text/plain", "application/octet-stream", "text/event-stream", "application/json", ""])(
+    "an answer is read as what it is, though it is called %p: asked and paid for once",
+    async (type) => {
+      const whole = { type: "message", content: [{ type: "text", text: "whole" }], stop_reason: "end_turn" };
+      const frames = [begin, text("in frames"), stop].map(({ frame: data }) => `data: ${JSON.stringify(data)}\n\n`);
+      for (const body of [JSON.stringify(whole, null, 2), frames.join("")]) {
+        double.fail(/messages$/u, { kind: "status", status: 200, headers: { "content-type": type }, body });
+        await local.ask("hello");
+      }
+      expect(local.replies()).toEqual(["whole", "in frames"]);
+      expect(posts()).toHaveLength(2);
+    },
+  );
+
+  test("a web page in place of an answer is none, whatever it is called", async () => {
+    for (const type of ["text/html", "text/event-stream"]) {
+      const page = { kind: "status", status: 200, headers: { "content-type": type }, body: "\n<html>Log in" } as const;
+      double.fail(/messages$/u, page);
+      expect(await codeOf(local.ask("hello"))).toBe("claude_protocol");
+    }
+  });
+
   test("a second message_start replaces the first, also in what is previewed", async () => {
     play(begin, text("first tr"), begin, text("second try"), stop);
     const heard = new Map<string, string>();
@@ -434,6 +456,39 @@ describe("endpoints that differ", () => {
     expect(posts().at(-1)).toMatchObject({ max_tokens: 8192 });
     expect(Object.keys(posts().at(-1) ?? {})).toEqual(["model", "max_tokens", "system", "messages", "stream"]);
     expect(local.replies()).toHaveLength(5);
+  });
+
+  test.each([
+    [
+      "a list of details",
+      json({ detail: [{ loc: ["body", "cache_control"], msg: "Extra inputs are not permitted" }] }, 422),
+    ],
+    ["a string", json({ error: "cache_control: unknown field" }, 400)],
+    ["a message beside nothing", json({ object: "error", message: "cache_control is not supported" }, 400)],
+    ["no JSON at all", { kind: "status", status: 400, body: "unknown field cache_control" }],
+    [
+      "a fault of the server's",
+      json({ error: { message: "upstream: cache_control: Extra inputs are not permitted" } }, 500),
+    ],
+    ["a 200", json({ type: "error", error: { type: "invalid_request_error", message: "cache_control?" } })],
+  ] as const)("a refusal is understood whose words are in %s", async (_, fault) => {
+    double.fail(/messages$/u, fault);
+    await local.ask("one");
+    expect(posts().map((body) => JSON.stringify(body).includes("cache_control"))).toEqual([true, false]);
+    double.fail(/messages$/u, json({ error: "the input is longer than the context window" }, 400));
+    expect(await codeOf(local.ask("two"))).toBe("claude_context");
+    double.fail(/messages$/u, json({ error: "model 'claude' not found" }, 404));
+    expect(await codeOf(local.ask("two"))).toBe("claude_model");
+  });
+
+  test("so is one that comes as the first frame; after the first word it is a fault", async () => {
+    const error = { type: "invalid_request_error", message: "output_config: Extra inputs are not permitted" };
+    const refuse = frame("error", { error });
+    double.setScript(() => (posts().length === 1 ? [refuse] : [{ say: "fine" }]));
+    await local.ask("one");
+    expect(posts().map((body) => "output_config" in body)).toEqual([true, false]);
+    play(begin, text("half"), refuse);
+    expect(await faultOf(local.ask("two"))).toMatchObject({ code: "claude_request", partial: "half" });
   });
 
   test("a model that takes no tools is asked without any, ours included", async () => {

@@ -25,7 +25,10 @@ const overloaded = new BridgeError(
   "Cannot ask Claude as the Claude API answered overloaded_error",
 );
 
-/** The backend that keeps the conversation here, over an endpoint that answers each request with these frames; an error is thrown. */
+/**
+ * The backend that keeps the conversation here, over an endpoint that answers each request with these frames; an error is thrown, and a
+ * number is a wait in ms.
+ */
 async function openMessages(answer: (prompt: string) => Frames) {
   const asked: { readonly prompt: string; readonly at: number }[] = [];
   const opened = await openStage({
@@ -46,7 +49,8 @@ async function openMessages(answer: (prompt: string) => Frames) {
         return (async function* () {
           for (const frame of frames) {
             if (frame instanceof Error) throw frame;
-            yield await Promise.resolve(frame);
+            if (typeof frame === "number") await clock.sleep(frame, signal);
+            else yield await Promise.resolve(frame);
           }
         })();
       };
@@ -101,6 +105,46 @@ describe("an answer that breaks off, where the conversation is kept here", () =>
     seen.write("good");
     await seen.pass(60);
     expect(seen.texts().at(-1)).toBe("fine");
+  });
+
+  /** For so many minutes. */
+  const empty = (minutes: number): Frames =>
+    Array.from({ length: minutes * 12 }, () => [5_000, text(""), start, { type: "new" }]).flat();
+
+  test.each([
+    ["pings", ["pinging"]],
+    ["frames that bring nothing", empty(30)],
+    ["beginnings", Array.from({ length: 400 }, () => [5_000, start]).flat()],
+  ])("%s alone: its person hears of it within two minutes; three requests", async (_, frames) => {
+    const { stage: seen, asked } = await openMessages((prompt) => (prompt === "bad" ? frames : whole("fine")));
+    seen.write("bad");
+    await seen.pass(125);
+    expect(seen.texts()).toEqual([expect.stringContaining("I ask once more")]);
+    await seen.pass(3600);
+    expect(asked).toHaveLength(3);
+    expect(seen.texts().slice(1)).toEqual([expect.stringMatching(/broke off three times/u)]);
+    seen.write("good");
+    await seen.pass(60);
+    expect(seen.texts().at(-1)).toBe("fine");
+  });
+
+  test("what was long thinking is waited for by the second try", async () => {
+    const { stage: seen, asked } = await openMessages(() => [...empty(4), ...whole("thought")]);
+    seen.write("hard");
+    await seen.pass(600);
+    expect(asked).toHaveLength(2);
+    expect(seen.texts()).toEqual([expect.stringContaining("I ask once more"), "thought"]);
+  });
+
+  test("an answer that trickles for hours is cut, and not asked for again", async () => {
+    const thinking = { type: "content_block_delta", index: 0, delta: { type: "thinking_delta", thinking: "hm" } };
+    const block = { type: "content_block_start", index: 0, content_block: { type: "thinking", thinking: "" } };
+    const trickle = Array.from({ length: 200 }, () => [60_000, thinking]).flat();
+    const { stage: seen, asked } = await openMessages(() => [start, block, ...trickle]);
+    seen.write("hard");
+    await seen.pass(4 * 3600);
+    expect(asked).toHaveLength(1);
+    expect(seen.texts()).toEqual([expect.stringContaining("length limit on thinking")]);
   });
 
   test("the count outlives a restart", async () => {

@@ -222,6 +222,21 @@ test("rule 5: a prompt that never arrived is not found in an earlier one of the 
   expect(bench.texts()).toEqual(["re: hello", "re: hello"]);
 });
 
+test("rule 5: nor in one that was stopped before its echo was seen, however short ago", async () => {
+  await using bench = await openAnswered((prompt) => [{ pauseMs: 10_000 }, { say: `re: ${prompt}` }]);
+  bench.claude().fail("post", { kind: "lose" });
+  bench.signal.owner.write("ok");
+  await bench.until("the lost post", () => bench.posts.length === 2);
+  bench.signal.owner.write("/stop");
+  await bench.until("the stop", () => isSettled(bench));
+  await bench.pass(5_000);
+  bench.claude().fail("post", { kind: "lose" });
+  bench.signal.owner.write("ok");
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.posts).toEqual(["hello", "ok", "ok"]);
+  expect(bench.texts()).toEqual(["re: hello", "Stopped.", "re: ok"]);
+});
+
 test("no preview is shown of a prompt that is answered, stopped or taken back", async () => {
   const rig = await createChatRig();
   try {

@@ -347,7 +347,7 @@ test("the storage service tells our profile key, names and keys of contacts, gro
     name: "Alice Ames hi",
     number,
     profileKey: owned(contact.profileKey.serialize()),
-    isBlocked: false,
+    isBlocked: 0,
   });
   expect(rig.database.get("SELECT sends_read_receipts AS reads, sends_typing AS types FROM signal_account")).toEqual({
     reads: 1,
