@@ -10,8 +10,8 @@ import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { createLive } from "./live.ts";
-import { build, noteTurn, viewOf, type Worker } from "./post.ts";
+import { createLive, workOf } from "./live.ts";
+import { build, isEnd, noteEnd, viewOf, type Worker } from "./post.ts";
 import { untilWritten } from "./queue.ts";
 
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
@@ -61,13 +61,12 @@ async function postBatch(
     if (signal.aborted || !isWanted()) return;
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
-    const changes = chats.log(store.sessions.get(session.id) ?? session, events, rows);
+    const changes = chats.log(session.id, events, rows);
     store.db.afterCommit(() => {
       posted = [];
       live.events(events);
-      const isOver = changes.some((change) => change.do === "finish");
-      if (isOver || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
-      if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
+      if (isEnd(changes)) noteEnd(bridge, session.id, startedAt);
+      else if (rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
     });
   };
   try {
@@ -86,9 +85,7 @@ async function postBatch(
       else if (post.state === "queued") store.posts.markPosting(post.id, clock.now(), null);
     }
     const present = store.sessions.get(session.id) ?? session;
-    if (asking)
-      live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
-    if (prompt) noteTurn(bridge, session.id, "started", startedAt);
+    if (asking) live.at(workOf(present, asking));
     const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take);
     // It was paid for: while the disk is full it is held, not asked for again.
     await untilWritten(bridge, "follow", signal, () => take(events));
@@ -97,12 +94,11 @@ async function postBatch(
     if (!(error instanceof BridgeError)) throw error;
     if (!prompt && error.retry === "never") return batch.forEach((post) => chats.refused(post, toFault(error)));
     if (!prompt || !isLastBreak(prompt, error)) throw error;
-    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
+    chats.log(session.id, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
       { id: prompt.id, eventId: cutId(prompt) },
     ]);
   } finally {
     for (const { id } of batch) store.posts.end(id);
-    worker.wake = () => undefined;
     await live.end();
   }
 }
