@@ -16,7 +16,7 @@
  *   named    a message has its reason and its subject, so that it exists once
  */
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
-import { fail, say, underWayIn, withdraw } from "./changes.ts";
+import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
@@ -54,7 +54,7 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "looked":
       return askCalls(view, fact);
     case "settled":
-      return [toResult(fact)];
+      return [result(fact, fact.text, fact.isError)];
     case "worked":
       return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
     case "wished":
@@ -183,14 +183,6 @@ function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Promp
   if (event.type !== "tool_use" || !event.isLocal) return [];
   return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
 }
-
-const toResult = ({ session, useId, text, isError }: FactOf<"settled">): Change => ({
-  do: "result",
-  sessionId: session.id,
-  useId,
-  text,
-  isError,
-});
 
 /** What the new standing of the turn means for the prompt under way. */
 function turnChanged(view: View, prompt: Prompt): Change[] {

@@ -1,7 +1,7 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { askSubject } from "./approval.ts";
-import { fail, finish, refuse, say, stop, underWayIn, waits } from "./changes.ts";
+import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
@@ -131,10 +131,8 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const own = underWayIn(view, session);
   const subject = askSubject({ session }, use.id);
   const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
-  if (!isOver && isResult) {
-    const text = "The result of this call could not be handed over.";
-    return [{ do: "result", sessionId: session.id, useId: use.id, text, isError: true }];
-  }
+  if (!isOver && isResult)
+    return [result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
     // It shows the question again, and takes an answer like it; its part is its own.

@@ -10,8 +10,8 @@
  *
  * **Source:** the SDK's `BetaManagedAgentsSession.metadata`: at most 16 pairs, key ≤ 64, value ≤ 512 characters.
  */
-import { parseStamp, type Stamp, type Stamps } from "./hlc.ts";
-import type { Context, JsonValue } from "./model.ts";
+import { parseStamp, type Stamp } from "./hlc.ts";
+import type { Context, JsonValue, Stamps } from "./model.ts";
 import { own } from "./synchronizer.ts";
 
 /** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
