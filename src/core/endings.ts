@@ -154,7 +154,7 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
  * The session is gone at Claude: what was under way there is asked anew in a fresh one, once, and the person is told; but a prompt of
  * which it died is not asked again.
  */
-export function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
+export function gone(view: View, { session, isElsewhere }: Omit<FactOf<"gone">, "type">): Change[] {
   const own = underWayIn(view, session);
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
   // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.

@@ -14,7 +14,7 @@ import { parseStamp, type Stamp } from "./hlc.ts";
 import type { Context, JsonValue, Stamps } from "./model.ts";
 import { own } from "./synchronizer.ts";
 
-/** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
+/** 16 pairs less those by which a session is known (`sb.schema`, `sb.id`), and room for one more. */
 const keysMax = 13;
 const keyCharsMax = 64;
 const valueCharsMax = 512;
