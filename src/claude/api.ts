@@ -14,7 +14,7 @@ import type { ModelInfo } from "./line.ts";
 import { readBody, readFrames, type Watch } from "./stream.ts";
 
 export type ApiOptions = {
-  /** Without a key and a token every call fails with `claude_key`. */
+  /** Without a key and a token every call fails with `claude_no_key`. */
   readonly apiKey: string | null;
   /** A bearer token, in place of a key. */
   readonly authToken?: string | null;
@@ -200,10 +200,7 @@ async function load(
   { apiKey, authToken = null, baseUrl }: ApiOptions,
   fetch: ClientOptions["fetch"],
 ): Promise<Anthropic> {
-  if (!apiKey && !authToken)
-    throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
-      hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
-    });
+  if (!apiKey && !authToken) throw new BridgeError("claude_no_key", "Cannot ask Claude as no API key is set");
   const { Anthropic } = await import("@anthropic-ai/sdk");
   // The SDK's own log shows bodies.
   const quiet = { logLevel: "off", openTelemetry: false } as const;

@@ -58,6 +58,7 @@ function lastWord(kind: StopReason["kind"], hasReply: boolean): string | undefin
 
 /** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
 const lasting: ReadonlySet<ErrorCode> = new Set([
+  "claude_no_key",
   "claude_key",
   "claude_credit",
   "claude_spend_limit",

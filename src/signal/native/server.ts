@@ -26,7 +26,8 @@ export function refused(what: string, answer: Answer, otherwise: ErrorCode = "si
   const { status, retryAfterMs } = answer;
   const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
   const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
-  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, details);
+  // A group that may not be asked about now holds up its own chat alone.
+  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, { ...details, scope: "recipient" });
 }
 
 export const isGood = ({ status }: Pick<Reply, "status">): boolean => status >= 200 && status <= 299;
