@@ -63,9 +63,11 @@ const handlers: Record<Runnable, Handler> = {
     const spend = view.spend(envelope);
     const { count } = view.waiting();
     const free = [...view.granted, ...look.granted().map((name) => `edits in ${name}`)];
+    const tries = Object.values(view.head[0]?.post?.tries ?? {}).reduce((sum, one) => sum + one, 0);
+    const tried = tries === 0 ? "" : `\nThe first was tried ${tries} times so far; /stop drops it.`;
     const granted = free.length === 0 ? "" : `\nAllowed without asking: ${free.join(", ")}`;
     return tell(
-      `${look.situation()}\n${count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
+      `${look.situation()}\n${count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`}${tried}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
     );
   },
   model({ view, look }, argument) {

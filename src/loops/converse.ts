@@ -70,6 +70,8 @@ async function postBatch(
       if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
     });
   };
+  const keep = (events: readonly SessionEvent[]): void =>
+    void chats.log(store.sessions.get(session.id) ?? session, events);
   try {
     if (prompt && line.name === ownProgram) refuseGuest(bridge, prompt);
     const requests: Request[] = [];
@@ -89,7 +91,13 @@ async function postBatch(
     if (asking)
       live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
     if (prompt) noteTurn(bridge, session.id, "started", startedAt);
-    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take);
+    const events = await line.post(
+      await viewOf(bridge, present),
+      requests,
+      live.text,
+      signal,
+      line.remembers ? take : keep,
+    );
     // It was paid for: while the disk is full it is held, not asked for again.
     await untilWritten(bridge, "follow", signal, () => take(events));
   } catch (error) {
