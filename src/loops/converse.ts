@@ -4,6 +4,7 @@
  */
 import type { Request } from "../claude/line.ts";
 import { promptBounds } from "../core/backoff.ts";
+import type { Change } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { isOwner } from "../core/inbound.ts";
 import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
@@ -57,11 +58,13 @@ async function postBatch(
   const startedAt = clock.monotonic();
   let asked = "";
   let posted = batch.map(({ id }): { id: number; eventId: string | null } => ({ id, eventId: null }));
+  const log = logOf(bridge, session.id);
   const take = (events: readonly SessionEvent[]): void => {
-    if (signal.aborted || !isWanted()) return;
+    // What it has cost counts all the same.
+    if (signal.aborted || !isWanted()) return void log(events.filter(({ type }) => type === "usage"));
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
-    const changes = chats.log(store.sessions.get(session.id) ?? session, events, rows);
+    const changes = log(events, rows);
     store.db.afterCommit(() => {
       posted = [];
       live.events(events);
@@ -70,8 +73,6 @@ async function postBatch(
       if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
     });
   };
-  const keep = (events: readonly SessionEvent[]): void =>
-    void chats.log(store.sessions.get(session.id) ?? session, events);
   try {
     if (prompt && line.name === ownProgram) refuseGuest(bridge, prompt);
     const requests: Request[] = [];
@@ -91,13 +92,8 @@ async function postBatch(
     if (asking)
       live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
     if (prompt) noteTurn(bridge, session.id, "started", startedAt);
-    const events = await line.post(
-      await viewOf(bridge, present),
-      requests,
-      live.text,
-      signal,
-      line.remembers ? take : keep,
-    );
+    const onEvents = line.remembers ? take : log;
+    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, onEvents);
     // It was paid for: while the disk is full it is held, not asked for again.
     await untilWritten(bridge, "follow", signal, () => take(events));
   } catch (error) {
@@ -105,15 +101,21 @@ async function postBatch(
     if (!(error instanceof BridgeError)) throw error;
     if (!prompt && error.retry === "never") return batch.forEach((post) => chats.refused(post, toFault(error)));
     if (!prompt || !isLastBreak(prompt, error)) throw error;
-    chats.log(store.sessions.get(session.id) ?? session, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
-      { id: prompt.id, eventId: cutId(prompt) },
-    ]);
+    log(cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [{ id: prompt.id, eventId: cutId(prompt) }]);
   } finally {
     for (const { id } of batch) store.posts.end(id);
     worker.wake = () => undefined;
     await live.end();
   }
 }
+
+/** Takes down what comes; nothing where the conversation was forgotten meanwhile. */
+const logOf =
+  ({ store, chats }: Bridge, id: string) =>
+  (events: readonly SessionEvent[], posted: Parameters<typeof chats.log>[2] = []): readonly Change[] => {
+    const session = store.sessions.get(id);
+    return session ? chats.log(session, events, posted) : [];
+  };
 
 const isUnderWay = ({ kind, state }: PostRow): boolean =>
   kind === "prompt" && (state === "posted" || state === "waiting");

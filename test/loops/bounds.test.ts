@@ -164,6 +164,12 @@ describe("an answer that breaks off, where the conversation is kept here", () =>
     seen.write("/usage");
     await seen.pass(10);
     expect(seen.texts().at(-1)).toContain("Today: 4,000 tokens in, 500 out");
+    seen.write("long");
+    await seen.pass(10);
+    seen.write("/forget");
+    await seen.pass(10);
+    expect(seen.daemon.store.sessions.active("self")).toBeNull();
+    expect(seen.daemon.store.db.all("SELECT id FROM events")).toEqual([]);
   });
 
   test("what a day may cost holds where the conversation is kept here, too", async () => {
