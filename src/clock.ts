@@ -17,6 +17,17 @@ export interface Clock {
   sleep(ms: Millis, signal?: AbortSignal): Promise<void>;
 }
 
+/** Ends when `ms` have passed, which sets `isLate`, or any of `signals` aborts; dispose of it when what it bounds is over. */
+export function startDeadline(clock: Clock, ms: Millis, ...signals: readonly AbortSignal[]) {
+  const [done, late] = [new AbortController(), new AbortController()];
+  void clock.sleep(ms, done.signal).then(() => done.signal.aborted || late.abort());
+  return {
+    signal: AbortSignal.any([late.signal, ...signals]),
+    isLate: () => late.signal.aborted,
+    [Symbol.dispose]: () => done.abort(),
+  };
+}
+
 /** A number in [0, 1). */
 export type Random = () => number;
 

@@ -14,7 +14,7 @@ import type { ModelInfo } from "./line.ts";
 import { readBody, readFrames, type Watch } from "./stream.ts";
 
 export type ApiOptions = {
-  /** Without a key and a token every call fails with `claude_key`. */
+  /** Without a key and a token every call fails with `claude_no_key`. */
   readonly apiKey: string | null;
   /** A bearer token, in place of a key. */
   readonly authToken?: string | null;
@@ -59,13 +59,13 @@ const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(host
 const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
 
 /** A body that has no end is not gathered: the longest turn, and a page of a log, are a small part of this. */
-const bytesMax = 64 * 2 ** 20;
+const answerBytesMax = 64 * 2 ** 20;
 
 function bounded(response: Response): Response {
   let bytes = 0;
   const count = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
-      if ((bytes += chunk.length) > bytesMax) throw new RangeError("the answer does not end");
+      if ((bytes += chunk.length) > answerBytesMax) throw new RangeError("the answer does not end");
       controller.enqueue(chunk);
     },
   });
@@ -200,10 +200,7 @@ async function load(
   { apiKey, authToken = null, baseUrl }: ApiOptions,
   fetch: ClientOptions["fetch"],
 ): Promise<Anthropic> {
-  if (!apiKey && !authToken)
-    throw new BridgeError("claude_key", "Cannot ask Claude as no API key is set", {
-      hint: "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
-    });
+  if (!apiKey && !authToken) throw new BridgeError("claude_no_key", "Cannot ask Claude as no API key is set");
   const { Anthropic } = await import("@anthropic-ai/sdk");
   // The SDK's own log shows bodies.
   const quiet = { logLevel: "off", openTelemetry: false } as const;

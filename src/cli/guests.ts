@@ -21,8 +21,7 @@ async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => Said
   }
 }
 
-const list = (isGroups: boolean) => (cli: Cli) =>
-  withGuests(cli, (guests) => ({ text: listGuests(guests, true, isGroups) }));
+const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => ({ text: listGuests(guests, isGroups) }));
 export const listPeople = list(false);
 export const listGroups = list(true);
 
@@ -30,8 +29,7 @@ const change =
   (isAllowed: boolean) =>
   (cli: Cli, _: unknown, ...words: string[]): Promise<number> =>
     withGuests(cli, (guests, store) => {
-      const asked = { guests, chat: { kind: "self" }, isOwner: true } as const;
-      const done = changeGuests(asked, words.join(" "), isAllowed);
+      const done = changeGuests(guests, { kind: "self" }, words.join(" "), isAllowed);
       for (const { rule } of done.changes) setAllowed(store.settings, rule, isAllowed);
       return done;
     });

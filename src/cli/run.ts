@@ -9,6 +9,8 @@ import { startDaemon, type Daemon } from "../daemon.ts";
 import { withMark } from "../mark.ts";
 import { withNotify } from "../notify.ts";
 import { forgetSession } from "../store/forgetting.ts";
+import type { Transport } from "../signal/transport.ts";
+import type { Store } from "../store/store.ts";
 import { createApp } from "../status/app.ts";
 import type { Project } from "../projects/folders.ts";
 import type { Control } from "../status/control.ts";
@@ -47,28 +49,15 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
-  const daemon = await startDaemon(config, {
-    ...deps,
-    networkKey,
-    newId: randomUUID,
-    self: ownCommand,
-    env: process.env,
-    timeZone: localZone(),
-    async buildTransport(store) {
-      const { mark, notify } = config;
-      const plain = await openTransport(deps, store);
-      const marked = mark === null ? plain : withMark(plain, mark);
-      return notify === null ? marked : withNotify(marked, notify, deps);
-    },
-    buildLine: (store) => buildLine(deps, store.settings),
-    buildCodeLine: () => buildCodeLine(deps),
+  const daemon = await openDaemon(deps, async (store) => {
+    const { mark, notify } = config;
+    const plain = await openTransport(deps, store);
+    const marked = mark === null ? plain : withMark(plain, mark);
+    return notify === null ? marked : withNotify(marked, notify, deps);
   });
-  stack.defer(() => daemon.stop());
-  if (
-    daemon.line.name !== ownProgram &&
-    (config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl) === null
-  )
-    deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_key").hint });
+  const access = config.anthropicApiKey ?? config.anthropicAuthToken ?? config.anthropicBaseUrl;
+  if (daemon.line.name !== ownProgram && access === null)
+    deps.log.warn("no API key is set: messages wait", { hint: errorRow("claude_no_key").hint });
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();
   cli.signal.addEventListener("abort", stop);
@@ -83,6 +72,23 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
   if (code === exit && cli.isErrTty) cli.err(`${hint}\n`);
   else if (code === exit) deps.log.error(title, { hint });
   return code;
+}
+
+/** The daemon in this process; it stops with the command. */
+export async function openDaemon(deps: Deps, openTransport: (store: Store) => Promise<Transport>): Promise<Daemon> {
+  const daemon = await startDaemon(deps.config, {
+    ...deps,
+    networkKey,
+    newId: randomUUID,
+    self: ownCommand,
+    env: process.env,
+    timeZone: localZone(),
+    buildTransport: openTransport,
+    buildLine: (store) => buildLine(deps, store.settings),
+    buildCodeLine: () => buildCodeLine(deps),
+  });
+  deps.stack.defer(() => daemon.stop());
+  return daemon;
 }
 
 /**

@@ -13,7 +13,7 @@ import { childEnv } from "../child-env.ts";
 import type { Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
 import { variableOf, settingKeys } from "../settings.ts";
-import { load, ownCommand, runAttached, type Cli, type Io } from "./io.ts";
+import { load, ownCommand, runAttached, wrong, type Cli, type Io } from "./io.ts";
 
 type Words = readonly [program: string, ...args: string[]];
 /** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
@@ -61,13 +61,15 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
   if (platform === "darwin") {
     const domain = `gui/${process.getuid?.() ?? 0}`;
     const file = join(user, "Library/LaunchAgents", `${label}.plist`);
+    const up = ["launchctl", "bootstrap", domain, file] as const;
+    const down = ["launchctl", "bootout", `${domain}/${label}`] as const;
     return {
       file,
       text: () => Promise.resolve(launchdPlist(command, home)),
-      up: [["launchctl", "bootstrap", domain, file]],
-      down: ["launchctl", "bootout", `${domain}/${label}`],
-      stop: ["launchctl", "bootout", `${domain}/${label}`],
-      again: ["launchctl", "bootstrap", domain, file],
+      up: [up],
+      down,
+      stop: down,
+      again: up,
       probe: ["launchctl", "print", `${domain}/${label}`],
       advice: "",
     };
@@ -160,9 +162,7 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
     /** Stops it for as long as something else needs its home; resolves to what starts it again. */
     async pause(): Promise<() => Promise<void>> {
       await place.exec(...stop);
-      return async () => {
-        await place.exec(...again);
-      };
+      return async () => void (await place.exec(...again));
     },
 
     async install(): Promise<number> {
@@ -198,19 +198,11 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
     /** What it has said: the journal, or the file of launchd. */
     async logs({ follow }: { readonly follow?: true }): Promise<number> {
       const log = join(config.home, "signalman.log");
-      if (place.platform === "linux" && existsSync(file))
-        return runAttached("journalctl", [
-          "--user",
-          "--unit",
-          unit,
-          "--lines=200",
-          "--no-hostname",
-          ...(follow ? ["--follow"] : []),
-        ]);
+      const journal = ["--user", "--unit", unit, "--lines=200", "--no-hostname", ...(follow ? ["--follow"] : [])];
+      if (place.platform === "linux" && existsSync(file)) return runAttached("journalctl", journal);
       if (existsSync(log)) return runAttached("tail", ["-n", "200", ...(follow ? ["-F"] : []), log]);
-      throw new BridgeError("config", "Cannot show a log as no service is installed", {
-        hint: "`signalman run` writes its log to standard error, where it was started.",
-      });
+      const hint = "`signalman run` writes its log to standard error, where it was started.";
+      throw wrong("Cannot show a log as no service is installed", hint);
     },
 
     /** Stops and forgets the service; the home folder stays. */

@@ -5,10 +5,10 @@
  *   tool uses that ask ─▶ ask ─▶ answer: yes, no, always ─▶ confirm       expired: reminded of, then a no
  *                           ▲                  └─▶ some of the numbers: the rest is shown again
  */
-import { confirm, say } from "./changes.ts";
-import type { Ask, Change, Fact, Looked, Prompt, Shown, ToolUse, View } from "./changes.ts";
+import { confirm, goOn, say, waits } from "./changes.ts";
+import type { Ask, Change, FactOf, Looked, Prompt, Shown, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
-import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, ToolUse } from "./model.ts";
 import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question, type QuestionItem } from "./question.ts";
@@ -17,7 +17,7 @@ import { itemOf, question, type QuestionItem } from "./question.ts";
 export const isRest = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "requires_action";
 
 /** What is not wanted any more is not asked; nor is more while a question is open: it is looked at again once that is answered. */
-export function askCalls(view: View, { session, looked }: Extract<Fact, { type: "looked" }>): Change[] {
+export function askCalls(view: View, { session, looked }: FactOf<"looked">): Change[] {
   const isWanted = ({ use }: Looked): boolean => view.calls.some(({ id }) => id === use.id);
   const asked = isAsking(view) ? [] : looked.filter(isWanted).slice(0, asksMax);
   if (asked.length === 0) return [];
@@ -44,25 +44,12 @@ function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[
 /** A question is open: what else asks waits for its answer, so that a yes never means more than one. */
 const isAsking = ({ asks }: View): boolean => asks.some(({ question }) => question !== null);
 
-/** The prompt under way waits for a person. */
-export const waits = ({ id, envelope, post }: Prompt): Change[] =>
-  post?.state === "posted"
-    ? [
-        { do: "wait", id, isWaiting: true },
-        { do: "mark", id, envelope, stage: "waiting" },
-      ]
-    : [];
-
 /** Things in one question; the rest wait for their turn. */
 const asksMax = 5;
 
 /** What tools at Claude ask, but for those that were allowed for the conversation. */
 export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
-  const [first] = view.asks;
-  if (first === undefined) {
-    const isOver = prompt?.post?.state === "waiting";
-    return isOver ? [{ do: "wait", id: prompt.id, isWaiting: false }] : [];
-  }
+  if (view.asks.length === 0) return goOn(prompt);
   const unsaid = view.asks.filter(({ question }) => question === null);
   const free = unsaid.filter(({ use }) => view.granted.includes(use.name));
   if (free.length > 0) return confirm(view, free, true, null, null);
@@ -101,7 +88,7 @@ function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: S
  */
 export function answer(
   view: View,
-  { id, envelope }: Pick<Extract<Fact, { type: "received" }>, "id" | "envelope">,
+  { id, envelope }: FactOf<"received">,
   verdict: Answer,
   takeBack: () => Change[],
 ): Change[] | null {
@@ -118,7 +105,7 @@ export function answer(
   if (first === undefined)
     return by === "reaction" ? [] : [...taken, say("command", id, "Nothing waits for an answer.")];
   // The question was that prompt's own, and goes with it.
-  if (taken.some((change) => change.do === "confirm" || change.do === "dropCall")) return taken;
+  if (taken.some((change) => change.do === "answer")) return taken;
   const note = (text: string): Change[] => [...taken, say("note", id, text)];
   if (!isEntitled) return note(notYoursText);
   if (asks.some(({ question }) => question?.subject !== first.question?.subject)) return note(whichText);
@@ -183,7 +170,7 @@ function stillText(asks: readonly Ask[]): string {
 const shortMax = 40;
 
 /** A question is reminded of once, and counts as a no at the end of its time. */
-export function expired(view: View, { askIds, isLast }: Extract<Fact, { type: "expired" }>): Change[] {
+export function expired(view: View, { askIds, isLast }: FactOf<"expired">): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
   const subjects = new Set(asks.map(({ use, question }) => question?.subject ?? askSubject(view, use.id)));
   const of = (subject: string): Ask[] => asks.filter(({ question }) => question?.subject === subject);

@@ -21,7 +21,7 @@
  * | member (`native/send.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
  * | pre-keys (`signal/native/`)   | upload failed, or the stock is low| the same keys again, they are stored        | once per connection, and with the next connection         |
  */
-import type { ErrorCode, RetryClass } from "./errors.ts";
+import { errorRow, type ErrorCode } from "./errors.ts";
 import type { Millis } from "./model.ts";
 
 export type BackoffLimits = {
@@ -76,68 +76,60 @@ export const callsMax = 100;
 export type Bound = {
   /** Tries in all, the first included, counted for each prompt and class. */
   readonly triesMax: number;
-  /** After the first failure, the second, …; the last is repeated. Null: by `limits`. */
-  readonly waitsMs: readonly Millis[] | null;
-  readonly limits: BackoffLimits;
-  /** What the person hears when it is over; null: the sentence of the error's own row. */
-  readonly ending: string | null;
+  /** After the first failure, the second, …; the last is repeated. Without them by `backoffMs`. */
+  readonly waitsMs?: readonly Millis[];
+  readonly capMs?: Millis;
+  /** What the person hears when it is over; else the sentence of the error's own row. */
+  readonly ending?: string;
 };
 
 const week = 7 * 24 * 60;
-const weekOver = "I have tried to reach Claude with this for a week and have stopped now. Please send it again.";
 
 export const promptBounds: { readonly [K in FaultClass]: Bound } = {
-  refused: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
-  outage: { triesMax: week, waitsMs: null, limits: defaultBackoff, ending: weekOver },
+  refused: { triesMax: 1 },
+  outage: {
+    triesMax: week,
+    ending: "I have tried to reach Claude with this for a week and have stopped now. Please send it again.",
+  },
   lookup: {
     triesMax: week,
-    waitsMs: null,
     // Looking again costs little, and long silent work must not make the answer late.
-    limits: { ...defaultBackoff, capMs: 5_000 },
+    capMs: 5_000,
     ending: "I have looked for Claude's answer for hours and have stopped now. Please send your message again.",
   },
   broken: {
     triesMax: 3,
     // A hiccup of the line has passed by then; what lasts longer has minutes.
     waitsMs: [3_000, 3 * 60_000],
-    limits: defaultBackoff,
     ending: "Claude's answer broke off three times, so I have stopped asking. Please send your message again later.",
   },
-  died: { triesMax: 2, waitsMs: [30_000], limits: defaultBackoff, ending: null },
-  fatal: { triesMax: 1, waitsMs: null, limits: defaultBackoff, ending: null },
+  died: { triesMax: 2, waitsMs: [30_000] },
+  fatal: { triesMax: 1 },
   busy: {
     triesMax: 3,
     waitsMs: [5_000],
-    limits: defaultBackoff,
     ending: "Claude waits for something in this conversation and takes no message. Send /new to start a fresh one.",
   },
   answer: {
     triesMax: 2,
-    waitsMs: null,
-    limits: defaultBackoff,
     ending:
       "Claude did not take the answer that it waited for, twice, so I have stopped it. Please send your message again.",
   },
 };
 
-export type FaultContext = {
-  /** The session ended with it. */
-  readonly isFatal: boolean;
-  /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
-  readonly isAskedAnew: boolean;
-  /** The answer had begun. */
-  readonly hasSpoken: boolean;
-};
-
 /** The answer had been begun, and paid for. */
 const breaks: ReadonlySet<ErrorCode> = new Set(["claude_stream_lost", "claude_timeout"]);
 
+/**
+ * `isFatal`: the session ended with it. `isAskedAnew`: the conversation is kept here, so that an answer that breaks off can only be
+ * asked, and paid, for again. `hasSpoken`: the answer had begun.
+ */
 export function faultClass(
-  { code, retry }: { readonly code: ErrorCode; readonly retry: RetryClass },
-  { isFatal, isAskedAnew, hasSpoken }: FaultContext,
+  code: ErrorCode,
+  { isFatal, isAskedAnew, hasSpoken }: { isFatal: boolean; isAskedAnew: boolean; hasSpoken: boolean },
 ): Exclude<FaultClass, "answer"> {
   if (isFatal) return "fatal";
-  if (retry === "never") return "refused";
+  if (errorRow(code).retry === "never") return "refused";
   if (code === "claude_failed") return "died";
   if (code === "claude_busy") return "busy";
   if (code === "claude_silent" || (isAskedAnew && (hasSpoken || breaks.has(code)))) return "broken";
@@ -146,8 +138,8 @@ export function faultClass(
 
 /** The wait before a prompt's next try in whole ms; null where it is over. `attempt`: failures of this class so far. */
 export function nextTryMs(kind: FaultClass, input: BackoffInput): Millis | null {
-  const { triesMax, waitsMs, limits } = promptBounds[kind];
+  const { triesMax, waitsMs = [], capMs = defaultBackoff.capMs } = promptBounds[kind];
   if (input.attempt >= triesMax) return null;
-  const fixed = waitsMs && (waitsMs[input.attempt - 1] ?? waitsMs.at(-1));
-  return fixed ? Math.max(serverMinimumMs(input.retryAfterMs), fixed) : backoffMs(input, limits);
+  const fixed = waitsMs[input.attempt - 1] ?? waitsMs.at(-1);
+  return fixed ? Math.max(serverMinimumMs(input.retryAfterMs), fixed) : backoffMs(input, { ...defaultBackoff, capMs });
 }

@@ -4,12 +4,13 @@
  */
 import type { FaultClass } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
-import type { Look } from "./look.ts";
+import type { Guests } from "./guests.ts";
 import type { AllowRule, Verdict } from "./inbound.ts";
 import type {
   Account,
   Address,
   Chat,
+  Context,
   Envelope,
   JsonValue,
   Millis,
@@ -18,14 +19,13 @@ import type {
   ReminderPlan,
   Session,
   SessionEvent,
+  ToolUse,
   Wish,
 } from "./model.ts";
 import type { QuestionItem } from "./question.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
-
-export type ToolUse = SessionEvent & { readonly type: "tool_use" };
 
 export type Tries = { readonly [K in FaultClass]?: number };
 
@@ -78,6 +78,38 @@ export type Ask = {
 /** A tool of ours that Claude calls, as the journal has it. `mayAlways`: an edit that `always` would free. */
 export type LocalCall = { readonly project: string; readonly mayAlways: boolean };
 
+/** What the commands of the chat look up. Each is read only when a command asks for it. */
+export type Look = {
+  /** Conversations of this chat, newest first, at most `conversationsMax`. */
+  readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
+  /** What this conversation and the person of this envelope have used so far, in words; null before anything was. */
+  readonly usage: (envelope: Envelope) => string | null;
+  /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
+  readonly models: () => readonly string[];
+  /** What was set in this chat: model, effort and verbosity outlive the conversation that they were set in. */
+  readonly chosen: () => Context;
+  readonly defaultModel: string;
+  readonly defaultEffort: string;
+  /** A session keeps the model that it was made with. */
+  readonly isModelFixed: boolean;
+  /** Projects of this machine. */
+  readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
+  /** Projects whose edits need no yes now. */
+  readonly granted: () => readonly string[];
+  /** How Signal and Claude stand, in a few lines. */
+  readonly situation: () => string;
+  /** The message that was answered or given up last. */
+  readonly lastPrompt: () => Envelope | null;
+  readonly guests: Guests;
+  /** What is set in this chat, by number; and how much a person has set in all chats. */
+  readonly reminders: () => readonly Reminder[];
+  readonly remindersOf: (person: string) => number;
+  /** This machine's. */
+  readonly timeZone: string;
+  /** The conversation as a Markdown document. */
+  readonly transcript: () => string;
+};
+
 /** All that a decision may know; read inside its transaction. Functions read only when they are called. */
 export type View = {
   readonly chat: Chat;
@@ -127,62 +159,41 @@ export type View = {
 };
 
 /** What a call of our own tool would do; `basis` hashes what the question shows. */
-export type Looked = { readonly use: ToolUse; readonly item: QuestionItem; readonly basis: string } & Pick<
-  LocalCall,
-  "mayAlways" | "project"
->;
+export type Looked = Readonly<LocalCall & { use: ToolUse; item: QuestionItem; basis: string }>;
 
-export type Fact =
+type Facts = {
   /** An allowed message was written to the inbox as row `id`. */
-  | { readonly type: "received"; readonly id: number; readonly envelope: Envelope; readonly verdict: Verdict }
+  received: { id: number; envelope: Envelope; verdict: Verdict };
   /** Entries of a session's log that are new, or were processed just now. */
-  | { readonly type: "logged"; readonly session: Session; readonly events: readonly SessionEvent[] }
-  /**
-   * A request for this prompt failed. `hasSpoken`: its answer had begun. `isLost`: it is not in the log any more.
-   */
-  | {
-      readonly type: "failed";
-      readonly id: number;
-      readonly fault: Fault;
-      readonly hasSpoken: boolean;
-      readonly isLost: boolean;
-    }
+  logged: { session: Session; events: readonly SessionEvent[] };
+  /** A request for this prompt failed. `hasSpoken`: its answer had begun. `isLost`: it is not in the log any more. */
+  failed: { id: number; fault: Fault; hasSpoken: boolean; isLost: boolean };
   /** Claude does not take this answer of ours (a result, or a yes or no) and goes on waiting. `count`: refusals so far. */
-  | {
-      readonly type: "refused";
-      readonly session: Session;
-      readonly use: ToolUse;
-      readonly isResult: boolean;
-      readonly count: number;
-      readonly fault: Fault;
-    }
+  refused: { session: Session; use: ToolUse; isResult: boolean; count: number; fault: Fault };
   /** The session does not exist any more at Claude. */
-  | { readonly type: "gone"; readonly session: Session; readonly isElsewhere: boolean }
+  gone: { session: Session; isElsewhere: boolean };
   /** The line to Signal has come back: what waits long, or is much, is announced. */
-  | { readonly type: "back" }
+  back: {};
   /** The program begins: what an older version or a lost wake left lying goes on. */
-  | { readonly type: "started" }
+  started: {};
   /** Calls of our own tools would do this, which asks for a yes. */
-  | { readonly type: "looked"; readonly session: Session; readonly looked: readonly Looked[] }
-  /** A call of our own tool is settled, or cannot be run at all: Claude is told. */
-  | {
-      readonly type: "settled";
-      readonly session: Session;
-      readonly useId: string;
-      readonly text: string;
-      readonly isError: boolean;
-      readonly isRun: boolean;
-    }
+  looked: { session: Session; looked: readonly Looked[] };
+  /** A call of our own tool is over, or cannot be run at all: Claude is told. */
+  settled: { session: Session; useId: string; text: string; isError: boolean };
   /** A call of `remind` or `reminders`, understood. */
-  | { readonly type: "wished"; readonly session: Session; readonly useId: string; readonly wish: Wish }
+  wished: { session: Session; useId: string; wish: Wish };
   /** Its time has come; `isMissed`: more than once. `nextAt`: when it comes again, null for never. */
-  | { readonly type: "due"; readonly reminder: Reminder; readonly nextAt: Millis | null; readonly isMissed: boolean }
+  due: { reminder: Reminder; nextAt: Millis | null; isMissed: boolean };
   /** What a command owed is done. */
-  | { readonly type: "worked"; readonly id: number; readonly body: OutboundBody }
+  worked: { id: number; body: OutboundBody };
   /** The database is older than what it was: what is open in it may have been asked since. */
-  | { readonly type: "setBack"; readonly generation: number }
+  setBack: { generation: number };
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
-  | { readonly type: "expired"; readonly askIds: readonly string[]; readonly isLast: boolean };
+  expired: { askIds: readonly string[]; isLast: boolean };
+};
+
+export type FactOf<Type extends keyof Facts> = { [T in Type]: Readonly<{ type: T } & Facts[T]> }[Type];
+export type Fact = FactOf<keyof Facts>;
 
 export type Outcome = "answered" | "failed" | "cancelled";
 export type Stage = "taken" | "waiting" | "done" | "failed" | "cleared";
@@ -207,71 +218,55 @@ export type Why =
   | "remind"
   | "spend";
 
-export type Change =
-  | {
-      readonly do: "say";
-      readonly why: Why;
-      readonly subject: string;
-      readonly part: number;
-      readonly body: OutboundBody;
-      /** It takes the place of the preview of this prompt, where there is one. */
-      readonly draftOf: number | null;
-    }
-  | { readonly do: "mark"; readonly id: number; readonly envelope: Envelope; readonly stage: Stage }
-  | { readonly do: "open"; readonly id: number; readonly envelope: Envelope; readonly versions: readonly Millis[] }
-  | { readonly do: "finish"; readonly id: number; readonly outcome: Outcome }
-  | { readonly do: "tell"; readonly id: number; readonly code: ErrorCode }
+type Changes = {
+  /** `draftOf`: it takes the place of the preview of this prompt, where there is one. */
+  say: { why: Why; subject: string; part: number; body: OutboundBody; draftOf: number | null };
+  /** The message is a prompt: it waits for its turn. */
+  open: { id: number; envelope: Envelope; versions: readonly Millis[] };
+  /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. */
+  finish: { id: number; envelope: Envelope | null; outcome: Outcome };
+  /** Its person heard of the fault, and that it goes on. */
+  tell: { id: number; envelope: Envelope; code: ErrorCode };
   /** Posts the prompt in the conversation of now, which is made where there is none. */
-  | { readonly do: "ask"; readonly id: number }
+  ask: { id: number };
   /** The post goes on in the conversation of now, after a wait; where it is lost, it is queued anew. */
-  | {
-      readonly do: "again";
-      readonly id: number;
-      readonly isLost: boolean;
-      readonly tries: Tries;
-      readonly waitMs: Millis;
-    }
+  again: { id: number; isLost: boolean; tries: Tries; waitMs: Millis };
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
-  | { readonly do: "wait"; readonly id: number; readonly isWaiting: boolean }
-  | { readonly do: "confirm"; readonly use: ToolUse; readonly isAllowed: boolean; readonly reason: string | null }
+  wait: { id: number; envelope: Envelope; isWaiting: boolean };
+  /** Claude hears yes or no, and why not; a call of ours runs, or does not any more. `approver`: who said so; null for no person. */
+  answer: { use: ToolUse; isAllowed: boolean; reason: string; approver: string | null };
   /** Claude calls a tool of ours: the journal takes it down. */
-  | { readonly do: "call"; readonly sessionId: string; readonly turn: string; readonly use: ToolUse }
+  call: { sessionId: string; turn: string; use: ToolUse };
   /** Claude rests: what its calls ask is asked together. */
-  | { readonly do: "look"; readonly sessionId: string }
-  | { readonly do: "askCall"; readonly useId: string; readonly basis: string }
-  | { readonly do: "allowCall"; readonly useId: string; readonly approver: string }
-  /** It does not run any more: Claude hears why. */
-  | { readonly do: "dropCall"; readonly useId: string; readonly reason: string; readonly approver: string | null }
-  | {
-      readonly do: "result";
-      readonly sessionId: string;
-      readonly useId: string;
-      readonly text: string;
-      readonly isError: boolean;
-    }
+  look: { sessionId: string };
+  askCall: { useId: string; basis: string };
+  result: { sessionId: string; useId: string; text: string; isError: boolean };
   /** Edits of this project need no yes for an hour; null: of none any more. */
-  | { readonly do: "grantEdits"; readonly project: string | null }
+  grantEdits: { project: string | null };
   /** This project is worked on in this chat from now on; null: none. */
-  | { readonly do: "openProject"; readonly project: string | null }
+  openProject: { project: string | null };
   /** Work on files for a command, which answers it. */
-  | { readonly do: "owe"; readonly id: number; readonly sessionId: string; readonly work: "undo" | "diff" }
-  | { readonly do: "paid"; readonly id: number }
-  | { readonly do: "schedule"; readonly plan: ReminderPlan; readonly number: number; readonly source: Address }
-  | { readonly do: "unschedule"; readonly id: number }
-  | { readonly do: "reschedule"; readonly id: number; readonly dueAt: Millis }
-  | { readonly do: "grant"; readonly tools: readonly string[] }
+  owe: { id: number; sessionId: string; work: "undo" | "diff" };
+  paid: { id: number };
+  schedule: { plan: ReminderPlan; number: number; source: Address };
+  /** When it comes next; null for never. */
+  reschedule: { id: number; dueAt: Millis | null };
+  grant: { tools: readonly string[] };
   /** `subject`: the prompt, or the question, that it stops. */
-  | { readonly do: "interrupt"; readonly subject: string; readonly sessionId: string }
-  | { readonly do: "endSession"; readonly id: string }
-  | { readonly do: "resumeSession"; readonly id: string }
-  | { readonly do: "set"; readonly key: string; readonly value: JsonValue }
-  | { readonly do: "forget"; readonly id: string }
-  /** All conversations of the chat. */
-  | { readonly do: "forgetChat" }
-  | { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean }
+  interrupt: { subject: string; sessionId: string };
+  endSession: { id: string };
+  resumeSession: { id: string };
+  set: { key: string; value: JsonValue };
+  /** Null: all conversations of the chat. */
+  forget: { id: string | null };
+  allow: { rule: AllowRule; isAllowed: boolean };
   /** Prompts up to this one were announced. */
-  | { readonly do: "announced"; readonly id: number }
-  | { readonly do: "welcome"; readonly envelope: Envelope };
+  announced: { id: number };
+  welcome: { envelope: Envelope };
+};
+
+export type ChangeOf<Do extends keyof Changes> = { [D in Do]: Readonly<{ do: D } & Changes[D]> }[Do];
+export type Change = ChangeOf<keyof Changes>;
 
 export const say = (
   why: Why,
@@ -287,13 +282,28 @@ export const say = (
   draftOf: more.draftOf ?? null,
 });
 
+/** The prompt that is under way in this session. */
+export function underWayIn({ head: [prompt] }: View, { id }: Session): Prompt | undefined {
+  return prompt?.post?.sessionId === id ? prompt : undefined;
+}
+
+export const finish = (
+  { id, envelope }: { readonly id: number; readonly envelope: Envelope | null },
+  outcome: Outcome,
+): Change => ({ do: "finish", id, envelope, outcome });
+
+/** Ends a prompt that failed, in words. */
+export const fail = (prompt: Pick<Prompt, "id" | "envelope">, why: Why, text: string): Change[] => [
+  say(why, prompt.id, text, { draftOf: prompt.id }),
+  finish(prompt, "failed"),
+];
+
 /** Ends a prompt that is not going to be answered. `isGone`: the message itself is no more, and cannot be marked. */
 export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
   const isOut = post !== null && post.state !== "queued";
   return [
     ...(isOut ? stop(view, String(id), post.sessionId) : []),
-    { do: "finish", id, outcome: "cancelled" },
-    ...(isGone ? [] : [{ do: "mark", id, envelope, stage: "cleared" } as const]),
+    finish({ id, envelope: isGone ? null : envelope }, "cancelled"),
   ];
 }
 
@@ -303,15 +313,19 @@ export const stop = (view: View, subject: string, sessionId: string): Change[] =
   { do: "interrupt", subject, sessionId },
 ];
 
-const goneOnText = "The person went on to something else.";
+export const refuse = (use: ToolUse, reason: string): Change => ({
+  do: "answer",
+  use,
+  isAllowed: false,
+  reason,
+  approver: null,
+});
 
 /** Everything that Claude waits for in the conversation of now, or that runs here for it, is answered with a no. */
-export const refuseAll = ({ asks, calls }: View): Change[] => [
-  ...asks.flatMap(({ use, call }): Change[] =>
-    call === null ? [{ do: "confirm", use, isAllowed: false, reason: goneOnText }] : [],
-  ),
-  ...calls.map(({ id }): Change => ({ do: "dropCall", useId: id, reason: goneOnText, approver: null })),
-];
+export const refuseAll = ({ asks, calls }: View): Change[] =>
+  [...asks.flatMap(({ use, call }) => (call === null ? use : [])), ...calls].map((use) => refuse(use, goneOnText));
+
+const goneOnText = "The person went on to something else.";
 
 /** Answers questions; the turn goes on once none is left. `approver`: who says so; null for the time that is over. */
 export function confirm(
@@ -321,18 +335,20 @@ export function confirm(
   reason: string | null,
   approver: string | null,
 ): Change[] {
-  const [prompt] = view.head;
-  const isLast = view.asks.every((ask) => asks.includes(ask));
   const why = reason === null ? noText : `${noText} ${reason}`;
+  const isLast = view.asks.every((ask) => asks.includes(ask));
   return [
-    ...asks.map(({ use, call }): Change => {
-      if (call === null) return { do: "confirm", use, isAllowed, reason: isAllowed ? null : why };
-      return isAllowed && approver !== null
-        ? { do: "allowCall", useId: use.id, approver }
-        : { do: "dropCall", useId: use.id, reason: why, approver };
-    }),
-    ...(isLast && prompt?.post?.state === "waiting" ? [{ do: "wait", id: prompt.id, isWaiting: false } as const] : []),
+    ...asks.map(({ use }): Change => ({ do: "answer", use, isAllowed, reason: why, approver })),
+    ...(isLast ? goOn(view.head[0]) : []),
   ];
 }
 
 const noText = "The person said no.";
+
+/** The prompt under way waits for a person. */
+export const waits = ({ id, envelope, post }: Prompt): Change[] =>
+  post?.state === "posted" ? [{ do: "wait", id, envelope, isWaiting: true }] : [];
+
+/** The prompt under way waits for no person any more. */
+export const goOn = (prompt: Prompt | undefined): Change[] =>
+  prompt?.post?.state === "waiting" ? [{ do: "wait", id: prompt.id, envelope: prompt.envelope, isWaiting: false }] : [];

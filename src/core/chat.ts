@@ -16,10 +16,10 @@
  *   named    a message has its reason and its subject, so that it exists once
  */
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
-import { say, withdraw } from "./changes.ts";
-import type { Ask, Change, Fact, Prompt, View } from "./changes.ts";
+import { fail, say, underWayIn, withdraw } from "./changes.ts";
+import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, endStuck, failed, finishTurn, gone, refuse, refusedAnswer } from "./endings.ts";
+import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
@@ -28,8 +28,7 @@ import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
 import { deliver, fulfil } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
-import { isSpent } from "./spend.ts";
-import type { Progress } from "./turn.ts";
+import { isSpent, refusalText } from "./spend.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
   const changes = decideFact(view, fact);
@@ -55,7 +54,7 @@ function decideFact(view: View, fact: Fact): Change[] {
     case "looked":
       return askCalls(view, fact);
     case "settled":
-      return [settleCall(fact)];
+      return [toResult(fact)];
     case "worked":
       return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
     case "wished":
@@ -78,36 +77,27 @@ function next(view: View, changes: readonly Change[]): Change[] {
   const isOpen = ({ id }: { readonly id: number }): boolean => !ended.has(id);
   if (view.head.some((prompt) => prompt.post !== null && isOpen(prompt)) || openAsks(view, changes).length > 0)
     return [];
-  const isMet = ({ envelope }: Pick<Prompt, "envelope">): boolean => isSpent(view.spend(envelope));
   const first = view.head.find(isOpen) ?? (ended.size > 1 ? view.prompts().find(isOpen) : undefined) ?? opened[0];
   if (first === undefined) return [];
-  if (!isMet(first)) return [{ do: "ask", id: first.id }];
-  const all = [...view.prompts().filter(isOpen), ...opened];
-  const allowed = all.findIndex((prompt) => !isMet(prompt));
-  const refused = all.slice(0, allowed === -1 ? all.length : allowed);
-  const asked = all[refused.length];
-  return [
-    ...refused.flatMap((prompt) => refuse(view, prompt)),
-    ...(asked ? [{ do: "ask", id: asked.id } as const] : []),
-  ];
+  if (!isSpent(view.spend(first.envelope))) return [{ do: "ask", id: first.id }];
+  const refused: Change[] = [];
+  for (const prompt of [...view.prompts().filter(isOpen), ...opened]) {
+    const spend = view.spend(prompt.envelope);
+    if (!isSpent(spend)) return [...refused, { do: "ask", id: prompt.id }];
+    refused.push(...fail(prompt, "failed", refusalText(spend)));
+  }
+  return refused;
 }
 
 function openAsks(view: View, changes: readonly Change[]): Ask[] {
   const isOver = changes.some((change) => change.do === "endSession" || change.do === "resumeSession");
-  const answered = new Set(
-    changes.flatMap((change) => {
-      if (change.do === "confirm") return change.use.id;
-      return change.do === "allowCall" || change.do === "dropCall" ? change.useId : [];
-    }),
-  );
+  const answered = new Set(changes.flatMap((change) => (change.do === "answer" ? change.use.id : [])));
   return isOver ? [] : view.asks.filter(({ use }) => !answered.has(use.id));
 }
 
 // --- from Signal
 
-type Received = Extract<Fact, { type: "received" }>;
-
-function received(view: View, fact: Received): Change[] {
+function received(view: View, fact: FactOf<"received">): Change[] {
   const { id, envelope, verdict } = fact;
   switch (verdict.kind) {
     case "prompt":
@@ -121,7 +111,7 @@ function received(view: View, fact: Received): Change[] {
       );
     case "command": {
       const taken = takeBack(view, envelope, verdict.replaces);
-      const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope, look: view.look });
+      const { text, changes } = execute(verdict.name, verdict.argument, { view, id, envelope });
       return [...taken, ...changes, ...(text === null ? [] : [say("command", id, text)])];
     }
     case "hint":
@@ -138,7 +128,7 @@ function takeBack(view: View, envelope: Envelope, sentAt: Millis | null): Change
   return prompt ? withdraw(view, prompt, true) : [];
 }
 
-function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | null): Change[] {
+function openPrompt(view: View, { id, envelope }: FactOf<"received">, replaces: Millis | null): Change[] {
   const replaced = replaces === null ? undefined : versionOf(view, envelope, replaces);
   const words = promptWords(envelope, view.account);
   const before = replaced
@@ -154,7 +144,6 @@ function openPrompt(view: View, { id, envelope }: Received, replaces: Millis | n
   return [
     ...withdrawn,
     { do: "open", id, envelope: whole, versions },
-    { do: "mark", id, envelope, stage: "taken" },
     ...(openAsks(view, withdrawn).length > 0 ? remind(view, id, words) : []),
   ];
 }
@@ -168,16 +157,15 @@ function versionOf({ named }: View, { source }: Envelope, sentAt: Millis): Promp
 
 // --- from Claude
 
-function logged(view: View, { session, events }: Extract<Fact, { type: "logged" }>): Change[] {
-  const [prompt] = view.head;
-  const own = prompt?.post?.sessionId === session.id && view.turn !== null ? prompt : undefined;
+function logged(view: View, { session, events }: FactOf<"logged">): Change[] {
+  const own = view.turn === null ? undefined : underWayIn(view, session);
   const draftOf = own?.id ?? null;
   return [
     ...events.flatMap((event) => sayEvent(session, event, draftOf)),
     ...events.flatMap((event) => takeCall(session, event, own)),
     ...(view.calls.length > 0 && events.some(isRest) ? [{ do: "look", sessionId: session.id } as const] : []),
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
-    ...(own ? turnChanged(view, own, view.turn) : []),
+    ...(own ? turnChanged(view, own) : []),
     ...(own ? endStuck(view, session, own, events) : []),
     ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
   ];
@@ -196,15 +184,18 @@ function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Promp
   return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
 }
 
-const settleCall = ({ session, useId, text, isError, isRun }: Extract<Fact, { type: "settled" }>): Change =>
-  isRun
-    ? { do: "result", sessionId: session.id, useId, text, isError }
-    : { do: "dropCall", useId, reason: text, approver: null };
+const toResult = ({ session, useId, text, isError }: FactOf<"settled">): Change => ({
+  do: "result",
+  sessionId: session.id,
+  useId,
+  text,
+  isError,
+});
 
 /** What the new standing of the turn means for the prompt under way. */
-function turnChanged(view: View, prompt: Prompt, turn: Progress | null): Change[] {
-  if (turn?.kind === "ended") return finishTurn(view, prompt, turn.stop);
-  if (turn?.kind !== "flushed") return [];
+function turnChanged(view: View, prompt: Prompt): Change[] {
+  if (view.turn?.kind === "ended") return finishTurn(view, prompt, view.turn.stop);
+  if (view.turn?.kind !== "flushed") return [];
   return failed(view, { type: "failed", id: prompt.id, fault: deathOf(view), hasSpoken: false, isLost: true });
 }
 

@@ -1,12 +1,12 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
-import { askSubject, waits } from "./approval.ts";
-import { say, stop } from "./changes.ts";
-import type { Change, Fact, Outcome, Post, Prompt, View } from "./changes.ts";
+import { askSubject } from "./approval.ts";
+import { fail, finish, refuse, say, stop, underWayIn, waits } from "./changes.ts";
+import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./progress.ts";
-import { isAnnounced, refusalText, spendText } from "./spend.ts";
+import { isAnnounced, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -27,46 +27,38 @@ export function deathOf({ lastError }: View): Fault {
   return toFault(new BridgeError(code, message));
 }
 
-export function finishTurn(view: View, { id, envelope }: Prompt, stop: StopReason): Change[] {
-  const outcome = outcomeOf(stop);
-  const text = lastWord(stop, view.hasReply());
+/** Stops that are failures, told in the words of their fault. */
+const failures: { readonly [kind in StopReason["kind"]]?: ErrorCode } = {
+  refusal: "claude_refusal",
+  context_exceeded: "claude_context",
+  budget_reached: "claude_budget",
+};
+
+export function finishTurn(view: View, prompt: Prompt, { kind }: StopReason): Change[] {
+  const { id, envelope } = prompt;
+  const code = failures[kind];
+  const text = code === undefined ? lastWord(kind, view.hasReply()) : errorRow(code).chat;
+  const spend = view.spend(envelope);
   return [
-    ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
-    { do: "finish", id, outcome },
-    { do: "mark", id, envelope, stage: outcome === "failed" ? "failed" : "done" },
+    ...(text === undefined ? [] : [say("end", id, text, { draftOf: id })]),
+    finish(prompt, code === undefined ? "answered" : "failed"),
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
-    ...announceSpend(view, envelope),
+    ...(spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : []),
   ];
 }
 
-const outcomeOf = ({ kind }: StopReason): Outcome =>
-  kind === "refusal" || kind === "context_exceeded" || kind === "budget_reached" ? "failed" : "answered";
-
-/** What the person must still be told when a turn has ended, or null. */
-function lastWord(stop: StopReason, hasReply: boolean): string | null {
-  switch (stop.kind) {
-    case "refusal":
-      return errorRow("claude_refusal").chat ?? null;
-    case "context_exceeded":
-      return errorRow("claude_context").chat ?? null;
-    case "budget_reached":
-      return errorRow("claude_budget").chat ?? null;
-    case "max_tokens":
-      return hasReply
-        ? 'The answer was cut at the length limit. Say "go on" for the rest.'
-        : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
-    case "cut":
-      return 'The line to Claude broke off here. Say "go on" for the rest.';
-    case "end_turn":
-    case "requires_action":
-    case "retries_exhausted":
-    case "other":
-      return hasReply ? null : "Claude finished without a message.";
-  }
+/** What the person must still be told when a turn has ended. */
+function lastWord(kind: StopReason["kind"], hasReply: boolean): string | undefined {
+  if (kind === "cut") return 'The line to Claude broke off here. Say "go on" for the rest.';
+  if (kind !== "max_tokens") return hasReply ? undefined : "Claude finished without a message.";
+  return hasReply
+    ? 'The answer was cut at the length limit. Say "go on" for the rest.'
+    : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
 }
 
 /** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
 const lasting: ReadonlySet<ErrorCode> = new Set([
+  "claude_no_key",
   "claude_key",
   "claude_credit",
   "claude_spend_limit",
@@ -80,79 +72,64 @@ const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
 
 /** A request for a prompt failed: its person hears of it once, and of its end. */
-export function failed(view: View, { id, fault, hasSpoken, isLost }: Extract<Fact, { type: "failed" }>): Change[] {
+export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"failed">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
   if (!prompt) return [];
   const { envelope, told, post } = prompt;
   const isFatal = view.lastError?.isTerminal === true;
-  const { retry, chat: sentence, title } = errorRow(fault.code);
-  const kind = faultClass({ code: fault.code, retry }, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
+  const { chat: sentence, title } = errorRow(fault.code);
+  const kind = faultClass(fault.code, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
   const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
   const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
+  if (waitMs === null) {
+    const over = isFatal
+      ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
+      : promptBounds[kind].ending;
+    // What is given up goes on nowhere.
+    const isUnderWay = post?.state === "posted" || post?.state === "waiting";
+    const stops = !isLost && !isFatal && isUnderWay ? stop(view, String(id), post.sessionId) : [];
+    // A person who was promised an answer hears that none will come.
+    return [...stops, ...fail(prompt, told === null ? "told" : "failed", over ?? sentence ?? `${title}.`)];
+  }
   // What is looked up goes on at Claude, and is no failure of the prompt.
   const count = Object.values({ ...tries, lookup: 0 }).reduce((sum, one) => sum + one, 0);
-  const isLasting = waitMs !== null && (lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs);
-  const over = isFatal
-    ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
-    : promptBounds[kind].ending;
-  const text = waitMs === null ? (over ?? sentence) : sentence;
-  // Once; but a person who was promised an answer hears that none will come.
-  const isTold =
-    waitMs === null ||
-    (text !== undefined && told === null && (fault.code === "claude_silent" || (isLasting && kind !== "broken")));
+  const isLasting = lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs;
+  const isTold = fault.code === "claude_silent" || (isLasting && kind !== "broken");
   return [
-    ...(isTold && text !== undefined
-      ? [
-          say(told === null ? "told" : "failed", id, text, { draftOf: waitMs === null ? id : null }),
-          { do: "tell", id, code: fault.code } as const,
-        ]
+    ...(told === null && isTold && sentence !== undefined
+      ? [say("told", id, sentence), { do: "tell", id, envelope, code: fault.code } as const]
       : []),
-    ...(isTold ? [{ do: "mark", id, envelope, stage: waitMs === null ? "failed" : "waiting" } as const] : []),
     ...(kind === "busy" && tries.busy === stopAtTry && post && view.asks.length + view.calls.length === 0
       ? stop(view, `busy:${id}`, post.sessionId)
       : []),
-    // What is given up goes on nowhere.
-    ...(waitMs === null && !isLost && !isFatal && isUnderWay(post) ? stop(view, String(id), post.sessionId) : []),
-    waitMs === null ? { do: "finish", id, outcome: "failed" } : { do: "again", id, isLost, tries, waitMs },
+    { do: "again", id, isLost, tries, waitMs },
   ];
 }
 
 /** What the session waits for, and does not show, is stopped before the last try. */
 const stopAtTry = promptBounds.busy.triesMax - 1;
 
-const isUnderWay = (post: Post | null): post is Post => post?.state === "posted" || post?.state === "waiting";
-
-/** Stops a turn that would go on, or wait, without an end, in words. */
-const giveUp = (view: View, { id, envelope }: Prompt, sessionId: string, text: string): Change[] => [
-  ...stop(view, String(id), sessionId),
-  say("end", id, text, { draftOf: id }),
-  { do: "finish", id, outcome: "failed" },
-  { do: "mark", id, envelope, stage: "failed" },
-];
-
 /** A turn that calls our tools over and over, or rests for what no person can answer. */
 export function endStuck(view: View, session: Session, own: Prompt, events: readonly SessionEvent[]): Change[] {
   const last = events.flatMap((event) => (event.type === "idle" ? event.stop : [])).at(-1);
-  const isOwn = view.turn?.kind === "waiting" || view.turn?.kind === "running";
-  if (!isOwn || last?.kind !== "requires_action") return [];
+  if (view.turn?.kind !== "running" || last?.kind !== "requires_action") return [];
   const { eventIds } = last;
   const isStuck = eventIds.length === 0 || !view.canAnswer(session.id, eventIds);
   if (!isStuck && view.callCount(session.id, own) < callsMax) return [];
-  const isCall = (event: SessionEvent): boolean => event.type === "tool_use" && event.isLocal;
-  const calls = events
-    .filter(isCall)
-    .map(({ id }): Change => ({ do: "dropCall", useId: id, reason: "It was stopped.", approver: null }));
-  return [...calls, ...giveUp(view, own, session.id, isStuck ? stuckText : loopText)];
+  return [
+    ...events.flatMap((event) => (event.type === "tool_use" && event.isLocal ? refuse(event, "It was stopped.") : [])),
+    ...stop(view, String(own.id), session.id),
+    ...fail(own, "end", isStuck ? stuckText : loopText),
+  ];
 }
 
 const stuckText = "Claude waits for something that cannot be answered from here, so I have stopped it.";
 const loopText = `Claude used its tools ${callsMax} times for that message and found no end, so I have stopped it. Say "go on" if it should continue.`;
 
 /** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
-export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" }>): Change[] {
+export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const { session, use, isResult, count, fault } = fact;
-  const [prompt] = view.head;
-  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
+  const own = underWayIn(view, session);
   const subject = askSubject({ session }, use.id);
   const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
   if (!isOver && isResult) {
@@ -169,15 +146,10 @@ export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" 
   const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
   return [
     ...stop(view, own ? String(own.id) : subject, session.id).filter(
-      (change) => change.do !== "confirm" || change.use.id !== use.id,
+      (change) => change.do !== "answer" || change.use.id !== use.id,
     ),
     say("refused", subject, told ?? promptBounds.answer.ending ?? "", { draftOf: own?.id ?? null }),
-    ...(own
-      ? ([
-          { do: "finish", id: own.id, outcome: "failed" },
-          { do: "mark", id: own.id, envelope: own.envelope, stage: "failed" },
-        ] as const)
-      : []),
+    ...(own ? [finish(own, "failed")] : []),
   ];
 }
 
@@ -186,8 +158,7 @@ export function refusedAnswer(view: View, fact: Extract<Fact, { type: "refused" 
  * which it died is not asked again.
  */
 export function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
-  const [prompt] = view.head;
-  const own = prompt?.post?.sessionId === session.id ? prompt : undefined;
+  const own = underWayIn(view, session);
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
   // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
   const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
@@ -206,18 +177,3 @@ export function gone(view: View, session: Session, isElsewhere: boolean): Change
 
 const goneText = (isElsewhere: boolean): string =>
   `Claude's session for this chat ${isElsewhere ? "was closed elsewhere" : "broke off"}. The next message starts a fresh one.`;
-
-/** Its person has spent what a day allows: what was not asked yet is not asked. */
-export function refuse(view: Pick<View, "spend">, { id, envelope }: Pick<Prompt, "id" | "envelope">): Change[] {
-  const spend = view.spend(envelope);
-  return [
-    ...(spend === null ? [] : [say("failed", id, refusalText(spend))]),
-    { do: "finish", id, outcome: "failed" },
-    { do: "mark", id, envelope, stage: "failed" },
-  ];
-}
-
-export function announceSpend(view: Pick<View, "spend">, envelope: Envelope): Change[] {
-  const spend = view.spend(envelope);
-  return spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : [];
-}

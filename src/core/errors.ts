@@ -160,6 +160,11 @@ export const errorTable = {
       chat: "The Claude account has run out of credit. Your message is safe and will be answered once credit is added.",
     },
   ),
+  claude_no_key: backoff(
+    "No API key is set",
+    "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
+    { exit: 2, chat: "No API key is set yet: your message waits. It is answered once the owner has set one." },
+  ),
   claude_key: backoff(
     "The Claude API refuses the key",
     "Set a valid ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",

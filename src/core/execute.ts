@@ -2,11 +2,10 @@
  * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
  * which are written in the transaction that also writes the command. So no message ever waits behind a command.
  */
-import { refuseAll, withdraw, type Change, type View } from "./changes.ts";
-import type { Look } from "./look.ts";
+import { refuseAll, say, withdraw, type Change, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
-import { efforts, type Context, type Envelope } from "./model.ts";
+import { efforts, type Context, type Envelope, type JsonValue } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
 import { listReminders, takeOff } from "./reminders.ts";
@@ -17,7 +16,6 @@ export type CommandContext = {
   /** The command's own row of the inbox. */
   readonly id: number;
   readonly envelope: Envelope;
-  readonly look: Look;
 };
 
 type Done = { readonly text: string | null; readonly changes: readonly Change[] };
@@ -31,10 +29,10 @@ export function execute(name: string, argument: string, context: CommandContext)
   if (Object.hasOwn(handlers, name)) return handlers[name as Runnable](context, argument);
   if (name === "compact") return tell(compactText);
   const near = nearest(name, names);
-  return tell(
-    `There is no /${name.slice(0, 20)}.${near === null ? "" : ` Did you mean /${near}?`} /help lists what there is.`,
-  );
+  return tell(`There is no /${name.slice(0, 20)}. ${meant(near && `/${near}`)}/help lists what there is.`);
 }
+
+const meant = (near: string | null): string => (near === null ? "" : `Did you mean ${near}? `);
 
 const compactText = "Nothing to do: a long conversation is shortened by itself. /new starts a fresh one.";
 
@@ -49,7 +47,7 @@ const handlers: Record<Runnable, Handler> = {
     const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
     const words = /^(?:chat|conversation|session|topic)$/iu.test(argument) ? "" : argument;
     const isAsked = words !== "" || (textOf(envelope)?.attachments.length ?? 0) > 0;
-    const asks: Change[] = isAsked ? openAs(id, withText(envelope, words)) : [];
+    const asks: Change[] = isAsked ? [openAs(id, withText(envelope, words))] : [];
     return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
   },
   stop: ({ view }) =>
@@ -59,18 +57,22 @@ const handlers: Record<Runnable, Handler> = {
     if (count === 0) return tell("Nothing is waiting.");
     return tell(`Dropped ${count} waiting ${count === 1 ? "message" : "messages"}.`, ...clear(view, "all"));
   },
-  status({ view, look, envelope }) {
+  status({ view, envelope }) {
     const spend = view.spend(envelope);
     const { count } = view.waiting();
-    const free = [...view.granted, ...look.granted().map((name) => `edits in ${name}`)];
+    const granted = grantedIn(view);
     const tries = Object.values(view.head[0]?.post?.tries ?? {}).reduce((sum, one) => sum + one, 0);
-    const tried = tries === 0 ? "" : `\nThe first was tried ${tries} times so far; /stop drops it.`;
-    const granted = free.length === 0 ? "" : `\nAllowed without asking: ${free.join(", ")}`;
-    return tell(
-      `${look.situation()}\n${count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`}${tried}${granted}${spend === null ? "" : `\n${spendText(spend)}`}`,
-    );
+    const lines = [
+      view.look.situation(),
+      count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`,
+      ...(tries === 0 ? [] : [`The first was tried ${tries} times so far; /stop drops it.`]),
+      ...(granted.length === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
+      ...(spend === null ? [] : [spendText(spend)]),
+    ];
+    return tell(lines.join("\n"));
   },
-  model({ view, look }, argument) {
+  model({ view }, argument) {
+    const { look } = view;
     const current = text(look.chosen(), "model") ?? look.defaultModel;
     const models = look.models().filter((id) => id !== current);
     const listed = models.slice(0, modelsMax).map((id, index) => `${index + 1}. ${id}`);
@@ -78,45 +80,34 @@ const handlers: Record<Runnable, Handler> = {
       listed.length > 0 ? ["Others:", ...listed] : ["The list of models cannot be had now; /model NAME takes any."];
     if (argument === "") return tell([`Model: ${current}`, ...others].join("\n"));
     const chosen = models[numberIn(argument) - 1] ?? pick(argument, [current, ...models]);
-    if (chosen === null) {
-      const near = nearestModel(argument, models);
-      return tell(
-        `No model ${argument.slice(0, 60)}. ${near === null ? "/model lists them." : `Did you mean ${near}?`}`,
-      );
-    }
+    if (chosen === null)
+      return tell(`No model ${argument.slice(0, 60)}. ${meant(nearestModel(argument, models))}/model lists them.`);
     const isLater = look.isModelFixed && view.session?.remoteId;
-    return tell(`Model: ${chosen}${isLater ? ", from the next /new on." : ""}`, {
-      do: "set",
-      key: "model",
-      value: chosen,
-    });
+    return tell(`Model: ${chosen}${isLater ? laterText : ""}`, set("model", chosen));
   },
-  effort({ view, look }, argument) {
+  effort({ view }, argument) {
+    const { look } = view;
     const current = text(look.chosen(), "effort") ?? look.defaultEffort;
     if (argument === "")
       return tell(`Effort: ${current}\nOthers: ${efforts.filter((one) => one !== current).join(", ")}`);
     const chosen = efforts.find((effort) => effort === argument.toLowerCase());
     if (!chosen) return tell(`Effort is one of ${efforts.join(", ")}.`);
-    return tell(`Effort: ${chosen}${view.session?.remoteId ? ", from the next /new on." : ""}`, {
-      do: "set",
-      key: "effort",
-      value: chosen,
-    });
+    return tell(`Effort: ${chosen}${view.session?.remoteId ? laterText : ""}`, set("effort", chosen));
   },
-  title({ view, look }, argument) {
+  title({ view }, argument) {
     if (argument === "") {
-      const own = look.conversations().find(({ session }) => session.id === view.session?.id);
+      const own = view.look.conversations().find(({ session }) => session.id === view.session?.id);
       return tell(`Title: ${own?.name ?? "untitled"}`);
     }
     const title = argument.slice(0, titleMax);
-    return tell(`Title: ${title}`, { do: "set", key: "title", value: title });
+    return tell(`Title: ${title}`, set("title", title));
   },
-  verbose({ look }, argument) {
-    const isOn = argument === "" ? look.chosen()["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
-    return tell(isOn ? "Tool use is shown." : "Tool use is not shown.", { do: "set", key: "verbose", value: isOn });
+  verbose({ view }, argument) {
+    const isOn = argument === "" ? view.look.chosen()["verbose"] !== true : /^(on|yes|1|true)$/iu.test(argument);
+    return tell(isOn ? "Tool use is shown." : "Tool use is not shown.", set("verbose", isOn));
   },
-  sessions({ look }) {
-    const list = look.conversations();
+  sessions({ view }) {
+    const list = view.look.conversations();
     if (list.length === 0) return tell("No conversations yet.");
     const lines = list.map(
       ({ session, name }, index) =>
@@ -124,23 +115,21 @@ const handlers: Record<Runnable, Handler> = {
     );
     return tell([...lines, "/resume N goes back to one."].join("\n"));
   },
-  resume({ view, look }, argument) {
-    const chosen = look.conversations()[numberIn(argument) - 1];
+  resume({ view }, argument) {
+    const chosen = view.look.conversations()[numberIn(argument) - 1];
     if (!chosen) return tell("Which one? /sessions lists them.");
     if (chosen.session.id === view.session?.id) return tell(`This is: ${chosen.name}`);
     return tell(`Back in: ${chosen.name}`, ...clear(view, "all"), { do: "resumeSession", id: chosen.session.id });
   },
-  usage: ({ look, envelope }) => tell(look.usage(envelope) ?? "Nothing used yet."),
-  projects: (context) => forOwner(context, () => tell(projectList(context))),
-  project: (context, argument) => forOwner(context, () => openProject(context, argument)),
+  usage: ({ view, envelope }) => tell(view.look.usage(envelope) ?? "Nothing used yet."),
+  projects: (context) => forOwner(context, (view) => tell(projectList(view))),
+  project: (context, argument) => forOwner(context, (view) => openProject(view, argument)),
   undo: (context) => forOwner(context, () => onFiles(context, "undo")),
   diff: (context) => forOwner(context, () => onFiles(context, "diff")),
-  ask: ({ view, look }) =>
-    look.granted().length > 0
-      ? tell("Claude asks again from now on.", { do: "grantEdits", project: null }, { do: "grant", tools: [] })
-      : view.granted.length === 0
-        ? tell("Claude asks already.")
-        : tell("Claude asks again from now on.", { do: "grant", tools: [] }),
+  ask: ({ view }) =>
+    grantedIn(view).length === 0
+      ? tell("Claude asks already.")
+      : tell("Claude asks again from now on.", { do: "grantEdits", project: null }, { do: "grant", tools: [] }),
   reminders({ view, envelope }, argument) {
     if (argument === "") return tell(listReminders(view));
     const [, number] = /^(?:off|stop|cancel|delete|remove|undo) *(\d+)$/iu.exec(argument) ?? [];
@@ -148,34 +137,33 @@ const handlers: Record<Runnable, Handler> = {
     const { text, changes } = takeOff(view, envelope, Number(number));
     return tell(text, ...changes);
   },
-  retry({ id, look }) {
-    const last = look.lastPrompt();
+  retry({ id, view }) {
+    const last = view.look.lastPrompt();
     // What disappeared, or was forgotten, cannot be asked again.
     return last === null || textOf(last) === null
       ? tell("Nothing was asked yet.")
-      : { text: null, changes: openAs(id, last) };
+      : { text: null, changes: [openAs(id, last)] };
   },
-  export({ id, look }) {
-    const base64 = new TextEncoder().encode(look.transcript()).toBase64();
+  export({ id, view }) {
+    const base64 = new TextEncoder().encode(view.look.transcript()).toBase64();
     const files = [{ fileName: "conversation.md", contentType: "text/markdown", base64 }];
     const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
-    return { text: null, changes: [{ do: "say", why: "command", subject: String(id), part: 0, body, draftOf: null }] };
+    return { text: null, changes: [say("command", id, body)] };
   },
-  allow: ({ view, look, envelope }, argument) =>
-    changeGuests({ guests: look.guests, chat: view.chat, isOwner: look.guests.isOwner(envelope) }, argument, true),
-  disallow: ({ view, look, envelope }, argument) =>
-    changeGuests({ guests: look.guests, chat: view.chat, isOwner: look.guests.isOwner(envelope) }, argument, false),
-  people: ({ look, envelope }) => tell(listGuests(look.guests, look.guests.isOwner(envelope), false)),
-  groups: ({ look, envelope }) => tell(listGuests(look.guests, look.guests.isOwner(envelope), true)),
-  forget({ view, look }, argument) {
+  allow: (context, argument) => forHost(context, ({ look, chat }) => changeGuests(look.guests, chat, argument, true)),
+  disallow: (context, argument) =>
+    forHost(context, ({ look, chat }) => changeGuests(look.guests, chat, argument, false)),
+  people: (context) => forHost(context, ({ look }) => tell(listGuests(look.guests, false))),
+  groups: (context) => forHost(context, ({ look }) => tell(listGuests(look.guests, true))),
+  forget({ view }, argument) {
     const word = argument.toLowerCase();
     if (word === "all")
       return tell("That deletes every conversation of this chat, here and at Claude. To do so: /forget all yes");
     if (/^all yes$/u.test(word)) {
-      if (look.conversations().length === 0) return tell("There is no conversation to forget.");
+      if (view.look.conversations().length === 0) return tell("There is no conversation to forget.");
       const text =
         "Forgotten: all conversations of this chat are deleted here, and at Claude as soon as it can be reached.";
-      return tell(text, ...clear(view, "all"), { do: "forgetChat" });
+      return tell(text, ...clear(view, "all"), { do: "forget", id: null });
     }
     if (word !== "") return tell("/forget deletes this conversation, /forget all every one of this chat.");
     if (view.session === null) return tell("There is no conversation to forget.");
@@ -184,38 +172,44 @@ const handlers: Record<Runnable, Handler> = {
   },
 };
 
+const forOwner = ({ view, envelope }: CommandContext, work: (view: View) => Done, text = ownerText): Done =>
+  view.isOwner(envelope) ? work(view) : tell(text);
 const ownerText = "Only the owner of this machine may do that.";
-const forOwner = ({ view, envelope }: CommandContext, work: () => Done): Done =>
-  view.isOwner(envelope) ? work() : tell(ownerText);
+const forHost = (context: CommandContext, work: (view: View) => Done): Done => forOwner(context, work, hostText);
+const hostText = "Only the owner of this account can say who may ask.";
 
-function projectList({ view, look }: CommandContext): string {
+const set = (key: string, value: JsonValue): Change => ({ do: "set", key, value });
+const laterText = ", from the next /new on.";
+
+const grantedIn = ({ granted, look }: View): string[] => [
+  ...granted,
+  ...look.granted().map((name) => `edits in ${name}`),
+];
+
+function projectList({ look, session }: View): string {
   const lines = look
     .projects()
     .map(
-      ({ name, run }) =>
-        `${name}${run ? " (may run commands)" : ""}${name === view.session?.project ? " – open here" : ""}`,
+      ({ name, run }) => `${name}${run ? " (may run commands)" : ""}${name === session?.project ? " – open here" : ""}`,
     );
   return lines.length === 0
     ? "There are no projects. On the machine: signalman projects add NAME FOLDER"
     : [...lines, "/project NAME opens one here."].join("\n");
 }
 
-function openProject(context: CommandContext, argument: string): Done {
-  const { view, look } = context;
+function openProject(view: View, argument: string): Done {
   const open = view.session?.project ?? null;
-  if (argument === "") return tell(open === null ? projectList(context) : `Project: ${open}. /project off leaves it.`);
+  if (argument === "") return tell(open === null ? projectList(view) : `Project: ${open}. /project off leaves it.`);
   if (argument.toLowerCase() === "off")
     return open === null
       ? tell("No project is open here.")
       : tell(`Left ${open}.`, ...clear(view, "all"), { do: "openProject", project: null });
-  const names = look.projects().map(({ name }) => name);
+  const names = view.look.projects().map(({ name }) => name);
   const name = names.find((one) => one.toLowerCase() === argument.toLowerCase());
-  if (name === undefined) {
-    const near = nearest(argument, names);
+  if (name === undefined)
     return tell(
-      `There is no project ${argument.slice(0, 60)}. ${near === null ? "/projects lists them." : `Did you mean ${near}?`}`,
+      `There is no project ${argument.slice(0, 60)}. ${meant(nearest(argument, names))}/projects lists them.`,
     );
-  }
   if (name === open) return tell(`${name} is open here already.`);
   const text = `Project ${name}: Claude reads, searches and edits its folder; each change is shown first.`;
   return tell(text, ...clear(view, "all"), { do: "openProject", project: name });
@@ -236,14 +230,15 @@ const titleMax = 200;
 function clear(view: View, which: "first" | "all"): Change[] {
   const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
   const dropped = prompts.flatMap((prompt) => withdraw(view, prompt, false));
-  const isRefused = dropped.some((change) => change.do === "confirm" || change.do === "dropCall");
-  return isRefused ? dropped : [...refuseAll(view), ...dropped];
+  return dropped.some((change) => change.do === "answer") ? dropped : [...refuseAll(view), ...dropped];
 }
 
-const openAs = (id: number, envelope: Envelope): Change[] => [
-  { do: "open", id, envelope, versions: [envelope.sentAt] },
-  { do: "mark", id, envelope, stage: "taken" },
-];
+const openAs = (id: number, envelope: Envelope): Change => ({
+  do: "open",
+  id,
+  envelope,
+  versions: [envelope.sentAt],
+});
 
 /** The message with other words: what it mentioned is gone with them. */
 function withText(envelope: Envelope, words: string): Envelope {

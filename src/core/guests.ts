@@ -3,12 +3,11 @@
  * and the settings stay as they are.
  */
 import type { AllowRule } from "./inbound.ts";
-import type { Chat, Envelope } from "./model.ts";
+import type { Chat } from "./model.ts";
 
 export type Guest = { readonly rule: AllowRule; readonly name: string | null; readonly isAdded: boolean };
 
 export type Guests = {
-  readonly isOwner: (envelope: Envelope) => boolean;
   /** Claude answers with the owner's own account. */
   readonly isOwnAccount: boolean;
   /** Whom a number, an account id or a name means; null where that is not known, or several are. */
@@ -19,16 +18,13 @@ export type Guests = {
 type Allow = { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean };
 /** `isRefused`: it is not as it was asked for. */
 type Done = { readonly text: string; readonly changes: readonly Allow[]; readonly isRefused?: true };
-type Asked = { readonly guests: Guests; readonly chat: Chat; readonly isOwner: boolean };
 
-const only = "Only the owner of this account can say who may ask.";
 const done = (text: string, ...changes: readonly Allow[]): Done => ({ text, changes });
 const refused = (text: string): Done => ({ ...done(text), isRefused: true });
 const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 /** @param argument whom; in a group, nothing means the group */
-export function changeGuests({ guests, chat, isOwner }: Asked, argument: string, isAllowed: boolean): Done {
-  if (!isOwner) return done(only);
+export function changeGuests(guests: Guests, chat: Chat, argument: string, isAllowed: boolean): Done {
   const isHere = argument === "" && chat.kind === "group";
   // A person is listed by a number or an account id, and called by a name.
   const isCalled = (name: string | null): boolean => name !== null && name.toLowerCase() === argument.toLowerCase();
@@ -55,8 +51,7 @@ export function changeGuests({ guests, chat, isOwner }: Asked, argument: string,
   return done(`${who}${how}${asYou} /disallow takes it back.`, { do: "allow", rule, isAllowed });
 }
 
-export function listGuests(guests: Guests, isOwner: boolean, isGroups: boolean): string {
-  if (!isOwner) return only;
+export function listGuests(guests: Guests, isGroups: boolean): string {
   const lines = guests.list().flatMap(({ rule, name, isAdded }) => {
     if ((rule.kind === "group") !== isGroups) return [];
     const id =

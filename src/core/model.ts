@@ -204,6 +204,8 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
   | { readonly type: "other"; readonly name: string; readonly raw?: JsonValue }
 );
 
+export type ToolUse = SessionEvent & { readonly type: "tool_use" };
+
 /** How hard Claude thinks. **Source:** SDK type `OutputConfig.effort`. */
 export const efforts = ["low", "medium", "high", "xhigh", "max"] as const;
 

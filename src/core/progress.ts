@@ -1,5 +1,5 @@
 /** What the phone shows while Claude is at work: a placeholder now and then, and tool uses. */
-import type { JsonValue, Millis, SessionEvent } from "./model.ts";
+import type { JsonValue, Millis, ToolUse } from "./model.ts";
 
 export type DraftState = {
   /** Monotonic time at which the turn began. */
@@ -25,8 +25,6 @@ export function isDraftDue({ startedAt, changedAt, changes }: DraftState, now: M
   if (changedAt === null) return now - startedAt >= firstAfterMs;
   return now - changedAt >= editAfterMs * 2 ** Math.max(0, changes - 1);
 }
-
-type ToolUse = SessionEvent & { readonly type: "tool_use" };
 
 const lineLengthMax = 80;
 /** What a tool is about, by the names its inputs go by, the most telling first. */

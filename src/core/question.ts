@@ -4,10 +4,8 @@
  */
 import { structuredPatch } from "diff";
 import { oneLine } from "./inbound.ts";
-import type { JsonValue, OutboundFile, SessionEvent } from "./model.ts";
+import type { JsonValue, OutboundFile, ToolUse } from "./model.ts";
 import { shorten } from "./progress.ts";
-
-type ToolUse = SessionEvent & { readonly type: "tool_use" };
 
 export type QuestionItem = {
   /** Follows "Claude wants to". */

@@ -1,5 +1,5 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
-import { say, type Change, type Fact, type View } from "./changes.ts";
+import { say, type Change, type FactOf, type View } from "./changes.ts";
 import type { Envelope, Millis, Reminder } from "./model.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
@@ -11,7 +11,7 @@ const lateMs: Millis = 120_000;
 const shownMax = 200;
 
 /** What Claude's call asks for is done, and Claude is told; what is set is shown in the chat besides. */
-export function fulfil(view: View, { session, useId, wish }: Extract<Fact, { type: "wished" }>): Change[] {
+export function fulfil(view: View, { session, useId, wish }: FactOf<"wished">): Change[] {
   const asker = view.head[0]?.envelope;
   const tell = (text: string, isError = false): Change => ({
     do: "result",
@@ -63,19 +63,16 @@ export function takeOff(view: View, envelope: Envelope, number: number) {
   if (personOf(found.source) !== personOf(envelope.source) && !view.isOwner(envelope))
     return { text: "Another person set that one: only they, and the owner, can take it back.", changes: [] };
   const text = `Taken back: ${momentText(found.dueAt, view.now, view.look.timeZone)}, ${short(found.text)}`;
-  return { text, changes: [{ do: "unschedule", id: found.id } as const] };
+  return { text, changes: [{ do: "reschedule", id: found.id, dueAt: null } as const] };
 }
 
 /** The time has come: it is said once, and what comes after is set. What a question asks of Claude is a message like any other. */
-export function deliver(view: View, { reminder, nextAt, isMissed }: Extract<Fact, { type: "due" }>): Change[] {
+export function deliver(view: View, { reminder, nextAt, isMissed }: FactOf<"due">): Change[] {
   const { id, dueAt, text } = reminder;
   const again = isMissed ? ", and again since" : "";
   const isLate = view.now - dueAt > lateMs;
   const late = isLate ? `\n(This was due ${momentText(dueAt, view.now, view.look.timeZone)}${again}.)` : "";
-  return [
-    nextAt === null ? { do: "unschedule", id } : { do: "reschedule", id, dueAt: nextAt },
-    say("remind", `${id}:${dueAt}`, `⏰ ${text}${late}`),
-  ];
+  return [{ do: "reschedule", id, dueAt: nextAt }, say("remind", `${id}:${dueAt}`, `⏰ ${text}${late}`)];
 }
 
 /** A question, as if its person had written it now. */

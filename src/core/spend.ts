@@ -41,7 +41,7 @@ export function usageText(sums: readonly (readonly [name: string, sum: Sum])[]):
   return used.length === 0 ? null : used.map(([name, sum]) => `${name}: ${sumText(sum)}`).join("\n");
 }
 
-export const isSpent = (spend: Spend | null): boolean => spend !== null && spend.cents >= spend.limitCents;
+export const isSpent = (spend: Spend | null): spend is Spend => spend !== null && spend.cents >= spend.limitCents;
 
 /** A limit is announced when this much of it is spent. */
 const announcedShare = 0.8;

@@ -2,18 +2,16 @@
  * Where a turn stands, decided from the session's event log alone.
  *
  *   queued ──prompt processed──▶ running ──idle──▶ ended
- *      │                          │  ▲
- *      │             requires_action  └── every ask answered, or it runs again
- *      │                          ▼  │
- *      │                        waiting
- *      └──── retries exhausted ──▶ flushed (it died unanswered: ask anew; unless the log still has it after that)
+ *      └──── retries exhausted ──┴──▶ flushed (it died unanswered: ask anew; unless the log still has it after that)
+ *
+ * A stop that waits for answers ends nothing: what is waited for is `OpenLog`'s to say.
  *
  * Events may arrive twice (stream, listing, after a crash) and from before the prompt: only what comes after the *processed*
  * prompt counts. The log's order is `processed_at`; where that ties, arrival decides, and a stop that was there before the
  * prompt was processed never ends it.
  * **Source:** the API's documentation of session events: `session.status_running` may precede the prompt that caused it; turns merge.
  */
-import type { Millis, SessionEvent, StopReason } from "./model.ts";
+import type { Millis, SessionEvent, StopReason, ToolUse } from "./model.ts";
 
 type Facts = {
   /** Null: nothing was asked yet. */
@@ -25,64 +23,36 @@ type Facts = {
   readonly stopAt: Millis | null;
   /** Stops that were there before the prompt was processed. */
   readonly earlierStopIds: ReadonlySet<string>;
-  /** Tool uses with a confirmation or a result. */
-  readonly resolvedIds: ReadonlySet<string>;
 };
 
 type Standing =
   | { readonly kind: "queued" }
   | { readonly kind: "running" }
-  | { readonly kind: "waiting"; readonly toolUseIds: readonly string[] }
   | { readonly kind: "ended"; readonly stop: StopReason }
   | { readonly kind: "flushed" };
 
 /** What the log says of our prompt. `ended` is final; `flushed` too, unless the prompt turns out to be processed after that. */
 export type Progress = Standing & { readonly facts: Facts };
 
-const none: ReadonlySet<string> = new Set();
-
 /**
  * The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier; what was fed
  * before the prompt was sent is handed on as `earlierStopIds`, for a listing may show it again.
  */
-export const progressOf = (promptId: string | null, earlierStopIds = none): Progress => ({
+export const progressOf = (promptId: string | null, earlierStopIds: ReadonlySet<string> = new Set()): Progress => ({
   kind: "queued",
-  facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds, resolvedIds: none },
+  facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds },
 });
 
-/** The next standing after one event of the log; the same reference when nothing changed. */
-export const trackTurn = (progress: Progress, event: SessionEvent): Progress =>
-  track(progress, event, (ids, id) => new Set(ids).add(id));
+/** The next standing after a stretch of the log; the same reference when nothing changed. */
+export const trackAll = (progress: Progress, events: readonly SessionEvent[]): Progress =>
+  events.reduce(track, progress);
 
-/** Folds a stretch of the log. The sets of ids are copied once, not with every event: a log may hold thousands of tool results. */
-export function trackAll(progress: Progress, events: readonly SessionEvent[]): Progress {
-  const earlierStopIds = new Set(progress.facts.earlierStopIds);
-  const resolvedIds = new Set(progress.facts.resolvedIds);
-  const own: Progress = { ...progress, facts: { ...progress.facts, earlierStopIds, resolvedIds } };
-  return events.reduce((last, event) => track(last, event, (ids, id) => (ids as Set<string>).add(id)), own);
-}
-
-type WithId = (ids: ReadonlySet<string>, id: string) => ReadonlySet<string>;
-
-function track(progress: Progress, event: SessionEvent, withId: WithId): Progress {
-  const { kind, facts } = progress;
-  if (facts.promptId === null) return event.type === "idle" ? stoppedBefore(progress, event, withId) : progress;
-  if (kind === "ended") return progress;
-  switch (event.type) {
-    case "prompt":
-      return event.id === facts.promptId ? promptSeen(progress, event.at) : progress;
-    case "running":
-      return kind === "waiting" && isLater(event.at, facts.stopAt) ? { kind: "running", facts } : progress;
-    case "confirmation":
-    case "tool_result":
-      return resolve(progress, event.toolUseId, withId);
-    case "idle":
-      return facts.promptAt === null
-        ? stoppedBefore(progress, event, withId)
-        : stopped(progress, facts.promptAt, event);
-    default:
-      return progress;
-  }
+function track(progress: Progress, event: SessionEvent): Progress {
+  const { promptId, promptAt } = progress.facts;
+  if (progress.kind === "ended") return progress;
+  if (event.type === "prompt") return event.id === promptId ? promptSeen(progress, event.at) : progress;
+  if (event.type !== "idle") return progress;
+  return promptAt === null ? stoppedBefore(progress, event) : stopped(progress, promptAt, event);
 }
 
 function promptSeen(progress: Progress, at: Millis | null): Progress {
@@ -101,42 +71,23 @@ function promptSeen(progress: Progress, at: Millis | null): Progress {
 type Idle = SessionEvent & { readonly type: "idle" };
 
 /** A stop while our prompt is still queued ends another's turn, unless it threw the queue away. */
-function stoppedBefore(progress: Progress, { id, at, stop }: Idle, withId: WithId): Progress {
+function stoppedBefore(progress: Progress, { id, at, stop }: Idle): Progress {
   if (progress.facts.earlierStopIds.has(id)) return progress;
-  const facts = { ...progress.facts, earlierStopIds: withId(progress.facts.earlierStopIds, id) };
+  const facts = { ...progress.facts, earlierStopIds: new Set(progress.facts.earlierStopIds).add(id) };
   const isFlush = stop.kind === "retries_exhausted" && facts.isSeen;
   return isFlush ? { kind: "flushed", facts: { ...facts, stopAt: at } } : { ...progress, facts };
 }
 
 function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): Progress {
-  const { stopAt, earlierStopIds, resolvedIds } = progress.facts;
+  const { stopAt, earlierStopIds } = progress.facts;
   // What died stays dead: later stops are those of other prompts.
   if (progress.kind === "flushed" || (at !== null && at < promptAt)) return progress;
-  if (!isLater(at, promptAt) && earlierStopIds.has(id)) return progress;
+  if (at === promptAt && earlierStopIds.has(id)) return progress;
   if (at !== null && stopAt !== null && at < stopAt) return progress;
   const facts = { ...progress.facts, stopAt: at };
   if (stop.kind === "retries_exhausted") return { kind: "flushed", facts };
-  if (stop.kind !== "requires_action") return { kind: "ended", stop, facts };
-  return waitFor(
-    facts,
-    stop.eventIds.filter((id) => !resolvedIds.has(id)),
-  );
+  return stop.kind === "requires_action" ? { ...progress, facts } : { kind: "ended", stop, facts };
 }
-
-function resolve(progress: Progress, toolUseId: string, withId: WithId): Progress {
-  if (progress.facts.resolvedIds.has(toolUseId)) return progress;
-  const facts = { ...progress.facts, resolvedIds: withId(progress.facts.resolvedIds, toolUseId) };
-  if (progress.kind !== "waiting") return { ...progress, facts };
-  return waitFor(
-    facts,
-    progress.toolUseIds.filter((id) => id !== toolUseId),
-  );
-}
-
-const waitFor = (facts: Facts, toolUseIds: readonly string[]): Progress =>
-  toolUseIds.length > 0 ? { kind: "waiting", toolUseIds, facts } : { kind: "running", facts };
-
-const isLater = (at: Millis | null, than: Millis | null): boolean => at === null || than === null || at > than;
 
 /**
  * The reconciliation of a send whose answer was never seen: the id of the event that must be it, or null when it did not
@@ -175,8 +126,6 @@ export type OpenLog = {
   /** The last error that was not overcome. */
   readonly error: (SessionEvent & { readonly type: "error" }) | null;
 };
-
-type ToolUse = SessionEvent & { readonly type: "tool_use" };
 
 export const openLog: OpenLog = { uses: [], isWaiting: false, error: null };
 

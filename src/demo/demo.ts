@@ -3,23 +3,21 @@
  * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line. A scratch
  * folder is a project, in which the parrot mends a typo (garden.ts).
  */
-import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { clearLine, createInterface, cursorTo } from "node:readline";
 import { renderUnicodeCompact } from "uqr";
 import { loadConfig, type Config } from "../config.ts";
-import { localZone } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 import { harmless } from "../log.ts";
-import { startDaemon, type Daemon } from "../daemon.ts";
+import type { Daemon } from "../daemon.ts";
 import type { Transport } from "../signal/transport.ts";
 import { commit } from "../version.ts";
 import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone.ts";
-import { buildLine, buildTransport, openLink } from "../cli/adapters.ts";
-import { depsOf, ownCommand, until, type Cli } from "../cli/io.ts";
-import { serve } from "../cli/run.ts";
+import { buildTransport, openLink } from "../cli/adapters.ts";
+import { depsOf, until, type Cli } from "../cli/io.ts";
+import { openDaemon, serve } from "../cli/run.ts";
 import { gardenPrompt, inGarden, makeGarden, titleIn } from "./garden.ts";
 import { openWorld, type World } from "./world.ts";
 
@@ -104,17 +102,7 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   cli.out(`signalman demo: ${where}, ${who}.\n\n`);
   if (phone.scan) await linkPhone(cli, config, phone.scan);
   const deps = depsOf(cli, config, stack, "error");
-  const daemon = await startDaemon(config, {
-    ...deps,
-    networkKey: () => "",
-    newId: randomUUID,
-    self: ownCommand,
-    env: process.env,
-    timeZone: localZone(),
-    buildTransport: async (store) => phone.transport ?? buildTransport(deps, store),
-    buildLine: (store) => buildLine(deps, store.settings),
-  });
-  stack.defer(() => daemon.stop());
+  const daemon = await openDaemon(deps, async (store) => phone.transport ?? buildTransport(deps, store));
   const server = await serve(deps, daemon);
   const heard: string[] = [];
   const screen = { print: cli.out };

@@ -1,7 +1,7 @@
 /** Announces what waits, once the line is back and again after the messages that it brings. */
 import type { Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
-import { tryWrite } from "./heartbeat.ts";
+import { attempt } from "./queue.ts";
 
 /** What comes so soon after the line is back has waited for it. */
 const backlogMs: Millis = 30_000;
@@ -11,7 +11,7 @@ export function createBacklog({ chats, log, clock, isConnected }: Bridge, stoppi
   let endsAt = 0;
   let accepted = 0;
   let isFirst = false;
-  const announce = (): unknown => tryWrite(log, () => chats.tellAll({ type: "back" }));
+  const announce = (): unknown => attempt(log, "what waits is not announced", () => chats.tellAll({ type: "back" }));
   return {
     onResumed(): void {
       endsAt = isConnected() ? clock.monotonic() + backlogMs : 0;

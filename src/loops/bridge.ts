@@ -15,11 +15,8 @@ import type { Store } from "../store/store.ts";
 export type Notices = {
   connection: { readonly state: State; readonly previous: State };
   received: { readonly accepted: number; readonly dropped: number; readonly at: Millis };
-  turn: {
-    readonly event: "started" | "ended" | "waiting" | "failed";
-    readonly session: string;
-    readonly durationMs: Millis;
-  };
+  /** A turn has ended, so long after its prompt went out. */
+  ended: { readonly session: string; readonly durationMs: Millis };
   sent: { readonly at: Millis };
   claude: { readonly fault: Fault | null; readonly at: Millis };
   outboxFault: { readonly fault: Fault | null; readonly at: Millis };

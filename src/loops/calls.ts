@@ -84,8 +84,8 @@ async function workOn(
   kill: AbortSignal,
 ): Promise<Looked | null> {
   const { store, chats } = bridge;
-  const settle = (text: string, isError: boolean, isRun = true): null => {
-    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError, isRun });
+  const settle = (text: string, isError: boolean): null => {
+    chats.settle(session.chat, { type: "settled", session, useId: call.id, text, isError });
     return null;
   };
   if (call.content !== null) {
@@ -97,9 +97,7 @@ async function workOn(
     return null;
   }
   const project = projectOf(deps, session);
-  if (project === undefined) {
-    return settle("There is no such project on this machine any more.", true, false);
-  }
+  if (project === undefined) return settle("There is no such project on this machine any more.", true);
   const stop = new AbortController();
   running.set(call.id, stop);
   try {

@@ -42,11 +42,10 @@ export async function listLog({ bridge, remote, sessionId, remoteId, signal }: F
   const isSaid = store.settings.get(`said:${sessionId}`) !== null;
   const held: SessionEvent[] = [];
   const keep = (): void => {
-    const session = store.sessions.get(sessionId);
     const page = held.splice(0);
-    if (!session || signal.aborted || page.length === 0) return;
-    if (isSaid) chats.keep(session, page);
-    else chats.log(session, page);
+    if (signal.aborted || page.length === 0) return;
+    if (isSaid) chats.keep(sessionId, page);
+    else chats.log(sessionId, page);
   };
   for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
     held.push(...page);
@@ -62,8 +61,7 @@ export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Fo
   const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");
   if (uncertain.length === 0) return;
   const prompts = uncertain.some(({ kind }) => kind === "prompt") ? await remote.prompts(remoteId, signal) : [];
-  const session = store.sessions.get(sessionId);
-  if (!session || signal.aborted) return;
+  if (signal.aborted) return;
   const posted: { id: number; eventId: string | null }[] = [];
   for (const post of uncertain) {
     const eventId = find(bridge, sessionId, post, prompts);
@@ -73,7 +71,7 @@ export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Fo
   const ids = new Set(posted.map(({ eventId }) => eventId));
   if (posted.length > 0)
     chats.log(
-      session,
+      sessionId,
       prompts.filter(({ id }) => ids.has(id)),
       posted,
     );

@@ -4,15 +4,14 @@
  */
 import type { Request } from "../claude/line.ts";
 import { promptBounds } from "../core/backoff.ts";
-import type { Change } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { isOwner } from "../core/inbound.ts";
 import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { createLive } from "./live.ts";
-import { build, noteTurn, viewOf, type Worker } from "./post.ts";
+import { createLive, workOf } from "./live.ts";
+import { build, isEnd, noteEnd, viewOf, type Worker } from "./post.ts";
 import { untilWritten } from "./queue.ts";
 
 /** Posts what is open until nothing is. @throws BridgeError of the request that failed */
@@ -58,19 +57,18 @@ async function postBatch(
   const startedAt = clock.monotonic();
   let asked = "";
   let posted = batch.map(({ id }): { id: number; eventId: string | null } => ({ id, eventId: null }));
-  const log = logOf(bridge, session.id);
+  const keep = (events: readonly SessionEvent[]): void => void chats.log(session.id, events);
   const take = (events: readonly SessionEvent[]): void => {
     // What it has cost counts all the same.
-    if (signal.aborted || !isWanted()) return void log(events.filter(({ type }) => type === "usage"));
+    if (signal.aborted || !isWanted()) return keep(events.filter(({ type }) => type === "usage"));
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
-    const changes = log(events, rows);
+    const changes = chats.log(session.id, events, rows);
     store.db.afterCommit(() => {
       posted = [];
       live.events(events);
-      const isOver = changes.some((change) => change.do === "finish");
-      if (isOver || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
-      if (isOver) noteTurn(bridge, session.id, "ended", startedAt);
+      if (isEnd(changes)) noteEnd(bridge, session.id, startedAt);
+      else if (rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
     });
   };
   try {
@@ -89,10 +87,8 @@ async function postBatch(
       else if (post.state === "queued") store.posts.markPosting(post.id, clock.now(), null);
     }
     const present = store.sessions.get(session.id) ?? session;
-    if (asking)
-      live.at({ inboxId: Number(asking.subject), chat: session.chat, isVerbose: present.context["verbose"] === true });
-    if (prompt) noteTurn(bridge, session.id, "started", startedAt);
-    const onEvents = line.remembers ? take : log;
+    if (asking) live.at(workOf(present, asking));
+    const onEvents = line.remembers ? take : keep;
     const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, onEvents);
     // It was paid for: while the disk is full it is held, not asked for again.
     await untilWritten(bridge, "follow", signal, () => take(events));
@@ -101,21 +97,14 @@ async function postBatch(
     if (!(error instanceof BridgeError)) throw error;
     if (!prompt && error.retry === "never") return batch.forEach((post) => chats.refused(post, toFault(error)));
     if (!prompt || !isLastBreak(prompt, error)) throw error;
-    log(cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [{ id: prompt.id, eventId: cutId(prompt) }]);
+    chats.log(session.id, cutTurn(bridge, session, prompt, asked, error.partial ?? ""), [
+      { id: prompt.id, eventId: cutId(prompt) },
+    ]);
   } finally {
     for (const { id } of batch) store.posts.end(id);
-    worker.wake = () => undefined;
     await live.end();
   }
 }
-
-/** Takes down what comes; nothing where the conversation was forgotten meanwhile. */
-const logOf =
-  ({ store, chats }: Bridge, id: string) =>
-  (events: readonly SessionEvent[], posted: Parameters<typeof chats.log>[2] = []): readonly Change[] => {
-    const session = store.sessions.get(id);
-    return session ? chats.log(session, events, posted) : [];
-  };
 
 const isUnderWay = ({ kind, state }: PostRow): boolean =>
   kind === "prompt" && (state === "posted" || state === "waiting");

@@ -21,19 +21,19 @@ const sessionsMax = 1;
 const retryMs: Millis = 32_000;
 
 export function createFileLoop(bridge: Bridge): Queue {
-  const { store, clock, line } = bridge;
-  /** When sessions were first seen to be due: the first look waits a little, for files are listed late. */
-  const seen = new Map<string, Millis>();
+  const { store, line } = bridge;
+  /** Sessions that were seen to be due: the first look waits a little, for files are listed late. */
+  const seen = new Set<string>();
   return createQueue(bridge, {
     name: "files",
     keys: store.files.due,
     async work(sessionId, signal) {
       const looks = store.files.looks(sessionId);
       if (looks === null) return null;
-      const since = seen.get(sessionId) ?? clock.monotonic();
-      seen.set(sessionId, since);
-      const restMs = looks === 0 ? since + (looksMs[0] ?? 0) - clock.monotonic() : 0;
-      if (restMs > 0) return restMs;
+      if (looks === 0 && !seen.has(sessionId)) {
+        seen.add(sessionId);
+        return looksMs[0] ?? null;
+      }
       seen.delete(sessionId);
       try {
         const { remote } = line;

@@ -15,7 +15,7 @@ import type { Bridge } from "./bridge.ts";
 import { listLog } from "./catchup.ts";
 import { converse } from "./converse.ts";
 import { mirror } from "./mirror.ts";
-import { waitOf, type Worker } from "./post.ts";
+import { isEnd, waitOf, type Worker } from "./post.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
 export interface FollowLoop extends Queue {
@@ -96,7 +96,7 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
 
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
 function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
-  const { store, clock, chats, notices, random, lineOf } = bridge;
+  const { store, clock, chats, notices, random } = bridge;
   const fault = toFault(error);
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
   bridge.log.warn("turn failed", { ...fault, attempt });
@@ -104,12 +104,9 @@ function workFailed(bridge: Bridge, session: Session, error: BridgeError, attemp
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
   if (!post) return ownMs;
-  // A turn goes on at Claude without its stream.
-  const isLookUp = lineOf(session).remote !== null && post.eventId !== null && error.code === "claude_stream_lost";
-  if (!isLookUp) notices.emit("turn", { event: "failed", session: session.id, durationMs: 0 });
   const id = Number(post.subject);
   const hasSpoken = error.partial !== null;
   const changes = chats.settle(session.chat, { type: "failed", id, fault, hasSpoken, isLost: false });
   // A prompt that ended is no reason for the next one to wait.
-  return waitOf(changes) ?? (changes.some((change) => change.do === "finish") ? 0 : ownMs);
+  return waitOf(changes) ?? (isEnd(changes) ? 0 : ownMs);
 }

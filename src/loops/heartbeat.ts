@@ -1,11 +1,10 @@
 /** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
 import type { Ask } from "../core/changes.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
+import { attempt, type OnFault } from "./queue.ts";
 import { pruneMax } from "../store/retention.ts";
 import { deliverDue } from "./reminders.ts";
 
@@ -18,10 +17,12 @@ const dayMs: Millis = 24 * hourMs;
 /** A clock that is so much later than it was is wrong, or this machine was off: what is old by it is removed a day later, if it still is. */
 const leapMs: Millis = 7 * dayMs;
 
+const postponed = "housekeeping postponed";
+
 type Hooks = {
   readonly networkKey: () => string;
   readonly wakeAll: () => void;
-  readonly onStoreFault: (message: string | null) => void;
+  readonly onStoreFault: OnFault;
   readonly checkup: Checkup;
 };
 
@@ -32,60 +33,53 @@ type Hooks = {
 export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop, stop: AbortSignal): Promise<void> {
   const { config, clock, log, store, networkKey, wakeAll, onStoreFault, checkup } = bridge;
   const expire = createExpiry(bridge);
+  const every = (ms: Millis): (() => boolean) => {
+    let at = clock.monotonic();
+    return () => {
+      const isDue = clock.monotonic() - at >= ms;
+      if (isDue) at = clock.monotonic();
+      return isDue;
+    };
+  };
+  const [isMinute, isHour, isDay] = [every(minuteMs), every(hourMs), every(dayMs)];
   let last = clock.now();
   let trustedAt = clock.monotonic();
   const prune = async (): Promise<void> => {
     const before = clock.now() - config.limits.retentionDays * dayMs;
     const isMore = (): boolean =>
-      clock.monotonic() >= trustedAt &&
-      tryWrite(log, () => (removed = store.prune(before))) === null &&
-      removed >= pruneMax;
-    let removed = 0;
+      clock.monotonic() >= trustedAt && (attempt(log, postponed, () => store.prune(before)) ?? 0) >= pruneMax;
     while (!stop.aborted && isMore()) await clock.sleep(0);
   };
-  tryWrite(log, () => {
-    const aliveAt = Number(store.settings.get("alive_at") ?? last);
-    if (last - aliveAt > leapMs) trustedAt += dayMs;
-  });
-  let minute = clock.monotonic();
-  let hour = minute;
-  let day = minute;
+  const aliveAt = attempt(log, postponed, () => Number(store.settings.get("alive_at") ?? last)) ?? last;
+  if (last - aliveAt > leapMs) trustedAt += dayMs;
   let network = networkKey();
   let checking = checkup.run(stop);
   await prune();
   for (;;) {
     await clock.sleep(tickMs, stop);
     if (stop.aborted) return checking;
-    const [now, monotonic] = [clock.now(), clock.monotonic()];
+    const now = clock.now();
     if (Math.abs(now - last - tickMs) > gapMs) {
       dispatch({ type: "woke" });
       wakeAll();
     }
-    if (now - last > leapMs) trustedAt = monotonic + dayMs;
+    if (now - last > leapMs) trustedAt = clock.monotonic() + dayMs;
     last = now;
     const key = networkKey();
     if (key !== network) dispatch({ type: "networkChanged" });
     network = key;
-    if (monotonic - minute >= minuteMs) {
-      minute = monotonic;
-      const keep = (): void => {
-        store.forget(now);
-        store.db.transaction(() => {
-          store.settings.set("alive_at", String(now));
-          store.generation.advance();
-        });
-        expire();
-      };
-      onStoreFault(tryWrite(log, keep));
-    }
-    if ((monotonic === minute && checkup.isDue()) || monotonic - day >= dayMs) {
-      day = monotonic;
-      checking = checking.then(() => checkup.run(stop));
-    }
-    if (monotonic - hour >= hourMs) {
-      hour = monotonic;
-      await prune();
-    }
+    const isKept = isMinute();
+    const keep = (): void => {
+      store.forget(now);
+      store.db.transaction(() => {
+        store.settings.set("alive_at", String(now));
+        store.generation.advance();
+      });
+      expire();
+    };
+    if (isKept) attempt(log, postponed, keep, onStoreFault);
+    if ((isKept && checkup.isDue()) || isDay()) checking = checking.then(() => checkup.run(stop));
+    if (isHour()) await prune();
     await deliverDue(bridge);
     dispatch({ type: "tick" });
   }
@@ -120,19 +114,7 @@ function createExpiry({ store, chats, clock, config, account, log }: Bridge): ()
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
       }
     };
-    for (const chatKey of store.inbox.openChats()) tryWrite(log, () => expireIn(chatKey));
+    for (const chatKey of store.inbox.openChats()) attempt(log, postponed, () => expireIn(chatKey));
     for (const id of seen.keys()) if (!present.has(id)) seen.delete(id);
   };
-}
-
-/** What the database refuses now is done the next time; resolves to why it does, null where it does not. */
-export function tryWrite(log: Log, work: () => unknown): string | null {
-  try {
-    work();
-    return null;
-  } catch (error) {
-    if (!(error instanceof BridgeError)) throw error;
-    log.warn("housekeeping postponed", toFault(error));
-    return error.message;
-  }
 }

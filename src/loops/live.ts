@@ -2,12 +2,20 @@
  * What a person sees while Claude is at work: that it types, and a preview of a long answer: one message, edited now and then, that
  * ends as the answer (`store/outbox.ts`). All of it is best effort, and none of it ever delays an answer.
  */
-import { chatKey, type Chat, type Millis, type SessionEvent } from "../core/model.ts";
+import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
 import { renderPreview } from "../core/reply.ts";
+import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
 export type AtWork = { readonly inboxId: number; readonly chat: Chat; readonly isVerbose: boolean };
+
+/** The prompt of a post, in its session. */
+export const workOf = ({ chat, context }: Session, { subject }: Pick<PostRow, "subject">): AtWork => ({
+  inboxId: Number(subject),
+  chat,
+  isVerbose: context["verbose"] === true,
+});
 
 export interface Live {
   /** What Claude works on from now on; null for nothing. */

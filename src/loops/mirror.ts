@@ -10,9 +10,9 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog, lookUp, sinceOf, type Followed } from "./catchup.ts";
 import { create, finishEnded, isOver, settleGone } from "./lifetime.ts";
-import { createLive, type Live } from "./live.ts";
+import { createLive, workOf, type Live } from "./live.ts";
 import { createOutgoing, type Echo, type Outgoing } from "./outgoing.ts";
-import { noteTurn, waitOf, type Worker } from "./post.ts";
+import { isEnd, noteEnd, waitOf, type Worker } from "./post.ts";
 
 /** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
 const echoHoldMs: Millis = 20;
@@ -63,7 +63,6 @@ export async function mirror(
     return null;
   } finally {
     cut.abort();
-    worker.wake = () => undefined;
     await live.end();
   }
 }
@@ -88,9 +87,10 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       for (const one of worker.waiting.splice(0)) one.resolve();
       continue;
     }
-    if (outgoing.isDue(posts, isAsking(state))) {
+    const due = outgoing.due(posts, isAsking(state));
+    if (due.length > 0) {
       flush(state);
-      outgoing.start(posts, isAsking(state));
+      outgoing.start(due);
     } else if (outgoing.echo() === null && isDone(state, posts)) {
       if (!flush(state)) return null;
       // What was held may have made new work.
@@ -144,11 +144,7 @@ function showWork({ bridge, sessionId, live }: Mirror, posts: readonly PostRow[]
   const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
   const prompt = isAt("posted") ?? isAt("posting");
   const session = prompt && bridge.store.sessions.get(sessionId);
-  live.at(
-    session
-      ? { inboxId: Number(prompt.subject), chat: session.chat, isVerbose: session.context["verbose"] === true }
-      : null,
-  );
+  live.at(session ? workOf(session, prompt) : null);
 }
 
 /** Claude waits for answers, and takes no prompt before it has them. */
@@ -176,18 +172,11 @@ function holdOf({ buffer, posted, outgoing }: Mirror): Millis | null {
 function flush(state: Mirror): boolean {
   const { bridge, sessionId, buffer, posted, live, outgoing } = state;
   if (buffer.length === 0 && posted.length === 0) return false;
-  const session = bridge.store.sessions.get(sessionId);
   const [events, echoes] = [buffer.splice(0), posted.splice(0)];
-  if (!session) return true;
-  const changes = bridge.chats.log(session, events, echoes);
+  const changes = bridge.chats.log(sessionId, events, echoes);
   live.events(events);
   state.waitMs = waitOf(changes) ?? 0;
-  if (changes.some((change) => change.do === "finish")) {
-    bridge.notices.emit("claude", { fault: null, at: bridge.clock.now() });
-    noteTurn(bridge, sessionId, "ended", outgoing.turnAt());
-  }
-  if (changes.some((change) => change.do === "wait" && change.isWaiting))
-    noteTurn(bridge, sessionId, "waiting", outgoing.turnAt());
+  if (isEnd(changes)) noteEnd(bridge, sessionId, outgoing.turnAt());
   return true;
 }
 

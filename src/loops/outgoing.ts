@@ -7,7 +7,7 @@ import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import { askedSlackMs, type Followed } from "./catchup.ts";
 import { isOver } from "./lifetime.ts";
-import { build, noteTurn, viewOf } from "./post.ts";
+import { build, viewOf } from "./post.ts";
 
 /** A stop is taken up within a second as a rule. */
 const restMs: Millis = 2_000;
@@ -28,25 +28,22 @@ export function createOutgoing(followed: Followed) {
   let isOneByOne = false;
   let posting: Posting | null = null;
   let turnAt = clock.monotonic();
-  const next = (posts: readonly PostRow[], isAsking: boolean): readonly PostRow[] => {
-    const queued = posts.filter((row) => row.state === "queued");
-    const others = queued.filter(({ kind }) => kind !== "prompt");
-    if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
-    return restingAt === null && !isAsking ? queued.slice(0, 1) : [];
-  };
   return {
     /** When the turn under way began. */
     turnAt: (): Millis => turnAt,
     /** Null while nothing is under way. */
     echo: (): Promise<Echo> | null => posting?.echo ?? null,
-    /** True where something of these is due, and nothing is under way. */
-    isDue: (posts: readonly PostRow[], isAsking: boolean): boolean =>
-      posting === null && next(posts, isAsking).length > 0,
-    start(posts: readonly PostRow[], isAsking: boolean): void {
-      const rows = next(posts, isAsking);
+    /** What of these goes out together now; nothing while something is under way. */
+    due(posts: readonly PostRow[], isAsking: boolean): readonly PostRow[] {
+      const queued = posting === null ? posts.filter((row) => row.state === "queued") : [];
+      const others = queued.filter(({ kind }) => kind !== "prompt");
+      if (others.length > 0) return isOneByOne ? others.slice(0, 1) : others;
+      return restingAt === null && !isAsking ? queued.slice(0, 1) : [];
+    },
+    start(rows: readonly PostRow[]): void {
       const stop = new AbortController();
       if (rows.some(({ kind }) => kind === "prompt")) turnAt = clock.monotonic();
-      const sent = post(followed, rows, turnAt, AbortSignal.any([signal, stop.signal]));
+      const sent = post(followed, rows, AbortSignal.any([signal, stop.signal]));
       posting = { posts: rows, stop, echo: sent };
       sent.catch(() => undefined);
     },
@@ -82,7 +79,6 @@ export function createOutgoing(followed: Followed) {
 async function post(
   { bridge, remote, sessionId, remoteId, signal: followed }: Followed,
   posts: readonly PostRow[],
-  turnAt: Millis,
   signal: AbortSignal,
 ): Promise<Echo> {
   const { store, clock, chats } = bridge;
@@ -93,7 +89,6 @@ async function post(
     for (const row of posts) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return nothing;
-    if (isPrompt) noteTurn(bridge, sessionId, "started", turnAt);
     // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
     const postedAt = Math.max(clock.now() + remote.skewMs(), (session.cursor ?? 0) + askedSlackMs);
     store.db.transaction(() =>

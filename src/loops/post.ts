@@ -4,7 +4,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import type { Change } from "../core/changes.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
-import type { Bridge, Notices } from "./bridge.ts";
+import type { Bridge } from "./bridge.ts";
 import { buildRequest } from "./request.ts";
 
 /**
@@ -29,14 +29,13 @@ export async function build(
   return { request: await buildRequest(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
 }
 
-export function noteTurn(
-  { notices, clock }: Bridge,
-  session: string,
-  event: Notices["turn"]["event"],
-  startedAt: Millis,
-): void {
-  notices.emit("turn", { event, session, durationMs: clock.monotonic() - startedAt });
+/** Claude has answered: it can be reached, and took so long. */
+export function noteEnd({ notices, clock }: Bridge, session: string, startedAt: Millis): void {
+  notices.emit("claude", { fault: null, at: clock.now() });
+  notices.emit("ended", { session, durationMs: clock.monotonic() - startedAt });
 }
+
+export const isEnd = (changes: readonly Change[]): boolean => changes.some((change) => change.do === "finish");
 
 /** What works on one session now. */
 export type Worker = {

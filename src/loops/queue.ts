@@ -9,6 +9,7 @@
 import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
 
 export type QueueOptions = {
@@ -99,7 +100,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
   const beat = async (kill: AbortSignal): Promise<void> => {
     alarm = new AbortController();
     const { signal } = alarm;
-    const sleepMs = attempt(bridge, options.name, () => startDue(kill));
+    const sleepMs = attempt(bridge.log, `queue unreadable: ${options.name}`, () => startDue(kill));
     await clock.sleep(sleepMs ?? idleMs, signal);
     if (sleepMs === null || (!signal.aborted && sleepMs === idleMs)) isAllReady = true;
   };
@@ -158,16 +159,22 @@ function createOccupancy(onFree: () => void) {
   };
 }
 
-/** What the work says; null where the database cannot be read now. */
-function attempt<T>({ log }: Base, loop: string, work: () => T): T | null {
+/** What the work says; null where the database refuses it now: it is done the next time. `onFault` hears why, and null where it does not. */
+export function attempt<T>(log: Log, complaint: string, work: () => T, onFault: OnFault = () => undefined): T | null {
   try {
-    return work();
+    const result = work();
+    onFault(null);
+    return result;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    log.error("queue unreadable", { loop, ...toFault(error) });
+    log.warn(complaint, toFault(error));
+    onFault(error.message);
     return null;
   }
 }
+
+/** Hears why the database refuses to write, and null when it does not any more. */
+export type OnFault = (message: string | null) => void;
 
 /** Keys that are not looked at before a time, which is monotonic. */
 function createWaits({ clock, random, log }: Base, loop: string) {
@@ -198,14 +205,14 @@ function createWaits({ clock, random, log }: Base, loop: string) {
 
 /**
  * Writes in one transaction, and tries until it holds: what came in, or went out, must not be taken or said twice because the disk
- * is full. Null where `signal` aborted first. `onFault` hears why it does not hold, and null when it does again.
+ * is full. Null where `signal` aborted first.
  */
 export async function untilWritten<T>(
   { store, clock, random, log }: Bridge,
   loop: string,
   signal: AbortSignal,
   work: () => T,
-  onFault: (message: string | null) => void = () => undefined,
+  onFault: OnFault = () => undefined,
 ): Promise<T | null> {
   for (let attempt = 1; ; attempt++) {
     try {

@@ -9,7 +9,7 @@ import { allowedIn } from "../store/allowed.ts";
 import type { Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 
-const kinds = ["reminder", "question"];
+const string = (description: string) => ({ type: "string", description });
 
 /** They ask for no yes: each says in the chat what it has done. */
 export const reminderTools: readonly LocalTool[] = [
@@ -22,29 +22,18 @@ export const reminderTools: readonly LocalTool[] = [
     inputSchema: {
       type: "object",
       properties: {
-        text: {
-          type: "string",
-          description: "What the reminder says; of a question, what you are asked then, complete in itself.",
-        },
+        text: string("What the reminder says; of a question, what you are asked then, complete in itself."),
         kind: {
-          type: "string",
-          enum: kinds,
-          description:
+          enum: ["reminder", "question"],
+          ...string(
             "`reminder`: the text itself is delivered. `question`: you are asked the text then, and your answer is delivered.",
+          ),
         },
-        when: {
-          type: "string",
-          description:
-            'RFC 3339, such as 2026-12-01T18:00 (an offset may follow), or English words with digits, such as "today at 18:00" or "in 20 minutes".',
-        },
-        rule: {
-          type: "string",
-          description: 'A cron expression of five fields, such as "0 7 * * 1-5" for 07:00 from Monday to Friday.',
-        },
-        time_zone: {
-          type: "string",
-          description: "An IANA name; without it the zone of the person's machine is meant.",
-        },
+        when: string(
+          'RFC 3339, such as 2026-12-01T18:00 (an offset may follow), or English words with digits, such as "today at 18:00" or "in 20 minutes".',
+        ),
+        rule: string('A cron expression of five fields, such as "0 7 * * 1-5" for 07:00 from Monday to Friday.'),
+        time_zone: string("An IANA name; without it the zone of the person's machine is meant."),
       },
       required: ["text", "kind"],
     },
@@ -72,7 +61,7 @@ export async function workOnReminders({ chats, clock, timeZone }: Bridge, sessio
   const wish = isReminderTool(tool) && readWish(tool, input, clock.now(), timeZone ?? "UTC");
   if (!wish) return;
   if ("refusal" in wish)
-    chats.settle(session.chat, { type: "settled", session, useId, text: wish.refusal, isError: true, isRun: true });
+    chats.settle(session.chat, { type: "settled", session, useId, text: wish.refusal, isError: true });
   else chats.settle(session.chat, { type: "wished", session, useId, wish });
 }
 

@@ -16,7 +16,7 @@ import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import type { Bridge } from "./bridge.ts";
 import type { FollowLoop } from "./follow.ts";
-import { isOver, sweep } from "./lifetime.ts";
+import { isOver, settleGone, sweep } from "./lifetime.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
@@ -29,12 +29,16 @@ const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
 /** While a question of Claude's is open, no stream is: it may be answered elsewhere. */
 const questionMs = 30_000;
+const tickMs = 1_000;
 const sweepMax = 20;
 const parallelMax = 4;
 
 export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
+  const { clock, store, log } = bridge;
   let attempt = 0;
-  let alarm = new AbortController();
+  /** When it is looked whether to sync, in monotonic time, and when one is due in any case. */
+  let lookAt = clock.monotonic() + questionMs;
+  let dueAt = clock.monotonic() + sweepMs;
   const run = async (signal: AbortSignal): Promise<void> => {
     try {
       await syncAll(bridge, follow, signal);
@@ -43,34 +47,26 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
       attempt++;
       throw error;
     } finally {
-      alarm.abort();
+      const now = clock.monotonic();
+      lookAt = now + (attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null }));
+      dueAt = attempt === 0 ? now + sweepMs : lookAt;
     }
   };
   return {
     run,
     async keep(stop) {
-      const ring = (): void => alarm.abort();
-      stop.addEventListener("abort", ring);
-      let last = bridge.clock.monotonic();
       const look = async (): Promise<void> => {
-        const now = bridge.clock.monotonic();
-        if (bridge.account() === null) return;
-        if (attempt === 0 && now - last < sweepMs && !bridge.store.posts.isWaiting()) return;
-        last = now;
-        await run(stop);
+        const now = clock.monotonic();
+        if (stop.aborted || now < lookAt || bridge.account() === null) return;
+        lookAt = now + questionMs;
+        if (now >= dueAt || store.posts.isWaiting()) await run(stop);
       };
       while (!stop.aborted) {
-        alarm = new AbortController();
-        const waited = alarm;
-        const wait = attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null });
-        await bridge.clock.sleep(wait, waited.signal);
-        // Another sync rang: the wait starts over.
-        if (waited.signal.aborted) last = bridge.clock.monotonic();
-        else
-          await look().catch((error: unknown) => {
-            if (!(error instanceof BridgeError)) throw error;
-            bridge.log.warn("sync failed", toFault(error));
-          });
+        await clock.sleep(tickMs, stop);
+        await look().catch((error: unknown) => {
+          if (!(error instanceof BridgeError)) throw error;
+          log.warn("sync failed", toFault(error));
+        });
       }
     },
   };
@@ -117,19 +113,18 @@ async function syncSession(
   tally: Tally,
   signal: AbortSignal,
 ): Promise<void> {
-  const { store, chats } = bridge;
   if (session.remoteId === null) return;
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
   if (isOver(there) || there === null) {
-    chats.settle(session.chat, { type: "gone", session, isElsewhere: there?.isArchived !== false });
+    settleGone(bridge, session.id, there);
     tally.changed++;
     return;
   }
   await follow.catchUp(session, signal);
   const met = await meet(bridge, remote, session.id, there, signal);
   if (met === null) return;
-  if (met.isChanged || store.sessions.get(session.id)?.cursor !== session.cursor) tally.changed++;
+  if (met.isChanged || bridge.store.sessions.get(session.id)?.cursor !== session.cursor) tally.changed++;
   if (met.isPushed) tally.pushed++;
   if (there.status === "running") follow.watch(session.id);
 }

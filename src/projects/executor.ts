@@ -70,10 +70,12 @@ export async function takeBack(
   return deps.inOrder(project, () => deps.undo.undo(sessionId, folder.root));
 }
 
-/** The folder's own configuration names programs to git; none of them is run. */
+const hasFilters = 3;
+/** The folder's own configuration names programs to git, none of which is run: where it has filters, which cannot be left out, git is not asked. */
 const gitDiff = `export GIT_OPTIONAL_LOCKS=0
 safe() { git --no-pager -c core.fsmonitor=false "$@"; }
-safe diff --no-ext-diff --no-textconv --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
+for scope in local worktree; do safe config --$scope --includes --name-only --get-regexp '^filter[.]' && exit ${hasFilters}; done
+safe diff --no-ext-diff --no-textconv --ignore-submodules=all --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
 
 /** What is changed: git's own diff where the folder has git, else what the session has changed. */
 export async function changesIn(project: Project, sessionId: string, deps: ExecutorDeps, signal: AbortSignal) {
@@ -82,7 +84,10 @@ export async function changesIn(project: Project, sessionId: string, deps: Execu
   const { root } = folder;
   const command = { ...deps, command: gitDiff, root, network: false, timeoutMs: 20_000 };
   const git = existsSync(join(root, ".git")) ? await runCommand(command, deps.clock, signal) : null;
-  return git?.code === 0 ? git.output : deps.undo.diff(sessionId, root);
+  if (git?.code === 0) return git.output;
+  const note =
+    git?.code === hasFilters ? "(git has filters here, which may be any program: this is what Claude changed.)\n" : "";
+  return note + (await deps.undo.diff(sessionId, root));
 }
 
 /**

@@ -8,24 +8,11 @@ import { nearest } from "../core/nearest.ts";
 import { inWords, readContent } from "./content.ts";
 import { pathKind } from "./policy.ts";
 
-/** One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute, and not yet looked at: `openFolder` does. */
-export type Project = {
-  readonly [text in "name" | "folder"]: string;
-} & { readonly [text in "group" | "model" | "instructions"]: string | null } & {
-  /** Another agent than that of the settings works on it: the owner's own program. */
-  readonly backend: typeof ownProgram | null;
-  readonly run: boolean;
-  readonly ask: "writes" | "all";
-  readonly network: boolean;
-  readonly runMinutes: number;
-};
-
 const toFolder = (given: string): string => given.trim().replace(/^~(?=$|[/\\])/u, homedir());
 const folder = v.pipe(v.string(), v.transform(toFolder), v.check(isAbsolute));
 const toggle = v.optional(v.message(v.boolean(), "it takes true or false"), false);
-const words = v.pipe(v.string(), v.trim(), v.nonEmpty());
 const like = (form: RegExp, takes: string) =>
-  v.nullish(v.message(v.pipe(words, v.regex(form)), `it takes ${takes}`), null);
+  v.nullish(v.message(v.pipe(v.string(), v.trim(), v.regex(form)), `it takes ${takes}`), null);
 const minutes = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(60));
 const fields = {
   folder: v.message(folder, "it takes a folder, from / or ~ on"),
@@ -38,6 +25,13 @@ const fields = {
   network: toggle,
   run_minutes: v.optional(v.message(minutes, "it takes 1 to 60"), 2),
 };
+/**
+ * One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute, and not yet looked at: `openFolder` does. With a `backend`
+ * another agent than that of the settings works on it: the owner's own program.
+ */
+export type Project = Readonly<
+  { name: string; runMinutes: number } & Omit<v.InferOutput<v.ObjectSchema<typeof fields, undefined>>, "run_minutes">
+>;
 const nameForm = v.regex(/^(?!off$)[\p{L}\p{N}][\p{L}\p{N}_-]{0,31}$/iu);
 const tables = v.record(
   v.message(v.pipe(v.string(), nameForm), "a name has up to 32 letters, digits, - and _, and is not off"),
@@ -57,7 +51,7 @@ export function readProjects(given: unknown): readonly Project[] | string {
   if (!success)
     return `Cannot use ${["projects", v.getDotPath(issues[0]) ?? []].flat().join(".")}: ${issues[0].message}`;
   const projects = Object.entries(output).map(([name, { run_minutes: runMinutes, group, ...rest }]): Project => {
-    return { name, ...rest, group: group?.replace(/^group:/u, "") ?? null, runMinutes };
+    return { name, ...rest, runMinutes, group: group?.replace(/^group:/u, "") ?? null };
   });
   const isTwin = (one: Project, other: Project): boolean =>
     one.name.toLowerCase() === other.name.toLowerCase() || (one.group !== null && one.group === other.group);

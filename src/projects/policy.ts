@@ -32,8 +32,10 @@ export type Ruling = { readonly verdict: "free" | "asks" | "never"; readonly rea
 
 const secretParts = [
   /^\.env(rc|$|[.\-_])|\.env$/u,
-  /^\.(ssh|gnupg|aws|azure|kube|docker|gcloud|password-store|vault-token|netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|dockercfg|boto|s3cfg|git-credentials|[a-z]+_history)$|^(_netrc|rclone\.conf|auth\.json)$/u,
-  /^(credentials?|secrets?|client[-_]secret|service[-_]account)([.\-_]|$)/u,
+  /^\.(ssh|gnupg|aws|azure|kube|docker|gcloud|password-store|vault-token|netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|dockercfg|boto|s3cfg|git-credentials|[a-z]+_history)$|^(_netrc|rclone\.conf|auth\.json|\.yarnrc(\.yml)?)$/u,
+  /^(credentials?|secrets?|client[-_]secret|service[-_]account|kubeconfig)([.\-_]|$)|\.kubeconfig$/u,
+  /[-_.](credentials?|secrets?)\.(json|ya?ml|toml|ini|txt|csv|xml|properties|enc|conf|cfg)$|\.secrets?$/u,
+  /(access|root|secret)[-_]?keys?\.csv$/u,
   /^((private|api)[-_]?)?(keys?|passwords?|tokens?)(\.(json|txt|ya?ml|toml|csv|ini))?$/u,
   /^id_(rsa|dsa|ecdsa|ed25519)/u,
   /\.(pem|key|p8|p12|pfx|jks|keystore|kdbx|ppk|gpg|age|asc|keytab|ovpn|tfstate|tfvars)$/u,
@@ -41,14 +43,19 @@ const secretParts = [
 const guardedParts =
   /^(\.git|\.claude|\.github|\.gitlab-ci\.yml|\.vscode|\.idea|\.husky|\.devcontainer|\.gitattributes|\.gitmodules|\.mcp\.json|claude(\.local)?\.md|agents\.md)$/u;
 
-/** A name as the laxest file system takes it: letter case, invisible characters, full width, dots and spaces at its end. */
+/**
+ * A name as the laxest file system takes it (letter case, invisible characters, full width, dots and spaces at its end), and without what
+ * editors and people add to that of a copy.
+ */
 const fold = (part: string): string =>
   part
     .normalize("NFKC")
     .replaceAll(/\p{Cf}/gu, "")
     .toLowerCase()
     .replace(/:.*$/u, "")
-    .replace(/(?<=.)[. ]+$/u, "");
+    .replace(/(?<=.)[. ]+$/u, "")
+    .replace(/^[.#~]+(?=\.)|^#/u, "")
+    .replace(/(?<=.)([~#]|\.(bak|backup|old|orig|save|sw[op]|tmp|copy|\d+))+$/u, "");
 
 /** What a path within the folder looks like; `/` or `\` between its parts. */
 export function pathKind(path: string): PathKind {

@@ -111,9 +111,9 @@ function follow(notices: NoticeBus) {
     recent.claude = { reachable, lastError: fault && { ...explained(fault), at: toTime(at) } };
   });
   notices.on("outboxFault", ({ fault }) => (recent.outboxFault = fault));
-  notices.on("turn", ({ event, durationMs }) => {
+  notices.on("ended", ({ durationMs }) => {
     const { answers, answersMs } = recent.answers;
-    if (event === "ended") recent.answers = { answers: answers + 1, answersMs: answersMs + Math.round(durationMs) };
+    recent.answers = { answers: answers + 1, answersMs: answersMs + Math.round(durationMs) };
   });
   notices.on("synced", ({ at, ...sync }) => {
     recent.sync = { lastSyncAt: toTime(at), lastSync: { ...sync, durationMs: Math.round(sync.durationMs) } };

@@ -1,6 +1,5 @@
 /** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
 import type { Guests } from "../core/guests.ts";
-import { isOwner } from "../core/inbound.ts";
 import type { AllowRule } from "../core/inbound.ts";
 import { groupNameIn, namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";
@@ -34,7 +33,6 @@ export function createGuests(
     return rule.kind === "self" ? null : namesIn(settings)({ aci: null, number: null, ...rule });
   };
   return {
-    isOwner: (envelope) => isOwner(envelope, configured),
     isOwnAccount: configured.some(({ kind }) => kind === "self"),
     find(words) {
       const plain = read(words);

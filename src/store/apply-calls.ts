@@ -1,29 +1,13 @@
 /** Calls of our own tools, as a decision has them: the journal, and what Claude is told. Part of `apply.ts`, in the same transaction. */
-import type { Change } from "../core/changes.ts";
+import type { Change, ChangeOf } from "../core/changes.ts";
 import type { Chat } from "../core/model.ts";
 import type { Store } from "./store.ts";
 import type { Surroundings } from "./view.ts";
 
 /** Resolves to the session that has new work, if one has. */
-export type Writes<Do extends Change["do"]> = {
-  readonly [D in Do]: (chat: Chat, change: Extract<Change, { do: D }>) => string | void;
-};
+export type Writes = { readonly [Do in Change["do"]]: (chat: Chat, change: ChangeOf<Do>) => string | void };
 
-type CallDo =
-  | "call"
-  | "look"
-  | "askCall"
-  | "allowCall"
-  | "dropCall"
-  | "result"
-  | "grantEdits"
-  | "owe"
-  | "paid"
-  | "schedule"
-  | "unschedule"
-  | "reschedule";
-
-export function createCallWrites(store: Store, world: Surroundings): Writes<CallDo> {
+export function createCallWrites(store: Store, world: Surroundings) {
   const { calls, sessions, settings, reminders, db } = store;
   return {
     call(_, { sessionId, turn, use: { id, name, input } }) {
@@ -33,29 +17,34 @@ export function createCallWrites(store: Store, world: Surroundings): Writes<Call
     },
     look: (_, { sessionId }) => sessionId,
     askCall: (_, { useId, basis }) => void calls.ask(useId, basis, world.now()),
-    allowCall(_, { useId, approver }) {
-      const call = calls.get(useId);
-      if (call === null || call.basis === null) return;
-      const { inputHash, basis, sessionId } = call;
-      calls.allow(useId, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
-      return sessionId;
-    },
-    dropCall: (_, { useId, reason, approver }) => dropCall(store, world, useId, reason, approver),
     result(_, { sessionId, useId, text, isError }) {
       calls.finish(useId, { content: text, isError }, world.now());
       postResult(store, world, sessionId, useId, text, isError);
       return sessionId;
     },
     schedule: (chat, { plan, number, source }) => void reminders.add(plan, { chat, number, source }, world.now()),
-    unschedule: (_, { id }) => void reminders.remove(id),
-    reschedule: (_, { id, dueAt }) => void reminders.move(id, dueAt),
+    reschedule: (_, { id, dueAt }) => void (dueAt === null ? reminders.remove(id) : reminders.move(id, dueAt)),
     grantEdits: (_, { project }) => db.afterCommit(() => world.grantEdits(project)),
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
       settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
       return sessionId;
     },
-  };
+  } satisfies Partial<Writes>;
+}
+
+/** A person says yes to a call that was asked, or no; or it is not wanted any more. Resolves to its session. */
+export function answerCall(
+  store: Store,
+  world: Surroundings,
+  { use: { id }, isAllowed, reason, approver }: ChangeOf<"answer">,
+): string | undefined {
+  const call = store.calls.get(id);
+  if (!isAllowed || approver === null) return dropCall(store, world, id, reason, approver);
+  if (call === null || call.basis === null) return;
+  const { inputHash, basis, sessionId } = call;
+  store.calls.allow(id, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
+  return sessionId;
 }
 
 function postResult(

@@ -6,7 +6,7 @@
  */
 import { askSubject } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
-import type { Change, Fact, Stage } from "../core/changes.ts";
+import type { Change, Fact, FactOf, Outcome, Stage } from "../core/changes.ts";
 import type { Fault } from "../core/errors.ts";
 import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
@@ -14,7 +14,7 @@ import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
-import { createCallWrites, endSession, type Writes } from "./apply-calls.ts";
+import { answerCall, createCallWrites, endSession, type Writes } from "./apply-calls.ts";
 import { isDamage } from "./database.ts";
 import { forgetChat, forgetSession } from "./forgetting.ts";
 import type { PostRow } from "./posts.ts";
@@ -32,12 +32,7 @@ export function createChats(store: Store, world: Surroundings) {
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
       const sessionIds = apply(chat, changes);
-      if (
-        fact.type === "received" &&
-        fact.id > 0 &&
-        !changes.some((change) => change.do === "open" && change.id === fact.id)
-      )
-        store.inbox.finish(fact.id, "answered", world.now());
+      if (isNoPrompt(fact, changes)) store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
       const key = chatKey(chat);
       const isAnswer = changes.some(
@@ -51,9 +46,9 @@ export function createChats(store: Store, world: Surroundings) {
     settle,
     /** Rows of this chat are written in the transaction at work. */
     touch: (chat: Chat): void => store.db.afterCommit(() => world.onTouched(chatKey(chat), [])),
-    /** Entries of a log, with the posts that turned out to be among them. */
+    /** Entries of a log, with the posts that turned out to be among them; nothing where the session was forgotten. */
     log(
-      session: Session,
+      sessionId: string,
       events: readonly SessionEvent[],
       posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
     ): readonly Change[] {
@@ -63,21 +58,25 @@ export function createChats(store: Store, world: Surroundings) {
           if (request?.kind === "result") store.calls.markPosted(request.toolUseId, world.now());
           store.posts.markPosted(id, eventId);
         }
-        const present = store.sessions.get(session.id) ?? session;
-        const added = store.log.apply(present, events, world.now());
+        const session = store.sessions.get(sessionId);
+        if (session === null) return [];
+        const added = store.log.apply(session, events, world.now());
         // A listing looks back beyond the cursor, and mostly finds what is here.
         if (added.length === 0 && posted.length === 0) return [];
-        store.files.note(session.id, added);
-        noteUsage(store, world, present, added);
-        return settle(session.chat, { type: "logged", session: present, events: added });
+        store.files.note(sessionId, added);
+        noteUsage(store, world, session, added);
+        return settle(session.chat, { type: "logged", session, events: added });
       });
     },
     refused: createRefusals(store, world, settle),
     /** Stores what was said already: nothing is decided about it. */
-    keep: (session: Session, events: readonly SessionEvent[]): void =>
-      store.db.transaction(() => void store.log.apply(session, events, world.now())),
+    keep: (sessionId: string, events: readonly SessionEvent[]): void =>
+      store.db.transaction(() => {
+        const session = store.sessions.get(sessionId);
+        if (session !== null) store.log.apply(session, events, world.now());
+      }),
     /** An allowed message; null where it is there already. */
-    receive(key: string, envelope: Envelope, verdict: Extract<Fact, { type: "received" }>["verdict"]): number | null {
+    receive(key: string, envelope: Envelope, verdict: FactOf<"received">["verdict"]): number | null {
       const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       const { chat } = envelope;
       if (chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
@@ -88,7 +87,7 @@ export function createChats(store: Store, world: Surroundings) {
       });
     },
     /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
-    tellAll(fact: Extract<Fact, { type: "started" | "back" | "setBack" }>): void {
+    tellAll(fact: FactOf<"started" | "back" | "setBack">): void {
       for (const key of store.inbox.openChats())
         try {
           const chat = store.inbox.head(key)[0]?.envelope.chat;
@@ -100,6 +99,10 @@ export function createChats(store: Store, world: Surroundings) {
     viewOf,
   };
 }
+
+/** A message that did not become a prompt is over with its decision. */
+const isNoPrompt = (fact: Fact, changes: readonly Change[]): fact is FactOf<"received"> =>
+  fact.type === "received" && fact.id > 0 && !changes.some((change) => change.do === "open" && change.id === fact.id);
 
 type Settle = (chat: Chat, fact: Fact) => unknown;
 
@@ -123,23 +126,7 @@ function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surro
     });
 }
 
-type ConversationDo =
-  | "grant"
-  | "openProject"
-  | "endSession"
-  | "resumeSession"
-  | "set"
-  | "forget"
-  | "forgetChat"
-  | "allow"
-  | "announced"
-  | "welcome";
-
-function createConversationWrites(
-  store: Store,
-  world: Surroundings,
-  current: (chat: Chat) => Session,
-): Writes<ConversationDo> {
+function createConversationWrites(store: Store, world: Surroundings, current: (chat: Chat) => Session) {
   const { outbox, sessions, settings } = store;
   return {
     grant(chat, { tools }) {
@@ -167,14 +154,11 @@ function createConversationWrites(
       setContext(store, world, session, key, value);
       return session.id;
     },
-    forget(_, { id }) {
-      forgetSession(store.db, id);
+    forget(chat, { id }) {
+      if (id === null) forgetChat(store.db, chatKey(chat));
+      else forgetSession(store.db, id);
       store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
-      return id;
-    },
-    forgetChat(chat) {
-      forgetChat(store.db, chatKey(chat));
-      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+      return id ?? undefined;
     },
     allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
@@ -184,33 +168,37 @@ function createConversationWrites(
       settings.set(`welcomed:${who}`, String(world.now()));
       outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
     },
-  };
+  } satisfies Partial<Writes>;
 }
 
 function createApply(store: Store, world: Surroundings) {
   const { inbox, outbox, drafts, posts, settings } = store;
   const current = createSessionMaker(store, world);
-  const write: Writes<Change["do"]> = {
+  const write: Writes = {
     ...createConversationWrites(store, world, current),
     ...createCallWrites(store, world),
     say(chat, { why, subject, part, body, draftOf }) {
       if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
       else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now());
     },
-    mark: (chat, { id, envelope, stage }) => mark(store, world, chat, id, envelope, stage),
-    open(_, { id, envelope, versions }) {
+    open(chat, { id, envelope, versions }) {
       const known = inbox.get(id);
       if (known && (known.kind !== "prompt" || versions.length > 1 || envelope !== known.envelope))
         inbox.open(id, envelope, versions);
+      mark(store, world, chat, id, envelope, "taken");
     },
-    finish(chat, { id, outcome }) {
+    finish(chat, { id, envelope, outcome }) {
       // No preview outlives the prompt that it answers.
       drafts.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
       if (outcome !== "cancelled") settings.count(outcome);
+      if (envelope !== null) mark(store, world, chat, id, envelope, endStages[outcome]);
     },
-    tell: (_, { id, code }) => void inbox.markTold(id, code),
+    tell(chat, { id, envelope, code }) {
+      inbox.markTold(id, code);
+      mark(store, world, chat, id, envelope, "waiting");
+    },
     ask(chat, { id }) {
       const session = current(chat);
       posts.add(session.id, "prompt", String(id), null, world.now());
@@ -221,13 +209,21 @@ function createApply(store: Store, world: Surroundings) {
       posts.again(id, session.id, isLost, tries);
       return session.id;
     },
-    wait(_, { id, isWaiting }) {
+    wait(chat, { id, envelope, isWaiting }) {
       posts.setWaiting(id, isWaiting);
+      if (isWaiting) mark(store, world, chat, id, envelope, "waiting");
       return posts.ofPrompt(id)?.sessionId;
     },
-    confirm(chat, { use, isAllowed, reason }) {
+    answer(chat, change) {
+      if (change.use.isLocal) return answerCall(store, world, change);
       const session = current(chat);
-      const request = { kind: "confirm", toolUseId: use.id, isAllowed, reason } as const;
+      const { use, isAllowed } = change;
+      const request = {
+        kind: "confirm",
+        toolUseId: use.id,
+        isAllowed,
+        reason: isAllowed ? null : change.reason,
+      } as const;
       posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
       return session.id;
     },
@@ -249,6 +245,13 @@ function createApply(store: Store, world: Surroundings) {
 
 const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
+
+/** What a message is marked with when it has its outcome. */
+const endStages: { readonly [outcome in Outcome]: Stage } = {
+  answered: "done",
+  failed: "failed",
+  cancelled: "cleared",
+};
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
   const { source, content, sentAt, isScheduled } = envelope;

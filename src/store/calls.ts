@@ -10,8 +10,7 @@
  * done when the program starts had an unknown outcome: it is settled with those words, and never runs again.
  */
 import { createHash } from "node:crypto";
-import type { ToolUse } from "../core/changes.ts";
-import type { JsonValue, Millis } from "../core/model.ts";
+import type { JsonValue, Millis, ToolUse } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 

@@ -1,7 +1,6 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
 import { askSubject, usesIn } from "../core/approval.ts";
-import type { Ask, Post, Prompt, Stage, View } from "../core/changes.ts";
-import type { Look } from "../core/look.ts";
+import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey, ownProgram } from "../core/model.ts";

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { addFrame, emptyReply, shownText } from "../../src/claude/response.ts";
 import { createFrameReader, toMetadata, toSessionEvent } from "../../src/claude/wire.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
-import { progressOf, trackAll } from "../../src/core/turn.ts";
+import { openLog, progressOf, readEntry, trackAll } from "../../src/core/turn.ts";
 
 const read = (name: string): string => readFileSync(new URL(`../fixtures/claude/${name}`, import.meta.url), "utf8");
 const page = (name: string): unknown[] => (JSON.parse(read(name)) as { data: unknown[] }).data;
@@ -52,7 +52,8 @@ describe("wire events", () => {
     const until = (n: number) => trackAll(progressOf(id(1)), log.slice(0, n));
     expect(until(1).kind).toBe("queued");
     expect(until(2).kind).toBe("running");
-    expect(until(8)).toMatchObject({ kind: "waiting", toolUseIds: [id(5)] });
+    expect(until(8).kind).toBe("running");
+    expect(log.slice(0, 8).reduce(readEntry, openLog)).toMatchObject({ isWaiting: true, uses: [{ id: id(5) }] });
     expect(until(9).kind).toBe("running");
     expect(until(16)).toMatchObject({ kind: "ended", stop: { kind: "end_turn" } });
   });

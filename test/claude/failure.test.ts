@@ -151,7 +151,7 @@ describe("failures of the Claude API", () => {
     for (const apiKey of [null, ""]) {
       const keyless = createClaudeApi({ apiKey, baseUrl: double.url, clock });
       const call = keyless.call({ what: "ask" }, (client) => client.models.list({}, { signal: never }));
-      expect(await codeOf(call)).toBe("claude_key");
+      expect(await codeOf(call)).toBe("claude_no_key");
     }
   });
 

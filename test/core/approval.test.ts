@@ -31,7 +31,7 @@ describe("what asks at the same time is one question", () => {
   test("five things at most; the rest wait until all of it is answered", () => {
     const posted = { ...standings.posted, turn: log(processed, stop) };
     const asked = { ...posted, asks: unsaid(sevenIds) };
-    expect(decided(asked, logged(stop))).toEqual(["say ask s:a,b,c,d,e", "wait 1", "mark 1 waiting"]);
+    expect(decided(asked, logged(stop))).toEqual(["say ask s:a,b,c,d,e", "wait 1"]);
     const open = [...together(["a", "b", "c", "d", "e"]).slice(4), ...unsaid(["f", "g"])];
     expect(decided(waiting(open), logged(stop))).toEqual([]);
     expect(decided(waiting(unsaid(["f", "g"])), logged(stop))).toEqual(["say ask s:f,g"]);
@@ -69,7 +69,6 @@ describe("what asks at the same time is one question", () => {
       ...["a", "b", "c", "d", "e"].map((id) => `ask for ${id}`),
       "say ask s:a,b,c,d,e",
       "wait 1",
-      "mark 1 waiting",
     ]);
     expect(textsOf(called(["a"]), looked(["a"], true))[0]).toEndWith(
       "👍 or yes, 👎 or no.\n♾️ or always: yes, and edits in garden for an hour without asking.",
@@ -110,12 +109,12 @@ describe("an answer with numbers", () => {
   });
   test("Claude hears why it was no, of what it was no", () => {
     const confirmed = decide(waiting(three), received("no 2, use the other file")).flatMap((change) =>
-      change.do === "confirm" ? [[change.use.id, change.reason]] : [],
+      change.do === "answer" ? [[change.use.id, change.reason]] : [],
     );
     expect(confirmed).toEqual([["b", "The person said no. use the other file"]]);
   });
   test("without a question, numbers are words", () => {
-    expect(decided(standings.nothing, received("yes 1"))).toEqual(["open 9", "mark 9 taken", "ask 9"]);
+    expect(decided(standings.nothing, received("yes 1"))).toEqual(["open 9", "ask 9"]);
     expect(decided(waiting(unsaid(["a", "b"])), received("yes 1"))[0]).toBe("open 9");
     expect(decided(standings.waiting, received("yes 1"))).toEqual(["yes to a", "go on 1"]);
   });
@@ -126,9 +125,10 @@ describe("an answer with numbers", () => {
 });
 
 describe("when a call of our own tool waits for a yes", () => {
+  const ours = (id: string, mayAlways: boolean): Ask => ask(id, 50, { call: { project: "garden", mayAlways } });
   const call = (mayAlways: boolean, more: Partial<View> = {}): View => ({
     ...standings.waiting,
-    asks: [ask("c", 50, { call: { project: "garden", mayAlways } })],
+    asks: [ours("c", mayAlways)],
     ...more,
   });
   test.each([
@@ -148,7 +148,9 @@ describe("when a call of our own tool waits for a yes", () => {
     ],
     [
       "always, to a command and an edit",
-      waiting(together(["c", "d"]).map((one, n) => ({ ...one, call: { project: "garden", mayAlways: n > 0 } }))),
+      waiting(
+        ["c", "d"].map((id, n) => ({ ...ours(id, n > 0), question: { subject: "s:c,d", number: n + 1, of: 2 } })),
+      ),
       received("always"),
       ["edits in garden are free", "say note 9", "c allowed by OWNER", "d allowed by OWNER", "go on 1"],
     ],
@@ -168,14 +170,14 @@ describe("when a call of our own tool waits for a yes", () => {
       "a plain yes before the phones had the question",
       call(true, { asks: [ask("c", 50, { shown: [{ sentAt: 50, at: at + 99 }] })] }),
       received("yes"),
-      ["open 9", "mark 9 taken", "say note 9"],
+      ["open 9", "say note 9"],
     ],
   ] as const)("%s", (_, view, fact, then) => {
     const changes = decided(view, fact).map((line) => line.replace(owner.aci ?? "", "OWNER"));
     expect(changes).toEqual([...then]);
   });
   test("/stop drops it: nothing runs for a person who has gone on to something else", () =>
-    expect(decided(call(true, { calls: [use("c")] }), received("/stop"))).toContain("c dropped"));
+    expect(decided(call(true, { calls: [ours("c", true).use] }), received("/stop"))).toContain("c dropped"));
   test("it expires as a question of Claude's does", () =>
     expect(decided(call(true), { type: "expired", askIds: ["c"], isLast: true })[0]).toBe("say expired s:c"));
 });

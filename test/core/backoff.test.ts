@@ -9,7 +9,7 @@ import {
   serverMinimumMs,
   type FaultClass,
 } from "../../src/core/backoff.ts";
-import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
+import type { ErrorCode } from "../../src/core/errors.ts";
 
 const attempt = fc.integer({ min: 1, max: 5_000 });
 const jitter = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
@@ -64,7 +64,7 @@ describe("backoff", () => {
 describe("bounds of a prompt", () => {
   const classes = Object.keys(promptBounds) as FaultClass[];
   const kindOf = (code: ErrorCode, isAskedAnew: boolean, isFatal = false, hasSpoken = false) =>
-    faultClass({ code, retry: errorTable[code].retry }, { isAskedAnew, isFatal, hasSpoken });
+    faultClass(code, { isAskedAnew, isFatal, hasSpoken });
 
   test.each([
     ["claude_request", "refused", "refused"],

@@ -52,7 +52,7 @@ export const use = (id: string): Ask["use"] => ({
 });
 /** On the phones for a minute. */
 export const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
-  use: use(id),
+  use: { ...use(id), isLocal: (more.call ?? null) !== null },
   shown: [{ sentAt, at: at - 60_000 }],
   question: { subject: `s:${id}`, number: 1, of: 1 },
   call: null,
@@ -84,7 +84,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   endedText: () => null,
   spend: () => null,
   look: {
-    guests: { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] },
+    guests: { isOwnAccount: true, find: () => null, list: () => [] },
     conversations: () => [{ session, name: "this" }],
     usage: () => null,
     models: () => [],
@@ -166,34 +166,32 @@ export const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "
 
 const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do }>) => string } = {
   say: ({ why, subject }) => `say ${why} ${subject}`,
-  mark: ({ id, stage }) => `mark ${id} ${stage}`,
   open: ({ id }) => `open ${id}`,
-  finish: ({ id, outcome }) => `finish ${id} ${outcome}`,
+  finish: ({ id, envelope, outcome }) => `finish ${id} ${outcome}${envelope === null ? " unseen" : ""}`,
   tell: ({ id, code }) => `tell ${id} ${code}`,
   ask: ({ id }) => `ask ${id}`,
   again: ({ id, isLost }) => `again ${id} ${isLost ? "anew" : "going on"}`,
   wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
-  confirm: ({ use, isAllowed }) => `${isAllowed ? "yes" : "no"} to ${use.id}`,
+  answer({ use: { id, isLocal }, isAllowed, approver }) {
+    if (isLocal) return isAllowed ? `${id} allowed by ${approver}` : `${id} dropped`;
+    return `${isAllowed ? "yes" : "no"} to ${id}`;
+  },
   call: ({ use }) => `call ${use.id}`,
   look: () => "look",
   askCall: ({ useId }) => `ask for ${useId}`,
-  allowCall: ({ useId, approver }) => `${useId} allowed by ${approver}`,
-  dropCall: ({ useId }) => `${useId} dropped`,
   result: ({ useId, text }) => `result of ${useId}: ${text}`,
   grantEdits: ({ project }) => `edits in ${project} are free`,
   openProject: ({ project }) => `open project ${project}`,
   owe: ({ work }) => `owe ${work}`,
   paid: ({ id }) => `paid ${id}`,
   schedule: ({ number, plan }) => `schedule ${number} ${plan.kind}`,
-  unschedule: ({ id }) => `unschedule ${id}`,
-  reschedule: ({ id, dueAt }) => `reschedule ${id} ${dueAt - at}`,
+  reschedule: ({ id, dueAt }) => (dueAt === null ? `unschedule ${id}` : `reschedule ${id} ${dueAt - at}`),
   grant: ({ tools }) => `grant ${tools.join(" ")}`,
   interrupt: ({ subject }) => `interrupt ${subject}`,
   endSession: ({ id }) => `end ${id}`,
   resumeSession: ({ id }) => `resume ${id}`,
   set: ({ key, value }) => `set ${key} ${JSON.stringify(value)}`,
-  forget: ({ id }) => `forget ${id}`,
-  forgetChat: () => "forget all",
+  forget: ({ id }) => `forget ${id ?? "all"}`,
   allow: ({ isAllowed }) => (isAllowed ? "allow" : "disallow"),
   announced: ({ id }) => `announced ${id}`,
   welcome: () => "welcome",
@@ -210,7 +208,7 @@ export const changeOf = <Do extends Change["do"]>(view: View, fact: Fact, kind: 
 const tea: ReminderPlan = { kind: "reminder", text: "tea", rule: null, timeZone: "UTC", dueAt: at };
 const set = "result of c: Set, and shown to the person: ⏰ Reminder 1, today 08:00: tea";
 
-const bothWithdrawn = ["finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared"];
+const bothWithdrawn = ["finish 1 cancelled", "finish 2 cancelled"];
 
 /** Total by type: a fact, or a standing, that is added without a line here does not compile. */
 export const table: {
@@ -220,11 +218,11 @@ export const table: {
     "another message comes",
     received("what else?"),
     {
-      nothing: ["open 9", "mark 9 taken", "ask 9"],
-      queued: ["open 9", "mark 9 taken"],
-      posting: ["open 9", "mark 9 taken"],
-      posted: ["open 9", "mark 9 taken"],
-      waiting: ["open 9", "mark 9 taken", "say note 9"],
+      nothing: ["open 9", "ask 9"],
+      queued: ["open 9"],
+      posting: ["open 9"],
+      posted: ["open 9"],
+      waiting: ["open 9", "say note 9"],
     },
   ],
   logged: [
@@ -256,7 +254,7 @@ export const table: {
       nothing: ["say reminder s:a"],
       queued: ["say reminder s:a"],
       posting: ["say reminder s:a"],
-      posted: ["say reminder s:a", "wait 1", "mark 1 waiting"],
+      posted: ["say reminder s:a", "wait 1"],
       waiting: ["say reminder s:a"],
     },
   ],
@@ -297,7 +295,7 @@ export const table: {
   ],
   settled: [
     "a call of our own tool is settled",
-    { type: "settled", session, useId: "c", text: "done", isError: false, isRun: true },
+    { type: "settled", session, useId: "c", text: "done", isError: false },
     {
       nothing: ["result of c: done"],
       queued: ["result of c: done"],

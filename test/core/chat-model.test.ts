@@ -141,7 +141,7 @@ async function createWorld() {
     posted: { id: number; eventId: string | null }[] = [],
   ) => {
     const session = rig.store.sessions.get(id);
-    if (session?.state === "active" || posted.length > 0) if (session) rig.chats.log(session, events, posted);
+    if (session?.state === "active" || posted.length > 0) if (session) rig.chats.log(session.id, events, posted);
   };
   const failOf = (post: PostRow, code: ErrorCode): void => {
     const fault = toFault(new BridgeError(code, "it failed"));

@@ -84,7 +84,7 @@ test("settled: a prompt ends once, and its end is said or shown, unless its mess
     const isGone =
       fact.type === "received" && (fact.envelope.content.kind === "delete" || fact.envelope.content.kind === "edit");
     for (const id of ids) {
-      const isShown = changes.some((line) => line.startsWith(`mark ${id} `) || line.startsWith(`say end ${id}`));
+      const isShown = changes.some((line) => line.startsWith(`finish ${id} `) && !line.endsWith(" unseen"));
       expect([changes, isShown || isGone]).toEqual([changes, true]);
     }
   }
@@ -105,7 +105,7 @@ test("asked: whatever comes, one prompt at most is posted, and only where nothin
         .filter((id) => !ended.has(id)),
       ...opened,
     ];
-    const answered = changes.flatMap((change) => (change.do === "confirm" ? change.use.id : []));
+    const answered = changes.flatMap((change) => (change.do === "answer" ? change.use.id : []));
     const isOver = changes.some(
       (change) => change.do === "endSession" || change.do === "forget" || change.do === "resumeSession",
     );
@@ -162,7 +162,7 @@ test.each(Object.entries(faults) as [keyof typeof faults, readonly [ErrorCode, P
         throw new Error(`Try ${count} of ${kind}: ${JSON.stringify(changes)}`);
       if (isLast) {
         expect(changes.some((change) => change.do === "say")).toBe(true);
-        expect(changes.some((change) => change.do === "mark" && change.stage === "failed")).toBe(true);
+        expect(changes.find((change) => change.do === "finish")).toMatchObject({ outcome: "failed", envelope: {} });
       } else {
         expect([again?.tries[kind], (again?.waitMs ?? 0) > 0]).toEqual([count, true]);
         tries = again?.tries ?? {};

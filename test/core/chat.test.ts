@@ -48,14 +48,14 @@ describe.each(Object.values(table))("when %s", (_, fact, row) => {
 
 /** Where the turn of the prompt under way stands when entries come: everything that can become of it. */
 const ends: { readonly [Kind in StopReason["kind"] | "nothing was said" | "flushed"]: readonly string[] } = {
-  end_turn: ["finish 1 answered", "mark 1 done", "ask 2"],
-  "nothing was said": ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
-  max_tokens: ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
-  cut: ["say end 1", "finish 1 answered", "mark 1 done", "ask 2"],
-  other: ["finish 1 answered", "mark 1 done", "ask 2"],
-  refusal: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
-  context_exceeded: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
-  budget_reached: ["say end 1", "finish 1 failed", "mark 1 failed", "ask 2"],
+  end_turn: ["finish 1 answered", "ask 2"],
+  "nothing was said": ["say end 1", "finish 1 answered", "ask 2"],
+  max_tokens: ["say end 1", "finish 1 answered", "ask 2"],
+  cut: ["say end 1", "finish 1 answered", "ask 2"],
+  other: ["finish 1 answered", "ask 2"],
+  refusal: ["say end 1", "finish 1 failed", "ask 2"],
+  context_exceeded: ["say end 1", "finish 1 failed", "ask 2"],
+  budget_reached: ["say end 1", "finish 1 failed", "ask 2"],
   requires_action: [],
   retries_exhausted: ["again 1 anew"],
   flushed: ["again 1 anew"],
@@ -92,12 +92,7 @@ describe("when a turn stops", () => {
   test("who is answered for the first time is welcomed, after the answer", () => {
     const stop = idle({ kind: "end_turn" });
     const view = viewOf([prompt(1, "posted")], { turn: log(processed, stop), isWelcome: () => false });
-    expect(decided(view, logged(reply, stop))).toEqual([
-      "say reply s:r",
-      "finish 1 answered",
-      "mark 1 done",
-      "welcome",
-    ]);
+    expect(decided(view, logged(reply, stop))).toEqual(["say reply s:r", "finish 1 answered", "welcome"]);
   });
   test("where it was given up over and over, its person hears of it, and it is not tried again", () => {
     const tries = { died: promptBounds.died.triesMax - 1 };
@@ -106,13 +101,7 @@ describe("when a turn stops", () => {
       turn: log(processed, stop),
       lastError: { code: "unknown_error", isTerminal: false },
     });
-    expect(decided(view, logged(stop))).toEqual([
-      "say told 1",
-      "tell 1 claude_failed",
-      "mark 1 failed",
-      "finish 1 failed",
-      "ask 2",
-    ]);
+    expect(decided(view, logged(stop))).toEqual(["say told 1", "finish 1 failed", "ask 2"]);
   });
 });
 
@@ -134,7 +123,7 @@ describe("when entries of a log are new", () => {
   test("a question is said once, and its prompt waits", () => {
     const stop = idle({ kind: "requires_action", eventIds: ["a"] });
     const view = { ...standings.posted, turn: log(processed, stop), asks: [unsaid] };
-    expect(decided(view, logged(stop))).toEqual(["say ask s:a", "wait 1", "mark 1 waiting"]);
+    expect(decided(view, logged(stop))).toEqual(["say ask s:a", "wait 1"]);
     expect(decided({ ...standings.waiting, asks: [ask("a", 50)] }, logged(stop))).toEqual([]);
   });
   test("a question that another device answered is not waited for any more", () => {
@@ -152,15 +141,15 @@ describe("when entries of a log are new", () => {
 describe("when a person takes something back", () => {
   const shown = (standing: Standing): string[] => decided(standings[standing], deleted(at + 1));
   test("what never went out is over without a word to Claude", () =>
-    expect(shown("queued")).toEqual(["finish 1 cancelled", "ask 2"]));
+    expect(shown("queued")).toEqual(["finish 1 cancelled unseen", "ask 2"]));
   test("what is out is stopped there", () => {
-    expect(shown("posting")).toEqual(["interrupt 1", "finish 1 cancelled", "ask 2"]);
-    expect(shown("posted")).toEqual(["interrupt 1", "finish 1 cancelled", "ask 2"]);
+    expect(shown("posting")).toEqual(["interrupt 1", "finish 1 cancelled unseen", "ask 2"]);
+    expect(shown("posted")).toEqual(["interrupt 1", "finish 1 cancelled unseen", "ask 2"]);
   });
   test("what waits for an answer is answered with no first", () =>
-    expect(shown("waiting")).toEqual(["no to a", "interrupt 1", "finish 1 cancelled", "ask 2"]));
+    expect(shown("waiting")).toEqual(["no to a", "interrupt 1", "finish 1 cancelled unseen", "ask 2"]));
   test("what waits behind goes without a stop of what is under way", () =>
-    expect(decided(standings.posted, deleted(at + 2))).toEqual(["finish 2 cancelled"]));
+    expect(decided(standings.posted, deleted(at + 2))).toEqual(["finish 2 cancelled unseen"]));
   test("what is not known, or is over, changes nothing", () =>
     expect(decided(standings.posted, deleted(at + 77))).toEqual([]));
   test("another person's deletion of the same millisecond takes nothing back", () => {
@@ -173,16 +162,14 @@ describe("when a person takes something back", () => {
 describe("when a person edits a message", () => {
   test("the new version takes its place, behind the others", () => {
     expect(decided(standings.queued, edited(at + 1, "better"))).toEqual([
-      "finish 1 cancelled",
+      "finish 1 cancelled unseen",
       "open 9",
-      "mark 9 taken",
       "ask 2",
     ]);
     expect(decided(viewOf([prompt(1, "posted")]), edited(at + 1, "better"))).toEqual([
       "interrupt 1",
-      "finish 1 cancelled",
+      "finish 1 cancelled unseen",
       "open 9",
-      "mark 9 taken",
       "ask 9",
     ]);
   });
@@ -192,29 +179,29 @@ describe("when a person edits a message", () => {
   });
   test("to a command, or to nothing: the message is over", () => {
     expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, "/status"))).toEqual([
-      "finish 1 cancelled",
+      "finish 1 cancelled unseen",
       "say command 9",
     ]);
-    expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, " "))).toEqual(["finish 1 cancelled"]);
+    expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, " "))).toEqual(["finish 1 cancelled unseen"]);
   });
   test("the same words again change nothing: a link's preview came later", () => {
     expect(decided(standings.posted, edited(at + 1, " question 1 "))).toEqual([]);
     expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "old"))).toEqual([]);
-    expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "new"))).toEqual([
-      "open 9",
-      "mark 9 taken",
-      "ask 9",
-    ]);
+    expect(decided(viewOf([], { endedText: () => "old" }), edited(at - 7, "new"))).toEqual(["open 9", "ask 9"]);
   });
   test("to a yes that answers nothing: the message is over all the same", () => {
     expect(decided(viewOf([prompt(1, "queued")]), edited(at + 1, "/approve"))).toEqual([
-      "finish 1 cancelled",
+      "finish 1 cancelled unseen",
       "say command 9",
     ]);
-    expect(decided(withTwoAsks, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled", "say note 9"]);
+    expect(decided(withTwoAsks, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled unseen", "say note 9"]);
   });
   test("to a yes: the question is answered, and the message is over", () =>
-    expect(decided(standings.waiting, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled", "yes to a", "go on 1"]));
+    expect(decided(standings.waiting, edited(at + 2, "yes"))).toEqual([
+      "finish 2 cancelled unseen",
+      "yes to a",
+      "go on 1",
+    ]));
 });
 
 describe("when a person answers", () => {
@@ -226,14 +213,9 @@ describe("when a person answers", () => {
     ["a yes quoting one of two", withTwoAsks, quoting(50), ["yes to a"]],
     ["a plain yes where two are open: which?", withTwoAsks, received("yes"), ["say note 9"]],
     ["a thumb on another message of ours", standings.waiting, thumb(4), []],
-    [
-      "a yes quoting another message of ours is a prompt",
-      standings.waiting,
-      quoting(4),
-      ["open 9", "mark 9 taken", "say note 9"],
-    ],
-    ["a yes with nothing open is a prompt", standings.posted, received("yes"), ["open 9", "mark 9 taken"]],
-    ["a yes with nothing at all is asked", standings.nothing, received("yes"), ["open 9", "mark 9 taken", "ask 9"]],
+    ["a yes quoting another message of ours is a prompt", standings.waiting, quoting(4), ["open 9", "say note 9"]],
+    ["a yes with nothing open is a prompt", standings.posted, received("yes"), ["open 9"]],
+    ["a yes with nothing at all is asked", standings.nothing, received("yes"), ["open 9", "ask 9"]],
     ["/approve with nothing open says so", standings.posted, received("/approve"), ["say command 9"]],
     ["/approve", standings.waiting, received("/approve"), ["yes to a", "go on 1"]],
     ["/deny quoting another message", standings.waiting, quoting(4, "/deny"), ["say command 9"]],
@@ -280,11 +262,14 @@ describe("when a person answers", () => {
     expect(decided(standings.waiting, received("always"))).toEqual(["grant bash", "say note 9", "yes to a", "go on 1"]);
     const granted = { ...standings.posted, asks: [unsaid], granted: ["bash"] };
     expect(decided(granted, logged(use("a")))).toEqual(["yes to a"]);
-    expect(decided({ ...granted, asks: [] }, received("/ask"))).toEqual(["grant ", "say command 9"]);
+    expect(decided({ ...granted, asks: [] }, received("/ask"))).toEqual([
+      "edits in null are free",
+      "grant ",
+      "say command 9",
+    ]);
   });
   test("Claude hears why it was no", () => {
-    expect(changeOf(standings.waiting, received("no"), "confirm")?.reason).toBe("The person said no.");
-    expect(changeOf(standings.waiting, received("yes"), "confirm")?.reason).toBeNull();
+    expect(changeOf(standings.waiting, received("no"), "answer")?.reason).toBe("The person said no.");
   });
   test("only what is short enough to be meant as an answer is told that Claude waits", () => {
     expect(textsOf(standings.waiting, received("well, perhaps"))).toEqual([expect.stringContaining("yes or no")]);
@@ -294,7 +279,7 @@ describe("when a person answers", () => {
 
 describe("when Claude rests for our side", () => {
   const rest = (...eventIds: string[]): SessionEvent => idle({ kind: "requires_action", eventIds });
-  const stopped = ["interrupt 1", "say end 1", "finish 1 failed", "mark 1 failed"];
+  const stopped = ["interrupt 1", "say end 1", "finish 1 failed"];
   test("for what nobody can answer: the turn is stopped, in words", () => {
     for (const stop of [rest(), rest("x")]) {
       const view = { ...standings.posted, turn: log(processed, stop), canAnswer: () => false };
@@ -333,7 +318,6 @@ describe("when Claude does not take an answer", () => {
       "interrupt 1",
       "say refused s:a",
       "finish 1 failed",
-      "mark 1 failed",
     ]);
     expect(textsOf(two, refused(2, { isResult }))).toEqual([expect.stringContaining("twice")]);
   });
@@ -351,20 +335,20 @@ describe("when a command comes", () => {
       "/stop ends what is under way",
       standings.posted,
       "/stop",
-      ["interrupt 1", "finish 1 cancelled", "mark 1 cleared", "say command 9", "ask 2"],
+      ["interrupt 1", "finish 1 cancelled", "say command 9", "ask 2"],
     ],
     [
       "/stop where a question waits",
       standings.waiting,
       "/stop",
-      ["no to a", "interrupt 1", "finish 1 cancelled", "mark 1 cleared", "say command 9", "ask 2"],
+      ["no to a", "interrupt 1", "finish 1 cancelled", "say command 9", "ask 2"],
     ],
     ["/stop with nothing to stop", standings.nothing, "/stop", ["say command 9"]],
     [
       "/skip drops all",
       standings.posted,
       "/skip",
-      ["interrupt 1", "finish 1 cancelled", "mark 1 cleared", "finish 2 cancelled", "mark 2 cleared", "say command 9"],
+      ["interrupt 1", "finish 1 cancelled", "finish 2 cancelled", "say command 9"],
     ],
     [
       "/new ends the conversation",
@@ -373,9 +357,8 @@ describe("when a command comes", () => {
       [
         "interrupt 1",
         "finish 1 cancelled",
-        "mark 1 cleared",
         "finish 2 cancelled",
-        "mark 2 cleared",
+
         "end s",
         "say command 9",
       ],
@@ -384,7 +367,7 @@ describe("when a command comes", () => {
       "/new with words asks them in a fresh one",
       standings.nothing,
       "/new what is new?",
-      ["end s", "open 9", "mark 9 taken", "say command 9", "ask 9"],
+      ["end s", "open 9", "say command 9", "ask 9"],
     ],
     ["/new chat asks nothing", standings.nothing, "/new chat", ["end s", "say command 9"]],
     ["/compact has nothing to do", standings.nothing, "/compact", ["say command 9"]],
@@ -426,7 +409,6 @@ describe("when a request fails", () => {
     expect(decided(tried({ outage: 2 }), failed("claude_overloaded"))).toEqual([
       "say told 1",
       "tell 1 claude_overloaded",
-      "mark 1 waiting",
       "again 1 going on",
     ]);
     expect(decided(tried({ outage: 3 }, {}, "claude_overloaded"), failed("claude_overloaded"))).toEqual([
@@ -436,12 +418,7 @@ describe("when a request fails", () => {
   test("what a person must mend is told at once", () =>
     expect(decided(tried({}), failed("claude_key"))).toContain("say told 1"));
   test("what will never be taken ends at once", () =>
-    expect(decided(tried({}), failed("claude_request"))).toEqual([
-      "say told 1",
-      "tell 1 claude_request",
-      "mark 1 failed",
-      "finish 1 failed",
-    ]));
+    expect(decided(tried({}), failed("claude_request"))).toEqual(["say told 1", "finish 1 failed"]));
   test("a session that waits for what its log does not show is stopped before the last try", () => {
     const busy = (count: number, more: Partial<View> = {}): string[] =>
       decided(
@@ -451,18 +428,12 @@ describe("when a request fails", () => {
     expect(busy(0)).toEqual(["again 1 going on"]);
     expect(busy(1)).toEqual(["interrupt busy:1", "again 1 going on"]);
     expect(busy(1, { asks: [ask("a", 50)] })).toEqual(["again 1 going on"]);
-    expect(busy(2)).toEqual(["say told 1", "tell 1 claude_busy", "mark 1 failed", "finish 1 failed"]);
+    expect(busy(2)).toEqual(["say told 1", "finish 1 failed"]);
   });
   test("what is given up while Claude works on it is stopped there", () => {
     const tries = { lookup: promptBounds.lookup.triesMax - 1 };
     const view = viewOf([prompt(1, "posted", { post: { sessionId: "s", state: "posted", tries } })]);
-    expect(decided(view, failed("claude_stream_lost"))).toEqual([
-      "say told 1",
-      "tell 1 claude_stream_lost",
-      "mark 1 failed",
-      "interrupt 1",
-      "finish 1 failed",
-    ]);
+    expect(decided(view, failed("claude_stream_lost"))).toEqual(["interrupt 1", "say told 1", "finish 1 failed"]);
   });
   test("who was told that an answer comes hears that none does", () =>
     expect(decided(tried({ outage: 5 }, {}, "claude_overloaded"), failed("claude_request"))).toContain("say failed 1"));
@@ -475,13 +446,7 @@ describe("when a request fails", () => {
   });
   test("of a session that died of it, its person hears, and the next message starts a fresh one", () => {
     const view = tried({}, { lastError: { code: "fatal", isTerminal: true } });
-    expect(decided(view, gone)).toEqual([
-      "end s",
-      "say told 1",
-      "tell 1 claude_failed",
-      "mark 1 failed",
-      "finish 1 failed",
-    ]);
+    expect(decided(view, gone)).toEqual(["end s", "say told 1", "finish 1 failed"]);
   });
 });
 

@@ -1,12 +1,8 @@
 /** What the questions of a person may cost in a day. */
 import { expect, test } from "bun:test";
-import type { Change } from "../../src/core/changes.ts";
-import { announceSpend } from "../../src/core/endings.ts";
 import type { Spend } from "../../src/core/spend.ts";
-import { createChatRig, noteOf } from "../doubles/chats.ts";
-
-const textsOf = (changes: readonly Change[]): string[] =>
-  changes.flatMap((change) => (change.do === "say" && change.body.kind === "text" ? change.body.text : []));
+import { createChatRig } from "../doubles/chats.ts";
+import { idle, log, logged, processed, prompt, textsOf, viewOf } from "./chat-cases.ts";
 
 test.each([
   [79, false, []],
@@ -15,7 +11,9 @@ test.each([
   [140, false, ["Your questions today cost $1.40 of the $1.00 allowed, until midnight (UTC)."]],
 ])("when a turn ends with %d of 100 cents spent, told already: %p", (cents, isTold, texts) => {
   const spend: Spend = { limitCents: 100, cents, until: "midnight (UTC)", subject: "day person", isTold };
-  expect(textsOf(announceSpend({ spend: () => spend }, noteOf("why?", 1)))).toEqual(texts);
+  const stop = idle({ kind: "end_turn" });
+  const view = viewOf([prompt(1, "posted")], { turn: log(processed, stop), spend: () => spend });
+  expect(textsOf(view, logged(stop))).toEqual(texts);
 });
 
 test("what waits behind the question at work is refused when its turn comes, and the next day's is asked", async () => {
@@ -28,7 +26,7 @@ test("what waits behind the question at work is refused when its turn comes, and
   const at = ++rig.now;
   const usage = { inputTokens: 9, outputTokens: 1, costCents: 10, isTotal: true };
   rig.chats.log(
-    session,
+    session.id,
     [
       { id: "p", at, type: "prompt", text: "one" },
       { id: "u", at, type: "usage", ...usage },
@@ -41,7 +39,7 @@ test("what waits behind the question at work is refused when its turn comes, and
   const refusal = rig.store.outbox.of("failed", String(two))[0]?.body;
   expect(refusal?.kind === "text" && refusal.text).toContain("$0.10 of the $0.10 allowed, until midnight (UTC)");
   // The same sum again costs nothing.
-  rig.chats.log(session, [{ id: "u2", at, type: "usage", ...usage }]);
+  rig.chats.log(session.id, [{ id: "u2", at, type: "usage", ...usage }]);
   expect(rig.store.usage.ofSession(session.id)).toMatchObject({ inputTokens: 9, costCents: 10 });
   rig.now += 86_400_000;
   rig.say("three");

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { SessionEvent, StopReason } from "../../src/core/model.ts";
-import { findUncertain, inLogOrder, openLog, progressOf, readEntry, trackAll, trackTurn } from "../../src/core/turn.ts";
+import { findUncertain, inLogOrder, openLog, progressOf, readEntry, trackAll } from "../../src/core/turn.ts";
 
 const prompt = (id: string, at: number | null, text = "hi"): SessionEvent => ({ id, at, type: "prompt", text });
 const running = (at: number): SessionEvent => ({ id: `run${at}`, at, type: "running" });
@@ -22,7 +22,7 @@ const confirmation = (toolUseId: string, at: number | null): SessionEvent => ({
 });
 const exhausted: StopReason = { kind: "retries_exhausted" };
 
-describe("trackTurn", () => {
+describe("trackAll", () => {
   const cases: readonly [name: string, log: readonly SessionEvent[], expected: object][] = [
     ["nothing in the log", [], { kind: "queued" }],
     ["queued", [prompt("p", null)], { kind: "queued" }],
@@ -63,34 +63,16 @@ describe("trackTurn", () => {
       [prompt("p", 5), prompt("q", 6), idle("i", 7)],
       { kind: "ended" },
     ],
-    ["waits", [prompt("p", 5), idle("i", 6, asks("a", "b"))], { kind: "waiting", toolUseIds: ["a", "b"] }],
+    ["a stop that waits for answers ends nothing", [prompt("p", 5), idle("i", 6, asks("a", "b"))], { kind: "running" }],
     [
-      "waits for the rest",
-      [prompt("p", 5), idle("i", 6, asks("a", "b")), confirmation("b", 7)],
-      { kind: "waiting", toolUseIds: ["a"] },
+      "the end after the answers does",
+      [prompt("p", 5), idle("i", 6, asks("a")), confirmation("a", 7), idle("j", 8)],
+      { kind: "ended" },
     ],
     [
-      "an old question that is repeated after its answer",
-      [
-        prompt("p", 5),
-        idle("i", 6, asks("a", "b")),
-        confirmation("b", 7),
-        idle("j", 8, asks("a")),
-        idle("i", 6, asks("a", "b")),
-      ],
-      { kind: "waiting", toolUseIds: ["a"] },
-    ],
-    [
-      "the answer was queued when the question came again",
-      [confirmation("a", null), prompt("p", 5), idle("i", 6, asks("a"))],
+      "an end that is older than the stop that waits is that of another turn",
+      [prompt("p", 5), idle("i", 8, asks("a")), idle("j", 7)],
       { kind: "running" },
-    ],
-    ["runs when all is answered", [prompt("p", 5), idle("i", 6, asks("a")), confirmation("a", 7)], { kind: "running" }],
-    ["runs when it runs", [prompt("p", 5), idle("i", 6, asks("a")), running(7)], { kind: "running" }],
-    [
-      "an old `running` does not end a wait",
-      [prompt("p", 5), idle("i", 6, asks("a")), running(4)],
-      { kind: "waiting" },
     ],
     ["died", [prompt("p", 5), idle("i", 6, exhausted)], { kind: "flushed" }],
     ["flushed from the queue", [prompt("p", null), idle("i", 6, exhausted)], { kind: "flushed" }],
@@ -132,27 +114,11 @@ describe("trackTurn", () => {
     expect(trackAll(again, [idle("k", 10, exhausted)]).kind).toBe("flushed");
   });
 
-  test("a log with thousands of tool results takes linear time, and none of its steps changes another", () => {
-    const results = Array.from({ length: 30_000 }, (_, n): SessionEvent => ({
-      id: `r${n}`,
-      at: n + 6,
-      type: "tool_result",
-      toolUseId: `u${n}`,
-      isError: false,
-    }));
-    const begun = trackAll(progressOf("p"), [prompt("p", 5)]);
-    const startedAt = performance.now();
-    const done = trackAll(begun, results);
-    expect(performance.now() - startedAt).toBeLessThan(2_000);
-    expect(done.facts.resolvedIds.size).toBe(30_000);
-    expect(begun.facts.resolvedIds.size).toBe(0);
-  });
-
   test("is the same reference when nothing changes", () => {
     const done = trackAll(progressOf("p"), [prompt("p", 5), idle("i", 6)]);
-    expect(trackTurn(done, idle("j", 9))).toBe(done);
+    expect(trackAll(done, [idle("j", 9)])).toBe(done);
     const fresh = progressOf("p");
-    expect(trackTurn(fresh, reply("r", 1))).toBe(fresh);
+    expect(trackAll(fresh, [reply("r", 1)])).toBe(fresh);
   });
 });
 
@@ -203,7 +169,7 @@ const deliveries = (log: readonly SessionEvent[]) =>
     return seen;
   });
 
-describe("trackTurn, any log delivered any way", () => {
+describe("trackAll, any log delivered any way", () => {
   const runs = logs.chain((log) =>
     fc.tuple(
       fc.constant(log),
@@ -216,7 +182,7 @@ describe("trackTurn, any log delivered any way", () => {
   test("ends exactly with the first real stop after the prompt", () => {
     fc.assert(
       fc.property(runs, ([log, delivered, id, isSeenQueued]) => {
-        const start = isSeenQueued ? trackTurn(progressOf(id), prompt(id, null, "ok")) : progressOf(id);
+        const start = isSeenQueued ? trackAll(progressOf(id), [prompt(id, null, "ok")]) : progressOf(id);
         const mine = log.findIndex((event) => event.id === id);
         const tied = log.slice(0, mine).filter((event) => event.at === log[mine]?.at && event.type === "idle");
         // Seen queued, and a flush in the very millisecond in which it was processed: the next look at the listing decides.
@@ -242,7 +208,7 @@ describe("trackTurn, any log delivered any way", () => {
           .slice(from)
           .findIndex((event) => event.type === "idle" && event.stop.kind !== "requires_action");
         const part = log.slice(0, from + (cut % (length + 1)));
-        expect(["queued", "running", "waiting"]).toContain(trackAll(progressOf(id), part).kind);
+        expect(["queued", "running"]).toContain(trackAll(progressOf(id), part).kind);
       }),
     );
   });

@@ -126,7 +126,7 @@ export async function createChatRig(
     log(events, sessionId) {
       const session = sessionId === undefined ? store.sessions.active("self") : store.sessions.get(sessionId);
       if (session === null) throw new Error("There is no session");
-      return chats.log(session, events);
+      return chats.log(session.id, events);
     },
     settle: (fact) => chats.settle(self, fact),
     view: () => chats.viewOf(self),
@@ -135,7 +135,11 @@ export async function createChatRig(
       const session = post && store.sessions.get(post.sessionId);
       if (!session) throw new Error("Nothing of it is to be posted");
       store.posts.markPosting(post.id, rig.now, null);
-      chats.log(session, [{ id: eventId, at: ++rig.now, type: "prompt", text: "asked" }], [{ id: post.id, eventId }]);
+      chats.log(
+        session.id,
+        [{ id: eventId, at: ++rig.now, type: "prompt", text: "asked" }],
+        [{ id: post.id, eventId }],
+      );
     },
     texts: () =>
       store.db

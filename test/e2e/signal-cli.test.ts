@@ -227,6 +227,18 @@ test("a stranger gets nothing, costs no request and leaves no text on disk or in
   }
 });
 
+test("without a key the person is told so, once, and answered when there is one", async () => {
+  const { ANTHROPIC_API_KEY: _, ...keyless } = env();
+  running = await start(keyless);
+  await running.state("CONNECTED");
+  signal.phoneWrites("hello");
+  expect((await signal.nextSent()).text).toStartWith("No API key is set yet: your message waits.");
+  await running.stop("SIGKILL");
+  running = await start(env());
+  let said = "";
+  while (!said.includes("hello")) said = (await signal.nextSent()).text;
+});
+
 test("Claude refuses the key: the line stays CONNECTED, the person is told once and answered when it is over", async () => {
   claude.fail(/^POST \/v1\/messages$/u, { kind: "status", status: 401, type: "authentication_error" });
   running = await start(env({ SIGNALMAN_BACKEND: "messages" }));

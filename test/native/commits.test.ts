@@ -4,7 +4,7 @@ import type { Device } from "@signalapp/mock-server";
 import { rmSync } from "node:fs";
 import { systemClock, systemRandom } from "../../src/clock.ts";
 import { startDaemon } from "../../src/daemon.ts";
-import type { Mutex } from "../../src/signal/native/context.ts";
+import type { Lock } from "../../src/signal/native/context.ts";
 import { shareCommits } from "../../src/signal/native/store.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
 import { countCommits } from "../doubles/commits.ts";
@@ -109,10 +109,10 @@ test.each([
 );
 
 describe("works on the ratchets that wait at the same time", () => {
-  const mutex: Mutex = { acquire: async () => () => undefined, run: async (work) => work() };
+  const lock: Lock = async () => () => undefined;
   const open = async () => {
     const database = await openNativeDatabase();
-    const withRatchets = shareCommits({ database, clock: systemClock, onIdentityChange: () => undefined }, mutex);
+    const withRatchets = shareCommits({ database, clock: systemClock, onIdentityChange: () => undefined }, lock);
     const note = (text: string) =>
       withRatchets(async (ratchets) => {
         ratchets.later(() => void database.run("INSERT INTO inbox (kind, sent_at, text) VALUES ('text', 1, ?)", text));

@@ -137,7 +137,7 @@ test("only an admin of the group may delete what others wrote", async () => {
   const unasked = (): never => {
     throw new Error("not asked for");
   };
-  const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked, learnBlocked: unasked });
+  const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked, learnMore: unasked });
   const claim = { groupId: "g", masterKey, revision: 1 };
   const standing = (aci: string, isAdminOnly: boolean) => groups.standing({ ...claim, isAdminOnly }, aci);
   expect([standing(alice, true), standing(carol, true), standing(carol, false)]).toEqual([

@@ -347,7 +347,7 @@ test("the storage service tells our profile key, names and keys of contacts, gro
     name: "Alice Ames hi",
     number,
     profileKey: owned(contact.profileKey.serialize()),
-    isBlocked: false,
+    isBlocked: 0,
   });
   expect(rig.database.get("SELECT sends_read_receipts AS reads, sends_typing AS types FROM signal_account")).toEqual({
     reads: 1,
@@ -458,6 +458,26 @@ for (const [status, code, scope] of [
     expect(asked.filter(({ verb }) => verb === "PUT").length).toBe(1);
   });
 }
+
+test("a limit on reading a group holds up that group alone", async () => {
+  rig = await startRig({
+    change: (service) => ({
+      ...service,
+      fetch: async (what) =>
+        what.url.endsWith("/v2/groups")
+          ? { status: 429, headers: new Map([["retry-after", "7"]]), body: new Uint8Array() }
+          : service.fetch(what),
+    }),
+  });
+  const id = groupIdOf(new Uint8Array(32).fill(3));
+  const sql = "INSERT INTO signal_groups (group_id, master_key, revision) VALUES (?, ?, 1)";
+  rig.database.run(sql, id, new Uint8Array(32).fill(3));
+  expect(await failureOf(rig.send({ kind: "group", id }, "hello", at))).toMatchObject({
+    code: "signal_rate_limited",
+    scope: "recipient",
+    retryAfterMs: 7_000,
+  });
+});
 
 test("a limit of one member of a group holds up no other, and the member gets the message later, with its timestamp", async () => {
   const sleep: Clock["sleep"] = (ms, signal) => systemClock.sleep(ms === 10_000 ? 5 : ms, signal);

@@ -182,4 +182,17 @@ test("where there is git, the diff is git's, also with what a hostile configurat
   expect(patch).toContain("-Claude's\n+the owner's\n");
   expect(patch).toEndWith("new: new.txt\n");
   expect(readdirSync(rig.root).sort()).toEqual([".git", "a.txt", "new.txt"]);
+
+  // Of a repository in this one, too, and filters, which git runs for every file that it compares.
+  git("init", "-q", "inner");
+  const inner = (...args: string[]) => git("-C", "inner", ...args);
+  inner("commit", "-qm", "first", "--allow-empty");
+  git("-c", "core.fsmonitor=", "add", "inner");
+  inner("config", "core.fsmonitor", `touch ${rig.root}/inner-ran; false`);
+  await diff();
+  writeFileSync(join(rig.root, ".gitattributes"), "*.txt filter=evil\n");
+  git("config", "filter.evil.clean", `touch ${rig.root}/filter-ran; cat`);
+  writeFileSync(join(rig.root, "a.txt"), "changed again\n");
+  expect(await diff()).toStartWith("(git has filters here");
+  expect(readdirSync(rig.root).sort()).toEqual([".git", ".gitattributes", "a.txt", "inner", "new.txt"]);
 });

@@ -115,6 +115,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
   const connectLocal = (life: Life): Line => {
     local = createLocalClaude(life, {
       dice,
+      calls: deps.calls,
       onBroken: deps.onBroken,
       isDown: () => isDown,
       isMute: () => isMute,

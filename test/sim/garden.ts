@@ -35,6 +35,13 @@ export type GardenDeps = {
   readonly trace: (text: string) => void;
 };
 
+/** `local_paint` is called all the same. */
+const tools = (["local_read", "local_edit", "local_run"] as const).map((name) => ({
+  name,
+  description: name,
+  inputSchema: {},
+}));
+
 type Row = { readonly bed: string; readonly state: string; readonly approver: string | null; readonly content: string };
 
 export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps): Garden {
@@ -71,7 +78,7 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
   };
   return {
     workplace: (life) => ({
-      describe: () => Promise.resolve({ tools: [], instructions: "A garden." }),
+      describe: () => Promise.resolve({ tools, instructions: "A garden." }),
       async look(project, { tool, input }, { isGranted }) {
         await Promise.resolve();
         const { bed = "" } = input as { bed?: string };

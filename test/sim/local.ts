@@ -10,6 +10,7 @@ import type { Fault, Point } from "../doubles/scripted.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
 import type { Dice } from "./dice.ts";
+import type { Garden } from "./garden.ts";
 import type { Life } from "./life.ts";
 
 export type LocalDeps = {
@@ -18,13 +19,15 @@ export type LocalDeps = {
   readonly onAsked: (history: readonly string[], prompt: string) => void;
   /** What Claude says to it. */
   readonly answer: (prompt: string) => string;
+  /** What Claude calls on the machine, if anything. */
+  readonly calls: Garden["calls"];
   readonly onBroken: (what: string) => void;
   readonly isDown: () => boolean;
   readonly isMute: () => boolean;
   readonly skewMs: () => Millis;
 };
 
-type Request = Pick<Anthropic.MessageCreateParams, "messages">;
+type Request = Pick<Anthropic.MessageCreateParams, "messages" | "tools">;
 
 export type LocalClaude = { readonly line: Line; fail(point: Point, fault: Fault): void; calmDown(): void };
 
@@ -46,16 +49,26 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     if (fault?.kind === "hang") throw unreachable();
     return fault;
   };
-  async function* frames({ messages }: Request, isLost: boolean, signal: AbortSignal): AsyncGenerator {
-    const texts = messages.map(textOf);
+  const hear = ({ messages }: Request): string => {
     messages.forEach(({ role }, index) => {
       if (role !== (index % 2 === 0 ? "user" : "assistant")) deps.onBroken("the roles of a request do not take turns");
     });
-    const prompt = texts.at(-1) ?? "";
-    deps.onAsked(texts.slice(0, -1), prompt);
+    const unpaired = messages.find((message, index) => usesOf(messages[index - 1]) !== resultsOf(message));
+    if (unpaired) deps.onBroken(`calls and results do not pair: ${JSON.stringify(unpaired.content)}`);
+    // The adapter mends what cannot be asked otherwise; the log of these worlds is whole.
+    if (JSON.stringify(messages).includes("It was interrupted.")) deps.onBroken("a call lost its result");
+    const texts = messages.map(textOf);
+    // Results alone go on with what was asked before.
+    const asked = texts.findLastIndex((text, index) => index % 2 === 0 && text.trim() !== "");
+    deps.onAsked(texts.slice(0, asked), texts[asked] ?? "");
+    return texts[asked] ?? "";
+  };
+  async function* frames(request: Request, isLost: boolean, signal: AbortSignal): AsyncGenerator {
+    const prompt = hear(request);
     life.delivered("prompt");
     yield { type: "message_start", message: { id: `msg_${++ids}`, usage: { input_tokens: 1 } } };
     yield { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } };
+    const calls = isCalm || !request.tools?.length ? [] : deps.calls();
     const pieces = [deps.answer(prompt), ...(dice.chance(0.3) ? [" in", " pieces"] : [])];
     for (const text of pieces) {
       if (!isCalm && dice.chance(0.4)) await clock.sleep(Math.round(dice.between(50, 20_000)), signal);
@@ -67,6 +80,24 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
       // The end of the line, in the middle of a word.
       if (isLost || deps.isDown()) return;
       yield { type: "content_block_delta", index: 0, delta: { type: "text_delta", text } };
+    }
+    for (const [at, { name, input }] of calls.entries()) {
+      const index = at + 1;
+      yield {
+        type: "content_block_start",
+        index,
+        content_block: { type: "tool_use", id: `use_${++ids}`, name, input: {} },
+      };
+      yield {
+        type: "content_block_delta",
+        index,
+        delta: { type: "input_json_delta", partial_json: JSON.stringify(input) },
+      };
+      yield { type: "content_block_stop", index };
+    }
+    if (calls.length > 0) {
+      yield { type: "message_delta", delta: { stop_reason: "tool_use" }, usage: { output_tokens: 1 } };
+      return yield { type: "message_stop" };
     }
     const stop = isCalm
       ? "end_turn"
@@ -104,6 +135,20 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     },
   };
 }
+
+type Param = Anthropic.MessageParam | undefined;
+
+const idsOf = (message: Param, pick: (block: Anthropic.ContentBlockParam) => string | null): string =>
+  typeof message?.content === "string"
+    ? ""
+    : (message?.content ?? [])
+        .flatMap((block) => pick(block) ?? [])
+        .toSorted()
+        .join(" ");
+/** Each call is answered at the beginning of the next message, and nothing else is. */
+const usesOf = (message: Param): string => idsOf(message, (block) => (block.type === "tool_use" ? block.id : null));
+const resultsOf = (message: Param): string =>
+  idsOf(message, (block) => (block.type === "tool_result" ? block.tool_use_id : null));
 
 const textOf = ({ content }: Anthropic.MessageParam): string =>
   typeof content === "string" ? content : content.map((block) => (block.type === "text" ? block.text : "")).join("\n");

@@ -132,7 +132,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const signal = createMemoryTransport({ clock: base, ownTimestamps: plan.ownTimestamps });
   // In about a third of the worlds Claude works in a folder of the machine; a stream of draws of its own leaves the others as they were.
   const soil = createDice(seed, 6);
-  const callRate = plan.backend === "remote" && soil.chance(0.35) ? soil.between(0.2, 0.95) : 0;
+  const callRate = soil.chance(0.35) ? soil.between(0.2, 0.95) : 0;
   const hasGarden = callRate > 0;
   const owner = createOwner(signal, soil);
   const people = createPeople(signal, createDice(seed, 4), owner.onYes);
@@ -242,8 +242,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
           const isOfNow = base.monotonic() - durationMs >= syncingSince;
           if (!life.isDead() && state === "SYNCING" && isOfNow && failed === 0) oracle.synced(life.look(), checked);
         });
-        daemon.notices.on("turn", ({ event, session }) => {
-          if (!life.isDead()) trace(`turn ${event} in ${session}`);
+        daemon.notices.on("ended", ({ session }) => {
+          if (!life.isDead()) trace(`turn ended in ${session}`);
         });
         void daemon.finished.then((code) => {
           if (life.isDead()) return;

@@ -7,7 +7,7 @@
 import { Buffer } from "node:buffer";
 import { unescape } from "node:querystring";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
+import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 
@@ -68,11 +68,9 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
         fault: found,
         isUnsent,
       });
-      const ended = new AbortController();
-      const deadline = new AbortController();
-      void clock.sleep(deadlineMs, ended.signal).then(() => ended.signal.aborted || deadline.abort());
+      using deadline = startDeadline(clock, deadlineMs, ...(signal ? [signal] : []));
       try {
-        const init = toInit(request, headers, AbortSignal.any([deadline.signal, signal ?? deadline.signal]));
+        const init = toInit(request, headers, deadline.signal);
         const { status, headers: answered, body } = await send(prefix + path, init);
         let bytes = 0;
         for await (const chunk of body ?? []) {
@@ -84,13 +82,11 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
         const retryAfterMs = toRetryAfter(answered.get("retry-after"), clock);
         return outcome(status, fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs));
       } catch (error) {
-        if (deadline.signal.aborted) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
+        if (deadline.isLate()) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
         if (signal?.aborted) return outcome(null, fault("signal_unreachable", "it was stopped"));
         const detail = whyUnsent(error);
         const why = detail === null ? `${host} closed the connection` : `${host} cannot be reached: ${detail}`;
         return outcome(null, fault("signal_unreachable", why), detail !== null);
-      } finally {
-        ended.abort();
       }
     },
   };

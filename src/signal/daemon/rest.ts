@@ -16,7 +16,7 @@ import type { SendOutcome, Transport } from "../transport.ts";
 import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { salvage } from "./salvage.ts";
-import { findAci, toDataUri, toErrorCode, toName, toOutcome, toPrintedReport, toReport } from "./sending.ts";
+import { findAci, scopeOf, toDataUri, toErrorCode, toName, toOutcome, toPrintedReport, toReport } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
 
 const limits = {
@@ -192,11 +192,11 @@ const sendFaults: Words = [
   [/"timestamp":|(?<!\d)\d{13}(?!\d)|invalid character|strconv|timeout reached|IOException/u, "send_uncertain"],
 ];
 
-const toRefusal = (what: string, error: string, words: Words, otherwise: ErrorCode): BridgeError =>
-  new BridgeError(
-    words.find(([pattern]) => pattern.test(error))?.[1] ?? otherwise,
-    `Cannot ${what} as the REST API refused it: ${maskPeople(error)}`,
-  );
+function toRefusal(what: string, error: string, words: Words, otherwise: ErrorCode): BridgeError {
+  const code = words.find(([pattern]) => pattern.test(error))?.[1] ?? otherwise;
+  const message = `Cannot ${what} as the REST API refused it: ${maskPeople(error)}`;
+  return new BridgeError(code, message, { scope: scopeOf(code) });
+}
 
 /** The REST API's name of a group is `group.` and the base64 of the base64 that envelopes carry. */
 function toRecipient(chat: Chat, account: string): string {
@@ -282,6 +282,8 @@ function fromCreated(body: unknown, chat: Chat): SendOutcome {
   }));
   const [first] = failed;
   if (first && chat.kind !== "group")
-    throw new BridgeError(first.code, "Cannot send as the message did not reach the recipient");
+    throw new BridgeError(first.code, "Cannot send as the message did not reach the recipient", {
+      scope: scopeOf(first.code),
+    });
   return { timestamp, failed };
 }

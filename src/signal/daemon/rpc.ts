@@ -7,6 +7,7 @@
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import { createHttp, maskPeople, parseAnswer, toJson, type HttpRequest, type Place } from "./http.ts";
+import { scopeOf } from "./sending.ts";
 
 export type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & {
   readonly method: string;
@@ -64,7 +65,8 @@ export function createRpc(place: Place) {
 /** The fault behind an error that is not about one message. `what` completes "Cannot …". */
 export function rpcFault(what: string, { code, message }: RpcError): BridgeError {
   const found = codes.find(([number, words]) => number === code && words.test(message))?.[2] ?? "signal_protocol";
-  return new BridgeError(found, `Cannot ${what} as signal-cli answered ${code}: ${maskPeople(message)}`);
+  const details = { scope: scopeOf(found) };
+  return new BridgeError(found, `Cannot ${what} as signal-cli answered ${code}: ${maskPeople(message)}`, details);
 }
 
 const codes: readonly (readonly [number, RegExp, ErrorCode])[] = [

@@ -65,6 +65,10 @@ const failures: readonly (readonly [type: string, printed: string, code: ErrorCo
   ["UNREGISTERED_FAILURE", "Unregistered user", "unregistered", "the recipient is not on Signal"],
 ];
 
+/** Signal counts what one recipient gets; only a challenge is about all that the account sends. */
+export const scopeOf = (code: ErrorCode): BridgeError["scope"] =>
+  code === "signal_rate_limited" ? "recipient" : "account";
+
 /** The code of one recipient's failure; a limit with a token asks for a captcha. */
 export function toErrorCode(type: string, token?: string | null): ErrorCode {
   if (type === "RATE_LIMIT_FAILURE" && token) return "captcha";
@@ -112,5 +116,6 @@ export function toOutcome({ timestamp, results }: SendReport): SendOutcome {
   throw new BridgeError(code, `Cannot send as ${why}`, {
     challenge: decisive[0]?.token ?? undefined,
     retryAfterMs: seconds > 0 ? seconds * 1000 : undefined,
+    scope: scopeOf(code),
   });
 }

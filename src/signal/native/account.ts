@@ -11,9 +11,6 @@ import type { Database } from "../../store/database.ts";
 import { owned } from "./bytes.ts";
 import type { Bytes, NativeAccount, Own, OwnName } from "./context.ts";
 
-/** A row with 0 and 1 in the place of `Flags`. */
-type RowOf<T, Flags extends keyof T> = { [Key in keyof T]: Key extends Flags ? number : T[Key] };
-type AccountRow = RowOf<Omit<NativeAccount, OwnName>, "sendsReadReceipts" | "sendsTyping">;
 type OwnRow = { name: OwnName; serviceId: string; identity: Bytes; registrationId: number };
 
 /** The linked account, or null when this database has none. */
@@ -21,7 +18,7 @@ export function readAccount(database: Database): NativeAccount | null {
   const sql = `SELECT number, device_id AS deviceId, password, profile_key AS profileKey, storage_key AS storageKey,
     credential_salt AS credentialSalt, sends_read_receipts AS sendsReadReceipts, sends_typing AS sendsTyping,
     synced_at AS syncedAt FROM signal_account`;
-  const row = database.get<AccountRow>(sql);
+  const row = database.get<Omit<NativeAccount, OwnName>>(sql);
   if (row === undefined) return null;
   const all = `SELECT own AS name, service_id AS serviceId, identity, registration_id AS registrationId FROM signal_own`;
   const owns = database.all<OwnRow>(all).map((own): Own => {
@@ -29,10 +26,8 @@ export function readAccount(database: Database): NativeAccount | null {
     const address = ProtocolAddress.new(own.serviceId, row.deviceId);
     return { ...own, identity, publicKey: identity.getPublicKey(), address };
   });
-  const aci = owns.find(({ name }) => name === "aci");
-  if (aci === undefined) return null;
-  const settings = { sendsReadReceipts: row.sendsReadReceipts === 1, sendsTyping: row.sendsTyping === 1 };
-  return { ...row, ...settings, aci, pni: owns.find(({ name }) => name === "pni") ?? null };
+  const [aci, pni] = (["aci", "pni"] as const).map((name) => owns.find((own) => own.name === name));
+  return aci ? { ...row, aci, pni: pni ?? null } : null;
 }
 
 /** @throws BridgeError `not_linked` */
@@ -49,12 +44,11 @@ export const toAccount = ({ aci, number, deviceId }: NativeAccount): Account => 
 });
 
 /** **Source:** `docs/signal-protocol.md`, "Storage service". */
-export const storageKeyOf = (entropyPool: string): Bytes =>
-  owned(
-    createHmac("sha256", AccountEntropyPool.deriveSvrKey(entropyPool)).update("Storage Service Encryption").digest(),
-  );
+export function storageKeyOf(entropyPool: string): Bytes {
+  const masterKey = AccountEntropyPool.deriveSvrKey(entropyPool);
+  return owned(createHmac("sha256", masterKey).update("Storage Service Encryption").digest());
+}
 
-/** What a send must know of a person. */
 export type Recipient = {
   readonly number: string | null;
   /** As the owner's phone has it. */
@@ -67,34 +61,22 @@ export type Recipient = {
   readonly timerSeconds: number;
   readonly timerVersion: number;
   /** They wrote to our number: the next message proves that number and account are the same. */
-  readonly needsPniSignature: boolean;
+  readonly needsPniSignature: 0 | 1;
   /** By the owner, on the phone: official clients drop what such a person writes. */
-  readonly isBlocked: boolean;
+  readonly isBlocked: 0 | 1;
 };
 
 const nameLengthMax = 64;
-const unknown: Recipient = {
-  number: null,
-  name: null,
-  profileKey: null,
-  sealedRefusedAt: null,
-  timerSeconds: 0,
-  timerVersion: 1,
-  needsPniSignature: false,
-  isBlocked: false,
-};
 
 /** By ACI; a person without a row has the defaults. */
 export function findRecipient(database: Database, aci: string): Recipient {
   const sql = `SELECT number, name, profile_key AS profileKey, sealed_refused_at AS sealedRefusedAt,
-    timer_seconds AS timerSeconds, timer_version AS timerVersion, needs_pni_signature AS needsPniSignature,
-    is_blocked AS isBlocked FROM signal_recipients WHERE aci = ?`;
-  const row = database.get<RowOf<Recipient, "needsPniSignature" | "isBlocked">>(sql, aci);
-  if (row === undefined) return unknown;
-  return { ...row, needsPniSignature: row.needsPniSignature === 1, isBlocked: row.isBlocked === 1 };
+    coalesce(timer_seconds, 0) AS timerSeconds, coalesce(timer_version, 1) AS timerVersion,
+    coalesce(needs_pni_signature, 0) AS needsPniSignature, coalesce(is_blocked, 0) AS isBlocked
+    FROM (SELECT 1) LEFT JOIN signal_recipients ON aci = ?`;
+  return database.get<Recipient>(sql, aci) as Recipient;
 }
 
-/** The ACI behind an address, as far as it is known. */
 export function findAci(database: Database, { aci, number }: Address): string | null {
   if (aci !== null || number === null) return aci;
   return database.get<{ aci: string }>("SELECT aci FROM signal_recipients WHERE number = ?", number)?.aci ?? null;
@@ -107,16 +89,14 @@ export function findAci(database: Database, { aci, number }: Address): string | 
 export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
   const line = given?.replaceAll(":", "").replace(/[\p{Cc}\s]+/gu, " ") ?? "";
   const name = line.trim().slice(0, nameLengthMax) || null;
-  const known = database.get<Pick<Recipient, "number" | "name">>(
-    "SELECT number, name FROM signal_recipients WHERE aci = ?",
-    aci,
-  );
+  const sql = "SELECT number, name FROM signal_recipients WHERE aci = ?";
+  const known = database.get<Pick<Recipient, "number" | "name">>(sql, aci);
   if (known !== undefined && (number ?? known.number) === known.number && (name ?? known.name) === known.name) return;
   if (number !== null)
     database.run("UPDATE signal_recipients SET number = NULL WHERE number = ? AND aci <> ?", number, aci);
-  const sql = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET
+  const upsert = `INSERT INTO signal_recipients (aci, number, name) VALUES (?, ?, ?) ON CONFLICT (aci) DO UPDATE SET
     number = coalesce(excluded.number, number), name = coalesce(excluded.name, name)`;
-  database.run(sql, aci, number, name);
+  database.run(upsert, aci, number, name);
 }
 
 /** A key that came in a person's own message is newer than what others say, unless the server refused it. */

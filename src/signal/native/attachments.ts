@@ -14,9 +14,10 @@ import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { concat, owned, readOrNull, readOrThrow, toBase64, utf8 } from "./bytes.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, PinnedResponse, Service } from "./context.ts";
+import { isGood, refused } from "./server.ts";
 import { retryAfterMsOf } from "./service.ts";
 import * as wire from "./proto/signal_pb.ts";
 
@@ -37,13 +38,11 @@ export function toRef({ identifier, cdnNumber, key, digest, size }: wire.Attachm
 }
 
 /** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
-export function fromRef(ref: string): wire.AttachmentPointer {
-  try {
-    return fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url")));
-  } catch (error) {
-    throw unavailable("its reference is damaged", error);
-  }
-}
+export const fromRef = (ref: string): wire.AttachmentPointer =>
+  readOrThrow(
+    () => fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url"))),
+    (cause) => unavailable("its reference is damaged", cause),
+  );
 
 type Hosts = Pick<Service, "cdnUrl" | "fetch">;
 
@@ -84,12 +83,8 @@ export function decryptAttachment(blob: Uint8Array, { key, digest, size }: Annou
   const mac = createHmac("sha256", key.subarray(32)).update(sealed).digest();
   if (!timingSafeEqual(mac, blob.subarray(-macBytes))) throw unavailable("its MAC is wrong");
   const decipher = createDecipheriv("aes-256-cbc", key.subarray(0, 32), sealed.subarray(0, ivBytes));
-  let plain: Buffer;
-  try {
-    plain = Buffer.concat([decipher.update(sealed.subarray(ivBytes)), decipher.final()]);
-  } catch (error) {
-    throw unavailable("it cannot be decrypted", error);
-  }
+  const open = () => Buffer.concat([decipher.update(sealed.subarray(ivBytes)), decipher.final()]);
+  const plain = readOrThrow(open, (cause) => unavailable("it cannot be decrypted", cause));
   if (plain.length < size) throw unavailable(`it has ${plain.length} of the ${size} bytes announced`);
   return owned(plain.subarray(0, size));
 }
@@ -118,7 +113,6 @@ export type Upload = {
   readonly plain: Uint8Array;
   readonly contentType: string;
   readonly fileName: string | null;
-  /** Told to the recipient. */
   readonly uploadedAt: Millis;
 };
 type Forms = Pick<AuthMessagesService, "getUploadForm">;
@@ -170,11 +164,9 @@ export async function uploadAttachment(service: Hosts, connection: Forms, file: 
 }
 
 function checked(answer: PinnedResponse): PinnedResponse {
-  const { status } = answer;
-  if (status >= 200 && status < 300) return answer;
-  const code = status === 413 ? "send_rejected" : status === 429 ? "signal_rate_limited" : "signal_unreachable";
-  const retryAfterMs = retryAfterMsOf(answer) ?? undefined;
-  throw new BridgeError(code, `Cannot upload a file as the CDN answered ${status}`, { retryAfterMs });
+  if (isGood(answer)) return answer;
+  const code = answer.status === 413 ? "send_rejected" : "signal_unreachable";
+  throw refused("upload a file", { ...answer, retryAfterMs: retryAfterMsOf(answer) }, code);
 }
 
 export const longTextType = "text/x-signal-plain";
@@ -194,13 +186,9 @@ export function splitLongText(text: string): { readonly body: string; readonly f
 export function* parseContacts(blob: Uint8Array): Generator<wire.ContactDetails> {
   const reader = new BinaryReader(blob);
   while (reader.pos < reader.len) {
-    let contact: wire.ContactDetails;
-    try {
-      contact = fromBinary(wire.ContactDetailsSchema, reader.bytes());
-      reader.pos += contact.avatar?.length ?? 0;
-    } catch {
-      return;
-    }
+    const contact = readOrNull(() => fromBinary(wire.ContactDetailsSchema, reader.bytes()));
+    if (contact === null) return;
+    reader.pos += contact.avatar?.length ?? 0;
     yield contact;
   }
 }

@@ -19,6 +19,24 @@ export function openGcm(key: Bytes, sealed: Uint8Array): Bytes {
 
 export const utf8 = (text: string): Bytes => owned(Buffer.from(text, "utf8"));
 
+/** What bytes that others made say; null where they cannot be read. */
+export function readOrNull<T>(read: () => T): T | null {
+  try {
+    return read();
+  } catch {
+    return null;
+  }
+}
+
+/** The same, with an error of ours. @throws what `toError` makes of the failure */
+export function readOrThrow<T>(read: () => T, toError: (cause: unknown) => BridgeError): T {
+  try {
+    return read();
+  } catch (cause) {
+    throw toError(cause);
+  }
+}
+
 /** Waits for `work`; an expected failure goes to `onFault`, any other is thrown. */
 export async function attempt(work: Promise<unknown>, onFault: (error: BridgeError) => void): Promise<void> {
   try {

@@ -10,7 +10,6 @@ import type { Bytes } from "./context.ts";
 import { aciBytes } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
-/** What every message carries besides what it says. */
 export type Frame = {
   readonly timestamp: Millis;
   /** Ours; shows the recipient our name, and lets them seal their answers. */
@@ -86,25 +85,26 @@ export function messageContent(composed: Composed, pniSignature: PniSignature | 
   return serialize({ case: "editMessage", value: composed.editMessage }, more);
 }
 
-export type Delivered = { readonly aci: string; readonly isSealed: boolean };
+/** ACIs of those who have it, and whether it went sealed. */
+export type Delivered = ReadonlyMap<string, boolean>;
 
 type Transcript = Record<"timestamp" | "now", Millis> & {
   /** An ACI, ours for Note to Self; null for a group. */
   readonly destination: string | null;
-  readonly delivered: readonly Delivered[];
+  readonly delivered: Delivered;
 };
 
 export function transcriptContent(composed: Composed, { timestamp, destination, delivered, now }: Transcript): Bytes {
-  const status = ({ aci, isSealed: unidentified }: Delivered) => ({
+  const status = [...delivered].map(([aci, unidentified]) => ({
     destinationServiceIdBinary: aciBytes(aci),
     unidentified,
-  });
+  }));
   const value = {
     ...composed,
     timestamp: BigInt(timestamp),
     ...(destination === null ? {} : { destinationServiceIdBinary: aciBytes(destination) }),
     expirationStartTimestamp: BigInt(now),
-    unidentifiedStatus: delivered.map(status),
+    unidentifiedStatus: status,
   };
   return syncContent({ content: { case: "sent", value } });
 }

@@ -17,10 +17,10 @@ import type {
   UnauthenticatedChatConnection,
 } from "@signalapp/libsignal-client/dist/net.js";
 import { Buffer } from "node:buffer";
-import type { Clock } from "../../clock.ts";
+import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { reasonOf, utf8 } from "./bytes.ts";
+import { readOrNull, reasonOf, utf8 } from "./bytes.ts";
 import type { Context, Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
 import { openedTlsHint } from "./service.ts";
 
@@ -217,32 +217,22 @@ export async function exchange(connection: ChatConnection, request: Request): Pr
   }
 }
 
-/** Method or version no longer served. */
 const goneStatuses = new Set([405, 426, 499, 501]);
 
-function parseJson(body: Uint8Array | undefined): unknown {
-  try {
-    return body === undefined ? null : JSON.parse(Buffer.from(body).toString("utf8"));
-  } catch {
-    return null;
-  }
-}
+const parseJson = (body: Uint8Array | undefined): unknown =>
+  body === undefined ? null : readOrNull(() => JSON.parse(Buffer.from(body).toString("utf8")) as unknown);
 
 type Connect<T> = (signal: AbortSignal) => Promise<T>;
 /** Runs a connect under its time limit. @throws BridgeError as `openLine` */
 export async function withDeadline<T>(clock: Clock, signal: AbortSignal, connect: Connect<T>): Promise<T> {
-  const done = new AbortController();
-  const late = new AbortController();
-  void clock.sleep(connectTimeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
+  using deadline = startDeadline(clock, connectTimeoutMs, signal);
   try {
-    return await connect(AbortSignal.any([signal, late.signal]));
+    return await connect(deadline.signal);
   } catch (error) {
     if (signal.aborted) throw unreachable("Cannot connect to Signal as it was cancelled");
-    if (late.signal.aborted)
+    if (deadline.isLate())
       throw new BridgeError("signal_timeout", `Cannot connect to Signal as it took more than ${connectTimeoutMs} ms`);
     throw toBridgeError("Cannot connect to Signal", error);
-  } finally {
-    done.abort();
   }
 }
 

@@ -26,7 +26,6 @@ export type Sender = {
   readonly deviceId: number;
   readonly number: string | null;
   readonly name: string | null;
-  /** Another device of our own account. */
   readonly isOwn: boolean;
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
@@ -45,7 +44,6 @@ type Known = { readonly latest: Millis; readonly ownAci: string; readonly addres
 
 const dayMs: Millis = 86_400_000;
 const timestampMax = 8_640_000_000_000_000;
-/** What a client of our level understands. */
 const protocolVersionMax = 8;
 const textBytesMax = 256 * 1024;
 
@@ -76,7 +74,6 @@ export function toEnvelope(sender: Sender, content: Said, chat: Chat | null): En
 }
 
 const empty = (what: string): Said => ({ kind: "empty", what });
-/** What belongs to no chat. */
 const aside = (said: Said): What => ({ said, chat: null });
 
 function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: AddressOf): Read {
@@ -165,7 +162,6 @@ function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, a
   return typeof inner === "string" ? inner : { ...inner, sentAt };
 }
 
-/** The group wins over the destination. */
 function chatOf({ groupV2 }: wire.DataMessage, direct: Chat): Chat | string {
   if (groupV2 === undefined) return direct;
   if (groupV2.masterKey.length !== 32) return "group master key of wrong length";
@@ -211,18 +207,13 @@ const newer = ([field]: readonly { readonly no: number }[]): Said => ({ kind: "u
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
-  const { quote } = data;
-  const author = quote && toAci(quote.authorAciBinary, quote.authorAci);
+  // Mentions count in the whole of a long text.
+  const length = data.attachments.some(isLongText) ? textBytesMax : data.body.length;
   return {
     kind: "text",
     text: data.body || wordsOf(data),
-    quote: author ? toQuote(quote, addressOf(author), addressOf) : null,
-    // They count in the whole of a long text.
-    mentions: toMentions(
-      data.bodyRanges,
-      data.attachments.some(isLongText) ? textBytesMax : data.body.length,
-      addressOf,
-    ),
+    quote: toQuote(data.quote, addressOf),
+    mentions: toMentions(data.bodyRanges, length, addressOf),
     // What may be seen once is not for a machine that keeps its inbox.
     attachments: data.isViewOnce ? [] : data.attachments.map(toAttachment),
     expiresInSeconds: data.expireTimer,
@@ -230,19 +221,19 @@ function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | str
   };
 }
 
-const toQuote = (
-  { id, text, attachments, bodyRanges }: wire.DataMessage_Quote,
-  author: Address,
-  addressOf: AddressOf,
-): Quote => ({
-  sentAt: Number(id),
-  author,
-  text: text || null,
-  mentions: toMentions(bodyRanges, text.length, addressOf),
-  described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
-});
+function toQuote(quote: wire.DataMessage_Quote | undefined, addressOf: AddressOf): Quote | null {
+  const aci = quote ? toAci(quote.authorAciBinary, quote.authorAci) : null;
+  if (quote === undefined || aci === null) return null;
+  const { id, text, attachments, bodyRanges } = quote;
+  return {
+    sentAt: Number(id),
+    author: addressOf(aci),
+    text: text || null,
+    mentions: toMentions(bodyRanges, text.length, addressOf),
+    described: attachments.map(({ contentType, fileName }) => mediumOf(contentType, fileName)).join(", ") || null,
+  };
+}
 
-/** What stands for the text where there is none. */
 const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): string =>
   toWords({
     cards: contact.map(({ name, number, email, organization }) => {

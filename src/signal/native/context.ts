@@ -24,14 +24,13 @@ import type { Log } from "../../log.ts";
 import type { Database } from "../../store/database.ts";
 import type { Notice } from "../transport.ts";
 
-/** A byte string as libsignal wants it: on an ArrayBuffer of its own. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
 // --- who we are
 
 export type OwnName = "aci" | "pni";
 
-/** One identity of the account. Keys, sessions and registration id belong to it; the device id is shared. */
+/** One identity of the account: keys and sessions belong to it. */
 export type Own = {
   readonly name: OwnName;
   /** `<uuid>`, or `PNI:<uuid>`. */
@@ -44,15 +43,14 @@ export type Own = {
 
 export type NativeAccount = {
   readonly number: string | null;
-  /** 2..127, given by the server. */
   readonly deviceId: number;
   readonly password: string;
   readonly profileKey: Bytes | null;
-  /** Opens the storage service; all that is kept of the account's entropy pool. */
   readonly storageKey: Bytes | null;
+  /** For group credentials of an account without a PNI. */
   readonly credentialSalt: Bytes | null;
-  readonly sendsReadReceipts: boolean;
-  readonly sendsTyping: boolean;
+  readonly sendsReadReceipts: 0 | 1;
+  readonly sendsTyping: 0 | 1;
   /** When the phone last answered our sync requests; null right after linking. */
   readonly syncedAt: Millis | null;
   readonly aci: Own;
@@ -74,7 +72,6 @@ export type Request = {
   readonly isFixed?: boolean;
 };
 
-/** The server's answer, of any status. `json` is null for a body that is none. */
 export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
 
 export type Line = {
@@ -100,38 +97,33 @@ export type PinnedRequest = {
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
-  /** Bounds of the answer's body, and of the whole exchange. */
   readonly bytesMax: number;
   readonly timeoutMs: Millis;
   readonly signal?: AbortSignal | undefined;
 };
 
 /** Names of headers are in lower case. */
-export type PinnedResponse = {
-  readonly status: number;
+export type PinnedResponse = Pick<Reply, "status"> & {
   readonly headers: ReadonlyMap<string, string>;
   readonly body: Bytes;
 };
 
-/** @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled) `signal_timeout` `signal_protocol` (body too large) */
+/** Trusts the service's TLS roots and no others. @throws BridgeError `signal_unreachable` (no line, TLS refused, cancelled) `signal_timeout` `signal_protocol` (body too large) */
 export type PinnedFetch = (what: PinnedRequest) => Promise<PinnedResponse>;
 
 export type Service = {
-  /** On this machine's loopback. */
   readonly isLocal: boolean;
   readonly proxy: string | null;
-  /** For `new Net(…)`; libsignal appends its own version to the user agent (`name/version`). */
+  /** libsignal appends its own version to the user agent (`name/version`). */
   readonly netOptions: (userAgent: string) => NetConstructorOptions;
-  /** For `net.setRemoteConfig(…, BuildVariant.Production)`, before the first connection. */
+  /** To be set before the first connection. */
   readonly remoteConfig: ReadonlyMap<(typeof REMOTE_CONFIG_KEYS)[number], string>;
-  /** Serialized public keys, 33 bytes each: a sender certificate is good when any of them validates it. */
+  /** Public keys of 33 bytes: a sender certificate is good when any of them validates it. */
   readonly trustRoots: readonly Bytes[];
-  /** For zkgroup's `ServerPublicParams`. */
   readonly serverPublicParams: Bytes;
   /** Base URLs, without a slash at their end; null for a number that is not in use. */
   readonly storageUrl: string;
   readonly cdnUrl: (cdnNumber: number) => string | null;
-  /** Trusts this service's TLS roots and no others. */
   readonly fetch: PinnedFetch;
 };
 
@@ -145,20 +137,17 @@ export type GroupMember = {
 };
 
 export type GroupState = {
-  /** As `Chat` has it. */
   readonly id: string;
   readonly revision: number;
   readonly title: string;
   /** Full members, ourselves included; invited and asking ones get nothing. */
   readonly members: readonly GroupMember[];
-  /** 0 = off. */
   readonly expiresInSeconds: number;
   /** Only admins may write; no member at all. */
   readonly isAnnouncementsOnly: boolean;
   readonly isTerminated: boolean;
 };
 
-/** Whose credential it is. `salt` is `authCredentialSalt` of the provisioning message, for accounts without a PNI. */
 export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
 
 /**
@@ -186,7 +175,7 @@ export type GroupClaim = {
 export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliveries: Incoming[]; isAsked: boolean }>;
 
 export type GroupKeeper = {
-  /** Whether `aci` may do so there; a person who left still has the key. `unknown`: only the server can tell, see `learn`. */
+  /** Whether `aci` may do so there; a person who left still has the key. `unknown`: only the server can tell. */
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
   /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup`, when nothing is known of it */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
@@ -198,7 +187,7 @@ export type GroupKeeper = {
 
 // --- all of it together
 
-/** Whether the loops will listen to a person. `groupId` as `Chat` has it. Strangers get nothing from us, receipts included. */
+/** Whether the loops will listen to a person. Strangers get nothing from us, receipts included. */
 export type IsAllowed = (who: Address, groupId: string | null) => boolean;
 
 export type NativeDeps = {
@@ -222,12 +211,11 @@ export type Ratchets = {
   putSession(own: OwnName, serviceId: string, deviceId: number, record: SessionRecord | null): void;
   /** Adds a statement of the caller to the commit. */
   later(work: () => void): void;
-  /** What SQLite said when it failed under a callback of libsignal; null while all is well. */
+  /** What SQLite said when it failed under a callback of libsignal. */
   fault(): unknown;
 };
 
-/** First come, first served. `acquire` gives the release. */
-export type Mutex = { acquire(): Promise<() => void>; run<T>(work: () => T | Promise<T>): Promise<T> };
+export type Lock = () => Promise<() => void>;
 
 export type Context = NativeDeps &
   NativeAllow & {
@@ -238,14 +226,13 @@ export type Context = NativeDeps &
     readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
     readonly line: () => Line;
-    /** Of the present connection. */
     readonly closing: () => AbortSignal;
-    /** Of the account: held for the ratchet and its commit, never over the network. */
-    readonly mutex: Mutex;
+    /** Held for the ratchet and its commit, never over the network. */
+    readonly lock: Lock;
     /**
-     * Runs a work on the ratchets under the mutex, and resolves when what it did is committed. Works that wait at the same time share
-     * one commit, which waits for the disk once: a message and its transcript, a receipt and a read mark. What one that throws did
-     * is dropped.
+     * Runs a work on the ratchets under the lock, and resolves when what it did is committed; what one that throws did is dropped.
+     * Works that wait at the same time share one commit, which waits for the disk once: a message and its transcript, a receipt and a
+     * read mark.
      */
     readonly withRatchets: <T>(work: (ratchets: Ratchets) => Promise<T> | T) => Promise<T>;
     /** Whether that person may still be asked to send again, and may ask us. */
@@ -257,7 +244,7 @@ export type Context = NativeDeps &
     readonly now: () => Millis;
     /** Tells the owner with the next batch, each code once a day. */
     readonly notify: (notice: Notice) => void;
-    /** Does it after a wait, if the connection holds that long; among the work behind receiving and sending. */
+    /** Does it after a wait, if the connection holds that long. */
     readonly later: (waitMs: Millis, work: () => Promise<void>) => void;
     /** Monotonic times of what must not be done often. */
     readonly last: { askedAt: Millis; pushedAt: Millis; lookedUpAt: Millis };

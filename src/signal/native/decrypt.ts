@@ -8,7 +8,7 @@
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
-import { owned } from "./bytes.ts";
+import { owned, readOrNull } from "./bytes.ts";
 import type { Bytes, NativeAccount, Own, ReceiveDeps } from "./context.ts";
 import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
@@ -23,11 +23,18 @@ export type Sealing = {
   isSealed: boolean;
   /** 1: the sender answers a request to send again. 2: its loss matters to no person. Unsealed ones count as 1. */
   hint: number;
-  /** The group as the seal names it; null outside of one. */
   groupId: Bytes | null;
   /** The inner ciphertext, for a request to send again; null where there is none. */
   original: { readonly bytes: Bytes; readonly type: CipherType } | null;
 };
+
+const nothing = { aci: null, deviceId: 0, number: null, isSealed: false, hint: 1, groupId: null, original: null };
+export const unsealed = (): Sealing => ({ ...nothing });
+
+export const sourceOf = (envelope: Envelope) => ({
+  aci: toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId),
+  deviceId: envelope.sourceDeviceId,
+});
 
 type CipherType = libsignal.CiphertextMessageType;
 export type Plain = { readonly body: Bytes; readonly own: Own; readonly type: CipherType };
@@ -37,25 +44,18 @@ type Who = Pick<ReceiveDeps, "account" | "trustRoots"> & { readonly overlay: Ove
 /** Which of our identities an envelope is for; null for neither. Absent means the ACI. */
 function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | null {
   const { destinationServiceIdBinary: binary, destinationServiceId: text } = envelope;
-  const given = binary.length > 0 ? serviceIdOf(binary) : text;
+  // A PNI has a byte before its UUID.
+  const given = binary.length === 0 ? text : `${binary.length === 17 ? "PNI:" : ""}${toAci(binary.subarray(-16), "")}`;
   return given === "" || given === aci.serviceId ? aci : given === pni?.serviceId ? pni : null;
 }
 
-function serviceIdOf(binary: Uint8Array): string | null {
-  try {
-    return libsignal.ServiceId.parseFromServiceIdBinary(owned(binary)).getServiceIdString();
-  } catch {
-    return null;
-  }
-}
-
 const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
+/** Numbered otherwise than what is inside a seal. */
 const openTypes = new Map<Envelope_Type, CipherType>([
   [Envelope_Type.DOUBLE_RATCHET, Whisper],
   [Envelope_Type.PREKEY_MESSAGE, PreKey],
   [Envelope_Type.PLAINTEXT_CONTENT, Plaintext],
 ]);
-const sealedTypes = new Map<number, CipherType>([Whisper, PreKey, SenderKey, Plaintext].map((type) => [type, type]));
 
 /**
  * The plaintext, or why it is none of ours. Fills `sealing` as soon as something is known, so that a failure can be answered; `at`
@@ -65,20 +65,17 @@ export async function decrypt(who: Who, envelope: Envelope, at: Millis, sealing:
   const { overlay } = who;
   const own = destinationOf(envelope, who.account());
   if (own === null) return "for another account";
-  let type = openTypes.get(envelope.type);
+  let type: number | undefined = openTypes.get(envelope.type);
   let bytes = owned(envelope.content);
   if (envelope.type === Envelope_Type.UNIDENTIFIED_SENDER) {
     if (own.name === "pni") return "sealed for a number";
     const inner = await libsignal.sealedSenderDecryptToUsmc(bytes, overlay.stores(own).identities);
     const refusal = readSeal(who, own, inner, at, sealing);
     if (refusal !== null) return refusal;
-    type = sealedTypes.get(inner.msgType());
+    type = inner.msgType();
     bytes = owned(inner.contents());
-  } else {
-    sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
-    sealing.deviceId = envelope.sourceDeviceId;
-  }
-  return type === undefined ? "unknown type of message" : openCipher(overlay, own, type, bytes, sealing);
+  } else Object.assign(sealing, sourceOf(envelope));
+  return openCipher(overlay, own, type, bytes, sealing);
 }
 
 type Inner = libsignal.UnidentifiedSenderMessageContent;
@@ -86,48 +83,41 @@ type Inner = libsignal.UnidentifiedSenderMessageContent;
 /** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
 function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Millis, sealing: Sealing): string | null {
   const certificate = inner.senderCertificate();
-  sealing.aci = certificate.senderAci()?.getServiceIdString() ?? null;
-  sealing.deviceId = certificate.senderDeviceId();
-  sealing.number = certificate.senderE164();
-  sealing.isSealed = true;
-  sealing.hint = inner.contentHint();
-  sealing.groupId = inner.groupId();
-  if (!certificate.validateWithTrustRoots([...trustRoots], at))
-    return isKnown(certificate) ? "forged or expired certificate" : "signed by an unknown key: update signalman";
+  const [aci, number] = [certificate.senderAci()?.getServiceIdString() ?? null, certificate.senderE164()];
+  const seal = { isSealed: true, hint: inner.contentHint(), groupId: inner.groupId() };
+  Object.assign(sealing, { aci, number, deviceId: certificate.senderDeviceId(), ...seal } satisfies Partial<Sealing>);
+  if (!certificate.validateWithTrustRoots([...trustRoots], at)) {
+    // It may name its signer by a number that this version of libsignal has no key for.
+    const signer = readOrNull(() => certificate.serverCertificate().keyId());
+    return signer === null ? "signed by an unknown key: update signalman" : "forged or expired certificate";
+  }
   return sealing.aci === own.serviceId && sealing.deviceId === account().deviceId ? "our own" : null;
 }
 
-/** False where the certificate names its signer by a number that this version of libsignal has no key for. */
-function isKnown(certificate: libsignal.SenderCertificate): boolean {
-  try {
-    return certificate.serverCertificate().keyId() >= 0;
-  } catch {
-    return false;
-  }
-}
-
-async function openCipher(overlay: Overlay, own: Own, type: CipherType, bytes: Bytes, sealing: Sealing) {
+async function openCipher(overlay: Overlay, own: Own, type: number | undefined, bytes: Bytes, sealing: Sealing) {
   if (sealing.aci === null) return "no sender";
   const from = libsignal.ProtocolAddress.new(sealing.aci, sealing.deviceId);
   const { sessions, identities, preKeys, signedPreKeys, kyberPreKeys, senderKeys } = overlay.stores(own);
-  const give = (body: Bytes): Plain => ({ body: unpad(body), own, type });
+  const give = (body: Bytes, as: CipherType): Plain => ({ body: unpad(body), own, type: as });
   switch (type) {
     case Whisper: {
       const message = libsignal.SignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
-      return give(await libsignal.signalDecrypt(message, from, own.address, sessions, identities));
+      return give(await libsignal.signalDecrypt(message, from, own.address, sessions, identities), type);
     }
     case PreKey: {
       const message = libsignal.PreKeySignalMessage.deserialize(bytes);
       sealing.original = { bytes, type };
       const keys = [preKeys, signedPreKeys, kyberPreKeys] as const;
-      return give(await libsignal.signalDecryptPreKey(message, from, own.address, sessions, identities, ...keys));
+      return give(await libsignal.signalDecryptPreKey(message, from, own.address, sessions, identities, ...keys), type);
     }
     case SenderKey:
       sealing.original = { bytes, type };
-      return give(await libsignal.groupDecrypt(from, senderKeys, bytes));
+      return give(await libsignal.groupDecrypt(from, senderKeys, bytes), type);
     case Plaintext:
-      return give(libsignal.PlaintextContent.deserialize(bytes).body());
+      return give(libsignal.PlaintextContent.deserialize(bytes).body(), type);
+    default:
+      return "unknown type of message";
   }
 }
 

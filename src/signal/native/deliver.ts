@@ -15,10 +15,10 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { findRecipient } from "./account.ts";
 import { fromBase64, reasonOf, toBase64 } from "./bytes.ts";
-import type { Bytes, Context, Ratchets, Reply } from "./context.ts";
+import type { Bytes, Context, Ratchets, Reply, Request } from "./context.ts";
 import { pad } from "./decrypt.ts";
 import { putRow } from "./schema.ts";
-import { ask } from "./server.ts";
+import { ask, isGood } from "./server.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
 const roundsMax = 5;
@@ -43,18 +43,20 @@ const kinds = {
   typing: { isUrgent: false, isOnline: true, hint: 2, isLogged: false },
 } as const;
 
-type Parcel = {
+export type Parcel = {
   readonly kind: keyof typeof kinds;
-  /** ACI of the recipient, ours included: then it goes to our other devices. */
+  /** ACI; ours for our other devices. */
   readonly to: string;
   /** Serialized `Content`, or a request to send again, which is not encrypted. */
   readonly content: Bytes | libsignal.PlaintextContent;
-  /** The message's identity; every repetition carries the same. */
   readonly timestamp: Millis;
   /** 32 bytes, named in the seal. */
   readonly groupId?: Bytes | null;
 };
 
+/** Devices whose bundles are needed; `*`: all of them. */
+type Wanted = readonly (number | "*")[];
+type Bundles = readonly libsignal.PreKeyBundle[];
 type Seal = { readonly header: [string, string]; readonly certificate: libsignal.SenderCertificate };
 
 /**
@@ -67,11 +69,10 @@ export async function deliver(context: Context, parcel: Parcel, given?: Sealed):
   const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
   const isSelf = to === context.account().aci.serviceId;
   let mayBeSealed = !isSelf;
-  let wanted: readonly (number | "*")[] = [];
-  let prepared = given;
+  let wanted: Wanted = [];
   for (let round = 0; round < roundsMax; round++) {
+    const prepared = round === 0 ? given : undefined;
     const { seal, messages } = prepared ?? (await prepare(context, parcel, mayBeSealed, wanted));
-    prepared = undefined;
     if (messages.length === 0) {
       if (isSelf && wanted.length > 0) return false;
       if (wanted.length > 0) throw new BridgeError("unregistered", "Cannot send as the recipient has no device");
@@ -79,47 +80,36 @@ export async function deliver(context: Context, parcel: Parcel, given?: Sealed):
       continue;
     }
     wanted = [];
-    const json = { messages, timestamp, online, urgent };
-    const request = ask.sendMessages(to, json);
-    const reply = await (seal === null
-      ? context.line().request(request)
-      : context.line().sealedRequest({ ...request, headers: [seal.header] }));
-    if (reply !== null && reply.status >= 200 && reply.status < 300) return seal !== null;
-    if (seal !== null && (reply === null || reply.status === 401)) {
+    const request = ask.sendMessages(to, { messages, timestamp, online, urgent });
+    const reply = await (seal ? requestSealed(context, request, seal) : context.line().request(request));
+    if (reply && isGood(reply)) return seal !== null;
+    if (reply && (seal === null || reply.status !== 401)) wanted = await adjust(context, to, reply);
+    else {
       mayBeSealed = false;
       const sql = "UPDATE signal_recipients SET sealed_refused_at = ? WHERE aci = ?";
-      if (reply !== null) context.database.run(sql, context.now(), to);
-    } else if (reply !== null) wanted = await adjust(context, to, reply);
+      if (reply) context.database.run(sql, context.now(), to);
+    }
   }
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
+
+const requestSealed = (context: Context, request: Request, { header }: Seal): Promise<Reply | null> =>
+  context.line().sealedRequest({ ...request, headers: [header] });
 
 /** Encrypted, with the sessions committed: it may go out. */
 type Sealed = { readonly seal: Seal | null; readonly messages: readonly object[] };
 
 /** The first half of `deliver`, which takes it. @throws BridgeError as `deliver` */
-export async function prepare(
-  context: Context,
-  parcel: Parcel,
-  mayBeSealed = parcel.to !== context.account().aci.serviceId,
-  wanted: readonly (number | "*")[] = [],
-): Promise<Sealed> {
+export async function prepare(context: Context, parcel: Parcel, mayBeSealed: boolean, wanted: Wanted): Promise<Sealed> {
   const seal = mayBeSealed ? await sealFor(context, parcel.to) : null;
   const bundles = await fetchBundles(context, parcel.to, wanted, seal);
-  return {
-    seal,
-    messages: await context.withRatchets((ratchets) => encrypt(context, ratchets, parcel, bundles, seal)),
-  };
+  const messages = await context.withRatchets((ratchets) => encrypt(context, ratchets, parcel, bundles, seal));
+  return { seal, messages };
 }
 
 /** As `deliver`, with a timestamp of its own: for what is never repeated. */
-export const deliverOnce = (
-  context: Context,
-  kind: Parcel["kind"],
-  to: string,
-  content: Parcel["content"],
-  groupId: Bytes | null = null,
-) => deliver(context, { kind, to, content, timestamp: context.freshTimestamp(), groupId });
+export const deliverOnce = (context: Context, parcel: Omit<Parcel, "timestamp">): Promise<boolean> =>
+  deliver(context, { ...parcel, timestamp: context.freshTimestamp() });
 
 /** Null where a message to this person goes unsealed. */
 export async function sealFor(context: Context, to: string): Promise<Seal | null> {
@@ -131,35 +121,38 @@ export async function sealFor(context: Context, to: string): Promise<Seal | null
   return certificate && { header: ["unidentified-access-key", accessKey], certificate };
 }
 
+const id = v.number();
 const key = v.pipe(v.string(), v.transform(fromBase64));
-const toPublic = (bytes: Bytes) => libsignal.PublicKey.deserialize(bytes);
-const publicKey = v.pipe(key, v.transform(toPublic));
-const [keyId, deviceId, registrationId] = [v.number(), v.number(), v.number()];
-const signedPreKey = v.object({ keyId, publicKey, signature: key });
-const pqPublic = v.transform((bytes: Bytes) => libsignal.KEMPublicKey.deserialize(bytes));
-const pqPreKey = v.object({ keyId, publicKey: v.pipe(key, pqPublic), signature: key });
-const preKey = v.nullish(v.object({ keyId, publicKey }));
-const bundle = v.object({ deviceId, registrationId, signedPreKey, preKey, pqPreKey });
+const toPublic = v.transform((bytes: Bytes) => libsignal.PublicKey.deserialize(bytes));
+const toQuantum = v.transform((bytes: Bytes) => libsignal.KEMPublicKey.deserialize(bytes));
+const publicKey = v.pipe(key, toPublic);
+const bundle = v.object({
+  deviceId: id,
+  registrationId: id,
+  preKey: v.nullish(v.object({ keyId: id, publicKey })),
+  signedPreKey: v.object({ keyId: id, publicKey, signature: key }),
+  pqPreKey: v.object({ keyId: id, publicKey: v.pipe(key, toQuantum), signature: key }),
+});
 const bundleList = v.object({ identityKey: publicKey, devices: v.array(bundle) });
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
-async function fetchBundles(context: Context, to: string, wanted: readonly (number | "*")[], seal: Seal | null) {
+async function fetchBundles(context: Context, to: string, wanted: Wanted, seal: Seal | null): Promise<Bundles> {
   const { aci, deviceId: ownId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
     const request = ask.bundles(to, device);
-    let reply = seal && (await context.line().sealedRequest({ ...request, headers: [seal.header] }));
+    let reply = seal && (await requestSealed(context, request, seal));
     if (reply === null || reply.status === 401) reply = await context.line().request(request);
     if (reply.status === 404 && device !== "*") continue;
-    if (reply.status !== 200) throw await refusal(context, reply, "fetch keys");
+    if (!isGood(reply)) throw await refusal(context, reply, "fetch keys");
     try {
       const { identityKey, devices } = v.parse(bundleList, reply.json);
       for (const { deviceId: id, registrationId, preKey, signedPreKey: signed, pqPreKey: pq } of devices) {
-        if (to === aci.serviceId && id === ownId) continue;
         const oneTime = [preKey?.keyId ?? null, preKey?.publicKey ?? null] as const;
         const lasting = [signed.keyId, signed.publicKey, signed.signature, identityKey] as const;
         const quantum = [pq.keyId, pq.publicKey, pq.signature] as const;
-        bundles.push(libsignal.PreKeyBundle.new(registrationId, id, ...oneTime, ...lasting, ...quantum));
+        if (to !== aci.serviceId || id !== ownId)
+          bundles.push(libsignal.PreKeyBundle.new(registrationId, id, ...oneTime, ...lasting, ...quantum));
       }
     } catch (cause) {
       throw new BridgeError("signal_protocol", "Cannot read the keys of a recipient", { cause });
@@ -168,14 +161,7 @@ async function fetchBundles(context: Context, to: string, wanted: readonly (numb
   return bundles;
 }
 
-/** The messages as the server wants them, none where there is no session. */
-async function encrypt(
-  context: Context,
-  ratchets: Ratchets,
-  parcel: Parcel,
-  bundles: readonly libsignal.PreKeyBundle[],
-  seal: Seal | null,
-) {
+async function encrypt(context: Context, ratchets: Ratchets, parcel: Parcel, bundles: Bundles, seal: Seal | null) {
   const { kind, to, content, timestamp, groupId = null } = parcel;
   const { aci, deviceId } = context.account();
   const { sessions, identities } = ratchets.stores(aci);
@@ -192,10 +178,9 @@ async function encrypt(
       const isMe = to === aci.serviceId && id === deviceId;
       if (session === null || isMe || !session.hasCurrentState(now)) continue;
       const peer = libsignal.ProtocolAddress.new(to, id);
-      const inner =
-        padded instanceof Uint8Array
-          ? await libsignal.signalEncrypt(padded, peer, aci.address, sessions, identities, now)
-          : libsignal.CiphertextMessage.from(padded);
+      const inner = await (padded instanceof Uint8Array
+        ? libsignal.signalEncrypt(padded, peer, aci.address, sessions, identities, now)
+        : libsignal.CiphertextMessage.from(padded));
       const outer =
         seal && libsignal.UnidentifiedSenderMessageContent.new(inner, seal.certificate, kinds[kind].hint, groupId);
       messages.push({
@@ -274,26 +259,24 @@ async function pushChallenge({ database, clock, line, last }: Context, json: unk
   database.run("UPDATE signal_account SET challenge = ?", asked.output.token);
   if (!asked.output.options.includes("pushChallenge") || clock.monotonic() - last.pushedAt < pushEveryMs) return false;
   last.pushedAt = clock.monotonic();
-  const isTaken = ({ status }: Reply) => status < 300;
   return line()
     .request(ask.pushChallenge())
-    .then(isTaken, () => false);
+    .then(isGood, () => false);
 }
 
 const certificateAnswer = v.object({ certificate: key });
 
-/** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
 type KeeperDeps = Pick<Context, "line" | "now" | "log">;
+/** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
 export function certificateKeeper({ line, now, log }: KeeperDeps): Context["certificate"] {
   let kept: libsignal.SenderCertificate | null = null;
   let asking: Promise<libsignal.SenderCertificate | null> | null = null;
   const fetch = async () => {
     const reply = await line().request(ask.senderCertificate());
     const answer = v.safeParse(certificateAnswer, reply.json);
-    if (reply.status === 200 && answer.success)
-      return (kept = libsignal.SenderCertificate.deserialize(answer.output.certificate));
-    log.warn("no sender certificate: messages go unsealed", { status: reply.status });
-    return null;
+    kept = answer.success ? libsignal.SenderCertificate.deserialize(answer.output.certificate) : null;
+    if (kept === null) log.warn("no sender certificate: messages go unsealed", { status: reply.status });
+    return kept;
   };
   return async () => {
     if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;

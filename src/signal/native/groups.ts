@@ -15,13 +15,13 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
-import { attempt, fromBase64, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { attempt, fromBase64, openGcm, owned, readOrNull, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, FetchGroup, GroupAccount } from "./context.ts";
 import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
 import { retryAfterMsOf } from "./service.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { ask, refused } from "./server.ts";
+import { answerOf, ask, isGood, refused } from "./server.ts";
 
 type Hosts = Pick<Service, "fetch" | "storageUrl" | "serverPublicParams">;
 
@@ -59,7 +59,7 @@ export function groupFetcher(service: Hosts, request: Line["request"], now: () =
         continue;
       }
       if (answer.status === 403 || answer.status === 404) return null;
-      if (answer.status !== 200) throw refused("read a group", answer.status, retryAfterMsOf(answer));
+      if (!isGood(answer)) throw refused("read a group", { ...answer, retryAfterMs: retryAfterMsOf(answer) });
       return guard("its state cannot be decrypted", () => toState(secrets, answer.body));
     }
   };
@@ -69,16 +69,11 @@ const daily = v.object({ credential: v.pipe(v.string(), v.base64()), redemptionT
 const credentialsSchema = v.object({ pni: v.nullish(v.string()), credentials: v.array(daily) });
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
-async function fetchCredential(
-  operations: zkgroup.ClientZkAuthOperations,
-  request: Line["request"],
-  account: GroupAccount,
-  day: number,
-): Promise<zkgroup.AuthCredentialWithPni> {
+type Operations = zkgroup.ClientZkAuthOperations;
+async function fetchCredential(operations: Operations, request: Line["request"], account: GroupAccount, day: number) {
   const reply = await request(ask.groupCredentials(day, day + daySeconds));
-  if (reply.status !== 200) throw refused("read a group", reply.status, reply.retryAfterMs);
+  const { pni, credentials } = answerOf(credentialsSchema, reply, "read a group");
   return guard("its credential is not valid", () => {
-    const { pni, credentials } = v.parse(credentialsSchema, reply.json);
     const todays = credentials.find((entry) => entry.redemptionTime === day);
     if (todays === undefined) throw new Error("the server gave none for today");
     const response = new zkgroup.AuthCredentialWithPniResponse(fromBase64(todays.credential));
@@ -96,7 +91,6 @@ function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
   const { group } = fromBinary(wire.GroupResponseSchema, body);
   if (group === undefined) throw new Error("the answer holds no group");
   const cipher = new zkgroup.ClientZkGroupCipher(secrets);
-  // Empty bytes mean: not set.
   const open = (sealed: Uint8Array) =>
     fromBinary(wire.GroupAttributeBlobSchema, sealed.length === 0 ? sealed : cipher.decryptBlob(owned(sealed))).content;
   const title = open(group.title);
@@ -116,38 +110,33 @@ function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
 function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["members"][number]): GroupMember | null {
   const id = cipher.decryptServiceId(new zkgroup.UuidCiphertext(owned(member.userId)));
   if (!(id instanceof Aci)) return null;
-  let profileKey: Bytes | null = null;
-  try {
+  // Without it only the sealed-sender route to this member is lost.
+  const profileKey = readOrNull(() => {
     const sealed = new zkgroup.ProfileKeyCiphertext(owned(member.profileKey));
-    profileKey = owned(cipher.decryptProfileKey(sealed, id).serialize());
-  } catch {
-    // Only the sealed-sender route to this member is lost.
-  }
+    return owned(cipher.decryptProfileKey(sealed, id).serialize());
+  });
   return { aci: id.getServiceIdString(), isAdmin: member.role === wire.Group_Member_Role.ADMINISTRATOR, profileKey };
 }
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
-function guard<T>(why: string, work: () => T): T {
-  try {
-    return work();
-  } catch (cause) {
-    throw new BridgeError("signal_protocol", `Cannot read a group as ${why}: ${reasonOf(cause)}`, { cause });
-  }
-}
+const guard = <T>(why: string, read: () => T): T =>
+  readOrThrow(read, (cause) => {
+    const message = `Cannot read a group as ${why}: ${reasonOf(cause)}`;
+    return new BridgeError("signal_protocol", message, { cause });
+  });
 
 type KeeperDeps = Pick<Context, "database" | "now" | "account"> & {
   readonly fetchGroup: FetchGroup;
-  /** Of members who were not known before: whether the owner has blocked them. Never rejects. */
-  readonly learnBlocked: () => Promise<void>;
+  /** What else there is to know of the members; `isNew`: one was not there before. Never rejects. */
+  readonly learnMore: (state: GroupState, isNew: boolean) => Promise<void>;
 };
 type Row = Record<"masterKey", Bytes> &
   Record<"revision" | "isBlocked", number> & { state: string | null; fetchedAt: number | null };
 
-export function keepGroups({ database, now, account, fetchGroup, learnBlocked }: KeeperDeps): GroupKeeper {
+export function keepGroups({ database, now, account, fetchGroup, learnMore }: KeeperDeps): GroupKeeper {
   /** Claims that the server was asked about: a made-up revision is not asked about twice. */
   const asked = new Set<string>();
-  /** When they were given up. */
   const unreadable = new Map<string, Millis>();
   const nameOf = (groupId: string, revision: number) => `${groupId} ${revision}`;
   const find = (groupId: string) => {
@@ -156,7 +145,6 @@ export function keepGroups({ database, now, account, fetchGroup, learnBlocked }:
     const row = database.get<Row>(sql, groupId);
     return row && { ...row, state: row.state === null ? null : (JSON.parse(row.state) as KnownGroup["state"]) };
   };
-  /** Fetches and saves; null when we are no member. */
   const refresh = async (groupId: string, masterKey: Bytes, signal: AbortSignal) => {
     const { aci, pni, credentialSalt } = account();
     const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };
@@ -164,7 +152,8 @@ export function keepGroups({ database, now, account, fetchGroup, learnBlocked }:
     const state = await fetchGroup(who, masterKey, signal);
     if (state === null) return null;
     database.transaction(() => save(database, groupId, masterKey, state, now()));
-    if (state.members.some(({ aci }) => !before.has(aci))) await learnBlocked();
+    const isNew = state.members.some(({ aci }) => !before.has(aci));
+    await learnMore(state, isNew);
     return state;
   };
   return {
@@ -225,19 +214,12 @@ const namesMax = 20;
 
 const profile = v.object({ name: v.string() });
 
-/** Fetches a group's state, and the names that are not known of its members; a name that cannot be had is no reason to fail. */
-export function withNames(fetchGroup: FetchGroup, database: Database, request: Line["request"]): FetchGroup {
-  const learn = (aci: string, key: Bytes) => {
-    const saving = fetchName(request, aci, key).then((name) => saveRecipient(database, aci, null, name));
-    return attempt(saving, () => undefined);
-  };
-  return async (account, masterKey, signal) => {
-    const state = await fetchGroup(account, masterKey, signal);
-    const isNameless = (aci: string) => aci !== account.aci && findRecipient(database, aci).name === null;
-    const nameless = (state?.members ?? []).filter(({ aci }) => isNameless(aci)).slice(0, namesMax);
-    await Promise.all(nameless.map(async ({ aci, profileKey }) => profileKey && learn(aci, profileKey)));
-    return state;
-  };
+/** Of members without one; a name that cannot be had is no reason to fail. */
+export async function learnNames({ members }: GroupState, database: Database, request: Line["request"]): Promise<void> {
+  const nameless = members.filter(({ aci }) => findRecipient(database, aci).name === null).slice(0, namesMax);
+  const learn = async ({ aci, profileKey }: GroupMember) =>
+    profileKey && saveRecipient(database, aci, null, await fetchName(request, aci, profileKey));
+  await Promise.all(nameless.map((member) => attempt(learn(member), () => undefined)));
 }
 
 /** Null where there is no profile, or the key does not open it. */
@@ -249,10 +231,5 @@ async function fetchName(request: Line["request"], aci: string, key: Bytes): Pro
 }
 
 /** The plain name is padded with NULs, and one stands between given and family name; null where the key does not open it. */
-export function openName(sealed: Bytes, key: Bytes): string | null {
-  try {
-    return Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim() || null;
-  } catch {
-    return null;
-  }
-}
+export const openName = (sealed: Bytes, key: Bytes): string | null =>
+  readOrNull(() => Buffer.from(openGcm(key, sealed)).toString().replace(/\0+/gu, " ").trim()) || null;

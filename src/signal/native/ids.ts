@@ -2,7 +2,7 @@
 import { Aci } from "@signalapp/libsignal-client";
 import { GroupMasterKey, GroupSecretParams } from "@signalapp/libsignal-client/zkgroup.js";
 import { BridgeError } from "../../core/errors.ts";
-import { owned, reasonOf, toBase64 } from "./bytes.ts";
+import { owned, readOrThrow, toBase64 } from "./bytes.ts";
 import type { Bytes } from "./context.ts";
 
 /** An ACI in either of its forms, as lower-case UUID; null for a PNI, or for nothing. */
@@ -16,14 +16,11 @@ export function toAci(binary: Uint8Array | null, text: string): string | null {
 export const aciBytes = (uuid: string): Bytes => owned(Aci.fromUuid(uuid).getServiceIdBinary());
 
 /** @throws BridgeError `signal_protocol` when the master key is not one (32 bytes) */
-export function groupSecretsOf(masterKey: Uint8Array): GroupSecretParams {
-  try {
-    return GroupSecretParams.deriveFromMasterKey(new GroupMasterKey(owned(masterKey)));
-  } catch (cause) {
-    const message = `Cannot read a group as its master key is damaged: ${reasonOf(cause)}`;
-    throw new BridgeError("signal_protocol", message, { cause });
-  }
-}
+export const groupSecretsOf = (masterKey: Uint8Array): GroupSecretParams =>
+  readOrThrow(
+    () => GroupSecretParams.deriveFromMasterKey(new GroupMasterKey(owned(masterKey))),
+    (cause) => new BridgeError("signal_protocol", "Cannot read a group as its master key is damaged", { cause }),
+  );
 
 /** The group's id as `Chat` has it: standard base64 of 32 bytes. @throws BridgeError `signal_protocol` */
 export const groupIdOf = (masterKey: Uint8Array): string =>

@@ -12,9 +12,8 @@ import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
 import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
-import { ask, refused } from "./server.ts";
+import { answerOf, ask, isGood, refused } from "./server.ts";
 
-/** Key ids are 1 to this. */
 export const keyIdMax = 0xffffff;
 /** One upload, of each kind. The server takes no more. */
 const batchSize = 100;
@@ -47,7 +46,6 @@ function makeKyberKey(identity: libsignal.PrivateKey, id: number, at: Millis): K
   return libsignal.KyberPreKeyRecord.new(id, at, pair, identity.sign(pair.getPublicKey().serialize()));
 }
 
-/** A signed key as the server's JSON has it. */
 export const toUpload = (key: Signed | Kyber) => ({
   keyId: key.id(),
   publicKey: toBase64(key.publicKey().serialize()),
@@ -65,7 +63,6 @@ export function saveOwn(database: Database, own: NewOwn, keys: StandingKeys, at:
   saveStandingKeys(database, name, keys, at);
 }
 
-/** Writes standing keys and makes them the active ones. */
 function saveStandingKeys(database: Database, own: OwnName, { signed, lastResort }: StandingKeys, at: Millis): void {
   supersede(database, "signed_pre_keys", own, at);
   supersede(database, "kyber_pre_keys", own, at, "AND is_last_resort = 1");
@@ -91,25 +88,23 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  */
 export async function refreshKeys({ database, clock, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
-  const left = v.safeParse(counts, answer.json);
   if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
     log.info("no pre-keys for the number: the account has lost it", { status: answer.status });
     return false;
   }
-  if (answer.status !== 200 || !left.success) throw refused("count pre-keys", answer.status);
+  const { count, pqCount } = answerOf(counts, answer, "count pre-keys");
   const at = clock.now();
   const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
   const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
-  if (!isRotating && Math.min(left.output.count, left.output.pqCount) >= countMin) return false;
+  if (!isRotating && Math.min(count, pqCount) >= countMin) return false;
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
-  const { status } = await line.request(ask.uploadKeys(own.name, json));
-  if (status >= 200 && status <= 299) return true;
+  const reply = await line.request(ask.uploadKeys(own.name, json));
+  if (isGood(reply)) return true;
   // The rotation did not take place: the next round makes it up.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
-  throw refused("upload pre-keys", status);
+  throw refused("upload pre-keys", reply);
 }
 
-/** Gives the upload. */
 function makeAndSave(database: Database, { name: own, identity }: Own, isRotating: boolean, at: Millis) {
   const nextId = takeIds(database, own, 2 * batchSize + 2);
   const oneTime = Array.from({ length: batchSize }, () => {
@@ -138,7 +133,6 @@ function takeIds(database: Database, own: OwnName, count: number): () => number 
   return () => next++;
 }
 
-/** Forgets keys that were superseded long ago. Inside a transaction of the caller. */
 export function pruneKeys(database: Database, now: Millis): void {
   for (const [table, which] of [
     ["signal_pre_keys", ""],

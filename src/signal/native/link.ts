@@ -15,13 +15,13 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { loadAccount, readAccount, storageKeyOf, toAccount } from "./account.ts";
-import { attempt, concat, owned, toBase64, utf8 } from "./bytes.ts";
+import { attempt, concat, owned, readOrThrow, toBase64, utf8 } from "./bytes.ts";
 import { connectSealed, exchange, once, openLine, withDeadline } from "./connect.ts";
-import type { Bytes, Context, Line, NativeAccount, NativeDeps, OwnName, Reply } from "./context.ts";
+import type { Bytes, Context, Line, NativeAccount, NativeDeps, OwnName } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
-import { ask, capabilities } from "./server.ts";
+import { answerOf, ask, capabilities, isGood, refused } from "./server.ts";
 
 /** The server takes a sealed name of at most 225 bytes; sealing adds some sixty. */
 const nameLengthMax = 50;
@@ -37,30 +37,31 @@ type LinkDeps = NativeDeps & Pick<Context, "net">;
  */
 export function makeLink(deps: LinkDeps): Link {
   return async function* (deviceName: string, signal: AbortSignal): AsyncIterable<LinkProgress> {
-    for (let codes = 0, isDone = false; !isDone; codes++) {
+    let provision: Provision | null = null;
+    for (let codes = 0; provision === null; codes++) {
       if (codes === codesMax) throw new BridgeError("signal_timeout", "Cannot link as the code was not scanned");
       const { url, scanned, open } = await openCode(deps, signal);
       await using _ = open;
       yield { event: "url", url };
-      const provision = await scanned;
-      if (provision === null) continue;
-      await complete(deps, prepare(deps, provision, deviceName), signal);
-      isDone = true;
+      provision = await scanned();
     }
-    await announceKeys(deps, signal);
-    yield { event: "linked", account: toAccount(loadAccount(deps.database)) };
+    await complete(deps, prepare(deps, provision, deviceName), signal);
+    const account = loadAccount(deps.database);
+    await attempt(announceKeys(deps, account, signal), ({ message: reason }) =>
+      deps.log.warn("pre-keys not uploaded yet", { reason }),
+    );
+    yield { event: "linked", account: toAccount(account) };
   };
 }
 
-/** `scanned` is what the phone sent; null when the server closed the socket first. */
+/** `scanned` resolves to what the phone sent; null when the server closed the socket first. */
 async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   const ephemeral = libsignal.PrivateKey.generate();
   const address = Promise.withResolvers<string | null>();
-  const scanned = Promise.withResolvers<Provision | null>();
-  scanned.promise.catch(() => undefined);
+  const envelope = Promise.withResolvers<Bytes | null>();
   const end = () => {
     address.resolve(null);
-    scanned.resolve(null);
+    envelope.resolve(null);
   };
   const listener: Parameters<Net["connectProvisioning"]>[0] = {
     onReceivedAddress: (value, ack) => {
@@ -68,11 +69,7 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
       once(ack)();
     },
     onReceivedEnvelope: (bytes, ack) => {
-      try {
-        scanned.resolve(openProvision(owned(bytes), ephemeral));
-      } catch (error) {
-        scanned.reject(error);
-      }
+      envelope.resolve(owned(bytes));
       once(ack)();
     },
     onConnectionInterrupted: end,
@@ -80,20 +77,21 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
   const connection = await withDeadline(clock, signal, (abortSignal) =>
     net.connectProvisioning(listener, { abortSignal }),
   );
-  const cancel = () => {
-    scanned.reject(new BridgeError("signal_unreachable", "Cannot link as it was cancelled"));
-    end();
-  };
-  signal.addEventListener("abort", cancel, { once: true });
-  if (signal.aborted) cancel();
+  signal.addEventListener("abort", end, { once: true });
+  if (signal.aborted) end();
   await using stack = new AsyncDisposableStack();
   stack.defer(async () => {
-    signal.removeEventListener("abort", cancel);
+    signal.removeEventListener("abort", end);
     await connection.disconnect();
   });
   const given = await address.promise;
   if (given === null) throw new BridgeError("signal_unreachable", "Cannot link as the server gave no address");
-  return { url: linkUrl(given, ephemeral.getPublicKey()), scanned: scanned.promise, open: stack.move() };
+  const scanned = async () => {
+    const bytes = await envelope.promise;
+    if (signal.aborted) throw new BridgeError("signal_unreachable", "Cannot link as it was cancelled");
+    return bytes && openProvision(bytes, ephemeral);
+  };
+  return { url: linkUrl(given, ephemeral.getPublicKey()), scanned, open: stack.move() };
 }
 
 function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: string) {
@@ -143,13 +141,15 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
   try {
     const login = toBase64(utf8(`${pending.provision.aci}:${pending.password}`));
     const reply = await exchange(connection, ask.linkDevice(pending.request, login));
-    const answer = v.safeParse(linked, reply.json);
-    if (reply.status < 200 || reply.status > 299 || !answer.success) throw refusal(reply);
-    if (answer.output.uuid.toLowerCase() !== pending.provision.aci)
+    if (!isGood(reply)) throw refused("link", reply, "rejected", hints.get(reply.status) ?? expired);
+    const answer = answerOf(linked, reply, "link");
+    if (answer.uuid.toLowerCase() !== pending.provision.aci)
       throw new BridgeError("signal_protocol", "Cannot link as the server names another account than the phone did");
     const earlier = readAccount(deps.database);
-    deps.database.transaction(() => save(deps, pending, answer.output));
-    if (earlier !== null) await unlink(deps, earlier, signal);
+    deps.database.transaction(() => save(deps, pending, answer));
+    const note = ({ message: reason }: BridgeError) =>
+      deps.log.info("the earlier device may still be listed on the phone", { reason });
+    if (earlier !== null) await attempt(unlink(deps, earlier, signal), note);
   } finally {
     await connection.disconnect();
   }
@@ -162,25 +162,15 @@ const hints = new Map([
 ]);
 const expired = "The code has expired or was used: run `signalman link` again and scan the new code soon.";
 
-function refusal({ status, retryAfterMs }: Reply): BridgeError {
-  const what = `Cannot link as the server answered ${status}`;
-  if (status === 429) return new BridgeError("signal_rate_limited", what, { retryAfterMs: retryAfterMs ?? undefined });
-  return new BridgeError("rejected", what, { hint: hints.get(status) ?? expired });
-}
-
-/** A device that is only forgotten would keep a place and a queue for weeks. Best effort: it may be gone already. */
+/** A device that is only forgotten would keep a place and a queue for weeks. @throws BridgeError also where it is gone already */
 async function unlink(deps: LinkDeps, earlier: NativeAccount, signal: AbortSignal): Promise<void> {
-  const removing = onLine(deps, earlier, signal, (line) => line.request(ask.removeDevice(earlier.deviceId)));
-  const note = ({ message: reason }: BridgeError) =>
-    deps.log.info("the earlier device may still be listed on the phone", { reason });
-  await attempt(removing, note);
+  await using line = await openLineOf(deps, earlier, signal);
+  await line.request(ask.removeDevice(earlier.deviceId));
 }
 
-type OnLine = (line: Line) => Promise<unknown>;
-async function onLine(deps: LinkDeps, account: NativeAccount, signal: AbortSignal, work: OnLine): Promise<void> {
+function openLineOf(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
   const nothing = () => undefined;
-  await using line = await openLine({ ...deps, onServerTime: nothing, notify: nothing }, account, signal);
-  await work(line);
+  return openLine({ ...deps, onServerTime: nothing, notify: nothing }, account, signal);
 }
 
 /** What belongs to one device, and what to one account. */
@@ -205,14 +195,11 @@ function save({ database, clock }: LinkDeps, { provision, owns, password }: Pend
   }
 }
 
-/** The account is linked by now, so a failure is only noted: the next connect uploads what is missing. */
-async function announceKeys(deps: LinkDeps, signal: AbortSignal): Promise<void> {
-  const account = loadAccount(deps.database);
-  const uploading = onLine(deps, account, signal, async (line) => {
-    await refreshKeys(deps, line, account.aci);
-    if (account.pni !== null) await refreshKeys(deps, line, account.pni);
-  });
-  await attempt(uploading, ({ message: reason }) => deps.log.warn("pre-keys not uploaded yet", { reason }));
+/** @throws BridgeError those of the line; the next connect uploads what is missing */
+async function announceKeys(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<void> {
+  await using line = await openLineOf(deps, account, signal);
+  await refreshKeys(deps, line, account.aci);
+  if (account.pni !== null) await refreshKeys(deps, line, account.pni);
 }
 
 // --- what the phone hands over through the QR code, and the name under which it lists us
@@ -221,7 +208,6 @@ type Provision = ReturnType<typeof toProvision>;
 const macBytes = 32;
 const ivBytes = 16;
 
-/** For the QR code. Empty `capabilities` declines the transfer of old messages. */
 function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
   const key = encodeURIComponent(toBase64(publicKey.serialize()));
   return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
@@ -229,13 +215,11 @@ function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
 
 /** @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs */
 export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
-  try {
-    const envelope = fromBinary(wire.ProvisionEnvelopeSchema, bytes);
-    return toProvision(decrypt(envelope.body, libsignal.PublicKey.deserialize(owned(envelope.publicKey)), ephemeral));
-  } catch (error) {
-    if (error instanceof BridgeError) throw error;
-    throw refuse("it cannot be read", error);
-  }
+  const open = () => {
+    const { body, publicKey } = fromBinary(wire.ProvisionEnvelopeSchema, bytes);
+    return toProvision(decrypt(body, libsignal.PublicKey.deserialize(owned(publicKey)), ephemeral));
+  };
+  return readOrThrow(open, (error) => (error instanceof BridgeError ? error : refuse("it cannot be read", error)));
 }
 
 const refuse = (why: string, cause?: unknown) =>
@@ -252,7 +236,6 @@ function decrypt(body: Uint8Array, theirs: libsignal.PublicKey, ephemeral: libsi
   return concat(decipher.update(body.subarray(1 + ivBytes, -macBytes)), decipher.final());
 }
 
-/** What the phone gives to a new device. The code is single use; there is no PNI for an account without a number. */
 function toProvision(plain: Bytes) {
   const message = fromBinary(wire.ProvisionMessageSchema, plain);
   const aci =
@@ -277,10 +260,9 @@ function toProvision(plain: Bytes) {
 function toIdentity(secret: Uint8Array, announced: Uint8Array): libsignal.PrivateKey | null {
   if (secret.length === 0) return null;
   const key = libsignal.PrivateKey.deserialize(owned(secret));
-  const isMatching =
-    announced.length === 0 || libsignal.PublicKey.deserialize(owned(announced)).equals(key.getPublicKey());
-  if (!isMatching) throw refuse("an identity key does not match its public half");
-  return key;
+  if (announced.length === 0 || libsignal.PublicKey.deserialize(owned(announced)).equals(key.getPublicKey()))
+    return key;
+  throw refuse("an identity key does not match its public half");
 }
 
 /** The device's name, readable to the account's own devices only; base64 of the sealed form, different each time. */

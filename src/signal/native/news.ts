@@ -15,21 +15,17 @@ import type * as wire from "./proto/signal_pb.ts";
 import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.ts";
 import type { Overlay } from "./store.ts";
 
-type Jobs = {
+export type Job = Readonly<
   /** A pre-key was used up; the storage service has something new. */
-  refreshKeys: object;
-  storage: object;
+  | { kind: "refreshKeys" | "storage" }
   /** Ask the sender of an undecryptable message to send it again. */
-  askAgain: { aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage };
+  | { kind: "askAgain"; aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage }
   /** A person asks us to send again: a serialized `DecryptionErrorMessage`. */
-  answerAgain: { aci: string; deviceId: number; request: Bytes };
-  contacts: { pointer: wire.AttachmentPointer };
-  receipt: { aci: string; sentAts: readonly Millis[] };
-};
-export type JobOf<K extends keyof Jobs> = Readonly<Jobs[K] & { kind: K }>;
-export type Job = { [K in keyof Jobs]: JobOf<K> }[keyof Jobs];
+  | { kind: "answerAgain"; aci: string; deviceId: number; request: Bytes }
+  | { kind: "contacts"; pointer: wire.AttachmentPointer }
+  | { kind: "receipt"; aci: string; sentAts: readonly Millis[] }
+>;
 
-/** What a batch is read with. */
 export type Desk = ReceiveDeps & { readonly overlay: Overlay };
 
 /** However many keys were used, the lists are looked at once; a person gets one receipt for a batch. */

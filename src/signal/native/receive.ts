@@ -12,25 +12,24 @@
  * counted *before* libsignal sees the bytes, so that a message that kills the process is given up in the end. What comes for
  * a second time goes alone, lest its neighbours are given up with it. **Source:** `docs/signal-protocol.md`, "Envelopes".
  */
-import { fromBinary } from "@bufbuild/protobuf";
+import { type DescMessage, fromBinary, type MessageShape } from "@bufbuild/protobuf";
 import * as libsignal from "@signalapp/libsignal-client";
 import { createHash } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Address, Envelope as Delivered, Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
-import { owned, toBase64 } from "./bytes.ts";
+import { owned, readOrNull, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
-import { decrypt, type Plain, type Sealing } from "./decrypt.ts";
-import { groupIdOf, toAci } from "./ids.ts";
+import { decrypt, type Plain, type Sealing, sourceOf, unsealed } from "./decrypt.ts";
+import { groupIdOf } from "./ids.ts";
 import { type Desk, type Job, takeNews } from "./news.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { putRow } from "./schema.ts";
 import type { Overlay } from "./store.ts";
 
-/** One transaction's worth. */
 const batchLengthMax = 50;
 /** So many process deaths over the same bytes, and they are set aside. */
 const attemptsMax = 5;
@@ -38,15 +37,14 @@ const profileKeyUpdate = wire.DataMessage_Flags.PROFILE_KEY_UPDATE;
 const blockedText =
   "A person or group that may write here is blocked in Signal: until you unblock them on the phone, what they write is dropped.";
 
-/** What became of one delivery. */
 type Outcome = {
   readonly envelope?: Delivered;
+  /** Why it is set aside; its bytes are kept where it is `isForUs`, from a person on the allow list. */
   readonly quarantine?: string;
+  readonly isForUs?: boolean;
   readonly jobs?: readonly Job[];
   /** The account changed, and what comes next must be opened with the new one. */
   readonly isLast?: boolean;
-  /** From a person on the allow list. */
-  readonly isForUs?: boolean;
   /** Not opened: first the server must say who may write in that group. */
   readonly claim?: GroupClaim;
 };
@@ -59,8 +57,8 @@ export type Opened = {
   isAccountChanged: boolean;
 };
 
-/** What a batch works on; what must wait for its group goes to `waiting`. */
 type Work = Desk & { readonly waiting: Waiting };
+type Reading = Work & { readonly envelope: wire.Envelope; readonly latest: Millis };
 
 const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update(bytes).digest());
 
@@ -151,21 +149,15 @@ export function giveBack(database: Database, line: Line | null, deliveries: read
 /** @throws BridgeError `database` */
 export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outcome> {
   const { overlay, log } = work;
-  let envelope: wire.Envelope;
-  try {
-    envelope = fromBinary(wire.EnvelopeSchema, incoming.bytes);
-  } catch {
-    return { quarantine: "envelope not readable" };
-  }
-  const unknown = { aci: null, deviceId: 0, number: null, hint: 1, groupId: null, original: null };
-  const sealing: Sealing = { ...unknown, isSealed: false };
+  const envelope = parse(wire.EnvelopeSchema, incoming.bytes);
+  if (envelope === null) return { quarantine: "envelope not readable" };
+  const sealing = unsealed();
   const sentAt = Number(envelope.clientTimestamp);
   // When the server received it; the header of the delivery says when it was handed out.
   const serverAt = (Number(envelope.serverTimestamp) || incoming.serverAt) ?? null;
   if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) {
     // The server itself says that an unsealed message of ours was delivered.
-    sealing.aci = toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId);
-    sealing.deviceId = envelope.sourceDeviceId;
+    Object.assign(sealing, sourceOf(envelope));
     const said = { kind: "receipt", receipt: "delivery", sentAts: [sentAt] } as const;
     return sealing.aci === null ? {} : { envelope: toEnvelope(senderOf(work, sealing, sentAt, serverAt), said, null) };
   }
@@ -179,17 +171,18 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
       return plain === "our own" ? {} : { quarantine: plain, isForUs };
     }
     const latest = Math.max(work.now(), serverAt ?? 0, incoming.serverAt ?? 0);
-    const read = await readPlain(work, envelope, plain, sender, sealing, latest).catch((error: unknown) => {
-      throwStorageFault(overlay, error);
-      return "content not usable";
-    });
+    const read = await readPlain({ ...work, envelope, latest }, plain, sender, sealing.isSealed).catch(
+      (error: unknown) => {
+        throwStorageFault(overlay, error);
+        return "content not usable";
+      },
+    );
     return typeof read === "string" ? { quarantine: read, isForUs } : { ...read, isForUs };
   } catch (error) {
     return failed(work, sentAt, sealing, error);
   }
 }
 
-/** Of our other devices, or of people and groups on the allow list. */
 const isTheirs = ({ isAllowed }: Work, sender: Sender, { groupId }: Sealing): boolean =>
   sender.isOwn || isAllowed(sender, groupId && toBase64(groupId));
 
@@ -198,51 +191,25 @@ const addressOf = ({ account, database }: Work, aci: string): Address => ({
   number: aci === account().aci.serviceId ? account().number : findRecipient(database, aci).number,
 });
 
-function senderOf(
-  work: Work,
-  { aci: given, deviceId, number }: Sealing,
-  sentAt: Millis,
-  serverAt: Millis | null,
-): Sender {
-  const aci = given ?? "";
+function senderOf(work: Work, from: Sealing, sentAt: Millis, serverAt: Millis | null): Sender {
+  const aci = from.aci ?? "";
   const { name, timerSeconds, isBlocked } = findRecipient(work.database, aci);
+  const number = from.number ?? addressOf(work, aci).number;
   const isOwn = aci === work.account().aci.serviceId;
-  return {
-    ...addressOf(work, aci),
-    ...(number && { number }),
-    aci,
-    deviceId,
-    name,
-    isOwn,
-    isBlocked,
-    sentAt,
-    serverAt,
-    timerSeconds,
-  };
+  const more = { isOwn, isBlocked: isBlocked === 1, timerSeconds };
+  return { aci, number, deviceId: from.deviceId, name, sentAt, serverAt, ...more };
 }
 
 /** What a decrypted body says, or the reason to set it aside: then the ratchet's step is kept all the same. @throws BridgeError `database` */
-async function readPlain(
-  work: Work,
-  envelope: wire.Envelope,
-  plain: Plain,
-  sender: Sender,
-  { isSealed }: Sealing,
-  latest: Millis,
-): Promise<Outcome | string> {
-  const { overlay, account, groups } = work;
-  let content: wire.Content;
-  try {
-    content = fromBinary(wire.ContentSchema, plain.body);
-  } catch {
-    return "content not readable";
-  }
+async function readPlain(work: Reading, plain: Plain, sender: Sender, isSealed: boolean): Promise<Outcome | string> {
+  const { overlay, account, groups, latest } = work;
+  const content = parse(wire.ContentSchema, plain.body);
+  if (content === null) return "content not readable";
   // A plaintext is not authenticated: it may ask to send again, and nothing else.
   const isRetryRequest = content.content.case === "decryptionErrorMessage";
   if (plain.type === libsignal.CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
   const keys = content.senderKeyDistributionMessage;
-  if (keys.length > 0 && !(await takeSenderKey(overlay, plain, sender, owned(keys))))
-    return "key distribution not readable";
+  if (keys.length > 0) await takeSenderKey(overlay, plain, sender, owned(keys));
   const ownAci = account().aci.serviceId;
   const read = readContent(content, sender, { latest, ownAci, addressOf: (aci) => addressOf(work, aci) });
   if (typeof read === "string") return read;
@@ -259,7 +226,7 @@ async function readPlain(
     work.notify({ code: "blocked", text: blockedText });
     return {};
   }
-  const news = takeNews(work, content, sender, { envelope, isForPni: plain.own.name === "pni" });
+  const news = takeNews(work, content, sender, { envelope: work.envelope, isForPni: plain.own.name === "pni" });
   const jobs: Job[] = [...news.jobs];
   if (plain.type === libsignal.CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
   // The server itself says so of unsealed ones.
@@ -275,23 +242,14 @@ function withGroupName({ database }: Work, envelope: Delivered): Delivered {
   return groupName === null ? envelope : { ...envelope, groupName };
 }
 
-/** False where it is not readable. @throws BridgeError `database` */
-async function takeSenderKey(
-  overlay: Overlay,
-  { own }: Plain,
-  { aci, deviceId }: Sender,
-  bytes: Bytes,
-): Promise<boolean> {
-  try {
-    const from = libsignal.ProtocolAddress.new(aci, deviceId);
-    const message = libsignal.SenderKeyDistributionMessage.deserialize(bytes);
-    await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(own).senderKeys);
-    return true;
-  } catch (error) {
-    throwStorageFault(overlay, error);
-    return false;
-  }
+async function takeSenderKey(overlay: Overlay, { own }: Plain, { aci, deviceId }: Sender, bytes: Bytes): Promise<void> {
+  const from = libsignal.ProtocolAddress.new(aci, deviceId);
+  const message = libsignal.SenderKeyDistributionMessage.deserialize(bytes);
+  await libsignal.processSenderKeyDistributionMessage(from, message, overlay.stores(own).senderKeys);
 }
+
+const parse = <T extends DescMessage>(schema: T, bytes: Bytes): MessageShape<T> | null =>
+  readOrNull(() => fromBinary(schema, bytes));
 
 function claimOf(data: wire.DataMessage | undefined): GroupClaim | null {
   if (data?.groupV2 === undefined) return null;

@@ -21,14 +21,12 @@ import { deliver, deliverOnce, prepare, sealFor } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
 
-/** Members that get a message at the same time. */
 const fanOutMax = 8;
 const catchUpsMax = 3;
 const catchUpMs: Millis = 10_000;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
-/** Who gets it, besides our own devices, and the timer of the chat. */
 type Target = {
   readonly others: readonly string[];
   /** For the transcript; null: a group. */
@@ -63,27 +61,27 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   const { profileKey, aci: own } = context.account();
   const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
   const composed = compose(body, await upload(context, body, signal), { timestamp, profileKey, ...frame });
-  const transcriptOf = (delivered: readonly Delivered[]) => {
+  const transcriptOf = (delivered: Delivered) => {
     const content = transcriptContent(composed, { timestamp, destination, delivered, now: context.now() });
     return { kind: "transcript", to: own.serviceId, content, timestamp } as const;
   };
-  const expected = await Promise.all(
-    others.map(async (aci): Promise<Delivered> => ({ aci, isSealed: (await sealFor(context, aci)) !== null })),
-  );
-  const preparing = others.length === 0 ? undefined : prepare(context, transcriptOf(expected)).catch(() => undefined);
-  const delivered: Delivered[] = [];
+  const expect = async (aci: string) => [aci, (await sealFor(context, aci)) !== null] as const;
+  const expected = new Map(await Promise.all(others.map(expect)));
+  const preparing =
+    others.length === 0 ? undefined : prepare(context, transcriptOf(expected), false, []).catch(() => undefined);
+  const delivered = new Map<string, boolean>();
   const failures: { readonly recipient: string; readonly error: BridgeError }[] = [];
   for (let at = 0; at < others.length; at += fanOutMax) {
     const wave = others.slice(at, at + fanOutMax).map((recipient) => {
       const delivering = deliverMessage(context, { composed, timestamp, groupId }, recipient);
-      const counted = delivering.then((isSealed) => delivered.push({ aci: recipient, isSealed }));
+      const counted = delivering.then((isSealed) => delivered.set(recipient, isSealed));
       return attempt(counted, (error) => failures.push({ recipient, error }));
     });
     await Promise.all(wave);
   }
   const worst = failures.find(({ error }) => error.retry !== "never") ?? failures[0];
-  if (delivered.length === 0 && worst !== undefined) throw worst.error;
-  const isExpected = others.length === delivered.length && expected.every(isIn(delivered));
+  if (delivered.size === 0 && worst !== undefined) throw worst.error;
+  const isExpected = others.every((aci) => delivered.get(aci) === expected.get(aci));
   try {
     await deliver(context, transcriptOf(delivered), isExpected ? await preparing : undefined);
   } catch (error) {
@@ -98,24 +96,12 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
 
-const isIn =
-  (all: readonly Delivered[]) =>
-  ({ aci, isSealed }: Delivered): boolean =>
-    all.some((one) => one.aci === aci && one.isSealed === isSealed);
-
 /** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
-function catchUp(
-  context: Context,
-  message: Message,
-  to: string,
-  { retry, retryAfterMs }: BridgeError,
-  times: number,
-): void {
-  if (retry === "never" || times > catchUpsMax) return;
+function catchUp(context: Context, message: Message, to: string, fault: BridgeError, times: number): void {
+  if (fault.retry === "never" || times > catchUpsMax) return;
   const again = (error: BridgeError) => catchUp(context, message, to, error, times + 1);
-  context.later(Math.max(retryAfterMs ?? 0, times * catchUpMs), () =>
-    attempt(deliverMessage(context, message, to), again),
-  );
+  const waitMs = Math.max(fault.retryAfterMs ?? 0, times * catchUpMs);
+  context.later(waitMs, () => attempt(deliverMessage(context, message, to), again));
 }
 
 async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
@@ -135,7 +121,6 @@ async function upload(context: Context, said: OutboundBody, signal: AbortSignal)
 
 type Message = { readonly composed: Composed; readonly timestamp: Millis; readonly groupId: Bytes | null };
 
-/** To one person; true when it went sealed. */
 async function deliverMessage(context: Context, message: Message, to: string): Promise<boolean> {
   const { composed, ...rest } = message;
   const { needsPniSignature } = findRecipient(context.database, to);
@@ -168,5 +153,5 @@ export async function sendReceipt(context: Context, { source, isOwn, sentAt }: E
   saveRecipient(context.database, to, source?.number ?? null, null);
   const notices: [string, Bytes][] = [[aci.serviceId, readSyncContent(to, sentAt)]];
   if (sendsReadReceipts) notices.unshift([to, receiptContent("READ", [sentAt])]);
-  await Promise.all(notices.map(([whom, content]) => deliverOnce(context, "notice", whom, content)));
+  await Promise.all(notices.map(([whom, content]) => deliverOnce(context, { kind: "notice", to: whom, content })));
 }

@@ -3,9 +3,9 @@
  * path. `isFixed`: the endpoint exists as long as its version does, so that a 404 means that the version is gone.
  * **Source:** Signal-Server `controllers/`, August 2026.
  */
-import { BridgeError } from "../../core/errors.ts";
-import type { Millis } from "../../core/model.ts";
-import type { OwnName, Request } from "./context.ts";
+import * as v from "valibot";
+import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import type { OwnName, Reply, Request } from "./context.ts";
 
 /**
  * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
@@ -19,13 +19,27 @@ export const capabilities = {
   storage: true,
 };
 
-/** What an answer means that was not expected. */
-export function refused(what: string, status: number, retryAfterMs: Millis | null = null): BridgeError {
-  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : "signal_protocol";
-  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, {
-    retryAfterMs: retryAfterMs ?? undefined,
-  });
+type Answer = Pick<Reply, "status" | "retryAfterMs">;
+
+/** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
+export function refused(what: string, answer: Answer, otherwise: ErrorCode = "signal_protocol", hint?: string) {
+  const { status, retryAfterMs } = answer;
+  const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
+  const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
+  // A group that may not be asked about now holds up its own chat alone.
+  return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, { ...details, scope: "recipient" });
 }
+
+export const isGood = ({ status }: Pick<Reply, "status">): boolean => status >= 200 && status <= 299;
+
+/** What a good answer says. @throws BridgeError as `refused`, also where it is not what it has to be */
+export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: Reply, what: string): T {
+  const parsed = v.safeParse(schema, reply.json);
+  if (!isGood(reply) || !parsed.success) throw refused(what, reply);
+  return parsed.output;
+}
+
+export const login = v.object({ username: v.string(), password: v.string() });
 
 const get = (path: string): Request => ({ verb: "GET", path });
 const put = (path: string, json: unknown): Request => ({ verb: "PUT", path, json });
@@ -35,7 +49,6 @@ export const ask = {
   /** `login` is `<aci>:<password>` in base64; the password is the one that the device will have. */
   linkDevice: (json: unknown, login: string): Request =>
     fixed({ ...put("/v1/devices/link", json), headers: [["authorization", `Basic ${login}`]] }),
-  /** A device may remove itself alone. */
   removeDevice: (deviceId: number): Request => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
   setCapabilities: () => fixed(put("/v1/devices/capabilities", capabilities)),
   keepAlive: () => get("/v1/keepalive"),

@@ -8,17 +8,20 @@
 import type { NetConstructorOptions } from "@signalapp/libsignal-client/dist/net.js";
 import type { Buffer } from "node:buffer";
 import { X509Certificate } from "node:crypto";
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { Agent, request } from "node:https";
 import * as v from "valibot";
-import type { Clock } from "../../clock.ts";
+import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { concat, fromBase64, reasonOf, toBase64 } from "./bytes.ts";
+import { concat, fromBase64, readOrNull, reasonOf, toBase64 } from "./bytes.ts";
 import type { Bytes, PinnedFetch, PinnedRequest, PinnedResponse, Service } from "./context.ts";
 
 const filled = v.pipe(v.string("must be text"), v.nonEmpty("must not be empty"));
 const base64 = v.pipe(filled, v.base64("must be standard base64"), v.transform(fromBase64));
+const isCertificate = (der: Bytes) => readOrNull(() => new X509Certificate(der)) !== null;
 const certificate = v.pipe(base64, v.check(isCertificate, "must be an X.509 certificate (DER)"));
 const isPublicKey = (key: Bytes) => key.length === 33 && key[0] === 5;
 const publicKey = v.pipe(base64, v.check(isPublicKey, "must be a public key of 33 bytes"));
@@ -69,16 +72,14 @@ export async function loadService(name: string, clock: Clock, proxy: string | nu
   if (name === "production") return toService(v.parse(v.object(hosts), production), null, clock, proxy);
   const fault = (why: string, cause?: unknown) =>
     new BridgeError("config", `Cannot use the Signal service file ${name}: ${why}`, { cause });
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(name, "utf8"));
-  } catch (error) {
-    throw fault(error instanceof SyntaxError ? "it is not JSON" : "it cannot be read", error);
-  }
-  const result = v.safeParse(serviceFile, json);
+  const text = await readFile(name, "utf8").catch((cause: unknown) => {
+    throw fault("it cannot be read", cause);
+  });
+  const result = v.safeParse(v.pipe(v.string(), v.parseJson({}, "it is not JSON"), serviceFile), text);
   if (!result.success) {
     const [issue] = result.issues;
-    throw fault(`${v.getDotPath(issue) ?? "the whole"}: ${issue.input === undefined ? "is missing" : issue.message}`);
+    const why = issue.input === undefined ? "is missing" : issue.message;
+    throw fault(issue.type === "parse_json" ? why : `${v.getDotPath(issue) ?? "the whole"}: ${why}`);
   }
   const { chat, ...rest } = result.output;
   return toService(rest, chat, clock, null);
@@ -119,14 +120,6 @@ const localNet = (userAgent: string, chat: Chat): NetConstructorOptions => ({
   TESTING_localServer_httpVersion: 2,
 });
 
-function isCertificate(der: Bytes): boolean {
-  try {
-    return new X509Certificate(der).raw.length > 0;
-  } catch {
-    return false;
-  }
-}
-
 /** **Source:** RFC 7468, section 2: base64 in lines of 64. */
 const toPem = (der: Bytes): string =>
   `-----BEGIN CERTIFICATE-----\n${toBase64(der).replace(/.{64}/g, "$&\n")}\n-----END CERTIFICATE-----\n`;
@@ -153,54 +146,46 @@ function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | 
       agent.destroy();
       agent = freshAgent();
     }
-    const done = new AbortController();
-    const late = new AbortController();
-    void clock.sleep(what.timeoutMs, done.signal).then(() => done.signal.aborted || late.abort());
+    using deadline = startDeadline(clock, what.timeoutMs, ...(what.signal ? [what.signal] : []));
     active++;
     try {
-      return await exchange(agent, what, AbortSignal.any([late.signal, ...(what.signal ? [what.signal] : [])]));
+      return await exchange(agent, what, deadline.signal);
     } catch (cause) {
       if (cause instanceof BridgeError) throw cause;
       const isOpened = openedTls.test(`${(cause as { code?: string }).code} ${reasonOf(cause)}`);
       const place = `Cannot ${what.method} ${new URL(what.url).host} as`;
-      if (late.signal.aborted)
+      if (deadline.isLate())
         throw new BridgeError("signal_timeout", `${place} there was no answer in ${what.timeoutMs} ms`, { cause });
       const why = what.signal?.aborted ? "it was cancelled" : isOpened ? "this network opens TLS" : reasonOf(cause);
       const hint = isOpened ? openedTlsHint : undefined;
       throw new BridgeError("signal_unreachable", `${place} ${why}`, { cause, hint });
     } finally {
-      done.abort();
       active--;
       usedAt = clock.now();
     }
   };
 }
 
-function exchange(agent: Agent, { url, method, headers, body, bytesMax }: PinnedRequest, signal: AbortSignal) {
-  return new Promise<PinnedResponse>((resolve, reject) => {
-    const length = body === undefined ? {} : { "content-length": String(body.length) };
-    const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
-    outgoing.on("error", reject);
-    outgoing.on("response", (incoming) => {
-      const parts: Buffer[] = [];
-      let bytes = 0;
-      incoming.on("data", (part: Buffer) => {
-        bytes += part.length;
-        parts.push(part);
-        if (bytes <= bytesMax) return;
-        const what = `Cannot ${method} ${new URL(url).host} as the answer is larger than ${bytesMax} bytes`;
-        reject(new BridgeError("signal_protocol", what));
-        outgoing.destroy();
-      });
-      incoming.on("error", reject);
-      incoming.on("close", () => {
-        if (!incoming.complete) return reject(new Error("the line broke"));
-        const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
-        resolve({ status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) });
-      });
-    });
-    outgoing.end(body);
-  });
+async function exchange(agent: Agent, what: PinnedRequest, signal: AbortSignal): Promise<PinnedResponse> {
+  const { url, method, headers, body, bytesMax } = what;
+  const length = body && { "content-length": String(body.length) };
+  const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
+  const answered = once(outgoing, "response") as Promise<[IncomingMessage]>;
+  outgoing.end(body);
+  const [incoming] = await answered;
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of incoming as AsyncIterable<Buffer>) {
+    parts.push(part);
+    bytes += part.length;
+    if (bytes <= bytesMax) continue;
+    outgoing.destroy();
+    const host = new URL(url).host;
+    throw new BridgeError("signal_protocol", `Cannot ${method} ${host} as the answer is larger than ${bytesMax} bytes`);
+  }
+  if (!incoming.complete) throw new Error("the line broke");
+  const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
+  return { status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) };
 }
 
 /** The seconds form of Retry-After, as Signal uses it, in ms; null when there is none. */

@@ -10,24 +10,20 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { hkdf } from "@signalapp/libsignal-client";
 import { createHmac } from "node:crypto";
-import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { learnProfileKey, saveRecipient } from "./account.ts";
-import { concat, openGcm, owned, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import { concat, openGcm, owned, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, PinnedRequest } from "./context.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { ask, refused } from "./server.ts";
+import { answerOf, ask, isGood, login, refused } from "./server.ts";
 
 const timeoutMs: Millis = 30_000;
 const bytesMax = 32 * 1024 * 1024;
-/** The host reads no more at once. */
 const idsMax = 2_500;
 /** Fields of `StorageRecord`. */
 const wantedTypes = new Set([1, 3, 4]);
-
-const login = v.object({ username: v.string(), password: v.string() });
 
 /** @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
 export async function readStorage(context: Context): Promise<void> {
@@ -40,15 +36,13 @@ export async function readStorage(context: Context): Promise<void> {
   const sealed = await fetch("GET", known === 0 ? "manifest" : `manifest/version/${known}`);
   if (sealed === null) return;
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
-  let manifest: wire.ManifestRecord;
-  try {
-    manifest = fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
-  } catch (cause) {
+  const open = () => fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
+  const manifest = readOrThrow(open, (cause) => {
     // The phone has another key by now, and is asked for it.
     database.run("UPDATE signal_account SET storage_key = NULL");
     reload();
-    throw new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
-  }
+    return new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
+  });
   const ids = manifest.identifiers.flatMap(({ raw, type }) => (wantedTypes.has(type) ? [owned(raw)] : []));
   const records: wire.StorageRecord["record"][] = [];
   for (let at = 0; at < ids.length; at += idsMax) {
@@ -79,16 +73,16 @@ export function readAgain(context: Context): Promise<void> {
 type HostFetch = (method: PinnedRequest["method"], path: string, body?: Uint8Array) => Promise<Bytes | null>;
 
 async function openHost({ service, line, closing }: Context): Promise<HostFetch> {
-  const given = v.safeParse(login, (await line().request(ask.storageLogin())).json);
-  if (!given.success) throw new BridgeError("signal_protocol", "Cannot read the storage service as there is no login");
-  const authorization = `Basic ${toBase64(utf8(`${given.output.username}:${given.output.password}`))}`;
+  const what = "read the storage service";
+  const { username, password } = answerOf(login, await line().request(ask.storageLogin()), what);
+  const authorization = `Basic ${toBase64(utf8(`${username}:${password}`))}`;
   return async (method, path, body) => {
     const url = `${service.storageUrl}/v1/storage/${path}`;
     const headers = { authorization, "content-type": "application/x-protobuf" };
     const bounds = { bytesMax, timeoutMs, signal: closing() };
     const answer = await service.fetch({ method, url, headers, ...(body && { body }), ...bounds });
     if (answer.status === 204 || answer.status === 404) return null;
-    if (answer.status !== 200) throw refused("read the storage service", answer.status);
+    if (!isGood(answer)) throw refused(what, { ...answer, retryAfterMs: null });
     return answer.body;
   };
 }

@@ -16,7 +16,7 @@ import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Bytes, Context, Mutex, Own, OwnName } from "./context.ts";
+import type { Bytes, Context, Lock, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -43,7 +43,13 @@ const mark: Serial = { serialize: () => new Uint8Array() };
 const kyberUse = kind({ deserialize: () => mark }, "kyber_used", "own", "kyber_id", "signed_id", "base_key");
 
 type Key = readonly (string | number)[];
-type Entry = { readonly kind: Kind<unknown>; readonly key: Key; readonly record: Serial | null };
+/** `isNew`: not yet as the database has it. */
+type Entry = {
+  readonly kind: Kind<unknown>;
+  readonly key: Key;
+  readonly record: Serial | null;
+  readonly isNew: boolean;
+};
 
 export type Overlay = ReturnType<typeof openOverlay>;
 
@@ -69,10 +75,11 @@ export function openOverlay(deps: OverlayDeps) {
 /** Works of one turn; more of them, and the first would wait long for its commit. */
 const sharedMax = 32;
 
-export function shareCommits(deps: OverlayDeps, mutex: Mutex): Context["withRatchets"] {
-  let waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
+export function shareCommits(deps: OverlayDeps, lock: Lock): Context["withRatchets"] {
+  const waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
   let isTurn = false;
   const turn = async (): Promise<void> => {
+    const release = await lock();
     const overlay = openOverlay(deps);
     const ends: ((fault: unknown) => void)[] = [];
     for (let work = waiting.shift(); work !== undefined; work = ends.length < sharedMax ? waiting.shift() : undefined)
@@ -85,12 +92,13 @@ export function shareCommits(deps: OverlayDeps, mutex: Mutex): Context["withRatc
     } catch (error) {
       fault = error;
     }
+    release();
     for (const end of ends) end(fault);
   };
   const start = (): void => {
     if (isTurn || waiting.length === 0) return;
     isTurn = true;
-    void mutex.run(turn);
+    void turn();
   };
   return (work) =>
     new Promise((resolve, reject) => {
@@ -112,14 +120,12 @@ type Records = ReturnType<typeof openRecords>;
 
 function openRecords(database: Database, clock: Clock) {
   const layer = () => ({ entries: new Map<string, Entry>(), work: [] as (() => void)[] });
+  /** With what the database has, as far as it was asked: it changes by `write` alone while an overlay is at work. */
   const kept = layer();
-  /** What the database has, as far as it was asked: it changes by `write` alone while an overlay is at work. */
-  const read = new Map<string, Serial | null>();
   let draft = layer();
   // Each kind has SQL of its own, and thereby a name of its own.
   const nameOf = (kind: Kind<unknown>, key: Key) => `${kind.select} ${key.join(" ")}`;
   let fault: unknown = null;
-  /** Every look into SQLite by a callback goes through here. */
   const guarded = <T>(look: () => T): T => {
     try {
       return look();
@@ -134,8 +140,9 @@ function openRecords(database: Database, clock: Clock) {
     draft = layer();
   };
   const write = (): void => {
-    for (const { kind, key, record } of kept.entries.values())
-      if (record === null) database.run(kind.remove, ...key);
+    for (const { kind, key, record, isNew } of kept.entries.values())
+      if (!isNew) continue;
+      else if (record === null) database.run(kind.remove, ...key);
       else database.run(kind.upsert, ...key, record.serialize(), clock.now());
     for (const work of kept.work) work();
   };
@@ -145,15 +152,13 @@ function openRecords(database: Database, clock: Clock) {
       const name = nameOf(kind, key);
       const entry = draft.entries.get(name) ?? kept.entries.get(name);
       if (entry !== undefined) return entry.record as T | null;
-      const known = read.get(name);
-      if (known !== undefined) return known as T | null;
       const row = guarded(() => database.get<{ record: Bytes }>(kind.select, ...key));
       const record = row === undefined ? null : kind.parse(row.record);
-      read.set(name, record);
+      kept.entries.set(name, { kind, key, record, isNew: false });
       return record;
     },
     put<T extends Serial>(kind: Kind<T>, key: Key, record: T | null): void {
-      draft.entries.set(nameOf(kind, key), { kind, key, record });
+      draft.entries.set(nameOf(kind, key), { kind, key, record, isNew: true });
     },
     devices(own: OwnName, serviceId: string): number[] {
       const sql = "SELECT device_id AS id FROM signal_sessions WHERE own = ? AND service_id = ?";
@@ -165,22 +170,17 @@ function openRecords(database: Database, clock: Clock) {
       }
       return [...ids].sort((a, b) => a - b);
     },
-    /** Dropped with the draft. */
     later: (work: () => void): void => void draft.work.push(work),
     keep,
     drop: (): void => void (draft = layer()),
     /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
     write,
-    /** In a transaction of its own. */
-    commit(): void {
-      keep();
-      database.transaction(write);
-    },
+    commit: (): void => database.transaction(write),
     fault: () => fault,
   };
 }
 
-/** libsignal asks for subclasses; closures on its prototype do as well. */
+/** libsignal asks for subclasses; closures on the prototype do as well. */
 const extend = <T extends object>(base: { readonly prototype: T }, methods: Partial<T>): T =>
   Object.assign(Object.create(base.prototype) as T, methods);
 

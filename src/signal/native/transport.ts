@@ -4,10 +4,10 @@
  *   connect.ts ─▶ receive.ts ─▶ decrypt.ts ─▶ content.ts ─▶ Batch ─▶ (the loop commits: store.ts) ─▶ ack ─▶ jobs: upkeep.ts
  *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
  *
- *   connect ─▶ receive: wait · open (mutex taken) ─▶ [caller commits] ─▶ ack (acks out, mutex released, jobs queued)
+ *   connect ─▶ receive: wait · open (lock taken) ─▶ [caller commits] ─▶ ack (acks out, lock released, jobs queued)
  *                  └ quiet: keep-alive at most every 30 s, upkeep every hour
  *
- * One mutex guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
+ * One lock guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; sends that wait for it share a commit; no network call is made under it. Import this file after `loadLibsignal`.
  */
 import { PublicKey } from "@signalapp/libsignal-client";
@@ -20,9 +20,9 @@ import { downloadAttachment, fromRef } from "./attachments.ts";
 import { attempt, reasonOf } from "./bytes.ts";
 import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
-import type { Context, Line, Mutex, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
+import type { Context, GroupState, Line, Lock, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
 import { certificateKeeper } from "./deliver.ts";
-import { groupFetcher, keepGroups, withNames } from "./groups.ts";
+import { groupFetcher, keepGroups, learnNames } from "./groups.ts";
 import { makeLink } from "./link.ts";
 import { mergeJobs } from "./news.ts";
 import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
@@ -57,7 +57,6 @@ export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: o
 const freshState = () => ({
   account: null as NativeAccount | null,
   line: null as Line | null,
-  /** Aborts what belongs to the present connection. */
   closing: new AbortController(),
   isReceiving: false,
   /** The batch between `receive` and `ack`. */
@@ -72,7 +71,6 @@ const freshState = () => ({
   /** For the next batch, and when each was told last. */
   notices: [] as Notice[],
   toldAt: new Map<Notice["code"], Millis>(),
-  /** The end of the queue of jobs. */
   jobs: Promise.resolve(),
 });
 
@@ -127,9 +125,13 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   };
   const request: Line["request"] = (what) => line().request(what);
   const account = () => state.account ?? loadAccount(database);
-  const fetchGroup = groupFetcher(service, request, now);
+  const learnMore = async (state: GroupState, isNew: boolean) => {
+    await learnNames(state, database, request);
+    // Whether the owner has blocked one of them.
+    if (isNew) await attempt(readAgain(context), () => undefined);
+  };
   const onIdentityChange = () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between");
-  const mutex = makeMutex();
+  const lock = makeLock();
   let lastTimestamp = 0;
   const context: Live = {
     ...deps,
@@ -139,8 +141,8 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     account,
     line,
     closing: () => state.closing.signal,
-    mutex,
-    withRatchets: shareCommits({ database, clock, onIdentityChange }, mutex),
+    lock,
+    withRatchets: shareCommits({ database, clock, onIdentityChange }, lock),
     now,
     notify,
     reload: () => void (state.account = loadAccount(database)),
@@ -148,13 +150,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, now, log }),
-    groups: keepGroups({
-      database,
-      now,
-      account,
-      fetchGroup: withNames(fetchGroup, database, request),
-      learnBlocked: () => attempt(readAgain(context), () => undefined),
-    }),
+    groups: keepGroups({ database, now, account, fetchGroup: groupFetcher(service, request, now), learnMore }),
     // A clock that ran ahead and was set back does not hold us in the future.
     freshTimestamp: () =>
       (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),
@@ -167,24 +163,15 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   return context;
 }
 
-function makeMutex(): Mutex {
+function makeLock(): Lock {
   let tail: Promise<void> = Promise.resolve();
-  const acquire = async () => {
+  return async () => {
     const before = tail;
     const { promise, resolve } = Promise.withResolvers<void>();
     tail = promise;
     await before;
     return resolve;
   };
-  const run: Mutex["run"] = async (work) => {
-    const release = await acquire();
-    try {
-      return await work();
-    } finally {
-      release();
-    }
-  };
-  return { acquire, run };
 }
 
 async function connect(context: Live, signal: AbortSignal) {
@@ -252,10 +239,10 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   }
 }
 
-/** Opens what has arrived. The mutex is held when it resolves, until `acknowledge`. */
+/** Opens what has arrived. The lock is held when it resolves, until `acknowledge`. */
 async function open(context: Live, line: Line): Promise<Batch> {
-  const { state, mutex } = context;
-  const release = await mutex.acquire();
+  const { state } = context;
+  const release = await context.lock();
   const overlay = openOverlay(context);
   try {
     const opened = await openBatch({ ...context, overlay, waiting: state.waiting }, line);

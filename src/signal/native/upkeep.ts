@@ -4,7 +4,6 @@
  * `docs/signal-protocol.md`, "Asking to send again", "Upkeep".
  */
 import { DecryptionErrorMessage, PlaintextContent } from "@signalapp/libsignal-client";
-import * as v from "valibot";
 import type { Clock } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
@@ -15,12 +14,12 @@ import { attempt } from "./bytes.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, Context, Ratchets } from "./context.ts";
-import { deliver, deliverOnce } from "./deliver.ts";
+import { deliver, deliverOnce, type Parcel } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
-import type { Job, JobOf } from "./news.ts";
+import type { Job } from "./news.ts";
 import { type AttachmentPointer, SyncMessage_Request_Type } from "./proto/signal_pb.ts";
-import { ask } from "./server.ts";
+import { answerOf, ask, isGood, login, refused } from "./server.ts";
 import { readStorage } from "./storage.ts";
 
 const dayMs: Millis = 86_400_000;
@@ -36,8 +35,6 @@ const contactsBytesMax = 32 * 1024 * 1024;
 /** Requests to send again, in each direction, can be provoked from afar: so many per person. */
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
-
-const login = v.object({ username: v.string(), password: v.string() });
 
 /** After each connect, and every hour. @throws BridgeError of the first step that failed; it keeps no other from being taken */
 export async function maintain(context: Context): Promise<void> {
@@ -80,7 +77,8 @@ async function requestSync(context: Context): Promise<void> {
   if (wanted.length === 0) return;
   last.askedAt = clock.monotonic();
   database.run("UPDATE signal_account SET asked_at = ?", now());
-  for (const type of wanted) await deliverOnce(context, "request", aci.serviceId, requestContent(type));
+  for (const type of wanted)
+    await deliverOnce(context, { kind: "request", to: aci.serviceId, content: requestContent(type) });
 }
 
 /** Contact discovery, for numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; where it fails, in an hour. */
@@ -89,10 +87,9 @@ export async function lookUpNumbers(context: Context): Promise<void> {
   const e164s = unknownNumbers(context);
   if (e164s.length === 0 || clock.monotonic() - last.lookedUpAt < dayMs) return;
   last.lookedUpAt = clock.monotonic() - dayMs + askEveryMs;
-  const given = v.safeParse(login, (await line().request(ask.directoryLogin())).json);
-  if (!given.success) return log.info("numbers not looked up: the server gives no login");
+  const given = answerOf(login, await line().request(ask.directoryLogin()), "look up numbers");
   const wanted = { e164s, acisAndAccessKeys: [], abortSignal: closing() };
-  const { entries } = await net.cdsiLookup(given.output, wanted).catch((error: unknown) => {
+  const { entries } = await net.cdsiLookup(given, wanted).catch((error: unknown) => {
     throw toBridgeError("Cannot look up numbers", error);
   });
   last.lookedUpAt = clock.monotonic();
@@ -100,7 +97,6 @@ export async function lookUpNumbers(context: Context): Promise<void> {
   log.info("numbers looked up", { asked: e164s.length, unknown: unknownNumbers(context).length });
 }
 
-/** Forgets what will not be asked for again. */
 export function prune(database: Database, now: Millis): void {
   database.transaction(() => {
     pruneKeys(database, now);
@@ -122,17 +118,15 @@ export async function answerChallenge({ database, line }: Context, text: string)
       hint: "Nothing to do.",
     });
   const json = { type: "captcha", token, captcha: text.replace(/^signalcaptcha:\/\//u, "") };
-  const { status, retryAfterMs } = await line().request(ask.answerChallenge(json));
-  const message = `Cannot hand in the captcha as the server answered ${status}`;
-  if (status === 429)
-    throw new BridgeError("signal_rate_limited", message, { retryAfterMs: retryAfterMs ?? undefined });
-  // The token stays good.
-  if (status >= 300)
-    throw new BridgeError("send_rejected", message, { hint: "Solve a fresh captcha, and hand in all of its text." });
+  const reply = await line().request(ask.answerChallenge(json));
+  const hint = "Solve a fresh captcha, and hand in all of its text.";
+  if (!isGood(reply)) throw refused("hand in the captcha", reply, "send_rejected", hint);
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
 export async function runJob(context: Context, job: Job): Promise<void> {
+  const send = async (kind: Parcel["kind"], to: string, content: Parcel["content"], groupId: Bytes | null = null) =>
+    void (await deliverOnce(context, { kind, to, content, groupId }));
   switch (job.kind) {
     case "refreshKeys":
       return refreshAllKeys(context);
@@ -141,13 +135,13 @@ export async function runJob(context: Context, job: Job): Promise<void> {
     case "storage":
       return readStorage(context);
     case "receipt":
-      return void (await deliverOnce(context, "notice", job.aci, receiptContent("DELIVERY", job.sentAts)));
+      return send("notice", job.aci, receiptContent("DELIVERY", job.sentAts));
     case "askAgain":
       if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");
       // Their other devices see that it is not for them.
-      return void (await deliverOnce(context, "repair", job.aci, PlaintextContent.from(job.request), job.groupId));
+      return send("repair", job.aci, PlaintextContent.from(job.request), job.groupId);
     case "answerAgain":
-      return answerAgain(context, job);
+      return answerAgain(context, job.aci, job.deviceId, job.request);
   }
 }
 
@@ -179,10 +173,7 @@ async function takeContacts(context: Context, pointer: AttachmentPointer): Promi
 }
 
 /** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
-async function answerAgain(
-  context: Context,
-  { aci: to, deviceId, request: bytes }: JobOf<"answerAgain">,
-): Promise<void> {
+async function answerAgain(context: Context, to: string, deviceId: number, bytes: Bytes): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
   if (!context.mayAnswer(to)) return context.log.warn("no more answers to requests to send again this hour");
@@ -191,7 +182,7 @@ async function answerAgain(
   const timestamp = request.timestamp();
   const logged = context.database.get<{ content: Bytes; groupId: Bytes | null }>(sql, timestamp, to);
   if (logged !== undefined) await deliver(context, { kind: "message", to, timestamp, ...logged });
-  else if (isArchived) await deliverOnce(context, "repair", to, nullContent());
+  else if (isArchived) await deliverOnce(context, { kind: "repair", to, content: nullContent() });
 }
 
 /** Only when the request speaks of the session that we have now: an old request must not undo a new session. */

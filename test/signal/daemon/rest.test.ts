@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { BridgeError } from "../../../src/core/errors.ts";
 import type { Chat, Outbound, OutboundBody } from "../../../src/core/model.ts";
 import { createRest } from "../../../src/signal/daemon/rest.ts";
-import { codeOf } from "../../contract/transport.ts";
+import { codeOf, faultOf } from "../../contract/transport.ts";
 import { createVirtualClock } from "../../doubles/clock.ts";
 import { createHeardLog, quietLog } from "../../doubles/quiet-log.ts";
 import type { RestDoubleOptions } from "../../doubles/signal-rest.ts";
@@ -326,6 +326,21 @@ describe("sending", () => {
     const { double, transport } = await connected();
     double.fail("send", fault);
     expect(await codeOf(transport.send(hello()))).toBe(code);
+  });
+
+  test("a rate limit pauses its recipient alone, in words, in a list of results and in a success", async () => {
+    const { double, transport } = await connected();
+    const limited = [{ recipientAddress: { uuid: alice.aci, number: null }, type: "RATE_LIMIT_FAILURE" }];
+    const errors = { recipients: [{ uuid: alice.aci, reason: "RATE_LIMIT_FAILURE" }] };
+    for (const fault of [
+      refusal("Failed to send message due to rate limiting\n"),
+      refusal(JSON.stringify({ timestamp: 1_786_953_653_000, results: limited })),
+      { status: 201, body: JSON.stringify([{ timestamp: "1786953653000", errors }]) },
+    ]) {
+      double.fail("send", fault);
+      const limit = { code: "signal_rate_limited", scope: "recipient" };
+      expect(await faultOf(transport.send(hello()))).toMatchObject(limit);
+    }
   });
 
   test("a refusal whose results say that it went out is a success", async () => {

@@ -395,13 +395,18 @@ describe("sending", () => {
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
-  test("a rate limit says how long, a captcha says how to go on", async () => {
+  test("a rate limit says how long, and pauses its recipient alone; a captcha says how to go on", async () => {
     const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", retryAfterSeconds: 37 }] });
-    expect(await faultOf(transport.send(hello()))).toMatchObject({ code: "signal_rate_limited", retryAfterMs: 37_000 });
+    const limit = { code: "signal_rate_limited", scope: "recipient" };
+    expect(await faultOf(transport.send(hello()))).toMatchObject({ ...limit, retryAfterMs: 37_000 });
+    double.fail("send", {
+      error: { code: -5, message: "Rate limit reached\nNext attempt may be tomorrow", data: null },
+    });
+    expect(await faultOf(transport.send(hello()))).toMatchObject(limit);
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", token: "0f6d1a9e", retryAfterSeconds: -1 }] });
     const captcha = await faultOf(transport.send(hello()));
-    expect(captcha).toMatchObject({ code: "captcha", retryAfterMs: null });
+    expect(captcha).toMatchObject({ code: "captcha", retryAfterMs: null, scope: "account" });
     expect(captcha).toMatchObject({ challenge: "0f6d1a9e", hint: expect.stringContaining("reconnect --captcha") });
     await transport.answerChallenge?.("signalcaptcha://solved");
     expect(double.calls().at(-1)).toMatchObject({
