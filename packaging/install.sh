@@ -19,6 +19,7 @@ check() {
 }
 
 case "$releases" in
+  *@*) die "Cannot install from an address with a name and a password in it." ;;
   https://* | http://127.0.0.1:* | http://localhost:*) ;;
   *) die "Cannot install from $releases: it is not https." ;;
 esac
@@ -52,9 +53,22 @@ else
   fetch "$name"
 fi
 check "$name"
+# It is put beside the old one, where nothing that lies there already is followed; it must start, and not be older, before it takes the place.
+fresh="$folder/.signalman.new"
+trap 'rm -rf "$work" "$fresh"' EXIT
 mkdir -p "$folder"
-chmod 755 "$work/$name"
-mv -f "$work/$name" "$folder/signalman"
+rm -rf "$fresh"
+mv "$work/$name" "$fresh"
+chmod 755 "$fresh"
+version_of() { [ ! -x "$1" ] || "$1" --version 2>/dev/null | sed -n 's/^signalman \([0-9.]*\).*/\1/p'; }
+new="$(version_of "$fresh")" old="$(version_of "$folder/signalman")"
+[ -n "$new" ] || die "The new binary does not start here. Nothing was installed."
+[ ! -d "$folder/signalman" ] || die "$folder/signalman is a folder. Nothing was installed."
+newest="$(printf '%s\n' "$old" "$new" | sort -t. -k1,1n -k2,2n -k3,3n | tail -n 1)"
+if [ "$newest" != "$new" ] && [ "${1:-}" != --force ]; then
+  die "The release is older than what is there: $new, not $old. Nothing was installed. Add --force (sh -s -- --force) to go back to it."
+fi
+mv -f "$fresh" "$folder/signalman"
 "$folder/signalman" --version
 
 # Manual and completions, where a user's own are looked for; without them the program works as well.

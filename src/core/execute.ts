@@ -186,11 +186,12 @@ const grantedIn = ({ granted, look }: View): string[] => [
   ...look.granted().map((name) => `edits in ${name}`),
 ];
 
-function projectList({ look, session }: View): string {
+function projectList({ look }: View): string {
   const lines = look
     .projects()
     .map(
-      ({ name, run }) => `${name}${run ? " (may run commands)" : ""}${name === session?.project ? " – open here" : ""}`,
+      ({ name, run }) =>
+        `${name}${run ? " (may run commands)" : ""}${name === look.openProject() ? " – open here" : ""}`,
     );
   return lines.length === 0
     ? "There are no projects. On the machine: signalman projects add NAME FOLDER"
@@ -198,7 +199,7 @@ function projectList({ look, session }: View): string {
 }
 
 function openProject(view: View, argument: string): Done {
-  const open = view.session?.project ?? null;
+  const open = view.look.openProject();
   if (argument === "") return tell(open === null ? projectList(view) : `Project: ${open}. /project off leaves it.`);
   if (argument.toLowerCase() === "off")
     return open === null

@@ -334,6 +334,36 @@ describe("release", () => {
     evil.stop();
   });
 
+  test("install.sh follows no link that was planted, takes no older release without --force, and none that does not start", async () => {
+    const bin = join(home, "bin");
+    const releaseOf = async (text: string) =>
+      serve({ SHA256SUMS: `${createHash("sha256").update(text).digest("hex")}  ${target}\n`, [target]: text });
+    const versionOf = (version: string) => `#!/bin/sh\necho "signalman ${version} (0123abcd)"\n`;
+    const install = async (text: string, ...words: string[]) => {
+      const { url, stop } = await releaseOf(text);
+      const env = { HOME: home, SIGNALMAN_RELEASES: url, SIGNALMAN_BIN: bin };
+      return sh([join(root, "packaging/install.sh"), ...words], env).finally(stop);
+    };
+    const installed = () => spawnSync(join(bin, "signalman"), { encoding: "utf8" }).stdout.split(" ")[1];
+    mkdirSync(bin);
+    writeFileSync(join(home, "victim"), "precious");
+    symlinkSync(join(home, "victim"), join(bin, ".signalman.new"));
+    symlinkSync(join(home, "victim"), join(bin, "signalman"));
+    expect(await install(versionOf("1.10.0"))).toMatchObject({ code: 0 });
+    expect([installed(), readFileSync(join(home, "victim"), "utf8")]).toEqual(["1.10.0", "precious"]);
+    for (const refused of [versionOf("1.9.9"), "#!/bin/false\n"]) {
+      expect((await install(refused)).err).toContain("Nothing was installed");
+      expect([installed(), readdirSync(bin)]).toEqual(["1.10.0", ["signalman"]]);
+    }
+    expect(await install(versionOf("1.9.9"), "--force")).toMatchObject({ code: 0 });
+    expect(installed()).toBe("1.9.9");
+    rmSync(join(bin, "signalman"));
+    mkdirSync(join(bin, "signalman"));
+    expect((await install(versionOf("2.0.0"))).err).toContain("is a folder");
+    const env = { HOME: home, SIGNALMAN_RELEASES: "http://127.0.0.1:80@releases.example", SIGNALMAN_BIN: bin };
+    expect((await sh([join(root, "packaging/install.sh")], env)).err).toContain("Cannot install from");
+  });
+
   test.skipIf(Bun.which("zstd") === null)("install.sh takes the packed binary where it can unpack it", async () => {
     const packed = await Bun.zstdCompress(program);
     const lines = [
