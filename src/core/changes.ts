@@ -94,6 +94,8 @@ export type Look = {
   readonly isModelFixed: boolean;
   /** Projects of this machine. */
   readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
+  /** The project of this conversation, or of the next where there is none. */
+  readonly openProject: () => string | null;
   /** Projects whose edits need no yes now. */
   readonly granted: () => readonly string[];
   /** How Signal and Claude stand, in a few lines. */
