@@ -59,13 +59,13 @@ const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(host
 const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
 
 /** A body that has no end is not gathered: the longest turn, and a page of a log, are a small part of this. */
-const bytesMax = 64 * 2 ** 20;
+const answerBytesMax = 64 * 2 ** 20;
 
 function bounded(response: Response): Response {
   let bytes = 0;
   const count = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
-      if ((bytes += chunk.length) > bytesMax) throw new RangeError("the answer does not end");
+      if ((bytes += chunk.length) > answerBytesMax) throw new RangeError("the answer does not end");
       controller.enqueue(chunk);
     },
   });

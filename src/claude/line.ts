@@ -133,7 +133,10 @@ export type ModelInfo = {
 /** Hears the text of a reply piece by piece while `post` is at work, where the turn runs inside of it. */
 export type OnText = (eventId: string, text: string) => void;
 
-/** Hears entries of the log as they come, each once, where the turn runs inside of `post`; what it throws ends the turn. */
+/**
+ * Hears entries of the log as they come, each once, where the turn runs inside of `post`: of a line that remembers all of them, else what
+ * an answer has cost that is never whole. What it throws ends the turn.
+ */
 export type OnEvents = (events: readonly SessionEvent[]) => void;
 
 export interface Line {

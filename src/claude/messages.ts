@@ -13,10 +13,20 @@ import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import { toBlocks } from "./blocks.ts";
 import * as history from "./history.ts";
-import type { Line, OnText, Request, SessionView } from "./line.ts";
+import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
-import { addFrame, createPreview, emptyReply, isComplete, isOver, shownText, toStop, type Reply } from "./response.ts";
+import {
+  addFrame,
+  createPreview,
+  emptyReply,
+  isComplete,
+  isOver,
+  shownText,
+  toStop,
+  usedOf,
+  type Reply,
+} from "./response.ts";
 import { fields, string, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
@@ -45,7 +55,7 @@ export function createMessagesLine(deps: MessagesDeps): Line {
     name: "messages",
     remote: null,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal) => post(making, session, requests, onText, signal),
+    post: (session, requests, onText, signal, onEvents) => post(making, session, requests, onText, signal, onEvents),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
     models: api.models,
     model: api.model,
@@ -73,6 +83,7 @@ async function post(
   requests: readonly Request[],
   onText: OnText,
   signal: AbortSignal,
+  onEvents: OnEvents = () => undefined,
 ): Promise<readonly SessionEvent[]> {
   const { clock, silent } = making;
   const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
@@ -94,13 +105,17 @@ async function post(
   const files = prompts.flatMap((prompt) => prompt.files);
   const timeout = uploadTimeoutMs(files, making.api.bounds.headersMs);
   const pingsMs = silent.delete(session.id) ? patientMs : pingsOnlyMs;
-  const replies = await run(making, session, messages, turn.id, onText, { signal, timeout, pingsMs }).catch(
-    (error: unknown) => {
-      if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
-      throw error;
-    },
-  );
-  conclude(turn, session, replies, Math.max(clock.now(), at));
+  const replies: Reply[] = [];
+  const now = (): Millis => Math.max(clock.now(), at);
+  try {
+    await run(making, session, messages, turn.id, replies, onText, { signal, timeout, pingsMs });
+  } catch (error) {
+    if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
+    const used = usageOf(turn.id, now(), session.model, replies);
+    if (used.inputTokens + used.outputTokens > 0) onEvents([used]);
+    throw error;
+  }
+  conclude(turn, session, replies, now());
   return turn.entries;
 }
 
@@ -146,16 +161,16 @@ function ask(turn: Turn, { text, files }: Request & { kind: "prompt" }, index: n
   turn.content.push(...content);
 }
 
-/** Asks, and again where Claude paused. @throws BridgeError with what was said until it broke */
+/** Asks, and again where Claude paused; what comes is in `replies`. @throws BridgeError with what was said until it broke */
 async function run(
   { clock, request }: Making,
   session: SessionView,
   messages: history.Message[],
   turnId: string,
+  replies: Reply[],
   onText: OnText,
   options: { readonly signal: AbortSignal; readonly timeout: Millis; readonly pingsMs: Millis },
-): Promise<readonly Reply[]> {
-  const replies: Reply[] = [];
+): Promise<void> {
   const preview = createPreview(onText);
   try {
     for (;;) {
@@ -179,7 +194,7 @@ async function run(
         if (isOver(reply, now - beganAt)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
-      if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return replies;
+      if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return;
       messages = history.merge([...messages, { role: "assistant", content: reply.blocks }]);
     }
   } catch (error) {
@@ -232,15 +247,21 @@ function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly R
   entries.push({ id: `${turnId}:idle`, at, type: "idle", stop });
 }
 
-function usageOf(turnId: string, at: Millis, model: string, replies: readonly Reply[]): SessionEvent {
-  const costs = replies.map(({ used }) => centsOf(model, used));
+function usageOf(
+  turnId: string,
+  at: Millis,
+  model: string,
+  replies: readonly Reply[],
+): SessionEvent & { type: "usage" } {
+  const used = replies.map(usedOf);
+  const costs = used.map((one) => centsOf(model, one));
   const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
   return {
     id: `${turnId}:usage`,
     at,
     type: "usage",
-    inputTokens: sum(replies.map(({ used }) => used.input + used.cacheRead + used.cacheWrite)),
-    outputTokens: sum(replies.map(({ used }) => used.output)),
+    inputTokens: sum(used.map(({ input, cacheRead, cacheWrite }) => input + cacheRead + cacheWrite)),
+    outputTokens: sum(used.map(({ output }) => output)),
     costCents: costs.includes(null) ? null : sum(costs.map((cost) => cost ?? 0)),
     isTotal: false,
   };

@@ -106,6 +106,15 @@ function addUsage(reply: Reply, usage: Fields): void {
   reply.used = { ...reply.used, cacheWrite, ...(Object.fromEntries(seen) as Partial<Used>) };
 }
 
+/** About so many characters are a token. */
+const tokenLength = 3;
+
+/** What was written is told at the end; of an answer without one it is estimated. */
+export const usedOf = (reply: Reply): Used => ({
+  ...reply.used,
+  output: isComplete(reply) ? reply.used.output : Math.max(reply.used.output, Math.ceil(reply.longest / tokenLength)),
+});
+
 const addWhole = (reply: Reply, content: unknown): void =>
   (Array.isArray(content) ? content : []).forEach((block, index) => addBlock(reply, index, fields(block)));
 

@@ -94,6 +94,8 @@ export type Look = {
   readonly isModelFixed: boolean;
   /** Projects of this machine. */
   readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
+  /** The project of this conversation, or of the next where there is none. */
+  readonly openProject: () => string | null;
   /** Projects whose edits need no yes now. */
   readonly granted: () => readonly string[];
   /** How Signal and Claude stand, in a few lines. */
@@ -286,6 +288,13 @@ export const say = (
 export function underWayIn({ head: [prompt] }: View, { id }: Session): Prompt | undefined {
   return prompt?.post?.sessionId === id ? prompt : undefined;
 }
+
+/** What Claude's call of a tool of ours came to. */
+export const result = (
+  { session, useId }: { readonly session: Session; readonly useId: string },
+  text: string,
+  isError = false,
+): Change => ({ do: "result", sessionId: session.id, useId, text, isError });
 
 export const finish = (
   { id, envelope }: { readonly id: number; readonly envelope: Envelope | null },

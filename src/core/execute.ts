@@ -61,9 +61,11 @@ const handlers: Record<Runnable, Handler> = {
     const spend = view.spend(envelope);
     const { count } = view.waiting();
     const granted = grantedIn(view);
+    const tries = Object.values(view.head[0]?.post?.tries ?? {}).reduce((sum, one) => sum + one, 0);
     const lines = [
       view.look.situation(),
       count === 0 ? "Nothing waits for an answer here." : `Waiting for an answer here: ${count}`,
+      ...(tries === 0 ? [] : [`The first was tried ${tries} times so far; /stop drops it.`]),
       ...(granted.length === 0 ? [] : [`Allowed without asking: ${granted.join(", ")}`]),
       ...(spend === null ? [] : [spendText(spend)]),
     ];
@@ -184,11 +186,12 @@ const grantedIn = ({ granted, look }: View): string[] => [
   ...look.granted().map((name) => `edits in ${name}`),
 ];
 
-function projectList({ look, session }: View): string {
+function projectList({ look }: View): string {
   const lines = look
     .projects()
     .map(
-      ({ name, run }) => `${name}${run ? " (may run commands)" : ""}${name === session?.project ? " – open here" : ""}`,
+      ({ name, run }) =>
+        `${name}${run ? " (may run commands)" : ""}${name === look.openProject() ? " – open here" : ""}`,
     );
   return lines.length === 0
     ? "There are no projects. On the machine: signalman projects add NAME FOLDER"
@@ -196,7 +199,7 @@ function projectList({ look, session }: View): string {
 }
 
 function openProject(view: View, argument: string): Done {
-  const open = view.session?.project ?? null;
+  const open = view.look.openProject();
   if (argument === "") return tell(open === null ? projectList(view) : `Project: ${open}. /project off leaves it.`);
   if (argument.toLowerCase() === "off")
     return open === null

@@ -266,7 +266,8 @@ const bare = (url: string): string => {
   const short = url
     .trim()
     .replace(/^(?:https?:\/\/|mailto:|tel:)(?:www\.)?|^www\./i, "")
-    .replace(/\/$/, "");
+    .replace(/\/$/, "")
+    .replace(/^\+?[\d ().-]+$/, (number) => number.replace(/[^+\d]/g, ""));
   try {
     return decodeURI(short).toLowerCase();
   } catch {

@@ -57,8 +57,10 @@ async function postBatch(
   const startedAt = clock.monotonic();
   let asked = "";
   let posted = batch.map(({ id }): { id: number; eventId: string | null } => ({ id, eventId: null }));
+  const keep = (events: readonly SessionEvent[]): void => void chats.log(session.id, events);
   const take = (events: readonly SessionEvent[]): void => {
-    if (signal.aborted || !isWanted()) return;
+    // What it has cost counts all the same.
+    if (signal.aborted || !isWanted()) return keep(events.filter(({ type }) => type === "usage"));
     const eventId = events.find(({ type }) => type === "prompt")?.id ?? null;
     const rows = posted.map((row) => (row.id === prompt?.id ? { ...row, eventId } : row));
     const changes = chats.log(session.id, events, rows);
@@ -86,7 +88,8 @@ async function postBatch(
     }
     const present = store.sessions.get(session.id) ?? session;
     if (asking) live.at(workOf(present, asking));
-    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, line.remembers && take);
+    const onEvents = line.remembers ? take : keep;
+    const events = await line.post(await viewOf(bridge, present), requests, live.text, signal, onEvents);
     // It was paid for: while the disk is full it is held, not asked for again.
     await untilWritten(bridge, "follow", signal, () => take(events));
   } catch (error) {

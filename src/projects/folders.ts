@@ -29,9 +29,13 @@ const fields = {
  * One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute, and not yet looked at: `openFolder` does. With a `backend`
  * another agent than that of the settings works on it: the owner's own program.
  */
-export type Project = Readonly<
-  { name: string; runMinutes: number } & Omit<v.InferOutput<v.ObjectSchema<typeof fields, undefined>>, "run_minutes">
->;
+export type Project = Readonly<{ name: string; runMinutes: number } & Omit<Table, "run_minutes">>;
+type Table = v.InferOutput<v.ObjectSchema<typeof fields, undefined>>;
+
+const toProject = (name: string, { run_minutes: runMinutes, group, ...rest }: Table): Project => {
+  return { name, ...rest, runMinutes, group: group?.replace(/^group:/u, "") ?? null };
+};
+
 const nameForm = v.regex(/^(?!off$)[\p{L}\p{N}][\p{L}\p{N}_-]{0,31}$/iu);
 const tables = v.record(
   v.message(v.pipe(v.string(), nameForm), "a name has up to 32 letters, digits, - and _, and is not off"),
@@ -50,9 +54,7 @@ export function readProjects(given: unknown): readonly Project[] | string {
   const { success, output, issues } = v.safeParse(tables, entries ? Object.fromEntries(entries) : (given ?? {}));
   if (!success)
     return `Cannot use ${["projects", v.getDotPath(issues[0]) ?? []].flat().join(".")}: ${issues[0].message}`;
-  const projects = Object.entries(output).map(([name, { run_minutes: runMinutes, group, ...rest }]): Project => {
-    return { name, ...rest, runMinutes, group: group?.replace(/^group:/u, "") ?? null };
-  });
+  const projects = Object.entries(output).map(([name, table]) => toProject(name, table));
   const isTwin = (one: Project, other: Project): boolean =>
     one.name.toLowerCase() === other.name.toLowerCase() || (one.group !== null && one.group === other.group);
   const twin = projects.find((project, index) => projects.slice(0, index).some((other) => isTwin(project, other)));
@@ -94,18 +96,10 @@ export async function openFolder(folder: string, home: string): Promise<Folder> 
 }
 
 /** Where the owner's own program works for chats without a project: the one folder in signalman's home that Claude may see. */
-export const chatFolder = (home: string): Project => ({
-  name: "",
-  folder: join(home, "chats"),
-  backend: ownProgram,
-  run: true,
-  ask: "writes",
-  network: true,
-  runMinutes: 60,
-  group: null,
-  model: null,
-  instructions: null,
-});
+export function chatFolder(home: string): Project {
+  const free = { backend: ownProgram, run: true, network: true, run_minutes: 60 };
+  return toProject("", v.parse(v.object(fields), { folder: join(home, "chats"), ...free }));
+}
 
 /** The folder of a project, or that of chats without one, which is made where it is not there. */
 export async function openPlace(project: Project, home: string): Promise<Folder> {

@@ -7,18 +7,13 @@ import { itemOf } from "../core/question.ts";
 import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
 import { locate } from "./content.ts";
-import { twins, type ToolName } from "./policy.ts";
+import { twins } from "./policy.ts";
 import { planCall, type Plan, type Site } from "./tools.ts";
 
-/** The inputs that the question shows by itself. */
-const shown: { readonly [name in ToolName]?: readonly string[] } = {
-  local_read: ["file_path", "offset", "limit", "pages"],
-  local_glob: ["pattern", "path"],
-  local_grep: ["pattern", "path"],
-  local_edit: ["file_path", "old_string", "new_string", "replace_all"],
-  local_write: ["file_path", "content"],
-  local_run: ["command", "description"],
-};
+/** The inputs that the question shows by itself, or that change nothing of what it says. */
+const shown = new Set(
+  "file_path offset limit pages pattern path old_string new_string replace_all content command description".split(" "),
+);
 
 /** It runs in no sandbox of ours. */
 const noSandbox = { kind: "none", why: "" } as const;
@@ -37,7 +32,7 @@ export async function planPermission(tool: string, input: unknown, site: Site): 
   const plan = await planCall(twin, input, { ...site, sandbox: noSandbox });
   if (plan.verdict === "never") return plan;
   const isOpen = twin === "local_grep" && (await showsLines(input as Search, site));
-  const more = Object.entries(input as object).filter(([key]) => shown[twin]?.includes(key) !== true);
+  const more = Object.entries(input as object).filter(([key]) => !shown.has(key));
   const lines = more.map(([key, value]) => `(${key}: ${JSON.stringify(value)})`);
   const basis = more.length === 0 ? plan.basis : hashInput(tool, [input, plan.basis]);
   return {

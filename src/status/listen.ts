@@ -33,6 +33,8 @@ export async function listen({ host, port }: ListenAddress, handler: Handler): P
   const server = createServer({ ...bounds, connectionsCheckingInterval: 500 }, (request, response) => {
     void serve(handler, request, response).catch(() => response.destroy());
   });
+  // It is no proxy.
+  server.on("connect", (_, socket) => void socket.end("HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\n\r\n"));
   const open = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     open.add(socket);

@@ -20,7 +20,7 @@ import { forgetChat, forgetSession } from "./forgetting.ts";
 import type { PostRow } from "./posts.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { backendOf, createView, lasting, type Surroundings } from "./view.ts";
+import { backendOf, createView, lasting, nextProject, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -75,15 +75,15 @@ export function createChats(store: Store, world: Surroundings) {
         const session = store.sessions.get(sessionId);
         if (session !== null) store.log.apply(session, events, world.now());
       }),
-    /** An allowed message; null where it is there already. */
+    /** An allowed message; null where it is there already, or only takes another back. */
     receive(key: string, envelope: Envelope, verdict: FactOf<"received">["verdict"]): number | null {
-      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       const { chat } = envelope;
-      if (chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
+      if (chat === null || verdict.kind === "drop" || verdict.kind === "ignore") return null;
+      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       return store.db.transaction(() => {
-        const id = store.inbox.accept(key, kind, envelope, world.now());
+        const id = kind === "withdraw" ? 0 : store.inbox.accept(key, kind, envelope, world.now());
         if (id !== null) settle(chat, { type: "received", id, envelope, verdict });
-        return id;
+        return id || null;
       });
     },
     /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
@@ -271,7 +271,7 @@ function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, en
 }
 
 function createSessionMaker(store: Store, world: Surroundings) {
-  const { sessions, settings } = store;
+  const { sessions } = store;
   /** The active session of a chat, made where there is none. */
   return (chat: Chat): Session => {
     const key = chatKey(chat);
@@ -280,9 +280,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
     const id = world.newId();
     const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
     if (active) endSession(store, world, active.id);
-    const named = settings.get(`project:${key}`);
-    const project =
-      named === null ? world.project({ chatKey: key }) : named === "" ? null : world.project({ name: named });
+    const project = nextProject(store, world, key);
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };
     const backend = project?.backend ?? world.backend;

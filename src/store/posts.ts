@@ -36,6 +36,8 @@ const toRow = ({ request, tries, ...row }: Raw): PostRow => ({
   request: request === null ? null : (JSON.parse(request) as Request),
 });
 
+const toInboxId = (row: PostRow | null): number | null => row && Number(row.subject);
+
 export type Posts = ReturnType<typeof createPosts>;
 
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
@@ -57,11 +59,10 @@ export function createPosts(db: Database, onAsked: () => void) {
         ON CONFLICT (kind, subject) DO UPDATE SET state = 'queued', request = excluded.request
         WHERE kind IN ('confirm', 'result') AND state = 'done' AND posted_at IS NULL`,
     get: (id: number) => one`WHERE id = ${id}`,
-    /** The row of the inbox that was asked last in a session; null where nothing of ours was. */
-    lastAsked(sessionId: string): number | null {
-      const row = one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND posted_at IS NOT NULL ORDER BY id DESC LIMIT 1`;
-      return row && Number(row.subject);
-    },
+    /** The row of the inbox that was asked last in a session, or is being asked; null where nothing of ours was. */
+    lastAsked: (sessionId: string): number | null =>
+      toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL
+        OR id IN (SELECT value FROM json_each(${JSON.stringify([...underWay])}))) ORDER BY id DESC LIMIT 1`),
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
     /** Of the open prompts of a chat, however many wait, in one look. */
     ofChat: (chat: string) =>

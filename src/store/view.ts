@@ -176,12 +176,20 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .ofChat(key, conversationsMax)
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
+    openProject: () => (session ? session.project : (nextProject(store, world, key)?.name ?? null)),
     chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
     reminders: () => store.reminders.ofChat(key),
     remindersOf: store.reminders.countOf,
     lastPrompt: () => inbox.lastEnded(key)?.envelope ?? null,
     transcript: () => (session ? transcriptOf(session, log.events(session.id)) : ""),
   };
+}
+
+/** What the chat's next conversation is about: the project that was opened there, else the one that a setting binds the group to. */
+export function nextProject({ settings }: Store, world: Surroundings, key: string) {
+  const named = settings.get(`project:${key}`);
+  if (named === "") return null;
+  return world.project(named === null ? { chatKey: key } : { name: named });
 }
 
 /** What was chosen for the chat, by the last of its conversations, or that which was deleted. */

@@ -93,6 +93,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     defaultEffort: "medium",
     isModelFixed: true,
     projects: () => [{ name: "garden", folder: "/garden", run: true }],
+    openProject: () => session.project,
     granted: () => [],
     situation: () => "fine",
     reminders: () => [],

@@ -87,6 +87,7 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
     "[https://a.example](https://a.example/) [A.example](https://a.example) [me@c.example](mailto:me@c.example)",
     "https://a.example/ https://a.example me@c.example",
   ],
+  "a number that one can call": ["[+41 79 123 45 67](tel:+41791234567)", "+41 79 123 45 67"],
   "links to the same page, data and badges": [
     "[Install](#install) ![cat](data:image/png;base64,AAAA) [![Build](https://a.example/b.svg)](https://c.example)",
     "Install cat Build (https://c.example)",

@@ -154,6 +154,10 @@ test("a project that is added while it runs is there at once, and gone at once; 
     const added = await runOnce(["projects", "add", "garden", folder], env());
     expect([added.code, added.err]).toEqual([0, ""]);
     expect(await say("/project garden")).toContain("Project garden");
+    // Before the first question, too.
+    expect(await say("/projects")).toContain("garden – open here");
+    expect(await say("/project off")).toBe("🤖 Left garden.");
+    expect(await say("/project off")).toContain("No project is open here.");
     expect((await runOnce(["projects", "remove", "garden"], env())).code).toBe(0);
     expect(await say("/projects")).toContain("There are no projects.");
     signal.personWrites(alice, "/status");

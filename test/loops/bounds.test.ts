@@ -29,10 +29,10 @@ const overloaded = new BridgeError(
  * The backend that keeps the conversation here, over an endpoint that answers each request with these frames; an error is thrown, and a
  * number is a wait in ms.
  */
-async function openMessages(answer: (prompt: string) => Frames) {
+async function openMessages(answer: (prompt: string) => Frames, flags: Readonly<Record<string, string>> = {}) {
   const asked: { readonly prompt: string; readonly at: number }[] = [];
   const opened = await openStage({
-    flags: { reactions: "off" },
+    flags: { reactions: "off", ...flags },
     line(clock) {
       const stream: ClaudeApi["stream"] = async (_site, work, signal) => {
         let prompt = "";
@@ -147,6 +147,42 @@ describe("an answer that breaks off, where the conversation is kept here", () =>
     expect(seen.texts()).toEqual([expect.stringContaining("length limit on thinking")]);
   });
 
+  test("what was paid for counts, though it broke off or was stopped: by the endpoint's word, or by what had come", async () => {
+    const dear = { type: "message_start", message: { id: "msg_1", usage: { input_tokens: 1_000 } } };
+    const { stage: seen } = await openMessages((prompt) =>
+      prompt === "bad" ? [dear, text("x".repeat(299)), lost] : [dear, text("x".repeat(599)), 3_600_000],
+    );
+    seen.write("bad");
+    await seen.pass(3600);
+    seen.write("/usage");
+    await seen.pass(10);
+    expect(seen.texts().at(-1)).toContain("Today: 3,000 tokens in, 300 out");
+    seen.write("long");
+    await seen.pass(10);
+    seen.write("/stop");
+    await seen.pass(10);
+    seen.write("/usage");
+    await seen.pass(10);
+    expect(seen.texts().at(-1)).toContain("Today: 4,000 tokens in, 500 out");
+    seen.write("long");
+    await seen.pass(10);
+    seen.write("/forget");
+    await seen.pass(10);
+    expect(seen.daemon.store.sessions.active("self")).toBeNull();
+    expect(seen.daemon.store.db.all("SELECT id FROM events")).toEqual([]);
+  });
+
+  test("what a day may cost holds where the conversation is kept here, too", async () => {
+    const dear = { type: "message_start", message: { id: "msg_1", usage: { input_tokens: 1_000_000 } } };
+    const { stage: seen, asked } = await openMessages(() => [dear, text("dear"), stop], { spendLimit: "3" });
+    for (const question of ["one", "two", "three"]) {
+      seen.write(question);
+      await seen.pass(10);
+    }
+    expect(asked).toHaveLength(2);
+    expect(seen.texts().at(-1)).toMatch(/cost \$4\.00 of the \$3\.00 allowed.* So this one was not asked/u);
+  });
+
   test("the count outlives a restart", async () => {
     const { stage: seen, asked } = await openMessages(() => [start, lost]);
     seen.write("bad");
@@ -226,6 +262,23 @@ describe("a prompt that Claude's side dies of", () => {
     await bench.until("the answer", () => isSettled(bench));
     expect(bench.texts()).toEqual([expect.stringContaining("overloaded"), "re: hello"]);
   });
+});
+
+test("how often an outage was tried is to be seen, and what ends it", async () => {
+  await using bench = await openBench({ script: () => [{ fail: "model_overloaded_error", retry: "exhausted" }] });
+  bench.signal.owner.write("hello");
+  await bench.pass(10 * 60_000);
+  const tries = bench.posts.length;
+  expect(tries).toBeGreaterThan(10);
+  bench.signal.owner.write("/status");
+  await bench.pass(1_000);
+  expect(bench.texts().at(-1)).toContain(
+    `Waiting for an answer here: 1\nThe first was tried ${tries} times so far; /stop drops it.`,
+  );
+  bench.signal.owner.write("/stop");
+  bench.signal.owner.write("/status");
+  await bench.pass(1_000);
+  expect(bench.texts().at(-1)).toContain("Nothing waits for an answer here.");
 });
 
 test("a command that Claude would have to hear of ends within seconds while Claude hangs; so does what is behind it", async () => {

@@ -256,6 +256,13 @@ describe("listen", () => {
     }
   });
 
+  test("is no proxy, and says so", async () => {
+    const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
+    const said = await sayRaw(server.url, "CONNECT evil.test:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    await server.stop();
+    expect(said).toStartWith("HTTP/1.1 405 ");
+  });
+
   test("keeps few connections, and closes those that say nothing", async () => {
     const server = await listen({ host: "127.0.0.1", port: 0 }, make().app.fetch);
     const { hostname, port } = new URL(server.url);
