@@ -344,11 +344,10 @@ export function migrate(db: Database, steps: readonly string[] = migrations): vo
       "database_newer",
       `Cannot open the database as it is at version ${version}; this signalman knows ${steps.length}`,
     );
-  for (const [index, sql] of steps.entries()) {
-    if (index < version) continue;
-    db.transaction(() => {
-      db.exec(sql);
-      db.exec(`PRAGMA user_version = ${index + 1}`);
-    });
-  }
+  if (version === steps.length) return;
+  // All or none, and one wait for the disk.
+  db.transaction(() => {
+    for (const sql of steps.slice(version)) db.exec(sql);
+    db.exec(`PRAGMA user_version = ${steps.length}`);
+  });
 }
