@@ -58,6 +58,7 @@ const money = form(
   "an amount such as 2.50",
 );
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
+const proxyUrl = word((url) => (/^(?:https?|socks5h?):$/.test(URL.parse(url)?.protocol ?? "") ? url : undefined));
 const e164 = /^\+[1-9]\d{6,14}$/;
 /** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
 export function toNumber(written: string): string | null {
@@ -171,7 +172,7 @@ export const settings = {
     "native: the Signal service to use",
   ),
   proxy: setting(
-    form(v.nullable(httpUrl), "a URL such as http://proxy.example:3128"),
+    form(v.nullable(proxyUrl), "a URL such as http://proxy.example:3128 or socks5://127.0.0.1:9050"),
     null,
     "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY)",
     { flag: "url" },

@@ -21,7 +21,7 @@ export type ApiOptions = {
   /** Null is the API of Anthropic. */
   readonly baseUrl: string | null;
   /** Null: what the environment names. */
-  readonly proxy?: string | null;
+  readonly proxy?: string | null | Promise<string | null>;
   readonly clock: Clock;
   /** How long an endpoint that is not Anthropic's may be silent, before an answer and in it: a local model needs minutes. */
   readonly timeoutMs?: Millis;
@@ -87,7 +87,8 @@ export function createClaudeApi(given: ApiOptions) {
   let client: Promise<Anthropic> | null = null;
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
     // Bun reads HTTP_PROXY by itself, also for loopback: only `false` goes past it.
-    const way = isLoopback(baseUrl) ? { proxy: false } : proxy ? { proxy } : {};
+    const through = isLoopback(baseUrl) ? null : await proxy;
+    const way = isLoopback(baseUrl) ? { proxy: false } : through ? { proxy: through } : {};
     const response = await fetch(url, { ...init, ...way } as RequestInit);
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();

@@ -24,6 +24,8 @@ export type Deps = {
   readonly clock: Clock;
   readonly random: Random;
   readonly signal: AbortSignal;
+  /** That of the settings, as an HTTP proxy; null for none. */
+  readonly proxy: Promise<string | null>;
   /** Takes what is to be closed when the command is done. */
   readonly stack: AsyncDisposableStack;
 };
@@ -39,7 +41,7 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
       return (await import("../signal/daemon/rest.ts")).createRest(place);
     case "native":
       return (await import("../signal/native/index.ts")).open({
-        ...nativePlace(deps, store),
+        ...(await nativePlace(deps, store)),
         isAllowed: (who, groupId) => isAllowed([...config.allow, ...allowedIn(store.settings)], who, groupId),
         allowedNumbers: config.allow.flatMap((rule) => (rule.kind === "number" ? rule.number : [])),
       });
@@ -47,7 +49,7 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
 }
 
 /** The native transport unpacks libsignal into the home folder. */
-const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
+const nativePlace = async ({ config, log, clock, random, proxy }: Deps, { db }: Store) => ({
   database: db,
   log,
   clock,
@@ -55,7 +57,7 @@ const nativePlace = ({ config, log, clock, random }: Deps, { db }: Store) => ({
   signalService: config.signalService,
   libraryFolder: join(config.home, "lib"),
   userAgent: `signalman/${version}`,
-  proxy: signalProxy(config.proxy, process.env),
+  proxy: signalProxy(await proxy, process.env),
 });
 
 /** The setting, else what the environment has for Signal's hosts; what is on loopback is reached directly in any case. */
@@ -97,7 +99,7 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
-  const steps = await native.link(nativePlace(deps, store));
+  const steps = await native.link(await nativePlace(deps, store));
   const forget = (): void => {
     forgetAll(store.db);
     // It is no older than it was.
@@ -107,13 +109,13 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   return { steps, present: native.findAccount(store.db), forget };
 }
 
-export const openApi = ({ config, clock }: Deps): ClaudeApi =>
+export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
   createClaudeApi({
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
     timeoutMs: config.claudeTimeoutMs,
-    proxy: config.proxy,
+    proxy,
     clock,
   });
 

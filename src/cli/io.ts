@@ -66,8 +66,17 @@ export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, le
     clock,
     random,
     signal,
+    proxy: openProxy(config.proxy, stack),
     stack,
   };
+}
+
+/** What fetch takes: a SOCKS proxy through a port of this process. */
+async function openProxy(url: string | null, stack: AsyncDisposableStack): Promise<string | null> {
+  if (url === null || !/^socks5h?:/u.test(url)) return url;
+  const bridge = import("../socks.ts").then(({ bridgeSocks }) => bridgeSocks(url));
+  stack.defer(() => bridge.then(({ close }) => close()));
+  return (await bridge).url;
 }
 
 /** What starts this program: the binary, or the runtime and the source. */

@@ -289,6 +289,13 @@ export function underWayIn({ head: [prompt] }: View, { id }: Session): Prompt | 
   return prompt?.post?.sessionId === id ? prompt : undefined;
 }
 
+/** What Claude's call of a tool of ours came to. */
+export const result = (
+  { session, useId }: { readonly session: Session; readonly useId: string },
+  text: string,
+  isError = false,
+): Change => ({ do: "result", sessionId: session.id, useId, text, isError });
+
 export const finish = (
   { id, envelope }: { readonly id: number; readonly envelope: Envelope | null },
   outcome: Outcome,

@@ -16,7 +16,7 @@
  *   named    a message has its reason and its subject, so that it exists once
  */
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
-import { fail, say, underWayIn, withdraw } from "./changes.ts";
+import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
 import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
@@ -31,42 +31,27 @@ import { renderReply } from "./reply.ts";
 import { isSpent, refusalText } from "./spend.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
-  const changes = decideFact(view, fact);
+  // The type of the table pairs every fact with its decision; a computed look-up cannot say so.
+  const changes = (decisions[fact.type] as (view: View, fact: Fact) => Change[])(view, fact);
   return [...changes, ...next(view, changes)];
 }
 
-function decideFact(view: View, fact: Fact): Change[] {
-  switch (fact.type) {
-    case "received":
-      return received(view, fact);
-    case "logged":
-      return logged(view, fact);
-    case "failed":
-      return failed(view, fact);
-    case "refused":
-      return refusedAnswer(view, fact);
-    case "gone":
-      return gone(view, fact.session, fact.isElsewhere);
-    case "expired":
-      return expired(view, fact);
-    case "back":
-      return announce(view);
-    case "looked":
-      return askCalls(view, fact);
-    case "settled":
-      return [toResult(fact)];
-    case "worked":
-      return [say("command", fact.id, fact.body), { do: "paid", id: fact.id }];
-    case "wished":
-      return fulfil(view, fact);
-    case "due":
-      return deliver(view, fact);
-    case "started":
-      return [];
-    case "setBack":
-      return setBack(view, fact.generation);
-  }
-}
+const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Type>) => Change[] } = {
+  received,
+  logged,
+  failed,
+  refused: refusedAnswer,
+  gone,
+  expired,
+  back: announce,
+  looked: askCalls,
+  settled: (_, fact) => [result(fact, fact.text, fact.isError)],
+  worked: (_, { id, body }) => [say("command", id, body), { do: "paid", id }],
+  wished: fulfil,
+  due: deliver,
+  started: () => [],
+  setBack,
+};
 
 /** The oldest prompt is posted as soon as nothing is under way and Claude waits for no person. */
 function next(view: View, changes: readonly Change[]): Change[] {
@@ -167,7 +152,7 @@ function logged(view: View, { session, events }: FactOf<"logged">): Change[] {
     ...(session.id === view.session?.id ? sayAsks(view, own) : []),
     ...(own ? turnChanged(view, own) : []),
     ...(own ? endStuck(view, session, own, events) : []),
-    ...(events.some(({ type }) => type === "terminated") ? gone(view, session, false) : []),
+    ...(events.some(({ type }) => type === "terminated") ? gone(view, { session, isElsewhere: false }) : []),
   ];
 }
 
@@ -184,14 +169,6 @@ function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Promp
   return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
 }
 
-const toResult = ({ session, useId, text, isError }: FactOf<"settled">): Change => ({
-  do: "result",
-  sessionId: session.id,
-  useId,
-  text,
-  isError,
-});
-
 /** What the new standing of the turn means for the prompt under way. */
 function turnChanged(view: View, prompt: Prompt): Change[] {
   if (view.turn?.kind === "ended") return finishTurn(view, prompt, view.turn.stop);
@@ -202,7 +179,7 @@ function turnChanged(view: View, prompt: Prompt): Change[] {
 // --- from the queues and from time
 
 /** Asked again it might be asked twice: its person knows whether it was answered. */
-function setBack(view: View, generation: number): Change[] {
+function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
   const open = view.prompts();
   const text = `My memory was set back to an earlier state. Messages of yours stood open in it (${open.length}): please send again what was not answered.`;
   const gone = open.flatMap((prompt) => withdraw(view, prompt, false));

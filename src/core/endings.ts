@@ -1,7 +1,7 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
 import { askSubject } from "./approval.ts";
-import { fail, finish, refuse, say, stop, underWayIn, waits } from "./changes.ts";
+import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
@@ -132,10 +132,8 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const own = underWayIn(view, session);
   const subject = askSubject({ session }, use.id);
   const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
-  if (!isOver && isResult) {
-    const text = "The result of this call could not be handed over.";
-    return [{ do: "result", sessionId: session.id, useId: use.id, text, isError: true }];
-  }
+  if (!isOver && isResult)
+    return [result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
     // It shows the question again, and takes an answer like it; its part is its own.
@@ -157,7 +155,7 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
  * The session is gone at Claude: what was under way there is asked anew in a fresh one, once, and the person is told; but a prompt of
  * which it died is not asked again.
  */
-export function gone(view: View, session: Session, isElsewhere: boolean): Change[] {
+export function gone(view: View, { session, isElsewhere }: Omit<FactOf<"gone">, "type">): Change[] {
   const own = underWayIn(view, session);
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
   // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.

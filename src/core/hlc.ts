@@ -9,12 +9,10 @@
  *
  * The format is our own, inside the metadata of the session.
  */
-import { assert, type Millis } from "./model.ts";
+import { assert, type Millis, type Stamps } from "./model.ts";
 
 /** A stamp as text; only `parseStamp` tells whether it is one. */
 export type Stamp = string;
-/** The stamp of each key that has one. */
-export type Stamps = { readonly [key: string]: Stamp };
 
 const counterMax = 36 ** 2 - 1;
 const msMax = 36 ** 8 - 1;

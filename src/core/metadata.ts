@@ -10,11 +10,11 @@
  *
  * **Source:** the SDK's `BetaManagedAgentsSession.metadata`: at most 16 pairs, key ≤ 64, value ≤ 512 characters.
  */
-import { parseStamp, type Stamp, type Stamps } from "./hlc.ts";
-import type { Context, JsonValue } from "./model.ts";
+import { parseStamp, type Stamp } from "./hlc.ts";
+import type { Context, JsonValue, Stamps } from "./model.ts";
 import { own } from "./synchronizer.ts";
 
-/** 16 pairs less 3 that are reserved (`sb.schema`, `sb.owner`, `sb.ptr`). */
+/** 16 pairs less those by which a session is known (`sb.schema`, `sb.id`), and room for one more. */
 const keysMax = 13;
 const keyCharsMax = 64;
 const valueCharsMax = 512;

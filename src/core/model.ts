@@ -71,17 +71,19 @@ export type TextContent = {
   readonly isViewOnce: boolean;
 };
 
+export type Reaction = {
+  readonly kind: "reaction";
+  readonly emoji: string;
+  readonly targetAuthor: Address;
+  readonly targetSentAt: Millis;
+  readonly isRemove: boolean;
+};
+
 export type Content =
   | TextContent
   /** `targetSentAt` names the version being replaced; the new version's identity is the envelope's `sentAt`. */
   | { readonly kind: "edit"; readonly targetSentAt: Millis; readonly body: TextContent }
-  | {
-      readonly kind: "reaction";
-      readonly emoji: string;
-      readonly targetAuthor: Address;
-      readonly targetSentAt: Millis;
-      readonly isRemove: boolean;
-    }
+  | Reaction
   | { readonly kind: "delete"; readonly targetSentAt: Millis }
   | { readonly kind: "timer"; readonly expiresInSeconds: number }
   | { readonly kind: "receipt"; readonly receipt: "delivery" | "read" | "viewed"; readonly sentAts: readonly Millis[] }
@@ -118,26 +120,9 @@ export type Envelope = {
 export type OutboundFile = { readonly fileName: string; readonly contentType: string; readonly base64: string };
 
 export type OutboundBody =
-  | {
-      readonly kind: "text";
-      readonly text: string;
-      readonly styles: readonly StyleRange[];
-      readonly quote: Quote | null;
-      readonly files: readonly OutboundFile[];
-    }
-  | {
-      readonly kind: "edit";
-      readonly targetSentAt: Millis;
-      readonly text: string;
-      readonly styles: readonly StyleRange[];
-    }
-  | {
-      readonly kind: "reaction";
-      readonly emoji: string;
-      readonly targetAuthor: Address;
-      readonly targetSentAt: Millis;
-      readonly isRemove: boolean;
-    };
+  | (StyledText & { readonly kind: "text"; readonly quote: Quote | null; readonly files: readonly OutboundFile[] })
+  | (StyledText & { readonly kind: "edit"; readonly targetSentAt: Millis })
+  | Reaction;
 
 /** One message on its way out. `timestamp` is its identity on Signal where the transport lets us choose it. */
 export type Outbound = { readonly chat: Chat; readonly timestamp: Millis; readonly body: OutboundBody };

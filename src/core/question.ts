@@ -144,10 +144,8 @@ const primary: { readonly [name: string]: { readonly verb: string; readonly key:
   web_search: { verb: "search the web for", key: "query" },
 };
 
-/** A tool use of Claude's as something to say yes or no to; null where the log does not have it. */
-export function itemOf(use: ToolUse | null): QuestionItem {
-  if (use === null) return { what: "use a tool", detail: "", where: null, fileName: "question.txt" };
-  const { name, input } = use;
+/** A tool use of Claude's as something to say yes or no to. */
+export function itemOf({ name, input }: ToolUse): QuestionItem {
   const fields: Fields = typeof input === "object" && input !== null && !Array.isArray(input) ? (input as Fields) : {};
   const known = writeItem(name, fields) ?? editItem(name, fields) ?? primaryItem(name, fields);
   if (known) return known;

@@ -1,5 +1,5 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
-import { say, type Change, type FactOf, type View } from "./changes.ts";
+import { result, say, type Change, type FactOf, type View } from "./changes.ts";
 import type { Envelope, Millis, Reminder } from "./model.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
@@ -11,15 +11,10 @@ const lateMs: Millis = 120_000;
 const shownMax = 200;
 
 /** What Claude's call asks for is done, and Claude is told; what is set is shown in the chat besides. */
-export function fulfil(view: View, { session, useId, wish }: FactOf<"wished">): Change[] {
+export function fulfil(view: View, fact: FactOf<"wished">): Change[] {
+  const { useId, wish } = fact;
   const asker = view.head[0]?.envelope;
-  const tell = (text: string, isError = false): Change => ({
-    do: "result",
-    sessionId: session.id,
-    useId,
-    text,
-    isError,
-  });
+  const tell = (text: string, isError = false): Change => result(fact, text, isError);
   if (!asker?.source) return [tell("Nothing was done: the message that asked for it is not open any more.", true)];
   if (wish.do === "list") return [tell(listReminders(view))];
   if (wish.do === "off") {

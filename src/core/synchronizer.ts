@@ -11,8 +11,7 @@
  * never mutated; results are new at the top and share the (immutable) values. Only own keys count, so `__proto__` is a key like
  * any other.
  */
-import type { Stamps } from "./hlc.ts";
-import type { Context, JsonValue } from "./model.ts";
+import type { Context, JsonValue, Stamps } from "./model.ts";
 
 /** Values to write, by key. A removal is no value: `SyncResult.stamps` says it. */
 export type Diff = Context;

@@ -14,8 +14,7 @@
 import type { Millis, SessionEvent, StopReason, ToolUse } from "./model.ts";
 
 type Facts = {
-  /** Null: nothing was asked yet. */
-  readonly promptId: string | null;
+  readonly promptId: string;
   /** The prompt was in the log, queued or processed: a flush after that concerns it. */
   readonly isSeen: boolean;
   readonly promptAt: Millis | null;
@@ -35,10 +34,10 @@ type Standing =
 export type Progress = Standing & { readonly facts: Facts };
 
 /**
- * The start: the prompt is event `promptId`, or nothing was asked yet. Feed it the log from the prompt on, or earlier; what was fed
- * before the prompt was sent is handed on as `earlierStopIds`, for a listing may show it again.
+ * The start: the prompt is event `promptId`. Feed it the log from the prompt on, or earlier; stops that were there before the prompt
+ * was sent are handed on as `earlierStopIds`, for a listing may show them again.
  */
-export const progressOf = (promptId: string | null, earlierStopIds: ReadonlySet<string> = new Set()): Progress => ({
+export const progressOf = (promptId: string, earlierStopIds: ReadonlySet<string> = new Set()): Progress => ({
   kind: "queued",
   facts: { promptId, isSeen: false, promptAt: null, stopAt: null, earlierStopIds },
 });

@@ -46,7 +46,7 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
     keys: () => [...store.calls.openSessions(), ...store.settings.idsOf("owed").map((id) => owedPrefix + id)],
     async work(key, kill) {
       if (key.startsWith(owedPrefix)) await workOnFiles(bridge, deps, key.slice(owedPrefix.length), kill);
-      else await workOnCalls(bridge, deps, running, key, kill);
+      else await workOnCalls({ bridge, deps, running }, key, kill);
       return null;
     },
     isOpen: () => bridge.account() !== null,
@@ -55,17 +55,22 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
   return { ...queue, drop: (useId) => running.get(useId)?.abort() };
 }
 
-type Running = Map<string, AbortController>;
+type Calling = {
+  readonly bridge: Bridge;
+  readonly deps: CallDeps;
+  /** What ends a call that runs. */
+  readonly running: Map<string, AbortController>;
+};
 
 /** What needs no yes, or has it, is done; what asks is asked together, once Claude rests and no more calls come beside them. */
-async function workOnCalls(bridge: Bridge, deps: CallDeps, running: Running, sessionId: string, kill: AbortSignal) {
-  const { store, chats } = bridge;
+async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSignal): Promise<void> {
+  const { store, chats } = calling.bridge;
   const session = store.sessions.get(sessionId);
   if (session === null) return;
   const looked: Looked[] = [];
   for (const call of store.calls.open(sessionId)) {
     if (kill.aborted) return;
-    const asks = call.state === "asked" ? null : await workOn(bridge, deps, running, session, call, kill);
+    const asks = call.state === "asked" ? null : await workOn(calling, session, call, kill);
     if (asks !== null) looked.push(asks);
   }
   // What was allowed meanwhile is done first: the question is to show what it leaves.
@@ -76,9 +81,7 @@ async function workOnCalls(bridge: Bridge, deps: CallDeps, running: Running, ses
 
 /** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
 async function workOn(
-  bridge: Bridge,
-  deps: CallDeps,
-  running: Running,
+  { bridge, deps, running }: Calling,
   session: Session,
   call: Call,
   kill: AbortSignal,

@@ -1,6 +1,6 @@
 /** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
 import type { Ask } from "../core/changes.ts";
-import type { Millis } from "../core/model.ts";
+import type { Chat, Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
 import type { ConnectionLoop } from "./connection.ts";
@@ -95,8 +95,7 @@ function createExpiry({ store, chats, clock, config, account, log }: Bridge): ()
     if (account() === null) return;
     const limitMs = config.approvalMinutes * minuteMs;
     const present = new Set<string>();
-    const expireIn = (chatKey: string): void => {
-      const chat = store.inbox.head(chatKey)[0]?.envelope.chat;
+    const expireIn = (chat: Chat | null | undefined): void => {
       if (!chat) return;
       const { asks } = chats.viewOf(chat);
       const age = ({ use: { id }, shown }: Ask): Millis => {
@@ -114,7 +113,10 @@ function createExpiry({ store, chats, clock, config, account, log }: Bridge): ()
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
       }
     };
-    for (const chatKey of store.inbox.openChats()) attempt(log, postponed, () => expireIn(chatKey));
+    for (const key of store.inbox.openChats())
+      attempt(log, postponed, () => expireIn(store.inbox.head(key)[0]?.envelope.chat));
+    // Asked in a turn of another device, by no message of this one.
+    for (const id of store.calls.askedSessions()) attempt(log, postponed, () => expireIn(store.sessions.get(id)?.chat));
     for (const id of seen.keys()) if (!present.has(id)) seen.delete(id);
   };
 }

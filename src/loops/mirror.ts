@@ -67,16 +67,13 @@ export async function mirror(
   }
 }
 
-type Happened =
-  | { readonly kind: "frame"; readonly result: IteratorResult<Frame> }
-  | { readonly kind: "echo"; readonly echo: Echo }
-  | { readonly kind: "woken" }
-  | { readonly kind: "held" };
+/** What is done about what has happened. */
+type Act = () => void | "over" | Promise<unknown>;
 
 /** Posts and listens, until nothing is under way; resolves to how long what is queued anew waits. */
 async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker): Promise<Millis | null> {
   const { bridge, signal, outgoing } = state;
-  let frame: Promise<Happened> | null = null;
+  let frame: Promise<Act> | null = null;
   for (;;) {
     if (state.waitMs > 0) return state.waitMs;
     const posts = bridge.store.posts.open(state.sessionId);
@@ -96,39 +93,41 @@ async function run(state: Mirror, frames: AsyncIterator<Frame>, worker: Worker):
       // What was held may have made new work.
       continue;
     }
-    frame ??= frames.next().then((result) => ({ kind: "frame", result }));
+    frame ??= frames.next().then((result) => () => {
+      frame = null;
+      return hear(state, result);
+    });
     frame.catch(() => undefined);
-    const happened = await next(state, frame, worker);
-    if (signal.aborted) return null;
-    if (happened.kind === "held" && !flush(state)) await outgoing.lookForRest();
-    if (happened.kind === "echo")
-      for (const { event, id } of outgoing.take(happened.echo)) {
-        if (event !== null) state.buffer.push(event);
-        state.posted.push({ id, eventId: event?.id ?? null });
-      }
-    if (happened.kind !== "frame") continue;
-    frame = null;
-    if (happened.result.done) {
-      flush(state);
-      throw streamLost("its end came before the turn's");
-    }
-    if ((await hear(state, happened.result.value)) === "over") return null;
+    const act = await next(state, frame, worker);
+    if (signal.aborted || (await act()) === "over") return null;
+  }
+}
+
+/** A request is over: what it became is buffered like what is heard. */
+function takeEcho({ outgoing, buffer, posted }: Mirror, echo: Echo): void {
+  for (const { event, id } of outgoing.take(echo)) {
+    if (event !== null) buffer.push(event);
+    posted.push({ id, eventId: event?.id ?? null });
   }
 }
 
 /** What happens first; what was heard before a failure is kept. */
-async function next(state: Mirror, frame: Promise<Happened>, worker: Worker): Promise<Happened> {
+async function next(state: Mirror, frame: Promise<Act>, worker: Worker): Promise<Act> {
   const { bridge, outgoing } = state;
-  const woken = Promise.withResolvers<Happened>();
+  const woken = Promise.withResolvers<Act>();
   worker.wake = () => {
     outgoing.drop();
-    woken.resolve({ kind: "woken" });
+    woken.resolve(() => undefined);
   };
   const timer = new AbortController();
   const holdMs = holdOf(state);
-  const held =
-    holdMs === null ? [] : [bridge.clock.sleep(holdMs, timer.signal).then((): Happened => ({ kind: "held" }))];
-  const echo = outgoing.echo()?.then((echo): Happened => ({ kind: "echo", echo }));
+  const onHeld: Act = () => (flush(state) ? undefined : outgoing.lookForRest());
+  const held = holdMs === null ? [] : [bridge.clock.sleep(holdMs, timer.signal).then(() => onHeld)];
+  const echo = outgoing.echo()?.then(
+    (echo): Act =>
+      () =>
+        takeEcho(state, echo),
+  );
   try {
     return await Promise.race([frame, ...(echo ? [echo] : []), woken.promise, ...held]);
   } catch (error) {
@@ -180,12 +179,15 @@ function flush(state: Mirror): boolean {
   return true;
 }
 
-async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {
+async function hear(state: Mirror, { done, value: frame }: IteratorResult<Frame>): Promise<"over" | void> {
   const { bridge, sessionId, buffer, live } = state;
+  if (done) {
+    flush(state);
+    throw streamLost("its end came before the turn's");
+  }
   switch (frame.kind) {
     case "delta":
-      live.text(frame.eventId, frame.text);
-      return "on";
+      return live.text(frame.eventId, frame.text);
     case "deleted":
       flush(state);
       settleGone(bridge, sessionId, null);
@@ -200,7 +202,6 @@ async function hear(state: Mirror, frame: Frame): Promise<"over" | "on"> {
         await settlePuzzle(state);
       }
       if (frame.event.type === "terminated") flush(state);
-      return "on";
   }
 }
 
@@ -222,7 +223,7 @@ async function settlePuzzle(state: Mirror): Promise<void> {
  * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up; otherwise
  * the line may be dead, and a new stream is the only way to know.
  */
-async function afterSilence(state: Mirror): Promise<"over" | "on"> {
+async function afterSilence(state: Mirror): Promise<"over" | void> {
   const { bridge, remote, sessionId, remoteId, signal } = state;
   const { store, chats } = bridge;
   flush(state);
@@ -244,7 +245,6 @@ async function afterSilence(state: Mirror): Promise<"over" | "on"> {
   const fault = toFault(new BridgeError("claude_silent", "Cannot wait for the answer as Claude never began with it"));
   const id = Number(prompt.subject);
   state.waitMs = waitOf(chats.settle(session.chat, { type: "failed", id, fault, hasSpoken: false, isLost: true })) ?? 0;
-  return "on";
 }
 
 const streamLost = (why: string): BridgeError =>

@@ -125,35 +125,26 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
 
 /** One at a time for each key. */
 function createOccupancy(onFree: () => void) {
+  /** What a key is occupied with last, and so until when. */
   const running = new Map<string, Promise<unknown>>();
-  /** How many hold a key, or wait for it. */
-  const held = new Map<string, number>();
   const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
-    const task = work.finally(() => {
-      running.delete(key);
-      onFree();
-    });
-    const quiet = task.catch(() => undefined);
-    running.set(key, quiet);
-    return task;
+    const task: Promise<unknown> = work
+      .catch(() => undefined)
+      .finally(() => {
+        if (running.get(key) === task) running.delete(key);
+        onFree();
+      });
+    running.set(key, task);
+    return work;
   };
   return {
-    /** Also where other work waits for it. */
-    has: (key: string): boolean => running.has(key) || held.has(key),
+    has: (key: string): boolean => running.has(key),
     size: (): number => running.size,
     occupy,
-    /** Begins in the same moment in which the key is free: nothing gets in between. */
-    async hold<T>(key: string, work: () => Promise<T>): Promise<T> {
-      held.set(key, (held.get(key) ?? 0) + 1);
-      try {
-        for (let task = running.get(key); task; task = running.get(key)) await task;
-        return await occupy(key, work());
-      } finally {
-        const others = (held.get(key) ?? 0) - 1;
-        if (others > 0) held.set(key, others);
-        else held.delete(key);
-        onFree();
-      }
+    /** The key is never free in between: nothing else of it begins before. */
+    hold<T>(key: string, work: () => Promise<T>): Promise<T> {
+      const before = running.get(key);
+      return occupy(key, before === undefined ? work() : before.then(work));
     },
     ended: (): Promise<unknown> => Promise.all(running.values()),
   };

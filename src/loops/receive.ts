@@ -100,27 +100,15 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   let dropped = 0;
   for (const envelope of envelopes) {
     const verdict = classify(envelope, options);
-    switch (verdict.kind) {
-      case "ignore":
-        log.debug("envelope ignored", { reason: verdict.reason });
-        break;
-      case "drop":
-        dropped++;
-        drop(bridge, envelope, verdict.reason);
-        break;
-      case "withdraw":
-        if (envelope.chat) chats.settle(envelope.chat, { type: "received", id: 0, envelope, verdict });
-        break;
-      case "prompt":
-      case "command":
-      case "answer":
-      case "hint":
-        if (chats.receive(inboxKey(envelope, account), envelope, verdict) === null) break;
-        accepted.push(envelope);
-        noteName(store.settings, envelope);
-        noteAccount(store.settings, envelope);
-        if (envelope.chat)
-          noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
+    if (verdict.kind === "ignore") log.debug("envelope ignored", { reason: verdict.reason });
+    else if (verdict.kind === "drop") {
+      dropped++;
+      drop(bridge, envelope, verdict.reason);
+    } else if (chats.receive(inboxKey(envelope, account), envelope, verdict) !== null) {
+      accepted.push(envelope);
+      noteName(store.settings, envelope);
+      noteAccount(store.settings, envelope);
+      if (envelope.chat) noteTimer(store.settings, chatKey(envelope.chat), textOf(envelope)?.expiresInSeconds ?? null);
     }
   }
   return { envelopes: accepted, dropped };

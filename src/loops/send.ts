@@ -109,7 +109,8 @@ type Next = OutboxRow | Millis | null;
  * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction takes the place of itself,
  * so that sending it again after a crash says nothing twice: it is not marked, and recorded by whatever is committed next.
  */
-async function sendOne(bridge: Bridge, row: OutboxRow, { next: nextOf, isOpen, pause, kill }: Sending): Promise<Next> {
+async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promise<Next> {
+  const { next: nextOf, isOpen, kill } = sending;
   const { outbox, settings } = bridge.store;
   const { clock, log } = bridge;
   const take = (next: OutboxRow | null): Next => {
@@ -141,7 +142,7 @@ async function sendOne(bridge: Bridge, row: OutboxRow, { next: nextOf, isOpen, p
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
-    return sendFailed(bridge, row, error, pause, kill);
+    return sendFailed(bridge, row, error, sending);
   }
 }
 
@@ -150,8 +151,7 @@ async function sendFailed(
   bridge: Bridge,
   row: OutboxRow,
   error: BridgeError,
-  pause: Pause,
-  kill: AbortSignal,
+  { pause, kill }: Sending,
 ): Promise<Millis> {
   const { clock, transport } = bridge;
   const { outbox, settings } = bridge.store;

@@ -75,15 +75,15 @@ export function createChats(store: Store, world: Surroundings) {
         const session = store.sessions.get(sessionId);
         if (session !== null) store.log.apply(session, events, world.now());
       }),
-    /** An allowed message; null where it is there already. */
+    /** An allowed message; null where it is there already, or only takes another back. */
     receive(key: string, envelope: Envelope, verdict: FactOf<"received">["verdict"]): number | null {
-      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       const { chat } = envelope;
-      if (chat === null || (kind !== "prompt" && kind !== "command" && kind !== "answer")) return null;
+      if (chat === null || verdict.kind === "drop" || verdict.kind === "ignore") return null;
+      const kind = verdict.kind === "hint" ? "command" : verdict.kind;
       return store.db.transaction(() => {
-        const id = store.inbox.accept(key, kind, envelope, world.now());
+        const id = kind === "withdraw" ? 0 : store.inbox.accept(key, kind, envelope, world.now());
         if (id !== null) settle(chat, { type: "received", id, envelope, verdict });
-        return id;
+        return id || null;
       });
     },
     /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */

@@ -74,6 +74,9 @@ export function createCalls(db: Database) {
       db
         .all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted' AND state <> 'asked'")
         .map(({ id }) => id),
+    /** Conversations with a call that waits for a person. */
+    askedSessions: (): string[] =>
+      db.all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state = 'asked'").map(({ id }) => id),
     /** What is not posted yet, oldest first. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at`,
     /** How often our tools were called for one prompt. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { Stamps } from "../../src/core/hlc.ts";
+import type { Stamps } from "../../src/core/model.ts";
 import type { Context, JsonValue } from "../../src/core/model.ts";
 import { calculateDiff, isEqual, merge, synchronize, toInstant, type SyncResult } from "../../src/core/synchronizer.ts";
 

@@ -101,13 +101,13 @@ describe("trackAll", () => {
   for (const [name, log, expected] of cases)
     test(name, () => expect(trackAll(progressOf("p"), log)).toMatchObject(expected));
 
-  test("decides nothing before anything was asked", () => {
+  test("of what is not in the log nothing is known", () => {
     const log = [prompt("p", 5), idle("i", 6), idle("j", 7, exhausted)];
-    expect(trackAll(progressOf(null), log).kind).toBe("queued");
+    expect(trackAll(progressOf("none"), log).kind).toBe("queued");
   });
 
   test("a flush that was there before the prompt was sent is none of its own, however often a listing shows it again", () => {
-    const before = trackAll(progressOf(null), [prompt("o", 5), idle("i", 6, exhausted)]);
+    const before = trackAll(progressOf("none"), [prompt("o", 5), idle("i", 6, exhausted)]);
     const sent = trackAll(progressOf("p", before.facts.earlierStopIds), [prompt("p", null)]);
     const again = trackAll(sent, [idle("i", 6, exhausted), idle("j", 9)]);
     expect(again.kind).toBe("queued");

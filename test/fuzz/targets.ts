@@ -209,7 +209,7 @@ function turn(dice: Dice): void {
     return event ? [event] : [];
   });
   checkSize("events", events, fed);
-  trackAll(progressOf(events[0]?.id ?? null), events);
+  trackAll(progressOf(events[0]?.id ?? "none"), events);
   checkSize("open", events.reduce(readEntry, openLog), fed);
   for (const event of events) if (event.type === "reply") render(event.text);
 }

@@ -183,6 +183,35 @@ test("a machine whose clock is a day and more behind forgets nothing, and its ow
   expect(Math.abs(typing.timestamp - Date.now())).toBeLessThan(60_000);
 });
 
+test("the header of a delivery tells the time, also of an envelope that does not say when the server received it", async () => {
+  const clock: Clock = { ...systemClock, now: () => Date.now() - 30 * hourMs };
+  rig = await startRig({ clock, isConnected: false });
+  const connection = Connection.prototype as unknown as { send(verb: string, path: string, what: object): unknown };
+  const { send } = connection;
+  let aheadMs = 0;
+  connection.send = function (this: unknown, verb, path, what) {
+    const headers = path === "/api/v1/message" ? [`X-Signal-Timestamp:${Date.now() + aheadMs}`] : null;
+    return send.call(this, verb, path, { ...what, headers });
+  };
+  closing.push({ [Symbol.dispose]: () => void (connection.send = send) });
+  await rig.transport.connect(never);
+  sealUntil(Date.now() + hourMs);
+  const notices: string[] = [];
+  for (const [text, ahead] of [
+    ["in time", 0],
+    ["too late", 2 * hourMs],
+  ] as const) {
+    aheadMs = ahead;
+    const sealed = await rig.contact.encryptText(rig.device, text, { timestamp: Date.now(), sealed: true });
+    const sending = deliver(sealed, { serverTimestamp: 0n }).then(() => true);
+    for (let isDone = false; !isDone; isDone = await Promise.race([sending, Promise.resolve(false)]))
+      notices.push(...((await rig.poll(20)).notices ?? []).map(({ code }) => code));
+  }
+  expect(texts()).toEqual([{ text: "in time" }]);
+  expect(quarantine().map(({ reason }) => reason)).toEqual(["forged or expired certificate"]);
+  expect(notices).toEqual(["clock_wrong"]);
+});
+
 test("a clock that was ahead once does not stamp everything after it", async () => {
   let aheadMs = 400 * dayMs;
   rig = await startRig({ clock: { ...systemClock, now: () => Date.now() + aheadMs } });

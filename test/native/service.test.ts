@@ -158,6 +158,8 @@ describe("HTTPS to its hosts", () => {
   let base: string;
   let service: Service;
   let expire: () => void = () => undefined;
+  /** Called when half an answer is out, and the rest never follows. */
+  let stall: () => void = () => undefined;
   /** Time stands still until the test lets the deadline pass. */
   const clock: Clock = {
     ...systemClock,
@@ -184,7 +186,8 @@ describe("HTTPS to its hosts", () => {
         incoming.on("end", () =>
           outgoing.writeHead(201).end(Buffer.concat([Buffer.from(`${incoming.headers["x-mine"]} `), ...parts])),
         );
-      } else if (route === "GET /silent") outgoing.socket?.once("close", () => outgoing.end());
+      } else if (route === "GET /stalled") outgoing.writeHead(200).write("half", () => stall());
+      else if (route === "GET /silent") outgoing.socket?.once("close", () => outgoing.end());
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const address = server.address();
@@ -233,6 +236,19 @@ describe("HTTPS to its hosts", () => {
     const answer = faultOf(get("/silent"));
     expire();
     expect(await answer).toMatchObject({ code: "signal_timeout" });
+  });
+
+  test("gives up at the deadline, or when it is cancelled, also in the middle of an answer", async () => {
+    for (const code of ["signal_timeout", "signal_unreachable"]) {
+      const abort = new AbortController();
+      const stalled = new Promise<void>((resolve) => (stall = resolve));
+      const answer = faultOf(get("/stalled", { signal: abort.signal }));
+      await stalled;
+      for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+      if (code === "signal_timeout") expire();
+      else abort.abort();
+      expect(await answer).toMatchObject({ code });
+    }
   });
 
   test("ends when it is cancelled, before or meanwhile", async () => {

@@ -170,6 +170,8 @@ async function exchange(agent: Agent, what: PinnedRequest, signal: AbortSignal):
   const { url, method, headers, body, bytesMax } = what;
   const length = body && { "content-length": String(body.length) };
   const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
+  // What breaks later is told by the answer itself.
+  outgoing.on("error", () => undefined);
   const answered = once(outgoing, "response") as Promise<[IncomingMessage]>;
   outgoing.end(body);
   const [incoming] = await answered;

@@ -195,8 +195,6 @@ const sessionStore = (records: Records, own: OwnName): libsignal.SessionStore =>
   extend(libsignal.SessionStore, {
     getSession: async (address) => records.get(session, [own, ...keyOf(address)]),
     saveSession: async (address, record) => records.put(session, [own, ...keyOf(address)], record),
-    getExistingSessions: async (addresses) =>
-      addresses.map((address) => found(records.get(session, [own, ...keyOf(address)]))),
   });
 
 /**
