@@ -102,7 +102,7 @@ function createReads(db: Database) {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
       for (;;) {
         const page = all<RawEvent & { at: number; seq: number }>`SELECT at, seq, body FROM events
-          WHERE session_id = ${id} AND (at < ${at} OR (at = ${at} AND seq < ${seq})) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
+          WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
         for (const row of page) {
           [at, seq] = [row.at, row.seq];
           yield db.read(() => parse(row));

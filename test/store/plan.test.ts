@@ -256,7 +256,15 @@ test("every statement of the store finds its rows by an index, or reads only wha
   store.db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60') ON CONFLICT DO NOTHING");
   store.forget(1);
   expect(heard.size).toBeGreaterThan(50);
-  expect(scans(store.db, heard)).toEqual([]);
+  expect(scans(store.db, [...heard])).toEqual([]);
+  // A page of the log begins where the one before ended, and not again at the newest.
+  const pages = [...heard].filter((sql) =>
+    /^\s*SELECT at, seq, body FROM events\s+WHERE.*ORDER BY at DESC, seq DESC LIMIT/su.test(sql),
+  );
+  expect(pages).toHaveLength(1);
+  expect(store.db.all(`EXPLAIN QUERY PLAN ${pages[0]}`, "s", 1, 1, 1)).toMatchObject([
+    { detail: "SEARCH events USING INDEX events_order (session_id=? AND at<?)" },
+  ]);
   store.close();
   rmSync(home, { recursive: true });
 });
