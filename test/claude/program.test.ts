@@ -341,6 +341,7 @@ test("an answer kept here that only pings is said to be late within two minutes,
   const { double, texts, until, write, clock, posts } = await open("messages", () => [{ pauseMs: 3_600_000 }]);
   write("hello");
   await until("the post", () => posts() === 1);
+  await until("the stream", () => double.openStreams() === 1);
   const beganAt = clock.monotonic();
   await until("a word", () => {
     double.heartbeat();
