@@ -446,12 +446,10 @@ describe("any text", () => {
     fc.assert(
       fc.property(fc.array(line, { maxLength: 40 }), fc.integer({ min: 1, max: 200 }), (lines, times) => {
         const markdown = `${lines.join("\n")}\n`.repeat(times);
-        let at = 0;
-        for (const { token, from } of blocksOf(markdown)) {
-          expect(from).toBe(at);
-          at += token.raw.length;
-        }
-        expect(at).toBe(markdown.length);
+        const blocks = [...blocksOf(markdown)];
+        const ends = blocks.map(({ token, from }) => from + token.raw.length);
+        expect(blocks.every(({ from }, index) => from === (ends[index - 1] ?? 0))).toBe(true);
+        expect(ends.at(-1) ?? 0).toBe(markdown.length);
       }),
       { numRuns: 200 },
     );
@@ -479,7 +477,7 @@ describe("any text", () => {
 });
 
 describe("very long and hostile text", () => {
-  const size = 64_000;
+  const size = 32_000;
   const hostile = {
     quotes: ">",
     emphasis: "_a_",
