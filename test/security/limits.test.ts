@@ -89,11 +89,15 @@ test("an answer of a Signal daemon that does not end is cut at its bound", async
 test("a stream of Claude that does not end is cut at its bound", async () => {
   const line = new TextEncoder().encode(`: ${"x".repeat(2 ** 20)}\n`);
   const endless = new ReadableStream<Uint8Array>({ pull: (controller) => controller.enqueue(line) });
-  const api = createClaudeApi({ apiKey: "k", baseUrl: null, clock: createVirtualClock() });
-  const response = new Response(endless, { headers: { "content-type": "text/event-stream" } });
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () => new Response(endless, { headers: { "content-type": "text/event-stream" } }),
+  });
+  const api = createClaudeApi({ apiKey: "k", baseUrl: server.url.href, clock: createVirtualClock() });
   const frames = await api.stream(
     { what: "follow" },
-    () => ({ asResponse: () => Promise.resolve(response) }),
+    (client, options) => client.get("/endless", options),
     new AbortController().signal,
   );
   const fault: unknown = await Array.fromAsync(frames).catch((error: unknown) => error);
