@@ -89,7 +89,7 @@ test("an answer of a Signal daemon that does not end is cut at its bound", async
 test("a stream of Claude that does not end is cut at its bound", async () => {
   const line = new TextEncoder().encode(`: ${"x".repeat(2 ** 20)}\n`);
   const endless = new ReadableStream<Uint8Array>({ pull: (controller) => controller.enqueue(line) });
-  await using server = Bun.serve({
+  using server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     fetch: () => new Response(endless, { headers: { "content-type": "text/event-stream" } }),
