@@ -329,6 +329,11 @@ export const migrations: readonly string[] = [
   CREATE INDEX events_stops ON events (session_id, at, seq) WHERE type = 'idle';
   CREATE INDEX posts_asked ON posts (session_id, id) WHERE kind = 'prompt' AND posted_at IS NOT NULL;
   `,
+  // What is kept here has no time of posting.
+  `
+  DROP INDEX posts_asked;
+  CREATE INDEX posts_prompts ON posts (session_id, id) WHERE kind = 'prompt';
+  `,
 ];
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
