@@ -73,11 +73,19 @@ async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSigna
     const asks = call.state === "asked" ? null : await workOn(calling, session, call, kill);
     if (asks !== null) looked.push(asks);
   }
+  const { uses, isWaiting } = store.log.open(sessionId);
+  const isAwaited = ({ use }: Looked): boolean => uses.some(({ id }) => id === use.id);
+  for (const { use } of looked.filter((one) => !isAwaited(one)))
+    chats.settle(session.chat, { type: "settled", session, useId: use.id, text: overtakenText, isError: true });
   // What was allowed meanwhile is done first: the question is to show what it leaves.
   const isAllowed = store.calls.open(sessionId).some(({ state }) => state === "allowed");
-  if (looked.length > 0 && !isAllowed && store.log.open(sessionId).isWaiting)
-    chats.settle(session.chat, { type: "looked", session, looked });
+  const awaited = looked.filter(isAwaited);
+  if (awaited.length > 0 && !isAllowed && isWaiting)
+    chats.settle(session.chat, { type: "looked", session, looked: awaited });
 }
+
+/** Of a turn that was stopped as it called: no person need be asked. */
+const overtakenText = "It was not done: the turn had ended before anyone was asked.";
 
 /** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
 async function workOn(

@@ -90,6 +90,9 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       }
       const { remoteId } = session;
       await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
+      // Another device's answer may have been all that a prompt of ours waited for.
+      const isQueued = store.posts.open(session.id).some(({ state }) => state === "queued");
+      if (isQueued && !store.log.open(session.id).isWaiting) queue.wake(session.id);
     },
   };
 }

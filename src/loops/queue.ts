@@ -43,7 +43,7 @@ export interface Queue {
   run(stop: AbortSignal, kill: AbortSignal): Promise<void>;
 }
 
-/** Longest sleep without a wake, after which every key is looked at: bounds the harm of a wake that was missed. */
+/** How long a key is not looked at, whatever else wakes the queue: bounds the harm of a wake that was missed. */
 const idleMs: Millis = 60_000;
 
 type Base = Pick<Bridge, "clock" | "random" | "log">;
@@ -56,6 +56,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
   /** Keys to be looked at, in the order of their turn. */
   const ready = new Set<string>();
   let isAllReady = true;
+  let lookedAt = clock.monotonic();
   let alarm = new AbortController();
   const bugs: unknown[] = [];
 
@@ -80,7 +81,11 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
     // With all room taken the queue is not even looked at: the first that ends wakes.
     if (!options.isOpen() || running.size() >= options.max) return idleMs;
     for (const key of waits.over()) if (!running.has(key)) ready.add(key);
-    if (isAllReady) for (const key of options.keys()) ready.add(key);
+    const now = clock.monotonic();
+    if (isAllReady || now - lookedAt >= idleMs) {
+      for (const key of options.keys()) ready.add(key);
+      lookedAt = now;
+    }
     isAllReady = false;
     for (const key of ready) {
       if (running.size() >= options.max) return idleMs;
@@ -88,13 +93,8 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
       ready.delete(key);
       if (waits.isOver(key)) start(key, kill);
     }
-    return Math.max(
-      1,
-      Math.min(
-        idleMs,
-        waits.nextMs((key) => !running.has(key)),
-      ),
-    );
+    const nextMs = waits.nextMs((key) => !running.has(key));
+    return Math.max(1, Math.min(idleMs, nextMs));
   };
 
   const beat = async (kill: AbortSignal): Promise<void> => {
@@ -102,7 +102,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
     const { signal } = alarm;
     const sleepMs = attempt(bridge.log, `queue unreadable: ${options.name}`, () => startDue(kill));
     await clock.sleep(sleepMs ?? idleMs, signal);
-    if (sleepMs === null || (!signal.aborted && sleepMs === idleMs)) isAllReady = true;
+    if (sleepMs === null) isAllReady = true;
   };
 
   return {

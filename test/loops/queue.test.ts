@@ -139,6 +139,17 @@ describe("rule 6: waits are memory, in monotonic time", () => {
     await settle();
     expect(begun).toEqual(["a", "b"]);
   });
+  test("whatever else wakes the queue, every key is looked at once a minute", async () => {
+    start();
+    await settle();
+    // A wake that was missed: nothing says so.
+    open = ["a"];
+    for (let seconds = 0; seconds < 60; seconds += 20) {
+      await queue.hold("other", () => Promise.resolve());
+      await clock.advance(20_000);
+    }
+    expect(begun).toEqual(["a"]);
+  });
   test("a restart tries early: nothing of a wait outlives the process", async () => {
     open = ["a"];
     start();
