@@ -68,24 +68,26 @@ async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSigna
   const session = store.sessions.get(sessionId);
   if (session === null) return;
   const looked: Looked[] = [];
+  const asking: string[] = [];
   for (const call of store.calls.open(sessionId)) {
     if (kill.aborted) return;
     const asks = call.state === "asked" ? null : await workOn(calling, session, call, kill);
     if (asks !== null) looked.push(asks);
+    if (asks !== null || call.state === "asked") asking.push(call.id);
   }
   const { uses, isWaiting } = store.log.open(sessionId);
-  const isAwaited = ({ use }: Looked): boolean => uses.some(({ id }) => id === use.id);
-  for (const { use } of looked.filter((one) => !isAwaited(one)))
-    chats.settle(session.chat, { type: "settled", session, useId: use.id, text: overtakenText, isError: true });
+  const isAwaited = (useId: string): boolean => uses.some(({ id }) => id === useId);
+  for (const useId of asking.filter((id) => !isAwaited(id)))
+    chats.settle(session.chat, { type: "settled", session, useId, text: overtakenText, isError: true });
   // What was allowed meanwhile is done first: the question is to show what it leaves.
   const isAllowed = store.calls.open(sessionId).some(({ state }) => state === "allowed");
-  const awaited = looked.filter(isAwaited);
+  const awaited = looked.filter(({ use }) => isAwaited(use.id));
   if (awaited.length > 0 && !isAllowed && isWaiting)
     chats.settle(session.chat, { type: "looked", session, looked: awaited });
 }
 
-/** Of a turn that was stopped as it called: no person need be asked. */
-const overtakenText = "It was not done: the turn had ended before anyone was asked.";
+/** Of a turn that was stopped as it called: no person need answer. */
+const overtakenText = "It was not done: the turn had ended before a yes came.";
 
 /** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
 async function workOn(

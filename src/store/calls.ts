@@ -71,9 +71,7 @@ export function createCalls(db: Database) {
     get: (id: string) => one`WHERE id = ${id}`,
     /** Conversations with a call that is not posted yet, or waits for a person. */
     openSessions: (): string[] =>
-      db
-        .all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted' AND state <> 'asked'")
-        .map(({ id }) => id),
+      db.all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted'").map(({ id }) => id),
     /** Conversations with a call that waits for a person. */
     askedSessions: (): string[] =>
       db.all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state = 'asked'").map(({ id }) => id),
