@@ -25,6 +25,7 @@ export function createLog(db: Database) {
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
   const settled = createSettled(db);
+  const upsert = createUpsert(db);
   db.onRollback(() => {
     turns.clear();
     opens.clear();
@@ -70,7 +71,7 @@ export function createLog(db: Database) {
         seen.filter(({ at }) => !isLongSeen(session, at)),
       );
       if (unsettled.length === 0) return [];
-      const added = upsert(db, session.id, unsettled);
+      const added = upsert(session.id, unsettled);
       settled.add(session.id, unsettled);
       const turn = turns.get(session.id);
       if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, unsettled) });
@@ -149,19 +150,21 @@ const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =
  * Returns the entries that are new. A known one only ever goes from queued to processed, and stands then where it arrived as that:
  * of what happened in the same millisecond, it decides what came before.
  */
-function upsert(db: Database, sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
-  const rows = JSON.stringify(events.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
+function createUpsert(db: Database) {
   const { all } = statements(db);
-  const moved = all<{ id: string }>`
+  return (sessionId: string, events: readonly SessionEvent[]): SessionEvent[] => {
+    const rows = JSON.stringify(events.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
+    const moved = all<{ id: string }>`
     DELETE FROM events WHERE session_id = ${sessionId} AND at IS NULL
     AND id IN (SELECT value ->> 0 FROM json_each(${rows}) WHERE value ->> 2 IS NOT NULL) RETURNING id`;
-  const inserted = all<{ id: string }>`
+    const inserted = all<{ id: string }>`
     INSERT INTO events (session_id, id, type, at, body)
     SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
     ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
-  const isNew = new Set(inserted.map(({ id }) => id));
-  for (const { id } of moved) isNew.delete(id);
-  return events.filter(({ id }) => isNew.has(id));
+    const isNew = new Set(inserted.map(({ id }) => id));
+    for (const { id } of moved) isNew.delete(id);
+    return events.filter(({ id }) => isNew.has(id));
+  };
 }
 
 /**
