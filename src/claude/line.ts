@@ -63,8 +63,8 @@ export type SessionView = {
 /** One frame of a live log. Its end, for whatever reason, says nothing about a turn. */
 export type Frame =
   | { readonly kind: "event"; readonly event: SessionEvent }
-  /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. `isFirst` begins it. */
-  | { readonly kind: "delta"; readonly eventId: string; readonly text: string; readonly isFirst: boolean }
+  /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. */
+  | { readonly kind: "delta"; readonly eventId: string; readonly text: string }
   /** The session was deleted. */
   | { readonly kind: "deleted" }
   /** Not one byte, or nothing but pings, for as long as the watchdog waits; it comes again after as long again. */
@@ -130,14 +130,11 @@ export type ModelInfo = {
   readonly outputTokensMax: number | null;
 };
 
-/** Hears the text of a reply piece by piece while `post` is at work, where the turn runs inside of it. */
-export type OnText = (eventId: string, text: string) => void;
-
 /**
- * Hears entries of the log as they come, each once, where the turn runs inside of `post`: of a line that remembers all of them, else what
- * an answer has cost that is never whole. What it throws ends the turn.
+ * Hears what happens while `post` is at work, where the turn runs inside of it: the text of a reply piece by piece; of a line that
+ * remembers, each entry of the log as it comes; else what an answer has cost that is never whole. What it throws ends the turn.
  */
-export type OnEvents = (events: readonly SessionEvent[]) => void;
+export type Hear = (frame: Frame) => void;
 
 export interface Line {
   readonly name: "sessions" | "messages" | "claude-code" | "scripted";
@@ -161,9 +158,8 @@ export interface Line {
   post(
     session: SessionView,
     requests: readonly Request[],
-    onText: OnText,
+    hear: Hear,
     signal: AbortSignal,
-    onEvents?: OnEvents,
   ): Promise<readonly SessionEvent[]>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;

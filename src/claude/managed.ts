@@ -47,7 +47,7 @@ export function createManagedLine(plain: ManagedDeps): Line {
     name: "sessions",
     hasSandbox: (session) => hasSandbox(deps, session),
     remote: createRemote(deps, keeper, sandbox),
-    post: (session, requests, _onText, signal) => post(deps, sandbox, session, requests, signal),
+    post: (session, requests, _hear, signal) => post(deps, sandbox, session, requests, signal),
     async check(signal) {
       await nullFor("claude_models_unlisted", api.models(signal));
       const site = { what: "use Managed Agents", notFound: "claude_forbidden" } as const;

@@ -13,7 +13,7 @@ import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import { toBlocks } from "./blocks.ts";
 import * as history from "./history.ts";
-import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
+import type { Hear, Line, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
 import {
@@ -55,7 +55,7 @@ export function createMessagesLine(deps: MessagesDeps): Line {
     name: "messages",
     remote: null,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal, onEvents) => post(making, session, requests, onText, signal, onEvents),
+    post: (session, requests, hear, signal) => post(making, session, requests, hear, signal),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
     models: api.models,
     model: api.model,
@@ -81,9 +81,8 @@ async function post(
   making: Making,
   session: SessionView,
   requests: readonly Request[],
-  onText: OnText,
+  hear: Hear,
   signal: AbortSignal,
-  onEvents: OnEvents = () => undefined,
 ): Promise<readonly SessionEvent[]> {
   const { clock, silent } = making;
   const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
@@ -108,11 +107,11 @@ async function post(
   const replies: Reply[] = [];
   const now = (): Millis => Math.max(clock.now(), at);
   try {
-    await run(making, session, messages, turn.id, replies, onText, { signal, timeout, pingsMs });
+    await run(making, session, messages, turn.id, replies, hear, { signal, timeout, pingsMs });
   } catch (error) {
     if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
     const used = usageOf(turn.id, now(), session.model, replies);
-    if (used.inputTokens + used.outputTokens > 0) onEvents([used]);
+    if (used.inputTokens + used.outputTokens > 0) hear({ kind: "event", event: used });
     throw error;
   }
   conclude(turn, session, replies, now());
@@ -168,10 +167,10 @@ async function run(
   messages: history.Message[],
   turnId: string,
   replies: Reply[],
-  onText: OnText,
+  hear: Hear,
   options: { readonly signal: AbortSignal; readonly timeout: Millis; readonly pingsMs: Millis },
 ): Promise<void> {
-  const preview = createPreview(onText);
+  const preview = createPreview(hear);
   try {
     for (;;) {
       const reply = emptyReply();

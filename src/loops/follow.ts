@@ -13,10 +13,9 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog } from "./catchup.ts";
-import { converse } from "./converse.ts";
-import { mirror } from "./mirror.ts";
-import { isEnd, waitOf, type Worker } from "./post.ts";
 import { createQueue, type Queue } from "./queue.ts";
+import { createReader, type Reader } from "./reader.ts";
+import { isEnd, waitOf } from "./request.ts";
 
 export interface FollowLoop extends Queue {
   /** Posts of this session are over or new: what is at work looks. */
@@ -31,9 +30,9 @@ export interface FollowLoop extends Queue {
 const sessionsMax = 8;
 
 export function createFollowLoop(bridge: Bridge): FollowLoop {
-  const { store, line, lineOf } = bridge;
+  const { store, line } = bridge;
   const watched = new Set<string>();
-  const workers = new Map<string, Worker>();
+  const readers = new Map<string, Reader>();
   const attempts = new Map<string, number>();
   const queue = createQueue(bridge, {
     name: "follow",
@@ -42,12 +41,10 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       const session = store.sessions.get(sessionId);
       const isWatched = watched.delete(sessionId);
       if (!session || (!isWatched && store.posts.open(sessionId).length === 0)) return null;
-      const worker: Worker = { wake: () => undefined, waiting: [] };
-      workers.set(sessionId, worker);
+      const reader = createReader(bridge, session, isWatched, kill);
+      readers.set(sessionId, reader);
       try {
-        const { remote } = lineOf(session);
-        const waitMs = remote && (await mirror(bridge, remote, session, worker, isWatched, kill));
-        if (remote === null) await converse(bridge, session, worker, kill);
+        const waitMs = await reader.run();
         attempts.delete(sessionId);
         return waitMs;
       } catch (error) {
@@ -57,9 +54,8 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
         attempts.set(sessionId, attempt);
         return workFailed(bridge, session, error, attempt);
       } finally {
-        workers.delete(sessionId);
-        const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
-        for (const one of worker.waiting) one.reject(lost);
+        readers.delete(sessionId);
+        reader.end();
       }
     },
     isOpen: () => bridge.account() !== null,
@@ -68,26 +64,19 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
   return {
     ...queue,
     touch(sessionId) {
-      workers.get(sessionId)?.wake();
+      readers.get(sessionId)?.wake();
       queue.wake(sessionId);
     },
     watch(sessionId) {
-      if (workers.has(sessionId)) return;
+      if (readers.has(sessionId)) return;
       watched.add(sessionId);
       queue.wake(sessionId);
     },
     async catchUp(session, signal) {
       const { remote } = line;
       if (remote === null || session.remoteId === null) return;
-      const worker = workers.get(session.id);
-      if (worker) {
-        const caughtUp = Promise.withResolvers<void>();
-        worker.waiting.push(caughtUp);
-        // The wake reads the database: where that fails, this is rejected with nothing that waits for it.
-        caughtUp.promise.catch(() => undefined);
-        worker.wake();
-        return caughtUp.promise;
-      }
+      const reader = readers.get(session.id);
+      if (reader) return reader.catchUp();
       const { remoteId } = session;
       await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
       // Another device's answer may have been all that a prompt of ours waited for.

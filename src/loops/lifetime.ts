@@ -4,7 +4,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Session } from "../core/model.ts";
 import type { Key } from "../store/remembered.ts";
 import type { Bridge } from "./bridge.ts";
-import { metadataOf, viewOf } from "./post.ts";
+import { metadataOf, viewOf } from "./request.ts";
 
 /** The session is over at the API: nothing can be asked in it any more. */
 export const isOver = (there: RemoteSession | null): boolean =>

@@ -101,12 +101,7 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
     signal: AbortSignal = never,
   ): Promise<StopReason | null> => {
     if (line.remote === null) {
-      let isFirst = true;
-      const onText = (eventId: string, text: string): void => {
-        onFrame({ kind: "delta", eventId, text, isFirst });
-        isFirst = false;
-      };
-      store(await line.post(view(), requests, onText, signal));
+      store(await line.post(view(), requests, onFrame, signal));
       return lastStop();
     }
     const cut = new AbortController();
@@ -234,7 +229,6 @@ export function lineContract(name: string, setup: () => Promise<Bench>): void {
       const deltas: (Frame & { kind: "delta" })[] = [];
       await local.ask("two", (frame) => frame.kind === "delta" && deltas.push(frame));
       expect(deltas.map(({ text }) => text).join("")).toBe("re: two");
-      expect(deltas.map(({ isFirst }) => isFirst)).toEqual([true, ...deltas.slice(1).map(() => false)]);
       expect(new Set(deltas.map(({ eventId }) => eventId))).toEqual(new Set([local.entries("reply")[0]?.id ?? "none"]));
     });
 

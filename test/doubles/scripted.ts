@@ -8,7 +8,7 @@ import { inLogOrder } from "../../src/core/turn.ts";
 import type { Millis, SessionEvent } from "../../src/core/model.ts";
 import { headersTimeoutMs, silenceMs } from "../../src/claude/api.ts";
 import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
-import { createWorld, type Script, type World, type WorldSession } from "./world.ts";
+import { createWorld, type Script, type World, type WorldFrame, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";
 
@@ -218,7 +218,7 @@ function listen(wire: Wire, session: WorldSession, signal: AbortSignal): AsyncIt
   const frames: (Frame | null)[] = [];
   const started = new Set<string>();
   let wake = (): void => {};
-  const hear = (frame: Frame | null): void => {
+  const hear = (frame: WorldFrame | null): void => {
     if (frame !== null && wire.isMute) return;
     if (frame?.kind === "delta" && frame.isFirst) started.add(frame.eventId);
     // The tail of a message that began before we listened.
