@@ -5,7 +5,7 @@
  * Where the log is kept here, what broke off is nowhere, or the line knows it again: so it is simply posted again, as often as
  * `core/backoff.ts` allows, and not looked up.
  */
-import type { Frame, Request } from "../claude/line.ts";
+import type { Frame, Line, Request } from "../claude/line.ts";
 import { promptBounds } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
@@ -23,6 +23,7 @@ const restMs: Millis = 2_000;
 export type Reading = {
   readonly bridge: Bridge;
   readonly sessionId: string;
+  readonly line: Line;
   /** Where its log lives elsewhere. */
   readonly there: Followed | null;
   readonly signal: AbortSignal;
@@ -32,7 +33,7 @@ export type Reading = {
   readonly buffer: SessionEvent[];
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
   /** The request under way: one at a time. */
-  posting: Posting | null;
+  posting: (Posting & { readonly over: Promise<void> }) | null;
   /** A batch was refused: which of it is told one by one. */
   isOneByOne: boolean;
   /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
@@ -50,15 +51,13 @@ export type Outcome =
   | { readonly kind: "answered"; readonly entries: readonly SessionEvent[] | null }
   | { readonly kind: "failed"; readonly error: unknown };
 
-export type Posting = {
+type Posting = {
   readonly rows: readonly PostRow[];
   /** Those that are not known to be in the log. */
   readonly unseen: Set<PostRow>;
   /** The request is of use while one of these is open. */
   readonly wanted: readonly PostRow[];
   readonly stop: AbortController;
-  /** Never rejects. */
-  readonly over: Promise<void>;
 };
 
 const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
@@ -75,13 +74,10 @@ export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly Pos
   return reading.restingAt === null && !isAsking(reading) ? due.slice(0, 1) : [];
 }
 
-/** It broke off, or its turn did. */
-function isPostedAgain({ bridge, there, sessionId }: Reading, row: PostRow): boolean {
-  if (there !== null) return false;
-  const session = bridge.store.sessions.get(sessionId);
-  const isCut = isPrompt(row) && row.state === "posted" && session !== null && bridge.lineOf(session).remembers;
-  return row.state === "posting" || isCut === true;
-}
+/** It broke off, or its turn did, which a line that remembers goes on with. */
+const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
+  line.remote === null &&
+  (row.state === "posting" || (isPrompt(row) && row.state === "posted" && line.remembers === true));
 
 export const isWanted = ({ bridge }: Reading, { wanted }: Posting): boolean =>
   wanted.some(({ id }) => bridge.store.posts.isOpen(id));
@@ -92,15 +88,12 @@ export function start(reading: Reading, rows: readonly PostRow[], posts: readonl
   const asking = there === null ? posts.find((row) => isPrompt(row) && row.state !== "queued") : undefined;
   const wanted = asking && !rows.some(isPrompt) ? [asking] : rows;
   if (rows.some(isPrompt)) reading.turnAt = bridge.clock.monotonic();
-  const { promise: over, resolve } = Promise.withResolvers<void>();
-  const posting: Posting = { rows, unseen: new Set(rows), wanted, stop: new AbortController(), over };
-  reading.posting = posting;
-  void post(reading, posting)
-    .then(
-      (entries) => mail.put({ kind: "answered", entries }),
-      (error: unknown) => mail.put({ kind: "failed", error }),
-    )
-    .then(resolve);
+  const posting = { rows, unseen: new Set(rows), wanted, stop: new AbortController() };
+  const over = post(reading, posting).then(
+    (entries) => mail.put({ kind: "answered", entries }),
+    (error: unknown) => mail.put({ kind: "failed", error }),
+  );
+  reading.posting = { ...posting, over };
 }
 
 /** The request is over. */
@@ -140,7 +133,7 @@ export async function lookForRest(reading: Reading): Promise<void> {
 
 /** Resolves to what one request became; null where that is nothing. */
 async function post(reading: Reading, posting: Posting): Promise<readonly SessionEvent[] | null> {
-  const { bridge, sessionId, there, live, mail } = reading;
+  const { bridge, sessionId, line, there, live, mail } = reading;
   const { rows, stop } = posting;
   const { store, clock } = bridge;
   const signal = AbortSignal.any([reading.signal, stop.signal]);
@@ -150,7 +143,6 @@ async function post(reading: Reading, posting: Posting): Promise<readonly Sessio
     for (const row of rows) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return null;
-    const line = bridge.lineOf(session);
     // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
     const postedAt = Math.max(clock.now() + (there?.remote.skewMs() ?? 0), (session.cursor ?? 0) + askedSlackMs);
     store.db.transaction(() =>
@@ -184,11 +176,10 @@ async function settleFailure(
   requests: readonly Request[],
   error: BridgeError,
 ): Promise<readonly SessionEvent[] | null> {
-  const { bridge, there, sessionId } = reading;
+  const { bridge, line, there } = reading;
   const { store, chats, log } = bridge;
   const queueAgain = (): void => rows.forEach(({ id }) => store.posts.markQueued(id));
-  const session = store.sessions.get(sessionId);
-  const isNowhere = there === null && session !== null && !bridge.lineOf(session).remembers;
+  const isNowhere = there === null && !line.remembers;
   if (isNowhere || error.code === "claude_busy" || error.code === "claude_running") queueAgain();
   const prompt = rows.find(isPrompt);
   if (prompt && there === null && isLastBreak(prompt, error)) return cutTurn(bridge, prompt, requests, error);

@@ -23,7 +23,8 @@ const echoHoldMs: Millis = 20;
 export type Reader = ReturnType<typeof createReader>;
 
 export function createReader(bridge: Bridge, session: Session, isWatched: boolean, kill: AbortSignal) {
-  const { remote } = bridge.lineOf(session);
+  const line = bridge.lineOf(session);
+  const { remote } = line;
   const cut = new AbortController();
   const signal = AbortSignal.any([kill, cut.signal]);
   const mail = createMailbox(bridge.clock);
@@ -42,7 +43,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
     }
     const turnAt = bridge.clock.monotonic();
     const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
-    return { bridge, sessionId: session.id, there, signal, live, mail, buffer: [], posted: [], ...state };
+    return { bridge, sessionId: session.id, line, there, signal, live, mail, buffer: [], posted: [], ...state };
   };
   const wake = (): void => {
     const posting = reading?.posting;

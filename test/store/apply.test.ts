@@ -96,8 +96,7 @@ const asked = async (prompts: readonly SessionEvent[]): Promise<void> => {
 const uncertain = (text: string): number => {
   const id = rig.say(text);
   const post = rig.store.posts.ofPrompt(id);
-  rig.store.posts.setRequest(post?.id ?? 0, { kind: "prompt", text, files: [] });
-  rig.store.posts.markPosting(post?.id ?? 0, rig.now, null);
+  rig.store.posts.markPosting(post?.id ?? 0, rig.now, { kind: "prompt", text, files: [] });
   return id;
 };
 
