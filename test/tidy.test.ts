@@ -155,7 +155,7 @@ test("rule 3: rows are written in src/store; the tables of the native transport 
 });
 
 test("rule 4: a log has one reader, and one that posts to it", () => {
-  const readers = callers(/\bremote\??\.(open|list|prompts)\(/u);
+  const readers = callers(/\bremote\??\.(open|list)\(/u);
   expect(readers.toSorted()).toEqual(["src/loops/catchup.ts", "src/loops/reader.ts"]);
   const posters = ["lifetime", "posting"].map((name) => `src/loops/${name}.ts`);
   expect(callers(/\b(line|lineOf\(session\))\.post\(|^\s*\.post\(/u).toSorted()).toEqual(posters);

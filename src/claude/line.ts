@@ -98,12 +98,10 @@ export interface Remote {
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**
-   * Pages of the log with `at` ≥ `since`, oldest first, then what is queued, which no time filter matches. With `since` null, all.
+   * Pages of the log, oldest first, what is queued last: all of it, every prompt, or what has `at` from a time on.
    * @throws BridgeError; what was yielded before stays valid
    */
-  list(remoteId: string, since: Millis | null, signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
-  /** Every prompt of the log, queued ones included, oldest first: where an uncertain one is looked up. */
-  prompts(remoteId: string, signal: AbortSignal): Promise<readonly SessionEvent[]>;
+  list(remoteId: string, part: Millis | "all" | "prompts", signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
   /** Null when it was deleted. */
   retrieve(remoteId: string, signal: AbortSignal): Promise<RemoteSession | null>;
   /** Sets the title and upserts (string) or removes (null) metadata keys; resolves to the session as the server has it then. */

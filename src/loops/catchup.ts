@@ -23,9 +23,9 @@ const overlapMs: Millis = 60_000;
 export const askedSlackMs: Millis = 60_000;
 
 /** From far enough back to see what is under way again, wherever the cursor has gone since. */
-export function sinceOf({ store }: Bridge, sessionId: string): Millis | null {
+export function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
   const cursor = store.sessions.get(sessionId)?.cursor ?? null;
-  if (cursor === null) return null;
+  if (cursor === null) return "all";
   const times = store.posts.open(sessionId).map(({ state, postedAt, eventId }) => {
     if (state === "posting") return postedAt ?? cursor;
     return (eventId === null ? null : store.log.at(sessionId, eventId)) ?? cursor;
@@ -59,29 +59,25 @@ export async function listLog({ bridge, remote, sessionId, remoteId, signal }: F
 export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Followed): Promise<void> {
   const { store, chats } = bridge;
   const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");
-  if (uncertain.length === 0) return;
-  const prompts = uncertain.some(({ kind }) => kind === "prompt") ? await remote.prompts(remoteId, signal) : [];
+  const prompts: SessionEvent[] = [];
+  if (uncertain.some(({ kind }) => kind === "prompt"))
+    for await (const page of remote.list(remoteId, "prompts", signal)) prompts.push(...page);
   if (signal.aborted) return;
   const posted: { id: number; eventId: string | null }[] = [];
   for (const post of uncertain) {
-    const eventId = find(bridge, sessionId, post, prompts);
+    const eventId = find(bridge, post, prompts);
     if (eventId !== undefined) posted.push({ id: post.id, eventId });
     else store.posts.markQueued(post.id);
   }
   const ids = new Set(posted.map(({ eventId }) => eventId));
-  if (posted.length > 0)
-    chats.log(
-      sessionId,
-      prompts.filter(({ id }) => ids.has(id)),
-      posted,
-    );
+  const found = prompts.filter(({ id }) => ids.has(id));
+  if (posted.length > 0) chats.log(sessionId, found, posted);
 }
 
 /** The entry that a post became; undefined where it did not arrive. */
 function find(
   { store }: Bridge,
-  sessionId: string,
-  { kind, request, postedAt }: PostRow,
+  { sessionId, kind, request, postedAt }: PostRow,
   prompts: readonly SessionEvent[],
 ): string | null | undefined {
   // Stopping twice stops once.

@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { askedSlackMs, type Followed } from "./catchup.ts";
+import { askedSlackMs, listLog, type Followed } from "./catchup.ts";
 import { isOver } from "./lifetime.ts";
 import type { Live } from "./live.ts";
 import { build, viewOf } from "./request.ts";
@@ -191,7 +191,11 @@ async function settleFailure(
   }
   // Of a session that is over nothing is wrong with the answer.
   else if (there !== null && isOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
-  else rows.forEach((row) => chats.refused(row, toFault(error)));
+  else {
+    // What was answered elsewhere is in the log.
+    if (there !== null) await listLog(there);
+    rows.forEach((row) => chats.refused(row, toFault(error)));
+  }
   return null;
 }
 

@@ -87,9 +87,9 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
     if (line.remote) remoteId ??= await line.remote.create(view(), never);
     return remoteId ?? "";
   };
-  const list = async (since: number | null = null): Promise<readonly SessionEvent[]> => {
+  const list = async (part: number | "all" | "prompts" = "all"): Promise<readonly SessionEvent[]> => {
     const all: SessionEvent[] = [];
-    for await (const page of line.remote?.list(await create(), since, never) ?? []) all.push(...page);
+    for await (const page of line.remote?.list(await create(), part, never) ?? []) all.push(...page);
     store(all);
     return all;
   };

@@ -104,17 +104,14 @@ function post(
 ): Promise<readonly SessionEvent[]> {
   const { world } = wire;
   const id = remoteId ?? "";
-  /** What a retry finds answered already counts as done. */
-  const answered = (toolUseId: string): SessionEvent | undefined =>
-    need(world, id).log.find((event) => "toolUseId" in event && event.toolUseId === toolUseId);
   const one = (request: Request): SessionEvent => {
     switch (request.kind) {
       case "prompt":
         return world.post(id, request.text);
       case "confirm":
-        return answered(request.toolUseId) ?? world.confirm(id, request.toolUseId, request.isAllowed);
+        return world.confirm(id, request.toolUseId, request.isAllowed);
       case "result":
-        return answered(request.toolUseId) ?? world.result(id, request.toolUseId, request.isError);
+        return world.result(id, request.toolUseId, request.isError);
       case "interrupt":
         return world.interrupt(id);
     }
@@ -136,17 +133,15 @@ function createRemote(wire: Wire): Remote {
         return (metadata["sb.id"] !== undefined && world.sessions().findLast(isOurs)?.id) || null;
       }),
     open: (id, signal) => on("open", id, signal, (session) => listen(wire, session, signal)),
-    prompts: (id, signal) =>
-      on("list", id, signal, ({ log, queue }) => [...log.filter(({ type }) => type === "prompt"), ...queue]),
     retrieve: (id, signal) =>
       at(wire, "retrieve", signal, () => {
         const session = world.find(id);
         return session && toRemote(session);
       }),
-    async *list(id, since, signal) {
-      const all = await on("list", id, signal, ({ log, queue }) =>
-        inLogOrder([...log.filter((event) => since === null || (event.at ?? 0) >= since), ...queue]),
-      );
+    async *list(id, part, signal) {
+      const isIn = ({ at, type }: SessionEvent): boolean =>
+        part === "all" || (part === "prompts" ? type === "prompt" : (at ?? 0) >= part);
+      const all = await on("list", id, signal, ({ log, queue }) => inLogOrder([...log.filter(isIn), ...queue]));
       for (let start = 0; start < all.length; start += wire.pageMax) {
         if (start > 0) await at(wire, "list", signal, () => {});
         yield all.slice(start, start + wire.pageMax);
