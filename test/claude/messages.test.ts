@@ -268,18 +268,6 @@ describe("messages", () => {
     const events = await start({ clock: back }).post(local.view(), [prompt], () => {}, never);
     expect(events.every((event) => (event.at ?? 0) > last)).toBe(true);
   });
-
-  test("obeys the limit of a request, whatever the files are together, and says what was left out", async () => {
-    const file = { contentType: "application/pdf", fileName: "a.pdf", base64: "A".repeat(8 * 2 ** 20) };
-    await local.ask(
-      "look",
-      () => {},
-      never,
-      Array.from({ length: 5 }, () => file),
-    );
-    const kinds = sent().messages[0]?.content.map(({ source }) => (source as { type?: string } | undefined)?.type);
-    expect(kinds).toEqual(["base64", "base64", "base64", "text", "text", undefined]);
-  });
 });
 
 describe("endpoints that differ", () => {
