@@ -12,7 +12,7 @@ import { backoffMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
-import { listLog } from "./catchup.ts";
+import { listLog } from "./elsewhere.ts";
 import { createQueue, type Queue } from "./queue.ts";
 import { createReader, type Reader } from "./reader.ts";
 import { isEnd, waitOf } from "./request.ts";

@@ -11,8 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { askedSlackMs, listLog, type Followed } from "./catchup.ts";
-import { isOver } from "./lifetime.ts";
+import { askedSlackMs, isOver, listLog, type Followed } from "./elsewhere.ts";
 import type { Live } from "./live.ts";
 import { build, viewOf } from "./request.ts";
 

@@ -16,7 +16,7 @@ import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import type { Bridge } from "./bridge.ts";
 import type { FollowLoop } from "./follow.ts";
-import { isOver, settleGone, sweep } from "./lifetime.ts";
+import { isOver, settleGone, sweep } from "./elsewhere.ts";
 
 export interface SyncLoop {
   /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */

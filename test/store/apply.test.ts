@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import type { Remote } from "../../src/claude/line.ts";
 import type { Bridge } from "../../src/loops/bridge.ts";
-import { lookUp } from "../../src/loops/catchup.ts";
+import { lookUp } from "../../src/loops/elsewhere.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
 import { createChatRig, noteOf, textContent, type ChatRig } from "../doubles/chats.ts";
 
