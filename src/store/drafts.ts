@@ -5,21 +5,20 @@
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { silentWithinMs } from "../core/progress.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
-import { createAdding, select, toRow, type OutboxRow, type Why } from "./outbox.ts";
+import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
 
 export type Drafts = ReturnType<typeof createDrafts>;
 
 export function createDrafts(db: Database) {
-  const { one, many, get } = statements(db, select, toRow);
+  const { one, many, has } = outboxTable(db);
   const { add, supersede } = createAdding(db);
   /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
   const openDraft = (inboxId: number): OutboxRow | null => {
     const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
     if (draft === null) return null;
-    const isOver = get`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
+    const isOver = has`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
-    return isOver === undefined ? draft : null;
+    return isOver ? null : draft;
   };
   /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
   const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {

@@ -56,17 +56,16 @@ export type CounterName =
 export type Settings = ReturnType<typeof createSettings>;
 
 export function createSettings(db: Database) {
-  const { run, get, all } = statements(db);
-  const read = (key: string): string | null =>
-    get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
+  const { run, value, values } = statements(db);
+  const read = (key: string) => value<string>`SELECT value FROM settings WHERE key = ${key}`;
   return {
-    get: (key: Key): string | null => read(key),
+    get: (key: Key) => read(key),
     set: (key: Key, value: string) =>
       run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     remove: (key: Key) => run`DELETE FROM settings WHERE key = ${key}`,
     /** Of which things this is remembered, by their ids. */
     idsOf: (kind: Kind): string[] =>
-      all<{ key: string }>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map(({ key }) =>
+      values<string>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map((key) =>
         key.slice(kind.length + 1),
       ),
     /** Adds to a counter; part of the caller's transaction. */

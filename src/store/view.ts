@@ -81,7 +81,7 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
         sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
         at: state === "sent" ? sendingAt : null,
-        copiesFrom: isUncertain === 1 && !world.hasOwnTimestamps ? sendingAt : null,
+        copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
       }));
       const { subject } = own[0] ?? {};
       if (subject === undefined) return { shown, question: null };

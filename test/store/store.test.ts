@@ -229,7 +229,7 @@ describe("the outbox", () => {
     const id = store.outbox.head("self")?.id ?? 0;
     store.outbox.markSending(id, 1);
     expect(store.outbox.recover()).toBe(1);
-    expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1, isUncertain: 1 });
+    expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1, isUncertain: true });
   });
   test("an answer takes the place of its preview, its files come in a message of their own", () => {
     store.drafts.addDraft(7, chat, "I am …", [], 1_000);
