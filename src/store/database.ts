@@ -25,7 +25,7 @@ export interface Database {
   read<T>(work: () => T): T;
   /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
   alongside(work: () => void): void;
-  /** What this read came to, which may be what it came to before: until this process writes. Part of a transaction also what that wrote. */
+  /** What this read came to, which may be what it came to before: until this process writes a table that it names. */
   remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
@@ -185,16 +185,16 @@ function keepStatements(driver: Driver) {
 /** Answers that are kept; and rows of one, more of which are read anew. */
 const keptMax = 64;
 
-/** Keeps what was read until anything is written. */
+/** Keeps what was read until its tables are written. */
 function keepReads() {
   const kept = new Map<string, unknown>();
   return {
     forget: (): void => kept.clear(),
-    /** Whether this statement only reads; what writes and returns rows is a write. */
+    /** Whether this statement only reads. What read the table that it writes is forgotten. */
     note(sql: string): boolean {
-      const isRead = /^\s*(?:SELECT|PRAGMA)\b/u.test(sql);
-      if (!isRead) kept.clear();
-      return isRead;
+      const [, table] = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql) ?? [];
+      if (table !== undefined) for (const key of kept.keys()) if (key.includes(table)) kept.delete(key);
+      return table === undefined;
     },
     remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T {
       const key = sql + JSON.stringify(params);

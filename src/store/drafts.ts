@@ -60,16 +60,17 @@ export function createDrafts(db: Database) {
       chat: Chat,
       body: OutboundBody,
       now: Millis,
+      isHurried = false,
     ): void {
       const draft = body.kind === "text" ? takeDraft(inboxId, now) : null;
-      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
+      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now, isHurried);
       const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
       if (now - draft.createdAt > silentWithinMs) {
-        add(why, subject, part, chat, body, now);
+        add(why, subject, part, chat, body, now, isHurried);
         return void add("below", draft.subject, 0, chat, { ...edit, text: "(see below)", styles: [] }, now);
       }
       const { text, styles, files } = body;
-      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now);
+      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now, isHurried);
       if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
     },
     /** Says in place of the preview that nothing more comes. */

@@ -78,11 +78,6 @@ export function createOutbox(db: Database) {
       one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
-    /** An answer that is the next of its chat is born so, in the commit that writes it: the chat's queue sends it at once. */
-    markBorn: (chat: string, now: Millis) =>
-      run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
-        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1)
-        AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next. */
     markSent,
     markFailed: (id: number, code: string, now: Millis) =>
@@ -146,15 +141,27 @@ export function createAdding(db: Database) {
   const { many, run, value } = outboxTable(db);
   /**
    * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
-   * clock far ahead once chose. Resolves to whether it is new.
+   * clock far ahead once chose. `isHurried`: where it is the next of its chat it is `sending` already, in the commit that writes it,
+   * and the chat's queue sends it at once. Resolves to whether it is new.
    */
-  const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
-    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
-      VALUES (${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
+  const add = (
+    why: Why,
+    subject: string,
+    part: number,
+    chat: Chat,
+    body: OutboundBody,
+    now: Millis,
+    isHurried = false,
+  ): boolean =>
+    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, attempts, sending_at, created_at)
+      SELECT ${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
         (WITH RECURSIVE free (at) AS (
           VALUES (max(${now}, coalesce((SELECT max(timestamp) FROM outbox WHERE timestamp <= ${now + aheadMs}), 0) + 1))
           UNION ALL SELECT at + 1 FROM free WHERE EXISTS (SELECT 1 FROM outbox WHERE timestamp = at))
-          SELECT max(at) FROM free), ${JSON.stringify(body)}, 'queued', ${now})
+          SELECT max(at) FROM free), ${JSON.stringify(body)},
+        iif(is_next, 'sending', 'queued'), is_next, iif(is_next, ${now}, NULL), ${now}
+      FROM (SELECT ${isHurried ? 1 : 0} AND NOT EXISTS (SELECT 1 FROM outbox
+        WHERE chat_key = ${chatKey(chat)} AND done_at IS NULL AND why <> 'mark') AS is_next) WHERE true
       ON CONFLICT (why, subject, part) DO NOTHING` > 0;
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>

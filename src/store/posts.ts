@@ -34,7 +34,7 @@ export type Posts = ReturnType<typeof createPosts>;
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
 export function createPosts(db: Database, onAsked: () => void) {
   const underWay = new Set<number>();
-  const { run, values, has, ...reads } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
+  const { run, get, values, has, ...reads } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
   const standing = (row: PostRow): PostRow =>
     row.state === "queued" && underWay.has(row.id) ? { ...row, state: "posting" } : row;
   const one = (...where: Parameters<typeof reads.one>): PostRow | null => {
@@ -85,12 +85,15 @@ export function createPosts(db: Database, onAsked: () => void) {
      */
     begin: (id: number): void => void underWay.add(id),
     end: (id: number): void => void underWay.delete(id),
-    /** It is in the log. Anything but a prompt is over with that. */
-    markPosted(id: number, eventId: string | null): void {
-      run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
+    /** It is in the log. Anything but a prompt is over with that. Resolves to what it was; null where it is over already. */
+    markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
+      const row = get<
+        Pick<PostRow, "kind" | "subject">
+      >`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
         posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)), request = iif(kind = 'prompt', request, NULL)
-        WHERE id = ${id} AND state <> 'done'`;
+        WHERE id = ${id} AND state <> 'done' RETURNING kind, subject`;
       onAsked();
+      return row ?? null;
     },
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}

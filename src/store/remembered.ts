@@ -58,6 +58,10 @@ export type Settings = ReturnType<typeof createSettings>;
 export function createSettings(db: Database) {
   const { run, value, values } = statements(db);
   const read = (key: string) => value<string>`SELECT value FROM settings WHERE key = ${key}`;
+  /** Adds to counters; part of the caller's transaction. */
+  const countAll = (added: { readonly [name in CounterName]?: number }) =>
+    run`INSERT INTO settings (key, value) SELECT 'count.' || key, value FROM json_each(${JSON.stringify(added)}) WHERE true
+      ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`;
   return {
     get: (key: Key) => read(key),
     set: (key: Key, value: string) =>
@@ -69,9 +73,8 @@ export function createSettings(db: Database) {
         key.slice(kind.length + 1),
       ),
     /** Adds to a counter; part of the caller's transaction. */
-    count: (name: CounterName, by = 1) =>
-      run`INSERT INTO settings (key, value) VALUES (${`count.${name}`}, ${String(by)})
-        ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`,
+    count: (name: CounterName, by = 1) => countAll({ [name]: by }),
+    countAll,
     counter: (name: CounterName): number => Number(read(`count.${name}`) ?? 0),
   };
 }

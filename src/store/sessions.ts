@@ -43,7 +43,7 @@ export function createSessions(db: Database) {
       run`UPDATE sessions SET context = ${JSON.stringify(context)}, stamps = ${JSON.stringify(stamps)} WHERE id = ${id}`,
     setSynced: (id: string, remoteUpdatedAt: string | null, now: Millis) =>
       run`UPDATE sessions SET remote_updated_at = ${remoteUpdatedAt}, synced_at = ${now}, is_stale = 0 WHERE id = ${id}`,
-    setStale: (id: string, isStale: boolean) => run`UPDATE sessions SET is_stale = ${isStale ? 1 : 0} WHERE id = ${id}`,
+    setStale: (id: string) => run`UPDATE sessions SET is_stale = 1 WHERE id = ${id}`,
     end: (id: string) => run`UPDATE sessions SET state = 'ended', is_stale = 0 WHERE id = ${id}`,
     /** Makes an ended session the active one of its chat again, ending the one that was. */
     resume: (id: string) =>

@@ -1,4 +1,4 @@
-/** Statements with their values in place; and reads that are not repeated while nothing is written. */
+/** Statements with their values in place; and reads that are not repeated before their tables are written. */
 import type { Database, Row, SqlValue } from "./database.ts";
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;

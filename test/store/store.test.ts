@@ -229,7 +229,12 @@ describe("the outbox", () => {
     const id = store.outbox.head("self")?.id ?? 0;
     store.outbox.markSending(id, 1);
     expect(store.outbox.recover()).toBe(1);
-    expect(store.outbox.head("self")).toMatchObject({ state: "queued", timestamp: 1000, attempts: 1, isUncertain: true });
+    expect(store.outbox.head("self")).toMatchObject({
+      state: "queued",
+      timestamp: 1000,
+      attempts: 1,
+      isUncertain: true,
+    });
   });
   test("an answer takes the place of its preview, its files come in a message of their own", () => {
     store.drafts.addDraft(7, chat, "I am …", [], 1_000);
@@ -405,7 +410,7 @@ describe("the sessions", () => {
       store.sessions.setRemote(id, `remote${n}`);
       store.sessions.setSynced(id, null, 100 + n);
     }
-    store.sessions.setStale("x7", true);
+    store.sessions.setStale("x7");
     const recent = store.sessions.get("x8");
     if (recent) store.log.apply(recent, [reply("r", "hi", 1)], 1000);
     store.posts.add("x9", "prompt", "7", null, 1);
