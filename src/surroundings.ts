@@ -59,15 +59,11 @@ const emojis: { readonly [stage in Stage]: string | null } = {
 
 type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
   Surroundings,
-  "account" | "onTouched" | "onDropped" | "isSendReady"
+  "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "isSendReady"
 >;
 
 /** What decisions know of the world outside of the database. */
-export function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
-): Surroundings {
+export function surroundings(base: Base, deviceTag: string, { stateName, grants, ...hooks }: Ask): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
   let claude: string | null = null;
   notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
@@ -80,9 +76,7 @@ export function surroundings(
     );
   });
   return {
-    account,
-    onTouched,
-    isSendReady,
+    ...hooks,
     now: clock.now,
     random: base.random,
     isAskedAnew: line.remote === null,
@@ -101,7 +95,6 @@ export function surroundings(
       ) ?? null,
     mayAlways: isFreed,
     grantEdits: grants.grant,
-    onDropped,
     isWelcoming: config.welcome,
     spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
     timeZone: base.timeZone ?? "UTC",
