@@ -8,7 +8,7 @@ import { encodeMetadata } from "../core/metadata.ts";
 import { ownProgram, type Account, type Envelope, type Millis, type PromptFile, type Session } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
-import { namesIn } from "../store/names.ts";
+import { accountsIn, namesIn } from "../store/names.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -39,7 +39,12 @@ export async function build(
 function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: PostRow): void {
   const session = store.sessions.get(sessionId);
   const envelope = store.inbox.get(Number(subject))?.envelope;
-  if (session && lineOf(session).name === ownProgram && envelope && !isOwner(envelope, config.allow))
+  if (
+    session &&
+    lineOf(session).name === ownProgram &&
+    envelope &&
+    !isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) })
+  )
     throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
 }
 
