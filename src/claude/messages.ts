@@ -177,13 +177,17 @@ async function run(
       replies.push(reply);
       const watch = { pingsMs: options.pingsMs, movedAt: clock.monotonic() };
       let beganAt: Millis | null = null;
+      let idleAt: Millis | null = null;
       for await (const frame of request(session, messages, { ...options, watch })) {
         if (frame === "silent") throw streamLost("nothing came for too long");
-        if (frame === "pinging")
-          throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         const now = clock.monotonic();
         beganAt ??= now;
-        if (addFrame(reply, frame)) watch.movedAt = now;
+        const isMore = addFrame(reply, frame);
+        if (isMore) watch.movedAt = now;
+        // Frames that bring nothing are no more than pings.
+        idleAt = isMore ? null : (idleAt ?? now);
+        if (frame === "pinging" || (idleAt !== null && now >= idleAt + options.pingsMs))
+          throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         preview(replyId(turnId, replies), replies);
         // Whatever the stream does after that.
         if (isOver(reply, now - beganAt)) break;

@@ -10,7 +10,7 @@ import { claudeFailure, type Site } from "./failure.ts";
 import { fields, string } from "./wire.ts";
 
 export type Watch = {
-  /** Nothing but pings, and frames that move nothing, for so long, and the reader is told. */
+  /** Nothing but pings for so long, and the reader is told. */
   readonly pingsMs: Millis;
   /** The reader says when something last happened, in monotonic time; null while nothing need happen. */
   movedAt: Millis | null;
@@ -40,8 +40,7 @@ export async function* readFrames(
   moved();
   const frames = parse(site, body?.pipeThrough(tap) ?? null, cut);
   try {
-    for (let next: ReturnType<typeof frames.next> | null = null; ;) {
-      next ??= frames.next();
+    for (let next = frames.next(); ;) {
       // Looked at below; a rejection while we are away must not count as unhandled.
       next.catch(() => {});
       const timer = new AbortController();
@@ -50,9 +49,8 @@ export async function* readFrames(
       if (result?.done) return;
       if (result) {
         yield result.value;
-        next = null;
-      }
-      if (clock.monotonic() >= (result ? pingedAt() : dueAt())) {
+        next = frames.next();
+      } else if (clock.monotonic() >= dueAt()) {
         const isPinging = clock.monotonic() < byteAt + silenceMs;
         byteAt = clock.monotonic();
         moved();
