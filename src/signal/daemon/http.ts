@@ -24,8 +24,6 @@ export type HttpRequest = {
   readonly deadlineMs: Millis;
   /** Largest body that is read; 1 MiB unless told. */
   readonly bytesMax?: number | undefined;
-  /** On a connection of its own: one that was used before may be dying, and a request written into it has no known outcome. */
-  readonly isFresh?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
@@ -60,8 +58,8 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
   if (base === null || !/^https?:$/u.test(base.protocol))
     throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
   const { host, hostname, origin, pathname, username, password } = base;
-  const login = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
-  const headers = username === "" ? {} : { Authorization: `Basic ${login}` };
+  const basic = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
+  const login = username === "" ? {} : { Authorization: `Basic ${basic}` };
   const prefix = origin + pathname.replace(/\/+$/u, "");
 
   return {
@@ -70,7 +68,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
     isLocal: /^(?:(?:[\w-]+\.)*localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
     /** The body of the answer. @throws Refusal */
     async ask(request: HttpRequest): Promise<Buffer> {
-      const { path, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
+      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
       const chunks: Uint8Array[] = [];
       const refusal = (
         code: ErrorCode,
@@ -88,8 +86,22 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
       };
       using deadline = startDeadline(clock, deadlineMs, ...(signal ? [signal] : []));
       try {
-        const init = toInit(request, headers, deadline.signal);
-        const { status, headers: answered, body } = await send(prefix + path, init);
+        const {
+          status,
+          headers: answered,
+          body,
+        } = await send(prefix + path, {
+          method,
+          signal: deadline.signal,
+          // A redirect would send twice.
+          redirect: "manual",
+          // Bun's own five minutes would cut a poll that waits for the network.
+          timeout: false,
+          // A connection that was used before may be dying, and a request written into it has no known outcome.
+          keepalive: false,
+          headers: { ...login, "Content-Type": "application/json", Connection: "close" },
+          ...(json !== undefined && { body: JSON.stringify(json) }),
+        } as RequestInit);
         let bytes = 0;
         for await (const chunk of body ?? []) {
           chunks.push(chunk);
@@ -121,20 +133,6 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
 /** Since 0.14.4; 0.14.4 refuses names even then. **Source:** signal-cli, HttpServerHandler.java. */
 const hostHint =
   "Put the host and port of its --http option into SIGNALMAN_SIGNAL_URL, or let it listen on 0.0.0.0 (signal-cli 0.14.5 or newer) where only signalman reaches it.";
-
-/** `timeout` is Bun's: its own five minutes would cut a poll that waits for the network. A redirect would send twice. */
-function toInit({ method, json, isFresh }: HttpRequest, headers: Record<string, string>, signal: AbortSignal) {
-  const type = json !== undefined && { "Content-Type": "application/json" };
-  return {
-    method,
-    signal,
-    redirect: "manual" as const,
-    timeout: false,
-    headers: { ...headers, ...type, ...(isFresh && { Connection: "close" }) },
-    ...(isFresh && { keepalive: false }),
-    ...(json !== undefined && { body: JSON.stringify(json) }),
-  };
-}
 
 /** JSON as a value; undefined where it is none. */
 export function toJson(text: string): unknown {

@@ -16,17 +16,7 @@ import type { Transport } from "../transport.ts";
 import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
 import { saveMessages } from "./salvage.ts";
-import {
-  findAci,
-  judgeRefusal,
-  refused,
-  toDataUri,
-  toName,
-  toPrintedReport,
-  toReport,
-  toSendOutcome,
-  type Words,
-} from "./sending.ts";
+import { findAci, refused, toDataUri, toName, toPrintedReport, toReport, type Said, type Words } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
 
 const limits = {
@@ -65,7 +55,7 @@ export function createRest(options: PollingOptions): Transport {
     return inTurn(() => http.ask({ what, deadlineMs: limits.sendMs, ...request })).finally(() => calls--);
   };
   const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
-  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
+  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
   const pollOnce = (): Promise<Polled> =>
     inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)).then(
       (body) => toPolled(body.toString(), null, log),
@@ -99,14 +89,12 @@ export function createRest(options: PollingOptions): Transport {
       }
     },
     async send(message) {
-      const { chat, body, timestamp } = message;
-      return call("send", { ...toRequest(message, account, own), isFresh: true }).then(
-        // The answer to a reaction names no timestamp, and none is needed.
-        (answer) =>
-          body.kind === "reaction" ? { timestamp, failed: [] } : toSendOutcome(toJson(answer.toString()), chat),
-        (error: unknown) => judgeRefusal(error, readRefusal, sendWords),
-      );
+      const answer = await call("send", toRequest(message, account, own));
+      // The answer to a reaction names no timestamp, and none is needed.
+      return message.body.kind === "reaction" ? { timestamp: message.timestamp } : toJson(answer.toString());
     },
+    readRefusal,
+    sendWords,
     async typing(chat, isTyping) {
       // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
       if (chat.kind === "self" || !isTyping || calls > 0) return;
@@ -204,7 +192,7 @@ const sendWords: Words = [
 ];
 
 /** @throws BridgeError `captcha` where Signal asks for one */
-function readRefusal({ answer: { status, text } }: Refusal) {
+function readRefusal({ answer: { status, text } }: Refusal): Said | null {
   if (status === 429) {
     const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
     const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;

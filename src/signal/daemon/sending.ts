@@ -113,15 +113,17 @@ export function refused(what: string, daemon: string, said: string, words: Words
 }
 
 /** What signal-cli said of a send: its report as a value, else its words. */
-type Said = { readonly text: string; readonly report: SendReport | null };
+export type Said = { readonly text: string; readonly report: SendReport | null };
+
+type Judged = { readonly readRefusal: (refusal: Refusal) => Said | null; readonly sendWords: Words };
 
 /**
- * The outcome of a send without a good answer; `read` gives what signal-cli itself said, null where it was not signal-cli that spoke.
+ * The outcome of a send without a good answer.
  * @throws BridgeError `signal_unreachable` where it was surely not sent, `send_uncertain` where it may have been; else its reason
  */
-export function judgeRefusal(error: unknown, read: (refusal: Refusal) => Said | null, words: Words): SendOutcome {
+export function judgeRefusal(error: unknown, { readRefusal, sendWords: words }: Judged): SendOutcome {
   if (!(error instanceof Refusal)) throw error;
-  const said = read(error);
+  const said = readRefusal(error);
   if (said?.report) return toOutcome(said.report);
   if (said !== null) throw refused("send", "signal-cli", said.text, words, "send_rejected");
   if (error.code === "signal_rate_limited") throw error;

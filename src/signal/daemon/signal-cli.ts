@@ -13,11 +13,10 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../../core/model.ts";
 import type { Transport } from "../transport.ts";
-import { parseAnswer, Refusal } from "./http.ts";
+import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest, type Place } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
-import { createRpc, type RpcCall } from "./rpc.ts";
 import { saveMessages } from "./salvage.ts";
-import { findAci, judgeRefusal, toDataUri, toName, toReport, toSendOutcome, type Words } from "./sending.ts";
+import { findAci, refused, toDataUri, toName, toReport, type Words } from "./sending.ts";
 
 const limits = {
   /** Deadlines. Loading an account goes to the network, and uploads are part of a send. */
@@ -38,7 +37,9 @@ const limits = {
 } as const;
 
 type Params = Readonly<Record<string, unknown>>;
-type Ask = (method: string, params: Params, what: string, bounds?: Partial<RpcCall>) => Promise<unknown>;
+/** `params` are never left out: typed methods fall over a missing object. */
+type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & { readonly method: string; readonly params: Params };
+type Ask = (method: string, params: Params, what: string, bounds?: Partial<HttpRequest>) => Promise<unknown>;
 
 export const howToLink =
   "Stop its daemon, run `signal-cli link -n signalman`, and scan the line that it prints as a QR code; docs/linking.md says more.";
@@ -55,6 +56,9 @@ export function createSignalCli(options: PollingOptions): Transport {
   const daemon: Daemon = {
     name: "signal-cli",
     isLocal: rpc.isLocal,
+    sendWords,
+    readRefusal: ({ answer: { error } }) =>
+      error ? { text: `${error.code}: ${error.message}`, report: toReport(error.data) } : null,
     async connect(signal) {
       account = {};
       const { isMulti, number } = await chooseAccount(ask, options.account, signal);
@@ -65,11 +69,7 @@ export function createSignalCli(options: PollingOptions): Transport {
     poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
-      const sent = ask(method, params, "send", { deadlineMs: limits.sendMs, isFresh: true });
-      return sent.then(
-        (result) => toSendOutcome(result, message.chat),
-        (error: unknown) => judgeRefusal(error, readError, sendWords),
-      );
+      return ask(method, params, "send", { deadlineMs: limits.sendMs });
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
@@ -89,6 +89,60 @@ export function createSignalCli(options: PollingOptions): Transport {
   };
   return createPolledTransport(daemon, options);
 }
+
+const responseSchema = v.looseObject({
+  jsonrpc: v.literal("2.0"),
+  id: v.nullable(v.string()),
+  error: v.nullish(v.object({ code: v.number(), message: v.string(), data: v.optional(v.unknown()) })),
+});
+
+/**
+ * JSON-RPC over HTTP as signal-cli's daemon speaks it. Errors come with status 200, unknown parameters vanish silently, and
+ * nothing says whether a request whose answer is lost was carried out. **Source:** HttpServerHandler.java, JsonRpcReader.java.
+ * @throws BridgeError `config` when the place is no http(s) URL
+ */
+export function createRpc(place: Place) {
+  const http = createHttp(place);
+  let serial = 0;
+
+  /** The result. @throws Refusal */
+  async function ask({ method, params, ...request }: RpcCall): Promise<unknown> {
+    const { what } = request;
+    const id = `signalman-${++serial}`;
+    const json = { jsonrpc: "2.0", method, params, id };
+    const text = (await http.ask({ ...request, method: "POST", path: "/api/v1/rpc", json })).toString();
+    const answer = { status: 200, text, isUnsent: false };
+    const response = v.safeParse(responseSchema, toJson(text));
+    // An error without an id is ours too: signal-cli could not read the request far enough to know it.
+    if (!response.success || (response.output.id !== id && response.output.id !== null)) {
+      const message = `Cannot ${what} as the answer of ${http.host} is no JSON-RPC answer to it`;
+      throw new Refusal("signal_protocol", message, answer);
+    }
+    const { error, result } = response.output;
+    if (!error) return result;
+    const fault = refused(what, "signal-cli", `${error.code}: ${error.message}`, words, "signal_protocol");
+    throw new Refusal(fault.code, fault.message, { ...answer, error }, { scope: fault.scope });
+  }
+
+  return { isLocal: http.isLocal, ask };
+}
+
+/** What signal-cli's errors mean, by code and words. */
+const words: Words = [
+  [/^-32602: [^]*failed to load/iu, "signal_unreachable"],
+  [/^-32602:/u, "rejected"],
+  [/^-1: [^]*already being received/iu, "already_receiving"],
+  [/^-3:/u, "signal_unreachable"],
+  [/^-4:/u, "untrusted_identity"],
+  [/^-5:/u, "signal_rate_limited"],
+  // A captcha that Signal does not take.
+  [/^-6:/u, "send_rejected"],
+];
+/** An unexpected failure of the network is told apart by the name of its Java class only. */
+const sendWords: Words = [
+  [/^-3:|^-32603: [^]*\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u, "send_uncertain"],
+  ...words,
+];
 
 /** The daemon's mode and our account in it. @throws BridgeError `not_linked` `rejected`, and those of the line */
 async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSignal) {
@@ -139,7 +193,7 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax, isFresh: true };
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
     const polling = ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
     const { messages, isProof } = await polling.then(
       (answer) => ({ messages: parseAnswer(v.array(v.unknown()), answer, "receive"), isProof: true }),
@@ -199,17 +253,3 @@ function toQuote(quote: Quote | null) {
   if (!quote || author === null || !Number.isSafeInteger(quote.sentAt) || quote.sentAt < 2 ** 31) return {};
   return { quoteTimestamp: quote.sentAt, quoteAuthor: author, quoteMessage: (quote.text ?? "").toWellFormed() };
 }
-
-/** What signal-cli answered to a send, where it did. */
-function readError({ answer: { error } }: Refusal) {
-  return error ? { text: `${error.code}: ${error.message}`, report: toReport(error.data) } : null;
-}
-
-const sendWords: Words = [
-  [/^-32602: [^]*failed to load/iu, "signal_unreachable"],
-  [/^-32602:/u, "rejected"],
-  [/^-4:/u, "untrusted_identity"],
-  [/^-5:/u, "signal_rate_limited"],
-  // An unexpected failure of the network is told apart by the name of its Java class only.
-  [/^-3:|^-32603: [^]*\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u, "send_uncertain"],
-];

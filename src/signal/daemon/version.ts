@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import { createHttp, parseAnswer, toJson, type Place } from "./http.ts";
-import { createRpc } from "./rpc.ts";
+import { createRpc } from "./signal-cli.ts";
 
 /** Oldest signal-cli that is tested against; before 0.13.16 two messages may share a timestamp. **Source:** signal-cli#1783. */
 export const signalCliVersionMin = "0.13.19";
