@@ -87,8 +87,8 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
   try {
     const transport = await deps.buildTransport(store);
     const line = await deps.buildLine(store);
-    const isOwn = line.name !== ownProgram && config.projects.some(({ backend }) => backend === ownProgram);
-    const codeLine = isOwn ? await deps.buildCodeLine?.() : undefined;
+    // A project that is worked on with it may come while this runs.
+    const codeLine = line.name === ownProgram ? undefined : await deps.buildCodeLine?.();
     const lineOf: Bridge["lineOf"] = ({ backend }) => (backend === ownProgram ? (codeLine ?? line) : line);
     recoverOutbox(store, transport, log);
     return wire({ ...deps, config, store, transport, line, lineOf, notices: mitt<Notices>() });

@@ -47,9 +47,6 @@ type Manager = {
   readonly text: () => Promise<string>;
   readonly up: readonly Words[];
   readonly down: Words;
-  /** For a while. */
-  readonly stop: Words;
-  readonly again: Words;
   /** Exits with 0 while the service runs. */
   readonly probe: Words;
   readonly advice: string;
@@ -68,8 +65,6 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
       text: () => Promise.resolve(launchdPlist(command, home)),
       up: [up],
       down,
-      stop: down,
-      again: up,
       probe: ["launchctl", "print", `${domain}/${label}`],
       advice: "",
     };
@@ -96,8 +91,6 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
     },
     up: [systemctl("daemon-reload"), systemctl("enable", "--now", unit)],
     down: systemctl("disable", "--now", unit),
-    stop: systemctl("stop", unit),
-    again: systemctl("start", unit),
     probe: systemctl("is-active", "--quiet", unit),
     advice: "It ends with your last login; to keep it running: loginctl enable-linger\n",
   };
@@ -149,7 +142,7 @@ const stateTexts = {
 
 /** The service of this home, as the commands and doctor see it. @throws BridgeError `unsupported` where there can be none */
 export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: Place = here) {
-  const { file, text, up, down, stop, again, probe, advice } = managerOf(cli, config.home, place);
+  const { file, text, up, down, probe, advice } = managerOf(cli, config.home, place);
 
   const state = async (): Promise<keyof typeof stateTexts> => {
     if (!existsSync(file)) return "none";
@@ -158,12 +151,6 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
 
   return {
     state,
-
-    /** Stops it for as long as something else needs its home; resolves to what starts it again. */
-    async pause(): Promise<() => Promise<void>> {
-      await place.exec(...stop);
-      return async () => void (await place.exec(...again));
-    },
 
     async install(): Promise<number> {
       const content = await text();

@@ -94,13 +94,6 @@ describe("service", () => {
       "systemctl --user enable --now signalman.service",
     ]);
     expect(await service(manager).state()).toBe("up");
-    await (
-      await service(manager).pause()
-    )();
-    expect(manager.calls.slice(-2)).toEqual([
-      "systemctl --user stop signalman.service",
-      "systemctl --user start signalman.service",
-    ]);
     expect(await service(place("linux", { "is-active": 3 })).status()).toBe(4);
     expect(await service(manager).uninstall()).toBe(0);
     expect(existsSync(unitFile())).toBe(false);
