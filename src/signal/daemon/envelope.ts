@@ -45,10 +45,9 @@ const personOrNull = (person: Address): Address | null => ((person.aci ?? person
 const quietKinds = new Set(["receiptMessage", "typingMessage", "storyMessage", "callMessage", "syncMessage"]);
 const readKinds = new Set(["dataMessage", "editMessage"]);
 const quietData = new Set(["payment", "pollVote", "pollTerminate", "pinMessage", "unpinMessage"]);
-const readData = new Set([
-  ...["groupInfo", "reaction", "remoteDelete", "adminDelete", "storyContext", "quote", "mentions", "attachments"],
-  ...["sticker", "contacts", "pollCreate", "previews", "textStyles", "editMessage"],
-]);
+const deeds = "reaction remoteDelete adminDelete storyContext editMessage";
+const parts = "groupInfo quote mentions attachments sticker contacts pollCreate previews textStyles";
+const readData = new Set(`${deeds} ${parts}`.split(" "));
 
 /** `source` where it is another than the envelope's. */
 type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & {

@@ -56,14 +56,6 @@ export function createRest(options: PollingOptions): Transport {
   };
   const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
   const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
-  const pollOnce = (): Promise<Polled> =>
-    inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)).then(
-      (body) => toPolled(body.toString(), null, log),
-      (error: unknown) => {
-        if (error instanceof Refusal) return toPolled(error.answer.text, error, log);
-        throw error;
-      },
-    );
 
   const daemon: Daemon = {
     name: "rest",
@@ -81,7 +73,10 @@ export function createRest(options: PollingOptions): Transport {
     async poll(timeoutMs, stop) {
       const endsAt = clock.monotonic() + timeoutMs;
       for (;;) {
-        const polled = await pollOnce();
+        const polled = await toPolled(
+          inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)),
+          log,
+        );
         const leftMs = endsAt - clock.monotonic();
         if (polled.messages.length > 0 || leftMs <= limits.pauseMs || stop.aborted) return polled;
         await clock.sleep(limits.pauseMs, stop);
@@ -154,7 +149,13 @@ async function findAccount(get: Get, wanted: string | null): Promise<string> {
  * Stray lines of signal-cli's log make an answer invalid, and after a failure what was printed before is inside the error's
  * text: Signal has forgotten these messages, so they are picked out one by one. @throws BridgeError when there are none
  */
-function toPolled(text: string, refusal: Refusal | null, log: Log): Polled {
+async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
+  const came = await answer.catch((error: unknown) => {
+    if (error instanceof Refusal) return error;
+    throw error;
+  });
+  const refusal = came instanceof Refusal ? came : null;
+  const text = refusal === null ? came.toString() : refusal.answer.text;
   const whole = refusal === null ? toJson(text) : undefined;
   if (Array.isArray(whole)) return { messages: whole, isProof: true };
   const error = toErrorText(text);
