@@ -38,9 +38,13 @@ const throughTls = (place: string): Reach => {
   const { hostname: host, port } = new URL(`https://${place}`);
   return async () => {
     const socket = connect({ host, port: Number(port) || tlsPort, servername: host });
-    socket.setTimeout(connectMs, () => socket.destroy(new Error("the proxy does not answer")));
-    await once(socket, "secureConnect");
-    return socket.setTimeout(0);
+    try {
+      await once(socket, "secureConnect", { signal: AbortSignal.timeout(connectMs) });
+      return socket;
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    }
   };
 };
 
