@@ -23,8 +23,8 @@ export type Reading = {
   readonly bridge: Bridge;
   readonly sessionId: string;
   readonly line: Line;
-  /** Where its log lives elsewhere. */
-  readonly there: Followed | null;
+  /** Where its log lives elsewhere, once it was created. */
+  there: Followed | null;
   readonly signal: AbortSignal;
   readonly live: Live;
   readonly mail: { put(heard: Outcome): void; ring(): void };
