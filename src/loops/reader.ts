@@ -12,7 +12,7 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
 import { createLive, workOf } from "./live.ts";
-import { dueOf, isAsking, isWanted, lookForRest, start, take, type Outcome, type Reading } from "./posting.ts";
+import { dueOf, finish, isAsking, isWanted, lookForRest, start, type Outcome, type Reading } from "./posting.ts";
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
@@ -178,7 +178,7 @@ async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
       await flush(reading);
       throw heard.error;
     case "answered":
-      return take(reading, heard.entries);
+      return finish(reading, heard.isOut);
     case "delta":
       return live.text(heard.eventId, heard.text);
     case "deleted":
