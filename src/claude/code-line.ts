@@ -87,12 +87,8 @@ async function post(
   requests: readonly Request[],
   hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
-  const all: SessionEvent[] = [];
-  const emit = (events: readonly SessionEvent[]): void => {
-    all.push(...events);
-    for (const event of events) hear({ kind: "event", event });
-  };
+): Promise<void> {
+  const emit = (events: readonly SessionEvent[]): void => events.forEach((event) => hear({ kind: "event", event }));
   const [newest] = session.history();
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const floor = (newest?.at ?? 0) + 1;
@@ -103,7 +99,6 @@ async function post(
     throw new BridgeError("claude_busy", "Cannot ask Claude as it waits for the answer to its question");
   try {
     await work(code, turn, talk, requests);
-    return all;
   } catch (error) {
     // The next try has a process of its own, which reads logins and settings anew.
     const broken = code.talks.get(session.id);

@@ -5,7 +5,7 @@
  *   log   ◀─follow─ Claude          open, list, listen: `loops/follow.ts` is the only reader
  *
  * A line decides nothing and retries nothing (the SDK runs with `maxRetries: 0`): each failure is one `BridgeError`. It touches
- * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` resolves to the whole turn.
+ * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` is the whole turn.
  */
 import type { JsonValue, Millis, PromptFile, SessionEvent } from "../core/model.ts";
 
@@ -129,8 +129,8 @@ export type ModelInfo = {
 };
 
 /**
- * Hears what happens while `post` is at work, where the turn runs inside of it: the text of a reply piece by piece; of a line that
- * remembers, each entry of the log as it comes; else what an answer has cost that is never whole. What it throws ends the turn.
+ * Hears each entry of the log that `post` makes, and where the turn runs inside of it, the text of a reply piece by piece. What it throws
+ * ends the turn.
  */
 export type Hear = (frame: Frame) => void;
 
@@ -145,20 +145,16 @@ export interface Line {
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
   readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
-   * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
-   * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.
+   * Posts requests in one go, in their order, once. Heard are entries of the log: with a `remote` the echoes, in the order of the
+   * requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results, together
+   * once it is whole; of a line that remembers each as it comes. What an answer has cost that is never whole is heard all the same.
    * Without a `remote` there is nothing to confirm, and a turn is stopped by `signal`; there an interrupt answers the tool uses
-   * that are open with an error.
+   * that are open with an error. Resolves when the request is over.
    * @throws BridgeError `claude_*`: `claude_request` and the like are definite refusals, after `claude_unreachable`,
    *   `claude_stream_lost` and `claude_protocol` the outcome is unknown (`partial` has what was said by then); `claude_busy` means
    *   that the session waits for answers first
    */
-  post(
-    session: SessionView,
-    requests: readonly Request[],
-    hear: Hear,
-    signal: AbortSignal,
-  ): Promise<readonly SessionEvent[]>;
+  post(session: SessionView, requests: readonly Request[], hear: Hear, signal: AbortSignal): Promise<void>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;
   /** @throws BridgeError `claude_models_unlisted` where the endpoint has no such list */

@@ -16,7 +16,7 @@ import { ifThere, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor, refusalOf } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
-import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
+import type { Frame, Hear, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
 import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
 import type { Watch } from "./stream.ts";
 import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
@@ -43,7 +43,7 @@ export function createManagedLine(deps: ManagedDeps): Line {
     name: "sessions",
     hasSandbox: (session) => hasSandbox(deps, session),
     remote: createRemote(deps, keeper, sandbox),
-    post: (session, requests, _hear, signal) => post(deps, sandbox, session, requests, signal),
+    post: (session, requests, hear, signal) => post(deps, sandbox, session, requests, hear, signal),
     async check(signal) {
       await nullFor("claude_models_unlisted", api.models(signal));
       const site = { what: "use Managed Agents", notFound: "claude_forbidden" } as const;
@@ -192,8 +192,9 @@ async function post(
   sandbox: Sandbox,
   session: SessionView,
   requests: readonly Request[],
+  hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { api } = deps;
   const { remoteId } = session;
   if (remoteId === null) throw new BridgeError("internal", "Cannot post to a session that was not created");
@@ -206,7 +207,8 @@ async function post(
   const inline = files.filter((file) => !mounted.has(file));
   const timeoutMs = uploadTimeoutMs(inline, api.bounds.headersMs);
   try {
-    return toEchoes(requests, await events.send("post to the session", toSentEvents(requests, mounted), timeoutMs));
+    const sent = await events.send("post to the session", toSentEvents(requests, mounted), timeoutMs);
+    for (const event of toEchoes(requests, sent)) hear({ kind: "event", event });
   } catch (error) {
     throw await explain(deps, remoteId, error, signal);
   }

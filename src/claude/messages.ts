@@ -83,8 +83,9 @@ async function post(
   requests: readonly Request[],
   hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { clock, silent } = making;
+  const tell = (entries: readonly SessionEvent[]): void => entries.forEach((event) => hear({ kind: "event", event }));
   const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const at = Math.max(clock.now(), past.lastAt + 1);
@@ -93,11 +94,14 @@ async function post(
   const prompts = requests.filter((request) => request.kind === "prompt");
   if (prompts.length > 0 && turn.open.length > 0)
     throw new BridgeError("claude_busy", "Cannot ask Claude as tool uses wait for their results");
-  if (turn.entries.length === 0 && prompts.length === 0) return [];
+  if (turn.entries.length === 0 && prompts.length === 0) return;
   const isStopped = prompts.length === 0 && requests.some(({ kind }) => kind === "interrupt");
   if (turn.open.length > 0 || isStopped) {
     const eventIds = turn.open.map(({ entryId }) => entryId);
-    return [...turn.entries, rest(turn, isStopped ? { kind: "end_turn" } : { kind: "requires_action", eventIds })];
+    return tell([
+      ...turn.entries,
+      rest(turn, isStopped ? { kind: "end_turn" } : { kind: "requires_action", eventIds }),
+    ]);
   }
   prompts.forEach((prompt, index) => ask(turn, prompt, index));
   const messages = history.settle(history.merge([...past.messages, { role: "user", content: turn.content }]));
@@ -111,11 +115,11 @@ async function post(
   } catch (error) {
     if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
     const used = usageOf(turn.id, now(), session.model, replies);
-    if (used.inputTokens + used.outputTokens > 0) hear({ kind: "event", event: used });
+    if (used.inputTokens + used.outputTokens > 0) tell([used]);
     throw error;
   }
   conclude(turn, session, replies, now());
-  return turn.entries;
+  tell(turn.entries);
 }
 
 const raw = (id: string, at: Millis, name: string, value: JsonValue): SessionEvent => ({

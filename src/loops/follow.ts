@@ -13,23 +13,16 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog } from "./elsewhere.ts";
-import { createQueue, type Queue } from "./queue.ts";
+import { createQueue } from "./queue.ts";
 import { createReader, type Reader } from "./reader.ts";
 import { isEnd, waitOf } from "./request.ts";
 
-export interface FollowLoop extends Queue {
-  /** Posts of this session are over or new: what is at work looks. */
-  touch(sessionId: string): void;
-  /** Follows a session that runs at the API although nothing of ours is under way there. */
-  watch(sessionId: string): void;
-  /** Resolves when everything that the log had is stored. @throws BridgeError */
-  catchUp(session: Session, signal: AbortSignal): Promise<void>;
-}
+export type FollowLoop = ReturnType<typeof createFollowLoop>;
 
 /** Sessions that are followed at the same time. */
 const sessionsMax = 8;
 
-export function createFollowLoop(bridge: Bridge): FollowLoop {
+export function createFollowLoop(bridge: Bridge) {
   const { store, line } = bridge;
   const watched = new Set<string>();
   const readers = new Map<string, Reader>();
@@ -63,16 +56,19 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
   });
   return {
     ...queue,
-    touch(sessionId) {
+    /** Posts of this session are over or new: what is at work looks. */
+    touch(sessionId: string): void {
       readers.get(sessionId)?.wake();
       queue.wake(sessionId);
     },
-    watch(sessionId) {
+    /** Follows a session that runs at the API although nothing of ours is under way there. */
+    watch(sessionId: string): void {
       if (readers.has(sessionId)) return;
       watched.add(sessionId);
       queue.wake(sessionId);
     },
-    async catchUp(session, signal) {
+    /** Resolves when everything that the log had is stored. @throws BridgeError */
+    async catchUp(session: Session, signal: AbortSignal): Promise<void> {
       const { remote } = line;
       if (remote === null || session.remoteId === null) return;
       const reader = readers.get(session.id);

@@ -23,8 +23,8 @@ export type Reading = {
   readonly bridge: Bridge;
   readonly sessionId: string;
   readonly line: Line;
-  /** Where its log lives elsewhere. */
-  readonly there: Followed | null;
+  /** Where its log lives elsewhere, once it was created. */
+  there: Followed | null;
   readonly signal: AbortSignal;
   readonly live: Live;
   readonly mail: { put(heard: Outcome): void; ring(): void };
@@ -45,9 +45,9 @@ export type Reading = {
   isWatched: boolean;
 };
 
-/** A request that is over: the entries that it became, null where it did not go out or was decided on; or why it failed. */
+/** A request that is over, `isOut` where it went out and was taken; or why it failed. */
 export type Outcome =
-  | { readonly kind: "answered"; readonly entries: readonly SessionEvent[] | null }
+  | { readonly kind: "answered"; readonly isOut: boolean }
   | { readonly kind: "failed"; readonly error: unknown };
 
 type Posting = {
@@ -89,34 +89,36 @@ export function start(reading: Reading, rows: readonly PostRow[], posts: readonl
   if (rows.some(isPrompt)) reading.turnAt = bridge.clock.monotonic();
   const posting = { rows, unseen: new Set(rows), wanted, stop: new AbortController() };
   const over = post(reading, posting).then(
-    (entries) => mail.put({ kind: "answered", entries }),
+    (isOut) => mail.put({ kind: "answered", isOut }),
     (error: unknown) => mail.put({ kind: "failed", error }),
   );
   reading.posting = { ...posting, over };
 }
 
 /** The request is over. */
-export function take(reading: Reading, entries: readonly SessionEvent[] | null): void {
+export function finish(reading: Reading, isOut: boolean): void {
   const { bridge, posting, there } = reading;
   reading.posting = null;
   if (posting === null) return;
   if (there !== null && posting.rows.some(({ kind }) => kind === "interrupt"))
     reading.restingAt = bridge.clock.monotonic() + restMs;
-  if (entries !== null) keep(reading, posting, entries);
+  if (isOut && (there !== null || isWanted(reading, posting))) see(reading, posting, null);
 }
 
-/** Buffers entries with the posts that are among them. Of a turn that was taken back, what it has cost counts all the same. */
-function keep(reading: Reading, posting: Posting, entries: readonly SessionEvent[], isSeen = true): void {
-  const { bridge, there, buffer, posted } = reading;
-  if (there === null && !isWanted(reading, posting)) {
-    buffer.push(...entries.filter(({ type }) => type === "usage"));
-    return;
-  }
-  buffer.push(...entries);
-  const promptId = entries.find(({ type }) => type === "prompt")?.id ?? null;
-  for (const row of isSeen ? posting.unseen : []) {
+/** An entry that a request became. Of a turn that was taken back, what it has cost counts all the same. */
+function keep(reading: Reading, posting: Posting, event: SessionEvent): void {
+  const isCost = event.type === "usage";
+  if (!isCost && reading.there === null && !isWanted(reading, posting)) return;
+  reading.buffer.push(event);
+  if (!isCost) see(reading, posting, event);
+}
+
+/** The posts of a request are in the log: a prompt as its own entry, the others with the first, or with the end. */
+function see({ bridge, posted }: Reading, { unseen }: Posting, event: SessionEvent | null): void {
+  const promptId = event?.type === "prompt" ? event.id : null;
+  for (const row of unseen) {
     if (isPrompt(row) && promptId === null) continue;
-    posting.unseen.delete(row);
+    unseen.delete(row);
     if (bridge.store.posts.isOpen(row.id)) posted.push({ id: row.id, eventId: isPrompt(row) ? promptId : null });
   }
 }
@@ -130,8 +132,8 @@ export async function lookForRest(reading: Reading): Promise<void> {
   reading.restingAt = found?.status === "running" ? clock.monotonic() + restMs : null;
 }
 
-/** Resolves to what one request became; null where that is nothing. */
-async function post(reading: Reading, posting: Posting): Promise<readonly SessionEvent[] | null> {
+/** True where the request went out, and was taken. */
+async function post(reading: Reading, posting: Posting): Promise<boolean> {
   const { bridge, sessionId, line, there, live, mail } = reading;
   const { rows, stop } = posting;
   const { store, clock } = bridge;
@@ -141,7 +143,7 @@ async function post(reading: Reading, posting: Posting): Promise<readonly Sessio
     const built: Awaited<ReturnType<typeof build>>[] = [];
     for (const row of rows) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
-    if (!session || signal.aborted) return null;
+    if (!session || signal.aborted) return false;
     // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
     const postedAt = Math.max(clock.now() + (there?.remote.skewMs() ?? 0), (session.cursor ?? 0) + askedSlackMs);
     store.db.transaction(() =>
@@ -156,32 +158,36 @@ async function post(reading: Reading, posting: Posting): Promise<readonly Sessio
     );
     const hear = (frame: Frame): void => {
       if (frame.kind === "delta") live.text(frame.eventId, frame.text);
-      // A line that remembers has what it tells of.
-      if (frame.kind === "event") keep(reading, posting, [frame.event], line.remembers === true);
+      if (frame.kind === "event") keep(reading, posting, frame.event);
       mail.ring();
     };
-    return await line.post(await viewOf(bridge, session), requests, hear, signal);
+    await line.post(await viewOf(bridge, session), requests, hear, signal);
+    return true;
   } catch (error) {
-    if (signal.aborted && !reading.signal.aborted) return null;
+    if (signal.aborted && !reading.signal.aborted) return false;
     if (!(error instanceof BridgeError)) throw error;
-    return settleFailure(reading, rows, requests, error);
+    return settleFailure(reading, posting, requests, error);
   }
 }
 
 /** What is refused for good and is no prompt is decided on: `chats.refused`. @throws BridgeError where the reader has to know */
 async function settleFailure(
   reading: Reading,
-  rows: readonly PostRow[],
+  posting: Posting,
   requests: readonly Request[],
   error: BridgeError,
-): Promise<readonly SessionEvent[] | null> {
+): Promise<boolean> {
   const { bridge, line, there } = reading;
+  const { rows } = posting;
   const { store, chats, log } = bridge;
   const queueAgain = (): void => rows.forEach(({ id }) => store.posts.markQueued(id));
   const isNowhere = there === null && !line.remembers;
   if (isNowhere || error.code === "claude_busy" || error.code === "claude_running") queueAgain();
   const prompt = rows.find(isPrompt);
-  if (prompt && there === null && isLastBreak(prompt, error)) return cutTurn(bridge, prompt, requests, error);
+  if (prompt && there === null && isLastBreak(prompt, error)) {
+    for (const event of cutTurn(bridge, prompt, requests, error)) keep(reading, posting, event);
+    return true;
+  }
   if (prompt || error.retry !== "never") throw error;
   log.warn("a request was refused", { kinds: rows.map(({ kind }) => kind), code: error.code });
   if (there !== null && rows.length > 1) {
@@ -195,7 +201,7 @@ async function settleFailure(
     if (there !== null) await listLog(there);
     rows.forEach((row) => chats.refused(row, toFault(error)));
   }
-  return null;
+  return false;
 }
 
 /** It is not asked for again: what had come is better than nothing. */

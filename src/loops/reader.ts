@@ -5,14 +5,14 @@
  *   frames of a request, where it is kept here            ─┼─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)
  *   queued posts ─▶ `posting.ts` ─▶ the entries they became ─┘
  */
-import type { Frame } from "../claude/line.ts";
+import type { Frame, Remote } from "../claude/line.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf, type Followed } from "./elsewhere.ts";
+import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
 import { createLive, workOf } from "./live.ts";
-import { dueOf, isAsking, isWanted, lookForRest, start, take, type Outcome, type Reading } from "./posting.ts";
+import { dueOf, finish, isAsking, isWanted, lookForRest, start, type Outcome, type Reading } from "./posting.ts";
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
@@ -23,30 +23,18 @@ export type Reader = ReturnType<typeof createReader>;
 
 export function createReader(bridge: Bridge, session: Session, isWatched: boolean, kill: AbortSignal) {
   const line = bridge.lineOf(session);
-  const { remote } = line;
   const cut = new AbortController();
   const signal = AbortSignal.any([kill, cut.signal]);
   const mail = createMailbox(bridge.clock);
-  const live = createLive(bridge);
   const waiting: PromiseWithResolvers<void>[] = [];
+  const turnAt = bridge.clock.monotonic();
+  const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
+  const kept = { there: null, live: createLive(bridge), mail, buffer: [], posted: [] };
+  const reading: Reading = { bridge, sessionId: session.id, line, signal, ...kept, ...state };
   signal.addEventListener("abort", mail.ring);
-  let reading: Reading | null = null;
-  const open = async (): Promise<Reading> => {
-    let there: Followed | null = null;
-    if (remote !== null) {
-      const remoteId = session.remoteId ?? (await create(bridge, remote, session, signal));
-      there = { bridge, remote, sessionId: session.id, remoteId, signal };
-      void listen(await remote.open(remoteId, signal), mail);
-      await listLog(there);
-      await lookUp(there);
-    }
-    const turnAt = bridge.clock.monotonic();
-    const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
-    return { bridge, sessionId: session.id, line, there, signal, live, mail, buffer: [], posted: [], ...state };
-  };
   const wake = (): void => {
-    const posting = reading?.posting;
-    if (reading && posting && !isWanted(reading, posting)) posting.stop.abort();
+    const { posting } = reading;
+    if (posting && !isWanted(reading, posting)) posting.stop.abort();
     mail.ring();
   };
   return {
@@ -64,24 +52,24 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
     /** Resolves when nothing is under way in the session: to how long what is queued anew waits. @throws BridgeError of what failed */
     async run(): Promise<Millis | null> {
       try {
-        if (remote !== null && session.state === "ended") {
+        if (line.remote !== null && session.state === "ended") {
           await finishEnded(bridge, session, signal);
           return null;
         }
-        reading = await open();
+        if (line.remote !== null) await open(reading, session, line.remote, mail);
         return await read(reading, mail, waiting);
       } catch (error) {
+        const { there } = reading;
         if (kill.aborted) return null;
-        const remoteId = reading?.there?.remoteId ?? session.remoteId;
         const isRefused = error instanceof BridgeError && error.code === "claude_request";
-        const found = remote && remoteId !== null && isRefused ? await remote.retrieve(remoteId, kill) : undefined;
+        const found = there && isRefused ? await there.remote.retrieve(there.remoteId, kill) : undefined;
         if (found === undefined || !isOver(found)) throw error;
         settleGone(bridge, session.id, found);
         return null;
       } finally {
         cut.abort();
-        await reading?.posting?.over;
-        await live.end();
+        await reading.posting?.over;
+        await reading.live.end();
       }
     },
     /** It is over: nothing is caught up with any more. */
@@ -90,6 +78,16 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
       for (const one of waiting) one.reject(lost);
     },
   };
+}
+
+/** A stream has no replay: it is opened before the log is listed. */
+async function open(reading: Reading, session: Session, remote: Remote, mail: Mailbox): Promise<void> {
+  const { bridge, sessionId, signal } = reading;
+  const remoteId = session.remoteId ?? (await create(bridge, remote, session, signal));
+  reading.there = { bridge, remote, sessionId, remoteId, signal };
+  void listen(await remote.open(remoteId, signal), mail);
+  await listLog(reading.there);
+  await lookUp(reading.there);
 }
 
 async function listen(frames: AsyncIterable<Frame>, mail: Mailbox): Promise<void> {
@@ -180,7 +178,7 @@ async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
       await flush(reading);
       throw heard.error;
     case "answered":
-      return take(reading, heard.entries);
+      return finish(reading, heard.isOut);
     case "delta":
       return live.text(heard.eventId, heard.text);
     case "deleted":

@@ -52,6 +52,18 @@ export const never = new AbortController().signal;
 const prompt = (text: string, files: readonly PromptFile[] = []): Request => ({ kind: "prompt", text, files });
 type Of<T extends SessionEvent["type"]> = SessionEvent & { readonly type: T };
 
+/** The entries that a post tells of. */
+export async function heardOf(
+  line: Line,
+  session: SessionView,
+  requests: readonly Request[],
+  signal: AbortSignal = never,
+): Promise<SessionEvent[]> {
+  const heard: SessionEvent[] = [];
+  await line.post(session, requests, (frame) => void (frame.kind === "event" && heard.push(frame.event)), signal);
+  return heard;
+}
+
 /** The local side of one chat. */
 export function createLocal({ line }: Pick<Bench, "line">, change: Partial<SessionView> = {}) {
   const log = new Map<string, SessionEvent>();
@@ -101,7 +113,17 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
     signal: AbortSignal = never,
   ): Promise<StopReason | null> => {
     if (line.remote === null) {
-      store(await line.post(view(), requests, onFrame, signal));
+      const heard: SessionEvent[] = [];
+      await line.post(
+        view(),
+        requests,
+        (frame) => {
+          if (frame.kind === "event") heard.push(frame.event);
+          onFrame(frame);
+        },
+        signal,
+      );
+      store(heard);
       return lastStop();
     }
     const cut = new AbortController();
@@ -121,7 +143,7 @@ export function createLocal({ line }: Pick<Bench, "line">, change: Partial<Sessi
       return "ended";
     })();
     try {
-      store(await line.post(view(), requests, () => {}, signal));
+      store(await heardOf(line, view(), requests, signal));
       const how = await heard;
       if (how !== "idle") throw new BridgeError("claude_stream_lost", `the stream is ${how}`);
       return lastStop();
@@ -219,9 +241,9 @@ export function lineContract(name: string, setup: () => Promise<Bench>): void {
       expect(local.entries("usage").at(-1)?.inputTokens).toBeGreaterThan(0);
     });
 
-    test("resolves a post to the entries of the log, the prompt first", async () => {
+    test("tells of a post what it is in the log, the prompt first", async () => {
       await local.create();
-      const [first] = await bench.line.post(local.view(), [prompt("one")], () => {}, never);
+      const [first] = await heardOf(bench.line, local.view(), [prompt("one")]);
       expect(first).toMatchObject({ type: "prompt", text: "one" });
     });
 

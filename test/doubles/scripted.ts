@@ -7,7 +7,7 @@ import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 import { inLogOrder } from "../../src/core/turn.ts";
 import type { Millis, SessionEvent } from "../../src/core/model.ts";
 import { headersTimeoutMs, silenceMs } from "../../src/claude/api.ts";
-import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
+import type { Frame, Hear, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
 import { createWorld, type Script, type World, type WorldFrame, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";
@@ -74,7 +74,7 @@ export function createScriptedClaude(options: ScriptedOptions) {
     name: "scripted",
     hasSandbox: () => false,
     remote: createRemote(wire),
-    post: (session, requests, _onText, signal) => post(wire, session, requests, signal),
+    post: (session, requests, hear, signal) => post(wire, session, requests, hear, signal),
     check: (signal) => at(wire, "check", signal, () => {}),
     models: (signal) => at(wire, "check", signal, () => [known]),
     model: (name, signal) => at(wire, "check", signal, () => (name === known.id ? known : null)),
@@ -96,12 +96,13 @@ export function createScriptedClaude(options: ScriptedOptions) {
   };
 }
 
-function post(
+async function post(
   wire: Wire,
   { remoteId }: SessionView,
   requests: readonly Request[],
+  hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { world } = wire;
   const id = remoteId ?? "";
   const one = (request: Request): SessionEvent => {
@@ -116,7 +117,8 @@ function post(
         return world.interrupt(id);
     }
   };
-  return at(wire, "post", signal, () => requests.map(one));
+  const echoes = await at(wire, "post", signal, () => requests.map(one));
+  for (const event of echoes) hear({ kind: "event", event });
 }
 
 function createRemote(wire: Wire): Remote {
