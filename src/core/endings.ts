@@ -113,8 +113,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
 /** Claude may think, and use its tools, for long without a word: its person hears once that it does. */
 export function slow(view: View, { id }: FactOf<"slow">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
-  const isAtWork = prompt?.post?.state === "posted" || prompt?.post?.state === "posting";
-  return isAtWork && prompt.told === null && !view.hasReply() ? [say("slow", id, slowText)] : [];
+  return prompt && prompt.told === null && !view.hasReply() ? [say("slow", id, slowText)] : [];
 }
 
 const slowText = "Claude is still at work on that. Its answer comes as soon as there is one; /stop ends it.";

@@ -84,8 +84,8 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   }
 }
 
-/** It is looked once a minute: a person hears within five. */
-const slowMs: Millis = 4 * minuteMs;
+/** Since it was first seen at work; it is looked once a minute, and a person hears within five. */
+const slowMs: Millis = 3 * minuteMs;
 
 /**
  * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once; a message of
@@ -123,10 +123,10 @@ function createExpiry({ store, chats, clock, config, account, log, isConnected }
           .map(({ id }) => id);
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
       }
-      for (const { id, receivedAt, told } of head.slice(0, 1)) {
-        const isSeen =
-          told !== null || (["draft", "slow"] as const).some((why) => store.outbox.of(why, String(id)).length > 0);
-        if (age(`prompt ${id}`, [receivedAt]) >= slowMs && isConnected() && !isSeen)
+      for (const { id, post, told } of head.slice(0, 1)) {
+        const isAtWork = post?.state === "posted" || post?.state === "posting";
+        const isSeen = told !== null || (["draft", "slow"] as const).some((why) => store.outbox.has(why, String(id)));
+        if (isAtWork && age(`prompt ${id}`, []) >= slowMs && isConnected() && !isSeen)
           chats.settle(chat, { type: "slow", id });
       }
     };
