@@ -12,6 +12,7 @@ import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
 import { createGuests } from "./store/allowed.ts";
+import { accountsIn } from "./store/names.ts";
 import type { Surroundings } from "./store/view.ts";
 
 type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & {
@@ -84,7 +85,7 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isOwner: (envelope) => isOwner(envelope, config.allow),
+    isOwner: (envelope) => isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }),
     patienceMs: config.approvalMinutes * minuteMs,
     project: (of) =>
       config.projects.find((project) =>
