@@ -221,6 +221,11 @@ export const errorTable = {
     "Send less at once.",
     "That is too large for Claude. Please send less at once.",
   ),
+  claude_tool_limit: never(
+    "Claude used as many tools as one turn allows",
+    "It is not asked again, for the same would cost as much again.",
+    'Claude used as many tools for that message as it may, and was stopped. Say "go on" if it should continue.',
+  ),
   claude_image: never(
     "A picture is not one that Claude takes",
     "Send it smaller: at most 8,000 pixels a side and 10 MB, as JPEG, PNG, GIF or WebP.",
@@ -311,6 +316,8 @@ export type BridgeErrorDetails = {
   readonly challenge?: string | undefined;
   /** What Claude had said until its answer broke off; blank where it may have been asked, and nothing came. */
   readonly partial?: string | undefined;
+  /** The server answered that it failed itself: on this request, or on all. */
+  readonly isServerFault?: boolean | undefined;
   readonly cause?: unknown;
 };
 
@@ -323,6 +330,7 @@ export class BridgeError extends Error {
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
   readonly partial: string | null;
+  readonly isServerFault: boolean;
   readonly scope: "recipient" | "account";
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
@@ -333,6 +341,7 @@ export class BridgeError extends Error {
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
     this.partial = details.partial ?? null;
+    this.isServerFault = details.isServerFault ?? false;
     this.scope = details.scope ?? "account";
   }
 }
