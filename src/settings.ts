@@ -58,7 +58,14 @@ const money = form(
   "an amount such as 2.50",
 );
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
-const proxyUrl = word((url) => (/^(?:https?|socks5h?):$/.test(URL.parse(url)?.protocol ?? "") ? url : undefined));
+/** Where a Signal TLS proxy is, by the link with which people share one; null for any other URL. **Source:** support.signal.org, "Proxy Support". */
+export const signalTlsPlace = (url: string): string | null =>
+  /^(?:https|sgnl):\/\/signal\.tube\/#([\w.-]+(?::\d+)?)$/i.exec(url)?.[1] ?? null;
+const proxyUrl = word((url) => {
+  const { protocol = "", hostname = "" } = URL.parse(url) ?? {};
+  const isGood = hostname === "signal.tube" ? signalTlsPlace(url) !== null : /^(?:https?|socks5h?):$/.test(protocol);
+  return isGood ? url : undefined;
+});
 const e164 = /^\+[1-9]\d{6,14}$/;
 /** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
 export function toNumber(written: string): string | null {
@@ -172,9 +179,12 @@ export const settings = {
     "native: the Signal service to use",
   ),
   proxy: setting(
-    form(v.nullable(proxyUrl), "a URL such as http://proxy.example:3128 or socks5://127.0.0.1:9050"),
+    form(
+      v.nullable(proxyUrl),
+      "a URL such as http://proxy.example:3128, socks5://127.0.0.1:9050 or https://signal.tube/#proxy.example",
+    ),
     null,
-    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY)",
+    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY); a Signal TLS proxy is for Signal alone",
     { flag: "url" },
   ),
   account: setting(
