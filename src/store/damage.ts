@@ -31,7 +31,6 @@ export async function findDamage(
   try {
     const tables = db.all<Table>("SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'");
     for (const table of tables) {
-      await clock.sleep(0);
       const found = signal.aborted ? null : await checkTable(db, table, clock, signal);
       if (found !== null) return found;
     }
