@@ -9,6 +9,7 @@ import { efforts, type Context, type Envelope, type JsonValue } from "./model.ts
 import { nearest, nearestModel } from "./nearest.ts";
 import { textOf } from "./prompt.ts";
 import { listReminders, takeOff } from "./reminders.ts";
+import { renderReply } from "./reply.ts";
 import { spendText } from "./spend.ts";
 
 export type CommandContext = {
@@ -41,6 +42,10 @@ type Runnable = Exclude<CommandName, "approve" | "deny">;
 
 const handlers: Record<Runnable, Handler> = {
   help: () => tell(commandHelp()),
+  privacy: ({ view, id }) => ({
+    text: null,
+    changes: renderReply(view.look.privacy).map((body, part) => say("command", id, body, { part })),
+  }),
   new({ view, id, envelope }, argument) {
     const { count } = view.waiting();
     const dropped = count > 0 ? ` ${count} open ${count === 1 ? "message was" : "messages were"} dropped.` : "";
