@@ -277,11 +277,6 @@ export const settings = {
     variable: "ANTHROPIC_AUTH_TOKEN",
     isSecret: true,
   }),
-  claudeTimeoutMs: setting(
-    whole(10_000, 3_600_000),
-    "600000",
-    "how long an endpoint that is not Anthropic's may be silent, before an answer and in it, in ms",
-  ),
   updateUrl: setting(
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,
@@ -304,18 +299,6 @@ export const settingKeys = Object.keys(settings) as SettingKey[];
 /** The row of a key, widened, so that optional columns can be read. */
 export const settingRow = (key: SettingKey): Setting => settings[key];
 const snake = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-
-/** What was a setting once, by its key in the file, and what is so now: an old file must not keep the program from starting. */
-export const retired: Readonly<Record<string, string>> = {
-  busy: "a new message waits its turn",
-  digest_after_messages: "more than 3 waiting messages are announced",
-  digest_after_minutes: "messages older than an hour are announced",
-  stale_after_ms: "a line without proof of life for 90 s counts as lost",
-  stable_after_ms: "a line that held for 30 s starts its backoff anew",
-  drain_ms: "turns at work may go on for 10 s when stopping",
-  lanes_max: "eight chats are answered at the same time",
-  signal_cli: "signalman starts no signal-cli, run it as a unit, as docs/transports.md shows",
-};
 
 /** `signalUrl` → `signal_url`. */
 export const fileKey = (key: SettingKey): string => snake(key);

@@ -114,7 +114,6 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
-    timeoutMs: config.claudeTimeoutMs,
     proxy,
     clock,
   });

@@ -3,8 +3,8 @@
  *
  *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key, checked ─▶ config.toml (0600)
  */
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { loadConfig, type Config } from "../config.ts";
@@ -13,7 +13,7 @@ import type { Millis } from "../core/model.ts";
 import { harmless, redactText } from "../log.ts";
 import { fileKey, settingRow, toNumber, variableOf, type SettingKey } from "../settings.ts";
 import { buildLine } from "./adapters.ts";
-import { configOf, depsOf, hasPerson, wrong, type Cli } from "./io.ts";
+import { configOf, depsOf, hasPerson, writePrivate, wrong, type Cli } from "./io.ts";
 
 export type Question = {
   readonly message: string;
@@ -71,8 +71,7 @@ export async function onboard(cli: Cli, ask: Ask = askOn(cli), checkKey: CheckKe
   }
   await askWho(form);
   await askKey(form, checkKey);
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  writeFileSync(path, stringify(form.answers), { mode: 0o600, flag: "wx" });
+  writePrivate(path, stringify(form.answers));
   cli.err(`\nWritten to ${path}; change it there, or with \`signalman config edit\`.\n\n`);
 }
 

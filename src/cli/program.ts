@@ -1,6 +1,6 @@
 /** The command line: names, flags and help. What a command does is in a file of its own, imported when it runs. */
 import { Command, CommanderError } from "commander";
-import { nearest } from "../core/nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { harmless } from "../log.ts";
 import { flagOf, settingKeys, settingRow } from "../settings.ts";
 import { commit, version } from "../version.ts";
@@ -216,9 +216,6 @@ function createProgram(io: Io, done: (code: number) => void): Command {
 /** A word that is none of its commands: the near miss, and exit code 2. */
 function refuse(program: Command, name: string): never {
   const known = program.createHelp().visibleCommands(program);
-  const near = nearest(
-    name,
-    known.map((command) => command.name()),
-  );
-  return program.error(`error: unknown command '${name}'${near === null ? "" : `. Did you mean ${near}?`}`);
+  const names = known.map((command) => command.name());
+  return program.error([`error: unknown command '${name}'`, didYouMean(name, names)].filter(Boolean).join(". "));
 }
