@@ -12,10 +12,10 @@ import { readBody } from "../claude/stream.ts";
 import type { Config } from "../config.ts";
 import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { harmless, localTime } from "../log.ts";
+import { harmless } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
-import { judge } from "../status/verdict.ts";
+import { cardsOf, judge } from "../status/verdict.ts";
 import { configOf, print, toTable, writePrivate, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
@@ -139,27 +139,14 @@ export async function status(cli: Cli, options: { readonly json?: true }): Promi
 }
 
 function describe(status: Status, now: Millis): string {
-  const { version, connection, signal, claude, sessions, inbox, outbox } = status;
   const { words, times, faults } = judge(status, now);
-  const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
-  const count = (facts: Readonly<Record<string, number>>): string =>
-    Object.entries(facts)
-      .filter(([, number]) => number > 0)
-      .map(([what, number]) => `${number} ${what}`)
-      .join(", ") || "none yet";
-  const { pending, answered, failed } = inbox;
-  const rows = [
-    ["connection", `${connection.state} since ${localTime(Date.parse(connection.since))}`],
-    ["signal", [signal.transport, signal.account].filter((part) => part !== null).join(" ")],
-    ["claude", `${claude.backend} ${claude.model}, ${reachable}`],
-    ["sessions", count({ kept: sessions.total, "waiting for sync": sessions.stale })],
-    ["questions", count({ waiting: pending, answered, failed })],
-    [
-      "answers",
-      count({ waiting: outbox.pending, sent: outbox.sent, repeated: outbox.uncertain, failed: outbox.failed }),
-    ],
-    ["version", version],
-  ];
   const said = faults.map(({ message, hint }) => `${message}\n${hint}\n\n`).join("");
-  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable(rows)}`;
+  const rows = cardsOf(status, now).flatMap(({ title, facts }) =>
+    facts.map(([name, value], index) => [index === 0 ? title : "", name, String(value)]),
+  );
+  const head = [
+    ["signalman", "Version", status.version],
+    ["", "Connection", status.connection.state],
+  ];
+  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable([...head, ...rows])}`;
 }
