@@ -55,7 +55,7 @@ test.each([null, "us:er"])("a SOCKS proxy with the login %p leads to a host by i
     expect(await ask(url.replace(/\/\/.*@/u, "//")).then(({ status }) => status, String)).not.toBe(200);
     expect(socks.asked).toHaveLength(1);
   } finally {
-    close();
+    await close();
     socks.close();
     host.close();
   }
@@ -70,7 +70,7 @@ test("what a SOCKS proxy refuses is a Claude that cannot be reached", async () =
     expect(failure).toMatchObject({ code: "claude_unreachable" });
     expect(new Set(socks.asked)).toEqual(new Set(["api.anthropic.com:443"]));
   } finally {
-    close();
+    await close();
     socks.close();
   }
 });
