@@ -53,13 +53,7 @@ export function startLog({ level, isPretty, hasColour, write }: LogOptions): Log
       { category: ["signalman"], sinks: ["stderr"], lowestLevel: level === "warn" ? "warning" : level },
     ],
   });
-  const logger = getLogger(["signalman"]);
-  return {
-    debug: (message, fields = {}) => logger.debug(message, { ...fields }),
-    info: (message, fields = {}) => logger.info(message, { ...fields }),
-    warn: (message, fields = {}) => logger.warn(message, { ...fields }),
-    error: (message, fields = {}) => logger.error(message, { ...fields }),
-  };
+  return getLogger(["signalman"]);
 }
 
 function prettyFormatter(hasColour: boolean): TextFormatter {
