@@ -82,8 +82,8 @@ function createSignalCalls(transport: Transport) {
   };
 }
 
-/** The transport of the child: the world's, over HTTP. */
-export function worldTransport(url: string): Transport {
+/** The transport of the child: the world's over HTTP; what has no say in what is lost or doubled stays with a Signal of its own. */
+export function worldTransport(url: string, clock: Clock): Transport {
   const call = async <T>(method: string, input: unknown = null, signal: AbortSignal | null = null): Promise<T> => {
     const init = { method: "POST", body: JSON.stringify(input), signal };
     const reply = await fetch(`${url}/signal/${method}`, init)
@@ -94,21 +94,13 @@ export function worldTransport(url: string): Transport {
     if (reply.fault) throw new BridgeError(reply.fault.code, reply.fault.message);
     return reply.result;
   };
-  const nothing = { typing: false, reactions: false, edits: false, readReceipts: false };
   return {
-    name: "memory",
-    isLocal: true,
-    capabilities: { ownTimestamps: true, ...nothing },
+    ...createMemoryTransport({ clock }).transport,
     connect: (signal) => call("connect", null, signal),
     receive: (timeoutMs) => call("receive", timeoutMs),
     ack: (_batch, isCommitted) => call("ack", isCommitted),
     send: (message) => call("send", message),
     disconnect: () => call<void>("disconnect").catch(() => undefined),
-    answerChallenge: null,
-    typing: () => Promise.resolve(),
-    markRead: () => Promise.resolve(),
-    attachment: () =>
-      Promise.reject(new BridgeError("attachment_unavailable", "Cannot fetch a file as there are none")),
   };
 }
 
