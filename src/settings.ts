@@ -26,6 +26,7 @@ const word = <T>(read: (word: string) => T | undefined) =>
   );
 
 const nonEmpty = v.pipe(v.string(), v.trim(), v.nonEmpty());
+const folder = word((path) => (path === "" ? undefined : resolve(path)));
 const text = (accepts: string) => form(nonEmpty, accepts);
 const optionalText = (accepts: string) => form(v.nullable(nonEmpty), accepts);
 const oneOf = <const W extends readonly string[]>(...words: W) =>
@@ -57,8 +58,10 @@ const money = form(
   ),
   "an amount such as 2.50",
 );
-const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
-const proxyUrl = word((url) => (/^(?:https?|socks5h?):$/.test(URL.parse(url)?.protocol ?? "") ? url : undefined));
+const urlBy = (protocol: RegExp) =>
+  word((url) => (protocol.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
+const httpUrl = urlBy(/^https?:$/);
+const proxyUrl = urlBy(/^(?:https?|socks5h?):$/);
 const e164 = /^\+[1-9]\d{6,14}$/;
 /** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
 export function toNumber(written: string): string | null {
@@ -148,13 +151,7 @@ const setting = <F extends Pick<Setting, "schema" | "accepts">>(
 /** Every setting, in the order in which people meet them. */
 export const settings = {
   home: setting(
-    form(
-      v.pipe(
-        nonEmpty,
-        v.transform((path) => resolve(path)),
-      ),
-      "a folder",
-    ),
+    form(folder, "a folder"),
     null,
     "folder of config.toml and signalman.db (default: the platform's data folder)",
     { flag: "folder", isOutsideFile: true },

@@ -19,13 +19,13 @@ const json = { "--json": "for programs" };
 const oneSession = { "<id>": "its number in the list, an id, or the beginning of one" };
 const versionLine = `signalman ${version} (${commit})`;
 
-/** Commands of commands; each with the one that is meant when none is named. */
-const groups = {
-  sessions: { doc: "the conversations with Claude", usual: "list" },
-  projects: { doc: "the folders of this machine that Claude may work on", usual: "list" },
-  config: { doc: "the settings", usual: "show" },
-  service: { doc: "signalman as a service of this user (systemd, launchd)", usual: "status" },
-} as const;
+/** Commands of commands; where none of theirs is named, the first is meant. */
+const groups: Readonly<Record<string, string>> = {
+  sessions: "the conversations with Claude",
+  projects: "the folders of this machine that Claude may work on",
+  config: "the settings",
+  service: "signalman as a service of this user (systemd, launchd)",
+};
 
 const start = () => import("./start.ts");
 const remote = () => import("./remote.ts");
@@ -117,11 +117,11 @@ const commands: Readonly<Record<string, Row>> = {
   "config edit": ["open config.toml in your editor, and check it", async () => (await home()).editConfig],
   "config path": ["where config.toml is", async () => (await home()).showPath],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
+  "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
   "service install": [
     "write the service file, start it now and at every login",
     () => async (cli) => (await service(cli)).install(),
   ],
-  "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
   "service uninstall": ["stop it and remove the service file", () => async (cli) => (await service(cli)).uninstall()],
   restore: [
     "bring a backup back",
@@ -193,13 +193,13 @@ function createProgram(io: Io, done: (code: number) => void): Command {
       done(await work({ ...io, flags: program.opts() }, options, ...args.flat()));
     };
   program.allowExcessArguments().action(does(async () => (await start()).start));
-  const groupOf = (group: keyof typeof groups): Command =>
+  const groupOf = (group: string): Command =>
     program.commands.find((command) => command.name() === group) ??
-    program.command(group).description(groups[group].doc);
+    program.command(group).description(groups[group] ?? "");
   for (const [path, [doc, load, parts = {}]] of Object.entries(commands)) {
-    const [name, group] = path.split(" ").reverse() as [string, (keyof typeof groups)?];
+    const [name = "", group] = path.split(" ").reverse();
     const parent = group === undefined ? program : groupOf(group);
-    const isDefault = group !== undefined && groups[group].usual === name;
+    const isDefault = parent !== program && parent.commands.length === 0;
     const command = parent
       .command(name, { hidden: doc === "", isDefault })
       .description(doc)
