@@ -86,8 +86,8 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
   try {
     const transport = await deps.buildTransport(store);
     const line = await deps.buildLine(store);
-    const isOwn = line.name !== ownProgram && config.projects.some(({ backend }) => backend === ownProgram);
-    const codeLine = isOwn ? await deps.buildCodeLine?.() : undefined;
+    // A project that is worked on with it may come while this runs.
+    const codeLine = line.name === ownProgram ? undefined : await deps.buildCodeLine?.();
     const lineOf: Bridge["lineOf"] = ({ backend }) => (backend === ownProgram ? (codeLine ?? line) : line);
     recoverOutbox(store, transport, log);
     return wire({ ...deps, config, store, transport, line, lineOf, notices: mitt<Notices>() });
@@ -215,7 +215,7 @@ type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
 function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
-  const { log, store } = base;
+  const { log } = base;
   let storeFault: string | null = null;
   const stateName = (): string => connection.state().name;
   const isConnected = (): boolean => stateName() === "CONNECTED";
@@ -223,21 +223,22 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const account: Bridge["account"] = () => connection.account();
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
-  const outside = { stateName, account, onTouched, isSendReady, grants, onDropped: (id: string) => calls.drop(id) };
+  const onDropped = (id: string): void => calls.drop(id);
+  const onFiles = (sessionId: string): void => files.wake(sessionId);
+  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped };
   const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
-  const isOwedMore = createOwed(store);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
     for (const id of sessionIds) follow.touch(id);
     if (sessionIds.length > 0) calls.wake();
-    files.wake();
-    if (isOwedMore() || sessionIds.some((id) => store.sessions.get(id)?.isStale))
-      void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
+  }
+  function onOwed(): void {
+    void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
   }
   const onStoreFault = (message: string | null): void => void (storeFault = message);
   const backlog = createBacklog(bridge, stopping);
@@ -295,16 +296,6 @@ function createBridge(
     account: outside.account,
     isConnected,
     toolsOf: (session) => toolsOf(base, callDeps, session),
-  };
-}
-
-/** A conversation that was forgotten is deleted at Claude at once, where it can be reached. */
-function createOwed({ settings }: Store): () => boolean {
-  let owed = 0;
-  return () => {
-    const before = owed;
-    owed = settings.idsOf("forget").length;
-    return owed > before;
   };
 }
 

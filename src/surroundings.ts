@@ -12,6 +12,7 @@ import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
 import { createGuests } from "./store/allowed.ts";
+import { accountsIn } from "./store/names.ts";
 import type { Surroundings } from "./store/view.ts";
 
 type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & {
@@ -58,15 +59,11 @@ const emojis: { readonly [stage in Stage]: string | null } = {
 
 type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
   Surroundings,
-  "account" | "onTouched" | "onDropped" | "isSendReady"
+  "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "isSendReady"
 >;
 
 /** What decisions know of the world outside of the database. */
-export function surroundings(
-  base: Base,
-  deviceTag: string,
-  { stateName, account, onTouched, onDropped, isSendReady, grants }: Ask,
-): Surroundings {
+export function surroundings(base: Base, deviceTag: string, { stateName, grants, ...hooks }: Ask): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
   let claude: string | null = null;
   notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
@@ -79,9 +76,7 @@ export function surroundings(
     );
   });
   return {
-    account,
-    onTouched,
-    isSendReady,
+    ...hooks,
     now: clock.now,
     random: base.random,
     isAskedAnew: line.remote === null,
@@ -90,7 +85,7 @@ export function surroundings(
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
-    isOwner: (envelope) => isOwner(envelope, config.allow),
+    isOwner: (envelope) => isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }),
     patienceMs: config.approvalMinutes * minuteMs,
     project: (of) =>
       config.projects.find((project) =>
@@ -100,7 +95,6 @@ export function surroundings(
       ) ?? null,
     mayAlways: isFreed,
     grantEdits: grants.grant,
-    onDropped,
     isWelcoming: config.welcome,
     spendLimitCents: config.spendLimit === null ? null : config.spendLimit * 100,
     timeZone: base.timeZone ?? "UTC",

@@ -36,10 +36,16 @@ function findProgram(name: string, env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * It asks git how the folder stands before anything was allowed, and a folder's own configuration can name a program there.
- * **Source:** the manual of git, `GIT_CONFIG_COUNT`.
+ * It asks git how the folder stands before anything was allowed, to tell Claude, and a folder's own configuration names programs to git
+ * (filters, a monitor of files): it is told to leave that out, and whatever else it asks git starts no monitor.
+ * **Source:** Claude Code's settings, `includeGitInstructions`; the manual of git, `GIT_CONFIG_COUNT`.
  */
-const quietGit = { GIT_CONFIG_COUNT: "1", GIT_CONFIG_KEY_0: "core.fsmonitor", GIT_CONFIG_VALUE_0: "false" };
+const quietGit = {
+  CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS: "1",
+  GIT_CONFIG_COUNT: "1",
+  GIT_CONFIG_KEY_0: "core.fsmonitor",
+  GIT_CONFIG_VALUE_0: "false",
+};
 
 /** Without keys: the program has the owner's own login, and is told where that is kept. No work of its own behind our back. */
 const environment = (env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv =>

@@ -4,7 +4,7 @@
  *   prompt      the text of a user's message        other `messages.user`       its whole content, where it is more than text
  *   reply       the text of an answer               other `messages.assistant`  its model and whole content, where it is more
  *
- * It is read from the newest entry back until the budget is full, so that it costs the same for ever. Whole blocks go back
+ * It is read from the newest entry back until the budget is full, in tokens or in turns, so that it costs the same for ever. Whole blocks go back
  * unchanged. A thinking block is bound to its model and to everything before it, so that once anything is left out, or the model is
  * another one, the thinking of turns that are over stays out too.
  * **Source:** Claude API guide, "Building with extended thinking", and "Thinking blocks are tied to the model and the conversation".
@@ -43,6 +43,8 @@ const base64PerToken = 40;
 /** Of all pictures and documents together. More than 20 pictures would have to be smaller. */
 const filesBase64Max = 12 * 2 ** 20;
 const filesMax = 20;
+/** Short ones would fill the budget by thousands, which takes longer to read than all else that an answer asks of us. */
+const turnsMax = 500;
 
 type Turn = { readonly messages: Message[]; readonly tokens: number; readonly id: string; readonly open: OpenUse[] };
 /** `isWhole`: no picture or document was left out. */
@@ -62,7 +64,7 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
     const turn = toTurn(entries.reverse(), model, room);
     entries = [];
     // What Claude waits for goes along at any length.
-    isTrimmed = turn.tokens > room.tokens && (turns.length > 0 || turn.open.length === 0);
+    isTrimmed = turns.length >= turnsMax || (turn.tokens > room.tokens && (turns.length > 0 || turn.open.length === 0));
     if (isTrimmed) break;
     room.tokens -= turn.tokens;
     turns.push(turn);

@@ -4,14 +4,13 @@
  */
 import { renderUnicodeCompact } from "uqr";
 import { BridgeError } from "../core/errors.ts";
-import { isSameAddress, type Address } from "../core/model.ts";
+import { isSameAddress, type Address, type Millis } from "../core/model.ts";
 import { maskAddress } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
 import { configOf, depsOf, hasColour, wrong, type Cli } from "./io.ts";
 import { confirm } from "./onboard.ts";
-import { pidOf } from "./remote.ts";
-import { serviceOf } from "./service.ts";
+import { command, pidOf } from "./remote.ts";
 
 type Options = {
   /** How the phone lists this device. */
@@ -29,23 +28,25 @@ export const link = (cli: Cli, options: Options): Promise<number> => linkBy(open
 export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
-  const opening = () => open(depsOf(cli, config, stack));
-  const { steps, present, forget } = await opening().catch(async (error: unknown) => {
-    if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
-    const service = serviceOf(cli);
-    const state = await service.state().catch(() => "none");
-    const pid = pidOf(config.home);
-    const hint = `End it where it runs (Ctrl-C${pid === null ? "" : `, or: kill ${pid}`}), and run this again. \`signalman status\` tells whether a new link is needed at all.`;
-    if (state !== "up") throw new BridgeError(error.code, error.message, { hint });
-    cli.err("The service stops while you link, and is started again afterwards.\n");
-    stack.defer(await service.pause());
-    return opening();
+  const deps = depsOf(cli, config, stack);
+  const isBeside = (error: unknown): boolean => error instanceof BridgeError && error.code === "home_in_use";
+  let isShared = false;
+  const { steps, present, forget } = await open(deps).catch(async (error: unknown) => {
+    if (!isBeside(error)) throw error;
+    await command(config, "leave", { pid: process.pid }, cli.signal).catch(() => {
+      const pid = pidOf(config.home);
+      const hint = `End it where it runs (Ctrl-C${pid === null ? "" : `, or: kill ${pid}`}), and run this again.`;
+      throw new BridgeError("home_in_use", (error as BridgeError).message, { hint });
+    });
+    isShared = true;
+    cli.err("The signalman that runs pauses while you link, and goes on afterwards.\n");
+    return openLater(() => open(deps), isBeside, cli);
   });
   if (present && options.isOptional) return 0;
   if (present && !options.force) await confirmReplace(cli, present);
   for await (const progress of steps(options.name ?? "signalman", cli.signal)) {
     if (options.json) cli.out(`${JSON.stringify(toEvent(progress))}\n`);
-    else show(cli, progress, options);
+    else show(cli, progress, options.isOptional || isShared);
     if (progress.event !== "linked") continue;
     if (present && !isSameAddress(present, progress.account)) {
       forget();
@@ -58,6 +59,21 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
   throw new BridgeError("not_linked", "Cannot link as the code was not scanned");
 }
 
+/** The daemon stops in order first. */
+async function openLater<T>(open: () => Promise<T>, isBeside: (error: unknown) => boolean, cli: Cli): Promise<T> {
+  const deadline = cli.clock.monotonic() + leaveMs;
+  for (;;) {
+    try {
+      return await open();
+    } catch (error) {
+      if (!isBeside(error) || cli.signal.aborted || cli.clock.monotonic() > deadline) throw error;
+    }
+    await cli.clock.sleep(200, cli.signal);
+  }
+}
+/** Longer than a daemon takes to stop. */
+const leaveMs: Millis = 30_000;
+
 /** The keys of the account that is linked now are wiped: only a person may say so. */
 async function confirmReplace(cli: Cli, present: Address): Promise<void> {
   const who = maskAddress(present);
@@ -68,9 +84,9 @@ async function confirmReplace(cli: Cli, present: Address): Promise<void> {
 
 const howTo = "Scan it with the phone: Signal > Settings > Linked devices > Link a new device";
 
-function show(cli: Cli, progress: LinkProgress, { isOptional }: Options): void {
+function show(cli: Cli, progress: LinkProgress, isRunning = false): void {
   if (progress.event === "linked")
-    return cli.err(`Linked to ${maskAddress(progress.account)}.${isOptional ? "" : " Start with: signalman run"}\n`);
+    return cli.err(`Linked to ${maskAddress(progress.account)}.${isRunning ? "" : " Start with: signalman run"}\n`);
   const code = renderUnicodeCompact(progress.url, { border: 2, ecc: "L" });
   const width = code.indexOf("\n");
   const columns = cli.isErrTty ? process.stderr.columns : width;

@@ -41,10 +41,18 @@ export const removePlace = (home: string): void => rmSync(fileOf(home), { force:
 function readPlace(home: string): Place | null {
   try {
     const found = v.parse(place, JSON.parse(readFileSync(fileOf(home), "utf8")));
-    process.kill(found.pid, 0);
-    return found;
+    return isAlive(found.pid) ? found : null;
   } catch {
     return null;
+  }
+}
+
+/** True also of another user's. */
+export function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

@@ -12,21 +12,40 @@ import { forgetSession } from "../store/forgetting.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";
 import { createApp } from "../status/app.ts";
-import type { Project } from "../projects/folders.ts";
 import type { Control } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { depsOf, load, ownCommand, wrong, type Cli } from "./io.ts";
-import { newToken, removePlace, writePlace } from "./remote.ts";
+import { isAlive, newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send.ts";
 import { keepWatch } from "./service.ts";
 
 /** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
 type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };
 
-/** Resolves to the exit code when everything has stopped. */
-export async function run(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant = {}): Promise<number> {
+/** Resolves to the exit code when everything has stopped. `signalman link` beside it has the home while it links. */
+export async function run(cli: Cli, variant: Variant = {}): Promise<number> {
+  const leaving = new AbortController();
+  let watch: Promise<void> | null = null;
+  const onUp = (): void => void (watch ??= keepWatch(cli, leaving.signal));
+  try {
+    for (;;) {
+      const { code, heir } = await runOnce(cli, variant, onUp);
+      if (heir === null) return code;
+      while (isAlive(heir) && !cli.signal.aborted) await cli.clock.sleep(heirMs, cli.signal);
+      if (cli.signal.aborted) return code;
+    }
+  } finally {
+    leaving.abort();
+  }
+}
+
+/** How often it is looked whether who has the home is done with it. */
+const heirMs: Millis = 250;
+
+/** `heir`: the process that the home was left to; null for none. */
+async function runOnce(cli: Cli, { openTransport = buildTransport, staleAfterMs }: Variant, onUp: () => void) {
   const { config: given, warnings } = load(cli);
   const { transport, backend } = given;
   let { projects } = given;
@@ -39,13 +58,7 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
       return projects;
     },
   });
-  const takeProjects = (): void => {
-    const fresh = load(cli).config.projects;
-    const isOwn = (project: Project): boolean => project.backend === ownProgram;
-    if (fresh.some(isOwn) && !projects.some(isOwn) && backend !== ownProgram)
-      throw new BridgeError("config", "Cannot take up a first project with Claude Code while signalman runs");
-    projects = fresh;
-  };
+  const takeProjects = (): void => void (projects = load(cli).config.projects);
   await using stack = new AsyncDisposableStack();
   const deps = depsOf(cli, config, stack);
   deps.log.info("signalman starts", { version, commit, transport, backend, warnings: warnings.length });
@@ -63,15 +76,19 @@ export async function run(cli: Cli, { openTransport = buildTransport, staleAfter
   cli.signal.addEventListener("abort", stop);
   // SIGUSR1 means `signalman reconnect`. Windows has no such signal.
   if (process.platform !== "win32") process.on("SIGUSR1", daemon.reconnect);
-  await serve(deps, daemon, takeProjects);
-  const leaving = new AbortController();
-  stack.defer(() => leaving.abort());
-  void keepWatch(cli, leaving.signal);
+  stack.defer(() => void process.off("SIGUSR1", daemon.reconnect));
+  let heir: number | null = null;
+  const leaveTo = (pid: number): void => {
+    heir = pid;
+    stop();
+  };
+  await serve(deps, daemon, { takeProjects, leaveTo });
+  onUp();
   const code = await daemon.finished;
   const { exit, title, hint } = errorRow("not_linked");
   if (code === exit && cli.isErrTty) cli.err(`${hint}\n`);
   else if (code === exit) deps.log.error(title, { hint });
-  return code;
+  return { code, heir };
 }
 
 /** The daemon in this process; it stops with the command. */
@@ -95,13 +112,13 @@ export async function openDaemon(deps: Deps, openTransport: (store: Store) => Pr
  * Puts the status server on its port and tells the other commands where; null where the settings want none. A port that cannot be
  * had is a fault in the log: the bridge goes on, and the commands find the server on a free port of this machine.
  */
-export async function serve(deps: Deps, daemon: Daemon, takeProjects = (): void => {}): Promise<Server | null> {
+export async function serve(deps: Deps, daemon: Daemon, own: OwnControl = noControl): Promise<Server | null> {
   const { config, log, clock, stack } = deps;
   if (config.listen === null) return null;
   const token = newToken();
   const { status, health, isReady } = daemon;
   let url = "";
-  const control = { ...controlOf(daemon, deps), takeProjects };
+  const control = { ...controlOf(daemon, deps), ...own };
   const gate = { control, token, scriptToken: () => readToken(config.home), url: () => url };
   const report = (error: unknown): void => log.error("status server failed to answer", { error });
   const app = createApp({ status, health, isReady, ...gate, isAnyHost: config.trustListen, now: clock.now, report });
@@ -119,7 +136,11 @@ export async function serve(deps: Deps, daemon: Daemon, takeProjects = (): void 
   return server;
 }
 
-function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Control, "takeProjects"> {
+/** What `run` does itself. */
+type OwnControl = Pick<Control, "takeProjects" | "leaveTo">;
+const noControl: OwnControl = { takeProjects: () => undefined, leaveTo: () => undefined };
+
+function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Control, keyof OwnControl> {
   const { store, line, transport, wake, reconnect } = daemon;
   const find = (id: string): Session => {
     const session = store.sessions.find(id);

@@ -134,14 +134,6 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
   return {
     state,
 
-    /** Stops it for as long as something else needs its home; resolves to what starts it again. */
-    async pause(): Promise<() => Promise<void>> {
-      await place.exec(...down);
-      return async () => {
-        for (const command of up) await place.exec(...command);
-      };
-    },
-
     async install(): Promise<number> {
       const content = await text();
       // What runs already goes on with the file of before.

@@ -60,13 +60,98 @@ function isClosedLater(source: string, from: number, mark: string): boolean {
   return count % 2 === 1;
 }
 
+type FenceLine = {
+  /** What stands before the marks; list markers and quotes are nothing. */
+  readonly words: string;
+  /** The white space, and the marks of quotes, that make a line of their own stand below this one. */
+  readonly margin: string;
+  readonly marks: string;
+  readonly rest: string;
+  /** `rest` is blank, or can be what an opening fence says of its code. */
+  readonly isInfo: boolean;
+  readonly kind: "end" | "opening" | "loose";
+};
+
+const fenceLine = /^((?:[ \t>]|(?:[-*+]|\d{1,9}[.)])[ \t])*)([^`]*)(`{3,})([^`]*)$/;
+const infoString = /^ ?[\w+#-]+(?:\.\w+)*(?: [\w-]+=\S+| ?\{[^}]*\})* *$/;
+
+/** A line that holds one fence and no other backtick. `loose`: it ends code only where the text has no better end. */
+function fenceLineOf(line: string): FenceLine | null {
+  const [, prefix = "", words = "", marks = "", rest = ""] = (line.includes("```") && fenceLine.exec(line)) || [];
+  if (marks === "") return null;
+  const isBlank = rest.trim() === "";
+  const isInfo = isBlank || (rest.length < headLength && infoString.test(rest));
+  const isItem = /[^\s>]/.test(prefix);
+  const isOpening = isInfo && (!isBlank || (words === "" && isItem));
+  const kind = isOpening ? "opening" : words === "" && isInfo ? "end" : "loose";
+  return { words, margin: prefix.replace(/[^\t>]/g, " "), marks, rest, isInfo, kind };
+}
+
+/**
+ * The lines, with fences that models put behind words ("Use: ```sh") or words behind fences ("``` and run it") on lines of their
+ * own: CommonMark takes the first for words, and then the end of the code for its beginning. Linear.
+ */
+function withFencesApart(lines: readonly string[]): string[] {
+  const fences = lines.map(fenceLineOf);
+  // By line, the nearest below it: a loose end; an end or an opening; and whether an odd number of ends stand there in a row.
+  const [loose, firm, isOdd] = [[] as number[], [] as number[], [] as boolean[]];
+  for (let at = lines.length; at >= 0; at--) {
+    const kind = fences[at]?.kind;
+    loose[at] = kind === "loose" ? at : (loose[at + 1] ?? Infinity);
+    firm[at] = kind === "end" || kind === "opening" ? at : (firm[at + 1] ?? Infinity);
+    isOdd[at] = kind === "end" ? !isOdd[at + 1] : kind !== "opening" && (isOdd[at + 1] ?? false);
+  }
+  const endOf = (at: number, { words, marks, rest }: FenceLine): number | undefined => {
+    const [next = Infinity, later = Infinity] = [loose[at + 1], firm[at + 1]];
+    const isNesting = marks.length > 3 || /^ ?(?:md|mdx|markdown)\b/i.test(rest);
+    if (words === "" && (isNesting || later < next)) {
+      let depth = 1;
+      for (let below = at + 1; below < lines.length; below++) {
+        const fence = fences[below];
+        if (!fence || fence.kind === "loose" || fence.marks.length < marks.length) continue;
+        if (fence.kind === "opening") depth += isNesting ? 1 : 0;
+        else if (--depth === 0) return below;
+      }
+      return undefined;
+    }
+    if (fences[later]?.kind === "end" && isOdd[later]) return later;
+    // `npm` is no language: those are words of code within a line.
+    const isLanguage = words === "" || rest.trim() === "" || languages.has(rest.trim().toLowerCase());
+    return next < later && isLanguage ? next : undefined;
+  };
+  const apart: string[] = [];
+  for (let at = 0; at < lines.length; at++) {
+    const [line = "", fence] = [lines[at], fences[at]];
+    const end = fence?.isInfo ? endOf(at, fence) : undefined;
+    if (!fence || end === undefined) {
+      apart.push(line);
+      // All that follows is code.
+      if (fence?.isInfo && fence.words === "") return [...apart, ...lines.slice(at + 1)];
+      continue;
+    }
+    const { words, margin, marks, rest } = fence;
+    if (words === "") apart.push(line);
+    else apart.push(line.slice(0, -(marks + rest).length).trimEnd(), margin + marks + rest);
+    apart.push(...lines.slice(at + 1, end));
+    const last = fences[end];
+    if (last?.kind !== "loose") apart.push(lines[end] ?? "");
+    else {
+      if (last.words !== "") apart.push(last.margin + last.words);
+      apart.push(margin + last.marks);
+      if (last.rest.trim() !== "") apart.push(margin + last.rest.trimStart());
+    }
+    at = end;
+  }
+  return apart;
+}
+
 /**
  * Code of a list or a quote goes where its fence stands (models put its lines, or its end, at the margin, and CommonMark then ends
  * the list, or the quote), with its tabs marked, for a lexer makes spaces of those in lists. Linear.
  */
 export function withFallenCode(markdown: string): string {
-  if (!/^[ \t>\-*+\d.)]+(?:```|~~~)/m.test(markdown)) return markdown;
-  const lines = markdown.split("\n");
+  const lines = markdown.includes("```") ? withFencesApart(markdown.split("\n")) : markdown.split("\n");
+  if (!lines.some((line) => /^[ \t>\-*+\d.)]+(?:```|~~~)/.test(line))) return lines.join("\n");
   const ends = new Map([
     ["```", endsIn(lines, /^[\s>]*```+\s*$/)],
     ["~~~", endsIn(lines, /^[\s>]*~~~+\s*$/)],
@@ -170,6 +255,14 @@ const anyName = new RegExp(
 
 /** Endings that say what a file is, whatever stands on the fence of the block that follows. */
 const telling = new Set([...Object.values(endings), "html", "css", "json", "java", "xml", "csv", "sql"]);
+
+/** What a fence behind words is followed by where it opens code. */
+const languages = new Set([
+  ...Object.keys(endings),
+  ...Object.keys(wholeNames),
+  ...telling,
+  ..."c h go swift php lua r scala dart diff ini toml http graphql fish cmd bat log env".split(" "),
+]);
 
 /** What a comment on the first line of the code says: `# src/app.py`. */
 const firstComment = /^\s*(?:#|\/\/|--|<!--|\/\*)\s*(?:file(?:name)?:\s*)?(\S+)\s*(?:-->|\*\/)?\s*$/i;

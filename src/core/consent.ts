@@ -42,7 +42,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
   ...phrases(
     "yes",
     `yes, y, yess, do, please do, pls do, yeah, yea, yep, yup, aye, ok, okay, okey, okie, okey dokey, okie dokie, okidoki, o k, k, kk, sure,
-     of course, by all means, fine, fine by me, works for me, that works, all right, alright, go, go ahead, go right ahead, go for it,
+     of course, by all means, fine, fine by me, why not, works for me, that works, all right, alright, go, go ahead, go right ahead, go for it,
      go on, carry on, do it, do so, do that, let's do it, let's go, lets go, make it so, proceed, continue, allow, allowed, approve, approved,
      accept, accepted, agree, agreed, confirm, confirmed, affirmative, absolutely, certainly, definitely, sounds good, sounds good to me,
      looks good, good to go, all good, ship it, run it, lgtm, ack, roger, you may, you can, granted, +1,
@@ -75,7 +75,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
   // What may stand beside an answer and changes nothing.
   ...phrases(
     "filler",
-    `please, pls, plz, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, thats, i, now, once, only once, just once, just this
+    `please, pls, plz, and do it, it is, i'm, i am, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, thats, i, now, once, only once, just once, just this
      once, only this once, this time, for this conversation, in this conversation, for this chat, to all, for all, to both,
      for this tool, don't stop, dont stop, do not stop, sir, doch, bitte, danke, graag, merci,
      s'il te plaît, s'il vous plaît, por favor, gracias, obrigado, obrigada, per favore, grazie, proszę, dziękuję, пожалуйста, спасибо, tack, takk,

@@ -35,6 +35,7 @@ const textTypes =
 const textEndings =
   /\.(?:txt|md|markdown|rst|adoc|csv|tsv|json|jsonl|ndjson|geojson|xml|svg|html?|css|scss|less|ya?ml|toml|ini|cfg|conf|env|properties|log|diff|patch|tex|bib|srt|vtt|ics|vcf|eml|sql|graphql|proto|[cm]?[jt]sx?|vue|svelte|py|ipynb|rb|rs|go|java|kts?|scala|swift|m|mm|c|cc|cpp|cxx|h|hh|hpp|cs|fs|php|pl|lua|r|jl|dart|ex|exs|erl|hs|clj|lisp|el|sh|bash|zsh|fish|ps1|bat|cmd|dockerfile|makefile|gradle|tf|nix)$/iu;
 const imageEndings = /\.(?:jpe?g|png|gif|webp)$/iu;
+const never = /^(?:audio|video|font)\/|zip|compressed|\btar\b|msdownload/u;
 const opaque = /^(?:application\/octet-stream|binary\/octet-stream|application\/x-binary|application\/unknown|)$/u;
 
 const typeOf = ({ contentType }: Announced): string => contentType.toLowerCase().split(";")[0]?.trim() ?? "";
@@ -56,8 +57,10 @@ export type Expected = { readonly bytesMax: number } | { readonly refused: strin
 /** Whether a file is worth fetching, by what its sender announced: the most bytes to take, or why not, as the end of a sentence. */
 export function expectFile(file: Announced, hasSandbox = false): Expected {
   const kind = promised(file);
-  if (kind === null && !hasSandbox) return { refused: "is of a kind that cannot be read here" };
-  const { bytesMax, words } = kind === null || hasSandbox ? sandboxLimit : limits[kind];
+  // Under a name and a type that are not known there may be text.
+  const isPossible = (file.sizeBytes ?? Infinity) <= limits.text.bytesMax && !never.test(typeOf(file));
+  if (kind === null && !hasSandbox && !isPossible) return { refused: "is of a kind that cannot be read here" };
+  const { bytesMax, words } = hasSandbox ? sandboxLimit : limits[kind ?? "text"];
   return (file.sizeBytes ?? 0) > bytesMax ? { refused: `is larger than the ${words} allowed here` } : { bytesMax };
 }
 

@@ -176,14 +176,17 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
   );
 }
 
+type WhoIsWho = Pick<InboundOptions, "allow" | "accountOf">;
+
 /**
  * Whose machine this is: the account itself; where it has no Note to Self on the list, for it is the program's own, the first person
  * of the list.
  */
-export function isOwner({ chat, source, isOwn }: Envelope, allow: readonly AllowRule[]): boolean {
+export function isOwner({ chat, source, isOwn }: Envelope, options: WhoIsWho): boolean {
+  const { allow } = options;
   if (allow.some(({ kind }) => kind === "self")) return isOwn || chat?.kind === "self";
   const first = allow.find(({ kind }) => kind === "aci" || kind === "number");
-  return first !== undefined && source !== null && isPerson(source, [first]);
+  return first !== undefined && source !== null && isPerson(source, [first]) && !hasChangedHands(source, options);
 }
 
 /** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
@@ -194,10 +197,7 @@ function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
 }
 
 /** Numbers are given to others: one that belongs to another account now is not the person who was let in, unless that account is on the list. */
-export function hasChangedHands(
-  { aci, number }: Address,
-  { allow, accountOf }: Pick<InboundOptions, "allow" | "accountOf">,
-): boolean {
+function hasChangedHands({ aci, number }: Address, { allow, accountOf }: WhoIsWho): boolean {
   if (aci === null || number === null || allow.some((rule) => rule.kind === "aci" && rule.aci === aci)) return false;
   const known = accountOf?.(number) ?? null;
   return known !== null && known !== aci;

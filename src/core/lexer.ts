@@ -2,7 +2,7 @@
  * The one reader of Markdown: marked's lexer, with what chats need and CommonMark lacks.
  *
  *   ||spoiler||                         between words and in code (`a||b`) it is none
- *   \( … \)  \[ … \]  $$ … $$  $x_1$    mathematics, kept as it was written
+ *   \( … \)  \\[ … \\]  $$ … $$  $x_1$  mathematics, kept as it was written
  *   * * * * * command                   a line of cron is no list; neither is a sum of "+ 30"
  *   | `a|b` | surplus |                 a pipe in code belongs to its cell; surplus cells are shown
  *
@@ -122,15 +122,16 @@ const dollars =
   /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
 /** Words in such brackets are words: `\[optional\]` shows its brackets. */
 const math = new RegExp(
-  String.raw`^(?!\\[([][A-Za-z][A-Za-z -]{3,}\\[)\]])(?:\\\((?:(?!\\\))[^]){1,800}?\\\)|\\\[(?:(?!\\\])[^]){1,800}?\\\]|${dollars.source})`,
+  String.raw`^(?!\\[([][A-Za-z][A-Za-z -]{3,}\\[)\]])(?:(\\\\?)\((?:(?!\\\))[^]){1,800}?\1\)|(\\\\?)\[(?:(?!\\\])[^]){1,800}?\2\](?!\()|\\begin(\{[a-z]+\*?\})[^]{1,4000}?\\end\3|${dollars.source})`,
 );
 /** What must follow: without it the search would be in vain from each beginning on. */
 const ends: ReadonlyMap<string, string> = new Map([
-  ["\\(", "\\)"],
-  ["\\[", "\\]"],
+  ["(", "\\)"],
+  ["[", "\\]"],
+  ["b", "\\end{"],
 ]);
 const mathBlock =
-  /^ {0,3}(?:\\\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\\\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
+  /^ {0,3}(?:(\\\\?)\[(?:(?!\\\]|\n[ \t]*\n)[^]){1,4000}?\1\]|\$\$(?:(?!\$\$|\n[ \t]*\n)[^]){1,4000}?\$\$)[ \t]*(?:\n|$)/;
 const folders = /(?:\\\*?[^\s\\`"'<>|*]*)+/;
 const share = new RegExp(String.raw`^(?=\\\\[\w.-]+\\\w)${folders.source}`);
 /** A pattern (`\d+\.\d`) or a path (`\\host\share`, `C:\a\*.b`) keeps its backslashes: nothing there needs an escape. */
@@ -160,7 +161,7 @@ const parser = new Marked({
       name: "verbatim",
       level: "inline",
       tokenizer(source, before) {
-        const end = ends.get(source.slice(0, 2)) ?? "$";
+        const end = ends.get(/^\\\\?([[(b])/.exec(source)?.[1] ?? "") ?? "$";
         const [raw] = (source.includes(end, 1) && math.exec(source)) || backslash(source, before.at(-1)?.raw ?? "");
         return raw ? { type: "verbatim", raw } : undefined;
       },
@@ -169,7 +170,9 @@ const parser = new Marked({
       name: "verbatim",
       level: "block",
       start: (source) => {
-        const indexes = ["\n\\[", "\n$$"].map((opening) => source.indexOf(opening)).filter((index) => index >= 0);
+        const indexes = ["\n\\[", "\n\\\\[", "\n$$"]
+          .map((opening) => source.indexOf(opening))
+          .filter((index) => index >= 0);
         return indexes.length === 0 ? undefined : Math.min(...indexes) + 1;
       },
       tokenizer(source) {

@@ -8,6 +8,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { isOwner } from "../core/inbound.ts";
 import { ownProgram, type Session, type SessionEvent } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
+import { accountsIn } from "../store/names.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { createLive, workOf } from "./live.ts";
@@ -112,7 +113,7 @@ const isUnderWay = ({ kind, state }: PostRow): boolean =>
 /** It works under the owner's own login. */
 function refuseGuest({ store, config }: Bridge, { subject }: PostRow): void {
   const envelope = store.inbox.get(Number(subject))?.envelope;
-  if (envelope && !isOwner(envelope, config.allow))
+  if (envelope && !isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }))
     throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
 }
 

@@ -6,7 +6,7 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, hasChangedHands, inboxKey, isOwner, oneLine, type DropReason } from "../core/inbound.ts";
+import { classify, inboxKey, isOwner, oneLine, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
@@ -92,9 +92,7 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   const { isSaid } = store.outbox;
   const accountOf = accountsIn(store.settings);
   const allow = [...config.allow, ...allowedIn(store.settings)];
-  const isByOwner = (envelope: Envelope): boolean =>
-    isOwner(envelope, config.allow) &&
-    (envelope.source === null || !hasChangedHands(envelope.source, { allow: config.allow, accountOf }));
+  const isByOwner = (envelope: Envelope): boolean => isOwner(envelope, { allow: config.allow, accountOf });
   const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, accountOf, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;

@@ -186,7 +186,7 @@ const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "d
 function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "send_uncertain" {
   const { body } = row;
   // Without a timestamp of our own a second copy is a second message, and as an edit it would name an old version.
-  const mayBeThere = row.isUncertain === 1 && !bridge.transport.capabilities.ownTimestamps;
+  const mayBeThere = row.isUncertain && !bridge.transport.capabilities.ownTimestamps;
   if (mayBeThere && isTrimming(row) && body.kind !== "reaction") return "send_uncertain";
   if (body.kind !== "edit") return body;
   const targetSentAt = mayBeThere ? null : newestVersion(bridge, body.targetSentAt);

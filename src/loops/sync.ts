@@ -80,12 +80,12 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
   const tally = { checked: 0, changed: 0, pushed: 0, failed: 0 };
   let down: BridgeError | null = null;
   const one = async (session: Session): Promise<void> => {
-    if (signal.aborted || down !== null || remote === null) return void store.sessions.setStale(session.id, true);
+    if (signal.aborted || down !== null || remote === null) return void store.sessions.setStale(session.id);
     try {
       await syncSession(bridge, follow, remote, session, tally, signal);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
-      store.sessions.setStale(session.id, true);
+      store.sessions.setStale(session.id);
       tally.failed++;
       bridge.log.warn("session not synced", { session: session.id, ...toFault(error) });
       // What fails for this session only must not stop the others; what is down is down for all.

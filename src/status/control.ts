@@ -27,6 +27,8 @@ export type Control = {
   readonly sync: () => Promise<void>;
   /** Takes up the projects of the settings as they are now. */
   readonly takeProjects: () => void;
+  /** Stops, and starts anew once that process, which needs the home meanwhile, has ended. */
+  readonly leaveTo: (pid: number) => void;
   /** Deletes a session in which nothing is under way; `id` is ours or the remote one. Resolves when Claude was asked to, as well. */
   readonly forget: (id: string) => Promise<void>;
   /** The same. Resolves when the session has ended on both sides. */
@@ -83,6 +85,7 @@ export function createControl({ control, token, url }: Gate): Hono {
   on("/send", message, ({ to, text, files }) => control.send(toChat(to), text, files));
   on("/sent", byId, ({ id }) => control.sent(id));
   on("/projects", v.object({}), () => control.takeProjects());
+  on("/leave", v.object({ pid: v.pipe(v.number(), v.integer(), v.minValue(1)) }), ({ pid }) => control.leaveTo(pid));
   on("/forget", byId, ({ id }) => control.forget(id));
   on("/archive", byId, ({ id }) => control.archive(id));
   app.onError(sayFault);

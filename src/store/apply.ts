@@ -4,11 +4,11 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject } from "../core/approval.ts";
+import { askSubject, usesIn } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, FactOf, Outcome, Stage } from "../core/changes.ts";
 import type { Fault } from "../core/errors.ts";
-import type { Chat, Envelope, JsonValue, Session, SessionEvent } from "../core/model.ts";
+import type { Chat, Envelope, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
@@ -34,12 +34,7 @@ export function createChats(store: Store, world: Surroundings) {
       const sessionIds = apply(chat, changes);
       if (isNoPrompt(fact, changes)) store.inbox.finish(fact.id, "answered", world.now());
       if (world.isChecked) checkChat(viewOf(chat));
-      const key = chatKey(chat);
-      const isAnswer = changes.some(
-        (change) => change.do === "say" && (change.why === "reply" || change.why === "end"),
-      );
-      if (isAnswer && world.isSendReady(key)) store.outbox.markBorn(key, world.now());
-      if (changes.length > 0) store.db.afterCommit(() => world.onTouched(key, sessionIds));
+      if (changes.length > 0) store.db.afterCommit(() => world.onTouched(chatKey(chat), sessionIds));
       return changes;
     });
   return {
@@ -54,16 +49,15 @@ export function createChats(store: Store, world: Surroundings) {
     ): readonly Change[] {
       return store.db.transaction(() => {
         for (const { id, eventId } of posted) {
-          const request = store.posts.get(id)?.request;
-          if (request?.kind === "result") store.calls.markPosted(request.toolUseId, world.now());
-          store.posts.markPosted(id, eventId);
+          const { kind, subject } = store.posts.markPosted(id, eventId) ?? {};
+          if (kind === "result") store.calls.markPosted(usesIn(subject ?? "")[0] ?? "", world.now());
         }
         const session = store.sessions.get(sessionId);
         if (session === null) return [];
         const added = store.log.apply(session, events, world.now());
         // A listing looks back beyond the cursor, and mostly finds what is here.
         if (added.length === 0 && posted.length === 0) return [];
-        store.files.note(sessionId, added);
+        if (store.files.note(sessionId, added)) store.db.afterCommit(() => world.onFiles(sessionId));
         noteUsage(store, world, session, added);
         return settle(session.chat, { type: "logged", session, events: added });
       });
@@ -146,18 +140,22 @@ function createConversationWrites(store: Store, world: Surroundings, current: (c
     resumeSession: (chat, { id }) => {
       sessions.resume(id);
       settings.set(`project:${chatKey(chat)}`, sessions.get(id)?.project ?? "");
-      sessions.setStale(id, true);
+      setStale(store, world, id);
       return id;
     },
     set(chat, { key, value }) {
       const session = current(chat);
-      setContext(store, world, session, key, value);
+      sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
+      if (session.remoteId !== null) setStale(store, world, session.id);
       return session.id;
     },
     forget(chat, { id }) {
       if (id === null) forgetChat(store.db, chatKey(chat));
       else forgetSession(store.db, id);
-      store.db.afterCommit(() => store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+      store.db.afterCommit(() => {
+        store.db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+        world.onOwed();
+      });
       return id ?? undefined;
     },
     allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
@@ -178,13 +176,12 @@ function createApply(store: Store, world: Surroundings) {
     ...createConversationWrites(store, world, current),
     ...createCallWrites(store, world),
     say(chat, { why, subject, part, body, draftOf }) {
-      if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now());
-      else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now());
+      const isHurried = (why === "reply" || why === "end") && world.isSendReady(chatKey(chat));
+      if (draftOf === null) outbox.add(why, subject, part, chat, body, world.now(), isHurried);
+      else drafts.addAnswer(why, subject, part, draftOf, chat, body, world.now(), isHurried);
     },
     open(chat, { id, envelope, versions }) {
-      const known = inbox.get(id);
-      if (known && (known.kind !== "prompt" || versions.length > 1 || envelope !== known.envelope))
-        inbox.open(id, envelope, versions);
+      inbox.open(id, envelope, versions);
       mark(store, world, chat, id, envelope, "taken");
     },
     finish(chat, { id, envelope, outcome }) {
@@ -255,9 +252,9 @@ const endStages: { readonly [outcome in Outcome]: Stage } = {
 
 function mark({ outbox }: Store, world: Surroundings, chat: Chat, id: number, envelope: Envelope, stage: Stage): void {
   const { source, content, sentAt, isScheduled } = envelope;
-  const last = outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body;
   const isRemove = stage === "cleared";
-  const emoji = isRemove && last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
+  const last = isRemove ? outbox.of("mark", String(id)).findLast(({ state }) => state !== "failed")?.body : undefined;
+  const emoji = last?.kind === "reaction" ? last.emoji : world.emojiOf(stage);
   if (emoji === null || source === null || isScheduled) return;
   // Signal's clients keep the reactions of an edited message at its first version.
   const targetSentAt = content.kind === "edit" ? content.targetSentAt : sentAt;
@@ -288,7 +285,8 @@ function createSessionMaker(store: Store, world: Surroundings) {
   };
 }
 
-function setContext({ sessions }: Store, world: Surroundings, session: Session, key: string, value: JsonValue): void {
-  sessions.setContext(session.id, { ...session.context, [key]: value }, world.stamp(session.stamps, key));
-  if (session.remoteId !== null) sessions.setStale(session.id, true);
+/** The next sync reads it, at once where Claude can be reached. */
+function setStale({ sessions, db }: Store, world: Surroundings, id: string): void {
+  sessions.setStale(id);
+  db.afterCommit(world.onOwed);
 }

@@ -12,7 +12,7 @@
 import { createHash } from "node:crypto";
 import type { JsonValue, Millis, ToolUse } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { table } from "./statements.ts";
 
 export type CallState = "seen" | "asked" | "allowed" | "denied" | "expired" | "started" | "done" | "posted";
 
@@ -49,16 +49,16 @@ export const hashInput = (tool: string, input: unknown): string =>
 export const unknownOutcome =
   "The outcome is unknown: signalman was interrupted while this ran. It was not run again; look at what is there before you go on.";
 
-type Raw = Omit<Call, "input" | "isError"> & { readonly input: string; readonly isError: number };
-const columns = `SELECT id, session_id AS sessionId, turn, project, tool, input, input_hash AS inputHash, basis, state, approver,
-  content, is_error AS isError, seen_at AS seenAt, changed_at AS changedAt FROM calls`;
-const toCall = (raw: Raw): Call => ({ ...raw, input: JSON.parse(raw.input) as unknown, isError: raw.isError === 1 });
+const fields = [
+  ...(["id", "sessionId", "turn", "project", "tool", "input", "inputHash", "basis", "state", "approver"] as const),
+  ...(["content", "isError", "seenAt", "changedAt"] as const),
+];
 
 export type Calls = ReturnType<typeof createCalls>;
 
 /** Every method that moves a row answers whether it did. */
 export function createCalls(db: Database) {
-  const { one, many, run, get } = statements<Raw, Call>(db, columns, toCall);
+  const { one, many, run, value, values } = table<Call>(db, "calls", fields, { json: ["input"], flags: ["isError"] });
   const isOne = (changes: number): boolean => changes === 1;
   return {
     /** False where it is known already: an event may be read twice. */
@@ -70,16 +70,14 @@ export function createCalls(db: Database) {
         ON CONFLICT (id) DO NOTHING`),
     get: (id: string) => one`WHERE id = ${id}`,
     /** Conversations with a call that is not posted yet, or waits for a person. */
-    openSessions: (): string[] =>
-      db.all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state <> 'posted'").map(({ id }) => id),
+    openSessions: () => values<string>`SELECT DISTINCT session_id FROM calls WHERE state <> 'posted'`,
     /** Conversations with a call that waits for a person. */
-    askedSessions: (): string[] =>
-      db.all<{ id: string }>("SELECT DISTINCT session_id AS id FROM calls WHERE state = 'asked'").map(({ id }) => id),
+    askedSessions: () => values<string>`SELECT DISTINCT session_id FROM calls WHERE state = 'asked'`,
     /** What is not posted yet, oldest first. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at`,
     /** How often our tools were called for one prompt. */
-    count: (sessionId: string, turn: string): number =>
-      get<{ n: number }>`SELECT count(*) AS n FROM calls WHERE session_id = ${sessionId} AND turn = ${turn}`?.n ?? 0,
+    count: (sessionId: string, turn: string) =>
+      value<number>`SELECT count(*) FROM calls WHERE session_id = ${sessionId} AND turn = ${turn}` ?? 0,
     /** The newest calls of a session, newest first. */
     list: (sessionId: string, most: number) =>
       many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC LIMIT ${most}`,

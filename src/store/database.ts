@@ -25,8 +25,8 @@ export interface Database {
   read<T>(work: () => T): T;
   /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
   alongside(work: () => void): void;
-  /** How often these tables were written by this process: rows that were read stay true while it stands. */
-  writesTo(tables: readonly string[]): number;
+  /** What this read came to, which may be what it came to before: until this process writes a table that it names. */
+  remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
@@ -87,25 +87,25 @@ function wrap(driver: Driver, path: string): Database {
   let isOpen = true;
   let committed: (() => void)[] = [];
   const late = createLate();
-  const writes = countWrites();
+  const { remember, note, forget: forgetReads } = keepReads();
   const rolledBack: (() => void)[] = [];
   const { guard, failures } = createGuard(path);
   const database: Database = {
     run: (sql, ...params) =>
       guard(() => {
         if (depth > 0) late.write();
-        writes.note(sql);
+        note(sql);
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, !writes.note(sql)),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], !writes.note(sql)),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, note(sql)),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], note(sql)),
     exec(sql) {
-      writes.noteAll();
+      forgetReads();
       guard(() => void driver.exec(sql));
     },
-    writesTo: writes.to,
+    remember,
     read: (work) => guard(work, true),
     transaction<T>(work: () => T): T {
       if (depth > 0) return work();
@@ -118,7 +118,7 @@ function wrap(driver: Driver, path: string): Database {
         for (const after of committed) after();
         return result;
       } catch (error) {
-        writes.noteAll();
+        forgetReads();
         for (const listener of rolledBack) listener();
         try {
           driver.exec("ROLLBACK");
@@ -182,28 +182,28 @@ function keepStatements(driver: Driver) {
   };
 }
 
-/** Counts the writes to each table. */
-function countWrites() {
-  const tables = new Map<string, string | null>();
-  const counts = new Map<string, number>();
-  let ofAll = 0;
-  const tableOf = (sql: string): string | null => {
-    const known = tables.get(sql);
-    if (known !== undefined) return known;
-    // What writes and returns rows is a write.
-    const table = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql)?.[1] ?? null;
-    tables.set(sql, table);
-    return table;
-  };
+/** Answers that are kept; and rows of one, more of which are read anew. */
+const keptMax = 64;
+
+/** Keeps what was read until its tables are written. */
+function keepReads() {
+  const kept = new Map<string, unknown>();
   return {
-    /** Whether this statement writes. */
+    forget: (): void => kept.clear(),
+    /** Whether this statement only reads. What read the table that it writes is forgotten. */
     note(sql: string): boolean {
-      const table = tableOf(sql);
-      if (table !== null) counts.set(table, (counts.get(table) ?? 0) + 1);
-      return table !== null;
+      const [, table] = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql) ?? [];
+      if (table !== undefined) for (const key of kept.keys()) if (key.includes(table)) kept.delete(key);
+      return table === undefined;
     },
-    noteAll: (): void => void ofAll++,
-    to: (names: readonly string[]): number => names.reduce((sum, name) => sum + (counts.get(name) ?? 0), ofAll),
+    remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T {
+      const key = sql + JSON.stringify(params);
+      if (kept.has(key)) return kept.get(key) as T;
+      const found = read();
+      if (kept.size >= keptMax) kept.clear();
+      if (!Array.isArray(found) || found.length <= keptMax) kept.set(key, found);
+      return found;
+    },
   };
 }
 

@@ -5,21 +5,20 @@
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { silentWithinMs } from "../core/progress.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
-import { createAdding, select, toRow, type OutboxRow, type Why } from "./outbox.ts";
+import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
 
 export type Drafts = ReturnType<typeof createDrafts>;
 
 export function createDrafts(db: Database) {
-  const { one, many, get } = statements(db, select, toRow);
+  const { one, many, has } = outboxTable(db);
   const { add, supersede } = createAdding(db);
   /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
   const openDraft = (inboxId: number): OutboxRow | null => {
     const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
     if (draft === null) return null;
-    const isOver = get`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
+    const isOver = has`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
-    return isOver === undefined ? draft : null;
+    return isOver ? null : draft;
   };
   /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
   const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
@@ -61,16 +60,17 @@ export function createDrafts(db: Database) {
       chat: Chat,
       body: OutboundBody,
       now: Millis,
+      isHurried = false,
     ): void {
       const draft = body.kind === "text" ? takeDraft(inboxId, now) : null;
-      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now);
+      if (body.kind !== "text" || draft === null) return void add(why, subject, part, chat, body, now, isHurried);
       const edit = { kind: "edit", targetSentAt: draft.timestamp } as const;
       if (now - draft.createdAt > silentWithinMs) {
-        add(why, subject, part, chat, body, now);
+        add(why, subject, part, chat, body, now, isHurried);
         return void add("below", draft.subject, 0, chat, { ...edit, text: "(see below)", styles: [] }, now);
       }
       const { text, styles, files } = body;
-      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now);
+      const isNew = add(why, subject, part, chat, { ...edit, text, styles }, now, isHurried);
       if (isNew && files.length > 0) add(why, subject, part + filesPart, chat, { ...body, text: "", styles: [] }, now);
     },
     /** Says in place of the preview that nothing more comes. */

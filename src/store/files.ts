@@ -13,10 +13,9 @@ export const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];
 export type Files = ReturnType<typeof createFiles>;
 
 export function createFiles(db: Database) {
-  const { run, get, all } = statements(db);
+  const { run, value, values, has } = statements(db);
   const giveUp = (sessionId: string) => run`DELETE FROM file_looks WHERE session_id = ${sessionId}`;
-  const looks = (sessionId: string): number | null =>
-    get<{ looks: number }>`SELECT looks FROM file_looks WHERE session_id = ${sessionId}`?.looks ?? null;
+  const looks = (sessionId: string) => value<number>`SELECT looks FROM file_looks WHERE session_id = ${sessionId}`;
   return {
     /** Takes notice of new entries of a session's log; part of the caller's transaction. True where files are to be looked for. */
     note(sessionId: string, added: readonly SessionEvent[]): boolean {
@@ -31,8 +30,7 @@ export function createFiles(db: Database) {
       );
     },
     /** Sessions to be looked through. */
-    due: () =>
-      all<{ sessionId: string }>`SELECT session_id AS sessionId FROM file_looks`.map(({ sessionId }) => sessionId),
+    due: () => values<string>`SELECT session_id FROM file_looks`,
     /** Looks that were taken since a tool was used; null where none is due. */
     looks,
     /** A whole look was taken; resolves to when the next one is due, null for none. */
@@ -45,8 +43,8 @@ export function createFiles(db: Database) {
     },
     /** Nothing is to be had from this session any more. */
     giveUp,
-    isDone: (sessionId: string, fileId: string): boolean =>
-      get`SELECT 1 FROM files WHERE session_id = ${sessionId} AND id = ${fileId}` !== undefined,
+    isDone: (sessionId: string, fileId: string) =>
+      has`SELECT 1 FROM files WHERE session_id = ${sessionId} AND id = ${fileId}`,
     markDone: (sessionId: string, fileId: string) =>
       run`INSERT INTO files (session_id, id) VALUES (${sessionId}, ${fileId}) ON CONFLICT DO NOTHING`,
   };

@@ -43,8 +43,8 @@ export function forgetSession(db: Database, id: string): void {
 
 /** Everything that was ever said in a chat, as far as it is over, and what was set in it. */
 export function forgetChat(db: Database, chatKey: string): void {
-  const { all, run } = statements(db);
-  for (const { id } of all<{ id: string }>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
+  const { values, run } = statements(db);
+  for (const id of values<string>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
   run`DELETE FROM reminders WHERE chat_key = ${chatKey}`;
   run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE chat_key = ${chatKey} AND state = 'done'`;
   run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at IS NOT NULL AND why <> 'mark'`;
@@ -52,11 +52,9 @@ export function forgetChat(db: Database, chatKey: string): void {
 
 /** Conversations that were not used since, and in which nothing is open. */
 export function forgetUnused(db: Database, before: number, chatKey: string | null = null): number {
-  const { all } = statements(db);
-  const rows = all<{
-    id: string;
-  }>`SELECT id FROM sessions WHERE used_at < ${before} AND chat_key = coalesce(${chatKey}, chat_key)
+  const { values } = statements(db);
+  const ids = values<string>`SELECT id FROM sessions WHERE used_at < ${before} AND chat_key = coalesce(${chatKey}, chat_key)
     AND id NOT IN (SELECT session_id FROM posts WHERE state <> 'done')`;
-  for (const { id } of rows) forgetSession(db, id);
-  return rows.length;
+  for (const id of ids) forgetSession(db, id);
+  return ids.length;
 }

@@ -11,7 +11,7 @@ import type { Envelope, Millis } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { textOf } from "../core/prompt.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { table } from "./statements.ts";
 
 export type InboxKind = "prompt" | "command" | "answer";
 
@@ -27,15 +27,7 @@ export type InboxRow = {
   readonly receivedAt: Millis;
 };
 
-type Raw = Omit<InboxRow, "envelope" | "versions"> & { readonly envelope: string; readonly versions: string };
-
-const select = `SELECT id, kind, envelope, versions, state, told, received_at AS receivedAt FROM inbox`;
-
-const toRow = ({ envelope, versions, ...row }: Raw): InboxRow => ({
-  ...row,
-  envelope: JSON.parse(envelope) as Envelope,
-  versions: JSON.parse(versions) as Millis[],
-});
+const fields = ["id", "kind", "envelope", "versions", "state", "told", "receivedAt"] as const;
 
 /** Two texts within one millisecond are two messages. */
 const digest = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 12);
@@ -43,12 +35,14 @@ const digest = (text: string): string => createHash("sha256").update(text).diges
 export type Inbox = ReturnType<typeof createInbox>;
 
 export function createInbox(db: Database) {
-  const { one, many, run, get, all } = statements(db, select, toRow);
+  const { one, many, run, get, value, values } = table<InboxRow>(db, "inbox", fields, {
+    json: ["envelope", "versions"],
+  });
   const insert = (key: string, kind: InboxKind, envelope: Envelope, now: Millis): number | null =>
-    get<{ id: number }>`
+    value<number>`
       INSERT INTO inbox (key, chat_key, kind, envelope, versions, state, received_at)
       VALUES (${key}, ${envelope.chat ? chatKey(envelope.chat) : "none"}, ${kind}, ${JSON.stringify(envelope)},
-        ${JSON.stringify([envelope.sentAt])}, 'open', ${now}) ON CONFLICT (key) DO NOTHING RETURNING id`?.id ?? null;
+        ${JSON.stringify([envelope.sentAt])}, 'open', ${now}) ON CONFLICT (key) DO NOTHING RETURNING id`;
   return {
     /** The new row; null when the same message is there already (a redelivery). */
     accept(key: string, kind: InboxKind, envelope: Envelope, now: Millis): number | null {
@@ -77,12 +71,7 @@ export function createInbox(db: Database) {
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} AND instr(versions, ${String(sentAt)}) > 0
         ORDER BY id`.filter(({ versions }) => versions.includes(sentAt)),
     /** Chats with anything open, those that have waited longest first. */
-    openChats: () =>
-      all<{
-        chatKey: string;
-      }>`SELECT chat_key AS chatKey FROM inbox WHERE state = 'open' GROUP BY chat_key ORDER BY min(id)`.map(
-        (row) => row.chatKey,
-      ),
+    openChats: () => values<string>`SELECT chat_key FROM inbox WHERE state = 'open' GROUP BY chat_key ORDER BY min(id)`,
     /** The prompt of a chat that ended last. */
     lastEnded: (chat: string) =>
       one`WHERE chat_key = ${chat} AND kind = 'prompt' AND state = 'done' ORDER BY id DESC LIMIT 1`,

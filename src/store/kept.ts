@@ -1,7 +1,7 @@
 /** What files of projects were before a turn changed them. Their bytes lie in the home, by hash: `projects/undo.ts`. */
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { table } from "./statements.ts";
 
 export type Kept = {
   readonly sessionId: string;
@@ -18,12 +18,12 @@ export type Kept = {
   readonly at: Millis;
 };
 
-const columns = `SELECT session_id AS sessionId, root, path, turn, before, bytes, after, at FROM kept`;
+const fields = ["sessionId", "root", "path", "turn", "before", "bytes", "after", "at"] as const;
 
 export type KeptRows = ReturnType<typeof createKept>;
 
 export function createKept(db: Database) {
-  const { one, many, run, get, all } = statements<Kept>(db, columns);
+  const { one, many, run, value, values } = table<Kept>(db, "kept", fields);
   return {
     get: (sessionId: string, root: string, path: string, turn: string) =>
       one`WHERE session_id = ${sessionId} AND root = ${root} AND path = ${path} AND turn = ${turn}`,
@@ -48,15 +48,13 @@ export function createKept(db: Database) {
     prune(before: Millis, bytesMax: number): void {
       run`DELETE FROM kept WHERE at < ${before}`;
       for (;;) {
-        const sum = get<{ n: number | null }>`SELECT sum(bytes) AS n FROM kept`?.n ?? 0;
+        const sum = value<number>`SELECT sum(bytes) FROM kept` ?? 0;
         const oldest = sum > bytesMax ? one`ORDER BY seq LIMIT 1` : null;
         if (oldest === null) return;
         run`DELETE FROM kept WHERE session_id = ${oldest.sessionId} AND root = ${oldest.root} AND turn = ${oldest.turn}`;
       }
     },
     hashes: (): ReadonlySet<string> =>
-      new Set(
-        all<{ before: string }>`SELECT DISTINCT before FROM kept WHERE before IS NOT NULL`.map((row) => row.before),
-      ),
+      new Set(values<string>`SELECT DISTINCT before FROM kept WHERE before IS NOT NULL`),
   };
 }

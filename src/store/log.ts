@@ -7,24 +7,26 @@
  */
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import { openLog, progressOf, readEntry, trackAll, type OpenLog, type Progress } from "../core/turn.ts";
-import type { Database } from "./database.ts";
+import type { Database, Row } from "./database.ts";
 import { statements } from "./statements.ts";
 import { logTailMs } from "./retention.ts";
 
-type RawEvent = { readonly at: number | null; readonly body: string };
 type Turn = { readonly promptId: string; readonly progress: Progress };
 
-const parse = ({ at, body }: RawEvent): SessionEvent => ({ ...(JSON.parse(body) as SessionEvent), at });
-const entries = (db: Database) => statements<RawEvent, SessionEvent>(db, "SELECT at, body FROM events", parse);
+const parse = ({ at, body }: Row): SessionEvent => ({
+  ...(JSON.parse(String(body)) as SessionEvent),
+  at: at as Millis | null,
+});
+const entries = (db: Database) => statements(db, "SELECT at, body FROM events", parse);
 
 export type Log = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
-  const { run, get, all, many } = entries(db);
+  const { run, values, many } = entries(db);
   const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
-  const settled = createSettled(db);
+  const settled = createSettled();
   const upsert = createUpsert(db);
   db.onRollback(() => {
     turns.clear();
@@ -47,17 +49,13 @@ export function createLog(db: Database) {
       const known = turns.get(id);
       if (known?.promptId === promptId) return known.progress;
       // Stops that came before the prompt was known here are not its own, whatever their time.
-      const prompt = get<{
-        seq: number;
-        at: Millis | null;
-      }>`SELECT seq, at FROM events WHERE session_id = ${id} AND id = ${promptId}`;
-      const before = prompt?.seq ?? 0;
-      const earlier = all<{ id: string }>`
-        SELECT * FROM (SELECT id FROM events WHERE session_id = ${id} AND type = 'idle' AND at IS NULL AND seq < ${before})
-        UNION ALL SELECT * FROM (SELECT id FROM events WHERE session_id = ${id} AND type = 'idle' AND at >= ${prompt?.at ?? 0}
-          AND seq < ${before} ORDER BY at DESC, seq DESC LIMIT ${earlierMax})`;
-      const start = progressOf(promptId, new Set(earlier.map((row) => row.id)));
-      const progress = trackAll(start, reads.events(id, promptId));
+      const earlier = values<string>`
+        WITH prompt AS (SELECT seq, coalesce(at, 0) AS at FROM events WHERE session_id = ${id} AND id = ${promptId}),
+          stops AS (SELECT stop.id, stop.at, stop.seq, prompt.at AS since FROM prompt JOIN events AS stop
+            ON stop.session_id = ${id} AND stop.type = 'idle' AND stop.seq < prompt.seq)
+        SELECT id FROM stops WHERE at IS NULL
+        UNION ALL SELECT * FROM (SELECT id FROM stops WHERE at >= since ORDER BY at DESC, seq DESC LIMIT ${earlierMax})`;
+      const progress = trackAll(progressOf(promptId, new Set(earlier)), reads.events(id, promptId));
       turns.set(id, { promptId, progress });
       return progress;
     },
@@ -66,13 +64,12 @@ export function createLog(db: Database) {
     /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
     apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
       const before = openOf(session.id);
-      const unsettled = settled.without(
-        session,
+      const unsettled = settled.take(
+        session.id,
         seen.filter(({ at }) => !isLongSeen(session, at)),
       );
       if (unsettled.length === 0) return [];
       const added = upsert(session.id, unsettled);
-      settled.add(session.id, unsettled);
       const turn = turns.get(session.id);
       if (turn) turns.set(session.id, { ...turn, progress: trackAll(turn.progress, unsettled) });
       opens.set(session.id, added.reduce(readEntry, before));
@@ -85,16 +82,13 @@ export function createLog(db: Database) {
 }
 
 function createReads(db: Database) {
-  const { get, all, one, many } = entries(db);
+  const { all, one, many, value, values, has } = entries(db);
   return {
     /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
     events(id: string, fromEventId?: string): SessionEvent[] {
-      const from =
-        fromEventId === undefined
-          ? { at: 0 }
-          : get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId}`;
-      const since = from?.at ?? Number.MAX_SAFE_INTEGER;
-      const processed = many`WHERE session_id = ${id} AND at >= ${since} ORDER BY at, seq`;
+      const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
+      const processed = many`WHERE session_id = ${id} AND at >= coalesce((
+        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none}) ORDER BY at, seq`;
       const queued = many`WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
       return [...processed, ...queued];
     },
@@ -102,7 +96,7 @@ function createReads(db: Database) {
     *newestFirst(id: string): Generator<SessionEvent> {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
       for (;;) {
-        const page = all<RawEvent & { at: number; seq: number }>`SELECT at, seq, body FROM events
+        const page = all<Row & { at: number; seq: number }>`SELECT at, seq, body FROM events
           WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
         for (const row of page) {
           [at, seq] = [row.at, row.seq];
@@ -112,26 +106,24 @@ function createReads(db: Database) {
       }
     },
     /** When Claude saw an entry; null while it is queued, or is not here. */
-    at: (id: string, eventId: string): Millis | null =>
-      get<{ at: number | null }>`SELECT at FROM events WHERE session_id = ${id} AND id = ${eventId}`?.at ?? null,
+    at: (id: string, eventId: string) =>
+      value<Millis>`SELECT at FROM events WHERE session_id = ${id} AND id = ${eventId}`,
     /** The newest entry that gave the session this title. */
     renamed: (id: string, title: string) =>
       one`WHERE session_id = ${id} AND type = 'updated' AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`,
     /** Of these, the tool uses that a person or this machine can answer. */
-    answerable: (id: string, eventIds: readonly string[]): string[] =>
-      all<{ id: string }>`SELECT id FROM events WHERE session_id = ${id} AND type = 'tool_use'
-        AND (body ->> '$.isAsk' OR body ->> '$.isLocal') AND id IN (SELECT value FROM json_each(${JSON.stringify(eventIds)}))`.map(
-        (row) => row.id,
-      ),
+    answerable: (id: string, eventIds: readonly string[]) =>
+      values<string>`SELECT id FROM events WHERE session_id = ${id} AND type = 'tool_use'
+        AND (body ->> '$.isAsk' OR body ->> '$.isLocal') AND id IN (SELECT value FROM json_each(${JSON.stringify(eventIds)}))`,
     /** This tool use has its confirmation or result. */
-    isAnswered: (id: string, toolUseId: string): boolean =>
-      get`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')
-        AND body ->> '$.toolUseId' = ${toolUseId} LIMIT 1` !== undefined,
+    isAnswered: (id: string, toolUseId: string) =>
+      has`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')
+        AND body ->> '$.toolUseId' = ${toolUseId} LIMIT 1`,
     /** Claude has said something after this prompt. */
     hasReplySince: (id: string, promptEventId: string) =>
-      get`SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
+      has`SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
         WHERE prompt.session_id = ${id} AND prompt.id = ${promptEventId} AND reply.type = 'reply'
-        AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1` !== undefined,
+        AND (reply.at > prompt.at OR (reply.at = prompt.at AND reply.seq > prompt.seq)) LIMIT 1`,
     /** The newest entry of a type. */
     lastOfType: (id: string, type: SessionEvent["type"]) =>
       one`WHERE session_id = ${id} AND type = ${type} ORDER BY at DESC LIMIT 1`,
@@ -147,60 +139,44 @@ const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =
   at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
 
 /**
- * Returns the entries that are new. A known one only ever goes from queued to processed, and stands then where it arrived as that:
- * of what happened in the same millisecond, it decides what came before.
+ * Returns the entries that are new, or were processed just now: a known one only ever goes from queued to processed, and stands then
+ * where it arrived as that, for of what happened in the same millisecond it decides what came before.
  */
 function createUpsert(db: Database) {
-  const { all } = statements(db);
+  const { values } = statements(db);
   return (sessionId: string, events: readonly SessionEvent[]): SessionEvent[] => {
     const rows = JSON.stringify(events.map((event) => [event.id, event.type, event.at, JSON.stringify(event)]));
-    const moved = all<{ id: string }>`
-    DELETE FROM events WHERE session_id = ${sessionId} AND at IS NULL
-    AND id IN (SELECT value ->> 0 FROM json_each(${rows}) WHERE value ->> 2 IS NOT NULL) RETURNING id`;
-    const inserted = all<{ id: string }>`
-    INSERT INTO events (session_id, id, type, at, body)
-    SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows}) WHERE true
-    ON CONFLICT (session_id, id) DO NOTHING RETURNING id`;
-    const isNew = new Set(inserted.map(({ id }) => id));
-    for (const { id } of moved) isNew.delete(id);
-    return events.filter(({ id }) => isNew.has(id));
+    const added = values<string>`
+      INSERT OR REPLACE INTO events (session_id, id, type, at, body)
+      SELECT ${sessionId}, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(${rows})
+      WHERE NOT EXISTS (SELECT 1 FROM events WHERE session_id = ${sessionId} AND id = value ->> 0
+        AND (at IS NOT NULL OR value ->> 2 IS NULL)) RETURNING id`;
+    const ids = new Set(added);
+    return events.filter(({ id }) => ids.has(id));
   };
 }
 
 /**
  * Processed entries never change again. Of a listing most are stored already, for it looks back beyond the cursor: their ids are kept in
- * memory as far back as listings went.
+ * memory, as far as this life has seen them.
  */
-function createSettled(db: Database) {
-  const { all } = statements(db);
-  const sessions = new Map<string, { readonly since: Millis; readonly ids: Set<string> }>();
-  const idsOf = ({ id, cursor }: Session, events: readonly SessionEvent[]): ReadonlySet<string> => {
-    const since = events.reduce((first, { at }) => Math.min(first, at ?? first), Number.MAX_SAFE_INTEGER);
-    if (since > (cursor ?? 0)) return new Set();
-    const known = sessions.get(id);
-    if (known && known.since <= since) return known.ids;
-    const rows = all<{ id: string }>`SELECT id FROM events WHERE session_id = ${id} AND at >= ${since}`;
-    const ids = new Set(rows.map((row) => row.id));
-    if (sessions.size >= settledSessionsMax) sessions.clear();
-    sessions.set(id, { since, ids });
-    return ids;
-  };
+function createSettled() {
+  const sessions = new Map<string, Set<string>>();
   return {
-    /** Each entry once, as it was seen processed, or last. */
-    without(session: Session, events: readonly SessionEvent[]): SessionEvent[] {
-      const ids = idsOf(session, events);
-      const byId = new Map<string, SessionEvent>();
+    /** Those that are not, each once, as it was seen processed, or last; from now on they are. */
+    take(sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
+      const ids = sessions.get(sessionId) ?? new Set();
+      const fresh = new Map<string, SessionEvent>();
       for (const event of events) {
-        if (ids.has(event.id) || (byId.get(event.id)?.at ?? null) !== null) continue;
-        byId.delete(event.id);
-        byId.set(event.id, event);
+        if (ids.has(event.id)) continue;
+        fresh.delete(event.id);
+        fresh.set(event.id, event);
+        if (event.at !== null) ids.add(event.id);
       }
-      return [...byId.values()];
-    },
-    add(sessionId: string, events: readonly SessionEvent[]): void {
-      const ids = sessions.get(sessionId)?.ids;
-      for (const { id, at } of events) if (at !== null) ids?.add(id);
-      if (ids && ids.size > settledIdsMax) sessions.delete(sessionId);
+      if (sessions.size >= settledSessionsMax) sessions.clear();
+      if (ids.size > settledIdsMax) sessions.delete(sessionId);
+      else sessions.set(sessionId, ids);
+      return [...fresh.values()];
     },
     clear: () => sessions.clear(),
   };

@@ -14,7 +14,7 @@ import type { Stage, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { table } from "./statements.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
 export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
@@ -31,28 +31,25 @@ export type OutboxRow = {
   readonly state: "queued" | "sending" | "sent" | "failed";
   readonly attempts: number;
   /** An attempt may have reached the phones. */
-  readonly isUncertain: 0 | 1;
+  readonly isUncertain: boolean;
   readonly signalTimestamp: Millis | null;
   /** When the first attempt that may have reached the phones began. */
   readonly sendingAt: Millis | null;
   readonly createdAt: Millis;
 };
 
-type Raw = Omit<OutboxRow, "chat" | "body"> & { readonly chat: string; readonly body: string };
+const fields = [
+  ...(["id", "why", "subject", "part", "chatKey", "chat", "timestamp", "body", "state", "attempts"] as const),
+  ...(["isUncertain", "signalTimestamp", "sendingAt", "createdAt"] as const),
+];
 
-export const select = `SELECT id, why, subject, part, chat_key AS chatKey, chat, timestamp, body, state, attempts,
-  is_uncertain AS isUncertain, signal_timestamp AS signalTimestamp, sending_at AS sendingAt, created_at AS createdAt FROM outbox`;
-
-export const toRow = (raw: Raw): OutboxRow => ({
-  ...raw,
-  chat: JSON.parse(raw.chat) as Chat,
-  body: JSON.parse(raw.body) as OutboundBody,
-});
+export const outboxTable = (db: Database) =>
+  table<OutboxRow>(db, "outbox", fields, { json: ["chat", "body"], flags: ["isUncertain"] });
 
 export type Outbox = ReturnType<typeof createOutbox>;
 
 export function createOutbox(db: Database) {
-  const { one, many, run, get, all } = statements(db, select, toRow);
+  const { one, many, run, values, has } = outboxTable(db);
   const head = (chat: string) =>
     one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`;
   const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
@@ -63,10 +60,7 @@ export function createOutbox(db: Database) {
     ...createMarks(db, head, markSent),
     /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
-      all<{ chatKey: string }>`
-        SELECT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`.map(
-        (row) => row.chatKey,
-      ),
+      values<string>`SELECT chat_key FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`,
     head,
     /** Messages with this reason and subject, in the order of their parts. */
     of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
@@ -74,11 +68,9 @@ export function createOutbox(db: Database) {
     questions: (sessionId: string) =>
       many`WHERE why IN ('ask', 'reminder') AND subject >= ${`${sessionId}:`} AND subject < ${`${sessionId};`}
         ORDER BY id DESC LIMIT ${questionsMax}`,
-    has: (why: Why, subject: string): boolean =>
-      get`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1` !== undefined,
+    has: (why: Why, subject: string) => has`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1`,
     /** Something of ours is known by this timestamp on Signal. */
-    isSaid: (timestamp: Millis): boolean =>
-      get`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1` !== undefined,
+    isSaid: (timestamp: Millis) => has`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1`,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     /** The last edit of a preview that is on the phones, or may be (then it has failed): what comes next must name it. */
@@ -86,11 +78,6 @@ export function createOutbox(db: Database) {
       one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
-    /** An answer that is the next of its chat is born so, in the commit that writes it: the chat's queue sends it at once. */
-    markBorn: (chat: string, now: Millis) =>
-      run`UPDATE outbox SET state = 'sending', attempts = 1, sending_at = ${now}
-        WHERE id = (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1)
-        AND why IN ('reply', 'end') AND state = 'queued' AND attempts = 0`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next. */
     markSent,
     markFailed: (id: number, code: string, now: Millis) =>
@@ -112,17 +99,13 @@ function createMarks(
   head: (chat: string) => OutboxRow | null,
   markSent: (id: number, signalTimestamp: Millis, now: Millis) => unknown,
 ) {
-  const { one, get, all } = statements(db, select, toRow);
+  const { one, get, values, has } = outboxTable(db);
   /** Reactions that went out and are not recorded yet, with their chats. */
   const shown = new Map<number, string>();
   const lastShown = (chat: string): number =>
     Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
   return {
-    chatsWithMarks: () =>
-      all<{ chatKey: string }>`
-        SELECT DISTINCT chat_key AS chatKey FROM outbox WHERE done_at IS NULL AND why = 'mark'`.map(
-        (row) => row.chatKey,
-      ),
+    chatsWithMarks: () => values<string>`SELECT DISTINCT chat_key FROM outbox WHERE done_at IS NULL AND why = 'mark'`,
     nextMark(chat: string): OutboxRow | null {
       const mark = one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`;
       const isNext = mark !== null && (head(chat)?.id ?? mark.id) >= mark.id;
@@ -141,8 +124,7 @@ function createMarks(
       const open = get<{ count: number; oldestAt: Millis | null }>`
         SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL`;
       // One that the transaction at work records is counted as done already.
-      const isOpen = (id: number): boolean =>
-        get`SELECT 1 FROM outbox WHERE id = ${id} AND done_at IS NULL` !== undefined;
+      const isOpen = (id: number): boolean => has`SELECT 1 FROM outbox WHERE id = ${id} AND done_at IS NULL`;
       const count = (open?.count ?? 0) - [...shown.keys()].filter(isOpen).length;
       return { count, oldestAt: count > 0 ? (open?.oldestAt ?? null) : null };
     },
@@ -156,18 +138,30 @@ const questionsMax = 20;
 const aheadMs: Millis = 10 * 60_000;
 
 export function createAdding(db: Database) {
-  const { many, run, get } = statements(db, select, toRow);
+  const { many, run, value } = outboxTable(db);
   /**
    * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
-   * clock far ahead once chose. Resolves to whether it is new.
+   * clock far ahead once chose. `isHurried`: where it is the next of its chat it is `sending` already, in the commit that writes it,
+   * and the chat's queue sends it at once. Resolves to whether it is new.
    */
-  const add = (why: Why, subject: string, part: number, chat: Chat, body: OutboundBody, now: Millis): boolean =>
-    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
-      VALUES (${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
+  const add = (
+    why: Why,
+    subject: string,
+    part: number,
+    chat: Chat,
+    body: OutboundBody,
+    now: Millis,
+    isHurried = false,
+  ): boolean =>
+    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, attempts, sending_at, created_at)
+      SELECT ${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
         (WITH RECURSIVE free (at) AS (
           VALUES (max(${now}, coalesce((SELECT max(timestamp) FROM outbox WHERE timestamp <= ${now + aheadMs}), 0) + 1))
           UNION ALL SELECT at + 1 FROM free WHERE EXISTS (SELECT 1 FROM outbox WHERE timestamp = at))
-          SELECT max(at) FROM free), ${JSON.stringify(body)}, 'queued', ${now})
+          SELECT max(at) FROM free), ${JSON.stringify(body)},
+        iif(is_next, 'sending', 'queued'), is_next, iif(is_next, ${now}, NULL), ${now}
+      FROM (SELECT ${isHurried ? 1 : 0} AND NOT EXISTS (SELECT 1 FROM outbox
+        WHERE chat_key = ${chatKey(chat)} AND done_at IS NULL AND why <> 'mark') AS is_next) WHERE true
       ON CONFLICT (why, subject, part) DO NOTHING` > 0;
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>
@@ -175,11 +169,8 @@ export function createAdding(db: Database) {
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
   return {
     /** The code for which one of these was given up; null where none was. */
-    faultOf: (why: Why, subject: string): string | null =>
-      get<{
-        fault: string;
-      }>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`?.fault ??
-      null,
+    faultOf: (why: Why, subject: string) =>
+      value<string>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
     add,
     supersede,
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */

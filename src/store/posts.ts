@@ -12,7 +12,7 @@ import type { Request } from "../claude/line.ts";
 import type { Post } from "../core/changes.ts";
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { table } from "./statements.ts";
 
 export type PostRow = Post & {
   readonly id: number;
@@ -25,16 +25,7 @@ export type PostRow = Post & {
   readonly eventId: string | null;
 };
 
-type Raw = Omit<PostRow, "request" | "tries"> & { readonly request: string | null; readonly tries: string };
-
-const select = `SELECT id, session_id AS sessionId, kind, subject, request, state, posted_at AS postedAt, event_id AS eventId, tries
-  FROM posts`;
-
-const toRow = ({ request, tries, ...row }: Raw): PostRow => ({
-  ...row,
-  tries: JSON.parse(tries) as PostRow["tries"],
-  request: request === null ? null : (JSON.parse(request) as Request),
-});
+const fields = ["id", "sessionId", "kind", "subject", "request", "state", "postedAt", "eventId", "tries"] as const;
 
 const toInboxId = (row: PostRow | null): number | null => row && Number(row.subject);
 
@@ -43,7 +34,7 @@ export type Posts = ReturnType<typeof createPosts>;
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
 export function createPosts(db: Database, onAsked: () => void) {
   const underWay = new Set<number>();
-  const { run, get, all, ...reads } = statements(db, select, toRow);
+  const { run, get, values, has, ...reads } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
   const standing = (row: PostRow): PostRow =>
     row.state === "queued" && underWay.has(row.id) ? { ...row, state: "posting" } : row;
   const one = (...where: Parameters<typeof reads.one>): PostRow | null => {
@@ -71,15 +62,15 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** What is to be posted in a session, or was posted and is not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */
-    dueSessions: (): string[] =>
-      all<{ id: string }>`SELECT session_id AS id FROM posts WHERE state <> 'done' AND state <> 'waiting'
-        GROUP BY session_id ORDER BY min(id)`.map(({ id }) => id),
+    dueSessions: () =>
+      values<string>`SELECT session_id FROM posts WHERE state <> 'done' AND state <> 'waiting'
+        GROUP BY session_id ORDER BY min(id)`,
     /** Some question waits for a person. */
-    isWaiting: () => get`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1` !== undefined,
-    isOpen: (id: number): boolean => get`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'` !== undefined,
-    isConfirmed: (subject: string): boolean =>
-      get`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
-        AND (state <> 'done' OR posted_at IS NOT NULL)` !== undefined,
+    isWaiting: () => has`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1`,
+    isOpen: (id: number) => has`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'`,
+    isConfirmed: (subject: string) =>
+      has`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
+        AND (state <> 'done' OR posted_at IS NOT NULL)`,
     setRequest: (id: number, request: Request) =>
       run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
@@ -94,12 +85,15 @@ export function createPosts(db: Database, onAsked: () => void) {
      */
     begin: (id: number): void => void underWay.add(id),
     end: (id: number): void => void underWay.delete(id),
-    /** It is in the log. Anything but a prompt is over with that. */
-    markPosted(id: number, eventId: string | null): void {
-      run`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
+    /** It is in the log. Anything but a prompt is over with that. Resolves to what it was; null where it is over already. */
+    markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
+      const row = get<
+        Pick<PostRow, "kind" | "subject">
+      >`UPDATE posts SET state = iif(kind = 'prompt', 'posted', 'done'), event_id = ${eventId},
         posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)), request = iif(kind = 'prompt', request, NULL)
-        WHERE id = ${id} AND state <> 'done'`;
+        WHERE id = ${id} AND state <> 'done' RETURNING kind, subject`;
       onAsked();
+      return row ?? null;
     },
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
@@ -120,9 +114,7 @@ export function createPosts(db: Database, onAsked: () => void) {
     finishPrompt: (inboxId: number) =>
       run`UPDATE posts SET state = 'done', request = NULL WHERE kind = 'prompt' AND subject = ${String(inboxId)}`,
     /** Entries of the log that belong to a post: an uncertain prompt may not take them for its own. */
-    mappedEventIds: (sessionId: string): string[] =>
-      all<{
-        id: string;
-      }>`SELECT event_id AS id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`.map(({ id }) => id),
+    mappedEventIds: (sessionId: string) =>
+      values<string>`SELECT event_id FROM posts WHERE session_id = ${sessionId} AND event_id IS NOT NULL`,
   };
 }

@@ -56,23 +56,25 @@ export type CounterName =
 export type Settings = ReturnType<typeof createSettings>;
 
 export function createSettings(db: Database) {
-  const { run, get, all } = statements(db);
-  const read = (key: string): string | null =>
-    get<{ value: string }>`SELECT value FROM settings WHERE key = ${key}`?.value ?? null;
+  const { run, value, values } = statements(db);
+  const read = (key: string) => value<string>`SELECT value FROM settings WHERE key = ${key}`;
+  /** Adds to counters; part of the caller's transaction. */
+  const countAll = (added: { readonly [name in CounterName]?: number }) =>
+    run`INSERT INTO settings (key, value) SELECT 'count.' || key, value FROM json_each(${JSON.stringify(added)}) WHERE true
+      ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`;
   return {
-    get: (key: Key): string | null => read(key),
+    get: (key: Key) => read(key),
     set: (key: Key, value: string) =>
       run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     remove: (key: Key) => run`DELETE FROM settings WHERE key = ${key}`,
     /** Of which things this is remembered, by their ids. */
     idsOf: (kind: Kind): string[] =>
-      all<{ key: string }>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map(({ key }) =>
+      values<string>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map((key) =>
         key.slice(kind.length + 1),
       ),
     /** Adds to a counter; part of the caller's transaction. */
-    count: (name: CounterName, by = 1) =>
-      run`INSERT INTO settings (key, value) VALUES (${`count.${name}`}, ${String(by)})
-        ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`,
+    count: (name: CounterName, by = 1) => countAll({ [name]: by }),
+    countAll,
     counter: (name: CounterName): number => Number(read(`count.${name}`) ?? 0),
   };
 }

@@ -2,26 +2,12 @@
 import type { Chat, Context, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";
-import { statements } from "./statements.ts";
+import { statements, table } from "./statements.ts";
 
-type Raw = Omit<Session, "chat" | "context" | "stamps" | "isStale"> & {
-  readonly chat: string;
-  readonly context: string;
-  readonly stamps: string;
-  readonly isStale: 0 | 1;
-};
-
-const select = `SELECT id, chat_key AS chatKey, chat, backend, remote_id AS remoteId, state, project, context, stamps, cursor,
-  remote_updated_at AS remoteUpdatedAt, is_stale AS isStale, created_at AS createdAt, used_at AS usedAt, synced_at AS syncedAt
-  FROM sessions`;
-
-const toSession = (raw: Raw): Session => ({
-  ...raw,
-  chat: JSON.parse(raw.chat) as Chat,
-  context: JSON.parse(raw.context) as Context,
-  stamps: JSON.parse(raw.stamps) as Stamps,
-  isStale: raw.isStale === 1,
-});
+const fields = [
+  ...(["id", "chatKey", "chat", "backend", "remoteId", "state", "project", "context", "stamps", "cursor"] as const),
+  ...(["remoteUpdatedAt", "isStale", "createdAt", "usedAt", "syncedAt"] as const),
+];
 
 export type Sessions = ReturnType<typeof createSessions>;
 
@@ -57,7 +43,7 @@ export function createSessions(db: Database) {
       run`UPDATE sessions SET context = ${JSON.stringify(context)}, stamps = ${JSON.stringify(stamps)} WHERE id = ${id}`,
     setSynced: (id: string, remoteUpdatedAt: string | null, now: Millis) =>
       run`UPDATE sessions SET remote_updated_at = ${remoteUpdatedAt}, synced_at = ${now}, is_stale = 0 WHERE id = ${id}`,
-    setStale: (id: string, isStale: boolean) => run`UPDATE sessions SET is_stale = ${isStale ? 1 : 0} WHERE id = ${id}`,
+    setStale: (id: string) => run`UPDATE sessions SET is_stale = 1 WHERE id = ${id}`,
     end: (id: string) => run`UPDATE sessions SET state = 'ended', is_stale = 0 WHERE id = ${id}`,
     /** Makes an ended session the active one of its chat again, ending the one that was. */
     resume: (id: string) =>
@@ -69,7 +55,10 @@ export function createSessions(db: Database) {
 }
 
 function createReads(db: Database) {
-  const { one, many, get } = statements(db, select, toSession);
+  const { one, many, get } = table<Session>(db, "sessions", fields, {
+    json: ["chat", "context", "stamps"],
+    flags: ["isStale"],
+  });
   const byId = (id: string) => one`WHERE id = ${id}`;
   return {
     get: byId,

@@ -25,9 +25,8 @@ export function noteUsage(
     const asked = posts.lastAsked(id);
     const person = personOf(asked === null ? null : (inbox.get(asked)?.envelope.source ?? null));
     const sum = usage.add(id, dayOf(Math.min(event.at ?? now(), now()), timeZone), person, event);
-    settings.count("inputTokens", sum.inputTokens);
-    settings.count("outputTokens", sum.outputTokens);
-    settings.count("costMicros", Math.round(sum.costCents * 10_000));
+    const { inputTokens, outputTokens, costCents } = sum;
+    settings.countAll({ inputTokens, outputTokens, costMicros: Math.round(costCents * 10_000) });
   }
 }
 

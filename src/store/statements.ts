@@ -1,75 +1,70 @@
-/** Statements with their values in place; and reads that are not repeated while they stay true. */
+/** Statements with their values in place; and reads that are not repeated before their tables are written. */
 import type { Database, Row, SqlValue } from "./database.ts";
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
 
-/**
- * Tables that the daemon alone writes, and whose rows one message asks for over and over: a row that was read is not read again before
- * its table is written.
- */
+/** Tables that the daemon alone writes, and whose rows one message asks for over and over. */
 const ownTables: ReadonlySet<string> = new Set(["inbox", "outbox", "posts", "reminders", "sessions"]);
-/** Answers kept for each statement; and rows in an answer, more of which are read anew. */
-const keptMax = 64;
+
+/** A `SELECT` of those alone: a command beside the daemon may write the others at any time. */
+function isOwn(sql: string): boolean {
+  const tables = [...sql.matchAll(/\b(?:FROM|JOIN)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
+  return /^\s*SELECT\b/u.test(sql) && tables.every((name) => ownTables.has(name));
+}
 
 /**
  * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
  * `one` and `many` read whole rows, so that their text begins where `select` ends. What a read resolves to may be shared.
  */
-export function statements<Raw = Row, Item = Raw>(
-  db: Database,
-  select = "",
-  toItem: (raw: Raw) => Item = (raw) => raw as unknown as Item,
-) {
+export function statements<Item = Row>(db: Database, select = "", toItem = (row: Row) => row as Item) {
   const reading = <T>(start: string, read: (sql: string, params: readonly SqlValue[]) => T): Tag<T> => {
-    const sites = new Map<TemplateStringsArray, Site<T>>();
+    const known = new Map<TemplateStringsArray, { readonly sql: string; readonly isKept: boolean }>();
     return (text, ...params) => {
-      let site = sites.get(text);
-      if (!site) sites.set(text, (site = createSite(start + text.join("?"))));
-      return site.isOwn ? remembered(db, site, params, read) : read(site.sql, params);
+      const sql = start + text.join("?");
+      const site = known.get(text) ?? { sql, isKept: isOwn(sql) };
+      known.set(text, site);
+      return site.isKept ? db.remember(sql, params, () => read(sql, params)) : read(sql, params);
     };
   };
+  const first = (row: object): unknown => Object.values(row)[0];
   return {
     one: reading(`${select} `, (sql, params): Item | null => {
-      const raw = db.get<Raw>(sql, ...params);
-      return raw === undefined ? null : db.read(() => toItem(raw));
+      const row = db.get(sql, ...params);
+      return row === undefined ? null : db.read(() => toItem(row));
     }),
     many: reading(`${select} `, (sql, params): readonly Item[] => {
-      const rows = db.all<Raw>(sql, ...params);
+      const rows = db.all(sql, ...params);
       return db.read(() => rows.map(toItem));
     }),
     /** The number of rows it touched. */
     run: ((text, ...params) => db.run(text.join("?"), ...params).changes) satisfies Tag<number>,
     get: reading("", (sql, params) => db.get(sql, ...params)) as <T>(...tag: Parameters<Tag<T>>) => T | undefined,
     all: reading("", (sql, params) => db.all(sql, ...params)) as <T>(...tag: Parameters<Tag<T>>) => readonly T[],
+    /** The first column of the first row; null where there is none. */
+    value: reading("", (sql, params) => first(db.get(sql, ...params) ?? {}) ?? null) as <T>(
+      ...tag: Parameters<Tag<T>>
+    ) => T | null,
+    /** The first column of every row. */
+    values: reading("", (sql, params) => db.all(sql, ...params).map(first)) as <T>(...tag: Parameters<Tag<T>>) => T[],
+    /** Whether there is any row. */
+    has: reading("", (sql, params) => db.get(sql, ...params) !== undefined),
   };
 }
 
-/** A statement where it stands in the source. */
-type Site<T> = {
-  readonly sql: string;
-  readonly tables: readonly string[];
-  readonly isOwn: boolean;
-  readonly kept: Map<SqlValue, { readonly writes: number; readonly found: T }>;
-};
-
-function createSite<T>(sql: string): Site<T> {
-  const tables = [...sql.matchAll(/\b(?:FROM|JOIN|INTO|UPDATE)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
-  const isOwn = /^\s*SELECT\b/u.test(sql) && tables.every((name) => ownTables.has(name));
-  return { sql, tables, isOwn, kept: new Map() };
-}
-
-function remembered<T>(
+/** The statements of a table whose rows are items: a column is called as its field, in snake case; it may hold JSON, or a flag as 0 or 1. */
+export function table<Item>(
   db: Database,
-  { sql, tables, kept }: Site<T>,
-  params: readonly SqlValue[],
-  read: (sql: string, params: readonly SqlValue[]) => T,
-): T {
-  const key = params.length === 1 ? (params[0] ?? null) : JSON.stringify(params);
-  const writes = db.writesTo(tables);
-  const known = kept.get(key);
-  if (known?.writes === writes) return known.found;
-  const found = read(sql, params);
-  if (kept.size >= keptMax) kept.clear();
-  if (!Array.isArray(found) || found.length <= keptMax) kept.set(key, { writes, found });
-  return found;
+  name: string,
+  fields: readonly (keyof Item & string)[],
+  { json = [], flags = [] }: { readonly [kind in "json" | "flags"]?: readonly (keyof Item & string)[] } = {},
+) {
+  const columns = fields.map(
+    (field) => `${field.replaceAll(/[A-Z]/gu, (letter) => `_${letter.toLowerCase()}`)} AS ${field}`,
+  );
+  return statements<Item>(db, `SELECT ${columns.join(", ")} FROM ${name}`, (row) => {
+    const item: Record<string, unknown> = { ...row };
+    for (const field of json) item[field] = JSON.parse(String(row[field])) as unknown;
+    for (const field of flags) item[field] = row[field] === 1;
+    return item as Item;
+  });
 }

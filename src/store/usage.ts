@@ -1,15 +1,14 @@
 /** What was used, by conversation, day and person; written with the log that says so. It outlives the conversation: a limit holds for the day. */
 import type { SessionEvent } from "../core/model.ts";
 import type { Sum } from "../core/spend.ts";
-import type { Database } from "./database.ts";
+import type { Database, Row } from "./database.ts";
 import { statements } from "./statements.ts";
 
-type Raw = Omit<Sum, "isUnpriced"> & { readonly unpriced: number };
 type UsageEvent = SessionEvent & { readonly type: "usage" };
 
 const select = `SELECT coalesce(sum(input_tokens), 0) AS inputTokens, coalesce(sum(output_tokens), 0) AS outputTokens,
-  coalesce(sum(cost_cents), 0) AS costCents, coalesce(sum(unpriced), 0) AS unpriced FROM usage`;
-const toSum = ({ unpriced, ...sum }: Raw): Sum => ({ ...sum, isUnpriced: unpriced > 0 });
+  coalesce(sum(cost_cents), 0) AS costCents, coalesce(max(unpriced), 0) AS isUnpriced FROM usage`;
+const toSum = (row: Row): Sum => ({ ...(row as unknown as Sum), isUnpriced: row["isUnpriced"] === 1 });
 const nothing: Sum = { inputTokens: 0, outputTokens: 0, costCents: 0, isUnpriced: false };
 
 export type Usage = ReturnType<typeof createUsage>;

@@ -57,6 +57,10 @@ export type Surroundings = {
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
   readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
+  /** Claude is to hear of it: a setting, or that a conversation was deleted. */
+  readonly onOwed: () => void;
+  /** Claude may have made files in this session. */
+  readonly onFiles: (sessionId: string) => void;
 };
 
 const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
@@ -81,7 +85,7 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
         sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
         at: state === "sent" ? sendingAt : null,
-        copiesFrom: isUncertain === 1 && !world.hasOwnTimestamps ? sendingAt : null,
+        copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
       }));
       const { subject } = own[0] ?? {};
       if (subject === undefined) return { shown, question: null };
@@ -147,9 +151,10 @@ export function createView(store: Store, world: Surroundings) {
       callCount: (sessionId, prompt) => store.calls.count(sessionId, String(prompt.id)),
       canAnswer: (sessionId, eventIds) => log.answerable(sessionId, eventIds).length === eventIds.length,
       isOwner: world.isOwner,
-      granted: session
-        ? store.db.read(() => JSON.parse(settings.get(`granted:${session.id}`) ?? "[]") as string[])
-        : [],
+      get granted() {
+        const tools = session && settings.get(`granted:${session.id}`);
+        return store.db.read(() => JSON.parse(tools ?? "[]") as string[]);
+      },
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
       hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
       isWelcome: ({ chat, source }) =>

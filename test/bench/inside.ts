@@ -5,6 +5,9 @@ import { join } from "node:path";
 import { countCommits } from "../doubles/commits.ts";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { createWorld } from "../doubles/world.ts";
+import { headersTimeoutMs, silenceMs, type ClaudeApi } from "../../src/claude/api.ts";
+import type { Line } from "../../src/claude/line.ts";
+import { createMessagesLine } from "../../src/claude/messages.ts";
 import { systemClock } from "../../src/clock.ts";
 import { encodeMetadata } from "../../src/core/metadata.ts";
 import type { Chat, Context, JsonValue } from "../../src/core/model.ts";
@@ -31,6 +34,7 @@ async function onScene<T>(
   fill: (store: Store, claude: Scene["claude"]) => void,
   flags: Readonly<Record<string, string>>,
   work: (scene: Scene) => Promise<T>,
+  line?: Line,
 ): Promise<T> {
   const home = mkdtempSync(join(tmpdir(), "signalman-bench-"));
   const signal = createMemoryTransport({ clock: systemClock });
@@ -47,7 +51,7 @@ async function onScene<T>(
       networkKey: () => "",
       newId: () => crypto.randomUUID(),
       buildTransport: () => Promise.resolve(signal.transport),
-      buildLine: () => Promise.resolve(claude.line),
+      buildLine: () => Promise.resolve(line ?? claude.line),
     });
     try {
       return await work({ daemon, signal, claude, home });
@@ -115,12 +119,10 @@ export const backlog = (chats: number, messages: number, runs: number): Promise<
 
 /** One chat with so many prompts answered already: rows of inbox, outbox and log as they would be. */
 function store(messages: number) {
-  return ({ sessions, inbox, outbox, posts, log }: Store, claude: Scene["claude"]): void => {
+  return ({ sessions, inbox, outbox, posts, log }: Store): void => {
     const now = Date.now();
     const chat: Chat = { kind: "self" };
-    const remote = claude.world.create("bench", {});
-    const session = sessions.create("bench", chat, "scripted", { title: "bench" }, {}, now);
-    sessions.setRemote(session.id, remote.id);
+    const session = sessions.create("bench", chat, "messages", { title: "bench" }, {}, now);
     for (let index = 0; index < messages / 2; index++) {
       const at = now - messages + index;
       const source = { aci: "00000000-0000-4000-8000-000000000001", number: null };
@@ -148,6 +150,7 @@ function store(messages: number) {
         [
           { id: `prompt_${index}`, at, type: "prompt", text: content.text },
           { id: `reply_${index}`, at, type: "reply", text: "an answer" },
+          { id: `idle_${index}`, at, type: "idle", stop: { kind: "end_turn" } },
         ],
         at,
       );
@@ -164,9 +167,41 @@ function store(messages: number) {
   };
 }
 
-/** One message at a time, with everything in memory but the database: what the program itself costs. */
-export const latency = (stored: number, runs: number): Promise<Figure[]> =>
-  onScene(store(stored), {}, async (scene) => {
+/** A Messages API that says "pong" to whatever conversation it is sent. */
+const pongApi: ClaudeApi = {
+  call: () => Promise.reject(new Error("messages asks by stream alone")),
+  bytes: () => Promise.resolve(null),
+  bounds: { headersMs: headersTimeoutMs, silenceMs },
+  model: () => Promise.resolve(null),
+  models: () => Promise.resolve([]),
+  async stream(_site, work, signal) {
+    const create = (params: object) => {
+      // As it goes out.
+      JSON.stringify(params);
+      return { asResponse: () => new Promise<Response>(() => undefined) };
+    };
+    void work({ messages: { create } } as never, { signal, timeout: headersTimeoutMs }).asResponse();
+    await Promise.resolve();
+    return frames();
+  },
+  skewMs: () => 0,
+};
+
+async function* frames(): AsyncGenerator {
+  await Promise.resolve();
+  yield { type: "message_start", message: { id: "msg", usage: { input_tokens: 1 } } };
+  yield { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } };
+  yield { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "pong" } };
+  yield { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } };
+  yield { type: "message_stop" };
+}
+
+/** One message at a time, with everything in memory but the database, to the backend that sends what was said before along: what the program itself costs. */
+export const latency = (stored: number, runs: number): Promise<Figure[]> => {
+  const newId = (): string => crypto.randomUUID();
+  const line = createMessagesLine({ api: pongApi, clock: systemClock, hasWebSearch: false, newId });
+  return onScene(store(stored), { backend: "messages" }, work, line);
+  async function work(scene: Scene): Promise<Figure[]> {
     await connected(scene);
     const disk = countCommits(scene.daemon.store.db);
     const times: number[] = [];
@@ -193,7 +228,8 @@ export const latency = (stored: number, runs: number): Promise<Figure[]> =>
       { group, name: `statements per message with ${title}`, unit: "statements", values: statements },
       { group, name: `commits per message with ${title}`, unit: "commits", values: commits },
     ];
-  });
+  }
+};
 
 /**
  * Outages that last long, on a clock that moves when told; the daemon on this machine is tried once a second. What was written

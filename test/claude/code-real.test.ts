@@ -3,6 +3,7 @@
  * Its home and settings are fresh ones; nothing leaves this machine.
  */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -99,6 +100,13 @@ describe.skipIf(program === null)("the real claude program", () => {
       join(base, ".claude", "settings.json"),
       JSON.stringify({ permissions: { allow: ["Write"] }, hooks: { SessionStart: [{ hooks: [trap] }] } }),
     );
+    const git = (...args: string[]) => execFileSync("git", args, { cwd: base });
+    git("init", "-q");
+    writeFileSync(join(base, "a.txt"), "one\n");
+    writeFileSync(join(base, ".gitattributes"), "*.txt filter=trap\n");
+    git("add", ".");
+    for (const name of ["core.fsmonitor", "filter.trap.clean"]) git("config", name, `${trap.command}; cat`);
+    writeFileSync(join(base, "a.txt"), "two\n");
     const servers = { trap: { command: "/bin/sh", args: ["-c", trap.command] } };
     writeFileSync(join(base, ".mcp.json"), JSON.stringify({ mcpServers: servers }));
     start();

@@ -3,6 +3,7 @@
  * side does, a prompt is not asked twice, nothing runs without a yes, and it ends in words.
  */
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createCodeLine } from "../../src/claude/code-line.ts";
@@ -127,6 +128,23 @@ test("an edit is shown as its difference, done after the yes and not before, and
   await hears("Taken back: notes.md");
   expect(notes()).toBe("teh roses\n");
   expect(brain.prompts.map((text) => text.split("\n").at(-1))).toEqual(["fix the typo"]);
+});
+
+test("the folder's own git configuration has the program start nothing", async () => {
+  const { write, hears, garden } = await open({ script: edit });
+  const git = (...args: string[]): Buffer => execFileSync("git", args, { cwd: garden });
+  git("init", "-q");
+  writeFileSync(join(garden, ".gitattributes"), "* filter=trap\n");
+  git("add", ".");
+  const trap = join(brain.base, "trap");
+  for (const name of ["core.fsmonitor", "filter.trap.clean"]) git("config", name, `touch ${trap}; cat`);
+  writeFileSync(join(garden, "notes.md"), "teh roses, mostly\n");
+  write("/project garden");
+  write("fix the typo");
+  await hears("Claude wants to");
+  expect(existsSync(trap)).toBe(false);
+  git("status");
+  expect(existsSync(trap)).toBe(true);
 });
 
 test("a no is told to Claude with its reason, and nothing is done", async () => {

@@ -68,17 +68,20 @@ describe("toHistory", () => {
     );
   });
 
-  test("reads no further back than there is room for", () => {
+  test.each([
+    ["than there is room for", "an answer of some length", 1_000, 200],
+    ["than five hundred turns, however short", "ok", Infinity, 1_010],
+  ])("reads no further back %s", (_, answer, tokensMax, readMax) => {
     let read = 0;
     const endless = function* (): Generator<SessionEvent> {
       for (;;) {
         read += 2;
-        yield said("reply", "an answer of some length");
+        yield said("reply", answer);
         yield said("prompt", "a question");
       }
     };
-    expect(toHistory(endless(), model, 1_000).messages.length).toBeGreaterThan(4);
-    expect(read).toBeLessThan(200);
+    expect(toHistory(endless(), model, tokensMax).messages.length).toBeGreaterThan(4);
+    expect(read).toBeLessThan(readMax);
   });
 
   test("moves its beginning seldom, so that the API can cache it", () => {

@@ -94,14 +94,6 @@ describe("service", () => {
       "systemctl --user enable --now signalman.service",
     ]);
     expect(await service(manager).state()).toBe("up");
-    await (
-      await service(manager).pause()
-    )();
-    expect(manager.calls.slice(-3)).toEqual([
-      "systemctl --user disable --now signalman.service",
-      "systemctl --user daemon-reload",
-      "systemctl --user enable --now signalman.service",
-    ]);
     expect(await service(place("linux", { "is-active": 3 })).status()).toBe(4);
     expect(await service(manager).uninstall()).toBe(0);
     expect(existsSync(unitFile())).toBe(false);

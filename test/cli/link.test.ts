@@ -96,7 +96,7 @@ describe("link", () => {
     expect(forgotten).toBe(times);
   });
 
-  test("beside a signalman that runs it says which process to end", async () => {
+  test("beside a signalman that cannot be asked to pause it says which process to end", async () => {
     const { said, io } = createTerminal({ HOME: home });
     const store = await openStore(home, { isExclusive: true });
     writePlace(home, { url: "http://127.0.0.1:1", token: "t" });

@@ -5,7 +5,7 @@ import { consentOf, consentOfReaction } from "../../src/core/consent.ts";
 const yes = `yes|Yes!|YES.|y|yep|yeah|okay|OK|ok 👍|k|sure|yes please|go ahead|do it|sounds good|ja|Ja, bitte|klar|oui|d’accord|vas-y|sí|Sí.|si
   |vale|да|はい|いいよ|好的|可以|네|evet|tak|हाँ|نعم|ｙｅｓ|ＯＫ|“yes”|**yes**|y\u200Bes|\u202Eyes|S\u0069\u0301|👍|👍🏽|👍\uFE0F|👍🏿👍🏿|✔|✔️|✅|☑️|👌🏻|yes 😀|yes, go ahead|yesss|yes yes|Sure, thanks!|ok danke
   |please go ahead|yeah do it please|that’s fine|it's ok|ja, gerne|Oui, vas-y|да, конечно|はい、お願いします|好啊|ได้|ok go for it|+1
-  |yes :-D|ok ;)|allow once|yes, just this once|do it now|run it|jaja|geht klar|d'accord, vas y|ja graag|okie dokie|thats fine`;
+  |yes :-D|ok ;)|allow once|yes, just this once|do it now|run it|jaja|geht klar|d'accord, vas y|ja graag|okie dokie|thats fine|yes it is ok|sure, why not|Okay, go ahead and do it|yes I’m sure`;
 const no = `no|No.|nope|nah|no thanks|No, thank you!|don't|don’t|stop|cancel|nein|nein danke|nö|non|não|нет|いいえ|不要|아니요|hayır|لا|नहीं|ｎｏ|👎|👎🏻|❌|✖️|🚫|⛔️|no 👎|nooo|no no|please don't|not yet|never mind|いいえ、結構です|不用了
   |absolutely not|of course not|don't allow it|skip it|forget it|not this time|bloß nicht`;
 const always =

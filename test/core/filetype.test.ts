@@ -72,6 +72,7 @@ describe("bytes decide what a file is", () => {
       "is a web page (HTML), not a picture",
     ],
     ["a web page for a PDF", utf8("<!doctype html>"), "application/pdf", null, "is a web page (HTML), not a PDF"],
+    ["text of a kind that is not known", utf8("a=1"), "application/x-unheard", "a.conf2", "text: a=1"],
     ["nothing", new Uint8Array(), "image/png", null, "is empty"],
     ["blanks", utf8(" \n"), "text/plain", null, "is empty"],
     [
@@ -124,7 +125,10 @@ describe("bytes decide what a file is", () => {
     ] as const)
       expect([type, name, take(type, name)]).toEqual([type, name, true]);
     for (const type of ["video/mp4", "audio/mpeg", "application/zip", "font/woff2"])
-      expect([type, take(type)]).toEqual([type, false]);
+      expect([type, take(type, null, 9)]).toEqual([type, false]);
+    expect(take("application/x-unheard", "zone.db", 9)).toBe(true);
+    expect(take("application/x-unheard", "zone.db", 2 ** 20)).toBe(false);
+    expect(take("application/x-unheard", "zone.db")).toBe(false);
     expect(take("image/png", null, 9 * 2 ** 20)).toBe(false);
     expect(take("application/pdf", null, 9 * 2 ** 20)).toBe(true);
   });

@@ -42,6 +42,11 @@ const cases: { readonly [name: string]: readonly [markdown: string, text: string
   "offsets count UTF-16 units": ["🐳 **b**", "🐳 b", "BOLD:b"],
   "headings are bold and stand apart": ["## A\ntext\n\nB\n===", "A\n\ntext\n\nB", "BOLD:A", "BOLD:B"],
   "a line break of the writer stays one": ["one\ntwo  \nthree\\\nfour", "one\ntwo\nthree\nfour"],
+  "mathematics, with the backslashes that were written": [
+    "so \\\\( a_1 * b_1 \\\\) and \\( *x* \\)\n\n\\\\[\nx_1\n\\\\]\n\n\\begin{a*}\nx_1 \\\\\n_y_\n\\end{a*} **b** \\[x\\](y)",
+    "so \\\\( a_1 * b_1 \\\\) and \\( *x* \\)\n\n\\\\[\nx_1\n\\\\]\n\n\\begin{a*}\nx_1 \\\\\n_y_\n\\end{a*} b [x](y)",
+    "BOLD:b",
+  ],
   bullets: ["- a\n- b\n\n* c", "• a\n• b\n\n• c"],
   "numbers go on from where they start": ["3. a\n4. b", "3. a\n4. b"],
   "from zero, too": ["0. a\n1. b", "0. a\n1. b"],
@@ -340,6 +345,28 @@ describe("a fence takes nothing with it", () => {
       "a\n\tb",
     ],
     "without an end": ["a\n```sh\nb", "a\n\nb", "b"],
+    "behind words": ["Use: ```bash\nls\n```\n**b** and ```c```", "Use:\n\nls\n\nb and c", "ls", "c"],
+    "behind words of an item": ["- do ```sh\n  a\n    b\n  ```\n- **c**", "• do\na\n  b\n• c", "a\n  b"],
+    "behind words of a quote": ["> do ```sh\n> a\n> ```\n> **c**", "▎ do\n▎\na\n▎\n▎ c", "a"],
+    "with its end behind the code": [
+      "```sh\nls```\n**b**\n\n```py\nc\n```\nSo ```\nd``` **e**",
+      "ls\n\nb\n\nc\n\nSo\n\nd\n\ne",
+      "ls",
+      "c",
+      "d",
+    ],
+    "with words behind its end": ["```\na\n``` and **b**\n```\nc\n```", "a\n\nand b\n\nc", "a", "c"],
+    "that its code writes, too": [
+      "```sh\necho ```\n```x y z\n```\n**b**",
+      "echo ```\n```x y z\n\nb",
+      "echo ```\n```x y z",
+    ],
+    "that is none, but words": [
+      "End with ```\n\n```sh\na\n```\n**b** ```npm\nrun``` c",
+      "End with ```\n\na\n\nb npm run c",
+      "a",
+      "npm run",
+    ],
   };
   for (const [name, [markdown, text, ...code]] of Object.entries(fences))
     test(name, () => {

@@ -99,6 +99,8 @@ export async function createChatRig(
     look: { ...look, situation: () => "Signal: connected", projects: () => [], granted: () => [] },
     isChecked: true,
     onTouched: (chatKey, sessionIds) => void touched.push([chatKey, sessionIds]),
+    onOwed: () => undefined,
+    onFiles: () => undefined,
     ...more,
   };
   let chats = createChats(store, world);

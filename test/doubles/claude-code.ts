@@ -4,7 +4,7 @@
  * comes from a brain over HTTP (`code-brain.ts`), whose address is in the file `brain` there.
  * **Source:** Claude Code 2.1.197, tried by hand against a local Messages API.
  */
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -71,6 +71,10 @@ const folder = join(config, "projects", process.cwd().replaceAll(/[^a-z\d]/giu, 
 const transcript = join(folder, `${sessionId}.jsonl`);
 const isLoggedIn = !existsSync(join(config, "logged-out"));
 writeFileSync(join(config, "environment"), Object.keys(process.env).sort().join("\n"));
+
+// What Claude is told of the folder: by this git starts what the folder's configuration names.
+if (process.env["CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS"] !== "1")
+  spawnSync("git", ["--no-optional-locks", "status", "--short"]);
 
 const word = (value: unknown): string => (typeof value === "string" ? value : "");
 const print = (frame: Json): void =>

@@ -22,6 +22,7 @@ export const playedDaemon = (done: unknown[] = []): AppDeps => ({
     sent: (id) => (id === "an-id" ? { state: "sent", fault: null } : { state: "failed", fault: "unregistered" }),
     sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
     takeProjects: () => void done.push("projects"),
+    leaveTo: (pid) => void done.push({ leave: pid }),
     forget: async (id) => void done.push({ forget: id }),
     archive: async (id) => void done.push({ archive: id }),
   },

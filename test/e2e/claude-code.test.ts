@@ -14,6 +14,7 @@ let signal: SignalCliDouble;
 let home: Home;
 let running: Running;
 let notes = "";
+let table = "";
 const env = (): Record<string, string> => ({
   SIGNALMAN_HOME: home.path,
   SIGNALMAN_TRANSPORT: "signal-cli",
@@ -34,7 +35,7 @@ beforeEach(async () => {
   notes = join(folder, "notes.md");
   mkdirSync(folder);
   writeFileSync(notes, "teh roses\n");
-  const table = `[projects.garden]\nfolder = "${folder}"\nrun = true\nbackend = "claude-code"\n`;
+  table = `[projects.garden]\nfolder = "${folder}"\nrun = true\nbackend = "claude-code"\n`;
   writeFileSync(join(home.path, "config.toml"), table, { mode: 0o600 });
   brain.setScript((text) =>
     text.endsWith("fix the typo")
@@ -73,6 +74,19 @@ async function openGarden(): Promise<void> {
   signal.phoneWrites("/project garden");
   await hears("Project garden");
 }
+
+test("a first project with it is taken up while signalman runs", async () => {
+  await running.stop();
+  writeFileSync(join(home.path, "config.toml"), "");
+  await begin();
+  writeFileSync(join(home.path, "config.toml"), table);
+  mkdirSync(join(brain.base, "shed"));
+  const added = await runOnce(["projects", "add", "shed", join(brain.base, "shed")], env());
+  expect(added).toMatchObject({ code: 0, err: "" });
+  await openGarden();
+  signal.phoneWrites("good morning");
+  await hears("code: good morning");
+});
 
 test("doctor finds it; the project is worked on with it, other chats are not; a restart goes on", async () => {
   const { out } = await runOnce(["doctor"], env());

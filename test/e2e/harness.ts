@@ -78,8 +78,12 @@ const exitOf = (child: ChildProcess): Promise<number> =>
   new Promise((resolve) => child.once("close", (code, signal) => resolve(code ?? (signal === "SIGKILL" ? 137 : 1))));
 
 /** `signalman link --json`, where `scan` plays the phone that scans the code; resolves to the device that was made. */
-export async function link<D>(env: Readonly<Record<string, string>>, scan: (url: string) => Promise<D>): Promise<D> {
-  const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json", "--name", "kitchen"], {
+export async function link<D>(
+  env: Readonly<Record<string, string>>,
+  scan: (url: string) => Promise<D>,
+  flags: readonly string[] = [],
+): Promise<D> {
+  const child = spawn(command[0] ?? "", [...command.slice(1), "link", "--json", "--name", "kitchen", ...flags], {
     cwd: root,
     env: environment(env),
     stdio: ["ignore", "pipe", "inherit"],

@@ -32,8 +32,8 @@ afterEach(async () => {
 });
 
 /** The phone scans the code of `signalman link`. */
-async function linkPhone() {
-  const device = await link(env, signal.scan);
+async function linkPhone(...flags: readonly string[]) {
+  const device = await link(env, signal.scan, flags);
   return { device, ...openNotes(signal, device) };
 }
 
@@ -87,4 +87,19 @@ test("the line is cut and comes back; a stranger gets nothing at all", async () 
   expect(running.output()).not.toContain("4711");
   const bytes = await Bun.file(join(home.path, "signalman.db")).bytes();
   expect(Buffer.from(bytes).includes("4711")).toBe(false);
+});
+
+test("link beside the daemon has the home meanwhile; the daemon goes on, with the new link where there is one", async () => {
+  await linkPhone();
+  running = await start(env);
+  await running.state("CONNECTED");
+  const refused = await runOnce(["link", "--json"], env);
+  expect(refused).toMatchObject({ code: 2, out: "" });
+  expect(refused.err).toContain("pauses while you link");
+  await running.state("CONNECTED");
+  const phone = await linkPhone("--force");
+  await running.state("CONNECTED");
+  await phone.write("still there?");
+  expect(await phone.next()).toContain("still there?");
+  expect(await running.stop()).toBe(0);
 });

@@ -147,6 +147,23 @@ test("a number that belongs to another account now is not let in, and its owner'
   expect(bench.posts).toEqual(["hello", "still me"]);
 });
 
+test("in a group, too, who has the owner's number now is not the owner", async () => {
+  const number = "+15550000077";
+  const [old, other] = ["00000000-0000-4000-8000-000000000077", "00000000-0000-4000-8000-000000000078"];
+  const id = "bGlzdGVkLWdyb3VwLi4uLi4uLi4uLi4uLi4uLi4uLi4=";
+  const bench = await open({ flags: { allow: `${number},group:${id}` } });
+  const isAllowed = (): boolean => bench.texts().some((text) => text.includes("+15550000099 may"));
+  bench.signal.person({ aci: old, number }).write("hello");
+  await bench.until("order", () => isSettled(bench));
+  const word = { group: id, isMention: true };
+  bench.signal.person({ aci: other, number }).write("/allow +15550000099", word);
+  await bench.until("order", () => isSettled(bench));
+  expect([bench.texts().at(-1), isAllowed()]).toEqual([expect.stringContaining("owner"), false]);
+  bench.signal.person({ aci: old, number }).write("/allow +15550000099", word);
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts().at(-1)).toContain("+15550000099");
+});
+
 test("a burst is written in parts, so that nothing waits for all of it", async () => {
   const bench = await open({ flags: { allow: "self" } });
   bench.signal.faults.hang();

@@ -123,6 +123,27 @@ test("what an admin deletes in a group is withdrawn as its author's; elsewhere i
   expect(() => read({ adminDelete })).toThrow("deletion by an admin of nothing");
 });
 
+const unasked = (): never => {
+  throw new Error("not asked for");
+};
+
+test("who was in a group with us counts no more once we are out of it", async () => {
+  const database = await openDatabase(":memory:");
+  database.exec(signalSchema.join(""));
+  const state = { revision: 1, title: "Team", members: [{ aci: alice, isAdmin: true }], expiresInSeconds: 0 };
+  const sql = "INSERT INTO signal_groups (group_id, master_key, revision, state, fetched_at) VALUES ('g', ?, 1, ?, 1)";
+  database.run(sql, masterKey, JSON.stringify(state));
+  const account = () => ({ aci: { serviceId: carol }, pni: null, credentialSalt: null }) as never;
+  const fetchGroup = () => Promise.resolve(null);
+  const groups = keepGroups({ database, now: () => at, account, fetchGroup, learnMore: unasked });
+  const standing = (revision: number) =>
+    groups.standing({ groupId: "g", masterKey, revision, isAdminOnly: false }, alice);
+  expect([standing(1), standing(2)]).toEqual(["member", "unknown"]);
+  await groups.learn({ groupId: "g", masterKey, revision: 2, isAdminOnly: false }, new AbortController().signal);
+  expect(standing(2)).toBe("stranger");
+  database.close();
+});
+
 test("only an admin of the group may delete what others wrote", async () => {
   const database = await openDatabase(":memory:");
   database.exec(signalSchema.join(""));
@@ -134,9 +155,6 @@ test("only an admin of the group may delete what others wrote", async () => {
     JSON.stringify(state),
     at,
   );
-  const unasked = (): never => {
-    throw new Error("not asked for");
-  };
   const groups = keepGroups({ database, now: () => at, account: unasked, fetchGroup: unasked, learnMore: unasked });
   const claim = { groupId: "g", masterKey, revision: 1 };
   const standing = (aci: string, isAdminOnly: boolean) => groups.standing({ ...claim, isAdminOnly }, aci);

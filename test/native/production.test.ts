@@ -13,6 +13,7 @@ import { owned } from "../../src/signal/native/bytes.ts";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { type Envelope, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
+import { createPhone } from "../doubles/phone.ts";
 import { answerInstead, failureOf, linkRig, never, rawContent, type Rig, rigOf, startRig } from "./mock.ts";
 
 let rig: Rig;
@@ -252,19 +253,38 @@ async function startWithGroup() {
   });
   const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact] });
   const send = (text: string, timestamp: number) => rig.contact.sendText(rig.device, text, { timestamp, group });
-  return { group, send, mend: () => void (isDown = false), asked: () => asked };
+  return { group, send, setDown: (next: boolean) => void (isDown = next), asked: () => asked };
 }
 
 test("a group that cannot be read now holds up nothing else, and its messages come when it can", async () => {
-  const { send, mend, asked } = await startWithGroup();
+  const { send, setDown, asked } = await startWithGroup();
   const waiting = [send("one", at), send("two", at + 1)];
   await rig.receive(rig.contact.sendText(rig.device, "direct", { timestamp: at + 2 }));
   for (let polls = 0; asked() < 3 && polls < 200; polls++) await rig.poll(20);
   expect(texts()).toEqual([{ text: "direct" }]);
-  mend();
+  setDown(false);
   await rig.expect(2, "text");
   await Promise.all(waiting);
   expect(texts()).toEqual([{ text: "direct" }, { text: "one" }, { text: "two" }]);
+});
+
+test("who was removed is not heard on the strength of what was known before, where the storage host is down", async () => {
+  const { group, send, setDown, asked } = await startWithGroup();
+  setDown(false);
+  await rig.receive(send("a member", at));
+  const onServer = await rig.mock.server.getGroup(group.publicParams.serialize());
+  onServer?.state.members?.splice(1, 1);
+  const newer = await rig.phone.modifyGroupDisappearingMessageTimer(group, 60, { sendUpdateTo: [] });
+  const phone = createPhone(rig.mock, rig.phone, rig.device, [newer], () => undefined);
+  await rig.acked(phone.write(at + 1, { text: "they are out" }, newer));
+  setDown(true);
+  const before = asked();
+  const late = send("still here", at + 2);
+  for (let polls = 0; asked() < before + 3 && polls < 200; polls++) await rig.poll(20);
+  setDown(false);
+  await rig.acked(late);
+  const from = "SELECT text FROM inbox WHERE kind = 'text' AND source = ?";
+  expect(rig.database.all(from, rig.contact.device.aci)).toEqual([{ text: "a member" }]);
 });
 
 test("a group that can never be read is given up in the end: its messages are kept, and the line goes on", async () => {

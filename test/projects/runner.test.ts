@@ -106,17 +106,32 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
     expect((await run("(sleep 0.2; echo late) & wait; echo end")).output).toBe("late\nend\n");
   });
 
-  test("ends with signalman, also by kill -9", async () => {
+  test("that forks by the hundred leaves none", async () => {
+    const { ended } = await run("for n in $(seq 100); do sleep 4720 & (setsid sleep 4721 &) done; sleep 4722", {
+      timeoutMs: 1_000,
+    });
+    expect(ended).toContain("its time was over");
+    expect(isRunning("sleep 472")).toBe(false);
+  });
+
+  test.each([
+    ["also by kill -9", "echo began; sleep 4718; touch late", true],
+    ["also where it kills that", "sleep 4718 & kill -9 $PPID; wait; touch late", sandbox.kind !== "none"],
+  ])("ends with signalman, %s", async (_how, command, isOurs) => {
     const place = { root: rig.root, home: rig.home, network: false, sandbox, timeoutMs: 60_000, env: { PATH: path } };
-    const given = JSON.stringify({ command: "echo began; sleep 4718; touch late", ...place });
+    const given = JSON.stringify({ command, ...place });
     const from = (name: string): string => JSON.stringify(join(import.meta.dir, "../../src", name));
     const source = `const { runCommand } = await import(${from("projects/runner.ts")});
       const { systemClock } = await import(${from("clock.ts")});
       await runCommand(${given}, systemClock, new AbortController().signal);`;
     const daemon = Bun.spawn([process.execPath, "-e", source], { stdout: "ignore", stderr: "inherit" });
-    await until(() => isRunning("sleep 4718"));
-    daemon.kill("SIGKILL");
+    if (isOurs) {
+      // In a sandbox a command reaches nothing outside of it.
+      await until(() => isRunning("sleep 4718"));
+      daemon.kill("SIGKILL");
+    }
     await daemon.exited;
+    expect(daemon.signalCode).toBe("SIGKILL");
     await until(() => !isRunning("sleep 4718"));
     expect(existsSync(join(rig.root, "late"))).toBe(false);
   });

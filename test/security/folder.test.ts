@@ -1,7 +1,7 @@
 /** The folder that the program is started in is a stranger's: what lies there sets nothing, and no child learns a key. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createTranscribe } from "../../src/transcribe.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
@@ -104,6 +104,20 @@ test.skipIf(!isBinary || Bun.which("openssl") === null)(
     );
   },
 );
+
+test("a voice note is written down once, however often it is asked for; a failure is tried again", async () => {
+  const place = join(folder.path, "hearing");
+  mkdirSync(place);
+  writeFileSync(join(place, "hear"), `#!/bin/sh\necho . >>"${place}/times"\n[ -e "${place}/deaf" ] || cat "$1"\n`);
+  chmodSync(join(place, "hear"), 0o755);
+  const transcribe = createTranscribe(join(place, "hear"), { log: quietLog });
+  const hear = (said: string) => transcribe(new TextEncoder().encode(said), "audio/aac", AbortSignal.timeout(60_000));
+  writeFileSync(join(place, "deaf"), "");
+  expect(await hear("milk")).toBeNull();
+  rmSync(join(place, "deaf"));
+  expect([await hear("milk"), await hear("milk"), await hear("eggs")]).toEqual(["milk", "milk", "eggs"]);
+  expect(readFileSync(join(place, "times"), "utf8")).toBe(".\n.\n.\n");
+});
 
 test("a program that we start gets listed variables only, and its path may have spaces", async () => {
   const place = join(folder.path, "a place with spaces");

@@ -64,6 +64,7 @@ export async function openBench({
     network: "",
     isDiskFull: false,
     isDiskBroken: false,
+    brokenTable: null,
     statements: new Set(),
   };
   const signal = createMemoryTransport({ clock, ownTimestamps });

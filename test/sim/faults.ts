@@ -169,6 +169,23 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
       theirs.setSkew();
       return `to ${machine.wallOffsetMs} ms off`;
     },
+    brokenPages() {
+      const table = dice.pick(["events", "inbox", "outbox", "posts", "sessions", "settings", "calls"]);
+      const mended = (): void => void (machine.brokenTable = null);
+      return `${table} ${forAWhile(() => void (machine.brokenTable = table), mended)}`;
+    },
+    // Nothing can be opened any more: the database is open already.
+    descriptors: () =>
+      forAWhile(
+        () => {
+          line.cut();
+          theirs.setDown(true);
+        },
+        () => {
+          line.mend();
+          theirs.setDown(false);
+        },
+      ),
     diskFull: () => disk("isDiskFull"),
     diskBroken: () => disk("isDiskBroken"),
     network: () => {

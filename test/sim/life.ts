@@ -27,6 +27,8 @@ export type Machine = {
   isDiskFull: boolean;
   /** Every commit fails. */
   isDiskBroken: boolean;
+  /** The table whose pages cannot be read. */
+  brokenTable: string | null;
   /** Every SQL text that was ever prepared. */
   readonly statements: Set<string>;
 };
@@ -102,6 +104,16 @@ export function createLife(machine: Machine): Life {
   const patch = (db: Database): Database => {
     const original = { ...db };
     const seen = (sql: string): void => void machine.statements.add(sql);
+    const broken = new Error("database disk image is malformed");
+    const read = <T>(sql: string, work: () => T): T => {
+      seen(sql);
+      check();
+      const { brokenTable } = machine;
+      if (brokenTable === null || !sql.includes(brokenTable)) return work();
+      return original.read(() => {
+        throw broken;
+      });
+    };
     const patched: Database = {
       ...original,
       run(sql, ...params) {
@@ -111,16 +123,8 @@ export function createLife(machine: Machine): Life {
         crashPoint("after a write");
         return result;
       },
-      get(sql, ...params) {
-        seen(sql);
-        check();
-        return original.get(sql, ...params);
-      },
-      all(sql, ...params) {
-        seen(sql);
-        check();
-        return original.all(sql, ...params);
-      },
+      get: (sql, ...params) => read(sql, () => original.get(sql, ...params)),
+      all: (sql, ...params) => read(sql, () => original.all(sql, ...params)),
       transaction<T>(work: () => T): T {
         check();
         const result = original.transaction(() => {

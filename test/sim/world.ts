@@ -26,7 +26,7 @@ import { createLife, gateTransport, type Life, type Machine } from "./life.ts";
 import { createOracle } from "./oracle.ts";
 import { createOwner } from "./owner.ts";
 import { createPeople } from "./people.ts";
-import { drawPlan, faultKinds, type FaultKind, type Mode } from "./plan.ts";
+import { drawPlan, faultKinds, rareKinds, type FaultKind, type Mode } from "./plan.ts";
 
 export type RunOptions = {
   readonly seed: number;
@@ -127,6 +127,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     network: "net-0",
     isDiskFull: false,
     isDiskBroken: false,
+    brokenTable: null,
     statements: new Set(),
   };
   const signal = createMemoryTransport({ clock: base, ownTimestamps: plan.ownTimestamps });
@@ -315,12 +316,12 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   };
 
   /** One thing happens, at a rate per minute, again and again until it is calm. */
-  const repeatedly = (perMinute: number, work: () => void): void => {
-    const gapMs = Math.max(1, Math.round((-Math.log(1 - dice.random()) * 60_000) / perMinute));
+  const repeatedly = (perMinute: number, work: () => void, of = dice): void => {
+    const gapMs = Math.max(1, Math.round((-Math.log(1 - of.random()) * 60_000) / perMinute));
     schedule(gapMs, () => {
       if (isCalm) return;
       work();
-      repeatedly(perMinute, work);
+      repeatedly(perMinute, work, of);
     });
   };
 
@@ -400,6 +401,9 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         const rate = plan.rates[kind];
         if (rate !== undefined) repeatedly(rate, () => inject(kind));
       }
+      const rare = createDice(seed, 7);
+      for (const kind of rareKinds)
+        if (plan.mode === "swarm" && rare.chance(0.3)) repeatedly(rare.between(0.03, 2), () => inject(kind), rare);
       let isOver = false;
       schedule(minutes * 60_000, () => (isOver = true));
       await pass(Infinity, () => isOver);

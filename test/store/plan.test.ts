@@ -100,7 +100,6 @@ const outbox: Calls<Outbox> = {
   byTimestamp: [1],
   lastEdit: ["1"],
   markSending: [1, 1],
-  markBorn: ["self", 1],
   markSent: [1, 1, 1],
   markShown: [{ id: 1, chatKey: "self" }, 1, 1],
   markFailed: [1, "code", 1],
@@ -117,7 +116,7 @@ const sessions: Calls<Sessions> = {
   setRemote: ["s", "remote"],
   setContext: ["s", {}, {}],
   setSynced: ["s", null, 1],
-  setStale: ["s", true],
+  setStale: ["s"],
   end: ["s"],
   resume: ["s"],
   list: [10],
@@ -172,6 +171,7 @@ const settings: Calls<Settings> = {
   remove: ["device_tag"],
   idsOf: ["timer"],
   count: ["sent", 1],
+  countAll: [{ sent: 1 }],
   counter: ["sent"],
 };
 

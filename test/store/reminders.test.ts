@@ -2,8 +2,8 @@
 import { afterEach, expect, test } from "bun:test";
 import type { ReminderPlan } from "../../src/core/model.ts";
 import { openDatabase } from "../../src/store/database.ts";
-import { migrate, migrations } from "../../src/store/migrations.ts";
 import { createChatRig, noteOf, owner, self, type ChatRig } from "../doubles/chats.ts";
+import { makeVersion, steps } from "../fixtures/store/steps.ts";
 
 let rig: ChatRig;
 afterEach(() => rig.close());
@@ -31,10 +31,10 @@ test("a row comes when it is due, earliest first, and moves or goes", async () =
 });
 
 test("a file from before them opens: what is in it stays, and they can be set", async () => {
-  const before = migrations.findIndex((step) => step.includes("CREATE TABLE reminders"));
+  const before = steps.findIndex((step) => step.includes("CREATE TABLE reminders"));
   rig = await createChatRig({}, async (file) => {
     const db = await openDatabase(file);
-    migrate(db, migrations.slice(0, before));
+    makeVersion(db, before);
     db.run(
       "INSERT INTO inbox (key, chat_key, kind, envelope, versions, state, received_at) VALUES ('k', 'self', 'prompt', ?, '[]', 'open', 1)",
       JSON.stringify(noteOf("hello", at)),

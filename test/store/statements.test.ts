@@ -25,11 +25,7 @@ afterEach(() => {
 });
 
 function createWords() {
-  const { one, many, run, get, all } = statements<{ word: string }, string>(
-    db,
-    "SELECT word FROM inbox",
-    ({ word }) => word,
-  );
+  const { one, many, run, get, all } = statements(db, "SELECT word FROM inbox", ({ word }) => word as string);
   return {
     first: (id: number) => one`WHERE id = ${id}`,
     words: () => many`ORDER BY id`,

@@ -177,7 +177,7 @@ export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliver
 export type GroupKeeper = {
   /** Whether `aci` may do so there; a person who left still has the key. `unknown`: only the server can tell. */
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
-  /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup`, when nothing is known of it */
+  /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup` */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
   /** For an hour, or until it is learnt after all, what claims to be of this group is `unreadable`. */
   giveUp(claim: GroupClaim): void;

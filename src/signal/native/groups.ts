@@ -150,7 +150,11 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
     const who = { aci: aci.serviceId, pni: pni?.serviceId ?? null, salt: credentialSalt };
     const before = new Set(find(groupId)?.state?.members.map(({ aci }) => aci));
     const state = await fetchGroup(who, masterKey, signal);
-    if (state === null) return null;
+    if (state === null) {
+      // We are out: who was in it with us counts no more.
+      database.run("UPDATE signal_groups SET state = NULL WHERE group_id = ?", groupId);
+      return null;
+    }
     database.transaction(() => save(database, groupId, masterKey, state, now()));
     const isNew = state.members.some(({ aci }) => !before.has(aci));
     await learnMore(state, isNew);
@@ -162,21 +166,17 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
       if (row?.isBlocked === 1) return "blocked";
       const state = row?.state ?? null;
       const isGivenUp = now() - (unreadable.get(claim.groupId) ?? -Infinity) < givenUpForMs;
-      if (state === null && isGivenUp) return "unreadable";
       // A person who was removed still names the revision from before: the newest that any member spoke of counts.
       const revision = Math.max(claim.revision, row?.revision ?? 0);
       if (!asked.has(nameOf(claim.groupId, revision)) && (state === null || state.revision < revision))
-        return "unknown";
+        return isGivenUp ? "unreadable" : "unknown";
       const member = state?.members.find((one) => one.aci === aci);
       const isAdminNeeded = claim.isAdminOnly || state?.isAnnouncementsOnly === true;
       return member === undefined || (isAdminNeeded && !member.isAdmin) ? "stranger" : "member";
     },
     async learn(claim, signal) {
-      try {
-        await refresh(claim.groupId, claim.masterKey, signal);
-      } catch (error) {
-        if (!(error instanceof BridgeError) || !find(claim.groupId)?.state) throw error;
-      }
+      // What was known before a newer revision is no answer: it may be the one that put the sender out.
+      await refresh(claim.groupId, claim.masterKey, signal);
       if (asked.size >= askedMax) asked.clear();
       asked.add(nameOf(claim.groupId, Math.max(claim.revision, find(claim.groupId)?.revision ?? 0)));
       unreadable.delete(claim.groupId);
