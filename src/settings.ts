@@ -29,8 +29,10 @@ const nonEmpty = v.pipe(v.string(), v.trim(), v.nonEmpty());
 const folder = word((path) => (path === "" ? undefined : resolve(path)));
 const text = (accepts: string) => form(nonEmpty, accepts);
 const optionalText = (accepts: string) => form(v.nullable(nonEmpty), accepts);
-const oneOf = <const W extends readonly string[]>(...words: W) =>
-  form(v.picklist(words), `${words.slice(0, -1).join(", ")} or ${words.at(-1) ?? ""}`);
+const oneOf = <const W extends readonly string[]>(...words: W) => ({
+  ...form(v.picklist(words), `${words.slice(0, -1).join(", ")} or ${words.at(-1) ?? ""}`),
+  words,
+});
 const toggle = form(
   v.union([
     v.boolean(),
@@ -135,6 +137,8 @@ export type Setting = Extra & {
   readonly schema: v.GenericSchema;
   /** The accepted form, for the error and the README. */
   readonly accepts: string;
+  /** All that it may be, where that is a few words. */
+  readonly words?: readonly string[];
   /** The default as a person would write it; null where there is none. */
   readonly fallback: string | null;
   /** One phrase: what it is for, with its unit. */

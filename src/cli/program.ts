@@ -179,18 +179,22 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   for (const key of settingKeys) {
     const flag = flagOf(key);
     if (flag === null) continue;
-    const { doc, fallback } = settingRow(key);
+    const { doc, fallback, words } = settingRow(key);
     const isSaid = fallback === null || key === "system";
-    program.option(flag, isSaid ? doc : `${doc} (default: ${fallback})`);
+    const option = program.createOption(flag, isSaid ? doc : `${doc} (default: ${fallback})`);
+    // The settings check them, wherever they stand.
+    if (words) option.argChoices = [...words];
+    program.addOption(option);
   }
   const does =
     (load: Row[1]) =>
     async (...all: unknown[]): Promise<void> => {
-      const [command, options, ...args] = [all.at(-1), all.at(-2), ...all.slice(0, -2)] as [Command, Options, string];
+      const command = all.at(-1) as Command;
       const extra = command.registeredArguments.length === 0 ? command.args[0] : undefined;
       if (extra !== undefined) refuse(command.parent ?? program, extra);
       const work = await load();
-      done(await work({ ...io, flags: program.opts() }, options, ...args.flat()));
+      const args = command.processedArgs as (string | string[])[];
+      done(await work({ ...io, flags: program.opts() }, command.opts(), ...args.flat()));
     };
   program.allowExcessArguments().action(does(async () => (await start()).start));
   const groupOf = (group: string): Command =>
