@@ -40,24 +40,12 @@ const toggle = form(
   ]),
   "true or false",
 );
+const numeral = (written: RegExp) =>
+  v.union([v.number(), word((digits) => (written.test(digits) ? Number(digits) : undefined))]);
 const whole = (least: number, most: number) =>
-  form(
-    v.pipe(
-      v.union([v.number(), word((digits) => (/^\d{1,9}$/.test(digits) ? Number(digits) : undefined))]),
-      v.integer(),
-      v.minValue(least),
-      v.maxValue(most),
-    ),
-    `${least} to ${most}`,
-  );
+  form(v.pipe(numeral(/^\d{1,9}$/), v.integer(), v.minValue(least), v.maxValue(most)), `${least} to ${most}`);
 const money = form(
-  v.nullable(
-    v.pipe(
-      v.union([v.number(), word((amount) => (/^\d{1,6}(\.\d{1,2})?$/.test(amount) ? Number(amount) : undefined))]),
-      v.minValue(0.01),
-      v.maxValue(999_999),
-    ),
-  ),
+  v.nullable(v.pipe(numeral(/^\d{1,6}(\.\d{1,2})?$/), v.minValue(0.01), v.maxValue(999_999))),
   "an amount such as 2.50",
 );
 const urlBy = (protocol: RegExp) =>

@@ -12,7 +12,6 @@ import { withStore, wrong, type Cli, type Io } from "./io.ts";
 /** Each asks the program itself, so that what is completed is what this binary knows. */
 const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
 
-/** Prints the script for a shell. */
 export function completions({ out }: Cli, _: unknown, shell = ""): number {
   const script = scripts[shell];
   if (script === undefined) throw wrong(`Cannot complete in ${shell}`, "It takes bash, zsh or fish.");

@@ -31,7 +31,6 @@ export type Flags = Readonly<Partial<Record<string, string>>>;
 export const wrong = (message: string, hint = "", cause?: unknown): BridgeError =>
   new BridgeError("config", message, { hint, cause });
 
-/** What every command gets. */
 export type Cli = Io & { readonly flags: Flags };
 
 /** Loads the settings and says its warnings. @throws BridgeError `config` */
@@ -96,7 +95,6 @@ export const ownCommand: readonly string[] = [
     : []),
 ];
 
-/** Whether a person can be asked. */
 export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrTty && process.stdin.isTTY;
 
 /** **Source:** no-color.org */
