@@ -48,10 +48,15 @@ const money = form(
   v.nullable(v.pipe(numeral(/^\d{1,6}(\.\d{1,2})?$/), v.minValue(0.01), v.maxValue(999_999))),
   "an amount such as 2.50",
 );
-const urlBy = (protocol: RegExp) =>
-  word((url) => (protocol.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
-const httpUrl = urlBy(/^https?:$/);
-const proxyUrl = urlBy(/^(?:https?|socks5h?):$/);
+const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
+/** Where a Signal TLS proxy is, by the link with which people share one; null for any other URL. **Source:** support.signal.org, "Proxy Support". */
+export const signalTlsPlace = (url: string): string | null =>
+  /^(?:https|sgnl):\/\/signal\.tube\/#([\w.-]+(?::\d+)?)$/i.exec(url)?.[1] ?? null;
+const proxyUrl = word((url) => {
+  const { protocol = "", hostname = "" } = URL.parse(url) ?? {};
+  const isGood = hostname === "signal.tube" ? signalTlsPlace(url) !== null : /^(?:https?|socks5h?):$/.test(protocol);
+  return isGood ? url : undefined;
+});
 const e164 = /^\+[1-9]\d{6,14}$/;
 /** A number as people write it, with its country code (+49 151 …, 0049 …), as E.164; null where it is none. */
 export function toNumber(written: string): string | null {
@@ -161,9 +166,12 @@ export const settings = {
     "native: the Signal service to use",
   ),
   proxy: setting(
-    form(v.nullable(proxyUrl), "a URL such as http://proxy.example:3128 or socks5://127.0.0.1:9050"),
+    form(
+      v.nullable(proxyUrl),
+      "a URL such as http://proxy.example:3128, socks5://127.0.0.1:9050 or https://signal.tube/#proxy.example",
+    ),
     null,
-    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY)",
+    "proxy for Signal's hosts (native) and the Claude API (default: HTTPS_PROXY); a Signal TLS proxy is for Signal alone",
     { flag: "url" },
   ),
   account: setting(

@@ -16,6 +16,7 @@ import type { Link, Transport } from "../signal/transport.ts";
 import { allowedIn } from "../store/allowed.ts";
 import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
+import { signalTlsPlace } from "../settings.ts";
 import { version } from "../version.ts";
 
 export type Deps = {
@@ -110,7 +111,8 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
-    proxy,
+    // A Signal TLS proxy leads to Signal's hosts alone.
+    proxy: config.proxy !== null && signalTlsPlace(config.proxy) !== null ? null : proxy,
     clock,
   });
 

@@ -8,6 +8,7 @@ import { loadConfig, type Config, type Loaded } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { escapeControls, harmless, redactText, startLog } from "../log.ts";
+import { signalTlsPlace } from "../settings.ts";
 import type { Store } from "../store/store.ts";
 import { commit } from "../version.ts";
 import type { Deps } from "./adapters.ts";
@@ -79,12 +80,12 @@ export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, le
   };
 }
 
-/** What fetch takes: a SOCKS proxy through a port of this process. */
+/** What fetch takes: any other proxy than one of HTTP through a port of this process. */
 async function openProxy(url: string | null, stack: AsyncDisposableStack): Promise<string | null> {
-  if (url === null || !/^socks5h?:/u.test(url)) return url;
-  const bridge = import("../socks.ts").then(({ bridgeSocks }) => bridgeSocks(url));
-  stack.defer(() => bridge.then(({ close }) => close()));
-  return (await bridge).url;
+  if (url === null || (/^https?:/u.test(url) && signalTlsPlace(url) === null)) return url;
+  const tunnel = import("../tunnel.ts").then(({ openTunnel }) => openTunnel(url));
+  stack.defer(() => tunnel.then(({ close }) => close()));
+  return (await tunnel).url;
 }
 
 /** What starts this program: the binary, or the runtime and the source. */

@@ -70,8 +70,7 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   const { content } = envelope;
   if (content.kind === "unknown") return drop("unknown content");
   if (content.kind === "undecryptable") return drop("undecryptable");
-  if (content.kind === "receipt" || content.kind === "typing" || content.kind === "timer" || content.kind === "empty")
-    return { kind: "ignore", reason: content.kind === "empty" ? content.what : content.kind };
+  if (content.kind === "empty") return { kind: "ignore", reason: content.what };
   const asked = ofGroup(envelope, options);
   if (asked !== null) return { kind: "command", name: asked, argument: "", replaces: null };
   const denied = access(envelope, options);

@@ -85,12 +85,9 @@ export type Content =
   | { readonly kind: "edit"; readonly targetSentAt: Millis; readonly body: TextContent }
   | Reaction
   | { readonly kind: "delete"; readonly targetSentAt: Millis }
-  | { readonly kind: "timer"; readonly expiresInSeconds: number }
-  | { readonly kind: "receipt"; readonly receipt: "delivery" | "read" | "viewed"; readonly sentAts: readonly Millis[] }
-  | { readonly kind: "typing"; readonly isTyping: boolean }
   /** Could not be decrypted; `code` is the transport's word for it. The message may come again, or be lost. */
   | { readonly kind: "undecryptable"; readonly code: string; readonly isIdentityChange: boolean }
-  /** Normal traffic without anything to answer (group updates, profile keys, calls, stories, read marks, …). */
+  /** Normal traffic without anything to answer (receipts, typing, timers, group updates, profile keys, calls, stories, …). */
   | { readonly kind: "empty"; readonly what: string }
   /** Nothing that we know: kept as such and counted, never thrown. */
   | { readonly kind: "unknown"; readonly what: string };
@@ -104,7 +101,7 @@ export type Envelope = {
   /** Sender's clock; with the source and its device the identity of the message. */
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
-  /** Null when the content belongs to no chat (receipts, unknown). */
+  /** Null when the content belongs to no chat. */
   readonly chat: Chat | null;
   /** Our own account wrote it on another of its devices (a sync transcript). */
   readonly isOwn: boolean;

@@ -2,13 +2,17 @@
 import { afterEach, expect, test } from "bun:test";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import { signalProxy } from "../../src/cli/adapters.ts";
 import { createServer as createTlsServer } from "node:https";
 import { systemClock } from "../../src/clock.ts";
-import { bridgeSocks } from "../../src/socks.ts";
+import * as v from "valibot";
+import { settings, signalTlsPlace } from "../../src/settings.ts";
+import { openTunnel } from "../../src/tunnel.ts";
 import { mockCertificate } from "../doubles/signal-http2.ts";
 import { startSocks } from "../doubles/socks.ts";
+import { startTlsProxy } from "../doubles/tls-proxy.ts";
 
 let server: Server;
 afterEach(() => server?.close());
@@ -45,7 +49,7 @@ test.each([null, "us:er"])("a SOCKS proxy with the login %p leads to a host by i
   const host = createTlsServer(mockCertificate(), (_, response) => response.end("here"));
   await new Promise<void>((resolve) => host.listen(0, "127.0.0.1", resolve));
   const socks = await startSocks((host.address() as AddressInfo).port, login);
-  const { url, close } = await bridgeSocks(socks.url);
+  const { url, close } = await openTunnel(socks.url);
   try {
     const ask = (proxy: string): Promise<Response> =>
       fetch("https://claude.invalid/v1/models", { proxy, tls: { rejectUnauthorized: false } } as RequestInit);
@@ -63,7 +67,7 @@ test.each([null, "us:er"])("a SOCKS proxy with the login %p leads to a host by i
 
 test("what a SOCKS proxy refuses is a Claude that cannot be reached", async () => {
   const socks = await startSocks(null);
-  const { url, close } = await bridgeSocks(socks.url);
+  const { url, close } = await openTunnel(socks.url);
   try {
     const api = createClaudeApi({ apiKey: "k", baseUrl: null, proxy: Promise.resolve(url), clock: systemClock });
     const failure = await api.models(new AbortController().signal).catch((error: unknown) => error);
@@ -72,5 +76,44 @@ test("what a SOCKS proxy refuses is a Claude that cannot be reached", async () =
   } finally {
     await close();
     socks.close();
+  }
+});
+
+test.each([
+  ["https://signal.tube/#proxy.example", "proxy.example"],
+  ["sgnl://signal.tube/#proxy.example:8443", "proxy.example:8443"],
+  ["https://signal.tube/", null],
+  ["https://signal.tube/#", null],
+  ["https://signal.tube/#a b", null],
+  ["https://proxy.example/#signal.tube", null],
+])("the link %s names the Signal TLS proxy %p", (url, place) => {
+  expect(signalTlsPlace(url)).toBe(place);
+  // What looks like such a link and is none is no HTTP proxy at signal.tube.
+  expect(v.is(settings.proxy.schema, url)).toBe(place !== null || !url.includes("//signal.tube"));
+});
+
+test("a Signal TLS proxy leads to Signal's hosts, and to no other; one that is not trusted gets nothing", async () => {
+  const host = createTlsServer(mockCertificate(), (_, response) => response.end("here"));
+  await new Promise<void>((resolve) => host.listen(0, "127.0.0.1", resolve));
+  const proxy = await startTlsProxy(() => (host.address() as AddressInfo).port);
+  const { url, close } = await openTunnel(proxy.url);
+  const ask = (name: string): Promise<string> =>
+    fetch(`https://${name}/v2/groups`, { proxy: url, tls: { rejectUnauthorized: false } } as RequestInit).then(
+      async (response) => (response.ok ? response.text() : String(response.status)),
+      () => "no",
+    );
+  const trusted = getCACertificates("default");
+  try {
+    expect(await ask("storage.signal.org")).not.toBe("here");
+    expect(proxy.asked).toEqual([]);
+    setDefaultCACertificates([...trusted, mockCertificate().cert.toString()]);
+    expect(await ask("storage.signal.org")).toBe("here");
+    expect(await ask("claude.invalid")).not.toBe("here");
+    expect(new Set(proxy.asked)).toEqual(new Set(["storage.signal.org", "claude.invalid"]));
+  } finally {
+    setDefaultCACertificates(trusted);
+    close();
+    proxy.close();
+    host.close();
   }
 });

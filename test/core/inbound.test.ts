@@ -217,14 +217,9 @@ describe("what an allowed message is", () => {
     });
     expect(withFilesOf(other, photo)).toEqual(other);
   });
-  test("receipts, typing, timers and empty messages need nothing, a path is not a command", () => {
-    for (const content of [
-      { kind: "typing", isTyping: true },
-      { kind: "timer", expiresInSeconds: 60 },
-      { kind: "empty", what: "group update" },
-      { kind: "receipt", receipt: "read", sentAts: [1] },
-    ] as const)
-      expect(ask(envelope(content), byAci).kind).toBe("ignore");
+  test("what says nothing needs nothing, a path is not a command", () => {
+    const content = { kind: "empty", what: "group update" } as const;
+    expect(ask(envelope(content), byAci)).toEqual({ kind: "ignore", reason: "group update" });
     expect(ask(envelope(text("   ")), byAci).kind).toBe("hint");
     expect(ask(envelope(text("/etc/hosts is what?")), byAci).kind).toBe("prompt");
   });

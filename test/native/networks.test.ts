@@ -5,6 +5,7 @@ import { afterEach, expect, test } from "bun:test";
 import { createServer, type Server as HttpServer } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { systemClock, systemRandom } from "../../src/clock.ts";
 import type { Context } from "../../src/signal/native/context.ts";
 import { findAci } from "../../src/signal/native/account.ts";
@@ -14,7 +15,9 @@ import { createNative } from "../../src/signal/native/transport.ts";
 import { lookUpNumbers } from "../../src/signal/native/upkeep.ts";
 import { mockCertificate } from "../doubles/signal-http2.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
-import { failureOf, never, openNativeDatabase, recordLog, serviceOf } from "./mock.ts";
+import { openTunnel } from "../../src/tunnel.ts";
+import { startTlsProxy } from "../doubles/tls-proxy.ts";
+import { failureOf, never, openNativeDatabase, recordLog, serviceOf, startRig } from "./mock.ts";
 
 const closing: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -108,6 +111,33 @@ test("a service on loopback is reached directly, whatever the proxy", async () =
   expect(service.proxy).toBeNull();
   await service.fetch(get(`${service.cdnUrl(3)}/attachments/none`));
   expect(proxy.asked).toEqual([]);
+});
+
+test("the chat goes through a Signal TLS proxy, out and in", async () => {
+  const trusted = getCACertificates("default");
+  setDefaultCACertificates([...trusted, mockCertificate().cert.toString()]);
+  closing.push(() => setDefaultCACertificates(trusted));
+  let port = 0;
+  const proxy = await startTlsProxy(
+    () => port,
+    (name) => name === "localhost",
+  );
+  closing.push(() => proxy.close());
+  const tunnel = await openTunnel(proxy.url);
+  closing.push(() => tunnel.close());
+  const rig = await startRig({
+    change(service) {
+      port = Number(new URL(service.storageUrl).port);
+      return { ...service, proxy: tunnel.url };
+    },
+  });
+  closing.push(() => rig.stop());
+  expect((await rig.receive(rig.contact.sendText(rig.device, "in"))).content).toMatchObject({ text: "in" });
+  await rig.send(rig.direct, "out");
+  expect((await rig.contact.waitForMessage()).body).toBe("out");
+  // Provisioning, the linking itself, and the lines after it.
+  expect(proxy.asked.length).toBeGreaterThanOrEqual(4);
+  expect(new Set(proxy.asked)).toEqual(new Set(["localhost"]));
 });
 
 test("a proxy that is none is refused at once", async () => {

@@ -76,14 +76,9 @@ test("an answer of a Signal daemon that does not end is cut at its bound", async
     clock: createVirtualClock(),
     fetch: async () => new Response(endless),
   });
-  const exchange = await http.exchange({
-    method: "GET",
-    path: "/",
-    what: "ask",
-    deadlineMs: 60_000,
-    bytesMax: 1_000_000,
-  });
-  expect(exchange).toMatchObject({ status: null, fault: { message: expect.stringContaining("too large") } });
+  const asking = http.ask({ method: "GET", path: "/", what: "ask", deadlineMs: 60_000, bytesMax: 1_000_000 });
+  const refusal = await asking.catch((error: unknown) => error);
+  expect(refusal).toMatchObject({ answer: { status: null }, message: expect.stringContaining("too large") });
 });
 
 test("a stream of Claude that does not end is cut at its bound", async () => {

@@ -166,10 +166,10 @@ export function createPeople(signal: MemorySignal, dice: Dice, onYes: (who: Pers
       const contents: readonly Envelope["content"][] = [
         { kind: "unknown", what: "something new" },
         { kind: "undecryptable", code: "broken", isIdentityChange: dice.chance(0.3) },
-        { kind: "receipt", receipt: "read", sentAts: [1, 2] },
-        { kind: "typing", isTyping: true },
+        { kind: "empty", what: "receiptMessage" },
+        { kind: "empty", what: "typingMessage" },
         { kind: "empty", what: "profile key" },
-        { kind: "timer", expiresInSeconds: 60 },
+        { kind: "empty", what: "timer" },
         { kind: "text", text: "", quote: null, mentions: [], attachments: [], expiresInSeconds: 0, isViewOnce: false },
       ];
       const content = dice.pick(contents);

@@ -1,14 +1,16 @@
 /**
- * One HTTP exchange with a daemon: bounded in time and bytes, never repeated.
+ * One HTTP request to a daemon: bounded in time and bytes, never repeated.
  *
- * What became of a request decides whether a message may be sent again, so an exchange never rejects: it says what came back,
- * and whether the request surely never left.
+ *   ask ─▶ the body, where the status is one of success        else ─▶ a `Refusal`
+ *
+ * What became of a request decides whether a message may be sent again, so a `Refusal` carries what came back, and whether the
+ * request was surely not carried out.
  */
 import { Buffer } from "node:buffer";
 import { unescape } from "node:querystring";
 import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
-import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import { BridgeError, type BridgeErrorDetails, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 
 export type HttpRequest = {
@@ -22,21 +24,29 @@ export type HttpRequest = {
   readonly deadlineMs: Millis;
   /** Largest body that is read; 1 MiB unless told. */
   readonly bytesMax?: number | undefined;
-  /** On a connection of its own: one that was used before may be dying, and a request written into it has no known outcome. */
-  readonly isFresh?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
-export type Exchange = {
+/** What is known of a request without a good answer. */
+type Answer = {
   /** Null where no whole answer came. */
   readonly status: number | null;
   /** As far as it came. */
-  readonly body: Buffer;
-  /** Null where the status is one of success. */
-  readonly fault: BridgeError | null;
-  /** The connection was never made; any other failure may come after the daemon acted. */
+  readonly text: string;
+  /** Surely not carried out: the connection was never made, or the request was refused. Any other failure may come after the daemon acted. */
   readonly isUnsent: boolean;
+  /** The daemon's own word in an answer of JSON-RPC. */
+  readonly error?: { readonly code: number; readonly message: string; readonly data?: unknown };
 };
+
+export class Refusal extends BridgeError {
+  readonly answer: Answer;
+
+  constructor(code: ErrorCode, message: string, answer: Answer, details: BridgeErrorDetails = {}) {
+    super(code, message, details);
+    this.answer = answer;
+  }
+}
 
 type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 /** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
@@ -48,63 +58,81 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
   if (base === null || !/^https?:$/u.test(base.protocol))
     throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
   const { host, hostname, origin, pathname, username, password } = base;
-  const login = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
-  const headers = username === "" ? {} : { Authorization: `Basic ${login}` };
+  const basic = Buffer.from(unescape(`${username}:${password}`)).toString("base64");
+  const login = username === "" ? {} : { Authorization: `Basic ${basic}` };
   const prefix = origin + pathname.replace(/\/+$/u, "");
 
   return {
     /** With the port, for messages. */
     host,
     isLocal: /^(?:(?:[\w-]+\.)*localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
-    /** Never rejects. */
-    async exchange(request: HttpRequest): Promise<Exchange> {
-      const { path, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
-      const fault = (code: ErrorCode, why: string, retryAfterMs?: Millis) =>
-        new BridgeError(code, `Cannot ${what} as ${why}`, { retryAfterMs });
+    /** The body of the answer. @throws Refusal */
+    async ask(request: HttpRequest): Promise<Buffer> {
+      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
       const chunks: Uint8Array[] = [];
-      const outcome = (status: number | null, found: BridgeError | null, isUnsent = false): Exchange => ({
-        status,
-        body: Buffer.concat(chunks),
-        fault: found,
-        isUnsent,
-      });
+      const refusal = (
+        code: ErrorCode,
+        why: string,
+        answer: Partial<Answer> = {},
+        details: BridgeErrorDetails = {},
+      ) => {
+        const text = Buffer.concat(chunks).toString();
+        return new Refusal(
+          code,
+          `Cannot ${what} as ${why}`,
+          { status: null, text, isUnsent: false, ...answer },
+          details,
+        );
+      };
       using deadline = startDeadline(clock, deadlineMs, ...(signal ? [signal] : []));
       try {
-        const init = toInit(request, headers, deadline.signal);
-        const { status, headers: answered, body } = await send(prefix + path, init);
+        const {
+          status,
+          headers: answered,
+          body,
+        } = await send(prefix + path, {
+          method,
+          signal: deadline.signal,
+          // A redirect would send twice.
+          redirect: "manual",
+          // Bun's own five minutes would cut a poll that waits for the network.
+          timeout: false,
+          // A connection that was used before may be dying, and a request written into it has no known outcome.
+          keepalive: false,
+          headers: { ...login, "Content-Type": "application/json", Connection: "close" },
+          ...(json !== undefined && { body: JSON.stringify(json) }),
+        } as RequestInit);
         let bytes = 0;
         for await (const chunk of body ?? []) {
           chunks.push(chunk);
           bytes += chunk.length;
-          if (bytes > bytesMax) return outcome(null, fault("signal_protocol", `the answer of ${host} is too large`));
+          if (bytes > bytesMax) throw refusal("signal_protocol", `the answer of ${host} is too large`);
         }
-        if (status >= 200 && status < 300) return outcome(status, null);
-        const retryAfterMs = toRetryAfter(answered.get("retry-after"), clock);
-        return outcome(status, fault(toCode(status), `${host} answered with status ${status}`, retryAfterMs));
+        if (status >= 200 && status < 300) return Buffer.concat(chunks);
+        // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
+        const answer = { status, isUnsent: status >= 400 && status < 500 };
+        if (status === 421)
+          throw refusal("signal_protocol", `the daemon does not answer to the name ${host}`, answer, {
+            hint: hostHint,
+          });
+        const seconds = answered.get("retry-after") ?? "";
+        const retryAfterMs = /^\d+$/u.test(seconds) ? Number(seconds) * 1000 : undefined;
+        throw refusal(toCode(status), `${host} answered with status ${status}`, answer, { retryAfterMs });
       } catch (error) {
-        if (deadline.isLate()) return outcome(null, fault("signal_timeout", `${host} did not answer in time`));
-        if (signal?.aborted) return outcome(null, fault("signal_unreachable", "it was stopped"));
+        if (error instanceof Refusal) throw error;
+        if (deadline.isLate()) throw refusal("signal_timeout", `${host} did not answer in time`);
+        if (signal?.aborted) throw refusal("signal_unreachable", "it was stopped");
         const detail = whyUnsent(error);
         const why = detail === null ? `${host} closed the connection` : `${host} cannot be reached: ${detail}`;
-        return outcome(null, fault("signal_unreachable", why), detail !== null);
+        throw refusal("signal_unreachable", why, { isUnsent: detail !== null });
       }
     },
   };
 }
 
-/** `timeout` is Bun's: its own five minutes would cut a poll that waits for the network. A redirect would send twice. */
-function toInit({ method, json, isFresh }: HttpRequest, headers: Record<string, string>, signal: AbortSignal) {
-  const type = json !== undefined && { "Content-Type": "application/json" };
-  return {
-    method,
-    signal,
-    redirect: "manual" as const,
-    timeout: false,
-    headers: { ...headers, ...type, ...(isFresh && { Connection: "close" }) },
-    ...(isFresh && { keepalive: false }),
-    ...(json !== undefined && { body: JSON.stringify(json) }),
-  };
-}
+/** Since 0.14.4; 0.14.4 refuses names even then. **Source:** signal-cli, HttpServerHandler.java. */
+const hostHint =
+  "Put the host and port of its --http option into SIGNALMAN_SIGNAL_URL, or let it listen on 0.0.0.0 (signal-cli 0.14.5 or newer) where only signalman reaches it.";
 
 /** JSON as a value; undefined where it is none. */
 export function toJson(text: string): unknown {
@@ -135,14 +163,6 @@ function toCode(status: number): ErrorCode {
   if (status === 429) return "signal_rate_limited";
   // A proxy's words for a daemon that is away.
   return status >= 502 && status <= 504 ? "signal_unreachable" : "signal_protocol";
-}
-
-/** **Source:** RFC 9110, 10.2.3: seconds, or a date. */
-function toRetryAfter(header: string | null, clock: Clock): Millis | undefined {
-  if (header === null) return undefined;
-  if (/^\d+$/u.test(header.trim())) return Number(header) * 1000;
-  const at = Date.parse(header);
-  return Number.isNaN(at) ? undefined : Math.max(0, at - clock.now());
 }
 
 /** Why the connection was never made; null where it may have been. Bun says it by `code`, Deno in the text of the cause. */

@@ -13,9 +13,10 @@ import { BridgeError, toFault } from "../../core/errors.ts";
 import type { Account, Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
 import { textOf } from "../../core/prompt.ts";
 import type { Log } from "../../log.ts";
-import { allFeatures, type Batch, type SendOutcome, type Transport } from "../transport.ts";
+import { allFeatures, type Batch, type Transport } from "../transport.ts";
 import { accountOf, fromRef, toEnvelope } from "./envelope.ts";
-import type { Place } from "./http.ts";
+import type { Place, Refusal } from "./http.ts";
+import { judgeRefusal, toSendOutcome, type Said, type Words } from "./sending.ts";
 
 export type Polled = {
   /** Message objects as signal-cli writes them. */
@@ -33,7 +34,11 @@ export type Daemon = {
   findOwnAci(number: string): Promise<string | null>;
   /** One poll; it heeds `stop` only where nothing can be lost by it. */
   poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
-  send(message: Outbound): Promise<SendOutcome>;
+  /** Resolves to the daemon's answer. */
+  send(message: Outbound): Promise<unknown>;
+  /** What signal-cli itself said in a refusal of `send`; null where it was not signal-cli that spoke. */
+  readRefusal(refusal: Refusal): Said | null;
+  readonly sendWords: Words;
   /** Best effort, as is `markRead`. */
   typing(chat: Chat, isTyping: boolean): Promise<void>;
   markRead(sender: Address, sentAt: Millis): Promise<void>;
@@ -97,12 +102,14 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
     },
     async send(message) {
       requireLine("send");
-      try {
-        return await daemon.send(message);
-      } catch (error) {
+      const sending = daemon.send(message).then(
+        (answer) => toSendOutcome(answer, message.chat),
+        (error: unknown) => judgeRefusal(error, daemon),
+      );
+      return sending.catch((error: unknown) => {
         if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
         throw error;
-      }
+      });
     },
     async answerChallenge(captcha) {
       if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");

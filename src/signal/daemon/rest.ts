@@ -9,14 +9,14 @@
  * **Source:** signal-cli-rest-api, src/api/api.go and src/client/client.go (commit a08db23).
  */
 import * as v from "valibot";
-import { BridgeError, type ErrorCode } from "../../core/errors.ts";
+import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Outbound } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
-import type { SendOutcome, Transport } from "../transport.ts";
-import { createHttp, maskPeople, parseAnswer, toJson, type Exchange, type HttpRequest } from "./http.ts";
+import type { Transport } from "../transport.ts";
+import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
-import { salvage } from "./salvage.ts";
-import { findAci, scopeOf, toDataUri, toErrorCode, toName, toOutcome, toPrintedReport, toReport } from "./sending.ts";
+import { saveMessages } from "./salvage.ts";
+import { findAci, refused, toDataUri, toName, toPrintedReport, toReport, type Said, type Words } from "./sending.ts";
 import { toStyledText } from "./styled.ts";
 
 const limits = {
@@ -49,13 +49,13 @@ export function createRest(options: PollingOptions): Transport {
   let calls = 0;
   const own = (route: string): string => `/v1/${route}/${encodeURIComponent(account)}`;
   const get = (what: string, path: string, bounds: Partial<HttpRequest>) =>
-    http.exchange({ method: "GET", path, what, deadlineMs: limits.callMs, ...bounds });
-  const call = (what: string, request: Request & Partial<HttpRequest>): Promise<Exchange> => {
+    http.ask({ method: "GET", path, what, deadlineMs: limits.callMs, ...bounds });
+  const call = (what: string, request: Request & Partial<HttpRequest>): Promise<Buffer> => {
     calls++;
-    return inTurn(() => http.exchange({ what, deadlineMs: limits.sendMs, ...request })).finally(() => calls--);
+    return inTurn(() => http.ask({ what, deadlineMs: limits.sendMs, ...request })).finally(() => calls--);
   };
   const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
-  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
+  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
 
   const daemon: Daemon = {
     name: "rest",
@@ -66,14 +66,17 @@ export function createRest(options: PollingOptions): Transport {
     },
     /** signal-cli trusts its own identity from linking on. */
     async findOwnAci(number) {
-      const { body } = await call("find the own account", { method: "GET", path: own("identities") });
-      return findAci(toJson(body.toString()), number);
+      const people = await call("find the own account", { method: "GET", path: own("identities") });
+      return findAci(toJson(people.toString()), number);
     },
     /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
     async poll(timeoutMs, stop) {
       const endsAt = clock.monotonic() + timeoutMs;
       for (;;) {
-        const polled = toPolled(await inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)), log);
+        const polled = await toPolled(
+          inTurn(() => get("receive", `${own("receive")}?${query}`, pollBounds)),
+          log,
+        );
         const leftMs = endsAt - clock.monotonic();
         if (polled.messages.length > 0 || leftMs <= limits.pauseMs || stop.aborted) return polled;
         await clock.sleep(limits.pauseMs, stop);
@@ -81,33 +84,34 @@ export function createRest(options: PollingOptions): Transport {
       }
     },
     async send(message) {
-      const exchange = await call("send", { ...toRequest(message, account, own), isFresh: true });
+      const answer = await call("send", toRequest(message, account, own));
       // The answer to a reaction names no timestamp, and none is needed.
-      if (exchange.status === 204) return { timestamp: message.timestamp, failed: [] };
-      return toSendOutcome(exchange, message.chat);
+      return message.body.kind === "reaction" ? { timestamp: message.timestamp } : toJson(answer.toString());
     },
+    readRefusal,
+    sendWords,
     async typing(chat, isTyping) {
       // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
       if (chat.kind === "self" || !isTyping || calls > 0) return;
       const json = { recipient: toRecipient(chat, account) };
-      throwFault(await call("show typing", { method: "PUT", path: own("typing-indicator"), json }));
+      await call("show typing", { method: "PUT", path: own("typing-indicator"), json });
     },
     async markRead(sender, timestamp) {
       const json = { recipient: toName(sender), receipt_type: "read", timestamp };
-      throwFault(await call("send a receipt", { method: "POST", path: own("receipts"), json }));
+      await call("send a receipt", { method: "POST", path: own("receipts"), json });
     },
     /** A file of the container's disk: no process, no lock, so it need not wait for its turn. */
     async fetchFile(id, bytesMax, signal) {
       const path = `/v1/attachments/${encodeURIComponent(id)}`;
-      return throwFault(await get("fetch a file", path, { deadlineMs: limits.fileMs, bytesMax, signal })).body;
+      return get("fetch a file", path, { deadlineMs: limits.fileMs, bytesMax, signal });
     },
     async submitCaptcha(token, captcha) {
       const json = { challenge_token: token, captcha };
       const path = `${own("accounts")}/rate-limit-challenge`;
-      const exchange = await call("hand in the captcha", { method: "POST", path, json });
-      if (exchange.status !== null && exchange.fault)
+      await call("hand in the captcha", { method: "POST", path, json }).catch((error: unknown) => {
+        if (!(error instanceof Refusal) || error.answer.status === null) throw error;
         throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
-      throwFault(exchange);
+      });
     },
   };
   return createPolledTransport(daemon, options);
@@ -126,13 +130,13 @@ function createTurns() {
   };
 }
 
-type Get = (what: string, path: string) => Promise<Exchange>;
+type Get = (what: string, path: string) => Promise<Buffer>;
 
 /** @throws BridgeError `json_rpc_mode` `rejected` `not_linked`, and those of the line */
 async function findAccount(get: Get, wanted: string | null): Promise<string> {
   const what = "connect to the REST API";
   const read = async <T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> =>
-    parseAnswer(schema, toJson(throwFault(await get(what, path)).body.toString()), what);
+    parseAnswer(schema, toJson((await get(what, path)).toString()), what);
   const { mode } = await read("/v1/about", v.object({ mode: v.string() }));
   if (mode.startsWith("json-rpc")) throw new BridgeError("json_rpc_mode", `Cannot ${what} as it runs in json-rpc mode`);
   const numbers = await read("/v1/accounts", v.array(v.string()));
@@ -141,28 +145,26 @@ async function findAccount(get: Get, wanted: string | null): Promise<string> {
   throw new BridgeError("rejected", `Cannot ${what} as it does not have the account`);
 }
 
-function throwFault(exchange: Exchange): Exchange {
-  if (exchange.fault) throw exchange.fault;
-  return exchange;
-}
-
 /**
  * Stray lines of signal-cli's log make an answer invalid, and after a failure what was printed before is inside the error's
  * text: Signal has forgotten these messages, so they are picked out one by one. @throws BridgeError when there are none
  */
-function toPolled({ status, body, fault }: Exchange, log: Log): Polled {
-  const text = body.toString();
-  const whole = status === 200 ? toJson(text) : undefined;
+async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
+  const came = await answer.catch((error: unknown) => {
+    if (error instanceof Refusal) return error;
+    throw error;
+  });
+  const refusal = came instanceof Refusal ? came : null;
+  const text = refusal === null ? came.toString() : refusal.answer.text;
+  const whole = refusal === null ? toJson(text) : undefined;
   if (Array.isArray(whole)) return { messages: whole, isProof: true };
   const error = toErrorText(text);
-  const { found, lostCount } = salvage(error);
+  const messages = saveMessages(error, "the REST API", log);
   // The brackets are the container's own: signal-cli ended well, whatever else it printed.
-  const isComplete = status === 200 && /^\[[^]*\]$/u.test(text.trim());
-  if (isComplete || found.length + lostCount > 0)
-    log.warn("an answer of the REST API came damaged", { salvaged: found.length, lost: lostCount });
-  if (isComplete || found.length > 0) return { messages: found, isProof: isComplete };
-  if (fault && status !== 400) throw fault;
-  throw toRefusal("receive", error, receiveFaults, "signal_protocol");
+  const isProof = refusal === null && /^\[[^]*\]$/u.test(text.trim());
+  if (isProof || messages.length > 0) return { messages, isProof };
+  if (refusal !== null && refusal.answer.status !== 400) throw refusal;
+  throw refused("receive", "the REST API", error, receiveWords, "signal_protocol");
 }
 
 /** In normal and native mode the error is all that signal-cli printed. */
@@ -171,9 +173,7 @@ function toErrorText(text: string): string {
   return parsed.success ? parsed.output.error : text;
 }
 
-type Words = readonly (readonly [RegExp, ErrorCode])[];
-
-const receiveFaults: Words = [
+const receiveWords: Words = [
   [/websocket/iu, "json_rpc_mode"],
   [/is not registered/u, "unlinked"],
   [/already being received/u, "already_receiving"],
@@ -182,7 +182,7 @@ const receiveFaults: Words = [
   [/Error while|IOException|UnknownHost/u, "signal_unreachable"],
 ];
 
-const sendFaults: Words = [
+const sendWords: Words = [
   [/untrusted/iu, "untrusted_identity"],
   [/rate limit/iu, "signal_rate_limited"],
   [/^User \S+ is not registered/mu, "unlinked"],
@@ -192,10 +192,17 @@ const sendFaults: Words = [
   [/"timestamp":|(?<!\d)\d{13}(?!\d)|invalid character|strconv|timeout reached|IOException/u, "send_uncertain"],
 ];
 
-function toRefusal(what: string, error: string, words: Words, otherwise: ErrorCode): BridgeError {
-  const code = words.find(([pattern]) => pattern.test(error))?.[1] ?? otherwise;
-  const message = `Cannot ${what} as the REST API refused it: ${maskPeople(error)}`;
-  return new BridgeError(code, message, { scope: scopeOf(code) });
+/** @throws BridgeError `captcha` where Signal asks for one */
+function readRefusal({ answer: { status, text } }: Refusal): Said | null {
+  if (status === 429) {
+    const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
+    const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;
+    if (challenge) throw new BridgeError("captcha", "Cannot send as Signal asks for a captcha", { challenge });
+  }
+  if (status !== 400) return null;
+  // The error is all that signal-cli printed, as JSON or in words: who got the message decides.
+  const error = toErrorText(text);
+  return { text: error, report: toReport(toJson(error.split("\n", 1)[0] ?? "")) ?? toPrintedReport(error) };
 }
 
 /** The REST API's name of a group is `group.` and the base64 of the base64 that envelopes carry. */
@@ -238,52 +245,4 @@ function toExtras({ quote, files }: Extract<Outbound["body"], { kind: "text" }>)
     ...(quote && quote_author && { quote_timestamp: quote.sentAt, quote_author, quote_message }),
     ...(files.length > 0 && { base64_attachments }),
   };
-}
-
-const failureSchema = v.object({
-  uuid: v.optional(v.string()),
-  number: v.optional(v.string()),
-  reason: v.optional(v.string(), ""),
-});
-const sentSchema = v.object({
-  timestamp: v.pipe(v.union([v.string(), v.number()]), v.transform(Number), v.safeInteger(), v.minValue(1)),
-  errors: v.optional(v.object({ recipients: v.array(failureSchema) })),
-});
-
-/** What became of `/v2/send`. @throws BridgeError */
-function toSendOutcome({ status, body, fault, isUnsent }: Exchange, chat: Chat): SendOutcome {
-  const text = body.toString();
-  if (fault === null) return fromCreated(toJson(text), chat);
-  if (status === 400) {
-    // The error is all that signal-cli printed, as JSON or in words: who got the message decides.
-    const error = toErrorText(text);
-    const report = toReport(toJson(error.split("\n", 1)[0] ?? "")) ?? toPrintedReport(error);
-    if (report) return toOutcome(report);
-    throw toRefusal("send", error, sendFaults, "send_rejected");
-  }
-  if (status === 429) {
-    const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
-    const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;
-    throw challenge ? new BridgeError("captcha", "Cannot send as Signal asks for a captcha", { challenge }) : fault;
-  }
-  const isRefused = isUnsent || (status !== null && status < 500);
-  throw new BridgeError(isRefused ? "signal_unreachable" : "send_uncertain", fault.message);
-}
-
-/** An object up to release 0.100, a list after it; the timestamp is a string in both. */
-function fromCreated(body: unknown, chat: Chat): SendOutcome {
-  const parsed = v.safeParse(sentSchema, Array.isArray(body) ? body[0] : body);
-  if (!parsed.success)
-    throw new BridgeError("send_uncertain", "Cannot send as the answer does not tell the message's timestamp");
-  const { timestamp, errors } = parsed.output;
-  const failed = (errors?.recipients ?? []).map(({ uuid, number, reason }) => ({
-    recipient: uuid ?? number ?? "unknown",
-    code: toErrorCode(reason),
-  }));
-  const [first] = failed;
-  if (first && chat.kind !== "group")
-    throw new BridgeError(first.code, "Cannot send as the message did not reach the recipient", {
-      scope: scopeOf(first.code),
-    });
-  return { timestamp, failed };
 }

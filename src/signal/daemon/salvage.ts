@@ -5,6 +5,7 @@
  * A message object begins with one of three keys and stands at the beginning, after `[`, `,` or a line break. Text that a
  * sender wrote cannot look like that: inside a JSON string its quotation marks carry a backslash.
  */
+import type { Log } from "../../log.ts";
 import { toJson } from "./http.ts";
 
 /** `found` are the whole message objects in their order; `lostCount` others began and could not be read. */
@@ -23,6 +24,14 @@ export function salvage(text: string): Salvage {
     } else lostCount++;
   }
   return { found, lostCount };
+}
+
+/** The message objects in an answer that came damaged; the log tells how many there were. */
+export function saveMessages(text: string, daemon: string, log: Log): readonly unknown[] {
+  const { found, lostCount } = salvage(text);
+  if (found.length + lostCount > 0)
+    log.warn(`an answer of ${daemon} came damaged`, { salvaged: found.length, lost: lostCount });
+  return found;
 }
 
 function findEnd(text: string, start: number): number | null {

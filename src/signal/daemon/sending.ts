@@ -2,12 +2,16 @@
  * Names and files as both daemons take them, and what signal-cli says about a send, recipient by recipient. A call that
  * succeeds may still have failed for some, and one that fails may have reached others: only the list decides.
  *
+ *   an answer ─▶ toSendOutcome ─▶ outcome, or the error that speaks for all recipients
+ *   a Refusal ─▶ judgeRefusal ─▶ the same where it holds a report, else an error that says whether the message may be out
+ *
  * **Source:** signal-cli, SendMessageResultUtils.java and JsonSendMessageResult.java (0.14.6).
  */
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
-import type { Address, OutboundFile } from "../../core/model.ts";
+import type { Address, Chat, OutboundFile } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";
+import { maskPeople, Refusal } from "./http.ts";
 
 /** ACI before number: the number may be hidden or belong to another person by now. @throws BridgeError `send_rejected` */
 export function toName({ aci, number }: Address): string {
@@ -66,11 +70,10 @@ const failures: readonly (readonly [type: string, printed: string, code: ErrorCo
 ];
 
 /** Signal counts what one recipient gets; only a challenge is about all that the account sends. */
-export const scopeOf = (code: ErrorCode): BridgeError["scope"] =>
-  code === "signal_rate_limited" ? "recipient" : "account";
+const scopeOf = (code: ErrorCode): BridgeError["scope"] => (code === "signal_rate_limited" ? "recipient" : "account");
 
 /** The code of one recipient's failure; a limit with a token asks for a captcha. */
-export function toErrorCode(type: string, token?: string | null): ErrorCode {
+function toErrorCode(type: string, token?: string | null): ErrorCode {
   if (type === "RATE_LIMIT_FAILURE" && token) return "captcha";
   return failures.find(([name]) => name === type)?.[2] ?? "send_rejected";
 }
@@ -84,23 +87,76 @@ export function toPrintedReport(printed: string): SendReport | null {
     /Failed to send \(some\) messages:([^]*?)(?<!\d)(\d{13})(?!\d)([^]*)/u.exec(printed) ?? [];
   if (timestamp === undefined) return null;
   const line = new RegExp(`(${failures.map(([, words]) => words).join("|")}) \\\\*"([^"\\\\]+)(.*)`, "gu");
-  const results = [...lines.matchAll(line)].map(([, words = "", who = "", rest = ""]) => ({
-    type: failures.find(([, known]) => known === words)?.[0] ?? "",
-    recipientAddress: who.startsWith("+") ? { uuid: null, number: who } : { uuid: who, number: null },
-    token: /challenge token \\*"([^"\\]+)/u.exec(rest)?.[1] ?? null,
-    retryAfterSeconds: null,
-  }));
-  const address = { uuid: null, number: null };
-  const others = { type: "SUCCESS", recipientAddress: address, token: null, retryAfterSeconds: null };
-  if (!/Failed to send message/u.test(after)) return { timestamp: Number(timestamp), results: [...results, others] };
-  return results.length === 0 ? null : { timestamp: Number(timestamp), results };
+  const results = [...lines.matchAll(line)].map(([, words = "", who = "", rest = ""]) => {
+    const type = failures.find(([, known]) => known === words)?.[0] ?? "";
+    const token = /challenge token \\*"([^"\\]+)/u.exec(rest)?.[1] ?? null;
+    return toResult(type, { [who.startsWith("+") ? "number" : "uuid"]: who }, token);
+  });
+  const isForSome = !/Failed to send message/u.test(after);
+  if (!isForSome && results.length === 0) return null;
+  return { timestamp: Number(timestamp), results: isForSome ? [...results, toResult("SUCCESS")] : results };
+}
+
+const toResult = (type: string, who: unknown = null, token: string | null = null): SendReport["results"][number] => {
+  const recipientAddress = v.parse(recipientSchema, who);
+  return { type, recipientAddress, token, retryAfterSeconds: null };
+};
+
+/** What signal-cli's words mean, the first that fit. */
+export type Words = readonly (readonly [RegExp, ErrorCode])[];
+
+/** What a daemon refused in words. `what` completes "Cannot …". */
+export function refused(what: string, daemon: string, said: string, words: Words, otherwise: ErrorCode): BridgeError {
+  const code = words.find(([pattern]) => pattern.test(said))?.[1] ?? otherwise;
+  const message = `Cannot ${what} as ${daemon} answered ${maskPeople(said)}`;
+  return new BridgeError(code, message, { scope: scopeOf(code) });
+}
+
+/** What signal-cli said of a send: its report as a value, else its words. */
+export type Said = { readonly text: string; readonly report: SendReport | null };
+
+type Judged = { readonly readRefusal: (refusal: Refusal) => Said | null; readonly sendWords: Words };
+
+/**
+ * The outcome of a send without a good answer.
+ * @throws BridgeError `signal_unreachable` where it was surely not sent, `send_uncertain` where it may have been; else its reason
+ */
+export function judgeRefusal(error: unknown, { readRefusal, sendWords: words }: Judged): SendOutcome {
+  if (!(error instanceof Refusal)) throw error;
+  const said = readRefusal(error);
+  if (said?.report) return toOutcome(said.report);
+  if (said !== null) throw refused("send", "signal-cli", said.text, words, "send_rejected");
+  if (error.code === "signal_rate_limited") throw error;
+  const code = error.answer.isUnsent ? "signal_unreachable" : "send_uncertain";
+  throw new BridgeError(code, error.message, { retryAfterMs: error.retryAfterMs ?? undefined, cause: error });
+}
+
+const sentSchema = v.object({
+  /** The REST API writes it as a string. */
+  timestamp: v.pipe(v.union([v.string(), v.number()]), v.transform(Number), v.safeInteger(), v.minValue(1)),
+  errors: v.optional(v.object({ recipients: v.array(v.looseObject({ reason: v.optional(v.string(), "") })) })),
+});
+
+/**
+ * The outcome that a good answer tells. The REST API lists the failures alone, in a list of one since release 0.101.
+ * @throws BridgeError when the message reached no recipient, or nothing tells by which timestamp it is known
+ */
+export function toSendOutcome(answer: unknown, chat: Chat): SendOutcome {
+  const report = toReport(answer);
+  if (report) return toOutcome(report);
+  const sent = v.safeParse(sentSchema, Array.isArray(answer) ? answer[0] : answer);
+  if (!sent.success)
+    throw new BridgeError("send_uncertain", "Cannot send as the answer does not tell the message's timestamp");
+  const { timestamp, errors } = sent.output;
+  const failed = (errors?.recipients ?? []).map((who) => toResult(who.reason, who));
+  return toOutcome({ timestamp, results: chat.kind === "group" ? [...failed, toResult("SUCCESS")] : failed });
 }
 
 /**
  * The outcome of a send. An empty list is a success: a group whose only member is our account.
  * @throws BridgeError when the message reached no recipient
  */
-export function toOutcome({ timestamp, results }: SendReport): SendOutcome {
+function toOutcome({ timestamp, results }: SendReport): SendOutcome {
   const failed = results
     .filter(({ type }) => type !== "SUCCESS")
     .map((result) => ({ ...result, code: toErrorCode(result.type, result.token) }));

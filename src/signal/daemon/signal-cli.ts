@@ -12,13 +12,11 @@ import { Buffer } from "node:buffer";
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../../core/model.ts";
-import type { Log } from "../../log.ts";
-import type { SendOutcome, Transport } from "../transport.ts";
-import { maskPeople } from "./http.ts";
+import type { Transport } from "../transport.ts";
+import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest, type Place } from "./http.ts";
 import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
-import { createRpc, resultOf, rpcFault, type RpcCall, type RpcOutcome } from "./rpc.ts";
-import { salvage } from "./salvage.ts";
-import { findAci, toDataUri, toName, toOutcome, toReport } from "./sending.ts";
+import { saveMessages } from "./salvage.ts";
+import { findAci, refused, toDataUri, toName, toReport, type Words } from "./sending.ts";
 
 const limits = {
   /** Deadlines. Loading an account goes to the network, and uploads are part of a send. */
@@ -39,7 +37,9 @@ const limits = {
 } as const;
 
 type Params = Readonly<Record<string, unknown>>;
-type Ask = (method: string, params: Params, what: string, bounds: Partial<RpcCall>) => Promise<RpcOutcome>;
+/** `params` are never left out: typed methods fall over a missing object. */
+type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & { readonly method: string; readonly params: Params };
+type Ask = (method: string, params: Params, what: string, bounds?: Partial<HttpRequest>) => Promise<unknown>;
 
 export const howToLink =
   "Stop its daemon, run `signal-cli link -n signalman`, and scan the line that it prints as a QR code; docs/linking.md says more.";
@@ -52,10 +52,13 @@ export function createSignalCli(options: PollingOptions): Transport {
   const ask: Ask = (method, params, what, bounds) =>
     rpc.ask({ method, params: { ...account, ...params }, what, deadlineMs: limits.callMs, ...bounds });
   const small = async (method: string, params: Params): Promise<void> =>
-    void resultOf(v.unknown(), await ask(method, params, method, { deadlineMs: limits.typingMs }), method);
+    void (await ask(method, params, method, { deadlineMs: limits.typingMs }));
   const daemon: Daemon = {
     name: "signal-cli",
     isLocal: rpc.isLocal,
+    sendWords,
+    readRefusal: ({ answer: { error } }) =>
+      error ? { text: `${error.code}: ${error.message}`, report: toReport(error.data) } : null,
     async connect(signal) {
       account = {};
       const { isMulti, number } = await chooseAccount(ask, options.account, signal);
@@ -66,7 +69,7 @@ export function createSignalCli(options: PollingOptions): Transport {
     poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
-      return toSendOutcome(await ask(method, params, "send", { deadlineMs: limits.sendMs, isFresh: true }));
+      return ask(method, params, "send", { deadlineMs: limits.sendMs });
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
@@ -76,25 +79,81 @@ export function createSignalCli(options: PollingOptions): Transport {
       small("sendReceipt", { recipient: toName(sender), targetTimestamp: [sentAt], type: "read" }),
     async fetchFile(id, bytesMax, signal) {
       const bounds = { deadlineMs: limits.sendMs, bytesMax: Math.ceil((bytesMax * 4) / 3) + 4096, signal };
-      const outcome = await ask("getAttachment", { id }, "fetch a file", bounds);
-      return Buffer.from(resultOf(v.object({ data: v.string() }), outcome, "fetch a file").data, "base64");
+      const answer = await ask("getAttachment", { id }, "fetch a file", bounds);
+      return Buffer.from(parseAnswer(v.object({ data: v.string() }), answer, "fetch a file").data, "base64");
     },
     /** signal-cli strips the `signalcaptcha://`. */
     async submitCaptcha(challenge, captcha) {
-      const what = "hand in the captcha";
-      resultOf(v.unknown(), await ask("submitRateLimitChallenge", { challenge, captcha }, what, {}), what);
+      await ask("submitRateLimitChallenge", { challenge, captcha }, "hand in the captcha");
     },
   };
   return createPolledTransport(daemon, options);
 }
 
+const responseSchema = v.looseObject({
+  jsonrpc: v.literal("2.0"),
+  id: v.nullable(v.string()),
+  error: v.nullish(v.object({ code: v.number(), message: v.string(), data: v.optional(v.unknown()) })),
+});
+
+/**
+ * JSON-RPC over HTTP as signal-cli's daemon speaks it. Errors come with status 200, unknown parameters vanish silently, and
+ * nothing says whether a request whose answer is lost was carried out. **Source:** HttpServerHandler.java, JsonRpcReader.java.
+ * @throws BridgeError `config` when the place is no http(s) URL
+ */
+export function createRpc(place: Place) {
+  const http = createHttp(place);
+  let serial = 0;
+
+  /** The result. @throws Refusal */
+  async function ask({ method, params, ...request }: RpcCall): Promise<unknown> {
+    const { what } = request;
+    const id = `signalman-${++serial}`;
+    const json = { jsonrpc: "2.0", method, params, id };
+    const text = (await http.ask({ ...request, method: "POST", path: "/api/v1/rpc", json })).toString();
+    const answer = { status: 200, text, isUnsent: false };
+    const response = v.safeParse(responseSchema, toJson(text));
+    // An error without an id is ours too: signal-cli could not read the request far enough to know it.
+    if (!response.success || (response.output.id !== id && response.output.id !== null)) {
+      const message = `Cannot ${what} as the answer of ${http.host} is no JSON-RPC answer to it`;
+      throw new Refusal("signal_protocol", message, answer);
+    }
+    const { error, result } = response.output;
+    if (!error) return result;
+    const fault = refused(what, "signal-cli", `${error.code}: ${error.message}`, words, "signal_protocol");
+    throw new Refusal(fault.code, fault.message, { ...answer, error }, { scope: fault.scope });
+  }
+
+  return { isLocal: http.isLocal, ask };
+}
+
+/** What signal-cli's errors mean, by code and words. */
+const words: Words = [
+  [/^-32602: [^]*failed to load/iu, "signal_unreachable"],
+  [/^-32602:/u, "rejected"],
+  [/^-1: [^]*already being received/iu, "already_receiving"],
+  [/^-3:/u, "signal_unreachable"],
+  [/^-4:/u, "untrusted_identity"],
+  [/^-5:/u, "signal_rate_limited"],
+  // A captcha that Signal does not take.
+  [/^-6:/u, "send_rejected"],
+];
+/** An unexpected failure of the network is told apart by the name of its Java class only. */
+const sendWords: Words = [
+  [/^-3:|^-32603: [^]*\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u, "send_uncertain"],
+  ...words,
+];
+
 /** The daemon's mode and our account in it. @throws BridgeError `not_linked` `rejected`, and those of the line */
 async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSignal) {
   const what = "connect to signal-cli";
-  const outcome = await ask("listAccounts", {}, what, { signal });
+  const answer = await ask("listAccounts", {}, what, { signal }).catch((error: unknown) => {
+    if (errorCode(error) !== -32601) throw error;
+    return null;
+  });
   // Single mode does not know the method.
-  if (outcome.kind === "error" && outcome.code === -32601) return { isMulti: false, number: wanted };
-  const listed = resultOf(v.array(v.object({ number: v.string() })), outcome, what);
+  if (answer === null) return { isMulti: false, number: wanted };
+  const listed = parseAnswer(v.array(v.object({ number: v.string() })), answer, what);
   const numbers = listed.map(({ number }) => number);
   // One that is not listed may still be on its disk: it is loaded when it is asked for.
   return { isMulti: true, number: chooseNumber("signal-cli", wanted, numbers) };
@@ -109,14 +168,18 @@ async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promi
   const what = "use the account";
   const sources = { listContacts: { allRecipients: true, recipient: [number] }, listIdentities: { number } };
   for (const [method, params] of Object.entries(sources)) {
-    const outcome = await ask(method, params, what, { signal });
-    // Whatever else is wrong with a list is no reason not to begin.
-    if (outcome.kind === "error" && outcome.code !== -32602) continue;
-    const aci = findAci(resultOf(v.unknown(), outcome, what), number);
+    const people = await ask(method, params, what, { signal }).catch((error: unknown) => {
+      // Whatever else is wrong with a list is no reason not to begin.
+      if ([null, -32602].includes(errorCode(error))) throw error;
+    });
+    const aci = findAci(people, number);
     if (aci !== null) return aci;
   }
   return null;
 }
+
+/** Of an error that signal-cli answered with; null where it did not answer. */
+const errorCode = (error: unknown): number | null => (error instanceof Refusal && error.answer.error?.code) || null;
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
@@ -130,9 +193,17 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax, isFresh: true };
-    const outcome = await ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
-    const messages = toMessages(outcome, log);
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
+    const polling = ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
+    const { messages, isProof } = await polling.then(
+      (answer) => ({ messages: parseAnswer(v.array(v.unknown()), answer, "receive"), isProof: true }),
+      (error: unknown) => {
+        const text = error instanceof Refusal && !error.answer.error ? error.answer.text : "";
+        const found = saveMessages(text, "signal-cli", log);
+        if (found.length === 0) throw error;
+        return { messages: found, isProof: false };
+      },
+    );
     const tookMs = Math.ceil(clock.monotonic() - startedAt);
     fullPolls = messages.length >= maxMessages && tookMs < limits.pollMsMin ? fullPolls + 1 : 0;
     silenceMs = Math.min(limits.pollMsMin, Math.max(limits.silenceMsMin, 4 * tookMs));
@@ -142,19 +213,8 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const isBacklog = fullPolls > 0 && maxMessages < limits.batchMax;
     // A short poll may be over before the daemon has asked Signal.
     const isAnswer = messages.length > 0 || waitMs >= limits.pollMsMin;
-    return { messages, isProof: outcome.kind === "result" && isAnswer && !isBacklog };
+    return { messages, isProof: isProof && isAnswer && !isBacklog };
   };
-}
-
-/** The message objects of a poll, also of one whose answer came damaged. @throws BridgeError when there are none to be had */
-function toMessages(outcome: RpcOutcome, log: Log): readonly unknown[] {
-  if (outcome.kind === "fault") {
-    const { found, lostCount } = salvage(outcome.partial);
-    if (found.length + lostCount > 0)
-      log.warn("an answer of signal-cli came damaged", { salvaged: found.length, lost: lostCount });
-    if (found.length > 0) return found;
-  }
-  return resultOf(v.array(v.unknown()), outcome, "receive");
 }
 
 /** The parameters that name a chat. @throws BridgeError `send_rejected` */
@@ -192,31 +252,4 @@ function toQuote(quote: Quote | null) {
   const author = quote && (quote.author.aci ?? quote.author.number);
   if (!quote || author === null || !Number.isSafeInteger(quote.sentAt) || quote.sentAt < 2 ** 31) return {};
   return { quoteTimestamp: quote.sentAt, quoteAuthor: author, quoteMessage: (quote.text ?? "").toWellFormed() };
-}
-
-/** What became of the call: only a request that never left, or was refused unread, is surely not sent. @throws BridgeError */
-function toSendOutcome(outcome: RpcOutcome): SendOutcome {
-  if (outcome.kind === "fault") {
-    const { code, message, retryAfterMs } = outcome.fault;
-    if (code === "signal_rate_limited") throw outcome.fault;
-    const details = { retryAfterMs: retryAfterMs ?? undefined, cause: outcome.fault };
-    throw new BridgeError(outcome.isUnsent ? "signal_unreachable" : "send_uncertain", message, details);
-  }
-  const report = toReport(outcome.kind === "error" ? outcome.data : outcome.result);
-  if (report) return toOutcome(report);
-  if (outcome.kind === "result") {
-    // A success is one even where no recipient is listed: what counts is by which timestamp the message is known.
-    const sent = v.safeParse(v.object({ timestamp: v.pipe(v.number(), v.safeInteger()) }), outcome.result);
-    if (sent.success) return { timestamp: sent.output.timestamp, failed: [] };
-    throw new BridgeError("send_uncertain", "Cannot send as signal-cli does not tell the message's timestamp");
-  }
-  const { code, message } = outcome;
-  if (code === -4 || code === -5 || code === -32602) throw rpcFault("send", outcome);
-  // An unexpected failure of the network is told apart by the name of its Java class only.
-  const isNetwork =
-    code === -3 || (code === -32603 && /\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u.test(message));
-  throw new BridgeError(
-    isNetwork ? "send_uncertain" : "send_rejected",
-    `Cannot send as signal-cli answered ${code}: ${maskPeople(message)}`,
-  );
 }

@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import { createHttp, parseAnswer, toJson, type Place } from "./http.ts";
-import { createRpc, resultOf } from "./rpc.ts";
+import { createRpc } from "./signal-cli.ts";
 
 /** Oldest signal-cli that is tested against; before 0.13.16 two messages may share a timestamp. **Source:** signal-cli#1783. */
 export const signalCliVersionMin = "0.13.19";
@@ -35,19 +35,20 @@ export async function examineVersion(
   return { text, hint, warning: here.length === 0 ? null : `${text} ${here.map(({ what }) => what).join(" and ")}` };
 }
 
+const versionSchema = v.object({ version: v.string() });
+
 async function fetchSignalCliVersion(place: Place, signal: AbortSignal): Promise<string> {
   const what = "ask signal-cli for its version";
-  const outcome = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
-  return resultOf(v.object({ version: v.string() }), outcome, what).version;
+  const answer = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
+  return parseAnswer(versionSchema, answer, what).version;
 }
 
 /** A development build has "unset" for a version. */
 async function fetchRestVersion(place: Place, signal: AbortSignal): Promise<string> {
   const what = "ask the REST API for its version";
   const request = { method: "GET", path: "/v1/about", what, deadlineMs: 30_000, signal } as const;
-  const { body, fault } = await createHttp(place).exchange(request);
-  if (fault) throw fault;
-  return parseAnswer(v.object({ version: v.string() }), toJson(body.toString()), what).version;
+  const body = await createHttp(place).ask(request);
+  return parseAnswer(versionSchema, toJson(body.toString()), what).version;
 }
 
 /** Compares dotted numbers, part by part; what is no version is not older. */

@@ -16,7 +16,6 @@ import type {
 import { mediumOf } from "../../core/prompt.ts";
 import { toWords } from "../../core/wordless.ts";
 import { longTextType, toRef } from "./attachments.ts";
-import { toBase64 } from "./bytes.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
@@ -85,28 +84,12 @@ function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: 
       return readEdit(content.value, sender, direct, addressOf);
     case "syncMessage":
       return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
-    case "receiptMessage": {
-      const { type, timestamp } = content.value;
-      return aside({ kind: "receipt", receipt: receiptKinds[type], sentAts: timestamp.map(Number) });
-    }
-    case "typingMessage": {
-      const { timestamp, action, groupId } = content.value;
-      if (Number(timestamp) !== sender.sentAt) return "typing timestamp differs";
-      const chat: Chat = groupId.length === 0 ? direct : { kind: "group", id: toBase64(groupId) };
-      return { said: { kind: "typing", isTyping: action === wire.TypingMessage_Action.STARTED }, chat };
-    }
     case undefined:
       return aside(whole.$unknown ? newer(whole.$unknown) : empty("nothing"));
     default:
       return aside(empty(content.case));
   }
 }
-
-const receiptKinds = {
-  [wire.ReceiptMessage_Type.DELIVERY]: "delivery",
-  [wire.ReceiptMessage_Type.READ]: "read",
-  [wire.ReceiptMessage_Type.VIEWED]: "viewed",
-} as const;
 
 function readData(data: wire.DataMessage, sentAt: Millis, direct: Chat, addressOf: AddressOf): Read {
   if (Number(data.timestamp) !== sentAt) return "message timestamp differs";
@@ -171,8 +154,7 @@ function chatOf({ groupV2 }: wire.DataMessage, direct: Chat): Chat | string {
 function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
   const { flags, reaction } = data;
   if (data.requiredProtocolVersion > protocolVersionMax) return { kind: "unknown", what: "newer protocol" };
-  if (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE)
-    return { kind: "timer", expiresInSeconds: data.expireTimer };
+  if (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) return empty("timer");
   if (flags & wire.DataMessage_Flags.END_SESSION) return empty("end session");
   if (flags & wire.DataMessage_Flags.PROFILE_KEY_UPDATE) return empty("profile key");
   if (reaction !== undefined) {

@@ -31,7 +31,7 @@ export type Sealing = {
 const nothing = { aci: null, deviceId: 0, number: null, isSealed: false, hint: 1, groupId: null, original: null };
 export const unsealed = (): Sealing => ({ ...nothing });
 
-export const sourceOf = (envelope: Envelope) => ({
+const sourceOf = (envelope: Envelope) => ({
   aci: toAci(envelope.sourceServiceIdBinary, envelope.sourceServiceId),
   deviceId: envelope.sourceDeviceId,
 });

@@ -23,7 +23,7 @@ import { owned, readOrNull, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
-import { decrypt, type Plain, type Sealing, sourceOf, unsealed } from "./decrypt.ts";
+import { decrypt, type Plain, type Sealing, unsealed } from "./decrypt.ts";
 import { groupIdOf } from "./ids.ts";
 import { type Desk, type Job, takeNews } from "./news.ts";
 import * as wire from "./proto/signal_pb.ts";
@@ -155,12 +155,8 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   const sentAt = Number(envelope.clientTimestamp);
   // When the server received it; the header of the delivery says when it was handed out.
   const serverAt = (Number(envelope.serverTimestamp) || incoming.serverAt) ?? null;
-  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) {
-    // The server itself says that an unsealed message of ours was delivered.
-    Object.assign(sealing, sourceOf(envelope));
-    const said = { kind: "receipt", receipt: "delivery", sentAts: [sentAt] } as const;
-    return sealing.aci === null ? {} : { envelope: toEnvelope(senderOf(work, sealing, sentAt, serverAt), said, null) };
-  }
+  // The server itself says that an unsealed message of ours was delivered.
+  if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) return {};
   try {
     const plain = await decrypt(work, envelope, serverAt ?? work.now(), sealing);
     const sender = senderOf(work, sealing, sentAt, serverAt);

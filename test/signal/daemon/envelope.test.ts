@@ -29,7 +29,7 @@ describe("the fixtures of signal-cli", () => {
       ["undecryptable", null],
     ],
     "envelope-edit-message.json": [["edit", fromAlice]],
-    "envelope-expiration-timer.json": [["timer", fromAlice]],
+    "envelope-expiration-timer.json": [["empty", fromAlice]],
     "envelope-group-mention-quote-styles.json": [["text", inGroup]],
     "envelope-group-update.json": [["empty", inGroup]],
     "envelope-long-text.json": [["text", fromAlice]],
@@ -39,8 +39,8 @@ describe("the fixtures of signal-cli", () => {
       ["reaction", fromAlice],
     ],
     "envelope-receipts.json": [
-      ["receipt", null],
-      ["receipt", null],
+      ["empty", null],
+      ["empty", null],
     ],
     "envelope-remote-delete.json": [["delete", fromAlice]],
     "envelope-sticker-payment-contact-poll.json": [
@@ -67,8 +67,8 @@ describe("the fixtures of signal-cli", () => {
     ],
     "envelope-sync-sent-to-group.json": [["text", inGroup]],
     "envelope-typing.json": [
-      ["typing", fromAlice],
-      ["typing", inGroup],
+      ["empty", null],
+      ["empty", null],
     ],
     "envelope-untrusted-identity.json": [["undecryptable", null]],
   };
