@@ -10,10 +10,8 @@ import type { Server as HttpServer } from "node:http";
 import { createServer } from "node:net";
 import { connect } from "node:tls";
 import { Server } from "proxy-chain";
-import type { Millis } from "./core/model.ts";
 import { signalTlsPlace } from "./settings.ts";
 
-const connectMs: Millis = 20_000;
 const socksPort = "1080";
 const tlsPort = 443;
 
@@ -28,7 +26,7 @@ function throughTls(place: string): HttpServer {
   const { hostname: host, port } = new URL(`https://${place}`);
   const server = createServer((near) => {
     const far = connect({ host, port: Number(port) || tlsPort, servername: host });
-    far.setTimeout(connectMs, () => far.destroy()).once("secureConnect", () => far.setTimeout(0));
+    // Who asked gives up by itself where the proxy says nothing.
     near.on("error", () => undefined).on("close", () => far.destroy());
     far.on("error", () => undefined).on("close", () => near.destroy());
     near.pipe(far).pipe(near);

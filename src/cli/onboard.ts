@@ -6,6 +6,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
+import type * as clack from "@clack/prompts";
 import * as v from "valibot";
 import { loadConfig, type Config } from "../config.ts";
 import { toFault, type Fault } from "../core/errors.ts";
@@ -16,7 +17,7 @@ import { buildLine } from "./adapters.ts";
 import { configOf, depsOf, hasPerson, writePrivate, wrong, type Cli } from "./io.ts";
 
 /** The questions as @clack/prompts puts them. */
-export type Prompts = Pick<typeof import("@clack/prompts"), "select" | "text" | "password">;
+export type Prompts = Pick<typeof clack, "select" | "text" | "password">;
 /** What is wrong with a key for a backend; null where it may be used. */
 export type CheckKey = (backend: Config["backend"], key: string) => Promise<Fault | null>;
 

@@ -40,7 +40,7 @@ function person(...answers: string[]) {
       if (answer === undefined) throw new Error(`one question too many: ${message}`);
       const refusal = validate && "call" in validate ? validate(answer) : undefined;
       if (refusal === undefined) return answer;
-      refusals.push(String(refusal));
+      refusals.push(refusal instanceof Error ? refusal.message : refusal);
     }
   };
   const prompts = {

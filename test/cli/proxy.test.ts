@@ -112,7 +112,7 @@ test("a Signal TLS proxy leads to Signal's hosts, and to no other; one that is n
     expect(new Set(proxy.asked)).toEqual(new Set(["storage.signal.org", "claude.invalid"]));
   } finally {
     setDefaultCACertificates(trusted);
-    close();
+    await close();
     proxy.close();
     host.close();
   }
