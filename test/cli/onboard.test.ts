@@ -38,7 +38,7 @@ function person(...answers: string[]) {
     for (;;) {
       const answer = answers.shift();
       if (answer === undefined) throw new Error(`one question too many: ${message}`);
-      const refusal = validate && "call" in validate ? validate(answer) : undefined;
+      const refusal = validate && "call" in validate ? await validate(answer) : undefined;
       if (refusal === undefined) return answer;
       refusals.push(refusal instanceof Error ? refusal.message : refusal);
     }
