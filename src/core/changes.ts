@@ -190,6 +190,8 @@ type Facts = {
   worked: { id: number; body: OutboundBody };
   /** The database is older than what it was: what is open in it may have been asked since. */
   setBack: { generation: number };
+  /** Its person has seen nothing of this prompt for minutes, while Claude is at work on it. */
+  slow: { id: number };
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   expired: { askIds: readonly string[]; isLast: boolean };
 };
@@ -209,6 +211,7 @@ export type Why =
   | "refused"
   | "end"
   | "told"
+  | "slow"
   | "failed"
   | "gone"
   | "digest"

@@ -16,7 +16,7 @@ const deaths: { readonly [name: string]: ErrorCode } = {
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
   // The same prompt would run, and cost, as much again.
-  tool_use_limit_reached_error: "claude_request",
+  tool_use_limit_reached_error: "claude_tool_limit",
 };
 
 /** What Claude gave the turn up for. Without a word of its own it was thrown away with another turn. */
@@ -34,10 +34,14 @@ const failures: { readonly [kind in StopReason["kind"]]?: ErrorCode } = {
   budget_reached: "claude_budget",
 };
 
-export function finishTurn(view: View, prompt: Prompt, { kind }: StopReason): Change[] {
+/** A stop may also have the name of an error. */
+const failureOf = (stop: StopReason): ErrorCode | undefined =>
+  stop.kind === "other" ? (deaths[stop.name] ?? deaths[`${stop.name}_error`]) : failures[stop.kind];
+
+export function finishTurn(view: View, prompt: Prompt, stop: StopReason): Change[] {
   const { id, envelope } = prompt;
-  const code = failures[kind];
-  const text = code === undefined ? lastWord(kind, view.hasReply()) : errorRow(code).chat;
+  const code = failureOf(stop);
+  const text = code === undefined ? lastWord(stop.kind, view.hasReply()) : errorRow(code).chat;
   const spend = view.spend(envelope);
   return [
     ...(text === undefined ? [] : [say("end", id, text, { draftOf: id })]),
@@ -105,6 +109,14 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
     { do: "again", id, isLost, tries, waitMs },
   ];
 }
+
+/** Claude may think, and use its tools, for long without a word: its person hears once that it does. */
+export function slow(view: View, { id }: FactOf<"slow">): Change[] {
+  const prompt = view.head.find((open) => open.id === id);
+  return prompt && prompt.told === null && !view.hasReply() ? [say("slow", id, slowText)] : [];
+}
+
+const slowText = "Claude is still at work on that. Its answer comes as soon as there is one; /stop ends it.";
 
 /** What the session waits for, and does not show, is stopped before the last try. */
 const stopAtTry = promptBounds.busy.triesMax - 1;

@@ -234,6 +234,13 @@ export const errorTable = {
     "It is asked once more; see the log for the reason. Start over with /new if it happens again.",
     { chat: "Claude failed on that message, twice. Please put it in another way, or start over with /new." },
   ),
+  claude_tool_limit: never(
+    "Claude used as many tools as one turn allows",
+    "It is not asked again, for the same would cost as much again.",
+    {
+      chat: 'Claude used as many tools for that message as it may, and was stopped. Say "go on" if it should continue.',
+    },
+  ),
   claude_too_large: never("The message is too large for Claude", "Send less at once.", {
     chat: "That is too large for Claude. Please send less at once.",
   }),
@@ -326,6 +333,8 @@ export type BridgeErrorDetails = {
   readonly challenge?: string | undefined;
   /** What Claude had said until its answer broke off; blank where it may have been asked, and nothing came. */
   readonly partial?: string | undefined;
+  /** The server answered that it failed itself: on this request, or on all. */
+  readonly isServerFault?: boolean | undefined;
   readonly cause?: unknown;
 };
 
@@ -338,6 +347,7 @@ export class BridgeError extends Error {
   readonly retryAfterMs: Millis | null;
   readonly challenge: string | null;
   readonly partial: string | null;
+  readonly isServerFault: boolean;
   readonly scope: "recipient" | "account";
 
   constructor(code: ErrorCode, message: string, details: BridgeErrorDetails = {}) {
@@ -348,6 +358,7 @@ export class BridgeError extends Error {
     this.retryAfterMs = details.retryAfterMs === undefined ? null : Math.min(details.retryAfterMs, retryAfterMsMax);
     this.challenge = details.challenge ?? null;
     this.partial = details.partial ?? null;
+    this.isServerFault = details.isServerFault ?? false;
     this.scope = details.scope ?? "account";
   }
 }

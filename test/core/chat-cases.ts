@@ -270,6 +270,11 @@ export const table: {
       waiting: ["end s", "again 1 anew", "say gone s"],
     },
   ],
+  slow: [
+    "a prompt takes minutes, but Claude has spoken",
+    { type: "slow", id: 1 },
+    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
+  ],
   back: ["the line is back soon", { type: "back" }, { nothing: [], queued: [], posting: [], posted: [], waiting: [] }],
   started: [
     "the program starts",
