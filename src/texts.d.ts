@@ -3,23 +3,7 @@ declare module "*.css" {
   const text: string;
   export default text;
 }
-declare module "*.service" {
-  const text: string;
-  export default text;
-}
-declare module "*.plist" {
-  const text: string;
-  export default text;
-}
-declare module "*.bash" {
-  const text: string;
-  export default text;
-}
-declare module "*.zsh" {
-  const text: string;
-  export default text;
-}
-declare module "*.fish" {
+declare module "../../packaging/*" {
   const text: string;
   export default text;
 }
