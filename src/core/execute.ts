@@ -8,6 +8,7 @@ import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { listReminders, takeOff } from "./reminders.ts";
+import { renderReply } from "./reply.ts";
 import { spendText } from "./spend.ts";
 
 export type CommandContext = {
@@ -40,6 +41,10 @@ type Runnable = Exclude<CommandName, "approve" | "deny">;
 
 const handlers: Record<Runnable, Handler> = {
   help: () => tell(commandHelp()),
+  privacy: ({ view, id }) => ({
+    text: null,
+    changes: renderReply(view.look.privacy).map((body, part) => say("command", id, body, { part })),
+  }),
   new({ view, id, envelope }, argument) {
     const { count } = view.waiting();
     const dropped = count > 0 ? ` ${count} open ${count === 1 ? "message was" : "messages were"} dropped.` : "";

@@ -50,7 +50,15 @@ export type Surroundings = {
   readonly onDropped: (useId: string) => void;
   readonly look: Pick<
     Look,
-    "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
+    | "guests"
+    | "models"
+    | "defaultModel"
+    | "defaultEffort"
+    | "isModelFixed"
+    | "privacy"
+    | "situation"
+    | "projects"
+    | "granted"
   >;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;
