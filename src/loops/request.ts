@@ -5,8 +5,9 @@ import { BridgeError } from "../core/errors.ts";
 import { filesBase64Max, readBytes } from "../core/filetype.ts";
 import { isOwner } from "../core/inbound.ts";
 import { encodeMetadata } from "../core/metadata.ts";
-import { ownProgram, type Account, type Envelope, type Millis, type PromptFile, type Session } from "../core/model.ts";
-import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
+import { ownProgram, textOf } from "../core/model.ts";
+import type { Account, Envelope, Millis, PromptFile, Session } from "../core/model.ts";
+import { describe, longTextBytesMax, planFiles, promptText } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
 import { accountsIn, namesIn } from "../store/names.ts";
 import type { PostRow } from "../store/posts.ts";
@@ -39,12 +40,8 @@ export async function build(
 function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: PostRow): void {
   const session = store.sessions.get(sessionId);
   const envelope = store.inbox.get(Number(subject))?.envelope;
-  if (
-    session &&
-    lineOf(session).name === ownProgram &&
-    envelope &&
-    !isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) })
-  )
+  if (session === null || envelope === undefined || lineOf(session).name !== ownProgram) return;
+  if (!isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }))
     throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
 }
 
