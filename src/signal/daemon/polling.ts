@@ -106,10 +106,12 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
         (answer) => toSendOutcome(answer, message.chat),
         (error: unknown) => judgeRefusal(error, daemon),
       );
-      return sending.catch((error: unknown) => {
-        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
-        throw error;
-      });
+      const asked = await sending.then(
+        ({ failed }) => failed,
+        (error: unknown) => [error as BridgeError],
+      );
+      challenge = asked.find((fault) => fault.challenge)?.challenge ?? challenge;
+      return sending;
     },
     async answerChallenge(captcha) {
       if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");

@@ -162,7 +162,12 @@ function toOutcome({ timestamp, results }: SendReport): SendOutcome {
     .map((result) => ({ ...result, code: toErrorCode(result.type, result.token) }));
   if (failed.length < results.length || results.length === 0) {
     const nameOf = ({ uuid, number }: (typeof results)[number]["recipientAddress"]) => uuid ?? number ?? "unknown";
-    return { timestamp, failed: failed.map(({ recipientAddress: who, code }) => ({ recipient: nameOf(who), code })) };
+    const toFailed = ({ recipientAddress: who, code, token }: (typeof failed)[number]) => ({
+      recipient: nameOf(who),
+      code,
+      ...(token && { challenge: token }),
+    });
+    return { timestamp, failed: failed.map(toFailed) };
   }
   const [, , code = "send_rejected", why = "Signal does not take the message"] =
     failures.find(([, , known]) => failed.some((failure) => failure.code === known)) ?? [];
