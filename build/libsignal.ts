@@ -1,6 +1,7 @@
 /**
  * Puts libsignal into the compiled program: the addon of the *target* platform as an embedded file, opened by
- * `src/signal/native/load.ts` instead of by `node-gyp-build`, which a bundler cannot follow.
+ * `src/signal/native/load.ts` instead of by `node-gyp-build`, which a bundler cannot follow. It is embedded as it is: packed by zstd the
+ * program would take 18 of 144 MB less of the disk, and each native start twice the processor time to unpack it; a release is packed as a whole.
  */
 import type { BunPlugin } from "bun";
 import { createHash } from "node:crypto";

@@ -26,7 +26,11 @@ import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDe
 import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
 import { fields, toInput } from "./wire.ts";
 
-export type CodeDeps = ProgramDeps & { readonly newId: () => string };
+export type CodeDeps = ProgramDeps & {
+  readonly newId: () => string;
+  /** `startProgram`; the simulation plays one. */
+  readonly start?: typeof startProgram;
+};
 
 /** A process without a turn is ended after this: the next prompt starts another. */
 const idleMs: Millis = 10 * 60_000;
@@ -196,7 +200,8 @@ async function open(
   if (known) await drop(code, id, known);
   const session = uuidOf("session", id);
   const chosen = ["--model", model, "--effort", effort, isResumed ? "--resume" : "--session-id", session];
-  const program = await startProgram(code, { args: chosen, folder, mayRun, mark: session });
+  const { start = startProgram } = code;
+  const program = await start(code, { args: chosen, folder, mayRun, mark: session });
   program.send(controlFrame(code.newId(), { subtype: "initialize", appendSystemPrompt: system }));
   const state = { isBusy: false, ask: null, costUsd: 0, idle: new AbortController() };
   const talk: Talk = { program, key, reader: createTurnReader(code.clock.now), ...state };

@@ -39,7 +39,8 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
   const request = word(requestID);
   const suffix = request === null ? "" : ` (${request})`;
   const message = `Cannot ${site.what} as the Claude API answered ${said.join(" ")}${suffix}`;
-  const failure = new BridgeError(code, message, { retryAfterMs: retryAfter(headers) });
+  const isServerFault = code === "claude_unreachable" && (answer.status ?? 0) >= 500;
+  const failure = new BridgeError(code, message, { retryAfterMs: retryAfter(headers), isServerFault });
   refusals.set(failure, { ...answer, sentence });
   return failure;
 }

@@ -165,6 +165,8 @@ export interface Line {
     signal: AbortSignal,
     onEvents?: OnEvents,
   ): Promise<readonly SessionEvent[]>;
+  /** Asks this model for one word, which tells a prompt that fails from an endpoint that does: resolves where it is answered. */
+  readonly probe?: (model: string, signal: AbortSignal) => Promise<void>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;
   /** @throws BridgeError `claude_models_unlisted` where the endpoint has no such list */

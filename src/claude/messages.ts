@@ -57,10 +57,19 @@ export function createMessagesLine(deps: MessagesDeps): Line {
     hasSandbox: () => false,
     post: (session, requests, onText, signal, onEvents) => post(making, session, requests, onText, signal, onEvents),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
+    probe: (model, signal) => probe(api, model, signal),
     models: api.models,
     model: api.model,
   };
 }
+
+async function probe({ call }: ClaudeApi, model: string, signal: AbortSignal): Promise<void> {
+  const params = { model, max_tokens: 1, messages: [{ role: "user" as const, content: "Hello" }] };
+  await call({ what: "ask Claude for a word" }, (client) =>
+    client.messages.create(params, { signal, timeout: wordMs }),
+  );
+}
+const wordMs: Millis = 60_000;
 
 type Making = MessagesDeps & {
   readonly request: Requester;

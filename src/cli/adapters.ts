@@ -89,13 +89,9 @@ type OpenLink = {
 export async function openLink(deps: Deps): Promise<OpenLink> {
   const { config, stack } = deps;
   if (config.transport !== "native") {
-    const { howToLink } =
-      config.transport === "rest"
-        ? await import("../signal/daemon/rest.ts")
-        : await import("../signal/daemon/signal-cli.ts");
-    throw new BridgeError("unsupported", "Cannot link here as the daemon keeps the keys of the account", {
-      hint: howToLink,
-    });
+    const daemon = () => import("../signal/daemon/signal-cli.ts");
+    const { howToLink: hint } = await (config.transport === "rest" ? import("../signal/daemon/rest.ts") : daemon());
+    throw new BridgeError("unsupported", "Cannot link here as the daemon keeps the keys of the account", { hint });
   }
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
@@ -115,7 +111,6 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
-    timeoutMs: config.claudeTimeoutMs,
     // A Signal TLS proxy leads to Signal's hosts alone.
     proxy: config.proxy !== null && signalTlsPlace(config.proxy) !== null ? null : proxy,
     clock,

@@ -11,6 +11,7 @@
  * | … on loopback                 | the daemon is not up (yet)        | a person starts it                          | none: every `probeMs`                                     |
  * | sync (`loops/sync`)           | the Claude API failed             | an outage ends, a key is replaced           | none: cap 60 s; until the next line, which syncs anyway   |
  * | prompt (`core/chat`)          | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault                 |
+ * | … of one alone (`loops/follow`)| a 5xx, while others are answered  | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)        |
  * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |
  * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
  * | answer (`core/chat`)          | a yes, a no, a result is refused  | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped           |

@@ -98,6 +98,8 @@ export type Look = {
   readonly openProject: () => string | null;
   /** Projects whose edits need no yes now. */
   readonly granted: () => readonly string[];
+  /** The page for people, as Markdown: what leaves this machine, what it costs. */
+  readonly privacy: string;
   /** How Signal and Claude stand, in a few lines. */
   readonly situation: () => string;
   /** The message that was answered or given up last. */
@@ -190,6 +192,8 @@ type Facts = {
   worked: { id: number; body: OutboundBody };
   /** The database is older than what it was: what is open in it may have been asked since. */
   setBack: { generation: number };
+  /** Its person has seen nothing of this prompt for minutes, while Claude is at work on it. */
+  slow: { id: number };
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   expired: { askIds: readonly string[]; isLast: boolean };
 };
@@ -209,6 +213,7 @@ export type Why =
   | "refused"
   | "end"
   | "told"
+  | "slow"
   | "failed"
   | "gone"
   | "digest"

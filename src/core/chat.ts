@@ -19,7 +19,7 @@ import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.t
 import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
 import { announce } from "./digest.ts";
-import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer } from "./endings.ts";
+import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer, slow } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
@@ -42,6 +42,7 @@ const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Ty
   failed,
   refused: refusedAnswer,
   gone,
+  slow,
   expired,
   back: announce,
   looked: askCalls,

@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
-import { chatFolder, instructionsOf, openPlace, type Project } from "../projects/folders.ts";
+import { chatFolder, type Project } from "../projects/folders.ts";
 import { searchRule } from "../projects/permission.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
@@ -183,7 +183,8 @@ export async function toolsOf(
 ): ReturnType<Bridge["toolsOf"]> {
   const { executor } = deps;
   const project = projectOf(deps, session);
-  if (session.backend === ownProgram && project !== undefined) return ownPlace(config.system, project, deps.home);
+  if (session.backend === ownProgram && project !== undefined)
+    return ownPlace(config.system, project, await executor());
   if (project === undefined) return { tools: reminderTools, system: config.system };
   try {
     const deps = await executor();
@@ -202,14 +203,14 @@ export async function toolsOf(
 }
 
 /** The program brings its own tools. @throws BridgeError `claude_program` */
-async function ownPlace(system: string, project: Project, home: string): ReturnType<Bridge["toolsOf"]> {
-  const folder = await openPlace(project, home);
-  if ("refusal" in folder)
-    throw new BridgeError("claude_program", `Cannot start the claude program: ${folder.refusal}`, {
+async function ownPlace(system: string, project: Project, deps: ExecutorDeps): ReturnType<Bridge["toolsOf"]> {
+  const told = await deps.workplace.describe(project, deps);
+  if ("refusal" in told)
+    throw new BridgeError("claude_program", `Cannot start the claude program: ${told.refusal}`, {
       hint: "Correct [projects] in config.toml.",
     });
-  const words = [system, searchRule, await instructionsOf(project, folder.root)].filter((part) => part !== "");
-  return { tools: [], system: words.join("\n\n"), folder: folder.root, mayRun: project.run };
+  const words = [system, searchRule, told.instructions].filter((part) => part !== "");
+  return { tools: [], system: words.join("\n\n"), folder: told.root, mayRun: project.run };
 }
 
 /** Edits of these projects need no yes; in this process only, for an hour of its time. */

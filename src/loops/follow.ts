@@ -15,7 +15,8 @@ import type { Bridge } from "./bridge.ts";
 import { listLog } from "./catchup.ts";
 import { converse } from "./converse.ts";
 import { mirror } from "./mirror.ts";
-import { isEnd, waitOf, type Worker } from "./post.ts";
+import { isEnd, viewOf, waitOf, type Worker } from "./post.ts";
+import type { PostRow } from "../store/posts.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
 export interface FollowLoop extends Queue {
@@ -55,7 +56,7 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
         if (!(error instanceof BridgeError) || error.code === "database") throw error;
         const attempt = (attempts.get(sessionId) ?? 0) + 1;
         attempts.set(sessionId, attempt);
-        return workFailed(bridge, session, error, attempt);
+        return await workFailed(bridge, session, error, attempt, kill);
       } finally {
         workers.delete(sessionId);
         const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
@@ -97,16 +98,50 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
   };
 }
 
+/** Failures of the server after which it is looked whether it is the prompt that makes it fail: by one word, or by what costs nothing. */
+const suspectFrom = { word: 4, check: 32 } as const;
+
+/** True where the server fails on this prompt and answers others: then it is not waited for as for an outage. */
+async function isOwnFault(
+  bridge: Bridge,
+  session: Session,
+  { tries }: PostRow,
+  { isServerFault }: BridgeError,
+  kill: AbortSignal,
+): Promise<boolean> {
+  const line = bridge.lineOf(session);
+  const count = (tries.outage ?? 0) + 1;
+  // More and more seldom while the server fails on everything.
+  const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && Number.isInteger(Math.log2(count));
+  if (!isServerFault || !(isSuspect || tries.died)) return false;
+  const { model } = await viewOf(bridge, session);
+  const answer = line.probe ? line.probe(model, kill) : line.check(kill);
+  return answer.then(
+    () => true,
+    () => false,
+  );
+}
+
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
-function workFailed(bridge: Bridge, session: Session, error: BridgeError, attempt: number): Millis {
+async function workFailed(
+  bridge: Bridge,
+  session: Session,
+  error: BridgeError,
+  attempt: number,
+  kill: AbortSignal,
+): Promise<Millis | null> {
   const { store, clock, chats, notices, random } = bridge;
-  const fault = toFault(error);
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
+  const isPoison = post !== undefined && (await isOwnFault(bridge, session, post, error, kill));
+  if (kill.aborted) return null;
+  const poison = "Cannot ask Claude as the API fails on this prompt, and answers others";
+  const fault = toFault(isPoison ? new BridgeError("claude_failed", poison, { cause: error }) : error);
   bridge.log.warn("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
   if (!post) return ownMs;
+  if (!store.posts.isOpen(post.id)) return 0;
   const id = Number(post.subject);
   const hasSpoken = error.partial !== null;
   const changes = chats.settle(session.chat, { type: "failed", id, fault, hasSpoken, isLost: false });

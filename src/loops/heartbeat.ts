@@ -1,5 +1,4 @@
 /** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
-import type { Ask } from "../core/changes.ts";
 import type { Chat, Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
@@ -85,11 +84,15 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   }
 }
 
+/** Since it was first seen at work; it is looked once a minute, and a person hears within five. */
+const slowMs: Millis = 3 * minuteMs;
+
 /**
- * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once. The clock says
- * how old it was when this process first saw it; from then on the time is monotonic.
+ * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once; a message of
+ * which nothing was seen for minutes gets a word. The clock says how old it was when this process first saw it; from then on the time
+ * is monotonic.
  */
-function createExpiry({ store, chats, clock, config, account, log }: Bridge): () => void {
+function createExpiry({ store, chats, clock, config, account, log, isConnected }: Bridge): () => void {
   const seen = new Map<string, Millis>();
   return () => {
     if (account() === null) return;
@@ -97,20 +100,34 @@ function createExpiry({ store, chats, clock, config, account, log }: Bridge): ()
     const present = new Set<string>();
     const expireIn = (chat: Chat | null | undefined): void => {
       if (!chat) return;
-      const { asks } = chats.viewOf(chat);
-      const age = ({ use: { id }, shown }: Ask): Millis => {
+      const { asks, head } = chats.viewOf(chat);
+      const age = (id: string, times: readonly Millis[]): Millis => {
         const now = clock.now();
-        const since = seen.get(id) ?? clock.monotonic() - (now - Math.min(now, ...shown.flatMap(({ at }) => at ?? [])));
+        const since = seen.get(id) ?? clock.monotonic() - (now - Math.min(now, ...times));
         seen.set(id, since);
         present.add(id);
         return clock.monotonic() - since;
       };
-      const aged = asks.filter(({ question }) => question !== null).map((ask) => ({ id: ask.use.id, ms: age(ask) }));
+      const aged = asks
+        .filter(({ question }) => question !== null)
+        .map(({ use: { id }, shown }) => ({
+          id,
+          ms: age(
+            id,
+            shown.flatMap(({ at }) => at ?? []),
+          ),
+        }));
       for (const isLast of [true, false]) {
         const askIds = aged
           .filter(({ ms }) => (isLast ? ms >= limitMs : ms >= limitMs / 2 && ms < limitMs))
           .map(({ id }) => id);
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
+      }
+      for (const { id, post, told } of head.slice(0, 1)) {
+        const isAtWork = post?.state === "posted" || post?.state === "posting";
+        const isSeen = told !== null || (["draft", "slow"] as const).some((why) => store.outbox.has(why, String(id)));
+        if (isAtWork && age(`prompt ${id}`, []) >= slowMs && isConnected() && !isSeen)
+          chats.settle(chat, { type: "slow", id });
       }
     };
     for (const key of store.inbox.openChats())

@@ -30,7 +30,9 @@ export type Workplace = {
     deps: Pick<Deps, "home">,
   ) => Promise<Description | { readonly refusal: string }>;
 };
-type Description = { readonly tools: Awaited<ReturnType<typeof definitionsOf>>; readonly instructions: string };
+type Description = { readonly root: string; readonly tools: Awaited<ReturnType<typeof definitionsOf>> } & {
+  readonly instructions: string;
+};
 
 type Asked = Pick<Call, "sessionId" | "turn" | "tool" | "input">;
 
@@ -43,9 +45,10 @@ export const folders: Workplace = {
     return plan(tool, input, { ...deps, project, scope, isGranted: deps.isGranted(project.name) });
   },
   async describe(project, { home }) {
-    const folder = await openFolder(project.folder, home);
+    const folder = await openPlace(project, home);
     if ("refusal" in folder) return folder;
-    return { tools: await definitionsOf(project), instructions: await instructionsOf(project, folder.root) };
+    const { root } = folder;
+    return { root, tools: await definitionsOf(project), instructions: await instructionsOf(project, root) };
   },
 };
 

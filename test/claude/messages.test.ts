@@ -35,6 +35,16 @@ describe("messages", () => {
   });
   afterEach(() => double.close());
 
+  test("asks for one word to see whether an endpoint answers at all; a failure of the server is known for one", async () => {
+    await start().probe?.("claude-sonnet-5-5", never);
+    expect(sent()).toMatchObject({ model: "claude-sonnet-5-5", max_tokens: 1 });
+    double.fail(/messages/u, { kind: "status", status: 500, type: "api_error" });
+    const failure = await start()
+      .probe?.("claude-sonnet-5-5", never)
+      .catch((error: unknown) => error);
+    expect(failure).toMatchObject({ code: "claude_unreachable", isServerFault: true });
+  });
+
   test("stores prompt, reply, usage and end at once, in this order", async () => {
     const prompt: Request = { kind: "prompt", text: "hello", files: [] };
     expect(await start().post(local.view(), [prompt], () => {}, never)).toMatchObject([

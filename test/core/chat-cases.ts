@@ -92,6 +92,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     defaultModel: "claude-test",
     defaultEffort: "medium",
     isModelFixed: true,
+    privacy: "",
     projects: () => [{ name: "garden", folder: "/garden", run: true }],
     openProject: () => session.project,
     granted: () => [],
@@ -269,6 +270,11 @@ export const table: {
       posted: ["end s", "again 1 anew", "say gone s"],
       waiting: ["end s", "again 1 anew", "say gone s"],
     },
+  ],
+  slow: [
+    "a prompt takes minutes, but Claude has spoken",
+    { type: "slow", id: 1 },
+    { nothing: [], queued: [], posting: [], posted: [], waiting: [] },
   ],
   back: ["the line is back soon", { type: "back" }, { nothing: [], queued: [], posting: [], posted: [], waiting: [] }],
   started: [

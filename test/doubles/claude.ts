@@ -403,7 +403,8 @@ function messages(state: State, line: string, body: unknown): unknown {
     ["model", "max_tokens", "messages"],
   );
   if (!knownModels.includes(text(params["model"]))) throw notFound(`model: ${text(params["model"])}`);
-  if (params["stream"] !== true) throw badRequest("stream: this double streams only");
+  const isWord = params["stream"] === undefined && params["max_tokens"] === 1;
+  if (params["stream"] !== true && !isWord) throw badRequest("stream: this double streams only, but for one word");
   if (params["system"] === "") throw badRequest("system: text content blocks must be non-empty");
   if (Number(params["max_tokens"]) > 64_000)
     throw badRequest(
@@ -416,6 +417,11 @@ function messages(state: State, line: string, body: unknown): unknown {
       only(tool, ["name", "description", "input_schema", "cache_control"], ["name", "input_schema"]);
     else if (tool["type"] !== "web_search_20250305" || tool["name"] !== "web_search") throw badRequest("tools.type");
   const prompt = checkMessages(params["messages"], state.lastStop === "pause_turn");
+  if (isWord) {
+    const content = [{ type: "text", text: "Hi" }];
+    const usage = { input_tokens: 8, output_tokens: 1 };
+    return { id: "msg_word", type: "message", role: "assistant", content, stop_reason: "max_tokens", usage };
+  }
   return new OpenStream((stream) => {
     const stop = new AbortController();
     const id = state.engine.newId("msg");

@@ -28,7 +28,7 @@ export type Point =
 
 export type Fault =
   /** It is refused before anything happened. */
-  | { readonly kind: "refuse"; readonly code: ErrorCode; readonly retryAfterMs?: Millis }
+  | { readonly kind: "refuse"; readonly code: ErrorCode; readonly retryAfterMs?: Millis; readonly isServerFault?: true }
   /** It is done, but the answer is lost. */
   | { readonly kind: "lose" }
   /** It is done and answered, but the answer says nothing of what became of it (`post`). */
@@ -200,7 +200,7 @@ async function at<T>(wire: Wire, point: Point, signal: AbortSignal, work: () => 
     case undefined:
       return work();
     case "refuse":
-      throw new BridgeError(fault.code, `Cannot ${point} as the world refuses`, { retryAfterMs: fault.retryAfterMs });
+      throw new BridgeError(fault.code, `Cannot ${point} as the world refuses`, fault);
     case "lose":
       work();
       throw unreachable;

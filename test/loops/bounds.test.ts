@@ -29,7 +29,11 @@ const overloaded = new BridgeError(
  * The backend that keeps the conversation here, over an endpoint that answers each request with these frames; an error is thrown, and a
  * number is a wait in ms.
  */
-async function openMessages(answer: (prompt: string) => Frames, flags: Readonly<Record<string, string>> = {}) {
+async function openMessages(
+  answer: (prompt: string) => Frames,
+  flags: Readonly<Record<string, string>> = {},
+  probe = (): Promise<void> => Promise.reject(new Error("messages asks by stream alone")),
+) {
   const asked: { readonly prompt: string; readonly at: number }[] = [];
   const opened = await openStage({
     flags: { reactions: "off", ...flags },
@@ -56,7 +60,7 @@ async function openMessages(answer: (prompt: string) => Frames, flags: Readonly<
       };
       const api: ClaudeApi = {
         stream,
-        call: () => Promise.reject(new Error("messages asks by stream alone")),
+        call: <T>() => probe() as Promise<T>,
         bytes: () => Promise.resolve(null),
         bounds: { headersMs: 60_000, silenceMs: 75_000 },
         model: () => Promise.resolve(null),
@@ -144,7 +148,10 @@ describe("an answer that breaks off, where the conversation is kept here", () =>
     seen.write("hard");
     await seen.pass(4 * 3600);
     expect(asked).toHaveLength(1);
-    expect(seen.texts()).toEqual([expect.stringContaining("length limit on thinking")]);
+    expect(seen.texts()).toEqual([
+      expect.stringContaining("still at work on that"),
+      expect.stringContaining("length limit on thinking"),
+    ]);
   });
 
   test("what was paid for counts, though it broke off or was stopped: by the endpoint's word, or by what had come", async () => {
@@ -263,6 +270,87 @@ describe("a prompt that Claude's side dies of", () => {
     expect(bench.texts()).toEqual([expect.stringContaining("overloaded"), "re: hello"]);
   });
 });
+
+describe("a server that fails on a prompt", () => {
+  const failed = new BridgeError("claude_unreachable", "Cannot ask Claude as the Claude API answered 500", {
+    isServerFault: true,
+  });
+  const said = [expect.stringContaining("can't reach Claude"), expect.stringContaining("failed on that message")];
+
+  test("and answers others: a few requests, an end in words, and the next message is answered", async () => {
+    let words = 0;
+    const { stage: seen, asked } = await openMessages(
+      (prompt) => (prompt === "bad" ? [failed] : whole("fine")),
+      {},
+      async () => void words++,
+    );
+    seen.write("bad");
+    seen.write("good");
+    await seen.pass(300);
+    expect(asked.map(({ prompt }) => prompt)).toEqual(["bad", "bad", "bad", "bad", "bad", "good"]);
+    expect(words).toBe(2);
+    expect(seen.texts()).toEqual([...said, "fine"]);
+  });
+
+  test("and on all others: the prompt waits until that is over", async () => {
+    let isOver = false;
+    const { stage: seen, asked } = await openMessages(() => (isOver ? whole("fine") : [failed]));
+    seen.write("bad");
+    await seen.pass(6 * 3600);
+    expect(asked.length).toBeGreaterThan(300);
+    isOver = true;
+    await seen.pass(90);
+    expect(seen.texts()).toEqual([said[0], "fine"]);
+  });
+
+  test("where the conversation is kept at Claude, and a look at it goes through: the same, after some minutes", async () => {
+    await using bench = await openBench({ script: (prompt) => [{ say: `re: ${prompt}` }] });
+    bench.signal.owner.write("first");
+    await bench.until("the first answer", () => isSettled(bench));
+    for (let times = 0; times < 40; times++)
+      bench.claude().fail("post", { kind: "refuse", code: "claude_unreachable", isServerFault: true });
+    bench.signal.owner.write("bad");
+    await bench.pass(5 * 60_000);
+    expect(bench.texts()).toEqual(["re: first", said[0]]);
+    await bench.pass(60 * 60_000);
+    expect(bench.texts()).toEqual(["re: first", ...said]);
+  });
+});
+
+test.each(["true", "false"])(
+  "Claude works for long without a word (progress %s): within five minutes its person sees that it does, once",
+  async (progress) => {
+    await using bench = await openBench({
+      flags: { progress },
+      script: (prompt) =>
+        prompt === "dig"
+          ? [{ pauseMs: 60_000 }, { use: "bash", input: { command: "make" } }, { pauseMs: 3_600_000 }, { say: "Dug." }]
+          : [{ say: `re: ${prompt}` }],
+    });
+    bench.signal.owner.write("dig");
+    await bench.pass(5 * 60_000);
+    const sign = progress === "true" ? "🔧 run: make …" : expect.stringContaining("still at work on that");
+    expect(bench.texts()).toEqual([sign]);
+    await bench.pass(3_600_000);
+    bench.signal.owner.write("quick");
+    await bench.until("the next answer", () => isSettled(bench));
+    expect(bench.texts()).toEqual([progress === "true" ? "(see below)" : sign, "Dug.", "re: quick"]);
+  },
+);
+
+test.each([
+  ["an error", [{ fail: "tool_use_limit_reached_error", retry: "exhausted" }]],
+  ["a stop", [{ stop: { kind: "other", name: "tool_use_limit_reached" } }]],
+] as const)(
+  "Claude has used as many tools as it may, told by %s: that is said, and not asked again",
+  async (_, end) => {
+    await using bench = await openBench({ script: (prompt) => (prompt === "dig" ? end : [{ say: `re: ${prompt}` }]) });
+    for (const text of ["dig", "next"]) bench.signal.owner.write(text);
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts()).toEqual([expect.stringContaining('Say "go on"'), "re: next"]);
+    expect(bench.posts).toHaveLength(2);
+  },
+);
 
 test("how often an outage was tried is to be seen, and what ends it", async () => {
   await using bench = await openBench({ script: () => [{ fail: "model_overloaded_error", retry: "exhausted" }] });

@@ -10,7 +10,8 @@ import type { VirtualClock } from "../doubles/clock.ts";
 import type { Dice } from "./dice.ts";
 import type { Garden } from "./garden.ts";
 import type { Life, Machine } from "./life.ts";
-import { createLocalClaude, type LocalClaude } from "./local.ts";
+import { createCodeClaude, createTranscripts } from "./code.ts";
+import { createLocalClaude, type LocalClaude, type LocalDeps } from "./local.ts";
 import type { People } from "./people.ts";
 import type { Plan } from "./plan.ts";
 
@@ -53,6 +54,8 @@ export type TheirsDeps = {
   readonly machine: Machine;
   readonly dice: Dice;
   readonly plan: Plan;
+  /** Where the conversation is not kept at the API, the owner's own program keeps it. */
+  readonly isCode: boolean;
   readonly people: People;
   /** The process that lives now, if any. */
   readonly life: () => Life | null;
@@ -112,8 +115,9 @@ export function createTheirs(deps: TheirsDeps): Theirs {
     },
   };
   const answers = new Map<string, string>();
+  const transcripts = createTranscripts();
   const connectLocal = (life: Life): Line => {
-    local = createLocalClaude(life, {
+    const given: LocalDeps = {
       dice,
       calls: deps.calls,
       onBroken: deps.onBroken,
@@ -135,7 +139,14 @@ export function createTheirs(deps: TheirsDeps): Theirs {
         answers.set(mark, marksOf(prompt).at(-1) ?? "");
         return `${mark} re[${answers.get(mark)}]`;
       },
-    });
+    };
+    const onAsked: LocalDeps["onAsked"] = (history, prompt) => {
+      given.onAsked(history, prompt);
+      const mark = marksOf(prompt).at(-1) ?? "";
+      const times = history.filter((text) => marksOf(text).at(-1) === mark).length + 1;
+      if (times > deps.people.chatsOf(mark).length) deps.onBroken(`${mark} was asked ${times} times`);
+    };
+    local = deps.isCode ? createCodeClaude(life, { ...given, onAsked, transcripts }) : createLocalClaude(life, given);
     if (isCalm) local.calmDown();
     return local.line;
   };

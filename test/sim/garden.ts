@@ -78,7 +78,7 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
   };
   return {
     workplace: (life) => ({
-      describe: () => Promise.resolve({ tools, instructions: "A garden." }),
+      describe: () => Promise.resolve({ root: "/garden", tools, instructions: "A garden." }),
       async look(project, { tool, input }, { isGranted }) {
         await Promise.resolve();
         const { bed = "" } = input as { bed?: string };

@@ -55,16 +55,21 @@ const commands = [
   "/nwe",
 ];
 
-/** @param onYes a person allows what the chat asks */
-export function createPeople(signal: MemorySignal, dice: Dice, onYes: (who: Person, chat: Chat) => void): People {
+/** @param onYes a person allows what the chat asks @param isOwners mostly the owner writes */
+export function createPeople(
+  signal: MemorySignal,
+  dice: Dice,
+  onYes: (who: Person, chat: Chat) => void,
+  isOwners = false,
+): People {
   const person = (address: Address, name: string): Person => signal.person(address, name);
   const [ann, bob] = [person(people.ann, "Ann"), person(people.bob, "Bob")];
   const [carl, stranger] = [person(people.carl, "Carl"), person(people.stranger, `${secretWord}-name`)];
   const group: Chat = { kind: "group", id: listedGroup };
   const mention: WriteOptions = { group: listedGroup, isMention: true };
+  const self: Place = { who: signal.owner, options: {}, chat: { kind: "self" } };
   const places: readonly Place[] = [
-    { who: signal.owner, options: {}, chat: { kind: "self" } },
-    { who: signal.owner, options: {}, chat: { kind: "self" } },
+    ...Array.from({ length: isOwners ? 20 : 2 }, () => self),
     { who: ann, options: {}, chat: { kind: "direct", peer: people.ann } },
     { who: bob, options: {}, chat: { kind: "direct", peer: people.bob } },
     { who: carl, options: mention, chat: group },

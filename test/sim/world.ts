@@ -135,13 +135,15 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const soil = createDice(seed, 6);
   const callRate = soil.chance(0.35) ? soil.between(0.2, 0.95) : 0;
   const hasGarden = callRate > 0;
+  const isCode = plan.backend === "local" && createDice(seed, 8).chance(0.4);
   const owner = createOwner(signal, soil);
-  const people = createPeople(signal, createDice(seed, 4), owner.onYes);
+  const people = createPeople(signal, createDice(seed, 4), owner.onYes, isCode);
   const garden = createGarden({ dice: soil, rate: callRate, owner, onBroken: fail, trace });
   const theirs = createTheirs({
     base,
     machine,
     plan,
+    isCode,
     trace,
     dice: createDice(seed, 5),
     calls: garden.calls,
@@ -160,7 +162,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   });
   // A question that no phone took is over by itself within the grace.
   const soiled = hasGarden ? { projects: "garden=/garden", approvalMinutes: String(1 + soil.below(20)) } : {};
-  const config = simConfig(home, { ...plan.settings, ...soiled });
+  const coded = isCode ? { backend: "claude-code" } : {};
+  const config = simConfig(home, { ...plan.settings, ...soiled, ...coded });
   const schedule = (ms: Millis, run: () => void): void => {
     const at = base.monotonic() + ms;
     const index = agenda.findIndex((entry) => entry.at > at);
@@ -401,7 +404,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
         const rate = plan.rates[kind];
         if (rate !== undefined) repeatedly(rate, () => inject(kind));
       }
-      const rare = createDice(seed, 7);
+      const rare = createDice(seed, 15);
       for (const kind of rareKinds)
         if (plan.mode === "swarm" && rare.chance(0.3)) repeatedly(rare.between(0.03, 2), () => inject(kind), rare);
       let isOver = false;

@@ -11,7 +11,7 @@
 import type { Clock } from "../../clock.ts";
 import { BridgeError, toFault } from "../../core/errors.ts";
 import type { Account, Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
-import { textOf } from "../../core/prompt.ts";
+import { textOf } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Transport } from "../transport.ts";
 import { accountOf, fromRef, toEnvelope } from "./envelope.ts";
