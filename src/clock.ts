@@ -1,5 +1,5 @@
 /** Time and chance, injected everywhere: no other file in `src/` asks the machine for either. */
-import { setImmediate } from "node:timers";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import type { Millis } from "./core/model.ts";
 
 /** Largest delay that `setTimeout` takes; above it fires at once (HTML standard, "timers": a 32-bit signed integer). */
@@ -34,23 +34,12 @@ export type Random = () => number;
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: (ms, signal) =>
-    new Promise((resolve) => {
-      if (signal?.aborted) return resolve();
-      if (ms <= 0) return void setImmediate(resolve);
-      const stop = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      const timer = setTimeout(
-        () => {
-          signal?.removeEventListener("abort", stop);
-          resolve();
-        },
-        Math.min(ms, timeoutMaxMs),
-      );
-      signal?.addEventListener("abort", stop, { once: true });
-    }),
+  async sleep(ms, signal) {
+    const bound = signal && { signal };
+    await (ms <= 0 ? setImmediate(undefined, bound) : setTimeout(Math.min(ms, timeoutMaxMs), undefined, bound)).catch(
+      () => undefined,
+    );
+  },
 };
 
 export const systemRandom: Random = () => Math.random();

@@ -10,9 +10,9 @@ import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { BridgeError } from "./core/errors.ts";
 import { ownProgram } from "./core/model.ts";
-import { nearest } from "./core/nearest.ts";
+import { didYouMean, nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
-import { fileKey, flagOf, retired, settingKeys, settingRow as row, variableOf } from "./settings.ts";
+import { fileKey, flagOf, settingKeys, settingRow as row, variableOf } from "./settings.ts";
 import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
@@ -57,8 +57,7 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   const defaults = { ...fallbacks, home: defaultHome() };
   const fromEnv = Object.fromEntries(settingKeys.map((key) => [key, env[variableOf(key)] || undefined]));
   const home = resolveHome({ flags, env });
-  const file = readFile(home);
-  const layers = { default: defaults, file: file.values, environment: fromEnv, flag: flags };
+  const layers = { default: defaults, file: readFile(home), environment: fromEnv, flag: flags };
   const given: Record<string, unknown> = {};
   const origins = {} as Record<SettingKey, Origin>;
   for (const [origin, values] of Object.entries<Readonly<Record<string, unknown>>>(layers))
@@ -71,8 +70,7 @@ export function loadConfig({ flags, env }: Sources): Loaded {
   const isOwn = rest.backend === ownProgram;
   const projects = isOwn ? rest.projects.map((project) => ({ ...project, backend: ownProgram })) : rest.projects;
   const config = Object.freeze({ ...rest, projects, limits: Object.freeze({ ...constants, retentionDays }) });
-  const warnings = [...file.warnings, ...unknownVariables(env)];
-  return { config, origins, given: given as Loaded["given"], warnings };
+  return { config, origins, given: given as Loaded["given"], warnings: unknownVariables(env) };
 }
 
 function check(given: Readonly<Record<string, unknown>>, origins: Record<SettingKey, Origin>): Values {
@@ -92,43 +90,30 @@ function check(given: Readonly<Record<string, unknown>>, origins: Record<Setting
   throw new BridgeError("config", `Cannot use${shown} as ${place[origins[key]]}: it takes ${accepts}`);
 }
 
-type File = { readonly values: Readonly<Record<string, unknown>>; readonly warnings: readonly string[] };
-
-const isGone = (name: string, place: string): string =>
-  `${place} is not used any more: ${retired[name] ?? ""}. Remove it`;
-
 /** The file's values by setting key. A missing file is an empty one. */
-function readFile(home: string): File {
+function readFile(home: string): Readonly<Record<string, unknown>> {
   const path = join(home, "config.toml");
   let values: Record<string, unknown>;
   try {
     values = parseToml(readFileSync(path, "utf8"));
   } catch (cause) {
-    if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR"))
-      return { values: {}, warnings: [] };
+    if (cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return {};
     const reason = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause);
     const place = cause instanceof TomlError ? ` (line ${cause.line})` : "";
     throw new BridgeError("config", `Cannot read ${path}: ${redactText(reason)}${place}`);
   }
   const known = new Map(settingKeys.filter((key) => !row(key).isOutsideFile).map((key) => [fileKey(key), key]));
-  const [gone, present] = [true, false].map((isOld) =>
-    Object.entries(values).filter(([name]) => name in retired === isOld),
-  );
-  const entries = (present ?? []).map(([name, value]) => {
+  const entries = Object.entries(values).map(([name, value]) => {
     const key = known.get(name);
     if (key === undefined) throw unknownKey(path, name, [...known.keys()]);
     if (row(key).isSecret) refuseLooseFile(path);
     return [key, value] as const;
   });
-  return {
-    values: Object.fromEntries(entries),
-    warnings: (gone ?? []).map(([name]) => isGone(name, `${name} of ${path}`)),
-  };
+  return Object.fromEntries(entries);
 }
 
 function unknownKey(path: string, name: string, known: readonly string[]): BridgeError {
-  const near = nearest(name, known);
-  const hint = near === null ? `Known settings: ${known.join(", ")}.` : `Did you mean ${near}?`;
+  const hint = didYouMean(name, known) || `Known settings: ${known.join(", ")}.`;
   return new BridgeError("config", `Cannot use ${path}: there is no setting ${JSON.stringify(name)}`, { hint });
 }
 
@@ -168,8 +153,6 @@ function unknownVariables(env: Sources["env"]): string[] {
   return Object.keys(env)
     .filter((name) => name.startsWith(prefix) && !known.includes(name))
     .map((name) => {
-      const old = bare(name).toLowerCase();
-      if (old in retired) return isGone(old, `The variable ${name}`);
       const near = nearest(bare(name), known.filter((other) => other.startsWith(prefix)).map(bare));
       return `The variable ${name} is not known${near === null ? "" : `; did you mean ${prefix}${near}?`}`;
     });

@@ -11,7 +11,6 @@ import mitt from "mitt";
 import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
-import type { State } from "./core/connection.ts";
 import { BridgeError, toFault } from "./core/errors.ts";
 import { ownProgram, type Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
@@ -307,19 +306,14 @@ function createHealth(
 ): () => string | null {
   const startedAt = clock.monotonic();
   return () => {
-    const now = clock.monotonic();
-    const proof = (): string | null => proofFault(connection.state(), now - startedAt, now, config.limits.staleAfterMs);
-    return storeFault() ?? checkup.fault() ?? proof();
+    const known = storeFault() ?? checkup.fault();
+    const state = connection.state();
+    // Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done.
+    const ageMs = clock.monotonic() - (state.lastProofAt ?? startedAt);
+    if (known !== null || ageMs <= config.limits.staleAfterMs) return known;
+    const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
+    return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${why}`;
   };
-}
-
-/** Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done. */
-function proofFault(state: State, uptimeMs: Millis, now: Millis, staleAfterMs: Millis): string | null {
-  const { lastProofAt } = state;
-  const ageMs = lastProofAt === null ? uptimeMs : now - lastProofAt;
-  if (ageMs <= staleAfterMs) return null;
-  const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
-  return `no proof of life from Signal for ${Math.round(ageMs / 1_000)} s${why}`;
 }
 
 /** 4 hex digits that tell this home from others in stamps; made once. */

@@ -53,13 +53,7 @@ export function startLog({ level, isPretty, hasColour, write }: LogOptions): Log
       { category: ["signalman"], sinks: ["stderr"], lowestLevel: level === "warn" ? "warning" : level },
     ],
   });
-  const logger = getLogger(["signalman"]);
-  return {
-    debug: (message, fields = {}) => logger.debug(message, { ...fields }),
-    info: (message, fields = {}) => logger.info(message, { ...fields }),
-    warn: (message, fields = {}) => logger.warn(message, { ...fields }),
-    error: (message, fields = {}) => logger.error(message, { ...fields }),
-  };
+  return getLogger(["signalman"]);
 }
 
 function prettyFormatter(hasColour: boolean): TextFormatter {
@@ -150,8 +144,8 @@ export function redactText(text: string): string {
   return secrets.reduce((left, [pattern, replacement]) => left.replace(pattern, replacement), shown);
 }
 
-/** A phone number that only its owner recognises: `+1…42`. */
 /** Without a number the beginning of the account id: only its owner recognises it. */
 export const maskAddress = ({ number, aci }: Address): string =>
   number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
+/** A phone number that only its owner recognises: `+1…42`. */
 export const maskNumber = (number: string): string => `${number.slice(0, 2)}…${number.slice(-2)}`;

@@ -26,10 +26,13 @@ const word = <T>(read: (word: string) => T | undefined) =>
   );
 
 const nonEmpty = v.pipe(v.string(), v.trim(), v.nonEmpty());
+const folder = word((path) => (path === "" ? undefined : resolve(path)));
 const text = (accepts: string) => form(nonEmpty, accepts);
 const optionalText = (accepts: string) => form(v.nullable(nonEmpty), accepts);
-const oneOf = <const W extends readonly string[]>(...words: W) =>
-  form(v.picklist(words), `${words.slice(0, -1).join(", ")} or ${words.at(-1) ?? ""}`);
+const oneOf = <const W extends readonly string[]>(...words: W) => ({
+  ...form(v.picklist(words), `${words.slice(0, -1).join(", ")} or ${words.at(-1) ?? ""}`),
+  words,
+});
 const toggle = form(
   v.union([
     v.boolean(),
@@ -37,24 +40,12 @@ const toggle = form(
   ]),
   "true or false",
 );
+const numeral = (written: RegExp) =>
+  v.union([v.number(), word((digits) => (written.test(digits) ? Number(digits) : undefined))]);
 const whole = (least: number, most: number) =>
-  form(
-    v.pipe(
-      v.union([v.number(), word((digits) => (/^\d{1,9}$/.test(digits) ? Number(digits) : undefined))]),
-      v.integer(),
-      v.minValue(least),
-      v.maxValue(most),
-    ),
-    `${least} to ${most}`,
-  );
+  form(v.pipe(numeral(/^\d{1,9}$/), v.integer(), v.minValue(least), v.maxValue(most)), `${least} to ${most}`);
 const money = form(
-  v.nullable(
-    v.pipe(
-      v.union([v.number(), word((amount) => (/^\d{1,6}(\.\d{1,2})?$/.test(amount) ? Number(amount) : undefined))]),
-      v.minValue(0.01),
-      v.maxValue(999_999),
-    ),
-  ),
+  v.nullable(v.pipe(numeral(/^\d{1,6}(\.\d{1,2})?$/), v.minValue(0.01), v.maxValue(999_999))),
   "an amount such as 2.50",
 );
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
@@ -139,6 +130,8 @@ export type Setting = Extra & {
   readonly schema: v.GenericSchema;
   /** The accepted form, for the error and the README. */
   readonly accepts: string;
+  /** All that it may be, where that is a few words. */
+  readonly words?: readonly string[];
   /** The default as a person would write it; null where there is none. */
   readonly fallback: string | null;
   /** One phrase: what it is for, with its unit. */
@@ -155,13 +148,7 @@ const setting = <F extends Pick<Setting, "schema" | "accepts">>(
 /** Every setting, in the order in which people meet them. */
 export const settings = {
   home: setting(
-    form(
-      v.pipe(
-        nonEmpty,
-        v.transform((path) => resolve(path)),
-      ),
-      "a folder",
-    ),
+    form(folder, "a folder"),
     null,
     "folder of config.toml and signalman.db (default: the platform's data folder)",
     { flag: "folder", isOutsideFile: true },
@@ -287,11 +274,6 @@ export const settings = {
     variable: "ANTHROPIC_AUTH_TOKEN",
     isSecret: true,
   }),
-  claudeTimeoutMs: setting(
-    whole(10_000, 3_600_000),
-    "600000",
-    "how long an endpoint that is not Anthropic's may be silent, before an answer and in it, in ms",
-  ),
   updateUrl: setting(
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,
@@ -314,18 +296,6 @@ export const settingKeys = Object.keys(settings) as SettingKey[];
 /** The row of a key, widened, so that optional columns can be read. */
 export const settingRow = (key: SettingKey): Setting => settings[key];
 const snake = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-
-/** What was a setting once, by its key in the file, and what is so now: an old file must not keep the program from starting. */
-export const retired: Readonly<Record<string, string>> = {
-  busy: "a new message waits its turn",
-  digest_after_messages: "more than 3 waiting messages are announced",
-  digest_after_minutes: "messages older than an hour are announced",
-  stale_after_ms: "a line without proof of life for 90 s counts as lost",
-  stable_after_ms: "a line that held for 30 s starts its backoff anew",
-  drain_ms: "turns at work may go on for 10 s when stopping",
-  lanes_max: "eight chats are answered at the same time",
-  signal_cli: "signalman starts no signal-cli, run it as a unit, as docs/transports.md shows",
-};
 
 /** `signalUrl` → `signal_url`. */
 export const fileKey = (key: SettingKey): string => snake(key);

@@ -3,23 +3,11 @@ declare module "*.css" {
   const text: string;
   export default text;
 }
-declare module "*.service" {
+declare module "../../packaging/*" {
   const text: string;
   export default text;
 }
-declare module "*.plist" {
-  const text: string;
-  export default text;
-}
-declare module "*.bash" {
-  const text: string;
-  export default text;
-}
-declare module "*.zsh" {
-  const text: string;
-  export default text;
-}
-declare module "*.fish" {
+declare module "*.md" {
   const text: string;
   export default text;
 }

@@ -11,7 +11,6 @@ import { BridgeError } from "../core/errors.ts";
 import { isPerson, type AllowRule } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { reminderTools } from "../loops/reminders.ts";
 import type { Link, Transport } from "../signal/transport.ts";
 import { allowedIn } from "../store/allowed.ts";
 import { forgetAll } from "../store/retention.ts";
@@ -89,13 +88,9 @@ type OpenLink = {
 export async function openLink(deps: Deps): Promise<OpenLink> {
   const { config, stack } = deps;
   if (config.transport !== "native") {
-    const { howToLink } =
-      config.transport === "rest"
-        ? await import("../signal/daemon/rest.ts")
-        : await import("../signal/daemon/signal-cli.ts");
-    throw new BridgeError("unsupported", "Cannot link here as the daemon keeps the keys of the account", {
-      hint: howToLink,
-    });
+    const daemon = () => import("../signal/daemon/signal-cli.ts");
+    const { howToLink: hint } = await (config.transport === "rest" ? import("../signal/daemon/rest.ts") : daemon());
+    throw new BridgeError("unsupported", "Cannot link here as the daemon keeps the keys of the account", { hint });
   }
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
@@ -115,7 +110,6 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
-    timeoutMs: config.claudeTimeoutMs,
     // A Signal TLS proxy leads to Signal's hosts alone.
     proxy: config.proxy !== null && signalTlsPlace(config.proxy) !== null ? null : proxy,
     clock,
@@ -123,7 +117,7 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
 
 /** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
 export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Line> {
-  const { model, effort, system, tools, backend } = deps.config;
+  const { model, tools, backend } = deps.config;
   const openMessages = async (): Promise<Line> => {
     const { createMessagesLine } = await import("../claude/messages.ts");
     return createMessagesLine({ api, clock: deps.clock, newId: randomUUID, hasWebSearch: tools !== "off" });
@@ -131,16 +125,7 @@ export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps))
   if (backend === "messages" || (backend === "auto" && memory.get(chosenKey) === "messages")) return openMessages();
   if (backend === ownProgram) return buildCodeLine(deps);
   const { createManagedLine } = await import("../claude/managed.ts");
-  const managed = createManagedLine({
-    ...deps,
-    api,
-    model,
-    effort,
-    system,
-    toolPolicy: tools,
-    tools: reminderTools,
-    memory,
-  });
+  const managed = createManagedLine({ ...deps, api, model, toolPolicy: tools, memory });
   return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
 }
 

@@ -12,7 +12,6 @@ import { withStore, wrong, type Cli, type Io } from "./io.ts";
 /** Each asks the program itself, so that what is completed is what this binary knows. */
 const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
 
-/** Prints the script for a shell. */
 export function completions({ out }: Cli, _: unknown, shell = ""): number {
   const script = scripts[shell];
   if (script === undefined) throw wrong(`Cannot complete in ${shell}`, "It takes bash, zsh or fish.");
@@ -38,23 +37,13 @@ export const complete =
     const flags = [...help.visibleOptions(at), ...help.visibleGlobalOptions(at)];
     // Whatever the value of a flag may be, it is no command; where there are few, they are shown.
     const flag = flags.find(({ long, required }) => required && long === words.at(-1));
-    if (flag) {
-      const key = settingKeys.find((key) => key === flag.attributeName());
-      const { options = [] } = (key ? settingRow(key).schema : {}) as { readonly options?: readonly unknown[] };
-      cli.out(
-        options
-          .filter((value) => typeof value === "string")
-          .map((value) => `${value}\n`)
-          .join(""),
-      );
-      return 0;
-    }
     const isFirst = at.registeredArguments.length > 0 && words.at(-1) === at.name();
-    const rows = [
-      ...(isFirst ? await valuesOf(cli, [at.parent?.name(), at.name()].join(" ")) : []).map((value) => [value]),
+    const values = flag ? flag.argChoices : isFirst && (await valuesOf(cli, [at.parent?.name(), at.name()].join(" ")));
+    const names = [
       ...visible(at).map((command) => [command.name(), command.description()]),
       ...flags.map(({ long, description }) => [long, description]),
     ];
+    const rows = [...(values || []).map((value) => [value]), ...(flag ? [] : names)];
     cli.out(rows.map((row) => `${row.join("\t")}\n`).join(""));
     return 0;
   };

@@ -10,15 +10,12 @@ type Said = { readonly text: string; readonly isRefused?: true };
 
 async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => Said): Promise<number> {
   const { home, allow } = configOf(cli);
-  const store = await openStore(home, { isExclusive: false });
-  try {
-    const { text, isRefused } = work(createGuests(store.settings, allow, readAddressee), store);
-    // What is /allow in the chat is `signalman allow` here.
-    (isRefused ? cli.err : cli.out)(`${harmless(text).replaceAll(/(?<=^|\s)\/(\w+)/gmu, "`signalman $1`")}\n`);
-    return isRefused ? 2 : 0;
-  } finally {
-    store.close();
-  }
+  using stack = new DisposableStack();
+  const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
+  const { text, isRefused } = work(createGuests(store.settings, allow, readAddressee), store);
+  // What is /allow in the chat is `signalman allow` here.
+  (isRefused ? cli.err : cli.out)(`${harmless(text).replaceAll(/(?<=^|\s)\/(\w+)/gmu, "`signalman $1`")}\n`);
+  return isRefused ? 2 : 0;
 }
 
 const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => ({ text: listGuests(guests, isGroups) }));

@@ -1,16 +1,6 @@
 /** What is kept in the home folder, looked at beside the running daemon: settings, sessions, and a copy of the database. */
-import {
-  chmodSync,
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
 import { nameOf } from "../core/conversation.ts";
@@ -23,7 +13,7 @@ import { toTime } from "../status/status.ts";
 import { openDatabase } from "../store/database.ts";
 import { groupNameIn, namesIn } from "../store/names.ts";
 import { takeLock, type Store } from "../store/store.ts";
-import { configOf, load, print, runAttached, toTable, withStore, wrong, type Cli } from "./io.ts";
+import { configOf, load, print, runAttached, toTable, withStore, writePrivate, wrong, type Cli } from "./io.ts";
 import { have } from "./remote.ts";
 
 type Options = { readonly json?: true; readonly force?: true };
@@ -63,9 +53,7 @@ export const showPath = (cli: Cli): number => (cli.out(`${configFile(cli)}\n`), 
 /** The file in the person's editor, and what is wrong with it afterwards. @throws BridgeError `config` */
 export async function editConfig(cli: Cli): Promise<number> {
   const path = configFile(cli);
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  if (!existsSync(path))
-    writeFileSync(path, "# What may stand here: signalman config show\n", { mode: 0o600, flag: "wx" });
+  if (!existsSync(path)) writePrivate(path, "# What may stand here: signalman config show\n");
   const [program = "", ...words] = parseWords(cli.env["VISUAL"] || cli.env["EDITOR"] || "vi");
   const code = await runAttached(program, [...words, path]);
   const hint = "Set EDITOR to an editor of yours, or edit the file by other means.";
@@ -190,8 +178,7 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   cli.out(`${target}  ${statSync(target).size} bytes\n`);
   const settings = configFile(cli);
   if (existsSync(settings)) {
-    rmSync(settingsOf(target), { force: true });
-    writeFileSync(settingsOf(target), readFileSync(settings), { mode: 0o600, flag: "wx" });
+    writePrivate(settingsOf(target), readFileSync(settings));
     cli.out(`${settingsOf(target)}  your settings\n`);
   }
   return 0;
@@ -223,8 +210,7 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     chmodSync(target, 0o600);
   }
   const settings = configFile(cli);
-  if (existsSync(settingsOf(copy)) && !existsSync(settings))
-    writeFileSync(settings, readFileSync(settingsOf(copy)), { mode: 0o600, flag: "wx" });
+  if (existsSync(settingsOf(copy)) && !existsSync(settings)) writePrivate(settings, readFileSync(settingsOf(copy)));
   cli.out(
     `Restored to ${target}. Never run two copies of one device: stop the other for good before you start this.\n`,
   );

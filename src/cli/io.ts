@@ -1,7 +1,7 @@
 /** The world as a command sees it, so that a test can hand in its own. stdout is the answer, stderr everything else. */
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import stringWidth from "string-width";
 import type { Clock, Random } from "../clock.ts";
 import { loadConfig, type Config, type Loaded } from "../config.ts";
@@ -32,7 +32,6 @@ export type Flags = Readonly<Partial<Record<string, string>>>;
 export const wrong = (message: string, hint = "", cause?: unknown): BridgeError =>
   new BridgeError("config", message, { hint, cause });
 
-/** What every command gets. */
 export type Cli = Io & { readonly flags: Flags };
 
 /** Loads the settings and says its warnings. @throws BridgeError `config` */
@@ -50,6 +49,15 @@ export async function withStore<T>({ home }: Config, read: (store: Store) => T |
   const { openStore } = await import("../store/store.ts");
   using stack = new DisposableStack();
   return await read(stack.adopt(await openStore(home, { isExclusive: false }), (store) => store.close()));
+}
+
+/** Puts a file that is for its owner alone where another may be, which is not written into; its folder is made where it is missing. */
+export function writePrivate(path: string, content: string | Uint8Array, mode = 0o600): void {
+  const fresh = `${path}.new`;
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  rmSync(fresh, { force: true });
+  writeFileSync(fresh, content, { mode, flag: "wx" });
+  renameSync(fresh, path);
 }
 
 /** Prints for a program, or for a person. */
@@ -88,7 +96,6 @@ export const ownCommand: readonly string[] = [
     : []),
 ];
 
-/** Whether a person can be asked. */
 export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrTty && process.stdin.isTTY;
 
 /** **Source:** no-color.org */

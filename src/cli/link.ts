@@ -13,7 +13,6 @@ import { confirm } from "./onboard.ts";
 import { command, pidOf } from "./remote.ts";
 
 type Options = {
-  /** How the phone lists this device. */
   readonly name?: string;
   readonly json?: true;
   readonly force?: true;

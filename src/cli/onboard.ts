@@ -3,9 +3,10 @@
  *
  *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key, checked ─▶ config.toml (0600)
  */
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { stringify } from "smol-toml";
+import type * as clack from "@clack/prompts";
 import * as v from "valibot";
 import { loadConfig, type Config } from "../config.ts";
 import { toFault, type Fault } from "../core/errors.ts";
@@ -13,20 +14,10 @@ import type { Millis } from "../core/model.ts";
 import { harmless, redactText } from "../log.ts";
 import { fileKey, settingRow, toNumber, variableOf, type SettingKey } from "../settings.ts";
 import { buildLine } from "./adapters.ts";
-import { configOf, depsOf, hasPerson, wrong, type Cli } from "./io.ts";
+import { configOf, depsOf, hasPerson, writePrivate, wrong, type Cli } from "./io.ts";
 
-export type Question = {
-  readonly message: string;
-  /** What there is to choose from; absent where anything may be typed. */
-  readonly options?: readonly { readonly value: string; readonly label: string; readonly hint: string }[];
-  /** Taken for an empty answer. */
-  readonly fallback: string;
-  readonly isSecret: boolean;
-  /** What is wrong with an answer, or undefined. */
-  readonly validate: (answer: string | undefined) => string | undefined;
-};
-/** Puts a question to the person; resolves to an answer that can be. */
-export type Ask = (question: Question) => Promise<string>;
+/** The questions as @clack/prompts puts them. */
+export type Prompts = Pick<typeof clack, "select" | "text" | "password">;
 /** What is wrong with a key for a backend; null where it may be used. */
 export type CheckKey = (backend: Config["backend"], key: string) => Promise<Fault | null>;
 
@@ -41,53 +32,64 @@ const fileOf = (cli: Cli): string => join(loadConfig(cli).config.home, "config.t
 export const isFirstStart = (cli: Cli, isPerson = hasPerson(cli)): boolean =>
   isPerson && !asked.some((key) => cli.env[variableOf(key)] || cli.flags[key]) && !existsSync(fileOf(cli));
 
-/** What a question is put by, and where its answer goes. */
-type Form = { readonly cli: Cli; readonly ask: Ask; readonly answers: Record<string, string> };
+/** What questions are put by, and where their answers go. */
+type Form = { readonly cli: Cli; readonly prompts: Prompts; readonly answers: Record<string, string> };
 
-/** Asks for a setting. */
-async function put({ ask, answers }: Form, key: SettingKey, message: string, options?: Question["options"]) {
-  const { schema, accepts, fallback, isSecret = false } = settingRow(key);
+/** How all of them stand on the screen. */
+const placed = ({ signal }: Cli) => ({ signal, output: process.stderr });
+
+/** Asks for a setting, in words of the person's own. */
+async function put({ cli, prompts, answers }: Form, key: SettingKey, message: string): Promise<string> {
+  const { schema, accepts, fallback, isSecret } = settingRow(key);
   const validate = (answer = ""): string | undefined =>
     answer === "" || v.is(schema, answer.trim()) ? undefined : `It takes ${accepts}.`;
-  const question = { message, fallback: fallback ?? "", isSecret, validate, ...(options && { options }) };
-  const answer = (await ask(question)).trim() || question.fallback;
+  const question = { ...placed(cli), message, validate };
+  const hints = { placeholder: fallback ?? "", defaultValue: fallback ?? "" };
+  const given = await (isSecret ? prompts.password(question) : prompts.text({ ...question, ...hints }));
+  const answer = answerOf(given).trim() || hints.defaultValue;
   if (answer !== "") answers[fileKey(key)] = answer;
   return answer;
 }
 
 /** Asks and writes the file; nothing is written before the last answer. @throws BridgeError `config` when the person leaves */
-export async function onboard(cli: Cli, ask: Ask = askOn(cli), checkKey: CheckKey = checkOn(cli)): Promise<void> {
+export async function onboard(cli: Cli, given?: Prompts, checkKey: CheckKey = checkOn(cli)): Promise<void> {
   const path = fileOf(cli);
-  const form: Form = { cli, ask, answers: {} };
+  const prompts = given ?? (await import("@clack/prompts"));
   cli.err("Welcome to signalman. Three questions, then you can write to Claude on Signal.\n\n");
-  const transport = await put(form, "transport", "How to reach Signal?", [
-    { value: "native", label: "link", hint: "this program becomes a linked device of your account" },
-    { value: "signal-cli", label: "signal-cli", hint: "a signal-cli daemon that runs already" },
-    { value: "rest", label: "rest", hint: "a signal-cli-rest-api that runs already" },
-  ]);
+  const transport = answerOf(
+    await prompts.select({
+      ...placed(cli),
+      message: "How to reach Signal?",
+      options: [
+        { value: "native", label: "link", hint: "this program becomes a linked device of your account" },
+        { value: "signal-cli", label: "signal-cli", hint: "a signal-cli daemon that runs already" },
+        { value: "rest", label: "rest", hint: "a signal-cli-rest-api that runs already" },
+      ],
+    }),
+  );
+  const form: Form = { cli, prompts, answers: { transport } };
   if (transport !== "native") {
     await put(form, "signalUrl", "Its URL?");
     await put(form, "account", "The number of its account, such as +1 555 010 0001? Empty: the only one it has");
   }
   await askWho(form);
   await askKey(form, checkKey);
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  writeFileSync(path, stringify(form.answers), { mode: 0o600, flag: "wx" });
+  writePrivate(path, stringify(form.answers));
   cli.err(`\nWritten to ${path}; change it there, or with \`signalman config edit\`.\n\n`);
 }
 
 async function askWho(form: Form): Promise<void> {
-  const { cli, ask, answers } = form;
-  const who = await ask({
-    message: "Who may write to Claude?",
-    options: [
-      { value: "self", label: "only you", hint: "in Note to Self" },
-      { value: "others", label: "other people, too", hint: "you say which" },
-    ],
-    fallback: "self",
-    isSecret: false,
-    validate: (answer = "") => (/^(self|others)?$/u.test(answer) ? undefined : "It takes self or others."),
-  });
+  const { cli, prompts, answers } = form;
+  const who = answerOf(
+    await prompts.select({
+      ...placed(cli),
+      message: "Who may write to Claude?",
+      options: [
+        { value: "self", label: "only you", hint: "in Note to Self" },
+        { value: "others", label: "other people, too", hint: "you say which" },
+      ],
+    }),
+  );
   Object.assign(answers, { allow: "self", mark: "🤖" });
   if (who !== "others")
     return cli.err("Claude's messages stand among your own there: each begins with 🤖, and Signal rings for none.\n");
@@ -134,21 +136,11 @@ const checkOn =
     return claude.check(patience).then(() => null, toFault);
   };
 
-function askOn({ signal }: Cli): Ask {
-  return async ({ message, options, fallback, isSecret, validate }) => {
-    const { password, select, text } = await import("@clack/prompts");
-    const base = { message, validate, signal, output: process.stderr };
-    if (options) return answerOf(await select({ ...base, options: [...options], initialValue: fallback }));
-    if (isSecret) return answerOf(await password(base));
-    return answerOf(await text({ ...base, placeholder: fallback, defaultValue: fallback }));
-  };
-}
-
 /** A yes of a person at the terminal; where there is none, a no. */
 export async function confirm(cli: Cli, message: string): Promise<boolean> {
   if (!hasPerson(cli)) return false;
   const { confirm } = await import("@clack/prompts");
-  return answerOf(await confirm({ message, initialValue: false, signal: cli.signal, output: process.stderr }));
+  return answerOf(await confirm({ ...placed(cli), message, initialValue: false }));
 }
 
 /** While a person is asked, the terminal hands over Ctrl-C as a key: here it becomes the signal again. */

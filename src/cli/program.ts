@@ -1,6 +1,6 @@
 /** The command line: names, flags and help. What a command does is in a file of its own, imported when it runs. */
 import { Command, CommanderError } from "commander";
-import { nearest } from "../core/nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { harmless } from "../log.ts";
 import { flagOf, settingKeys, settingRow } from "../settings.ts";
 import { commit, version } from "../version.ts";
@@ -19,13 +19,13 @@ const json = { "--json": "for programs" };
 const oneSession = { "<id>": "its number in the list, an id, or the beginning of one" };
 const versionLine = `signalman ${version} (${commit})`;
 
-/** Commands of commands; each with the one that is meant when none is named. */
-const groups = {
-  sessions: { doc: "the conversations with Claude", usual: "list" },
-  projects: { doc: "the folders of this machine that Claude may work on", usual: "list" },
-  config: { doc: "the settings", usual: "show" },
-  service: { doc: "signalman as a service of this user (systemd, launchd)", usual: "status" },
-} as const;
+/** Commands of commands; where none of theirs is named, the first is meant. */
+const groups: Readonly<Record<string, string>> = {
+  sessions: "the conversations with Claude",
+  projects: "the folders of this machine that Claude may work on",
+  config: "the settings",
+  service: "signalman as a service of this user (systemd, launchd)",
+};
 
 const start = () => import("./start.ts");
 const remote = () => import("./remote.ts");
@@ -117,11 +117,11 @@ const commands: Readonly<Record<string, Row>> = {
   "config edit": ["open config.toml in your editor, and check it", async () => (await home()).editConfig],
   "config path": ["where config.toml is", async () => (await home()).showPath],
   version: ["version and commit", () => (cli) => (cli.out(`${versionLine}\n`), 0)],
+  "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
   "service install": [
     "write the service file, start it now and at every login",
     () => async (cli) => (await service(cli)).install(),
   ],
-  "service status": ["whether it is installed and runs", () => async (cli) => (await service(cli)).status()],
   "service uninstall": ["stop it and remove the service file", () => async (cli) => (await service(cli)).uninstall()],
   restore: [
     "bring a backup back",
@@ -179,27 +179,31 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   for (const key of settingKeys) {
     const flag = flagOf(key);
     if (flag === null) continue;
-    const { doc, fallback } = settingRow(key);
+    const { doc, fallback, words } = settingRow(key);
     const isSaid = fallback === null || key === "system";
-    program.option(flag, isSaid ? doc : `${doc} (default: ${fallback})`);
+    const option = program.createOption(flag, isSaid ? doc : `${doc} (default: ${fallback})`);
+    // The settings check them, wherever they stand.
+    if (words) option.argChoices = [...words];
+    program.addOption(option);
   }
   const does =
     (load: Row[1]) =>
     async (...all: unknown[]): Promise<void> => {
-      const [command, options, ...args] = [all.at(-1), all.at(-2), ...all.slice(0, -2)] as [Command, Options, string];
+      const command = all.at(-1) as Command;
       const extra = command.registeredArguments.length === 0 ? command.args[0] : undefined;
       if (extra !== undefined) refuse(command.parent ?? program, extra);
       const work = await load();
-      done(await work({ ...io, flags: program.opts() }, options, ...args.flat()));
+      const args = command.processedArgs as (string | string[])[];
+      done(await work({ ...io, flags: program.opts() }, command.opts(), ...args.flat()));
     };
   program.allowExcessArguments().action(does(async () => (await start()).start));
-  const groupOf = (group: keyof typeof groups): Command =>
+  const groupOf = (group: string): Command =>
     program.commands.find((command) => command.name() === group) ??
-    program.command(group).description(groups[group].doc);
+    program.command(group).description(groups[group] ?? "");
   for (const [path, [doc, load, parts = {}]] of Object.entries(commands)) {
-    const [name, group] = path.split(" ").reverse() as [string, (keyof typeof groups)?];
+    const [name = "", group] = path.split(" ").reverse();
     const parent = group === undefined ? program : groupOf(group);
-    const isDefault = group !== undefined && groups[group].usual === name;
+    const isDefault = parent !== program && parent.commands.length === 0;
     const command = parent
       .command(name, { hidden: doc === "", isDefault })
       .description(doc)
@@ -216,9 +220,6 @@ function createProgram(io: Io, done: (code: number) => void): Command {
 /** A word that is none of its commands: the near miss, and exit code 2. */
 function refuse(program: Command, name: string): never {
   const known = program.createHelp().visibleCommands(program);
-  const near = nearest(
-    name,
-    known.map((command) => command.name()),
-  );
-  return program.error(`error: unknown command '${name}'${near === null ? "" : `. Did you mean ${near}?`}`);
+  const names = known.map((command) => command.name());
+  return program.error([`error: unknown command '${name}'`, didYouMean(name, names)].filter(Boolean).join(". "));
 }

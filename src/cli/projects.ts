@@ -1,13 +1,13 @@
 /** The projects of the settings: shown, added to config.toml and taken out of it. */
-import { constants, existsSync, readFileSync } from "node:fs";
-import { access, mkdir, rename, stat, writeFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { constants, existsSync, readFileSync, statSync } from "node:fs";
+import { access } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { parse as parseToml } from "smol-toml";
 import type { Config } from "../config.ts";
-import { nearest } from "../core/nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { openFolder, readProjects, type Folder, type Project } from "../projects/folders.ts";
-import { load, print, toTable, wrong, type Cli } from "./io.ts";
+import { load, print, toTable, writePrivate, wrong, type Cli } from "./io.ts";
 import { command } from "./remote.ts";
 
 /** What `list` and `doctor` say of a project: why it cannot be used, or what Claude may do there. */
@@ -58,10 +58,7 @@ async function write(path: string, text: string, wanted: Tables): Promise<void> 
   const isSo = await Promise.try(() => isDeepStrictEqual(plain(parseToml(text)), plain(wanted))).catch(() => false);
   const hint = "Change it with an editor: docs/projects.md shows the form.";
   if (!isSo) throw wrong(`Cannot change ${path} as its [projects] are written in an unusual way`, hint);
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const mode = existsSync(path) ? (await stat(path)).mode & 0o777 : 0o600;
-  await writeFile(`${path}.new`, text, { mode });
-  await rename(`${path}.new`, path);
+  writePrivate(path, text, existsSync(path) ? statSync(path).mode & 0o777 : undefined);
 }
 
 export async function addProject(cli: Cli, { run }: { readonly run?: true }, name = "", given = ""): Promise<number> {
@@ -112,14 +109,8 @@ export async function removeProject(cli: Cli, _: unknown, name = ""): Promise<nu
 function find(projects: readonly Project[], name: string): Project {
   const project = projects.find((other) => other.name.toLowerCase() === name.toLowerCase());
   if (project !== undefined) return project;
-  const near = nearest(
-    name,
-    projects.map((other) => other.name),
-  );
-  throw wrong(
-    `There is no project ${name}`,
-    near === null ? "`signalman projects` lists them." : `Did you mean ${near}?`,
-  );
+  const names = projects.map((other) => other.name);
+  throw wrong(`There is no project ${name}`, didYouMean(name, names) || "`signalman projects` lists them.");
 }
 
 /** A search in this process: the daemon starts one for each. */

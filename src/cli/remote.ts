@@ -5,17 +5,18 @@
  * Before a command says anything, token included, what listens there must prove that it holds the token, too.
  */
 import { randomBytes } from "node:crypto";
-import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { readBody } from "../claude/stream.ts";
 import type { Config } from "../config.ts";
 import { BridgeError, errorTable, type ErrorCode } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { harmless, localTime } from "../log.ts";
+import { harmless } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
-import { judge } from "../status/verdict.ts";
-import { configOf, print, toTable, type Cli } from "./io.ts";
+import { cardsOf, judge } from "../status/verdict.ts";
+import { configOf, print, toTable, writePrivate, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
 type Place = v.InferOutput<typeof place>;
@@ -31,12 +32,8 @@ const fileOf = (home: string): string => join(home, "control.json");
 export const newToken = (): string => randomBytes(24).toString("base64url");
 
 /** Called once the daemon listens. */
-export function writePlace(home: string, where: Omit<Place, "pid">): void {
-  const fresh = `${fileOf(home)}.tmp`;
-  rmSync(fresh, { force: true });
-  writeFileSync(fresh, `${JSON.stringify({ ...where, pid: process.pid })}\n`, { mode: 0o600, flag: "wx" });
-  renameSync(fresh, fileOf(home));
-}
+export const writePlace = (home: string, where: Omit<Place, "pid">): void =>
+  writePrivate(fileOf(home), `${JSON.stringify({ ...where, pid: process.pid })}\n`);
 
 export const removePlace = (home: string): void => rmSync(fileOf(home), { force: true });
 
@@ -98,14 +95,9 @@ async function exchange(url: string, signal: AbortSignal, ms: Millis, init: Requ
   try {
     const bounds = { redirect: "error", signal: AbortSignal.any([signal, AbortSignal.timeout(ms)]) } as const;
     const response = await fetch(url, { ...init, ...bounds });
-    const chunks: Uint8Array[] = [];
-    let bytes = 0;
-    for await (const chunk of response.body ?? []) {
-      bytes += chunk.length;
-      if (bytes > answerBytesMax) throw new Error("it says too much");
-      chunks.push(chunk);
-    }
-    return { isOk: response.ok, text: Buffer.concat(chunks).toString() };
+    const body = await readBody(response, answerBytesMax);
+    if (body === null) throw new Error("it says too much");
+    return { isOk: response.ok, text: Buffer.from(body).toString() };
   } catch (cause) {
     throw notRunning(`no daemon answers at ${new URL(url).origin}`, cause);
   }
@@ -155,27 +147,14 @@ export async function status(cli: Cli, options: { readonly json?: true }): Promi
 }
 
 function describe(status: Status, now: Millis): string {
-  const { version, connection, signal, claude, sessions, inbox, outbox } = status;
   const { words, times, faults } = judge(status, now);
-  const reachable = claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable";
-  const count = (facts: Readonly<Record<string, number>>): string =>
-    Object.entries(facts)
-      .filter(([, number]) => number > 0)
-      .map(([what, number]) => `${number} ${what}`)
-      .join(", ") || "none yet";
-  const { pending, answered, failed } = inbox;
-  const rows = [
-    ["connection", `${connection.state} since ${localTime(Date.parse(connection.since))}`],
-    ["signal", [signal.transport, signal.account].filter((part) => part !== null).join(" ")],
-    ["claude", `${claude.backend} ${claude.model}, ${reachable}`],
-    ["sessions", count({ kept: sessions.total, "waiting for sync": sessions.stale })],
-    ["questions", count({ waiting: pending, answered, failed })],
-    [
-      "answers",
-      count({ waiting: outbox.pending, sent: outbox.sent, repeated: outbox.uncertain, failed: outbox.failed }),
-    ],
-    ["version", version],
-  ];
   const said = faults.map(({ message, hint }) => `${message}\n${hint}\n\n`).join("");
-  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable(rows)}`;
+  const rows = cardsOf(status, now).flatMap(({ title, facts }) =>
+    facts.map(([name, value], index) => [index === 0 ? title : "", name, String(value)]),
+  );
+  const head = [
+    ["signalman", "Version", status.version],
+    ["", "Connection", status.connection.state],
+  ];
+  return `${harmless(`${words}, ${times}.\n\n${said}`)}${toTable([...head, ...rows])}`;
 }

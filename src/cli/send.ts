@@ -3,7 +3,7 @@
  * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
  */
 import { randomUUID } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import * as v from "valibot";
@@ -11,11 +11,11 @@ import type { Config } from "../config.ts";
 import { BridgeError, errorTable, toFault, type ErrorCode } from "../core/errors.ts";
 import type { Millis, OutboundFile } from "../core/model.ts";
 import { redactText } from "../log.ts";
-import { nearest } from "../core/nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { addressee, readAddressee } from "../settings.ts";
 import type { SendState, StagedFile } from "../status/control.ts";
 import { createGuests, wordOf } from "../store/allowed.ts";
-import { configOf, until, withStore, wrong, type Cli } from "./io.ts";
+import { configOf, until, withStore, writePrivate, wrong, type Cli } from "./io.ts";
 import { command, newToken } from "./remote.ts";
 
 type Options = { readonly file?: readonly string[]; readonly wait?: true };
@@ -56,10 +56,9 @@ async function findByName(config: Config, name: string): Promise<string> {
     return { found: name === "" ? null : guests.find(name), names: guests.list().flatMap((guest) => guest.name ?? []) };
   });
   if (known?.found) return wordOf(known.found);
-  const near = nearest(name, ["self", ...(known?.names ?? [])]);
-  const guess = near === null ? "" : `. Did you mean ${near}?`;
+  const why = `Cannot send to ${redactText(JSON.stringify(name))} as no person or group is called so`;
   throw wrong(
-    `Cannot send to ${redactText(JSON.stringify(name))} as no person or group is called so${guess}`,
+    [why, didYouMean(name, ["self", ...(known?.names ?? [])])].filter(Boolean).join(". "),
     "Accepted: self, a number with its country code such as +15550100001, an account id (UUID), group:<id>, or a name of `signalman people` or `signalman groups`.",
   );
 }
@@ -84,8 +83,7 @@ async function stage(config: Config, path: string): Promise<StagedFile> {
   const isText = !bytes.subarray(0, 4096).includes(0);
   const contentType = (await fileTypeFromBuffer(bytes))?.mime ?? (isText ? "text/plain" : "application/octet-stream");
   const staged = randomUUID();
-  mkdirSync(outgoing(config), { recursive: true, mode: 0o700 });
-  writeFileSync(join(outgoing(config), staged), bytes, { mode: 0o600, flag: "wx" });
+  writePrivate(join(outgoing(config), staged), bytes);
   return { staged, fileName: basename(path), contentType };
 }
 
@@ -116,11 +114,7 @@ export function readToken(home: string): string | null {
 export function token(cli: Cli, options: { readonly new?: true }): number {
   const { home } = configOf(cli);
   const known = options.new ? null : readToken(home);
-  if (known === null) {
-    mkdirSync(home, { recursive: true, mode: 0o700 });
-    rmSync(tokenFile(home), { force: true });
-    writeFileSync(tokenFile(home), `${newToken()}\n`, { mode: 0o600, flag: "wx" });
-  }
+  if (known === null) writePrivate(tokenFile(home), `${newToken()}\n`);
   cli.out(`${readToken(home) ?? ""}\n`);
   return 0;
 }

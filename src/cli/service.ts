@@ -58,19 +58,16 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
   if (platform === "darwin") {
     const domain = `gui/${process.getuid?.() ?? 0}`;
     const file = join(user, "Library/LaunchAgents", `${label}.plist`);
-    const up = ["launchctl", "bootstrap", domain, file] as const;
-    const down = ["launchctl", "bootout", `${domain}/${label}`] as const;
     return {
       file,
       text: () => Promise.resolve(launchdPlist(command, home)),
-      up: [up],
-      down,
+      up: [["launchctl", "bootstrap", domain, file]],
+      down: ["launchctl", "bootout", `${domain}/${label}`],
       probe: ["launchctl", "print", `${domain}/${label}`],
       advice: "",
     };
   }
   if (platform !== "linux") throw noManager(platform);
-  const can = async (...words: Words): Promise<boolean> => (await exec(...words)).code === 0;
   const systemctl = (...args: string[]) => ["systemctl", "--user", ...args] as const;
   return {
     file: join(cli.env["XDG_CONFIG_HOME"] || join(user, ".config"), "systemd/user", unit),
@@ -81,13 +78,12 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): 
         throw new BridgeError("unsupported", `Cannot reach the service manager of this user: ${out}`, {
           hint: "Log in as this user (not by su or sudo), or set XDG_RUNTIME_DIR=/run/user/<its id>.",
         });
-      const canNotify = await can("systemd-notify", "--version");
       // Some systems forbid a user's services a view of the file system of their own; there the unit would not start.
       const sandbox = ["-p", "ProtectSystem=strict", "-p", "PrivateTmp=yes"];
-      const canSandbox = await can("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true");
+      const canSandbox = (await exec("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true")).code === 0;
       if (!canSandbox)
         cli.err("This system gives a user's service no file system view of its own: the unit goes without.\n");
-      return systemdUnit(command, home, { canNotify, canSandbox });
+      return systemdUnit(command, home, canSandbox);
     },
     up: [systemctl("daemon-reload"), systemctl("enable", "--now", unit)],
     down: systemctl("disable", "--now", unit),
@@ -101,37 +97,23 @@ const noManager = (where: string): BridgeError =>
     hint: "Start `signalman run` with the service manager of your system.",
   });
 
-/** What a template says at a name; a condition that is false takes away the lines that begin with it. */
-function fill(
-  template: string,
-  values: Readonly<Record<string, string>>,
-  conditions: Readonly<Record<string, boolean>>,
-) {
-  const lines = template.split("\n").flatMap((line) => {
-    const [, name = "", rest = line] = /^@(\w+)\? (.*)$/u.exec(line) ?? [];
-    return name === "" ? line : conditions[name] ? rest : [];
-  });
-  return lines.join("\n").replaceAll(/@(\w+)@/gu, (_, name: string) => values[name] ?? "");
-}
+const fill = (template: string, values: Readonly<Record<string, string>>): string =>
+  template.replaceAll(/@(\w+)@/gu, (_, name: string) => values[name] ?? "");
 
-/** packaging/signalman.service, filled. */
-export function systemdUnit(
-  command: readonly string[],
-  home: string,
-  { canNotify, canSandbox }: { readonly canNotify: boolean; readonly canSandbox: boolean },
-): string {
+/** packaging/signalman.service, filled; without a sandbox the lines that make one are comments. */
+export function systemdUnit(command: readonly string[], home: string, canSandbox: boolean): string {
   const quote = (word: string): string => `"${word.replaceAll("%", "%%").replaceAll(/[\\"]/gu, "\\$&")}"`;
-  const start = [...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
-  const values = { START: start, HOME: quote(`SIGNALMAN_HOME=${home}`), FOLDER: quote(home) };
-  return fill(unitTemplate, values, { NOTIFY: canNotify, SIMPLE: !canNotify, SANDBOX: canSandbox });
+  const START = [...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
+  const places = { HOME: quote(`SIGNALMAN_HOME=${home}`), FOLDER: quote(home) };
+  return fill(unitTemplate, { START, ...places, SANDBOX: canSandbox ? "" : "# " });
 }
 
 /** packaging/org.signalman.daemon.plist, filled. */
 export function launchdPlist(command: readonly string[], home: string): string {
   const text = (word: string): string =>
     `<string>${word.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")}</string>`;
-  const values = { START: [...command, "run"].map(text).join(""), HOME: text(home) };
-  return fill(plistTemplate, { ...values, LOG: text(join(home, "signalman.log")) }, {});
+  const START = [...command, "run"].map(text).join("");
+  return fill(plistTemplate, { START, HOME: text(home), LOG: text(join(home, "signalman.log")) });
 }
 
 const stateTexts = {

@@ -5,12 +5,11 @@
  *   ─▶ it starts, and is not older ─▶ rename
  */
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { chmod, open, rename, rm, stat } from "node:fs/promises";
+import { chmod, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
-import { createZstdDecompress } from "node:zlib";
+import { promisify } from "node:util";
+import { zstdDecompress } from "node:zlib";
+import { readBody } from "../claude/stream.ts";
 import { isLoopback, type Config } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -50,12 +49,13 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
   const { file, target, version: own } = program ?? thisProgram;
   const name = `signalman-${target}${target.startsWith("windows") ? ".exe" : ""}`;
   const signal = AbortSignal.any([cli.signal, AbortSignal.timeout(downloadMs)]);
-  const fetchText = (path: string) => fetchBytes(`${updateUrl}/${path}`, textBytesMax, signal);
+  const fetchText = async (path: string) =>
+    Buffer.from(await fetchBytes(`${updateUrl}/${path}`, textBytesMax, signal)).toString();
   const sums = await fetchText("SHA256SUMS");
   const newest = config.updateKey === null ? null : versionOf(await checkSigned(sums, fetchText, config.updateKey));
   const wanted = sumOf(sums, name);
   if (wanted === null) throw failed(`the release has no ${name}`);
-  if (wanted === (await sumOfFile(file))) return (cli.out(`This is the newest: ${own}.\n`), 0);
+  if (wanted === sha256(await readFile(file))) return (cli.out(`This is the newest: ${own}.\n`), 0);
   if (newest !== null) refuseOlder(newest, own, options);
   if (options.check) {
     cli.out(
@@ -64,12 +64,15 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
     return 0;
   }
   const fresh = join(dirname(file), `.${basename(file)}.new`);
+  const fetchBinary = async (path: string, sum: string) =>
+    checked(await fetchBytes(`${updateUrl}/${path}`, binaryBytesMax, signal), sum);
   const packed = sumOf(sums, `${name}.zst`);
-  const source = packed === null ? name : `${name}.zst`;
   try {
-    const bytes = await fetchBytes(`${updateUrl}/${source}`, binaryBytesMax, signal);
-    requireSum(createHash("sha256").update(bytes).digest("hex"), packed ?? wanted);
-    requireSum(await save(bytes, packed !== null, fresh, signal), wanted);
+    const binary =
+      packed === null
+        ? await fetchBinary(name, wanted)
+        : checked(await unpack(await fetchBinary(`${name}.zst`, packed)), wanted);
+    await save(binary, fresh);
     const found = await tryStart(fresh, cli);
     refuseOlder(found, own, options);
     // Who could run the old one can run the new one, whatever our umask.
@@ -88,8 +91,8 @@ const whatChanged = ({ updateUrl }: Config): string =>
   `What changed: ${(updateUrl ?? "").replace(/\/download$/u, "")}\n`;
 
 /** Resolves to what the signer says about the release. */
-async function checkSigned(sums: Buffer, fetchText: (path: string) => Promise<Buffer>, key: string): Promise<string> {
-  const comment = trustedComment(sums, (await fetchText("SHA256SUMS.minisig")).toString(), key);
+async function checkSigned(sums: string, fetchText: (path: string) => Promise<string>, key: string): Promise<string> {
+  const comment = trustedComment(Buffer.from(sums), await fetchText("SHA256SUMS.minisig"), key);
   if (comment !== null) return comment;
   throw failed("the list of sums is not signed by the maintainer", "Nothing was changed. Do not trust that place.");
 }
@@ -98,27 +101,27 @@ const versionOf = (text: string): string | null => /^signalman (\d+\.\d+\.\d+)\b
 
 /** An old release with a known weakness is signed, too. */
 function refuseOlder(found: string, own: string, { force }: Options): void {
-  const [theirs, ours] = [found, own].map((text) => text.split(".").map(Number));
-  const at = ours?.findIndex((part, index) => part !== theirs?.[index]) ?? -1;
-  if (force || at < 0 || (theirs?.[at] ?? 0) > (ours?.[at] ?? 0)) return;
+  if (force || found.localeCompare(own, "en", { numeric: true }) >= 0) return;
   throw failed(`the release is older than this: ${found}, not ${own}`, "Add --force to go back to it.");
 }
 
-const sumOf = (sums: Buffer, name: string): string | null =>
+const sumOf = (sums: string, name: string): string | null =>
   sums
-    .toString()
     .split("\n")
     .find((line) => /^[0-9a-f]{64} [ *]/u.test(line) && line.slice(66).trim() === name)
     ?.slice(0, 64) ?? null;
 
-function requireSum(found: string, wanted: string): void {
-  if (found === wanted) return;
+const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+/** The bytes, where they have that sum. */
+function checked(bytes: Uint8Array, sum: string): Uint8Array {
+  if (sha256(bytes) === sum) return bytes;
   const hint = "Nothing was changed. Try again later; if it stays so, do not trust that place.";
   throw failed("the binary is not the one of the list of sums", hint);
 }
 
 /** All of it, https at every step. A place on this machine may do without, and lead to others there. */
-async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): Promise<Buffer> {
+async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
   let at = new URL(url);
   const isHere = at.protocol === "http:" && isLoopback(at.hostname);
   for (let hop = 0; hop < redirectsMax; hop++) {
@@ -131,15 +134,10 @@ async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): P
         at = new URL(next, at);
         continue;
       }
-      if (!response.ok || !response.body) throw new Error(`it answered ${response.status}`);
-      const chunks: Uint8Array[] = [];
-      let bytes = 0;
-      for await (const chunk of response.body) {
-        bytes += chunk.length;
-        if (bytes > bytesMax) throw new Error("it is too large");
-        chunks.push(chunk);
-      }
-      return Buffer.concat(chunks);
+      if (!response.ok) throw new Error(`it answered ${response.status}`);
+      const bytes = await readBody(response, bytesMax);
+      if (bytes === null) throw new Error("it is too large");
+      return bytes;
     } catch (cause) {
       throw failed(`${at.href} cannot be had: ${toFault(cause).message}`);
     }
@@ -147,55 +145,31 @@ async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): P
   throw failed(`${url} leads nowhere`);
 }
 
-async function sumOfFile(path: string): Promise<string> {
-  const hash = createHash("sha256");
-  await pipeline(createReadStream(path), hash);
-  return hash.digest("hex");
-}
+const unpack = (packed: Uint8Array): Promise<Uint8Array> =>
+  promisify(zstdDecompress)(packed, { maxOutputLength: binaryBytesMax }).catch((cause: unknown) => {
+    throw failed(`it cannot be unpacked: ${toFault(cause).message}`);
+  });
 
 /**
- * Resolves to the sum of what was written, when it is on the disk. What lies at `path` already, a link to elsewhere perhaps, is
- * removed and not followed. @throws BridgeError `update` where it cannot be written
+ * Resolves when it is on the disk. What lies at `path` already, a link to elsewhere perhaps, is removed and not followed.
+ * @throws BridgeError `update` where it cannot be written
  */
-async function save(bytes: Buffer, isPacked: boolean, path: string, signal: AbortSignal): Promise<string> {
-  const make = async () => {
-    await rm(path, { force: true, recursive: true });
-    return open(path, "wx", 0o700);
-  };
-  const file = await make().catch((cause: unknown) => {
-    const hint = "Run it as a user who may write there, or update as you installed.";
-    throw failed(`${dirname(path)} cannot be written: ${toFault(cause).message}`, hint);
-  });
-  const hash = createHash("sha256");
-  let size = 0;
+async function save(bytes: Uint8Array, path: string): Promise<void> {
   try {
-    const write = async (chunks: AsyncIterable<Uint8Array>): Promise<void> => {
-      for await (const chunk of chunks) {
-        size += chunk.length;
-        if (size > binaryBytesMax) throw new Error("it is too large");
-        hash.update(chunk);
-        await file.writeFile(chunk);
-      }
-    };
-    if (isPacked) await pipeline(Readable.from([bytes]), createZstdDecompress(), write, { signal });
-    else await write(Readable.from([bytes]));
+    await rm(path, { force: true, recursive: true });
+    await using file = await open(path, "wx", 0o700);
+    await file.writeFile(bytes);
     await file.sync();
-    return hash.digest("hex");
   } catch (cause) {
-    throw failed(`${path} cannot be written: ${toFault(cause).message}`);
-  } finally {
-    await file.close();
+    const hint = "Run it as a user who may write there, or update as you installed.";
+    throw failed(`${path} cannot be written: ${toFault(cause).message}`, hint);
   }
 }
 
 /** Resolves to its version. What it has started when its time is over ends with it. */
 async function tryStart(path: string, { clock, env, signal }: Cli): Promise<string> {
-  const place = {
-    root: dirname(path),
-    home: dirname(path),
-    network: true,
-    sandbox: { kind: "none", why: "" },
-  } as const;
+  const folder = dirname(path);
+  const place = { root: folder, home: folder, network: true, sandbox: { kind: "none", why: "" } } as const;
   const trial = { ...place, command: [path, "--version"], timeoutMs: trialMs, env };
   const { code, output } = await runCommand(trial, clock, signal);
   const found = code === 0 ? versionOf(output) : null;

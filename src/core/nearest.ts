@@ -14,6 +14,12 @@ export function nearest(word: string, candidates: readonly string[]): string | n
   return near[0]?.candidate ?? null;
 }
 
+/** The near miss as a question; "" where none is close. */
+export function didYouMean(word: string, candidates: readonly string[]): string {
+  const near = nearest(word, candidates);
+  return near === null ? "" : `Did you mean ${near}?`;
+}
+
 /** The model that is meant by a part of its name (`opus`, `claude-haiku`) or by a slip; null where none is like it. */
 export const nearestModel = (word: string, models: readonly string[]): string | null =>
   fuzzysort.go(word, models, { limit: 1 })[0]?.target ?? nearest(word, models);

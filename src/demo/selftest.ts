@@ -27,7 +27,7 @@ const kills = 10;
 
 /** The child: `run` on the parent's world. */
 export const selftestLife = (cli: Cli, _: unknown, url = ""): Promise<number> =>
-  run(cli, { openTransport: async () => worldTransport(url), staleAfterMs });
+  run(cli, { openTransport: async () => worldTransport(url, cli.clock), staleAfterMs });
 
 /** Characters of one to four bytes. */
 const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;

@@ -8,18 +8,15 @@
  * The world outlives a child that is killed, and what answers is what the shipped program is: its loops, its database and its way
  * to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
  */
-import { once } from "node:events";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { json } from "node:stream/consumers";
 import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { withoutTimeLine } from "../core/when.ts";
 import { createMemoryTransport } from "../signal/memory.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
+import { listen } from "../status/listen.ts";
 
-/** What is wrong with Claude's next answer; `cut`: the connection is reset in the middle of it. */
+/** What is wrong with Claude's next answer; `cut`: it ends in the middle. */
 export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
 /** Where a turn stands: the results of tools since the prompt, and whether Claude has tools at all. */
@@ -36,27 +33,18 @@ export async function openWorld(clock: Clock, reply: Reader) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
   const call = createSignalCalls(signal.transport);
-  const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const body = await json(request);
-    const [, family, method = ""] = (request.url ?? "").split("/");
-    if (family === "signal") response.end(JSON.stringify(await call(method, body)));
-    else await answer(response, body, reply, faults.shift());
-  };
-  const server = createServer((request, response) => {
-    void serve(request, response).catch(() => response.destroy());
+  const { url, stop } = await listen({ host: "127.0.0.1", port: 0 }, async (request) => {
+    const body: unknown = await request.json();
+    const [, family, method = ""] = new URL(request.url).pathname.split("/");
+    return family === "signal" ? Response.json(await call(method, body)) : answer(body, reply, faults.shift(), clock);
   });
-  await once(server.listen(0, "127.0.0.1"), "listening");
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return {
     url,
+    close: stop,
     /** The settings by which Claude is this one. */
     claude: { SIGNALMAN_BACKEND: "messages", ANTHROPIC_API_KEY: "invented", ANTHROPIC_BASE_URL: url },
     signal,
     failClaude: (...next: readonly ClaudeFault[]) => void faults.push(...next),
-    close() {
-      server.close();
-      server.closeAllConnections();
-    },
   };
 }
 
@@ -82,8 +70,8 @@ function createSignalCalls(transport: Transport) {
   };
 }
 
-/** The transport of the child: the world's, over HTTP. */
-export function worldTransport(url: string): Transport {
+/** The transport of the child: the world's over HTTP; what has no say in what is lost or doubled stays with a Signal of its own. */
+export function worldTransport(url: string, clock: Clock): Transport {
   const call = async <T>(method: string, input: unknown = null, signal: AbortSignal | null = null): Promise<T> => {
     const init = { method: "POST", body: JSON.stringify(input), signal };
     const reply = await fetch(`${url}/signal/${method}`, init)
@@ -94,21 +82,13 @@ export function worldTransport(url: string): Transport {
     if (reply.fault) throw new BridgeError(reply.fault.code, reply.fault.message);
     return reply.result;
   };
-  const nothing = { typing: false, reactions: false, edits: false, readReceipts: false };
   return {
-    name: "memory",
-    isLocal: true,
-    capabilities: { ownTimestamps: true, ...nothing },
+    ...createMemoryTransport({ clock }).transport,
     connect: (signal) => call("connect", null, signal),
     receive: (timeoutMs) => call("receive", timeoutMs),
     ack: (_batch, isCommitted) => call("ack", isCommitted),
     send: (message) => call("send", message),
     disconnect: () => call<void>("disconnect").catch(() => undefined),
-    answerChallenge: null,
-    typing: () => Promise.resolve(),
-    markRead: () => Promise.resolve(),
-    attachment: () =>
-      Promise.reject(new BridgeError("attachment_unavailable", "Cannot fetch a file as there are none")),
   };
 }
 
@@ -134,17 +114,12 @@ function read({ tools = [], messages }: Asked): { readonly prompt: string; reado
 const isLocal = (tool: unknown): boolean => String((tool as { name?: unknown }).name).startsWith("local_");
 
 /** **Source:** docs.anthropic.com, "Streaming messages", for the frames. */
-async function answer(
-  response: ServerResponse,
-  body: unknown,
-  reply: Reader,
-  fault: ClaudeFault | undefined,
-): Promise<void> {
+async function answer(body: unknown, reply: Reader, fault: ClaudeFault | undefined, clock: Clock): Promise<Response> {
   if (fault !== undefined && fault !== "cut") {
-    const wait = fault.retryAfterSeconds === undefined ? {} : { "retry-after": String(fault.retryAfterSeconds) };
-    response.writeHead(fault.status, { "content-type": "application/json", ...wait });
-    const type = fault.status === 429 ? "rate_limit_error" : "api_error";
-    return void response.end(JSON.stringify({ type: "error", error: { type, message: "as this world wants it" } }));
+    const { status, retryAfterSeconds: seconds } = fault;
+    const headers: Record<string, string> = seconds === undefined ? {} : { "retry-after": String(seconds) };
+    const error = { type: status === 429 ? "rate_limit_error" : "api_error", message: "as this world wants it" };
+    return Response.json({ type: "error", error }, { status, headers });
   }
   const { prompt, part } = read(body as Asked);
   const said = await reply(withoutTimeLine(prompt), part);
@@ -161,15 +136,17 @@ async function answer(
     { type: "message_delta", delta: { stop_reason: isText ? "end_turn" : "tool_use" }, usage: { output_tokens: 1 } },
     { type: "message_stop" },
   ];
-  response.writeHead(200, { "content-type": "text/event-stream" });
-  const stream = frames.map((frame) => `event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`).join("");
-  const bytes = new TextEncoder().encode(stream);
+  const text = frames.map((frame) => `event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`).join("");
+  const bytes = new TextEncoder().encode(text);
   const end = fault === "cut" ? bytes.length / 2 : bytes.length;
-  for (let at = 0; at < end; at++) {
-    response.write(bytes.subarray(at, at + 1));
-    // Each in a packet of its own, as far as the system goes along.
-    await new Promise<void>((resolve) => setImmediate(resolve));
-  }
-  if (fault === "cut") response.destroy();
-  else response.end();
+  let at = 0;
+  const stream = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      // Each byte in a packet of its own, as far as the system goes along.
+      await clock.sleep(0);
+      if (at < end) controller.enqueue(bytes.subarray(at, ++at));
+      else controller.close();
+    },
+  });
+  return new Response(stream, { headers: { "content-type": "text/event-stream" } });
 }

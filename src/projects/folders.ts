@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, relative, sep } from "node:path";
 import * as v from "valibot";
 import { ownProgram } from "../core/model.ts";
-import { nearest } from "../core/nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { inWords, readContent } from "./content.ts";
 import { pathKind } from "./policy.ts";
 
@@ -40,9 +40,8 @@ const nameForm = v.regex(/^(?!off$)[\p{L}\p{N}][\p{L}\p{N}_-]{0,31}$/iu);
 const tables = v.record(
   v.message(v.pipe(v.string(), nameForm), "a name has up to 32 letters, digits, - and _, and is not off"),
   v.strictObject(fields, ({ expected, input }) => {
-    const near = nearest(String(input), Object.keys(fields));
     if (expected !== "never") return "it takes a table with a folder";
-    return near === null ? `known are ${Object.keys(fields).join(", ")}` : `did you mean ${near}?`;
+    return didYouMean(String(input), Object.keys(fields)) || `Known are ${Object.keys(fields).join(", ")}`;
   }),
   "it takes tables [projects.NAME], or name=folder pairs with commas between",
 );

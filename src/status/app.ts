@@ -7,6 +7,9 @@
  * read it by pointing a name of its own at 127.0.0.1 (DNS rebinding).
  */
 import { Hono } from "hono";
+import { accepts } from "hono/accepts";
+import { bodyLimit } from "hono/body-limit";
+import { secureHeaders } from "hono/secure-headers";
 import { isLoopback } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
@@ -27,13 +30,18 @@ export type AppDeps = Gate & {
   readonly report: (error: unknown) => void;
 };
 
+/** More than any request here needs. */
+const bodyBytesMax = 1024 * 1024;
+
 /** The app; `app.fetch` serves, `app.request("/status")` is for tests. */
 export function createApp(deps: AppDeps): Hono {
   const app = new Hono();
+  app.use(
+    secureHeaders({ strictTransportSecurity: false }),
+    bodyLimit({ maxSize: bodyBytesMax, onError: (c) => c.text("This is too large.\n", 413) }),
+  );
   app.use(async (c, next) => {
     c.header("cache-control", "no-store");
-    c.header("x-content-type-options", "nosniff");
-    c.header("referrer-policy", "no-referrer");
     if (!deps.isAnyHost && !isOwnName(new URL(c.req.url).hostname, c.req.header("host")))
       return c.text("This name is not one of this machine's. Use 127.0.0.1 or localhost.\n", 421);
     return next();
@@ -51,7 +59,8 @@ export function createApp(deps: AppDeps): Hono {
   app.get("/status", (c) => {
     c.header("vary", "accept");
     const status = deps.status();
-    if (!prefersHtml(c.req.header("accept"))) return c.body(`${JSON.stringify(status, null, 2)}\n`, 200, json);
+    const form = accepts(c, { header: "Accept", supports: ["text/html", "application/json"], default: "" });
+    if (form !== "text/html") return c.body(`${JSON.stringify(status, null, 2)}\n`, 200, json);
     c.header("content-security-policy", contentSecurityPolicy);
     return c.html(renderPage(status, deps.now()));
   });
@@ -72,13 +81,6 @@ export function createApp(deps: AppDeps): Hono {
 }
 
 const json = { "content-type": "application/json; charset=utf-8" };
-
-/** A browser lists text/html first; curl and other programs take anything, and get JSON. */
-function prefersHtml(accept = ""): boolean {
-  const html = accept.indexOf("text/html");
-  const other = accept.indexOf("application/json");
-  return html >= 0 && (other < 0 || html < other);
-}
 
 /** Loopback, or an address in digits: a rebound name is neither. Both the URL and the header must say so. */
 function isOwnName(hostname: string, header: string | undefined): boolean {

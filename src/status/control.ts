@@ -92,21 +92,13 @@ export function createControl({ control, token, url }: Gate): Hono {
   return app;
 }
 
-/** `POST /send?to=…` with the text as its body, or JSON `{ text, to }`; without `to` it goes to Note to Self. */
+/** `POST /send?to=…` with the text as its body; without `to` it goes to Note to Self. */
 export function createSend({ control, scriptToken }: Gate): Hono {
   const app = new Hono();
   app.post("/", async (c) => {
     const token = scriptToken();
     if (token === null || !isBearer(c, token)) return c.text("This takes the token of `signalman token`.\n", 401);
-    const body = await c.req.text();
-    const json = toJson(body);
-    // curl announces a form, whatever it sends.
-    const isJson = c.req.header("content-type")?.startsWith("application/json") || v.is(withText, json);
-    const input = v.safeParse(message, {
-      to: c.req.query("to") ?? "self",
-      ...(isJson ? json : { text: body }),
-      files: [],
-    });
+    const input = v.safeParse(message, { to: c.req.query("to") ?? "self", text: await c.req.text() });
     if (!input.success) return c.text(`${refusals[v.getDotPath(input.issues[0]) ?? ""] ?? refusals[""]}\n`, 400);
     await control.send(toChat(input.output.to), input.output.text, []);
     return c.text("In the outbox.\n", 202);
@@ -121,16 +113,6 @@ function sayFault(error: Error, c: Context): Response {
   return c.json({ code, message, hint }, isOurs ? 409 : 503);
 }
 
-function toJson(text: string): object {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null ? value : {};
-  } catch {
-    return {};
-  }
-}
-
-const withText = v.looseObject({ text: v.string() });
 const refusals: Readonly<Record<string, string>> = {
   to: "It goes to self, to a number with its country code (as a URL writes its plus: %2B), an account id or group:<id>.",
   text: `A message has a text, of at most ${textLengthMax} characters.`,

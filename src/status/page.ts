@@ -10,7 +10,7 @@ import script from "./page-script.txt" with { type: "text" };
 import style from "./page.css" with { type: "text" };
 import { homepage } from "../version.ts";
 import type { FaultView, Status } from "./status.ts";
-import { duration, judge } from "./verdict.ts";
+import { cardsOf, duration, judge, type Card } from "./verdict.ts";
 
 type Html = ReturnType<typeof html>;
 
@@ -56,7 +56,7 @@ export function renderPage(status: Status, now: Millis): Html {
           <p class="verdict ${mood}" role="status">${words}</p>
           <p class="times">${times}</p>
           <div>${faults.map(renderFault)} ${isNew && renderWelcome(status)}</div>
-          <div class="cards">${Object.entries(cards(status, now)).map(renderCard)}</div>
+          <div class="cards">${cardsOf(status, now).map(renderCard)}</div>
           <footer>
             <span>${status.connection.state}</span>
             <a href="/status.json">JSON</a>
@@ -69,74 +69,17 @@ export function renderPage(status: Status, now: Millis): Html {
     </html>`;
 }
 
-type Facts = Readonly<Record<string, string | number | null>>;
-
-/** The facts of each card; null and zero leave one out, and a card without any. */
-function cards(
-  { connection, signal, claude, sessions, inbox, outbox, usage }: Status,
-  now: Millis,
-): Record<string, Facts> {
-  const { checked, changed, pushed, failed } = sessions.lastSync;
-  return {
-    Signal: {
-      Transport: signal.transport,
-      Account: signal.account,
-      "Last proof of life": ago(connection.lastProofAt, now),
-      Received: ago(signal.lastReceivedAt, now),
-      Sent: ago(signal.lastSentAt, now),
-      Reconnects: connection.reconnects,
-      "Failed attempts": connection.attempt,
-      "Kept unread": signal.quarantined || null,
-    },
-    Claude: {
-      Backend: claude.backend,
-      Model: claude.model,
-      API: claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable",
-      "Cost today": dollars(usage.todayDollars),
-      "Cost so far": dollars(usage.costDollars),
-      "Answers take": tenths(usage.answersMs / usage.answers),
-    },
-    Conversations: {
-      Kept: sessions.total,
-      "Used today": sessions.active,
-      "Waiting for sync": sessions.stale,
-      "Last sync": ago(sessions.lastSyncAt, now),
-      "Compared then": checked,
-      "Changed here": changed,
-      "Changed at Claude": pushed,
-      "Could not be read": failed,
-    },
-    Questions: {
-      Waiting: inbox.pending,
-      Answered: inbox.answered,
-      "From strangers, dropped": inbox.dropped,
-      Failed: inbox.failed,
-    },
-    Answers: { Waiting: outbox.pending, Sent: outbox.sent, Repeated: outbox.uncertain, Failed: outbox.failed },
-  };
-}
-
-/** Null without any answer; less than a tenth of a second is said as such. */
-const tenths = (ms: Millis): string | null =>
-  Number.isNaN(ms) ? null : ms < 100 ? "< 0.1 s" : `${(ms / 1_000).toFixed(1)} s`;
-
-/** At list prices; less than a cent is said as such, and nothing is left out. */
-const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);
-
-function renderCard([title, facts]: [string, Facts]): Html | string {
-  const shown = Object.entries(facts).filter(([, value]) => value !== null && value !== 0);
-  if (shown.length === 0) return "";
-  return html`<section>
+const renderCard = ({ title, facts }: Card): Html =>
+  html`<section>
     <h2>${title}</h2>
     <dl>
-      ${shown.map(
+      ${facts.map(
         ([name, value]) =>
           html`<dt>${name}</dt>
             <dd>${value}</dd>`,
       )}
     </dl>
   </section> `;
-}
 
 const renderFault = ({ message, hint, code }: Omit<FaultView, "userAction">): Html =>
   html`<div class="fault" role="alert">
@@ -150,5 +93,3 @@ const renderWelcome = ({ signal }: Status): Html =>
     Nothing was asked yet. Open Signal on your phone and write to
     ${signal.transport === "native" ? "Note to Self" : "the account of this signalman"}: Claude answers there.
   </p>`;
-
-const ago = (time: string | null, now: Millis): string | null => time && `${duration(now - Date.parse(time))} ago`;

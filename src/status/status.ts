@@ -1,16 +1,12 @@
 /** What `GET /status` answers (docs/operating.md). Times are RFC 3339, durations ms. */
-import type { Line } from "../claude/line.ts";
-import type { Clock } from "../clock.ts";
 import type { Config } from "../config.ts";
 import type { State } from "../core/connection.ts";
 import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
 import type { Account, Millis } from "../core/model.ts";
 import type { ConnectionLoop } from "../loops/connection.ts";
-import type { NoticeBus } from "../loops/bridge.ts";
+import type { Bridge, NoticeBus } from "../loops/bridge.ts";
 import { dayOf } from "../core/when.ts";
 import { maskAddress } from "../log.ts";
-import type { Transport } from "../signal/transport.ts";
-import type { Store } from "../store/store.ts";
 import { version } from "../version.ts";
 
 type Explained = { readonly code: string; readonly message: string; readonly hint: string };
@@ -18,15 +14,9 @@ export type FaultView = Explained & { readonly userAction: UserAction | null };
 
 export type Status = ReturnType<ReturnType<typeof createStatusModel>["snapshot"]>;
 
-export type StatusDeps = {
-  readonly clock: Clock;
+export type StatusDeps = Pick<Bridge, "clock" | "store" | "notices" | "transport" | "line" | "account"> & {
   readonly config: Config;
-  readonly store: Store;
-  readonly notices: NoticeBus;
-  readonly transport: Transport;
-  readonly line: Line;
   readonly connection: ConnectionLoop;
-  readonly account: () => Account | null;
   readonly timeZone?: string;
 };
 
@@ -140,7 +130,7 @@ function connectionView(state: State, offsetMs: Millis) {
 
 const explained = ({ code, message, hint }: Fault): Explained => ({ code, message, hint });
 const toFaultView = (fault: Fault | null): FaultView | null =>
-  fault && { ...explained(fault), userAction: errorTable[fault.code].userAction ?? null };
+  fault && { ...explained(fault), userAction: errorTable[fault.code].userAction };
 
 /** RFC 3339 in UTC. */
 export function toTime(at: Millis): string;

@@ -1,4 +1,4 @@
-/** One sentence that says how it stands, for the page and for `signalman status`: what is wrong first, and what waits because of it. */
+/** How it stands, for the page and for `signalman status`: one sentence, what is wrong first and what waits because of it; then figures. */
 import type { Millis } from "../core/model.ts";
 import type { FaultView, Status } from "./status.ts";
 
@@ -46,6 +46,69 @@ export function judge({ connection, claude, inbox, outbox }: Status, now: Millis
 
 const waiting = (count: number, what: string): string =>
   count === 0 ? "" : `${count} ${count === 1 ? "message waits" : "messages wait"} ${what}`;
+
+export type Card = { readonly title: string; readonly facts: readonly (readonly [name: string, value: Fact])[] };
+type Fact = string | number | null;
+
+/** The figures by what they are about; null and zero leave one out, and a card without any. */
+export function cardsOf(
+  { connection, signal, claude, sessions, inbox, outbox, usage }: Status,
+  now: Millis,
+): readonly Card[] {
+  const { checked, changed, pushed, failed } = sessions.lastSync;
+  const all: Readonly<Record<string, Readonly<Record<string, Fact>>>> = {
+    Signal: {
+      Transport: signal.transport,
+      Account: signal.account,
+      "Last proof of life": ago(connection.lastProofAt, now),
+      Received: ago(signal.lastReceivedAt, now),
+      Sent: ago(signal.lastSentAt, now),
+      Reconnects: connection.reconnects,
+      "Failed attempts": connection.attempt,
+      "Kept unread": signal.quarantined || null,
+    },
+    Claude: {
+      Backend: claude.backend,
+      Model: claude.model,
+      API: claude.reachable === null ? "not asked yet" : claude.reachable ? "reachable" : "not reachable",
+      "Cost today": dollars(usage.todayDollars),
+      "Cost so far": dollars(usage.costDollars),
+      "Answers take": tenths(usage.answersMs / usage.answers),
+    },
+    Conversations: {
+      Kept: sessions.total,
+      "Used today": sessions.active,
+      "Waiting for sync": sessions.stale,
+      "Last sync": ago(sessions.lastSyncAt, now),
+      "Compared then": checked,
+      "Changed here": changed,
+      "Changed at Claude": pushed,
+      "Could not be read": failed,
+    },
+    Questions: {
+      Waiting: inbox.pending,
+      Answered: inbox.answered,
+      "From strangers, dropped": inbox.dropped,
+      Failed: inbox.failed,
+    },
+    Answers: { Waiting: outbox.pending, Sent: outbox.sent, Repeated: outbox.uncertain, Failed: outbox.failed },
+  };
+  return Object.entries(all)
+    .map(([title, facts]) => ({
+      title,
+      facts: Object.entries(facts).filter(([, value]) => value !== null && value !== 0),
+    }))
+    .filter(({ facts }) => facts.length > 0);
+}
+
+const ago = (time: string | null, now: Millis): string | null => time && `${duration(now - Date.parse(time))} ago`;
+
+/** Null without any answer; less than a tenth of a second is said as such. */
+const tenths = (ms: Millis): string | null =>
+  Number.isNaN(ms) ? null : ms < 100 ? "< 0.1 s" : `${(ms / 1_000).toFixed(1)} s`;
+
+/** At list prices; less than a cent is said as such, and nothing is left out. */
+const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);
 
 const units: readonly (readonly [name: string, ms: Millis])[] = [
   ["d", 86_400_000],

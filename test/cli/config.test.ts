@@ -161,27 +161,9 @@ describe("what cannot be", () => {
     expect(error.hint).toContain("signal_url");
   });
 
-  test("what was a setting once is a warning that says what is so now", () => {
-    file('lanes_max = 3\nmodel = "a-model"\n');
-    const { config, warnings } = load({ SIGNALMAN_BUSY: "interrupt" });
-    expect(config.model).toBe("a-model");
-    expect(warnings).toEqual([
-      `lanes_max of ${join(home, "config.toml")} is not used any more: eight chats are answered at the same time. Remove it`,
-      "The variable SIGNALMAN_BUSY is not used any more: a new message waits its turn. Remove it",
-    ]);
-  });
-
   test("an unknown key like no other lists them all", () => {
     file("zzzzzzzzzz = 1\n");
     expect(failure(load).hint).toContain("signal_url, ");
-  });
-
-  test("a signal-cli to start is not used any more, which is said in the file and as a variable", () => {
-    file('signal_cli = "/opt/signal-cli"\n');
-    expect(load({ SIGNALMAN_SIGNAL_CLI: "/opt/signal-cli" }).warnings).toEqual([
-      expect.stringMatching(/^signal_cli of .* is not used any more: .*run it as a unit/u),
-      expect.stringMatching(/^The variable SIGNALMAN_SIGNAL_CLI is not used any more: .*run it as a unit/u),
-    ]);
   });
 
   test("the home folder cannot be set by the file inside it", () => {

@@ -59,7 +59,7 @@ test.each([null, "us:er"])("a SOCKS proxy with the login %p leads to a host by i
     expect(await ask(url.replace(/\/\/.*@/u, "//")).then(({ status }) => status, String)).not.toBe(200);
     expect(socks.asked).toHaveLength(1);
   } finally {
-    close();
+    await close();
     socks.close();
     host.close();
   }
@@ -74,7 +74,7 @@ test("what a SOCKS proxy refuses is a Claude that cannot be reached", async () =
     expect(failure).toMatchObject({ code: "claude_unreachable" });
     expect(new Set(socks.asked)).toEqual(new Set(["api.anthropic.com:443"]));
   } finally {
-    close();
+    await close();
     socks.close();
   }
 });
@@ -112,7 +112,7 @@ test("a Signal TLS proxy leads to Signal's hosts, and to no other; one that is n
     expect(new Set(proxy.asked)).toEqual(new Set(["storage.signal.org", "claude.invalid"]));
   } finally {
     setDefaultCACertificates(trusted);
-    close();
+    await close();
     proxy.close();
     host.close();
   }

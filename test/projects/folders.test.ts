@@ -56,8 +56,8 @@ test("tables and pairs are projects, with their defaults", () => {
 });
 
 test.each([
-  [{ garden: { folder: "/x", flder: 1 } }, "Cannot use projects.garden.flder: did you mean folder?"],
-  [{ garden: { folder: "/x", colour: 1 } }, "known are folder, run"],
+  [{ garden: { folder: "/x", flder: 1 } }, "Cannot use projects.garden.flder: Did you mean folder?"],
+  [{ garden: { folder: "/x", colour: 1 } }, "Known are folder, run"],
   [{ garden: {} }, "projects.garden.folder: it takes a table with a folder"],
   [{ garden: "x" }, "projects.garden: it takes a table"],
   [{ garden: { folder: "src" } }, "projects.garden.folder: it takes a folder, from / or ~ on"],
