@@ -1,4 +1,5 @@
 /** What decisions, and calls of our own tools, know of the world outside of the database: settings, clock, chance, the line to Claude. */
+import privacyPage from "../docs/privacy.md" with { type: "text" };
 import type { ModelInfo } from "./claude/line.ts";
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
@@ -48,6 +49,11 @@ export function createCallDeps(
     executor: () => (found ??= find()),
   };
 }
+
+/** Other documents are not at hand on a phone, which breaks lines by itself. */
+const privacy = privacyPage
+  .replaceAll(/\[([^\]]+)\]\((?!https?:)[^)]*\)/gu, "$1")
+  .replaceAll(/(?<=[^\n|])\n(?=[^\n|])/gu, " ");
 
 const emojis: { readonly [stage in Stage]: string | null } = {
   taken: "👀",
@@ -107,6 +113,7 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
       defaultModel: config.model,
       defaultEffort: config.effort,
       isModelFixed: line.remote !== null,
+      privacy,
       situation() {
         const { count, oldestAt } = store.outbox.pending();
         const wrong = [stateName() === "CONNECTED" ? [] : "Signal is being connected", claude ?? []].flat();

@@ -98,6 +98,8 @@ export type Look = {
   readonly openProject: () => string | null;
   /** Projects whose edits need no yes now. */
   readonly granted: () => readonly string[];
+  /** The page for people, as Markdown: what leaves this machine, what it costs. */
+  readonly privacy: string;
   /** How Signal and Claude stand, in a few lines. */
   readonly situation: () => string;
   /** The message that was answered or given up last. */

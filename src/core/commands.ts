@@ -9,6 +9,7 @@ const groups = [
     { name: "retry", use: "/retry", what: "ask the last message again" },
     { name: "status", use: "/status", what: "does everything work?" },
     { name: "help", use: "/help", what: "this list" },
+    { name: "privacy", use: "/privacy", what: "who learns what, and the rest" },
   ],
   [
     { name: "sessions", use: "/sessions", what: "earlier conversations" },

@@ -3,9 +3,8 @@ import { askSubject, usesIn } from "../core/approval.ts";
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
-import { chatKey, ownProgram } from "../core/model.ts";
+import { chatKey, ownProgram, textOf } from "../core/model.ts";
 import { nameOf, transcriptOf } from "../core/conversation.ts";
-import { textOf } from "../core/prompt.ts";
 import { personOf } from "../core/spend.ts";
 import { toUse, type Call } from "./calls.ts";
 import { lastingKeys } from "./forgetting.ts";
@@ -51,7 +50,15 @@ export type Surroundings = {
   readonly onDropped: (useId: string) => void;
   readonly look: Pick<
     Look,
-    "guests" | "models" | "defaultModel" | "defaultEffort" | "isModelFixed" | "situation" | "projects" | "granted"
+    | "guests"
+    | "models"
+    | "defaultModel"
+    | "defaultEffort"
+    | "isModelFixed"
+    | "privacy"
+    | "situation"
+    | "projects"
+    | "granted"
   >;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked: boolean;

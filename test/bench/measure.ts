@@ -62,7 +62,7 @@ export function toChart(figures: readonly Figure[]): string {
   const shown = figures.filter(({ target }) => target !== undefined);
   const bars = shown.map((figure, row) => {
     const { group, name, unit, values, target = 1 } = figure;
-    const ratioOf = (value: number): number => Math.min(1.5, value / target);
+    const ratioOf = (value: number): number => Math.max(0, Math.min(1.5, value / target));
     const x = (value: number): string => (left + (ratioOf(value) * width) / 1.5).toFixed(1);
     const y = 62 + row * rowHeight;
     const colour = isMet(figure) ? "#2f7d5b" : "#b3452f";

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { createCodeLine } from "../../src/claude/code-line.ts";
 import { systemClock } from "../../src/clock.ts";
 import type { Request } from "../../src/claude/line.ts";
-import { createLocal, never } from "../contract/line.ts";
+import { createLocal, heardOf, never } from "../contract/line.ts";
 
 type Block = { readonly type: string; readonly text?: string; readonly name?: string; readonly input?: object };
 
@@ -147,7 +147,7 @@ describe.skipIf(program === null)("the real claude program", () => {
     start();
     const { log, signal } = { log: [...local.entries("prompt"), ...local.entries("reply")], signal: never };
     const view = { ...local.view(), history: () => log.toReversed() };
-    const again = await line.post(view, [prompt("hello", 1)], () => {}, signal);
+    const again = await heardOf(line, view, [prompt("hello", 1)]);
     expect(again[0]).toMatchObject({ type: "prompt", id: log[0]?.id ?? "" });
     expect(asked).toEqual(["hello", expect.stringContaining("go on from there")]);
     await line.post(view, [prompt("hello", 2)], () => {}, signal);

@@ -10,9 +10,8 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
-import { reminderTools } from "../../src/loops/reminders.ts";
 import { startDaemon } from "../../src/daemon.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { pass } from "../contract/line.ts";
 import { startClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
@@ -28,14 +27,14 @@ afterEach(async () => {
 async function open(kind: Kind, script: Script) {
   const clock = createVirtualClock();
   const double = await startClaudeDouble({ clock, script });
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const home = mkdtempSync(join(tmpdir(), "signalman-program-"));
   const flags = { transport: "signal-cli", account: "+15550100001", listen: "off", welcome: "false", home };
   const { config } = loadConfig({ flags: { ...flags, backend: kind, reactions: "off", progress: "false" }, env: {} });
   const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
   let ids = 0;
   const newId = (): string => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`;
-  const { model, effort, system, tools: toolPolicy } = config;
+  const { model, tools: toolPolicy } = config;
   const random = (): number => 0.5;
   const daemon = await startDaemon(config, {
     log: quietLog,
@@ -53,10 +52,7 @@ async function open(kind: Kind, script: Script) {
               api,
               clock,
               model,
-              effort,
-              system,
               toolPolicy,
-              tools: reminderTools,
               memory,
               random,
               log: quietLog,

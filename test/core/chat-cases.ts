@@ -92,6 +92,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     defaultModel: "claude-test",
     defaultEffort: "medium",
     isModelFixed: true,
+    privacy: "",
     projects: () => [{ name: "garden", folder: "/garden", run: true }],
     openProject: () => session.project,
     granted: () => [],

@@ -56,8 +56,7 @@ ${shapes.join("\n")}
 `;
 }
 
-const transcript = readFileSync(new URL("test/e2e/transcripts/08-approvals.txt", root), "utf8");
-const bubbles = readBubbles(transcript, "me      │ clean up").filter(
-  ({ lines: [first = ""] }) => !first.startsWith("/"),
-);
-writeFileSync(new URL("docs/phone.svg", root), draw(bubbles));
+const transcript = readFileSync(new URL("test/e2e/transcripts/12-projects.txt", root), "utf8");
+const bubbles = readBubbles(transcript, "me      │ /diff");
+const from = bubbles.findIndex(({ who, lines: [first = ""] }) => who === "me" && !first.startsWith("/"));
+writeFileSync(new URL("docs/phone.svg", root), draw(bubbles.slice(from)));

@@ -75,7 +75,8 @@ export async function createChatRig(
   let sessions = 0;
   const touched: ChatRig["touched"] = [];
   const guests = { isOwner: () => true, isOwnAccount: true, find: () => null, list: () => [] };
-  const look = { guests, models: () => [], defaultModel: "claude-test", defaultEffort: "medium", isModelFixed: true };
+  const models = { models: () => [], defaultModel: "claude-test", defaultEffort: "medium", isModelFixed: true };
+  const look = { guests, ...models, privacy: "" };
   const world: Surroundings = {
     account: () => owner,
     now: () => rig.now,

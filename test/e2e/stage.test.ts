@@ -178,6 +178,17 @@ test("a command ends at once while Claude is away, in words, and holds up nothin
   expect(seen.texts()).toHaveLength(2);
 });
 
+test("/privacy: the page for people, readable without the other documents", async () => {
+  const seen = await open();
+  seen.write("/privacy");
+  await seen.pass(10);
+  const page = seen.texts().join("\n");
+  expect(page).toStartWith("What leaves your machine\n");
+  expect(page).toContain("What it costs\n");
+  expect(page).not.toMatch(/\.md\b|[\]]\(/u);
+  expect(seen.texts().length).toBeLessThanOrEqual(5);
+});
+
 test("a prompt says when it was written, the same on every repetition", async () => {
   const heard: string[] = [];
   const script: StageOptions["script"] = (prompt) => {

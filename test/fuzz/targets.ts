@@ -15,7 +15,8 @@ import { BridgeError } from "../../src/core/errors.ts";
 import { classify, inboxKey } from "../../src/core/inbound.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../../src/core/metadata.ts";
 import type { Account, Context, Envelope, SessionEvent } from "../../src/core/model.ts";
-import { planFiles, promptText, textOf } from "../../src/core/prompt.ts";
+import { textOf } from "../../src/core/model.ts";
+import { planFiles, promptText } from "../../src/core/prompt.ts";
 import { renderReply } from "../../src/core/reply.ts";
 import { synchronize } from "../../src/core/synchronizer.ts";
 import { openLog, progressOf, readEntry, trackAll } from "../../src/core/turn.ts";
@@ -236,7 +237,7 @@ async function messagesTurn(dice: Dice): Promise<void> {
   const session = { ...about, tools, history: () => log.toReversed() };
   for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
     try {
-      log.push(...(await line.post(session, [request], () => undefined, never)));
+      await line.post(session, [request], (frame) => void (frame.kind === "event" && log.push(frame.event)), never);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
     }
