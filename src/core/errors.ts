@@ -162,12 +162,12 @@ export const errorTable = {
   ),
   claude_no_key: backoff(
     "No API key is set",
-    "Put one into the settings (`signalman config edit`, anthropic_api_key) and restart signalman; prompts wait and are answered then.",
+    "Set ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
     { exit: 2, chat: "No API key is set yet: your message waits. It is answered once the owner has set one." },
   ),
   claude_key: backoff(
     "The Claude API refuses the key",
-    "Put a valid one into the settings (`signalman config edit`, anthropic_api_key) and restart signalman; prompts wait and are answered then.",
+    "Set a valid ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
     {
       exit: 2,
       chat: "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
