@@ -135,15 +135,14 @@ function cutBefore(text: string, start: number, limit: number, codeFrom: number 
   if (codeFrom !== null && codeFrom - start >= half && isLineBreak(text, codeFrom - 1)) return codeFrom;
   // The border may lie just behind the limit where it is a line break, which is dropped.
   const room = text.slice(start, limit + (isLineBreak(text, limit) ? 1 : 0));
-  const kinds = codeFrom === null ? [paragraph, line, sentence, word] : [paragraph, line];
-  const attempts = [...kinds.map((kind) => [kind, half] as const), ...kinds.map((kind) => [kind, 1] as const)];
-  for (const [kind, minimum] of [
-    ...attempts,
-    ...[half, 1].flatMap((minimum) => [[sentence, minimum] as const, [word, minimum] as const]),
-  ]) {
-    const cut = lastBorder(room, kind, minimum);
-    if (cut !== null && isGraphemeBorder(text, start, start + cut)) return start + cut;
-  }
+  const outside = [paragraph, line];
+  const inside = [sentence, word];
+  for (const kinds of codeFrom === null ? [[...outside, ...inside]] : [outside, inside])
+    for (const minimum of [half, 1])
+      for (const kind of kinds) {
+        const cut = lastBorder(room, kind, minimum);
+        if (cut !== null && isGraphemeBorder(text, start, start + cut)) return start + cut;
+      }
   const cut = graphemeStart(text, start, limit);
   return cut > start ? cut : limit;
 }

@@ -44,7 +44,7 @@ export function finishTurn(view: View, prompt: Prompt, stop: StopReason): Change
   const text = code === undefined ? lastWord(stop.kind, view.hasReply()) : errorRow(code).chat;
   const spend = view.spend(envelope);
   return [
-    ...(text === undefined ? [] : [say("end", id, text, { draftOf: id })]),
+    ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
     finish(prompt, code === undefined ? "answered" : "failed"),
     ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
     ...(spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : []),
@@ -52,25 +52,14 @@ export function finishTurn(view: View, prompt: Prompt, stop: StopReason): Change
 }
 
 /** What the person must still be told when a turn has ended. */
-function lastWord(kind: StopReason["kind"], hasReply: boolean): string | undefined {
+function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
   if (kind === "cut") return 'The line to Claude broke off here. Say "go on" for the rest.';
-  if (kind !== "max_tokens") return hasReply ? undefined : "Claude finished without a message.";
+  if (kind !== "max_tokens") return hasReply ? null : "Claude finished without a message.";
   return hasReply
     ? 'The answer was cut at the length limit. Say "go on" for the rest.'
     : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
 }
 
-/** Faults that a person must mend: there is no point in waiting for them to pass before they are told. */
-const lasting: ReadonlySet<ErrorCode> = new Set([
-  "claude_no_key",
-  "claude_key",
-  "claude_credit",
-  "claude_spend_limit",
-  "claude_forbidden",
-  "claude_model",
-  "claude_program",
-  "claude_login",
-]);
 /** What passes within seconds is not told. */
 const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
@@ -81,7 +70,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   if (!prompt) return [];
   const { envelope, told, post } = prompt;
   const isFatal = view.lastError?.isTerminal === true;
-  const { chat: sentence, title } = errorRow(fault.code);
+  const { chat: sentence, title, isLasting: mustBeMended } = errorRow(fault.code);
   const kind = faultClass(fault.code, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
   const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
   const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
@@ -97,10 +86,10 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   }
   // What is looked up goes on at Claude, and is no failure of the prompt.
   const count = Object.values({ ...tries, lookup: 0 }).reduce((sum, one) => sum + one, 0);
-  const isLasting = lasting.has(fault.code) || count > quietTries || waitMs > quietWaitMs;
+  const isLasting = mustBeMended || count > quietTries || waitMs > quietWaitMs;
   const isTold = fault.code === "claude_silent" || (isLasting && kind !== "broken");
   return [
-    ...(told === null && isTold && sentence !== undefined
+    ...(told === null && isTold && sentence !== null
       ? [say("told", id, sentence), { do: "tell", id, envelope, code: fault.code } as const]
       : []),
     ...(kind === "busy" && tries.busy === stopAtTry && post && view.asks.length + view.calls.length === 0

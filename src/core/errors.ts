@@ -14,23 +14,32 @@ export type UserAction = "relink" | "update" | "solve_captcha" | "stop_other";
 type Row = {
   readonly title: string;
   readonly hint: string;
+  /** One plain sentence for the chat; null where the person on the phone needs to know nothing. */
+  readonly chat: string | null;
   readonly retry: RetryClass;
+  /** It does not pass by itself: its person is told at once, however often it is tried again. */
+  readonly isLasting: boolean;
   readonly exit: 1 | 2 | 3 | 4;
-  readonly userAction?: UserAction;
-  /** One plain sentence for the chat; absent where the person on the phone needs to know nothing. */
-  readonly chat?: string;
+  readonly userAction: UserAction | null;
 };
 
-const row =
-  (retry: RetryClass) =>
-  (title: string, hint: string, more?: Partial<Pick<Row, "exit" | "userAction" | "chat">>): Row => ({
-    title,
-    hint,
-    retry,
-    exit: 1,
-    ...more,
-  });
-const [backoff, after, person, never] = [row("backoff"), row("after"), row("person"), row("never")];
+type Special = Partial<Pick<Row, "isLasting" | "exit" | "userAction">>;
+const row = (retry: RetryClass, title: string, hint: string, chat?: string, special?: Special): Row => ({
+  title,
+  hint,
+  retry,
+  chat: chat ?? null,
+  isLasting: false,
+  exit: 1,
+  userAction: null,
+  ...special,
+});
+const saying = (retry: RetryClass, special?: Special) => (title: string, hint: string, chat?: string) =>
+  row(retry, title, hint, chat, special);
+const [backoff, after, never] = [saying("backoff"), saying("after"), saying("never")];
+/** Tried again, for a person mends it while signalman runs. */
+const mend = saying("backoff", { isLasting: true, exit: 2 });
+const person = (title: string, hint: string, special?: Special) => row("person", title, hint, undefined, special);
 
 export const errorTable = {
   // --- the line to Signal
@@ -97,179 +106,156 @@ export const errorTable = {
     "It is unknown whether the message went out",
     "It is sent again: a duplicate beats a silence.",
   ),
-  attachment_unavailable: never("The file could not be fetched", "Ask the sender to send it again.", {
-    chat: "I could not download that file. Please send it again.",
-  }),
+  attachment_unavailable: never(
+    "The file could not be fetched",
+    "Ask the sender to send it again.",
+    "I could not download that file. Please send it again.",
+  ),
   voice_unheard: never(
     "A voice note could not be written down",
     "Set SIGNALMAN_TRANSCRIBE to a command that prints what is said in the file named after it.",
-    { chat: "I can't listen to voice notes here. Please send it as text." },
+    "I can't listen to voice notes here. Please send it as text.",
   ),
   // --- Claude
   claude_unreachable: backoff(
     "The Claude API cannot be reached",
     "Check the network; prompts wait and are answered when it is back.",
-    { chat: "I can't reach Claude right now. Your message is safe and will be answered as soon as that works again." },
+    "I can't reach Claude right now. Your message is safe and will be answered as soon as that works again.",
   ),
   claude_timeout: backoff(
     "Claude did not answer in time",
     "Nothing to do: it is asked again, and given up after three times.",
   ),
-  claude_program: backoff(
+  claude_program: mend(
     "The claude program cannot be used",
     "Install Claude Code, or set SIGNALMAN_CLAUDE_CODE to its path; `signalman doctor` looks for it.",
-    {
-      exit: 2,
-      chat: "I can't start Claude Code on this machine. Your message is safe. The owner should run `signalman doctor` there.",
-    },
+    "I can't start Claude Code on this machine. Your message is safe. The owner should run `signalman doctor` there.",
   ),
-  claude_login: backoff(
+  claude_login: mend(
     "The claude program is not logged in",
     "Run `claude` in a terminal on this machine, and there /login.",
-    {
-      exit: 2,
-      chat: "Claude Code is not logged in on this machine. Your message is safe, and is answered once the owner has run `claude` and /login there.",
-    },
+    "Claude Code is not logged in on this machine. Your message is safe, and is answered once the owner has run `claude` and /login there.",
   ),
   owner_only: never(
     "Only the owner may use the claude program",
     "It runs under the owner's own login: other people need another backend.",
-    { chat: "Only the owner of this machine can ask Claude here: it works under their own login." },
+    "Only the owner of this machine can ask Claude here: it works under their own login.",
   ),
-  claude_overloaded: backoff("Claude is overloaded", "Nothing to do: prompts wait and are answered when it is over.", {
-    chat: "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
-  }),
+  claude_overloaded: backoff(
+    "Claude is overloaded",
+    "Nothing to do: prompts wait and are answered when it is over.",
+    "Claude is overloaded right now. Your message is safe and will be answered when that is over.",
+  ),
   claude_rate_limited: after(
     "The Claude API takes no more requests for a while",
     "Nothing to do: signalman waits as long as the API asks. Raise the limit of the organisation if it happens often.",
-    {
-      chat: "Claude takes no more messages from this account for a while. Your message is safe and will be answered then.",
-    },
+    "Claude takes no more messages from this account for a while. Your message is safe and will be answered then.",
   ),
-  claude_spend_limit: backoff(
+  claude_spend_limit: mend(
     "The spending limit of the Claude account is reached",
     "Raise the limit in the Claude Console; prompts wait and are answered then.",
-    {
-      chat: "The spending limit of the Claude account is reached. Your message is safe and will be answered once the limit is raised.",
-    },
+    "The spending limit of the Claude account is reached. Your message is safe and will be answered once the limit is raised.",
   ),
-  claude_credit: backoff(
+  claude_credit: mend(
     "The credit of the Claude account is used up",
     "Add credit in the Claude Console; prompts wait and are answered then.",
-    {
-      chat: "The Claude account has run out of credit. Your message is safe and will be answered once credit is added.",
-    },
+    "The Claude account has run out of credit. Your message is safe and will be answered once credit is added.",
   ),
-  claude_no_key: backoff(
+  claude_no_key: mend(
     "No API key is set",
     "Set ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
-    { exit: 2, chat: "No API key is set yet: your message waits. It is answered once the owner has set one." },
+    "No API key is set yet: your message waits. It is answered once the owner has set one.",
   ),
-  claude_key: backoff(
+  claude_key: mend(
     "The Claude API refuses the key",
     "Set a valid ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
-    {
-      exit: 2,
-      chat: "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
-    },
+    "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
   ),
-  claude_forbidden: backoff(
+  claude_forbidden: mend(
     "The Claude account may not do this",
     "If the account may not use Managed Agents, set SIGNALMAN_BACKEND=messages and restart.",
-    {
-      exit: 2,
-      chat: "The Claude account may not use this feature. Your message is safe. The owner can set SIGNALMAN_BACKEND=messages.",
-    },
+    "The Claude account may not use this feature. Your message is safe. The owner can set SIGNALMAN_BACKEND=messages.",
   ),
-  claude_model: backoff(
+  claude_model: mend(
     "The Claude model is not available",
     "Set SIGNALMAN_MODEL to a model that `signalman doctor` lists.",
-    {
-      exit: 2,
-      chat: "The chosen Claude model is not available. Choose another with /model.",
-    },
+    "The chosen Claude model is not available. Choose another with /model.",
   ),
   claude_models_unlisted: never(
     "The models cannot be listed here",
     "The endpoint has no list of models: name one that it serves in SIGNALMAN_MODEL, or with /model.",
-    { chat: "The models cannot be listed here. Name one: /model NAME" },
+    "The models cannot be listed here. Name one: /model NAME",
   ),
   claude_busy: backoff(
     "The session waits for answers first",
     "Nothing to do: the prompt goes out when what is open is settled. /stop settles it at once.",
-    {
-      chat: "Claude still waits for an answer to its question. Your message is safe and comes after it; /stop drops the question.",
-    },
+    "Claude still waits for an answer to its question. Your message is safe and comes after it; /stop drops the question.",
   ),
   claude_running: backoff(
     "The session is at work elsewhere",
     "Nothing to do: the prompt goes out when it rests. /new starts another.",
-    {
-      chat: "Claude is still at work in this conversation, elsewhere. Your message is safe and comes after that.",
-    },
+    "Claude is still at work in this conversation, elsewhere. Your message is safe and comes after that.",
   ),
-  claude_settings: backoff(
+  claude_settings: mend(
     "The Claude API does not take the settings of this conversation",
     "Check SIGNALMAN_SYSTEM, SIGNALMAN_EFFORT and SIGNALMAN_TOOLS; the log has the reason.",
-    {
-      exit: 2,
-      chat: "Claude does not take the settings of this bridge. Your message is safe. The owner must correct them.",
-    },
+    "Claude does not take the settings of this bridge. Your message is safe. The owner must correct them.",
   ),
-  claude_effort: backoff(
+  claude_effort: mend(
     "The model does not take this effort",
     "Set SIGNALMAN_EFFORT to one that it takes, or another model.",
-    {
-      exit: 2,
-      chat: "This model does not think at that effort. Pick another with /effort, or another model with /model.",
-    },
+    "This model does not think at that effort. Pick another with /effort, or another model with /model.",
   ),
   claude_request: never(
     "The Claude API does not take this request",
     "See the log for the reason. Start over with /new if it happens again.",
-    { chat: "Claude could not take that message as it is. Start over with /new if it happens again." },
+    "Claude could not take that message as it is. Start over with /new if it happens again.",
   ),
   claude_failed: backoff(
     "Claude failed while it worked on a prompt",
     "It is asked once more; see the log for the reason. Start over with /new if it happens again.",
-    { chat: "Claude failed on that message, twice. Please put it in another way, or start over with /new." },
+    "Claude failed on that message, twice. Please put it in another way, or start over with /new.",
+  ),
+  claude_too_large: never(
+    "The message is too large for Claude",
+    "Send less at once.",
+    "That is too large for Claude. Please send less at once.",
   ),
   claude_tool_limit: never(
     "Claude used as many tools as one turn allows",
     "It is not asked again, for the same would cost as much again.",
-    {
-      chat: 'Claude used as many tools for that message as it may, and was stopped. Say "go on" if it should continue.',
-    },
+    'Claude used as many tools for that message as it may, and was stopped. Say "go on" if it should continue.',
   ),
-  claude_too_large: never("The message is too large for Claude", "Send less at once.", {
-    chat: "That is too large for Claude. Please send less at once.",
-  }),
   claude_image: never(
     "A picture is not one that Claude takes",
     "Send it smaller: at most 8,000 pixels a side and 10 MB, as JPEG, PNG, GIF or WebP.",
-    { chat: "Claude can't take that picture. Please send it smaller, as JPEG or PNG (at most 8,000 pixels a side)." },
+    "Claude can't take that picture. Please send it smaller, as JPEG or PNG (at most 8,000 pixels a side).",
   ),
   claude_document: never(
     "A PDF is not one that Claude takes",
     "Send it without a password, in parts of at most 100 pages.",
-    {
-      chat: "Claude can't read that PDF. It may be locked, damaged or too long: send it without a password, in parts of at most 100 pages.",
-    },
+    "Claude can't read that PDF. It may be locked, damaged or too long: send it without a password, in parts of at most 100 pages.",
   ),
   claude_output: never(
     "More output was asked for than the model or its endpoint allows",
     "Pick another model with /model or SIGNALMAN_MODEL.",
-    { chat: "This model cannot give answers of the length that was asked for. Pick another with /model." },
+    "This model cannot give answers of the length that was asked for. Pick another with /model.",
   ),
-  claude_context: never("The conversation is too long for the model", "Start over with /new.", {
-    chat: "This conversation has grown too long for the model. Send /new to start a fresh one.",
-  }),
-  claude_refusal: never("Claude declined to answer", "Rephrase the message, or start over with /new.", {
-    chat: "Claude declined to answer that. Please rephrase it, or start over with /new.",
-  }),
-  claude_budget: never("The session's cost limit is reached", "Raise the session's budget, or start over with /new.", {
-    chat: "The cost limit of this conversation is reached. Send /new to start a fresh one.",
-  }),
+  claude_context: never(
+    "The conversation is too long for the model",
+    "Start over with /new.",
+    "This conversation has grown too long for the model. Send /new to start a fresh one.",
+  ),
+  claude_refusal: never(
+    "Claude declined to answer",
+    "Rephrase the message, or start over with /new.",
+    "Claude declined to answer that. Please rephrase it, or start over with /new.",
+  ),
+  claude_budget: never(
+    "The session's cost limit is reached",
+    "Raise the session's budget, or start over with /new.",
+    "The cost limit of this conversation is reached. Send /new to start a fresh one.",
+  ),
   claude_stream_lost: backoff(
     "The stream from Claude ended early",
     "Nothing to do: signalman looks the answer up and goes on.",
@@ -277,22 +263,19 @@ export const errorTable = {
   claude_silent: backoff(
     "Claude keeps the line open and says nothing",
     "Nothing to do: it is asked again, and given up after three times.",
-    { chat: "Nothing has come from Claude for more than a minute. Your message is safe: I ask once more." },
+    "Nothing has come from Claude for more than a minute. Your message is safe: I ask once more.",
   ),
   claude_protocol: backoff(
     "The Claude API answered with something unexpected",
     "Check ANTHROPIC_BASE_URL; signalman keeps trying.",
-    { chat: "Claude's answer could not be read. Your message is safe and is tried again." },
+    "Claude's answer could not be read. Your message is safe and is tried again.",
   ),
   // --- this machine
   config: person("The settings are not valid", "Correct the setting named above.", { exit: 2 }),
   not_linked: person(
     "No Signal account is linked",
     "Run `signalman link` and scan the code with your phone; behind a daemon, link it there (docs/linking.md).",
-    {
-      exit: 3,
-      userAction: "relink",
-    },
+    { exit: 3, userAction: "relink" },
   ),
   not_running: person("signalman is not running", "Start it with `signalman run`.", { exit: 4 }),
   home_in_use: person("Another signalman uses this home folder", "Stop it, or set SIGNALMAN_HOME to another folder."),

@@ -5,9 +5,8 @@
 import { refuseAll, say, withdraw, type Change, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
-import { efforts, type Context, type Envelope, type JsonValue } from "./model.ts";
+import { efforts, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
-import { textOf } from "./prompt.ts";
 import { listReminders, takeOff } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { spendText } from "./spend.ts";
@@ -248,9 +247,8 @@ const openAs = (id: number, envelope: Envelope): Change => ({
 
 /** The message with other words: what it mentioned is gone with them. */
 function withText(envelope: Envelope, words: string): Envelope {
-  const { content } = envelope;
-  const body = content.kind === "edit" ? content.body : content;
-  return body.kind === "text" ? { ...envelope, content: { ...body, text: words, mentions: [] } } : envelope;
+  const body = textOf(envelope);
+  return body === null ? envelope : { ...envelope, content: { ...body, text: words, mentions: [] } };
 }
 
 /** `2`, `#2` or `2.` */

@@ -6,7 +6,7 @@
 import { parseCommand } from "./commands.ts";
 import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
 import type { Account, Address, Envelope, Mention, Millis, TextContent } from "./model.ts";
-import { chatKey, isSameAddress } from "./model.ts";
+import { chatKey, isSameAddress, textOf } from "./model.ts";
 
 export type AllowRule =
   | { readonly kind: "self" }
@@ -213,8 +213,8 @@ function isAddressed({ isOwn }: Envelope, body: TextContent, options: InboundOpt
 /** An edited message keeps its files: the edit of a caption does not bring them again. */
 export function withFilesOf(edit: Envelope, before: Envelope): Envelope {
   const { content } = edit;
-  const old = before.content.kind === "edit" ? before.content.body : before.content;
-  if (content.kind !== "edit" || old.kind !== "text" || content.body.attachments.length > 0) return edit;
+  const old = textOf(before);
+  if (content.kind !== "edit" || old === null || content.body.attachments.length > 0) return edit;
   const attachments = old.attachments.filter(({ isLongText }) => !isLongText);
   return {
     ...edit,

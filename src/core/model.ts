@@ -253,6 +253,11 @@ export type Wish =
   | { readonly do: "list" }
   | { readonly do: "off"; readonly number: number };
 
+/** The text message in an envelope, an edit's new version included; null where there is none. */
+export function textOf({ content }: Envelope): TextContent | null {
+  return content.kind === "text" ? content : content.kind === "edit" ? content.body : null;
+}
+
 /** The stable key of a chat: `self`, `direct:<aci or number>`, `group:<id>`. */
 export function chatKey(chat: Chat): string {
   if (chat.kind === "self") return "self";

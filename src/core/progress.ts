@@ -30,21 +30,24 @@ const lineLengthMax = 80;
 /** What a tool is about, by the names its inputs go by, the most telling first. */
 const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
 
-/** **Source:** the SDK's `BetaManagedAgentsAgentToolConfig.name`, the agent's own tools; another one goes by its name. */
-const verbs = new Map([
-  ["bash", "run"],
-  ["read", "read"],
-  ["write", "write"],
-  ["edit", "edit"],
-  ["glob", "look for"],
-  ["grep", "look for"],
-  ["web_fetch", "read"],
-  ["web_search", "search the web"],
+/**
+ * What the agent's own tools do, and the input that tells most; another one goes by its name. **Source:** the SDK's
+ * `BetaManagedAgentsAgentToolConfig.name`; the Managed Agents guide, "Tools".
+ */
+export const ownTools: ReadonlyMap<string, { readonly verb: string; readonly key: string }> = new Map([
+  ["bash", { verb: "run", key: "command" }],
+  ["read", { verb: "read", key: "file_path" }],
+  ["write", { verb: "write", key: "file_path" }],
+  ["edit", { verb: "edit", key: "file_path" }],
+  ["glob", { verb: "look for", key: "pattern" }],
+  ["grep", { verb: "look for", key: "pattern" }],
+  ["web_fetch", { verb: "read", key: "url" }],
+  ["web_search", { verb: "search the web", key: "query" }],
 ]);
 
 /** One line: what Claude does, and with what. */
 export const toolLine = ({ name, input }: ToolUse): string =>
-  shorten(`🔧 ${verbs.get(name.replace(/^local_/u, "")) ?? name}: ${gist(input)}`, lineLengthMax);
+  shorten(`🔧 ${ownTools.get(name.replace(/^local_/u, ""))?.verb ?? name}: ${gist(input)}`, lineLengthMax);
 
 function gist(input: JsonValue): string {
   const fields = new Map(Object.entries(input ?? {}));

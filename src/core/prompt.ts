@@ -1,7 +1,7 @@
 /** How a person's message becomes a prompt: pure text and the decision which files Claude can take. */
 import { expectFile, isVoice } from "./filetype.ts";
 import { oneLine, spokenText, withNames, type NameOf } from "./inbound.ts";
-import type { Account, Attachment, Envelope, Quote, TextContent } from "./model.ts";
+import { textOf, type Account, type Attachment, type Envelope, type Quote, type TextContent } from "./model.ts";
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
 export const longTextBytesMax = 64 * 1024;
@@ -20,12 +20,6 @@ export type FilePlan = {
   /** Said to Claude in words, one sentence each. */
   readonly refused: readonly string[];
 };
-
-/** The text message inside a prompt's envelope, edits included; null where there is none. */
-export function textOf(envelope: Envelope): TextContent | null {
-  const { content } = envelope;
-  return content.kind === "text" ? content : content.kind === "edit" ? content.body : null;
-}
 
 const viewOnce = "[A picture or video that may be seen only once was sent; it is not kept here, and cannot be seen.]";
 

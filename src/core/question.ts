@@ -5,7 +5,7 @@
 import { structuredPatch } from "diff";
 import { oneLine } from "./inbound.ts";
 import type { JsonValue, OutboundFile, ToolUse } from "./model.ts";
-import { shorten } from "./progress.ts";
+import { ownTools, shorten } from "./progress.ts";
 
 export type QuestionItem = {
   /** Follows "Claude wants to". */
@@ -136,17 +136,7 @@ function isInEmoji(found: string, before: string, after: string): boolean {
 
 type Fields = { readonly [key: string]: JsonValue };
 
-/** **Source:** the inputs of the agent toolset's tools, Managed Agents guide, "Tools". Another tool shows every input. */
-const primary: { readonly [name: string]: { readonly verb: string; readonly key: string } } = {
-  bash: { verb: "run", key: "command" },
-  read: { verb: "read", key: "file_path" },
-  glob: { verb: "look for", key: "pattern" },
-  grep: { verb: "look for", key: "pattern" },
-  web_fetch: { verb: "read", key: "url" },
-  web_search: { verb: "search the web for", key: "query" },
-};
-
-/** A tool use of Claude's as something to say yes or no to. */
+/** A tool use of Claude's as something to say yes or no to; one that is not known shows every input. */
 export function itemOf({ name, input }: ToolUse): QuestionItem {
   const fields: Fields = typeof input === "object" && input !== null && !Array.isArray(input) ? (input as Fields) : {};
   const known = writeItem(name, fields) ?? editItem(name, fields) ?? primaryItem(name, fields);
@@ -157,7 +147,7 @@ export function itemOf({ name, input }: ToolUse): QuestionItem {
 }
 
 function primaryItem(name: string, fields: Fields): QuestionItem | null {
-  const { verb, key } = (Object.hasOwn(primary, name) ? primary[name] : undefined) ?? { verb: "", key: "" };
+  const { verb, key } = ownTools.get(name) ?? { verb: "", key: "" };
   const { [key]: main, cwd, ...others } = fields;
   if (typeof main !== "string") return null;
   const where = typeof cwd === "string" ? cwd : null;

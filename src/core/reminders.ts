@@ -1,6 +1,7 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
 import { result, say, type Change, type FactOf, type View } from "./changes.ts";
 import type { Envelope, Millis, Reminder } from "./model.ts";
+import { shorten } from "./progress.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
 
@@ -28,7 +29,7 @@ export function fulfil(view: View, fact: FactOf<"wished">): Change[] {
   const number = Math.max(0, ...view.look.reminders().map((one) => one.number)) + 1;
   const times = [wish.plan.dueAt, ...wish.later].map((at) => momentText(at, view.now, view.look.timeZone));
   const when = times.join(", ") + (wish.plan.rule === null ? "" : " and so on");
-  const text = `⏰ ${nameOf({ ...wish.plan, number })}, ${when}: ${short(wish.plan.text)}`;
+  const text = `⏰ ${nameOf({ ...wish.plan, number })}, ${when}: ${shorten(wish.plan.text, shownMax)}`;
   return [
     { do: "schedule", plan: wish.plan, number, source: asker.source },
     say("note", `set ${useId}`, `${text}\n/reminders off ${number} takes it back.`),
@@ -39,12 +40,10 @@ export function fulfil(view: View, fact: FactOf<"wished">): Change[] {
 const nameOf = ({ kind, number }: Pick<Reminder, "kind" | "number">): string =>
   `${kind === "reminder" ? "Reminder" : "Question"} ${number}`;
 
-const short = (text: string): string => (text.length <= shownMax ? text : `${text.slice(0, shownMax).toWellFormed()}…`);
-
 export function listReminders({ look, now }: View): string {
   const lines = look.reminders().map((one) => {
     const again = one.rule === null ? "" : ", and again";
-    return `${one.number}. ${momentText(one.dueAt, now, look.timeZone)}${again}: ${short(one.text)}${one.kind === "question" ? " (Claude answers)" : ""}`;
+    return `${one.number}. ${momentText(one.dueAt, now, look.timeZone)}${again}: ${shorten(one.text, shownMax)}${one.kind === "question" ? " (Claude answers)" : ""}`;
   });
   return lines.length === 0
     ? "Nothing is set here. Ask Claude: “remind me at six to call home”."
@@ -57,7 +56,7 @@ export function takeOff(view: View, envelope: Envelope, number: number) {
   if (found === undefined) return { text: `There is no number ${number}. /reminders lists them.`, changes: [] };
   if (personOf(found.source) !== personOf(envelope.source) && !view.isOwner(envelope))
     return { text: "Another person set that one: only they, and the owner, can take it back.", changes: [] };
-  const text = `Taken back: ${momentText(found.dueAt, view.now, view.look.timeZone)}, ${short(found.text)}`;
+  const text = `Taken back: ${momentText(found.dueAt, view.now, view.look.timeZone)}, ${shorten(found.text, shownMax)}`;
   return { text, changes: [{ do: "reschedule", id: found.id, dueAt: null } as const] };
 }
 

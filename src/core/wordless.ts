@@ -2,21 +2,17 @@
  * What a message without text says, as words for Claude: alike on every transport. What others chose (names, questions,
  * titles) stands in quotation marks on one line: data, never speech.
  */
+import { oneLine } from "./inbound.ts";
 
 const partChars = 300;
 const partsMax = 12;
 
-function quote(text: string): string {
-  const line = text
-    .replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\s]+/gu, " ")
-    .replaceAll(/["“”„«»]/gu, "'")
-    .trim();
-  return `"${line.length > partChars ? `${line.slice(0, partChars).toWellFormed()}…` : line}"`;
-}
-
 /** `[what: "one", "two"]`; empty parts are left out. */
 function say(what: string, parts: readonly (string | null | undefined)[]): string {
-  const said = parts.flatMap((part) => (part?.trim() ? quote(part) : []));
+  const said = parts.flatMap((part) => {
+    const line = oneLine(part?.replaceAll(/["“”„«»]/gu, "'") ?? null, partChars);
+    return line === null ? [] : `"${line}"`;
+  });
   const shown = [...said.slice(0, partsMax), ...(said.length > partsMax ? ["…"] : [])].join(", ");
   return shown === "" ? `[${what}]` : `[${what}: ${shown}]`;
 }

@@ -8,8 +8,7 @@
  */
 import { classify, inboxKey, isOwner, oneLine, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
-import { chatKey } from "../core/model.ts";
-import { textOf } from "../core/prompt.ts";
+import { chatKey, textOf } from "../core/model.ts";
 import type { Batch } from "../signal/transport.ts";
 import { maskNumber } from "../log.ts";
 import { accountsIn, noteAccount, noteName } from "../store/names.ts";

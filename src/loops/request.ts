@@ -2,8 +2,8 @@
 import type { Request } from "../claude/line.ts";
 import { BridgeError } from "../core/errors.ts";
 import { filesBase64Max, readBytes } from "../core/filetype.ts";
-import type { Account, Envelope, PromptFile } from "../core/model.ts";
-import { describe, longTextBytesMax, planFiles, promptText, textOf } from "../core/prompt.ts";
+import { textOf, type Account, type Envelope, type PromptFile } from "../core/model.ts";
+import { describe, longTextBytesMax, planFiles, promptText } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
 import { namesIn } from "../store/names.ts";
 import type { Bridge } from "./bridge.ts";

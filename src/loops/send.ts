@@ -50,10 +50,10 @@ export function createSendLoop(bridge: Bridge): SendLoop {
       name,
       keys,
       async work(chatKey, kill) {
-        // The wait is over; whether its reason is, this send will tell.
-        if (!isPaused()) pause(null, 0);
         const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
         let row = isOpen() ? next(chatKey) : null;
+        // The wait is over; whether its reason is, this send will tell.
+        if (row !== null) pause(null, 0);
         // Born so: this is the attempt that was counted.
         if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
         while (row !== null) {
@@ -110,7 +110,7 @@ type Next = OutboxRow | Millis | null;
  * so that sending it again after a crash says nothing twice: it is not marked, and recorded by whatever is committed next.
  */
 async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promise<Next> {
-  const { next: nextOf, isOpen, kill } = sending;
+  const { next: nextOf, isOpen, pause, kill } = sending;
   const { outbox, settings } = bridge.store;
   const { clock, log } = bridge;
   const take = (next: OutboxRow | null): Next => {
@@ -136,8 +136,11 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
     const isLast = isReaction && nextOf(row.chatKey) === null;
     const next = isLast ? null : await untilWritten(bridge, "send", kill, record);
     bridge.notices.emit("sent", { at: clock.now() });
-    if (outcome.failed.length > 0)
-      log.warn("some members did not get it", { failed: outcome.failed.map(({ code }) => code) });
+    const failed = outcome.failed.map(({ code }) => code);
+    if (failed.length > 0) log.warn("some members did not get it", { failed });
+    // Whichever member it was for, the account is asked, and `/status` says so until the next send.
+    if (failed.includes("captcha"))
+      pause(toFault(new BridgeError("captcha", "Cannot reach a member of a group as Signal asks for a captcha")), 0);
     return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;

@@ -1,27 +1,16 @@
 /**
- * Signal inside the process: the transport, the people on the other side, and the faults of the line. The demo, the tests and
- * the simulation run on it; it passes the same contract as the real adapters.
+ * Signal inside the process: the transport, the owner on their phone, and the faults of the line. The demo and the self-test run on it;
+ * so do the tests and the simulation, whose double adds other people (`test/doubles/memory.ts`). It passes the same contract as the
+ * real adapters, and it is none of them: there are no keys, no devices and no files.
  *
- *   person.write ─▶ queue ─▶ receive ─▶ ack          send ─▶ screen (what the people see)
+ *   owner.write ─▶ queue ─▶ receive ─▶ ack          send ─▶ screen (what the people see)
  *
  * Deterministic: it has no timers and no macrotasks. What waits, waits on the injected clock or on what another does.
  */
-import { Buffer } from "node:buffer";
 import type { Clock } from "../clock.ts";
 import { BridgeError, errorRow, type ErrorCode } from "../core/errors.ts";
-import type {
-  Account,
-  Address,
-  Chat,
-  Envelope,
-  Millis,
-  Outbound,
-  OutboundFile,
-  Quote,
-  StyleRange,
-} from "../core/model.ts";
+import type { Account, Chat, Envelope, Millis, Outbound, OutboundFile, Quote, StyleRange } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { createPerson } from "./memory-people.ts";
 import { allFeatures, type Batch, type Transport } from "./transport.ts";
 
 /** Envelopes of one batch. */
@@ -50,8 +39,6 @@ export type Seen = {
 /** Our account's emoji on any message; null takes it away. */
 export type SeenReaction = { readonly chat: Chat; readonly targetSentAt: Millis; readonly emoji: string | null };
 
-export type MemorySignal = ReturnType<typeof createMemoryTransport>;
-
 const defaultAccount: Account = { aci: "00000000-0000-4000-8000-000000000001", number: "+15550100001", deviceId: 2 };
 
 /** A Signal of its own: nothing is shared between two of them. */
@@ -62,11 +49,8 @@ export function createMemoryTransport(options: MemoryOptions) {
   return {
     transport: createTransport(world, clock, account, ownTimestamps),
     account,
-    /** Our own account on its phone; writes to Note to Self. */
-    owner: createPerson(world, account, account, "Me"),
-    person: (address: Address, name?: string) => createPerson(world, account, address, name ?? null),
-    /** Puts any envelope into the queue. */
-    deliver: world.deliver,
+    /** Our own account on its phone, in Note to Self. */
+    owner: { write: (text: string): Envelope => world.write(account, text) },
     /** Every message that arrived, in order, without the duplicates that a phone drops. */
     screen: (): readonly Seen[] => world.screen,
     /** Resolves with the next message or edit that arrives after the ones already taken by `next`. */
@@ -78,13 +62,7 @@ export function createMemoryTransport(options: MemoryOptions) {
         await world.changing();
       }
     },
-    reactions: (): readonly SeenReaction[] => world.reactions,
-    /** Keys of the chats that show "typing". */
-    typing: (): ReadonlySet<string> => world.typing,
-    /** `sentAt` of the messages that we marked as read. */
-    readMarks: (): readonly Millis[] => world.readMarks,
-    /** Envelopes that are not acknowledged. */
-    queued: (): readonly Envelope[] => world.queue,
+    world,
     faults: createFaults(world),
   };
 }
@@ -102,8 +80,6 @@ function createWorld(clock: Clock) {
     reactions: [] as SeenReaction[],
     readMarks: [] as Millis[],
     typing: new Set<string>(),
-    /** Base64 by `ref`. */
-    files: new Map<string, string>(),
     isConnected: false,
     isCut: false,
     isUnlinked: false,
@@ -124,9 +100,25 @@ function createWorld(clock: Clock) {
     },
     /** Two messages never share a timestamp. */
     stamp: (): Millis => (lastStamp = Math.max(lastStamp + 1, clock.now())),
-    deliver(envelope: Envelope): void {
+    deliver(envelope: Envelope): Envelope {
       world.queue.push(envelope);
       world.changed();
+      return envelope;
+    },
+    /** A text of our own account's phone, in Note to Self. */
+    write({ aci, number }: Account, text: string): Envelope {
+      const sentAt = world.stamp();
+      const content = {
+        kind: "text",
+        text,
+        quote: null,
+        mentions: [],
+        attachments: [],
+        expiresInSeconds: 0,
+        isViewOnce: false,
+      } as const;
+      const from = { source: { aci, number }, sourceDevice: 1, sourceName: "Me", isOwn: true };
+      return world.deliver({ ...from, sentAt, serverAt: sentAt, chat: { kind: "self" }, content });
     },
   };
   return world;
@@ -148,15 +140,13 @@ const createFaults = (world: World) => ({
   loseAnswers: (count = 1) => void (world.lostAnswers += count),
   /** The next `count` sends are refused with `code` and never arrive. */
   refuseSends(code: ErrorCode, count = 1, retryAfterMs?: Millis): void {
-    for (let index = 0; index < count; index++) world.refusals.push(fault(code, "send", retryAfterMs));
+    for (let index = 0; index < count; index++) world.refusals.push(lineFault(code, "send", retryAfterMs));
   },
   /** The next `count` acknowledgements are lost: the batch comes again. */
   loseAcks: (count = 1) => void (world.lostAcks += count),
-  /** The server keeps this file no longer. */
-  loseFile: (ref: string) => void world.files.delete(ref),
 });
 
-const fault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>
+export const lineFault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>
   new BridgeError(code, `Cannot ${what} as the line says: ${errorRow(code).title}`, { retryAfterMs });
 
 /** Waits while the line hangs. @throws BridgeError what the line is like then */
@@ -169,14 +159,14 @@ async function passLine(world: World, what: string, signal?: AbortSignal): Promi
     if (wasConnected && !world.isConnected) break;
   }
   signal?.removeEventListener("abort", world.changed);
-  if (world.isCut || isAborted()) throw fault("signal_unreachable", what);
-  if (world.isUnlinked) throw fault("unlinked", what);
+  if (world.isCut || isAborted()) throw lineFault("signal_unreachable", what);
+  if (world.isUnlinked) throw lineFault("unlinked", what);
 }
 
 function createTransport(world: World, clock: Clock, account: Account, ownTimestamps: boolean): Transport {
   const isUp = () => world.isConnected && !world.isCut;
   const requireLine = (what: string): void => {
-    if (!world.isConnected) throw fault("signal_unreachable", what);
+    if (!world.isConnected) throw lineFault("signal_unreachable", what);
   };
   return {
     name: "memory",
@@ -204,7 +194,7 @@ function createTransport(world: World, clock: Clock, account: Account, ownTimest
       arrive(world, message, timestamp);
       if (world.lostAnswers === 0) return { timestamp, failed: [] };
       world.lostAnswers--;
-      throw fault("send_uncertain", "send");
+      throw lineFault("send_uncertain", "send");
     },
     answerChallenge: null,
     async typing(chat, isTyping) {
@@ -213,11 +203,8 @@ function createTransport(world: World, clock: Clock, account: Account, ownTimest
     async markRead({ sentAt, isOwn }) {
       if (isUp() && !isOwn) world.readMarks.push(sentAt);
     },
-    async attachment(ref, bytesMax) {
-      if (world.isCut) throw fault("signal_unreachable", "fetch a file");
-      const bytes = Buffer.from(world.files.get(ref) ?? "", "base64");
-      if (!world.files.has(ref) || bytes.length > bytesMax) throw fault("attachment_unavailable", "fetch a file");
-      return new Uint8Array(bytes);
+    async attachment() {
+      throw lineFault("attachment_unavailable", "fetch a file");
     },
     disconnect: async () => world.set({ isConnected: false }),
   };
@@ -225,7 +212,7 @@ function createTransport(world: World, clock: Clock, account: Account, ownTimest
 
 /** A batch stays in the queue until it is acknowledged, so that it is received again where that did not happen. */
 async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
-  if (!world.isConnected) throw fault("signal_unreachable", "receive");
+  if (!world.isConnected) throw lineFault("signal_unreachable", "receive");
   const endsAt = clock.monotonic() + timeoutMs;
   const done = new AbortController();
   let isOver = false;
@@ -266,7 +253,7 @@ function arrive(world: World, { chat, body }: Outbound, timestamp: Millis): void
   if (body.kind === "edit") {
     const known = inChat(body.targetSentAt);
     const isOld = known !== undefined && timestamp - known.timestamp > editedWithinMs;
-    if (known?.versions.at(-1) !== body.targetSentAt || isOld) throw fault("send_rejected", "edit");
+    if (known?.versions.at(-1) !== body.targetSentAt || isOld) throw lineFault("send_rejected", "edit");
     known.versions.push(timestamp);
     world.arrivals.push(Object.assign(known, { text, styles, editCount: known.editCount + 1 }));
   } else {

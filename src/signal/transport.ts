@@ -8,6 +8,7 @@
  * - Every failure is a `BridgeError`. Nothing here retries: the loops own every retry.
  * - After `disconnect`, or once `receive` has thrown, only `connect` makes the transport usable again.
  */
+import type { ErrorCode } from "../core/errors.ts";
 import type { Account, Chat, Envelope, Millis, Outbound } from "../core/model.ts";
 
 export type Batch = {
@@ -29,7 +30,7 @@ export type Batch = {
 
 /** A fact about the account that only the owner can act on. `text` is one plain sentence for the chat. */
 export type Notice = {
-  readonly code: "phone_idle" | "clock_wrong" | "blocked";
+  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "member_missed";
   readonly text: string;
 };
 
@@ -37,7 +38,12 @@ export type SendOutcome = {
   /** The message's identity on Signal, Unix ms: ours where `capabilities.ownTimestamps`, else the transport's. */
   readonly timestamp: Millis;
   /** Group members who did not get it, as `BridgeError` codes; the message counts as sent. */
-  readonly failed: readonly { readonly recipient: string; readonly code: string }[];
+  readonly failed: readonly {
+    readonly recipient: string;
+    readonly code: ErrorCode;
+    /** As `BridgeError.challenge`. */
+    readonly challenge?: string;
+  }[];
 };
 
 export type Capabilities = {

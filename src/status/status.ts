@@ -130,7 +130,7 @@ function connectionView(state: State, offsetMs: Millis) {
 
 const explained = ({ code, message, hint }: Fault): Explained => ({ code, message, hint });
 const toFaultView = (fault: Fault | null): FaultView | null =>
-  fault && { ...explained(fault), userAction: errorTable[fault.code].userAction ?? null };
+  fault && { ...explained(fault), userAction: errorTable[fault.code].userAction };
 
 /** RFC 3339 in UTC. */
 export function toTime(at: Millis): string;

@@ -59,15 +59,20 @@ export type Calls = ReturnType<typeof createCalls>;
 /** Every method that moves a row answers whether it did. */
 export function createCalls(db: Database) {
   const { one, many, run, value, values } = table<Call>(db, "calls", fields, { json: ["input"], flags: ["isError"] });
-  const isOne = (changes: number): boolean => changes === 1;
+  type Said = Partial<Pick<Call, "basis" | "approver" | "content" | "isError">>;
+  const move = (id: string, from: readonly CallState[], to: CallState, now: Millis, said: Said = {}): boolean =>
+    run`UPDATE calls SET state = ${to}, changed_at = ${now}, basis = coalesce(${said.basis ?? null}, basis),
+      approver = coalesce(${said.approver ?? null}, approver), content = coalesce(${said.content ?? null}, content),
+      is_error = max(is_error, ${said.isError === true ? 1 : 0})
+      WHERE id = ${id} AND state IN (SELECT value FROM json_each(${JSON.stringify(from)}))` === 1;
   return {
     /** False where it is known already: an event may be read twice. */
     see: (call: Pick<Call, "id" | "sessionId" | "turn" | "project" | "tool" | "input">, now: Millis): boolean =>
-      isOne(run`INSERT INTO calls (id, session_id, turn, project, tool, input, input_hash, state, seen_at, changed_at)
+      run`INSERT INTO calls (id, session_id, turn, project, tool, input, input_hash, state, seen_at, changed_at)
         VALUES (${call.id}, ${call.sessionId}, ${call.turn}, ${call.project}, ${call.tool}, ${JSON.stringify(call.input)},
           ${hashInput(call.tool, call.input)}, 'seen',
           max(${now}, coalesce((SELECT max(seen_at) + 1 FROM calls WHERE session_id = ${call.sessionId}), 0)), ${now})
-        ON CONFLICT (id) DO NOTHING`),
+        ON CONFLICT (id) DO NOTHING` === 1,
     get: (id: string) => one`WHERE id = ${id}`,
     /** Conversations with a call that is not posted yet, or waits for a person. */
     openSessions: () => values<string>`SELECT DISTINCT session_id FROM calls WHERE state <> 'posted'`,
@@ -81,35 +86,22 @@ export function createCalls(db: Database) {
     /** The newest calls of a session, newest first. */
     list: (sessionId: string, most: number) =>
       many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC LIMIT ${most}`,
-    ask: (id: string, basis: string, now: Millis): boolean =>
-      isOne(
-        run`UPDATE calls SET state = 'asked', basis = ${basis}, changed_at = ${now} WHERE id = ${id} AND state = 'seen'`,
-      ),
+    ask: (id: string, basis: string, now: Millis) => move(id, ["seen"], "asked", now, { basis }),
     /** The yes holds for this input and for what was shown, once, and only within `patienceMs` of the question. */
-    allow: (
-      id: string,
-      yes: { inputHash: string; basis: string; approver: string; patienceMs: Millis },
-      now: Millis,
-    ): boolean =>
-      isOne(run`UPDATE calls SET state = 'allowed', approver = ${yes.approver}, changed_at = ${now} WHERE id = ${id}
-        AND state = 'asked' AND input_hash = ${yes.inputHash} AND basis = ${yes.basis}
-        AND changed_at >= ${now - yes.patienceMs}`),
+    allow(id: string, yes: { inputHash: string; basis: string; approver: string; patienceMs: Millis }, now: Millis) {
+      const { inputHash, basis, changedAt } = one`WHERE id = ${id}` ?? {};
+      const isMeant = inputHash === yes.inputHash && basis === yes.basis && (changedAt ?? 0) >= now - yes.patienceMs;
+      return isMeant && move(id, ["asked"], "allowed", now, yes);
+    },
     /** `content`: what Claude is told, the person's reason in it. */
-    deny: (id: string, content: string, approver: string, now: Millis): boolean =>
-      isOne(run`UPDATE calls SET state = 'denied', content = ${content}, is_error = 1, approver = ${approver}, changed_at = ${now}
-        WHERE id = ${id} AND state IN ('asked', 'allowed')`),
-    expire: (id: string, content: string, now: Millis): boolean =>
-      isOne(run`UPDATE calls SET state = 'expired', content = ${content}, is_error = 1, changed_at = ${now}
-        WHERE id = ${id} AND state IN ('seen', 'asked', 'allowed')`),
-    start: (id: string, from: "seen" | "allowed", now: Millis): boolean =>
-      isOne(run`UPDATE calls SET state = 'started', changed_at = ${now} WHERE id = ${id} AND state = ${from}`),
-    finish: (id: string, result: CallResult, now: Millis): boolean =>
-      isOne(run`UPDATE calls SET state = 'done', content = ${result.content}, is_error = ${result.isError ? 1 : 0}, changed_at = ${now}
-        WHERE id = ${id} AND state IN ('seen', 'asked', 'allowed', 'started')`),
-    markPosted: (id: string, now: Millis): boolean =>
-      isOne(
-        run`UPDATE calls SET state = 'posted', changed_at = ${now} WHERE id = ${id} AND state IN ('denied', 'expired', 'done')`,
-      ),
+    deny: (id: string, content: string, approver: string, now: Millis) =>
+      move(id, ["asked", "allowed"], "denied", now, { content, approver, isError: true }),
+    expire: (id: string, content: string, now: Millis) =>
+      move(id, ["seen", "asked", "allowed"], "expired", now, { content, isError: true }),
+    start: (id: string, from: "seen" | "allowed", now: Millis) => move(id, [from], "started", now),
+    finish: (id: string, result: CallResult, now: Millis) =>
+      move(id, ["seen", "asked", "allowed", "started"], "done", now, result),
+    markPosted: (id: string, now: Millis) => move(id, ["denied", "expired", "done"], "posted", now),
     /** At the start of the program: settles what a crash interrupted, and names it. */
     settleInterrupted: (now: Millis): readonly Call[] =>
       db.transaction(() => {

@@ -4,8 +4,7 @@ import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Database } from "./database.ts";
 
-/** SQLite reads some 500 MB a second: what is larger is read in slices, so that nothing waits for it. */
-const wholeBytesMax = 16 * 1024 * 1024;
+/** SQLite reads some 500 MB a second: a large table is read in slices, so that nothing waits for it. */
 const sliceRows = 500;
 
 /** Columns whose text is JSON: `quick_check` takes any text for good. */
@@ -30,18 +29,12 @@ export async function findDamage(
   signal: AbortSignal,
 ): Promise<string | null> {
   try {
-    const size = db.get<{ bytes: number }>(
-      "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",
-    );
-    const isSmall = (size?.bytes ?? 0) <= wholeBytesMax;
     const tables = db.all<Table>("SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'");
-    let found = isSmall ? checkPages(db) : null;
     for (const table of tables) {
-      if (found !== null || signal.aborted) return found;
-      if (!isSmall) await clock.sleep(0);
-      found = isSmall ? checkRows(db, table) : await checkTable(db, table, clock, signal);
+      const found = signal.aborted ? null : await checkTable(db, table, clock, signal);
+      if (found !== null) return found;
     }
-    return found;
+    return null;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     return error.message;
@@ -49,26 +42,23 @@ export async function findDamage(
 }
 
 /** **Source:** SQLite's documentation of `PRAGMA quick_check`: one row `ok`, or what is wrong. */
-function checkPages(db: Database, table?: string): string | null {
-  const row = db.get(table === undefined ? "PRAGMA quick_check(1)" : `PRAGMA quick_check("${table}")`);
-  const [verdict = "ok"] = Object.values(row ?? {});
-  return verdict === "ok" ? null : String(verdict);
+function checkWhole(db: Database, table: string): string | null {
+  const [verdict = "ok"] = Object.values(db.get(`PRAGMA quick_check("${table}")`) ?? {});
+  if (verdict !== "ok") return String(verdict);
+  return db.get(`SELECT 1 FROM "${table}" WHERE ${isBroken(table)} LIMIT 1`) === undefined ? null : brokenRow(table);
 }
 
 const brokenRow = (table: string): string => `a row of ${table} is malformed`;
-const checkRows = (db: Database, { name }: Table): string | null =>
-  db.get(`SELECT 1 FROM "${name}" WHERE ${isBroken(name)} LIMIT 1`) === undefined ? null : brokenRow(name);
 
-/** A table of a large database, read in slices where one slice is not all of it. */
+/** In slices, where one slice is not all of it. */
 async function checkTable(
   db: Database,
-  table: Table,
+  { name, wr }: Table,
   clock: Pick<Clock, "sleep">,
   signal: AbortSignal,
 ): Promise<string | null> {
-  const { name } = table;
   const slice = `SELECT rowid AS at, *, ${isBroken(name)} AS isBroken FROM "${name}" WHERE rowid > ? ORDER BY rowid LIMIT ${sliceRows}`;
-  for (let from = table.wr === 1 ? null : -1; from !== null && !signal.aborted;) {
+  for (let from = wr === 1 ? null : -1; from !== null && !signal.aborted;) {
     const rows = db.all<{ at: number; isBroken: 0 | 1 | null }>(slice, from);
     if (rows.some((row) => row.isBroken === 1)) return brokenRow(name);
     if (rows.length < sliceRows && from === -1) break;
@@ -76,7 +66,7 @@ async function checkTable(
     from = rows.at(-1)?.at ?? null;
     await clock.sleep(0);
   }
-  return checkPages(db, name) ?? checkRows(db, table);
+  return checkWhole(db, name);
 }
 
 /** They are small beside their table. A partial one cannot be read for all rows. */

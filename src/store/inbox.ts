@@ -8,8 +8,7 @@
 import { createHash } from "node:crypto";
 import type { Outcome } from "../core/changes.ts";
 import type { Envelope, Millis } from "../core/model.ts";
-import { chatKey } from "../core/model.ts";
-import { textOf } from "../core/prompt.ts";
+import { chatKey, textOf } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { table } from "./statements.ts";
 

@@ -3,48 +3,26 @@ import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import { holdFile, openDatabase, type Database } from "./database.ts";
-import { createCalls, type Calls } from "./calls.ts";
-import { createDrafts, type Drafts } from "./drafts.ts";
+import { holdFile, openDatabase } from "./database.ts";
+import { createCalls } from "./calls.ts";
+import { createDrafts } from "./drafts.ts";
 import { watchFiles } from "./damage.ts";
-import { createFiles, type Files } from "./files.ts";
-import { createGeneration, type Generation } from "./generation.ts";
-import { createInbox, type Inbox } from "./inbox.ts";
-import { createKept, type KeptRows } from "./kept.ts";
-import { createLog, type Log } from "./log.ts";
+import { createFiles } from "./files.ts";
+import { createGeneration } from "./generation.ts";
+import { createInbox } from "./inbox.ts";
+import { createKept } from "./kept.ts";
+import { createLog } from "./log.ts";
 import { isNewest, migrate } from "./migrations.ts";
-import { createOutbox, type Outbox } from "./outbox.ts";
-import { createReminders, type Reminders } from "./reminders.ts";
-import { createPosts, type Posts } from "./posts.ts";
-import { createSettings, type Settings } from "./remembered.ts";
+import { createOutbox } from "./outbox.ts";
+import { createReminders } from "./reminders.ts";
+import { createPosts } from "./posts.ts";
+import { createSettings } from "./remembered.ts";
 import { forget, prune } from "./retention.ts";
-import { createSessions, type Sessions } from "./sessions.ts";
-import { createUsage, type Usage } from "./usage.ts";
+import { createSessions } from "./sessions.ts";
+import { createUsage } from "./usage.ts";
 
-export type Store = {
-  readonly db: Database;
-  readonly inbox: Inbox;
-  readonly posts: Posts;
-  readonly log: Log;
-  readonly outbox: Outbox;
-  readonly drafts: Drafts;
-  readonly sessions: Sessions;
-  readonly files: Files;
-  /** The journal of what Claude asked to do on this machine, and what files were before. */
-  readonly calls: Calls;
-  readonly kept: KeptRows;
-  readonly usage: Usage;
-  readonly reminders: Reminders;
-  readonly settings: Settings;
-  readonly generation: Generation;
-  /** Which file of the database was deleted or replaced since it was opened; null for none. */
-  lostFile(): string | null;
-  /** Blanks what the chats' timers say has disappeared. */
-  forget(now: Millis): void;
-  /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
-  prune(before: Millis): number;
-  close(): void;
-};
+/** Everything that is durable. */
+export type Store = Awaited<ReturnType<typeof openStore>>;
 
 export type StoreOptions = {
   /** The daemon takes the home for itself; a command that only looks does not. */
@@ -55,7 +33,7 @@ export type StoreOptions = {
  * Opens `signalman.db` in `home` (created 0700 where it is missing, files 0600) and brings it to the newest schema.
  * @throws BridgeError `home_in_use` `database` `database_damaged` `database_newer`
  */
-export async function openStore(home: string, options: StoreOptions): Promise<Store> {
+export async function openStore(home: string, options: StoreOptions) {
   makeHome(home);
   refuseLooseHome(home);
   const lock = options.isExclusive ? await takeLock(home) : null;
@@ -66,29 +44,30 @@ export async function openStore(home: string, options: StoreOptions): Promise<St
     if (lock === null && !isNewest(db)) await requireNoDaemon(home);
     migrate(db);
     const settings = createSettings(db);
-    const inbox = createInbox(db);
-    const outbox = createOutbox(db);
-    const files = createFiles(db);
     const generation = createGeneration(db, settings, home);
     return {
       db,
-      inbox,
+      inbox: createInbox(db),
       posts: createPosts(db, generation.advance),
       log: createLog(db),
-      outbox,
+      outbox: createOutbox(db),
       drafts: createDrafts(db),
+      sessions: createSessions(db),
+      files: createFiles(db),
+      /** The journal of what Claude asked to do on this machine, and what files were before. */
       calls: createCalls(db),
       kept: createKept(db),
-      sessions: createSessions(db),
-      files,
       usage: createUsage(db),
       reminders: createReminders(db),
       settings,
       generation,
+      /** Which file of the database was deleted or replaced since it was opened; null for none. */
       lostFile: watchFiles(file),
-      forget: (now) => forget(db, now),
-      prune: (before) => prune(db, before),
-      close() {
+      /** Blanks what the chats' timers say has disappeared. */
+      forget: (now: Millis): void => forget(db, now),
+      /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
+      prune: (before: Millis): number => prune(db, before),
+      close(): void {
         db.close();
         lock?.release();
       },

@@ -13,7 +13,7 @@ import { encodeMetadata } from "../../src/core/metadata.ts";
 import type { Chat, Context, JsonValue } from "../../src/core/model.ts";
 import { calculateDiff, merge } from "../../src/core/synchronizer.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { createMemorySignal, type MemorySignal } from "../doubles/memory.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
@@ -37,7 +37,7 @@ async function onScene<T>(
   line?: Line,
 ): Promise<T> {
   const home = mkdtempSync(join(tmpdir(), "signalman-bench-"));
-  const signal = createMemoryTransport({ clock: systemClock });
+  const signal = createMemorySignal({ clock: systemClock });
   const world = createWorld(systemClock, () => [{ say: "pong" }]);
   const claude = createScriptedClaude({ clock: systemClock, world });
   try {

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createCodeLine } from "../../src/claude/code-line.ts";
 import { loadConfig } from "../../src/config.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { codeOf, createLocal, never, pass } from "../contract/line.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
 import { startCodeBrain, type CodeBrain } from "../doubles/code-brain.ts";
@@ -44,7 +44,7 @@ async function open({
 }) {
   if (script) brain.setScript(script);
   const clock = createVirtualClock();
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const [home, garden] = [join(brain.base, "home"), join(brain.base, "garden")];
   mkdirSync(home, { mode: 0o700 });
   mkdirSync(garden);

@@ -12,7 +12,7 @@ import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
 import { reminderTools } from "../../src/loops/reminders.ts";
 import { startDaemon } from "../../src/daemon.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { pass } from "../contract/line.ts";
 import { startClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
@@ -28,7 +28,7 @@ afterEach(async () => {
 async function open(kind: Kind, script: Script) {
   const clock = createVirtualClock();
   const double = await startClaudeDouble({ clock, script });
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const home = mkdtempSync(join(tmpdir(), "signalman-program-"));
   const flags = { transport: "signal-cli", account: "+15550100001", listen: "off", welcome: "false", home };
   const { config } = loadConfig({ flags: { ...flags, backend: kind, reactions: "off", progress: "false" }, env: {} });

@@ -7,7 +7,7 @@ import type { Outbound } from "../../src/core/model.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { withMark } from "../../src/mark.ts";
 import { withNotify } from "../../src/notify.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 
@@ -17,7 +17,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 async function open() {
   const clock = createVirtualClock();
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const [ring, rung] = [join(folder, "ring"), join(folder, "rung")];
   writeFileSync(ring, `#!/bin/sh\n(echo "$@"; env; cat) >>"${rung}.part"\nmv "${rung}.part" "${rung}"\n`, {
     mode: 0o755,
@@ -73,7 +73,7 @@ test("other chats ring by themselves", async () => {
 });
 
 test("a mark stands before what is said in Note to Self, styles go along; where there is no room, and elsewhere, it is left out", async () => {
-  const signal = createMemoryTransport({ clock: createVirtualClock() });
+  const signal = createMemorySignal({ clock: createVirtualClock() });
   const transport = withMark(signal.transport, "🤖");
   await transport.connect(new AbortController().signal);
   let stamp = 0;

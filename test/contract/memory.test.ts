@@ -1,4 +1,4 @@
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
 import { alice, groupId, me } from "../doubles/wire.ts";
 import type { SeenMessage, TransportHarness } from "./transport.ts";
@@ -7,7 +7,7 @@ import { transportContract } from "./transport.ts";
 const harness = (ownTimestamps: boolean) => async (): Promise<TransportHarness> => {
   const clock = createVirtualClock();
   const account = { aci: me.aci, number: me.number, deviceId: 2 };
-  const signal = createMemoryTransport({ clock, account, ownTimestamps });
+  const signal = createMemorySignal({ clock, account, ownTimestamps });
   const person = signal.person(alice, alice.name);
   return {
     transport: signal.transport,

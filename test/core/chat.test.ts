@@ -415,8 +415,10 @@ describe("when a request fails", () => {
       "again 1 going on",
     ]);
   });
-  test("what a person must mend is told at once", () =>
-    expect(decided(tried({}), failed("claude_key"))).toContain("say told 1"));
+  test.each(["claude_key", "claude_settings", "claude_credit"] as const)(
+    "what a person must mend is told at once: %s",
+    (code) => expect(decided(tried({}), failed(code))).toContain("say told 1"),
+  );
   test("what will never be taken ends at once", () =>
     expect(decided(tried({}), failed("claude_request"))).toEqual(["say told 1", "finish 1 failed"]));
   test("a session that waits for what its log does not show is stopped before the last try", () => {

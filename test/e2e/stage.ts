@@ -12,8 +12,8 @@ import { loadConfig } from "../../src/config.ts";
 import type { Envelope } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import type { Workplace } from "../../src/projects/executor.ts";
-import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
-import type { WriteOptions } from "../../src/signal/memory-people.ts";
+import { createMemorySignal, type MemorySignal } from "../doubles/memory.ts";
+import type { WriteOptions } from "../doubles/memory.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
 import { seeded } from "../sim/dice.ts";
@@ -52,7 +52,7 @@ export type StageOptions = {
 
 export async function openStage(options: StageOptions = {}): Promise<Stage> {
   const clock = createVirtualClock(Date.UTC(2026, 10, 23, 9));
-  const signal = createMemoryTransport({ clock, ownTimestamps: options.ownTimestamps });
+  const signal = createMemorySignal({ clock, ownTimestamps: options.ownTimestamps });
   const claude = createScriptedClaude({ clock, ...(options.script ? { script: options.script } : {}) });
   const home = mkdtempSync(join(tmpdir(), "signalman-stage-"));
   const flags = { transport: "signal-cli", account: "+15550100001", listen: "off", welcome: "false" };

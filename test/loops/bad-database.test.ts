@@ -4,7 +4,7 @@ import { closeSync, copyFileSync, openSync, renameSync, rmSync, writeSync } from
 import type { Line } from "../../src/claude/line.ts";
 import type { Millis, SessionEvent } from "../../src/core/model.ts";
 import { startDaemon } from "../../src/daemon.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { createScriptedClaude } from "../doubles/scripted.ts";
@@ -175,7 +175,7 @@ test("a write-ahead log that is deleted after a crash is noticed, however young 
 test("an answer that was paid for is held while the disk is full, where nothing can be looked up, and asked for once", async () => {
   const home = makeHome();
   const clock = createVirtualClock();
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   let asked = 0;
   const answered = Promise.withResolvers<void>();
   const entry = (text: string): SessionEvent[] => [

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createScriptedClaude } from "../doubles/scripted.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { createMemorySignal, type MemorySignal } from "../doubles/memory.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
 import { seeded } from "../sim/dice.ts";
@@ -18,7 +18,7 @@ let home: string;
 beforeEach(async () => {
   clock = createVirtualClock();
   home = mkdtempSync(join(tmpdir(), "signalman-order-"));
-  signal = createMemoryTransport({ clock });
+  signal = createMemorySignal({ clock });
   const claude = createScriptedClaude({ clock, script: (prompt) => [{ pauseMs: 100 }, { say: `re: ${prompt}` }] });
   daemon = await startDaemon(simConfig(home, { welcome: "false" }), {
     log: quietLog,

@@ -75,6 +75,24 @@ test("a captcha stays in sight beside a message that was given up, and goes when
   expect(fault()).toBeNull();
 });
 
+test("a captcha that one member of a group met stands in the status, until a send goes through", async () => {
+  await using bench = await openBench();
+  const { transport } = bench.signal;
+  const { send } = transport;
+  let isAsked = true;
+  transport.send = async (message) => {
+    const outcome = await send(message);
+    return isAsked ? { ...outcome, failed: [{ recipient: "a", code: "captcha" }] } : outcome;
+  };
+  const fault = () => bench.daemon().status().outbox.fault;
+  bench.signal.owner.write("hello");
+  await bench.until("order", () => isSettled(bench));
+  expect(fault()).toMatchObject({ code: "captcha", hint: expect.stringContaining("reconnect --captcha") });
+  isAsked = false;
+  bench.signal.owner.write("and this");
+  await bench.until("order again", () => isSettled(bench) && fault() === null);
+});
+
 test("a rate limit holds all sending for as long as the server asks, and no longer", async () => {
   await using bench = await openBench();
   bench.signal.faults.refuseSends("signal_rate_limited", 1, 120_000);

@@ -9,7 +9,7 @@ import { nextStamp } from "../../src/core/hlc.ts";
 import { decodeMetadata } from "../../src/core/metadata.ts";
 import { assert, type Chat, type Context } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { createMemorySignal, type MemorySignal } from "../doubles/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
@@ -36,7 +36,7 @@ async function openHouse(seed: number, remoteId: string, beforeUpdate = (): void
   const store = await openStore(home, { isExclusive: true });
   store.sessions.setRemote(store.sessions.create(`s${seed}`, chat, "scripted", {}, {}, clock.now()).id, remoteId);
   store.close();
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const claude = createScriptedClaude({ clock, world });
   const { remote } = claude.line;
   assert(remote !== null, "the scripted line is remote");

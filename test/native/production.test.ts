@@ -13,6 +13,7 @@ import { owned } from "../../src/signal/native/bytes.ts";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
 import { type Envelope, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
+import type { Notice } from "../../src/signal/transport.ts";
 import { createPhone } from "../doubles/phone.ts";
 import { answerInstead, failureOf, linkRig, never, rawContent, type Rig, rigOf, startRig } from "./mock.ts";
 
@@ -546,6 +547,29 @@ test("a limit of one member of a group holds up no other, and the member gets th
   expect((await bob.waitForMessage()).body).toBe("to all");
   const late = await rig.contact.waitForMessage();
   expect({ body: late.body, at: Number(late.dataMessage.timestamp) }).toEqual({ body: "to all", at: at + 1 });
+});
+
+test("a captcha for one member of a group is waited for in hours, and ends in words to the owner", async () => {
+  const waits: number[] = [];
+  const sleep: Clock["sleep"] = (ms, signal) => {
+    if (ms >= 3_600_000) waits.push(ms);
+    return systemClock.sleep(ms >= 3_600_000 ? 1 : ms, signal);
+  };
+  rig = await startRig({ clock: { ...systemClock, sleep } });
+  const bob = await rig.mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact, bob] });
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at, group }));
+  await rig.settled();
+  const json = { token: "t1", options: ["captcha"] };
+  instead(({ path }) => (path === `/v1/messages/${rig.contact.device.aci}` ? { status: 428, json } : undefined));
+  const outcome = await rig.send({ kind: "group", id: groupIdOf(group.masterKey) }, "to all", at + 1);
+  expect(outcome.failed).toEqual([{ recipient: rig.contact.device.aci, code: "captcha" }]);
+  let told: readonly Notice[] = [];
+  while (told.length === 0) told = (await rig.poll(100)).notices ?? [];
+  expect(told).toEqual([{ code: "member_missed", text: expect.stringContaining("signalman reconnect --captcha") }]);
+  expect(waits).toEqual([3_600_000, 7_200_000, 10_800_000]);
+  // Once it is solved, the token is there to be used.
+  expect(rig.database.get("SELECT challenge FROM signal_account")).toEqual({ challenge: "t1" });
 });
 
 test("a 401 says that this device is gone: the message waits, and the line ends as unlinked", async () => {

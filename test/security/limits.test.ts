@@ -9,7 +9,7 @@ import { startDaemon } from "../../src/daemon.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { toEnvelope } from "../../src/signal/daemon/envelope.ts";
 import { createHttp } from "../../src/signal/daemon/http.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { salvage } from "../../src/signal/daemon/salvage.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil } from "../doubles/clock.ts";
@@ -19,7 +19,7 @@ import { people, simConfig } from "../sim/config.ts";
 test("5,000 messages, edits and reactions of a stranger leave no row, no byte, no answer and no prompt", async () => {
   const home = mkdtempSync(join(tmpdir(), "signalman-flood-"));
   const clock = createVirtualClock();
-  const signal = createMemoryTransport({ clock });
+  const signal = createMemorySignal({ clock });
   const claude = createScriptedClaude({ clock });
   const daemon = await startDaemon(simConfig(home), {
     log: quietLog,

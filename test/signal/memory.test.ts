@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { Outbound } from "../../src/core/model.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { codeOf } from "../contract/transport.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
 import { alice, groupId } from "../doubles/wire.ts";
@@ -14,7 +14,7 @@ const text = (said: string, timestamp: number): Outbound => ({
 
 async function setup(ownTimestamps = true) {
   const clock = createVirtualClock();
-  const signal = createMemoryTransport({ clock, ownTimestamps });
+  const signal = createMemorySignal({ clock, ownTimestamps });
   await signal.transport.connect(never);
   return { clock, ...signal };
 }

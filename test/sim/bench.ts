@@ -5,7 +5,7 @@ import { createWorld, type World } from "../doubles/world.ts";
 import { classify } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
-import { createMemoryTransport, type MemorySignal } from "../../src/signal/memory.ts";
+import { createMemorySignal, type MemorySignal } from "../doubles/memory.ts";
 import { accountsIn } from "../../src/store/names.ts";
 import { createHeardLog } from "../doubles/quiet-log.ts";
 import { boundary, createVirtualClock, runUntil, type VirtualClock } from "../doubles/clock.ts";
@@ -67,7 +67,7 @@ export async function openBench({
     brokenTable: null,
     statements: new Set(),
   };
-  const signal = createMemoryTransport({ clock, ownTimestamps });
+  const signal = createMemorySignal({ clock, ownTimestamps });
   const posts: string[] = [];
   const real = createWorld(clock, script);
   const world: World = {

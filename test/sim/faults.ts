@@ -3,7 +3,7 @@ import type { Fault, Point } from "../doubles/scripted.ts";
 import { errorTable, type ErrorCode } from "../../src/core/errors.ts";
 import type { Millis } from "../../src/core/model.ts";
 import type { WorldSession } from "../doubles/world.ts";
-import type { MemoryFaults } from "../../src/signal/memory.ts";
+import type { MemoryFaults } from "../doubles/memory.ts";
 import type { Theirs } from "./claude.ts";
 import type { Dice } from "./dice.ts";
 import type { Life, Machine } from "./life.ts";

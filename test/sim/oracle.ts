@@ -14,7 +14,7 @@ import { decodeMetadata } from "../../src/core/metadata.ts";
 import type { Context, Envelope, JsonValue, Millis, Outbound, SessionEvent } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
 import { isEqual } from "../../src/core/synchronizer.ts";
-import type { MemorySignal } from "../../src/signal/memory.ts";
+import type { MemorySignal } from "../doubles/memory.ts";
 import type { Database } from "../../src/store/database.ts";
 import { replyMark, type Theirs } from "./claude.ts";
 import { apiKey, people as addresses, secretWord } from "./config.ts";

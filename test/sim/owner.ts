@@ -1,8 +1,8 @@
 /** The owner of the simulated machine, who opens the project, looks at what Claude wants to do there, and says yes or no to it. */
 import type { Chat } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
-import type { Person, WriteOptions } from "../../src/signal/memory-people.ts";
-import type { MemorySignal } from "../../src/signal/memory.ts";
+import type { Person, WriteOptions } from "../doubles/memory.ts";
+import type { MemorySignal } from "../doubles/memory.ts";
 import { listedGroup, people } from "./config.ts";
 import type { Dice } from "./dice.ts";
 

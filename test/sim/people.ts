@@ -1,8 +1,8 @@
 /** The people with phones: what they write, take back, command and answer; and strangers, whose every word is a planted secret. */
 import type { Address, Chat, Envelope } from "../../src/core/model.ts";
 import { chatKey } from "../../src/core/model.ts";
-import type { Person, WriteOptions } from "../../src/signal/memory-people.ts";
-import type { MemorySignal } from "../../src/signal/memory.ts";
+import type { Person, WriteOptions } from "../doubles/memory.ts";
+import type { MemorySignal } from "../doubles/memory.ts";
 import type { Dice } from "./dice.ts";
 import { listedGroup, people, secretWord, unlistedGroup } from "./config.ts";
 

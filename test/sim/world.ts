@@ -14,7 +14,7 @@ import { classify } from "../../src/core/inbound.ts";
 import type { Millis } from "../../src/core/model.ts";
 import { startDaemon, type Daemon } from "../../src/daemon.ts";
 import type { Log } from "../../src/log.ts";
-import { createMemoryTransport } from "../../src/signal/memory.ts";
+import { createMemorySignal } from "../doubles/memory.ts";
 import { openStore } from "../../src/store/store.ts";
 import { createTheirs } from "./claude.ts";
 import { boundary, createVirtualClock } from "../doubles/clock.ts";
@@ -130,7 +130,7 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
     brokenTable: null,
     statements: new Set(),
   };
-  const signal = createMemoryTransport({ clock: base, ownTimestamps: plan.ownTimestamps });
+  const signal = createMemorySignal({ clock: base, ownTimestamps: plan.ownTimestamps });
   // In about a third of the worlds Claude works in a folder of the machine; a stream of draws of its own leaves the others as they were.
   const soil = createDice(seed, 6);
   const callRate = soil.chance(0.35) ? soil.between(0.2, 0.95) : 0;

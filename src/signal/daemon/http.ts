@@ -70,27 +70,13 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
     async ask(request: HttpRequest): Promise<Buffer> {
       const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
       const chunks: Uint8Array[] = [];
-      const refusal = (
-        code: ErrorCode,
-        why: string,
-        answer: Partial<Answer> = {},
-        details: BridgeErrorDetails = {},
-      ) => {
-        const text = Buffer.concat(chunks).toString();
-        return new Refusal(
-          code,
-          `Cannot ${what} as ${why}`,
-          { status: null, text, isUnsent: false, ...answer },
-          details,
-        );
+      const refusal = (code: ErrorCode, why: string, known: Partial<Answer> = {}, details: BridgeErrorDetails = {}) => {
+        const answer = { status: null, text: Buffer.concat(chunks).toString(), isUnsent: false, ...known };
+        return new Refusal(code, `Cannot ${what} as ${why}`, answer, details);
       };
       using deadline = startDeadline(clock, deadlineMs, ...(signal ? [signal] : []));
       try {
-        const {
-          status,
-          headers: answered,
-          body,
-        } = await send(prefix + path, {
+        const response = await send(prefix + path, {
           method,
           signal: deadline.signal,
           // A redirect would send twice.
@@ -102,6 +88,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
           headers: { ...login, "Content-Type": "application/json", Connection: "close" },
           ...(json !== undefined && { body: JSON.stringify(json) }),
         } as RequestInit);
+        const { status, headers, body } = response;
         let bytes = 0;
         for await (const chunk of body ?? []) {
           chunks.push(chunk);
@@ -110,14 +97,19 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
         }
         if (status >= 200 && status < 300) return Buffer.concat(chunks);
         // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
-        const answer = { status, isUnsent: status >= 400 && status < 500 };
-        if (status === 421)
-          throw refusal("signal_protocol", `the daemon does not answer to the name ${host}`, answer, {
-            hint: hostHint,
-          });
-        const seconds = answered.get("retry-after") ?? "";
+        const isUnsent = status >= 400 && status < 500;
+        const isMisnamed = status === 421;
+        const why = isMisnamed
+          ? `the daemon does not answer to the name ${host}`
+          : `${host} answered with status ${status}`;
+        const seconds = headers.get("retry-after") ?? "";
         const retryAfterMs = /^\d+$/u.test(seconds) ? Number(seconds) * 1000 : undefined;
-        throw refusal(toCode(status), `${host} answered with status ${status}`, answer, { retryAfterMs });
+        throw refusal(
+          toCode(status),
+          why,
+          { status, isUnsent },
+          { retryAfterMs, hint: isMisnamed ? hostHint : undefined },
+        );
       } catch (error) {
         if (error instanceof Refusal) throw error;
         if (deadline.isLate()) throw refusal("signal_timeout", `${host} did not answer in time`);

@@ -11,12 +11,12 @@
 import type { Clock } from "../../clock.ts";
 import { BridgeError, toFault } from "../../core/errors.ts";
 import type { Account, Address, Chat, Envelope, Millis, Outbound } from "../../core/model.ts";
-import { textOf } from "../../core/prompt.ts";
+import { textOf } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Transport } from "../transport.ts";
 import { accountOf, fromRef, toEnvelope } from "./envelope.ts";
-import type { Place, Refusal } from "./http.ts";
-import { judgeRefusal, toSendOutcome, type Said, type Words } from "./sending.ts";
+import type { Place } from "./http.ts";
+import { judgeRefusal, type Judged, toSendOutcome } from "./sending.ts";
 
 export type Polled = {
   /** Message objects as signal-cli writes them. */
@@ -25,7 +25,7 @@ export type Polled = {
 };
 
 /** Nothing but `connect` is called before it was connected. Rejections are BridgeErrors as `Transport` names them. */
-export type Daemon = {
+export type Daemon = Judged & {
   readonly name: "signal-cli" | "rest";
   readonly isLocal: boolean;
   /** Resolves to our account, null for what the daemon does not tell of it. */
@@ -36,9 +36,6 @@ export type Daemon = {
   poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
   /** Resolves to the daemon's answer. */
   send(message: Outbound): Promise<unknown>;
-  /** What signal-cli itself said in a refusal of `send`; null where it was not signal-cli that spoke. */
-  readRefusal(refusal: Refusal): Said | null;
-  readonly sendWords: Words;
   /** Best effort, as is `markRead`. */
   typing(chat: Chat, isTyping: boolean): Promise<void>;
   markRead(sender: Address, sentAt: Millis): Promise<void>;
@@ -106,10 +103,12 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
         (answer) => toSendOutcome(answer, message.chat),
         (error: unknown) => judgeRefusal(error, daemon),
       );
-      return sending.catch((error: unknown) => {
-        if (error instanceof BridgeError) challenge = error.challenge ?? challenge;
-        throw error;
-      });
+      const asked = await sending.then(
+        ({ failed }) => failed,
+        (error: unknown) => [error as BridgeError],
+      );
+      challenge = asked.find((fault) => fault.challenge)?.challenge ?? challenge;
+      return sending;
     },
     async answerChallenge(captcha) {
       if (challenge === null) throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for");

@@ -115,7 +115,12 @@ export function refused(what: string, daemon: string, said: string, words: Words
 /** What signal-cli said of a send: its report as a value, else its words. */
 export type Said = { readonly text: string; readonly report: SendReport | null };
 
-type Judged = { readonly readRefusal: (refusal: Refusal) => Said | null; readonly sendWords: Words };
+/** How a daemon's refusals of a send are read. */
+export type Judged = {
+  /** What signal-cli itself said; null where it was not signal-cli that spoke. */
+  readRefusal(refusal: Refusal): Said | null;
+  readonly sendWords: Words;
+};
 
 /**
  * The outcome of a send without a good answer.
@@ -161,8 +166,11 @@ function toOutcome({ timestamp, results }: SendReport): SendOutcome {
     .filter(({ type }) => type !== "SUCCESS")
     .map((result) => ({ ...result, code: toErrorCode(result.type, result.token) }));
   if (failed.length < results.length || results.length === 0) {
-    const nameOf = ({ uuid, number }: (typeof results)[number]["recipientAddress"]) => uuid ?? number ?? "unknown";
-    return { timestamp, failed: failed.map(({ recipientAddress: who, code }) => ({ recipient: nameOf(who), code })) };
+    const told = failed.map(({ recipientAddress: { uuid, number }, code, token }) => {
+      const recipient = uuid ?? number ?? "unknown";
+      return token ? { recipient, code, challenge: token } : { recipient, code };
+    });
+    return { timestamp, failed: told };
   }
   const [, , code = "send_rejected", why = "Signal does not take the message"] =
     failures.find(([, , known]) => failed.some((failure) => failure.code === known)) ?? [];

@@ -8,7 +8,7 @@
  * phone would not show what was said. **Source:** `docs/signal-protocol.md`, "Sending", "Groups".
  */
 import { IdentityKeyPair } from "@signalapp/libsignal-client";
-import { BridgeError } from "../../core/errors.ts";
+import { BridgeError, errorRow } from "../../core/errors.ts";
 import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
@@ -24,6 +24,7 @@ import type { AttachmentPointer } from "./proto/signal_pb.ts";
 const fanOutMax = 8;
 const catchUpsMax = 3;
 const catchUpMs: Millis = 10_000;
+const captchaMs: Millis = 3_600_000;
 /** Typing goes to each member by itself: not worth it in larger groups. */
 const typingMembersMax = 10;
 
@@ -96,11 +97,18 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
 
-/** A member who did not get a message for a reason that passes, such as a rate limit, gets it later. */
+/**
+ * A member who did not get a message for a reason that passes, such as a rate limit, gets it later. A captcha is solved by a person:
+ * it is waited for in hours. When no more is tried, the owner is told.
+ */
 function catchUp(context: Context, message: Message, to: string, fault: BridgeError, times: number): void {
-  if (fault.retry === "never" || times > catchUpsMax) return;
+  if (fault.retry === "never") return;
+  if (times > catchUpsMax) {
+    const text = `A member of a group did not get what I wrote there: ${errorRow(fault.code).title}. ${fault.hint}`;
+    return context.notify({ code: "member_missed", text });
+  }
   const again = (error: BridgeError) => catchUp(context, message, to, error, times + 1);
-  const waitMs = Math.max(fault.retryAfterMs ?? 0, times * catchUpMs);
+  const waitMs = Math.max(fault.retryAfterMs ?? 0, times * (fault.code === "captcha" ? captchaMs : catchUpMs));
   context.later(waitMs, () => attempt(deliverMessage(context, message, to), again));
 }
 

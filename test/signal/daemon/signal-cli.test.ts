@@ -386,6 +386,16 @@ describe("sending", () => {
     expect(await codeOf(transport.send(hello()))).toBe(code);
   });
 
+  test("a captcha that one member of a group met is answered like any other", async () => {
+    const { double, transport } = await connected();
+    const asked = { type: "PROOF_REQUIRED", recipientAddress: { uuid: alice.aci, number: null }, token: "0f6d1a9e" };
+    double.fail("send", { results: [{ type: "SUCCESS" }, asked] });
+    const failed = [{ recipient: alice.aci, code: "captcha", challenge: "0f6d1a9e" }];
+    expect((await transport.send(hello(group))).failed).toEqual(failed as never);
+    await transport.answerChallenge?.("signalcaptcha://solved");
+    expect(double.calls().at(-1)).toMatchObject({ params: { challenge: "0f6d1a9e" } });
+  });
+
   test("a rate limit says how long, and pauses its recipient alone; a captcha says how to go on", async () => {
     const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "RATE_LIMIT_FAILURE", retryAfterSeconds: 37 }] });

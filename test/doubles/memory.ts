@@ -1,7 +1,68 @@
-/** The people at the other end of the in-process Signal, and what they write. */
+/**
+ * The in-process Signal of the program (`src/signal/memory.ts`) with what tests want beside: other people, groups, files, edits and
+ * reactions, and a look at all that was sent.
+ */
 import { Buffer } from "node:buffer";
-import type { Account, Address, Content, Envelope, Millis, OutboundFile, Quote, TextContent } from "../core/model.ts";
-import { isSameAddress } from "../core/model.ts";
+import type {
+  Account,
+  Address,
+  Content,
+  Envelope,
+  Millis,
+  OutboundFile,
+  Quote,
+  TextContent,
+} from "../../src/core/model.ts";
+import { isSameAddress } from "../../src/core/model.ts";
+import {
+  createMemoryTransport,
+  lineFault,
+  type MemoryOptions,
+  type Seen,
+  type SeenReaction,
+} from "../../src/signal/memory.ts";
+import type { Transport } from "../../src/signal/transport.ts";
+
+export type MemorySignal = ReturnType<typeof createMemorySignal>;
+
+/** A Signal of its own: nothing is shared between two of them. */
+export function createMemorySignal(options: MemoryOptions) {
+  const signal = createMemoryTransport(options);
+  const { account, world } = signal;
+  /** Base64 by `ref`. */
+  const files = new Map<string, string>();
+  const mailbox = { files, stamp: world.stamp, deliver: world.deliver };
+  const transport: Transport = {
+    ...signal.transport,
+    async attachment(ref, bytesMax) {
+      if (world.isCut) throw lineFault("signal_unreachable", "fetch a file");
+      const bytes = Buffer.from(files.get(ref) ?? "", "base64");
+      if (!files.has(ref) || bytes.length > bytesMax) throw lineFault("attachment_unavailable", "fetch a file");
+      return new Uint8Array(bytes);
+    },
+  };
+  return {
+    ...signal,
+    transport,
+    /** Our own account on its phone; writes to Note to Self. */
+    owner: createPerson(mailbox, account, account, "Me"),
+    person: (address: Address, name?: string) => createPerson(mailbox, account, address, name ?? null),
+    /** Puts any envelope into the queue. */
+    deliver: (envelope: Envelope): void => void world.deliver(envelope),
+    reactions: (): readonly SeenReaction[] => world.reactions,
+    /** Keys of the chats that show "typing". */
+    typing: (): ReadonlySet<string> => world.typing,
+    /** `sentAt` of the messages that we marked as read. */
+    readMarks: (): readonly Millis[] => world.readMarks,
+    /** Envelopes that are not acknowledged. */
+    queued: (): readonly Envelope[] => world.queue,
+    /** The server keeps this file no longer. */
+    faults: { ...signal.faults, loseFile: (ref: string) => void files.delete(ref) },
+  };
+}
+
+export type { Seen };
+export type MemoryFaults = MemorySignal["faults"];
 
 export type WriteOptions = {
   /** Group id; otherwise the direct chat with us, for the owner Note to Self. */
@@ -30,7 +91,7 @@ type Mailbox = {
 };
 
 /** `address` equal to our account's makes the owner, whose direct chat is Note to Self. */
-export function createPerson(world: Mailbox, account: Account, { aci, number }: Address, name: string | null): Person {
+function createPerson(world: Mailbox, account: Account, { aci, number }: Address, name: string | null): Person {
   const address = { aci, number };
   const isOwn = isSameAddress(address, account);
   const say = (content: Content, { group }: WriteOptions = {}): Envelope => {
