@@ -34,22 +34,14 @@ export type Work = {
 /** An event without what the shell adds (`at`, `jitter`). */
 type Bare<E> = E extends Event ? Omit<E, "at" | "jitter"> : never;
 
-export interface ConnectionLoop {
-  /** Its times are monotonic: a clock that is set changes nothing. */
-  state(): State;
-  /** Who we are, as the last connect said; null before the first. */
-  account(): Account | null;
-  dispatch(event: Bare<Event>): void;
-  /** Resolves when every task of the last life has ended. */
-  stopped(): Promise<void>;
-}
+export type ConnectionLoop = ReturnType<typeof createConnectionLoop>;
 
 /** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */
 const loopbackProbeMs = 1_000;
 
 type Base = Pick<Bridge, "config" | "clock" | "random" | "transport" | "log" | "notices">;
 
-export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
+export function createConnectionLoop(bridge: Base, work: Work) {
   const { clock, transport, log, notices } = bridge;
   const probeMs = transport.isLocal ? loopbackProbeMs : null;
   const limits: Limits = { ...defaultLimits, ...bridge.config.limits, probeMs };
@@ -113,9 +105,12 @@ export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
     }
   };
   return {
-    state: () => state,
-    account: () => account,
+    /** Its times are monotonic: a clock that is set changes nothing. */
+    state: (): State => state,
+    /** Who we are, as the last connect said; null before the first. */
+    account: (): Account | null => account,
     dispatch,
+    /** Resolves when every task of the last life has ended. */
     stopped: tasks.stopped,
   };
 }
