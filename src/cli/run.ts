@@ -41,6 +41,7 @@ export async function run(cli: Cli, variant: Variant = {}): Promise<number> {
   }
 }
 
+const answerMs: Millis = 100;
 /** How often it is looked whether who has the home is done with it. */
 const heirMs: Millis = 250;
 
@@ -74,13 +75,15 @@ async function runOnce(cli: Cli, { openTransport = buildTransport, staleAfterMs 
   const stop = (): void => void daemon.stop();
   if (cli.signal.aborted) stop();
   cli.signal.addEventListener("abort", stop);
+  stack.defer(() => cli.signal.removeEventListener("abort", stop));
   // SIGUSR1 means `signalman reconnect`. Windows has no such signal.
   if (process.platform !== "win32") process.on("SIGUSR1", daemon.reconnect);
   stack.defer(() => void process.off("SIGUSR1", daemon.reconnect));
   let heir: number | null = null;
   const leave: Control["leave"] = ({ pid }) => {
     heir = pid;
-    stop();
+    // The answer goes out before the server stops.
+    void cli.clock.sleep(answerMs).then(stop);
   };
   await serve(deps, daemon, { projects: takeProjects, leave });
   onUp();
