@@ -155,21 +155,18 @@ test("rule 3: rows are written in src/store; the tables of the native transport 
 });
 
 test("rule 4: a log has one reader, and one that posts to it", () => {
-  const readers = callers(/\bremote\??\.(open|list|prompts)\(/u);
-  expect(readers.toSorted()).toEqual(["src/loops/catchup.ts", "src/loops/mirror.ts"]);
-  const posters = ["converse", "lifetime", "outgoing"].map((name) => `src/loops/${name}.ts`);
+  const readers = callers(/\bremote\??\.(open|list)\(/u);
+  expect(readers.toSorted()).toEqual(["src/loops/elsewhere.ts", "src/loops/reader.ts"]);
+  const posters = ["elsewhere", "posting"].map((name) => `src/loops/${name}.ts`);
   expect(callers(/\b(line|lineOf\(session\))\.post\(|^\s*\.post\(/u).toSorted()).toEqual(posters);
   // All work for the follower alone.
   const users = (file: string): string[] =>
     sources.map(([name]) => name).filter((name) => importsOf(name).includes(file));
-  expect(users("src/loops/mirror.ts")).toEqual(["src/loops/follow.ts"]);
-  expect(users("src/loops/converse.ts")).toEqual(["src/loops/follow.ts"]);
-  expect(users("src/loops/outgoing.ts")).toEqual(["src/loops/mirror.ts"]);
-  expect(users("src/loops/catchup.ts").toSorted()).toEqual([
-    "src/loops/follow.ts",
-    "src/loops/mirror.ts",
-    "src/loops/outgoing.ts",
-  ]);
+  expect(users("src/loops/reader.ts")).toEqual(["src/loops/follow.ts"]);
+  expect(users("src/loops/posting.ts")).toEqual(["src/loops/reader.ts"]);
+  expect(users("src/loops/elsewhere.ts").toSorted()).toEqual(
+    ["follow", "posting", "reader", "sync"].map((name) => `src/loops/${name}.ts`),
+  );
 });
 
 test("notices are told by loops, and decide nothing where they are heard", () => {

@@ -4,12 +4,11 @@
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Random } from "../clock.ts";
-import { BridgeError } from "../core/errors.ts";
 import type { Log } from "../log.ts";
 import type { ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import type { LocalTool } from "./line.ts";
-import { fields, idOf } from "./wire.ts";
+import { idOf } from "./wire.ts";
 
 /**
  * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
@@ -26,65 +25,39 @@ export interface Memory {
 export type AgentDeps = {
   readonly api: ClaudeApi;
   readonly model: string;
-  readonly effort: string;
-  readonly system: string;
-  readonly toolPolicy: ToolPolicy;
-  /** Of ours, that every session has. */
-  readonly tools?: readonly LocalTool[];
   readonly memory: Memory;
   readonly random: Random;
   readonly log: Log;
 };
 
 const environmentKey = "claude.environment";
-/** The id and, after a space, what the agent was made of. */
 const agentKey = "claude.agent";
 const name = "signalman";
 
-const remembered = ({ memory }: AgentDeps, key: string): string | null => memory.get(key) || null;
-const agentIdOf = (deps: AgentDeps): string | null => remembered(deps, agentKey)?.split(" ", 1)[0] ?? null;
+/** An older version wrote more than the id. */
+const idIn = ({ memory }: AgentDeps, key: string): string | null => memory.get(key)?.split(" ", 1)[0] || null;
 
 export type AgentKeeper = ReturnType<typeof createAgentKeeper>;
 
 export function createAgentKeeper(deps: AgentDeps) {
   const { api, memory } = deps;
   const make = async (signal: AbortSignal) => ({
-    environmentId: await ensureEnvironment(deps, signal),
-    agentId: await ensureAgent(deps, signal),
+    environmentId: idIn(deps, environmentKey) ?? (await createEnvironment(deps, signal)),
+    agentId: idIn(deps, agentKey) ?? (await createAgent(deps, signal)),
   });
-  let running: { readonly made: ReturnType<typeof make>; readonly stop: AbortController; waiting: number } | null =
-    null;
-  const begin = (): NonNullable<typeof running> => {
-    const stop = new AbortController();
-    const made = make(stop.signal).finally(() => running?.stop === stop && (running = null));
-    made.catch(() => {});
-    return { stop, made, waiting: 0 };
-  };
+  let before: Promise<unknown> = Promise.resolve();
   return {
-    /**
-     * An environment and an agent with the model, system prompt and tools of now. Chats ask together, and one answer serves all:
-     * it is given up only when all of them have.
-     */
-    async ensure(signal: AbortSignal): ReturnType<typeof make> {
-      if (running === null || running.stop.signal.aborted) running = begin();
-      const mine = running;
-      mine.waiting++;
-      const given = Promise.withResolvers<never>();
-      const giveUp = (): void =>
-        given.reject(new BridgeError("claude_unreachable", "Cannot wait for the agent as the wait was given up"));
-      if (signal.aborted) giveUp();
-      signal.addEventListener("abort", giveUp, { once: true });
-      try {
-        return await Promise.race([mine.made, given.promise]);
-      } finally {
-        signal.removeEventListener("abort", giveUp);
-        if (--mine.waiting === 0) mine.stop.abort();
-      }
+    /** An environment and an agent. Chats that ask together do so one after the other: what the first has made serves all. */
+    ensure(signal: AbortSignal): ReturnType<typeof make> {
+      const made = before.then(() => make(signal));
+      before = made.catch(() => undefined);
+      return made;
     },
     /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
     async forgetLost(signal: AbortSignal): Promise<boolean> {
       type Look = (client: Anthropic, id: string) => PromiseLike<{ readonly archived_at: string | null }>;
-      const isLost = async (key: string, id: string | null, look: Look): Promise<boolean> => {
+      const isLost = async (key: string, look: Look): Promise<boolean> => {
+        const id = idIn(deps, key);
         if (id === null) return false;
         const looking = api.call({ what: "look up agent and environment" }, (client) => look(client, id));
         const found = await nullFor("claude_request", looking);
@@ -92,69 +65,33 @@ export function createAgentKeeper(deps: AgentDeps) {
         memory.set(key, "");
         return true;
       };
-      const [environment, agent] = [remembered(deps, environmentKey), agentIdOf(deps)];
       return [
-        await isLost(environmentKey, environment, ({ beta }, id) => beta.environments.retrieve(id, {}, { signal })),
-        await isLost(agentKey, agent, ({ beta }, id) => beta.agents.retrieve(id, {}, { signal })),
+        await isLost(environmentKey, ({ beta }, id) => beta.environments.retrieve(id, {}, { signal })),
+        await isLost(agentKey, ({ beta }, id) => beta.agents.retrieve(id, {}, { signal })),
       ].includes(true);
     },
   };
 }
 
-async function ensureEnvironment(deps: AgentDeps, signal: AbortSignal): Promise<string> {
-  const known = remembered(deps, environmentKey);
-  if (known !== null) return known;
-  const { api, memory, log, random } = deps;
-  const site = { what: "create the environment", notFound: "claude_forbidden", conflict: "unsupported" } as const;
+/** No two may have one name, and one that is there may have been made by hand, with more of the network: ours has a name of its own. */
+async function createEnvironment({ api, memory, log, random }: AgentDeps, signal: AbortSignal): Promise<string> {
+  const site = { what: "create the environment", notFound: "claude_forbidden" } as const;
   const config = { type: "cloud", networking: { type: "limited", allow_package_managers: true } } as const;
-  // 409: the name is taken. Whatever else is wrong shows when the list is asked for.
-  const create = async (name: string): Promise<string | undefined> => {
-    const making = api.call(site, ({ beta }) => beta.environments.create({ name, config }, { signal }));
-    return (await nullFor("unsupported", making))?.id;
-  };
-  const find = (): Promise<string | undefined> =>
-    api.call({ ...site, what: "list the environments" }, async ({ beta }) => {
-      for await (const found of beta.environments.list({ limit: 100 }, { signal }))
-        if (found.name === name && !found.archived_at && isOurs(found.config)) return found.id;
-      return undefined;
-    });
-  // Archived, or open to more of the network than ours: it keeps its name, and ours gets a longer one.
-  const longer = `${name}-${Math.floor(random() * 36 ** 6).toString(36)}`;
-  const id = (await create(name)) ?? (await find()) ?? (await create(longer));
-  if (id === undefined)
-    throw new BridgeError("claude_protocol", "Cannot create the environment as its name is refused");
+  const own = `${name}-${Math.floor(random() * 36 ** 6).toString(36)}`;
+  const made = await api.call(site, ({ beta }) => beta.environments.create({ name: own, config }, { signal }));
+  const id = idOf(made, site.what);
   memory.set(environmentKey, id);
   log.info("claude environment ready", { environment: id });
   return id;
 }
 
-/** An environment of our name may have been made by hand: it is taken only where its networking is what ours would have. */
-function isOurs(config: unknown): boolean {
-  const { type, networking } = fields(config);
-  const { type: reach, allow_package_managers, allow_mcp_servers, allowed_hosts } = fields(networking);
-  const isNarrow = allow_mcp_servers !== true && (!Array.isArray(allowed_hosts) || allowed_hosts.length === 0);
-  return type === "cloud" && reach === "limited" && allow_package_managers === true && isNarrow;
-}
-
-async function ensureAgent(deps: AgentDeps, signal: AbortSignal): Promise<string> {
-  const { api, memory, log, model, effort, system } = deps;
-  const rest = { name, system, tools: toTools(deps.toolPolicy, deps.tools ?? []) };
-  const print = JSON.stringify({ ...rest, model, effort });
-  const id = agentIdOf(deps);
-  if (id !== null && remembered(deps, agentKey) === `${id} ${print}`) return id;
-  const create = { what: "create the agent", refused: "claude_settings" } as const;
-  // Unknown there, or archived: then a new one is made.
-  const agent = await withEffort(model, effort, async (model) => {
-    const params = { ...rest, model };
-    const updating =
-      id !== null && api.call({ what: "update the agent" }, ({ beta }) => beta.agents.update(id, params, { signal }));
-    const updated = updating && (await nullFor("claude_request", updating));
-    return updated || api.call(create, ({ beta }) => beta.agents.create(params, { signal }));
-  });
-  const made = idOf(agent, create.what);
-  memory.set(agentKey, `${made} ${print}`);
-  log.info("claude agent ready", { agent: made, version: agent.version });
-  return made;
+/** A name for our sessions to run under: each brings its model, its system prompt and its tools. */
+async function createAgent({ api, memory, log, model }: AgentDeps, signal: AbortSignal): Promise<string> {
+  const site = { what: "create the agent", refused: "claude_settings" } as const;
+  const id = idOf(await api.call(site, ({ beta }) => beta.agents.create({ name, model }, { signal })), site.what);
+  memory.set(agentKey, id);
+  log.info("claude agent ready", { agent: id });
+  return id;
 }
 
 type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;

@@ -23,7 +23,7 @@ import {
   type TurnReader,
 } from "./code-frames.ts";
 import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDeps } from "./code-program.ts";
-import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
+import type { Hear, Line, Request, SessionView } from "./line.ts";
 import { fields, toInput } from "./wire.ts";
 
 export type CodeDeps = ProgramDeps & {
@@ -51,7 +51,7 @@ type Talk = {
 type Turn = {
   readonly session: SessionView;
   readonly emit: (events: readonly SessionEvent[]) => void;
-  readonly onText: OnText;
+  readonly hear: Hear;
   readonly signal: AbortSignal;
   readonly now: () => Millis;
 };
@@ -67,7 +67,7 @@ export function createCodeLine(deps: CodeDeps): Line & { close(): Promise<void> 
     remote: null,
     remembers: true,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal, onEvents) => post(code, session, requests, onText, signal, onEvents),
+    post: (session, requests, hear, signal) => post(code, session, requests, hear, signal),
     check: (signal) => checkProgram(deps, signal),
     models: async (signal) => (await lookAtProgram(deps, signal)).models,
     model: async (name, signal) => (await lookAtProgram(deps, signal)).models.find(({ id }) => id === name) ?? null,
@@ -89,27 +89,20 @@ async function post(
   code: Code,
   session: SessionView,
   requests: readonly Request[],
-  onText: OnText,
+  hear: Hear,
   signal: AbortSignal,
-  onEvents: OnEvents = () => undefined,
-): Promise<readonly SessionEvent[]> {
-  const all: SessionEvent[] = [];
-  const emit = (events: readonly SessionEvent[]): void => {
-    if (events.length === 0) return;
-    all.push(...events);
-    onEvents(events);
-  };
+): Promise<void> {
+  const emit = (events: readonly SessionEvent[]): void => events.forEach((event) => hear({ kind: "event", event }));
   const [newest] = session.history();
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const floor = (newest?.at ?? 0) + 1;
-  const turn: Turn = { session, emit, onText, signal, now: () => Math.max(code.clock.now(), floor) };
+  const turn: Turn = { session, emit, hear, signal, now: () => Math.max(code.clock.now(), floor) };
   const known = code.talks.get(session.id);
   const talk = known?.program.isAlive() ? known : undefined;
   if (talk?.ask && requests.every(({ kind }) => kind === "prompt"))
     throw new BridgeError("claude_busy", "Cannot ask Claude as it waits for the answer to its question");
   try {
     await work(code, turn, talk, requests);
-    return all;
   } catch (error) {
     // The next try has a process of its own, which reads logins and settings anew.
     const broken = code.talks.get(session.id);
@@ -164,7 +157,7 @@ async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly
   const text = prompt?.text ?? goOnText(session, lost);
   const uuid =
     prompt?.id === undefined ? uuidOf(code.newId()) : uuidOf("prompt", session.id, String(prompt.id), prompt.text);
-  const content = toInput(toBlocks(text, prompt?.files ?? []));
+  const content = toBlocks(text, prompt?.files ?? []).map(toInput);
   const [newest] = session.history();
   let isResumed = newest !== undefined;
   for (let tries = 0; ; tries++) {
@@ -258,7 +251,7 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
       const content = [{ type: "text", text: goOnText(session, []) }];
       talk.program.send(userFrame(uuidOf(code.newId()), content));
     }
-    if (seen?.kind === "text") turn.onText(seen.eventId, seen.text);
+    if (seen?.kind === "text") turn.hear({ kind: "delta", eventId: seen.eventId, text: seen.text });
     if (seen?.kind === "events") emit(seen.events);
     if (seen?.kind === "unserved") talk.program.send(unservedFrame(seen.requestId));
     if (seen?.kind === "asks") {

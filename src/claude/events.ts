@@ -16,6 +16,11 @@ const pageMax = 250;
 const promptPageMax = 100;
 /** Queued entries are at most the few that were posted while a turn ran. */
 const queuedMax = 20;
+const queuable: NonNullable<EventQuery["types"]> = [
+  "user.message",
+  "user.tool_confirmation",
+  "user.custom_tool_result",
+];
 /** **Source:** SDK type `BetaManagedAgentsUserToolConfirmationEventParams`. */
 const denyMessageMax = 10_000;
 
@@ -25,31 +30,14 @@ export function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) 
     for await (const page of walk(api, site, ({ beta }) => beta.sessions.events.list(remoteId, query, { signal })))
       yield page.map(toSessionEvent).filter((event) => event !== null);
   }
-  /** One page of the newest of these types, newest first. */
-  const newest = async (limit: number, ...types: NonNullable<EventQuery["types"]>): Promise<SessionEvent[]> => {
-    for await (const page of pages({ limit, order: "desc", types })) return page;
-    return [];
-  };
   return {
-    async prompts(): Promise<readonly SessionEvent[]> {
-      const prompts: SessionEvent[] = [];
-      for await (const page of pages({ limit: promptPageMax, order: "desc", types: ["user.message"] }))
-        prompts.push(...page);
-      return prompts.reverse();
-    },
-    /** By `processed_at` from `since` on; then what is still queued, which no time filter matches. */
-    async *since(since: Millis | null): AsyncGenerator<readonly SessionEvent[]> {
-      const from: EventQuery = since === null ? {} : { "created_at[gte]": new Date(since).toISOString() };
-      yield* pages({ ...from, limit: pageMax, order: "asc" });
-      if (since === null) return;
-      const queued = await newest(queuedMax, "user.message", "user.tool_confirmation", "user.custom_tool_result");
-      yield queued.filter((event) => event.at === null).reverse();
-    },
-    /** The last stop that did not end with an interrupt was for the budget; nothing ran since. */
-    async isBudgetUsedUp(): Promise<boolean> {
-      const last = await newest(queuedMax, "session.status_idle", "session.status_running").catch(() => []);
-      const rests = last.slice(0, last.findIndex(({ type }) => type === "running") >>> 0);
-      return rests.some((event) => event.type === "idle" && event.stop.kind === "budget_reached");
+    /** By `processed_at` from a time on; then what is still queued, which no time filter matches. */
+    async *list(part: Millis | "all" | "prompts"): AsyncGenerator<readonly SessionEvent[]> {
+      if (part === "all") return yield* pages({ limit: pageMax, order: "asc" });
+      if (part === "prompts") return yield* pages({ limit: promptPageMax, order: "asc", types: ["user.message"] });
+      yield* pages({ "created_at[gte]": new Date(part).toISOString(), limit: pageMax, order: "asc" });
+      for await (const newest of pages({ limit: queuedMax, order: "desc", types: queuable }))
+        return yield newest.filter(({ at }) => at === null).reverse();
     },
     /** Posts events once; resolves to their echoes, null where there is none that can be read. */
     async send(what: string, events: SentEvent[], timeout: Millis): Promise<(SessionEvent | null)[]> {

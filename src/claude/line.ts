@@ -5,7 +5,7 @@
  *   log   ◀─follow─ Claude          open, list, listen: `loops/follow.ts` is the only reader
  *
  * A line decides nothing and retries nothing (the SDK runs with `maxRetries: 0`): each failure is one `BridgeError`. It touches
- * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` resolves to the whole turn.
+ * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` is the whole turn.
  */
 import type { JsonValue, Millis, PromptFile, SessionEvent } from "../core/model.ts";
 
@@ -63,8 +63,8 @@ export type SessionView = {
 /** One frame of a live log. Its end, for whatever reason, says nothing about a turn. */
 export type Frame =
   | { readonly kind: "event"; readonly event: SessionEvent }
-  /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. `isFirst` begins it. */
-  | { readonly kind: "delta"; readonly eventId: string; readonly text: string; readonly isFirst: boolean }
+  /** Text as it is being written: a preview, never stored, superseded by the reply of the same id. */
+  | { readonly kind: "delta"; readonly eventId: string; readonly text: string }
   /** The session was deleted. */
   | { readonly kind: "deleted" }
   /** Not one byte, or nothing but pings, for as long as the watchdog waits; it comes again after as long again. */
@@ -98,12 +98,10 @@ export interface Remote {
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**
-   * Pages of the log with `at` ≥ `since`, oldest first, then what is queued, which no time filter matches. With `since` null, all.
+   * Pages of the log, oldest first, what is queued last: all of it, every prompt, or what has `at` from a time on.
    * @throws BridgeError; what was yielded before stays valid
    */
-  list(remoteId: string, since: Millis | null, signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
-  /** Every prompt of the log, queued ones included, oldest first: where an uncertain one is looked up. */
-  prompts(remoteId: string, signal: AbortSignal): Promise<readonly SessionEvent[]>;
+  list(remoteId: string, part: Millis | "all" | "prompts", signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
   /** Null when it was deleted. */
   retrieve(remoteId: string, signal: AbortSignal): Promise<RemoteSession | null>;
   /** Sets the title and upserts (string) or removes (null) metadata keys; resolves to the session as the server has it then. */
@@ -130,14 +128,11 @@ export type ModelInfo = {
   readonly outputTokensMax: number | null;
 };
 
-/** Hears the text of a reply piece by piece while `post` is at work, where the turn runs inside of it. */
-export type OnText = (eventId: string, text: string) => void;
-
 /**
- * Hears entries of the log as they come, each once, where the turn runs inside of `post`: of a line that remembers all of them, else what
- * an answer has cost that is never whole. What it throws ends the turn.
+ * Hears each entry of the log that `post` makes, and where the turn runs inside of it, the text of a reply piece by piece. What it throws
+ * ends the turn.
  */
-export type OnEvents = (events: readonly SessionEvent[]) => void;
+export type Hear = (frame: Frame) => void;
 
 export interface Line {
   readonly name: "sessions" | "messages" | "claude-code" | "scripted";
@@ -150,21 +145,16 @@ export interface Line {
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
   readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
-   * Posts requests in one go, in their order, once. Resolves to entries of the log: with a `remote` the echoes, in the order of
-   * the requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results.
+   * Posts requests in one go, in their order, once. Heard are entries of the log: with a `remote` the echoes, in the order of the
+   * requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results, together
+   * once it is whole; of a line that remembers each as it comes. What an answer has cost that is never whole is heard all the same.
    * Without a `remote` there is nothing to confirm, and a turn is stopped by `signal`; there an interrupt answers the tool uses
-   * that are open with an error.
+   * that are open with an error. Resolves when the request is over.
    * @throws BridgeError `claude_*`: `claude_request` and the like are definite refusals, after `claude_unreachable`,
    *   `claude_stream_lost` and `claude_protocol` the outcome is unknown (`partial` has what was said by then); `claude_busy` means
    *   that the session waits for answers first
    */
-  post(
-    session: SessionView,
-    requests: readonly Request[],
-    onText: OnText,
-    signal: AbortSignal,
-    onEvents?: OnEvents,
-  ): Promise<readonly SessionEvent[]>;
+  post(session: SessionView, requests: readonly Request[], hear: Hear, signal: AbortSignal): Promise<void>;
   /** Asks this model for one word, which tells a prompt that fails from an endpoint that does: resolves where it is answered. */
   readonly probe?: (model: string, signal: AbortSignal) => Promise<void>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */

@@ -8,24 +8,21 @@
  *
  * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
  */
-import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { PromptFile, SessionEvent } from "../core/model.ts";
-import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper } from "./agent.ts";
+import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper, type ToolPolicy } from "./agent.ts";
 import { ifThere, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
-import { nullFor } from "./failure.ts";
+import { nullFor, refusalOf } from "./failure.ts";
 import { isReadable } from "./blocks.ts";
 import { eventsOf, toSentEvents, walk } from "./events.ts";
-import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
+import type { Frame, Hear, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
 import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
 import type { Watch } from "./stream.ts";
 import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
-export type ManagedDeps = AgentDeps & { readonly clock: Clock };
-
-type AgentParam = Anthropic.Beta.SessionCreateParams["agent"];
+export type ManagedDeps = AgentDeps & { readonly clock: Clock; readonly toolPolicy: ToolPolicy };
 
 /** **Source:** Managed Agents reference, "Sessions". */
 const titleMax = 500;
@@ -37,9 +34,8 @@ const pingsOnlyMs = 60_000;
 /** A session whose answer was lost is among the newest: it was made just now. */
 const recentSessions = 100;
 
-/** @param deps.memory remembers ids across restarts; @param deps.model @param deps.system make the agent, a session may differ */
-export function createManagedLine(plain: ManagedDeps): Line {
-  const deps = { ...plain, system: systemOf(plain, { system: plain.system, tools: [] }) };
+/** @param deps.memory remembers ids across restarts */
+export function createManagedLine(deps: ManagedDeps): Line {
   const { api } = deps;
   const keeper = createAgentKeeper(deps);
   const sandbox = createSandbox(api);
@@ -47,7 +43,7 @@ export function createManagedLine(plain: ManagedDeps): Line {
     name: "sessions",
     hasSandbox: (session) => hasSandbox(deps, session),
     remote: createRemote(deps, keeper, sandbox),
-    post: (session, requests, _onText, signal) => post(deps, sandbox, session, requests, signal),
+    post: (session, requests, hear, signal) => post(deps, sandbox, session, requests, hear, signal),
     async check(signal) {
       await nullFor("claude_models_unlisted", api.models(signal));
       const site = { what: "use Managed Agents", notFound: "claude_forbidden" } as const;
@@ -78,21 +74,17 @@ async function createWith(
   signal: AbortSignal,
 ): Promise<string> {
   const { environmentId, agentId } = await keeper.ensure(signal);
-  const { model, effort, title, metadata } = session;
-  const system = systemOf(deps, session);
   const tools = toolsOf(deps, session);
-  const hasOwnTools = JSON.stringify(tools) === JSON.stringify(toTools(deps.toolPolicy, deps.tools ?? []));
-  const isOwn = model === deps.model && effort === deps.effort && system === deps.system && hasOwnTools;
-  const rest = { environment_id: environmentId, title: toTitle(title), metadata: { ...metadata } };
-  const refused = isOwn ? "claude_request" : "claude_settings";
-  const site = { what: "create a session", notFound: "claude_model", refused } as const;
-  const create = (agent: AgentParam): Promise<{ readonly id: string }> =>
-    deps.api.call(site, ({ beta }) => beta.sessions.create({ agent, ...rest }, { signal }));
-  const made = isOwn
-    ? await create(agentId)
-    : await withEffort(model, effort, (model) =>
-        create({ type: "agent_with_overrides", id: agentId, model, system, tools }),
-      );
+  const own = { type: "agent_with_overrides", id: agentId, system: systemOf(deps, session), tools } as const;
+  const rest = { environment_id: environmentId, title: toTitle(session.title), metadata: { ...session.metadata } };
+  const site = { what: "create a session", notFound: "claude_model", refused: "claude_settings" } as const;
+  const made = await withEffort(session.model, session.effort, (model) =>
+    deps.api.call(site, ({ beta }) => beta.sessions.create({ agent: { ...own, model }, ...rest }, { signal })),
+  ).catch((error: unknown) => {
+    // A refusal that names none of the settings is about something else, and stays.
+    const isOther = isCode(error, "claude_settings") && !/agent|system|tools/iu.test(refusalOf(error)?.sentence ?? "");
+    throw isOther ? new BridgeError("claude_request", error.message) : error;
+  });
   const id = idOf(made, site.what);
   deps.memory.set(toolsKey(id), JSON.stringify(tools));
   return id;
@@ -138,8 +130,7 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox):
       );
       return toFrames(frames, clock, watch);
     },
-    list: (remoteId, since, signal) => eventsOf(api, remoteId, signal).since(since),
-    prompts: (remoteId, signal) => eventsOf(api, remoteId, signal).prompts(),
+    list: (remoteId, part, signal) => eventsOf(api, remoteId, signal).list(part),
     async update(remoteId, { title, metadata }, signal) {
       const site = { what: "update the session" };
       const params = { ...(title === undefined ? {} : { title: toTitle(title) }), metadata: { ...metadata } };
@@ -195,14 +186,15 @@ async function* toFrames(wires: AsyncIterable<unknown>, clock: Clock, watch: Wat
   }
 }
 
-/** Posts a batch once; what a retry of it finds settled already counts as done. */
+/** Posts a batch once. */
 async function post(
   deps: ManagedDeps,
   sandbox: Sandbox,
   session: SessionView,
   requests: readonly Request[],
+  hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { api } = deps;
   const { remoteId } = session;
   if (remoteId === null) throw new BridgeError("internal", "Cannot post to a session that was not created");
@@ -214,16 +206,11 @@ async function post(
     mounted.set(file, await sandbox.mount(remoteId, file, signal));
   const inline = files.filter((file) => !mounted.has(file));
   const timeoutMs = uploadTimeoutMs(inline, api.bounds.headersMs);
-  const send = (batch: readonly Request[]) =>
-    events.send("post to the session", toSentEvents(batch, mounted), timeoutMs);
   try {
-    return toEchoes(requests, await send(requests));
+    const sent = await events.send("post to the session", toSentEvents(requests, mounted), timeoutMs);
+    for (const event of toEchoes(requests, sent)) hear({ kind: "event", event });
   } catch (error) {
-    const settled = await findSettled(events, isCode(error, "claude_request") ? requests : []);
-    if (settled.size === 0) throw await explain(deps, remoteId, error, signal);
-    const open = requests.filter((request) => !settled.has(request));
-    const echoes = open.length === 0 ? [] : toEchoes(open, await send(open));
-    return [...requests.flatMap((request) => settled.get(request) ?? []), ...echoes];
+    throw await explain(deps, remoteId, error, signal);
   }
 }
 
@@ -234,26 +221,8 @@ function toEchoes(requests: readonly Request[], echoes: readonly (SessionEvent |
   return echoes.filter((echo) => echo !== null);
 }
 
-/** What a second answer gets is not documented: if one is in the log, its question is settled. */
-async function findSettled(
-  events: ReturnType<typeof eventsOf>,
-  requests: readonly Request[],
-): Promise<Map<Request, SessionEvent>> {
-  const settled = new Map<Request, SessionEvent>();
-  const answers = requests.flatMap((request) => ("toolUseId" in request ? [request] : []));
-  if (answers.length === 0) return settled;
-  for await (const page of events.since(null))
-    for (const event of page)
-      for (const request of answers)
-        if ("toolUseId" in event && event.toolUseId === request.toolUseId && !settled.has(request))
-          settled.set(request, event);
-  return settled;
-}
-
-/** A refusal in its own words: the budget is used up, the session is over (a conflict says so too), or at work. */
+/** A refusal in its own words: the session is over (a conflict says so too), or at work. */
 async function explain({ api }: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
-  if (isCode(error, "claude_request") && (await eventsOf(api, remoteId, signal).isBudgetUsedUp()))
-    return new BridgeError("claude_budget", "Cannot post to the session as its budget is used up");
   if (!isCode(error, "claude_protocol", "claude_settings")) return error;
   // Where even that cannot be told, it is what it was.
   const there = await lookUp(api, remoteId, signal).catch(() => undefined);

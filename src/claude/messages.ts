@@ -13,7 +13,7 @@ import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import { toBlocks } from "./blocks.ts";
 import * as history from "./history.ts";
-import type { Line, OnEvents, OnText, Request, SessionView } from "./line.ts";
+import type { Hear, Line, Request, SessionView } from "./line.ts";
 import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
 import {
@@ -55,7 +55,7 @@ export function createMessagesLine(deps: MessagesDeps): Line {
     name: "messages",
     remote: null,
     hasSandbox: () => false,
-    post: (session, requests, onText, signal, onEvents) => post(making, session, requests, onText, signal, onEvents),
+    post: (session, requests, hear, signal) => post(making, session, requests, hear, signal),
     check: async (signal) => void (await nullFor("claude_models_unlisted", api.models(signal))),
     probe: (model, signal) => probe(api, model, signal),
     models: api.models,
@@ -90,11 +90,11 @@ async function post(
   making: Making,
   session: SessionView,
   requests: readonly Request[],
-  onText: OnText,
+  hear: Hear,
   signal: AbortSignal,
-  onEvents: OnEvents = () => undefined,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { clock, silent } = making;
+  const tell = (entries: readonly SessionEvent[]): void => entries.forEach((event) => hear({ kind: "event", event }));
   const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
   // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
   const at = Math.max(clock.now(), past.lastAt + 1);
@@ -103,11 +103,14 @@ async function post(
   const prompts = requests.filter((request) => request.kind === "prompt");
   if (prompts.length > 0 && turn.open.length > 0)
     throw new BridgeError("claude_busy", "Cannot ask Claude as tool uses wait for their results");
-  if (turn.entries.length === 0 && prompts.length === 0) return [];
+  if (turn.entries.length === 0 && prompts.length === 0) return;
   const isStopped = prompts.length === 0 && requests.some(({ kind }) => kind === "interrupt");
   if (turn.open.length > 0 || isStopped) {
     const eventIds = turn.open.map(({ entryId }) => entryId);
-    return [...turn.entries, rest(turn, isStopped ? { kind: "end_turn" } : { kind: "requires_action", eventIds })];
+    return tell([
+      ...turn.entries,
+      rest(turn, isStopped ? { kind: "end_turn" } : { kind: "requires_action", eventIds }),
+    ]);
   }
   prompts.forEach((prompt, index) => ask(turn, prompt, index));
   const messages = history.settle(history.merge([...past.messages, { role: "user", content: turn.content }]));
@@ -117,15 +120,15 @@ async function post(
   const replies: Reply[] = [];
   const now = (): Millis => Math.max(clock.now(), at);
   try {
-    await run(making, session, messages, turn.id, replies, onText, { signal, timeout, pingsMs });
+    await run(making, session, messages, turn.id, replies, hear, { signal, timeout, pingsMs });
   } catch (error) {
     if (error instanceof BridgeError && error.code === "claude_silent") silent.add(session.id);
     const used = usageOf(turn.id, now(), session.model, replies);
-    if (used.inputTokens + used.outputTokens > 0) onEvents([used]);
+    if (used.inputTokens + used.outputTokens > 0) tell([used]);
     throw error;
   }
   conclude(turn, session, replies, now());
-  return turn.entries;
+  tell(turn.entries);
 }
 
 const raw = (id: string, at: Millis, name: string, value: JsonValue): SessionEvent => ({
@@ -177,10 +180,10 @@ async function run(
   messages: history.Message[],
   turnId: string,
   replies: Reply[],
-  onText: OnText,
+  hear: Hear,
   options: { readonly signal: AbortSignal; readonly timeout: Millis; readonly pingsMs: Millis },
 ): Promise<void> {
-  const preview = createPreview(onText);
+  const preview = createPreview(hear);
   try {
     for (;;) {
       const reply = emptyReply();

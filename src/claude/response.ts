@@ -4,7 +4,7 @@
  * **Source:** SDK type `RawMessageStreamEvent`.
  */
 import type { JsonValue, Millis, StopReason } from "../core/model.ts";
-import type { OnText } from "./line.ts";
+import type { Hear } from "./line.ts";
 import type { Used } from "./prices.ts";
 import { cacheWrites, fields, string, textOf, toInput, type Fields } from "./wire.ts";
 
@@ -173,7 +173,7 @@ function withoutThinking(text: string): string {
 const previewLengthMax = 16_384;
 
 /** Shows an answer piece by piece, as `shownText` has it; what may yet turn out to be thinking, not at all. */
-export function createPreview(onText: OnText): (id: string, replies: readonly Reply[]) => void {
+export function createPreview(hear: Hear): (id: string, replies: readonly Reply[]) => void {
   let shown = { id: "", length: 0 };
   return (id, replies) => {
     if (replies.reduce((sum, reply) => sum + lengthOf(reply), 0) > previewLengthMax) return;
@@ -181,7 +181,7 @@ export function createPreview(onText: OnText): (id: string, replies: readonly Re
     const before = shown.id === id ? shown.length : 0;
     if (text.length <= before || open.startsWith(text.trimStart())) return;
     shown = { id, length: text.length };
-    onText(id, text.slice(before));
+    hear({ kind: "delta", eventId: id, text: text.slice(before) });
   };
 }
 

@@ -58,23 +58,19 @@ export const toMetadata = (bag: unknown): { readonly [key: string]: string } =>
  * start is the tail of a message that began before we listened.
  */
 export function createFrameReader(): (wire: unknown) => Frame | null {
-  /** Message ids that were started, true until their first piece of text. */
-  const started = new Map<string, boolean>();
+  const started = new Set<string>();
   return (wire) => {
     const frame = fields(wire);
     switch (frame["type"]) {
       case "event_start": {
         const event = fields(frame["event"]);
-        if (event["type"] === "agent.message") started.set(string(event["id"]), true);
+        if (event["type"] === "agent.message") started.add(string(event["id"]));
         return null;
       }
       case "event_delta": {
         const text = string(fields(fields(frame["delta"])["content"])["text"]);
         const eventId = string(frame["event_id"]);
-        const isFirst = started.get(eventId);
-        if (text === "" || isFirst === undefined) return null;
-        started.set(eventId, false);
-        return { kind: "delta", eventId, text, isFirst };
+        return text === "" || !started.has(eventId) ? null : { kind: "delta", eventId, text };
       }
       case "session.deleted":
         return { kind: "deleted" };

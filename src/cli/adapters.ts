@@ -11,7 +11,6 @@ import { BridgeError } from "../core/errors.ts";
 import { isPerson, type AllowRule } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
-import { reminderTools } from "../loops/reminders.ts";
 import type { Link, Transport } from "../signal/transport.ts";
 import { allowedIn } from "../store/allowed.ts";
 import { forgetAll } from "../store/retention.ts";
@@ -118,7 +117,7 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
 
 /** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
 export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Line> {
-  const { model, effort, system, tools, backend } = deps.config;
+  const { model, tools, backend } = deps.config;
   const openMessages = async (): Promise<Line> => {
     const { createMessagesLine } = await import("../claude/messages.ts");
     return createMessagesLine({ api, clock: deps.clock, newId: randomUUID, hasWebSearch: tools !== "off" });
@@ -126,16 +125,7 @@ export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps))
   if (backend === "messages" || (backend === "auto" && memory.get(chosenKey) === "messages")) return openMessages();
   if (backend === ownProgram) return buildCodeLine(deps);
   const { createManagedLine } = await import("../claude/managed.ts");
-  const managed = createManagedLine({
-    ...deps,
-    api,
-    model,
-    effort,
-    system,
-    toolPolicy: tools,
-    tools: reminderTools,
-    memory,
-  });
+  const managed = createManagedLine({ ...deps, api, model, toolPolicy: tools, memory });
   return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
 }
 

@@ -16,7 +16,7 @@
  * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
  * | answer (`core/chat`)          | a yes, a no, a result is refused  | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped           |
  * | tool calls (`core/chat`)      | Claude calls our tools again      | each result is new to it                    | `callsMax` a prompt, then the turn is stopped             |
- * | stopped turn (`loops/outgoing`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
+ * | stopped turn (`loops/posting`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
  * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
  * | group (`native/claims.ts`)    | a group cannot be read            | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour          |
  * | member (`native/send.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
@@ -54,6 +54,9 @@ export function backoffMs(
   const own = Math.min(limits.capMs, Math.max(limits.floorMs, Math.floor(jitter * spread)));
   return Math.max(serverMinimumMs(retryAfterMs), own);
 }
+
+/** The first failure in a row, the second, the fourth, the eighth …: of what is tried for long the log says ever less. */
+export const isNews = (attempt: number): boolean => Number.isInteger(Math.log2(attempt));
 
 /** A Retry-After as a wait: whole ms, never negative, 0 for none or nonsense. */
 export function serverMinimumMs(retryAfterMs: Millis | null): Millis {

@@ -16,13 +16,8 @@ import { searchRule } from "../projects/permission.ts";
 import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
-import { createQueue, type Queue } from "./queue.ts";
+import { createQueue } from "./queue.ts";
 import { isReminderTool, reminderTools, workOnReminders } from "./reminders.ts";
-
-export interface CallLoop extends Queue {
-  /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
-  drop(useId: string): void;
-}
 
 export type CallDeps = {
   /** signalman's. */
@@ -36,7 +31,7 @@ export type CallDeps = {
 const sessionsMax = 4;
 const owedPrefix = "owed:";
 
-export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
+export function createCallLoop(bridge: Bridge, deps: CallDeps) {
   const { store, clock } = bridge;
   const running = new Map<string, AbortController>();
   // What a crash interrupted is settled in the journal, and told like any other result.
@@ -52,7 +47,11 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps): CallLoop {
     isOpen: () => bridge.account() !== null,
     max: sessionsMax,
   });
-  return { ...queue, drop: (useId) => running.get(useId)?.abort() };
+  return {
+    ...queue,
+    /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
+    drop: (useId: string): void => running.get(useId)?.abort(),
+  };
 }
 
 type Calling = {

@@ -8,16 +8,9 @@ import { findDamage } from "../store/damage.ts";
 import type { Bridge } from "./bridge.ts";
 import { ownerChat, tellOwner } from "./owner.ts";
 
-export interface Checkup {
-  /** Why the database is not to be trusted; null while nothing speaks against it. */
-  fault(): string | null;
-  /** A read has failed since the last look. */
-  isDue(): boolean;
-  /** Never rejects. */
-  run(signal: AbortSignal): Promise<void>;
-}
+export type Checkup = ReturnType<typeof createCheckup>;
 
-export function createCheckup(bridge: Bridge): Checkup {
+export function createCheckup(bridge: Bridge) {
   const { store, log, clock } = bridge;
   const { failures } = store.db;
   let damage: string | null = null;
@@ -40,9 +33,12 @@ export function createCheckup(bridge: Bridge): Checkup {
     }
   };
   return {
-    fault: () => damage ?? (hasFailed() ? `the database could not be read: ${failures.last}` : null),
-    isDue: () => hasFailed() || (damage === null && store.lostFile() !== null),
-    async run(signal) {
+    /** Why the database is not to be trusted; null while nothing speaks against it. */
+    fault: (): string | null => damage ?? (hasFailed() ? `the database could not be read: ${failures.last}` : null),
+    /** A read has failed since the last look. */
+    isDue: (): boolean => hasFailed() || (damage === null && store.lostFile() !== null),
+    /** Never rejects. */
+    async run(signal: AbortSignal): Promise<void> {
       const lost = store.lostFile();
       const found = await findDamage(store.db, clock, signal);
       if (signal.aborted) return;

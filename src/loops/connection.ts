@@ -34,25 +34,18 @@ export type Work = {
 /** An event without what the shell adds (`at`, `jitter`). */
 type Bare<E> = E extends Event ? Omit<E, "at" | "jitter"> : never;
 
-export interface ConnectionLoop {
-  /** Its times are monotonic: a clock that is set changes nothing. */
-  state(): State;
-  /** Who we are, as the last connect said; null before the first. */
-  account(): Account | null;
-  dispatch(event: Bare<Event>): void;
-  /** Resolves when every task of the last life has ended. */
-  stopped(): Promise<void>;
-}
+export type ConnectionLoop = ReturnType<typeof createConnectionLoop>;
 
 /** A daemon on this machine is tried this often: it costs nothing, and recovery takes a second. */
 const loopbackProbeMs = 1_000;
 
 type Base = Pick<Bridge, "config" | "clock" | "random" | "transport" | "log" | "notices">;
 
-export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
+export function createConnectionLoop(bridge: Base, work: Work) {
   const { clock, transport, log, notices } = bridge;
   const probeMs = transport.isLocal ? loopbackProbeMs : null;
   const limits: Limits = { ...defaultLimits, ...bridge.config.limits, probeMs };
+  const logChange = createChangeLog(log, clock);
   let state = initialState(clock.monotonic());
   let account: Account | null = null;
   let life = new AbortController();
@@ -107,14 +100,17 @@ export function createConnectionLoop(bridge: Base, work: Work): ConnectionLoop {
       case "drainOutbox":
         return work.resume();
       case "publish":
-        logChange(log, clock, previous, state);
+        logChange(previous, state);
         return notices.emit("connection", { state, previous });
     }
   };
   return {
-    state: () => state,
-    account: () => account,
+    /** Its times are monotonic: a clock that is set changes nothing. */
+    state: (): State => state,
+    /** Who we are, as the last connect said; null before the first. */
+    account: (): Account | null => account,
     dispatch,
+    /** Resolves when every task of the last life has ended. */
     stopped: tasks.stopped,
   };
 }
@@ -147,11 +143,24 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
   };
 }
 
-function logChange(log: Log, clock: Clock, previous: State, state: State): void {
-  if (previous.name === state.name) return;
-  if (state.name !== "DISCONNECTED") return log.info("connection", { state: state.name });
-  const { fault, retryAt, attempt } = state;
-  const waitMs = retryAt && Math.round(retryAt - clock.monotonic());
-  const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, waitMs };
-  log[fault ? "warn" : "info"]("connection", fields);
+/** A fault that stays is logged anew after this; each try in between is for `debug`. */
+const loggedAgainMs = 3_600_000;
+
+function createChangeLog(log: Log, clock: Clock) {
+  let logged: { readonly code: string; readonly at: number } | null = null;
+  return (previous: State, state: State): void => {
+    if (previous.name === state.name) return;
+    if (state.name === "CONNECTED") logged = null;
+    if (state.name !== "DISCONNECTED")
+      return log[logged === null || state.name !== "RECONNECTING" ? "info" : "debug"]("connection", {
+        state: state.name,
+      });
+    const { fault, retryAt, attempt } = state;
+    const at = clock.monotonic();
+    const waitMs = retryAt && Math.round(retryAt - at);
+    const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, waitMs };
+    const isKnown = logged !== null && fault?.code === logged.code && at - logged.at < loggedAgainMs;
+    if (fault !== null && !isKnown) logged = { code: fault.code, at };
+    log[fault === null ? "info" : isKnown ? "debug" : "warn"]("connection", fields);
+  };
 }

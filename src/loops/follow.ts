@@ -8,33 +8,25 @@
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
  * transaction: entries, cursor, and what the decision makes of them.
  */
-import { backoffMs } from "../core/backoff.ts";
+import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
-import { listLog } from "./catchup.ts";
-import { converse } from "./converse.ts";
-import { mirror } from "./mirror.ts";
-import { isEnd, viewOf, waitOf, type Worker } from "./post.ts";
+import { listLog } from "./elsewhere.ts";
+import { createQueue } from "./queue.ts";
+import { createReader, type Reader } from "./reader.ts";
+import { isEnd, viewOf, waitOf } from "./request.ts";
 import type { PostRow } from "../store/posts.ts";
-import { createQueue, type Queue } from "./queue.ts";
 
-export interface FollowLoop extends Queue {
-  /** Posts of this session are over or new: what is at work looks. */
-  touch(sessionId: string): void;
-  /** Follows a session that runs at the API although nothing of ours is under way there. */
-  watch(sessionId: string): void;
-  /** Resolves when everything that the log had is stored. @throws BridgeError */
-  catchUp(session: Session, signal: AbortSignal): Promise<void>;
-}
+export type FollowLoop = ReturnType<typeof createFollowLoop>;
 
 /** Sessions that are followed at the same time. */
 const sessionsMax = 8;
 
-export function createFollowLoop(bridge: Bridge): FollowLoop {
-  const { store, line, lineOf } = bridge;
+export function createFollowLoop(bridge: Bridge) {
+  const { store, line } = bridge;
   const watched = new Set<string>();
-  const workers = new Map<string, Worker>();
+  const readers = new Map<string, Reader>();
   const attempts = new Map<string, number>();
   const queue = createQueue(bridge, {
     name: "follow",
@@ -43,12 +35,10 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
       const session = store.sessions.get(sessionId);
       const isWatched = watched.delete(sessionId);
       if (!session || (!isWatched && store.posts.open(sessionId).length === 0)) return null;
-      const worker: Worker = { wake: () => undefined, waiting: [] };
-      workers.set(sessionId, worker);
+      const reader = createReader(bridge, session, isWatched, kill);
+      readers.set(sessionId, reader);
       try {
-        const { remote } = lineOf(session);
-        const waitMs = remote && (await mirror(bridge, remote, session, worker, isWatched, kill));
-        if (remote === null) await converse(bridge, session, worker, kill);
+        const waitMs = await reader.run();
         attempts.delete(sessionId);
         return waitMs;
       } catch (error) {
@@ -58,9 +48,8 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
         attempts.set(sessionId, attempt);
         return await workFailed(bridge, session, error, attempt, kill);
       } finally {
-        workers.delete(sessionId);
-        const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
-        for (const one of worker.waiting) one.reject(lost);
+        readers.delete(sessionId);
+        reader.end();
       }
     },
     isOpen: () => bridge.account() !== null,
@@ -68,27 +57,23 @@ export function createFollowLoop(bridge: Bridge): FollowLoop {
   });
   return {
     ...queue,
-    touch(sessionId) {
-      workers.get(sessionId)?.wake();
+    /** Posts of this session are over or new: what is at work looks. */
+    touch(sessionId: string): void {
+      readers.get(sessionId)?.wake();
       queue.wake(sessionId);
     },
-    watch(sessionId) {
-      if (workers.has(sessionId)) return;
+    /** Follows a session that runs at the API although nothing of ours is under way there. */
+    watch(sessionId: string): void {
+      if (readers.has(sessionId)) return;
       watched.add(sessionId);
       queue.wake(sessionId);
     },
-    async catchUp(session, signal) {
+    /** Resolves when everything that the log had is stored. @throws BridgeError */
+    async catchUp(session: Session, signal: AbortSignal): Promise<void> {
       const { remote } = line;
       if (remote === null || session.remoteId === null) return;
-      const worker = workers.get(session.id);
-      if (worker) {
-        const caughtUp = Promise.withResolvers<void>();
-        worker.waiting.push(caughtUp);
-        // The wake reads the database: where that fails, this is rejected with nothing that waits for it.
-        caughtUp.promise.catch(() => undefined);
-        worker.wake();
-        return caughtUp.promise;
-      }
+      const reader = readers.get(session.id);
+      if (reader) return reader.catchUp();
       const { remoteId } = session;
       await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
       // Another device's answer may have been all that a prompt of ours waited for.
@@ -112,7 +97,7 @@ async function isOwnFault(
   const line = bridge.lineOf(session);
   const count = (tries.outage ?? 0) + 1;
   // More and more seldom while the server fails on everything.
-  const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && Number.isInteger(Math.log2(count));
+  const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && isNews(count);
   if (!isServerFault || !(isSuspect || tries.died)) return false;
   const { model } = await viewOf(bridge, session);
   const answer = line.probe ? line.probe(model, kill) : line.check(kill);
@@ -136,7 +121,7 @@ async function workFailed(
   if (kill.aborted) return null;
   const poison = "Cannot ask Claude as the API fails on this prompt, and answers others";
   const fault = toFault(isPoison ? new BridgeError("claude_failed", poison, { cause: error }) : error);
-  bridge.log.warn("turn failed", { ...fault, attempt });
+  bridge.log[isNews(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });

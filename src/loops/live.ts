@@ -17,15 +17,7 @@ export const workOf = ({ chat, context }: Session, { subject }: Pick<PostRow, "s
   isVerbose: context["verbose"] === true,
 });
 
-export interface Live {
-  /** What Claude works on from now on; null for nothing. */
-  at(work: AtWork | null): void;
-  /** The next piece of a reply. */
-  text(eventId: string, text: string): void;
-  events(events: readonly SessionEvent[]): void;
-  /** Resolves when the indicator is off, after a short time at the latest. */
-  end(): Promise<void>;
-}
+export type Live = ReturnType<typeof createLive>;
 
 /** A peer shows the indicator for about 15 s. **Source:** signal-cli, man page of JSON-RPC, `sendTyping`. */
 const typingRenewMs: Millis = 10_000;
@@ -35,7 +27,7 @@ const cursorMark = " …";
 /** Kept of a preview: more than one message is never shown of it. */
 const previewLengthMax = 4_000;
 
-export function createLive(bridge: Bridge): Live {
+export function createLive(bridge: Bridge) {
   const { clock, store, transport } = bridge;
   let work: AtWork | null = null;
   let typing: AbortController | null = null;
@@ -64,10 +56,13 @@ export function createLive(bridge: Bridge): Live {
     shown = keepTyping(next.chat, typing.signal);
   };
   return {
+    /** What Claude works on from now on; null for nothing. */
     at,
-    text: (eventId, text) => draft.text(eventId, text),
-    events: (events) => (work?.isVerbose ? undefined : draft.events(events)),
-    async end() {
+    /** The next piece of a reply. */
+    text: (eventId: string, text: string): void => draft.text(eventId, text),
+    events: (events: readonly SessionEvent[]): void => (work?.isVerbose ? undefined : draft.events(events)),
+    /** Resolves when the indicator is off, after a short time at the latest. */
+    async end(): Promise<void> {
       at(null);
       const over = new AbortController();
       await Promise.race([shown.finally(() => over.abort()), clock.sleep(typingEndMs, over.signal)]);
@@ -75,7 +70,7 @@ export function createLive(bridge: Bridge): Live {
   };
 }
 
-function createDraft(bridge: Bridge, work: AtWork | null): Pick<Live, "text" | "events"> {
+function createDraft(bridge: Bridge, work: AtWork | null) {
   const { store, clock, config, transport } = bridge;
   let state: DraftState = { startedAt: clock.monotonic(), changedAt: null, changes: 0 };
   let preview = { eventId: "", text: "" };
@@ -94,12 +89,12 @@ function createDraft(bridge: Bridge, work: AtWork | null): Pick<Live, "text" | "
     state = { ...state, changedAt: now, changes: Math.max(state.changes + 1, changes) };
   };
   return {
-    text(eventId, text) {
+    text(eventId: string, text: string): void {
       const before = preview.eventId === eventId ? preview.text : "";
       preview = { eventId, text: before.length > previewLengthMax ? before : before + text };
       show(preview.text.trim());
     },
-    events(events) {
+    events(events: readonly SessionEvent[]): void {
       const use = events.findLast((event) => event.type === "tool_use");
       if (use?.type === "tool_use") show(toolLine(use));
     },

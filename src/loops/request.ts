@@ -1,19 +1,87 @@
-/** Builds the request that a prompt becomes: once, for a file is fetched and a voice note written down once. */
-import type { Request } from "../claude/line.ts";
+/** What a post needs before it goes out, whichever line it goes to. */
+import type { Request, SessionView } from "../claude/line.ts";
+import type { Change } from "../core/changes.ts";
 import { BridgeError } from "../core/errors.ts";
 import { filesBase64Max, readBytes } from "../core/filetype.ts";
-import { textOf, type Account, type Envelope, type PromptFile } from "../core/model.ts";
+import { isOwner } from "../core/inbound.ts";
+import { encodeMetadata } from "../core/metadata.ts";
+import { ownProgram, textOf } from "../core/model.ts";
+import type { Account, Envelope, Millis, PromptFile, Session } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
-import { namesIn } from "../store/names.ts";
+import { accountsIn, namesIn } from "../store/names.ts";
+import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
+
+/**
+ * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that what goes out again is
+ * what went out before, and no file is fetched twice.
+ */
+export async function build(
+  bridge: Bridge,
+  post: PostRow,
+  signal: AbortSignal,
+): Promise<{ readonly request: Request; readonly isNew: boolean }> {
+  if (post.kind === "prompt") refuseGuest(bridge, post);
+  // What an older version asked was kept without its files.
+  if (post.request !== null && (post.request.kind !== "prompt" || Array.isArray(post.request.files)))
+    return { request: post.request, isNew: false };
+  const { store } = bridge;
+  const row = store.inbox.get(Number(post.subject));
+  const account = bridge.account();
+  // Queues open when the first line has told who we are, and a prompt has a row.
+  if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
+  const session = store.sessions.get(post.sessionId);
+  const hasSandbox = session !== null && bridge.lineOf(session).hasSandbox(await viewOf(bridge, session));
+  return { request: await buildPrompt(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
+}
+
+/** The owner's own program works under the owner's login. */
+function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: PostRow): void {
+  const session = store.sessions.get(sessionId);
+  const envelope = store.inbox.get(Number(subject))?.envelope;
+  if (session === null || envelope === undefined || lineOf(session).name !== ownProgram) return;
+  if (!isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }))
+    throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
+}
+
+export const isEnd = (changes: readonly Change[]): boolean => changes.some((change) => change.do === "finish");
+
+/** A session as a line is told of it. */
+export async function viewOf({ config, store, toolsOf }: Bridge, session: Session): Promise<SessionView> {
+  const { context } = session;
+  const text = (key: string, other: string): string => {
+    const value = context[key];
+    return typeof value === "string" ? value : other;
+  };
+  return {
+    id: session.id,
+    remoteId: session.remoteId,
+    title: text("title", "Signal chat"),
+    model: text("model", config.model),
+    effort: text("effort", config.effort),
+    ...(await toolsOf(session)),
+    metadata: { ...encodeMetadata(context, session.stamps), ...metadataOf(session.id) },
+    history: () => store.log.newestFirst(session.id),
+  };
+}
+
+/** What a session is known by at the API, before its id there is known here. */
+export const metadataOf = (id: string): { readonly [key: string]: string } => ({
+  "sb.schema": "1",
+  "sb.id": id.slice(0, 8),
+});
+
+/** How long the prompt waits that a decision queued anew; null where it did not. */
+export const waitOf = (changes: readonly Change[]): Millis | null =>
+  changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;
 
 /**
  * A file that cannot be had is said in words: the question is answered all the same.
  * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but
  *   voice notes without a program that writes them down
  */
-export async function buildRequest(
+async function buildPrompt(
   { transport, transcribe, timeZone, store }: Pick<Bridge, "transport" | "transcribe" | "timeZone" | "store">,
   envelope: Envelope,
   account: Account,

@@ -10,20 +10,13 @@
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
-import { backoffMs } from "../core/backoff.ts";
+import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { editedWithinMs } from "../core/progress.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
-
-export interface SendLoop extends Queue {
-  /** Nothing keeps this chat's next message, and nothing of it is under way. */
-  isReady(chatKey: string): boolean;
-  /** A person asked to try now. */
-  resume(): void;
-}
 
 /** With a captcha unsolved there is no time to wait for: look again this often. */
 const captchaRetryMs: Millis = 3_600_000;
@@ -34,7 +27,7 @@ const marksMax = 4;
 /** Stops all sending for `ms`; a fault of null ends that. */
 type Pause = (fault: Fault | null, ms: Millis) => void;
 
-export function createSendLoop(bridge: Bridge): SendLoop {
+export function createSendLoop(bridge: Bridge) {
   const { clock, store, isConnected } = bridge;
   /** Until when nothing is sent. */
   let pausedUntil: Millis | null = null;
@@ -84,12 +77,16 @@ export function createSendLoop(bridge: Bridge): SendLoop {
     ...queue,
     wake,
     hurry,
-    isReady: (chatKey) => isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
-    resume() {
+    /** Nothing keeps this chat's next message, and nothing of it is under way. */
+    isReady: (chatKey: string): boolean =>
+      isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
+    /** A person asked to try now. */
+    resume(): void {
       pause(null, 0);
       hurry();
     },
-    run: async (stop, kill) => void (await Promise.all([queue.run(stop, kill), marks.run(stop, kill)])),
+    run: async (stop: AbortSignal, kill: AbortSignal): Promise<void> =>
+      void (await Promise.all([queue.run(stop, kill), marks.run(stop, kill)])),
   };
 }
 
@@ -144,7 +141,8 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
     return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
+    const attempt = row.attempts + 1;
+    log[isNews(attempt) ? "warn" : "debug"]("send failed", { code: error.code, error: error.message, attempt });
     return sendFailed(bridge, row, error, sending);
   }
 }

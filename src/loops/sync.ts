@@ -8,7 +8,7 @@
  * Sessions with open work or recent activity are always read, the rest in a slow sweep: cost grows with what changed.
  */
 import type { Remote, RemoteSession } from "../claude/line.ts";
-import { backoffMs } from "../core/backoff.ts";
+import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { believableStamps, nextStamp } from "../core/hlc.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.ts";
@@ -16,14 +16,7 @@ import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import type { Bridge } from "./bridge.ts";
 import type { FollowLoop } from "./follow.ts";
-import { isOver, settleGone, sweep } from "./lifetime.ts";
-
-export interface SyncLoop {
-  /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
-  run(signal: AbortSignal): Promise<void>;
-  /** Sweeps now and then, and retries a failed sync by its own backoff, until `stop` aborts. */
-  keep(stop: AbortSignal): Promise<void>;
-}
+import { isOver, settleGone, sweep } from "./elsewhere.ts";
 
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
@@ -33,7 +26,7 @@ const tickMs = 1_000;
 const sweepMax = 20;
 const parallelMax = 4;
 
-export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
+export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
   const { clock, store, log } = bridge;
   let attempt = 0;
   /** When it is looked whether to sync, in monotonic time, and when one is due in any case. */
@@ -53,8 +46,10 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
     }
   };
   return {
+    /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
     run,
-    async keep(stop) {
+    /** Sweeps now and then, and retries a failed sync by its own backoff, until `stop` aborts. */
+    async keep(stop: AbortSignal): Promise<void> {
       const look = async (): Promise<void> => {
         const now = clock.monotonic();
         if (stop.aborted || now < lookAt || bridge.account() === null) return;
@@ -65,7 +60,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop): SyncLoop {
         await clock.sleep(tickMs, stop);
         await look().catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
-          log.warn("sync failed", toFault(error));
+          log[isNews(attempt) ? "warn" : "debug"]("sync failed", toFault(error));
         });
       }
     },
@@ -87,7 +82,10 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
       if (!(error instanceof BridgeError)) throw error;
       store.sessions.setStale(session.id);
       tally.failed++;
-      bridge.log.warn("session not synced", { session: session.id, ...toFault(error) });
+      bridge.log[error.retry === "never" ? "warn" : "debug"]("session not synced", {
+        session: session.id,
+        ...toFault(error),
+      });
       // What fails for this session only must not stop the others; what is down is down for all.
       if (error.retry !== "never") down ??= error;
     }

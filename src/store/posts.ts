@@ -33,15 +33,7 @@ export type Posts = ReturnType<typeof createPosts>;
 
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
 export function createPosts(db: Database, onAsked: () => void) {
-  const underWay = new Set<number>();
-  const { run, get, values, has, ...reads } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
-  const standing = (row: PostRow): PostRow =>
-    row.state === "queued" && underWay.has(row.id) ? { ...row, state: "posting" } : row;
-  const one = (...where: Parameters<typeof reads.one>): PostRow | null => {
-    const row = reads.one(...where);
-    return row && standing(row);
-  };
-  const many = (...where: Parameters<typeof reads.many>): PostRow[] => reads.many(...where).map(standing);
+  const { run, get, values, has, one, many } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
   return {
     /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
@@ -52,8 +44,8 @@ export function createPosts(db: Database, onAsked: () => void) {
     get: (id: number) => one`WHERE id = ${id}`,
     /** The row of the inbox that was asked last in a session, or is being asked; null where nothing of ours was. */
     lastAsked: (sessionId: string): number | null =>
-      toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL
-        OR id IN (SELECT value FROM json_each(${JSON.stringify([...underWay])}))) ORDER BY id DESC LIMIT 1`),
+      toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL)
+        ORDER BY id DESC LIMIT 1`),
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
     /** Of the open prompts of a chat, however many wait, in one look. */
     ofChat: (chat: string) =>
@@ -71,20 +63,12 @@ export function createPosts(db: Database, onAsked: () => void) {
     isConfirmed: (subject: string) =>
       has`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
         AND (state <> 'done' OR posted_at IS NOT NULL)`,
-    setRequest: (id: number, request: Request) =>
-      run`UPDATE posts SET request = ${JSON.stringify(request)} WHERE id = ${id}`,
     /** It goes out: from here on its fate may be unknown. */
     markPosting(id: number, postedAt: Millis, request: Request | null): void {
       run`UPDATE posts SET state = 'posting', posted_at = ${postedAt}, request = coalesce(${request && JSON.stringify(request)}, request)
         WHERE id = ${id} AND state <> 'done'`;
       onAsked();
     },
-    /**
-     * Likewise, where nothing can be looked up after a crash and the mark would tell nothing: in memory, until `end`. The row is read as
-     * `posting` meanwhile.
-     */
-    begin: (id: number): void => void underWay.add(id),
-    end: (id: number): void => void underWay.delete(id),
     /** It is in the log. Anything but a prompt is over with that. Resolves to what it was; null where it is over already. */
     markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
       const row = get<

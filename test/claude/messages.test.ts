@@ -2,7 +2,17 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import type { Line, Request } from "../../src/claude/line.ts";
 import { createMessagesLine, type MessagesDeps } from "../../src/claude/messages.ts";
-import { codeOf, createGate, createLocal, faultOf, never, pixel, readTool, whileTimePasses } from "../contract/line.ts";
+import {
+  codeOf,
+  createGate,
+  createLocal,
+  faultOf,
+  heardOf,
+  never,
+  pixel,
+  readTool,
+  whileTimePasses,
+} from "../contract/line.ts";
 import { startClaudeDouble, type ClaudeDouble, type Fault, type Script } from "../doubles/claude.ts";
 import { createVirtualClock, type VirtualClock } from "../doubles/clock.ts";
 
@@ -47,7 +57,7 @@ describe("messages", () => {
 
   test("stores prompt, reply, usage and end at once, in this order", async () => {
     const prompt: Request = { kind: "prompt", text: "hello", files: [] };
-    expect(await start().post(local.view(), [prompt], () => {}, never)).toMatchObject([
+    expect(await heardOf(start(), local.view(), [prompt])).toMatchObject([
       { id: "local:id1", type: "prompt", text: "hello" },
       { id: "local:id1:reply", type: "reply", text: "You said: hello" },
       { type: "usage", inputTokens: 30, outputTokens: 41, isTotal: false },
@@ -205,7 +215,7 @@ describe("messages", () => {
       ["tool_result", "x"],
       ["tool_result", "(no output)"],
     ]);
-    expect(await start().post(local.view(), [answer(ids[0])], () => {}, never)).toEqual([]);
+    expect(await heardOf(start(), local.view(), [answer(ids[0])])).toEqual([]);
     expect(local.replies()).toEqual(["Let me look.", "both read"]);
     expect(sent()["tools"]).toEqual([
       { name: "local_read", description: readTool.description, input_schema: readTool.inputSchema },
@@ -217,7 +227,7 @@ describe("messages", () => {
     double.setScript((prompt) => (prompt === "read" ? [{ call: "local_read", input: {} }] : [{ say: "fine" }]));
     await local.ask("read");
     expect(await local.post([{ kind: "interrupt" }])).toEqual({ kind: "end_turn" });
-    expect(await start().post(local.view(), [{ kind: "interrupt" }], () => {}, never)).toEqual([]);
+    expect(await heardOf(start(), local.view(), [{ kind: "interrupt" }])).toEqual([]);
     expect(await local.ask("hello")).toEqual({ kind: "end_turn" });
     expect(
       sent()
@@ -255,7 +265,7 @@ describe("messages", () => {
     expect(sent().messages[1]?.content.slice(1, 4)).toEqual(search);
     // Without a search, what was found by one is plain text.
     const prompt: Request = { kind: "prompt", text: "again", files: [] };
-    await start().post(local.view(), [prompt], () => {}, never);
+    await heardOf(start(), local.view(), [prompt]);
     expect(sent().messages[1]?.content).toEqual([
       { type: "text", text: "Let me look." },
       { type: "text", text: "It rains" },
@@ -275,20 +285,8 @@ describe("messages", () => {
     const back = createVirtualClock(clock.now() - 3_600_000);
     const last = Math.max(...local.entries("idle").map(({ at }) => at ?? 0));
     const prompt: Request = { kind: "prompt", text: "two", files: [] };
-    const events = await start({ clock: back }).post(local.view(), [prompt], () => {}, never);
+    const events = await heardOf(start({ clock: back }), local.view(), [prompt]);
     expect(events.every((event) => (event.at ?? 0) > last)).toBe(true);
-  });
-
-  test("obeys the limit of a request, whatever the files are together, and says what was left out", async () => {
-    const file = { contentType: "application/pdf", fileName: "a.pdf", base64: "A".repeat(8 * 2 ** 20) };
-    await local.ask(
-      "look",
-      () => {},
-      never,
-      Array.from({ length: 5 }, () => file),
-    );
-    const kinds = sent().messages[0]?.content.map(({ source }) => (source as { type?: string } | undefined)?.type);
-    expect(kinds).toEqual(["base64", "base64", "base64", "text", "text", undefined]);
   });
 });
 

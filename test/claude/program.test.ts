@@ -10,7 +10,6 @@ import { createClaudeApi } from "../../src/claude/api.ts";
 import { createManagedLine } from "../../src/claude/managed.ts";
 import { createMessagesLine } from "../../src/claude/messages.ts";
 import { loadConfig } from "../../src/config.ts";
-import { reminderTools } from "../../src/loops/reminders.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { createMemorySignal } from "../doubles/memory.ts";
 import { pass } from "../contract/line.ts";
@@ -35,7 +34,7 @@ async function open(kind: Kind, script: Script) {
   const api = createClaudeApi({ apiKey: double.apiKey, baseUrl: double.url, clock });
   let ids = 0;
   const newId = (): string => `${String(++ids).padStart(8, "0")}-5eed-4000-8000-000000000000`;
-  const { model, effort, system, tools: toolPolicy } = config;
+  const { model, tools: toolPolicy } = config;
   const random = (): number => 0.5;
   const daemon = await startDaemon(config, {
     log: quietLog,
@@ -53,10 +52,7 @@ async function open(kind: Kind, script: Script) {
               api,
               clock,
               model,
-              effort,
-              system,
               toolPolicy,
-              tools: reminderTools,
               memory,
               random,
               log: quietLog,

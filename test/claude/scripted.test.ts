@@ -45,7 +45,7 @@ describe("scripted", () => {
     const local = createLocal(laptop);
     await local.ask("from the laptop");
     const texts: string[] = [];
-    for await (const page of phone.line.remote?.list(local.remoteId(), null, never) ?? [])
+    for await (const page of phone.line.remote?.list(local.remoteId(), "all", never) ?? [])
       texts.push(...page.flatMap((event) => (event.type === "reply" ? [event.text] : [])));
     expect(texts).toEqual(["re: from the laptop"]);
   });

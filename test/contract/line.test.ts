@@ -67,8 +67,6 @@ async function overHttp(kind: "sessions" | "messages", options: DoubleOptions = 
           api,
           clock,
           model: "claude-sonnet-5-5",
-          effort: "medium",
-          system: "You answer in a Signal chat.",
           toolPolicy: "ask",
           memory: { get: (key) => memory.get(key) ?? null, set: (key, value) => void memory.set(key, value) },
           random: () => 0.5,

@@ -283,9 +283,8 @@ async function createWorld() {
     const there = theirs.of(id);
     if (session.state === "ended" || there.isOver) return over(id, there);
     if (post.kind === "prompt" && there.asks.length > 0) return failOf(post, "claude_busy");
-    rig.store.posts.markPosting(post.id, 0, null);
     const request: Request = post.request ?? { kind: "prompt", text: textOf(post), files: [] };
-    if (post.request === null) rig.store.posts.setRequest(post.id, request);
+    rig.store.posts.markPosting(post.id, 0, post.request === null ? request : null);
     if (n % 7 === 0) return failOf(post, "claude_unreachable");
     if (n % 11 === 0 && request.kind !== "prompt") {
       const fault = toFault(new BridgeError("claude_request", "it is not taken"));

@@ -7,8 +7,8 @@ import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 import { inLogOrder } from "../../src/core/turn.ts";
 import type { Millis, SessionEvent } from "../../src/core/model.ts";
 import { headersTimeoutMs, silenceMs } from "../../src/claude/api.ts";
-import type { Frame, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
-import { createWorld, type Script, type World, type WorldSession } from "./world.ts";
+import type { Frame, Hear, Line, Remote, RemoteSession, Request, SessionView } from "../../src/claude/line.ts";
+import { createWorld, type Script, type World, type WorldFrame, type WorldSession } from "./world.ts";
 
 export type { Beat, Script, World } from "./world.ts";
 
@@ -74,7 +74,7 @@ export function createScriptedClaude(options: ScriptedOptions) {
     name: "scripted",
     hasSandbox: () => false,
     remote: createRemote(wire),
-    post: (session, requests, _onText, signal) => post(wire, session, requests, signal),
+    post: (session, requests, hear, signal) => post(wire, session, requests, hear, signal),
     check: (signal) => at(wire, "check", signal, () => {}),
     models: (signal) => at(wire, "check", signal, () => [known]),
     model: (name, signal) => at(wire, "check", signal, () => (name === known.id ? known : null)),
@@ -96,30 +96,29 @@ export function createScriptedClaude(options: ScriptedOptions) {
   };
 }
 
-function post(
+async function post(
   wire: Wire,
   { remoteId }: SessionView,
   requests: readonly Request[],
+  hear: Hear,
   signal: AbortSignal,
-): Promise<readonly SessionEvent[]> {
+): Promise<void> {
   const { world } = wire;
   const id = remoteId ?? "";
-  /** What a retry finds answered already counts as done. */
-  const answered = (toolUseId: string): SessionEvent | undefined =>
-    need(world, id).log.find((event) => "toolUseId" in event && event.toolUseId === toolUseId);
   const one = (request: Request): SessionEvent => {
     switch (request.kind) {
       case "prompt":
         return world.post(id, request.text);
       case "confirm":
-        return answered(request.toolUseId) ?? world.confirm(id, request.toolUseId, request.isAllowed);
+        return world.confirm(id, request.toolUseId, request.isAllowed);
       case "result":
-        return answered(request.toolUseId) ?? world.result(id, request.toolUseId, request.isError);
+        return world.result(id, request.toolUseId, request.isError);
       case "interrupt":
         return world.interrupt(id);
     }
   };
-  return at(wire, "post", signal, () => requests.map(one));
+  const echoes = await at(wire, "post", signal, () => requests.map(one));
+  for (const event of echoes) hear({ kind: "event", event });
 }
 
 function createRemote(wire: Wire): Remote {
@@ -136,17 +135,15 @@ function createRemote(wire: Wire): Remote {
         return (metadata["sb.id"] !== undefined && world.sessions().findLast(isOurs)?.id) || null;
       }),
     open: (id, signal) => on("open", id, signal, (session) => listen(wire, session, signal)),
-    prompts: (id, signal) =>
-      on("list", id, signal, ({ log, queue }) => [...log.filter(({ type }) => type === "prompt"), ...queue]),
     retrieve: (id, signal) =>
       at(wire, "retrieve", signal, () => {
         const session = world.find(id);
         return session && toRemote(session);
       }),
-    async *list(id, since, signal) {
-      const all = await on("list", id, signal, ({ log, queue }) =>
-        inLogOrder([...log.filter((event) => since === null || (event.at ?? 0) >= since), ...queue]),
-      );
+    async *list(id, part, signal) {
+      const isIn = ({ at, type }: SessionEvent): boolean =>
+        part === "all" || (part === "prompts" ? type === "prompt" : (at ?? 0) >= part);
+      const all = await on("list", id, signal, ({ log, queue }) => inLogOrder([...log.filter(isIn), ...queue]));
       for (let start = 0; start < all.length; start += wire.pageMax) {
         if (start > 0) await at(wire, "list", signal, () => {});
         yield all.slice(start, start + wire.pageMax);
@@ -218,7 +215,7 @@ function listen(wire: Wire, session: WorldSession, signal: AbortSignal): AsyncIt
   const frames: (Frame | null)[] = [];
   const started = new Set<string>();
   let wake = (): void => {};
-  const hear = (frame: Frame | null): void => {
+  const hear = (frame: WorldFrame | null): void => {
     if (frame !== null && wire.isMute) return;
     if (frame?.kind === "delta" && frame.isFirst) started.add(frame.eventId);
     // The tail of a message that began before we listened.

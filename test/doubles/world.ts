@@ -41,6 +41,9 @@ type Metadata<Value> = { readonly [key: string]: Value };
 /** A change of title and metadata, by us or elsewhere; null removes a key. */
 type Patch = { readonly title?: string | undefined; readonly metadata?: Metadata<string | null> };
 
+/** `isFirst` begins a message. */
+export type WorldFrame = Frame & { readonly isFirst?: boolean };
+
 export type WorldSession = {
   readonly id: string;
   title: string;
@@ -53,7 +56,7 @@ export type WorldSession = {
   readonly queue: (SessionEvent & { readonly type: "prompt" })[];
   readonly files: (RemoteFile & { readonly bytes: Uint8Array })[];
   /** Null ends a stream. */
-  readonly listeners: Set<(frame: Frame | null) => void>;
+  readonly listeners: Set<(frame: WorldFrame | null) => void>;
   /** Ends the running turn. */
   stop: AbortController;
   /** The asks and calls that are waited on, and their answers. */
@@ -289,7 +292,7 @@ function createPlayer(clock: Clock, now: () => Millis, scribe: ReturnType<typeof
 
 const isOver = (session: WorldSession): boolean => session.status === "terminated";
 
-function publish(session: WorldSession, frame: Frame | null): void {
+function publish(session: WorldSession, frame: WorldFrame | null): void {
   for (const listener of session.listeners) listener(frame);
 }
 

@@ -237,7 +237,7 @@ async function messagesTurn(dice: Dice): Promise<void> {
   const session = { ...about, tools, history: () => log.toReversed() };
   for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
     try {
-      log.push(...(await line.post(session, [request], () => undefined, never)));
+      await line.post(session, [request], (frame) => void (frame.kind === "event" && log.push(frame.event)), never);
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
     }

@@ -186,10 +186,10 @@ test("an answer that was paid for is held while the disk is full, where nothing 
   const line: Line = {
     ...createScriptedClaude({ clock }).line,
     remote: null,
-    async post(_, [request]) {
+    async post(_, [request], hear) {
       asked++;
       await answered.promise;
-      return entry(request?.kind === "prompt" ? request.text : "");
+      for (const event of entry(request?.kind === "prompt" ? request.text : "")) hear({ kind: "event", event });
     },
   };
   const daemon = await startDaemon(simConfig(home, { reactions: "off", welcome: "false", progress: "false" }), {

@@ -103,7 +103,6 @@ test("a prompt waits for a stopped session to rest: it is asked once, and not re
       await post(session, requests, ...rest);
       isStopping = false;
     });
-    return [];
   };
   bench.signal.owner.write("/stop");
   bench.signal.owner.write("next");
@@ -144,9 +143,9 @@ test("a prompt that Claude takes and never begins with is asked three times at m
   const { line } = bench.claude();
   const { post } = line;
   let asked = 0;
-  line.post = async (session, requests, ...rest) => {
-    if (!requests.some(({ kind }) => kind === "prompt")) return post(session, requests, ...rest);
-    return [{ id: `sevt_lost${++asked}`, at: null, type: "prompt", text: "never begun" }];
+  line.post = async (session, requests, hear, signal) => {
+    if (!requests.some(({ kind }) => kind === "prompt")) return post(session, requests, hear, signal);
+    hear({ kind: "event", event: { id: `sevt_lost${++asked}`, at: null, type: "prompt", text: "never begun" } });
   };
   bench.signal.owner.write("never begun");
   await bench.until("the end", () => isSettled(bench));

@@ -155,7 +155,9 @@ async function openKept(code: ErrorCode, partial?: string) {
         check: () => Promise.resolve(),
         models: missing,
         model: () => Promise.resolve(null),
-        async post(_session, requests) {
+        async post(_session, requests, hear) {
+          const tell = (events: readonly SessionEvent[]): void =>
+            events.forEach((event) => hear({ kind: "event", event }));
           asked.push(requests.map(({ kind }) => kind).join("+"));
           const at = clock.now();
           const entry = <E extends object>(event: E) => ({ id: `e${++count}`, at, ...event });
@@ -167,15 +169,15 @@ async function openKept(code: ErrorCode, partial?: string) {
               : [];
           });
           const end = (): SessionEvent => entry({ type: "idle", stop: { kind: "end_turn" } } as const);
-          if (requests.some(({ kind }) => kind === "interrupt")) return [...entries, end()];
+          if (requests.some(({ kind }) => kind === "interrupt")) return tell([...entries, end()]);
           if (requests.some(({ kind }) => kind === "result"))
             throw new BridgeError(code, "Cannot ask Claude as it fails", { partial });
           if (!requests.some((request) => request.kind === "prompt" && request.text.endsWith("look")))
-            return [...entries, entry({ type: "reply", text: "fine" } as const), end()];
+            return tell([...entries, entry({ type: "reply", text: "fine" } as const), end()]);
           const tool = { type: "tool_use", name: "local_read", input: {}, isAsk: false, isLocal: true } as const;
           const use = entry(tool);
           const stop = { kind: "requires_action", eventIds: [use.id] } as const;
-          return [...entries, use, entry({ type: "idle", stop } as const)];
+          return tell([...entries, use, entry({ type: "idle", stop } as const)]);
         },
       };
     },

@@ -1,8 +1,8 @@
 /** What a decision says is written in the transaction of its fact, and wakes what it touched. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import type { Bridge } from "../../src/loops/bridge.ts";
 import type { Remote } from "../../src/claude/line.ts";
-import { lookUp } from "../../src/loops/catchup.ts";
+import type { Bridge } from "../../src/loops/bridge.ts";
+import { lookUp } from "../../src/loops/elsewhere.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
 import { createChatRig, noteOf, textContent, type ChatRig } from "../doubles/chats.ts";
 
@@ -86,18 +86,18 @@ test("a fresh conversation keeps what was chosen for the chat, and nothing else 
 });
 
 /** What Claude has of it, as the one place that looks an uncertain post up sees it. */
-const remoteWith = (prompts: readonly SessionEvent[]): Remote =>
-  ({ prompts: async () => prompts }) as unknown as Remote;
 const asked = async (prompts: readonly SessionEvent[]): Promise<void> => {
   const bridge = { store: rig.store, chats: rig.chats } as unknown as Bridge;
+  const list: Remote["list"] = async function* () {
+    yield prompts;
+  };
   const { signal } = new AbortController();
-  await lookUp({ bridge, remote: remoteWith(prompts), sessionId: "s1", remoteId: "remote", signal });
+  await lookUp({ bridge, remote: { list } as Remote, sessionId: "s1", remoteId: "remote", signal });
 };
 const uncertain = (text: string): number => {
   const id = rig.say(text);
   const post = rig.store.posts.ofPrompt(id);
-  rig.store.posts.setRequest(post?.id ?? 0, { kind: "prompt", text, files: [] });
-  rig.store.posts.markPosting(post?.id ?? 0, rig.now, null);
+  rig.store.posts.markPosting(post?.id ?? 0, rig.now, { kind: "prompt", text, files: [] });
   return id;
 };
 

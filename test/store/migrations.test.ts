@@ -3,7 +3,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Bridge } from "../../src/loops/bridge.ts";
-import { build } from "../../src/loops/post.ts";
+import { build } from "../../src/loops/request.ts";
 import type { Row } from "../../src/store/database.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { createChatRig, noteOf, owner, type ChatRig } from "../doubles/chats.ts";

@@ -168,8 +168,7 @@ describe("the posts", () => {
     const id = add(7);
     const standing = () => store.posts.get(id);
     expect(standing()).toMatchObject({ state: "queued", request: null, eventId: null });
-    store.posts.setRequest(id, prompt);
-    store.posts.markPosting(id, 5, null);
+    store.posts.markPosting(id, 5, prompt);
     expect(standing()).toMatchObject({ state: "posting", request: prompt, postedAt: 5, eventId: null });
     store.posts.markPosted(id, "e1");
     expect(standing()).toMatchObject({ state: "posted", eventId: "e1", request: prompt });
@@ -184,7 +183,7 @@ describe("the posts", () => {
   });
   test("what was lost is queued anew with what it was built of; what goes on keeps its entry", () => {
     const id = add(7);
-    store.posts.setRequest(id, prompt);
+    store.posts.markPosting(id, 5, prompt);
     store.posts.markPosted(id, "e1");
     store.posts.again(7, "s", false, { lookup: 1 });
     expect(store.posts.get(id)).toMatchObject({ state: "posted", eventId: "e1", tries: { lookup: 1 } });

@@ -1,0 +1,227 @@
+/**
+ * What goes out to a session, one request at a time: answers and stops together, so that Claude does not go on between them; then a
+ * prompt by itself, and not before a session that was stopped has come to rest, or one that asks has its answers.
+ *
+ * Where the log is kept here, what broke off is nowhere, or the line knows it again: so it is simply posted again, as often as
+ * `core/backoff.ts` allows, and not looked up.
+ */
+import type { Frame, Line, Request } from "../claude/line.ts";
+import { promptBounds } from "../core/backoff.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Millis, SessionEvent } from "../core/model.ts";
+import type { PostRow } from "../store/posts.ts";
+import type { Bridge } from "./bridge.ts";
+import { askedSlackMs, isOver, listLog, type Followed } from "./elsewhere.ts";
+import type { Live } from "./live.ts";
+import { build, viewOf } from "./request.ts";
+
+/** A stop is taken up within a second as a rule. */
+const restMs: Millis = 2_000;
+
+/** A session that is followed, as it stands. */
+export type Reading = {
+  readonly bridge: Bridge;
+  readonly sessionId: string;
+  readonly line: Line;
+  /** Where its log lives elsewhere, once it was created. */
+  there: Followed | null;
+  readonly signal: AbortSignal;
+  readonly live: Live;
+  readonly mail: { put(heard: Outcome): void; ring(): void };
+  /** Entries that are to be stored, and the posts that are among them. */
+  readonly buffer: SessionEvent[];
+  readonly posted: { readonly id: number; readonly eventId: string | null }[];
+  /** The request under way: one at a time. */
+  posting: (Posting & { readonly over: Promise<void> }) | null;
+  /** A batch was refused: which of it is told one by one. */
+  isOneByOne: boolean;
+  /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
+  restingAt: Millis | null;
+  /** When the turn under way began. */
+  turnAt: Millis;
+  /** What was under way is queued anew for after this. */
+  waitMs: Millis;
+  /** Nothing of ours is under way, but the session runs. */
+  isWatched: boolean;
+};
+
+/** A request that is over, `isOut` where it went out and was taken; or why it failed. */
+export type Outcome =
+  | { readonly kind: "answered"; readonly isOut: boolean }
+  | { readonly kind: "failed"; readonly error: unknown };
+
+type Posting = {
+  readonly rows: readonly PostRow[];
+  /** Those that are not known to be in the log. */
+  readonly unseen: Set<PostRow>;
+  /** The request is of use while one of these is open. */
+  readonly wanted: readonly PostRow[];
+  readonly stop: AbortController;
+};
+
+const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
+
+/** Claude waits for answers, and takes no prompt before it has them. */
+export const isAsking = ({ bridge, sessionId }: Reading): boolean => bridge.store.log.open(sessionId).isWaiting;
+
+/** What of these goes out together now; nothing while something is under way. */
+export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly PostRow[] {
+  if (reading.posting !== null) return [];
+  const due = posts.filter((row) => row.state === "queued" || isPostedAgain(reading, row));
+  const others = due.filter((row) => !isPrompt(row));
+  if (others.length > 0) return reading.isOneByOne ? others.slice(0, 1) : others;
+  return reading.restingAt === null && !isAsking(reading) ? due.slice(0, 1) : [];
+}
+
+/** It broke off, or its turn did, which a line that remembers goes on with. */
+const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
+  line.remote === null &&
+  (row.state === "posting" || (isPrompt(row) && row.state === "posted" && line.remembers === true));
+
+export const isWanted = ({ bridge }: Reading, { wanted }: Posting): boolean =>
+  wanted.some(({ id }) => bridge.store.posts.isOpen(id));
+
+export function start(reading: Reading, rows: readonly PostRow[], posts: readonly PostRow[]): void {
+  const { bridge, there, mail } = reading;
+  // Where it brings the turn along, it is the prompt that matters.
+  const asking = there === null ? posts.find((row) => isPrompt(row) && row.state !== "queued") : undefined;
+  const wanted = asking && !rows.some(isPrompt) ? [asking] : rows;
+  if (rows.some(isPrompt)) reading.turnAt = bridge.clock.monotonic();
+  const posting = { rows, unseen: new Set(rows), wanted, stop: new AbortController() };
+  const over = post(reading, posting).then(
+    (isOut) => mail.put({ kind: "answered", isOut }),
+    (error: unknown) => mail.put({ kind: "failed", error }),
+  );
+  reading.posting = { ...posting, over };
+}
+
+/** The request is over. */
+export function finish(reading: Reading, isOut: boolean): void {
+  const { bridge, posting, there } = reading;
+  reading.posting = null;
+  if (posting === null) return;
+  if (there !== null && posting.rows.some(({ kind }) => kind === "interrupt"))
+    reading.restingAt = bridge.clock.monotonic() + restMs;
+  if (isOut && (there !== null || isWanted(reading, posting))) see(reading, posting, null);
+}
+
+/** An entry that a request became. Of a turn that was taken back, what it has cost counts all the same. */
+function keep(reading: Reading, posting: Posting, event: SessionEvent): void {
+  const isCost = event.type === "usage";
+  if (!isCost && reading.there === null && !isWanted(reading, posting)) return;
+  reading.buffer.push(event);
+  if (!isCost) see(reading, posting, event);
+}
+
+/** The posts of a request are in the log: a prompt as its own entry, the others with the first, or with the end. */
+function see({ bridge, posted }: Reading, { unseen }: Posting, event: SessionEvent | null): void {
+  const promptId = event?.type === "prompt" ? event.id : null;
+  for (const row of unseen) {
+    if (isPrompt(row) && promptId === null) continue;
+    unseen.delete(row);
+    if (bridge.store.posts.isOpen(row.id)) posted.push({ id: row.id, eventId: isPrompt(row) ? promptId : null });
+  }
+}
+
+/** Until a stopped session rests it refuses a prompt, or its last stop would pass for the end of the new turn. */
+export async function lookForRest(reading: Reading): Promise<void> {
+  const { bridge, there, restingAt } = reading;
+  const { clock } = bridge;
+  if (there === null || restingAt === null || clock.monotonic() < restingAt) return;
+  const found = await there.remote.retrieve(there.remoteId, there.signal);
+  reading.restingAt = found?.status === "running" ? clock.monotonic() + restMs : null;
+}
+
+/** True where the request went out, and was taken. */
+async function post(reading: Reading, posting: Posting): Promise<boolean> {
+  const { bridge, sessionId, line, there, live, mail } = reading;
+  const { rows, stop } = posting;
+  const { store, clock } = bridge;
+  const signal = AbortSignal.any([reading.signal, stop.signal]);
+  let requests: Request[] = [];
+  try {
+    const built: Awaited<ReturnType<typeof build>>[] = [];
+    for (const row of rows) built.push(await build(bridge, row, signal));
+    const session = store.sessions.get(sessionId);
+    if (!session || signal.aborted) return false;
+    // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
+    const postedAt = Math.max(clock.now() + (there?.remote.skewMs() ?? 0), (session.cursor ?? 0) + askedSlackMs);
+    store.db.transaction(() =>
+      rows.forEach(({ id, state }, index) => {
+        const { request, isNew } = built[index] ?? {};
+        if (state !== "posted") store.posts.markPosting(id, postedAt, isNew === true && request ? request : null);
+      }),
+    );
+    mail.ring();
+    requests = built.map(({ request }, index) =>
+      request.kind === "prompt" && line.remembers ? { ...request, id: rows[index]?.id ?? 0 } : request,
+    );
+    const hear = (frame: Frame): void => {
+      if (frame.kind === "delta") live.text(frame.eventId, frame.text);
+      if (frame.kind === "event") keep(reading, posting, frame.event);
+      mail.ring();
+    };
+    await line.post(await viewOf(bridge, session), requests, hear, signal);
+    return true;
+  } catch (error) {
+    if (signal.aborted && !reading.signal.aborted) return false;
+    if (!(error instanceof BridgeError)) throw error;
+    return settleFailure(reading, posting, requests, error);
+  }
+}
+
+/** What is refused for good and is no prompt is decided on: `chats.refused`. @throws BridgeError where the reader has to know */
+async function settleFailure(
+  reading: Reading,
+  posting: Posting,
+  requests: readonly Request[],
+  error: BridgeError,
+): Promise<boolean> {
+  const { bridge, line, there } = reading;
+  const { rows } = posting;
+  const { store, chats, log } = bridge;
+  const queueAgain = (): void => rows.forEach(({ id }) => store.posts.markQueued(id));
+  const isNowhere = there === null && !line.remembers;
+  if (isNowhere || error.code === "claude_busy" || error.code === "claude_running") queueAgain();
+  const prompt = rows.find(isPrompt);
+  if (prompt && there === null && isLastBreak(prompt, error)) {
+    for (const event of cutTurn(bridge, prompt, requests, error)) keep(reading, posting, event);
+    return true;
+  }
+  if (prompt || error.retry !== "never") throw error;
+  log.warn("a request was refused", { kinds: rows.map(({ kind }) => kind), code: error.code });
+  if (there !== null && rows.length > 1) {
+    reading.isOneByOne = true;
+    queueAgain();
+  }
+  // Of a session that is over nothing is wrong with the answer.
+  else if (there !== null && isOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
+  else {
+    // What was answered elsewhere is in the log.
+    if (there !== null) await listLog(there);
+    rows.forEach((row) => chats.refused(row, toFault(error)));
+  }
+  return false;
+}
+
+/** It is not asked for again: what had come is better than nothing. */
+const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
+  partial !== null && partial.trim() !== "" && (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
+
+/** A turn that broke off, as the log has it: the next prompt goes on from there. */
+function cutTurn(
+  { clock, store }: Bridge,
+  { id: postId, sessionId }: PostRow,
+  requests: readonly Request[],
+  { partial }: BridgeError,
+): SessionEvent[] {
+  const at = Math.max(clock.now(), (store.sessions.get(sessionId)?.cursor ?? 0) + 1);
+  const id = `local:cut${postId}`;
+  return [
+    ...requests.flatMap((request) =>
+      request.kind === "prompt" ? ({ id, at, type: "prompt", text: request.text } as const) : [],
+    ),
+    { id: `${id}:reply`, at, type: "reply", text: partial ?? "" },
+    { id: `${id}:idle`, at, type: "idle", stop: { kind: "cut" } },
+  ];
+}

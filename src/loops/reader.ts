@@ -1,0 +1,272 @@
+/**
+ * Follows one session while something is under way in it, wherever its log is kept.
+ *
+ *   frames of the stream, where the log lives at Claude   ─┐
+ *   frames of a request, where it is kept here            ─┼─▶ buffer ─▶ flush: ONE transaction (`store/apply.ts`)
+ *   queued posts ─▶ `posting.ts` ─▶ the entries they became ─┘
+ */
+import type { Frame, Remote } from "../claude/line.ts";
+import { BridgeError, toFault } from "../core/errors.ts";
+import type { Millis, Session, SessionEvent } from "../core/model.ts";
+import type { PostRow } from "../store/posts.ts";
+import type { Bridge } from "./bridge.ts";
+import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
+import { createLive, workOf } from "./live.ts";
+import { dueOf, finish, isAsking, isWanted, lookForRest, start, type Outcome, type Reading } from "./posting.ts";
+import { isEnd, waitOf } from "./request.ts";
+import { untilWritten } from "./queue.ts";
+
+/** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
+const echoHoldMs: Millis = 20;
+
+export type Reader = ReturnType<typeof createReader>;
+
+export function createReader(bridge: Bridge, session: Session, isWatched: boolean, kill: AbortSignal) {
+  const line = bridge.lineOf(session);
+  const cut = new AbortController();
+  const signal = AbortSignal.any([kill, cut.signal]);
+  const mail = createMailbox(bridge.clock);
+  const waiting: PromiseWithResolvers<void>[] = [];
+  const turnAt = bridge.clock.monotonic();
+  const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
+  const kept = { there: null, live: createLive(bridge), mail, buffer: [], posted: [] };
+  const reading: Reading = { bridge, sessionId: session.id, line, signal, ...kept, ...state };
+  signal.addEventListener("abort", mail.ring);
+  const wake = (): void => {
+    const { posting } = reading;
+    if (posting && !isWanted(reading, posting)) posting.stop.abort();
+    mail.ring();
+  };
+  return {
+    /** Something was posted, or taken back. */
+    wake,
+    /** Resolves when the log was listed from now on; rejects where the reader ends before. */
+    catchUp(): Promise<void> {
+      const caughtUp = Promise.withResolvers<void>();
+      // The wake reads the database: where that fails, this is rejected with nothing that waits for it.
+      caughtUp.promise.catch(() => undefined);
+      waiting.push(caughtUp);
+      wake();
+      return caughtUp.promise;
+    },
+    /** Resolves when nothing is under way in the session: to how long what is queued anew waits. @throws BridgeError of what failed */
+    async run(): Promise<Millis | null> {
+      try {
+        if (line.remote !== null && session.state === "ended") {
+          await finishEnded(bridge, session, signal);
+          return null;
+        }
+        if (line.remote !== null) await open(reading, session, line.remote, mail);
+        return await read(reading, mail, waiting);
+      } catch (error) {
+        const { there } = reading;
+        if (kill.aborted) return null;
+        const isRefused = error instanceof BridgeError && error.code === "claude_request";
+        const found = there && isRefused ? await there.remote.retrieve(there.remoteId, kill) : undefined;
+        if (found === undefined || !isOver(found)) throw error;
+        settleGone(bridge, session.id, found);
+        return null;
+      } finally {
+        cut.abort();
+        await reading.posting?.over;
+        await reading.live.end();
+      }
+    },
+    /** It is over: nothing is caught up with any more. */
+    end(): void {
+      const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
+      for (const one of waiting) one.reject(lost);
+    },
+  };
+}
+
+/** A stream has no replay: it is opened before the log is listed. */
+async function open(reading: Reading, session: Session, remote: Remote, mail: Mailbox): Promise<void> {
+  const { bridge, sessionId, signal } = reading;
+  const remoteId = session.remoteId ?? (await create(bridge, remote, session, signal));
+  reading.there = { bridge, remote, sessionId, remoteId, signal };
+  void listen(await remote.open(remoteId, signal), mail);
+  await listLog(reading.there);
+  await lookUp(reading.there);
+}
+
+async function listen(frames: AsyncIterable<Frame>, mail: Mailbox): Promise<void> {
+  try {
+    for await (const frame of frames) mail.put(frame);
+    mail.put({ kind: "failed", error: streamLost("its end came before the turn's") });
+  } catch (error) {
+    mail.put({ kind: "failed", error });
+  }
+}
+
+/** Posts and listens, until nothing is under way. */
+async function read(reading: Reading, mail: Mailbox, waiting: PromiseWithResolvers<void>[]): Promise<Millis | null> {
+  const { bridge, signal, there } = reading;
+  for (;;) {
+    for (let next = mail.next(); next !== undefined && !signal.aborted; next = mail.next())
+      if ((await hear(reading, next)) === "over") return null;
+    if (signal.aborted) return null;
+    if (reading.waitMs > 0) return reading.waitMs;
+    const posts = bridge.store.posts.open(reading.sessionId);
+    showWork(reading, posts);
+    if (waiting.length > 0) {
+      await flush(reading);
+      if (there) await listLog(there);
+      for (const one of waiting.splice(0)) one.resolve();
+      continue;
+    }
+    const due = dueOf(reading, posts);
+    const isOut = due.length === 0 && reading.posting === null && isDone(reading, posts);
+    // What was held may have made new work, or ended it.
+    if ((due.length > 0 || isOut) && (await flush(reading))) continue;
+    if (isOut) return null;
+    if (due.length > 0) start(reading, due, posts);
+    const isHeld = await mail.wait(holdOf(reading));
+    if (isHeld && !(await flush(reading))) await lookForRest(reading);
+  }
+}
+
+/** The prompt that Claude works on is shown as such; at once, so that the notice shares its commit with the receipts. */
+function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[]): void {
+  const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
+  const prompt = isAt("posted") ?? isAt("posting");
+  const session = prompt && bridge.store.sessions.get(sessionId);
+  live.at(session ? workOf(session, prompt) : null);
+}
+
+/** Only what waits for a person is left, and no turn of another device is watched. Where the log is kept here nothing comes by itself. */
+function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
+  const { bridge, sessionId, isWatched, there } = reading;
+  const waits = (post: PostRow): boolean =>
+    post.state === "waiting" || (post.state === "queued" && post.kind === "prompt" && isAsking(reading));
+  const isOpen = bridge.store.sessions.get(sessionId)?.state === "active";
+  return there === null || !isOpen || (!isWatched && posts.every(waits));
+}
+
+/** What can wait for the commit of the next that matters: the log at the API keeps it. */
+const isQuiet = ({ type }: SessionEvent): boolean =>
+  type === "prompt" || type === "running" || type === "usage" || type === "other";
+
+/** How long what is buffered may wait for what comes next; null: as long as it takes. */
+function holdOf({ bridge, buffer, posted, restingAt }: Reading): Millis | null {
+  if (!buffer.every(isQuiet)) return 0;
+  if (posted.length > 0) return echoHoldMs;
+  return restingAt && Math.max(1, restingAt - bridge.clock.monotonic());
+}
+
+/** One transaction; false where nothing was held. */
+async function flush(reading: Reading): Promise<boolean> {
+  const { bridge, sessionId, there, signal, buffer, posted, live } = reading;
+  const { chats, clock, notices } = bridge;
+  if (buffer.length === 0 && posted.length === 0) return false;
+  const [events, rows] = [buffer.splice(0), posted.splice(0)];
+  const write = () => chats.log(sessionId, events, rows);
+  // What is kept here alone was paid for: while the disk is full it is held, not asked for again.
+  const changes = there ? write() : ((await untilWritten(bridge, "follow", signal, write)) ?? []);
+  live.events(events);
+  reading.waitMs = waitOf(changes) ?? 0;
+  // Claude can be reached, and took so long.
+  if (isEnd(changes) || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
+  if (isEnd(changes)) notices.emit("ended", { session: sessionId, durationMs: clock.monotonic() - reading.turnAt });
+  return true;
+}
+
+async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
+  const { bridge, sessionId, buffer, live } = reading;
+  switch (heard.kind) {
+    case "failed":
+      await flush(reading);
+      throw heard.error;
+    case "answered":
+      return finish(reading, heard.isOut);
+    case "delta":
+      return live.text(heard.eventId, heard.text);
+    case "deleted":
+      await flush(reading);
+      settleGone(bridge, sessionId, null);
+      return "over";
+    case "silent":
+      return afterSilence(reading);
+    case "event":
+      buffer.push(heard.event);
+      if (heard.event.type === "idle") {
+        reading.isWatched = false;
+        if (heard.event.stop.kind !== "requires_action") reading.restingAt = null;
+        await settlePuzzle(reading);
+      }
+      if (heard.event.type === "terminated") await flush(reading);
+  }
+}
+
+/**
+ * A stop while our prompt seems queued: the stream may have shown the prompt once only, unprocessed; or the stop threw away what was
+ * queued before our prompt was. The log knows.
+ */
+async function settlePuzzle({ bridge, there, sessionId, buffer, posted }: Reading): Promise<void> {
+  const prompt = bridge.store.posts.open(sessionId).find(({ kind }) => kind === "prompt");
+  const eventId = prompt?.eventId ?? posted.find(({ id }) => id === prompt?.id)?.eventId ?? null;
+  if (eventId === null || there === null) return;
+  const isSeen = buffer.some((event) => event.id === eventId && event.at !== null);
+  if (isSeen || bridge.store.log.at(sessionId, eventId) !== null) return;
+  for await (const page of there.remote.list(there.remoteId, sinceOf(bridge, sessionId), there.signal))
+    buffer.push(...page);
+}
+
+/**
+ * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up; otherwise
+ * the line may be dead, and a new stream is the only way to know.
+ */
+async function afterSilence(reading: Reading): Promise<"over" | void> {
+  const { bridge, there, sessionId } = reading;
+  const { store, chats } = bridge;
+  if (there === null) return;
+  await flush(reading);
+  const found = await there.remote.retrieve(there.remoteId, there.signal);
+  if (isOver(found)) {
+    settleGone(bridge, sessionId, found);
+    return "over";
+  }
+  await listLog(there);
+  const posts = store.posts.open(sessionId);
+  if (found?.status === "idle") reading.isWatched = false;
+  if (isDone(reading, posts)) return "over";
+  const prompt = posts.find(({ kind, state: standing }) => kind === "prompt" && standing === "posted");
+  const eventId = prompt?.eventId ?? null;
+  const isQueued = eventId !== null && store.log.turn(sessionId, eventId).kind === "queued";
+  const session = store.sessions.get(sessionId);
+  if (found?.status !== "idle" || !prompt || !isQueued || !session)
+    throw streamLost("nothing came over it for too long");
+  const fault = toFault(new BridgeError("claude_silent", "Cannot wait for the answer as Claude never began with it"));
+  const id = Number(prompt.subject);
+  const changes = chats.settle(session.chat, { type: "failed", id, fault, hasSpoken: false, isLost: true });
+  reading.waitMs = waitOf(changes) ?? 0;
+}
+
+const streamLost = (why: string): BridgeError =>
+  new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
+
+type Heard = Frame | Outcome;
+type Mailbox = ReturnType<typeof createMailbox>;
+
+/** What is heard, in its order, and a bell that rings with it. */
+function createMailbox({ sleep }: Bridge["clock"]) {
+  const items: Heard[] = [];
+  let bell = Promise.withResolvers<void>();
+  const ring = (): void => bell.resolve();
+  return {
+    ring,
+    put(item: Heard): void {
+      items.push(item);
+      ring();
+    },
+    next: (): Heard | undefined => items.shift(),
+    /** Resolves with the next ring, or the last that nobody has waited for; or after `ms`, to true then. */
+    async wait(ms: Millis | null): Promise<boolean> {
+      const over = new AbortController();
+      const late = ms === null ? [] : [sleep(ms, over.signal).then(() => true)];
+      const isLate = await Promise.race([bell.promise.then(() => false), ...late]).finally(() => over.abort());
+      bell = Promise.withResolvers();
+      return isLate;
+    },
+  };
+}
