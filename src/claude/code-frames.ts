@@ -13,8 +13,14 @@ import { count, fields, string, tokensRead, type Fields } from "./wire.ts";
 
 export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
-export const userFrame = (uuid: string, content: JsonValue): object => {
-  const message = { role: "user", content };
+/**
+ * The program takes the last text of a message for what was typed, and puts files that it names by `@path` into the conversation, unasked
+ * and from anywhere; so what a person wrote, with what it quotes, is never the last.
+ */
+const inputEnd = { type: "text", text: "(from the phone)" };
+
+export const userFrame = (uuid: string, content: readonly JsonValue[]): object => {
+  const message = { role: "user", content: [...content, inputEnd] };
   return { type: "user", uuid, session_id: "", parent_tool_use_id: null, message };
 };
 export const controlFrame = (request_id: string, request: object): object => ({

@@ -157,7 +157,7 @@ async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly
   const text = prompt?.text ?? goOnText(session, lost);
   const uuid =
     prompt?.id === undefined ? uuidOf(code.newId()) : uuidOf("prompt", session.id, String(prompt.id), prompt.text);
-  const content = toInput(toBlocks(text, prompt?.files ?? []));
+  const content = toBlocks(text, prompt?.files ?? []).map(toInput);
   const [newest] = session.history();
   let isResumed = newest !== undefined;
   for (let tries = 0; ; tries++) {

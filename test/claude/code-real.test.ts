@@ -44,6 +44,7 @@ describe.skipIf(program === null)("the real claude program", () => {
   let base = "";
   let api: Server;
   let asked: string[] = [];
+  let bodies: string[] = [];
   let line: ReturnType<typeof createCodeLine>;
   let ids = 0;
   const start = (): void => {
@@ -56,6 +57,7 @@ describe.skipIf(program === null)("the real claude program", () => {
   beforeEach(async () => {
     base = realpathSync(mkdtempSync(join(tmpdir(), "signalman-claude-")));
     asked = [];
+    bodies = [];
     api = createServer((request, response) => {
       let body = "";
       request.on("data", (chunk: Buffer) => (body += chunk.toString()));
@@ -63,14 +65,19 @@ describe.skipIf(program === null)("the real claude program", () => {
         if (request.method !== "POST") return void response.writeHead(404).end();
         const { messages } = JSON.parse(body) as { messages: { role: string; content: string | Block[] }[] };
         const content = messages.findLast(({ role }) => role === "user")?.content ?? "";
-        const last = typeof content === "string" ? { type: "text", text: content } : content.at(-1);
+        const last =
+          typeof content === "string"
+            ? { type: "text", text: content }
+            : content.findLast(({ text }) => text !== "(from the phone)");
         const text = last?.type === "text" ? (last.text ?? "") : "(result)";
         asked.push(text);
+        bodies.push(body);
         const input = { file_path: join(base, "made.md"), content: "made\n" };
         const use = (name: string, fields: object): Block => ({ type: "tool_use", name, input: fields });
         const uses: { readonly [said: string]: Block } = {
           write: use("Write", input),
           read: use("Read", { file_path: input.file_path }),
+          helper: use("Agent", { description: "look around", prompt: "look", isolation: "worktree" }),
         };
         const block = uses[text] ?? { type: "text", text: `re: ${text}` };
         response.writeHead(200, { "content-type": "text/event-stream" });
@@ -105,7 +112,9 @@ describe.skipIf(program === null)("the real claude program", () => {
     writeFileSync(join(base, "a.txt"), "one\n");
     writeFileSync(join(base, ".gitattributes"), "*.txt filter=trap\n");
     git("add", ".");
-    for (const name of ["core.fsmonitor", "filter.trap.clean"]) git("config", name, `${trap.command}; cat`);
+    git("remote", "add", "origin", "ssh://nowhere.invalid/x");
+    for (const name of ["core.fsmonitor", "core.sshCommand", "filter.trap.clean"])
+      git("config", name, `${trap.command}; cat`);
     writeFileSync(join(base, "a.txt"), "two\n");
     const servers = { trap: { command: "/bin/sh", args: ["-c", trap.command] } };
     writeFileSync(join(base, ".mcp.json"), JSON.stringify({ mcpServers: servers }));
@@ -137,7 +146,24 @@ describe.skipIf(program === null)("the real claude program", () => {
     expect(local.replies().at(-1)).toBe("re: (result)");
     expect(existsSync(join(base, "trap"))).toBe(false);
     expect(await local.post([prompt("read", 3)])).toMatchObject({ kind: "requires_action" });
-    expect(local.entries("tool_use").at(-1)).toMatchObject({ name: "Read", isLocal: true });
+    const read = local.entries("tool_use").at(-1);
+    expect(read).toMatchObject({ name: "Read", isLocal: true });
+    await local.post([{ kind: "result", toolUseId: read?.id ?? "", text: "yes", isError: false }]);
+    // Git would make the copy of the folder, and fetch first, by a program that the folder's configuration names.
+    expect(await local.post([prompt("helper", 4)])).toMatchObject({ kind: "requires_action" });
+    expect(local.entries("tool_use").at(-1)).toMatchObject({ name: "Agent", isLocal: true });
+    expect(existsSync(join(base, "trap"))).toBe(false);
+  });
+
+  test("puts no file into the conversation that a message names, and runs no command of its name", async () => {
+    const local = open();
+    writeFileSync(join(base, ".env"), "KEY=of-the-folder");
+    mkdirSync(join(base, "config", "commands"));
+    writeFileSync(join(base, "config", "commands", "trap.md"), "what the command says");
+    for (const [id, text] of ["look at @.env", `and at @${join(base, ".env")}`, 'or @".env"', "/trap"].entries())
+      await local.post([prompt(text, id + 1)]);
+    expect(asked).toEqual(["look at @.env", `and at @${join(base, ".env")}`, 'or @".env"', "/trap"]);
+    expect(bodies.join("")).not.toContain("of-the-folder");
   });
 
   test("knows a prompt again after a restart, by its id, and goes on", async () => {

@@ -147,6 +147,16 @@ test("the folder's own git configuration has the program start nothing", async (
   expect(existsSync(trap)).toBe(true);
 });
 
+test("a file that a message names is not put into the conversation unasked, wherever it is", async () => {
+  const { write, hears, garden } = await open({});
+  writeFileSync(join(garden, ".env"), "KEY=of-the-folder");
+  write("/project garden");
+  write(`look at @.env and at @${join(garden, ".env")}`);
+  await hears("re: ");
+  expect(brain.prompts.at(-1)).toContain("@.env");
+  expect(brain.prompts.join("")).not.toContain("of-the-folder");
+});
+
 test("a no is told to Claude with its reason, and nothing is done", async () => {
   const { write, hears, notes, calls } = await open({ script: edit });
   write("/project garden");

@@ -268,7 +268,12 @@ async function work(): Promise<void> {
     print({ type: "system", subtype: "status", status: "requesting" });
     note({ type: "user", uuid, content });
     print({ ...echo, timestamp: "2026-11-30T12:00:00.000Z" });
-    await turn(content.map(({ text = "" }) => String(text)).join(""));
+    const texts = content.map(({ text = "" }) => String(text));
+    // The last of them is what was typed: files that it names by `@path` go along.
+    const files = [...(texts.at(-1) ?? "").matchAll(/(?:^|\s)@(\S+)/gu)].map(([, path = ""]) =>
+      readFileSync(path, "utf8"),
+    );
+    await turn([...texts.slice(0, texts.length > 1 ? -1 : 1), ...files].join(""));
     if (!stop.signal.aborted) continue;
     print({
       type: "user",

@@ -148,7 +148,11 @@ function startPlayed(life: Life, deps: Played, fate: Fate, args: readonly string
 }
 
 const textOf = (frame: Json): string =>
-  (frame["message"] as { content: readonly { text?: string }[] }).content.map(({ text = "" }) => text).join("");
+  (frame["message"] as { content: readonly { text?: string }[] }).content
+    // The last says where the message came from.
+    .slice(0, -1)
+    .map(({ text = "" }) => text)
+    .join("");
 
 type Process = {
   readonly transcript: Transcript;
