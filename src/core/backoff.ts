@@ -55,6 +55,9 @@ export function backoffMs(
   return Math.max(serverMinimumMs(retryAfterMs), own);
 }
 
+/** The first failure in a row, the second, the fourth, the eighth …: of what is tried for long the log says ever less. */
+export const isNews = (attempt: number): boolean => Number.isInteger(Math.log2(attempt));
+
 /** A Retry-After as a wait: whole ms, never negative, 0 for none or nonsense. */
 export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
   return retryAfterMs !== null && Number.isFinite(retryAfterMs) ? Math.max(0, Math.ceil(retryAfterMs)) : 0;

@@ -163,12 +163,12 @@ export const errorTable = {
   ),
   claude_no_key: mend(
     "No API key is set",
-    "Set ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
+    "Set ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
     "No API key is set yet: your message waits. It is answered once the owner has set one.",
   ),
   claude_key: mend(
     "The Claude API refuses the key",
-    "Set a valid ANTHROPIC_API_KEY and restart signalman; prompts wait and are answered then.",
+    "Set a valid ANTHROPIC_API_KEY, or anthropic_api_key in `signalman config edit`, and restart signalman; prompts wait and are answered then.",
     "Claude refuses the API key that is set here. Your message is safe. The owner must set a valid key.",
   ),
   claude_forbidden: mend(

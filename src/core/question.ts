@@ -32,6 +32,8 @@ export type QuestionOptions = {
 const charsMax = 1_000;
 const linesMax = 24;
 const promptMax = 60;
+/** Longer than any path: where it is done is shown whole. */
+const placeMax = 1_000;
 
 /** One message for all that is open at once, in their order. */
 export function question(items: readonly QuestionItem[], options: QuestionOptions): Question {
@@ -61,7 +63,7 @@ function block(what: string, { text, left }: Cut): string {
 
 function placeOf(items: readonly QuestionItem[]): string {
   const places = new Set(items.map(({ where }) => where ?? "Claude's sandbox"));
-  return `In ${[...places].map((place) => oneLine(visible(place), 80) ?? "").join(", ")}`;
+  return `In ${[...places].map((place) => oneLine(visible(place), placeMax) ?? "").join(", ")}`;
 }
 
 function howTo(count: number, { isGroup = false, mayAlways = null }: QuestionOptions): string {

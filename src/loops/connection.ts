@@ -45,6 +45,7 @@ export function createConnectionLoop(bridge: Base, work: Work) {
   const { clock, transport, log, notices } = bridge;
   const probeMs = transport.isLocal ? loopbackProbeMs : null;
   const limits: Limits = { ...defaultLimits, ...bridge.config.limits, probeMs };
+  const logChange = createChangeLog(log, clock);
   let state = initialState(clock.monotonic());
   let account: Account | null = null;
   let life = new AbortController();
@@ -99,7 +100,7 @@ export function createConnectionLoop(bridge: Base, work: Work) {
       case "drainOutbox":
         return work.resume();
       case "publish":
-        logChange(log, clock, previous, state);
+        logChange(previous, state);
         return notices.emit("connection", { state, previous });
     }
   };
@@ -142,11 +143,24 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
   };
 }
 
-function logChange(log: Log, clock: Clock, previous: State, state: State): void {
-  if (previous.name === state.name) return;
-  if (state.name !== "DISCONNECTED") return log.info("connection", { state: state.name });
-  const { fault, retryAt, attempt } = state;
-  const waitMs = retryAt && Math.round(retryAt - clock.monotonic());
-  const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, waitMs };
-  log[fault ? "warn" : "info"]("connection", fields);
+/** A fault that stays is logged anew after this; each try in between is for `debug`. */
+const loggedAgainMs = 3_600_000;
+
+function createChangeLog(log: Log, clock: Clock) {
+  let logged: { readonly code: string; readonly at: number } | null = null;
+  return (previous: State, state: State): void => {
+    if (previous.name === state.name) return;
+    if (state.name === "CONNECTED") logged = null;
+    if (state.name !== "DISCONNECTED")
+      return log[logged === null || state.name !== "RECONNECTING" ? "info" : "debug"]("connection", {
+        state: state.name,
+      });
+    const { fault, retryAt, attempt } = state;
+    const at = clock.monotonic();
+    const waitMs = retryAt && Math.round(retryAt - at);
+    const fields = { state: state.name, code: fault?.code, error: fault?.message, attempt, waitMs };
+    const isKnown = logged !== null && fault?.code === logged.code && at - logged.at < loggedAgainMs;
+    if (fault !== null && !isKnown) logged = { code: fault.code, at };
+    log[fault === null ? "info" : isKnown ? "debug" : "warn"]("connection", fields);
+  };
 }

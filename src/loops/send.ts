@@ -10,7 +10,7 @@
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
-import { backoffMs } from "../core/backoff.ts";
+import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { editedWithinMs } from "../core/progress.ts";
@@ -141,7 +141,8 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
     return next;
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
-    log.warn("send failed", { code: error.code, error: error.message, attempt: row.attempts + 1 });
+    const attempt = row.attempts + 1;
+    log[isNews(attempt) ? "warn" : "debug"]("send failed", { code: error.code, error: error.message, attempt });
     return sendFailed(bridge, row, error, sending);
   }
 }

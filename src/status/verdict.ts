@@ -14,11 +14,12 @@ export type Verdict = {
 const seconds = (ms: Millis): Millis => Math.floor(ms / 1_000) * 1_000;
 
 /** `now` in Unix ms. */
-export function judge({ connection, claude, inbox, outbox }: Status, now: Millis): Verdict {
+export function judge({ connection, claude, inbox, outbox, uptimeMs }: Status, now: Millis): Verdict {
   const { state, since, lastProofAt, retryAt } = connection;
   const isUp = state === "CONNECTED";
-  // A line that is tried again and again has been lost since the last proof that it lived.
-  const standsAt = Date.parse(isUp ? since : (lastProofAt ?? since));
+  // A line that is tried again and again has been lost since the last proof that it lived, or never was there.
+  const lostAt = lastProofAt === null ? now - uptimeMs : Date.parse(lastProofAt);
+  const standsAt = isUp ? Date.parse(since) : lostAt;
   const signal = {
     CONNECTED: "Signal is connected",
     SYNCING: "Signal is connected, and conversations are being compared",

@@ -16,6 +16,11 @@ describe("a question shows what is approved", () => {
     });
   });
 
+  test("where it would be done is shown whole", () => {
+    const cwd = `/srv/${"deep/".repeat(40)}end`;
+    expect(question([item("bash", { command: "make", cwd })], { prompt: "" }).text).toContain(`\nIn ${cwd}, as`);
+  });
+
   test.each([
     ["line breaks of a command", "bash", { command: "cd /\nrm -rf x" }, "run:\ncd /\nrm -rf x\nIn Claude's"],
     ["every blank", "bash", { command: "echo  a   b" }, "run: echo  a   b\n"],

@@ -314,6 +314,10 @@ describe("a server that fails on a prompt", () => {
     expect(bench.texts()).toEqual(["re: first", said[0]]);
     await bench.pass(60 * 60_000);
     expect(bench.texts()).toEqual(["re: first", ...said]);
+    // Of what is tried for long the log says ever less.
+    const logged = bench.log.filter((line) => line.includes(" turn failed "));
+    expect(logged.length).toBeGreaterThan(30);
+    expect(logged.filter((line) => line.startsWith("warn")).length).toBeLessThan(8);
   });
 });
 

@@ -1,0 +1,59 @@
+import { expect, test } from "bun:test";
+import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
+import { createConnectionLoop } from "../../src/loops/connection.ts";
+import { runUntil } from "../doubles/clock.ts";
+import { openBench } from "../sim/bench.ts";
+
+test("a fault of the line is a line of the log when it changes, and once an hour while it stays; the tries are for debug", async () => {
+  await using bench = await openBench();
+  const { clock } = bench;
+  const lines: string[] = [];
+  const say =
+    (level: string) =>
+    (_: string, fields: { readonly state?: string; readonly code?: string } = {}) =>
+      void (level === "debug" || lines.push([level, fields.state, fields.code].filter(Boolean).join(" ")));
+  let code: ErrorCode | null = "signal_unreachable";
+  let tries = 0;
+  const loop = createConnectionLoop(
+    {
+      config: { limits: { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000 } },
+      clock,
+      random: () => 0.5,
+      transport: {
+        isLocal: true,
+        connect: async () => {
+          tries++;
+          if (code !== null) throw new BridgeError(code, "Cannot connect");
+          return { aci: null, number: "+15550100001", deviceId: 2 };
+        },
+        disconnect: async () => undefined,
+      },
+      log: { debug: say("debug"), info: say("info"), warn: say("warn"), error: say("error") },
+      notices: { emit: () => undefined },
+    } as unknown as Parameters<typeof createConnectionLoop>[0],
+    {
+      receive: () => new Promise(() => undefined),
+      sync: async () => undefined,
+      resume: () => undefined,
+      onBug: (error) => void lines.push(String(error)),
+    },
+  );
+  loop.dispatch({ type: "start" });
+  await runUntil(clock, () => false, 2.5 * 3_600_000);
+  expect(tries).toBeGreaterThan(1_000);
+  expect(lines).toEqual([
+    "info RECONNECTING",
+    ...Array.from({ length: 3 }, () => "warn DISCONNECTED signal_unreachable"),
+  ]);
+  lines.length = 0;
+  code = "json_rpc_mode";
+  await runUntil(clock, () => lines.length > 0, 60_000);
+  expect(lines).toEqual(["warn DISCONNECTED json_rpc_mode"]);
+  code = null;
+  loop.dispatch({ type: "reconnect" });
+  await runUntil(clock, () => loop.state().name === "SYNCING", 60_000);
+  loop.dispatch({ type: "proof" });
+  await runUntil(clock, () => loop.state().name === "CONNECTED", 60_000);
+  expect(lines.slice(1)).toEqual(["info SYNCING", "info CONNECTED"]);
+  loop.dispatch({ type: "stop" });
+});
