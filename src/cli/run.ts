@@ -12,7 +12,7 @@ import { forgetSession } from "../store/forgetting.ts";
 import type { Transport } from "../signal/transport.ts";
 import type { Store } from "../store/store.ts";
 import { createApp } from "../status/app.ts";
-import type { Control } from "../status/control.ts";
+import type { Control, SendState } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
@@ -80,12 +80,12 @@ async function runOnce(cli: Cli, { openTransport = buildTransport, staleAfterMs 
   if (process.platform !== "win32") process.on("SIGUSR1", daemon.reconnect);
   stack.defer(() => void process.off("SIGUSR1", daemon.reconnect));
   let heir: number | null = null;
-  const leaveTo = (pid: number): void => {
+  const leave: Control["leave"] = ({ pid }) => {
     heir = pid;
     // The answer goes out before the server stops.
     void cli.clock.sleep(answerMs).then(stop);
   };
-  await serve(deps, daemon, { takeProjects, leaveTo });
+  await serve(deps, daemon, { projects: takeProjects, leave });
   onUp();
   const code = await daemon.finished;
   const { exit, title, hint } = errorRow("not_linked");
@@ -140,8 +140,8 @@ export async function serve(deps: Deps, daemon: Daemon, own: OwnControl = noCont
 }
 
 /** What `run` does itself. */
-type OwnControl = Pick<Control, "takeProjects" | "leaveTo">;
-const noControl: OwnControl = { takeProjects: () => undefined, leaveTo: () => undefined };
+type OwnControl = Pick<Control, "projects" | "leave">;
+const noControl: OwnControl = { projects: () => undefined, leave: () => undefined };
 
 function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Control, keyof OwnControl> {
   const { store, line, transport, wake, reconnect } = daemon;
@@ -157,13 +157,13 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
       if (failed > 0)
         throw new BridgeError("claude_request", `Cannot bring ${failed} of ${checked + failed} sessions in step`);
     },
-    async reconnect(captcha) {
+    async reconnect({ captcha }) {
       if (captcha !== undefined && transport.answerChallenge === null)
         throw new BridgeError("unsupported", "Cannot hand in a captcha as this transport has no way");
       if (captcha !== undefined) await transport.answerChallenge?.(captcha);
       reconnect();
     },
-    async send(chat, text, files) {
+    async send({ to, text, files }) {
       const id = randomUUID();
       const taken = files.map((file) => takeStaged(config.home, file));
       const rendered = renderReply(text);
@@ -172,19 +172,19 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
         for (const [index, body] of bodies.entries()) {
           const isLast = index === bodies.length - 1;
           const whole = body.kind === "text" && isLast ? { ...body, files: [...body.files, ...taken] } : body;
-          store.outbox.add("send", id, index, chat, whole, clock.now());
+          store.outbox.add("send", id, index, to, whole, clock.now());
         }
       });
       wake();
       return id;
     },
     // The messages of a chat go out in order: with the last all are sent.
-    sent(id) {
+    sent({ id }): SendState {
       const state = store.outbox.of("send", id).at(-1)?.state ?? "failed";
       const fault = state === "failed" ? store.outbox.faultOf("send", id) : null;
       return { state: state === "sent" || state === "failed" ? state : "waiting", fault };
     },
-    async forget(id) {
+    async forget({ id }) {
       const session = find(id);
       if (store.posts.open(session.id).length > 0)
         throw wrong(
@@ -195,7 +195,7 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
       // Where Claude cannot be reached, a later sync deletes it there.
       await daemon.sync().catch(() => undefined);
     },
-    async archive(id) {
+    async archive({ id }) {
       const session = find(id);
       if (line.remote && session.remoteId !== null) await line.remote.archive(session.remoteId, signal);
       store.sessions.end(session.id);

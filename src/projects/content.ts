@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { glob, readFile, realpath, rm, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, sep } from "node:path";
 import { getSystemErrorMessage } from "node:util";
+import pLimit from "p-limit";
 
 /** A larger file is neither edited nor shown as a diff, and read in ranges of lines only. */
 export const fileBytesMax = 2 ** 20;
@@ -67,16 +68,16 @@ export async function list(folder: string, pattern: string, max: number): Promis
     if (entry.isFile()) paths.push(join(entry.parentPath, entry.name));
     if (paths.length >= listedMax) break;
   }
-  const found: { readonly path: string; readonly at: number }[] = [];
-  for (let from = 0; from < paths.length; from += listedAtOnce) {
-    const looks = paths.slice(from, from + listedAtOnce).map(async (path) => {
-      const [real, { mtimeMs: at }] = await Promise.all([realpath(path), stat(path)]);
-      return real.startsWith(folder + sep) ? [{ path, at }] : [];
-    });
-    // What has gone meanwhile is not there.
-    found.push(...(await Promise.all(looks.map((look) => look.catch(() => [])))).flat());
-  }
-  const newest = found.sort((one, other) => other.at - one.at).slice(0, max);
+  const look = async (path: string) => {
+    const [real, { mtimeMs: at }] = await Promise.all([realpath(path), stat(path)]);
+    return real.startsWith(folder + sep) ? [{ path, at }] : [];
+  };
+  // What has gone meanwhile is not there.
+  const found = await pLimit(listedAtOnce).map(paths, (path) => look(path).catch(() => []));
+  const newest = found
+    .flat()
+    .sort((one, other) => other.at - one.at)
+    .slice(0, max);
   return newest.length === 0 ? "no matches" : newest.map(({ path }) => path).join("\n");
 }
 
@@ -84,14 +85,4 @@ export async function list(folder: string, pattern: string, max: number): Promis
 export async function replace(root: string, { absolute, path }: Place, text: string | null): Promise<void> {
   if (text === null) return rm(absolute);
   await (await loadSdk()).betaWriteTool({ workdir: root }).run({ file_path: path, content: text });
-}
-
-/** Runs what it is given one after the other. */
-export function createQueue(): <T>(work: () => Promise<T>) => Promise<T> {
-  let last: Promise<unknown> = Promise.resolve();
-  return (work) => {
-    const next = last.then(work);
-    last = next.catch(() => undefined);
-    return next;
-  };
 }

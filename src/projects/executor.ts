@@ -2,7 +2,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
-import { createQueue, inWords } from "./content.ts";
+import pLimit, { type LimitFunction } from "p-limit";
+import { inWords } from "./content.ts";
 import { ownProgram } from "../core/model.ts";
 import { instructionsOf, openFolder, openPlace, type Project } from "./folders.ts";
 import { planPermission } from "./permission.ts";
@@ -54,9 +55,9 @@ export const folders: Workplace = {
 
 /** Two chats of one project: the second sees what the first has left. */
 export function createOrder() {
-  const queues = new Map<string, ReturnType<typeof createQueue>>();
+  const queues = new Map<string, LimitFunction>();
   return <T>({ folder }: Project, work: () => Promise<T>): Promise<T> => {
-    const queue = queues.get(folder) ?? createQueue();
+    const queue = queues.get(folder) ?? pLimit(1);
     queues.set(folder, queue);
     return queue(work);
   };

@@ -2,10 +2,11 @@
 import { createTwoFilesPatch, FILE_HEADERS_ONLY } from "diff";
 import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import pLimit from "p-limit";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 import type { Kept, KeptRows } from "../store/kept.ts";
-import { createQueue, hashOf, inWords, locate, readContent, replace, type Content } from "./content.ts";
+import { hashOf, inWords, locate, readContent, replace, type Content } from "./content.ts";
 
 const ageMaxMs: Millis = 30 * 86_400_000;
 const bytesMax = 200 * 2 ** 20;
@@ -29,7 +30,7 @@ export function patchOf(path: string, before: string | null, after: string | nul
 export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now">) {
   const folder = join(home, "undo");
   // Pruning must not meet bytes whose row is not written yet.
-  const inOrder = createQueue();
+  const inOrder = pLimit(1);
 
   async function store(bytes: Buffer): Promise<string> {
     const hash = hashOf(bytes);

@@ -16,25 +16,6 @@ export type StagedFile = { readonly staged: string; readonly fileName: string; r
 /** What has become of a message; `fault` is the code of why it failed. */
 export type SendState = { readonly state: "waiting" | "sent" | "failed"; readonly fault: string | null };
 
-/** What the daemon does when asked. Each may throw BridgeError. */
-export type Control = {
-  /** Skips the wait; also tries a halted line once. A captcha is handed in first. */
-  readonly reconnect: (captcha: string | undefined) => Promise<void>;
-  /** Resolves to a name for what is in the outbox now. `text` is Markdown. */
-  readonly send: (chat: Chat, text: string, files: readonly StagedFile[]) => Promise<string>;
-  readonly sent: (id: string) => SendState;
-  /** Resolves when all sessions were read and written. */
-  readonly sync: () => Promise<void>;
-  /** Takes up the projects of the settings as they are now. */
-  readonly takeProjects: () => void;
-  /** Stops, and starts anew once that process, which needs the home meanwhile, has ended. */
-  readonly leaveTo: (pid: number) => void;
-  /** Deletes a session in which nothing is under way; `id` is ours or the remote one. Resolves when Claude was asked to, as well. */
-  readonly forget: (id: string) => Promise<void>;
-  /** The same. Resolves when the session has ended on both sides. */
-  readonly archive: (id: string) => Promise<void>;
-};
-
 export type Gate = {
   readonly control: Control;
   /** What `/control/…` asks for; who can read the home folder knows it. */
@@ -54,13 +35,36 @@ const captcha = v.pipe(v.string(), v.nonEmpty(), v.maxLength(16_384));
 const file = v.object({ staged: v.pipe(v.string(), v.uuid()), fileName: short, contentType: short });
 const message = v.pipe(
   v.object({
-    to: addressee,
+    to: v.pipe(addressee, v.transform(toChat)),
     text: v.pipe(v.string(), v.maxLength(textLengthMax)),
     files: v.optional(v.pipe(v.array(file), v.maxLength(filesMax)), []),
   }),
   v.check(({ text, files }) => text.trim() !== "" || files.length > 0, "empty"),
 );
 const byId = v.object({ id: short });
+
+/** What the daemon does when asked by `POST /control/<name>`, and what each takes. */
+const acts = {
+  /** Skips the wait; also tries a halted line once. A captcha is handed in first. */
+  reconnect: v.object({ captcha: v.optional(captcha) }),
+  /** Resolves when all sessions were read and written. */
+  sync: v.object({}),
+  /** Resolves to a name for what is in the outbox now. `text` is Markdown. */
+  send: message,
+  /** By that name: `SendState`. */
+  sent: byId,
+  /** Takes up the projects of the settings as they are now. */
+  projects: v.object({}),
+  /** Stops, and starts anew once that process, which needs the home meanwhile, has ended. */
+  leave: v.object({ pid: v.pipe(v.number(), v.integer(), v.minValue(1)) }),
+  /** Deletes a session in which nothing is under way; `id` is ours or the remote one. Resolves when Claude was asked to, as well. */
+  forget: byId,
+  /** The same. Resolves when the session has ended on both sides. */
+  archive: byId,
+};
+type Acts = typeof acts;
+/** Each may throw BridgeError. */
+export type Control = { readonly [Name in keyof Acts]: (input: v.InferOutput<Acts[Name]>) => unknown };
 
 const refusal = (message: string) => ({ code: "config", message, hint: "" });
 
@@ -72,22 +76,13 @@ export function createControl({ control, token, url }: Gate): Hono {
     if (isBearer(c, token)) return next();
     return c.json(refusal("Cannot obey without the token of the home folder"), 401);
   });
-  const on = <T>(path: string, schema: v.GenericSchema<unknown, T>, act: (input: T) => unknown): void => {
-    app.post(path, async (c) => {
+  for (const [name, schema] of Object.entries(acts))
+    app.post(name, async (c) => {
       const input = v.safeParse(schema, await c.req.json().catch(() => ({})));
       if (!input.success)
         return c.json(refusal(`Cannot read the request: ${v.getDotPath(input.issues[0]) ?? "body"}`), 400);
-      return c.json({ result: (await act(input.output)) ?? null });
+      return c.json({ result: (await control[name as keyof Acts](input.output as never)) ?? null });
     });
-  };
-  on("/reconnect", v.object({ captcha: v.optional(captcha) }), (input) => control.reconnect(input.captcha));
-  on("/sync", v.object({}), () => control.sync());
-  on("/send", message, ({ to, text, files }) => control.send(toChat(to), text, files));
-  on("/sent", byId, ({ id }) => control.sent(id));
-  on("/projects", v.object({}), () => control.takeProjects());
-  on("/leave", v.object({ pid: v.pipe(v.number(), v.integer(), v.minValue(1)) }), ({ pid }) => control.leaveTo(pid));
-  on("/forget", byId, ({ id }) => control.forget(id));
-  on("/archive", byId, ({ id }) => control.archive(id));
   app.onError(sayFault);
   return app;
 }
@@ -100,7 +95,7 @@ export function createSend({ control, scriptToken }: Gate): Hono {
     if (token === null || !isBearer(c, token)) return c.text("This takes the token of `signalman token`.\n", 401);
     const input = v.safeParse(message, { to: c.req.query("to") ?? "self", text: await c.req.text() });
     if (!input.success) return c.text(`${refusals[v.getDotPath(input.issues[0]) ?? ""] ?? refusals[""]}\n`, 400);
-    await control.send(toChat(input.output.to), input.output.text, []);
+    await control.send(input.output);
     return c.text("In the outbox.\n", 202);
   });
   app.onError(sayFault);

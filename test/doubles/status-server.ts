@@ -14,17 +14,17 @@ export const playedDaemon = (done: unknown[] = []): AppDeps => ({
   health: () => null,
   isReady: () => true,
   control: {
-    reconnect: async (captcha) => void done.push(captcha ?? "reconnect"),
-    async send(chat, text, files) {
+    reconnect: async ({ captcha }) => void done.push(captcha ?? "reconnect"),
+    async send({ to: chat, text, files }) {
       done.push({ chat, text, ...(files.length > 0 && { files }) });
       return text === "refused" ? "another-id" : "an-id";
     },
-    sent: (id) => (id === "an-id" ? { state: "sent", fault: null } : { state: "failed", fault: "unregistered" }),
+    sent: ({ id }) => (id === "an-id" ? { state: "sent", fault: null } : { state: "failed", fault: "unregistered" }),
     sync: () => Promise.reject(new BridgeError("claude_unreachable", "Cannot ask Claude as the line is down")),
-    takeProjects: () => void done.push("projects"),
-    leaveTo: (pid) => void done.push({ leave: pid }),
-    forget: async (id) => void done.push({ forget: id }),
-    archive: async (id) => void done.push({ archive: id }),
+    projects: () => void done.push("projects"),
+    leave: ({ pid }) => void done.push({ leave: pid }),
+    forget: async ({ id }) => void done.push({ forget: id }),
+    archive: async ({ id }) => void done.push({ archive: id }),
   },
   token,
   scriptToken: () => "a-script's-token",

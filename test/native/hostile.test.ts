@@ -120,7 +120,7 @@ test("a certificate of another authority is forged: forgotten, and not answered"
   expect(quarantine()).toEqual(["forged or expired certificate"]);
 });
 
-test("another identity key of a contact is taken, counted and told, and we can go on writing", async () => {
+test("another identity key of a contact is taken and told, and we can go on writing", async () => {
   rig = await startRig();
   await rig.receive(rig.contact.sendText(rig.device, "one", { timestamp: at }));
   const bundle = bundleFrom(rig.database, rig.device.deviceId);
@@ -132,6 +132,5 @@ test("another identity key of a contact is taken, counted and told, and we can g
     { text: "one" },
     { text: "new phone" },
   ]);
-  expect(rig.database.get("SELECT changes FROM signal_identities WHERE service_id = ?", aci)).toEqual({ changes: 1 });
   expect(rig.log.filter(({ message }) => message.includes("identity")).length).toBe(1);
 });

@@ -96,8 +96,8 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
           if (bytes > bytesMax) throw refusal("signal_protocol", `the answer of ${host} is too large`);
         }
         if (status >= 200 && status < 300) return Buffer.concat(chunks);
-        // 4xx is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal.
-        const isUnsent = status >= 400 && status < 500;
+        // Below 500 is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal or redirect.
+        const isUnsent = status < 500;
         const isMisnamed = status === 421;
         const why = isMisnamed
           ? `the daemon does not answer to the name ${host}`

@@ -18,7 +18,6 @@ import { concat, owned, readOrNull, readOrThrow, toBase64, utf8 } from "./bytes.
 import { toBridgeError } from "./connect.ts";
 import type { Bytes, PinnedResponse, Service } from "./context.ts";
 import { isGood, refused } from "./server.ts";
-import { retryAfterMsOf } from "./service.ts";
 import * as wire from "./proto/signal_pb.ts";
 
 const ivBytes = 16;
@@ -166,7 +165,7 @@ export async function uploadAttachment(service: Hosts, connection: Forms, file: 
 function checked(answer: PinnedResponse): PinnedResponse {
   if (isGood(answer)) return answer;
   const code = answer.status === 413 ? "send_rejected" : "signal_unreachable";
-  throw refused("upload a file", { ...answer, retryAfterMs: retryAfterMsOf(answer) }, code);
+  throw refused("upload a file", answer, code);
 }
 
 export const longTextType = "text/x-signal-plain";

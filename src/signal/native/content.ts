@@ -128,9 +128,8 @@ export function speaksOfTimer({ flags, body, attachments, sticker, contact, stor
 }
 
 /** A transcript of what another of our devices sent, or news among our devices. */
-function readSync({ content, read, viewed }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
-  if (content.case !== "sent")
-    return aside(empty(`sync ${content.case ?? (read.length > 0 ? "read" : viewed.length > 0 ? "viewed" : "other")}`));
+function readSync({ content }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
+  if (content.case !== "sent") return aside(empty(`sync ${content.case ?? "read"}`));
   const sent = content.value;
   if (sent.isRecipientUpdate) return aside(empty("sync recipient update"));
   const sentAt = Number(sent.timestamp);

@@ -18,7 +18,6 @@ import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
 import { attempt, fromBase64, openGcm, owned, readOrNull, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
 import type { Bytes, Context, FetchGroup, GroupAccount } from "./context.ts";
 import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
-import { retryAfterMsOf } from "./service.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
@@ -59,7 +58,7 @@ export function groupFetcher(service: Hosts, request: Line["request"], now: () =
         continue;
       }
       if (answer.status === 403 || answer.status === 404) return null;
-      if (!isGood(answer)) throw refused("read a group", { ...answer, retryAfterMs: retryAfterMsOf(answer) });
+      if (!isGood(answer)) throw refused("read a group", answer);
       return guard("its state cannot be decrypted", () => toState(secrets, answer.body));
     }
   };

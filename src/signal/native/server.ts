@@ -5,7 +5,7 @@
  */
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
-import type { OwnName, Reply, Request } from "./context.ts";
+import type { OwnName, PinnedResponse, Reply, Request } from "./context.ts";
 
 /**
  * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
@@ -19,11 +19,15 @@ export const capabilities = {
   storage: true,
 };
 
-type Answer = Pick<Reply, "status" | "retryAfterMs">;
+/** Of the chat host, or of a host with headers. */
+type Answer = Pick<Reply, "status"> & Partial<Pick<Reply, "retryAfterMs"> & Pick<PinnedResponse, "headers">>;
 
 /** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
 export function refused(what: string, answer: Answer, otherwise: ErrorCode = "signal_protocol", hint?: string) {
-  const { status, retryAfterMs } = answer;
+  const { status, headers } = answer;
+  // Signal uses the form in seconds.
+  const seconds = /^\d+$/u.exec(headers?.get("retry-after") ?? "")?.[0];
+  const retryAfterMs = seconds === undefined ? answer.retryAfterMs : Number(seconds) * 1000;
   const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
   const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
   // A group that may not be asked about now holds up its own chat alone.

@@ -15,7 +15,6 @@ import { Agent, request } from "node:https";
 import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
-import type { Millis } from "../../core/model.ts";
 import { concat, fromBase64, readOrNull, reasonOf, toBase64 } from "./bytes.ts";
 import type { Bytes, PinnedFetch, PinnedRequest, PinnedResponse, Service } from "./context.ts";
 
@@ -175,10 +174,4 @@ async function exchange(agent: Agent, what: PinnedRequest, signal: AbortSignal):
   if (!incoming.complete) throw new Error("the line broke");
   const names = Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const);
   return { status: incoming.statusCode ?? 0, headers: new Map(names), body: concat(...parts) };
-}
-
-/** The seconds form of Retry-After, as Signal uses it, in ms; null when there is none. */
-export function retryAfterMsOf({ headers }: Pick<PinnedResponse, "headers">): Millis | null {
-  const text = headers.get("retry-after") ?? "";
-  return /^\d+$/.test(text) ? Number(text) * 1000 : null;
 }

@@ -82,7 +82,7 @@ async function openHost({ service, line, closing }: Context): Promise<HostFetch>
     const bounds = { bytesMax, timeoutMs, signal: closing() };
     const answer = await service.fetch({ method, url, headers, ...(body && { body }), ...bounds });
     if (answer.status === 204 || answer.status === 404) return null;
-    if (!isGood(answer)) throw refused(what, { ...answer, retryAfterMs: null });
+    if (!isGood(answer)) throw refused(what, answer);
     return answer.body;
   };
 }

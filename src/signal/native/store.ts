@@ -198,11 +198,11 @@ const sessionStore = (records: Records, own: OwnName): libsignal.SessionStore =>
   });
 
 /**
- * The identity policy. Receiving: any key is taken, else everything after a peer's reinstall would be lost; the change is counted
- * and reported, and the peer's other sessions are archived. Sending: a changed key is trusted too, as the peer is a person who
+ * The identity policy. Receiving: any key is taken, else everything after a peer's reinstall would be lost; the change is
+ * reported, and the peer's other sessions are archived. Sending: a changed key is trusted too, as the peer is a person who
  * talks to a machine, unless `is_blocked` was set. Under our own service id only our own key is ever right.
  */
-function identityStore(records: Records, own: Own, { database, onIdentityChange }: OverlayDeps) {
+function identityStore(records: Records, own: Own, { onIdentityChange }: OverlayDeps) {
   return extend(libsignal.IdentityKeyStore, {
     getIdentityKey: async () => own.identity,
     getLocalRegistrationId: async () => own.registrationId,
@@ -226,8 +226,6 @@ function identityStore(records: Records, own: Own, { database, onIdentityChange 
         copy.archiveCurrentState();
         records.put(session, [own.name, serviceId, other], copy);
       }
-      const sql = "UPDATE signal_identities SET changes = changes + 1 WHERE service_id = ?";
-      records.later(() => void database.run(sql, serviceId));
       onIdentityChange();
       return libsignal.IdentityChange.ReplacedExisting;
     },

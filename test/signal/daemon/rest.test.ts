@@ -317,6 +317,7 @@ describe("sending", () => {
     ["a rate limit in words", refusal("Failed to send message due to rate limiting\n"), "signal_rate_limited"],
     ["500", { status: 500 }, "send_uncertain"],
     ["404", { status: 404, body: "404 page not found" }, "signal_unreachable"],
+    ["302 to a login page", { status: 302 }, "signal_unreachable"],
     ["429 without tokens", { status: 429, body: '{"challenge_tokens":[""]}' }, "signal_rate_limited"],
     ["201 without a timestamp", { status: 201, body: "{}" }, "send_uncertain"],
     ["201 with garbage", { status: 201, body: "<html>" }, "send_uncertain"],
