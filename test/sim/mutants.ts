@@ -86,7 +86,7 @@ function main(): void {
   };
   let missed = 0;
   try {
-    for (const folder of ["src", "test"]) cpSync(join(root, folder), join(copy, folder), { recursive: true });
+    for (const folder of ["src", "test", "docs"]) cpSync(join(root, folder), join(copy, folder), { recursive: true });
     for (const file of ["package.json", "tsconfig.json", "bunfig.toml"]) cpSync(join(root, file), join(copy, file));
     symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
     console.log("| planted bug | where | noticed by |\n|---|---|---|");
