@@ -27,18 +27,12 @@ export async function* readFrames(
 ): AsyncGenerator {
   let byteAt = clock.monotonic();
   const moved = (): void => void (watch.movedAt = watch.movedAt === null ? null : clock.monotonic());
-  const tap = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-    transform(chunk, controller) {
-      byteAt = clock.monotonic();
-      controller.enqueue(chunk);
-    },
-  });
   // Total silence has its own bound, which may be the longer one.
   const pingedAt = (): Millis =>
     watch.movedAt !== null && byteAt > watch.movedAt ? watch.movedAt + watch.pingsMs : Number.POSITIVE_INFINITY;
   const dueAt = (): Millis => Math.min(byteAt + silenceMs, pingedAt());
   moved();
-  const frames = parse(site, body?.pipeThrough(tap) ?? null, cut);
+  const frames = parse(site, body, cut, () => (byteAt = clock.monotonic()));
   try {
     for (let next = frames.next(); ;) {
       // Looked at below; a rejection while we are away must not count as unhandled.
@@ -70,6 +64,7 @@ async function* parse(
   site: Site,
   body: ReadableStream<Uint8Array<ArrayBuffer>> | null,
   cut: AbortController,
+  onBytes: () => void,
 ): AsyncGenerator {
   const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
   /** All of a body that begins like JSON: a reader of frames finds none in it. */
@@ -77,6 +72,7 @@ async function* parse(
   let beginning = "";
   const keep = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
     transform(chunk, controller) {
+      onBytes();
       if (beginning === "") beginning = new TextDecoder().decode(chunk).trimStart().slice(0, 1);
       if (beginning === "<") throw new BridgeError("claude_protocol", `Cannot ${site.what} as a web page came`);
       if (beginning === "{") whole.push(chunk);

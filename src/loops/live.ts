@@ -5,17 +5,10 @@
 import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from "../core/model.ts";
 import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
 import { renderPreview } from "../core/reply.ts";
-import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
-export type AtWork = { readonly inboxId: number; readonly chat: Chat; readonly isVerbose: boolean };
-
-/** The prompt of a post, in its session. */
-export const workOf = ({ chat, context }: Session, { subject }: Pick<PostRow, "subject">): AtWork => ({
-  inboxId: Number(subject),
-  chat,
-  isVerbose: context["verbose"] === true,
-});
+/** A prompt, in its session. */
+type AtWork = { readonly inboxId: number; readonly session: Session };
 
 export type Live = ReturnType<typeof createLive>;
 
@@ -53,14 +46,15 @@ export function createLive(bridge: Bridge) {
     draft = createDraft(bridge, next);
     if (next === null || !transport.capabilities.typing) return;
     typing = new AbortController();
-    shown = keepTyping(next.chat, typing.signal);
+    shown = keepTyping(next.session.chat, typing.signal);
   };
   return {
     /** What Claude works on from now on; null for nothing. */
     at,
     /** The next piece of a reply. */
     text: (eventId: string, text: string): void => draft.text(eventId, text),
-    events: (events: readonly SessionEvent[]): void => (work?.isVerbose ? undefined : draft.events(events)),
+    events: (events: readonly SessionEvent[]): void =>
+      work?.session.context["verbose"] === true ? undefined : draft.events(events),
     /** Resolves when the indicator is off, after a short time at the latest. */
     async end(): Promise<void> {
       at(null);
@@ -83,8 +77,8 @@ function createDraft(bridge: Bridge, work: AtWork | null) {
     const changes = store.db.transaction(() => {
       // What was answered or taken back meanwhile is not previewed.
       if (store.inbox.get(work.inboxId)?.state !== "open") return Infinity;
-      bridge.chats.touch(work.chat);
-      return store.drafts.addDraft(work.inboxId, work.chat, text + cursorMark, styles, clock.now());
+      bridge.chats.touch(work.session.chat);
+      return store.drafts.addDraft(work.inboxId, work.session.chat, text + cursorMark, styles, clock.now());
     });
     state = { ...state, changedAt: now, changes: Math.max(state.changes + 1, changes) };
   };

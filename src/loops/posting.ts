@@ -153,9 +153,7 @@ async function post(reading: Reading, posting: Posting): Promise<boolean> {
       }),
     );
     mail.ring();
-    requests = built.map(({ request }, index) =>
-      request.kind === "prompt" && line.remembers ? { ...request, id: rows[index]?.id ?? 0 } : request,
-    );
+    requests = built.map(({ request }) => request);
     const hear = (frame: Frame): void => {
       if (frame.kind === "delta") live.text(frame.eventId, frame.text);
       if (frame.kind === "event") keep(reading, posting, frame.event);

@@ -11,7 +11,7 @@ import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
-import { createLive, workOf } from "./live.ts";
+import { createLive } from "./live.ts";
 import { dueOf, finish, isAsking, isWanted, lookForRest, start, type Outcome, type Reading } from "./posting.ts";
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
@@ -131,7 +131,7 @@ function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[
   const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
   const prompt = isAt("posted") ?? isAt("posting");
   const session = prompt && bridge.store.sessions.get(sessionId);
-  live.at(session ? workOf(session, prompt) : null);
+  live.at(session ? { inboxId: Number(prompt.subject), session } : null);
 }
 
 /** Only what waits for a person is left, and no turn of another device is watched. Where the log is kept here nothing comes by itself. */

@@ -33,7 +33,8 @@ export async function build(
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
   const hasSandbox = session !== null && bridge.lineOf(session).hasSandbox(await viewOf(bridge, session));
-  return { request: await buildPrompt(bridge, row.envelope, account, hasSandbox, signal), isNew: true };
+  const built = await buildPrompt(bridge, row.envelope, account, hasSandbox, signal);
+  return { request: { ...built, id: post.id }, isNew: true };
 }
 
 /** The owner's own program works under the owner's login. */

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import type { Remote } from "../../src/claude/line.ts";
 import { BridgeError } from "../../src/core/errors.ts";
+import type { Session } from "../../src/core/model.ts";
 import { createLive } from "../../src/loops/live.ts";
 import type { Bridge } from "../../src/loops/bridge.ts";
 import { createChatRig } from "../doubles/chats.ts";
@@ -245,7 +246,7 @@ test("no preview is shown of a prompt that is answered, stopped or taken back", 
     const transport = { capabilities: { typing: false, edits: true } };
     const bridge = { store, chats, clock, transport, config: { progress: true }, isConnected: () => true };
     const live = createLive(bridge as unknown as Bridge);
-    live.at({ inboxId: id, chat: { kind: "self" }, isVerbose: false });
+    live.at({ inboxId: id, session: { chat: { kind: "self" }, context: {} } as Session });
     const previews = (): number => rig.names().filter((name) => name.startsWith("draft")).length;
     clock.jump(minuteMs);
     live.text("e", "Once upon a time ");
