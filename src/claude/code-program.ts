@@ -86,7 +86,7 @@ type Start = {
 const settings = JSON.stringify({
   permissions: {
     allow: ["WebSearch"],
-    ask: "Read Glob Grep Edit Write NotebookEdit Bash WebFetch mcp__*".split(" "),
+    ask: "Read Glob Grep Edit Write NotebookEdit Bash WebFetch Agent Task mcp__*".split(" "),
     disableBypassPermissionsMode: "disable",
   },
   disableAllHooks: true,

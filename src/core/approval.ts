@@ -155,7 +155,16 @@ const notYoursText = "Only the owner, and people who are allowed by name, can an
 export function remind(view: View, id: number, words: string): Change[] {
   const asks = view.asks.filter(({ question }) => question !== null);
   if (asks.length === 0 || words.length > shortMax) return [];
-  return [say("note", id, `${stillText(asks)}\nYour message is answered after that.`)];
+  const unsent = sayUnsent(asks, id);
+  return unsent.length > 0 ? unsent : [say("note", id, `${stillText(asks)}\nYour message is answered after that.`)];
+}
+
+/** A question of which Signal took no copy is said again as it is: a reminder shows too little for a yes. */
+function sayUnsent(asks: readonly Ask[], part: number): Change[] {
+  const bodies = new Map(
+    asks.flatMap(({ question }) => (question?.unsent ? [[question.subject, question.unsent]] : [])),
+  );
+  return [...bodies].map(([subject, body]) => say("ask", subject, body, { part }));
 }
 
 /** What is open of a question, by its numbers where it has some. */
@@ -174,9 +183,16 @@ export function expired(view: View, { askIds, isLast }: FactOf<"expired">): Chan
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
   const subjects = new Set(asks.map(({ use, question }) => question?.subject ?? askSubject(view, use.id)));
   const of = (subject: string): Ask[] => asks.filter(({ question }) => question?.subject === subject);
-  if (!isLast) return [...subjects].map((subject) => say("reminder", subject, stillText(of(subject))));
+  if (!isLast)
+    return [...subjects].flatMap((subject) => {
+      const unsent = sayUnsent(of(subject), halfTime);
+      return unsent.length > 0 ? unsent : say("reminder", subject, stillText(of(subject)));
+    });
   const told = [...subjects].map((subject) => say("expired", subject, expiredText));
   return asks.length === 0 ? [] : [...told, ...confirm(view, asks, false, "There was no answer in time.", null)];
 }
+
+/** The part of a question that is said again at half its time; the others are ids of messages. */
+const halfTime = -1;
 
 const expiredText = "Claude's question was not answered in time, so the answer was no.";

@@ -69,8 +69,16 @@ export type Ask = {
   readonly use: ToolUse;
   /** The messages that show it. */
   readonly shown: readonly Shown[];
-  /** The question that shows it, sent or not, by its subject, and which of the things in it this is, from 1 on; null before one does. */
-  readonly question: { readonly subject: string; readonly number: number; readonly of: number } | null;
+  /**
+   * The question that shows it, sent or not, by its subject, and which of the things in it this is, from 1 on; null before one does.
+   * `unsent`: Signal took no copy of it, and this is what it says: what is left of it, or a reminder, shows too little for a yes.
+   */
+  readonly question: {
+    readonly subject: string;
+    readonly number: number;
+    readonly of: number;
+    readonly unsent: OutboundBody | null;
+  } | null;
   /** Null for a tool that runs at Claude. */
   readonly call: LocalCall | null;
 };

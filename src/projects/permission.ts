@@ -19,6 +19,13 @@ const shown = new Set(
 const noSandbox = { kind: "none", why: "" } as const;
 const yes: CallResult = { content: "yes", isError: false };
 
+/**
+ * A helper of Claude's has the same tools, which ask for what they do. One with a copy of the folder has git make that first, which starts
+ * what the folder's own configuration names.
+ */
+const isPlainHelper = (tool: string, input: unknown): boolean =>
+  /^(?:Agent|Task)$/u.test(tool) && !("isolation" in Object(input));
+
 /** What becomes of its call now. Total: what is unknown here is asked for with all its inputs. */
 export async function planPermission(tool: string, input: unknown, site: Site): Promise<Plan> {
   const twin = Object.hasOwn(twins, tool) ? twins[tool] : undefined;
@@ -27,7 +34,9 @@ export async function planPermission(tool: string, input: unknown, site: Site): 
     const { what, detail } = itemOf({ ...use, input: input as JsonValue });
     const basis = hashInput(tool, input);
     const holds = (asked: string): boolean => asked === basis;
-    return { verdict: "asks", reason: "it may do anything", title: what, detail, basis, holds, work: async () => yes };
+    const deed = { title: what, detail, basis, holds, work: async () => yes };
+    if (isPlainHelper(tool, input)) return { verdict: "free", reason: "it asks for what it does", ...deed };
+    return { verdict: "asks", reason: "it may do anything", ...deed };
   }
   const plan = await planCall(twin, input, { ...site, sandbox: noSandbox });
   if (plan.verdict === "never") return plan;

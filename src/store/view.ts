@@ -70,14 +70,7 @@ export type Surroundings = {
   readonly onFiles: (sessionId: string) => void;
 };
 
-const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
-  id,
-  envelope,
-  versions,
-  told,
-  receivedAt,
-  post,
-});
+const toPrompt = (row: InboxRow, post: Post | null): Prompt => ({ ...row, post });
 
 /** Which line keeps a conversation, by the settings of now. */
 export const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
@@ -89,7 +82,9 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
     const rows = outbox.questions(sessionId);
     return (useId: string): Pick<Ask, "shown" | "question"> => {
       const own = rows.filter(({ subject }) => usesIn(subject).includes(useId));
-      const shown = own.map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
+      const whole = own.filter(({ why }) => why === "ask");
+      const isWhole = whole.length === 0 || whole.some(({ state }) => state !== "failed");
+      const shown = (isWhole ? own : whole).map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
         sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
         at: state === "sent" ? sendingAt : null,
         copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
@@ -97,7 +92,8 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const { subject } = own[0] ?? {};
       if (subject === undefined) return { shown, question: null };
       const uses = usesIn(subject);
-      return { shown, question: { subject, number: uses.indexOf(useId) + 1, of: uses.length } };
+      const unsent = isWhole ? null : (whole[0]?.body ?? null);
+      return { shown, question: { subject, number: uses.indexOf(useId) + 1, of: uses.length, unsent } };
     };
   };
   return (session: Session, open: readonly Call[]): Ask[] => {

@@ -77,6 +77,7 @@ describe.skipIf(program === null)("the real claude program", () => {
         const uses: { readonly [said: string]: Block } = {
           write: use("Write", input),
           read: use("Read", { file_path: input.file_path }),
+          helper: use("Agent", { description: "look around", prompt: "look", isolation: "worktree" }),
         };
         const block = uses[text] ?? { type: "text", text: `re: ${text}` };
         response.writeHead(200, { "content-type": "text/event-stream" });
@@ -111,7 +112,9 @@ describe.skipIf(program === null)("the real claude program", () => {
     writeFileSync(join(base, "a.txt"), "one\n");
     writeFileSync(join(base, ".gitattributes"), "*.txt filter=trap\n");
     git("add", ".");
-    for (const name of ["core.fsmonitor", "filter.trap.clean"]) git("config", name, `${trap.command}; cat`);
+    git("remote", "add", "origin", "ssh://nowhere.invalid/x");
+    for (const name of ["core.fsmonitor", "core.sshCommand", "filter.trap.clean"])
+      git("config", name, `${trap.command}; cat`);
     writeFileSync(join(base, "a.txt"), "two\n");
     const servers = { trap: { command: "/bin/sh", args: ["-c", trap.command] } };
     writeFileSync(join(base, ".mcp.json"), JSON.stringify({ mcpServers: servers }));
@@ -143,7 +146,13 @@ describe.skipIf(program === null)("the real claude program", () => {
     expect(local.replies().at(-1)).toBe("re: (result)");
     expect(existsSync(join(base, "trap"))).toBe(false);
     expect(await local.post([prompt("read", 3)])).toMatchObject({ kind: "requires_action" });
-    expect(local.entries("tool_use").at(-1)).toMatchObject({ name: "Read", isLocal: true });
+    const read = local.entries("tool_use").at(-1);
+    expect(read).toMatchObject({ name: "Read", isLocal: true });
+    await local.post([{ kind: "result", toolUseId: read?.id ?? "", text: "yes", isError: false }]);
+    // Git would make the copy of the folder, and fetch first, by a program that the folder's configuration names.
+    expect(await local.post([prompt("helper", 4)])).toMatchObject({ kind: "requires_action" });
+    expect(local.entries("tool_use").at(-1)).toMatchObject({ name: "Agent", isLocal: true });
+    expect(existsSync(join(base, "trap"))).toBe(false);
   });
 
   test("puts no file into the conversation that a message names, and runs no command of its name", async () => {

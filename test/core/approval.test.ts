@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { decide } from "../../src/core/chat.ts";
 import type { Ask, Fact, Looked, View } from "../../src/core/changes.ts";
+import { plainText } from "../../src/core/reply.ts";
 import { owner } from "../doubles/chats.ts";
 import {
   ask,
@@ -118,6 +119,19 @@ describe("an answer with numbers", () => {
     expect(decided(waiting(unsaid(["a", "b"])), received("yes 1"))[0]).toBe("open 9");
     expect(decided(standings.waiting, received("yes 1"))).toEqual(["yes to a", "go on 1"]);
   });
+  test("what Signal did not take is said again whole, when the person writes and at half its time", () => {
+    const text = "Claude wants to run 3 things";
+    const body = plainText(text);
+    const unsent = three.map((one) => ({
+      ...one,
+      shown: [],
+      question: one.question && { ...one.question, unsent: body },
+    }));
+    expect(textsOf(waiting(unsent), received("yes"))).toEqual([text]);
+    expect(decided(waiting(unsent), received("yes 2"))).toEqual(["open 9", "say ask s:a,b,c"]);
+    const half: Fact = { type: "expired", askIds: ["a", "b", "c"], isLast: false };
+    expect([decided(waiting(unsent), half), textsOf(waiting(unsent), half)]).toEqual([["say ask s:a,b,c"], [text]]);
+  });
   test("a person is reminded of what is open", () =>
     expect(textsOf(waiting(three.slice(1)), received("hm"))).toEqual([
       "Claude still waits for your yes or no:\n2. 🔧 run: make b\n3. 🔧 run: make c\nYour message is answered after that.",
@@ -149,7 +163,10 @@ describe("when a call of our own tool waits for a yes", () => {
     [
       "always, to a command and an edit",
       waiting(
-        ["c", "d"].map((id, n) => ({ ...ours(id, n > 0), question: { subject: "s:c,d", number: n + 1, of: 2 } })),
+        ["c", "d"].map((id, n) => ({
+          ...ours(id, n > 0),
+          question: { subject: "s:c,d", number: n + 1, of: 2, unsent: null },
+        })),
       ),
       received("always"),
       ["edits in garden are free", "say note 9", "c allowed by OWNER", "d allowed by OWNER", "go on 1"],

@@ -54,7 +54,7 @@ export const use = (id: string): Ask["use"] => ({
 export const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
   use: { ...use(id), isLocal: (more.call ?? null) !== null },
   shown: [{ sentAt, at: at - 60_000 }],
-  question: { subject: `s:${id}`, number: 1, of: 1 },
+  question: { subject: `s:${id}`, number: 1, of: 1, unsent: null },
   call: null,
   ...more,
 });
@@ -125,7 +125,10 @@ export const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), as
 /** One question for all of them. */
 export const together = (ids: readonly string[], more: Partial<Ask> = {}): Ask[] =>
   ids.map((id, index) =>
-    ask(id, 50, { question: { subject: `s:${ids.join(",")}`, number: index + 1, of: ids.length }, ...more }),
+    ask(id, 50, {
+      question: { subject: `s:${ids.join(",")}`, number: index + 1, of: ids.length, unsent: null },
+      ...more,
+    }),
   );
 export const unsaid = ask("a", 50, { question: null, shown: [] });
 

@@ -107,6 +107,22 @@ test("what asks at the same time is one message with numbers; what is left of it
   });
 });
 
+test("a question that Signal did not take is said again whole when the person writes; until it is there no yes counts", async () => {
+  const stage = await open([edit, { say: "The typo is gone." }]);
+  stage.signal.faults.refuseSends("send_rejected");
+  stage.write("fix the typo");
+  await until("the question", () => states().includes("local_edit asked"));
+  await stage.pass(5);
+  expect(question(stage)).toBeUndefined();
+  stage.write("yes");
+  await until("the question, again", () => question(stage) !== undefined);
+  expect(question(stage)?.text).toContain("+# The garden");
+  expect([readme(), states()]).toEqual(["# Teh garden\n", ["local_edit asked"]]);
+  react(stage, "👍");
+  await until("the answer", () => isSaid("The typo is gone."));
+  expect(readme()).toBe("# The garden\n");
+});
+
 test("five things are one question; the others are asked for once it is answered", async () => {
   const calls = ["a", "b", "c", "d", "e", "f", "g"].map((name) => ({
     name: "local_write",

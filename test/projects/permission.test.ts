@@ -30,6 +30,16 @@ test.each([
   expect((await rig.question(rig.see("Grep", input))).verdict).toBe(verdict as "free");
 });
 
+test.each([
+  ["Agent", { description: "look around", prompt: "look" }, "free"],
+  ["Task", { description: "look around", prompt: "look" }, "free"],
+  ["Agent", { description: "look around", prompt: "look", isolation: "worktree" }, "asks"],
+  ["Agents", { description: "look around", prompt: "look" }, "asks"],
+  ["Skill", { skill: "mine" }, "asks"],
+])("a helper, %s with %p", async (tool, input, verdict) => {
+  expect((await rig.question(rig.see(tool, input))).verdict).toBe(verdict as "free");
+});
+
 test("what a search that asks would show is said, and its yes holds for just that", async () => {
   const id = rig.see("Grep", { pattern: "token", output_mode: "content", path: "src", "-A": 3 });
   expect(await rig.question(id)).toMatchObject({
