@@ -72,13 +72,18 @@ type FenceLine = {
   readonly kind: "end" | "opening" | "loose";
 };
 
-const fenceLine = /^((?:[ \t>]|(?:[-*+]|\d{1,9}[.)])[ \t])*)([^`]*)(`{3,})([^`]*)$/;
+const markers = /^(?:[ \t>]|(?:[-*+]|\d{1,9}[.)])[ \t])*/;
 const infoString = /^ ?[\w+#-]+(?:\.\w+)*(?: [\w-]+=\S+| ?\{[^}]*\})* *$/;
 
 /** A line that holds one fence and no other backtick. `loose`: it ends code only where the text has no better end. */
 function fenceLineOf(line: string): FenceLine | null {
-  const [, prefix = "", words = "", marks = "", rest = ""] = (line.includes("```") && fenceLine.exec(line)) || [];
-  if (marks === "") return null;
+  const at = line.indexOf("`");
+  const [marks = ""] = /^`+/.exec(at < 0 ? "" : line.slice(at)) ?? [];
+  const rest = line.slice(at + marks.length);
+  if (marks.length < 3 || rest.includes("`")) return null;
+  const before = line.slice(0, at);
+  const [prefix = ""] = markers.exec(before) ?? [];
+  const words = before.slice(prefix.length);
   const isBlank = rest.trim() === "";
   const isInfo = isBlank || (rest.length < headLength && infoString.test(rest));
   const isItem = /[^\s>]/.test(prefix);

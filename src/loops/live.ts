@@ -78,7 +78,7 @@ function createDraft(bridge: Bridge, work: AtWork | null) {
       // What was answered or taken back meanwhile is not previewed.
       if (store.inbox.get(work.inboxId)?.state !== "open") return Infinity;
       bridge.chats.touch(work.session.chat);
-      return store.drafts.addDraft(work.inboxId, work.session.chat, text + cursorMark, styles, clock.now());
+      return store.drafts.addDraft(work.inboxId, work.session.chat, { text: text + cursorMark, styles }, clock.now());
     });
     state = { ...state, changedAt: now, changes: Math.max(state.changes + 1, changes) };
   };

@@ -2,7 +2,7 @@
  * Previews of answers: one message for a prompt (`draft`, subject the inbox id, part 0), edited while Claude writes (parts 1, 2 …). It
  * ends as the answer, or, where that took long, with a word that the answer stands below: an edit rings no phone.
  */
-import type { Chat, Millis, OutboundBody } from "../core/model.ts";
+import type { Chat, Millis, OutboundBody, StyledText } from "../core/model.ts";
 import { silentWithinMs } from "../core/progress.ts";
 import type { Database } from "./database.ts";
 import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
@@ -29,23 +29,16 @@ export function createDrafts(db: Database) {
   };
   return {
     /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
-    addDraft(
-      inboxId: number,
-      chat: Chat,
-      text: string,
-      styles: Extract<OutboundBody, { kind: "text" }>["styles"],
-      now: Millis,
-    ): number {
+    addDraft(inboxId: number, chat: Chat, shown: StyledText, now: Millis): number {
       const subject = String(inboxId);
-      const body = { kind: "text", text, styles, quote: null, files: [] } as const;
-      if (add("draft", subject, 0, chat, body, now)) return 1;
+      if (add("draft", subject, 0, chat, { kind: "text", ...shown, quote: null, files: [] }, now)) return 1;
       const draft = openDraft(inboxId);
       // Shown in an earlier life, and answered or given up since.
       if (draft === null) return Infinity;
       const edits = many`WHERE why = 'draft' AND subject = ${subject} AND part > 0 ORDER BY part`;
       for (const edit of edits) supersede(edit.id, now);
       const part = (edits.at(-1)?.part ?? 0) + 1;
-      add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles }, now);
+      add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, ...shown }, now);
       return part + 1;
     },
     /**

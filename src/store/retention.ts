@@ -132,16 +132,10 @@ function pruneLogs(db: Database, before: Millis): number {
 const end: Entry = { at: Number.MAX_SAFE_INTEGER, seq: Number.MAX_SAFE_INTEGER };
 
 /** The entry at which, from the newest back, the budget is spent; null where it is not. */
-function spentAt(db: Database, sessionId: string): Entry | null {
-  const { all } = statements(db);
-  let left = historyBytes;
-  for (let from: Entry | undefined = end; from !== undefined;) {
-    const entries: readonly (Entry & { readonly bytes: number })[] = all`
-      SELECT at, seq, iif(type = 'other', 0, octet_length(body)) AS bytes FROM events
-      WHERE session_id = ${sessionId} AND (at, seq) < (${from.at}, ${from.seq}) ORDER BY at DESC, seq DESC LIMIT 500`;
-    const spent = entries.find(({ bytes }) => (left -= bytes) < 0);
-    if (spent) return spent;
-    from = entries.at(-1);
-  }
-  return null;
-}
+const spentAt = (db: Database, sessionId: string): Entry | null =>
+  statements(db).get<Entry>`
+    SELECT at, seq FROM (
+      SELECT at, seq, bytes, sum(bytes) OVER (ORDER BY at DESC, seq DESC) AS total FROM (
+        SELECT at, seq, iif(type = 'other', 0, octet_length(body)) AS bytes FROM events
+        WHERE session_id = ${sessionId} AND at IS NOT NULL))
+    WHERE total > ${historyBytes} AND total - bytes <= ${historyBytes} LIMIT 1` ?? null;

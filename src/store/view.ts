@@ -70,14 +70,7 @@ export type Surroundings = {
   readonly onFiles: (sessionId: string) => void;
 };
 
-const toPrompt = ({ id, envelope, versions, told, receivedAt }: InboxRow, post: Post | null): Prompt => ({
-  id,
-  envelope,
-  versions,
-  told,
-  receivedAt,
-  post,
-});
+const toPrompt = (row: InboxRow, post: Post | null): Prompt => ({ ...row, post });
 
 /** Which line keeps a conversation, by the settings of now. */
 export const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>

@@ -269,7 +269,8 @@ async function createWorld() {
     },
     preview(n: number): void {
       const [prompt] = rig.store.inbox.head("self");
-      if (prompt) rig.store.drafts.addDraft(prompt.id, { kind: "self" }, `preview ${n} …`, [], rig.now);
+      if (prompt)
+        rig.store.drafts.addDraft(prompt.id, { kind: "self" }, { text: `preview ${n} …`, styles: [] }, rig.now);
     },
     back: (): void => rig.chats.tellAll({ type: "back" }),
     restart: (): Promise<void> => rig.restart(),

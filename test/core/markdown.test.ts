@@ -522,6 +522,8 @@ describe("very long and hostile text", () => {
     tables: "|a\n|-\n|b\n",
     "fences of a list": "- ~~~\n",
     signatures: "a\n--\n",
+    "fences behind words": "a ```sh\nb```\n",
+    "words behind fences": "``` x y\na\n",
   };
   for (const [name, unit] of Object.entries(hostile))
     test(`${name}: comes through in bounded time`, () => {
@@ -529,6 +531,14 @@ describe("very long and hostile text", () => {
       expect(styled.text.length).toBeGreaterThan(0);
       checkRanges(styled);
     }, 10_000);
+
+  test.each([" ", "> ", "- ", "a "])(
+    "%p before a fence: comes through in bounded time",
+    (mark) => {
+      expect(toSignalText(`${mark.repeat(2 * size)}\`\`\`x\`y`).text).toContain("y");
+    },
+    10_000,
+  );
 
   test("a long reply looks like its parts", () => {
     const block = "## Title\n\nSome **bold** words and `code`.\n\n- one\n- two\n\n```\na\n\n  b\n```";

@@ -77,7 +77,7 @@ const posts: Calls<Posts> = {
   mappedEventIds: ["s"],
 };
 const drafts: Calls<Drafts> = {
-  addDraft: [1, chat, "text", [], 1],
+  addDraft: [1, chat, { text: "text", styles: [] }, 1],
   addAnswer: ["reply", "s:e", 0, 1, chat, plainText("text"), 1],
   endDraft: [1, chat, "(stopped)", 1],
 };

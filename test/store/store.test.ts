@@ -236,11 +236,11 @@ describe("the outbox", () => {
     });
   });
   test("an answer takes the place of its preview, its files come in a message of their own", () => {
-    store.drafts.addDraft(7, chat, "I am …", [], 1_000);
+    store.drafts.addDraft(7, chat, { text: "I am …", styles: [] }, 1_000);
     const draft = store.outbox.head("self");
     store.outbox.markSending(draft?.id ?? 0, 1_000);
     store.outbox.markSent(draft?.id ?? 0, draft?.timestamp ?? 0, 1_000);
-    expect(store.drafts.addDraft(7, chat, "I am still …", [], 2_000)).toBe(2);
+    expect(store.drafts.addDraft(7, chat, { text: "I am still …", styles: [] }, 2_000)).toBe(2);
     const text = { kind: "text", styles: [], quote: null } as const;
     const files = [{ fileName: "a.txt", contentType: "text/plain", base64: "" }];
     const withFiles = { ...text, text: "done", files };
@@ -253,7 +253,7 @@ describe("the outbox", () => {
     // Its preview is over: what comes next stands for itself.
     store.drafts.addAnswer("reply", "s:f", 0, 7, chat, plainText("more"), 4_000);
     expect(store.outbox.of("reply", "s:f").map(({ body }) => body.kind)).toEqual(["text"]);
-    expect(store.drafts.addDraft(7, chat, "again", [], 5_000)).toBe(Infinity);
+    expect(store.drafts.addDraft(7, chat, { text: "again", styles: [] }, 5_000)).toBe(Infinity);
   });
   test("a mark that did not go out is taken back by the next one; each stage is shown once", () => {
     const targetAuthor = { aci: "a", number: null };
