@@ -274,6 +274,11 @@ export const settings = {
     variable: "ANTHROPIC_AUTH_TOKEN",
     isSecret: true,
   }),
+  claudeTimeoutMs: setting(
+    whole(10_000, 3_600_000),
+    "600000",
+    "how long an endpoint that is not Anthropic's may be silent, before an answer and in it, in ms",
+  ),
   updateUrl: setting(
     form(v.nullable(httpUrl), "a URL such as https://example.org/releases/latest/download"),
     releasesUrl,

@@ -110,6 +110,7 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     apiKey: config.anthropicApiKey,
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
+    timeoutMs: config.claudeTimeoutMs,
     // A Signal TLS proxy leads to Signal's hosts alone.
     proxy: config.proxy !== null && signalTlsPlace(config.proxy) !== null ? null : proxy,
     clock,

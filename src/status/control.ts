@@ -87,13 +87,15 @@ export function createControl({ control, token, url }: Gate): Hono {
   return app;
 }
 
-/** `POST /send?to=…` with the text as its body; without `to` it goes to Note to Self. */
+/** `POST /send?to=…` with the text as its body, or JSON `{ text, to }` announced as such; without `to` it goes to Note to Self. */
 export function createSend({ control, scriptToken }: Gate): Hono {
   const app = new Hono();
   app.post("/", async (c) => {
     const token = scriptToken();
     if (token === null || !isBearer(c, token)) return c.text("This takes the token of `signalman token`.\n", 401);
-    const input = v.safeParse(message, { to: c.req.query("to") ?? "self", text: await c.req.text() });
+    const isJson = c.req.header("content-type")?.startsWith("application/json") ?? false;
+    const said = isJson ? await c.req.json<object>().catch(() => ({})) : { text: await c.req.text() };
+    const input = v.safeParse(message, { to: c.req.query("to") ?? "self", ...said, files: [] });
     if (!input.success) return c.text(`${refusals[v.getDotPath(input.issues[0]) ?? ""] ?? refusals[""]}\n`, 400);
     await control.send(input.output);
     return c.text("In the outbox.\n", 202);

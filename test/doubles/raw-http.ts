@@ -33,14 +33,18 @@ export type RawServer = {
   stop(): Promise<void>;
   /** Listens again on the same port. */
   start(): Promise<void>;
+  /** How many were made so far. */
+  connections(): number;
 };
 
 /** @param port 0 takes a free one */
 export async function startRawServer(answer: (request: RawRequest) => Promise<RawReply>, port = 0): Promise<RawServer> {
   const sockets = new Set<Socket>();
+  let connections = 0;
   let server = createServer();
   const listen = async (at: number): Promise<number> => {
     server = createServer((socket) => {
+      connections++;
       sockets.add(socket);
       socket.on("error", () => {});
       socket.on("close", () => sockets.delete(socket));
@@ -64,6 +68,7 @@ export async function startRawServer(answer: (request: RawRequest) => Promise<Ra
     async start() {
       await listen(bound);
     },
+    connections: () => connections,
   };
 }
 

@@ -316,6 +316,7 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   return {
     url: server.url,
     port: server.port,
+    connections: server.connections,
     /** Closes the port and cuts every connection; queue and locks stay. */
     stop: () => server.stop(),
     start: () => server.start(),

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import type { Line, Request } from "../../src/claude/line.ts";
 import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
-import type { Script } from "../doubles/scripted.ts";
+import { createScriptedClaude, type Script } from "../doubles/scripted.ts";
 import { openStage } from "../e2e/stage.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
@@ -138,6 +138,39 @@ test("of a session that is over, nothing is wrong with the answer: what was aske
   bench.signal.owner.write("yes");
   await bench.until("the question, in a fresh session", () => bench.world.sessions()[1]?.asks.length === 1);
   expect(bench.texts().some((text) => text.includes("closed elsewhere"))).toBe(true);
+});
+
+test("what a turn says that was taken back meanwhile is not told, where the conversation is kept here", async () => {
+  const said = Promise.withResolvers<void>();
+  let asked = 0;
+  const stage = await openStage({
+    flags: { reactions: "off" },
+    line: (clock): Line => ({
+      ...createScriptedClaude({ clock }).line,
+      remote: null,
+      async post(_session, requests, hear) {
+        const [request] = requests;
+        if (request?.kind !== "prompt") return;
+        const at = clock.now();
+        const id = `p${++asked}`;
+        hear({ kind: "event", event: { id, at, type: "prompt", text: request.text } });
+        // It heeds no signal.
+        if (asked === 1) await said.promise;
+        hear({ kind: "event", event: { id: `r${asked}`, at, type: "reply", text: `re: ${request.text}` } });
+        hear({ kind: "event", event: { id: `i${asked}`, at, type: "idle", stop: { kind: "end_turn" } } });
+      },
+    }),
+  });
+  stage.write("first");
+  await stage.pass(10);
+  stage.write("/stop");
+  await stage.pass(10);
+  said.resolve();
+  await stage.pass(10);
+  stage.write("second");
+  await stage.pass(60);
+  expect(stage.texts()).toEqual(["Stopped.", "re: second"]);
+  await stage.close();
 });
 
 /** The conversation is kept here: `look` calls a tool of ours, and its result fails with this. */

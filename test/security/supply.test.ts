@@ -21,6 +21,13 @@ test("every package of the lock file is held to its hash, and none comes from el
   }
 });
 
+test("what CI fetches before anything is locked is the pinned runtime", () => {
+  const ci = ["ci.yml", "release.yml"].map((name) => readFileSync(`${root}.github/workflows/${name}`, "utf8")).join("");
+  const fetched = [...ci.matchAll(/npx -y (\S+)/gu)].map(([, what]) => what);
+  expect(new Set(fetched)).toEqual(new Set([`bun@${manifest.devDependencies.bun}`]));
+  expect(readFileSync(`${root}.ci/run`, "utf8")).toContain(`npx -y "bun@$(node -p 'require("./package.json")`);
+});
+
 test("no package may run a script at its installation but the two runtimes", () => {
   expect(manifest.trustedDependencies).toEqual(["bun", "deno"]);
 });

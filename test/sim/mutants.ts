@@ -89,6 +89,9 @@ function main(): void {
     for (const folder of ["src", "test", "docs"]) cpSync(join(root, folder), join(copy, folder), { recursive: true });
     for (const file of ["package.json", "tsconfig.json", "bunfig.toml"]) cpSync(join(root, file), join(copy, file));
     symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
+    // A copy that does not run would notice everything.
+    const broken = complaint(copy, "test/sim/main.ts --seeds 1 --minutes 1 --jobs 1".split(" "));
+    if (broken !== null) throw new Error(`The copy fails without a bug in it: ${broken}`);
     console.log("| planted bug | where | noticed by |\n|---|---|---|");
     const first = mutants.findIndex(({ bug }) => bug === values.after) + 1;
     for (const mutant of mutants.slice(first).filter(({ bug }) => bug.includes(values.only))) {

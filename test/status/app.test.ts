@@ -188,6 +188,11 @@ describe("POST /send", () => {
     expect(plain.done).toEqual([{ chat: { kind: "self" }, text: "The build is done." }]);
     const named = await say("hello", auth, "/send?to=%2B15550100001");
     expect(named.done).toMatchObject([{ chat: { kind: "direct", peer: { number: "+15550100001" } } }]);
+    const json = await say(JSON.stringify({ text: "hello", to: "self" }), {
+      ...auth,
+      "content-type": "application/json",
+    });
+    expect(json.done).toEqual([{ chat: { kind: "self" }, text: "hello" }]);
     // As curl sends it.
     const form = { ...auth, "content-type": "application/x-www-form-urlencoded" };
     expect((await say('{"stage":"built"}', form)).done).toMatchObject([{ text: '{"stage":"built"}' }]);
@@ -200,6 +205,8 @@ describe("POST /send", () => {
     expect((await say("  ", auth)).answer.status).toBe(400);
     const { answer } = await say("x", auth, "/send?to=nobody");
     expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining("goes to self, to a number")]);
+    for (const body of ["not json", "null", '{"to":"self"}'])
+      expect((await say(body, { ...auth, "content-type": "application/json" })).answer.status).toBe(400);
     const { app } = make({ scriptToken: () => null });
     expect(
       (await app.request("/send", { method: "POST", body: "x", headers: { authorization: "Bearer " } })).status,

@@ -24,6 +24,8 @@ export type HttpRequest = {
   readonly deadlineMs: Millis;
   /** Largest body that is read; 1 MiB unless told. */
   readonly bytesMax?: number | undefined;
+  /** On a connection of its own: one that was used before may be dying, and a request written into it has no known outcome. */
+  readonly isFresh?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
@@ -68,7 +70,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
     isLocal: /^(?:(?:[\w-]+\.)*localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
     /** The body of the answer. @throws Refusal */
     async ask(request: HttpRequest): Promise<Buffer> {
-      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, signal } = request;
+      const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, isFresh = false, signal } = request;
       const chunks: Uint8Array[] = [];
       const refusal = (code: ErrorCode, why: string, known: Partial<Answer> = {}, details: BridgeErrorDetails = {}) => {
         const answer = { status: null, text: Buffer.concat(chunks).toString(), isUnsent: false, ...known };
@@ -83,9 +85,8 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
           redirect: "manual",
           // Bun's own five minutes would cut a poll that waits for the network.
           timeout: false,
-          // A connection that was used before may be dying, and a request written into it has no known outcome.
-          keepalive: false,
-          headers: { ...login, "Content-Type": "application/json", Connection: "close" },
+          ...(isFresh && { keepalive: false }),
+          headers: { ...login, "Content-Type": "application/json", ...(isFresh && { Connection: "close" }) },
           ...(json !== undefined && { body: JSON.stringify(json) }),
         } as RequestInit);
         const { status, headers, body } = response;

@@ -55,7 +55,7 @@ export function createRest(options: PollingOptions): Transport {
     return inTurn(() => http.ask({ what, deadlineMs: limits.sendMs, ...request })).finally(() => calls--);
   };
   const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
-  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax };
+  const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
 
   const daemon: Daemon = {
     name: "rest",
@@ -84,7 +84,7 @@ export function createRest(options: PollingOptions): Transport {
       }
     },
     async send(message) {
-      const answer = await call("send", toRequest(message, account, own));
+      const answer = await call("send", { ...toRequest(message, account, own), isFresh: true });
       // The answer to a reaction names no timestamp, and none is needed.
       return message.body.kind === "reaction" ? { timestamp: message.timestamp } : toJson(answer.toString());
     },

@@ -69,7 +69,7 @@ export function createSignalCli(options: PollingOptions): Transport {
     poll: createPoll(options, ask),
     async send(message) {
       const { method, params } = toCall(message);
-      return ask(method, params, "send", { deadlineMs: limits.sendMs });
+      return ask(method, params, "send", { deadlineMs: limits.sendMs, isFresh: true });
     },
     async typing(chat, isTyping) {
       // sendTyping knows no Note to Self.
@@ -193,7 +193,7 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const maxMessages = Math.min(limits.batchMax, 2 ** Math.max(0, fullPolls - 2));
     const waitMs = maxMessages > 1 ? silenceMs : Math.max(limits.pollMsMin, timeoutMs);
     const startedAt = clock.monotonic();
-    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax };
+    const bounds = { deadlineMs: waitMs + limits.pollAbandonMs, bytesMax: limits.pollBytesMax, isFresh: true };
     const polling = ask("receive", { timeout: waitMs / 1000, maxMessages }, "receive", bounds);
     const { messages, isProof } = await polling.then(
       (answer) => ({ messages: parseAnswer(v.array(v.unknown()), answer, "receive"), isProof: true }),

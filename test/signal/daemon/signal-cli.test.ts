@@ -127,6 +127,15 @@ describe("choosing the account", () => {
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
   });
 
+  test("connections are used again, but for sends and polls", async () => {
+    const { double, transport } = await connected();
+    for (const isTyping of [true, false, true]) await transport.typing(direct, isTyping);
+    expect({ calls: double.calls().length, connections: double.connections() }).toEqual({ calls: 6, connections: 1 });
+    await transport.send(hello());
+    await transport.send(hello());
+    expect(double.connections()).toBe(3);
+  });
+
   test("a daemon that does not answer to its name says what to do", async () => {
     const { double } = await setup();
     const clock = createVirtualClock(1_786_953_600_000);
