@@ -144,14 +144,21 @@ async function post(reading: Reading, posting: Posting): Promise<boolean> {
     for (const row of rows) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return false;
+    // Where nothing is looked up after a crash, the mark would cost a commit and tell nothing.
+    const isMarked = there !== null || line.remembers === true || built.some(({ isNew }) => isNew);
     // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
     const postedAt = Math.max(clock.now() + (there?.remote.skewMs() ?? 0), (session.cursor ?? 0) + askedSlackMs);
-    store.db.transaction(() =>
+    const mark = (): void =>
       rows.forEach(({ id, state }, index) => {
         const { request, isNew } = built[index] ?? {};
         if (state !== "posted") store.posts.markPosting(id, postedAt, isNew === true && request ? request : null);
-      }),
-    );
+      });
+    if (isMarked) store.db.transaction(mark);
+    else
+      store.posts.begin(
+        sessionId,
+        rows.map(({ id }) => id),
+      );
     mail.ring();
     requests = built.map(({ request }) => request);
     const hear = (frame: Frame): void => {

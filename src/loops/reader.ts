@@ -69,6 +69,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
       } finally {
         cut.abort();
         await reading.posting?.over;
+        bridge.store.posts.end(session.id);
         await reading.live.end();
       }
     },

@@ -14,8 +14,8 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
 /**
- * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that what goes out again is
- * what went out before, and no file is fetched twice.
+ * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that it is known again by its
+ * words, or, where nothing is looked up, no file is fetched twice; words alone are as cheap to build again.
  */
 export async function build(
   bridge: Bridge,
@@ -32,9 +32,14 @@ export async function build(
   // Queues open when the first line has told who we are, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
-  const hasSandbox = session !== null && bridge.lineOf(session).hasSandbox(await viewOf(bridge, session));
+  const line = session && bridge.lineOf(session);
+  const hasSandbox = session !== null && line !== null && line.hasSandbox(await viewOf(bridge, session));
   const built = await buildPrompt(bridge, row.envelope, account, hasSandbox, signal);
-  return { request: { ...built, id: post.id }, isNew: true };
+  const hasFiles = textOf(row.envelope)?.attachments.length !== 0;
+  return {
+    request: { ...built, id: post.id },
+    isNew: hasFiles || line === null || line.remote !== null || line.remembers === true,
+  };
 }
 
 /** The owner's own program works under the owner's login. */

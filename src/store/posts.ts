@@ -33,7 +33,15 @@ export type Posts = ReturnType<typeof createPosts>;
 
 /** `onAsked`: a question goes to Claude, or was answered; part of the caller's transaction. */
 export function createPosts(db: Database, onAsked: () => void) {
-  const { run, get, values, has, one, many } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
+  const { run, get, values, has, ...rows } = table<PostRow>(db, "posts", fields, { json: ["request", "tries"] });
+  const underWay = new Map<string, readonly number[]>();
+  const standing = (row: PostRow): PostRow =>
+    row.state === "queued" && underWay.get(row.sessionId)?.includes(row.id) ? { ...row, state: "posting" } : row;
+  const one = (...where: Parameters<typeof rows.one>): PostRow | null => {
+    const row = rows.one(...where);
+    return row && standing(row);
+  };
+  const many = (...where: Parameters<typeof rows.many>): PostRow[] => rows.many(...where).map(standing);
   return {
     /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
@@ -44,8 +52,8 @@ export function createPosts(db: Database, onAsked: () => void) {
     get: (id: number) => one`WHERE id = ${id}`,
     /** The row of the inbox that was asked last in a session, or is being asked; null where nothing of ours was. */
     lastAsked: (sessionId: string): number | null =>
-      toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL)
-        ORDER BY id DESC LIMIT 1`),
+      toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL
+        OR id IN (SELECT value FROM json_each(${JSON.stringify(underWay.get(sessionId) ?? [])}))) ORDER BY id DESC LIMIT 1`),
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
     /** Of the open prompts of a chat, however many wait, in one look. */
     ofChat: (chat: string) =>
@@ -69,6 +77,12 @@ export function createPosts(db: Database, onAsked: () => void) {
         WHERE id = ${id} AND state <> 'done'`;
       onAsked();
     },
+    /**
+     * Likewise, where nothing can be looked up after a crash and the mark would tell nothing: in memory, until the next, or `end`. The
+     * rows are read as `posting` meanwhile.
+     */
+    begin: (sessionId: string, ids: readonly number[]): void => void underWay.set(sessionId, ids),
+    end: (sessionId: string): void => void underWay.delete(sessionId),
     /** It is in the log. Anything but a prompt is over with that. Resolves to what it was; null where it is over already. */
     markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
       const row = get<

@@ -67,6 +67,8 @@ const posts: Calls<Posts> = {
   lastAsked: ["s"],
   isConfirmed: ["s:t"],
   markPosting: [1, 1, request],
+  begin: ["s", [1]],
+  end: ["s"],
   markPosted: [1, "e"],
   setWaiting: [1, true],
   again: [1, "s", true, { died: 1 }],
