@@ -25,10 +25,10 @@ const edit: Beat = {
 const readme = (): string => readFileSync(join(folder, "README.md"), "utf8");
 const isSaid = (text: string): boolean => seen?.texts().some((one) => one.includes(text)) ?? false;
 
-/** Files and processes take real time: it is given to them between the steps of the virtual clock, ten seconds at most. */
+/** Files and processes take real time: it is given to them between small steps of the virtual clock, which bounds them; ten seconds at most. */
 async function until(what: string, isSo: () => boolean): Promise<void> {
   for (let rounds = 0; rounds < 2_000; rounds++) {
-    await seen?.pass(1);
+    await seen?.pass(0.1);
     if (isSo()) return;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
