@@ -58,6 +58,7 @@ export function createPage(output: () => string) {
     }
     lines.splice(place, 0, line);
   };
+  const isRead = ({ who, sentAt }: Said): boolean => who === "me" || reads.has(sentAt);
   return {
     nameOf,
     text,
@@ -125,9 +126,10 @@ export function createPage(output: () => string) {
       };
       return until(claim, part);
     },
-    answered({ who, sentAt, place }: Said) {
-      const isRead = (): boolean => who === "me" || reads.has(sentAt);
-      const isOver = (): boolean => finals.has(sentAt) && isRead() && typing.get(place) !== true;
+    read: (said: Said) => until(() => isRead(said), `the read mark of ${nameOf(said.sentAt)}`),
+    answered(said: Said) {
+      const { sentAt, place } = said;
+      const isOver = (): boolean => finals.has(sentAt) && isRead(said) && typing.get(place) !== true;
       return until(isOver, `the end of ${nameOf(sentAt)}`);
     },
   };

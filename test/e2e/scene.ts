@@ -51,6 +51,8 @@ export interface Scene extends AsyncDisposable {
   pass(seconds: number): Promise<void>;
   /** The message has got its last reaction, and nothing is under way any more. */
   answered(said: Said): Promise<void>;
+  /** The person sees that it was read. */
+  read(said: Said): Promise<void>;
   /** Ends the program and starts it again on the same home. */
   restart(env?: Env): Promise<void>;
   /** The line to Signal; resolves when the program knows. */
@@ -143,6 +145,7 @@ export async function openScene(env: Env = {}, config = ""): Promise<Scene> {
       for (let pending = 1; pending > 0;) pending = (await program.status()).outbox.pending;
     },
     pass: (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1_000)),
+    read: page.read,
     answered: page.answered,
     async restart(env = {}) {
       await program.stop();

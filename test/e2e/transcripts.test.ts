@@ -414,8 +414,9 @@ test("projects: what Claude would change is shown, done after a yes, and taken b
     seen.write("me", "/undo");
     await seen.shows("Taken back");
     expect(read("README.md")).toStartWith("# Teh garden\n");
-    seen.write("Anna", "/project garden");
+    const asked = seen.write("Anna", "/project garden");
     await seen.shows("Only the owner");
+    await seen.read(asked);
     golden("12-projects", "12. PROJECTS: Claude works on a folder of this machine, with its owner's yes", seen);
   }));
 
@@ -530,8 +531,9 @@ test.concurrent("guests: the owner lets a group and a person ask, from the chat,
     seen.note(`dropped: ${fields["reason"]}`);
   };
   const say = async (...[who, text, answer, place]: [Who, string, string, Group?]): Promise<void> => {
-    seen.write(who, text, place ? { place, isMention: !text.startsWith("/") } : {});
+    const said = seen.write(who, text, place ? { place, isMention: !text.startsWith("/") } : {});
     await seen.shows(answer);
+    if (who !== "me") await seen.read(said);
   };
   seen.write("Anna", "tea please", { place, isMention: true });
   await dropped();
