@@ -15,6 +15,7 @@ import { Agent, request } from "node:https";
 import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError } from "../../core/errors.ts";
+import type { Millis } from "../../core/model.ts";
 import { concat, fromBase64, readOrNull, reasonOf, toBase64 } from "./bytes.ts";
 import type { Bytes, PinnedFetch, PinnedRequest, PinnedResponse, Service } from "./context.ts";
 
@@ -125,6 +126,9 @@ const toPem = (der: Bytes): string =>
 
 // --- HTTPS that trusts given roots only; `node:https` is the one way to name them which Bun and Deno share
 
+/** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
+const idleMsMax: Millis = 2000;
+
 export const openedTlsHint =
   "This network opens TLS; Signal does not allow that. Sign in to the network if it asks for that, use another one, or set SIGNALMAN_PROXY to a proxy that does not.";
 /** As Bun, Node and Deno name a certificate that none of our roots signed, or that is another host's. */
@@ -133,10 +137,17 @@ const openedTls = /cert|issuer|unable to verify/i;
 /** Every answer is bounded in bytes and in time; redirects are not followed. The environment's proxy does not count here. */
 function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | null): PinnedFetch {
   const proxyEnv = proxy === null ? {} : { HTTPS_PROXY: proxy };
-  // A connection that lay idle may be dead without knowing it, the more so after the machine slept: none is kept.
-  const agent = new Agent({ ca: [...rootsPem], keepAlive: false, proxyEnv });
+  const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true, proxyEnv });
+  let agent = freshAgent();
+  let active = 0;
+  let usedAt: Millis = clock.now();
   return async (what) => {
+    if (active === 0 && Math.abs(clock.now() - usedAt) > idleMsMax) {
+      agent.destroy();
+      agent = freshAgent();
+    }
     using deadline = startDeadline(clock, what.timeoutMs, ...(what.signal ? [what.signal] : []));
+    active++;
     try {
       return await exchange(agent, what, deadline.signal);
     } catch (cause) {
@@ -148,6 +159,9 @@ function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | 
       const why = what.signal?.aborted ? "it was cancelled" : isOpened ? "this network opens TLS" : reasonOf(cause);
       const hint = isOpened ? openedTlsHint : undefined;
       throw new BridgeError("signal_unreachable", `${place} ${why}`, { cause, hint });
+    } finally {
+      active--;
+      usedAt = clock.now();
     }
   };
 }
