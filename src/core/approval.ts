@@ -73,12 +73,13 @@ export const usesIn = (subject: string): readonly string[] => subject.slice(subj
 type Answer = Extract<Verdict, { kind: "answer" }>;
 
 /**
- * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. What
- * the person wrote meanwhile, in Note to Self under our name, is none.
+ * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. A
+ * message of ours that is known by its time is none, whatever our clock was set to; nor is what the person wrote meanwhile, in Note to
+ * Self under our name.
  */
 function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
   if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
-  return view.named(target).length === 0 && view.endedText(envelope, target) === null;
+  return !view.isSaid(target) && view.named(target).length === 0 && view.endedText(envelope, target) === null;
 }
 
 /**

@@ -141,6 +141,8 @@ export type View = {
   readonly waiting: () => { readonly count: number; readonly newest: number };
   /** Those that a time of sending names, in any of their versions. */
   readonly named: (sentAt: Millis) => readonly Prompt[];
+  /** A message of ours is known by this time on Signal. */
+  readonly isSaid: (sentAt: Millis) => boolean;
   /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
   readonly turn: Progress | null;
   /** Claude's open questions in the conversation of now, oldest first. */

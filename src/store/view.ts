@@ -147,6 +147,7 @@ export function createView(store: Store, world: Surroundings) {
       },
       waiting: () => inbox.waiting(key, exceptId),
       named: (sentAt) => inbox.named(key, sentAt, exceptId).map((row) => toPrompt(row, posts.ofPrompt(row.id))),
+      isSaid: store.outbox.isSaid,
       isAskedAnew: world.isAskedAnew || session?.backend === ownProgram,
       turn: post?.eventId ? log.turn(post.sessionId, post.eventId) : null,
       asks: session ? asksOf(session, calls) : [],

@@ -69,6 +69,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   head: prompts.slice(0, 2),
   prompts: () => prompts,
   waiting: () => ({ count: prompts.length, newest: prompts.at(-1)?.id ?? 0 }),
+  isSaid: () => false,
   named: (sentAt) => prompts.filter(({ versions }) => versions.includes(sentAt)),
   turn: null,
   asks: [],

@@ -253,6 +253,22 @@ describe("when a person answers", () => {
       quoting(60),
       "answer",
     ],
+    [
+      "to a copy of the question, from a send whose outcome was unknown",
+      { ...standings.waiting, asks: [ask("a", 50, { shown: [{ sentAt: null, at: null, copiesFrom: 55 }] })] },
+      quoting(60),
+      "answer",
+    ],
+    [
+      "to what is another message of ours, though the clock was set back since",
+      {
+        ...standings.waiting,
+        asks: [ask("a", 50, { shown: [{ sentAt: null, at: null, copiesFrom: 55 }] })],
+        isSaid: (sentAt: number) => sentAt === 60,
+      },
+      quoting(60),
+      "prompt",
+    ],
   ] as const)("a yes %s", (_, view, fact, expected) => {
     const changes = decided(view, fact);
     expect(changes.includes("yes to a") ? "answer" : "prompt").toBe(expected);
