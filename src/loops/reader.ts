@@ -261,7 +261,7 @@ function createMailbox({ sleep }: Bridge["clock"]) {
       ring();
     },
     next: (): Heard | undefined => items.shift(),
-    /** Resolves with the next ring, or the last that nobody has waited for; or after `ms`, to true then. */
+    /** Resolves with the next ring, or with one that rang since the last wait; or after `ms`, to true then. */
     async wait(ms: Millis | null): Promise<boolean> {
       const over = new AbortController();
       const late = ms === null ? [] : [sleep(ms, over.signal).then(() => true)];
