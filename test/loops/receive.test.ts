@@ -185,7 +185,7 @@ test("a kind that is newer than this program gets one sentence a day, in the cha
   await bench.pass(5_000);
   const said = "I cannot read that kind of message: it needs a newer signalman.";
   const told = () => bench.signal.screen().map(({ chat, text }) => [chat.kind, text]);
-  expect(told().toSorted()).toEqual([
+  expect(told().toSorted((a, b) => String(a).localeCompare(String(b)))).toEqual([
     ["direct", said],
     ["self", said],
   ]);

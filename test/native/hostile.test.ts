@@ -109,7 +109,7 @@ test("damage of every kind is acknowledged and set aside, and the next good mess
 
 test("an envelope of a type that is newer than this program is kept, and its sender's chat hears of it", async () => {
   rig = await startRig();
-  const newer = envelopeBytes(9 as Envelope_Type, rig.contact.device.aci, at, new Uint8Array(9));
+  const newer = envelopeBytes(Envelope_Type.UNKNOWN, rig.contact.device.aci, at, new Uint8Array(9));
   const come = await rig.receive(rig.mock.server.send(rig.device, newer), "unknown");
   expect(come.chat).toMatchObject({ kind: "direct", peer: { aci: rig.contact.device.aci } });
   expect(rig.transport.quarantined?.()).toBe(1);
