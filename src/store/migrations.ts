@@ -8,7 +8,7 @@ import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 import { schema } from "./schema.ts";
 
-export const newestVersion = 15;
+export const newestVersion = 16;
 
 /** By the version that they lead on from. */
 const steps: { readonly [version: number]: string } = {
@@ -88,7 +88,8 @@ const steps: { readonly [version: number]: string } = {
     FROM said GROUP BY session_id;
   `,
   13: "DROP INDEX IF EXISTS posts_asked",
-  14: `
+  14: nativeSchema[2],
+  15: `
   -- What is counted with each message leaves alone what is seldom written and read with each message.
   ${schema}
   INSERT INTO counters (name, value)
