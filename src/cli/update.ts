@@ -9,7 +9,7 @@ import { chmod, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { zstdDecompress } from "node:zlib";
-import { readBody } from "../claude/stream.ts";
+import { readBody } from "../claude/api.ts";
 import { isLoopback, type Config } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
