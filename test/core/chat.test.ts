@@ -475,8 +475,10 @@ describe("after an absence", () => {
     expect(decided(viewOf(many, { announcedUpTo: () => 4 }), { type: "back" })).toEqual([]);
   });
   test("something old is, too; what is under way is not", () => {
-    const later = { now: at + 3 * 3_600_000 };
-    expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([expect.stringContaining("3 h")]);
+    const later = { now: at + 3.5 * 3_600_000 };
+    expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([
+      expect.stringContaining("the oldest 3 h "),
+    ]);
     expect(decided(viewOf([prompt(1, "posted")], later), { type: "back" })).toEqual([]);
   });
 });
