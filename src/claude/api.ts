@@ -237,7 +237,7 @@ export type Watch = {
 };
 
 /** Parsed frames, `"silent"` after `silenceMs` without one byte, `"pinging"` as `watch` says; both come again after as long again. */
-export async function* readFrames(
+async function* readFrames(
   site: Site,
   { body }: Response,
   cut: AbortController,
