@@ -17,8 +17,6 @@ export const emptyReply = () => ({
   /** What each index of the stream is, the last one that began with it. */
   byIndex: new Map<unknown, { readonly block: Block; json: string }>(),
   stopReason: null as string | null,
-  /** Of a refusal. */
-  category: null as string | null,
   used: nothing,
   /** `message_stop` came. */
   isStopped: false,
@@ -93,7 +91,6 @@ function add(reply: Reply, frame: Fields): void {
 function stop(reply: Reply, delta: Fields): void {
   for (const index of reply.byIndex.keys()) closeInput(reply, index);
   reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
-  reply.category = string(fields(delta["stop_details"])["category"]) || reply.category;
 }
 
 /** Counts are cumulative within an answer, and the last of each counts. */
@@ -189,11 +186,11 @@ const stops: ReadonlyMap<string, StopReason> = new Map([
   ["end_turn", { kind: "end_turn" }],
   ["stop_sequence", { kind: "end_turn" }],
   ["max_tokens", { kind: "max_tokens" }],
+  ["refusal", { kind: "refusal" }],
   ["model_context_window_exceeded", { kind: "context_exceeded" }],
 ]);
 
-export function toStop({ stopReason, category }: Reply): StopReason {
-  if (stopReason === "refusal") return { kind: "refusal", category };
+export function toStop({ stopReason }: Reply): StopReason {
   return stopReason === null ? { kind: "end_turn" } : (stops.get(stopReason) ?? { kind: "other", name: stopReason });
 }
 

@@ -137,10 +137,7 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
     isAllowed: event["result"] === "allow",
   }),
   "session.status_running": () => ({ type: "running" }),
-  "session.status_idle": (event) => ({
-    type: "idle",
-    stop: toStop(fields(event["stop_reason"]), fields(event["stop_details"])),
-  }),
+  "session.status_idle": (event) => ({ type: "idle", stop: toStop(fields(event["stop_reason"])) }),
   "session.status_terminated": () => ({ type: "terminated" }),
   "session.error": (event) => {
     const error = fields(event["error"]);
@@ -188,19 +185,18 @@ const isShallow = (value: unknown, depth = 0): boolean =>
 
 export const toInput = (input: unknown): JsonValue => (isShallow(input) ? ((input ?? null) as JsonValue) : null);
 
-function toStop(reason: Fields, details: Fields): StopReason {
+function toStop(reason: Fields): StopReason {
   const kind = string(reason["type"]);
   switch (kind) {
     case "end_turn":
     case "retries_exhausted":
     case "budget_reached":
+    case "refusal":
       return { kind };
     case "requires_action": {
       const ids: unknown = reason["event_ids"];
       return { kind, eventIds: Array.isArray(ids) ? ids.filter((id) => typeof id === "string") : [] };
     }
-    case "refusal":
-      return { kind, category: string(details["category"]) || null };
     default:
       return { kind: "other", name: kind || "unknown" };
   }

@@ -68,7 +68,7 @@ describe("when a turn stops", () => {
     max_tokens: { kind: "max_tokens" },
     cut: { kind: "cut" },
     other: { kind: "other", name: "something" },
-    refusal: { kind: "refusal", category: null },
+    refusal: { kind: "refusal" },
     context_exceeded: { kind: "context_exceeded" },
     budget_reached: { kind: "budget_reached" },
     requires_action: { kind: "requires_action", eventIds: ["local"] },
