@@ -207,11 +207,7 @@ function createModels(call: Call, isForeign: boolean) {
   };
 }
 
-const toModel = ({ id, display_name, max_tokens }: Anthropic.ModelInfo): ModelInfo => ({
-  id,
-  name: display_name || id,
-  outputTokensMax: max_tokens || null,
-});
+const toModel = ({ id, max_tokens }: Anthropic.ModelInfo): ModelInfo => ({ id, outputTokensMax: max_tokens || null });
 
 async function load(
   { apiKey, authToken = null, baseUrl }: ApiOptions,
