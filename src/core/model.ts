@@ -89,8 +89,8 @@ export type Content =
   | { readonly kind: "undecryptable"; readonly code: string; readonly isIdentityChange: boolean }
   /** Normal traffic without anything to answer (receipts, typing, timers, group updates, profile keys, calls, stories, …). */
   | { readonly kind: "empty"; readonly what: string }
-  /** Nothing that we know: kept as such and counted, never thrown. */
-  | { readonly kind: "unknown"; readonly what: string };
+  /** Nothing that we know: counted, never thrown. `body` is what can be read of it, to see for whom it is. */
+  | { readonly kind: "unknown"; readonly what: string; readonly body?: TextContent };
 
 /** One item as Signal delivered it. */
 export type Envelope = {
