@@ -88,70 +88,50 @@ async function openDriver(path: string): Promise<Driver> {
 
 function wrap(driver: Driver, path: string): Database {
   const { prepare, forget } = keepStatements(driver);
-  let depth = 0;
-  let isOpen = true;
-  const ending = new Set<() => void>();
-  let committed: (() => void)[] = [];
-  const late = createLate();
-  const { remember, note, noteOthers, forget: forgetReads } = keepReads();
-  const rolledBack: (() => void)[] = [];
   const { guard, failures } = createGuard(path);
-  const database: Database = {
+  const reads = keepReads();
+  const late = createLate();
+  const { isAtWork, ...transactions } = createTransactions({
+    begin: () => void guard(() => driver.exec("BEGIN IMMEDIATE")),
+    begun: () => reads.noteOthers(guard(() => prepare("PRAGMA data_version").get())),
+    commit() {
+      guard(() => driver.exec("COMMIT"));
+      late.end(true);
+    },
+    rollback() {
+      reads.forget();
+      driver.exec("ROLLBACK");
+    },
+    over: () => late.end(false),
+  });
+  let isOpen = true;
+  return {
     run: (sql, ...params) =>
       guard(() => {
-        if (depth > 0) late.write();
-        note(sql);
+        if (isAtWork()) late.write();
+        reads.note(sql);
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, note(sql)),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], note(sql)),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, reads.note(sql)),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], reads.note(sql)),
     exec(sql) {
-      forgetReads();
+      reads.forget();
       guard(() => void driver.exec(sql));
     },
-    remember: (sql, params, holds, read) => (depth > 0 || holds === "always" ? remember(sql, params, read) : read()),
+    remember: (sql, params, holds, read) =>
+      isAtWork() || holds === "always" ? reads.remember(sql, params, read) : read(),
     read: (work) => guard(work, true),
-    transaction<T>(work: () => T): T {
-      if (depth > 0) return work();
-      guard(() => driver.exec("BEGIN IMMEDIATE"));
-      depth++;
-      try {
-        noteOthers(guard(() => prepare("PRAGMA data_version").get()));
-        const result = work();
-        for (const last of ending) last();
-        guard(() => driver.exec("COMMIT"));
-        late.end(true);
-        for (const after of committed) after();
-        return result;
-      } catch (error) {
-        forgetReads();
-        for (const listener of rolledBack) listener();
-        try {
-          driver.exec("ROLLBACK");
-        } catch {
-          // SQLite has rolled back by itself already (disk full, I/O error).
-        }
-        throw error;
-      } finally {
-        depth--;
-        late.end(false);
-        ending.clear();
-        committed = [];
-      }
-    },
+    ...transactions,
     alongside: late.add,
     failures,
-    beforeCommit: (work) => (depth > 0 ? void ending.add(work) : work()),
-    afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
-    onRollback: (listener) => void rolledBack.push(listener),
     copyTo: (file) => void guard(() => prepare("VACUUM INTO ?").run(file)),
     close() {
       if (!isOpen) return;
       isOpen = false;
       try {
-        database.transaction(late.write);
+        transactions.transaction(late.write);
       } catch {
         // It is written again after the next start.
       }
@@ -159,7 +139,48 @@ function wrap(driver: Driver, path: string): Database {
       driver.close();
     },
   };
-  return database;
+}
+
+type Steps = { readonly [step in "begin" | "begun" | "commit" | "rollback" | "over"]: () => void };
+
+/** One at a time, and what is to be done at the end of each. */
+function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
+  const ending = new Set<() => void>();
+  const rolledBack: (() => void)[] = [];
+  let committed: (() => void)[] = [];
+  let isAtWork = false;
+  return {
+    isAtWork: (): boolean => isAtWork,
+    transaction<T>(work: () => T): T {
+      if (isAtWork) return work();
+      begin();
+      isAtWork = true;
+      try {
+        begun();
+        const result = work();
+        for (const last of ending) last();
+        commit();
+        for (const after of committed) after();
+        return result;
+      } catch (error) {
+        for (const listener of rolledBack) listener();
+        try {
+          rollback();
+        } catch {
+          // SQLite has rolled back by itself already (disk full, I/O error).
+        }
+        throw error;
+      } finally {
+        isAtWork = false;
+        over();
+        ending.clear();
+        committed = [];
+      }
+    },
+    beforeCommit: (work: () => void): void => (isAtWork ? void ending.add(work) : work()),
+    afterCommit: (work: () => void): void => (isAtWork ? void committed.push(work) : work()),
+    onRollback: (listener: () => void): void => void rolledBack.push(listener),
+  };
 }
 
 /** Makes of what SQLite throws a `BridgeError`, and counts the reads that failed. */

@@ -272,7 +272,7 @@ async function compare(home: string, talk: Talk, claude: ClaudeDouble) {
     written: talk.written(),
     ...tally,
     secondCopies: talk.secondCopies(),
-    uncertain: Number(uncertain),
+    uncertain,
     askedTwice: [...asked.values()].filter((times) => times > 1).length,
   };
 }
