@@ -8,7 +8,7 @@ import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 import { schema } from "./schema.ts";
 
-export const newestVersion = 14;
+export const newestVersion = 15;
 
 /** By the version that they lead on from. */
 const steps: { readonly [version: number]: string } = {
@@ -88,6 +88,7 @@ const steps: { readonly [version: number]: string } = {
     FROM said GROUP BY session_id;
   `,
   13: "DROP INDEX IF EXISTS posts_asked",
+  14: nativeSchema[2],
 };
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
