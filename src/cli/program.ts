@@ -27,7 +27,7 @@ const groups: Readonly<Record<string, string>> = {
   service: "signalman as a service of this user (systemd, launchd)",
 };
 
-const start = () => import("./start.ts");
+const start = () => import("./run.ts");
 const remote = () => import("./remote.ts");
 const home = () => import("./home.ts");
 const guests = () => import("./guests.ts");
