@@ -3,10 +3,9 @@ import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rm
 import { join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
-import { nameOf } from "../core/conversation.ts";
+import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { toFault } from "../core/errors.ts";
-import type { Session, SessionEvent } from "../core/model.ts";
-import { withoutTimeLine } from "../core/when.ts";
+import type { Session } from "../core/model.ts";
 import { harmless, localTime, redactText } from "../log.ts";
 import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
@@ -103,13 +102,13 @@ function findSession({ sessions }: Store, name: string): Session {
 export async function showSession(cli: Cli, options: Options, name = ""): Promise<number> {
   const found = await withStore(configOf(cli), (store) => {
     const session = findSession(store, name);
-    return { session: toView(session), events: store.log.events(session.id) };
+    return { session, events: store.log.events(session.id) };
   });
   if (!found) throw wrong(`Cannot show ${name} as there are no sessions yet`);
   const { session, events } = found;
-  const rows = Object.entries(session).map(([name, value]) => [name, String(value ?? "-")]);
-  const text = () => toTable(rows) + harmless(events.map(toLines).join(""));
-  return print(cli, options, { ...session, events }, text);
+  const view = toView(session);
+  const rows = Object.entries(view).map(([name, value]) => [name, String(value ?? "-")]);
+  return print(cli, options, { ...view, events }, () => `${toTable(rows)}\n${harmless(transcriptOf(session, events))}`);
 }
 
 /** Here and at Claude, through the running daemon. */
@@ -136,21 +135,6 @@ const toView = (session: Session) => ({
   usedAt: toTime(session.usedAt),
   syncedAt: session.syncedAt === 0 ? null : toTime(session.syncedAt),
 });
-
-/** What people read; the rest of the log is for `--json`. */
-function toLines(event: SessionEvent): string {
-  const time = event.at === null ? "queued" : localTime(event.at);
-  switch (event.type) {
-    case "prompt":
-      return `\n${time}  you\n${withoutTimeLine(event.text)}\n`;
-    case "reply":
-      return `\n${time}  Claude\n${event.text}\n`;
-    case "tool_use":
-      return `\n${time}  Claude uses ${event.name}\n`;
-    default:
-      return "";
-  }
-}
 
 /**
  * A copy that is consistent while the daemon works, and the settings beside it. It holds keys and messages, so it is 0600 from its
