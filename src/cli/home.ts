@@ -1,17 +1,19 @@
-/** What is kept in the home folder, looked at beside the running daemon: settings, sessions, and a copy of the database. */
+/** What is kept in the home folder, looked at beside the running daemon: settings, sessions, who may ask, and a copy of the database. */
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
 import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { toFault } from "../core/errors.ts";
+import { changeGuests, listGuests, type Guests } from "../core/guests.ts";
 import type { Session } from "../core/model.ts";
 import { harmless, localTime, redactText } from "../log.ts";
-import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
+import { fileKey, readAddressee, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
+import { createGuests, setAllowed } from "../store/allowed.ts";
 import { openDatabase } from "../store/database.ts";
 import { groupNameIn, namesIn } from "../store/names.ts";
-import { takeLock, type Store } from "../store/store.ts";
+import { openStore, takeLock, type Store } from "../store/store.ts";
 import { configOf, load, print, runAttached, toTable, withStore, writePrivate, wrong, type Cli } from "./io.ts";
 import { have } from "./remote.ts";
 
@@ -200,3 +202,32 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
   );
   return 0;
 }
+
+// --- who may ask besides those of the settings, as in the chat; a running daemon goes by it at once
+
+type Said = { readonly text: string; readonly isRefused?: true };
+
+async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => Said): Promise<number> {
+  const { home, allow } = configOf(cli);
+  using stack = new DisposableStack();
+  const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
+  const { text, isRefused } = work(createGuests(store.settings, allow, readAddressee), store);
+  // What is /allow in the chat is `signalman allow` here.
+  (isRefused ? cli.err : cli.out)(`${harmless(text).replaceAll(/(?<=^|\s)\/(\w+)/gmu, "`signalman $1`")}\n`);
+  return isRefused ? 2 : 0;
+}
+
+const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => ({ text: listGuests(guests, isGroups) }));
+export const listPeople = list(false);
+export const listGroups = list(true);
+
+const change =
+  (isAllowed: boolean) =>
+  (cli: Cli, _: unknown, ...words: string[]): Promise<number> =>
+    withGuests(cli, (guests, store) => {
+      const done = changeGuests(guests, { kind: "self" }, words.join(" "), isAllowed);
+      for (const { rule } of done.changes) setAllowed(store.settings, rule, isAllowed);
+      return done;
+    });
+export const allow = change(true);
+export const disallow = change(false);

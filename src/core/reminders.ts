@@ -1,7 +1,7 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
 import { result, say, type Change, type FactOf, type View } from "./changes.ts";
 import type { Envelope, Millis, Reminder } from "./model.ts";
-import { shorten } from "./progress.ts";
+import { shorten } from "./question.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
 
