@@ -17,7 +17,7 @@ function holds(sql: string): Holds | null {
 }
 
 /** What is made of each, kept: a message asks for the same over and over. */
-export function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
+function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
   const made = new Map<K, T>();
   return (key) => {
     const known = made.get(key);
