@@ -60,7 +60,9 @@ export function createInbox(db: Database) {
     get: (id: number) => one`WHERE id = ${id}`,
     /** The two oldest open prompts of a chat. */
     head: (chat: string, exceptId = 0) =>
-      many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id LIMIT 2`,
+      many`WHERE chat_key = ${chat} AND state = 'open' ORDER BY id LIMIT 3`
+        .filter(({ id }) => id !== exceptId)
+        .slice(0, 2),
     openPrompts: (chat: string, exceptId = 0) =>
       many`WHERE chat_key = ${chat} AND state = 'open' AND id <> ${exceptId} ORDER BY id`,
     /** How many are open in a chat, and the id of the newest. */
