@@ -45,6 +45,7 @@ export async function openStore(home: string, options: StoreOptions) {
     migrate(db);
     const settings = createSettings(db);
     const generation = createGeneration(db, settings, home);
+    const files = watchFiles(file);
     return {
       db,
       inbox: createInbox(db),
@@ -62,13 +63,14 @@ export async function openStore(home: string, options: StoreOptions) {
       settings,
       generation,
       /** Which file of the database was deleted or replaced since it was opened; null for none. */
-      lostFile: watchFiles(file),
+      lostFile: files.lost,
       /** Blanks what the chats' timers say has disappeared. */
       forget: (now: Millis): void => forget(db, now),
       /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
       prune: (before: Millis): number => prune(db, before),
       close(): void {
         db.close();
+        files.close();
         lock?.release();
       },
     };
