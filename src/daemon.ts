@@ -26,35 +26,23 @@ import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
-import type { Workplace } from "./projects/executor.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
-import { createCallDeps, surroundings } from "./surroundings.ts";
+import { createCallDeps, surroundings, type Machine } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
-export type DaemonDeps = {
+export type DaemonDeps = Machine & {
   readonly log: Log;
   readonly clock: Clock;
   readonly random: Random;
   /** What tells one network from another (names and addresses of the interfaces); changes reconnect at once. */
   readonly networkKey: () => string;
-  readonly newId: () => string;
-  /** This machine's, as an IANA name; without one prompts do not say when they were written. */
-  readonly timeZone?: string;
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
   /** The owner's own program, for projects that are worked on with it. */
   readonly buildCodeLine?: () => Promise<Line>;
-  /** How this program starts itself: a search of a project is a process of its own. */
-  readonly self?: readonly string[];
-  /** The environment that commands of projects take listed variables from. */
-  readonly env?: NodeJS.ProcessEnv;
-  /** Where calls of projects are done; tests hand in their own. */
-  readonly workplace?: Workplace;
-  /** Asserts what must hold after each decision: in tests and simulation. */
-  readonly isChecked?: boolean;
 };
 
 export interface Daemon {
@@ -101,7 +89,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
 function recoverOutbox(store: Store, transport: Transport, log: Log): void {
   const rows = store.db.transaction(() => {
     const rows = store.outbox.recover();
-    if (rows > 0 && !transport.capabilities.ownTimestamps) store.settings.count("uncertain", rows);
+    if (rows > 0 && !transport.capabilities.ownTimestamps) store.counters.add({ uncertain: rows });
     return rows;
   });
   if (rows > 0) log.warn("sends of the last run are repeated, as their outcome is unknown", { rows });
@@ -224,8 +212,9 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
   const onDropped = (id: string): void => calls.drop(id);
+  const onOwe = (id: number): void => calls.owe(id);
   const onFiles = (sessionId: string): void => files.wake(sessionId);
-  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped };
+  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped, onOwe };
   const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
@@ -234,8 +223,10 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const sync = createSyncLoop(bridge, follow);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
-    for (const id of sessionIds) follow.touch(id);
-    if (sessionIds.length > 0) calls.wake();
+    for (const id of sessionIds) {
+      follow.touch(id);
+      calls.wake(id);
+    }
   }
   function onOwed(): void {
     void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));

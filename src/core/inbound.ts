@@ -50,6 +50,8 @@ export type DropReason =
   | "group talk without a mention"
   | "own message to others"
   | "unknown content"
+  /** It came where we answer, so its sender waits for a word. */
+  | "newer than this program"
   | "undecryptable";
 
 export type InboundOptions = {
@@ -68,12 +70,13 @@ export type InboundOptions = {
 /** Total: every envelope gets a verdict. */
 export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   const { content } = envelope;
-  if (content.kind === "unknown") return drop("unknown content");
   if (content.kind === "undecryptable") return drop("undecryptable");
   if (content.kind === "empty") return { kind: "ignore", reason: content.what };
   const asked = ofGroup(envelope, options);
   if (asked !== null) return { kind: "command", name: asked, argument: "", replaces: null };
   const denied = access(envelope, options);
+  if (content.kind === "unknown")
+    return drop(denied || !isForUs(envelope, content.body, options) ? "unknown content" : "newer than this program");
   if (denied) return drop(denied);
   switch (content.kind) {
     case "delete":
@@ -90,7 +93,7 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
     case "edit": {
       const body = content.kind === "edit" ? content.body : content;
       const replaces = content.kind === "edit" ? content.targetSentAt : null;
-      if (envelope.chat?.kind === "group" && !isAddressed(envelope, body, options))
+      if (!isForUs(envelope, body, options))
         return withdrawn(replaces) ?? drop(envelope.isOwn ? "own message to others" : "group talk without a mention");
       return decideText(envelope, body, replaces, options);
     }
@@ -202,11 +205,14 @@ function hasChangedHands({ aci, number }: Address, { allow, accountOf }: WhoIsWh
   return known !== null && known !== aci;
 }
 
-/** What the owner writes to a group is for Claude only where it mentions the account, or quotes what Claude said there. */
-function isAddressed({ isOwn }: Envelope, body: TextContent, options: InboundOptions): boolean {
-  if (options.isGroupAlways && !isOwn) return true;
-  if (body.mentions.some((mention) => isSameAddress(mention.who, options.account))) return true;
-  if (body.quote === null || !isSameAddress(body.quote.author, options.account)) return false;
+/**
+ * In a group not all is said to us. What the owner writes there is for Claude only where it mentions the account, or quotes what
+ * Claude said.
+ */
+function isForUs({ chat, isOwn }: Envelope, body: TextContent | undefined, options: InboundOptions): boolean {
+  if (chat?.kind !== "group" || (options.isGroupAlways && !isOwn)) return true;
+  if (body?.mentions.some((mention) => isSameAddress(mention.who, options.account))) return true;
+  if (!body?.quote || !isSameAddress(body.quote.author, options.account)) return false;
   return !isOwn || options.isSaid?.(body.quote.sentAt) === true;
 }
 

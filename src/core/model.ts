@@ -89,8 +89,8 @@ export type Content =
   | { readonly kind: "undecryptable"; readonly code: string; readonly isIdentityChange: boolean }
   /** Normal traffic without anything to answer (receipts, typing, timers, group updates, profile keys, calls, stories, …). */
   | { readonly kind: "empty"; readonly what: string }
-  /** Nothing that we know: kept as such and counted, never thrown. */
-  | { readonly kind: "unknown"; readonly what: string };
+  /** Nothing that we know: counted, never thrown. `body` is what can be read of it, to see for whom it is. */
+  | { readonly kind: "unknown"; readonly what: string; readonly body?: TextContent };
 
 /** One item as Signal delivered it. */
 export type Envelope = {
@@ -134,7 +134,7 @@ export type StopReason =
   | { readonly kind: "requires_action"; readonly eventIds: readonly string[] }
   | { readonly kind: "retries_exhausted" }
   | { readonly kind: "budget_reached" }
-  | { readonly kind: "refusal"; readonly category: string | null }
+  | { readonly kind: "refusal" }
   | { readonly kind: "max_tokens" }
   | { readonly kind: "context_exceeded" }
   /** The line broke in the middle of the answer, and it is not asked for again. */

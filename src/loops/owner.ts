@@ -1,4 +1,4 @@
-/** What only the owner can act on. */
+/** What Signal says of the account or of a message, for the one who can act on it. */
 import type { Chat } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
@@ -14,14 +14,15 @@ export function ownerChat({ allow }: Pick<Bridge["config"], "allow">): Chat | nu
   return first ?? null;
 }
 
-/** Said there once a day for each `code`. Part of the caller's transaction. */
-export function tellOwner(
-  { store, config, clock, chats }: Pick<Bridge, "store" | "config" | "clock" | "chats">,
-  code: string,
-  text: string,
-): void {
-  const chat = ownerChat(config);
-  if (chat === null) return;
+type Base = Pick<Bridge, "store" | "config" | "clock" | "chats">;
+
+export function tellOwner(bridge: Base, code: string, text: string): void {
+  const chat = ownerChat(bridge.config);
+  if (chat !== null) tellOnce(bridge, chat, code, text);
+}
+
+/** Said once a day for each `code`. Part of the caller's transaction. */
+export function tellOnce({ store, clock, chats }: Base, chat: Chat, code: string, text: string): void {
   const today = new Date(clock.now()).toISOString().slice(0, 10);
   store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
   chats.touch(chat);

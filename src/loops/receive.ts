@@ -15,7 +15,7 @@ import { accountsIn, noteAccount, noteName } from "../store/names.ts";
 import { allowedIn } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
-import { tellOwner } from "./owner.ts";
+import { tellOnce, tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
@@ -112,19 +112,20 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
 }
 
 function drop(bridge: Bridge, envelope: Envelope, reason: DropReason): void {
-  const { content, source } = envelope;
+  const { chat, content, source } = envelope;
   const { log } = bridge;
-  const { settings } = bridge.store;
-  settings.count("dropped");
+  const { counters } = bridge.store;
+  counters.add({ dropped: 1 });
   if (reason === "number of another account" && source?.number) {
     log.warn("an allowed number belongs to another account now", { number: maskNumber(source.number) });
     tellOwner(bridge, `number ${source.number}`, changedHandsText(source.number, source.aci ?? ""));
   }
   if (reason === "not on the allow list") tellOfStranger(bridge, envelope);
-  if (content.kind === "unknown") settings.count("unknown");
+  if (content.kind === "unknown") counters.add({ unknown: 1 });
+  if (reason === "newer than this program" && chat) tellOnce(bridge, chat, `newer ${chatKey(chat)}`, newerText);
   if (content.kind === "undecryptable") {
-    settings.count("undecryptable");
-    if (content.isIdentityChange) settings.count("identityChanges");
+    counters.add({ undecryptable: 1 });
+    if (content.isIdentityChange) counters.add({ identityChanges: 1 });
     log.warn("a message could not be decrypted and may be missing", { code: content.code });
   }
   log.debug("envelope dropped", { reason });
@@ -150,6 +151,8 @@ function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: E
   const text = `“${name}”, as they call themselves, wrote to this account and may not ask: nothing was answered or kept.`;
   tellOwner(bridge, `refused ${id}`, `${text} /allow ${id} lets them.`);
 }
+
+const newerText = "I cannot read that kind of message: it needs a newer signalman.";
 
 const changedHandsText = (number: string, aci: string): string =>
   `${number} of the allow list belongs to another Signal account now; what it writes is not answered. If it is still the same person, put the account on the list: ${aci}`;

@@ -223,8 +223,23 @@ describe("what an allowed message is", () => {
     expect(ask(envelope(text("   ")), byAci).kind).toBe("hint");
     expect(ask(envelope(text("/etc/hosts is what?")), byAci).kind).toBe("prompt");
   });
-  test("what nobody has seen and what cannot be decrypted is dropped, never thrown", () => {
-    expect(ask(envelope({ kind: "unknown", what: "hologram" }), byAci).kind).toBe("drop");
+  test("a kind that is newer than this program is told of where we answer, and nowhere else", () => {
+    const hologram = { kind: "unknown", what: "hologram" } as const;
+    const listed: AllowRule[] = [...byAci, { kind: "group", id: group }];
+    const told = { kind: "drop", reason: "newer than this program" } as const;
+    const silent = { kind: "drop", reason: "unknown content" } as const;
+    const isTold = (more: Partial<Envelope>, isGroupAlways = false, body?: TextContent) =>
+      ask(envelope({ ...hologram, ...(body && { body }) }, more), listed, { isGroupAlways });
+    expect(isTold({})).toEqual(told);
+    expect(ask(envelope(hologram), [])).toEqual(silent);
+    expect(isTold({ isOwn: true, source: own })).toEqual(silent);
+    expect(isTold({ chat: null })).toEqual(silent);
+    expect(isTold(toGroup)).toEqual(silent);
+    expect(isTold(toGroup, false, text("\uFFFC see", { mentions: [mention] }))).toEqual(told);
+    expect(isTold(toGroup, true)).toEqual(told);
+    expect(isTold({ ...toGroup, isOwn: true, source: own }, true)).toEqual(silent);
+  });
+  test("what cannot be decrypted is dropped, never thrown", () => {
     expect(ask(envelope({ kind: "undecryptable", code: "NoSession", isIdentityChange: false }), byAci).kind).toBe(
       "drop",
     );

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { BridgeError } from "../../src/core/errors.ts";
+import type { Address, Chat } from "../../src/core/model.ts";
 import { listedGroup, people, secretWord, unlistedGroup } from "../sim/config.ts";
 import { isSettled, openBench } from "../sim/bench.ts";
 
@@ -158,6 +159,40 @@ test("what Signal tells the owner is said in their chat, once a day", async () =
   await bench.until("the notice", () => bench.texts().length > 0);
   await bench.pass(60_000);
   expect(bench.texts()).toEqual([notice.text]);
+});
+
+test("a kind that is newer than this program gets one sentence a day, in the chats that we answer in", async () => {
+  const aci = "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002";
+  await using bench = await openBench({ flags: { allow: `self,${aci}` } });
+  const show = (source: Address, chat: Chat, sentAt: number, isOwn = false) =>
+    bench.signal.deliver({
+      source,
+      sourceDevice: 1,
+      sourceName: "Ben",
+      serverAt: sentAt,
+      sentAt,
+      chat,
+      isOwn,
+      content: { kind: "unknown", what: "field 99" },
+    });
+  const ben = { aci, number: null };
+  const stranger = { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b003", number: null };
+  show(stranger, { kind: "direct", peer: stranger }, 1);
+  show(ben, { kind: "group", id: "Z3JvdXA=" }, 2);
+  show(bench.signal.account, { kind: "direct", peer: ben }, 3, true);
+  for (let sentAt = 10; sentAt < 20; sentAt++) show(ben, { kind: "direct", peer: ben }, sentAt);
+  show(bench.signal.account, { kind: "self" }, 4, true);
+  await bench.pass(5_000);
+  const said = "I cannot read that kind of message: it needs a newer signalman.";
+  const told = () => bench.signal.screen().map(({ chat, text }) => [chat.kind, text]);
+  expect(told().toSorted((a, b) => String(a).localeCompare(String(b)))).toEqual([
+    ["direct", said],
+    ["self", said],
+  ]);
+  bench.machine.wallOffsetMs = 26 * 3_600_000;
+  show(ben, { kind: "direct", peer: ben }, 30);
+  await bench.pass(5_000);
+  expect(told()).toHaveLength(3);
 });
 
 test("on an account of Claude's own the owner hears once of each person known by name who may not ask; on their own, never", async () => {

@@ -89,8 +89,17 @@ test("payments are ignored; a kind that is newer than this program is unknown, i
     { kind: "empty", what: "payment" },
     { kind: "empty", what: "payment" },
   ]);
-  expect(readBytes(withField(99)).content).toEqual({ kind: "unknown", what: "field 99" });
-  expect(readBytes(field(99).finish()).content).toEqual({ kind: "unknown", what: "field 99" });
+  const direct = { kind: "direct", peer: { aci: alice, number: null } } as const;
+  const newer = { kind: "unknown", what: "field 99" } as const;
+  expect(readBytes(withField(99))).toMatchObject({ chat: direct, content: newer });
+  expect(readBytes(field(99).finish())).toMatchObject({ chat: direct, content: newer });
+  // Beside a key of a group it is no message to us.
+  expect(readBytes(field(99).tag(7, WireType.LengthDelimited).bytes(new Uint8Array(1)).finish()).chat).toBeNull();
+  const bodyRanges = [{ start: 0, length: 1, associatedValue: { mentionAci: alice } }];
+  expect(read({ body: "\uFFFC look", requiredProtocolVersion: 9, bodyRanges, ...inGroup })).toMatchObject({
+    chat: { kind: "group" },
+    content: { kind: "unknown", what: "newer protocol", body: { mentions: [{ who: { aci: alice } }] } },
+  });
   expect(readBytes(withField(99, "look")).content).toMatchObject({ kind: "text", text: "look" });
 });
 

@@ -107,6 +107,14 @@ test("damage of every kind is acknowledged and set aside, and the next good mess
   ]);
 });
 
+test("an envelope of a type that is newer than this program is kept, and its sender's chat hears of it", async () => {
+  rig = await startRig();
+  const newer = envelopeBytes(Envelope_Type.UNKNOWN, rig.contact.device.aci, at, new Uint8Array(9));
+  const come = await rig.receive(rig.mock.server.send(rig.device, newer), "unknown");
+  expect(come.chat).toMatchObject({ kind: "direct", peer: { aci: rig.contact.device.aci } });
+  expect(rig.transport.quarantined?.()).toBe(1);
+});
+
 test("a certificate of another authority is forged: forgotten, and not answered", async () => {
   rig = await startRig();
   await rig.transport.disconnect();

@@ -6,6 +6,9 @@ import { EMPTY_DATA_MESSAGE, Proto, StorageState } from "@signalapp/mock-server"
 import { generateSenderCertificate } from "@signalapp/mock-server/src/crypto";
 import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
 import { afterEach, expect, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { findRecipient } from "../../src/signal/native/account.ts";
@@ -547,6 +550,49 @@ test("a limit of one member of a group holds up no other, and the member gets th
   expect((await bob.waitForMessage()).body).toBe("to all");
   const late = await rig.contact.waitForMessage();
   expect({ body: late.body, at: Number(late.dataMessage.timestamp) }).toEqual({ body: "to all", at: at + 1 });
+});
+
+test("what a member of a group is owed is not forgotten by a restart, nor by a lost line; who left meanwhile is owed nothing", async () => {
+  const waits: number[] = [];
+  const sleep: Clock["sleep"] = (ms, signal) => {
+    if (ms >= 10_000 && ms < 3_600_000) waits.push(ms);
+    return systemClock.sleep(ms, signal);
+  };
+  const folder = await mkdtemp(join(tmpdir(), "signal-owed-"));
+  rig = await startRig({ clock: { ...systemClock, sleep }, databasePath: join(folder, "signalman.db") });
+  const bob = await rig.mock.server.createPrimaryDevice({ profileName: "Bob" });
+  const carol = await rig.mock.server.createPrimaryDevice({ profileName: "Carol" });
+  const members = [rig.phone, rig.contact, bob, carol];
+  const group = await rig.phone.createGroup({ title: "Team", members });
+  await rig.receive(rig.contact.sendText(rig.device, "hello", { timestamp: at, group }));
+  await rig.settled();
+  const limited = [rig.contact, carol].map(({ device }) => `/v1/messages/${device.aci}`);
+  const limit = instead(({ path }) =>
+    limited.includes(path) ? { status: 429, headers: ["retry-after:3000"] } : undefined,
+  );
+  const outcome = await rig.send({ kind: "group", id: groupIdOf(group.masterKey) }, "to all", at + 1);
+  expect(outcome.failed).toHaveLength(2);
+  // A line that comes back is no reason to ask again before the server wants it.
+  await rig.transport.connect(never);
+  expect(waits.filter((ms) => ms > 2_990_000)).toHaveLength(4);
+  limit[Symbol.dispose]();
+  await rig.transport.disconnect();
+  const state = rig.database.get<{ state: string }>("SELECT state FROM signal_groups")?.state ?? "";
+  const { members: known, ...rest } = JSON.parse(state) as { members: { aci: string }[] };
+  const left = { ...rest, members: known.filter(({ aci }) => aci !== carol.device.aci) };
+  rig.database.run("UPDATE signal_groups SET state = ?", JSON.stringify(left));
+  const { asked } = instead(() => undefined);
+  const restarted = createNative(rig.deps);
+  await restarted.connect(never);
+  const late = await rig.contact.waitForMessage();
+  expect({ body: late.body, at: Number(late.dataMessage.timestamp) }).toEqual({ body: "to all", at: at + 1 });
+  for (let count = 1; count > 0;) {
+    await restarted.settled();
+    count = rig.database.all("SELECT 1 FROM signal_owed").length;
+  }
+  expect(asked.filter(({ path }) => path === limited[1])).toEqual([]);
+  await restarted.disconnect();
+  await rm(folder, { recursive: true });
 });
 
 test("a captcha for one member of a group is waited for in hours, and ends in words to the owner", async () => {

@@ -67,7 +67,7 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   const source = personOrNull(person(envelope, "source"));
   const exception = object(whole, "exception");
   const self = { aci: own.aci, number: own.number ?? accountOf(wire) };
-  const said = exception ? { ...silence, content: toFailure(exception) } : toSaid(envelope, source, self);
+  const said = exception ? fromFailure(exception, source, self) : toSaid(envelope, source, self);
   const data = object(envelope, "dataMessage") ?? object(object(envelope, "syncMessage"), "sentMessage");
   const groupName = string(object(data, "groupInfo"), "groupName");
   return {
@@ -98,7 +98,13 @@ function toSaid(envelope: Json, source: Address | null, own: Address): Said {
   if (sync) return fromOwnDevice(object(sync, "sentMessage"), source, own);
   const name = Object.keys(envelope).find((key) => isObject(envelope[key]) && !readKinds.has(key));
   if (name === undefined) return { ...silence, content: empty("no content") };
-  return { ...silence, content: quietKinds.has(name) ? empty(name) : unknown(name) };
+  return quietKinds.has(name) ? { ...silence, content: empty(name) } : newer(name, source, own);
+}
+
+/** A kind that the daemon, or this program, is too old for. It does not tell the chat: of another person it is taken for the direct one. */
+function newer(what: string, source: Address | null, own: Address): Said {
+  const chat = directWith(source, own);
+  return { ...silence, chat: chat?.kind === "direct" ? chat : null, content: unknown(what) };
 }
 
 function fromSender(data: Json, content: Content, source: Address | null, own: Address): Said {
@@ -258,8 +264,10 @@ export function fromRef(ref: string): { readonly id: string; readonly sizeBytes:
 }
 
 /** A duplicate was read before: signal-cli's acknowledgement was lost, not the message. */
-function toFailure(exception: Json): Content {
-  const type = string(exception, "type");
-  if (type === "ProtocolDuplicateMessageException") return empty("duplicate");
-  return { kind: "undecryptable", code: type ?? "unknown", isIdentityChange: type === "UntrustedIdentityException" };
+function fromFailure(exception: Json, source: Address | null, own: Address): Said {
+  const type = string(exception, "type") ?? "unknown";
+  if (type === "UnsupportedDataMessageException") return newer(type, source, own);
+  if (type === "ProtocolDuplicateMessageException") return { ...silence, content: empty("duplicate") };
+  const isIdentityChange = type === "UntrustedIdentityException";
+  return { ...silence, content: { kind: "undecryptable", code: type, isIdentityChange } };
 }

@@ -85,7 +85,12 @@ function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: 
     case "syncMessage":
       return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
     case undefined:
-      return aside(whole.$unknown ? newer(whole.$unknown) : empty("nothing"));
+      // A key may come with what is new; our own devices write to a person by transcripts alone.
+      if (!whole.$unknown) return aside(empty("nothing"));
+      return {
+        said: newer(whole.$unknown),
+        chat: sender.isOwn || whole.senderKeyDistributionMessage.length > 0 ? null : direct,
+      };
     default:
       return aside(empty(content.case));
   }
@@ -152,7 +157,10 @@ function chatOf({ groupV2 }: wire.DataMessage, direct: Chat): Chat | string {
 
 function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
   const { flags, reaction } = data;
-  if (data.requiredProtocolVersion > protocolVersionMax) return { kind: "unknown", what: "newer protocol" };
+  if (data.requiredProtocolVersion > protocolVersionMax) {
+    const body = toText(data, addressOf);
+    return typeof body === "string" ? body : { kind: "unknown", what: "newer protocol", body };
+  }
   if (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) return empty("timer");
   if (flags & wire.DataMessage_Flags.END_SESSION) return empty("end session");
   if (flags & wire.DataMessage_Flags.PROFILE_KEY_UPDATE) return empty("profile key");

@@ -248,6 +248,8 @@ export type Context = NativeDeps &
     readonly later: (waitMs: Millis, work: () => Promise<void>) => void;
     /** Monotonic times of what must not be done often. */
     readonly last: { askedAt: Millis; pushedAt: Millis; lookedUpAt: Millis };
+    /** Monotonic times before which an owed message is not tried again, by its recipient and timestamp. */
+    readonly dueAt: Map<string, Millis>;
     /** Strictly increasing, near the server's clock. */
     readonly freshTimestamp: () => Millis;
     /** A peer shows another identity key than before: it was reinstalled, or the line is listened to. */

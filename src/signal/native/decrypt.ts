@@ -80,6 +80,8 @@ export async function decrypt(who: Who, envelope: Envelope, at: Millis, sealing:
 
 type Inner = libsignal.UnidentifiedSenderMessageContent;
 
+export const unknownType = "unknown type of message";
+
 /** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
 function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Millis, sealing: Sealing): string | null {
   const certificate = inner.senderCertificate();
@@ -117,7 +119,7 @@ async function openCipher(overlay: Overlay, own: Own, type: number | undefined, 
     case Plaintext:
       return give(libsignal.PlaintextContent.deserialize(bytes).body(), type);
     default:
-      return "unknown type of message";
+      return unknownType;
   }
 }
 

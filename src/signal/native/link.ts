@@ -174,7 +174,8 @@ function openLineOf(deps: LinkDeps, account: NativeAccount, signal: AbortSignal)
 }
 
 /** What belongs to one device, and what to one account. */
-const deviceTables = "account own sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys send_log";
+const deviceTables =
+  "account own sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys owed send_log";
 const accountTables = "identities recipients groups seen attempts quarantine";
 
 /** All of the new account, and nothing of an earlier link. Inside a transaction of the caller. */

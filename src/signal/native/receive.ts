@@ -23,7 +23,7 @@ import { owned, readOrNull, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
 import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
 import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
-import { decrypt, type Plain, type Sealing, unsealed } from "./decrypt.ts";
+import { decrypt, type Plain, type Sealing, unknownType, unsealed } from "./decrypt.ts";
 import { groupIdOf } from "./ids.ts";
 import { type Desk, type Job, takeNews } from "./news.ts";
 import * as wire from "./proto/signal_pb.ts";
@@ -164,7 +164,9 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
     if (typeof plain === "string") {
       overlay.drop();
       log.debug("delivery dropped", { reason: plain });
-      return plain === "our own" ? {} : { quarantine: plain, isForUs };
+      const aside = { quarantine: plain, isForUs };
+      if (plain === unknownType && sealing.groupId === null) return { ...aside, ...newerKind(sender) };
+      return plain === "our own" ? {} : aside;
     }
     const latest = Math.max(work.now(), serverAt ?? 0, incoming.serverAt ?? 0);
     const read = await readPlain({ ...work, envelope, latest }, plain, sender, sealing.isSealed).catch(
@@ -177,6 +179,13 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   } catch (error) {
     return failed(work, sentAt, sealing, error);
   }
+}
+
+/** Its sender waits for a word. */
+function newerKind(sender: Sender): Outcome {
+  if (sender.isOwn || sender.isBlocked) return {};
+  const peer = { aci: sender.aci, number: sender.number };
+  return { envelope: toEnvelope(sender, { kind: "unknown", what: unknownType }, { kind: "direct", peer }) };
 }
 
 const isTheirs = ({ isAllowed }: Work, sender: Sender, { groupId }: Sealing): boolean =>

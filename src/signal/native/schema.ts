@@ -6,6 +6,7 @@
  *   sessions … sender_keys     libsignal's records, opaque; `record` is what its `serialize()` gave
  *   seen, attempts, quarantine deliveries: done, begun, given up
  *   recipients, groups         what a send needs to know; only of people and groups on the allow list
+ *   owed                       OUR messages that members of groups did not get yet, and how often that was tried again
  *   send_log                   OUR messages of the last days, to answer a request to send again
  *
  * No plaintext of other people is in here. Times are Unix ms. `own` is `aci` or `pni`; a service id is `<uuid>` or `PNI:<uuid>`.
@@ -73,6 +74,11 @@ ALTER TABLE signal_recipients ADD COLUMN sealed_refused_at INTEGER;
 ALTER TABLE signal_recipients ADD COLUMN is_blocked INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE signal_groups ADD COLUMN is_blocked INTEGER NOT NULL DEFAULT 0;
 DROP TABLE signal_pending_link;
+`,
+  `
+CREATE TABLE signal_owed (
+  sent_at INTEGER NOT NULL, service_id TEXT NOT NULL, content BLOB NOT NULL, group_id BLOB NOT NULL, tries INTEGER NOT NULL,
+  PRIMARY KEY (sent_at, service_id)) STRICT;
 `,
 ] as const;
 

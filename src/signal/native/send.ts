@@ -13,13 +13,14 @@ import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/
 import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
 import { longTextType, splitLongText, uploadAttachment } from "./attachments.ts";
-import { attempt, fromBase64 } from "./bytes.ts";
+import { attempt, fromBase64, toBase64 } from "./bytes.ts";
 import { compose, type Composed, type Delivered, type Frame, messageContent, type Parts } from "./compose.ts";
 import { readSyncContent, receiptContent, transcriptContent, typingContent } from "./compose.ts";
 import type { Bytes, Context } from "./context.ts";
 import { deliver, deliverOnce, prepare, sealFor } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
+import { putRow } from "./schema.ts";
 
 const fanOutMax = 8;
 const catchUpsMax = 3;
@@ -93,23 +94,60 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
       throw new BridgeError("send_uncertain", error.message, { cause: error });
     context.log.warn("no transcript for our own devices", { code: error.code });
   }
-  for (const { recipient, error } of failures) catchUp(context, { composed, timestamp, groupId }, recipient, error, 1);
+  for (const { recipient: to, error } of failures)
+    if (groupId !== null && error.retry !== "never")
+      owe(context, { to, timestamp, content: messageContent(composed, null), groupId }, error, 1);
   return { timestamp, failed: failures.map(({ recipient, error }) => ({ recipient, code: error.code })) };
 }
 
 /**
- * A member who did not get a message for a reason that passes, such as a rate limit, gets it later. A captcha is solved by a person:
- * it is waited for in hours. When no more is tried, the owner is told.
+ * What a member of a group did not get for a reason that passes, such as a rate limit. It is a row, so that a restart forgets none;
+ * the waits are memory.
  */
-function catchUp(context: Context, message: Message, to: string, fault: BridgeError, times: number): void {
-  if (fault.retry === "never") return;
-  if (times > catchUpsMax) {
+type Owed = Pick<Message, "timestamp"> & { readonly to: string; readonly content: Bytes; readonly groupId: Bytes };
+
+/** A captcha is solved by a person: it is waited for in hours. When no more is tried, the owner is told. */
+function owe(context: Context, owed: Owed, fault: BridgeError, times: number): void {
+  const { to, timestamp, content, groupId } = owed;
+  if (fault.retry === "never" || times > catchUpsMax) {
+    settle(context, owed);
     const text = `A member of a group did not get what I wrote there: ${errorRow(fault.code).title}. ${fault.hint}`;
     return context.notify({ code: "member_missed", text });
   }
-  const again = (error: BridgeError) => catchUp(context, message, to, error, times + 1);
+  const row = { sent_at: timestamp, service_id: to, content, group_id: groupId, tries: times };
+  putRow(context.database, "owed", row);
   const waitMs = Math.max(fault.retryAfterMs ?? 0, times * (fault.code === "captcha" ? captchaMs : catchUpMs));
-  context.later(waitMs, () => attempt(deliverMessage(context, message, to), again));
+  context.dueAt.set(nameOf(owed), context.clock.monotonic() + waitMs);
+  payLater(context, owed, times, waitMs);
+}
+
+const nameOf = ({ to, timestamp }: Owed): string => `${to} ${timestamp}`;
+
+function settle({ database, dueAt }: Context, owed: Owed): void {
+  dueAt.delete(nameOf(owed));
+  database.run("DELETE FROM signal_owed WHERE sent_at = ? AND service_id = ?", owed.timestamp, owed.to);
+}
+
+/** For each new connection: the waits of the one before ended with it. */
+export function resumeOwed(context: Context): void {
+  const sql = `SELECT service_id AS "to", sent_at AS timestamp, content, group_id AS groupId, tries FROM signal_owed`;
+  for (const { tries, ...owed } of context.database.all<Owed & { tries: number }>(sql)) {
+    const dueAt = context.dueAt.get(nameOf(owed)) ?? -Infinity;
+    payLater(context, owed, tries, Math.max(0, dueAt - context.clock.monotonic()));
+  }
+}
+
+function payLater(context: Context, owed: Owed, times: number, waitMs: Millis): void {
+  const signal = context.closing();
+  const pay = async () => {
+    const { state } = await context.groups.load(toBase64(owed.groupId), signal);
+    // Who left meanwhile is owed nothing.
+    if (state.members.some(({ aci }) => aci === owed.to)) await deliver(context, { kind: "message", ...owed });
+    settle(context, owed);
+  };
+  // What the end of the connection cut short was no try.
+  const again = (fault: BridgeError) => signal.aborted || owe(context, owed, fault, times + 1);
+  context.later(waitMs, () => attempt(pay(), again));
 }
 
 async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {

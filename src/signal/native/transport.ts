@@ -26,7 +26,7 @@ import { groupFetcher, keepGroups, learnNames } from "./groups.ts";
 import { makeLink } from "./link.ts";
 import { mergeJobs } from "./news.ts";
 import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
-import { sendOutbound, sendReceipt, sendTyping } from "./send.ts";
+import { resumeOwed, sendOutbound, sendReceipt, sendTyping } from "./send.ts";
 import { ask } from "./server.ts";
 import { openOverlay, shareCommits } from "./store.ts";
 import { readAgain } from "./storage.ts";
@@ -147,6 +147,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     notify,
     reload: () => void (state.account = loadAccount(database)),
     last: { askedAt: -Infinity, pushedAt: -Infinity, lookedUpAt: -Infinity },
+    dueAt: new Map(),
     mayAsk: retryLimiter(clock),
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, now, log }),
@@ -187,6 +188,7 @@ async function connect(context: Live, signal: AbortSignal) {
   state.provedAt = -Infinity;
   state.maintainAt = clock.monotonic() + maintainEveryMs;
   enqueue(context, () => maintain(context));
+  resumeOwed(context);
   return toAccount(account);
 }
 

@@ -328,9 +328,20 @@ describe("whatever comes", () => {
 
   test("kinds that do not exist yet are kept as unknown, by their name", () => {
     const future = { envelope: { sourceUuid: alice.aci, timestamp: 5, hologramMessage: { depth: 3 } } };
-    expect(toEnvelope(future, own)).toMatchObject({ sentAt: 5, content: { kind: "unknown", what: "hologramMessage" } });
+    const chat = { kind: "direct", peer: { aci: alice.aci, number: null } };
+    const hologramMessage = { kind: "unknown", what: "hologramMessage" };
+    expect(toEnvelope(future, own)).toMatchObject({ sentAt: 5, chat, content: hologramMessage });
+    const mine = { envelope: { ...future.envelope, sourceUuid: own.aci } };
+    expect(toEnvelope(mine, own)).toMatchObject({ chat: null, content: hologramMessage });
     const { wire } = writer.person(alice, null, { extra: { hologram: { depth: 3 } } });
-    expect(toEnvelope(wire, own).content).toEqual({ kind: "unknown", what: "hologram" });
+    expect(toEnvelope(wire, own)).toMatchObject({
+      chat: { kind: "direct" },
+      content: { kind: "unknown", what: "hologram" },
+    });
+    // signal-cli's own words for a message of a newer protocol.
+    const exception = { message: "required 9, have 8", type: "UnsupportedDataMessageException" };
+    const newer = { exception, envelope: { sourceUuid: alice.aci, timestamp: 5 } };
+    expect(toEnvelope(newer, own)).toMatchObject({ chat, content: { kind: "unknown", what: exception.type } });
   });
 
   test("what is no message object is unknown", () => {
