@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Change, Fact, View } from "../../src/core/changes.ts";
 import { classify, inboxKey } from "../../src/core/inbound.ts";
 import type { Account, Chat, Content, Envelope, SessionEvent, TextContent } from "../../src/core/model.ts";
+import { wordsOnly } from "../../src/core/model.ts";
 import { createChats, type Chats } from "../../src/store/apply.ts";
 import type { Surroundings } from "../../src/store/view.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
@@ -13,13 +14,7 @@ export const self: Chat = { kind: "self" };
 export const owner: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
 
 export const textContent = (text: string, more: Partial<TextContent> = {}): TextContent => ({
-  kind: "text",
-  text,
-  quote: null,
-  mentions: [],
-  attachments: [],
-  expiresInSeconds: 0,
-  isViewOnce: false,
+  ...wordsOnly(text),
   ...more,
 });
 
