@@ -30,7 +30,7 @@ export type Batch = {
 
 /** A fact about the account that only the owner can act on. `text` is one plain sentence for the chat. */
 export type Notice = {
-  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "member_missed";
+  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "member_missed" | "outdated";
   readonly text: string;
 };
 

@@ -512,6 +512,42 @@ for (const [status, code, scope] of [
   });
 }
 
+for (const [verb, path, status] of [
+  ["PUT", "/v2/keys", 404],
+  ["GET", "/v2/keys?identity=aci", 410],
+  ["PUT", "/v1/devices/capabilities", 410],
+] as const)
+  test(`an endpoint that is gone (${status} to ${verb} ${path}) is told to the owner: update signalman`, async () => {
+    rig = await startRig();
+    // Two days later the keys are replaced.
+    rig.database.run("UPDATE signal_own SET rotated_at = 0");
+    instead((asked) => (asked.verb === verb && asked.path.startsWith(path) ? { status } : undefined));
+    await rig.transport.connect(never);
+    let told: readonly Notice[] = [];
+    while (told.length === 0) told = (await rig.poll(50)).notices ?? [];
+    expect(told).toEqual([{ code: "outdated", text: expect.stringContaining("Update signalman") }]);
+  });
+
+test("a 410 that names no stale device is no word about devices: the endpoint is gone", async () => {
+  rig = await startRig();
+  for (const json of [undefined, {}]) {
+    using _ = answerInstead(({ path }) =>
+      path.startsWith("/v1/messages/") ? { status: 410, ...(json && { json }) } : undefined,
+    );
+    const fault = (await failureOf(rig.send(rig.direct, "hello", at))) as BridgeError;
+    expect(fault).toMatchObject({ code: "outdated", hint: expect.stringContaining("Update signalman") });
+  }
+});
+
+test("keys that a clock far ahead replaced are replaced again in time", async () => {
+  rig = await startRig();
+  rig.database.run("UPDATE signal_own SET rotated_at = ?", Date.now() + 400 * dayMs);
+  const { asked } = instead(() => undefined);
+  await rig.transport.connect(never);
+  await rig.settled();
+  expect(asked.filter(({ verb, path }) => verb === "PUT" && path.startsWith("/v2/keys")).length).toBeGreaterThan(0);
+});
+
 test("a limit on reading a group holds up that group alone", async () => {
   rig = await startRig({
     change: (service) => ({

@@ -295,8 +295,11 @@ async function prove(context: Live, line: Line): Promise<boolean> {
 }
 
 /** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
-function enqueue({ state, log }: Live, work: () => Promise<void>): void {
-  const putOff = ({ code, message: reason }: BridgeError) => log.info("background work put off", { code, reason });
+function enqueue({ state, log, notify }: Live, work: () => Promise<void>): void {
+  const putOff = ({ code, message: reason, hint }: BridgeError) => {
+    log.info("background work put off", { code, reason });
+    if (code === "outdated") notify({ code, text: `Soon I may not be able to use Signal any more. ${hint}` });
+  };
   const fail = (error: unknown) => log.error("background work failed", { reason: reasonOf(error) });
   state.jobs = state.jobs.then(() => attempt(work(), putOff)).catch(fail);
 }
