@@ -172,15 +172,15 @@ test("a machine whose clock is a day and more behind forgets nothing, and its ow
   await rig.transport.connect(never);
   const sentAt = Date.now();
   const sending = rig.contact.sendText(rig.device, "now", { timestamp: sentAt });
-  const notices: string[] = [];
+  const notices: Notice[] = [];
   await Promise.all([
     sending,
     (async () => {
-      while (texts().length === 0) notices.push(...((await rig.poll(1000)).notices ?? []).map(({ code }) => code));
+      while (texts().length === 0) notices.push(...((await rig.poll(1000)).notices ?? []));
     })(),
   ]);
   expect(texts()).toEqual([{ text: "now" }]);
-  expect(notices).toEqual(["clock_wrong"]);
+  expect(notices).toEqual([{ code: "clock_wrong", text: expect.stringContaining("30 h behind") }]);
   // Our own notices bear the server's time.
   const asked = instead(() => undefined).asked;
   await rig.transport.typing(rig.direct, true);
@@ -537,6 +537,20 @@ test("a 410 that names no stale device is no word about devices: the endpoint is
     const fault = (await failureOf(rig.send(rig.direct, "hello", at))) as BridgeError;
     expect(fault).toMatchObject({ code: "outdated", hint: expect.stringContaining("Update signalman") });
   }
+});
+
+test("a line on which something comes at each poll has its hourly upkeep all the same", async () => {
+  let aheadMs = 0;
+  rig = await startRig({ clock: { ...systemClock, monotonic: () => systemClock.monotonic() + aheadMs } });
+  const { asked } = instead(() => undefined);
+  const capabilities = () => asked.filter(({ path }) => path === "/v1/devices/capabilities").length;
+  for (let hours = 0; hours < 2; hours++) {
+    aheadMs += hourMs;
+    // It is there already as the poll begins.
+    await rig.receive(rig.contact.sendText(rig.device, "busy", { timestamp: at + hours }));
+    await rig.settled();
+  }
+  expect(capabilities()).toBe(2);
 });
 
 test("keys that a clock far ahead replaced are replaced again in time", async () => {
