@@ -26,35 +26,23 @@ import { createCallLoop, createGrants, toolsOf } from "./loops/calls.ts";
 import { createSendLoop } from "./loops/send.ts";
 import { createSyncLoop } from "./loops/sync.ts";
 import type { Transport } from "./signal/transport.ts";
-import type { Workplace } from "./projects/executor.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
-import { createCallDeps, surroundings } from "./surroundings.ts";
+import { createCallDeps, surroundings, type Machine } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
-export type DaemonDeps = {
+export type DaemonDeps = Machine & {
   readonly log: Log;
   readonly clock: Clock;
   readonly random: Random;
   /** What tells one network from another (names and addresses of the interfaces); changes reconnect at once. */
   readonly networkKey: () => string;
-  readonly newId: () => string;
-  /** This machine's, as an IANA name; without one prompts do not say when they were written. */
-  readonly timeZone?: string;
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
   readonly buildLine: (store: Store) => Promise<Line>;
   /** The owner's own program, for projects that are worked on with it. */
   readonly buildCodeLine?: () => Promise<Line>;
-  /** How this program starts itself: a search of a project is a process of its own. */
-  readonly self?: readonly string[];
-  /** The environment that commands of projects take listed variables from. */
-  readonly env?: NodeJS.ProcessEnv;
-  /** Where calls of projects are done; tests hand in their own. */
-  readonly workplace?: Workplace;
-  /** Asserts what must hold after each decision: in tests and simulation. */
-  readonly isChecked?: boolean;
 };
 
 export interface Daemon {

@@ -16,15 +16,23 @@ import { createGuests } from "./store/allowed.ts";
 import { accountsIn } from "./store/names.ts";
 import type { Surroundings } from "./store/view.ts";
 
-type Base = Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & {
-  readonly config: Config;
+/** What the machine gives; tests and the simulation hand in their own. */
+export type Machine = {
   readonly newId: () => string;
+  /** This machine's, as an IANA name; without one prompts do not say when they were written. */
   readonly timeZone?: string;
-  readonly isChecked?: boolean;
+  /** How this program starts itself: a search of a project is a process of its own. */
   readonly self?: readonly string[];
+  /** The environment that commands of projects take listed variables from. */
   readonly env?: NodeJS.ProcessEnv;
+  /** Where calls of projects are done. */
   readonly workplace?: Workplace;
+  /** Asserts what must hold after each decision: in tests and simulation. */
+  readonly isChecked?: boolean;
 };
+
+type Base = Machine &
+  Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & { readonly config: Config };
 
 /** What calls of our own tools need; the sandbox is looked for when it is first needed. */
 export function createCallDeps(

@@ -8,7 +8,7 @@ import type { Log } from "../log.ts";
 import type { ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
 import type { LocalTool } from "./line.ts";
-import { idOf } from "./wire.ts";
+import { idOf, toToolParam } from "./wire.ts";
 
 /**
  * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
@@ -110,12 +110,7 @@ const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
 export function toTools(policy: ToolPolicy, local: readonly LocalTool[]): Tools {
   const permission = (type: "always_allow" | "always_ask") => ({ permission_policy: { type } });
   const type = "agent_toolset_20260401";
-  const ours = local.map((tool) => ({
-    type: "custom" as const,
-    name: tool.name,
-    description: tool.description,
-    input_schema: { ...tool.inputSchema, type: "object" as const },
-  }));
+  const ours = local.map((tool) => ({ type: "custom" as const, ...toToolParam(tool) }));
   if (local.some(({ isOfMachine }) => isOfMachine)) {
     const search = { name: "web_search", enabled: true, ...permission("always_allow") } as const;
     const fetch = { name: "web_fetch", enabled: true, ...permission("always_ask") } as const;

@@ -73,7 +73,6 @@ const createReading = (now: () => Millis) => ({
   /** What was written and is in no entry yet. */
   partial: "",
   fault: "",
-  category: null as string | null,
   limitedUntil: null as Millis | null,
 });
 type Reading = ReturnType<typeof createReading>;
@@ -142,7 +141,6 @@ function readStream(reading: Reading, event: Fields): Seen {
   const { type, delta } = event;
   const text = string(fields(delta)["text"]);
   if (type === "message_start") reading.messageId = string(fields(event["message"])["id"]);
-  if (type === "message_delta") reading.category = string(fields(fields(delta)["stop_details"])["category"]) || null;
   if (type === "content_block_start" && isBlock("text")(fields(event["content_block"])))
     next(reading.shown, reading.messageId);
   if (type !== "content_block_delta" || text === "") return null;
@@ -216,11 +214,10 @@ const faults: ReadonlyMap<string, ErrorCode> = new Map([
 ]);
 const lasting: ReadonlySet<string> = new Set(["authentication_failed", "oauth_org_not_allowed", "billing_error"]);
 
-function toStop(result: Fields, { fault, category, limitedUntil, now }: Reading): StopReason {
+function toStop(result: Fields, { fault, limitedUntil, now }: Reading): StopReason {
   const reason = string(result["stop_reason"]);
   if (result["is_error"] !== true) {
-    if (reason === "refusal") return { kind: "refusal", category };
-    return { kind: reason === "max_tokens" ? "max_tokens" : "end_turn" };
+    return { kind: reason === "max_tokens" || reason === "refusal" ? reason : "end_turn" };
   }
   if (string(result["terminal_reason"]).startsWith("aborted")) return { kind: "end_turn" };
   const word = fault || string(result["error"]) || string(result["subtype"]);

@@ -11,7 +11,6 @@
 import { createHash } from "node:crypto";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
-import { toBlocks } from "./blocks.ts";
 import {
   answerFrame,
   controlFrame,
@@ -24,7 +23,7 @@ import {
 } from "./code-frames.ts";
 import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDeps } from "./code-program.ts";
 import type { Hear, Line, Request, SessionView } from "./line.ts";
-import { fields, toInput } from "./wire.ts";
+import { fields, toBlocks, toInput } from "./wire.ts";
 
 export type CodeDeps = ProgramDeps & {
   readonly newId: () => string;

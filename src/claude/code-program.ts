@@ -216,13 +216,10 @@ export async function lookAtProgram(deps: ProgramDeps, signal: AbortSignal): Pro
       if (type !== "control_response") continue;
       const { models, account } = fields(fields(response)["response"]);
       const { tokenSource, apiKeySource } = fields(account);
-      const list = (Array.isArray(models) ? models : []).map(fields).map(({ value, displayName }) => ({
-        id: string(value),
-        name: string(displayName) || string(value),
-        outputTokensMax: null,
-      }));
+      const ids = (Array.isArray(models) ? models : []).map((model) => string(fields(model)["value"]));
       const isLoggedIn = [tokenSource, apiKeySource].some((source) => !["", "none"].includes(string(source)));
-      return { models: list.filter(({ id }) => id !== "" && id !== "default"), isLoggedIn };
+      const known = ids.filter((id) => id !== "" && id !== "default").map((id) => ({ id, outputTokensMax: null }));
+      return { models: known, isLoggedIn };
     }
   } finally {
     await program.end();

@@ -14,8 +14,6 @@ export type Site = {
   readonly notFound?: ErrorCode;
   /** What a bad request means here. */
   readonly refused?: ErrorCode;
-  /** What a conflict (409) means here. */
-  readonly conflict?: ErrorCode;
   /** What it means that the endpoint does not serve this path (404, 405, 501; 403 where it is not Anthropic's). */
   readonly unserved?: ErrorCode;
   /** The endpoint is not Anthropic's. */
@@ -108,11 +106,10 @@ const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
 type Answer = { readonly status: number | null; readonly type: string | null; readonly errorCode: string | null };
 
 function codeOf(
-  { refused = "claude_request", notFound = refused, conflict, unserved, isForeign }: Site,
+  { refused = "claude_request", notFound = refused, unserved, isForeign }: Site,
   { status, type, errorCode }: Answer,
   sentence: string,
 ): ErrorCode {
-  if (conflict && status === 409) return conflict;
   const isBadRequest = status === 400 || type === "invalid_request_error";
   const told = isBadRequest ? bySentence.find(([pattern]) => pattern.test(sentence))?.[1] : undefined;
   const known = byErrorCode.get(errorCode) ?? told;

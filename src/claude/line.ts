@@ -123,7 +123,6 @@ export interface Remote {
 
 export type ModelInfo = {
   readonly id: string;
-  readonly name: string;
   /** The longest answer in tokens; null where the endpoint does not say. */
   readonly outputTokensMax: number | null;
 };

@@ -2,24 +2,31 @@
  * The line `sessions`: Claude Managed Agents. The session lives at the API and goes on working while we are away.
  *
  *   agent.ts     the environment and the agent, made once
- *   events.ts    the event log of a session: pages, and what is posted to it
  *   sandbox.ts   files that go into a session and come out of it
- *   here         the line between that and the API
+ *   here         the session, its event log in pages, and what is posted to it
  *
  * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
  */
+import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
 import { BridgeError, type ErrorCode } from "../core/errors.ts";
-import type { PromptFile, SessionEvent } from "../core/model.ts";
+import type { Millis, PromptFile, SessionEvent } from "../core/model.ts";
 import { createAgentKeeper, toTools, withEffort, type AgentDeps, type AgentKeeper, type ToolPolicy } from "./agent.ts";
-import { ifThere, uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { ifThere, uploadTimeoutMs, walk, type ClaudeApi, type Watch } from "./api.ts";
 import { nullFor, refusalOf } from "./failure.ts";
-import { isReadable } from "./blocks.ts";
-import { eventsOf, toSentEvents, walk } from "./events.ts";
 import type { Frame, Hear, Line, Remote, RemoteSession, Request, SessionView } from "./line.ts";
 import { createSandbox, outputsFolder, type Sandbox } from "./sandbox.ts";
-import type { Watch } from "./stream.ts";
-import { createFrameReader, fields, idOf, string, toMetadata } from "./wire.ts";
+import {
+  createFrameReader,
+  fields,
+  idOf,
+  isReadable,
+  string,
+  toMetadata,
+  toSentEvents,
+  toSessionEvent,
+  type SentEvent,
+} from "./wire.ts";
 
 export type { Memory, ToolPolicy } from "./agent.ts";
 export type ManagedDeps = AgentDeps & { readonly clock: Clock; readonly toolPolicy: ToolPolicy };
@@ -274,5 +281,48 @@ function toRemoteSession(wire: unknown, what: string): RemoteSession {
     status: status === "running" || status === "rescheduling" || status === "terminated" ? status : "idle",
     isArchived: typeof archived_at === "string",
     updatedAt: string(updated_at),
+  };
+}
+
+// --- the event log
+
+type EventQuery = NonNullable<Parameters<Anthropic["beta"]["sessions"]["events"]["list"]>[1]>;
+
+/** More than a turn has; the API would give 1,000, which results of tools could make too much for one answer. */
+const pageMax = 250;
+/** Prompts echo their files: small pages keep an answer small. */
+const promptPageMax = 100;
+/** Queued entries are at most the few that were posted while a turn ran. */
+const queuedMax = 20;
+const queuable: NonNullable<EventQuery["types"]> = [
+  "user.message",
+  "user.tool_confirmation",
+  "user.custom_tool_result",
+];
+
+function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) {
+  const site = { what: "list the session's events" };
+  async function* pages(query: EventQuery): AsyncGenerator<SessionEvent[]> {
+    for await (const page of walk(api, site, ({ beta }) => beta.sessions.events.list(remoteId, query, { signal })))
+      yield page.map(toSessionEvent).filter((event) => event !== null);
+  }
+  return {
+    /** By `processed_at` from a time on; then what is still queued, which no time filter matches. */
+    async *list(part: Millis | "all" | "prompts"): AsyncGenerator<readonly SessionEvent[]> {
+      if (part === "all") return yield* pages({ limit: pageMax, order: "asc" });
+      if (part === "prompts") return yield* pages({ limit: promptPageMax, order: "asc", types: ["user.message"] });
+      yield* pages({ "created_at[gte]": new Date(part).toISOString(), limit: pageMax, order: "asc" });
+      for await (const newest of pages({ limit: queuedMax, order: "desc", types: queuable }))
+        return yield newest.filter(({ at }) => at === null).reverse();
+    },
+    /** Posts events once; resolves to their echoes, null where there is none that can be read. */
+    async send(what: string, events: SentEvent[], timeout: Millis): Promise<(SessionEvent | null)[]> {
+      const options = { signal, timeout };
+      const sent: unknown = await api.call({ what }, ({ beta }) =>
+        beta.sessions.events.send(remoteId, { events }, options),
+      );
+      const { data } = fields(sent);
+      return Array.isArray(data) ? data.map(toSessionEvent) : [];
+    },
   };
 }

@@ -11,13 +11,12 @@ import { BridgeError } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent } from "../core/model.ts";
 import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
-import { toBlocks } from "./blocks.ts";
 import * as history from "./history.ts";
 import type { Hear, Line, Request, SessionView } from "./line.ts";
-import { centsOf } from "./prices.ts";
 import { createRequester, type Requester } from "./requester.ts";
 import {
   addFrame,
+  centsOf,
   createPreview,
   emptyReply,
   isComplete,
@@ -27,7 +26,7 @@ import {
   usedOf,
   type Reply,
 } from "./response.ts";
-import { fields, string, toInput } from "./wire.ts";
+import { fields, string, toBlocks, toInput } from "./wire.ts";
 
 export type MessagesDeps = {
   readonly api: ClaudeApi;

@@ -5,11 +5,11 @@
 import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
-import type { ClaudeApi } from "./api.ts";
+import type { ClaudeApi, Watch } from "./api.ts";
 import { refusalOf } from "./failure.ts";
 import { toParams, withoutAnyThinking, withoutSearches, type Message } from "./history.ts";
 import type { SessionView } from "./line.ts";
-import type { Watch } from "./stream.ts";
+import { toToolParam } from "./wire.ts";
 
 /** Where the model's own limit is not known. Thinking counts too: less is gone before a word is said. */
 const defaultOutputTokens = 32_000;
@@ -105,12 +105,7 @@ function toRequest(
   const has = (feature: Feature): boolean => sent.includes(feature);
   const said = has("search") ? messages : withoutSearches(messages);
   const search = { type: "web_search_20250305", name: "web_search", max_uses: searchesMax } as const;
-  const local = tools.map(({ name, description, inputSchema }) => ({
-    name,
-    description,
-    input_schema: { ...inputSchema, type: "object" as const },
-  }));
-  const all = has("tools") ? [...(has("search") ? [search] : []), ...local] : [];
+  const all = has("tools") ? [...(has("search") ? [search] : []), ...tools.map(toToolParam)] : [];
   return {
     model,
     max_tokens,

@@ -1,11 +1,10 @@
 /**
- * One answer of the Messages API, gathered from its stream, or from the JSON that some endpoints send instead. Lenient where
- * endpoints differ: indices may repeat or be −1, usage may be null, a second `message_start` begins the answer anew.
+ * One answer of the Messages API, gathered from its stream, or from the JSON that some endpoints send instead; and its list price.
+ * Lenient where endpoints differ: indices may repeat or be −1, usage may be null, a second `message_start` begins the answer anew.
  * **Source:** SDK type `RawMessageStreamEvent`.
  */
 import type { JsonValue, Millis, StopReason } from "../core/model.ts";
 import type { Hear } from "./line.ts";
-import type { Used } from "./prices.ts";
 import { cacheWrites, fields, string, textOf, toInput, type Fields } from "./wire.ts";
 
 type Block = { [key: string]: JsonValue };
@@ -18,8 +17,6 @@ export const emptyReply = () => ({
   /** What each index of the stream is, the last one that began with it. */
   byIndex: new Map<unknown, { readonly block: Block; json: string }>(),
   stopReason: null as string | null,
-  /** Of a refusal. */
-  category: null as string | null,
   used: nothing,
   /** `message_stop` came. */
   isStopped: false,
@@ -94,7 +91,6 @@ function add(reply: Reply, frame: Fields): void {
 function stop(reply: Reply, delta: Fields): void {
   for (const index of reply.byIndex.keys()) closeInput(reply, index);
   reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
-  reply.category = string(fields(delta["stop_details"])["category"]) || reply.category;
 }
 
 /** Counts are cumulative within an answer, and the last of each counts. */
@@ -190,10 +186,53 @@ const stops: ReadonlyMap<string, StopReason> = new Map([
   ["end_turn", { kind: "end_turn" }],
   ["stop_sequence", { kind: "end_turn" }],
   ["max_tokens", { kind: "max_tokens" }],
+  ["refusal", { kind: "refusal" }],
   ["model_context_window_exceeded", { kind: "context_exceeded" }],
 ]);
 
-export function toStop({ stopReason, category }: Reply): StopReason {
-  if (stopReason === "refusal") return { kind: "refusal", category };
+export function toStop({ stopReason }: Reply): StopReason {
   return stopReason === null ? { kind: "end_turn" } : (stops.get(stopReason) ?? { kind: "other", name: stopReason });
+}
+
+// --- list prices
+
+/** **Source:** https://platform.claude.com/docs/en/about-claude/pricing as of 24 Oct 2026; a model that is not there has no price. */
+type Price = { readonly input: number; readonly output: number; readonly cacheRead: number };
+
+/** US dollars per million tokens; the first pattern that matches a model's id counts. */
+const prices: readonly (readonly [RegExp, Price])[] = [
+  [/^claude-(fable|mythos)-5-1/u, { input: 10, output: 50, cacheRead: 0.25 }],
+  [/^claude-(fable|mythos)-5(?!-\d\b)/u, { input: 10, output: 50, cacheRead: 1 }],
+  [/^claude-opus-5-5/u, { input: 4, output: 20, cacheRead: 0.2 }],
+  [/^claude-opus-(4-[5-8]|5(?!-\d\b))/u, { input: 5, output: 25, cacheRead: 0.5 }],
+  [/^claude-opus-4/u, { input: 15, output: 75, cacheRead: 1.5 }],
+  [/^claude-sonnet-5-5/u, { input: 2, output: 10, cacheRead: 0.1 }],
+  [/^claude-sonnet-5(?!-\d\b)/u, { input: 2, output: 10, cacheRead: 0.2 }],
+  [/^claude-sonnet-4/u, { input: 3, output: 15, cacheRead: 0.3 }],
+  [/^claude-haiku-5-5/u, { input: 0.1, output: 0.5, cacheRead: 0.01 }],
+  [/^claude-haiku-4/u, { input: 1, output: 5, cacheRead: 0.1 }],
+];
+
+/** Haiku 5.5 costs five times as much, all of the request, where the prompt is longer than this. */
+const longPromptTokens = 100_000;
+const cacheWriteFactor = 1.25;
+const centsPerSearch = 1;
+
+/** What a request to the Messages API used; counts of tokens and of searches. */
+export type Used = {
+  readonly input: number;
+  readonly cacheRead: number;
+  readonly cacheWrite: number;
+  readonly output: number;
+  readonly searches: number;
+};
+
+/** The list cost of one request in US cents; null where the model has no price here. */
+export function centsOf(model: string, { input, cacheRead, cacheWrite, output, searches }: Used): number | null {
+  const price = prices.find(([pattern]) => pattern.test(model))?.[1];
+  if (!price) return null;
+  const isLong = model.startsWith("claude-haiku-5-5") && input + cacheRead + cacheWrite > longPromptTokens;
+  const written = cacheWrite * price.input * cacheWriteFactor;
+  const dollarsPerMillion = input * price.input + cacheRead * price.cacheRead + written + output * price.output;
+  return (dollarsPerMillion * (isLong ? 5 : 1)) / 10_000 + searches * centsPerSearch;
 }

@@ -2,9 +2,8 @@
 import { createHash } from "node:crypto";
 import { BridgeError } from "../core/errors.ts";
 import type { PromptFile } from "../core/model.ts";
-import { uploadTimeoutMs, type ClaudeApi } from "./api.ts";
+import { uploadTimeoutMs, walk, type ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
-import { walk } from "./events.ts";
 import type { Remote, RemoteFile } from "./line.ts";
 import { count, fields, idOf, string, toMillis } from "./wire.ts";
 

@@ -1,11 +1,12 @@
 /**
- * Wire and program: events of Managed Agents as entries of our log, and frames of the live stream. Total: what is unknown, or
- * comes from the future, becomes `other`; only what has no id at all is dropped.
+ * Wire and program: a prompt as content blocks, the same for every line; events of Managed Agents as entries of our log, and frames of
+ * the live stream. Total: what is unknown, or comes from the future, becomes `other`; only what has no id at all is dropped.
  * **Source:** the SDK's types `BetaManagedAgentsSessionEvent` and `BetaManagedAgentsStreamSessionEvents`.
  */
+import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
-import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
-import type { Frame } from "./line.ts";
+import type { JsonValue, Millis, PromptFile, SessionEvent, StopReason } from "../core/model.ts";
+import type { Frame, LocalTool, Request } from "./line.ts";
 
 export type Fields = { readonly [key: string]: unknown };
 
@@ -136,10 +137,7 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
     isAllowed: event["result"] === "allow",
   }),
   "session.status_running": () => ({ type: "running" }),
-  "session.status_idle": (event) => ({
-    type: "idle",
-    stop: toStop(fields(event["stop_reason"]), fields(event["stop_details"])),
-  }),
+  "session.status_idle": (event) => ({ type: "idle", stop: toStop(fields(event["stop_reason"])) }),
   "session.status_terminated": () => ({ type: "terminated" }),
   "session.error": (event) => {
     const error = fields(event["error"]);
@@ -187,20 +185,111 @@ const isShallow = (value: unknown, depth = 0): boolean =>
 
 export const toInput = (input: unknown): JsonValue => (isShallow(input) ? ((input ?? null) as JsonValue) : null);
 
-function toStop(reason: Fields, details: Fields): StopReason {
+function toStop(reason: Fields): StopReason {
   const kind = string(reason["type"]);
   switch (kind) {
     case "end_turn":
     case "retries_exhausted":
     case "budget_reached":
+    case "refusal":
       return { kind };
     case "requires_action": {
       const ids: unknown = reason["event_ids"];
       return { kind, eventIds: Array.isArray(ids) ? ids.filter((id) => typeof id === "string") : [] };
     }
-    case "refusal":
-      return { kind, category: string(details["category"]) || null };
     default:
       return { kind: "other", name: kind || "unknown" };
   }
 }
+
+// --- a prompt: files first, then the text. What a file is, and that Claude takes it, was decided when it was fetched.
+
+export type PromptBlock = ReturnType<typeof toBlock> | { readonly type: "text"; readonly text: string };
+type ImageType = "image/jpeg" | "image/png" | "image/gif" | "image/webp";
+
+/**
+ * Never empty, nor with an empty block: both are refused.
+ * @param mounted where the files are that Claude reads by its tools
+ */
+export function toBlocks(
+  text: string,
+  files: readonly PromptFile[],
+  mounted: ReadonlyMap<PromptFile, string> = new Map(),
+): PromptBlock[] {
+  const blocks = files.map((file): PromptBlock => toBlock(file, mounted.get(file)));
+  if (text.trim() !== "") blocks.push({ type: "text", text });
+  return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
+}
+
+/** In base64: longer text is easier read in a sandbox, where there is one. */
+const inlineTextMax = 64 * 1024;
+
+const isImage = ({ contentType }: PromptFile): boolean => /^image\/(jpeg|png|gif|webp)$/u.test(contentType);
+const isPdf = ({ contentType }: PromptFile): boolean => contentType === "application/pdf";
+const isTextFile = ({ contentType }: PromptFile): boolean => contentType.startsWith("text/plain");
+
+/** True of what goes along as a block of its own; what remains, a sandbox may be able to read. */
+export const isReadable = (file: PromptFile): boolean =>
+  isImage(file) || isPdf(file) || (isTextFile(file) && file.base64.length < inlineTextMax);
+
+function toBlock(file: PromptFile, place: string | undefined) {
+  const { contentType, base64: data } = file;
+  if (place !== undefined) return toNote(file, place);
+  if (isImage(file))
+    return { type: "image", source: { type: "base64", media_type: contentType as ImageType, data } } as const;
+  if (isPdf(file))
+    return {
+      type: "document",
+      source: { type: "base64", media_type: "application/pdf", data },
+      ...titleOf(file),
+    } as const;
+  if (isTextFile(file)) return toDocument(file, new TextDecoder().decode(Uint8Array.fromBase64(data)));
+  return toNote(file, "is of a kind that cannot be read here");
+}
+
+const titleOf = ({ fileName }: PromptFile): { title?: string } => (fileName === null ? {} : { title: fileName });
+
+const toDocument = (file: PromptFile, data: string) =>
+  ({ type: "document", source: { type: "text", media_type: "text/plain", data }, ...titleOf(file) }) as const;
+
+/** Words in place of a file. Never a text block: a prompt of unknown fate is known again by its text alone. */
+const toNote = (file: PromptFile, what: string) =>
+  toDocument(file, `[The file ${file.fileName ?? "without a name"} (${file.contentType}) ${what}.]`);
+
+export type SentEvent = Anthropic.Beta.Sessions.EventSendParams["events"][number];
+/** **Source:** SDK type `BetaManagedAgentsUserToolConfirmationEventParams`. */
+const denyMessageMax = 10_000;
+
+/** @param mounted where the files are that do not go along as blocks */
+export const toSentEvents = (requests: readonly Request[], mounted: ReadonlyMap<PromptFile, string>): SentEvent[] =>
+  requests.map((request) => {
+    switch (request.kind) {
+      case "prompt":
+        return { type: "user.message", content: toBlocks(request.text, request.files, mounted) };
+      case "confirm":
+        return {
+          type: "user.tool_confirmation",
+          tool_use_id: request.toolUseId,
+          result: request.isAllowed ? "allow" : "deny",
+          ...(request.isAllowed || request.reason === null
+            ? {}
+            : { deny_message: request.reason.slice(0, denyMessageMax) }),
+        };
+      case "result":
+        return {
+          type: "user.custom_tool_result",
+          custom_tool_use_id: request.toolUseId,
+          content: [{ type: "text", text: request.text.trim() === "" ? "(no output)" : request.text }],
+          is_error: request.isError,
+        };
+      case "interrupt":
+        return { type: "user.interrupt" };
+    }
+  });
+
+/** A tool of ours as both APIs take it. */
+export const toToolParam = ({ name, description, inputSchema }: LocalTool) => ({
+  name,
+  description,
+  input_schema: { ...inputSchema, type: "object" as const },
+});

@@ -18,7 +18,6 @@
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
 import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
 import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
-import { announce } from "./digest.ts";
 import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer, slow } from "./endings.ts";
 import { execute } from "./execute.ts";
 import { withFilesOf } from "./inbound.ts";
@@ -29,6 +28,7 @@ import { promptWords } from "./prompt.ts";
 import { deliver, fulfil } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { isSpent, refusalText } from "./spend.ts";
+import { duration } from "./when.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
   // The type of the table pairs every fact with its decision; a computed look-up cannot say so.
@@ -185,6 +185,26 @@ function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
   const text = `My memory was set back to an earlier state. Messages of yours stood open in it (${open.length}): please send again what was not answered.`;
   const gone = open.flatMap((prompt) => withdraw(view, prompt, false));
   return open.length === 0 ? [] : [say("note", `setback ${generation}`, text), ...gone];
+}
+
+/** After an absence, more waiting messages than these, or older ones, are announced. */
+const digestCount = 3;
+const digestAgeMs: Millis = 3_600_000;
+
+/** Says where much, or something old, waits that it is answered now. What was announced is not announced again where the line flaps. */
+function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
+  const { count: open, newest } = waiting();
+  const first = head.find(({ post }) => post === null || post.state === "queued");
+  if (first === undefined || first.id <= announcedUpTo()) return [];
+  // Only the oldest may be under way already.
+  const count = first === head[0] ? open : open - 1;
+  const { envelope, receivedAt } = first;
+  // The sender's clock may be ahead.
+  const oldMs = Math.max(0, now - Math.min(receivedAt, envelope.serverAt ?? envelope.sentAt));
+  if (count <= digestCount && oldMs <= digestAgeMs) return [];
+  const [messages, them] = count === 1 ? ["1 message", "it"] : [`${count} messages`, "them"];
+  const text = `${messages} waiting, the oldest ${duration(oldMs)}: answering now; /skip to drop ${them}.`;
+  return [say("digest", newest, text), { do: "announced", id: newest }];
 }
 
 /** In tests and simulation, after each decision has been applied. */

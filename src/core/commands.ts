@@ -1,34 +1,36 @@
 /** The commands of the chat: what they are called, and how a person's message is read as one, as phones and habits write it. */
 import { toPlain } from "./consent.ts";
 
-/** What belongs together, what a person needs first on top; each fits a line of a phone (40 columns). */
+/**
+ * What belongs together, what a person needs first on top; each fits a line of a phone (40 columns). `also`: other names that people try.
+ */
 const groups = [
   [
-    { name: "new", use: "/new [text]", what: "start a fresh conversation" },
-    { name: "stop", use: "/stop", what: "stop the answer at work" },
-    { name: "retry", use: "/retry", what: "ask the last message again" },
-    { name: "status", use: "/status", what: "does everything work?" },
-    { name: "help", use: "/help", what: "this list" },
+    { name: "new", use: "/new [text]", what: "start a fresh conversation", also: "clear reset" },
+    { name: "stop", use: "/stop", what: "stop the answer at work", also: "cancel" },
+    { name: "retry", use: "/retry", what: "ask the last message again", also: "again regenerate" },
+    { name: "status", use: "/status", what: "does everything work?", also: "whoami" },
+    { name: "help", use: "/help", what: "this list", also: "start commands" },
     { name: "privacy", use: "/privacy", what: "who learns what, and the rest" },
   ],
   [
-    { name: "sessions", use: "/sessions", what: "earlier conversations" },
+    { name: "sessions", use: "/sessions", what: "earlier conversations", also: "history chats" },
     { name: "resume", use: "/resume N", what: "go back to number N" },
-    { name: "title", use: "/title [text]", what: "show or set the title" },
+    { name: "title", use: "/title [text]", what: "show or set the title", also: "rename" },
     { name: "export", use: "/export", what: "this conversation as a file" },
-    { name: "forget", use: "/forget [all]", what: "delete the conversation" },
+    { name: "forget", use: "/forget [all]", what: "delete the conversation", also: "delete" },
     { name: "skip", use: "/skip", what: "drop what is not answered yet" },
-    { name: "reminders", use: "/reminders", what: "what is set; off N ends one" },
+    { name: "reminders", use: "/reminders", what: "what is set; off N ends one", also: "reminder" },
   ],
   [
-    { name: "model", use: "/model [id]", what: "show or choose the model" },
-    { name: "effort", use: "/effort [level]", what: "how hard Claude thinks" },
+    { name: "model", use: "/model [id]", what: "show or choose the model", also: "models" },
+    { name: "effort", use: "/effort [level]", what: "how hard Claude thinks", also: "think" },
     { name: "verbose", use: "/verbose", what: "show or hide Claude's steps" },
-    { name: "usage", use: "/usage", what: "tokens and cost" },
+    { name: "usage", use: "/usage", what: "tokens and cost", also: "cost" },
   ],
   [
-    { name: "approve", use: "/approve [always]", what: "say yes" },
-    { name: "deny", use: "/deny [why]", what: "say no" },
+    { name: "approve", use: "/approve [always]", what: "say yes", also: "yes y ok" },
+    { name: "deny", use: "/deny [why]", what: "say no", also: "no n" },
     { name: "ask", use: "/ask", what: "be asked for every tool again" },
     { name: "projects", use: "/projects", what: "folders for Claude" },
     { name: "project", use: "/project NAME", what: "work on one; off ends" },
@@ -51,24 +53,10 @@ export type CommandName = Command["name"];
 export const commandHelp = (): string =>
   groups.map((group) => group.map(({ use, what }) => `${use} – ${what}`).join("\n")).join("\n\n");
 
-/** Other names that people try; they count where there is the command. */
 const aliases: ReadonlyMap<string, string> = new Map(
-  Object.entries({
-    new: "clear reset",
-    help: "start commands",
-    stop: "cancel",
-    model: "models",
-    effort: "think",
-    usage: "cost",
-    status: "whoami",
-    sessions: "history chats",
-    reminders: "reminder",
-    retry: "again regenerate",
-    title: "rename",
-    forget: "delete",
-    approve: "yes y ok",
-    deny: "no n",
-  }).flatMap(([name, others]) => others.split(" ").map((other) => [other, name])),
+  commands.flatMap((command) =>
+    "also" in command ? command.also.split(" ").map((other) => [other, command.name] as const) : [],
+  ),
 );
 
 export type CommandLine = { readonly name: string; readonly argument: string };

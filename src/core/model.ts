@@ -134,7 +134,7 @@ export type StopReason =
   | { readonly kind: "requires_action"; readonly eventIds: readonly string[] }
   | { readonly kind: "retries_exhausted" }
   | { readonly kind: "budget_reached" }
-  | { readonly kind: "refusal"; readonly category: string | null }
+  | { readonly kind: "refusal" }
   | { readonly kind: "max_tokens" }
   | { readonly kind: "context_exceeded" }
   /** The line broke in the middle of the answer, and it is not asked for again. */

@@ -62,9 +62,21 @@ export function dayOf(at: Millis, timeZone: string): string {
 
 const minuteMs: Millis = 60_000;
 
-export function ageText(ms: Millis): string {
-  const minutes = Math.round(ms / minuteMs);
-  if (minutes < 1) return "less than a minute";
-  if (minutes < 120) return `${minutes} min`;
-  return minutes < 2 * 24 * 60 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes / 60 / 24)} days`;
+/** A unit, its length, and that of the next. */
+const units: readonly (readonly [name: string, ms: Millis, nextMs: Millis])[] = [
+  ["d", 86_400_000, Infinity],
+  ["h", 3_600_000, 86_400_000],
+  ["min", 60_000, 3_600_000],
+  ["s", 1_000, 60_000],
+];
+
+/** The two largest units: `1 h 5 min`. */
+export function duration(ms: Millis): string {
+  const counts = units.map(([name, unitMs, nextMs]) => ({
+    count: Math.floor((Math.max(0, ms) % nextMs) / unitMs),
+    name,
+  }));
+  const first = counts.findIndex(({ count }) => count > 0);
+  const shown = counts.slice(Math.max(0, first), first + 2).filter(({ count }) => count > 0);
+  return shown.map(({ count, name }) => `${count} ${name}`).join(" ") || "0 s";
 }

@@ -1,9 +1,9 @@
 /**
  * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a Claude that is
  * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line. A scratch
- * folder is a project, in which the parrot mends a typo (garden.ts).
+ * folder is a project, in which the parrot mends a typo.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { clearLine, createInterface, cursorTo } from "node:readline";
@@ -18,8 +18,7 @@ import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone
 import { buildTransport, openLink } from "../cli/adapters.ts";
 import { depsOf, until, type Cli } from "../cli/io.ts";
 import { openDaemon, serve } from "../cli/run.ts";
-import { gardenPrompt, inGarden, makeGarden, titleIn } from "./garden.ts";
-import { openWorld, type World } from "./world.ts";
+import { openWorld, type Part, type Reply, type World } from "./world.ts";
 
 /** How long the parrot thinks, and where it is asked to do so slowly. */
 const pauseMs: Millis = 300;
@@ -237,4 +236,32 @@ async function playScript({ cli, daemon, phone, heard, garden }: Demo): Promise<
   const pending = inbox.pending + outbox.pending;
   cli.out(`\n/status: ${connection.state}, answered ${inbox.answered}, sent ${outbox.sent}, pending ${pending}\n`);
   return 0;
+}
+
+// --- the project: a scratch folder with a typo in it
+
+/** Makes the folder; who calls it removes it. */
+function makeGarden(): string {
+  const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
+  writeFileSync(join(folder, "README.md"), "# Teh garden\n\nRoses, mostly.\n");
+  return folder;
+}
+
+/** The first line of the file with the typo. */
+const titleIn = (folder: string): string => readFileSync(join(folder, "README.md"), "utf8").split("\n")[0] ?? "";
+
+const gardenPrompt = "Fix the typo in README";
+
+const steps = [
+  { tool: "local_read", input: { file_path: "README.md" } },
+  { tool: "local_edit", input: { file_path: "README.md", old_string: "Teh garden", new_string: "The garden" } },
+  "The title reads “The garden” now. /diff shows it, /undo takes it back.",
+] as const;
+
+/** What Claude says or does next for a prompt about the typo; null where the prompt is about something else. */
+function inGarden(prompt: string, { results, hasTools }: Part): Reply | null {
+  if (!/\btypo\b/iu.test(prompt)) return null;
+  if (!hasTools) return "I see no folder here. /project garden opens the one of this demo.";
+  if (results.at(-1)?.isError) return "Then I leave it as it is.";
+  return steps[Math.min(results.length, steps.length - 1)] ?? null;
 }

@@ -6,11 +6,12 @@
 import { html, raw } from "hono/html";
 import { createHash } from "node:crypto";
 import type { Millis } from "../core/model.ts";
+import { duration } from "../core/when.ts";
 import script from "./page-script.txt" with { type: "text" };
 import style from "./page.css" with { type: "text" };
 import { homepage } from "../version.ts";
 import type { FaultView, Status } from "./status.ts";
-import { cardsOf, duration, judge, type Card } from "./verdict.ts";
+import { cardsOf, judge, type Card } from "./verdict.ts";
 
 type Html = ReturnType<typeof html>;
 

@@ -1,5 +1,6 @@
 /** How it stands, for the page and for `signalman status`: one sentence, what is wrong first and what waits because of it; then figures. */
 import type { Millis } from "../core/model.ts";
+import { duration } from "../core/when.ts";
 import type { FaultView, Status } from "./status.ts";
 
 export type Verdict = {
@@ -110,23 +111,3 @@ const tenths = (ms: Millis): string | null =>
 
 /** At list prices; less than a cent is said as such, and nothing is left out. */
 const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);
-
-const units: readonly (readonly [name: string, ms: Millis])[] = [
-  ["d", 86_400_000],
-  ["h", 3_600_000],
-  ["min", 60_000],
-  ["s", 1_000],
-];
-
-/** The two largest units: `1 h 5 min`. */
-export function duration(ms: Millis): string {
-  let rest = Math.max(0, ms);
-  const counts = units.map(([name, unitMs]) => {
-    const count = Math.floor(rest / unitMs);
-    rest -= count * unitMs;
-    return { name, count };
-  });
-  const first = counts.findIndex(({ count }) => count > 0);
-  const shown = first < 0 ? [] : counts.slice(first, first + 2).filter(({ count }) => count > 0);
-  return shown.map(({ name, count }) => `${count} ${name}`).join(" ") || "0 s";
-}

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { isReadable, toBlocks } from "../../src/claude/blocks.ts";
+import { isReadable, toBlocks } from "../../src/claude/wire.ts";
 import type { PromptFile } from "../../src/core/model.ts";
 import { pixel } from "../contract/line.ts";
 

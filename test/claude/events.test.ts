@@ -104,7 +104,7 @@ describe("wire events", () => {
       type: "terminated",
     });
     expect(idle({ type: "refusal" }, { type: "refusal", category: "bio" })).toMatchObject({
-      stop: { kind: "refusal", category: "bio" },
+      stop: { kind: "refusal" },
     });
     expect(idle({ type: "budget_reached" })).toMatchObject({ stop: { kind: "budget_reached" } });
     expect(idle({ type: "from_the_future" })).toMatchObject({ stop: { kind: "other", name: "from_the_future" } });

@@ -45,7 +45,7 @@ describe("toHistory", () => {
   test("leaves out what Claude declined: with it, it would decline whatever comes next", () => {
     const turns = [
       [said("prompt", "a"), said("reply", "b"), end()],
-      [said("prompt", "bad"), said("reply", "well, fir"), end({ kind: "refusal", category: "bio" })],
+      [said("prompt", "bad"), said("reply", "well, fir"), end({ kind: "refusal" })],
       [said("prompt", "c"), end({ kind: "max_tokens" }), said("prompt", "d")],
     ];
     expect(history(turns.flat())).toEqual([user("a"), claude("b"), user("c", "d")] as never);

@@ -150,7 +150,7 @@ describe("messages", () => {
     const stops = [
       { kind: "max_tokens" },
       { kind: "context_exceeded" },
-      { kind: "refusal", category: "bio" },
+      { kind: "refusal" },
       { kind: "other", name: "tool_use" },
     ] as const;
     for (const stop of stops) {

@@ -184,7 +184,7 @@ const bothCases: readonly Case[] = [
     name: "a refusal",
     requests: 1,
     hears: /declined/u,
-    beats: [{ stop: { kind: "refusal", category: "cyber" } }],
+    beats: [{ stop: { kind: "refusal" } }],
   },
   {
     name: "a fault of the server that it says will last",

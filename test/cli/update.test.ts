@@ -8,9 +8,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Cli } from "../../src/cli/io.ts";
-import { trustedComment } from "../../src/cli/minisign.ts";
 import { runCommand } from "../../src/cli/program.ts";
-import { update } from "../../src/cli/update.ts";
+import { trustedComment, update } from "../../src/cli/update.ts";
 import { systemClock } from "../../src/clock.ts";
 
 const name = "signalman-linux-x64";

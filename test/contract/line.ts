@@ -328,8 +328,8 @@ export function lineContract(name: string, setup: () => Promise<Bench>): void {
     });
 
     test("takes a refusal as an end, not as an error", async () => {
-      bench.setScript(() => [{ stop: { kind: "refusal", category: "cyber" } }]);
-      expect(await local.ask("hello")).toEqual({ kind: "refusal", category: "cyber" });
+      bench.setScript(() => [{ stop: { kind: "refusal" } }]);
+      expect(await local.ask("hello")).toEqual({ kind: "refusal" });
     });
 
     test("takes images, PDFs and text files along", async () => {

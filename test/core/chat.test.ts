@@ -68,7 +68,7 @@ describe("when a turn stops", () => {
     max_tokens: { kind: "max_tokens" },
     cut: { kind: "cut" },
     other: { kind: "other", name: "something" },
-    refusal: { kind: "refusal", category: null },
+    refusal: { kind: "refusal" },
     context_exceeded: { kind: "context_exceeded" },
     budget_reached: { kind: "budget_reached" },
     requires_action: { kind: "requires_action", eventIds: ["local"] },
@@ -475,8 +475,10 @@ describe("after an absence", () => {
     expect(decided(viewOf(many, { announcedUpTo: () => 4 }), { type: "back" })).toEqual([]);
   });
   test("something old is, too; what is under way is not", () => {
-    const later = { now: at + 3 * 3_600_000 };
-    expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([expect.stringContaining("3 h")]);
+    const later = { now: at + 3.5 * 3_600_000 };
+    expect(textsOf(viewOf([prompt(1, "queued")], later), { type: "back" })).toEqual([
+      expect.stringContaining("the oldest 3 h "),
+    ]);
     expect(decided(viewOf([prompt(1, "posted")], later), { type: "back" })).toEqual([]);
   });
 });

@@ -57,7 +57,7 @@ describe("trackAll", () => {
       [prompt("p", null), idle("i", 4, exhausted), idle("i", 4, exhausted)],
       { kind: "flushed" },
     ],
-    ["a refusal is an end", [prompt("p", 5), idle("i", 6, { kind: "refusal", category: null })], { kind: "ended" }],
+    ["a refusal is an end", [prompt("p", 5), idle("i", 6, { kind: "refusal" })], { kind: "ended" }],
     [
       "a prompt of somebody else in the same turn changes nothing",
       [prompt("p", 5), prompt("q", 6), idle("i", 7)],

@@ -220,7 +220,7 @@ async function play(step: Step): Promise<Json | null> {
     synthetic(step.error, "API Error");
     return { is_error: true, api_error_status: step.status, stop_reason: "stop_sequence", result: "API Error" };
   } else {
-    const delta = { stop_reason: step.stop, stop_details: { category: step.category } };
+    const delta = { stop_reason: step.stop, stop_details: { category: step.stop === "refusal" ? "cyber" : null } };
     print({ type: "stream_event", parent_tool_use_id: null, event: { type: "message_delta", delta } });
     return { stop_reason: step.stop };
   }

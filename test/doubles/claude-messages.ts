@@ -116,7 +116,7 @@ export async function streamMessage(
       return reason;
     } else if ("stop" in beat) {
       reason = beat.stop.kind === "other" ? beat.stop.name : (stopReasons[beat.stop.kind] ?? "end_turn");
-      if (beat.stop.kind === "refusal") details = { type: "refusal", category: beat.stop.category, explanation: null };
+      if (beat.stop.kind === "refusal") details = { type: "refusal", category: "cyber", explanation: null };
     }
     if ("call" in beat || "calls" in beat) break;
   }

@@ -159,7 +159,7 @@ export function createEngine(options: EngineOptions) {
       } else if ("stop" in beat) {
         const { stop } = beat;
         if (stop.kind === "refusal") {
-          return { type: stop.kind, details: { type: "refusal", category: stop.category, explanation: null } };
+          return { type: stop.kind, details: { type: "refusal", category: "cyber", explanation: null } };
         }
         return { type: stop.kind };
       } else {

@@ -13,7 +13,7 @@ export type Step =
   /** Without being asked about, where no rule says otherwise. */
   | { readonly use: string; readonly input: JsonValue }
   | { readonly ask: string; readonly input: JsonValue }
-  | { readonly stop: string; readonly category: string | null }
+  | { readonly stop: string }
   | { readonly error: string; readonly status: number | null; readonly resetsAt?: number; readonly isRetried?: boolean }
   | { readonly print: string }
   | { readonly crash: true };
@@ -62,8 +62,7 @@ export async function startCodeBrain(place?: string) {
         else if ("use" in beat) put(beat);
         else if ("ask" in beat) put(beat);
         else if ("call" in beat) put({ ask: beat.call, input: beat.input });
-        else if ("stop" in beat)
-          put({ stop: beat.stop.kind, category: beat.stop.kind === "refusal" ? beat.stop.category : null });
+        else if ("stop" in beat) put({ stop: beat.stop.kind });
       }
     return true;
   };

@@ -69,7 +69,7 @@ export function createScriptedClaude(options: ScriptedOptions) {
   const { clock, skewMs = 0, pageMax = 1000 } = options;
   const world = options.world ?? createWorld(clock, options.script ?? parrot, skewMs);
   const wire: Wire = { world, clock, skewMs, pageMax, faults: new Map(), isDown: false, isMute: false };
-  const known = { id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null };
+  const known = { id: "claude-scripted", outputTokensMax: null };
   const line: Line = {
     name: "scripted",
     hasSandbox: () => false,

@@ -161,7 +161,7 @@ test("what waits is announced once, also where the line flaps", async () => {
   seen.signal.faults.mend();
   await seen.pass(200);
   expect(seen.texts()).toEqual([
-    "2 messages waiting, the oldest 90 min: answering now; /skip to drop them.",
+    "2 messages waiting, the oldest 1 h 30 min: answering now; /skip to drop them.",
     "About one: yes.",
     "About two: yes.",
   ]);

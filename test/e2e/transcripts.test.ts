@@ -27,9 +27,7 @@ test.concurrent("presence: read, taken, typing, answered; waiting while Claude i
   await using seen = await openScene();
   seen.claude.setScript((prompt) => [
     { hold: seen.shows("is typing") },
-    prompt.includes("secret")
-      ? { stop: { kind: "refusal", category: null } }
-      : { say: "Lima. It is the largest city, too." },
+    prompt.includes("secret") ? { stop: { kind: "refusal" } } : { say: "Lima. It is the largest city, too." },
   ]);
   await seen.answered(seen.write("Anna", "What is the capital of Peru?"));
   seen.claude.setDown(true);

@@ -297,7 +297,7 @@ function createScript({ dice, plan, calls }: TheirsDeps) {
 }
 
 const oddStops = [
-  { kind: "refusal", category: null },
+  { kind: "refusal" },
   { kind: "max_tokens" },
   { kind: "context_exceeded" },
   { kind: "budget_reached" },

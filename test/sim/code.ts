@@ -30,7 +30,7 @@ export function createCodeClaude(life: Life, deps: Played): LocalClaude {
   const newId = (): string => `${deps.dice.below(2 ** 30)}`;
   const start: CodeDeps["start"] = (_, { args }) => Promise.resolve(startPlayed(life, deps, fate, args));
   const place = { program: "claude", env: {}, folder: () => Promise.resolve("/garden") };
-  const models = [{ id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null }];
+  const models = [{ id: "claude-scripted", outputTokensMax: null }];
   const line = createCodeLine({ ...place, clock, newId, start });
   return {
     line: {

@@ -112,7 +112,7 @@ export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
     model: () => Promise.resolve(null),
     async models(signal) {
       await pass(signal);
-      return [{ id: "claude-scripted", name: "Scripted Claude", outputTokensMax: null }];
+      return [{ id: "claude-scripted", outputTokensMax: null }];
     },
     async stream(_site, work, signal) {
       const asked = Promise.withResolvers<Request>();
