@@ -14,7 +14,7 @@ import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import { ageText } from "../../core/when.ts";
+import { duration } from "../../core/when.ts";
 import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
@@ -37,6 +37,7 @@ import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 3_600_000;
 const skewMsMax: Millis = 300_000;
+const minuteMs: Millis = 60_000;
 const noticeEveryMs: Millis = 24 * 3_600_000;
 
 export type NativeTransport = Transport & {
@@ -204,7 +205,7 @@ function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): v
   const skewMs = clock.now() - ms;
   if (Math.abs(skewMs) <= skewMsMax) return;
   log.warn("the clock of this machine is wrong", { skewMs });
-  const off = `${ageText(Math.abs(skewMs))} ${skewMs > 0 ? "ahead" : "behind"}`;
+  const off = `${duration(minuteMs * Math.round(Math.abs(skewMs) / minuteMs))} ${skewMs > 0 ? "ahead" : "behind"}`;
   notify({ code: "clock_wrong", text: `The clock of this bridge's machine is ${off}. Please set it right.` });
 }
 
