@@ -30,6 +30,9 @@ export async function build(target: string, outfile: string): Promise<string> {
       execArgv: ["--disallow-code-generation-from-strings=strict"],
     },
     minify: true,
+    // What is imported where it is used comes as a file of its own, so that what is never used takes no memory.
+    format: "esm",
+    splitting: true,
     // Parsed ahead: the start takes half the time. It is bound to the architecture, so only for our own.
     bytecode: target === hostTarget,
     define: {

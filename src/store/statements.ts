@@ -1,15 +1,19 @@
 /** Statements with their values in place; and reads that are not repeated before their tables are written. */
-import type { Database, Row, SqlValue } from "./database.ts";
+import type { Database, Holds, Row, SqlValue } from "./database.ts";
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
 
-/** Tables that the daemon alone writes, and whose rows one message asks for over and over. */
-const ownTables: ReadonlySet<string> = new Set(["inbox", "outbox", "posts", "reminders", "sessions"]);
+/** Tables whose rows one message asks for over and over. The daemon alone writes them; */
+const ownTables = ["inbox", "outbox", "posts", "reminders", "sessions", "calls", "counters", "file_looks"];
+/** but a command beside it may write these, though not within a transaction. */
+const sharedTables = ["settings"];
 
-/** A `SELECT` of those alone: a command beside the daemon may write the others at any time. */
-function isOwn(sql: string): boolean {
+/** How long a `SELECT` of these tables holds; null for any other. */
+function holds(sql: string): Holds | null {
   const tables = [...sql.matchAll(/\b(?:FROM|JOIN)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
-  return /^\s*SELECT\b/u.test(sql) && tables.every((name) => ownTables.has(name));
+  const isAmong = (names: readonly string[]): boolean => tables.every((name) => names.includes(name));
+  if (!/^\s*SELECT\b/u.test(sql)) return null;
+  return isAmong(ownTables) ? "always" : isAmong([...ownTables, ...sharedTables]) ? "transaction" : null;
 }
 
 /**
@@ -18,12 +22,12 @@ function isOwn(sql: string): boolean {
  */
 export function statements<Item = Row>(db: Database, select = "", toItem = (row: Row) => row as Item) {
   const reading = <T>(start: string, read: (sql: string, params: readonly SqlValue[]) => T): Tag<T> => {
-    const known = new Map<TemplateStringsArray, { readonly sql: string; readonly isKept: boolean }>();
+    const known = new Map<TemplateStringsArray, { readonly sql: string; readonly holds: Holds | null }>();
     return (text, ...params) => {
       const sql = start + text.join("?");
-      const site = known.get(text) ?? { sql, isKept: isOwn(sql) };
+      const site = known.get(text) ?? { sql, holds: holds(sql) };
       known.set(text, site);
-      return site.isKept ? db.remember(sql, params, () => read(sql, params)) : read(sql, params);
+      return site.holds ? db.remember(sql, params, site.holds, () => read(sql, params)) : read(sql, params);
     };
   };
   const first = (row: object): unknown => Object.values(row)[0];

@@ -49,7 +49,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => native.memory(some(20_000, 400)),
   () => repeat(some(3, 1), native.linkAndIdle),
   () => native.flood(some(2_000, 100), {}),
-  () => native.flood(some(2_000, 100), { BUN_JSC_useJIT: "0" }),
+  () => native.flood(some(2_000, 100), native.asService),
   () => inside.commitCost("at the end", some(400, 100)),
 ];
 

@@ -2,7 +2,8 @@
  * The native transport against Signal's own mock server on loopback. The server runs in a process of its own, which also says
  * how long it took for its part; as a second figure, in this process, where its half of the cryptography waits for ours.
  *
- * By itself: `bun test/bench/native.ts --messages 20000` exchanges so many, half of them in and half out, and shows the memory.
+ * By itself: `bun test/bench/native.ts --messages 20000` exchanges so many, half of them in and half out, and shows the memory;
+ * `--flood 20000` does so with the compiled program, as a service runs it.
  */
 import { fork, spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -18,7 +19,7 @@ import { startSignalMock } from "../doubles/signal-mock.ts";
 import { command, newHome, start } from "../e2e/harness.ts";
 import { commit, never, openNativeDatabase, recordLog, startRig } from "../native/mock.ts";
 import type { Figure } from "./measure.ts";
-import { cpuMs, residentMegabytes } from "./program.ts";
+import { cpuMs, residentMegabytes, until } from "./program.ts";
 import type { Order } from "./signal-server.ts";
 
 const group = "native";
@@ -139,7 +140,6 @@ async function exchangeInside(runs: number): Promise<Figure[]> {
 /** RSS of this process in MB, after garbage collection, as `[messages, megabytes]`. */
 async function memoryOver(messages: number): Promise<[number, number][]> {
   const pair = await startPair();
-  const batch = 100;
   const marks = [0.1, 0.25, 0.5, 0.75, 1].map((share) => Math.round((messages * share) / (2 * batch)) * 2 * batch);
   const measured: [number, number][] = [];
   try {
@@ -230,11 +230,23 @@ export async function linkAndIdle(): Promise<Figure[]> {
   }
 }
 
-/** The engine's choices as `service install` and the image make them, or others to compare with. */
+/** Choices of the engine. */
 export type Engine = Readonly<Record<`BUN_JSC_${string}`, string>>;
+/** Those of the unit, the launch agent and the image (`packaging/`). */
+export const asService: Engine = { BUN_JSC_useJIT: "0" };
 
-/** The compiled program under prompts that come as fast as it acknowledges them; each of them is answered. */
-export async function flood(messages: number, engine: Engine): Promise<Figure[]> {
+/** Prompts that come one upon the other, before their answers are waited for. */
+const batch = 100;
+/** The longest that a flood may take. */
+const [floodStartMs, floodMessageMs] = [60_000, 250];
+
+/** The compiled program under prompts that come as fast as it acknowledges them; each of them is answered. @throws Error where it takes too long */
+export async function flood(
+  messages: number,
+  engine: Engine,
+  onBatch: (done: number, megabytes: number) => void = () => undefined,
+): Promise<Figure[]> {
+  const latest = performance.now() + floodStartMs + messages * floodMessageMs;
   const claude = await startClaudeDouble();
   const home = newHome();
   const server = fork(join(import.meta.dir, "signal-server.ts"));
@@ -262,15 +274,21 @@ export async function flood(messages: number, engine: Engine): Promise<Figure[]>
   const running = await start(env);
   try {
     await running.state("CONNECTED");
+    // The start has a peak of its own. **Source:** proc(5), clear_refs.
+    writeFileSync(`/proc/${running.pid}/clear_refs`, "5");
     const from = performance.now();
-    for (let done = 0; done < messages; done += 100) {
-      await order({ do: "write", count: 100 });
-      await order({ do: "handled" });
-    }
-    for (;;) {
-      const { inbox, outbox } = (await running.status()) as { inbox: { pending: number }; outbox: { pending: number } };
-      if (inbox.pending + outbox.pending === 0) break;
-      await order({ do: "handled" });
+    for (let done = 0; done < messages; done += batch) {
+      await order({ do: "write", count: batch });
+      await until(async () => {
+        if (performance.now() > latest) throw new Error(`Only ${done} of ${messages} prompts were answered in time`);
+        await order({ do: "handled" });
+        const { inbox, outbox } = await running.status();
+        return inbox.pending + outbox.pending === 0 ? true : null;
+      }, 50);
+      // A person starts over now and then; a conversation of thousands of turns is nobody's.
+      await order({ do: "say", text: "/new" });
+      claude.requests.splice(0);
+      onBatch(done + batch, residentMegabytes(running.pid));
     }
     const seconds = (performance.now() - from) / 1_000;
     const peak = /^VmHWM:\s+(\d+) kB$/mu.exec(readFileSync(`/proc/${running.pid}/status`, "utf8"))?.[1];
@@ -294,8 +312,14 @@ export async function flood(messages: number, engine: Engine): Promise<Figure[]>
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({ options: { messages: { type: "string", default: "20000" } } });
-  for (const { name, unit, values: figures } of await memory(Number(values.messages)))
+  const { values } = parseArgs({
+    options: { messages: { type: "string", default: "20000" }, flood: { type: "string" } },
+  });
+  const show = (done: number, megabytes: number): void => {
+    if (done % 1_000 === 0) console.log(`${megabytes.toFixed(1).padStart(8)} MB RSS after ${done}`);
+  };
+  const found = values.flood ? flood(Number(values.flood), asService, show) : memory(Number(values.messages));
+  for (const { name, unit, values: figures } of await found)
     console.log(`${(figures[0] ?? 0).toFixed(1).padStart(8)} ${unit} ${name}`);
   process.exit(0);
 }

@@ -10,6 +10,8 @@ export type Order =
   | { readonly do: "scan"; readonly url: string }
   /** Each text is encrypted beforehand, then handed to the server; the next one waits for its acknowledgement. */
   | { readonly do: "write"; readonly count: number }
+  /** One more of these, with a text of its own. */
+  | { readonly do: "say"; readonly text: string }
   /** What the server did for our sends since the last time; what the contact and the phone received is let go. */
   | { readonly do: "handled" };
 
@@ -28,12 +30,12 @@ Object.assign(Connection.prototype, {
   },
 });
 
-async function write(to: Device, count: number): Promise<number[]> {
+async function write(to: Device, texts: readonly string[]): Promise<number[]> {
   const times: number[] = [];
-  for (let n = 0; n < count; n++) {
+  for (const text of texts) {
     sentAt = Math.max(sentAt + 1, Date.now());
     // With the profile key our answers go sealed, as they do between people.
-    const bytes = await mock.contact.encryptText(to, `ping ${n}`, { timestamp: sentAt, withProfileKey: true });
+    const bytes = await mock.contact.encryptText(to, text, { timestamp: sentAt, withProfileKey: true });
     const from = performance.now();
     await mock.server.send(to, bytes);
     times.push(performance.now() - from);
@@ -43,7 +45,12 @@ async function write(to: Device, count: number): Promise<number[]> {
 
 async function obey(order: Order): Promise<readonly number[]> {
   if (order.do === "scan") device = await mock.scan(order.url);
-  if (order.do === "write" && device !== null) return write(device, order.count);
+  if (order.do === "write" && device !== null)
+    return write(
+      device,
+      Array.from(Array(order.count), (_, n) => `ping ${n}`),
+    );
+  if (order.do === "say" && device !== null) return write(device, [order.text]);
   if (order.do !== "handled") return [];
   while (mock.contact.getMessageQueueSize() > 0) {
     await mock.contact.waitForMessage();

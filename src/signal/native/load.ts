@@ -49,9 +49,11 @@ export function unpackAddon(source: string, sha256: string, folder: string): str
     for (const name of readdirSync(folder)) if (isLeftBehind(name)) remove(join(folder, name));
     fresh = mkdtempSync(join(folder, `libsignal-${process.pid}-`));
     const path = join(fresh, "libsignal.node");
-    writeFileSync(path, readFileSync(source), { mode: 0o700, flag: "wx" });
-    if (createHash("sha256").update(readFileSync(path)).digest("hex") !== sha256)
+    const content = readFileSync(source);
+    // Not read back: no other user can write there, and a second copy would be the peak of the program's memory.
+    if (createHash("sha256").update(content).digest("hex") !== sha256)
       throw new Error("the file does not have the expected SHA-256");
+    writeFileSync(path, content, { mode: 0o700, flag: "wx" });
     return path;
   } catch (error) {
     if (fresh !== null) remove(fresh);
