@@ -113,6 +113,9 @@ export interface Transport {
    */
   attachment(ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
 
+  /** How far the clock of this machine is ahead of Signal's; absent where the transport cannot tell. */
+  skewMs?(): Millis;
+
   /** How many messages are kept unread as they could not be opened or trusted; absent where the transport keeps none. */
   quarantined?(): number;
 

@@ -10,7 +10,7 @@ import { type Clock, systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { findRecipient } from "../../src/signal/native/account.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
-import { groupIdOf } from "../../src/signal/native/ids.ts";
+import { aciBytes, groupIdOf } from "../../src/signal/native/ids.ts";
 import { type Envelope, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { createNative } from "../../src/signal/native/transport.ts";
 import type { Notice } from "../../src/signal/transport.ts";
@@ -178,6 +178,7 @@ test("a machine whose clock is a day and more behind forgets nothing, and its ow
   ]);
   expect(texts()).toEqual([{ text: "now" }]);
   expect(notices).toEqual([{ code: "clock_wrong", text: expect.stringContaining("1 d 6 h behind") }]);
+  expect(Math.abs((rig.transport.skewMs?.() ?? 0) + 30 * hourMs)).toBeLessThan(60_000);
   // Our own notices bear the server's time.
   const asked = instead(() => undefined).asked;
   await rig.transport.typing(rig.direct, true);
@@ -421,6 +422,53 @@ test("the storage service tells our profile key, names and keys of contacts, gro
   await transport.settled();
   await own.receive(second.sendText(rig.device, "thank you", { timestamp: at + 3 }));
   await transport.disconnect();
+});
+
+test.each(["acis", "acisBinary"] as const)(
+  "the phone's list of the blocked (%s) is the whole list, of people and of groups",
+  async (form) => {
+    rig = await startRig();
+    const { contact, device, phone } = rig;
+    const group = await phone.createGroup({ title: "Team", members: [phone, contact] });
+    let sentAt = at;
+    const block = async (people: readonly string[], groups: readonly string[]) => {
+      const [acis, acisBinary] = form === "acis" ? [[...people], null] : [null, people.map(aciBytes)];
+      const groupIds = groups.map((id) => owned(Buffer.from(id, "base64")));
+      const content = { blocked: { numbers: null, acis, acisBinary, groupIds } };
+      const nothing = { read: null, stickerPackOperation: null, viewed: null, padding: null };
+      const timestamp = ++sentAt;
+      await rig.acked(phone.sendRaw(device, rawContent({ syncMessage: { ...nothing, content } }), { timestamp }));
+    };
+    const write = (text: string, more = {}) =>
+      rig.acked(contact.sendText(device, text, { timestamp: ++sentAt, ...more }));
+    await block([contact.device.aci], []);
+    await write("blocked");
+    await block([], []);
+    await write("heard");
+    await write("heard there", { group });
+    await rig.receive(contact.sendText(device, "once more", { timestamp: ++sentAt, group }));
+    await block([], [groupIdOf(group.masterKey)]);
+    await write("blocked there", { group });
+    await write("heard still");
+    expect(texts().map(({ text }) => text)).toEqual(["heard", "heard there", "once more", "heard still"]);
+  },
+);
+
+test("two chats, or two texts, of one sender in one millisecond are as many messages", async () => {
+  rig = await startRig();
+  const group = await rig.phone.createGroup({ title: "Team", members: [rig.phone, rig.contact] });
+  const [envelopes] = await Promise.all([
+    rig.expect(3, "text"),
+    rig.contact.sendText(rig.device, "one", { timestamp: at }),
+    rig.contact.sendText(rig.device, "two", { timestamp: at }),
+    rig.contact.sendText(rig.device, "there", { timestamp: at, group }),
+  ]);
+  const said = envelopes.map(({ chat, content }) => [chat?.kind, content.kind === "text" && content.text]);
+  expect(said).toEqual([
+    ["direct", "one"],
+    ["direct", "two"],
+    ["group", "there"],
+  ]);
 });
 
 test("whom the owner has blocked is not heard in a group either, from the first message on", async () => {

@@ -106,6 +106,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
+    skewMs: () => deps.clock.now() - context.now(),
     quarantined: () => countQuarantined(deps.database),
     settled: () => state.jobs,
   };
