@@ -9,9 +9,8 @@ import { confirm, goOn, say, waits } from "./changes.ts";
 import type { Ask, Change, FactOf, Looked, Prompt, Shown, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
 import type { Envelope, Millis, Session, SessionEvent, ToolUse } from "./model.ts";
-import { toolLine } from "./progress.ts";
 import { promptWords } from "./prompt.ts";
-import { itemOf, question, type QuestionItem } from "./question.ts";
+import { itemOf, question, toolLine, type QuestionItem } from "./question.ts";
 
 /** Claude rests until it is answered: no more tool uses come beside those that are there. */
 export const isRest = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "requires_action";

@@ -13,7 +13,7 @@
 import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import { editedWithinMs } from "../core/progress.ts";
+import { editedWithinMs } from "../core/reply.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";

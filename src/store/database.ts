@@ -216,19 +216,30 @@ function keepStatements(driver: Driver) {
 /** Answers of one statement that are kept; and rows of one answer, more of which are read anew. */
 const keptMax = 64;
 
+/** The tables that a `SELECT` names. */
+export const tablesRead = (sql: string): readonly string[] =>
+  [...sql.matchAll(/\b(?:FROM|JOIN)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
+
+/** The table that a statement writes; blank for none. */
+const tableWritten = (sql: string): string =>
+  /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql)?.[1] ?? "";
+
 /** Keeps what was read until its tables are written. */
 function keepReads() {
   /** By their text, and that by their values. */
-  const kept = new Map<string, Map<string, unknown>>();
+  const kept = new Map<string, { readonly tables: readonly string[]; readonly answers: Map<string, unknown> }>();
+  const writes = new Map<string, string>();
   let version: unknown = null;
   const forget = (): void => kept.clear();
   return {
     forget,
     /** Whether this statement only reads. What read the table that it writes is forgotten. */
     note(sql: string): boolean {
-      const [, table] = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql) ?? [];
-      if (table !== undefined) for (const [read, answers] of kept) if (read.includes(table)) answers.clear();
-      return table === undefined;
+      const table = writes.get(sql) ?? tableWritten(sql);
+      writes.set(sql, table);
+      if (table === "") return true;
+      for (const { tables, answers } of kept.values()) if (tables.includes(table)) answers.clear();
+      return false;
     },
     /** Another version than before: another process has written. */
     noteOthers(row: unknown): void {
@@ -237,8 +248,8 @@ function keepReads() {
       version = now;
     },
     remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T {
-      const answers = kept.get(sql) ?? new Map<string, unknown>();
-      kept.set(sql, answers);
+      const { tables, answers } = kept.get(sql) ?? { tables: tablesRead(sql), answers: new Map<string, unknown>() };
+      kept.set(sql, { tables, answers });
       const key = JSON.stringify(params);
       if (answers.has(key)) return answers.get(key) as T;
       const found = read();

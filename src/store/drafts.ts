@@ -3,7 +3,7 @@
  * ends as the answer, or, where that took long, with a word that the answer stands below: an edit rings no phone.
  */
 import type { Chat, Millis, OutboundBody, StyledText } from "../core/model.ts";
-import { silentWithinMs } from "../core/progress.ts";
+import { silentWithinMs } from "../core/reply.ts";
 import type { Database } from "./database.ts";
 import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
 
