@@ -89,7 +89,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
 function recoverOutbox(store: Store, transport: Transport, log: Log): void {
   const rows = store.db.transaction(() => {
     const rows = store.outbox.recover();
-    if (rows > 0 && !transport.capabilities.ownTimestamps) store.settings.count("uncertain", rows);
+    if (rows > 0 && !transport.capabilities.ownTimestamps) store.counters.add({ uncertain: rows });
     return rows;
   });
   if (rows > 0) log.warn("sends of the last run are repeated, as their outcome is unknown", { rows });
@@ -212,8 +212,9 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
   const onDropped = (id: string): void => calls.drop(id);
+  const onOwe = (id: number): void => calls.owe(id);
   const onFiles = (sessionId: string): void => files.wake(sessionId);
-  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped };
+  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped, onOwe };
   const bridge = createBridge(base, callDeps, outside, isConnected);
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
@@ -222,8 +223,10 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
   const sync = createSyncLoop(bridge, follow);
   function onTouched(chatKey: string, sessionIds: readonly string[]): void {
     send.wake(chatKey);
-    for (const id of sessionIds) follow.touch(id);
-    if (sessionIds.length > 0) calls.wake();
+    for (const id of sessionIds) {
+      follow.touch(id);
+      calls.wake(id);
+    }
   }
   function onOwed(): void {
     void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));

@@ -6,6 +6,7 @@
 import { resolve } from "node:path";
 import * as v from "valibot";
 import type { AllowRule } from "./core/inbound.ts";
+import { efforts } from "./core/model.ts";
 import { logLevels } from "./log.ts";
 import { readProjects, type Project } from "./projects/folders.ts";
 import { releaseKey, releasesUrl } from "./version.ts";
@@ -199,12 +200,9 @@ export const settings = {
     "Claude model id",
     { flag: "id" },
   ),
-  effort: setting(
-    oneOf("low", "medium", "high", "xhigh", "max"),
-    "medium",
-    "how hard Claude thinks: more costs more, and takes longer",
-    { flag: "level" },
-  ),
+  effort: setting(oneOf(...efforts), "medium", "how hard Claude thinks: more costs more, and takes longer", {
+    flag: "level",
+  }),
   spendLimit: setting(
     money,
     null,

@@ -73,7 +73,7 @@ const emojis: { readonly [stage in Stage]: string | null } = {
 
 type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
   Surroundings,
-  "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "isSendReady"
+  "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "onOwe" | "isSendReady"
 >;
 
 /** What decisions know of the world outside of the database. */

@@ -138,10 +138,7 @@ test("rule 3: only core/chat.ts decides, and only store/apply.ts writes what was
   const said = callers(/\boutbox\.add\(/u).filter((name) => name !== "src/store/apply.ts");
   expect(
     said.filter(
-      (name) =>
-        !["src/loops/files.ts", "src/loops/owner.ts", "src/cli/run.ts", "src/cli/start.ts", "src/cli/send.ts"].includes(
-          name,
-        ),
+      (name) => !["src/loops/files.ts", "src/loops/owner.ts", "src/cli/run.ts", "src/cli/send.ts"].includes(name),
     ),
   ).toEqual([]);
 });

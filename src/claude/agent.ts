@@ -4,6 +4,7 @@
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Random } from "../clock.ts";
+import type { efforts } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { ClaudeApi } from "./api.ts";
 import { nullFor } from "./failure.ts";
@@ -95,8 +96,7 @@ async function createAgent({ api, memory, log, model }: AgentDeps, signal: Abort
 }
 
 type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;
-type Effort = "low" | "medium" | "high" | "xhigh" | "max";
-
+type Effort = (typeof efforts)[number];
 type ModelConfig = { readonly id: string; readonly effort?: Effort };
 
 /** A bare id would mean high effort; but some models take no effort at all, or not this one. */

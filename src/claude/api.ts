@@ -6,7 +6,7 @@
  *   proxy, but never to this machine.
  */
 import type { Anthropic, ClientOptions } from "@anthropic-ai/sdk";
-import type { Clock } from "../clock.ts";
+import { startDeadline, type Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
 import { claudeFailure, nullFor, type Site } from "./failure.ts";
@@ -140,14 +140,9 @@ export function createClaudeApi(given: ApiOptions) {
       bytesMax: number,
       outer: AbortSignal,
     ): Promise<Uint8Array | null> {
-      const [cut, timer] = [new AbortController(), new AbortController()];
-      void clock.sleep(downloadMs, timer.signal).then(() => cut.abort());
-      const signal = AbortSignal.any([outer, cut.signal]);
-      try {
-        return await call(site, async (client) => readBody(await work(client, { signal }), bytesMax));
-      } finally {
-        timer.abort();
-      }
+      using bound = startDeadline(clock, downloadMs, outer);
+      const { signal } = bound;
+      return await call(site, async (client) => readBody(await work(client, { signal }), bytesMax));
     },
     ...createModels(call, !isAnthropic(baseUrl)),
   };

@@ -164,7 +164,7 @@ async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly
     talk.reader = createTurnReader(turn.now);
     talk.isBusy = true;
     talk.program.send(userFrame(uuid, content));
-    const isAnew = !isResumed && hasSpoken(session);
+    const isAnew = !isResumed && Iterator.from(session.history()).some(({ type }) => type === "reply");
     const isTaken = await attend(code, turn, talk, { uuid, prompt, lost, isAnew });
     if (isTaken) return;
     // It knows no such conversation, or has one already where none was thought to be.
@@ -172,11 +172,6 @@ async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly
       throw new BridgeError("claude_program", `Cannot start the claude program: ${talk.program.lastWords()}`);
     isResumed = !isResumed;
   }
-}
-
-function hasSpoken({ history }: SessionView): boolean {
-  for (const { type } of history()) if (type === "reply") return true;
-  return false;
 }
 
 /** The process of a conversation: the one that is there, where it was started like this. @throws BridgeError `claude_program` */

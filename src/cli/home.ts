@@ -1,18 +1,29 @@
-/** What is kept in the home folder, looked at beside the running daemon: settings, sessions, and a copy of the database. */
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
+/** What is kept in the home folder, looked at beside the running daemon: settings, sessions, who may ask, and a copy of the database. */
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
-import { nameOf } from "../core/conversation.ts";
+import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { toFault } from "../core/errors.ts";
-import type { Session, SessionEvent } from "../core/model.ts";
-import { withoutTimeLine } from "../core/when.ts";
+import { changeGuests, listGuests, type Guests } from "../core/guests.ts";
+import type { Session } from "../core/model.ts";
 import { harmless, localTime, redactText } from "../log.ts";
-import { fileKey, settingKeys, settingRow, variableOf } from "../settings.ts";
+import { fileKey, readAddressee, settingKeys, settingRow, variableOf } from "../settings.ts";
 import { toTime } from "../status/status.ts";
+import { createGuests, setAllowed } from "../store/allowed.ts";
 import { openDatabase } from "../store/database.ts";
 import { groupNameIn, namesIn } from "../store/names.ts";
-import { takeLock, type Store } from "../store/store.ts";
+import { openStore, takeLock, type Store } from "../store/store.ts";
 import { configOf, load, print, runAttached, toTable, withStore, writePrivate, wrong, type Cli } from "./io.ts";
 import { have } from "./remote.ts";
 
@@ -103,13 +114,13 @@ function findSession({ sessions }: Store, name: string): Session {
 export async function showSession(cli: Cli, options: Options, name = ""): Promise<number> {
   const found = await withStore(configOf(cli), (store) => {
     const session = findSession(store, name);
-    return { session: toView(session), events: store.log.events(session.id) };
+    return { session, events: store.log.events(session.id) };
   });
   if (!found) throw wrong(`Cannot show ${name} as there are no sessions yet`);
   const { session, events } = found;
-  const rows = Object.entries(session).map(([name, value]) => [name, String(value ?? "-")]);
-  const text = () => toTable(rows) + harmless(events.map(toLines).join(""));
-  return print(cli, options, { ...session, events }, text);
+  const view = toView(session);
+  const rows = Object.entries(view).map(([name, value]) => [name, String(value ?? "-")]);
+  return print(cli, options, { ...view, events }, () => `${toTable(rows)}\n${harmless(transcriptOf(session, events))}`);
 }
 
 /** Here and at Claude, through the running daemon. */
@@ -136,21 +147,6 @@ const toView = (session: Session) => ({
   usedAt: toTime(session.usedAt),
   syncedAt: session.syncedAt === 0 ? null : toTime(session.syncedAt),
 });
-
-/** What people read; the rest of the log is for `--json`. */
-function toLines(event: SessionEvent): string {
-  const time = event.at === null ? "queued" : localTime(event.at);
-  switch (event.type) {
-    case "prompt":
-      return `\n${time}  you\n${withoutTimeLine(event.text)}\n`;
-    case "reply":
-      return `\n${time}  Claude\n${event.text}\n`;
-    case "tool_use":
-      return `\n${time}  Claude uses ${event.name}\n`;
-    default:
-      return "";
-  }
-}
 
 /**
  * A copy that is consistent while the daemon works, and the settings beside it. It holds keys and messages, so it is 0600 from its
@@ -205,9 +201,14 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     mkdirSync(home, { recursive: true, mode: 0o700 });
     // Where a daemon runs, its database is left alone. What goes may be damaged: it is not opened.
     stack.adopt(await takeLock(home), (lock) => lock.release());
+    // A copy that cannot be read to its end, or a full disk, costs nothing.
+    const fresh = `${target}.restored`;
+    stack.defer(() => rmSync(fresh, { force: true }));
+    rmSync(fresh, { force: true });
+    db.copyTo(fresh);
+    chmodSync(fresh, 0o600);
     for (const suffix of ["", "-wal", "-shm"]) rmSync(target + suffix, { force: true });
-    db.copyTo(target);
-    chmodSync(target, 0o600);
+    renameSync(fresh, target);
   }
   const settings = configFile(cli);
   if (existsSync(settingsOf(copy)) && !existsSync(settings)) writePrivate(settings, readFileSync(settingsOf(copy)));
@@ -216,3 +217,32 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
   );
   return 0;
 }
+
+// --- who may ask besides those of the settings, as in the chat; a running daemon goes by it at once
+
+type Said = { readonly text: string; readonly isRefused?: true };
+
+async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => Said): Promise<number> {
+  const { home, allow } = configOf(cli);
+  using stack = new DisposableStack();
+  const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
+  const { text, isRefused } = work(createGuests(store.settings, allow, readAddressee), store);
+  // What is /allow in the chat is `signalman allow` here.
+  (isRefused ? cli.err : cli.out)(`${harmless(text).replaceAll(/(?<=^|\s)\/(\w+)/gmu, "`signalman $1`")}\n`);
+  return isRefused ? 2 : 0;
+}
+
+const list = (isGroups: boolean) => (cli: Cli) => withGuests(cli, (guests) => ({ text: listGuests(guests, isGroups) }));
+export const listPeople = list(false);
+export const listGroups = list(true);
+
+const change =
+  (isAllowed: boolean) =>
+  (cli: Cli, _: unknown, ...words: string[]): Promise<number> =>
+    withGuests(cli, (guests, store) => {
+      const done = changeGuests(guests, { kind: "self" }, words.join(" "), isAllowed);
+      for (const { rule } of done.changes) setAllowed(store.settings, rule, isAllowed);
+      return done;
+    });
+export const allow = change(true);
+export const disallow = change(false);

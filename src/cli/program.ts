@@ -27,10 +27,9 @@ const groups: Readonly<Record<string, string>> = {
   service: "signalman as a service of this user (systemd, launchd)",
 };
 
-const start = () => import("./start.ts");
+const start = () => import("./run.ts");
 const remote = () => import("./remote.ts");
 const home = () => import("./home.ts");
-const guests = () => import("./guests.ts");
 const projects = () => import("./projects.ts");
 const completions = () => import("./completions.ts");
 const service = async (cli: Cli) => (await import("./service.ts")).serviceOf(cli);
@@ -66,14 +65,14 @@ const commands: Readonly<Record<string, Row>> = {
       "--wait": "until it was sent; the exit code tells whether",
     },
   ],
-  people: ["who may ask Claude", async () => (await guests()).listPeople],
-  groups: ["in which groups people may ask", async () => (await guests()).listGroups],
+  people: ["who may ask Claude", async () => (await home()).listPeople],
+  groups: ["in which groups people may ask", async () => (await home()).listGroups],
   allow: [
     "let a person or a group ask",
-    async () => (await guests()).allow,
+    async () => (await home()).allow,
     { "<who...>": "a number, an account id, group:<id>, or a name that is known here" },
   ],
-  disallow: ["take that back", async () => (await guests()).disallow, { "<who...>": "as for allow" }],
+  disallow: ["take that back", async () => (await home()).disallow, { "<who...>": "as for allow" }],
   token: [
     "print the token by which scripts may send: POST /send on the status server",
     async () => (await import("./send.ts")).token,

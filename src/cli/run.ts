@@ -1,10 +1,14 @@
-/** `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. */
+/**
+ * `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. On a terminal whatever is
+ * missing for the first answer is asked for before, and nothing is asked twice.
+ */
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
 import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { localZone } from "../clock.ts";
 import { ownProgram, type Millis, type Session } from "../core/model.ts";
 import { plainText, renderReply } from "../core/reply.ts";
+import type { Config } from "../config.ts";
 import { startDaemon, type Daemon } from "../daemon.ts";
 import { withMark, withNotify } from "../note-to-self.ts";
 import { forgetSession } from "../store/forgetting.ts";
@@ -15,10 +19,42 @@ import type { Control, SendState } from "../status/control.ts";
 import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
-import { depsOf, load, ownCommand, wrong, type Cli } from "./io.ts";
+import { configOf, depsOf, hasPerson, load, ownCommand, withStore, wrong, type Cli } from "./io.ts";
+import { link } from "./link.ts";
+import { isFirstStart, onboard } from "./onboard.ts";
 import { isAlive, newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send.ts";
 import { keepWatch } from "./service.ts";
+
+/** `run`, after the questions of the first start, and after the code where this program is to be linked. */
+export async function start(cli: Cli): Promise<number> {
+  if (isFirstStart(cli)) await onboard(cli);
+  const config = configOf(cli);
+  if (hasPerson(cli) && config.transport === "native" && !(await isLinked(config))) {
+    await link(cli, { isOptional: true });
+    if (config.allow.some(({ kind }) => kind === "self")) await greetOwner(cli, config);
+  }
+  return run(cli);
+}
+
+const native = () => import("../signal/native/index.ts");
+
+const isLinked = async (config: Config): Promise<boolean> =>
+  (await withStore(config, async ({ db }) => (await native()).findAccount(db) !== null)) ?? false;
+
+/** The first word in Note to Self shows that all is well, and where to write. */
+async function greetOwner(cli: Cli, config: Config): Promise<void> {
+  const text = "Hello from signalman. Write here, and Claude answers; /help shows what else there is.";
+  await withStore(config, async ({ db, outbox, settings }) => {
+    outbox.add("send", "hello", 0, { kind: "self" }, plainText(text), cli.clock.now());
+    // That was the welcome.
+    const aci = (await native()).findAccount(db)?.aci;
+    if (aci) settings.set(`welcomed:${aci}`, String(cli.clock.now()));
+  });
+  cli.err(
+    "Write to Claude in Note to Self. Signal rings for nothing there: SIGNALMAN_NOTIFY can (docs/linking.md).\n\n",
+  );
+}
 
 /** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
 type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };

@@ -23,7 +23,7 @@ import { execute } from "./execute.ts";
 import { withFilesOf } from "./inbound.ts";
 import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
-import { toolLine } from "./progress.ts";
+import { toolLine } from "./question.ts";
 import { promptWords } from "./prompt.ts";
 import { deliver, fulfil } from "./reminders.ts";
 import { renderReply } from "./reply.ts";

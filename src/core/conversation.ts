@@ -1,6 +1,6 @@
 /** A conversation in words: what it is called, and all of it as a document. */
 import type { Session, SessionEvent } from "./model.ts";
-import { shorten } from "./progress.ts";
+import { shorten } from "./question.ts";
 import { withoutTimeLine } from "./when.ts";
 
 /** The title of a session until a person gives it one. */

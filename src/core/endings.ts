@@ -5,7 +5,7 @@ import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./ch
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
-import { toolLine } from "./progress.ts";
+import { toolLine } from "./question.ts";
 import { isAnnounced, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */

@@ -109,12 +109,17 @@ const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
 /** Emphasis by the source that it was looked for in, kept as long as its lexer. */
 const found = new WeakMap<object, Map<string, ReadonlyMap<number, Emphasis>>>();
 
-function emphasisAt(lexer: object, source: string, masked: string): Emphasis | undefined {
+function emphasisAt<T extends Token>(lexer: Tokenizer["lexer"], source: string, masked: string): T | undefined {
   const known = found.get(lexer) ?? new Map<string, ReadonlyMap<number, Emphasis>>();
   found.set(lexer, known);
   const emphasis = known.get(masked) ?? emphasisIn(masked);
   known.set(masked, emphasis);
-  return emphasis.get(masked.length - source.length);
+  const here = emphasis.get(masked.length - source.length);
+  if (!here) return undefined;
+  const raw = source.slice(0, here.to - here.from);
+  const text = raw.slice(here.size, -here.size);
+  const type = source.startsWith("~") ? "del" : here.size === 1 ? "em" : "strong";
+  return { type, raw, text, tokens: lexer.inlineTokens(text) } as T;
 }
 
 /** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
@@ -170,10 +175,8 @@ const parser = new Marked({
       name: "verbatim",
       level: "block",
       start: (source) => {
-        const indexes = ["\n\\[", "\n\\\\[", "\n$$"]
-          .map((opening) => source.indexOf(opening))
-          .filter((index) => index >= 0);
-        return indexes.length === 0 ? undefined : Math.min(...indexes) + 1;
+        const index = source.search(/\n(?:\\\\?\[|\$\$)/);
+        return index < 0 ? undefined : index + 1;
       },
       tokenizer(source) {
         const [raw] = mathBlock.exec(source) ?? [];
@@ -246,18 +249,10 @@ const parser = new Marked({
       return { type: "text", raw, text: raw, escaped: false };
     },
     emStrong(source, masked) {
-      const emphasis = /^[*_]/.test(source) ? emphasisAt(this.lexer, source, masked) : undefined;
-      if (!emphasis) return undefined;
-      const raw = source.slice(0, emphasis.to - emphasis.from);
-      const text = raw.slice(emphasis.size, -emphasis.size);
-      return { type: emphasis.size === 1 ? "em" : "strong", raw, text, tokens: this.lexer.inlineTokens(text) };
+      return /^[*_]/.test(source) ? emphasisAt<Tokens.Em | Tokens.Strong>(this.lexer, source, masked) : undefined;
     },
     del(source, masked) {
-      const emphasis = source.startsWith("~") ? emphasisAt(this.lexer, source, masked) : undefined;
-      if (!emphasis) return undefined;
-      const raw = source.slice(0, emphasis.to - emphasis.from);
-      const text = raw.slice(2, -2);
-      return { type: "del", raw, text, tokens: this.lexer.inlineTokens(text) };
+      return source.startsWith("~") ? emphasisAt<Tokens.Del>(this.lexer, source, masked) : undefined;
     },
   },
 });

@@ -253,6 +253,17 @@ export type Wish =
   | { readonly do: "list" }
   | { readonly do: "off"; readonly number: number };
 
+/** A message of words alone. */
+export const wordsOnly = (text: string): TextContent => ({
+  kind: "text",
+  text,
+  quote: null,
+  mentions: [],
+  attachments: [],
+  expiresInSeconds: 0,
+  isViewOnce: false,
+});
+
 /** The text message in an envelope, an edit's new version included; null where there is none. */
 export function textOf({ content }: Envelope): TextContent | null {
   return content.kind === "text" ? content : content.kind === "edit" ? content.body : null;

@@ -1,11 +1,10 @@
 /**
  * What a person is asked to say yes or no to: all of it, as it is. Line breaks stay, what is not seen is made visible, the change of
- * an edit is a diff, and what does not fit the screen is counted and goes along as a file.
+ * an edit is a diff, and what does not fit the screen is counted and goes along as a file. And what Claude does with a tool, in one line.
  */
 import { structuredPatch } from "diff";
 import { oneLine } from "./inbound.ts";
 import type { JsonValue, OutboundFile, ToolUse } from "./model.ts";
-import { ownTools, shorten } from "./progress.ts";
 
 export type QuestionItem = {
   /** Follows "Claude wants to". */
@@ -183,4 +182,45 @@ export function changeOf(before: string, after: string): string {
   if (!patch) return [...marked(before, "-"), ...marked(after, "+")].join("\n");
   if (patch.hunks.length === 0) return "(no change)";
   return patch.hunks.map(({ lines }) => lines.join("\n")).join("\n…\n");
+}
+
+// --- one line
+
+const lineLengthMax = 80;
+/** What a tool is about, by the names its inputs go by, the most telling first. */
+const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
+
+/**
+ * What the agent's own tools do, and the input that tells most; another one goes by its name. **Source:** the SDK's
+ * `BetaManagedAgentsAgentToolConfig.name`; the Managed Agents guide, "Tools".
+ */
+const ownTools: ReadonlyMap<string, { readonly verb: string; readonly key: string }> = new Map([
+  ["bash", { verb: "run", key: "command" }],
+  ["read", { verb: "read", key: "file_path" }],
+  ["write", { verb: "write", key: "file_path" }],
+  ["edit", { verb: "edit", key: "file_path" }],
+  ["glob", { verb: "look for", key: "pattern" }],
+  ["grep", { verb: "look for", key: "pattern" }],
+  ["web_fetch", { verb: "read", key: "url" }],
+  ["web_search", { verb: "search the web", key: "query" }],
+]);
+
+/** One line: what Claude does, and with what. */
+export const toolLine = ({ name, input }: ToolUse): string =>
+  shorten(`🔧 ${ownTools.get(name.replace(/^local_/u, ""))?.verb ?? name}: ${gist(input)}`, lineLengthMax);
+
+function gist(input: JsonValue): string {
+  const fields = new Map(Object.entries(input ?? {}));
+  const known = tellingKeys
+    .map((key) => fields.get(key))
+    .find((value): value is string => typeof value === "string" && value !== "");
+  return known ?? (input === null ? "" : JSON.stringify(input));
+}
+
+const halfPair = /[\uD800-\uDBFF]$/u;
+
+/** On one line, and cut where it is too long, never inside a surrogate pair. */
+export function shorten(text: string, lengthMax: number): string {
+  const line = text.replace(/\s+/gu, " ").trim();
+  return line.length > lengthMax ? `${line.slice(0, lengthMax - 1).replace(halfPair, "")}…` : line;
 }

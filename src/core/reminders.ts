@@ -1,7 +1,7 @@
 /** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
 import { result, say, type Change, type FactOf, type View } from "./changes.ts";
-import type { Envelope, Millis, Reminder } from "./model.ts";
-import { shorten } from "./progress.ts";
+import { wordsOnly, type Envelope, type Millis, type Reminder } from "./model.ts";
+import { shorten } from "./question.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
 
@@ -84,13 +84,5 @@ export const asMessage = (
   isOwn,
   isScheduled: true,
   sourceName,
-  content: {
-    kind: "text",
-    text: `[As scheduled:] ${text}`,
-    quote: null,
-    mentions: [],
-    attachments: [],
-    expiresInSeconds: 0,
-    isViewOnce: false,
-  },
+  content: wordsOnly(`[As scheduled:] ${text}`),
 });

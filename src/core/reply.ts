@@ -1,12 +1,12 @@
 /**
  * How Claude's words become messages on a phone: Markdown to styles, long code to files, then parts that Signal takes; ten at
- * most, and what is left as one file.
+ * most, and what is left as one file. And when a placeholder shows that Claude is at work.
  */
 import { chunk } from "./chunk.ts";
 import { fileNameOf } from "./code.ts";
 import { toSignalText, type SignalText } from "./markdown.ts";
 import { styled } from "./marks.ts";
-import type { OutboundBody, OutboundFile, StyledText } from "./model.ts";
+import type { Millis, OutboundBody, OutboundFile, StyledText } from "./model.ts";
 
 /** Largest body of one message in UTF-8 bytes. **Source:** Signal's apps send what is longer as an attached text. */
 const partBytesMax = 2_000;
@@ -95,3 +95,30 @@ const fileOf = (fileName: string, text: string): OutboundFile => ({
 /** The second of a name is told apart by the number of files. */
 const distinctName = (name: string, files: readonly OutboundFile[]): string =>
   files.some(({ fileName }) => fileName === name) ? `${files.length + 1}-${name}` : name;
+
+// --- the placeholder
+
+export type DraftState = {
+  /** Monotonic time at which the turn began. */
+  readonly startedAt: Millis;
+  /** Of the last change; null before the first. */
+  readonly changedAt: Millis | null;
+  /** Changes so far, the first showing included. */
+  readonly changes: number;
+};
+
+const firstAfterMs = 4_000;
+const editAfterMs = 4_000;
+/** Signal's clients offer ten edits of a message at most; the answer, or the word that takes its place, is one of them. */
+const changesMax = 6;
+/** Phones take no edit of a message that is older than a day (Android) or two (iOS): an hour is left for its way. */
+export const editedWithinMs: Millis = 23 * 3_600_000;
+/** An edit rings no phone: who has waited longer than this for the answer has put the phone away. */
+export const silentWithinMs: Millis = 30_000;
+
+/** True where the placeholder may be shown or changed now: after 4 s, then 4, 8, 16 … s after the last change, six times in all. */
+export function isDraftDue({ startedAt, changedAt, changes }: DraftState, now: Millis): boolean {
+  if (changes >= changesMax) return false;
+  if (changedAt === null) return now - startedAt >= firstAfterMs;
+  return now - changedAt >= editAfterMs * 2 ** Math.max(0, changes - 1);
+}

@@ -51,6 +51,8 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps) {
     ...queue,
     /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
     drop: (useId: string): void => running.get(useId)?.abort(),
+    /** A message asks for work on files. */
+    owe: (inboxId: number): void => queue.wake(`${owedPrefix}${inboxId}`),
   };
 }
 

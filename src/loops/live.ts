@@ -3,8 +3,8 @@
  * ends as the answer (`store/outbox.ts`). All of it is best effort, and none of it ever delays an answer.
  */
 import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from "../core/model.ts";
-import { isDraftDue, toolLine, type DraftState } from "../core/progress.ts";
-import { renderPreview } from "../core/reply.ts";
+import { toolLine } from "../core/question.ts";
+import { isDraftDue, renderPreview, type DraftState } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
 
 /** A prompt, in its session. */

@@ -140,8 +140,8 @@ function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   const { bridge, sessionId, isWatched, there } = reading;
   const waits = (post: PostRow): boolean =>
     post.state === "waiting" || (post.state === "queued" && post.kind === "prompt" && isAsking(reading));
-  const isOpen = bridge.store.sessions.get(sessionId)?.state === "active";
-  return there === null || !isOpen || (!isWatched && posts.every(waits));
+  if (there === null || (!isWatched && posts.every(waits))) return true;
+  return bridge.store.sessions.get(sessionId)?.state !== "active";
 }
 
 /** What can wait for the commit of the next that matters: the log at the API keeps it. */

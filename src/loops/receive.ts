@@ -114,18 +114,18 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
 function drop(bridge: Bridge, envelope: Envelope, reason: DropReason): void {
   const { chat, content, source } = envelope;
   const { log } = bridge;
-  const { settings } = bridge.store;
-  settings.count("dropped");
+  const { counters } = bridge.store;
+  counters.add({ dropped: 1 });
   if (reason === "number of another account" && source?.number) {
     log.warn("an allowed number belongs to another account now", { number: maskNumber(source.number) });
     tellOwner(bridge, `number ${source.number}`, changedHandsText(source.number, source.aci ?? ""));
   }
   if (reason === "not on the allow list") tellOfStranger(bridge, envelope);
-  if (content.kind === "unknown") settings.count("unknown");
+  if (content.kind === "unknown") counters.add({ unknown: 1 });
   if (reason === "newer than this program" && chat) tellOnce(bridge, chat, `newer ${chatKey(chat)}`, newerText);
   if (content.kind === "undecryptable") {
-    settings.count("undecryptable");
-    if (content.isIdentityChange) settings.count("identityChanges");
+    counters.add({ undecryptable: 1 });
+    if (content.isIdentityChange) counters.add({ identityChanges: 1 });
     log.warn("a message could not be decrypted and may be missing", { code: content.code });
   }
   log.debug("envelope dropped", { reason });

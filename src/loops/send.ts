@@ -13,7 +13,7 @@
 import { backoffMs, isNews } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import { editedWithinMs } from "../core/progress.ts";
+import { editedWithinMs } from "../core/reply.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
@@ -108,7 +108,7 @@ type Next = OutboxRow | Millis | null;
  */
 async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promise<Next> {
   const { next: nextOf, isOpen, pause, kill } = sending;
-  const { outbox, settings } = bridge.store;
+  const { outbox, counters } = bridge.store;
   const { clock, log } = bridge;
   const take = (next: OutboxRow | null): Next => {
     if (next === null || !isOpen()) return null;
@@ -127,7 +127,7 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
     if (isReaction) outbox.markShown(row, outcome.timestamp, clock.now());
     const record = (): Next => {
       if (!isReaction) outbox.markSent(row.id, outcome.timestamp, clock.now());
-      if (!isTrimming(row)) settings.count("sent");
+      if (!isTrimming(row)) counters.add({ sent: 1 });
       return take(nextOf(row.chatKey));
     };
     const isLast = isReaction && nextOf(row.chatKey) === null;
@@ -155,13 +155,13 @@ async function sendFailed(
   { pause, kill }: Sending,
 ): Promise<Millis> {
   const { clock, transport } = bridge;
-  const { outbox, settings } = bridge.store;
+  const { outbox, counters } = bridge.store;
   const isUncertain = error.code === "send_uncertain" || error.code === "signal_timeout";
   const isCounted = isUncertain && !transport.capabilities.ownTimestamps;
   if (error.retry === "never" || (isTrimming(row) && isCounted)) {
     await untilWritten(bridge, "send", kill, () => {
       outbox.markFailed(row.id, isUncertain ? "send_uncertain" : error.code, clock.now());
-      if (!isTrimming(row)) settings.count("sendFailed");
+      if (!isTrimming(row)) counters.add({ sendFailed: 1 });
     });
     return 0;
   }
@@ -174,7 +174,7 @@ async function sendFailed(
   if (isForAll) pause(toFault(error), waitMs);
   await untilWritten(bridge, "send", kill, () => {
     outbox.requeue(row.id, attempts, isUncertain);
-    if (isCounted) settings.count("uncertain");
+    if (isCounted) counters.add({ uncertain: 1 });
   });
   // The pause of all is this chat's wait too, and ends with it.
   return isCaptcha ? 0 : waitMs;

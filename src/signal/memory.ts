@@ -10,7 +10,7 @@
 import type { Clock } from "../clock.ts";
 import { BridgeError, errorRow, type ErrorCode } from "../core/errors.ts";
 import type { Account, Chat, Envelope, Millis, Outbound, OutboundFile, Quote, StyleRange } from "../core/model.ts";
-import { chatKey } from "../core/model.ts";
+import { chatKey, wordsOnly } from "../core/model.ts";
 import { allFeatures, type Batch, type Transport } from "./transport.ts";
 
 /** Envelopes of one batch. */
@@ -108,17 +108,8 @@ function createWorld(clock: Clock) {
     /** A text of our own account's phone, in Note to Self. */
     write({ aci, number }: Account, text: string): Envelope {
       const sentAt = world.stamp();
-      const content = {
-        kind: "text",
-        text,
-        quote: null,
-        mentions: [],
-        attachments: [],
-        expiresInSeconds: 0,
-        isViewOnce: false,
-      } as const;
       const from = { source: { aci, number }, sourceDevice: 1, sourceName: "Me", isOwn: true };
-      return world.deliver({ ...from, sentAt, serverAt: sentAt, chat: { kind: "self" }, content });
+      return world.deliver({ ...from, sentAt, serverAt: sentAt, chat: { kind: "self" }, content: wordsOnly(text) });
     },
   };
   return world;

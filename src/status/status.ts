@@ -32,7 +32,7 @@ export function createStatusModel(deps: StatusDeps) {
     const day = dayOf(clock.now(), deps.timeZone ?? "UTC");
     return store.usage.between(day, day, null).costCents;
   };
-  const counter = store.settings.counter;
+  const counter = store.counters.get;
   const queue = ({ count, oldestAt }: { count: number; oldestAt: Millis | null }) => ({
     pending: count,
     oldestMs: oldestAt === null ? null : Math.max(0, clock.now() - oldestAt),

@@ -28,7 +28,7 @@ export function createCallWrites(store: Store, world: Surroundings) {
     paid: (_, { id }) => void settings.remove(`owed:${id}`),
     owe(chat, { id, sessionId, work }) {
       settings.set(`owed:${id}`, JSON.stringify({ chat, sessionId, work }));
-      return sessionId;
+      db.afterCommit(() => world.onOwe(id));
     },
   } satisfies Partial<Writes>;
 }

@@ -48,8 +48,10 @@ export function createChats(store: Store, world: Surroundings) {
       posted: readonly { readonly id: number; readonly eventId: string | null }[] = [],
     ): readonly Change[] {
       return store.db.transaction(() => {
+        let asked: number | null = null;
         for (const { id, eventId } of posted) {
           const { kind, subject } = store.posts.markPosted(id, eventId) ?? {};
+          if (kind === "prompt") asked = Number(subject);
           if (kind === "result") store.calls.markPosted(usesIn(subject ?? "")[0] ?? "", world.now());
         }
         const session = store.sessions.get(sessionId);
@@ -58,7 +60,7 @@ export function createChats(store: Store, world: Surroundings) {
         // A listing looks back beyond the cursor, and mostly finds what is here.
         if (added.length === 0 && posted.length === 0) return [];
         if (store.files.note(sessionId, added)) store.db.afterCommit(() => world.onFiles(sessionId));
-        noteUsage(store, world, session, added);
+        noteUsage(store, world, session, added, asked);
         return settle(session.chat, { type: "logged", session, events: added });
       });
     },
@@ -170,7 +172,7 @@ function createConversationWrites(store: Store, world: Surroundings, current: (c
 }
 
 function createApply(store: Store, world: Surroundings) {
-  const { inbox, outbox, drafts, posts, settings } = store;
+  const { inbox, outbox, drafts, posts, counters } = store;
   const current = createSessionMaker(store, world);
   const write: Writes = {
     ...createConversationWrites(store, world, current),
@@ -189,7 +191,7 @@ function createApply(store: Store, world: Surroundings) {
       drafts.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
-      if (outcome !== "cancelled") settings.count(outcome);
+      if (outcome !== "cancelled") counters.add({ [outcome]: 1 });
       if (envelope !== null) mark(store, world, chat, id, envelope, endStages[outcome]);
     },
     tell(chat, { id, envelope, code }) {

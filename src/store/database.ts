@@ -9,6 +9,9 @@ import { BridgeError } from "../core/errors.ts";
 export type SqlValue = null | number | bigint | string | Uint8Array;
 export type Row = Record<string, SqlValue>;
 
+/** A read that is kept holds `always` where no other process writes its tables; else only in a `transaction`, which begins with a look whether one did. */
+export type Holds = "always" | "transaction";
+
 export interface Database {
   /** Runs one statement; `changes` counts the rows it touched, `id` is the last inserted rowid. */
   run(sql: string, ...params: SqlValue[]): { readonly changes: number; readonly id: number };
@@ -19,14 +22,16 @@ export interface Database {
   exec(sql: string): void;
   /** All or nothing. A transaction inside another joins it. @throws BridgeError `database` when SQLite fails */
   transaction<T>(work: () => T): T;
+  /** Runs `work`, once however often it is given, as the last of the transaction at work; at once where there is none. Dropped where it is rolled back. */
+  beforeCommit(work: () => void): void;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
   /** Makes of a row what it says. @throws BridgeError `database` where it is not what was written: that is a read that failed */
   read<T>(work: () => T): T;
   /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
   alongside(work: () => void): void;
-  /** What this read came to, which may be what it came to before: until this process writes a table that it names. */
-  remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T;
+  /** What this read came to, which may be what it came to before: until a table that it names is written. */
+  remember<T>(sql: string, params: readonly SqlValue[], holds: Holds, read: () => T): T;
   /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
   readonly failures: { readonly count: number; readonly last: string | null };
   /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
@@ -87,65 +92,50 @@ async function openDriver(path: string): Promise<Driver> {
 
 function wrap(driver: Driver, path: string): Database {
   const { prepare, forget } = keepStatements(driver);
-  let depth = 0;
-  let isOpen = true;
-  let committed: (() => void)[] = [];
-  const late = createLate();
-  const { remember, note, forget: forgetReads } = keepReads();
-  const rolledBack: (() => void)[] = [];
   const { guard, failures } = createGuard(path);
-  const database: Database = {
+  const reads = keepReads();
+  const late = createLate();
+  const { isAtWork, ...transactions } = createTransactions({
+    begin: () => void guard(() => driver.exec("BEGIN IMMEDIATE")),
+    begun: () => reads.noteOthers(guard(() => prepare("PRAGMA data_version").get())),
+    commit() {
+      guard(() => driver.exec("COMMIT"));
+      late.end(true);
+    },
+    rollback() {
+      reads.forget();
+      driver.exec("ROLLBACK");
+    },
+    over: () => late.end(false),
+  });
+  let isOpen = true;
+  return {
     run: (sql, ...params) =>
       guard(() => {
-        if (depth > 0) late.write();
-        note(sql);
+        if (isAtWork()) late.write();
+        reads.note(sql);
         const { changes, lastInsertRowid } = prepare(sql).run(...params);
         return { changes: Number(changes), id: Number(lastInsertRowid) };
       }),
     get: <T>(sql: string, ...params: SqlValue[]) =>
-      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, note(sql)),
-    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], note(sql)),
+      guard(() => (prepare(sql).get(...params) ?? undefined) as T | undefined, reads.note(sql)),
+    all: <T>(sql: string, ...params: SqlValue[]) => guard(() => prepare(sql).all(...params) as T[], reads.note(sql)),
     exec(sql) {
-      forgetReads();
+      reads.forget();
       guard(() => void driver.exec(sql));
     },
-    remember,
+    remember: (sql, params, holds, read) =>
+      isAtWork() || holds === "always" ? reads.remember(sql, params, read) : read(),
     read: (work) => guard(work, true),
-    transaction<T>(work: () => T): T {
-      if (depth > 0) return work();
-      guard(() => driver.exec("BEGIN IMMEDIATE"));
-      depth++;
-      try {
-        const result = work();
-        guard(() => driver.exec("COMMIT"));
-        late.end(true);
-        for (const after of committed) after();
-        return result;
-      } catch (error) {
-        forgetReads();
-        for (const listener of rolledBack) listener();
-        try {
-          driver.exec("ROLLBACK");
-        } catch {
-          // SQLite has rolled back by itself already (disk full, I/O error).
-        }
-        throw error;
-      } finally {
-        depth--;
-        late.end(false);
-        committed = [];
-      }
-    },
+    ...transactions,
     alongside: late.add,
     failures,
-    afterCommit: (work) => (depth > 0 ? void committed.push(work) : work()),
-    onRollback: (listener) => void rolledBack.push(listener),
     copyTo: (file) => void guard(() => prepare("VACUUM INTO ?").run(file)),
     close() {
       if (!isOpen) return;
       isOpen = false;
       try {
-        database.transaction(late.write);
+        transactions.transaction(late.write);
       } catch {
         // It is written again after the next start.
       }
@@ -153,7 +143,48 @@ function wrap(driver: Driver, path: string): Database {
       driver.close();
     },
   };
-  return database;
+}
+
+type Steps = { readonly [step in "begin" | "begun" | "commit" | "rollback" | "over"]: () => void };
+
+/** One at a time, and what is to be done at the end of each. */
+function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
+  const ending = new Set<() => void>();
+  const rolledBack: (() => void)[] = [];
+  let committed: (() => void)[] = [];
+  let isAtWork = false;
+  return {
+    isAtWork: (): boolean => isAtWork,
+    transaction<T>(work: () => T): T {
+      if (isAtWork) return work();
+      begin();
+      isAtWork = true;
+      try {
+        begun();
+        const result = work();
+        for (const last of ending) last();
+        commit();
+        for (const after of committed) after();
+        return result;
+      } catch (error) {
+        for (const listener of rolledBack) listener();
+        try {
+          rollback();
+        } catch {
+          // SQLite has rolled back by itself already (disk full, I/O error).
+        }
+        throw error;
+      } finally {
+        isAtWork = false;
+        over();
+        ending.clear();
+        committed = [];
+      }
+    },
+    beforeCommit: (work: () => void): void => (isAtWork ? void ending.add(work) : work()),
+    afterCommit: (work: () => void): void => (isAtWork ? void committed.push(work) : work()),
+    onRollback: (listener: () => void): void => void rolledBack.push(listener),
+  };
 }
 
 /** Makes of what SQLite throws a `BridgeError`, and counts the reads that failed. */
@@ -186,26 +217,48 @@ function keepStatements(driver: Driver) {
   };
 }
 
-/** Answers that are kept; and rows of one, more of which are read anew. */
+/** Answers of one statement that are kept; and rows of one answer, more of which are read anew. */
 const keptMax = 64;
+
+/** The tables that a `SELECT` names. */
+export const tablesRead = (sql: string): readonly string[] =>
+  [...sql.matchAll(/\b(?:FROM|JOIN)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
+
+/** The table that a statement writes; blank for none. */
+const tableWritten = (sql: string): string =>
+  /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql)?.[1] ?? "";
 
 /** Keeps what was read until its tables are written. */
 function keepReads() {
-  const kept = new Map<string, unknown>();
+  /** By their text, and that by their values. */
+  const kept = new Map<string, { readonly tables: readonly string[]; readonly answers: Map<string, unknown> }>();
+  const writes = new Map<string, string>();
+  let version: unknown = null;
+  const forget = (): void => kept.clear();
   return {
-    forget: (): void => kept.clear(),
+    forget,
     /** Whether this statement only reads. What read the table that it writes is forgotten. */
     note(sql: string): boolean {
-      const [, table] = /^\s*(?:INSERT(?: OR \w+)? INTO|UPDATE|DELETE FROM)\s+(\w+)/u.exec(sql) ?? [];
-      if (table !== undefined) for (const key of kept.keys()) if (key.includes(table)) kept.delete(key);
-      return table === undefined;
+      const table = writes.get(sql) ?? tableWritten(sql);
+      writes.set(sql, table);
+      if (table === "") return true;
+      for (const { tables, answers } of kept.values()) if (tables.includes(table)) answers.clear();
+      return false;
+    },
+    /** Another version than before: another process has written. */
+    noteOthers(row: unknown): void {
+      const now = (row as { data_version: unknown }).data_version;
+      if (now !== version) forget();
+      version = now;
     },
     remember<T>(sql: string, params: readonly SqlValue[], read: () => T): T {
-      const key = sql + JSON.stringify(params);
-      if (kept.has(key)) return kept.get(key) as T;
+      const { tables, answers } = kept.get(sql) ?? { tables: tablesRead(sql), answers: new Map<string, unknown>() };
+      kept.set(sql, { tables, answers });
+      const key = JSON.stringify(params);
+      if (answers.has(key)) return answers.get(key) as T;
       const found = read();
-      if (kept.size >= keptMax) kept.clear();
-      if (!Array.isArray(found) || found.length <= keptMax) kept.set(key, found);
+      if (answers.size >= keptMax) answers.clear();
+      if (!Array.isArray(found) || found.length <= keptMax) answers.set(key, found);
       return found;
     },
   };

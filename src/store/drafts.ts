@@ -3,7 +3,7 @@
  * ends as the answer, or, where that took long, with a word that the answer stands below: an edit rings no phone.
  */
 import type { Chat, Millis, OutboundBody, StyledText } from "../core/model.ts";
-import { silentWithinMs } from "../core/progress.ts";
+import { silentWithinMs } from "../core/reply.ts";
 import type { Database } from "./database.ts";
 import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
 
@@ -12,9 +12,14 @@ export type Drafts = ReturnType<typeof createDrafts>;
 export function createDrafts(db: Database) {
   const { one, many, has } = outboxTable(db);
   const { add, supersede } = createAdding(db);
+  /** The prompt that was last seen to have none. */
+  let without: number | null = null;
+  db.onRollback(() => (without = null));
   /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
   const openDraft = (inboxId: number): OutboxRow | null => {
+    if (without === inboxId) return null;
     const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
+    if (draft === null) without = inboxId;
     if (draft === null) return null;
     const isOver = has`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
@@ -31,6 +36,7 @@ export function createDrafts(db: Database) {
     /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
     addDraft(inboxId: number, chat: Chat, shown: StyledText, now: Millis): number {
       const subject = String(inboxId);
+      without = null;
       if (add("draft", subject, 0, chat, { kind: "text", ...shown, quote: null, files: [] }, now)) return 1;
       const draft = openDraft(inboxId);
       // Shown in an earlier life, and answered or given up since.

@@ -24,10 +24,9 @@ export function createFiles(db: Database) {
           run`INSERT INTO file_looks (session_id, due_at, looks) VALUES (${sessionId}, 0, 0)
             ON CONFLICT (session_id) DO UPDATE SET looks = 0` > 0
         );
-      return (
-        added.some(({ type }) => type === "idle") &&
-        run`UPDATE file_looks SET looks = 0 WHERE session_id = ${sessionId}` > 0
-      );
+      const isDue = added.some(({ type }) => type === "idle") && looks(sessionId) !== null;
+      if (isDue) run`UPDATE file_looks SET looks = 0 WHERE session_id = ${sessionId}`;
+      return isDue;
     },
     /** Sessions to be looked through. */
     due: () => values<string>`SELECT session_id FROM file_looks`,

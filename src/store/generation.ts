@@ -6,23 +6,26 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Database } from "./database.ts";
-import type { Settings } from "./remembered.ts";
-
-const key = "generation";
+import type { Counters } from "./counters.ts";
 
 export type Generation = ReturnType<typeof createGeneration>;
 
-export function createGeneration(db: Database, settings: Settings, home: string) {
+export function createGeneration(db: Database, counters: Counters, home: string) {
   const file = join(home, "signalman.generation");
   const beside = readNumber(file);
-  const here = Number(settings.get(key) ?? 0);
+  const here = counters.get("generation");
   let number = Math.max(beside, here);
+  /** As the transaction at work has it, and the one before. */
+  let [written, committed] = [here, here];
+  db.onRollback(() => (written = committed));
   let isSetBack = beside > here;
   const grow = (): number => {
     const grown = ++number;
-    settings.set(key, String(grown));
+    counters.add({ generation: grown - written });
+    written = grown;
     db.afterCommit(() => {
       isSetBack = false;
+      committed = grown;
       keep(file, grown);
     });
     return grown;

@@ -42,10 +42,13 @@ export function createInbox(db: Database) {
       INSERT INTO inbox (key, chat_key, kind, envelope, versions, state, received_at)
       VALUES (${key}, ${envelope.chat ? chatKey(envelope.chat) : "none"}, ${kind}, ${JSON.stringify(envelope)},
         ${JSON.stringify([envelope.sentAt])}, 'open', ${now}) ON CONFLICT (key) DO NOTHING RETURNING id`;
+  /** The prompt that was written last: taken as it came, it needs no second write. */
+  let last: { readonly id: number; readonly envelope: Envelope } | null = null;
   return {
     /** The new row; null when the same message is there already (a redelivery). */
     accept(key: string, kind: InboxKind, envelope: Envelope, now: Millis): number | null {
       const id = insert(key, kind, envelope, now);
+      last = id !== null && kind === "prompt" ? { id, envelope } : null;
       const text = textOf(envelope)?.text;
       if (id !== null || text === undefined) return id;
       const known = one`WHERE key = ${key}`;
@@ -78,9 +81,11 @@ export function createInbox(db: Database) {
     ended: (chat: string, sentAt: Millis) =>
       one`WHERE chat_key = ${chat} AND kind = 'prompt' AND state = 'done' AND envelope ->> '$.sentAt' = ${sentAt} ORDER BY id DESC LIMIT 1`,
     /** The row is a prompt, with this message, which may be another than the one that was written. */
-    open: (id: number, envelope: Envelope, versions: readonly Millis[]) =>
-      run`UPDATE inbox SET kind = 'prompt', envelope = ${JSON.stringify(envelope)}, versions = ${JSON.stringify(versions)}
-        WHERE id = ${id} AND state = 'open'`,
+    open(id: number, envelope: Envelope, versions: readonly Millis[]): void {
+      if (last?.id !== id || last.envelope !== envelope || versions.length > 1)
+        run`UPDATE inbox SET kind = 'prompt', envelope = ${JSON.stringify(envelope)}, versions = ${JSON.stringify(versions)}
+          WHERE id = ${id} AND state = 'open'`;
+    },
     markTold: (id: number, code: string) => run`UPDATE inbox SET told = ${code} WHERE id = ${id}`,
     finish: (id: number, outcome: Outcome, now: Millis) =>
       run`UPDATE inbox SET state = 'done', outcome = ${outcome}, done_at = ${now} WHERE id = ${id} AND state = 'open'`,

@@ -85,24 +85,22 @@ function createReads(db: Database) {
   const { all, one, many, value, values, has } = entries(db);
   return {
     /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
-    events(id: string, fromEventId?: string): SessionEvent[] {
+    events(id: string, fromEventId?: string): readonly SessionEvent[] {
       const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
-      const processed = many`WHERE session_id = ${id} AND at >= coalesce((
-        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none}) ORDER BY at, seq`;
-      const queued = many`WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
-      return [...processed, ...queued];
+      return many`WHERE session_id = ${id} AND (at IS NULL OR at >= coalesce((
+        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none})) ORDER BY at IS NULL, at, seq`;
     },
     /** The log newest first, a page at a time, as far as it is read. */
     *newestFirst(id: string): Generator<SessionEvent> {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
-      for (;;) {
+      for (let size = pageMin; ; size *= 4) {
         const page = all<Row & { at: number; seq: number }>`SELECT at, seq, body FROM events
-          WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${pageMax}`;
+          WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${size}`;
         for (const row of page) {
           [at, seq] = [row.at, row.seq];
           yield db.read(() => parse(row));
         }
-        if (page.length < pageMax) return;
+        if (page.length < size) return;
       }
     },
     /** When Claude saw an entry; null while it is queued, or is not here. */
@@ -130,7 +128,8 @@ function createReads(db: Database) {
   };
 }
 
-const pageMax = 64;
+/** Long entries fill the room of a request soon, short ones late: each page is longer than the one before. */
+const pageMin = 64;
 /** More stops than that a listing does not show again. */
 const earlierMax = 1_000;
 

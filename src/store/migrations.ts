@@ -8,7 +8,7 @@ import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 import { schema } from "./schema.ts";
 
-export const newestVersion = 15;
+export const newestVersion = 16;
 
 /** By the version that they lead on from. */
 const steps: { readonly [version: number]: string } = {
@@ -89,6 +89,14 @@ const steps: { readonly [version: number]: string } = {
   `,
   13: "DROP INDEX IF EXISTS posts_asked",
   14: nativeSchema[2],
+  15: `
+  -- What is counted with each message leaves alone what is seldom written and read with each message.
+  ${schema}
+  INSERT INTO counters (name, value)
+    SELECT substr(key, 7), CAST(value AS INTEGER) FROM settings WHERE key GLOB 'count.*'
+    UNION ALL SELECT key, CAST(value AS INTEGER) FROM settings WHERE key = 'generation';
+  DELETE FROM settings WHERE key GLOB 'count.*' OR key = 'generation';
+  `,
 };
 
 const versionOf = (db: Database): number => db.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;

@@ -50,14 +50,19 @@ export type Outbox = ReturnType<typeof createOutbox>;
 
 export function createOutbox(db: Database) {
   const { one, many, run, values, has } = outboxTable(db);
-  const head = (chat: string) =>
-    one`WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1`;
+  /** The next message of a chat and its next marks, in one look. */
+  const nextOf = (chat: string) =>
+    many`WHERE id IN (
+      SELECT * FROM (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why <> 'mark' ORDER BY id LIMIT 1)
+      UNION ALL SELECT * FROM (SELECT id FROM outbox WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' ORDER BY id LIMIT ${marksAtOnce})
+    ) ORDER BY id`;
+  const head = (chat: string): OutboxRow | null => nextOf(chat).find(({ why }) => why !== "mark") ?? null;
   const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
     run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
   return {
     ...createAdding(db),
-    ...createMarks(db, head, markSent),
+    ...createMarks(db, nextOf, markSent),
     /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
       values<string>`SELECT chat_key FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`,
@@ -96,7 +101,7 @@ export function createOutbox(db: Database) {
 /** Marks wait for the messages before them, and delay none; what became of one is written late. */
 function createMarks(
   db: Database,
-  head: (chat: string) => OutboxRow | null,
+  nextOf: (chat: string) => readonly OutboxRow[],
   markSent: (id: number, signalTimestamp: Millis, now: Millis) => unknown,
 ) {
   const { one, get, values, has } = outboxTable(db);
@@ -104,12 +109,18 @@ function createMarks(
   const shown = new Map<number, string>();
   const lastShown = (chat: string): number =>
     Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
+  const markAfter = (chat: string, id: number): OutboxRow | null =>
+    one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${id} ORDER BY id LIMIT 1`;
   return {
     chatsWithMarks: () => values<string>`SELECT DISTINCT chat_key FROM outbox WHERE done_at IS NULL AND why = 'mark'`,
     nextMark(chat: string): OutboxRow | null {
-      const mark = one`WHERE chat_key = ${chat} AND done_at IS NULL AND why = 'mark' AND id > ${lastShown(chat)} ORDER BY id LIMIT 1`;
-      const isNext = mark !== null && (head(chat)?.id ?? mark.id) >= mark.id;
-      return isNext ? mark : null;
+      const rows = nextOf(chat);
+      const marks = rows.filter(({ why }) => why === "mark");
+      const first = marks.find(({ id }) => id > lastShown(chat));
+      // All of these are only to be recorded: which comes behind them?
+      const mark = first ?? (marks.length < marksAtOnce ? null : markAfter(chat, lastShown(chat)));
+      const message = rows.find(({ why }) => why !== "mark");
+      return mark !== null && (message === undefined || message.id > mark.id) ? mark : null;
     },
     /** A reaction is with Signal: the next commit, whichever it is, records it. One that is sent again after a crash takes the place of itself. */
     markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
@@ -131,6 +142,9 @@ function createMarks(
   };
 }
 
+/** Mostly one is to be shown, and the one before to be recorded. */
+const marksAtOnce = 2;
+
 /** A question, its reminder, and what was left of it after each answer; older versions had up to five open. */
 const questionsMax = 20;
 
@@ -138,7 +152,7 @@ const questionsMax = 20;
 const aheadMs: Millis = 10 * 60_000;
 
 export function createAdding(db: Database) {
-  const { many, run, value } = outboxTable(db);
+  const { run, value } = outboxTable(db);
   /**
    * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
    * clock far ahead once chose. `isHurried`: where it is the next of its chat it is `sending` already, in the commit that writes it,
@@ -178,8 +192,8 @@ export function createAdding(db: Database) {
       const subject = String(inboxId);
       const part = stages.indexOf(stage);
       if (stage !== "taken")
-        for (const mark of many`WHERE why = 'mark' AND subject = ${subject} AND part <> ${part} AND done_at IS NULL`)
-          supersede(mark.id, now);
+        run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
+          WHERE why = 'mark' AND subject = ${subject} AND part <> ${part} AND state = 'queued' AND attempts = 0`;
       add("mark", subject, part, chat, body, now);
     },
   };

@@ -1,9 +1,9 @@
-/** Small durable values: one of its kind, of a thing by the thing's id, or a counter. Rows of the table `settings`. */
+/** Small durable values: one of its kind, or of a thing by the thing's id. Rows of the table `settings`. */
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 
 /** What is remembered once. */
-type Single = "alive_at" | "device_tag" | "generation";
+type Single = "alive_at" | "device_tag";
 
 /** What is remembered of a thing, and what its value says. */
 type Kind =
@@ -38,32 +38,12 @@ type Kind =
 
 export type Key = Single | `${Kind}:${string}`;
 
-export type CounterName =
-  | "answered"
-  | "dropped"
-  | "failed"
-  | "unknown"
-  | "undecryptable"
-  | "identityChanges"
-  | "sent"
-  | "uncertain"
-  | "sendFailed"
-  | "inputTokens"
-  | "outputTokens"
-  /** A cent has ten thousand. */
-  | "costMicros";
-
 export type Settings = ReturnType<typeof createSettings>;
 
 export function createSettings(db: Database) {
   const { run, value, values } = statements(db);
-  const read = (key: string) => value<string>`SELECT value FROM settings WHERE key = ${key}`;
-  /** Adds to counters; part of the caller's transaction. */
-  const countAll = (added: { readonly [name in CounterName]?: number }) =>
-    run`INSERT INTO settings (key, value) SELECT 'count.' || key, value FROM json_each(${JSON.stringify(added)}) WHERE true
-      ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value`;
   return {
-    get: (key: Key) => read(key),
+    get: (key: Key) => value<string>`SELECT value FROM settings WHERE key = ${key}`,
     set: (key: Key, value: string) =>
       run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     remove: (key: Key) => run`DELETE FROM settings WHERE key = ${key}`,
@@ -72,9 +52,5 @@ export function createSettings(db: Database) {
       values<string>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map((key) =>
         key.slice(kind.length + 1),
       ),
-    /** Adds to a counter; part of the caller's transaction. */
-    count: (name: CounterName, by = 1) => countAll({ [name]: by }),
-    countAll,
-    counter: (name: CounterName): number => Number(read(`count.${name}`) ?? 0),
   };
 }

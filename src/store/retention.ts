@@ -63,7 +63,9 @@ export function forgetAll(db: Database): void {
   const owed = db.all<{ id: string }>("SELECT remote_id AS id FROM sessions WHERE remote_id IS NOT NULL");
   db.transaction(() => {
     db.exec("PRAGMA defer_foreign_keys = ON");
-    for (const { name } of tables) db.exec(`DELETE FROM "${name}"`);
+    // What tells a database that was set back counts on.
+    for (const { name } of tables)
+      db.exec(`DELETE FROM "${name}"${name === "counters" ? " WHERE name <> 'generation'" : ""}`);
     for (const { id } of owed) db.run("INSERT INTO settings (key, value) VALUES (?, '1')", `forget:${id}`);
   });
   // The log of changes still holds what was said.

@@ -81,6 +81,7 @@ CREATE TABLE IF NOT EXISTS outbox (
   UNIQUE (why, subject, part)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS outbox_open ON outbox (chat_key, id) WHERE done_at IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_marks ON outbox (chat_key, id) WHERE done_at IS NULL AND why = 'mark';
 CREATE INDEX IF NOT EXISTS outbox_done ON outbox (done_at) WHERE done_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS outbox_signal ON outbox (signal_timestamp) WHERE signal_timestamp IS NOT NULL;
 
@@ -105,6 +106,7 @@ CREATE INDEX IF NOT EXISTS posts_done ON posts (created_at) WHERE state = 'done'
 CREATE INDEX IF NOT EXISTS posts_prompts ON posts (session_id, id) WHERE kind = 'prompt';
 
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
 -- Files that Claude made and that have been dealt with: their message outlives the outbox by this.
 CREATE TABLE IF NOT EXISTS files (

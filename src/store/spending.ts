@@ -12,21 +12,22 @@ type World = {
   readonly spendLimitCents: number | null;
 };
 
-/** Whose question it was that cost so much. */
+/** Whose question it was that cost so much: the one that these entries begin with, or the last of the session. */
 export function noteUsage(
   store: Store,
   { now, timeZone }: World,
   { id }: Session,
   added: readonly SessionEvent[],
+  justAsked: number | null,
 ): void {
-  const { usage, posts, inbox, settings } = store;
+  const { usage, posts, inbox, counters } = store;
   for (const event of added) {
     if (event.type !== "usage") continue;
-    const asked = posts.lastAsked(id);
+    const asked = justAsked ?? posts.lastAsked(id);
     const person = personOf(asked === null ? null : (inbox.get(asked)?.envelope.source ?? null));
     const sum = usage.add(id, dayOf(Math.min(event.at ?? now(), now()), timeZone), person, event);
     const { inputTokens, outputTokens, costCents } = sum;
-    settings.countAll({ inputTokens, outputTokens, costMicros: Math.round(costCents * 10_000) });
+    counters.add({ inputTokens, outputTokens, costMicros: Math.round(costCents * 10_000) });
   }
 }
 

@@ -1,15 +1,31 @@
 /** Statements with their values in place; and reads that are not repeated before their tables are written. */
-import type { Database, Row, SqlValue } from "./database.ts";
+import { tablesRead, type Database, type Holds, type Row, type SqlValue } from "./database.ts";
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
 
-/** Tables that the daemon alone writes, and whose rows one message asks for over and over. */
-const ownTables: ReadonlySet<string> = new Set(["inbox", "outbox", "posts", "reminders", "sessions"]);
+/** Tables whose rows one message asks for over and over. The daemon alone writes them; */
+const ownTables = ["inbox", "outbox", "posts", "reminders", "sessions", "calls", "counters", "file_looks"];
+/** but a command beside it may write these, though not within a transaction. */
+const sharedTables = ["settings"];
 
-/** A `SELECT` of those alone: a command beside the daemon may write the others at any time. */
-function isOwn(sql: string): boolean {
-  const tables = [...sql.matchAll(/\b(?:FROM|JOIN)\s+(\w+)/gu)].flatMap(([, name]) => name ?? []);
-  return /^\s*SELECT\b/u.test(sql) && tables.every((name) => ownTables.has(name));
+/** How long a `SELECT` of these tables holds; null for any other. */
+function holds(sql: string): Holds | null {
+  const tables = tablesRead(sql);
+  const isAmong = (names: readonly string[]): boolean => tables.every((name) => names.includes(name));
+  if (!/^\s*SELECT\b/u.test(sql)) return null;
+  return isAmong(ownTables) ? "always" : isAmong([...ownTables, ...sharedTables]) ? "transaction" : null;
+}
+
+/** What is made of each, kept: a message asks for the same over and over. */
+function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
+  const made = new Map<K, T>();
+  return (key) => {
+    const known = made.get(key);
+    if (known !== undefined) return known;
+    const fresh = make(key);
+    made.set(key, fresh);
+    return fresh;
+  };
 }
 
 /**
@@ -18,15 +34,17 @@ function isOwn(sql: string): boolean {
  */
 export function statements<Item = Row>(db: Database, select = "", toItem = (row: Row) => row as Item) {
   const reading = <T>(start: string, read: (sql: string, params: readonly SqlValue[]) => T): Tag<T> => {
-    const known = new Map<TemplateStringsArray, { readonly sql: string; readonly isKept: boolean }>();
-    return (text, ...params) => {
+    const siteOf = onceEach((text: TemplateStringsArray) => {
       const sql = start + text.join("?");
-      const site = known.get(text) ?? { sql, isKept: isOwn(sql) };
-      known.set(text, site);
-      return site.isKept ? db.remember(sql, params, () => read(sql, params)) : read(sql, params);
+      return { sql, kept: holds(sql) };
+    });
+    return (text, ...params) => {
+      const { sql, kept } = siteOf(text);
+      return kept ? db.remember(sql, params, kept, () => read(sql, params)) : read(sql, params);
     };
   };
   const first = (row: object): unknown => Object.values(row)[0];
+  const sqlOf = onceEach((text: TemplateStringsArray) => text.join("?"));
   return {
     one: reading(`${select} `, (sql, params): Item | null => {
       const row = db.get(sql, ...params);
@@ -37,7 +55,7 @@ export function statements<Item = Row>(db: Database, select = "", toItem = (row:
       return db.read(() => rows.map(toItem));
     }),
     /** The number of rows it touched. */
-    run: ((text, ...params) => db.run(text.join("?"), ...params).changes) satisfies Tag<number>,
+    run: ((text, ...params) => db.run(sqlOf(text), ...params).changes) satisfies Tag<number>,
     get: reading("", (sql, params) => db.get(sql, ...params)) as <T>(...tag: Parameters<Tag<T>>) => T | undefined,
     all: reading("", (sql, params) => db.all(sql, ...params)) as <T>(...tag: Parameters<Tag<T>>) => readonly T[],
     /** The first column of the first row; null where there is none. */

@@ -5,6 +5,7 @@ import { BridgeError } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import { holdFile, openDatabase } from "./database.ts";
 import { createCalls } from "./calls.ts";
+import { createCounters } from "./counters.ts";
 import { createDrafts } from "./drafts.ts";
 import { watchFiles } from "./damage.ts";
 import { createFiles } from "./files.ts";
@@ -44,7 +45,9 @@ export async function openStore(home: string, options: StoreOptions) {
     if (lock === null && !isNewest(db)) await requireNoDaemon(home);
     migrate(db);
     const settings = createSettings(db);
-    const generation = createGeneration(db, settings, home);
+    const counters = createCounters(db);
+    const generation = createGeneration(db, counters, home);
+    const files = watchFiles(file);
     return {
       db,
       inbox: createInbox(db),
@@ -60,15 +63,17 @@ export async function openStore(home: string, options: StoreOptions) {
       usage: createUsage(db),
       reminders: createReminders(db),
       settings,
+      counters,
       generation,
       /** Which file of the database was deleted or replaced since it was opened; null for none. */
-      lostFile: watchFiles(file),
+      lostFile: files.lost,
       /** Blanks what the chats' timers say has disappeared. */
       forget: (now: Millis): void => forget(db, now),
       /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
       prune: (before: Millis): number => prune(db, before),
       close(): void {
         db.close();
+        files.close();
         lock?.release();
       },
     };

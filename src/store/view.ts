@@ -48,6 +48,8 @@ export type Surroundings = {
   readonly grantEdits: (project: string | null) => void;
   /** A call that runs here is not wanted any more. */
   readonly onDropped: (useId: string) => void;
+  /** A message asks for work on files of this machine. */
+  readonly onOwe: (inboxId: number) => void;
   readonly look: Pick<
     Look,
     | "guests"

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { renderPreview, renderReply } from "../../src/core/reply.ts";
-import { isDraftDue, shorten, toolLine } from "../../src/core/progress.ts";
+import { shorten, toolLine } from "../../src/core/question.ts";
+import { isDraftDue, renderPreview, renderReply } from "../../src/core/reply.ts";
 
 const lines = (count: number): string => Array.from({ length: count }, (_, n) => `line ${n}`).join("\n");
 const fenced = (info: string, code: string, fence = "```"): string => `${fence}${info}\n${code}\n${fence}`;

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { toWords, type Wordless } from "../../src/core/wordless.ts";
+import { toWords, type Wordless } from "../../src/core/prompt.ts";
 
 const nothing: Wordless = { cards: [], poll: null, sticker: null, links: [] };
 const say = (more: Partial<Wordless>): string => toWords({ ...nothing, ...more });

@@ -97,6 +97,7 @@ export async function createChatRig(
     mayAlways: () => false,
     grantEdits: () => undefined,
     onDropped: () => undefined,
+    onOwe: () => undefined,
     look: { ...look, situation: () => "Signal: connected", projects: () => [], granted: () => [] },
     isChecked: true,
     onTouched: (chatKey, sessionIds) => void touched.push([chatKey, sessionIds]),

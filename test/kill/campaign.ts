@@ -247,7 +247,7 @@ async function compare(home: string, talk: Talk, claude: ClaudeDouble) {
   const inbox = new Set(
     rows.map(({ envelope }) => (JSON.parse(envelope) as { content: { text?: string } }).content.text),
   );
-  const uncertain = db.get<{ value: string }>("SELECT value FROM settings WHERE key = 'count.uncertain'")?.value ?? "0";
+  const uncertain = db.get<{ value: number }>("SELECT value FROM counters WHERE name = 'uncertain'")?.value ?? 0;
   db.close();
   const asked = new Map<string, number>();
   for (const session of claude.engine.sessions.values())
@@ -272,7 +272,7 @@ async function compare(home: string, talk: Talk, claude: ClaudeDouble) {
     written: talk.written(),
     ...tally,
     secondCopies: talk.secondCopies(),
-    uncertain: Number(uncertain),
+    uncertain,
     askedTwice: [...asked.values()].filter((times) => times > 1).length,
   };
 }

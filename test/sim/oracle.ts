@@ -214,8 +214,8 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
 
   const repeated = (db: Database): void => {
     duplicates++;
-    const value = db.get<{ value: string }>("SELECT value FROM settings WHERE key = 'count.uncertain'")?.value;
-    if (duplicates > Number(value ?? 0)) onBroken("a row was seen twice that nobody counts as uncertain");
+    const value = db.get<{ value: number }>("SELECT value FROM counters WHERE name = 'uncertain'")?.value;
+    if (duplicates > (value ?? 0)) onBroken("a row was seen twice that nobody counts as uncertain");
   };
 
   return {

@@ -45,13 +45,14 @@ const names: Record<string, string> = {
 describe.each([3, 7])("a database of version %d", (version) => {
   let rig: ChatRig;
   const before: Record<string, Row[]> = {};
+  let counted: Row[] = [];
   const same =
     "id, chat_key, chat, timestamp, body, state, attempts, is_uncertain, signal_timestamp, fault, created_at, done_at";
   const tables: Record<string, string> = {
     outbox: `SELECT ${same} FROM outbox ORDER BY id`,
     events: "SELECT * FROM events ORDER BY seq",
     sessions: "SELECT * FROM sessions ORDER BY id",
-    settings: "SELECT * FROM settings ORDER BY key",
+    settings: "SELECT * FROM settings WHERE key NOT GLOB 'count.*' ORDER BY key",
     files: "SELECT * FROM files",
     inbox: "SELECT id, chat_key, envelope, told, received_at FROM inbox ORDER BY id",
   };
@@ -61,6 +62,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
       const db = await openDatabase(file);
       db.exec(readFileSync(join(import.meta.dir, `../fixtures/store/version-${version}.sql`), "utf8"));
       for (const [table, sql] of Object.entries(tables)) before[table] = db.all(sql);
+      counted = db.all("SELECT key, value FROM settings WHERE key GLOB 'count.*' ORDER BY key");
       // Conversations of that time work on no project.
       for (const row of before["sessions"] ?? []) row["project"] = null;
       for (const { id, key } of db.all("SELECT id, key FROM outbox")) keys.set(id, String(key));
@@ -78,6 +80,15 @@ describe.each([3, 7])("a database of version %d", (version) => {
       expect(before[table]?.length).toBeGreaterThan(0);
       expect({ table, rows: rig.store.db.all(sql) }).toEqual({ table, rows: before[table] ?? [] });
     }
+  });
+
+  test("what was counted is counted on", async () => {
+    await open();
+    expect(counted).not.toEqual([]);
+    const sums = rig.store.db.all(
+      "SELECT 'count.' || name AS key, CAST(value AS TEXT) AS value FROM counters ORDER BY key",
+    );
+    expect(sums).toEqual(counted);
   });
 
   test("a key became the reason, the subject and the part", async () => {

@@ -16,6 +16,7 @@ import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
 import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
+import type { Counters } from "../../src/store/counters.ts";
 import type { Settings } from "../../src/store/remembered.ts";
 import type { Reminders } from "../../src/store/reminders.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
@@ -169,9 +170,10 @@ const settings: Calls<Settings> = {
   set: ["device_tag", "v"],
   remove: ["device_tag"],
   idsOf: ["timer"],
-  count: ["sent", 1],
-  countAll: [{ sent: 1 }],
-  counter: ["sent"],
+};
+const counters: Calls<Counters> = {
+  add: [{ sent: 1 }],
+  get: ["sent"],
 };
 
 const reminders: Calls<Reminders> = {
@@ -249,6 +251,7 @@ test("every statement of the store finds its rows by an index, or reads only wha
   callAll(store.usage, usage);
   store.usage.between("2026-11-01", "2026-11-30", null);
   callAll(store.settings, settings);
+  callAll(store.counters, counters);
   callAll(store.reminders, reminders);
   store.prune(1);
   forgetSession(store.db, "s");

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createCounters } from "../../src/store/counters.ts";
 import { openDatabase, type Database } from "../../src/store/database.ts";
 import { statements } from "../../src/store/statements.ts";
 import { countCommits } from "../doubles/commits.ts";
@@ -88,4 +89,40 @@ test("tables that a command beside the daemon writes are read each time", async 
   other.run("INSERT INTO settings (word) VALUES ('allowed')");
   other.close();
   expect(words.setting()).toBe("allowed");
+});
+
+test("within a transaction they are read once, and again where another process has written since the last", async () => {
+  const words = createWords();
+  const look = () => db.transaction(() => [words.setting(), words.setting()]);
+  expect(look()).toEqual([undefined, undefined]);
+  disk();
+  expect([look(), disk().statements]).toEqual([[undefined, undefined], 0]);
+  const other = await openDatabase(join(home, "x.db"));
+  other.run("INSERT INTO settings (word) VALUES ('allowed')");
+  other.close();
+  expect([look(), disk().statements]).toEqual([["allowed", "allowed"], 1]);
+  db.run("UPDATE settings SET word = 'ours'");
+  expect(look()).toEqual(["ours", "ours"]);
+});
+
+test("what is counted in a transaction is one statement at its end, and nothing where it is taken back", () => {
+  db.exec("CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT");
+  const counters = createCounters(db);
+  const count = () =>
+    db.transaction(() => {
+      counters.add({ sent: 1 });
+      counters.add({ sent: 1, answered: 1 });
+    });
+  disk();
+  count();
+  expect(disk()).toMatchObject({ statements: 1, commits: 1 });
+  expect(() =>
+    db.transaction(() => {
+      counters.add({ sent: 5 });
+      throw new Error("taken back");
+    }),
+  ).toThrow("taken back");
+  count();
+  counters.add({ dropped: 1 });
+  expect([counters.get("sent"), counters.get("answered"), counters.get("dropped")]).toEqual([4, 2, 1]);
 });

@@ -9,8 +9,7 @@
  */
 import type { Address, Attachment, Chat, Content, Envelope, Mention, Quote, TextContent } from "../../core/model.ts";
 import { isSameAddress } from "../../core/model.ts";
-import { mediumOf } from "../../core/prompt.ts";
-import { toWords } from "../../core/wordless.ts";
+import { mediumOf, toWords } from "../../core/prompt.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 

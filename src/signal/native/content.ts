@@ -13,8 +13,7 @@ import type {
   Quote,
   TextContent,
 } from "../../core/model.ts";
-import { mediumOf } from "../../core/prompt.ts";
-import { toWords } from "../../core/wordless.ts";
+import { mediumOf, toWords } from "../../core/prompt.ts";
 import { longTextType, toRef } from "./attachments.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
