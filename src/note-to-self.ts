@@ -3,12 +3,10 @@
  * And Signal rings for nothing there. Where a message of ours has stood there for a minute, and the owner has written nothing since, a
  * command of theirs is run, once until they write again. It gets no content: no argument, no input, no variable.
  */
-import { execFile } from "node:child_process";
-import parseWords from "string-argv";
-import { childEnv } from "./child-env.ts";
 import type { Clock } from "./clock.ts";
 import type { Millis, Outbound } from "./core/model.ts";
 import type { Log } from "./log.ts";
+import { runHelper } from "./projects/runner.ts";
 import type { Transport } from "./signal/transport.ts";
 
 /** What is longer becomes an attached text in Signal's apps: there the mark is left out. */
@@ -30,26 +28,21 @@ export function withMark(transport: Transport, mark: string): Transport {
 
 const patienceMs: Millis = 60_000;
 const commandMs: Millis = 60_000;
-const outputBytesMax = 64 * 1024;
 
 type Deps = { readonly clock: Clock; readonly log: Log; readonly signal: AbortSignal };
 
 /** The transport, listened to. */
 export function withNotify(transport: Transport, command: string, { clock, log, signal }: Deps): Transport {
-  const [program = "", ...words] = parseWords(command);
   let waiting: AbortController | null = null;
-  const ring = (): void => {
-    const bounds = { env: childEnv(), timeout: commandMs, killSignal: "SIGKILL", maxBuffer: outputBytesMax } as const;
-    const child = execFile(program, words, bounds, (error) => {
-      if (error) log.warn("the notify command failed", { code: error.code, killedBy: error.signal });
-    });
-    child.stdin?.end();
+  const ring = async (): Promise<void> => {
+    const { code, ended } = await runHelper(command, [], commandMs, clock, signal);
+    if (code !== 0 || ended !== null) log.warn("the notify command failed", { code, ended });
   };
   const stands = (): void => {
     if (waiting !== null) return;
     const seen = (waiting = new AbortController());
     const stop = AbortSignal.any([seen.signal, signal]);
-    void clock.sleep(patienceMs, stop).then(() => !stop.aborted && ring());
+    void clock.sleep(patienceMs, stop).then(() => (stop.aborted ? undefined : ring()));
   };
   const isSeen = (): void => {
     waiting?.abort();

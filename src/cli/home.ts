@@ -1,5 +1,15 @@
 /** What is kept in the home folder, looked at beside the running daemon: settings, sessions, who may ask, and a copy of the database. */
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import parseWords from "string-argv";
 import { resolveHome } from "../config.ts";
@@ -191,9 +201,14 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     mkdirSync(home, { recursive: true, mode: 0o700 });
     // Where a daemon runs, its database is left alone. What goes may be damaged: it is not opened.
     stack.adopt(await takeLock(home), (lock) => lock.release());
+    // A copy that cannot be read to its end, or a full disk, costs nothing.
+    const fresh = `${target}.restored`;
+    stack.defer(() => rmSync(fresh, { force: true }));
+    rmSync(fresh, { force: true });
+    db.copyTo(fresh);
+    chmodSync(fresh, 0o600);
     for (const suffix of ["", "-wal", "-shm"]) rmSync(target + suffix, { force: true });
-    db.copyTo(target);
-    chmodSync(target, 0o600);
+    renameSync(fresh, target);
   }
   const settings = configFile(cli);
   if (existsSync(settingsOf(copy)) && !existsSync(settings)) writePrivate(settings, readFileSync(settingsOf(copy)));

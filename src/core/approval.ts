@@ -83,7 +83,7 @@ function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: S
 
 /**
  * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
- * by the sender's clock and by the server's. Anything else is no answer: words are a prompt then, a reaction says nothing. Where it
+ * by the sender's clock and by the server's; an edit is as old as what it corrects. Anything else is no answer: words are a prompt then, a reaction says nothing. Where it
  * has numbers, the rest of the question stays open. Null where words are no answer; `takeBack`: what they were an edit of.
  */
 export function answer(
@@ -92,8 +92,9 @@ export function answer(
   verdict: Answer,
   takeBack: () => Change[],
 ): Change[] | null {
-  const { answer: said, reason, numbers, targetSentAt, by, isEntitled } = verdict;
-  const writtenAt = Math.min(envelope.sentAt, envelope.serverAt ?? envelope.sentAt);
+  const { answer: said, reason, numbers, targetSentAt, by, isEntitled, replaces } = verdict;
+  const { sentAt, serverAt } = envelope;
+  const writtenAt = Math.min(sentAt, serverAt ?? sentAt, replaces ?? sentAt);
   const asks = view.asks.filter(({ shown }) =>
     targetSentAt === null
       ? shown.some(({ at }) => at !== null && at <= writtenAt)

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
+import parseWords from "string-argv";
 import { childEnv, kill, killMarked } from "../child-env.ts";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
@@ -18,6 +19,8 @@ export type Command = { readonly command: string | readonly string[]; readonly r
   readonly sandbox: Sandbox;
   readonly timeoutMs: Millis;
   readonly env: NodeJS.ProcessEnv;
+  /** Of the owner's settings: it keeps the session's bus, and what it complains of is no part of its output. */
+  readonly isHelper?: boolean;
 };
 
 /** `code` is null where a signal ended it, `ended` where we did not. */
@@ -29,7 +32,8 @@ const printedBytesMax = 32 * 2 ** 20;
 const graceMs: Millis = 2_000;
 
 /** Without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
-function environmentOf(env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv {
+function environmentOf({ env, isHelper = false }: Command, mark: string): NodeJS.ProcessEnv {
+  if (isHelper) return childEnv({ SIGNALMAN_COMMAND: mark }, env);
   const kept = Object.entries(childEnv({}, env)).filter(([name]) => !/^(DBUS|XDG)_/iu.test(name));
   return { ...Object.fromEntries(kept), TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark };
 }
@@ -87,12 +91,25 @@ export async function findSandbox(clock: Clock, path: string, platform: string =
   return { kind: "none", why: `${kind} is installed but does not work (${output.trim().slice(0, 100)})` };
 }
 
+/** A program that the owner's settings name, split into words as a shell would, quotes included, but no shell reads it; `last` comes behind them. */
+export function runHelper(
+  line: string,
+  last: readonly string[],
+  timeoutMs: Millis,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const place = { root: ".", home: "", network: true, sandbox: { kind: "none", why: "" }, env: process.env } as const;
+  return runCommand({ ...place, command: [...parseWords(line), ...last], timeoutMs, isHelper: true }, clock, signal);
+}
+
 /** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
 export async function runCommand(command: Command, clock: Clock, signal: AbortSignal): Promise<Outcome> {
   const [program = "", ...args] = commandLine(command);
   const mark = `${process.pid}-${Math.trunc(clock.monotonic() * 1_000)}`;
-  const [env, cwd] = [environmentOf(command.env, mark), command.root];
-  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe", "pipe"] });
+  const [env, cwd] = [environmentOf(command, mark), command.root];
+  const complaints = command.isHelper ? "ignore" : "pipe";
+  const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", complaints, "pipe"] });
   const [over, closed] = [new AbortController(), new AbortController()];
   let ended: string | null = null;
   // The group: the shell alone would leave what it started.

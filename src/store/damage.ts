@@ -1,7 +1,8 @@
 /** What can be found wrong with the database while it is used: in its pages, in its rows, and with its files. */
-import { statSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
+import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 
 /** SQLite reads some 500 MB a second: a large table is read in slices, so that nothing waits for it. */
@@ -76,15 +77,50 @@ function checkIndexes(db: Database, table: string): null {
   return null;
 }
 
+export type FileWatch = {
+  /** Which file of the database is not what this process has written; null for none. */
+  readonly lost: () => string | null;
+  /** Once the database is closed. */
+  readonly close: () => void;
+};
+
 /**
- * Why what is written goes nowhere: the files were deleted or replaced beneath this process, which goes on with those it has open.
- * Called at the start; the answer is asked again and again.
+ * Why what is written goes nowhere: the files were deleted or replaced beneath this process, which goes on with those it has open; or
+ * a copy was written over the database, whose pages mix with ours. Called at the start; the answer is asked again and again.
  */
-export function watchFiles(file: string): () => string | null {
+export function watchFiles(file: string): FileWatch {
   const idOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
   const files = ["", "-wal", "-shm"].map((suffix) => [file + suffix, idOf(file + suffix)] as const);
-  return () => {
-    const [lost] = files.find(([path, id]) => id !== 0 && idOf(path) !== id) ?? [];
-    return lost === undefined ? null : `${lost} was deleted or replaced while signalman runs: restart it`;
+  // POSIX drops all locks that a process has on a file when it closes any descriptor of it, SQLite's too: it stays open.
+  const shm = openSync(`${file}-shm`, "r");
+  let seen = lastWrite(file, shm);
+  let isForeign = false;
+  const lost = (): string | null => {
+    const [gone] = files.find(([path, id]) => id !== 0 && idOf(path) !== id) ?? [];
+    const now = gone === undefined ? lastWrite(file, shm) : seen;
+    isForeign ||= now.at !== seen.at && now.checkpoint === seen.checkpoint;
+    seen = now;
+    const path = gone ?? (isForeign ? file : null);
+    return path && `${path} was deleted or replaced while signalman runs: restart it`;
+  };
+  let isOpen = true;
+  const close = (): void => {
+    if (isOpen) closeSync(shm);
+    isOpen = false;
+  };
+  return { lost, close };
+}
+
+/**
+ * When the database itself was written, and the checkpoint that did it, which is begun before the first page: by nothing else does
+ * SQLite write there. **Source:** SQLite, "WAL-mode File Format": salts at 32 of the -shm file, nBackfill at 96, nBackfillAttempted at 128.
+ */
+function lastWrite(file: string, shm: number): { readonly at: Millis; readonly checkpoint: string } {
+  const at = statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const head = Buffer.alloc(132);
+  readSync(shm, head, 0, head.length, 0);
+  return {
+    at,
+    checkpoint: Buffer.concat([head.subarray(32, 40), head.subarray(96, 100), head.subarray(128)]).toString("hex"),
   };
 }

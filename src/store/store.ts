@@ -47,6 +47,7 @@ export async function openStore(home: string, options: StoreOptions) {
     const settings = createSettings(db);
     const counters = createCounters(db);
     const generation = createGeneration(db, counters, home);
+    const files = watchFiles(file);
     return {
       db,
       inbox: createInbox(db),
@@ -65,13 +66,14 @@ export async function openStore(home: string, options: StoreOptions) {
       counters,
       generation,
       /** Which file of the database was deleted or replaced since it was opened; null for none. */
-      lostFile: watchFiles(file),
+      lostFile: files.lost,
       /** Blanks what the chats' timers say has disappeared. */
       forget: (now: Millis): void => forget(db, now),
       /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
       prune: (before: Millis): number => prune(db, before),
       close(): void {
         db.close();
+        files.close();
         lock?.release();
       },
     };

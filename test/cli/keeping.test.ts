@@ -26,6 +26,7 @@ import { keepWatch, launchdPlist, serviceOf, systemdUnit, type Place } from "../
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
 import { plainText } from "../../src/core/reply.ts";
+import { openDatabase } from "../../src/store/database.ts";
 import { openStore } from "../../src/store/store.ts";
 
 const root = join(import.meta.dir, "../..");
@@ -219,6 +220,16 @@ describe("backup", () => {
     (await openStore(other, { isExclusive: true })).close();
     writeFileSync(join(home, "no.db"), "no database at all");
     expect(await signalman(["restore", join(home, "no.db")], { SIGNALMAN_HOME: join(home, "third") })).not.toBe(0);
+    // A copy of which a page is damaged costs nothing of what is there.
+    const before = readFileSync(join(other, "signalman.db"));
+    const db = await openDatabase(copy);
+    const sql = "SELECT rootpage * 4096 AS pageEnd FROM sqlite_schema WHERE name = 'inbox'";
+    const { pageEnd = 0 } = db.get<{ pageEnd: number }>(sql) ?? {};
+    db.close();
+    writeFileSync(copy, readFileSync(copy).fill(0x5a, pageEnd - 4096, pageEnd));
+    expect(await signalman(["restore", copy, "--force"], { SIGNALMAN_HOME: other })).not.toBe(0);
+    expect(readFileSync(join(other, "signalman.db"))).toEqual(before);
+    expect(readdirSync(other).filter((name) => name.includes("restored"))).toEqual([]);
   });
 
   test("what was planted beside the copy, a link or a file of another's, gets none of the settings", async () => {

@@ -3,7 +3,7 @@
  * The same decisions over a real database, in any order: `chat-model.test.ts`.
  */
 import { describe, expect, test } from "bun:test";
-import { textContent } from "../doubles/chats.ts";
+import { owner, textContent } from "../doubles/chats.ts";
 import { decide } from "../../src/core/chat.ts";
 import type { Fact, Post, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault } from "../../src/core/errors.ts";
@@ -195,6 +195,15 @@ describe("when a person edits a message", () => {
       "say command 9",
     ]);
     expect(decided(withTwoAsks, edited(at + 2, "yes"))).toEqual(["finish 2 cancelled unseen", "say note 9"]);
+  });
+  test("to a yes, of what was written before the phones had the question: it is no answer, unless it points to it", () => {
+    const view = { ...standings.waiting, asks: [ask("a", 50, { shown: [{ sentAt: 50, at: at + 5 }] })] };
+    const old = { kind: "edit", targetSentAt: at - 7 } as const;
+    expect(decided(view, edited(at - 7, "yes"))).toEqual(["open 9", "say note 9"]);
+    const quote = { sentAt: 50, author: owner, text: "?" };
+    const pointing = received({ ...old, body: textContent("yes", { quote }) });
+    expect(decided(view, pointing)).toEqual(["yes to a", "go on 1"]);
+    expect(decided(view, edited(at + 6, "yes"))).toEqual(["yes to a", "go on 1"]);
   });
   test("to a yes: the question is answered, and the message is over", () =>
     expect(decided(standings.waiting, edited(at + 2, "yes"))).toEqual([

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { systemClock } from "../../src/clock.ts";
 import { createTranscribe } from "../../src/transcribe.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { command, isBinary, newHome, type Home } from "../e2e/harness.ts";
@@ -110,13 +111,40 @@ test("a voice note is written down once, however often it is asked for; a failur
   mkdirSync(place);
   writeFileSync(join(place, "hear"), `#!/bin/sh\necho . >>"${place}/times"\n[ -e "${place}/deaf" ] || cat "$1"\n`);
   chmodSync(join(place, "hear"), 0o755);
-  const transcribe = createTranscribe(join(place, "hear"), { log: quietLog });
+  const transcribe = createTranscribe(join(place, "hear"), { log: quietLog, clock: systemClock });
   const hear = (said: string) => transcribe(new TextEncoder().encode(said), "audio/aac", AbortSignal.timeout(60_000));
   writeFileSync(join(place, "deaf"), "");
   expect(await hear("milk")).toBeNull();
   rmSync(join(place, "deaf"));
   expect([await hear("milk"), await hear("milk"), await hear("eggs")]).toEqual(["milk", "milk", "eggs"]);
   expect(readFileSync(join(place, "times"), "utf8")).toBe(".\n.\n.\n");
+});
+
+test("what writes voice notes down ends with all that it started: at its own end, and at ours", async () => {
+  const place = join(folder.path, "hearing");
+  mkdirSync(place);
+  const script = `#!/bin/sh\n(trap "" TERM; exec sleep 600) &\necho $! >"${place}/pid"\ncase "$1" in stay) wait ;; esac\necho said\n`;
+  writeFileSync(join(place, "hear"), script, { mode: 0o755 });
+  const isAlive = (): boolean =>
+    !/^(Z.*)?\s*$/u.test(
+      spawnSync("ps", ["-o", "stat=", "-p", readFileSync(join(place, "pid"), "utf8").trim()], { encoding: "utf8" })
+        .stdout,
+    );
+  const hear = (words: string, signal: AbortSignal): Promise<string | null> =>
+    createTranscribe(join(place, "hear") + words, { log: quietLog, clock: systemClock })(
+      new Uint8Array([1]),
+      "audio/aac",
+      signal,
+    );
+  expect(await hear("", AbortSignal.timeout(60_000))).toBe("said");
+  expect(isAlive()).toBe(false);
+  rmSync(join(place, "pid"));
+  const stopping = new AbortController();
+  const heard = hear(" stay", stopping.signal);
+  while (!existsSync(join(place, "pid"))) await new Promise(setImmediate);
+  stopping.abort();
+  expect(await heard).toBeNull();
+  expect(isAlive()).toBe(false);
 });
 
 test("a program that we start gets listed variables only, and its path may have spaces", async () => {
@@ -128,7 +156,10 @@ test("a program that we start gets listed variables only, and its path may have 
   const before = Object.keys(secrets).map((name) => [name, process.env[name]] as const);
   Object.assign(process.env, secrets);
   try {
-    const transcribe = createTranscribe(`"${place}/hear it" --words 'two words'`, { log: quietLog });
+    const transcribe = createTranscribe(`"${place}/hear it" --words 'two words'`, {
+      log: quietLog,
+      clock: systemClock,
+    });
     const said = await transcribe(new Uint8Array([1]), "audio/aac", new AbortController().signal);
     expect(said).toMatch(/^--words\|two words\|.*note\.aac\|$/u);
   } finally {

@@ -1,6 +1,6 @@
 /** What is found wrong with a database while it is used, small or so large that it is read in slices. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { closeSync, mkdtempSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { plainText } from "../../src/core/reply.ts";
@@ -108,4 +108,16 @@ test("a file that is deleted or replaced beneath the process is told", () => {
     renameSync(`${file()}${suffix}.aside`, file() + suffix);
     expect(store.lostFile()).toBeNull();
   }
+});
+
+test("a copy that is written over the database beneath the process is told; what SQLite writes there is not", () => {
+  const copy = readFileSync(file());
+  for (let index = 0; index < 3; index++) {
+    store.settings.set("alive_at", String(index));
+    store.db.exec(`PRAGMA wal_checkpoint(${index === 2 ? "TRUNCATE" : "PASSIVE"})`);
+    expect(store.lostFile()).toBeNull();
+  }
+  writeFileSync(file(), copy);
+  expect(store.lostFile()).toContain("signalman.db was deleted or replaced");
+  expect(store.lostFile()).toContain("signalman.db was deleted or replaced");
 });
