@@ -49,6 +49,8 @@ type Statement = {
 };
 type Driver = { prepare(sql: string): Statement; exec(sql: string): unknown; close(): void };
 
+const pageCacheKibibytes = 512;
+
 /** Opens (and creates) the file at `path`. @throws BridgeError `database` with the reason SQLite gives */
 export async function openDatabase(path: string): Promise<Database> {
   try {
@@ -56,6 +58,8 @@ export async function openDatabase(path: string): Promise<Database> {
     driver.exec(
       "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON",
     );
+    // A quarter of what SQLite takes by itself, without a difference in speed: pages that it lets go are still in the system's cache.
+    driver.exec(`PRAGMA cache_size = -${pageCacheKibibytes}`);
     return wrap(driver, path);
   } catch (error) {
     throw sqliteError(`Cannot open the database ${path}`, error, isDamage(error) ? "database_damaged" : "database");
