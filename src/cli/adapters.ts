@@ -66,7 +66,9 @@ export function signalProxy(given: string | null, env: Readonly<Record<string, s
     .split(",")
     .map((name) => name.trim().replace(/^\*?\.?(?=.)/, ""));
   const isDirect = direct.some((name) => name === "*" || name === "signal.org");
-  return given ?? (isDirect ? null : (env["HTTPS_PROXY"] ?? env["https_proxy"])) ?? null;
+  // Set to nothing it is none; the scheme is often left out.
+  const found = env["HTTPS_PROXY"] || env["https_proxy"];
+  return given ?? (isDirect || !found ? null : found.replace(/^(?!\w+:\/\/)/, "http://"));
 }
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, not who writes there. */

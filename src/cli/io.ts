@@ -76,10 +76,14 @@ export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, le
     clock,
     random,
     signal,
-    proxy: openProxy(config.proxy, stack),
+    proxy: openProxy(config.proxy ?? socksOf(cli), stack),
     stack,
   };
 }
+
+/** That of the environment, where it is one of SOCKS: fetch and libsignal take no such proxy from there. */
+const socksOf = ({ env }: Pick<Io, "env">): string | null =>
+  [env["HTTPS_PROXY"], env["https_proxy"]].find((url) => /^socks5h?:/iu.test(url ?? "")) ?? null;
 
 /** What fetch takes: any other proxy than one of HTTP through a port of this process. */
 async function openProxy(url: string | null, stack: AsyncDisposableStack): Promise<string | null> {

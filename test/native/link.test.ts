@@ -17,6 +17,7 @@ import { createNative, linkNative } from "../../src/signal/native/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
 import {
+  answerInstead,
   failureOf,
   linkRig,
   never,
@@ -271,6 +272,28 @@ test("linking anew wipes the sessions and keys of before", async () => {
   expect(count(rig.database, "signal_sessions")).toBe(0);
   expect(count(rig.database, "signal_pre_keys")).toBe(200);
   expect(count(rig.database, "signal_recipients")).toBe(1);
+});
+
+test("a long name of the device is cut between characters, to 50 of them and to the 225 bytes that the server takes sealed", async () => {
+  const deps = await prepare();
+  const family = "👩‍👩‍👧‍👦";
+  for (const [given, cut] of [
+    ["x".repeat(300), "x".repeat(50)],
+    [family.repeat(100), family.repeat(6)],
+  ] as const) {
+    using answering = answerInstead(({ path }) => (path === "/v1/devices/link" ? { status: 422 } : undefined));
+    const link = async () => {
+      for await (const progress of linkNative(deps)(given, never))
+        if (progress.event === "url") mock.scan(progress.url).catch(() => undefined);
+    };
+    expect(await failureOf(link())).toMatchObject({ code: "rejected" });
+    const asked = answering.asked.find(({ path }) => path === "/v1/devices/link")?.json as {
+      accountAttributes: { name: string };
+    };
+    const sealed = fromBase64(asked.accountAttributes.name);
+    expect(sealed.length).toBeLessThanOrEqual(225);
+    expect(fromBinary(DeviceNameSchema, sealed).ciphertext.length).toBe(Buffer.byteLength(cut));
+  }
 });
 
 test("the device's name is readable to the account alone, and sealed differently each time", () => {

@@ -206,8 +206,9 @@ function save({ database, clock }: LinkDeps, { provision, owns, password }: Pend
 /** @throws BridgeError those of the line; the next connect uploads what is missing */
 async function announceKeys(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<void> {
   await using line = await openLineOf(deps, account, signal);
-  await refreshKeys(deps, line, account.aci);
-  if (account.pni !== null) await refreshKeys(deps, line, account.pni);
+  const now = () => deps.clock.now();
+  await refreshKeys({ ...deps, now }, line, account.aci);
+  if (account.pni !== null) await refreshKeys({ ...deps, now }, line, account.pni);
 }
 
 // --- what the phone hands over through the QR code, and the name under which it lists us
