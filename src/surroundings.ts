@@ -99,6 +99,7 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
     stamp: (stamps, key) => stampKey(stamps, key, clock.now() + (line.remote?.skewMs() ?? 0), deviceTag),
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
+    skewMs: () => transport.skewMs?.() ?? 0,
     isOwner: (envelope) => isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }),
     patienceMs: config.approvalMinutes * minuteMs,
     project: (of) =>

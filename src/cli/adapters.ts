@@ -66,7 +66,9 @@ export function signalProxy(given: string | null, env: Readonly<Record<string, s
     .split(",")
     .map((name) => name.trim().replace(/^\*?\.?(?=.)/, ""));
   const isDirect = direct.some((name) => name === "*" || name === "signal.org");
-  return given ?? (isDirect ? null : (env["HTTPS_PROXY"] ?? env["https_proxy"])) ?? null;
+  // Set to nothing it is none; the scheme is often left out.
+  const found = env["HTTPS_PROXY"] || env["https_proxy"];
+  return given ?? (isDirect || !found ? null : found.replace(/^(?!\w+:\/\/)/, "http://"));
 }
 
 /** As `core/inbound.ts` lets people in: in a group it is the group that counts, not who writes there. */
@@ -80,8 +82,6 @@ type OpenLink = {
   readonly steps: Link;
   /** The account that linking would replace. */
   readonly present: Address | null;
-  /** Removes what was said with it: another account must not find it here. Its keys go with the link. */
-  readonly forget: () => void;
 };
 
 /** @throws BridgeError `unsupported` where a daemon holds the keys, `home_in_use` while a signalman runs on this home */
@@ -95,14 +95,16 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
-  const steps = await native.link(await nativePlace(deps, store));
-  const forget = (): void => {
-    forgetAll(store.db);
-    // It is no older than it was.
-    store.generation.acknowledge();
-    for (const folder of heldFolders) rmSync(join(config.home, folder), { recursive: true, force: true });
-  };
-  return { steps, present: native.findAccount(store.db), forget };
+  const steps = await native.link(await nativePlace(deps, store), () => forgetAccount(store, config.home));
+  return { steps, present: native.findAccount(store.db) };
+}
+
+/** Removes what was said with an account: another must not find it here. Part of the transaction that replaces its keys. */
+export function forgetAccount({ db, generation }: Store, home: string): void {
+  for (const folder of heldFolders) rmSync(join(home, folder), { recursive: true, force: true });
+  forgetAll(db);
+  // It is no older than it was.
+  generation.acknowledge();
 }
 
 export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>

@@ -6,7 +6,7 @@
  * |-----------------------------|-------------------------------------------------|------------------|
  * | surely not sent             | again after backoff                             | go on            |
  * | outcome unknown             | again; counted where the timestamp is not ours  | go on            |
- * | rate limit, captcha         | again when the server allows, or on `reconnect` | wait as well; not where the limit is of one recipient |
+ * | rate limit, captcha, update | again when the server allows, or on `reconnect` | wait as well; not where the limit is of one recipient |
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
@@ -18,8 +18,8 @@ import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
 
-/** With a captcha unsolved there is no time to wait for: look again this often. */
-const captchaRetryMs: Millis = 3_600_000;
+/** With a captcha unsolved, or a server that has changed, there is no time to wait for: look again this often. */
+const personRetryMs: Millis = 3_600_000;
 /** Chats that are sent to at the same time; marks beside them. */
 const chatsMax = 8;
 const marksMax = 4;
@@ -165,19 +165,19 @@ async function sendFailed(
     });
     return 0;
   }
-  const isCaptcha = error.code === "captcha";
+  const isForPerson = error.code === "captcha" || error.code === "outdated";
   const attempts = row.attempts + 1;
-  const waitMs = isCaptcha
-    ? (error.retryAfterMs ?? captchaRetryMs)
+  const waitMs = isForPerson
+    ? (error.retryAfterMs ?? personRetryMs)
     : backoffMs({ attempt: attempts, jitter: bridge.random(), retryAfterMs: error.retryAfterMs });
-  const isForAll = isCaptcha || (error.code === "signal_rate_limited" && error.scope === "account");
+  const isForAll = isForPerson || (error.code === "signal_rate_limited" && error.scope === "account");
   if (isForAll) pause(toFault(error), waitMs);
   await untilWritten(bridge, "send", kill, () => {
     outbox.requeue(row.id, attempts, isUncertain);
     if (isCounted) counters.add({ uncertain: 1 });
   });
   // The pause of all is this chat's wait too, and ends with it.
-  return isCaptcha ? 0 : waitMs;
+  return isForPerson ? 0 : waitMs;
 }
 
 /** What is shown besides the messages: it is not missed, and it is no message to be counted. */

@@ -30,7 +30,7 @@ export type Batch = {
 
 /** A fact about the account that only the owner can act on. `text` is one plain sentence for the chat. */
 export type Notice = {
-  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "member_missed";
+  readonly code: "phone_idle" | "clock_wrong" | "blocked" | "member_missed" | "outdated";
   readonly text: string;
 };
 
@@ -112,6 +112,9 @@ export interface Transport {
    * @throws BridgeError `attachment_unavailable`, and those of the line
    */
   attachment(ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array>;
+
+  /** How far the clock of this machine is ahead of Signal's; absent where the transport cannot tell. */
+  skewMs?(): Millis;
 
   /** How many messages are kept unread as they could not be opened or trusted; absent where the transport keeps none. */
   quarantined?(): number;

@@ -28,6 +28,8 @@ export type Surroundings = {
   readonly emojiOf: (stage: Stage) => string | null;
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
+  /** How far our clock is ahead of Signal's, as far as that is known. */
+  readonly skewMs: () => Millis;
   readonly isWelcoming: boolean;
   /** What is written for this chat now goes out at once. */
   readonly isSendReady: (chatKey: string) => boolean;
@@ -88,7 +90,8 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const isWhole = whole.length === 0 || whole.some(({ state }) => state !== "failed");
       const shown = (isWhole ? own : whole).map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
         sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-        at: state === "sent" ? sendingAt : null,
+        // People write by Signal's clock.
+        at: state === "sent" && sendingAt !== null ? sendingAt - world.skewMs() : null,
         copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
       }));
       const { subject } = own[0] ?? {};

@@ -1,7 +1,10 @@
 /** Which way Signal and Claude are asked. */
 import { afterEach, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { createClaudeApi } from "../../src/claude/api.ts";
 import { signalProxy } from "../../src/cli/adapters.ts";
@@ -20,6 +23,8 @@ afterEach(() => server?.close());
 test.each([
   [null, {}, null],
   [null, { HTTPS_PROXY: "http://p:1" }, "http://p:1"],
+  [null, { HTTPS_PROXY: "" }, null],
+  [null, { HTTPS_PROXY: "", https_proxy: "p.example:1" }, "http://p.example:1"],
   [null, { https_proxy: "http://p:1", NO_PROXY: "example.org,localhost" }, "http://p:1"],
   [null, { HTTPS_PROXY: "http://p:1", NO_PROXY: "localhost, .signal.org" }, null],
   [null, { HTTPS_PROXY: "http://p:1", no_proxy: "*" }, null],
@@ -62,6 +67,30 @@ test.each([null, "us:er"])("a SOCKS proxy with the login %p leads to a host by i
     await close();
     socks.close();
     host.close();
+  }
+});
+
+test("a SOCKS proxy of the environment is taken, too", async () => {
+  const socks = await startSocks(null);
+  const home = mkdtempSync(join(tmpdir(), "signalman-proxy-"));
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "../../src/main.ts"), "doctor", "--json"], {
+    env: {
+      PATH: process.env["PATH"] ?? "",
+      HTTPS_PROXY: socks.url,
+      SIGNALMAN_HOME: home,
+      SIGNALMAN_LISTEN: "off",
+      ANTHROPIC_API_KEY: "none",
+    },
+    stdout: "pipe",
+    stderr: "ignore",
+  });
+  try {
+    const findings = JSON.parse(await new Response(child.stdout).text()) as { check: string; message: string }[];
+    expect(new Set(socks.asked)).toEqual(new Set(["api.anthropic.com:443"]));
+    expect(findings.find(({ check }) => check === "signal")?.message).toContain("no account is linked");
+  } finally {
+    socks.close();
+    rmSync(home, { recursive: true, force: true });
   }
 });
 

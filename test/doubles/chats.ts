@@ -87,6 +87,7 @@ export async function createChatRig(
     stamp: (stamps, key) => ({ ...stamps, [key]: `${rig.now}` }),
     emojiOf: (stage) => ({ taken: "👀", waiting: "⏳", done: "✅", failed: "⚠️", cleared: null })[stage],
     hasOwnTimestamps: true,
+    skewMs: () => 0,
     isSendReady: () => false,
     isWelcoming: false,
     spendLimitCents: null,

@@ -237,3 +237,38 @@ test("a yes that Claude's side refuses leaves its question open: the next one co
   await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
   expect(answers(bench)).toEqual([false]);
 });
+
+test.each([600_000, -600_000, 400 * 24 * 3_600_000, -30 * 3_600_000])(
+  "a plain yes counts by Signal's clock where ours is off by %d ms, and one from before the question does not",
+  async (offsetMs) => {
+    const bench = await openBench({ script: asking });
+    bench.signal.transport.skewMs = () => bench.machine.wallOffsetMs;
+    bench.machine.wallOffsetMs = offsetMs;
+    const { owner } = bench.signal;
+    const early = owner.write("hello").sentAt - 60_000;
+    await bench.until("an answer", () => isSettled(bench));
+    owner.write("work");
+    await bench.until("the first question", () => shown(bench, "rm one") !== undefined);
+    await bench.pass(1_000);
+    // Written before, and late on its way.
+    const { account } = bench.signal;
+    const late = {
+      kind: "text",
+      text: "yes",
+      quote: null,
+      mentions: [],
+      attachments: [],
+      expiresInSeconds: 0,
+      isViewOnce: false,
+    } as const;
+    const times = { sentAt: early, serverAt: early };
+    const from = { source: account, sourceDevice: 1, sourceName: "Me", isOwn: true, chat: { kind: "self" } } as const;
+    bench.signal.deliver({ ...from, ...times, content: late });
+    await bench.pass(5_000);
+    expect(answers(bench)).toEqual([]);
+    owner.write("yes");
+    await bench.until("the second question", () => shown(bench, "rm two") !== undefined);
+    expect(answers(bench)).toEqual([true]);
+    await bench[Symbol.asyncDispose]();
+  },
+);

@@ -75,6 +75,29 @@ test("a captcha stays in sight beside a message that was given up, and goes when
   expect(fault()).toBeNull();
 });
 
+test("a server that has changed stops all sending, in sight and once an hour, until signalman is updated", async () => {
+  await using bench = await openBench();
+  const { transport } = bench.signal;
+  const { send } = transport;
+  let refused = 0;
+  transport.send = async () => {
+    refused++;
+    throw new BridgeError("outdated", "Cannot ask Signal as the server answered 410 to PUT /v1/messages");
+  };
+  bench.signal.owner.write("hello");
+  const fault = () => bench.daemon().status().outbox.fault;
+  await bench.until("the fault", () => fault() !== null);
+  const before = refused;
+  await bench.pass(50 * 60_000);
+  expect(refused).toBe(before);
+  expect(fault()).toMatchObject({ code: "outdated", userAction: "update" });
+  transport.send = send;
+  bench.daemon().reconnect();
+  await bench.until("order", () => isSettled(bench));
+  expect(bench.texts()).toEqual(["re: hello"]);
+  expect(fault()).toBeNull();
+});
+
 test("a captcha that one member of a group met stands in the status, until a send goes through", async () => {
   await using bench = await openBench();
   const { transport } = bench.signal;

@@ -17,6 +17,7 @@ import { createNative, linkNative } from "../../src/signal/native/transport.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
 import {
+  answerInstead,
   failureOf,
   linkRig,
   never,
@@ -191,6 +192,30 @@ test("a link that a crash cut short asks for another code, and leaves no half ac
   expect(readAccount(deps.database)?.deviceId).toBe(3);
 });
 
+test("what was said with another account goes in the transaction that replaces its keys: no crash leaves it to the next", async () => {
+  const deps = await prepare();
+  await linkRig(mock, deps);
+  let times = 0;
+  const again = async (onReplaced: () => void): Promise<void> => {
+    for await (const progress of linkNative(deps, onReplaced)("bot", never))
+      if (progress.event === "url") void mock.scan(progress.url).catch(() => undefined);
+  };
+  await again(() => void times++);
+  expect(times).toBe(0);
+  const other = "00000000-0000-4000-8000-00000000000a";
+  deps.database.run("UPDATE signal_own SET service_id = ? WHERE own = 'aci'", other);
+  const crash = (): never => {
+    throw new BridgeError("database", "the process ends here");
+  };
+  const { error } = console;
+  console.error = () => undefined;
+  expect(await failureOf(again(crash))).toMatchObject({ code: "database" });
+  expect(readAccount(deps.database)?.aci.serviceId).toBe(other);
+  await again(() => void times++);
+  console.error = error;
+  expect([times, readAccount(deps.database)?.aci.serviceId]).toEqual([1, mock.phone.device.aci]);
+});
+
 test("an account without a number has one identity, and works", async () => {
   rig = await startRig({ hasNumber: false });
   expect(readAccount(rig.database)).toMatchObject({ number: null, pni: null });
@@ -247,6 +272,28 @@ test("linking anew wipes the sessions and keys of before", async () => {
   expect(count(rig.database, "signal_sessions")).toBe(0);
   expect(count(rig.database, "signal_pre_keys")).toBe(200);
   expect(count(rig.database, "signal_recipients")).toBe(1);
+});
+
+test("a long name of the device is cut between characters, to 50 of them and to the 225 bytes that the server takes sealed", async () => {
+  const deps = await prepare();
+  const family = "👩‍👩‍👧‍👦";
+  for (const [given, cut] of [
+    ["x".repeat(300), "x".repeat(50)],
+    [family.repeat(100), family.repeat(6)],
+  ] as const) {
+    using answering = answerInstead(({ path }) => (path === "/v1/devices/link" ? { status: 422 } : undefined));
+    const link = async () => {
+      for await (const progress of linkNative(deps)(given, never))
+        if (progress.event === "url") mock.scan(progress.url).catch(() => undefined);
+    };
+    expect(await failureOf(link())).toMatchObject({ code: "rejected" });
+    const asked = answering.asked.find(({ path }) => path === "/v1/devices/link")?.json as {
+      accountAttributes: { name: string };
+    };
+    const sealed = fromBase64(asked.accountAttributes.name);
+    expect(sealed.length).toBeLessThanOrEqual(225);
+    expect(fromBinary(DeviceNameSchema, sealed).ciphertext.length).toBe(Buffer.byteLength(cut));
+  }
 });
 
 test("the device's name is readable to the account alone, and sealed differently each time", () => {

@@ -244,6 +244,7 @@ export function gateTransport(life: Life, transport: Transport, account: Account
   return {
     name: transport.name,
     capabilities: transport.capabilities,
+    skewMs: () => transport.skewMs?.() ?? 0,
     isLocal: watch.isLocal,
     connect: (signal) => gate(() => transport.connect(signal)),
     receive: (timeoutMs, signal) =>

@@ -80,6 +80,10 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   };
 }
 
+/** What Signal's clock said as it delivered a message object. */
+export const deliveredAt = (wire: unknown): number | null =>
+  count(object(objectOf(wire), "envelope"), "serverDeliveredTimestamp") || null;
+
 /** The number of the account that a message object is for. */
 export const accountOf = (wire: unknown): string | null => number(objectOf(wire), "account");
 

@@ -14,7 +14,7 @@ import type { Account, Address, Chat, Envelope, Millis, Outbound } from "../../c
 import { textOf } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Transport } from "../transport.ts";
-import { accountOf, fromRef, toEnvelope } from "./envelope.ts";
+import { accountOf, deliveredAt, fromRef, toEnvelope } from "./envelope.ts";
 import type { Place } from "./http.ts";
 import { judgeRefusal, type Judged, toSendOutcome } from "./sending.ts";
 
@@ -45,6 +45,8 @@ export type Daemon = Judged & {
 
 /** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
 const pollGraceMs: Millis = 60_000;
+/** A message comes to us some time after Signal delivered it to the daemon: less than this says nothing of the clock. */
+const skewMsMin: Millis = 60_000;
 /** How much longer than its time-out `disconnect` waits for a poll. */
 const settleMs: Millis = 5000;
 
@@ -56,7 +58,7 @@ export type PollingOptions = Place & {
 };
 
 export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOptions): Transport {
-  const account = keepAccount(daemon);
+  const account = keepAccount(daemon, clock);
   let isConnected = false;
   /** The token of the captcha that the last send was refused for. */
   let challenge: string | null = null;
@@ -124,15 +126,18 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
       requireLine("fetch a file");
       return fetchFile(daemon, ref, bytesMax, signal);
     },
+    skewMs: account.skewMs,
     disconnect,
   };
 }
 
-/** Our account, kept across reconnects and handed out as it is: traffic completes it. */
-function keepAccount(daemon: Daemon) {
+/** Our account, kept across reconnects and handed out as it is: traffic completes it, and tells how far our clock is off. */
+function keepAccount(daemon: Daemon, clock: Clock) {
   let own: { aci: string | null; number: string | null; readonly deviceId: null } = blank();
   let isAsked = false;
+  let skewMs: Millis = 0;
   return {
+    skewMs: (): Millis => (Math.abs(skewMs) < skewMsMin ? 0 : skewMs),
     /** As the daemon tells it at the start of a connection. */
     take({ number, aci }: Address): Account {
       if (number !== null && number !== own.number) own = { ...blank(), number };
@@ -142,6 +147,8 @@ function keepAccount(daemon: Daemon) {
     },
     /** The envelopes of message objects; before the first one is read, who we are: that decides whether it is meant for us. */
     async read(messages: readonly unknown[]): Promise<Envelope[]> {
+      const at = deliveredAt(messages.at(-1));
+      if (at !== null) skewMs = clock.now() - at;
       for (const message of messages) own.number ??= accountOf(message);
       if (messages.length > 0 && own.aci === null && own.number !== null && !isAsked) {
         isAsked = true;

@@ -201,7 +201,7 @@ export async function exchange(connection: ChatConnection, request: Request): Pr
       ...(isJson && { body: utf8(JSON.stringify(json)) }),
     });
     const { status, body } = response;
-    if (goneStatuses.has(status) || (isFixed && status === 404)) {
+    if (goneStatuses.has(status) || (isFixed && (status === 404 || status === 410))) {
       const place = path.split("/").slice(0, 3).join("/");
       throw new BridgeError("outdated", `Cannot ask Signal as the server answered ${status} to ${verb} ${place}`, {
         hint: "Update signalman: Signal's server has changed.",

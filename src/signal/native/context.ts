@@ -68,7 +68,7 @@ export type Request = {
   readonly path: string;
   readonly headers?: readonly [string, string][];
   readonly json?: unknown;
-  /** A 404 means that the server no longer has this endpoint. */
+  /** A 404, or a 410, means that the server no longer has this endpoint. */
   readonly isFixed?: boolean;
 };
 

@@ -216,7 +216,8 @@ const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
 async function adjust(context: Context, to: string, reply: Reply): Promise<readonly number[]> {
   const parsed = v.safeParse(mismatch, reply.json);
-  if (reply.status === 404 && to === context.account().aci.serviceId)
+  const isGone = reply.status === 410 && !(parsed.success && parsed.output.staleDevices.length > 0);
+  if (isGone || (reply.status === 404 && to === context.account().aci.serviceId))
     throw new BridgeError("outdated", "Cannot send as the server no longer takes messages this way");
   if ((reply.status !== 409 && reply.status !== 410) || !parsed.success) throw await refusal(context, reply, "send");
   const { missingDevices, extraDevices, staleDevices } = parsed.output;

@@ -185,7 +185,7 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
       const row = find(groupId);
       if (row === undefined) throw new BridgeError("send_rejected", "Cannot use a group that never wrote to us");
       const { masterKey, state: known, fetchedAt } = row;
-      const isFresh = fetchedAt !== null && now() - fetchedAt < freshForMs;
+      const isFresh = fetchedAt !== null && Math.abs(now() - fetchedAt) < freshForMs;
       if (known !== null && isFresh && known.revision >= row.revision) return { masterKey, state: known };
       const state = await refresh(groupId, masterKey, signal);
       if (state === null) throw new BridgeError("send_rejected", "Cannot use a group that we are no member of");

@@ -10,7 +10,7 @@ import * as v from "valibot";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
-import type { Line, NativeDeps, Own, OwnName } from "./context.ts";
+import type { Context, Line, Own, OwnName } from "./context.ts";
 import { putRow } from "./schema.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
 
@@ -77,7 +77,7 @@ function supersede(database: Database, table: string, own: OwnName, at: Millis, 
   database.run(`UPDATE signal_${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
 }
 
-type KeyDeps = Pick<NativeDeps, "database" | "clock" | "log">;
+type KeyDeps = Pick<Context, "database" | "now" | "log">;
 const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
@@ -86,16 +86,17 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @returns true when something was uploaded
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
-export async function refreshKeys({ database, clock, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
+export async function refreshKeys({ database, now, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
   if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
     log.info("no pre-keys for the number: the account has lost it", { status: answer.status });
     return false;
   }
   const { count, pqCount } = answerOf(counts, answer, "count pre-keys");
-  const at = clock.now();
+  const at = now();
   const sql = "SELECT rotated_at AS rotatedAt FROM signal_own WHERE own = ?";
-  const isRotating = at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0) >= rotateAfterMs;
+  const isRotating =
+    Math.abs(at - (database.get<{ rotatedAt: number }>(sql, own.name)?.rotatedAt ?? 0)) >= rotateAfterMs;
   if (!isRotating && Math.min(count, pqCount) >= countMin) return false;
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
   const reply = await line.request(ask.uploadKeys(own.name, json));

@@ -1,6 +1,6 @@
 /**
  * The requests that a linked device makes of the chat server, each in the one version that is used here: no other file names a
- * path. `isFixed`: the endpoint exists as long as its version does, so that a 404 means that the version is gone.
+ * path. `isFixed`: the endpoint exists as long as its version does, so that a 404, or a 410, means that the version is gone.
  * **Source:** Signal-Server `controllers/`, August 2026.
  */
 import * as v from "valibot";
@@ -60,7 +60,7 @@ export const ask = {
   bundles: (aci: string, device: number | "*") => get(`/v2/keys/${aci}/${device}`),
   /** An account that lost its number has no keys for it. */
   countKeys: (own: OwnName): Request => ({ ...get(`/v2/keys?identity=${own}`), isFixed: own === "aci" }),
-  uploadKeys: (own: OwnName, json: unknown) => put(`/v2/keys?identity=${own}`, json),
+  uploadKeys: (own: OwnName, json: unknown) => fixed(put(`/v2/keys?identity=${own}`, json)),
   senderCertificate: () => fixed(get("/v1/certificate/delivery?includeE164=false")),
   /** Of the UTC days from `start` to `end`, in seconds. */
   groupCredentials: (start: number, end: number) =>

@@ -5,7 +5,7 @@
  *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
  *
  *   connect ─▶ receive: wait · open (lock taken) ─▶ [caller commits] ─▶ ack (acks out, lock released, jobs queued)
- *                  └ quiet: keep-alive at most every 30 s, upkeep every hour
+ *                  └ quiet: keep-alive at most every 30 s                    upkeep: at connecting, and every hour
  *
  * One lock guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
  * session between reading and commit; sends that wait for it share a commit; no network call is made under it. Import this file after `loadLibsignal`.
@@ -14,6 +14,7 @@ import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
+import { duration } from "../../core/when.ts";
 import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
 import { downloadAttachment, fromRef } from "./attachments.ts";
@@ -36,6 +37,7 @@ import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 3_600_000;
 const skewMsMax: Millis = 300_000;
+const minuteMs: Millis = 60_000;
 const noticeEveryMs: Millis = 24 * 3_600_000;
 
 export type NativeTransport = Transport & {
@@ -51,7 +53,8 @@ function openNet({ service, userAgent }: NativeDeps): Net {
   return net;
 }
 
-export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
+export const linkNative = (deps: NativeDeps, onReplaced = (): void => undefined): Link =>
+  makeLink({ ...deps, net: openNet(deps), onReplaced });
 
 /** All that changes while the transport lives; times are monotonic. */
 const freshState = () => ({
@@ -104,6 +107,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
+    skewMs: () => deps.clock.now() - context.now(),
     quarantined: () => countQuarantined(deps.database),
     settled: () => state.jobs,
   };
@@ -176,7 +180,7 @@ function makeLock(): Lock {
 }
 
 async function connect(context: Live, signal: AbortSignal) {
-  const { state, database, clock } = context;
+  const { state, database } = context;
   state.held?.release();
   state.held = null;
   await disconnect(state);
@@ -186,10 +190,14 @@ async function connect(context: Live, signal: AbortSignal) {
   state.line = await openLine({ ...context, onServerTime }, account, signal);
   state.closing = new AbortController();
   state.provedAt = -Infinity;
-  state.maintainAt = clock.monotonic() + maintainEveryMs;
-  enqueue(context, () => maintain(context));
+  startUpkeep(context);
   resumeOwed(context);
   return toAccount(account);
+}
+
+function startUpkeep(context: Live): void {
+  context.state.maintainAt = context.clock.monotonic() + maintainEveryMs;
+  enqueue(context, () => maintain(context));
 }
 
 function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): void {
@@ -199,12 +207,8 @@ function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): v
   const skewMs = clock.now() - ms;
   if (Math.abs(skewMs) <= skewMsMax) return;
   log.warn("the clock of this machine is wrong", { skewMs });
-  const minutes = Math.round(Math.abs(skewMs) / 60_000);
-  const way = skewMs > 0 ? "ahead" : "behind";
-  notify({
-    code: "clock_wrong",
-    text: `The clock of this bridge's machine is ${minutes} minutes ${way}. Please set it right.`,
-  });
+  const off = `${duration(minuteMs * Math.round(Math.abs(skewMs) / minuteMs))} ${skewMs > 0 ? "ahead" : "behind"}`;
+  notify({ code: "clock_wrong", text: `The clock of this bridge's machine is ${off}. Please set it right.` });
 }
 
 /** Ends what belongs to the present connection. Never rejects. */
@@ -226,6 +230,7 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   const { state } = context;
   const { line } = state;
   if (line === null) throw new BridgeError("signal_unreachable", "Cannot receive as there is no connection");
+  if (context.clock.monotonic() >= state.maintainAt) startUpkeep(context);
   try {
     const hasCome = await line.wait(timeoutMs, signal);
     // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
@@ -279,10 +284,6 @@ function acknowledge(context: Live, batch: Batch, isCommitted: boolean): void {
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
 async function prove(context: Live, line: Line): Promise<boolean> {
   const { state, clock } = context;
-  if (clock.monotonic() >= state.maintainAt) {
-    state.maintainAt = clock.monotonic() + maintainEveryMs;
-    enqueue(context, () => maintain(context));
-  }
   if (clock.monotonic() - state.provedAt < proofEveryMs) return false;
   try {
     await line.request(ask.keepAlive());
@@ -295,8 +296,11 @@ async function prove(context: Live, line: Line): Promise<boolean> {
 }
 
 /** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
-function enqueue({ state, log }: Live, work: () => Promise<void>): void {
-  const putOff = ({ code, message: reason }: BridgeError) => log.info("background work put off", { code, reason });
+function enqueue({ state, log, notify }: Live, work: () => Promise<void>): void {
+  const putOff = ({ code, message: reason, hint }: BridgeError) => {
+    log.info("background work put off", { code, reason });
+    if (code === "outdated") notify({ code, text: `Soon I may not be able to use Signal any more. ${hint}` });
+  };
   const fail = (error: unknown) => log.error("background work failed", { reason: reasonOf(error) });
   state.jobs = state.jobs.then(() => attempt(work(), putOff)).catch(fail);
 }

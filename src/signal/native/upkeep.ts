@@ -36,13 +36,14 @@ const contactsBytesMax = 32 * 1024 * 1024;
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
-/** After each connect, and every hour. @throws BridgeError of the first step that failed; it keeps no other from being taken */
+/** After each connect, and every hour. @throws BridgeError of a step that failed; it keeps no other from being taken */
 export async function maintain(context: Context): Promise<void> {
   prune(context.database, context.now());
   const steps = [tellCapabilities, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
   const faults: BridgeError[] = [];
   for (const step of steps) await attempt(step(context), (fault) => faults.push(fault));
-  if (faults[0] !== undefined) throw faults[0];
+  const worst = faults.find(({ code }) => code === "outdated") ?? faults[0];
+  if (worst !== undefined) throw worst;
 }
 
 async function tellCapabilities({ log, line }: Context): Promise<void> {

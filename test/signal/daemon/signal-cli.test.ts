@@ -127,6 +127,24 @@ describe("choosing the account", () => {
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
   });
 
+  test("what Signal's clock said with a message tells how far ours is off; the way of a message is no such thing", async () => {
+    const { clock, double } = await setup();
+    for (const [offMs, told] of [
+      [30_000, 0],
+      [-7_200_000, -7_200_000],
+      [600_000, 600_000],
+    ] as const) {
+      const own = { ...clock, now: () => clock.now() + offMs };
+      const transport = createSignalCli({ baseUrl: double.url, account: me.number, clock: own, log: quietLog });
+      await transport.connect(never);
+      expect(transport.skewMs?.()).toBe(0);
+      double.personWrites(alice, "now");
+      await transport.ack(await transport.receive(20_000, never), true);
+      expect(Math.abs((transport.skewMs?.() ?? 0) - told)).toBeLessThan(1_000);
+      await transport.disconnect();
+    }
+  });
+
   test("connections are used again, but for sends and polls", async () => {
     const { double, transport } = await connected();
     for (const isTyping of [true, false, true]) await transport.typing(direct, isTyping);
