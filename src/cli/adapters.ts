@@ -82,8 +82,6 @@ type OpenLink = {
   readonly steps: Link;
   /** The account that linking would replace. */
   readonly present: Address | null;
-  /** Removes what was said with it: another account must not find it here. Its keys go with the link. */
-  readonly forget: () => void;
 };
 
 /** @throws BridgeError `unsupported` where a daemon holds the keys, `home_in_use` while a signalman runs on this home */
@@ -97,14 +95,16 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   const store = await openStore(config.home, { isExclusive: true });
   stack.defer(() => store.close());
   const native = await import("../signal/native/index.ts");
-  const steps = await native.link(await nativePlace(deps, store));
-  const forget = (): void => {
-    forgetAll(store.db);
-    // It is no older than it was.
-    store.generation.acknowledge();
-    for (const folder of heldFolders) rmSync(join(config.home, folder), { recursive: true, force: true });
-  };
-  return { steps, present: native.findAccount(store.db), forget };
+  const steps = await native.link(await nativePlace(deps, store), () => forgetAccount(store, config.home));
+  return { steps, present: native.findAccount(store.db) };
+}
+
+/** Removes what was said with an account: another must not find it here. Part of the transaction that replaces its keys. */
+export function forgetAccount({ db, generation }: Store, home: string): void {
+  for (const folder of heldFolders) rmSync(join(home, folder), { recursive: true, force: true });
+  forgetAll(db);
+  // It is no older than it was.
+  generation.acknowledge();
 }
 
 export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import stringWidth from "string-width";
+import { childEnv } from "../child-env.ts";
 import type { Clock, Random } from "../clock.ts";
 import { loadConfig, type Config, type Loaded } from "../config.ts";
 import { BridgeError, errorRow } from "../core/errors.ts";
@@ -127,10 +128,14 @@ export function toTable(rows: readonly (readonly string[])[]): string {
   return lines.map((row) => `${row.map(pad).join("  ").trimEnd()}\n`).join("");
 }
 
+/** What an editor or a pager needs to show itself, besides what every child gets. */
+const ofScreen = /^(?:DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|COLORTERM|TERMINFO|PAGER|LESS)$/u;
+
 /** Runs a program in the person's own terminal; resolves to its exit code, 127 where there is no such program. */
 export const runAttached = (program: string, args: readonly string[]): Promise<number> =>
   new Promise((resolve) => {
-    const child = spawn(program, args, { stdio: "inherit" });
+    const env = childEnv(Object.fromEntries(Object.entries(process.env).filter(([name]) => ofScreen.test(name))));
+    const child = spawn(program, args, { stdio: "inherit", env });
     child.once("error", () => resolve(127)).once("close", (code) => resolve(code ?? 1));
   });
 

@@ -30,7 +30,7 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
   const deps = depsOf(cli, config, stack);
   const isBeside = (error: unknown): boolean => error instanceof BridgeError && error.code === "home_in_use";
   let isShared = false;
-  const { steps, present, forget } = await open(deps).catch(async (error: unknown) => {
+  const { steps, present } = await open(deps).catch(async (error: unknown) => {
     if (!isBeside(error)) throw error;
     await command(config, "leave", { pid: process.pid }, cli.signal).catch(() => {
       const pid = pidOf(config.home);
@@ -47,12 +47,10 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
     if (options.json) cli.out(`${JSON.stringify(toEvent(progress))}\n`);
     else show(cli, progress, options.isOptional || isShared);
     if (progress.event !== "linked") continue;
-    if (present && !isSameAddress(present, progress.account)) {
-      forget();
+    if (present && !isSameAddress(present, progress.account))
       cli.err(
         "What was said with the account of before is gone from here; at Anthropic it is deleted with the next start.\n",
       );
-    }
     return 0;
   }
   throw new BridgeError("not_linked", "Cannot link as the code was not scanned");

@@ -69,7 +69,7 @@ export function forgetAll(db: Database): void {
     for (const { id } of owed) db.run("INSERT INTO settings (key, value) VALUES (?, '1')", `forget:${id}`);
   });
   // The log of changes still holds what was said.
-  db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+  db.afterCommit(() => db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
 }
 
 /** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/sync.ts`: a minute). */

@@ -3,8 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openLink } from "../../src/cli/adapters.ts";
-import { configOf, depsOf } from "../../src/cli/io.ts";
+import { forgetAccount } from "../../src/cli/adapters.ts";
 import { writePlace } from "../../src/cli/remote.ts";
 import { linkBy } from "../../src/cli/link.ts";
 import { runCommand } from "../../src/cli/program.ts";
@@ -14,9 +13,6 @@ import { openStore } from "../../src/store/store.ts";
 import type { Link } from "../../src/signal/transport.ts";
 
 const url = "sgnl://linkdevice?uuid=invented&pub_key=BQGvZ3c2";
-const forget = (): never => {
-  throw new Error("nothing was to be forgotten");
-};
 const account = { aci: null, number: "+15550100042", deviceId: 2 };
 
 let home: string;
@@ -47,7 +43,7 @@ async function link(options: Parameters<typeof linkBy>[2], isScanned: (said: str
     yield { event: "linked", account };
   };
   const cli = { ...io, flags: {}, signal: new AbortController().signal };
-  const code = await linkBy(async () => ({ steps, present: null, forget }), cli, options);
+  const code = await linkBy(async () => ({ steps, present: null }), cli, options);
   return { code, ...said };
 }
 
@@ -77,23 +73,21 @@ describe("link", () => {
       yield { event: "url", url };
     };
     const cli = { ...io, flags: {}, signal: new AbortController().signal };
-    const linked = linkBy(async () => ({ steps, present: null, forget }), cli, {});
+    const linked = linkBy(async () => ({ steps, present: null }), cli, {});
     expect(await linked.catch((error: unknown) => error)).toMatchObject({ code: "not_linked" });
   });
 
   test.each([
-    ["another account", { aci: null, number: "+15550100007" }, 1],
-    ["the same account", { aci: null, number: account.number }, 0],
-  ])("with --force over %s, what was said stays or goes with it", async (_, present, times) => {
-    const { io } = createTerminal();
+    ["another account", { aci: null, number: "+15550100007" }, true],
+    ["the same account", { aci: null, number: account.number }, false],
+  ])("with --force over %s, it is said whether what was said goes with it", async (_, present, isGone) => {
+    const { said, io } = createTerminal();
     const steps: Link = async function* steps() {
       yield { event: "linked", account };
     };
     const cli = { ...io, flags: {}, signal: new AbortController().signal };
-    let forgotten = 0;
-    const open = async () => ({ steps, present, forget: () => void forgotten++ });
-    expect(await linkBy(open, cli, { force: true })).toBe(0);
-    expect(forgotten).toBe(times);
+    expect(await linkBy(async () => ({ steps, present }), cli, { force: true })).toBe(0);
+    expect(said.err.includes("account of before is gone from here")).toBe(isGone);
   });
 
   test("beside a signalman that cannot be asked to pause it says which process to end", async () => {
@@ -109,7 +103,6 @@ describe("link", () => {
   });
 
   test("what goes with an account is everything that was said: every table, every folder, the sessions at Claude; and that is no loss", async () => {
-    const { io } = createTerminal();
     const store = await openStore(home, { isExclusive: true });
     const made = store.sessions.create("s1", { kind: "self" }, "sessions", { title: "secret" }, {}, 1);
     store.sessions.setRemote("s1", "sesn_1");
@@ -123,11 +116,11 @@ describe("link", () => {
       mkdirSync(join(home, folder));
       writeFileSync(join(home, folder, "file"), "secret");
     }
-    {
-      await using stack = new AsyncDisposableStack();
-      const cli = { ...io, flags: {}, signal: new AbortController().signal };
-      (await openLink(depsOf(cli, configOf(cli), stack))).forget();
-    }
+    const replaced = await openStore(home, { isExclusive: true });
+    replaced.db.transaction(() => forgetAccount(replaced, home));
+    // Its process may end here.
+    expect(readFileSync(join(home, "signalman.db-wal")).includes("secret")).toBe(false);
+    replaced.close();
     const left = await openStore(home, { isExclusive: true });
     const tables = left.db.all<{ name: string }>(
       "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'",

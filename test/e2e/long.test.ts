@@ -1,12 +1,12 @@
 /**
- * The two that take longest, beside each other: the self-test of the binary, which mostly waits, and the same source under
- * Deno, which passes the same end-to-end tests as the binary: the files themselves, with another program under test.
+ * Those that take longest, beside each other: the self-test of the binary, which mostly waits; and the end-to-end tests, the files
+ * themselves, with another program under test: the same source under Deno, and the binary where memory that is written never runs.
  */
 import { expect, test } from "bun:test";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { runOnce } from "./harness.ts";
+import { command, isBinary, runOnce } from "./harness.ts";
 
 const root = join(import.meta.dir, "../..");
 // The package's command is a script around this file, which a signal would end without it.
@@ -14,14 +14,17 @@ const deno = join(root, "node_modules/deno", process.platform === "win32" ? "den
 
 type Counts = { readonly pass: number; readonly filtered: number };
 
-/** Runs the tests of these files whose names fit, with `deno run -A src/main.ts` as the program. @throws Error with the report */
-async function underDeno(names: readonly string[], pattern: string): Promise<Counts> {
+const underDeno = (names: readonly string[], pattern: string): Promise<Counts> =>
+  withProgram([deno, "run", "-A", join(root, "src/main.ts")], names, pattern);
+
+/** Runs the tests of these files whose names fit, with another program. @throws Error with the report */
+async function withProgram(words: readonly string[], names: readonly string[], pattern: string): Promise<Counts> {
   const files = names.map((name) => `./test/e2e/${name}.test.ts`);
   const child = spawn(process.execPath, ["test", "--timeout=60000", ...files, "-t", pattern], {
     cwd: root,
     env: {
       ...process.env,
-      E2E_COMMAND: `${deno} run -A ${join(root, "src/main.ts")}`,
+      E2E_COMMAND: words.join(" "),
       NO_COLOR: "1",
       AGENT: "",
       CLAUDECODE: "",
@@ -53,6 +56,19 @@ test.concurrent.skipIf(!existsSync(deno))(
     expect(signalCli.reduce((sum, { pass }) => sum + pass, 0)).toBe((first?.pass ?? 0) + (first?.filtered ?? 0));
   },
   180_000,
+);
+
+const mdwe = [process.execPath, join(import.meta.dir, "mdwe.ts"), ...command];
+/** Linux 6.3 and newer. */
+const hasMdwe =
+  isBinary && process.platform === "linux" && spawnSync(mdwe[0] ?? "", [...mdwe.slice(1), "--version"]).status !== 77;
+
+test.concurrent.skipIf(!hasMdwe)(
+  "under MemoryDenyWriteExecute: the linked device, libsignal included",
+  async () => {
+    expect(await withProgram(mdwe, ["native"], ".")).toEqual({ pass: 3, filtered: 0 });
+  },
+  120_000,
 );
 
 test.concurrent("selftest breaks everything on this machine, loses nothing, doubles nothing, and ends within a minute", async () => {

@@ -192,6 +192,30 @@ test("a link that a crash cut short asks for another code, and leaves no half ac
   expect(readAccount(deps.database)?.deviceId).toBe(3);
 });
 
+test("what was said with another account goes in the transaction that replaces its keys: no crash leaves it to the next", async () => {
+  const deps = await prepare();
+  await linkRig(mock, deps);
+  let times = 0;
+  const again = async (onReplaced: () => void): Promise<void> => {
+    for await (const progress of linkNative(deps, onReplaced)("bot", never))
+      if (progress.event === "url") void mock.scan(progress.url).catch(() => undefined);
+  };
+  await again(() => void times++);
+  expect(times).toBe(0);
+  const other = "00000000-0000-4000-8000-00000000000a";
+  deps.database.run("UPDATE signal_own SET service_id = ? WHERE own = 'aci'", other);
+  const crash = (): never => {
+    throw new BridgeError("database", "the process ends here");
+  };
+  const { error } = console;
+  console.error = () => undefined;
+  expect(await failureOf(again(crash))).toMatchObject({ code: "database" });
+  expect(readAccount(deps.database)?.aci.serviceId).toBe(other);
+  await again(() => void times++);
+  console.error = error;
+  expect([times, readAccount(deps.database)?.aci.serviceId]).toEqual([1, mock.phone.device.aci]);
+});
+
 test("an account without a number has one identity, and works", async () => {
   rig = await startRig({ hasNumber: false });
   expect(readAccount(rig.database)).toMatchObject({ number: null, pni: null });

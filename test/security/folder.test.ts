@@ -106,6 +106,22 @@ test.skipIf(!isBinary || Bun.which("openssl") === null)(
   },
 );
 
+test("an editor gets neither our keys nor what steers the runtime", async () => {
+  const editor = join(folder.path, "editor");
+  writeFileSync(editor, `#!/bin/sh\nenv >"${folder.path}/seen"\n`, { mode: 0o755 });
+  const secrets = {
+    ANTHROPIC_API_KEY: "planted",
+    SIGNALMAN_PROXY: "http://planted.example",
+    NODE_OPTIONS: "--planted",
+  };
+  const { code } = await runThere(["config", "edit"], { EDITOR: editor, DISPLAY: ":7", TERM: "xterm", ...secrets });
+  expect(code).toBe(0);
+  const seen = readFileSync(join(folder.path, "seen"), "utf8");
+  expect(seen).toContain("DISPLAY=:7\n");
+  expect(seen).toContain("TERM=xterm\n");
+  expect(seen).not.toContain("planted");
+});
+
 test("a voice note is written down once, however often it is asked for; a failure is tried again", async () => {
   const place = join(folder.path, "hearing");
   mkdirSync(place);

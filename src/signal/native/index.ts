@@ -45,10 +45,10 @@ export async function open({
   return (await import("./transport.ts")).createNative({ ...deps, isAllowed, allowedNumbers });
 }
 
-/** Makes this program a linked device. @throws BridgeError `config` `unsupported` */
-export async function link(place: NativePlace): Promise<Link> {
+/** Makes this program a linked device; `onReplaced` is part of the transaction that replaces another account. @throws BridgeError `config` `unsupported` */
+export async function link(place: NativePlace, onReplaced: () => void): Promise<Link> {
   const deps = await load(place);
-  return (await import("./transport.ts")).linkNative(deps);
+  return (await import("./transport.ts")).linkNative(deps, onReplaced);
 }
 
 /** The linked account, or null when this database has none; without libsignal. */

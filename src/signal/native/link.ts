@@ -29,7 +29,11 @@ const nameBytesMax = 160;
 /** A code lives for 90 s; so many of them are 45 minutes. */
 const codesMax = 30;
 
-type LinkDeps = NativeDeps & Pick<Context, "net">;
+type LinkDeps = NativeDeps &
+  Pick<Context, "net"> & {
+    /** Part of the transaction that puts another account in the place of the one before: whatever ends us afterwards, nothing of it is left. */
+    readonly onReplaced: () => void;
+  };
 
 /**
  * Yields the account once it is committed and its pre-keys are uploaded: others can write at once. An earlier account is replaced.
@@ -146,7 +150,10 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
     if (answer.uuid.toLowerCase() !== pending.provision.aci)
       throw new BridgeError("signal_protocol", "Cannot link as the server names another account than the phone did");
     const earlier = readAccount(deps.database);
-    deps.database.transaction(() => save(deps, pending, answer));
+    deps.database.transaction(() => {
+      save(deps, pending, answer);
+      if (earlier !== null && earlier.aci.serviceId !== pending.provision.aci) deps.onReplaced();
+    });
     const note = ({ message: reason }: BridgeError) =>
       deps.log.info("the earlier device may still be listed on the phone", { reason });
     if (earlier !== null) await attempt(unlink(deps, earlier, signal), note);

@@ -53,7 +53,8 @@ function openNet({ service, userAgent }: NativeDeps): Net {
   return net;
 }
 
-export const linkNative = (deps: NativeDeps): Link => makeLink({ ...deps, net: openNet(deps) });
+export const linkNative = (deps: NativeDeps, onReplaced = (): void => undefined): Link =>
+  makeLink({ ...deps, net: openNet(deps), onReplaced });
 
 /** All that changes while the transport lives; times are monotonic. */
 const freshState = () => ({
