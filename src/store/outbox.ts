@@ -36,11 +36,12 @@ export type OutboxRow = {
   /** When the first attempt that may have reached the phones began. */
   readonly sendingAt: Millis | null;
   readonly createdAt: Millis;
+  readonly doneAt: Millis | null;
 };
 
 const fields = [
   ...(["id", "why", "subject", "part", "chatKey", "chat", "timestamp", "body", "state", "attempts"] as const),
-  ...(["isUncertain", "signalTimestamp", "sendingAt", "createdAt"] as const),
+  ...(["isUncertain", "signalTimestamp", "sendingAt", "createdAt", "doneAt"] as const),
 ];
 
 export const outboxTable = (db: Database) =>

@@ -88,12 +88,14 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const own = rows.filter(({ subject }) => usesIn(subject).includes(useId));
       const whole = own.filter(({ why }) => why === "ask");
       const isWhole = whole.length === 0 || whole.some(({ state }) => state !== "failed");
-      const shown = (isWhole ? own : whole).map(({ state, timestamp, signalTimestamp, sendingAt, isUncertain }) => ({
-        sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-        // People write by Signal's clock.
-        at: state === "sent" && sendingAt !== null ? sendingAt - world.skewMs() : null,
-        copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
-      }));
+      const shown = (isWhole ? own : whole).map(
+        ({ state, timestamp, signalTimestamp, sendingAt, doneAt, isUncertain }) => ({
+          sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
+          // People write by Signal's clock.
+          at: state === "sent" && doneAt !== null ? doneAt - world.skewMs() : null,
+          copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
+        }),
+      );
       const { subject } = own[0] ?? {};
       if (subject === undefined) return { shown, question: null };
       const uses = usesIn(subject);
