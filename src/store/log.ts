@@ -87,13 +87,15 @@ function createReads(db: Database) {
     /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
     events(id: string, fromEventId?: string): readonly SessionEvent[] {
       const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
-      return many`WHERE session_id = ${id} AND (at IS NULL OR at >= coalesce((
-        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none})) ORDER BY at IS NULL, at, seq`;
+      const processed = many`WHERE session_id = ${id} AND at >= coalesce((
+        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none}) ORDER BY at, seq`;
+      const queued = many`WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
+      return [...processed, ...queued];
     },
     /** The log newest first, a page at a time, as far as it is read. */
     *newestFirst(id: string): Generator<SessionEvent> {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
-      for (let size = pageMin; ; size *= 4) {
+      for (let size = pageMin; ; size = Math.min(size * 4, pageMax)) {
         const page = all<Row & { at: number; seq: number }>`SELECT at, seq, body FROM events
           WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${size}`;
         for (const row of page) {
@@ -128,8 +130,9 @@ function createReads(db: Database) {
   };
 }
 
-/** Long entries fill the room of a request soon, short ones late: each page is longer than the one before. */
-const pageMin = 64;
+/** Long entries fill the room of a request soon, short ones late: the pages grow. */
+const pageMin = 128;
+const pageMax = 512;
 /** More stops than that a listing does not show again. */
 const earlierMax = 1_000;
 
