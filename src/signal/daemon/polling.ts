@@ -47,6 +47,8 @@ export type Daemon = Judged & {
 const pollGraceMs: Millis = 60_000;
 /** A message comes to us some time after Signal delivered it to the daemon: less than this says nothing of the clock. */
 const skewMsMin: Millis = 60_000;
+/** What waited in the daemon makes our clock seem ahead, so the least that so many polls say counts. */
+const skewsMax = 5;
 /** How much longer than its time-out `disconnect` waits for a poll. */
 const settleMs: Millis = 5000;
 
@@ -135,9 +137,12 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
 function keepAccount(daemon: Daemon, clock: Clock) {
   let own: { aci: string | null; number: string | null; readonly deviceId: null } = blank();
   let isAsked = false;
-  let skewMs: Millis = 0;
+  const skews: Millis[] = [];
   return {
-    skewMs: (): Millis => (Math.abs(skewMs) < skewMsMin ? 0 : skewMs),
+    skewMs(): Millis {
+      const least = Math.min(...skews);
+      return Number.isFinite(least) && Math.abs(least) >= skewMsMin ? least : 0;
+    },
     /** As the daemon tells it at the start of a connection. */
     take({ number, aci }: Address): Account {
       if (number !== null && number !== own.number) own = { ...blank(), number };
@@ -148,7 +153,8 @@ function keepAccount(daemon: Daemon, clock: Clock) {
     /** The envelopes of message objects; before the first one is read, who we are: that decides whether it is meant for us. */
     async read(messages: readonly unknown[]): Promise<Envelope[]> {
       const at = deliveredAt(messages.at(-1));
-      if (at !== null) skewMs = clock.now() - at;
+      if (at !== null) skews.push(clock.now() - at);
+      if (skews.length > skewsMax) skews.shift();
       for (const message of messages) own.number ??= accountOf(message);
       if (messages.length > 0 && own.aci === null && own.number !== null && !isAsked) {
         isAsked = true;

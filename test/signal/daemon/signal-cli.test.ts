@@ -145,6 +145,20 @@ describe("choosing the account", () => {
     }
   });
 
+  test("a message that waited in the daemon makes no clock seem ahead while others say that it is right", async () => {
+    const { clock, double } = await setup();
+    let waitedMs = 0;
+    const own = { ...clock, now: () => clock.now() + waitedMs };
+    const transport = createSignalCli({ baseUrl: double.url, account: me.number, clock: own, log: quietLog });
+    await transport.connect(never);
+    for (waitedMs of [0, 3_600_000]) {
+      double.personWrites(alice, "hello");
+      await transport.ack(await transport.receive(20_000, never), true);
+      expect(transport.skewMs?.()).toBe(0);
+    }
+    await transport.disconnect();
+  });
+
   test("connections are used again, but for sends and polls", async () => {
     const { double, transport } = await connected();
     for (const isTyping of [true, false, true]) await transport.typing(direct, isTyping);
