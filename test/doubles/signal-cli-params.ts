@@ -24,6 +24,7 @@ export const typedKeys: Readonly<Record<string, Readonly<Record<string, Kind>>>>
   sendTyping: { recipient: "list", groupId: "list", stop: "bool" },
   sendReceipt: { recipient: "string", targetTimestamp: "longs", type: "string" },
   listIdentities: { number: "string" },
+  getUserStatus: { recipient: "list", username: "list" },
   listContacts: { recipient: "list", allRecipients: "bool", name: "string" },
   getAttachment: { id: "string", recipient: "string", groupId: "string" },
   updateProfile: {},

@@ -49,7 +49,7 @@ export type SignalCliDoubleOptions = {
   readonly groups?: readonly string[];
   readonly version?: string;
   /** Which list has our own account with its ACI: as a rule the identities, whose own one is trusted from linking on. */
-  readonly tellsOwnAci?: "contacts" | "identities" | "never";
+  readonly tellsOwnAci?: "contacts" | "identities" | "directory" | "never";
 };
 
 class RpcRefusal extends Error {
@@ -211,6 +211,11 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
       case "listIdentities":
         if ((options.tellsOwnAci ?? "identities") !== "identities" || params["number"] !== owner.number) return [];
         return [{ number: owner.number, uuid: owner.aci, trustLevel: "TRUSTED_VERIFIED", addedTimestamp: 0 }];
+      case "getUserStatus":
+        return toList(params["recipient"]).map((recipient) => {
+          const isKnown = options.tellsOwnAci === "directory" && recipient === owner.number;
+          return { recipient, number: recipient, uuid: isKnown ? owner.aci : null, isRegistered: isKnown };
+        });
       case "getAttachment": {
         if (params["id"] === undefined) refuse(-1, "Missing attachment id parameter");
         const data = files.get(String(params["id"]));

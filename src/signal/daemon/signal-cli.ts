@@ -166,11 +166,16 @@ async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSigna
  */
 async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promise<string | null> {
   const what = "use the account";
-  const sources = { listContacts: { allRecipients: true, recipient: [number] }, listIdentities: { number } };
+  // What the daemon knows already; else Signal's directory.
+  const sources = {
+    listContacts: { allRecipients: true, recipient: [number] },
+    listIdentities: { number },
+    getUserStatus: { recipient: [number] },
+  };
   for (const [method, params] of Object.entries(sources)) {
     const people = await ask(method, params, what, { signal }).catch((error: unknown) => {
-      // Whatever else is wrong with a list is no reason not to begin.
-      if ([null, -32602].includes(errorCode(error))) throw error;
+      // Whatever else is wrong with a list is no reason not to begin, nor is a directory that does not answer.
+      if (method !== "getUserStatus" && [null, -32602].includes(errorCode(error))) throw error;
     });
     const aci = findAci(people, number);
     if (aci !== null) return aci;

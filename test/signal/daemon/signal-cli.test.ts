@@ -111,8 +111,15 @@ describe("choosing the account", () => {
     expect(await transport.connect(never)).toMatchObject({ number: me.number });
   });
 
-  test.each(["contacts", "identities"] as const)("our own ACI is told by the %s", async (tellsOwnAci) => {
+  test.each(["contacts", "identities", "directory"] as const)("our own ACI is told by the %s", async (tellsOwnAci) => {
     const { transport } = await setup({ tellsOwnAci });
+    expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
+  });
+
+  test("a directory that refuses keeps nothing from beginning", async () => {
+    const { double, transport } = await setup({ tellsOwnAci: "directory" });
+    double.fail("getUserStatus", { error: { code: -32602, message: "Failed" } });
+    expect(await transport.connect(never)).toMatchObject({ number: me.number, aci: null });
     expect(await transport.connect(never)).toMatchObject({ aci: me.aci });
   });
 
