@@ -58,7 +58,7 @@ export type Prompt = {
 export type Shown = {
   /** Its identity on Signal. */
   readonly sentAt: Millis | null;
-  /** Since when the phones surely have it: the send was over. */
+  /** Since when the phones have it. */
   readonly at: Millis | null;
   /** Since when copies under times of their own may be there: of sends whose outcome was unknown. */
   readonly copiesFrom?: Millis | null;

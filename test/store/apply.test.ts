@@ -156,7 +156,7 @@ test("where thousands wait, the line's return and an edit read those alone that 
   expect(rig.view().waiting()).toEqual({ count: 20, newest: 21 });
 });
 
-test("a plain yes that was written while the question was on its way answers nothing; one that was written after it does", () => {
+test("a plain yes that was written while the question was long on its way answers nothing; one that was written after it does", () => {
   const id = rig.say("work");
   rig.post(id, "p");
   rig.log([
