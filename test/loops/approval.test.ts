@@ -1,7 +1,7 @@
 /** A yes means the question that it points to, or the one that the person has seen. */
 import { expect, test } from "bun:test";
 import type { Script } from "../doubles/scripted.ts";
-import type { Quote } from "../../src/core/model.ts";
+import { wordsOnly, type Quote } from "../../src/core/model.ts";
 import { listedGroup, people } from "../sim/config.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
@@ -252,18 +252,9 @@ test.each([600_000, -600_000, 400 * 24 * 3_600_000, -30 * 3_600_000])(
     await bench.pass(1_000);
     // Written before, and late on its way.
     const { account } = bench.signal;
-    const late = {
-      kind: "text",
-      text: "yes",
-      quote: null,
-      mentions: [],
-      attachments: [],
-      expiresInSeconds: 0,
-      isViewOnce: false,
-    } as const;
     const times = { sentAt: early, serverAt: early };
     const from = { source: account, sourceDevice: 1, sourceName: "Me", isOwn: true, chat: { kind: "self" } } as const;
-    bench.signal.deliver({ ...from, ...times, content: late });
+    bench.signal.deliver({ ...from, ...times, content: wordsOnly("yes") });
     await bench.pass(5_000);
     expect(answers(bench)).toEqual([]);
     owner.write("yes");
