@@ -7,22 +7,22 @@ class Signalman < Formula
 
   on_macos do
     on_arm do
-      url "@RELEASES@/signalman-darwin-arm64"
-      sha256 "@SUM:signalman-darwin-arm64@"
+      url "@RELEASES@/signalman-darwin-arm64.zst"
+      sha256 "@SUM:signalman-darwin-arm64.zst@"
     end
     on_intel do
-      url "@RELEASES@/signalman-darwin-x64"
-      sha256 "@SUM:signalman-darwin-x64@"
+      url "@RELEASES@/signalman-darwin-x64.zst"
+      sha256 "@SUM:signalman-darwin-x64.zst@"
     end
   end
   on_linux do
     on_arm do
-      url "@RELEASES@/signalman-linux-arm64"
-      sha256 "@SUM:signalman-linux-arm64@"
+      url "@RELEASES@/signalman-linux-arm64.zst"
+      sha256 "@SUM:signalman-linux-arm64.zst@"
     end
     on_intel do
-      url "@RELEASES@/signalman-linux-x64"
-      sha256 "@SUM:signalman-linux-x64@"
+      url "@RELEASES@/signalman-linux-x64.zst"
+      sha256 "@SUM:signalman-linux-x64.zst@"
     end
   end
 

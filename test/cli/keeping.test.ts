@@ -428,7 +428,7 @@ describe("release", () => {
 
   test("the templates of a release are filled from its sums, down to the last place", async () => {
     const targets = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64"];
-    const sums = targets.map((name, index) => `${String(index).repeat(64)}  signalman-${name}\n`).join("");
+    const sums = targets.map((name, index) => `${String(index).repeat(64)}  signalman-${name}.zst\n`).join("");
     writeFileSync(join(home, "SHA256SUMS"), sums);
     const render = join(root, "packaging/render.sh");
     expect(await sh([render, home, "https://example.org/signalman", "1.2.3"], {})).toEqual({
@@ -438,7 +438,7 @@ describe("release", () => {
     });
     const formula = readFileSync(join(home, "signalman.rb"), "utf8");
     expect(formula).toContain(
-      `url "https://example.org/signalman/releases/download/v1.2.3/signalman-linux-x64"\n      sha256 "${"3".repeat(64)}"`,
+      `url "https://example.org/signalman/releases/download/v1.2.3/signalman-linux-x64.zst"\n      sha256 "${"3".repeat(64)}"`,
     );
     expect(readFileSync(join(home, "install.sh"), "utf8")).toContain(
       ":-https://example.org/signalman/releases/latest/download}",
