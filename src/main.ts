@@ -51,8 +51,8 @@ async function main(): Promise<number> {
     process.stdout.write(`signalman ${version} (${commit})\n`);
     return 0;
   }
-  const { runCommand } = await import("./cli/program.ts");
-  return runCommand(argv, {
+  const { runArgv } = await import("./cli/program.ts");
+  return runArgv(argv, {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
     isOutTty: process.stdout.isTTY,

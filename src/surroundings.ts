@@ -8,7 +8,7 @@ import { stampKey } from "./core/hlc.ts";
 import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
-import type { CallDeps, createGrants } from "./loops/calls.ts";
+import type { CallDeps, createGrants } from "./loops/tool-calls.ts";
 import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";

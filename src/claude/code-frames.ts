@@ -11,7 +11,7 @@ import { BridgeError, type ErrorCode } from "../core/errors.ts";
 import type { JsonValue, Millis, SessionEvent, StopReason } from "../core/model.ts";
 import { count, fields, string, tokensRead, type Fields } from "./wire.ts";
 
-export type Ask = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
+export type PermissionAsk = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
 /**
  * The program takes the last text of a message for what was typed, and puts files that it names by `@path` into the conversation, unasked
@@ -33,17 +33,17 @@ const responseFrame = (request_id: string, response: object): object => ({
   response: { request_id, ...response },
 });
 /** `refusal`: the words of a no; null for a yes. */
-export function answerFrame({ requestId, useId, input }: Ask, refusal: string | null): object {
+export function answerFrame({ requestId, useId, input }: PermissionAsk, refusal: string | null): object {
   const answer = refusal === null ? { behavior: "allow", updatedInput: input } : { behavior: "deny", message: refusal };
   return responseFrame(requestId, { subtype: "success", response: { ...answer, toolUseID: useId } });
 }
 export const unservedFrame = (requestId: string): object =>
   responseFrame(requestId, { subtype: "error", error: "signalman does not do that" });
 
-export type Seen =
+export type SeenFrame =
   | { readonly kind: "text"; readonly eventId: string; readonly text: string }
   | { readonly kind: "events"; readonly events: readonly SessionEvent[] }
-  | { readonly kind: "asks"; readonly ask: Ask; readonly events: readonly SessionEvent[] }
+  | { readonly kind: "asks"; readonly ask: PermissionAsk; readonly events: readonly SessionEvent[] }
   /** Asks for something that we do not do: it is told so, or it would wait. */
   | { readonly kind: "unserved"; readonly requestId: string }
   | { readonly kind: "taken" }
@@ -84,7 +84,7 @@ export function createTurnReader(now: () => Millis) {
   const reading = createReading(now);
   return {
     partial: () => reading.partial,
-    read: (frame: unknown): Seen => read(reading, fields(frame)),
+    read: (frame: unknown): SeenFrame => read(reading, fields(frame)),
     /** @throws BridgeError where the turn failed */
     end(result: Fields, costBefore: number): readonly SessionEvent[] {
       const stop = toStop(result, reading);
@@ -101,7 +101,7 @@ export function createTurnReader(now: () => Millis) {
   };
 }
 
-function read(reading: Reading, frame: Fields): Seen {
+function read(reading: Reading, frame: Fields): SeenFrame {
   // What a subagent says is not for the person; what it asks for is.
   const isOwn = (frame["parent_tool_use_id"] ?? null) === null;
   switch (frame["type"]) {
@@ -137,7 +137,7 @@ function next(counts: Map<string, number>, id: string): string {
   return `${id}:${counts.get(id)}`;
 }
 
-function readStream(reading: Reading, event: Fields): Seen {
+function readStream(reading: Reading, event: Fields): SeenFrame {
   const { type, delta } = event;
   const text = string(fields(delta)["text"]);
   if (type === "message_start") reading.messageId = string(fields(event["message"])["id"]);
@@ -148,7 +148,7 @@ function readStream(reading: Reading, event: Fields): Seen {
   return { kind: "text", eventId: `${reading.messageId}:${reading.shown.get(reading.messageId) ?? 1}`, text };
 }
 
-function readAnswer(reading: Reading, frame: Fields): Seen {
+function readAnswer(reading: Reading, frame: Fields): SeenFrame {
   const messageId = string(fields(frame["message"])["id"]);
   reading.fault = string(frame["error"]);
   const events: SessionEvent[] = [];
@@ -174,23 +174,23 @@ const toUse = ({ now }: Reading, id: string, name: unknown, input: unknown, isLo
   isLocal,
 });
 
-export const toResult = (toolUseId: string, at: Millis, isError: boolean): SessionEvent => {
+export const toResultEvent = (toolUseId: string, at: Millis, isError: boolean): SessionEvent => {
   const id = `${toolUseId}:result`;
   return { id, at, type: "tool_result", toolUseId, isError };
 };
 
-function readResults({ uses, asked, now }: Reading, blocks: readonly Fields[]): Seen {
+function readResults({ uses, asked, now }: Reading, blocks: readonly Fields[]): SeenFrame {
   const events = blocks.filter(isBlock("tool_result")).flatMap((block): SessionEvent[] => {
     const toolUseId = string(block["tool_use_id"]);
     const use = uses.get(toolUseId);
     uses.delete(toolUseId);
     if (use === undefined && !asked.has(toolUseId)) return [];
-    return [...(use ? [use] : []), toResult(toolUseId, now(), block["is_error"] === true)];
+    return [...(use ? [use] : []), toResultEvent(toolUseId, now(), block["is_error"] === true)];
   });
   return { kind: "events", events };
 }
 
-function readRequest(reading: Reading, requestId: string, request: Fields): Seen {
+function readRequest(reading: Reading, requestId: string, request: Fields): SeenFrame {
   if (request["subtype"] !== "can_use_tool") return { kind: "unserved", requestId };
   const useId = string(request["tool_use_id"]) || requestId;
   const input = (request["input"] ?? null) as JsonValue;

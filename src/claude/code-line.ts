@@ -15,13 +15,13 @@ import {
   answerFrame,
   controlFrame,
   createTurnReader,
-  toResult,
+  toResultEvent,
   unservedFrame,
   userFrame,
-  type Ask,
+  type PermissionAsk,
   type TurnReader,
 } from "./code-frames.ts";
-import { checkProgram, lookAtProgram, startProgram, type Program, type ProgramDeps } from "./code-program.ts";
+import { checkProgram, lookAtProgram, startProgram, type ClaudeProgram, type ProgramDeps } from "./code-program.ts";
 import type { Hear, Line, Request, SessionView } from "./line.ts";
 import { fields, toBlocks, toInput } from "./wire.ts";
 
@@ -37,12 +37,12 @@ const interruptMs: Millis = 3_000;
 
 /** One process, and how far its turn is. */
 type Talk = {
-  readonly program: Program;
+  readonly program: ClaudeProgram;
   /** What it was started with: another model, another process. */
   readonly key: string;
   reader: TurnReader;
   isBusy: boolean;
-  ask: Ask | null;
+  ask: PermissionAsk | null;
   costUsd: number;
   idle: AbortController;
 };
@@ -116,7 +116,7 @@ async function work(code: Code, turn: Turn, talk: Talk | undefined, requests: re
   const lost = results.filter((result) => !answer(talk, result));
   if (requests.some(({ kind }) => kind === "interrupt")) {
     if (talk?.isBusy) await interrupt(code, turn.session.id, talk);
-    emit(results.map(({ toolUseId }) => toResult(toolUseId, now(), true)));
+    emit(results.map(({ toolUseId }) => toResultEvent(toolUseId, now(), true)));
     emit([{ id: code.newId(), at: now(), type: "idle", stop: { kind: "end_turn" } }]);
   } else if (talk?.isBusy && results.length > 0) await attend(code, turn, talk);
   else if (lost.length > 0) await ask(code, turn, null, lost);
@@ -218,7 +218,7 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
     isTaken = true;
     const { uuid, prompt, lost, isAnew } = begun;
     if (prompt) emit([{ id: uuid, at: turn.now(), type: "prompt", text: prompt.text }]);
-    emit(lost.map(({ toolUseId }) => toResult(toolUseId, turn.now(), true)));
+    emit(lost.map(({ toolUseId }) => toResultEvent(toolUseId, turn.now(), true)));
     if (isAnew) emit([{ id: `${uuid}:anew`, at: turn.now(), type: "reply", text: anewText }]);
   };
   for (;;) {

@@ -68,7 +68,7 @@ export type ProgramDeps = {
   readonly clock: Clock;
 };
 
-export type Program = Awaited<ReturnType<typeof startProgram>>;
+export type ClaudeProgram = Awaited<ReturnType<typeof startProgram>>;
 
 type Start = {
   readonly args: readonly string[];

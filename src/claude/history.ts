@@ -13,8 +13,8 @@ import type { Anthropic } from "@anthropic-ai/sdk";
 import type { JsonValue, Millis, SessionEvent } from "../core/model.ts";
 import { fields, string } from "./wire.ts";
 
-export type Block = { readonly [key: string]: JsonValue };
-export type Message = { role: "user" | "assistant"; content: Block[] };
+export type ContentBlock = { readonly [key: string]: JsonValue };
+export type Message = { role: "user" | "assistant"; content: ContentBlock[] };
 
 /** A call of one of our tools that waits for its result: its entry in the log, and its id for the API. */
 export type OpenUse = { readonly entryId: string; readonly blockId: string };
@@ -73,7 +73,7 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
   const open = kept[0]?.open ?? [];
   const isBare = (index: number): boolean => (index > 0 || open.length === 0) && (isTrimmed || !room.isWhole);
   const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
-  const merged = merge(messages.reverse().flat());
+  const merged = mergeNeighbours(messages.reverse().flat());
   // Some of what is open may be answered already: the rest is yet to come.
   return { messages: open.length > 0 ? merged : settle(merged), open, lastAt };
 }
@@ -89,7 +89,7 @@ function fromAnchor(turns: readonly Turn[]): readonly Turn[] {
   return at < 0 ? turns : turns.slice(0, at + 1);
 }
 
-const isThinking = ({ type }: Block): boolean => type === "thinking" || type === "redacted_thinking";
+const isThinking = ({ type }: ContentBlock): boolean => type === "thinking" || type === "redacted_thinking";
 const withoutThinking = ({ role, content }: Message): Message => ({
   role,
   content: content.filter((block) => !isThinking(block)),
@@ -97,9 +97,9 @@ const withoutThinking = ({ role, content }: Message): Message => ({
 /** The conversation without any thinking, for an endpoint that does not take its own back. */
 export const withoutAnyThinking = (messages: readonly Message[]): Message[] => settle(messages.map(withoutThinking));
 
-const withoutCitations = (block: Block): Block =>
+const withoutCitations = (block: ContentBlock): ContentBlock =>
   Object.fromEntries(Object.entries(block).filter(([key]) => key !== "citations"));
-const isSearch = ({ type }: Block): boolean => /^server_tool_use$|._tool_result$/u.test(string(type));
+const isSearch = ({ type }: ContentBlock): boolean => /^server_tool_use$|._tool_result$/u.test(string(type));
 
 /** The conversation without what was searched in it, for an endpoint without a search; then no thinking fits any more. */
 export function withoutSearches(messages: readonly Message[]): readonly Message[] {
@@ -111,17 +111,17 @@ export function withoutSearches(messages: readonly Message[]): readonly Message[
   return withoutAnyThinking(plain);
 }
 
-const toText = (text: string): Block[] => (text.trim() === "" ? [] : [{ type: "text", text }]);
-const contentOf = (raw: JsonValue | undefined): Block[] => {
+const toText = (text: string): ContentBlock[] => (text.trim() === "" ? [] : [{ type: "text", text }]);
+const contentOf = (raw: JsonValue | undefined): ContentBlock[] => {
   const { content } = fields(raw);
-  return Array.isArray(content) ? (content as Block[]) : [];
+  return Array.isArray(content) ? (content as ContentBlock[]) : [];
 };
 
 /** From one prompt to before the next, oldest first. What Claude declined is left out: with it in sight it would decline again. */
 function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Turn {
   const messages: Message[] = [];
   const uses = new Map<string, OpenUse>();
-  const say = (role: Message["role"], content: Block[]): void => void messages.push({ role, content });
+  const say = (role: Message["role"], content: ContentBlock[]): void => void messages.push({ role, content });
   let isCovered = false;
   for (const entry of entries) {
     if (entry.type === "prompt") say("user", toText(entry.text));
@@ -148,17 +148,17 @@ function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Tu
   return { messages: said, tokens, id: entries[0]?.id ?? "", open: [...uses.values()] };
 }
 
-const dataOf = (block: Block): string => string(fields(block["source"])["data"]);
-const isFile = ({ type }: Block): boolean => type === "image" || type === "document";
+const dataOf = (block: ContentBlock): string => string(fields(block["source"])["data"]);
+const isFile = ({ type }: ContentBlock): boolean => type === "image" || type === "document";
 
-function tokensOf(block: Block): number {
+function tokensOf(block: ContentBlock): number {
   if (block["type"] === "image") return imageTokens;
   const isBase64 = fields(block["source"])["type"] === "base64";
   return isBase64 ? Math.ceil(dataOf(block).length / base64PerToken) : estimateTokens(JSON.stringify(block));
 }
 
 /** A picture or a document stays within its own budget, and is named else. */
-function keepOrName(block: Block, room: Room): Block {
+function keepOrName(block: ContentBlock, room: Room): ContentBlock {
   if (!isFile(block)) return block;
   const size = dataOf(block).length;
   if (size <= room.base64 && room.files > 0 && tokensOf(block) <= room.tokens) {
@@ -171,7 +171,7 @@ function keepOrName(block: Block, room: Room): Block {
 }
 
 /** Neighbours of one role in one message, beginning with the user: an answer whose prompt is gone goes too. */
-export function merge(messages: readonly Message[]): Message[] {
+export function mergeNeighbours(messages: readonly Message[]): Message[] {
   const merged: Message[] = [];
   for (const { role, content } of messages) {
     const last = merged.at(-1);
@@ -191,15 +191,15 @@ export function settle(messages: Message[]): Message[] {
       ({ type, tool_use_id }) => type !== "tool_result" || ids.has(tool_use_id ?? null),
     );
     for (const { tool_use_id } of kept) ids.delete(tool_use_id ?? null);
-    const missing = [...ids].map((id) => toResult(string(id), "It was interrupted.", true));
+    const missing = [...ids].map((id) => toResultBlock(string(id), "It was interrupted.", true));
     const results = kept.filter(({ type }) => type === "tool_result");
     message.content = [...results, ...missing, ...kept.filter(({ type }) => type !== "tool_result")];
   });
   const kept = messages.filter(({ content }) => content.length > 0);
-  return kept.length === messages.length ? messages : settle(merge(kept));
+  return kept.length === messages.length ? messages : settle(mergeNeighbours(kept));
 }
 
-export const toResult = (tool_use_id: string, content: string, is_error: boolean): Block => ({
+export const toResultBlock = (tool_use_id: string, content: string, is_error: boolean): ContentBlock => ({
   type: "tool_result",
   tool_use_id,
   content: content.trim() === "" ? "(no output)" : content,

@@ -20,11 +20,11 @@ import {
   createPreview,
   emptyReply,
   isComplete,
-  isOver,
+  isReplyOver,
   shownText,
   toStop,
   usedOf,
-  type Reply,
+  type ApiReply,
 } from "./response.ts";
 import { fields, string, toBlocks, toInput } from "./wire.ts";
 
@@ -81,7 +81,7 @@ type Turn = {
   readonly id: string;
   readonly at: Millis;
   readonly entries: SessionEvent[];
-  readonly content: history.Block[];
+  readonly content: history.ContentBlock[];
   open: readonly history.OpenUse[];
 };
 
@@ -112,11 +112,11 @@ async function post(
     ]);
   }
   prompts.forEach((prompt, index) => ask(turn, prompt, index));
-  const messages = history.settle(history.merge([...past.messages, { role: "user", content: turn.content }]));
+  const messages = history.settle(history.mergeNeighbours([...past.messages, { role: "user", content: turn.content }]));
   const files = prompts.flatMap((prompt) => prompt.files);
   const timeout = uploadTimeoutMs(files, making.api.bounds.headersMs);
   const pingsMs = silent.delete(session.id) ? patientMs : pingsOnlyMs;
-  const replies: Reply[] = [];
+  const replies: ApiReply[] = [];
   const now = (): Millis => Math.max(clock.now(), at);
   try {
     await run(making, session, messages, turn.id, replies, hear, { signal, timeout, pingsMs });
@@ -146,10 +146,10 @@ const rest = ({ id, at }: Turn, stop: (SessionEvent & { type: "idle" })["stop"])
 
 /** Takes down the results, and what an interrupt leaves unanswered; a result that the log has already is passed over. */
 function answer(turn: Turn, requests: readonly Request[]): void {
-  const results: history.Block[] = [];
+  const results: history.ContentBlock[] = [];
   const settle = (use: history.OpenUse, text: string, isError: boolean): void => {
     turn.open = turn.open.filter((other) => other !== use);
-    results.push(history.toResult(use.blockId, text, isError));
+    results.push(history.toResultBlock(use.blockId, text, isError));
     const id = `${turn.id}:result${results.length}`;
     turn.entries.push({ id, at: turn.at, type: "tool_result", toolUseId: use.entryId, isError });
   };
@@ -166,7 +166,7 @@ function answer(turn: Turn, requests: readonly Request[]): void {
 function ask(turn: Turn, { text, files }: Request & { kind: "prompt" }, index: number): void {
   const { id: turnId, at } = turn;
   const id = index === 0 ? turnId : `${turnId}:${index}`;
-  const content = toInput(toBlocks(text, files)) as history.Block[];
+  const content = toInput(toBlocks(text, files)) as history.ContentBlock[];
   turn.entries.push({ id, at, type: "prompt", text });
   if (files.length > 0) turn.entries.push(raw(`${id}:files`, at, history.userRaw, { content }));
   turn.content.push(...content);
@@ -178,7 +178,7 @@ async function run(
   session: SessionView,
   messages: history.Message[],
   turnId: string,
-  replies: Reply[],
+  replies: ApiReply[],
   hear: Hear,
   options: { readonly signal: AbortSignal; readonly timeout: Millis; readonly pingsMs: Millis },
 ): Promise<void> {
@@ -202,11 +202,11 @@ async function run(
           throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         preview(replyId(turnId, replies), replies);
         // Whatever the stream does after that.
-        if (isOver(reply, now - beganAt)) break;
+        if (isReplyOver(reply, now - beganAt)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
       if (reply.stopReason !== "pause_turn" || reply.blocks.length === 0 || replies.length > pausesMax) return;
-      messages = history.merge([...messages, { role: "assistant", content: reply.blocks }]);
+      messages = history.mergeNeighbours([...messages, { role: "assistant", content: reply.blocks }]);
     }
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
@@ -224,15 +224,15 @@ const resets: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOC
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);
 
-const blocksOf = (replies: readonly Reply[]): history.Block[] => replies.flatMap(({ blocks }) => blocks);
+const blocksOf = (replies: readonly ApiReply[]): history.ContentBlock[] => replies.flatMap(({ blocks }) => blocks);
 /** Some endpoints give every message the same id, or none: ours is its own. An answer that begins anew is another one. */
-const replyId = (turnId: string, replies: readonly Reply[]): string => {
+const replyId = (turnId: string, replies: readonly ApiReply[]): string => {
   const restarts = replies.reduce((sum, reply) => sum + reply.restarts, 0);
   return `${turnId}:reply${restarts === 0 ? "" : restarts}`;
 };
 
 /** What an answer leaves in the log. */
-function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly Reply[], at: Millis): void {
+function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly ApiReply[], at: Millis): void {
   const last = replies.at(-1) ?? emptyReply();
   const isToolStop = last.stopReason === "tool_use" && tools.length > 0;
   // A call that was cut off has no use, and must not wait for a result.
@@ -262,7 +262,7 @@ function usageOf(
   turnId: string,
   at: Millis,
   model: string,
-  replies: readonly Reply[],
+  replies: readonly ApiReply[],
 ): SessionEvent & { type: "usage" } {
   const used = replies.map(usedOf);
   const costs = used.map((one) => centsOf(model, one));

@@ -5,7 +5,7 @@
  */
 import type { JsonValue, Millis, StopReason } from "../core/model.ts";
 import type { Hear } from "./line.ts";
-import { cacheWrites, fields, string, textOf, toInput, type Fields } from "./wire.ts";
+import { cacheWrites, fields, string, textOfBlocks, toInput, type Fields } from "./wire.ts";
 
 type Block = { [key: string]: JsonValue };
 
@@ -25,7 +25,7 @@ export const emptyReply = () => ({
   /** What it had grown to since then, by `lengthOf`. */
   longest: 0,
 });
-export type Reply = ReturnType<typeof emptyReply>;
+export type ApiReply = ReturnType<typeof emptyReply>;
 
 /** More than a person is ever shown of it (`core/reply.ts`). */
 const textLengthMax = 5 * 2 ** 20;
@@ -36,37 +36,37 @@ const answerMaxMs: Millis = 2 * 3_600_000;
  * True where an answer is over. One that has no end is ended here, and what is left is not waited for: its person reads that the rest is
  * left out, or that it was cut.
  */
-export function isOver(reply: Reply, ageMs: Millis): boolean {
+export function isReplyOver(reply: ApiReply, ageMs: Millis): boolean {
   const isLong = lengthOf(reply) > textLengthMax;
   if (isLong || ageMs > answerMaxMs) reply.stopReason ??= isLong ? "end_turn" : "max_tokens";
   return isComplete(reply);
 }
 
 /** In characters: what frames bring, whatever they are. */
-const lengthOf = ({ blocks, byIndex }: Reply): number =>
+const lengthOf = ({ blocks, byIndex }: ApiReply): number =>
   blocks.reduce((sum, { text, thinking }) => sum + 1 + string(text).length + string(thinking).length, 0) +
   [...byIndex.values()].reduce((sum, { json }) => sum + json.length, 0);
 
 /** Some endpoints leave `message_stop` out: a stop reason ends an answer as well. */
-export const isComplete = ({ isStopped, stopReason }: Reply): boolean => isStopped || stopReason !== null;
+export const isComplete = ({ isStopped, stopReason }: ApiReply): boolean => isStopped || stopReason !== null;
 
 /** The text of an answer as the person reads it: without the thinking that some models write in front of it. */
-export const shownText = (blocks: unknown): string => withoutThinking(textOf(blocks));
+export const shownText = (blocks: unknown): string => withoutThinking(textOfBlocks(blocks));
 
 /** Adds one frame in place; true where it brought more of the answer. Unknown frames bring nothing. */
-export function addFrame(reply: Reply, wire: unknown): boolean {
+export function addFrame(reply: ApiReply, wire: unknown): boolean {
   add(reply, fields(wire));
   const before = reply.longest;
   reply.longest = Math.max(before, lengthOf(reply));
   return reply.longest > before;
 }
 
-function add(reply: Reply, frame: Fields): void {
+function add(reply: ApiReply, frame: Fields): void {
   const message = fields(frame["message"]);
   addUsage(reply, fields(frame["usage"] ?? message["usage"]));
   switch (frame["type"]) {
     case "message_start":
-      if (textOf(reply.blocks) !== "") Object.assign(reply, { restarts: reply.restarts + 1, longest: 0 });
+      if (textOfBlocks(reply.blocks) !== "") Object.assign(reply, { restarts: reply.restarts + 1, longest: 0 });
       Object.assign(reply, { blocks: [], stopReason: null });
       reply.byIndex.clear();
       return addWhole(reply, message["content"]);
@@ -88,13 +88,13 @@ function add(reply: Reply, frame: Fields): void {
   }
 }
 
-function stop(reply: Reply, delta: Fields): void {
+function stop(reply: ApiReply, delta: Fields): void {
   for (const index of reply.byIndex.keys()) closeInput(reply, index);
   reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
 }
 
 /** Counts are cumulative within an answer, and the last of each counts. */
-function addUsage(reply: Reply, usage: Fields): void {
+function addUsage(reply: ApiReply, usage: Fields): void {
   const { input_tokens: input, output_tokens: output, cache_read_input_tokens: cacheRead, server_tool_use } = usage;
   const searches = fields(server_tool_use)["web_search_requests"];
   const cacheWrite = cacheWrites(usage) || reply.used.cacheWrite;
@@ -106,22 +106,22 @@ function addUsage(reply: Reply, usage: Fields): void {
 const tokenLength = 3;
 
 /** What was written is told at the end; of an answer without one it is estimated. */
-export const usedOf = (reply: Reply): Used => ({
+export const usedOf = (reply: ApiReply): Used => ({
   ...reply.used,
   output: isComplete(reply) ? reply.used.output : Math.max(reply.used.output, Math.ceil(reply.longest / tokenLength)),
 });
 
-const addWhole = (reply: Reply, content: unknown): void =>
+const addWhole = (reply: ApiReply, content: unknown): void =>
   (Array.isArray(content) ? content : []).forEach((block, index) => addBlock(reply, index, fields(block)));
 
-function addBlock(reply: Reply, index: unknown, wire: Fields): void {
+function addBlock(reply: ApiReply, index: unknown, wire: Fields): void {
   const block = { ...(fields(toInput(wire)) as Block) };
   closeInput(reply, index);
   reply.blocks.push(block);
   reply.byIndex.set(index, { block, json: "" });
 }
 
-function addDelta(reply: Reply, index: unknown, delta: Fields): void {
+function addDelta(reply: ApiReply, index: unknown, delta: Fields): void {
   const { type } = delta;
   const found = reply.byIndex.get(index);
   // Some endpoints never begin the block.
@@ -141,7 +141,7 @@ function addDelta(reply: Reply, index: unknown, delta: Fields): void {
 }
 
 /** The input of a tool use comes in pieces, and is read once it is whole. */
-function closeInput(reply: Reply, index: unknown): void {
+function closeInput(reply: ApiReply, index: unknown): void {
   const found = reply.byIndex.get(index);
   if (!found || found.json === "") return;
   found.block["input"] = parse(found.json);
@@ -169,7 +169,7 @@ function withoutThinking(text: string): string {
 const previewLengthMax = 16_384;
 
 /** Shows an answer piece by piece, as `shownText` has it; what may yet turn out to be thinking, not at all. */
-export function createPreview(hear: Hear): (id: string, replies: readonly Reply[]) => void {
+export function createPreview(hear: Hear): (id: string, replies: readonly ApiReply[]) => void {
   let shown = { id: "", length: 0 };
   return (id, replies) => {
     if (replies.reduce((sum, reply) => sum + lengthOf(reply), 0) > previewLengthMax) return;
@@ -190,7 +190,7 @@ const stops: ReadonlyMap<string, StopReason> = new Map([
   ["model_context_window_exceeded", { kind: "context_exceeded" }],
 ]);
 
-export function toStop({ stopReason }: Reply): StopReason {
+export function toStop({ stopReason }: ApiReply): StopReason {
   return stopReason === null ? { kind: "end_turn" } : (stops.get(stopReason) ?? { kind: "other", name: stopReason });
 }
 

@@ -36,7 +36,7 @@ const isCited = (block: Fields): boolean => Array.isArray(block["citations"]);
  * The text blocks of a content list in one piece: with a blank line in between, but with nothing where citations cut a sentence into
  * blocks, of which the second goes on in the middle of it.
  */
-export function textOf(content: unknown): string {
+export function textOfBlocks(content: unknown): string {
   const blocks = (Array.isArray(content) ? content : []).map(fields);
   return blocks.reduce((all, block, index) => {
     if (!isText(block)) return all;
@@ -117,10 +117,10 @@ const toolResult =
   });
 
 const bodies: { readonly [name: string]: (event: Fields) => Body } = {
-  "user.message": (event) => ({ type: "prompt", text: textOf(event["content"]) }),
+  "user.message": (event) => ({ type: "prompt", text: textOfBlocks(event["content"]) }),
   "agent.message": (event) => {
     // No more of it is kept than a person is ever shown (`core/reply.ts`).
-    const text = textOf(event["content"]).slice(0, replyLengthMax);
+    const text = textOfBlocks(event["content"]).slice(0, replyLengthMax);
     // A blank reply is none.
     return text.trim() === "" ? { type: "other", name: "agent.message" } : { type: "reply", text };
   },

@@ -88,8 +88,10 @@ type OpenLink = {
 export async function openLink(deps: Deps): Promise<OpenLink> {
   const { config, stack } = deps;
   if (config.transport !== "native") {
-    const daemon = () => import("../signal/daemon/signal-cli.ts");
-    const { howToLink: hint } = await (config.transport === "rest" ? import("../signal/daemon/rest.ts") : daemon());
+    const hint =
+      config.transport === "rest"
+        ? (await import("../signal/daemon/rest.ts")).howToLinkRest
+        : (await import("../signal/daemon/signal-cli.ts")).howToLinkSignalCli;
     throw new BridgeError("unsupported", "Cannot link here as the daemon keeps the keys of the account", { hint });
   }
   const store = await openStore(config.home, { isExclusive: true });

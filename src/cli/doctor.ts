@@ -157,7 +157,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
 
   async "signal-cli"({ config: { transport, signalUrl: baseUrl }, clock, signal }) {
     if (transport === "native") return null;
-    const { examineVersion } = await import("../signal/daemon/version.ts");
+    const { examineVersion } = await import("../signal/daemon/releases.ts");
     const { text, warning, hint } = await examineVersion(transport, { baseUrl, clock }, signal);
     return warning === null ? text : [warning, hint];
   },

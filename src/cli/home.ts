@@ -132,8 +132,8 @@ const endBy =
     const id = (await withStore(config, (store) => findSession(store, name).id)) ?? name;
     return have(cli, what, { id }, done);
   };
-export const archiveSession = endBy("archive", "Archived.");
-export const forgetSession = endBy("forget", "Forgotten here, and at Claude as soon as it can be reached.");
+export const archiveByCommand = endBy("archive", "Archived.");
+export const forgetByCommand = endBy("forget", "Forgotten here, and at Claude as soon as it can be reached.");
 
 const toView = (session: Session) => ({
   id: session.id,

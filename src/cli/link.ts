@@ -9,7 +9,7 @@ import { maskAddress } from "../log.ts";
 import type { LinkProgress } from "../signal/transport.ts";
 import { openLink } from "./adapters.ts";
 import { configOf, depsOf, hasColour, wrong, type Cli } from "./io.ts";
-import { confirm } from "./onboard.ts";
+import { confirmAtTerminal } from "./onboard.ts";
 import { command, pidOf } from "./remote.ts";
 
 type Options = {
@@ -21,7 +21,7 @@ type Options = {
 };
 
 /** Resolves to 0 once the account is linked and the phone may write. */
-export const link = (cli: Cli, options: Options): Promise<number> => linkBy(openLink, cli, options);
+export const linkCommand = (cli: Cli, options: Options): Promise<number> => linkBy(openLink, cli, options);
 
 /** `link` by other means than the transport's own: for tests. */
 export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
@@ -74,7 +74,7 @@ const leaveMs: Millis = 30_000;
 /** The keys of the account that is linked now are wiped: only a person may say so. */
 async function confirmReplace(cli: Cli, present: Address): Promise<void> {
   const who = maskAddress(present);
-  if (await confirm(cli, `This home is linked to ${who}. Replace it?`)) return;
+  if (await confirmAtTerminal(cli, `This home is linked to ${who}. Replace it?`)) return;
   const hint = "Add --force to replace it, or set SIGNALMAN_HOME to another folder.";
   throw wrong(`Cannot link as this home is linked to ${who} already`, hint);
 }

@@ -137,7 +137,7 @@ const checkOn =
   };
 
 /** A yes of a person at the terminal; where there is none, a no. */
-export async function confirm(cli: Cli, message: string): Promise<boolean> {
+export async function confirmAtTerminal(cli: Cli, message: string): Promise<boolean> {
   if (!hasPerson(cli)) return false;
   const { confirm } = await import("@clack/prompts");
   return answerOf(await confirm({ ...placed(cli), message, initialValue: false }));

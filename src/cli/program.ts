@@ -38,7 +38,7 @@ const commands: Readonly<Record<string, Row>> = {
   run: ["start the bridge and stay in the foreground; also without any command", async () => (await start()).start],
   link: [
     "make this program a linked device of your Signal account",
-    async () => (await import("./link.ts")).link,
+    async () => (await import("./link.ts")).linkCommand,
     {
       "--name <name>": "how the phone lists this device (default: signalman)",
       "--json": "one line of JSON per event",
@@ -57,7 +57,7 @@ const commands: Readonly<Record<string, Row>> = {
   "selftest-life": ["", async () => (await import("../demo/selftest.ts")).selftestLife, { "<url>": "" }],
   send: [
     "send a message through the running daemon",
-    async () => (await import("./send.ts")).send,
+    async () => (await import("./send-text.ts")).send,
     {
       "<to>": "self, a number, an account id, group:<id>, or a name that is known here",
       "[text...]": "what to say, in Markdown; - or nothing takes standard input",
@@ -75,7 +75,7 @@ const commands: Readonly<Record<string, Row>> = {
   disallow: ["take that back", async () => (await home()).disallow, { "<who...>": "as for allow" }],
   token: [
     "print the token by which scripts may send: POST /send on the status server",
-    async () => (await import("./send.ts")).token,
+    async () => (await import("./send-text.ts")).token,
     { "--new": "make another, which ends the one of before" },
   ],
   reconnect: [
@@ -94,8 +94,8 @@ const commands: Readonly<Record<string, Row>> = {
   "sessions list": ["all that are kept here, newest first", async () => (await home()).listSessions, json],
   "sessions show": ["one conversation", async () => (await home()).showSession, { ...oneSession, ...json }],
   "sessions sync": ["compare with Claude now", async () => (await remote()).syncSessions],
-  "sessions archive": ["end one, here and at Claude", async () => (await home()).archiveSession, oneSession],
-  "sessions forget": ["delete one, here and at Claude", async () => (await home()).forgetSession, oneSession],
+  "sessions archive": ["end one, here and at Claude", async () => (await home()).archiveByCommand, oneSession],
+  "sessions forget": ["delete one, here and at Claude", async () => (await home()).forgetByCommand, oneSession],
   "projects list": ["all, with what Claude may do there", async () => (await projects()).listProjects, json],
   "projects add": [
     "let Claude work on a folder",
@@ -147,7 +147,7 @@ const commands: Readonly<Record<string, Row>> = {
 };
 
 /** Runs what `argv` (without program and script) says. Resolves to the exit code; never rejects. */
-export async function runCommand(argv: readonly string[], io: Io): Promise<number> {
+export async function runArgv(argv: readonly string[], io: Io): Promise<number> {
   let code = 0;
   try {
     await createProgram(io, (result) => (code = result)).parseAsync([...argv], { from: "user" });

@@ -15,7 +15,7 @@ import type { Millis } from "../core/model.ts";
 import { harmless } from "../log.ts";
 import { isSame, proofOf } from "../status/control.ts";
 import type { Status } from "../status/status.ts";
-import { cardsOf, judge } from "../status/verdict.ts";
+import { cardsOf, judgeStatus } from "../status/verdict.ts";
 import { configOf, print, toTable, writePrivate, type Cli } from "./io.ts";
 
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
@@ -147,7 +147,7 @@ export async function status(cli: Cli, options: { readonly json?: true }): Promi
 }
 
 function describe(status: Status, now: Millis): string {
-  const { words, times, faults } = judge(status, now);
+  const { words, times, faults } = judgeStatus(status, now);
   const said = faults.map(({ message, hint }) => `${message}\n${hint}\n\n`).join("");
   const rows = cardsOf(status, now).flatMap(({ title, facts }) =>
     facts.map(([name, value], index) => [index === 0 ? title : "", name, String(value)]),

@@ -20,10 +20,10 @@ import { listen, type Server } from "../status/listen.ts";
 import { commit, version } from "../version.ts";
 import { buildCodeLine, buildLine, buildTransport, type Deps } from "./adapters.ts";
 import { configOf, depsOf, hasPerson, load, ownCommand, withStore, wrong, type Cli } from "./io.ts";
-import { link } from "./link.ts";
+import { linkCommand } from "./link.ts";
 import { isFirstStart, onboard } from "./onboard.ts";
 import { isAlive, newToken, removePlace, writePlace } from "./remote.ts";
-import { readToken, takeStaged } from "./send.ts";
+import { readToken, takeStaged } from "./send-text.ts";
 import { keepWatch } from "./service.ts";
 
 /** `run`, after the questions of the first start, and after the code where this program is to be linked. */
@@ -31,7 +31,7 @@ export async function start(cli: Cli): Promise<number> {
   if (isFirstStart(cli)) await onboard(cli);
   const config = configOf(cli);
   if (hasPerson(cli) && config.transport === "native" && !(await isLinked(config))) {
-    await link(cli, { isOptional: true });
+    await linkCommand(cli, { isOptional: true });
     if (config.allow.some(({ kind }) => kind === "self")) await greetOwner(cli, config);
   }
   return run(cli);

@@ -19,14 +19,14 @@ type Words = readonly [program: string, ...args: string[]];
 /** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
 export type Exec = (...words: Words) => Promise<{ readonly code: number; readonly out: string }>;
 
-export type Place = {
+export type ServicePlace = {
   readonly platform: string;
   /** What starts this program: the binary, or the runtime and the source. */
   readonly command: readonly string[];
   readonly exec: Exec;
 };
 
-const here: Place = {
+const here: ServicePlace = {
   platform: process.platform,
   command: ownCommand,
   exec: (program, ...args) =>
@@ -53,7 +53,7 @@ type Manager = {
 };
 
 /** @throws BridgeError `unsupported` where there is no service manager that we know */
-function managerOf(cli: Cli, home: string, { platform, command, exec }: Place): Manager {
+function managerOf(cli: Cli, home: string, { platform, command, exec }: ServicePlace): Manager {
   const user = cli.env["HOME"] || homedir();
   if (platform === "darwin") {
     const domain = `gui/${process.getuid?.() ?? 0}`;
@@ -123,7 +123,7 @@ const stateTexts = {
 };
 
 /** The service of this home, as the commands and doctor see it. @throws BridgeError `unsupported` where there can be none */
-export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: Place = here) {
+export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: ServicePlace = here) {
   const { file, text, up, down, probe, advice } = managerOf(cli, config.home, place);
 
   const state = async (): Promise<keyof typeof stateTexts> => {

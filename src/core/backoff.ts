@@ -19,7 +19,7 @@
  * | stopped turn (`loops/posting`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
  * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
  * | group (`native/claims.ts`)    | a group cannot be read            | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour          |
- * | member (`native/send.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
+ * | member (`native/sender.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
  * | pre-keys (`signal/native/`)   | upload failed, or the stock is low| the same keys again, they are stored        | once per connection, and with the next connection         |
  */
 import { errorRow, type ErrorCode } from "./errors.ts";

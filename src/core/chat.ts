@@ -25,7 +25,7 @@ import { assert, isSameAddress } from "./model.ts";
 import type { Envelope, Millis, Session, SessionEvent } from "./model.ts";
 import { toolLine } from "./question.ts";
 import { promptWords } from "./prompt.ts";
-import { deliver, fulfil } from "./reminders.ts";
+import { deliverReminder, fulfil } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { isSpent, refusalText } from "./spend.ts";
 import { duration } from "./when.ts";
@@ -49,7 +49,7 @@ const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Ty
   settled: (_, fact) => [result(fact, fact.text, fact.isError)],
   worked: (_, { id, body }) => [say("command", id, body), { do: "paid", id }],
   wished: fulfil,
-  due: deliver,
+  due: deliverReminder,
   started: () => [],
   setBack,
 };

@@ -61,7 +61,7 @@ export function takeOff(view: View, envelope: Envelope, number: number) {
 }
 
 /** The time has come: it is said once, and what comes after is set. What a question asks of Claude is a message like any other. */
-export function deliver(view: View, { reminder, nextAt, isMissed }: FactOf<"due">): Change[] {
+export function deliverReminder(view: View, { reminder, nextAt, isMissed }: FactOf<"due">): Change[] {
   const { id, dueAt, text } = reminder;
   const again = isMissed ? ", and again since" : "";
   const isLate = view.now - dueAt > lateMs;

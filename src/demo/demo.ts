@@ -18,7 +18,7 @@ import type { startDemoPhone as StartPhone } from "../../test/doubles/demo-phone
 import { buildTransport, openLink } from "../cli/adapters.ts";
 import { depsOf, until, type Cli } from "../cli/io.ts";
 import { openDaemon, serve } from "../cli/run.ts";
-import { openWorld, type Part, type Reply, type World } from "./world.ts";
+import { openWorld, type Part, type DemoReply, type World } from "./world.ts";
 
 /** How long the parrot thinks, and where it is asked to do so slowly. */
 const pauseMs: Millis = 300;
@@ -259,7 +259,7 @@ const steps = [
 ] as const;
 
 /** What Claude says or does next for a prompt about the typo; null where the prompt is about something else. */
-function inGarden(prompt: string, { results, hasTools }: Part): Reply | null {
+function inGarden(prompt: string, { results, hasTools }: Part): DemoReply | null {
   if (!/\btypo\b/iu.test(prompt)) return null;
   if (!hasTools) return "I see no folder here. /project garden opens the one of this demo.";
   if (results.at(-1)?.isError) return "Then I leave it as it is.";

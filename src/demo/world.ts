@@ -22,9 +22,9 @@ export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?
 /** Where a turn stands: the results of tools since the prompt, and whether Claude has tools at all. */
 export type Part = { readonly results: readonly { readonly isError: boolean }[]; readonly hasTools: boolean };
 
-export type Reply = string | { readonly tool: string; readonly input: unknown };
+export type DemoReply = string | { readonly tool: string; readonly input: unknown };
 /** What Claude makes of a prompt, when it has thought. */
-type Reader = (prompt: string, part: Part) => Reply | Promise<Reply>;
+type Reader = (prompt: string, part: Part) => DemoReply | Promise<DemoReply>;
 
 export type World = Awaited<ReturnType<typeof openWorld>>;
 

@@ -13,7 +13,7 @@ import type { Bridge } from "./bridge.ts";
 import { metadataOf, viewOf } from "./request.ts";
 
 /** The session is over at the API: nothing can be asked in it any more. */
-export const isOver = (there: RemoteSession | null): boolean =>
+export const isSessionOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
 /** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */

@@ -2,10 +2,10 @@
 import type { Chat, Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
-import type { ConnectionLoop } from "./connection.ts";
+import type { ConnectionLoop } from "./connector.ts";
 import { attempt, type OnFault } from "./queue.ts";
 import { pruneMax } from "../store/retention.ts";
-import { deliverDue } from "./reminders.ts";
+import { deliverDue } from "./due.ts";
 
 const tickMs: Millis = 1_000;
 /** A gap this much larger than a tick means that the machine slept, or that its clock was set. */

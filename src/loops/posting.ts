@@ -11,7 +11,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { askedSlackMs, isOver, listLog, type Followed } from "./elsewhere.ts";
+import { askedSlackMs, isSessionOver, listLog, type Followed } from "./elsewhere.ts";
 import type { Live } from "./live.ts";
 import { build, viewOf } from "./request.ts";
 
@@ -27,7 +27,7 @@ export type Reading = {
   there: Followed | null;
   readonly signal: AbortSignal;
   readonly live: Live;
-  readonly mail: { put(heard: Outcome): void; ring(): void };
+  readonly mail: { put(heard: PostOutcome): void; ring(): void };
   /** Entries that are to be stored, and the posts that are among them. */
   readonly buffer: SessionEvent[];
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
@@ -46,7 +46,7 @@ export type Reading = {
 };
 
 /** A request that is over, `isOut` where it went out and was taken; or why it failed. */
-export type Outcome =
+export type PostOutcome =
   | { readonly kind: "answered"; readonly isOut: boolean }
   | { readonly kind: "failed"; readonly error: unknown };
 
@@ -81,7 +81,7 @@ const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
 export const isWanted = ({ bridge }: Reading, { wanted }: Posting): boolean =>
   wanted.some(({ id }) => bridge.store.posts.isOpen(id));
 
-export function start(reading: Reading, rows: readonly PostRow[], posts: readonly PostRow[]): void {
+export function startPosts(reading: Reading, rows: readonly PostRow[], posts: readonly PostRow[]): void {
   const { bridge, there, mail } = reading;
   // Where it brings the turn along, it is the prompt that matters.
   const asking = there === null ? posts.find((row) => isPrompt(row) && row.state !== "queued") : undefined;
@@ -96,7 +96,7 @@ export function start(reading: Reading, rows: readonly PostRow[], posts: readonl
 }
 
 /** The request is over. */
-export function finish(reading: Reading, isOut: boolean): void {
+export function finishPost(reading: Reading, isOut: boolean): void {
   const { bridge, posting, there } = reading;
   reading.posting = null;
   if (posting === null) return;
@@ -200,7 +200,7 @@ async function settleFailure(
     queueAgain();
   }
   // Of a session that is over nothing is wrong with the answer.
-  else if (there !== null && isOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
+  else if (there !== null && isSessionOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
   else {
     // What was answered elsewhere is in the log.
     if (there !== null) await listLog(there);

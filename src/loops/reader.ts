@@ -10,9 +10,18 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { create, finishEnded, isOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
+import { create, finishEnded, isSessionOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
 import { createLive } from "./live.ts";
-import { dueOf, finish, isAsking, isWanted, lookForRest, start, type Outcome, type Reading } from "./posting.ts";
+import {
+  dueOf,
+  finishPost,
+  isAsking,
+  isWanted,
+  lookForRest,
+  startPosts,
+  type PostOutcome,
+  type Reading,
+} from "./posting.ts";
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
@@ -63,7 +72,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
         if (kill.aborted) return null;
         const isRefused = error instanceof BridgeError && error.code === "claude_request";
         const found = there && isRefused ? await there.remote.retrieve(there.remoteId, kill) : undefined;
-        if (found === undefined || !isOver(found)) throw error;
+        if (found === undefined || !isSessionOver(found)) throw error;
         settleGone(bridge, session.id, found);
         return null;
       } finally {
@@ -121,7 +130,7 @@ async function read(reading: Reading, mail: Mailbox, waiting: PromiseWithResolve
     // What was held may have made new work, or ended it.
     if ((due.length > 0 || isOut) && (await flush(reading))) continue;
     if (isOut) return null;
-    if (due.length > 0) start(reading, due, posts);
+    if (due.length > 0) startPosts(reading, due, posts);
     const isHeld = await mail.wait(holdOf(reading));
     if (isHeld && !(await flush(reading))) await lookForRest(reading);
   }
@@ -179,7 +188,7 @@ async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
       await flush(reading);
       throw heard.error;
     case "answered":
-      return finish(reading, heard.isOut);
+      return finishPost(reading, heard.isOut);
     case "delta":
       return live.text(heard.eventId, heard.text);
     case "deleted":
@@ -223,7 +232,7 @@ async function afterSilence(reading: Reading): Promise<"over" | void> {
   if (there === null) return;
   await flush(reading);
   const found = await there.remote.retrieve(there.remoteId, there.signal);
-  if (isOver(found)) {
+  if (isSessionOver(found)) {
     settleGone(bridge, sessionId, found);
     return "over";
   }
@@ -246,7 +255,7 @@ async function afterSilence(reading: Reading): Promise<"over" | void> {
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
 
-type Heard = Frame | Outcome;
+type Heard = Frame | PostOutcome;
 type Mailbox = ReturnType<typeof createMailbox>;
 
 /** What is heard, in its order, and a bell that rings with it. */

@@ -16,7 +16,7 @@ import type { Context, Millis, Session, Stamps } from "../core/model.ts";
 import { synchronize } from "../core/synchronizer.ts";
 import type { Bridge } from "./bridge.ts";
 import type { FollowLoop } from "./follow.ts";
-import { isOver, settleGone, sweep } from "./elsewhere.ts";
+import { isSessionOver, settleGone, sweep } from "./elsewhere.ts";
 
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
@@ -114,7 +114,7 @@ async function syncSession(
   if (session.remoteId === null) return;
   const there = await remote.retrieve(session.remoteId, signal);
   tally.checked++;
-  if (isOver(there) || there === null) {
+  if (isSessionOver(there) || there === null) {
     settleGone(bridge, session.id, there);
     tally.changed++;
     return;

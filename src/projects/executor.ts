@@ -3,16 +3,16 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
 import pLimit, { type LimitFunction } from "p-limit";
-import { inWords } from "./content.ts";
+import { inWords } from "./file-content.ts";
 import { ownProgram } from "../core/model.ts";
 import { instructionsOf, openFolder, openPlace, type Project } from "./folders.ts";
 import { planPermission } from "./permission.ts";
 import { acts, isToolName } from "./policy.ts";
 import { runCommand } from "./runner.ts";
-import { definitionsOf, planCall, type Plan, type Site } from "./tools.ts";
+import { definitionsOf, planCall, type Plan, type CallSite } from "./tools.ts";
 import type { Undo } from "./undo.ts";
 
-type Deps = Omit<Site, "project" | "scope" | "isGranted"> & {
+type Deps = Omit<CallSite, "project" | "scope" | "isGranted"> & {
   /** Whether `always` was said for edits of the project of that name, and its hour is not over. */
   readonly isGranted: (project: string) => boolean;
 };

@@ -5,7 +5,7 @@ import { basename, dirname, isAbsolute, join, relative, sep } from "node:path";
 import * as v from "valibot";
 import { ownProgram } from "../core/model.ts";
 import { didYouMean } from "../core/nearest.ts";
-import { inWords, readContent } from "./content.ts";
+import { inWords, readFileText } from "./file-content.ts";
 import { pathKind } from "./policy.ts";
 
 const toFolder = (given: string): string => given.trim().replace(/^~(?=$|[/\\])/u, homedir());
@@ -116,7 +116,7 @@ export async function instructionsOf(project: Project, root: string): Promise<st
   const paths = await Promise.all(guides.map((name) => realpath(join(root, name)).catch(() => "")));
   for (const path of new Set(paths.filter((path) => path.startsWith(root + sep)))) {
     const name = relative(root, path);
-    const found = await readContent({ absolute: path, path: name });
+    const found = await readFileText({ absolute: path, path: name });
     if (pathKind(name) === "secret" || typeof found === "string" || !found?.text.trim()) continue;
     const words = found.text.trim();
     const more = words.length > guideCharsMax ? `\n[the rest is in ${name}]` : "";

@@ -6,9 +6,9 @@ import { stat } from "node:fs/promises";
 import { itemOf } from "../core/question.ts";
 import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
-import { locate } from "./content.ts";
+import { locate } from "./file-content.ts";
 import { twins } from "./policy.ts";
-import { planCall, type Plan, type Site } from "./tools.ts";
+import { planCall, type Plan, type CallSite } from "./tools.ts";
 
 /** The inputs that the question shows by itself, or that change nothing of what it says. */
 const shown = new Set(
@@ -27,7 +27,7 @@ const isPlainHelper = (tool: string, input: unknown): boolean =>
   /^(?:Agent|Task)$/u.test(tool) && !("isolation" in Object(input));
 
 /** What becomes of its call now. Total: what is unknown here is asked for with all its inputs. */
-export async function planPermission(tool: string, input: unknown, site: Site): Promise<Plan> {
+export async function planPermission(tool: string, input: unknown, site: CallSite): Promise<Plan> {
   const twin = Object.hasOwn(twins, tool) ? twins[tool] : undefined;
   if (twin === undefined) {
     const use = { id: "", at: null, type: "tool_use", isAsk: true, isLocal: true, name: tool } as const;
@@ -63,7 +63,7 @@ type Search = { readonly output_mode?: string; readonly path?: string };
 export const searchRule =
   "Grep with output_mode content over a folder asks the owner, as it shows what may be secret; names of files, counts, and lines of one file do not.";
 
-async function showsLines({ output_mode: mode, path = "." }: Search, { scope }: Site): Promise<boolean> {
+async function showsLines({ output_mode: mode, path = "." }: Search, { scope }: CallSite): Promise<boolean> {
   if (mode !== "content") return false;
   const { absolute } = await locate(scope.root, path);
   const found = await stat(absolute).catch(() => null);

@@ -9,14 +9,18 @@ import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 
 /** `why`: what stands against a sandbox, for `doctor`. */
-export type Sandbox =
+export type CommandSandbox =
   | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
   | { readonly kind: "none"; readonly why: string };
 
 /** A line for the shell, or a program of ours with its arguments. `home` is signalman's, hidden from the command. */
-export type Command = { readonly command: string | readonly string[]; readonly root: string; readonly home: string } & {
+export type ShellCommand = {
+  readonly command: string | readonly string[];
+  readonly root: string;
+  readonly home: string;
+} & {
   readonly network: boolean;
-  readonly sandbox: Sandbox;
+  readonly sandbox: CommandSandbox;
   readonly timeoutMs: Millis;
   readonly env: NodeJS.ProcessEnv;
   /** Of the owner's settings: it keeps the session's bus, and what it complains of is no part of its output. */
@@ -24,7 +28,7 @@ export type Command = { readonly command: string | readonly string[]; readonly r
 };
 
 /** `code` is null where a signal ended it, `ended` where we did not. */
-export type Outcome = { readonly code: number | null; readonly ended: string | null; readonly output: string };
+export type CommandOutcome = { readonly code: number | null; readonly ended: string | null; readonly output: string };
 
 const shownBytesMax = 50_000;
 // What prints more is ended: to read it away would cost this process more than it tells.
@@ -32,7 +36,7 @@ const printedBytesMax = 32 * 2 ** 20;
 const graceMs: Millis = 2_000;
 
 /** Without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
-function environmentOf({ env, isHelper = false }: Command, mark: string): NodeJS.ProcessEnv {
+function environmentOf({ env, isHelper = false }: ShellCommand, mark: string): NodeJS.ProcessEnv {
   if (isHelper) return childEnv({ SIGNALMAN_COMMAND: mark }, env);
   const kept = Object.entries(childEnv({}, env)).filter(([name]) => !/^(DBUS|XDG)_/iu.test(name));
   return { ...Object.fromEntries(kept), TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark };
@@ -48,7 +52,7 @@ const places = (home: string, names: string): string[] =>
   names.split(" ").flatMap((name) => (existsSync(join(home, name)) ? realpathSync(join(home, name)) : []));
 
 /** The program and its arguments that run the command, in the sandbox where there is one. `user` is the person's home. */
-export function commandLine(given: Omit<Command, "env">, user = homedir()): string[] {
+export function commandLine(given: Omit<ShellCommand, "env">, user = homedir()): string[] {
   const { command, root, home, network, sandbox } = given;
   if (typeof command !== "string") return [...command];
   // Where memory runs out, Linux ends the command and not signalman; where that is killed, its pipe ends, and by that the group.
@@ -77,7 +81,11 @@ export function commandLine(given: Omit<Command, "env">, user = homedir()): stri
 }
 
 /** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */
-export async function findSandbox(clock: Clock, path: string, platform: string = process.platform): Promise<Sandbox> {
+export async function findSandbox(
+  clock: Clock,
+  path: string,
+  platform: string = process.platform,
+): Promise<CommandSandbox> {
   const kind = { linux: "bubblewrap", darwin: "sandbox-exec" }[platform] as "bubblewrap" | "sandbox-exec" | undefined;
   if (kind === undefined) return { kind: "none", why: `there is none on ${platform}` };
   const folders = path.split(":").filter((folder) => folder.startsWith("/"));
@@ -98,13 +106,13 @@ export function runHelper(
   timeoutMs: Millis,
   clock: Clock,
   signal: AbortSignal,
-): Promise<Outcome> {
+): Promise<CommandOutcome> {
   const place = { root: ".", home: "", network: true, sandbox: { kind: "none", why: "" }, env: process.env } as const;
   return runCommand({ ...place, command: [...parseWords(line), ...last], timeoutMs, isHelper: true }, clock, signal);
 }
 
 /** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
-export async function runCommand(command: Command, clock: Clock, signal: AbortSignal): Promise<Outcome> {
+export async function runCommand(command: ShellCommand, clock: Clock, signal: AbortSignal): Promise<CommandOutcome> {
   const [program = "", ...args] = commandLine(command);
   const mark = `${process.pid}-${Math.trunc(clock.monotonic() * 1_000)}`;
   const [env, cwd] = [environmentOf(command, mark), command.root];

@@ -5,14 +5,14 @@ import * as v from "valibot";
 import type { Clock } from "../clock.ts";
 import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
-import * as content from "./content.ts";
+import * as content from "./file-content.ts";
 import type { Project } from "./folders.ts";
 import { acts, isToolName, judge, pathKind, type Act, type Rules, type ToolName } from "./policy.ts";
-import { runCommand, type Command } from "./runner.ts";
+import { runCommand, type ShellCommand } from "./runner.ts";
 import { patchOf, type Scope, type Undo } from "./undo.ts";
 
 /** Where a call is to run. `home` is signalman's, `self` starts it; `isGranted`: see `Rules`. */
-export type Site = Pick<Command, "home" | "env" | "sandbox"> &
+export type CallSite = Pick<ShellCommand, "home" | "env" | "sandbox"> &
   Pick<Rules, "isGranted"> & {
     readonly self: readonly string[];
     readonly project: Project;
@@ -99,7 +99,7 @@ const failed = (words: string): CallResult => ({ content: words, isError: true }
 const done = (words: string): CallResult => ({ content: words, isError: false });
 
 /** What a call would do now. Total: what cannot be done is `never`, with the reason for Claude. */
-export async function planCall(name: string, given: unknown, site: Site): Promise<Plan> {
+export async function planCall(name: string, given: unknown, site: CallSite): Promise<Plan> {
   const never = (reason: string): Plan => ({ verdict: "never", reason });
   const rules = { run: canRun(site.project), ask: site.project.ask, isGranted: site.isGranted };
   if (!isToolName(name)) return never(judge(name, [], rules).reason);
@@ -118,7 +118,7 @@ export async function planCall(name: string, given: unknown, site: Site): Promis
   }
 }
 
-function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, site: Site) {
+function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, site: CallSite) {
   if ("command" in input) return running(input, site);
   if ("content" in input || "old_string" in input) return changing(input, place, site);
   const what = "pattern" in input ? `${input.pattern} in ${place.path || site.project.name}` : place.path;
@@ -138,7 +138,7 @@ function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, si
 
 // The SDK matches on a thread made from text; our binary refuses one, and the pattern, maybe endless, would hold up the daemon.
 // The process starts in signalman's home, since a runtime may take orders from the folder where it starts.
-async function searching(what: readonly string[], site: Site, signal: AbortSignal): Promise<CallResult> {
+async function searching(what: readonly string[], site: CallSite, signal: AbortSignal): Promise<CallResult> {
   const { home, env, clock, self } = site;
   const command = [...self, "projects", "search", JSON.stringify(what)];
   const place = { root: home, home, env, network: true, sandbox: { kind: "none", why: "" } } as const;
@@ -207,8 +207,8 @@ function hits(text: string, root: string, isList: boolean, isAsked: boolean): st
   return `${shown}${more}${newest}${lines.length < all.length ? hidden : ""}`.trim();
 }
 
-async function changing(input: Change, place: content.Place, { scope, undo }: Site): Promise<Deed | string> {
-  const present = await content.readContent(place);
+async function changing(input: Change, place: content.Place, { scope, undo }: CallSite): Promise<Deed | string> {
+  const present = await content.readFileText(place);
   if (typeof present === "string") return present;
   const after = "content" in input ? { text: input.content } : edited(input, present?.text ?? null, place.path);
   if (typeof after === "string") return after;
@@ -251,7 +251,7 @@ function edited(input: Input<"local_edit">, text: string | null, path: string): 
   return `old_string is in ${path} ${parts.length - 1} times: make it longer, or set replace_all`;
 }
 
-function running(input: Input<"local_run">, { project, sandbox, scope, home, env, clock }: Site): Deed {
+function running(input: Input<"local_run">, { project, sandbox, scope, home, env, clock }: CallSite): Deed {
   const timeoutMs = Math.min(input.timeout_ms, project.runMinutes * 60_000);
   const command = { command: input.command, root: scope.root, home, network: project.network, sandbox, timeoutMs, env };
   const where = sandbox.kind === "none" ? "without a sandbox" : `sandboxed, ${project.network ? "with" : "no"} network`;

@@ -6,7 +6,7 @@ import pLimit from "p-limit";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 import type { Kept, KeptRows } from "../store/kept.ts";
-import { hashOf, inWords, locate, readContent, replace, type Content } from "./content.ts";
+import { hashOf, inWords, locate, readFileText, replace, type FileContent } from "./file-content.ts";
 
 const ageMaxMs: Millis = 30 * 86_400_000;
 const bytesMax = 200 * 2 ** 20;
@@ -56,7 +56,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
   return {
     prune: () => inOrder(prune),
     /** Before a write: keeps what is there, once a turn, and notes what will be. */
-    keep: (scope: Scope, path: string, present: Content | null, after: string): Promise<void> =>
+    keep: (scope: Scope, path: string, present: FileContent | null, after: string): Promise<void> =>
       inOrder(async () => {
         const isFirst = rows.get(scope.sessionId, scope.root, path, scope.turn) === null;
         if (isFirst) await prune();
@@ -84,7 +84,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     /** What the session changed so far, as one patch; "" where nothing. */
     async diff(sessionId: string, root: string): Promise<string> {
       const patches = rows.firsts(sessionId, root).map(async ({ path, before }) => {
-        const present = await locate(root, path).then(readContent, (error: unknown) => inWords(error, path));
+        const present = await locate(root, path).then(readFileText, (error: unknown) => inWords(error, path));
         if (typeof present === "string") return `${present}\n`;
         const [old, now] = [await bytesOf(before), present?.text ?? null];
         return old === now ? "" : patchOf(path, old, now);
@@ -97,7 +97,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
   async function takeBack({ root, path, before, after }: Kept): Promise<string | null> {
     try {
       const place = await locate(root, path);
-      const present = await readContent(place);
+      const present = await readFileText(place);
       if (typeof present === "string") return present;
       const now = hashOf(present?.bytes ?? null);
       // A write that failed left what was there.

@@ -11,7 +11,7 @@ import script from "./page-script.txt" with { type: "text" };
 import style from "./page.css" with { type: "text" };
 import { homepage } from "../version.ts";
 import type { FaultView, Status } from "./status.ts";
-import { cardsOf, judge, type Card } from "./verdict.ts";
+import { cardsOf, judgeStatus, type Card } from "./verdict.ts";
 
 type Html = ReturnType<typeof html>;
 
@@ -33,7 +33,7 @@ export const contentSecurityPolicy = [
 
 /** The whole page; `now` in Unix ms, for "so long ago". */
 export function renderPage(status: Status, now: Millis): Html {
-  const { mood, words, times, faults } = judge(status, now);
+  const { mood, words, times, faults } = judgeStatus(status, now);
   const isNew = faults.length === 0 && status.inbox.answered + status.inbox.pending + status.sessions.total === 0;
   return html`<!doctype html>
     <html lang="en">

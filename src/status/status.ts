@@ -3,7 +3,7 @@ import type { Config } from "../config.ts";
 import type { State } from "../core/connection.ts";
 import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
 import type { Account, Millis } from "../core/model.ts";
-import type { ConnectionLoop } from "../loops/connection.ts";
+import type { ConnectionLoop } from "../loops/connector.ts";
 import type { Bridge, NoticeBus } from "../loops/bridge.ts";
 import { dayOf } from "../core/when.ts";
 import { maskAddress } from "../log.ts";

@@ -3,7 +3,7 @@ import type { Millis } from "../core/model.ts";
 import { duration } from "../core/when.ts";
 import type { FaultView, Status } from "./status.ts";
 
-export type Verdict = {
+export type StatusVerdict = {
   readonly mood: "good" | "busy" | "bad";
   /** Without any time in it, so that a screen reader reads it when it changes, and not each second. */
   readonly words: string;
@@ -15,7 +15,7 @@ export type Verdict = {
 const seconds = (ms: Millis): Millis => Math.floor(ms / 1_000) * 1_000;
 
 /** `now` in Unix ms. */
-export function judge({ connection, claude, inbox, outbox, uptimeMs }: Status, now: Millis): Verdict {
+export function judgeStatus({ connection, claude, inbox, outbox, uptimeMs }: Status, now: Millis): StatusVerdict {
   const { state, since, lastProofAt, retryAt } = connection;
   const isUp = state === "CONNECTED";
   // A line that is tried again and again has been lost since the last proof that it lived, or never was there.

@@ -5,7 +5,7 @@
 import type { Chat, Millis, OutboundBody, StyledText } from "../core/model.ts";
 import { silentWithinMs } from "../core/reply.ts";
 import type { Database } from "./database.ts";
-import { createAdding, outboxTable, type OutboxRow, type Why } from "./outbox.ts";
+import { createAdding, outboxTable, type OutboxRow, type OutboxWhy } from "./outbox.ts";
 
 export type Drafts = ReturnType<typeof createDrafts>;
 
@@ -52,7 +52,7 @@ export function createDrafts(db: Database) {
      * Where the preview has stood for long it is a message of its own, for that one rings, and the preview says where it is.
      */
     addAnswer(
-      why: Why,
+      why: OutboxWhy,
       subject: string,
       part: number,
       inboxId: number,

@@ -17,11 +17,11 @@ import type { Database } from "./database.ts";
 import { table } from "./statements.ts";
 
 /** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
-export type Why = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
+export type OutboxWhy = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
 
 export type OutboxRow = {
   readonly id: number;
-  readonly why: Why;
+  readonly why: OutboxWhy;
   readonly subject: string;
   readonly part: number;
   readonly chatKey: string;
@@ -69,12 +69,13 @@ export function createOutbox(db: Database) {
       values<string>`SELECT chat_key FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`,
     head,
     /** Messages with this reason and subject, in the order of their parts. */
-    of: (why: Why, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
+    of: (why: OutboxWhy, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
     /** The newest questions and reminders of a session: one of them is open at a time. */
     questions: (sessionId: string) =>
       many`WHERE why IN ('ask', 'reminder') AND subject >= ${`${sessionId}:`} AND subject < ${`${sessionId};`}
         ORDER BY id DESC LIMIT ${questionsMax}`,
-    has: (why: Why, subject: string) => has`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1`,
+    has: (why: OutboxWhy, subject: string) =>
+      has`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1`,
     /** Something of ours is known by this timestamp on Signal. */
     isSaid: (timestamp: Millis) => has`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1`,
     /** The message for which this timestamp was chosen. */
@@ -160,7 +161,7 @@ export function createAdding(db: Database) {
    * and the chat's queue sends it at once. Resolves to whether it is new.
    */
   const add = (
-    why: Why,
+    why: OutboxWhy,
     subject: string,
     part: number,
     chat: Chat,
@@ -184,7 +185,7 @@ export function createAdding(db: Database) {
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
   return {
     /** The code for which one of these was given up; null where none was. */
-    faultOf: (why: Why, subject: string) =>
+    faultOf: (why: OutboxWhy, subject: string) =>
       value<string>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
     add,
     supersede,

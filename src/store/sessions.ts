@@ -1,4 +1,4 @@
-/** Conversations with Claude. One active session per chat; ended ones stay readable. Their event logs: `log.ts`. */
+/** Conversations with Claude. One active session per chat; ended ones stay readable. Their event logs: `event-log.ts`. */
 import type { Chat, Context, Millis, Session, Stamps } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";

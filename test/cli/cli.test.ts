@@ -4,9 +4,9 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Io } from "../../src/cli/io.ts";
-import { runCommand } from "../../src/cli/program.ts";
+import { runArgv } from "../../src/cli/program.ts";
 import { writePlace } from "../../src/cli/remote.ts";
-import { takeStaged } from "../../src/cli/send.ts";
+import { takeStaged } from "../../src/cli/send-text.ts";
 import { systemClock } from "../../src/clock.ts";
 import { listen, type Server } from "../../src/status/listen.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -48,7 +48,7 @@ async function signalman(args: string, { env = {}, signal, onOut, onErr }: Optio
     clock: systemClock,
     random: () => 0.5,
   };
-  const code = await runCommand(args.split(" ").filter(Boolean), io);
+  const code = await runArgv(args.split(" ").filter(Boolean), io);
   return { code, out, err };
 }
 

@@ -21,8 +21,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writePackages } from "../../packaging/npm.ts";
 import type { Cli } from "../../src/cli/io.ts";
-import { runCommand } from "../../src/cli/program.ts";
-import { keepWatch, launchdPlist, serviceOf, systemdUnit, type Place } from "../../src/cli/service.ts";
+import { runArgv } from "../../src/cli/program.ts";
+import { keepWatch, launchdPlist, serviceOf, systemdUnit, type ServicePlace } from "../../src/cli/service.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
 import { plainText } from "../../src/core/reply.ts";
@@ -50,7 +50,7 @@ const io = (env: Record<string, string> = {}): Cli => ({
   clock: systemClock,
   random: () => 0.5,
 });
-const signalman = (args: string[], env?: Record<string, string>): Promise<number> => runCommand(args, io(env));
+const signalman = (args: string[], env?: Record<string, string>): Promise<number> => runArgv(args, io(env));
 
 const failureOf = (work: Promise<unknown>): Promise<unknown> =>
   work.then(
@@ -60,7 +60,7 @@ const failureOf = (work: Promise<unknown>): Promise<unknown> =>
 
 describe("service", () => {
   /** A service manager that does as it is told, and the commands it was given. */
-  function place(platform: string, codes: Record<string, number> = {}): Place & { readonly calls: string[] } {
+  function place(platform: string, codes: Record<string, number> = {}): ServicePlace & { readonly calls: string[] } {
     const calls: string[] = [];
     return {
       platform,
@@ -73,7 +73,8 @@ describe("service", () => {
       },
     };
   }
-  const service = (manager: Place, env?: Record<string, string>) => serviceOf(io(env), loadConfig(io(env)), manager);
+  const service = (manager: ServicePlace, env?: Record<string, string>) =>
+    serviceOf(io(env), loadConfig(io(env)), manager);
   const unitFile = (): string => join(home, "user/.config/systemd/user/signalman.service");
 
   test("on Linux it writes a hardened user unit, starts it, sees it, and removes it", async () => {

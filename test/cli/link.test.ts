@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { forgetAccount } from "../../src/cli/adapters.ts";
 import { writePlace } from "../../src/cli/remote.ts";
 import { linkBy } from "../../src/cli/link.ts";
-import { runCommand } from "../../src/cli/program.ts";
+import { runArgv } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { plainText } from "../../src/core/reply.ts";
 import { openStore } from "../../src/store/store.ts";
@@ -95,7 +95,7 @@ describe("link", () => {
     const store = await openStore(home, { isExclusive: true });
     writePlace(home, { url: "http://127.0.0.1:1", token: "t" });
     try {
-      expect(await runCommand(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
+      expect(await runArgv(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
     } finally {
       store.close();
     }
@@ -141,7 +141,7 @@ describe("link", () => {
     ["rest", "/v1/qrcodelink?device_name=signalman"],
   ])("behind %s the daemon links, and how is said", async (transport, how) => {
     const { said, io } = createTerminal({ SIGNALMAN_TRANSPORT: transport });
-    expect(await runCommand(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
+    expect(await runArgv(["link"], { ...io, signal: new AbortController().signal })).toBe(1);
     expect(said.err).toContain("Cannot link here");
     expect(said.err).toContain(how);
   });

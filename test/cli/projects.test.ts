@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { runCommand } from "../../src/cli/program.ts";
+import { runArgv } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { loadConfig } from "../../src/config.ts";
 import { startStatusServer } from "../doubles/status-server.ts";
@@ -30,7 +30,7 @@ const file = (): string => readFileSync(join(home, "config.toml"), "utf8");
 const projects = () => loadConfig({ flags: {}, env: { SIGNALMAN_HOME: home } }).config.projects;
 async function run(args: string, more: Record<string, string> = {}) {
   let [out, err] = ["", ""];
-  const code = await runCommand(args.split(" "), {
+  const code = await runArgv(args.split(" "), {
     out: (text) => void (out += text),
     err: (text) => void (err += text),
     isOutTty: false,

@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Cli } from "../../src/cli/io.ts";
-import { runCommand } from "../../src/cli/program.ts";
+import { runArgv } from "../../src/cli/program.ts";
 import { trustedComment, update } from "../../src/cli/update.ts";
 import { systemClock } from "../../src/clock.ts";
 
@@ -193,7 +193,7 @@ test("what began by https is not led to a port of this machine, where any user m
 });
 
 test("run from its source it refuses, and says how", async () => {
-  expect(await runCommand(["update"], io({ SIGNALMAN_UPDATE_URL: url }))).toBe(2);
+  expect(await runArgv(["update"], io({ SIGNALMAN_UPDATE_URL: url }))).toBe(2);
   expect(out).toContain("git pull");
 });
 

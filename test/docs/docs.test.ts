@@ -1,10 +1,10 @@
 /** The documents beside the README say what the code does: tables, commands, variables, metrics, links. */
 import { expect, test } from "bun:test";
 import { existsSync, readFileSync, readdirSync } from "node:fs";
-import { runCommand } from "../../src/cli/program.ts";
+import { runArgv } from "../../src/cli/program.ts";
 import { systemClock } from "../../src/clock.ts";
 import { settingKeys, variableOf } from "../../src/settings.ts";
-import { signalCliVersionMin } from "../../src/signal/daemon/version.ts";
+import { signalCliVersionMin } from "../../src/signal/daemon/releases.ts";
 import { renderMetrics } from "../../src/status/metrics.ts";
 import { connected } from "../status/example.ts";
 import { pageUrl, rendered } from "./how-it-works.ts";
@@ -40,7 +40,7 @@ test.each(lines)("%s: `%s` is a command with flags that exist", async (_, line) 
   // With --help at its end nothing is done, but every word before it is read.
   const args = [...line.split(/\s+/u).slice(1), "--help"];
   const io = { out: say, err: say, isOutTty: false, isErrTty: false, env: {}, signal: new AbortController().signal };
-  const code = await runCommand(args, { ...io, clock: systemClock, random: () => 0.5 });
+  const code = await runArgv(args, { ...io, clock: systemClock, random: () => 0.5 });
   expect(`${code} ${said}`).toStartWith("0 Usage:");
 });
 

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { classify, type AllowRule } from "../../src/core/inbound.ts";
 import { type Envelope, textOf } from "../../src/core/model.ts";
 import { toEnvelope } from "../../src/signal/daemon/envelope.ts";
-import { readContent, toEnvelope as aside } from "../../src/signal/native/content.ts";
+import { readContent, composeEnvelope as aside } from "../../src/signal/native/content.ts";
 import { aciBytes, groupIdOf } from "../../src/signal/native/ids.ts";
 import { ContentSchema, type DataMessageSchema } from "../../src/signal/native/proto/signal_pb.ts";
 import { alice, carol, me } from "../doubles/wire.ts";

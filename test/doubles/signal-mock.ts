@@ -16,7 +16,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { ServiceFile } from "../../src/signal/native/service.ts";
+import type { ServiceFile } from "../../src/signal/native/signal-service.ts";
 
 export type SignalMock = {
   readonly server: Server;

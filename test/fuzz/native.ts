@@ -8,7 +8,12 @@ import { ServiceIdKind } from "@signalapp/mock-server";
 import { systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { loadAccount } from "../../src/signal/native/account.ts";
-import { decryptAttachment, encryptAttachment, fromRef, parseContacts } from "../../src/signal/native/attachments.ts";
+import {
+  decryptAttachment,
+  encryptAttachment,
+  pointerOfRef,
+  parseContacts,
+} from "../../src/signal/native/attachments.ts";
 import { aciBytes } from "../../src/signal/native/ids.ts";
 import { readContent } from "../../src/signal/native/content.ts";
 import {
@@ -19,9 +24,9 @@ import {
   ReceiptMessage_Type,
   TypingMessage_Action,
 } from "../../src/signal/native/proto/signal_pb.ts";
-import { openProvision } from "../../src/signal/native/link.ts";
-import { openEnvelope } from "../../src/signal/native/receive.ts";
-import { openOverlay } from "../../src/signal/native/store.ts";
+import { openProvision } from "../../src/signal/native/linking.ts";
+import { openEnvelope } from "../../src/signal/native/receiver.ts";
+import { openOverlay } from "../../src/signal/native/key-store.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { bundleFrom, contentBytes, type ContentShape, envelopeBytes, openPeer, type Peer } from "../native/peer.ts";
 import { startRig } from "../native/mock.ts";
@@ -257,7 +262,7 @@ export async function nativeTargets(): Promise<Target[]> {
         const file = encryptAttachment(bytes.subarray(0, 500));
         for (const work of [
           () => decryptAttachment(mutateBytes(dice, file.blob), file),
-          () => fromRef(Buffer.from(bytes).toString("base64url")),
+          () => pointerOfRef(Buffer.from(bytes).toString("base64url")),
           () => openProvision(bytes, keys.other),
           () => {
             let count = 0;

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
-import { createConnectionLoop } from "../../src/loops/connection.ts";
+import { createConnectionLoop } from "../../src/loops/connector.ts";
 import { runUntil } from "../doubles/clock.ts";
 import { openBench } from "../sim/bench.ts";
 

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BridgeError } from "../../src/core/errors.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import type { Database } from "../../src/store/database.ts";
 import { commit, never, type Rig, rigOf, startRig } from "./mock.ts";
 

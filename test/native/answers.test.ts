@@ -7,7 +7,7 @@ import { type Clock, systemClock } from "../../src/clock.ts";
 import type { BridgeError } from "../../src/core/errors.ts";
 import { Proto } from "@signalapp/mock-server";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import type { Notice } from "../../src/signal/transport.ts";
 import { answerInstead, failureOf, never, type Rig, startRig } from "./mock.ts";
 

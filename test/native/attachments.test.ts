@@ -14,7 +14,7 @@ import {
   decryptAttachment,
   downloadAttachment,
   encryptAttachment,
-  fromRef,
+  pointerOfRef,
   paddedBytes,
   parseContacts,
   splitLongText,
@@ -23,7 +23,7 @@ import {
 } from "../../src/signal/native/attachments.ts";
 import type { PinnedRequest, PinnedResponse, Service } from "../../src/signal/native/context.ts";
 import { AttachmentPointerSchema, ContactDetailsSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { loadService } from "../../src/signal/native/service.ts";
+import { loadService } from "../../src/signal/native/signal-service.ts";
 import { type SignalMock, startSignalMock } from "../doubles/signal-mock.ts";
 
 const never = new AbortController().signal;
@@ -138,7 +138,7 @@ describe("a file at the CDN", () => {
   for (const cdn of [0, 3] as const) {
     for (const length of [0, 1, 300_000]) {
       test(`${length} bytes come back from CDN ${cdn}, by a reference that was text in between`, async () => {
-        const pointer = fromRef(toRef(await stored(bytesOf(length), cdn)));
+        const pointer = pointerOfRef(toRef(await stored(bytesOf(length), cdn)));
         const plain = await downloadAttachment(service, pointer, 1_000_000, never);
         expect(Buffer.from(plain).equals(bytesOf(length))).toBe(true);
       });
@@ -207,7 +207,7 @@ describe("a file at the CDN", () => {
   });
 
   test("a damaged reference is refused", async () => {
-    expect(await codeOf(() => fromRef("////"))).toContain("attachment_unavailable");
+    expect(await codeOf(() => pointerOfRef("////"))).toContain("attachment_unavailable");
   });
 
   test("an uploaded file can be fetched by the pointer that came back", async () => {

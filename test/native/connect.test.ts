@@ -1,7 +1,7 @@
 /** How the line ends, and how it is known to be alive. */
 import { afterEach, expect, test } from "bun:test";
 import { type Clock, systemClock } from "../../src/clock.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import { startRefusingHost } from "../doubles/signal-http2.ts";
 import { failureOf, never, openNativeDatabase, type Rig, serviceOf, startRig } from "./mock.ts";
 

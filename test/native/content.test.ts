@@ -7,7 +7,7 @@ import { readContent } from "../../src/signal/native/content.ts";
 import { keepGroups } from "../../src/signal/native/groups.ts";
 import { aciBytes, groupIdOf } from "../../src/signal/native/ids.ts";
 import * as wire from "../../src/signal/native/proto/signal_pb.ts";
-import { signalSchema } from "../../src/signal/native/schema.ts";
+import { signalSchema } from "../../src/signal/native/tables.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { rawContent } from "./mock.ts";
 

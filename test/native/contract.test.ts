@@ -4,7 +4,7 @@ import { Connection } from "@signalapp/mock-server/src/server/ws/connection";
 import type { Chat, Millis } from "../../src/core/model.ts";
 import { encryptAttachment } from "../../src/signal/native/attachments.ts";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import type { Transport } from "../../src/signal/transport.ts";
 import { type SeenMessage, type TransportHarness, transportContract } from "../contract/transport.ts";
 import { createVirtualClock } from "../doubles/clock.ts";

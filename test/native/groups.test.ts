@@ -9,16 +9,16 @@ import { BridgeError } from "../../src/core/errors.ts";
 import type {
   FetchGroup,
   GroupAccount,
-  Line,
+  ChatLine,
   PinnedRequest,
   PinnedResponse,
-  Reply,
-  Request,
+  ServiceReply,
+  ServiceRequest,
   Service,
 } from "../../src/signal/native/context.ts";
 import { groupFetcher } from "../../src/signal/native/groups.ts";
 import { groupIdOf } from "../../src/signal/native/ids.ts";
-import { loadService } from "../../src/signal/native/service.ts";
+import { loadService } from "../../src/signal/native/signal-service.ts";
 import { type SignalMock, startSignalMock } from "../doubles/signal-mock.ts";
 
 const never = new AbortController().signal;
@@ -44,7 +44,7 @@ describe("a group", () => {
   let account: GroupAccount;
   let connection: Awaited<ReturnType<Net["connectAuthenticatedChat"]>>;
   let fetchGroup: FetchGroup;
-  let credentialRequests: Request[] = [];
+  let credentialRequests: ServiceRequest[] = [];
   let storageRequests: PinnedRequest[] = [];
   /** Ahead of the machine's clock; the mock issues credentials for its own day and the following ones. */
   let aheadMs = 0;
@@ -82,7 +82,7 @@ describe("a group", () => {
         return insteads.shift() ?? service.fetch(what);
       },
     };
-    const request: Line["request"] = async (what) => {
+    const request: ChatLine["request"] = async (what) => {
       credentialRequests.push(what);
       const { status, body } = await connection.fetch({ verb: what.verb, path: what.path, headers: [] });
       return { status, json: JSON.parse(Buffer.from(body ?? []).toString()), retryAfterMs: null };
@@ -182,11 +182,11 @@ describe("a group", () => {
   });
 
   test("cannot be read without a credential, and says why", async () => {
-    const withAnswer = (request: Line["request"]) =>
+    const withAnswer = (request: ChatLine["request"]) =>
       faultOf(() => groupFetcher(service, request, clock.now)(account, group.masterKey, never));
     const answer =
       (status: number, json: unknown = null, retryAfterMs: number | null = null) =>
-      async (): Promise<Reply> => ({ status, json, retryAfterMs });
+      async (): Promise<ServiceReply> => ({ status, json, retryAfterMs });
     expect(await withAnswer(answer(500))).toMatchObject({ code: "signal_unreachable" });
     expect(await withAnswer(answer(429, null, 4000))).toMatchObject({
       code: "signal_rate_limited",

@@ -2,7 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import { PrivateKey } from "@signalapp/libsignal-client";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { Envelope_Type } from "../../src/signal/native/proto/signal_pb.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import { never, type Rig, rigOf, startRig } from "./mock.ts";
 import { bundleFrom, contentBytes, envelopeBytes, openPeer, textContent } from "./peer.ts";
 

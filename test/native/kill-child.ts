@@ -1,7 +1,7 @@
 /** Receives until a text comes, and dies by SIGKILL before or after its commit; never acknowledges it. */
 import { systemClock, systemRandom } from "../../src/clock.ts";
-import { loadService } from "../../src/signal/native/service.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { loadService } from "../../src/signal/native/signal-service.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import { commit, never, openNativeDatabase, recordLog } from "./mock.ts";
 
 const [databasePath = "", servicePath = "", moment] = process.argv.slice(2);

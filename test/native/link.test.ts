@@ -12,8 +12,8 @@ import { readAccount } from "../../src/signal/native/account.ts";
 import { fromBase64, owned } from "../../src/signal/native/bytes.ts";
 import type { NativeDeps } from "../../src/signal/native/context.ts";
 import { DeviceNameSchema, ProvisionEnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { sealDeviceName } from "../../src/signal/native/link.ts";
-import { createNative, linkNative } from "../../src/signal/native/transport.ts";
+import { sealDeviceName } from "../../src/signal/native/linking.ts";
+import { createNative, linkNative } from "../../src/signal/native/linked-device.ts";
 import type { Database } from "../../src/store/database.ts";
 import { startSignalMock, type SignalMock } from "../doubles/signal-mock.ts";
 import {

@@ -1,7 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { EMPTY_DATA_MESSAGE, Proto, ReceiptType, ServiceIdKind } from "@signalapp/mock-server";
 import type { Chat } from "../../src/core/model.ts";
-import type { Line } from "../../src/signal/native/context.ts";
+import type { ChatLine } from "../../src/signal/native/context.ts";
 import { certificateKeeper } from "../../src/signal/native/deliver.ts";
 import { quietLog } from "../doubles/quiet-log.ts";
 import { createPhone } from "../doubles/phone.ts";
@@ -239,7 +239,7 @@ test("for however many recipients a sender certificate is asked for once at a ti
     await Promise.resolve();
     return { status: 503, json: null, retryAfterMs: null };
   };
-  const line = () => ({ request }) as unknown as Line;
+  const line = () => ({ request }) as unknown as ChatLine;
   const certificate = certificateKeeper({ line, now: () => at, log: quietLog });
   expect(await Promise.all(Array.from({ length: 20 }, certificate))).toEqual(Array(20).fill(null));
   expect(asked).toBe(1);

@@ -7,11 +7,11 @@ import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { systemClock, systemRandom } from "../../src/clock.ts";
-import type { Context } from "../../src/signal/native/context.ts";
+import type { NativeContext } from "../../src/signal/native/context.ts";
 import { findAci } from "../../src/signal/native/account.ts";
 import { toBridgeError } from "../../src/signal/native/connect.ts";
-import { loadService } from "../../src/signal/native/service.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { loadService } from "../../src/signal/native/signal-service.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import { lookUpNumbers } from "../../src/signal/native/upkeep.ts";
 import { mockCertificate } from "../doubles/signal-http2.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
@@ -176,7 +176,7 @@ test("numbers of the allow list that are not known are looked up, once a day, an
         };
       },
     },
-  } as unknown as Context;
+  } as unknown as NativeContext;
   await lookUpNumbers(context);
   await lookUpNumbers(context);
   expect(asked).toEqual([[{ username: "u", password: "p" }, [known, hidden]]]);

@@ -12,7 +12,7 @@ import { findRecipient } from "../../src/signal/native/account.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
 import { aciBytes, groupIdOf } from "../../src/signal/native/ids.ts";
 import { type Envelope, EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import type { Notice } from "../../src/signal/transport.ts";
 import { createPhone } from "../doubles/phone.ts";
 import { answerInstead, failureOf, linkRig, never, rawContent, type Rig, rigOf, startRig } from "./mock.ts";
@@ -571,7 +571,7 @@ test("linking to another account leaves nothing of the first, and takes its devi
   const other = await rig.mock.server.createPrimaryDevice({ profileName: "Other" });
   Object.assign(rig.mock, { phone: other });
   let scanned: Promise<unknown> | null = null;
-  const { linkNative } = await import("../../src/signal/native/transport.ts");
+  const { linkNative } = await import("../../src/signal/native/linked-device.ts");
   for await (const progress of linkNative(rig.deps)("x".repeat(80), never)) {
     if (progress.event !== "url") continue;
     const pending = await rig.mock.server.waitForProvision();

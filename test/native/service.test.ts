@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import type { Service } from "../../src/signal/native/context.ts";
-import { loadService, production, type ServiceFile } from "../../src/signal/native/service.ts";
+import { loadService, production, type ServiceFile } from "../../src/signal/native/signal-service.ts";
 import { describe as describeService } from "../doubles/signal-mock.ts";
 import { mockCertificate, startRefusingHost } from "../doubles/signal-http2.ts";
 

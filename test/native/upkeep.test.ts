@@ -4,9 +4,9 @@ import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ServiceIdKind } from "@signalapp/mock-server";
 import { systemClock } from "../../src/clock.ts";
 import { owned } from "../../src/signal/native/bytes.ts";
-import { prune } from "../../src/signal/native/upkeep.ts";
+import { pruneNative } from "../../src/signal/native/upkeep.ts";
 import { EnvelopeSchema } from "../../src/signal/native/proto/signal_pb.ts";
-import { createNative } from "../../src/signal/native/transport.ts";
+import { createNative } from "../../src/signal/native/linked-device.ts";
 import { never, type Rig, startRig } from "./mock.ts";
 
 let rig: Rig;
@@ -47,7 +47,7 @@ test("standing keys are replaced after two days, and forgotten a month later", a
   expect(rig.database.get("SELECT signed_id AS id FROM signal_own WHERE own = 'aci'")).toEqual({ id: fresh ?? 0 });
   expect((await rig.device.popSingleUseKey()).signedPreKey.keyId).toBe((fresh ?? 0) as never);
   await later.disconnect();
-  prune(rig.database, Date.now() + 33 * dayMs);
+  pruneNative(rig.database, Date.now() + 33 * dayMs);
   expect(signed()).toEqual([fresh ?? 0]);
 });
 

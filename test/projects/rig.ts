@@ -5,16 +5,16 @@ import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
 import { createOrder, folders, runCall, type ExecutorDeps } from "../../src/projects/executor.ts";
 import type { Project } from "../../src/projects/folders.ts";
-import type { Sandbox } from "../../src/projects/runner.ts";
+import type { CommandSandbox } from "../../src/projects/runner.ts";
 import { createUndo } from "../../src/projects/undo.ts";
 import { createCalls } from "../../src/store/calls.ts";
 import { openDatabase } from "../../src/store/database.ts";
 import { createKept } from "../../src/store/kept.ts";
 import { migrate } from "../../src/store/migrations.ts";
 
-export const noSandbox: Sandbox = { kind: "none", why: "a test" };
+export const noSandbox: CommandSandbox = { kind: "none", why: "a test" };
 
-export async function startRig(over: Partial<Project> = {}, sandbox: Sandbox = noSandbox) {
+export async function startRig(over: Partial<Project> = {}, sandbox: CommandSandbox = noSandbox) {
   const base = realpathSync(mkdtempSync(join(tmpdir(), "signalman-project-")));
   const [home, root] = [join(base, "home"), join(base, "garden")];
   mkdirSync(home, { mode: 0o700 });

@@ -3,7 +3,13 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
-import { commandLine, findSandbox, runCommand, type Command, type Sandbox } from "../../src/projects/runner.ts";
+import {
+  commandLine,
+  findSandbox,
+  runCommand,
+  type ShellCommand,
+  type CommandSandbox,
+} from "../../src/projects/runner.ts";
 import { noSandbox, startRig, type Rig } from "./rig.ts";
 
 const path = process.env["PATH"] ?? "";
@@ -15,7 +21,7 @@ beforeEach(async () => void (rig = await startRig()));
 afterEach(() => rig.stop());
 
 const never = new AbortController().signal;
-const go = (command: string, over: Partial<Command> = {}, signal = never) => {
+const go = (command: string, over: Partial<ShellCommand> = {}, signal = never) => {
   const usual = {
     root: rig.root,
     home: rig.home,
@@ -40,16 +46,16 @@ async function until(isSo: () => boolean): Promise<void> {
   }
 }
 
-const kinds: [string, Sandbox][] = [
+const kinds: [string, CommandSandbox][] = [
   ["without a sandbox", noSandbox],
-  ...(found.kind === "none" ? [] : [[`in ${found.kind}`, found] as [string, Sandbox]]),
+  ...(found.kind === "none" ? [] : [[`in ${found.kind}`, found] as [string, CommandSandbox]]),
 ];
 
 describe.each(kinds)("%s, a command", (_, sandbox) => {
-  const run = (command: string, over: Partial<Command> = {}, signal = never) =>
+  const run = (command: string, over: Partial<ShellCommand> = {}, signal = never) =>
     go(command, { sandbox, ...over }, signal);
 
-  const timed = async (command: string, over: Partial<Command> = {}) => {
+  const timed = async (command: string, over: Partial<ShellCommand> = {}) => {
     const startedAt = performance.now();
     return { ...(await run(command, over)), durationMs: performance.now() - startedAt };
   };
@@ -163,7 +169,7 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
 });
 
 describe("a sandbox", () => {
-  const inside = (command: string, over: Partial<Command> = {}) => go(command, { sandbox: found, ...over });
+  const inside = (command: string, over: Partial<ShellCommand> = {}) => go(command, { sandbox: found, ...over });
 
   test.skipIf(found.kind !== "bubblewrap")(
     "writes in the project's folder alone, and hides signalman's home, keys and the network",
@@ -195,7 +201,7 @@ describe("a sandbox", () => {
     expect(typeof code === "number" || code === null).toBe(true);
   });
 
-  const base: Omit<Command, "sandbox" | "env"> = {
+  const base: Omit<ShellCommand, "sandbox" | "env"> = {
     command: "make test",
     root: "/p/garden",
     home: "/h/signalman",

@@ -4,7 +4,7 @@
  */
 import { silenceMs } from "../../src/claude/api.ts";
 import { createCodeLine, type CodeDeps } from "../../src/claude/code-line.ts";
-import type { Program } from "../../src/claude/code-program.ts";
+import type { ClaudeProgram } from "../../src/claude/code-program.ts";
 import type { Fault } from "../doubles/scripted.ts";
 import type { Life } from "./life.ts";
 import type { LocalClaude, LocalDeps } from "./local.ts";
@@ -56,7 +56,7 @@ function createPipe({ clock }: Life) {
     wake.resolve();
     wake = Promise.withResolvers();
   };
-  const next: Program["next"] = async (signal) => {
+  const next: ClaudeProgram["next"] = async (signal) => {
     for (;;) {
       const frame = frames.shift();
       if (frame) return { frame };
@@ -82,7 +82,7 @@ function createPipe({ clock }: Life) {
   };
 }
 
-function startPlayed(life: Life, deps: Played, fate: Fate, args: readonly string[]): Program {
+function startPlayed(life: Life, deps: Played, fate: Fate, args: readonly string[]): ClaudeProgram {
   const { transcripts } = deps;
   const pipe = createPipe(life);
   const isResumed = args.includes("--resume");

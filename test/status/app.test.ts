@@ -4,7 +4,7 @@ import { BridgeError } from "../../src/core/errors.ts";
 import { createApp, type AppDeps } from "../../src/status/app.ts";
 import { listen } from "../../src/status/listen.ts";
 import { playedDaemon, token } from "../doubles/status-server.ts";
-import { judge } from "../../src/status/verdict.ts";
+import { judgeStatus } from "../../src/status/verdict.ts";
 import { connected, disconnected, nowAt } from "./example.ts";
 
 function make(over: Partial<AppDeps> = {}) {
@@ -72,7 +72,7 @@ describe("GET /status", () => {
 test("a line that is tried again and again has been lost since its last proof, or since the start, not since the last try", () => {
   const since = new Date(nowAt).toISOString();
   const lost = (lastProofAt: string | null) =>
-    judge({ ...disconnected, connection: { ...disconnected.connection, since, lastProofAt } }, nowAt).times;
+    judgeStatus({ ...disconnected, connection: { ...disconnected.connection, since, lastProofAt } }, nowAt).times;
   expect(lost("2026-11-23T11:58:00.000Z")).toStartWith("for 2 min");
   expect(lost(null)).toStartWith("for 1 d 2 h");
 });

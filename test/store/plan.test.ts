@@ -10,7 +10,7 @@ import type { Database } from "../../src/store/database.ts";
 import type { Files } from "../../src/store/files.ts";
 import type { Usage } from "../../src/store/usage.ts";
 import type { Inbox } from "../../src/store/inbox.ts";
-import type { Log } from "../../src/store/log.ts";
+import type { EventLog } from "../../src/store/event-log.ts";
 import type { Drafts } from "../../src/store/drafts.ts";
 import type { Outbox } from "../../src/store/outbox.ts";
 import type { Posts } from "../../src/store/posts.ts";
@@ -18,7 +18,7 @@ import type { Sessions } from "../../src/store/sessions.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
 import type { Counters } from "../../src/store/counters.ts";
 import type { Settings } from "../../src/store/remembered.ts";
-import type { Reminders } from "../../src/store/reminders.ts";
+import type { Reminders } from "../../src/store/scheduled.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
 import { createChatRig, noteOf, textContent } from "../doubles/chats.ts";
 import { startRig } from "../native/mock.ts";
@@ -125,7 +125,7 @@ const sessions: Calls<Sessions> = {
   counts: [1],
 };
 const session = { id: "s", cursor: 2, remoteId: "remote" } as unknown as Session;
-const log: Calls<Log> = {
+const log: Calls<EventLog> = {
   apply: [
     session,
     [

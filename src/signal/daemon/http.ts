@@ -41,7 +41,7 @@ type Answer = {
   readonly error?: { readonly code: number; readonly message: string; readonly data?: unknown };
 };
 
-export class Refusal extends BridgeError {
+export class DaemonRefusal extends BridgeError {
   readonly answer: Answer;
 
   constructor(code: ErrorCode, message: string, answer: Answer, details: BridgeErrorDetails = {}) {
@@ -52,10 +52,10 @@ export class Refusal extends BridgeError {
 
 type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 /** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
-export type Place = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
+export type DaemonPlace = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
 
 /** @throws BridgeError `config` when `baseUrl` is not an http(s) URL */
-export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
+export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace) {
   const base = URL.parse(baseUrl);
   if (base === null || !/^https?:$/u.test(base.protocol))
     throw new BridgeError("config", "Cannot use signal_url as it is not a URL with http:// or https://");
@@ -74,7 +74,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
       const chunks: Uint8Array[] = [];
       const refusal = (code: ErrorCode, why: string, known: Partial<Answer> = {}, details: BridgeErrorDetails = {}) => {
         const answer = { status: null, text: Buffer.concat(chunks).toString(), isUnsent: false, ...known };
-        return new Refusal(code, `Cannot ${what} as ${why}`, answer, details);
+        return new DaemonRefusal(code, `Cannot ${what} as ${why}`, answer, details);
       };
       using deadline = startDeadline(clock, deadlineMs, ...(signal ? [signal] : []));
       try {
@@ -112,7 +112,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: Place) {
           { retryAfterMs, hint: isMisnamed ? hostHint : undefined },
         );
       } catch (error) {
-        if (error instanceof Refusal) throw error;
+        if (error instanceof DaemonRefusal) throw error;
         if (deadline.isLate()) throw refusal("signal_timeout", `${host} did not answer in time`);
         if (signal?.aborted) throw refusal("signal_unreachable", "it was stopped");
         const detail = whyUnsent(error);

@@ -15,7 +15,7 @@ import { textOf } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import { allFeatures, type Batch, type Transport } from "../transport.ts";
 import { accountOf, deliveredAt, fromRef, toEnvelope } from "./envelope.ts";
-import type { Place } from "./http.ts";
+import type { DaemonPlace } from "./http.ts";
 import { judgeRefusal, type Judged, toSendOutcome } from "./sending.ts";
 
 export type Polled = {
@@ -25,7 +25,7 @@ export type Polled = {
 };
 
 /** Nothing but `connect` is called before it was connected. Rejections are BridgeErrors as `Transport` names them. */
-export type Daemon = Judged & {
+export type SignalDaemon = Judged & {
   readonly name: "signal-cli" | "rest";
   readonly isLocal: boolean;
   /** Resolves to our account, null for what the daemon does not tell of it. */
@@ -53,13 +53,13 @@ const skewsMax = 5;
 const settleMs: Millis = 5000;
 
 /** What both adapters are made from. Nothing is asked of the daemon before `connect`. */
-export type PollingOptions = Place & {
+export type PollingOptions = DaemonPlace & {
   /** Own number in E.164 as it was registered; null takes the daemon's only account. */
   readonly account: string | null;
   readonly log: Log;
 };
 
-export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOptions): Transport {
+export function createPolledTransport(daemon: SignalDaemon, { clock, log }: PollingOptions): Transport {
   const account = keepAccount(daemon, clock);
   let isConnected = false;
   /** The token of the captcha that the last send was refused for. */
@@ -134,7 +134,7 @@ export function createPolledTransport(daemon: Daemon, { clock, log }: PollingOpt
 }
 
 /** Our account, kept across reconnects and handed out as it is: traffic completes it, and tells how far our clock is off. */
-function keepAccount(daemon: Daemon, clock: Clock) {
+function keepAccount(daemon: SignalDaemon, clock: Clock) {
   let own: { aci: string | null; number: string | null; readonly deviceId: null } = blank();
   let isAsked = false;
   const skews: Millis[] = [];
@@ -179,7 +179,12 @@ function ownAciIn(envelope: Envelope, number: string | null): string | null {
   return people.find((who) => who.number !== null && who.number === number)?.aci ?? null;
 }
 
-async function fetchFile(daemon: Daemon, ref: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
+async function fetchFile(
+  daemon: SignalDaemon,
+  ref: string,
+  bytesMax: number,
+  signal: AbortSignal,
+): Promise<Uint8Array> {
   const { id, sizeBytes } = fromRef(ref);
   if (sizeBytes !== null && sizeBytes > bytesMax) throw unavailable("it is too large");
   const bytes = await daemon.fetchFile(id, bytesMax, signal).catch((error: unknown) => {
@@ -212,7 +217,7 @@ type PendingPoll = {
 };
 
 /** The polls that are not over or not taken: the last one, and those that connections before left behind. */
-function createPolls(daemon: Daemon, clock: Clock) {
+function createPolls(daemon: SignalDaemon, clock: Clock) {
   const pending = new Set<PendingPoll>();
   let settling = new AbortController();
   let givingUp = new AbortController();

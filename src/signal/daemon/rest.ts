@@ -13,10 +13,19 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Outbound } from "../../core/model.ts";
 import type { Log } from "../../log.ts";
 import type { Transport } from "../transport.ts";
-import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest } from "./http.ts";
-import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
+import { createHttp, parseAnswer, DaemonRefusal, toJson, type HttpRequest } from "./http.ts";
+import { chooseNumber, createPolledTransport, type SignalDaemon, type Polled, type PollingOptions } from "./polling.ts";
 import { saveMessages } from "./salvage.ts";
-import { findAci, refused, toDataUri, toName, toPrintedReport, toReport, type Said, type Words } from "./sending.ts";
+import {
+  aciOfNumber,
+  refusedByDaemon,
+  toDataUri,
+  toName,
+  toPrintedReport,
+  toReport,
+  type Said,
+  type Words,
+} from "./sending.ts";
 import { toStyledText } from "./styled.ts";
 
 const limits = {
@@ -36,7 +45,7 @@ const limits = {
 
 type Request = Pick<HttpRequest, "method" | "path" | "json">;
 
-export const howToLink =
+export const howToLinkRest =
   "Open /v1/qrcodelink?device_name=signalman of the container in a browser and scan the code; docs/linking.md says more.";
 
 /** @throws BridgeError `config` when the place is no http(s) URL */
@@ -57,7 +66,7 @@ export function createRest(options: PollingOptions): Transport {
   const query = `timeout=${limits.pollSeconds}&max_messages=${limits.batchMax}&ignore_stories=true`;
   const pollBounds = { deadlineMs: limits.pollMs, bytesMax: limits.pollBytesMax, isFresh: true };
 
-  const daemon: Daemon = {
+  const daemon: SignalDaemon = {
     name: "rest",
     isLocal: http.isLocal,
     async connect(signal) {
@@ -67,7 +76,7 @@ export function createRest(options: PollingOptions): Transport {
     /** signal-cli trusts its own identity from linking on. */
     async findOwnAci(number) {
       const people = await call("find the own account", { method: "GET", path: own("identities") });
-      return findAci(toJson(people.toString()), number);
+      return aciOfNumber(toJson(people.toString()), number);
     },
     /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
     async poll(timeoutMs, stop) {
@@ -109,7 +118,7 @@ export function createRest(options: PollingOptions): Transport {
       const json = { challenge_token: token, captcha };
       const path = `${own("accounts")}/rate-limit-challenge`;
       await call("hand in the captcha", { method: "POST", path, json }).catch((error: unknown) => {
-        if (!(error instanceof Refusal) || error.answer.status === null) throw error;
+        if (!(error instanceof DaemonRefusal) || error.answer.status === null) throw error;
         throw new BridgeError("send_rejected", "Cannot hand in the captcha as Signal refuses it");
       });
     },
@@ -151,10 +160,10 @@ async function findAccount(get: Get, wanted: string | null): Promise<string> {
  */
 async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   const came = await answer.catch((error: unknown) => {
-    if (error instanceof Refusal) return error;
+    if (error instanceof DaemonRefusal) return error;
     throw error;
   });
-  const refusal = came instanceof Refusal ? came : null;
+  const refusal = came instanceof DaemonRefusal ? came : null;
   const text = refusal === null ? came.toString() : refusal.answer.text;
   const whole = refusal === null ? toJson(text) : undefined;
   if (Array.isArray(whole)) return { messages: whole, isProof: true };
@@ -164,7 +173,7 @@ async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   const isProof = refusal === null && /^\[[^]*\]$/u.test(text.trim());
   if (isProof || messages.length > 0) return { messages, isProof };
   if (refusal !== null && refusal.answer.status !== 400) throw refusal;
-  throw refused("receive", "the REST API", error, receiveWords, "signal_protocol");
+  throw refusedByDaemon("receive", "the REST API", error, receiveWords, "signal_protocol");
 }
 
 /** In normal and native mode the error is all that signal-cli printed. */
@@ -193,7 +202,7 @@ const sendWords: Words = [
 ];
 
 /** @throws BridgeError `captcha` where Signal asks for one */
-function readRefusal({ answer: { status, text } }: Refusal): Said | null {
+function readRefusal({ answer: { status, text } }: DaemonRefusal): Said | null {
   if (status === 429) {
     const parsed = v.safeParse(v.object({ challenge_tokens: v.array(v.string()) }), toJson(text));
     const challenge = parsed.success ? parsed.output.challenge_tokens.find((token) => token !== "") : undefined;

@@ -11,7 +11,7 @@ import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Address, Chat, OutboundFile } from "../../core/model.ts";
 import type { SendOutcome } from "../transport.ts";
-import { maskPeople, Refusal } from "./http.ts";
+import { maskPeople, DaemonRefusal } from "./http.ts";
 
 /** ACI before number: the number may be hidden or belong to another person by now. @throws BridgeError `send_rejected` */
 export function toName({ aci, number }: Address): string {
@@ -30,7 +30,7 @@ const text = v.fallback(v.nullish(v.string()), null);
 const recipientSchema = v.fallback(v.object({ uuid: text, number: text }), { uuid: null, number: null });
 
 /** The ACI that a list of people has for a number; null where it has none. */
-export function findAci(people: unknown, number: string): string | null {
+export function aciOfNumber(people: unknown, number: string): string | null {
   const found = v.parse(v.fallback(v.array(recipientSchema), []), people).find((who) => who.number === number);
   return found?.uuid?.toLowerCase() ?? null;
 }
@@ -106,7 +106,13 @@ const toResult = (type: string, who: unknown = null, token: string | null = null
 export type Words = readonly (readonly [RegExp, ErrorCode])[];
 
 /** What a daemon refused in words. `what` completes "Cannot …". */
-export function refused(what: string, daemon: string, said: string, words: Words, otherwise: ErrorCode): BridgeError {
+export function refusedByDaemon(
+  what: string,
+  daemon: string,
+  said: string,
+  words: Words,
+  otherwise: ErrorCode,
+): BridgeError {
   const code = words.find(([pattern]) => pattern.test(said))?.[1] ?? otherwise;
   const message = `Cannot ${what} as ${daemon} answered ${maskPeople(said)}`;
   return new BridgeError(code, message, { scope: scopeOf(code) });
@@ -118,7 +124,7 @@ export type Said = { readonly text: string; readonly report: SendReport | null }
 /** How a daemon's refusals of a send are read. */
 export type Judged = {
   /** What signal-cli itself said; null where it was not signal-cli that spoke. */
-  readRefusal(refusal: Refusal): Said | null;
+  readRefusal(refusal: DaemonRefusal): Said | null;
   readonly sendWords: Words;
 };
 
@@ -127,10 +133,10 @@ export type Judged = {
  * @throws BridgeError `signal_unreachable` where it was surely not sent, `send_uncertain` where it may have been; else its reason
  */
 export function judgeRefusal(error: unknown, { readRefusal, sendWords: words }: Judged): SendOutcome {
-  if (!(error instanceof Refusal)) throw error;
+  if (!(error instanceof DaemonRefusal)) throw error;
   const said = readRefusal(error);
   if (said?.report) return toOutcome(said.report);
-  if (said !== null) throw refused("send", "signal-cli", said.text, words, "send_rejected");
+  if (said !== null) throw refusedByDaemon("send", "signal-cli", said.text, words, "send_rejected");
   if (error.code === "signal_rate_limited") throw error;
   const code = error.answer.isUnsent ? "signal_unreachable" : "send_uncertain";
   throw new BridgeError(code, error.message, { retryAfterMs: error.retryAfterMs ?? undefined, cause: error });

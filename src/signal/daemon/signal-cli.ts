@@ -13,10 +13,10 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Chat, Millis, Outbound, Quote, StyleRange } from "../../core/model.ts";
 import type { Transport } from "../transport.ts";
-import { createHttp, parseAnswer, Refusal, toJson, type HttpRequest, type Place } from "./http.ts";
-import { chooseNumber, createPolledTransport, type Daemon, type Polled, type PollingOptions } from "./polling.ts";
+import { createHttp, parseAnswer, DaemonRefusal, toJson, type HttpRequest, type DaemonPlace } from "./http.ts";
+import { chooseNumber, createPolledTransport, type SignalDaemon, type Polled, type PollingOptions } from "./polling.ts";
 import { saveMessages } from "./salvage.ts";
-import { findAci, refused, toDataUri, toName, toReport, type Words } from "./sending.ts";
+import { aciOfNumber, refusedByDaemon, toDataUri, toName, toReport, type Words } from "./sending.ts";
 
 const limits = {
   /** Deadlines. Loading an account goes to the network, and uploads are part of a send. */
@@ -41,7 +41,7 @@ type Params = Readonly<Record<string, unknown>>;
 type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & { readonly method: string; readonly params: Params };
 type Ask = (method: string, params: Params, what: string, bounds?: Partial<HttpRequest>) => Promise<unknown>;
 
-export const howToLink =
+export const howToLinkSignalCli =
   "Stop its daemon, run `signal-cli link -n signalman`, and scan the line that it prints as a QR code; docs/linking.md says more.";
 
 /** @throws BridgeError `config` when the place is no http(s) URL */
@@ -53,7 +53,7 @@ export function createSignalCli(options: PollingOptions): Transport {
     rpc.ask({ method, params: { ...account, ...params }, what, deadlineMs: limits.callMs, ...bounds });
   const small = async (method: string, params: Params): Promise<void> =>
     void (await ask(method, params, method, { deadlineMs: limits.typingMs }));
-  const daemon: Daemon = {
+  const daemon: SignalDaemon = {
     name: "signal-cli",
     isLocal: rpc.isLocal,
     sendWords,
@@ -101,7 +101,7 @@ const responseSchema = v.looseObject({
  * nothing says whether a request whose answer is lost was carried out. **Source:** HttpServerHandler.java, JsonRpcReader.java.
  * @throws BridgeError `config` when the place is no http(s) URL
  */
-export function createRpc(place: Place) {
+export function createRpc(place: DaemonPlace) {
   const http = createHttp(place);
   let serial = 0;
 
@@ -116,12 +116,12 @@ export function createRpc(place: Place) {
     // An error without an id is ours too: signal-cli could not read the request far enough to know it.
     if (!response.success || (response.output.id !== id && response.output.id !== null)) {
       const message = `Cannot ${what} as the answer of ${http.host} is no JSON-RPC answer to it`;
-      throw new Refusal("signal_protocol", message, answer);
+      throw new DaemonRefusal("signal_protocol", message, answer);
     }
     const { error, result } = response.output;
     if (!error) return result;
-    const fault = refused(what, "signal-cli", `${error.code}: ${error.message}`, words, "signal_protocol");
-    throw new Refusal(fault.code, fault.message, { ...answer, error }, { scope: fault.scope });
+    const fault = refusedByDaemon(what, "signal-cli", `${error.code}: ${error.message}`, words, "signal_protocol");
+    throw new DaemonRefusal(fault.code, fault.message, { ...answer, error }, { scope: fault.scope });
   }
 
   return { isLocal: http.isLocal, ask };
@@ -177,14 +177,15 @@ async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promi
       // Whatever else is wrong with a list is no reason not to begin, nor is a directory that does not answer.
       if (method !== "getUserStatus" && [null, -32602].includes(errorCode(error))) throw error;
     });
-    const aci = findAci(people, number);
+    const aci = aciOfNumber(people, number);
     if (aci !== null) return aci;
   }
   return null;
 }
 
 /** Of an error that signal-cli answered with; null where it did not answer. */
-const errorCode = (error: unknown): number | null => (error instanceof Refusal && error.answer.error?.code) || null;
+const errorCode = (error: unknown): number | null =>
+  (error instanceof DaemonRefusal && error.answer.error?.code) || null;
 
 /**
  * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
@@ -203,7 +204,7 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const { messages, isProof } = await polling.then(
       (answer) => ({ messages: parseAnswer(v.array(v.unknown()), answer, "receive"), isProof: true }),
       (error: unknown) => {
-        const text = error instanceof Refusal && !error.answer.error ? error.answer.text : "";
+        const text = error instanceof DaemonRefusal && !error.answer.error ? error.answer.text : "";
         const found = saveMessages(text, "signal-cli", log);
         if (found.length === 0) throw error;
         return { messages: found, isProof: false };

@@ -37,7 +37,7 @@ export function toRef({ identifier, cdnNumber, key, digest, size }: wire.Attachm
 }
 
 /** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
-export const fromRef = (ref: string): wire.AttachmentPointer =>
+export const pointerOfRef = (ref: string): wire.AttachmentPointer =>
   readOrThrow(
     () => fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url"))),
     (cause) => unavailable("its reference is damaged", cause),

@@ -38,7 +38,7 @@ export function readOrThrow<T>(read: () => T, toError: (cause: unknown) => Bridg
 }
 
 /** Waits for `work`; an expected failure goes to `onFault`, any other is thrown. */
-export async function attempt(work: Promise<unknown>, onFault: (error: BridgeError) => void): Promise<void> {
+export async function tolerate(work: Promise<unknown>, onFault: (error: BridgeError) => void): Promise<void> {
   try {
     await work;
   } catch (error) {

@@ -8,7 +8,7 @@
  */
 import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
-import type { Context, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
+import type { NativeContext, GroupClaim, Incoming, ChatLine, Waiting } from "./context.ts";
 
 const asksMax = 12;
 const firstWaitMs: Millis = 2_000;
@@ -26,7 +26,7 @@ export function addClaim(waiting: Waiting, claim: GroupClaim, incoming: Incoming
 }
 
 /** Asks about the groups that are not asked about yet. Resolves when each is learnt or given up, or the connection has ended. */
-export async function settleClaims(context: Context, line: Line, waiting: Waiting): Promise<void> {
+export async function settleClaims(context: NativeContext, line: ChatLine, waiting: Waiting): Promise<void> {
   const fresh = [...waiting.values()].filter(({ isAsked }) => !isAsked);
   await Promise.all(
     fresh.map(async (one) => {
@@ -39,7 +39,7 @@ export async function settleClaims(context: Context, line: Line, waiting: Waitin
   );
 }
 
-async function learn({ groups, clock, log, closing }: Context, claim: GroupClaim): Promise<void> {
+async function learn({ groups, clock, log, closing }: NativeContext, claim: GroupClaim): Promise<void> {
   const signal = closing();
   for (let asked = 1; !signal.aborted; asked++) {
     try {

@@ -10,7 +10,7 @@ import type { Bytes } from "./context.ts";
 import { aciBytes } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
-export type Frame = {
+export type MessageFrame = {
   readonly timestamp: Millis;
   /** Ours; shows the recipient our name, and lets them seal their answers. */
   readonly profileKey: Bytes | null;
@@ -30,7 +30,7 @@ const requiredForReactions = 4;
 const quoteLengthMax = 2_000;
 const paddingMax = 512;
 
-export function compose(said: OutboundBody, parts: Parts, frame: Frame): Composed {
+export function compose(said: OutboundBody, parts: Parts, frame: MessageFrame): Composed {
   const common = {
     timestamp: BigInt(frame.timestamp),
     ...(frame.profileKey && { profileKey: frame.profileKey }),

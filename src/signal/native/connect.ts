@@ -21,8 +21,8 @@ import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError, type ErrorCode as BridgeCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { readOrNull, reasonOf, utf8 } from "./bytes.ts";
-import type { Context, Incoming, Line, NativeAccount, Reply, Request } from "./context.ts";
-import { openedTlsHint } from "./service.ts";
+import type { NativeContext, Incoming, ChatLine, NativeAccount, ServiceReply, ServiceRequest } from "./context.ts";
+import { openedTlsHint } from "./signal-service.ts";
 
 /** libsignal's own limits are 15 s per address and 60 s per route. */
 const connectTimeoutMs: Millis = 90_000;
@@ -37,14 +37,16 @@ const idleText =
   "Signal says that your phone has not been online for a month. Open Signal on it soon: otherwise the account, and this bridge with it, is removed.";
 
 /** `onServerTime` hears the server's clock, at connecting and with each delivery. */
-type LineDeps = Pick<Context, "net" | "clock" | "log" | "notify"> & { readonly onServerTime: (ms: Millis) => void };
+type LineDeps = Pick<NativeContext, "net" | "clock" | "log" | "notify"> & {
+  readonly onServerTime: (ms: Millis) => void;
+};
 
 type ChatConnection = AuthenticatedChatConnection | UnauthenticatedChatConnection;
 
 const unreachable = (message: string, cause?: unknown) => new BridgeError("signal_unreachable", message, { cause });
 
 /** @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout` */
-export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
+export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<ChatLine> {
   const { listener, lose, ...inbound } = openInbound(deps);
   // Without it libsignal would rest its routes for 10 s after an outage that has ended.
   deps.net.onNetworkChange();
@@ -189,7 +191,7 @@ export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onCon
   );
 
 /** @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET) */
-export async function exchange(connection: ChatConnection, request: Request): Promise<Reply> {
+export async function exchange(connection: ChatConnection, request: ServiceRequest): Promise<ServiceReply> {
   const { verb, path, headers = [], json, isFixed = false } = request;
   const isJson = json !== undefined;
   try {

@@ -52,12 +52,12 @@ export function readContent(content: wire.Content, sender: Sender, known: Known)
   const direct: Chat = sender.isOwn ? { kind: "self" } : { kind: "direct", peer: { aci, number } };
   const read = readKind(content, sender, direct, addressOf);
   if (typeof read === "string") return read;
-  const envelope = toEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
+  const envelope = composeEnvelope({ ...sender, sentAt: read.sentAt ?? sentAt }, read.said, read.chat);
   const { author } = read;
   return author === undefined ? envelope : { ...envelope, source: addressOf(author), isOwn: author === ownAci };
 }
 
-export function toEnvelope(sender: Sender, content: Said, chat: Chat | null): Envelope {
+export function composeEnvelope(sender: Sender, content: Said, chat: Chat | null): Envelope {
   const { aci, number, deviceId, name: sourceName, sentAt, serverAt, isOwn } = sender;
   return {
     source: { aci, number },

@@ -63,7 +63,7 @@ export type NativeAccount = {
 /** One delivery. `ack` may be called once; it never throws. */
 export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
 
-export type Request = {
+export type ServiceRequest = {
   readonly verb: "GET" | "PUT" | "POST" | "DELETE";
   readonly path: string;
   readonly headers?: readonly [string, string][];
@@ -72,9 +72,9 @@ export type Request = {
   readonly isFixed?: boolean;
 };
 
-export type Reply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
+export type ServiceReply = { readonly status: number; readonly json: unknown; readonly retryAfterMs: Millis | null };
 
-export type Line = {
+export type ChatLine = {
   take(): Incoming | undefined;
   /** To be taken again, first. */
   putBack(deliveries: readonly Incoming[]): void;
@@ -82,9 +82,9 @@ export type Line = {
   wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request, `outdated` */
-  request(what: Request): Promise<Reply>;
+  request(what: ServiceRequest): Promise<ServiceReply>;
   /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
-  sealedRequest(what: Request): Promise<Reply | null>;
+  sealedRequest(what: ServiceRequest): Promise<ServiceReply | null>;
   /** For the calls that libsignal has of its own (upload form). */
   readonly connection: AuthenticatedChatConnection;
   [Symbol.asyncDispose](): Promise<void>;
@@ -103,7 +103,7 @@ export type PinnedRequest = {
 };
 
 /** Names of headers are in lower case. */
-export type PinnedResponse = Pick<Reply, "status"> & {
+export type PinnedResponse = Pick<ServiceReply, "status"> & {
   readonly headers: ReadonlyMap<string, string>;
   readonly body: Bytes;
 };
@@ -217,7 +217,7 @@ export type Ratchets = {
 
 export type Lock = () => Promise<() => void>;
 
-export type Context = NativeDeps &
+export type NativeContext = NativeDeps &
   NativeAllow & {
     readonly net: Net;
     readonly trustRoots: readonly PublicKey[];
@@ -225,7 +225,7 @@ export type Context = NativeDeps &
     readonly account: () => NativeAccount;
     readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
-    readonly line: () => Line;
+    readonly line: () => ChatLine;
     readonly closing: () => AbortSignal;
     /** Held for the ratchet and its commit, never over the network. */
     readonly lock: Lock;
@@ -257,4 +257,4 @@ export type Context = NativeDeps &
   };
 
 type ReceiveKeys = "database" | "now" | "log" | "account" | "trustRoots" | "isAllowed" | "groups" | "notify";
-export type ReceiveDeps = Pick<Context, ReceiveKeys>;
+export type ReceiveDeps = Pick<NativeContext, ReceiveKeys>;

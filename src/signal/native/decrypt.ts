@@ -12,7 +12,7 @@ import { owned, readOrNull } from "./bytes.ts";
 import type { Bytes, NativeAccount, Own, ReceiveDeps } from "./context.ts";
 import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
-import type { Overlay } from "./store.ts";
+import type { Overlay } from "./key-store.ts";
 
 /** What is known of a message before, or without, its decryption. */
 export type Sealing = {

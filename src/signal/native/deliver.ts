@@ -15,9 +15,9 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { findRecipient } from "./account.ts";
 import { fromBase64, reasonOf, toBase64 } from "./bytes.ts";
-import type { Bytes, Context, Ratchets, Reply, Request } from "./context.ts";
+import type { Bytes, NativeContext, Ratchets, ServiceReply, ServiceRequest } from "./context.ts";
 import { pad } from "./decrypt.ts";
-import { putRow } from "./schema.ts";
+import { putRow } from "./tables.ts";
 import { ask, isGood } from "./server.ts";
 
 /** The server names stale devices before missing ones, so that one change may take two rounds. */
@@ -64,7 +64,7 @@ type Seal = { readonly header: [string, string]; readonly certificate: libsignal
  * @throws BridgeError `unregistered` `untrusted_identity` `send_rejected` `captcha` `signal_rate_limited` `send_uncertain`
  *   `signal_unreachable` `signal_protocol` `database`
  */
-export async function deliver(context: Context, parcel: Parcel, given?: Sealed): Promise<boolean> {
+export async function deliver(context: NativeContext, parcel: Parcel, given?: Sealed): Promise<boolean> {
   const { to, timestamp } = parcel;
   const { isOnline: online, isUrgent: urgent } = kinds[parcel.kind];
   const isSelf = to === context.account().aci.serviceId;
@@ -93,14 +93,22 @@ export async function deliver(context: Context, parcel: Parcel, given?: Sealed):
   throw new BridgeError("send_uncertain", "Cannot send as the recipient's devices change all the time");
 }
 
-const requestSealed = (context: Context, request: Request, { header }: Seal): Promise<Reply | null> =>
-  context.line().sealedRequest({ ...request, headers: [header] });
+const requestSealed = (
+  context: NativeContext,
+  request: ServiceRequest,
+  { header }: Seal,
+): Promise<ServiceReply | null> => context.line().sealedRequest({ ...request, headers: [header] });
 
 /** Encrypted, with the sessions committed: it may go out. */
 type Sealed = { readonly seal: Seal | null; readonly messages: readonly object[] };
 
 /** The first half of `deliver`, which takes it. @throws BridgeError as `deliver` */
-export async function prepare(context: Context, parcel: Parcel, mayBeSealed: boolean, wanted: Wanted): Promise<Sealed> {
+export async function prepare(
+  context: NativeContext,
+  parcel: Parcel,
+  mayBeSealed: boolean,
+  wanted: Wanted,
+): Promise<Sealed> {
   const seal = mayBeSealed ? await sealFor(context, parcel.to) : null;
   const bundles = await fetchBundles(context, parcel.to, wanted, seal);
   const messages = await context.withRatchets((ratchets) => encrypt(context, ratchets, parcel, bundles, seal));
@@ -108,11 +116,11 @@ export async function prepare(context: Context, parcel: Parcel, mayBeSealed: boo
 }
 
 /** As `deliver`, with a timestamp of its own: for what is never repeated. */
-export const deliverOnce = (context: Context, parcel: Omit<Parcel, "timestamp">): Promise<boolean> =>
+export const deliverOnce = (context: NativeContext, parcel: Omit<Parcel, "timestamp">): Promise<boolean> =>
   deliver(context, { ...parcel, timestamp: context.freshTimestamp() });
 
 /** Null where a message to this person goes unsealed. */
-export async function sealFor(context: Context, to: string): Promise<Seal | null> {
+export async function sealFor(context: NativeContext, to: string): Promise<Seal | null> {
   const { profileKey, sealedRefusedAt } = findRecipient(context.database, to);
   const isRefused = sealedRefusedAt !== null && Math.abs(context.now() - sealedRefusedAt) < sealedAgainMs;
   if (profileKey === null || isRefused) return null;
@@ -136,7 +144,7 @@ const bundle = v.object({
 const bundleList = v.object({ identityKey: publicKey, devices: v.array(bundle) });
 
 /** Bundles are rationed by the server: none is fetched for a device that has a session. */
-async function fetchBundles(context: Context, to: string, wanted: Wanted, seal: Seal | null): Promise<Bundles> {
+async function fetchBundles(context: NativeContext, to: string, wanted: Wanted, seal: Seal | null): Promise<Bundles> {
   const { aci, deviceId: ownId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
   for (const device of wanted) {
@@ -161,7 +169,13 @@ async function fetchBundles(context: Context, to: string, wanted: Wanted, seal: 
   return bundles;
 }
 
-async function encrypt(context: Context, ratchets: Ratchets, parcel: Parcel, bundles: Bundles, seal: Seal | null) {
+async function encrypt(
+  context: NativeContext,
+  ratchets: Ratchets,
+  parcel: Parcel,
+  bundles: Bundles,
+  seal: Seal | null,
+) {
   const { kind, to, content, timestamp, groupId = null } = parcel;
   const { aci, deviceId } = context.account();
   const { sessions, identities } = ratchets.stores(aci);
@@ -214,7 +228,7 @@ const ids = v.optional(v.array(v.number()), []);
 const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices: ids });
 
 /** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
-async function adjust(context: Context, to: string, reply: Reply): Promise<readonly number[]> {
+async function adjust(context: NativeContext, to: string, reply: ServiceReply): Promise<readonly number[]> {
   const parsed = v.safeParse(mismatch, reply.json);
   const isGone = reply.status === 410 && !(parsed.success && parsed.output.staleDevices.length > 0);
   if (isGone || (reply.status === 404 && to === context.account().aci.serviceId))
@@ -237,7 +251,7 @@ const codes = new Map<number, ErrorCode>([
 ]);
 
 /** What an answer that is none of the expected ones means. A rate limit is the recipient's, a challenge the account's. */
-async function refusal(context: Context, { status, json, retryAfterMs }: Reply, what: string) {
+async function refusal(context: NativeContext, { status, json, retryAfterMs }: ServiceReply, what: string) {
   const message = `Cannot ${what} as the server answered ${status}`;
   if (status === 428 && (await pushChallenge(context, json)))
     return new BridgeError("signal_rate_limited", message, {
@@ -253,7 +267,7 @@ async function refusal(context: Context, { status, json, retryAfterMs }: Reply, 
 const challenge = v.object({ token: v.string(), options: v.optional(v.array(v.string()), []) });
 
 /** True when the owner's phone was asked to settle the challenge; at most every ten minutes, else a person must. */
-async function pushChallenge({ database, clock, line, last }: Context, json: unknown): Promise<boolean> {
+async function pushChallenge({ database, clock, line, last }: NativeContext, json: unknown): Promise<boolean> {
   const asked = v.safeParse(challenge, json);
   // The answer to a wrong solution has no token: the one at hand stays good.
   if (!asked.success) return false;
@@ -267,9 +281,9 @@ async function pushChallenge({ database, clock, line, last }: Context, json: unk
 
 const certificateAnswer = v.object({ certificate: key });
 
-type KeeperDeps = Pick<Context, "line" | "now" | "log">;
+type KeeperDeps = Pick<NativeContext, "line" | "now" | "log">;
 /** The certificate that our sealed messages carry, kept until shortly before it expires; null while the server gives none. */
-export function certificateKeeper({ line, now, log }: KeeperDeps): Context["certificate"] {
+export function certificateKeeper({ line, now, log }: KeeperDeps): NativeContext["certificate"] {
   let kept: libsignal.SenderCertificate | null = null;
   let asking: Promise<libsignal.SenderCertificate | null> | null = null;
   const fetch = async () => {

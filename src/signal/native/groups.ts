@@ -15,9 +15,9 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findRecipient, learnProfileKey, saveRecipient } from "./account.ts";
-import { attempt, fromBase64, openGcm, owned, readOrNull, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
-import type { Bytes, Context, FetchGroup, GroupAccount } from "./context.ts";
-import type { GroupKeeper, GroupMember, GroupState, KnownGroup, Line, Service } from "./context.ts";
+import { tolerate, fromBase64, openGcm, owned, readOrNull, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
+import type { Bytes, NativeContext, FetchGroup, GroupAccount } from "./context.ts";
+import type { GroupKeeper, GroupMember, GroupState, KnownGroup, ChatLine, Service } from "./context.ts";
 import { groupSecretsOf } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
@@ -34,7 +34,7 @@ const askedMax = 1_000;
 const givenUpForMs: Millis = 3_600_000;
 
 /** `request` goes out on the authenticated line of the moment. Credentials are kept per identity and UTC day, of the server's clock. */
-export function groupFetcher(service: Hosts, request: Line["request"], now: () => Millis): FetchGroup {
+export function groupFetcher(service: Hosts, request: ChatLine["request"], now: () => Millis): FetchGroup {
   const makeOperations = () =>
     new zkgroup.ClientZkAuthOperations(new zkgroup.ServerPublicParams(service.serverPublicParams));
   const operations = guard("the server parameters are damaged", makeOperations);
@@ -69,7 +69,12 @@ const credentialsSchema = v.object({ pni: v.nullish(v.string()), credentials: v.
 
 /** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
 type Operations = zkgroup.ClientZkAuthOperations;
-async function fetchCredential(operations: Operations, request: Line["request"], account: GroupAccount, day: number) {
+async function fetchCredential(
+  operations: Operations,
+  request: ChatLine["request"],
+  account: GroupAccount,
+  day: number,
+) {
   const reply = await request(ask.groupCredentials(day, day + daySeconds));
   const { pni, credentials } = answerOf(credentialsSchema, reply, "read a group");
   return guard("its credential is not valid", () => {
@@ -125,7 +130,7 @@ const guard = <T>(why: string, read: () => T): T =>
     return new BridgeError("signal_protocol", message, { cause });
   });
 
-type KeeperDeps = Pick<Context, "database" | "now" | "account"> & {
+type KeeperDeps = Pick<NativeContext, "database" | "now" | "account"> & {
   readonly fetchGroup: FetchGroup;
   /** What else there is to know of the members; `isNew`: one was not there before. Never rejects. */
   readonly learnMore: (state: GroupState, isNew: boolean) => Promise<void>;
@@ -214,15 +219,19 @@ const namesMax = 20;
 const profile = v.object({ name: v.string() });
 
 /** Of members without one; a name that cannot be had is no reason to fail. */
-export async function learnNames({ members }: GroupState, database: Database, request: Line["request"]): Promise<void> {
+export async function learnNames(
+  { members }: GroupState,
+  database: Database,
+  request: ChatLine["request"],
+): Promise<void> {
   const nameless = members.filter(({ aci }) => findRecipient(database, aci).name === null).slice(0, namesMax);
   const learn = async ({ aci, profileKey }: GroupMember) =>
     profileKey && saveRecipient(database, aci, null, await fetchName(request, aci, profileKey));
-  await Promise.all(nameless.map((member) => attempt(learn(member), () => undefined)));
+  await Promise.all(nameless.map((member) => tolerate(learn(member), () => undefined)));
 }
 
 /** Null where there is no profile, or the key does not open it. */
-async function fetchName(request: Line["request"], aci: string, key: Bytes): Promise<string | null> {
+async function fetchName(request: ChatLine["request"], aci: string, key: Bytes): Promise<string | null> {
   const version = new zkgroup.ProfileKey(key).getProfileKeyVersion(Aci.fromUuid(aci)).toString();
   const { status, json } = await request(ask.profile(aci, version));
   const found = v.safeParse(profile, json);

@@ -6,25 +6,25 @@
  * The folder in layers, from the top: a file imports from lower layers only (`test/tidy.test.ts` reads this table), and all take
  * the types that they share from `context.ts`.
  *
- *   | index                                 | the door; libsignal is loaded behind it, when first needed          |
- *   | transport                             | connect, receive, acknowledge, send: the life of one connection     |
- *   | link · receive · send · upkeep        | becoming a device; deliveries in; messages out; what keeps it sound |
- *   | claims · news · deliver · groups · storage | what a content tells besides; one content to one account       |
- *   | content · compose · decrypt           | wire to model, model to wire; the ratchet                           |
- *   | account · attachments · keys · store  | rows and records; files                                             |
- *   | connect · ids                         | the line                                                            |
- *   | load · service                        | libsignal itself; the hosts                                         |
- *   | schema · server                       | tables; the endpoints                                               |
- *   | bytes                                 | byte strings                                                        |
- *   | context · proto                       | types; the wire                                                     |
+ *   | index                                      | the door; libsignal is loaded behind it, when first needed          |
+ *   | linked-device                              | connect, receive, acknowledge, send: the life of one connection     |
+ *   | linking · receiver · sender · upkeep       | becoming a device; deliveries in; messages out; what keeps it sound |
+ *   | claims · news · deliver · groups · storage | what a content tells besides; one content to one account            |
+ *   | content · compose · decrypt                | wire to model, model to wire; the ratchet                           |
+ *   | account · attachments · keys · key-store   | rows and records; files                                             |
+ *   | connect · ids                              | the line                                                            |
+ *   | load · signal-service                      | libsignal itself; the hosts                                         |
+ *   | tables · server                            | tables; the endpoints                                               |
+ *   | bytes                                      | byte strings                                                        |
+ *   | context · proto                            | types; the wire                                                     |
  */
 import type { Account } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import type { Link } from "../transport.ts";
 import type { NativeAllow, NativeDeps } from "./context.ts";
-import type { NativeTransport } from "./transport.ts";
+import type { NativeTransport } from "./linked-device.ts";
 
-export { signalSchema as schema } from "./schema.ts";
+export { signalSchema as schema } from "./tables.ts";
 
 type NativePlace = Omit<NativeDeps, "service"> & {
   /** `production`, or the path of a service file. */
@@ -42,13 +42,13 @@ export async function open({
   ...place
 }: NativePlace & NativeAllow): Promise<NativeTransport> {
   const deps = await load(place);
-  return (await import("./transport.ts")).createNative({ ...deps, isAllowed, allowedNumbers });
+  return (await import("./linked-device.ts")).createNative({ ...deps, isAllowed, allowedNumbers });
 }
 
 /** Makes this program a linked device; `onReplaced` is part of the transaction that replaces another account. @throws BridgeError `config` `unsupported` */
 export async function link(place: NativePlace, onReplaced: () => void): Promise<Link> {
   const deps = await load(place);
-  return (await import("./transport.ts")).linkNative(deps, onReplaced);
+  return (await import("./linked-device.ts")).linkNative(deps, onReplaced);
 }
 
 /** The linked account, or null when this database has none; without libsignal. */
@@ -58,7 +58,7 @@ export function findAccount(database: Database): Account | null {
 }
 
 async function load({ signalService, libraryFolder, proxy, ...deps }: NativePlace): Promise<NativeDeps> {
-  const [{ loadLibsignal }, { loadService }] = [await import("./load.ts"), await import("./service.ts")];
+  const [{ loadLibsignal }, { loadService }] = [await import("./load.ts"), await import("./signal-service.ts")];
   await loadLibsignal(libraryFolder);
   return { ...deps, service: await loadService(signalService, deps.clock, proxy) };
 }

@@ -10,8 +10,8 @@ import * as v from "valibot";
 import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { toBase64 } from "./bytes.ts";
-import type { Context, Line, Own, OwnName } from "./context.ts";
-import { putRow } from "./schema.ts";
+import type { NativeContext, ChatLine, Own, OwnName } from "./context.ts";
+import { putRow } from "./tables.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
 
 export const keyIdMax = 0xffffff;
@@ -77,7 +77,7 @@ function supersede(database: Database, table: string, own: OwnName, at: Millis, 
   database.run(`UPDATE signal_${table} SET stale_at = ? WHERE own = ? AND stale_at IS NULL ${which}`, at, own);
 }
 
-type KeyDeps = Pick<Context, "database" | "now" | "log">;
+type KeyDeps = Pick<NativeContext, "database" | "now" | "log">;
 const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
@@ -86,7 +86,7 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
  * @returns true when something was uploaded
  * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
  */
-export async function refreshKeys({ database, now, log }: KeyDeps, line: Line, own: Own): Promise<boolean> {
+export async function refreshKeys({ database, now, log }: KeyDeps, line: ChatLine, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
   if (own.name === "pni" && answer.status >= 400 && answer.status < 429) {
     log.info("no pre-keys for the number: the account has lost it", { status: answer.status });

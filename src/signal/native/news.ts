@@ -13,7 +13,7 @@ import { groupIdOf, toAci } from "./ids.ts";
 import { saveOwn } from "./keys.ts";
 import type * as wire from "./proto/signal_pb.ts";
 import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.ts";
-import type { Overlay } from "./store.ts";
+import type { Overlay } from "./key-store.ts";
 
 export type Job = Readonly<
   /** A pre-key was used up; the storage service has something new. */

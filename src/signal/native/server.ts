@@ -5,7 +5,7 @@
  */
 import * as v from "valibot";
 import { BridgeError, type ErrorCode } from "../../core/errors.ts";
-import type { OwnName, PinnedResponse, Reply, Request } from "./context.ts";
+import type { OwnName, PinnedResponse, ServiceReply, ServiceRequest } from "./context.ts";
 
 /**
  * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
@@ -20,7 +20,8 @@ export const capabilities = {
 };
 
 /** Of the chat host, or of a host with headers. */
-type Answer = Pick<Reply, "status"> & Partial<Pick<Reply, "retryAfterMs"> & Pick<PinnedResponse, "headers">>;
+type Answer = Pick<ServiceReply, "status"> &
+  Partial<Pick<ServiceReply, "retryAfterMs"> & Pick<PinnedResponse, "headers">>;
 
 /** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
 export function refused(what: string, answer: Answer, otherwise: ErrorCode = "signal_protocol", hint?: string) {
@@ -34,10 +35,10 @@ export function refused(what: string, answer: Answer, otherwise: ErrorCode = "si
   return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, { ...details, scope: "recipient" });
 }
 
-export const isGood = ({ status }: Pick<Reply, "status">): boolean => status >= 200 && status <= 299;
+export const isGood = ({ status }: Pick<ServiceReply, "status">): boolean => status >= 200 && status <= 299;
 
 /** What a good answer says. @throws BridgeError as `refused`, also where it is not what it has to be */
-export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: Reply, what: string): T {
+export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: ServiceReply, what: string): T {
   const parsed = v.safeParse(schema, reply.json);
   if (!isGood(reply) || !parsed.success) throw refused(what, reply);
   return parsed.output;
@@ -45,21 +46,21 @@ export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: Reply, w
 
 export const login = v.object({ username: v.string(), password: v.string() });
 
-const get = (path: string): Request => ({ verb: "GET", path });
-const put = (path: string, json: unknown): Request => ({ verb: "PUT", path, json });
-const fixed = (request: Request): Request => ({ ...request, isFixed: true });
+const get = (path: string): ServiceRequest => ({ verb: "GET", path });
+const put = (path: string, json: unknown): ServiceRequest => ({ verb: "PUT", path, json });
+const fixed = (request: ServiceRequest): ServiceRequest => ({ ...request, isFixed: true });
 
 export const ask = {
   /** `login` is `<aci>:<password>` in base64; the password is the one that the device will have. */
-  linkDevice: (json: unknown, login: string): Request =>
+  linkDevice: (json: unknown, login: string): ServiceRequest =>
     fixed({ ...put("/v1/devices/link", json), headers: [["authorization", `Basic ${login}`]] }),
-  removeDevice: (deviceId: number): Request => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
+  removeDevice: (deviceId: number): ServiceRequest => ({ verb: "DELETE", path: `/v1/devices/${deviceId}` }),
   setCapabilities: () => fixed(put("/v1/devices/capabilities", capabilities)),
   keepAlive: () => get("/v1/keepalive"),
   sendMessages: (aci: string, json: unknown) => put(`/v1/messages/${aci}`, json),
   bundles: (aci: string, device: number | "*") => get(`/v2/keys/${aci}/${device}`),
   /** An account that lost its number has no keys for it. */
-  countKeys: (own: OwnName): Request => ({ ...get(`/v2/keys?identity=${own}`), isFixed: own === "aci" }),
+  countKeys: (own: OwnName): ServiceRequest => ({ ...get(`/v2/keys?identity=${own}`), isFixed: own === "aci" }),
   uploadKeys: (own: OwnName, json: unknown) => fixed(put(`/v2/keys?identity=${own}`, json)),
   senderCertificate: () => fixed(get("/v1/certificate/delivery?includeE164=false")),
   /** Of the UTC days from `start` to `end`, in seconds. */
@@ -68,6 +69,6 @@ export const ask = {
   profile: (aci: string, version: string) => get(`/v1/profile/${aci}/${version}`),
   storageLogin: () => fixed(get("/v1/storage/auth")),
   directoryLogin: () => get("/v2/directory/auth"),
-  pushChallenge: (): Request => ({ verb: "POST", path: "/v1/challenge/push" }),
+  pushChallenge: (): ServiceRequest => ({ verb: "POST", path: "/v1/challenge/push" }),
   answerChallenge: (json: unknown) => put("/v1/challenge", json),
 };

@@ -14,7 +14,7 @@ import { BridgeError } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
 import { learnProfileKey, saveRecipient } from "./account.ts";
 import { concat, openGcm, owned, readOrThrow, reasonOf, toBase64, utf8 } from "./bytes.ts";
-import type { Bytes, Context, PinnedRequest } from "./context.ts";
+import type { Bytes, NativeContext, PinnedRequest } from "./context.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 import { answerOf, ask, isGood, login, refused } from "./server.ts";
@@ -26,7 +26,7 @@ const idsMax = 2_500;
 const wantedTypes = new Set([1, 3, 4]);
 
 /** @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
-export async function readStorage(context: Context): Promise<void> {
+export async function readStorage(context: NativeContext): Promise<void> {
   const { database, account, log, reload } = context;
   const { storageKey: key } = account();
   if (key === null) return;
@@ -64,7 +64,7 @@ export async function readStorage(context: Context): Promise<void> {
 }
 
 /** All of it, though nothing is new: what was passed over before may count now. @throws BridgeError as `readStorage` */
-export function readAgain(context: Context): Promise<void> {
+export function readAgain(context: NativeContext): Promise<void> {
   context.database.run("UPDATE signal_account SET storage_version = 0");
   return readStorage(context);
 }
@@ -72,7 +72,7 @@ export function readAgain(context: Context): Promise<void> {
 /** The body; null where there is nothing, or nothing new. */
 type HostFetch = (method: PinnedRequest["method"], path: string, body?: Uint8Array) => Promise<Bytes | null>;
 
-async function openHost({ service, line, closing }: Context): Promise<HostFetch> {
+async function openHost({ service, line, closing }: NativeContext): Promise<HostFetch> {
   const what = "read the storage service";
   const { username, password } = answerOf(login, await line().request(ask.storageLogin()), what);
   const authorization = `Basic ${toBase64(utf8(`${username}:${password}`))}`;
@@ -94,7 +94,10 @@ const itemKeyOf = (key: Bytes, recordKey: Bytes, id: Bytes): Bytes =>
     ? hmac(key, `Item_${toBase64(id)}`)
     : hkdf(32, recordKey, concat(utf8("20240801_SIGNAL_STORAGE_SERVICE_ITEM_"), id), null);
 
-function apply({ database, isAllowed, account }: Context, { case: kind, value }: wire.StorageRecord["record"]): void {
+function apply(
+  { database, isAllowed, account }: NativeContext,
+  { case: kind, value }: wire.StorageRecord["record"],
+): void {
   switch (kind) {
     case "contact": {
       const aci = toAci(value.aciBinary, value.aci);

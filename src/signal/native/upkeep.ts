@@ -10,10 +10,10 @@ import type { Millis } from "../../core/model.ts";
 import type { Database } from "../../store/database.ts";
 import { findAci, saveRecipient, saveTimer } from "./account.ts";
 import { downloadAttachment, parseContacts } from "./attachments.ts";
-import { attempt } from "./bytes.ts";
+import { tolerate } from "./bytes.ts";
 import { nullContent, receiptContent, requestContent } from "./compose.ts";
 import { toBridgeError } from "./connect.ts";
-import type { Bytes, Context, Ratchets } from "./context.ts";
+import type { Bytes, NativeContext, Ratchets } from "./context.ts";
 import { deliver, deliverOnce, type Parcel } from "./deliver.ts";
 import { toAci } from "./ids.ts";
 import { pruneKeys, refreshKeys } from "./keys.ts";
@@ -37,34 +37,34 @@ const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
 /** After each connect, and every hour. @throws BridgeError of a step that failed; it keeps no other from being taken */
-export async function maintain(context: Context): Promise<void> {
-  prune(context.database, context.now());
+export async function maintain(context: NativeContext): Promise<void> {
+  pruneNative(context.database, context.now());
   const steps = [tellCapabilities, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
   const faults: BridgeError[] = [];
-  for (const step of steps) await attempt(step(context), (fault) => faults.push(fault));
+  for (const step of steps) await tolerate(step(context), (fault) => faults.push(fault));
   const worst = faults.find(({ code }) => code === "outdated") ?? faults[0];
   if (worst !== undefined) throw worst;
 }
 
-async function tellCapabilities({ log, line }: Context): Promise<void> {
+async function tellCapabilities({ log, line }: NativeContext): Promise<void> {
   const { status } = await line().request(ask.setCapabilities());
   if (status >= 300) log.warn("capabilities not taken", { status });
 }
 
-async function refreshAllKeys(context: Context): Promise<void> {
+async function refreshAllKeys(context: NativeContext): Promise<void> {
   const { aci, pni } = context.account();
   for (const own of pni === null ? [aci] : [aci, pni])
     if (await refreshKeys(context, context.line(), own)) context.log.info("pre-keys uploaded", { identity: own.name });
 }
 
-const unknownNumbers = ({ database, allowedNumbers }: Context): string[] =>
+const unknownNumbers = ({ database, allowedNumbers }: NativeContext): string[] =>
   allowedNumbers.filter((number) => findAci(database, { aci: null, number }) === null);
 
 /**
  * Asks the phone, after linking, for all that a new device asks for; later for contacts alone, while a number on the allow list
  * has no account. The phone uploads all of its contacts then: at most once a minute until it has answered, later once an hour.
  */
-async function requestSync(context: Context): Promise<void> {
+async function requestSync(context: NativeContext): Promise<void> {
   const { BLOCKED, CONFIGURATION, CONTACTS, KEYS } = SyncMessage_Request_Type;
   const { now, clock, database, last } = context;
   const { aci, storageKey, syncedAt } = context.account();
@@ -83,7 +83,7 @@ async function requestSync(context: Context): Promise<void> {
 }
 
 /** Contact discovery, for numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; where it fails, in an hour. */
-export async function lookUpNumbers(context: Context): Promise<void> {
+export async function lookUpNumbers(context: NativeContext): Promise<void> {
   const { database, net, line, clock, log, closing, last } = context;
   const e164s = unknownNumbers(context);
   if (e164s.length === 0 || clock.monotonic() - last.lookedUpAt < dayMs) return;
@@ -98,7 +98,7 @@ export async function lookUpNumbers(context: Context): Promise<void> {
   log.info("numbers looked up", { asked: e164s.length, unknown: unknownNumbers(context).length });
 }
 
-export function prune(database: Database, now: Millis): void {
+export function pruneNative(database: Database, now: Millis): void {
   database.transaction(() => {
     pruneKeys(database, now);
     database.run("DELETE FROM signal_seen WHERE at < ?", now - seenKeptMs);
@@ -112,7 +112,7 @@ export function prune(database: Database, now: Millis): void {
 }
 
 /** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
-export async function answerChallenge({ database, line }: Context, text: string): Promise<void> {
+export async function answerChallenge({ database, line }: NativeContext, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
   if (token === null)
     throw new BridgeError("send_rejected", "Cannot hand in a captcha as none was asked for", {
@@ -125,7 +125,7 @@ export async function answerChallenge({ database, line }: Context, text: string)
   database.run("UPDATE signal_account SET challenge = NULL");
 }
 
-export async function runJob(context: Context, job: Job): Promise<void> {
+export async function runJob(context: NativeContext, job: Job): Promise<void> {
   const send = async (kind: Parcel["kind"], to: string, content: Parcel["content"], groupId: Bytes | null = null) =>
     void (await deliverOnce(context, { kind, to, content, groupId }));
   switch (job.kind) {
@@ -159,7 +159,7 @@ export function retryLimiter(clock: Clock): (who: string) => boolean {
 }
 
 /** Of the owner's contacts only those on the allow list are kept. */
-async function takeContacts(context: Context, pointer: AttachmentPointer): Promise<void> {
+async function takeContacts(context: NativeContext, pointer: AttachmentPointer): Promise<void> {
   const { database, service, isAllowed, closing } = context;
   const blob = await downloadAttachment(service, pointer, contactsBytesMax, closing());
   database.transaction(() => {
@@ -174,7 +174,7 @@ async function takeContacts(context: Context, pointer: AttachmentPointer): Promi
 }
 
 /** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
-async function answerAgain(context: Context, to: string, deviceId: number, bytes: Bytes): Promise<void> {
+async function answerAgain(context: NativeContext, to: string, deviceId: number, bytes: Bytes): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
   if (!context.mayAnswer(to)) return context.log.warn("no more answers to requests to send again this hour");

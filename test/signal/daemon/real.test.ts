@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { systemClock } from "../../../src/clock.ts";
 import { createSignalCli } from "../../../src/signal/daemon/signal-cli.ts";
-import { examineVersion, signalCliVersionMin } from "../../../src/signal/daemon/version.ts";
+import { examineVersion, signalCliVersionMin } from "../../../src/signal/daemon/releases.ts";
 import { codeOf } from "../../contract/transport.ts";
 import { isSignalCliThere, startRealSignalCli } from "../../doubles/java.ts";
 import { quietLog } from "../../doubles/quiet-log.ts";

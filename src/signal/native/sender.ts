@@ -13,14 +13,14 @@ import type { Chat, Envelope, Millis, Outbound, OutboundBody } from "../../core/
 import type { SendOutcome } from "../transport.ts";
 import { findAci, findRecipient, saveRecipient } from "./account.ts";
 import { longTextType, splitLongText, uploadAttachment } from "./attachments.ts";
-import { attempt, fromBase64, toBase64 } from "./bytes.ts";
-import { compose, type Composed, type Delivered, type Frame, messageContent, type Parts } from "./compose.ts";
+import { tolerate, fromBase64, toBase64 } from "./bytes.ts";
+import { compose, type Composed, type Delivered, type MessageFrame, messageContent, type Parts } from "./compose.ts";
 import { readSyncContent, receiptContent, transcriptContent, typingContent } from "./compose.ts";
-import type { Bytes, Context } from "./context.ts";
+import type { Bytes, NativeContext } from "./context.ts";
 import { deliver, deliverOnce, prepare, sealFor } from "./deliver.ts";
 import { aciBytes } from "./ids.ts";
 import type { AttachmentPointer } from "./proto/signal_pb.ts";
-import { putRow } from "./schema.ts";
+import { putRow } from "./tables.ts";
 
 const fanOutMax = 8;
 const catchUpsMax = 3;
@@ -34,11 +34,15 @@ type Target = {
   /** For the transcript; null: a group. */
   readonly destination: string | null;
   readonly groupId: Bytes | null;
-  readonly frame: Pick<Frame, "timerSeconds" | "timerVersion" | "group">;
+  readonly frame: Pick<MessageFrame, "timerSeconds" | "timerVersion" | "group">;
 };
 
 /** @throws BridgeError `unregistered` `send_rejected`, and those of `FetchGroup` */
-async function targetOf({ database, groups, account }: Context, chat: Chat, signal: AbortSignal): Promise<Target> {
+async function targetOf(
+  { database, groups, account }: NativeContext,
+  chat: Chat,
+  signal: AbortSignal,
+): Promise<Target> {
   const own = account().aci.serviceId;
   if (chat.kind === "group") {
     const { state, masterKey } = await groups.load(chat.id, signal);
@@ -58,7 +62,11 @@ async function targetOf({ database, groups, account }: Context, chat: Chat, sign
 }
 
 /** To at least one recipient, and as a transcript to our own devices. @throws BridgeError as `Transport.send` */
-export async function sendOutbound(context: Context, message: Outbound, signal: AbortSignal): Promise<SendOutcome> {
+export async function sendOutbound(
+  context: NativeContext,
+  message: Outbound,
+  signal: AbortSignal,
+): Promise<SendOutcome> {
   const { chat, timestamp, body } = message;
   const { profileKey, aci: own } = context.account();
   const { others, destination, groupId, frame } = await targetOf(context, chat, signal);
@@ -77,7 +85,7 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
     const wave = others.slice(at, at + fanOutMax).map((recipient) => {
       const delivering = deliverMessage(context, { composed, timestamp, groupId }, recipient);
       const counted = delivering.then((isSealed) => delivered.set(recipient, isSealed));
-      return attempt(counted, (error) => failures.push({ recipient, error }));
+      return tolerate(counted, (error) => failures.push({ recipient, error }));
     });
     await Promise.all(wave);
   }
@@ -107,7 +115,7 @@ export async function sendOutbound(context: Context, message: Outbound, signal: 
 type Owed = Pick<Message, "timestamp"> & { readonly to: string; readonly content: Bytes; readonly groupId: Bytes };
 
 /** A captcha is solved by a person: it is waited for in hours. When no more is tried, the owner is told. */
-function owe(context: Context, owed: Owed, fault: BridgeError, times: number): void {
+function owe(context: NativeContext, owed: Owed, fault: BridgeError, times: number): void {
   const { to, timestamp, content, groupId } = owed;
   if (fault.retry === "never" || times > catchUpsMax) {
     settle(context, owed);
@@ -123,13 +131,13 @@ function owe(context: Context, owed: Owed, fault: BridgeError, times: number): v
 
 const nameOf = ({ to, timestamp }: Owed): string => `${to} ${timestamp}`;
 
-function settle({ database, dueAt }: Context, owed: Owed): void {
+function settle({ database, dueAt }: NativeContext, owed: Owed): void {
   dueAt.delete(nameOf(owed));
   database.run("DELETE FROM signal_owed WHERE sent_at = ? AND service_id = ?", owed.timestamp, owed.to);
 }
 
 /** For each new connection: the waits of the one before ended with it. */
-export function resumeOwed(context: Context): void {
+export function resumeOwed(context: NativeContext): void {
   const sql = `SELECT service_id AS "to", sent_at AS timestamp, content, group_id AS groupId, tries FROM signal_owed`;
   for (const { tries, ...owed } of context.database.all<Owed & { tries: number }>(sql)) {
     const dueAt = context.dueAt.get(nameOf(owed)) ?? -Infinity;
@@ -137,7 +145,7 @@ export function resumeOwed(context: Context): void {
   }
 }
 
-function payLater(context: Context, owed: Owed, times: number, waitMs: Millis): void {
+function payLater(context: NativeContext, owed: Owed, times: number, waitMs: Millis): void {
   const signal = context.closing();
   const pay = async () => {
     const { state } = await context.groups.load(toBase64(owed.groupId), signal);
@@ -147,10 +155,10 @@ function payLater(context: Context, owed: Owed, times: number, waitMs: Millis): 
   };
   // What the end of the connection cut short was no try.
   const again = (fault: BridgeError) => signal.aborted || owe(context, owed, fault, times + 1);
-  context.later(waitMs, () => attempt(pay(), again));
+  context.later(waitMs, () => tolerate(pay(), again));
 }
 
-async function upload(context: Context, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
+async function upload(context: NativeContext, said: OutboundBody, signal: AbortSignal): Promise<Parts> {
   if (said.kind === "reaction") return { body: "", files: [] };
   const { body, file } = splitLongText(said.text);
   const given = said.kind === "text" ? said.files : [];
@@ -167,7 +175,7 @@ async function upload(context: Context, said: OutboundBody, signal: AbortSignal)
 
 type Message = { readonly composed: Composed; readonly timestamp: Millis; readonly groupId: Bytes | null };
 
-async function deliverMessage(context: Context, message: Message, to: string): Promise<boolean> {
+async function deliverMessage(context: NativeContext, message: Message, to: string): Promise<boolean> {
   const { composed, ...rest } = message;
   const { needsPniSignature } = findRecipient(context.database, to);
   const { aci, pni } = context.account();
@@ -182,7 +190,12 @@ async function deliverMessage(context: Context, message: Message, to: string): P
 }
 
 /** Shows that we are writing, where the owner lets it be shown. */
-export async function sendTyping(context: Context, chat: Chat, isTyping: boolean, signal: AbortSignal): Promise<void> {
+export async function sendTyping(
+  context: NativeContext,
+  chat: Chat,
+  isTyping: boolean,
+  signal: AbortSignal,
+): Promise<void> {
   if (!context.account().sendsTyping) return;
   const { others, groupId } = await targetOf(context, chat, signal);
   if (others.length > typingMembersMax) return;
@@ -192,7 +205,7 @@ export async function sendTyping(context: Context, chat: Chat, isTyping: boolean
 }
 
 /** That an accepted message was read: to its sender, where the owner's settings allow it, and to our other devices. */
-export async function sendReceipt(context: Context, { source, isOwn, sentAt }: Envelope): Promise<void> {
+export async function sendReceipt(context: NativeContext, { source, isOwn, sentAt }: Envelope): Promise<void> {
   const to = source?.aci ?? null;
   if (to === null || isOwn) return;
   const { sendsReadReceipts, aci } = context.account();

@@ -1,8 +1,8 @@
 /**
  * Signal as a linked device, inside this process.
  *
- *   connect.ts ─▶ receive.ts ─▶ decrypt.ts ─▶ content.ts ─▶ Batch ─▶ (the loop commits: store.ts) ─▶ ack ─▶ jobs: upkeep.ts
- *   Outbound ─▶ send.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
+ *   connect.ts ─▶ receiver.ts ─▶ decrypt.ts ─▶ content.ts ─▶ Batch ─▶ (the loop commits: key-store.ts) ─▶ ack ─▶ jobs: upkeep.ts
+ *   Outbound ─▶ sender.ts ─▶ compose.ts ─▶ deliver.ts ─▶ connect.ts
  *
  *   connect ─▶ receive: wait · open (lock taken) ─▶ [caller commits] ─▶ ack (acks out, lock released, jobs queued)
  *                  └ quiet: keep-alive at most every 30 s                    upkeep: at connecting, and every hour
@@ -17,19 +17,28 @@ import type { Millis } from "../../core/model.ts";
 import { duration } from "../../core/when.ts";
 import { allFeatures, type Batch, type Link, type Notice, type Transport } from "../transport.ts";
 import { loadAccount, toAccount } from "./account.ts";
-import { downloadAttachment, fromRef } from "./attachments.ts";
-import { attempt, reasonOf } from "./bytes.ts";
+import { downloadAttachment, pointerOfRef } from "./attachments.ts";
+import { tolerate, reasonOf } from "./bytes.ts";
 import { settleClaims } from "./claims.ts";
 import { openLine } from "./connect.ts";
-import type { Context, GroupState, Line, Lock, NativeAccount, NativeAllow, NativeDeps, Waiting } from "./context.ts";
+import type {
+  NativeContext,
+  GroupState,
+  ChatLine,
+  Lock,
+  NativeAccount,
+  NativeAllow,
+  NativeDeps,
+  Waiting,
+} from "./context.ts";
 import { certificateKeeper } from "./deliver.ts";
 import { groupFetcher, keepGroups, learnNames } from "./groups.ts";
-import { makeLink } from "./link.ts";
+import { makeLink } from "./linking.ts";
 import { mergeJobs } from "./news.ts";
-import { countQuarantined, giveBack, openBatch, type Opened } from "./receive.ts";
-import { resumeOwed, sendOutbound, sendReceipt, sendTyping } from "./send.ts";
+import { countQuarantined, giveBack, openBatch, type Opened } from "./receiver.ts";
+import { resumeOwed, sendOutbound, sendReceipt, sendTyping } from "./sender.ts";
 import { ask } from "./server.ts";
-import { openOverlay, shareCommits } from "./store.ts";
+import { openOverlay, shareCommits } from "./key-store.ts";
 import { readAgain } from "./storage.ts";
 import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 
@@ -59,7 +68,7 @@ export const linkNative = (deps: NativeDeps, onReplaced = (): void => undefined)
 /** All that changes while the transport lives; times are monotonic. */
 const freshState = () => ({
   account: null as NativeAccount | null,
-  line: null as Line | null,
+  line: null as ChatLine | null,
   closing: new AbortController(),
   isReceiving: false,
   /** The batch between `receive` and `ack`. */
@@ -78,13 +87,13 @@ const freshState = () => ({
 });
 
 type State = ReturnType<typeof freshState>;
-type Live = Context & { readonly state: State };
+type Live = NativeContext & { readonly state: State };
 
 /** The transport over the account that `linkNative` left in `database`, whose tables are those of `signalSchema`. */
 export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
   const context = openContext(deps);
   const { state, closing } = context;
-  const quietly = (work: Promise<void>) => attempt(work, ({ code }) => deps.log.debug("notice not sent", { code }));
+  const quietly = (work: Promise<void>) => tolerate(work, ({ code }) => deps.log.debug("notice not sent", { code }));
   return {
     name: "native",
     isLocal: deps.service.isLocal,
@@ -104,7 +113,7 @@ export function createNative(deps: NativeDeps & NativeAllow): NativeTransport {
     send: (message) => sendOutbound(context, message, closing()),
     typing: (chat, isTyping) => quietly(sendTyping(context, chat, isTyping, closing())),
     markRead: (envelope) => quietly(sendReceipt(context, envelope)),
-    attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, fromRef(ref), bytesMax, signal),
+    attachment: async (ref, bytesMax, signal) => downloadAttachment(deps.service, pointerOfRef(ref), bytesMax, signal),
     disconnect: () => disconnect(state),
     answerChallenge: (captcha) => answerChallenge(context, captcha),
     skewMs: () => deps.clock.now() - context.now(),
@@ -127,12 +136,12 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     if (state.line !== null) return state.line;
     throw new BridgeError("signal_unreachable", "Cannot reach Signal as there is no connection");
   };
-  const request: Line["request"] = (what) => line().request(what);
+  const request: ChatLine["request"] = (what) => line().request(what);
   const account = () => state.account ?? loadAccount(database);
   const learnMore = async (state: GroupState, isNew: boolean) => {
     await learnNames(state, database, request);
     // Whether the owner has blocked one of them.
-    if (isNew) await attempt(readAgain(context), () => undefined);
+    if (isNew) await tolerate(readAgain(context), () => undefined);
   };
   const onIdentityChange = () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between");
   const lock = makeLock();
@@ -247,7 +256,7 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
 }
 
 /** Opens what has arrived. The lock is held when it resolves, until `acknowledge`. */
-async function open(context: Live, line: Line): Promise<Batch> {
+async function open(context: Live, line: ChatLine): Promise<Batch> {
   const { state } = context;
   const release = await context.lock();
   const overlay = openOverlay(context);
@@ -282,7 +291,7 @@ function acknowledge(context: Live, batch: Batch, isCommitted: boolean): void {
 }
 
 /** A round trip over the authenticated stream, at most every 30 s; false when none was due. */
-async function prove(context: Live, line: Line): Promise<boolean> {
+async function prove(context: Live, line: ChatLine): Promise<boolean> {
   const { state, clock } = context;
   if (clock.monotonic() - state.provedAt < proofEveryMs) return false;
   try {
@@ -302,5 +311,5 @@ function enqueue({ state, log, notify }: Live, work: () => Promise<void>): void 
     if (code === "outdated") notify({ code, text: `Soon I may not be able to use Signal any more. ${hint}` });
   };
   const fail = (error: unknown) => log.error("background work failed", { reason: reasonOf(error) });
-  state.jobs = state.jobs.then(() => attempt(work(), putOff)).catch(fail);
+  state.jobs = state.jobs.then(() => tolerate(work(), putOff)).catch(fail);
 }

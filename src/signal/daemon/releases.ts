@@ -1,7 +1,7 @@
 /** Which releases of the daemons signalman relies on, and what today's Signal breaks in the others: for `doctor`. */
 import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
-import { createHttp, parseAnswer, toJson, type Place } from "./http.ts";
+import { createHttp, parseAnswer, toJson, type DaemonPlace } from "./http.ts";
 import { createRpc } from "./signal-cli.ts";
 
 /** Oldest signal-cli that is tested against; before 0.13.16 two messages may share a timestamp. **Source:** signal-cli#1783. */
@@ -21,7 +21,7 @@ type VersionReport = { readonly text: string; readonly warning: string | null; r
 /** Asks the daemon for its release. @throws BridgeError `outdated` where it cannot be relied on, and those of the line */
 export async function examineVersion(
   transport: "signal-cli" | "rest",
-  place: Place,
+  place: DaemonPlace,
   signal: AbortSignal,
 ): Promise<VersionReport> {
   const isRest = transport === "rest";
@@ -37,14 +37,14 @@ export async function examineVersion(
 
 const versionSchema = v.object({ version: v.string() });
 
-async function fetchSignalCliVersion(place: Place, signal: AbortSignal): Promise<string> {
+async function fetchSignalCliVersion(place: DaemonPlace, signal: AbortSignal): Promise<string> {
   const what = "ask signal-cli for its version";
   const answer = await createRpc(place).ask({ method: "version", params: {}, what, deadlineMs: 10_000, signal });
   return parseAnswer(versionSchema, answer, what).version;
 }
 
 /** A development build has "unset" for a version. */
-async function fetchRestVersion(place: Place, signal: AbortSignal): Promise<string> {
+async function fetchRestVersion(place: DaemonPlace, signal: AbortSignal): Promise<string> {
   const what = "ask the REST API for its version";
   const request = { method: "GET", path: "/v1/about", what, deadlineMs: 30_000, signal } as const;
   const body = await createHttp(place).ask(request);

@@ -19,7 +19,7 @@ const parse = ({ at, body }: Row): SessionEvent => ({
 });
 const entries = (db: Database) => statements(db, "SELECT at, body FROM events", parse);
 
-export type Log = ReturnType<typeof createLog>;
+export type EventLog = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
   const { run, values, many } = entries(db);

@@ -21,14 +21,14 @@ import type { Database } from "../../store/database.ts";
 import { findRecipient } from "./account.ts";
 import { owned, readOrNull, toBase64 } from "./bytes.ts";
 import { addClaim, isFull } from "./claims.ts";
-import { dataOf, readContent, type Sender, toEnvelope } from "./content.ts";
-import type { Bytes, GroupClaim, Incoming, Line, Waiting } from "./context.ts";
+import { dataOf, readContent, type Sender, composeEnvelope } from "./content.ts";
+import type { Bytes, GroupClaim, Incoming, ChatLine, Waiting } from "./context.ts";
 import { decrypt, type Plain, type Sealing, unknownType, unsealed } from "./decrypt.ts";
 import { groupIdOf } from "./ids.ts";
 import { type Desk, type Job, takeNews } from "./news.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { putRow } from "./schema.ts";
-import type { Overlay } from "./store.ts";
+import { putRow } from "./tables.ts";
+import type { Overlay } from "./key-store.ts";
 
 const batchLengthMax = 50;
 /** So many process deaths over the same bytes, and they are set aside. */
@@ -66,7 +66,7 @@ const hashOf = ({ bytes }: Incoming): Bytes => owned(createHash("sha256").update
  * Opens up to 50 deliveries of `line`.
  * @throws BridgeError `database`: then nothing of the overlay may be written, and nothing acknowledged
  */
-export async function openBatch(work: Work, line: Line): Promise<Opened> {
+export async function openBatch(work: Work, line: ChatLine): Promise<Opened> {
   const { database, overlay } = work;
   const opened: Opened = { envelopes: [], deliveries: [], jobs: [], isAccountChanged: false };
   const { deliveries } = opened;
@@ -135,7 +135,7 @@ export const countQuarantined = (database: Database): number =>
   database.get<{ count: number }>("SELECT count(envelope) AS count FROM signal_quarantine")?.count ?? 0;
 
 /** For a later batch; that they were about to be opened does not count. Best effort, as the database may be what failed. */
-export function giveBack(database: Database, line: Line | null, deliveries: readonly Incoming[]): void {
+export function giveBack(database: Database, line: ChatLine | null, deliveries: readonly Incoming[]): void {
   line?.putBack(deliveries);
   try {
     database.transaction(() => {
@@ -185,7 +185,7 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
 function newerKind(sender: Sender): Outcome {
   if (sender.isOwn || sender.isBlocked) return {};
   const peer = { aci: sender.aci, number: sender.number };
-  return { envelope: toEnvelope(sender, { kind: "unknown", what: unknownType }, { kind: "direct", peer }) };
+  return { envelope: composeEnvelope(sender, { kind: "unknown", what: unknownType }, { kind: "direct", peer }) };
 }
 
 const isTheirs = ({ isAllowed }: Work, sender: Sender, { groupId }: Sealing): boolean =>
@@ -296,5 +296,5 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
     jobs.push({ kind: "askAgain", aci, groupId, request });
   }
   const said = { kind: "undecryptable", code, isIdentityChange: is(libsignal.ErrorCode.UntrustedIdentity) } as const;
-  return { envelope: toEnvelope(sender, said, null), quarantine: code, jobs, isForUs };
+  return { envelope: composeEnvelope(sender, said, null), quarantine: code, jobs, isForUs };
 }

@@ -15,12 +15,12 @@ import * as v from "valibot";
 import { BridgeError } from "../../core/errors.ts";
 import type { Link, LinkProgress } from "../transport.ts";
 import { loadAccount, readAccount, storageKeyOf, toAccount } from "./account.ts";
-import { attempt, concat, owned, readOrThrow, toBase64, utf8 } from "./bytes.ts";
+import { tolerate, concat, owned, readOrThrow, toBase64, utf8 } from "./bytes.ts";
 import { connectSealed, exchange, once, openLine, withDeadline } from "./connect.ts";
-import type { Bytes, Context, Line, NativeAccount, NativeDeps, OwnName } from "./context.ts";
+import type { Bytes, NativeContext, ChatLine, NativeAccount, NativeDeps, OwnName } from "./context.ts";
 import { keyIdMax, makeStandingKeys, refreshKeys, saveOwn, toUpload } from "./keys.ts";
 import * as wire from "./proto/signal_pb.ts";
-import { putRow } from "./schema.ts";
+import { putRow } from "./tables.ts";
 import { answerOf, ask, capabilities, isGood, refused } from "./server.ts";
 
 /** The server takes a sealed name of at most 225 bytes; sealing adds some sixty. */
@@ -30,7 +30,7 @@ const nameBytesMax = 160;
 const codesMax = 30;
 
 type LinkDeps = NativeDeps &
-  Pick<Context, "net"> & {
+  Pick<NativeContext, "net"> & {
     /** Part of the transaction that puts another account in the place of the one before: whatever ends us afterwards, nothing of it is left. */
     readonly onReplaced: () => void;
   };
@@ -51,7 +51,7 @@ export function makeLink(deps: LinkDeps): Link {
     }
     await complete(deps, prepare(deps, provision, deviceName), signal);
     const account = loadAccount(deps.database);
-    await attempt(announceKeys(deps, account, signal), ({ message: reason }) =>
+    await tolerate(announceKeys(deps, account, signal), ({ message: reason }) =>
       deps.log.warn("pre-keys not uploaded yet", { reason }),
     );
     yield { event: "linked", account: toAccount(account) };
@@ -156,7 +156,7 @@ async function complete(deps: LinkDeps, pending: Pending, signal: AbortSignal): 
     });
     const note = ({ message: reason }: BridgeError) =>
       deps.log.info("the earlier device may still be listed on the phone", { reason });
-    if (earlier !== null) await attempt(unlink(deps, earlier, signal), note);
+    if (earlier !== null) await tolerate(unlink(deps, earlier, signal), note);
   } finally {
     await connection.disconnect();
   }
@@ -175,7 +175,7 @@ async function unlink(deps: LinkDeps, earlier: NativeAccount, signal: AbortSigna
   await line.request(ask.removeDevice(earlier.deviceId));
 }
 
-function openLineOf(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<Line> {
+function openLineOf(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<ChatLine> {
   const nothing = () => undefined;
   return openLine({ ...deps, onServerTime: nothing, notify: nothing }, account, signal);
 }

@@ -20,10 +20,10 @@ export async function locate(root: string, path: string): Promise<Place> {
   return { absolute, path: relative(root, absolute).split(sep).join("/") };
 }
 
-export type Content = { readonly bytes: Buffer; readonly text: string };
+export type FileContent = { readonly bytes: Buffer; readonly text: string };
 
 /** The text of a file, null where there is none, or one sentence that says why it cannot be taken as text. */
-export async function readContent({ absolute, path }: Place): Promise<Content | null | string> {
+export async function readFileText({ absolute, path }: Place): Promise<FileContent | null | string> {
   try {
     const found = await stat(absolute);
     // A pipe would be waited for as it is opened, so this comes first.

@@ -17,7 +17,7 @@ import { isFreed } from "../projects/policy.ts";
 import { toUse, type Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue } from "./queue.ts";
-import { isReminderTool, reminderTools, workOnReminders } from "./reminders.ts";
+import { isReminderTool, reminderTools, workOnReminders } from "./due.ts";
 
 export type CallDeps = {
   /** signalman's. */

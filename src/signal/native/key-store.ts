@@ -16,7 +16,7 @@ import * as libsignal from "@signalapp/libsignal-client";
 import { Buffer } from "node:buffer";
 import type { Clock } from "../../clock.ts";
 import type { Database, SqlValue } from "../../store/database.ts";
-import type { Bytes, Context, Lock, Own, OwnName } from "./context.ts";
+import type { Bytes, NativeContext, Lock, Own, OwnName } from "./context.ts";
 
 type Serial = { serialize(): Uint8Array };
 /** How a kind of record is parsed, and its statements. */
@@ -53,7 +53,7 @@ type Entry = {
 
 export type Overlay = ReturnType<typeof openOverlay>;
 
-type OverlayDeps = Pick<Context, "database" | "clock" | "onIdentityChange">;
+type OverlayDeps = Pick<NativeContext, "database" | "clock" | "onIdentityChange">;
 
 export function openOverlay(deps: OverlayDeps) {
   const records = openRecords(deps.database, deps.clock);
@@ -75,7 +75,7 @@ export function openOverlay(deps: OverlayDeps) {
 /** Works of one turn; more of them, and the first would wait long for its commit. */
 const sharedMax = 32;
 
-export function shareCommits(deps: OverlayDeps, lock: Lock): Context["withRatchets"] {
+export function shareCommits(deps: OverlayDeps, lock: Lock): NativeContext["withRatchets"] {
   const waiting: ((overlay: Overlay) => Promise<(fault: unknown) => void>)[] = [];
   let isTurn = false;
   const turn = async (): Promise<void> => {
