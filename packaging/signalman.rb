@@ -36,7 +36,7 @@ class Signalman < Formula
   service do
     run [opt_bin/"signalman", "run"]
     keep_alive crashed: true
-    environment_variables BUN_JSC_useJIT: "0"
+    environment_variables BUN_JSC_useJIT: "0", MIMALLOC_PURGE_DELAY: "0"
   end
 
   test do

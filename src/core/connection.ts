@@ -17,7 +17,7 @@
  *   unfinished  SYNCING lacks the proof, or the sync, or both: with both it is CONNECTED
  *   proven      CONNECTED has seen a proof of life
  *
- * How long DISCONNECTED waits, and everybody else who tries again: the table in `backoff.ts`. The shell (`loops/connector.ts`)
+ * How long DISCONNECTED waits, and what else is tried again: the table in `backoff.ts`. The shell (`loops/connector.ts`)
  * owes us: one life per `connect`, and nothing reported from a life that ended. Where it slips, the table below still decides.
  */
 import { backoffMs, defaultBackoff, serverMinimumMs, type BackoffLimits } from "./backoff.ts";

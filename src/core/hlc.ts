@@ -31,7 +31,7 @@ export function parseStamp(
 }
 
 /**
- * A stamp for a change made now. Larger than `last`, unless `last` leads the server's clock too far: that one everybody refuses.
+ * A stamp for a change made now. Larger than `last`, unless `last` leads the server's clock too far: each side refuses that one.
  *
  * @param last the largest stamp seen so far on any device, null before the first
  * @param serverNow the server's clock as far as we know it, Unix ms

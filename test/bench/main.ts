@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { build } from "../../build.ts";
 import { hostTarget } from "../../build/libsignal.ts";
 import { rendered, urlOf } from "../docs/readme.ts";
+import { asService } from "./engine.ts";
 import { isMet, median, repeat, toChart, toTable, type Figure } from "./measure.ts";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
@@ -30,8 +31,8 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => program.coldStart(some(20, 3)),
   () => program.overhead("messages", some(40, 5)),
   () => program.overhead("sessions", some(40, 5)),
-  () => program.overhead("messages", some(40, 5), program.asService),
-  () => program.overhead("sessions", some(40, 5), program.asService),
+  () => program.overhead("messages", some(40, 5), asService),
+  () => program.overhead("sessions", some(40, 5), asService),
   () => program.calls(some(40, 5)),
   () => signalCli.daemonMemory(some(3, 1)),
   () => inside.backlog(1, some(300, 50), some(3, 1)),
@@ -51,7 +52,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => native.memory(some(20_000, 400)),
   () => repeat(some(3, 1), native.linkAndIdle),
   () => native.flood(some(2_000, 100), {}),
-  () => native.flood(some(2_000, 100), program.asService),
+  () => native.flood(some(2_000, 100), asService),
   () => inside.commitCost("at the end", some(400, 100)),
 ];
 

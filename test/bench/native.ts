@@ -18,8 +18,9 @@ import { startClaudeDouble } from "../doubles/claude.ts";
 import { startSignalMock } from "../doubles/signal-mock.ts";
 import { command, newHome, start } from "../e2e/harness.ts";
 import { commit, never, openNativeDatabase, recordLog, startRig } from "../native/mock.ts";
+import { asService, type Engine } from "./engine.ts";
 import type { Figure } from "./measure.ts";
-import { asService, cpuMs, residentMegabytes, until, type Engine } from "./program.ts";
+import { cpuMs, residentMegabytes, until } from "./program.ts";
 import type { Order } from "./signal-server.ts";
 
 const group = "native";

@@ -6,6 +6,7 @@ import { startClaudeDouble, type ClaudeDouble } from "../doubles/claude.ts";
 import { startSignalCliDouble, type SignalCliDouble } from "../doubles/signal-cli.ts";
 import { me, type WirePerson } from "../doubles/wire.ts";
 import { newHome, start, type Running } from "../e2e/harness.ts";
+import { asService, type Engine } from "./engine.ts";
 import type { Figure } from "./measure.ts";
 
 type Stage = {
@@ -141,11 +142,6 @@ const ready = (signal: SignalCliDouble): Promise<void> =>
 async function nextSend(signal: SignalCliDouble): Promise<number> {
   for (;;) if ((await signal.nextCall()).method === "send") return performance.now();
 }
-
-/** Choices of the engine. */
-export type Engine = Readonly<Record<`BUN_JSC_${string}`, string>>;
-/** Those of the unit, the launch agent and the image (`packaging/`). */
-export const asService: Engine = { BUN_JSC_useJIT: "0" };
 
 /** What the program adds to a message on its way in and on its way out, one message at a time. */
 export const overhead = (backend: "sessions" | "messages", runs: number, engine: Engine = {}): Promise<Figure[]> =>
