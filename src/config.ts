@@ -12,6 +12,7 @@ import { BridgeError } from "./core/errors.ts";
 import { ownProgram } from "./core/model.ts";
 import { didYouMean, nearest } from "./core/nearest.ts";
 import { redactText } from "./log.ts";
+import { isLoopback } from "./loopback.ts";
 import { fileKey, flagOf, settingKeys, settingRow as row, variableOf } from "./settings.ts";
 import type { SettingKey, settings } from "./settings.ts";
 
@@ -134,9 +135,6 @@ function readPrompt(value: string, origin: Origin, home: string): string {
     throw new BridgeError("config", `Cannot read the system prompt ${path}`, { cause });
   }
 }
-
-/** Whether only this machine can reach the address. */
-export const isLoopback = (host: string): boolean => /^(localhost|::1|127(\.\d{1,3}){3})$/i.test(host);
 
 function refuseOpenListen({ listen, trustListen }: Values): void {
   if (listen === null || trustListen || isLoopback(listen.host)) return;

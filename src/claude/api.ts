@@ -9,6 +9,7 @@ import type { Anthropic, ClientOptions } from "@anthropic-ai/sdk";
 import { startDeadline, type Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
 import type { Millis, PromptFile } from "../core/model.ts";
+import { isLoopback } from "../loopback.ts";
 import { claudeFailure, nullFor, type Site } from "./failure.ts";
 import type { ModelInfo } from "./line.ts";
 import { fields, string } from "./wire.ts";
@@ -56,7 +57,6 @@ export const uploadTimeoutMs = (files: readonly PromptFile[], headersMs: Millis)
 
 const hostOf = (url: string): string => URL.parse(url)?.hostname ?? "";
 const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(hostOf(url));
-const isLoopback = (url: string): boolean => /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/u.test(hostOf(url));
 
 /** A body that has no end is not gathered: the longest turn, and a page of a log, are a small part of this. */
 const answerBytesMax = 64 * 2 ** 20;
@@ -87,8 +87,9 @@ export function createClaudeApi(given: ApiOptions) {
   let client: Promise<Anthropic> | null = null;
   const watchedFetch = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
     // Bun reads HTTP_PROXY by itself, also for loopback: only `false` goes past it.
-    const through = isLoopback(baseUrl) ? null : await proxy;
-    const way = isLoopback(baseUrl) ? { proxy: false } : through ? { proxy: through } : {};
+    const isHere = isLoopback(hostOf(baseUrl));
+    const through = isHere ? null : await proxy;
+    const way = isHere ? { proxy: false } : through ? { proxy: through } : {};
     const response = await fetch(url, { ...init, ...way } as RequestInit);
     const date = Date.parse(response.headers.get("date") ?? "");
     if (!Number.isNaN(date)) skewMs = date + dateHalfStepMs - clock.now();

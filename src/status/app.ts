@@ -10,9 +10,9 @@ import { Hono } from "hono";
 import { accepts } from "hono/accepts";
 import { bodyLimit } from "hono/body-limit";
 import { secureHeaders } from "hono/secure-headers";
-import { isLoopback } from "../config.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
+import { isLoopback } from "../loopback.ts";
 import { createControl, createSend, type Gate } from "./control.ts";
 import { contentSecurityPolicy, renderPage } from "./page.ts";
 import type { Status } from "./status.ts";
@@ -85,7 +85,5 @@ const json = { "content-type": "application/json; charset=utf-8" };
 /** Loopback, or an address in digits: a rebound name is neither. Both the URL and the header must say so. */
 function isOwnName(hostname: string, header: string | undefined): boolean {
   const named = header === undefined ? hostname : (/^(\[[\da-f:.]+\]|[\w.-]+)(:\d+)?$/i.exec(header)?.[1] ?? "");
-  return [hostname, named].every(
-    (name) => isLoopback(name.replace(/^\[|\]$/g, "")) || /^(\[[\da-f:.]+\]|\d+(\.\d+){3})$/i.test(name),
-  );
+  return [hostname, named].every((name) => isLoopback(name) || /^(\[[\da-f:.]+\]|\d+(\.\d+){3})$/i.test(name));
 }

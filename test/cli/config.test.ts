@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { loadConfig } from "../../src/config.ts";
 import { BridgeError } from "../../src/core/errors.ts";
 import { nearest, nearestModel } from "../../src/core/nearest.ts";
+import { isLoopback } from "../../src/loopback.ts";
 import { fileKey, flagOf, settingKeys, settingRow, variableOf } from "../../src/settings.ts";
 
 let home: string;
@@ -253,3 +254,25 @@ describe("the system prompt", () => {
     expect(failure(() => load({ SIGNALMAN_SYSTEM: "@/nowhere/prompt.md" })).message).toContain("/nowhere/prompt.md");
   });
 });
+
+const here = ["localhost", "LOCALHOST", "127.0.0.1", "127.255.0.9", "::1", "[::1]"];
+const elsewhere = [
+  "",
+  "0.0.0.0",
+  "::",
+  "[::2]",
+  "126.0.0.1",
+  "127.0.0",
+  "127.0.0.256",
+  "127.1.2.3.4",
+  "127.0.0.1.example",
+  "x127.0.0.1",
+  "localhost.example",
+  "a.localhost",
+  "notlocalhost",
+  "[127.0.0.1",
+];
+test.each([...here.map((host) => [host, true] as const), ...elsewhere.map((host) => [host, false] as const)])(
+  "%p is this machine: %p",
+  (host, isHere) => expect(isLoopback(host)).toBe(isHere),
+);

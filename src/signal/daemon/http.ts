@@ -12,6 +12,7 @@ import * as v from "valibot";
 import { type Clock, startDeadline } from "../../clock.ts";
 import { BridgeError, type BridgeErrorDetails, type ErrorCode } from "../../core/errors.ts";
 import type { Millis } from "../../core/model.ts";
+import { isLoopback } from "../../loopback.ts";
 
 export type HttpRequest = {
   readonly method: "GET" | "POST" | "PUT" | "DELETE";
@@ -67,7 +68,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace)
   return {
     /** With the port, for messages. */
     host,
-    isLocal: /^(?:(?:[\w-]+\.)*localhost|127(?:\.\d+){3}|\[::1\])$/u.test(hostname),
+    isLocal: isLoopback(hostname),
     /** The body of the answer. @throws Refusal */
     async ask(request: HttpRequest): Promise<Buffer> {
       const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, isFresh = false, signal } = request;
