@@ -80,7 +80,9 @@ type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrant
 export function surroundings(base: Base, deviceTag: string, { stateName, grants, ...hooks }: Ask): Surroundings {
   const { config, clock, store, line, transport, notices } = base;
   let claude: string | null = null;
-  notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
+  notices.on("claude", ({ fault }) => {
+    claude = fault === null ? null : errorRow(fault.code).title;
+  });
   let models: readonly ModelInfo[] = [];
   notices.on("synced", () => {
     if (models.length > 0) return;

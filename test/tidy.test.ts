@@ -85,6 +85,14 @@ test("signal/native: a file imports from lower layers only, as the table in its 
   expect(arrows.length).toBeGreaterThan(50);
 });
 
+test("a condition stands in an if, not in an operator whose value is thrown away", () => {
+  const hidden = /\bvoid \([^\n]*(&&|\|\||\?\?)/u;
+  const found = [...textOf].flatMap(([name, text]) =>
+    name.endsWith(".ts") && !isGenerated(name) && hidden.test(codeOf(text)) ? [name] : [],
+  );
+  expect(found).toEqual([]);
+});
+
 test("every file of src is part of the program", () => {
   const reached = new Set<string>();
   const visit = (name: string): void => {

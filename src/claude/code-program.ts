@@ -146,7 +146,9 @@ export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, ma
     },
     /** Resolves when it and what it started have ended. */
     async end(): Promise<void> {
-      const group = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
+      const group = (how: "SIGTERM" | "SIGKILL"): void => {
+        if (child.pid) kill(-child.pid, how);
+      };
       group("SIGTERM");
       await clock.sleep(graceMs, closed.signal);
       group("SIGKILL");

@@ -63,7 +63,9 @@ type Variant = { readonly openTransport?: typeof buildTransport; readonly staleA
 export async function run(cli: Cli, variant: Variant = {}): Promise<number> {
   const leaving = new AbortController();
   let watch: Promise<void> | null = null;
-  const onUp = (): void => void (watch ??= keepWatch(cli, leaving.signal));
+  const onUp = (): void => {
+    watch ??= keepWatch(cli, leaving.signal);
+  };
   try {
     for (;;) {
       const { code, heir } = await runOnce(cli, variant, onUp);

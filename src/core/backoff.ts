@@ -55,8 +55,8 @@ export function backoffMs(
   return Math.max(serverMinimumMs(retryAfterMs), own);
 }
 
-/** The first failure in a row, the second, the fourth, the eighth …: of what is tried for long the log says ever less. */
-export const isNews = (attempt: number): boolean => Number.isInteger(Math.log2(attempt));
+/** Whether the log warns of failure `attempt` in a row: of the first, the second, the fourth, the eighth …, so that a long outage fills no log. */
+export const isLogged = (attempt: number): boolean => Number.isInteger(Math.log2(attempt));
 
 /** A Retry-After as a wait: whole ms, never negative, 0 for none or nonsense. */
 export function serverMinimumMs(retryAfterMs: Millis | null): Millis {

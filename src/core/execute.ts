@@ -7,7 +7,7 @@ import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
-import { listReminders, takeOff } from "./reminders.ts";
+import { listReminders, cancelReminder } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { spendText } from "./spend.ts";
 
@@ -138,7 +138,7 @@ const handlers: Record<Runnable, Handler> = {
     if (argument === "") return tell(listReminders(view));
     const [, number] = /^(?:off|stop|cancel|delete|remove|undo) *(\d+)$/iu.exec(argument) ?? [];
     if (number === undefined) return tell("/reminders lists them, /reminders off 2 takes number 2 back.");
-    const { text, changes } = takeOff(view, envelope, Number(number));
+    const { text, changes } = cancelReminder(view, envelope, Number(number));
     return tell(text, ...changes);
   },
   retry({ id, view }) {

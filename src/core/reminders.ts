@@ -19,7 +19,7 @@ export function fulfil(view: View, fact: FactOf<"wished">): Change[] {
   if (!asker?.source) return [tell("Nothing was done: the message that asked for it is not open any more.", true)];
   if (wish.do === "list") return [tell(listReminders(view))];
   if (wish.do === "off") {
-    const { text, changes } = takeOff(view, asker, wish.number);
+    const { text, changes } = cancelReminder(view, asker, wish.number);
     return [...changes, ...(changes.length > 0 ? [say("note", `off ${useId}`, text)] : []), tell(text)];
   }
   if (view.look.remindersOf(personOf(asker.source)) >= remindersMax)
@@ -51,7 +51,7 @@ export function listReminders({ look, now }: View): string {
 }
 
 /** In a group, what others have set is theirs, and the owner's. */
-export function takeOff(view: View, envelope: Envelope, number: number) {
+export function cancelReminder(view: View, envelope: Envelope, number: number) {
   const found = view.look.reminders().find((one) => one.number === number);
   if (found === undefined) return { text: `There is no number ${number}. /reminders lists them.`, changes: [] };
   if (personOf(found.source) !== personOf(envelope.source) && !view.isOwner(envelope))

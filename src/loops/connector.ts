@@ -134,7 +134,9 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
       track(
         run(signal)
           .catch(report)
-          .then((event) => void (event && !signal.aborted && dispatch(event))),
+          .then((event) => {
+            if (event && !signal.aborted) dispatch(event);
+          }),
       );
     },
     async stopped(): Promise<void> {

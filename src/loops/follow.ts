@@ -8,7 +8,7 @@
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
  * transaction: entries, cursor, and what the decision makes of them.
  */
-import { backoffMs, isNews } from "../core/backoff.ts";
+import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
@@ -97,7 +97,7 @@ async function isOwnFault(
   const line = bridge.lineOf(session);
   const count = (tries.outage ?? 0) + 1;
   // More and more seldom while the server fails on everything.
-  const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && isNews(count);
+  const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && isLogged(count);
   if (!isServerFault || !(isSuspect || tries.died)) return false;
   const { model } = await viewOf(bridge, session);
   const answer = line.probe ? line.probe(model, kill) : line.check(kill);
@@ -121,7 +121,7 @@ async function workFailed(
   if (kill.aborted) return null;
   const poison = "Cannot ask Claude as the API fails on this prompt, and answers others";
   const fault = toFault(isPoison ? new BridgeError("claude_failed", poison, { cause: error }) : error);
-  bridge.log[isNews(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
+  bridge.log[isLogged(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });

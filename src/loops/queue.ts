@@ -6,7 +6,7 @@
  *   wake(key) ─▶ not waiting, open, room left? ─▶ work ─▶ the key again, behind the others      a wait ─▶ sleep until it is over
  *   wake()    ─▶ keys: all of them
  */
-import { backoffMs, isNews } from "../core/backoff.ts";
+import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
@@ -183,7 +183,7 @@ function createWaits({ clock, random, log }: Base, loop: string) {
       const attempt = (waiting.get(key)?.attempt ?? 0) + 1;
       const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
       waiting.set(key, { until: clock.monotonic() + waitMs, attempt });
-      log[isNews(attempt) ? "warn" : "debug"]("work postponed", { loop, ...toFault(error), waitMs });
+      log[isLogged(attempt) ? "warn" : "debug"]("work postponed", { loop, ...toFault(error), waitMs });
     },
     nextMs(counts: (key: string) => boolean): Millis {
       let first = Infinity;

@@ -181,16 +181,16 @@ async function flush(reading: Reading): Promise<boolean> {
   return true;
 }
 
-async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
+async function hear(reading: Reading, input: ReaderInput): Promise<"over" | void> {
   const { bridge, sessionId, buffer, live } = reading;
-  switch (heard.kind) {
+  switch (input.kind) {
     case "failed":
       await flush(reading);
-      throw heard.error;
+      throw input.error;
     case "answered":
-      return finishPost(reading, heard.isOut);
+      return finishPost(reading, input.isOut);
     case "delta":
-      return live.text(heard.eventId, heard.text);
+      return live.text(input.eventId, input.text);
     case "deleted":
       await flush(reading);
       settleGone(bridge, sessionId, null);
@@ -198,13 +198,13 @@ async function hear(reading: Reading, heard: Heard): Promise<"over" | void> {
     case "silent":
       return afterSilence(reading);
     case "event":
-      buffer.push(heard.event);
-      if (heard.event.type === "idle") {
+      buffer.push(input.event);
+      if (input.event.type === "idle") {
         reading.isWatched = false;
-        if (heard.event.stop.kind !== "requires_action") reading.restingAt = null;
+        if (input.event.stop.kind !== "requires_action") reading.restingAt = null;
         await settlePuzzle(reading);
       }
-      if (heard.event.type === "terminated") await flush(reading);
+      if (input.event.type === "terminated") await flush(reading);
   }
 }
 
@@ -255,21 +255,22 @@ async function afterSilence(reading: Reading): Promise<"over" | void> {
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
 
-type Heard = Frame | PostOutcome;
+/** What a reader works on: frames of the log, and the ends of posts. */
+type ReaderInput = Frame | PostOutcome;
 type Mailbox = ReturnType<typeof createMailbox>;
 
 /** What is heard, in its order, and a bell that rings with it. */
 function createMailbox({ sleep }: Bridge["clock"]) {
-  const items: Heard[] = [];
+  const items: ReaderInput[] = [];
   let bell = Promise.withResolvers<void>();
   const ring = (): void => bell.resolve();
   return {
     ring,
-    put(item: Heard): void {
+    put(item: ReaderInput): void {
       items.push(item);
       ring();
     },
-    next: (): Heard | undefined => items.shift(),
+    next: (): ReaderInput | undefined => items.shift(),
     /** Resolves with the next ring, or with one that rang since the last wait; or after `ms`, to true then. */
     async wait(ms: Millis | null): Promise<boolean> {
       const over = new AbortController();

@@ -10,7 +10,7 @@
  * | the database, after a send  | what became of it is held until it is written   | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
-import { backoffMs, isNews } from "../core/backoff.ts";
+import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
 import { editedWithinMs } from "../core/reply.ts";
@@ -142,7 +142,7 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
   } catch (error) {
     if (!(error instanceof BridgeError)) throw error;
     const attempt = row.attempts + 1;
-    log[isNews(attempt) ? "warn" : "debug"]("send failed", { code: error.code, error: error.message, attempt });
+    log[isLogged(attempt) ? "warn" : "debug"]("send failed", { code: error.code, error: error.message, attempt });
     return sendFailed(bridge, row, error, sending);
   }
 }

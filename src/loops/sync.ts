@@ -8,7 +8,7 @@
  * Sessions with open work or recent activity are always read, the rest in a slow sweep: cost grows with what changed.
  */
 import type { Remote, RemoteSession } from "../claude/line.ts";
-import { backoffMs, isNews } from "../core/backoff.ts";
+import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { believableStamps, nextStamp } from "../core/hlc.ts";
 import { decodeMetadata, encodeMetadata, metadataPatch } from "../core/metadata.ts";
@@ -60,7 +60,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
         await clock.sleep(tickMs, stop);
         await look().catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
-          log[isNews(attempt) ? "warn" : "debug"]("sync failed", toFault(error));
+          log[isLogged(attempt) ? "warn" : "debug"]("sync failed", toFault(error));
         });
       }
     },

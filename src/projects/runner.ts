@@ -121,7 +121,9 @@ export async function runCommand(command: ShellCommand, clock: Clock, signal: Ab
   const [over, closed] = [new AbortController(), new AbortController()];
   let ended: string | null = null;
   // The group: the shell alone would leave what it started.
-  const killAll = (how: "SIGTERM" | "SIGKILL"): void => void (child.pid && kill(-child.pid, how));
+  const killAll = (how: "SIGTERM" | "SIGKILL"): void => {
+    if (child.pid) kill(-child.pid, how);
+  };
   const end = (why: string): void => {
     if (over.signal.aborted || ended !== null) return;
     ended = why;

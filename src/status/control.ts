@@ -74,7 +74,7 @@ export function createControl({ control, token, url }: Gate): Hono {
   app.get("/proof", (c) => c.text(proofOf(token, c.req.query("nonce") ?? "", url())));
   app.use(async (c, next) => {
     if (isBearer(c, token)) return next();
-    return c.json(refusal("Cannot obey without the token of the home folder"), 401);
+    return c.json(refusal("Cannot do that without the token of the home folder"), 401);
   });
   for (const [name, schema] of Object.entries(acts))
     app.post(name, async (c) => {

@@ -34,7 +34,9 @@ export function createGeneration(db: Database, counters: Counters, home: string)
     /** The database has lost what it had when the file was written. Until `acknowledge`. */
     isSetBack: (): boolean => isSetBack,
     /** Part of the caller's transaction; nothing before a loss is acknowledged. */
-    advance: (): void => void (isSetBack || grow()),
+    advance(): void {
+      if (!isSetBack) grow();
+    },
     /** The chats know of the loss, with the caller's transaction. Resolves to the number that stands for it. */
     acknowledge: grow,
   };

@@ -43,7 +43,7 @@ async function write(to: Device, texts: readonly string[]): Promise<number[]> {
   return times;
 }
 
-async function obey(order: Order): Promise<readonly number[]> {
+async function execute(order: Order): Promise<readonly number[]> {
   if (order.do === "scan") device = await mock.scan(order.url);
   if (order.do === "write" && device !== null)
     return write(
@@ -61,6 +61,6 @@ async function obey(order: Order): Promise<readonly number[]> {
   return times;
 }
 
-process.on("message", (order: Order) => void obey(order).then((times) => process.send?.(times)));
+process.on("message", (order: Order) => void execute(order).then((times) => process.send?.(times)));
 process.on("disconnect", () => process.exit(0));
 process.send?.({ service: mock.service, contact: mock.contact.device.aci });

@@ -157,7 +157,12 @@ describe("service", () => {
     const calls: string[] = [];
     const waits: number[] = [];
     const stop = new AbortController();
-    const clock = { ...systemClock, sleep: async (ms: number) => void (waits.push(ms) === 2 && stop.abort()) };
+    const clock = {
+      ...systemClock,
+      sleep: async (ms: number) => {
+        if (waits.push(ms) === 2) stop.abort();
+      },
+    };
     const exec = async (...words: string[]) => (calls.push(words.join(" ")), { code: 0, out: "" });
     await keepWatch({ env: { NOTIFY_SOCKET: "/run/n", WATCHDOG_USEC: "60000000" }, clock }, stop.signal, exec);
     expect(calls).toEqual(["systemd-notify --ready", "systemd-notify WATCHDOG=1", "systemd-notify WATCHDOG=1"]);

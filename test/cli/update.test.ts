@@ -143,7 +143,9 @@ test("a new binary that hangs is ended with what it has started, and the old one
   const hang = `#!/bin/sh\nsleep 1000 & echo $! >${home}/pid\n: >${home}/hangs\nwait\n`;
   files = { SHA256SUMS: sumsOf(hang), [name]: hang };
   const stop = new AbortController();
-  const watcher = watch(home, (_, entry) => void (entry === "hangs" && stop.abort()));
+  const watcher = watch(home, (_, entry) => {
+    if (entry === "hangs") stop.abort();
+  });
   const cli = { ...io({ SIGNALMAN_UPDATE_URL: url }), signal: stop.signal };
   const work = update(cli, {}, { file, target: "linux-x64", version: "1.2.3" });
   expect(await failureOf(work)).toMatchObject({ code: "update" });

@@ -60,7 +60,14 @@ export async function heardOf(
   signal: AbortSignal = never,
 ): Promise<SessionEvent[]> {
   const heard: SessionEvent[] = [];
-  await line.post(session, requests, (frame) => void (frame.kind === "event" && heard.push(frame.event)), signal);
+  await line.post(
+    session,
+    requests,
+    (frame) => {
+      if (frame.kind === "event") heard.push(frame.event);
+    },
+    signal,
+  );
   return heard;
 }
 

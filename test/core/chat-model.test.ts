@@ -91,7 +91,9 @@ function createTheirs() {
       there.asks = [add(there, use), ...(count % 3 === 0 ? [add(there, use)] : [])];
       stop(there, { kind: "requires_action", eventIds: there.asks });
     },
-    finish: (there: There): void => void (there.isRunning && stop(there, { kind: "end_turn" })),
+    finish(there: There): void {
+      if (there.isRunning) stop(there, { kind: "end_turn" });
+    },
     flush(there: There): void {
       if (!there.isRunning) return;
       add(there, { type: "error", code: "model_overloaded_error", retry: "exhausted" });

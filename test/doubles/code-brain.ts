@@ -42,7 +42,9 @@ export async function startCodeBrain(place?: string) {
       const { text } = JSON.parse(body) as { text: string };
       prompts.push(text);
       for (const { resolve } of waiting.splice(0)) resolve();
-      const put = (step: Step): void => void (isMute || response.write(`${JSON.stringify(step)}\n`));
+      const put = (step: Step): void => {
+        if (!isMute) response.write(`${JSON.stringify(step)}\n`);
+      };
       open.add(put);
       response.on("close", () => open.delete(put));
       response.writeHead(200).flushHeaders();

@@ -30,7 +30,9 @@ export async function fuzz(
   // A parser prints nothing: what it prints is what somebody sent.
   const printers = { error: console.error, warn: console.warn, log: console.log };
   let printed = "";
-  const hear = (...args: unknown[]): void => void (printed ||= args.map(String).join(" ").slice(0, 300));
+  const hear = (...args: unknown[]): void => {
+    printed ||= args.map(String).join(" ").slice(0, 300);
+  };
   let index = from;
   for (; index < from + options.runs && findings.length < findingsMax; index++) {
     const dice = createDice(options.seed, index);

@@ -237,7 +237,14 @@ async function messagesTurn(dice: Dice): Promise<void> {
   const session = { ...about, tools, history: () => log.toReversed() };
   for (const request of [{ kind: "prompt", text: "hi", files: [] }, { kind: "interrupt" }] as const)
     try {
-      await line.post(session, [request], (frame) => void (frame.kind === "event" && log.push(frame.event)), never);
+      await line.post(
+        session,
+        [request],
+        (frame) => {
+          if (frame.kind === "event") log.push(frame.event);
+        },
+        never,
+      );
     } catch (error) {
       if (!(error instanceof BridgeError)) throw error;
     }

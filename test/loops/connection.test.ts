@@ -10,8 +10,9 @@ test("a fault of the line is a line of the log when it changes, and once an hour
   const lines: string[] = [];
   const say =
     (level: string) =>
-    (_: string, fields: { readonly state?: string; readonly code?: string } = {}) =>
-      void (level === "debug" || lines.push([level, fields.state, fields.code].filter(Boolean).join(" ")));
+    (_: string, fields: { readonly state?: string; readonly code?: string } = {}) => {
+      if (level !== "debug") lines.push([level, fields.state, fields.code].filter(Boolean).join(" "));
+    };
   let code: ErrorCode | null = "signal_unreachable";
   let tries = 0;
   const loop = createConnectionLoop(

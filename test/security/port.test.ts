@@ -107,7 +107,9 @@ test.skipIf(!isBinary)(
         let settled = 0;
         for (let count = 0; count < 250; count++) {
           const socket = connect(Number(url.port), url.hostname);
-          const settle = (): void => void (++settled === 250 && resolve());
+          const settle = (): void => {
+            if (++settled === 250) resolve();
+          };
           socket.once("connect", settle).on("error", settle).resume();
           if (count % 2 === 0) socket.write("GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ");
           sockets.push(socket);

@@ -117,7 +117,9 @@ export async function openBench({
             onSend: () => undefined,
             onRefused: () => undefined,
             onShown: () => undefined,
-            onBroken: (what) => void (broken ??= what),
+            onBroken: (what) => {
+              broken ??= what;
+            },
             classify: (envelope, account) =>
               classify(envelope, {
                 account,

@@ -285,7 +285,9 @@ describe("listen", () => {
       const socket = connect(Number(port), hostname);
       socket.on("error", () => undefined);
       socket.resume();
-      return socket.on("close", () => void (--open === 0 && closed.resolve()));
+      return socket.on("close", () => {
+        if (--open === 0) closed.resolve();
+      });
     });
     try {
       await closed.promise;

@@ -40,10 +40,14 @@ describe.skipIf(executablePath === undefined)("the status page in Chromium", () 
   const open = async (width: number): Promise<{ page: Page; faults: string[] }> => {
     const page = await browser.newPage({ viewport: { width, height: 800 } });
     const faults: string[] = [];
-    page.on("console", (message) => void (message.type() === "error" && faults.push(message.text())));
+    page.on("console", (message) => {
+      if (message.type() === "error") faults.push(message.text());
+    });
     page.on("pageerror", (error) => void faults.push(error.message));
     page.on("dialog", (dialog) => void (faults.push("dialog"), dialog.dismiss()));
-    page.on("request", (request) => void (new URL(request.url()).origin === server.url || faults.push(request.url())));
+    page.on("request", (request) => {
+      if (new URL(request.url()).origin !== server.url) faults.push(request.url());
+    });
     await page.clock.install();
     await page.goto(`${server.url}/`);
     return { page, faults };
