@@ -5,15 +5,13 @@ import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
 import { errorRow } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
-import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
 import type { Bridge } from "./loops/bridge.ts";
 import type { CallDeps, createGrants } from "./loops/tool-calls.ts";
 import { createOrder, folders, type Workplace } from "./projects/executor.ts";
 import { isFreed } from "./projects/policy.ts";
 import { readAddressee } from "./settings.ts";
-import { createGuests } from "./store/allowed.ts";
-import { accountsIn } from "./store/names.ts";
+import { createGuests, isFromOwner } from "./store/allowed.ts";
 import type { Surroundings } from "./store/view.ts";
 
 /** What the machine gives; tests and the simulation hand in their own. */
@@ -102,7 +100,7 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
     emojiOf: (stage) => (config.reactions && transport.capabilities.reactions ? emojis[stage] : null),
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
     skewMs: () => transport.skewMs?.() ?? 0,
-    isOwner: (envelope) => isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }),
+    isOwner: (envelope) => isFromOwner(envelope, config.allow, store.settings),
     patienceMs: config.approvalMinutes * minuteMs,
     project: (of) =>
       config.projects.find((project) =>

@@ -41,7 +41,7 @@ export const estimateTokens = (text: string): number => Math.ceil(new TextEncode
 const imageTokens = 1_600;
 const base64PerToken = 40;
 /** Of all pictures and documents together. More than 20 pictures would have to be smaller. */
-const filesBase64Max = 12 * 2 ** 20;
+const historyBase64Max = 12 * 2 ** 20;
 const filesMax = 20;
 /** Short ones would fill the budget by thousands, which takes longer to read than all else that an answer asks of us. */
 const turnsMax = 500;
@@ -52,7 +52,7 @@ type Room = { tokens: number; base64: number; files: number; isWhole: boolean };
 
 /** @param log newest first, read as far as there is room for it @param tokensMax about, for all of it */
 export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax: number): History {
-  const room: Room = { tokens: tokensMax, base64: filesBase64Max, files: filesMax, isWhole: true };
+  const room: Room = { tokens: tokensMax, base64: historyBase64Max, files: filesMax, isWhole: true };
   const turns: Turn[] = [];
   let entries: SessionEvent[] = [];
   let lastAt = 0;

@@ -166,13 +166,13 @@ function withoutThinking(text: string): string {
 }
 
 /** No more is previewed: it is one message. */
-const previewLengthMax = 16_384;
+const previewedAnswerMax = 16_384;
 
 /** Shows an answer piece by piece, as `shownText` has it; what may yet turn out to be thinking, not at all. */
 export function createPreview(hear: Hear): (id: string, replies: readonly ApiReply[]) => void {
   let shown = { id: "", length: 0 };
   return (id, replies) => {
-    if (replies.reduce((sum, reply) => sum + lengthOf(reply), 0) > previewLengthMax) return;
+    if (replies.reduce((sum, reply) => sum + lengthOf(reply), 0) > previewedAnswerMax) return;
     const text = shownText(replies.flatMap(({ blocks }) => blocks));
     const before = shown.id === id ? shown.length : 0;
     if (text.length <= before || open.startsWith(text.trimStart())) return;

@@ -12,7 +12,7 @@ import { isPerson, type AllowRule } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Link, Transport } from "../signal/transport.ts";
-import { allowedIn } from "../store/allowed.ts";
+import { allAllowed } from "../store/allowed.ts";
 import { forgetAll } from "../store/retention.ts";
 import { openStore, type Store } from "../store/store.ts";
 import { signalTlsPlace } from "../settings.ts";
@@ -42,7 +42,7 @@ export async function buildTransport(deps: Deps, store: Store): Promise<Transpor
     case "native":
       return (await import("../signal/native/index.ts")).open({
         ...(await nativePlace(deps, store)),
-        isAllowed: (who, groupId) => isAllowed([...config.allow, ...allowedIn(store.settings)], who, groupId),
+        isAllowed: (who, groupId) => isAllowed(allAllowed(config.allow, store.settings), who, groupId),
         allowedNumbers: config.allow.flatMap((rule) => (rule.kind === "number" ? rule.number : [])),
       });
   }

@@ -116,7 +116,7 @@ export function answer(
   const isChosen = ({ question }: Ask): boolean => numbers.length === 0 || numbers.includes(question?.number ?? 0);
   const chosen = asks.filter(isChosen);
   const rest = asks.filter((ask) => !isChosen(ask));
-  if (chosen.some(({ call }) => call !== null) && !view.isOwner(envelope)) return note(ownerText);
+  if (chosen.some(({ call }) => call !== null) && !view.isOwner(envelope)) return note(ownerApprovesText);
   return [
     ...taken,
     ...(said === "always" ? always(view, id, chosen) : []),
@@ -132,7 +132,7 @@ const sayRest = ({ question }: Ask, id: number, done: string, rest: readonly Ask
 const whichText =
   "Claude waits for several answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.";
 
-const ownerText = "Only the owner of this machine may let Claude work on it.";
+const ownerApprovesText = "Only the owner of this machine may let Claude work on it.";
 
 /** From now on without a question: tools of Claude's in this conversation, edits of a project for an hour, all else never. */
 function always(view: View, id: number, asks: readonly Ask[]): Change[] {

@@ -10,6 +10,7 @@ import { nearest, nearestModel } from "./nearest.ts";
 import { listReminders, cancelReminder } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
 import { spendText } from "./spend.ts";
+import { textFile } from "./text.ts";
 
 export type CommandContext = {
   readonly view: View;
@@ -149,8 +150,7 @@ const handlers: Record<Runnable, Handler> = {
       : { text: null, changes: [openAs(id, last)] };
   },
   export({ id, view }) {
-    const base64 = new TextEncoder().encode(view.look.transcript()).toBase64();
-    const files = [{ fileName: "conversation.md", contentType: "text/markdown", base64 }];
+    const files = [textFile("conversation.md", view.look.transcript(), "text/markdown")];
     const body = { kind: "text", text: "", styles: [], quote: null, files } as const;
     return { text: null, changes: [say("command", id, body)] };
   },

@@ -3,8 +3,8 @@
  *
  *   announced ─▶ expectFile: worth fetching, and how many bytes      fetched ─▶ readBytes: what Claude is given, or why not, in words
  */
-import { oneLine } from "./inbound.ts";
 import type { Attachment, PromptFile } from "./model.ts";
+import { oneLine } from "./text.ts";
 
 type Readable = "image" | "pdf" | "text";
 
@@ -22,8 +22,8 @@ const limits: { readonly [K in Readable]: { readonly bytesMax: number; readonly 
 const sideMax = 8_000;
 
 /** Of all files of one prompt: a request takes 32 MB. */
-export const filesBase64Max = 30 * mebi;
-const sandboxLimit = { bytesMax: bytesIn(filesBase64Max), words: "22 MB" };
+export const promptBase64Max = 30 * mebi;
+const sandboxLimit = { bytesMax: bytesIn(promptBase64Max), words: "22 MB" };
 /** What Claude does not read itself, but with the tools of its sandbox. */
 const otherType = "application/octet-stream";
 

@@ -5,8 +5,9 @@
  */
 import { parseCommand } from "./commands.ts";
 import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
-import type { Account, Address, Envelope, Mention, Millis, TextContent } from "./model.ts";
+import type { Account, Address, Envelope, Millis, TextContent } from "./model.ts";
 import { chatKey, isSameAddress, textOf } from "./model.ts";
+import { spokenText } from "./text.ts";
 
 export type AllowRule =
   | { readonly kind: "self" }
@@ -226,34 +227,6 @@ export function withFilesOf(edit: Envelope, before: Envelope): Envelope {
     ...edit,
     content: { ...content, body: { ...content.body, attachments, quote: content.body.quote ?? old.quote } },
   };
-}
-
-/** What a person is called, where that is known. */
-export type NameOf = (who: Address) => string | null;
-
-/** The text as it was meant for us: without the mention of our own account, and with a name, or a word, where others are mentioned. */
-export const spokenText = (body: TextContent, account: Account, nameOf?: NameOf): string =>
-  withNames(body.text, body.mentions, account, nameOf);
-
-/** Each mention covers its placeholder, counted in UTF-16; one that does not lie in the text is left out, and no placeholder stays. */
-export function withNames(text: string, mentions: readonly Mention[], account: Account, nameOf?: NameOf): string {
-  let named = text;
-  for (const { start, length, who } of [...mentions].sort((a, b) => b.start - a.start)) {
-    if (start < 0 || length < 0 || start + length > named.length) continue;
-    const name = isSameAddress(who, account) ? "" : `@${oneLine(nameOf?.(who) ?? null) ?? "someone"}`;
-    named = named.slice(0, start) + name + named.slice(start + length);
-  }
-  return named.replaceAll("\uFFFC", "").trim();
-}
-
-/** What others chose (a name, a title, a file's name) as data: on one line, without what is not seen; null where nothing is left. */
-export function oneLine(words: string | null, lengthMax = 60): string | null {
-  const line = (words ?? "").replaceAll(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
-  const cut = line
-    .slice(0, lengthMax)
-    .toWellFormed()
-    .replace(/\uFFFD$/u, "");
-  return line === "" ? null : line.length > lengthMax ? `${cut}…` : line;
 }
 
 /** The identity of a message, never its text: account | sender | device | sent timestamp | kind | chat. */

@@ -1,7 +1,7 @@
 /** How a person's message becomes a prompt: pure text and the decision which files Claude can take. */
 import { expectFile, isVoice } from "./filetype.ts";
-import { oneLine, spokenText, withNames, type NameOf } from "./inbound.ts";
 import { textOf, type Account, type Attachment, type Envelope, type Quote, type TextContent } from "./model.ts";
+import { oneLine, spokenText, withNames, type NameOf } from "./text.ts";
 
 /** Official clients allow 64 KiB of text in one message; more is refused to protect the prompt. */
 export const longTextBytesMax = 64 * 1024;

@@ -3,8 +3,8 @@
  * an edit is a diff, and what does not fit the screen is counted and goes along as a file. And what Claude does with a tool, in one line.
  */
 import { structuredPatch } from "diff";
-import { oneLine } from "./inbound.ts";
 import type { JsonValue, OutboundFile, ToolUse } from "./model.ts";
+import { oneLine, textFile } from "./text.ts";
 
 export type QuestionItem = {
   /** Follows "Claude wants to". */
@@ -101,7 +101,7 @@ function fileOf(items: readonly QuestionItem[]): OutboundFile {
       ? `${only.detail}\n`
       : items.map(({ what, detail }, index) => `${index + 1}. ${what}\n\n${detail}\n`).join("\n");
   const fileName = only && others.length === 0 ? only.fileName : "question.txt";
-  return { fileName, contentType: "text/plain", base64: new TextEncoder().encode(whole).toBase64() };
+  return textFile(fileName, whole);
 }
 
 /**

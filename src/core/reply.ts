@@ -7,6 +7,7 @@ import { fileNameOf } from "./code.ts";
 import { toSignalText, type SignalText } from "./markdown.ts";
 import { styled } from "./marks.ts";
 import type { Millis, OutboundBody, OutboundFile, StyledText } from "./model.ts";
+import { textFile } from "./text.ts";
 
 /** Largest body of one message in UTF-8 bytes. **Source:** Signal's apps send what is longer as an attached text. */
 const partBytesMax = 2_000;
@@ -53,7 +54,7 @@ function render(markdown: string): { readonly parts: readonly StyledText[]; read
   const kept = files.filter(({ fileName }) => shown.some(({ text }) => text.includes(fileName)));
   const name = distinctName("answer.md", kept);
   const note = `📎 The rest of this answer is in ${name} (${rest.length.toLocaleString("en")} characters).`;
-  return { parts: [...shown, { text: note, styles: [] }], files: [...kept, fileOf(name, rest)] };
+  return { parts: [...shown, { text: note, styles: [] }], files: [...kept, textFile(name, rest)] };
 }
 
 /** The Markdown that `parts` do not show: what was not read, or all from the first block on that is not whole in them. */
@@ -79,18 +80,12 @@ const codeFilesMax = 20;
 function takeCode(files: OutboundFile[], code: string, info: string, before: string): string | null {
   const lines = code.split("\n").length;
   const isShort =
-    lines <= screenLines && code.length <= screenBytes && fileOf("", code).base64.length * 0.75 <= screenBytes;
+    lines <= screenLines && code.length <= screenBytes && textFile("", code).base64.length * 0.75 <= screenBytes;
   if (isShort || files.length >= codeFilesMax) return null;
   const name = distinctName(fileNameOf(code, info, before), files);
-  files.push(fileOf(name, `${code}\n`));
+  files.push(textFile(name, `${code}\n`));
   return `📎 ${styled("BOLD", name)}, ${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
 }
-
-const fileOf = (fileName: string, text: string): OutboundFile => ({
-  fileName,
-  contentType: "text/plain",
-  base64: new TextEncoder().encode(text).toBase64(),
-});
 
 /** The second of a name is told apart by the number of files. */
 const distinctName = (name: string, files: readonly OutboundFile[]): string =>
@@ -112,7 +107,7 @@ const editAfterMs = 4_000;
 /** Signal's clients offer ten edits of a message at most; the answer, or the word that takes its place, is one of them. */
 const changesMax = 6;
 /** Phones take no edit of a message that is older than a day (Android) or two (iOS): an hour is left for its way. */
-export const editedWithinMs: Millis = 23 * 3_600_000;
+export const sendEditWithinMs: Millis = 23 * 3_600_000;
 /** An edit rings no phone: who has waited longer than this for the answer has put the phone away. */
 export const silentWithinMs: Millis = 30_000;
 

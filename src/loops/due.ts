@@ -5,7 +5,7 @@ import { access } from "../core/inbound.ts";
 import type { Session } from "../core/model.ts";
 import { asMessage } from "../core/reminders.ts";
 import { accountsIn, namesIn } from "../store/names.ts";
-import { allowedIn } from "../store/allowed.ts";
+import { allAllowed } from "../store/allowed.ts";
 import type { Call } from "../store/calls.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -83,7 +83,7 @@ export async function deliverDue(bridge: Bridge): Promise<void> {
       const isMissed = nextAt !== after(dueAt);
       const isOwn = source.aci !== null ? source.aci === own.aci : source.number === own.number;
       const message = asMessage(reminder, now, namesIn(store.settings)(source), isOwn);
-      const allow = [...config.allow, ...allowedIn(store.settings)];
+      const allow = allAllowed(config.allow, store.settings);
       const options = { account: own, allow, isGroupAlways: true, accountOf: accountsIn(store.settings) };
       const denied = access(message, options);
       if (denied !== null) {

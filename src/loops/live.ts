@@ -18,7 +18,7 @@ const typingRenewMs: Millis = 10_000;
 const typingEndMs: Millis = 2_000;
 const cursorMark = " …";
 /** Kept of a preview: more than one message is never shown of it. */
-const previewLengthMax = 4_000;
+const previewKeptMax = 4_000;
 
 export function createLive(bridge: Bridge) {
   const { clock, store, transport } = bridge;
@@ -85,7 +85,7 @@ function createDraft(bridge: Bridge, work: AtWork | null) {
   return {
     text(eventId: string, text: string): void {
       const before = preview.eventId === eventId ? preview.text : "";
-      preview = { eventId, text: before.length > previewLengthMax ? before : before + text };
+      preview = { eventId, text: before.length > previewKeptMax ? before : before + text };
       show(preview.text.trim());
     },
     events(events: readonly SessionEvent[]): void {

@@ -1,5 +1,5 @@
 /** What Signal says of the account or of a message, for the one who can act on it. */
-import type { Chat } from "../core/model.ts";
+import type { Chat, Millis } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -21,9 +21,12 @@ export function tellOwner(bridge: Base, code: string, text: string): void {
   if (chat !== null) tellOnce(bridge, chat, code, text);
 }
 
+/** The day of UTC, as `2026-01-31`. */
+export const dayOf = (at: Millis): string => new Date(at).toISOString().slice(0, 10);
+
 /** Said once a day for each `code`. Part of the caller's transaction. */
 export function tellOnce({ store, clock, chats }: Base, chat: Chat, code: string, text: string): void {
-  const today = new Date(clock.now()).toISOString().slice(0, 10);
+  const today = dayOf(clock.now());
   store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
   chats.touch(chat);
 }

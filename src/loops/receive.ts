@@ -6,16 +6,17 @@
  * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
  * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
  */
-import { classify, inboxKey, isOwner, oneLine, type DropReason } from "../core/inbound.ts";
+import { classify, inboxKey, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey, textOf } from "../core/model.ts";
+import { oneLine } from "../core/text.ts";
 import type { Batch } from "../signal/transport.ts";
 import { maskNumber } from "../log.ts";
 import { accountsIn, noteAccount, noteName } from "../store/names.ts";
-import { allowedIn } from "../store/allowed.ts";
+import { allAllowed, isFromOwner } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
-import { tellOnce, tellOwner } from "./owner.ts";
+import { dayOf, tellOnce, tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
@@ -90,8 +91,8 @@ function acceptAll(bridge: Bridge, account: Account, envelopes: readonly Envelop
   const { chats, config, log, store } = bridge;
   const { isSaid } = store.outbox;
   const accountOf = accountsIn(store.settings);
-  const allow = [...config.allow, ...allowedIn(store.settings)];
-  const isByOwner = (envelope: Envelope): boolean => isOwner(envelope, { allow: config.allow, accountOf });
+  const allow = allAllowed(config.allow, store.settings);
+  const isByOwner = (envelope: Envelope): boolean => isFromOwner(envelope, config.allow, store.settings);
   const options = { account, allow, isByOwner, isGroupAlways: config.groupAlways, accountOf, isSaid };
   const accepted: Envelope[] = [];
   let dropped = 0;
@@ -143,7 +144,7 @@ function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: E
   const [name, id] = [oneLine(sourceName, 40), source?.number ?? source?.aci ?? null];
   if (name === null || id === null || chat?.kind !== "direct" || content.kind !== "text") return;
   if (bridge.config.allow.some(({ kind }) => kind === "self")) return;
-  const today = new Date(bridge.clock.now()).toISOString().slice(0, 10);
+  const today = dayOf(bridge.clock.now());
   const known = settings.idsOf("refused");
   if (known.includes(id) || known.filter((one) => settings.get(`refused:${one}`) === today).length >= strangersMax)
     return;

@@ -2,14 +2,14 @@
 import type { Request, SessionView } from "../claude/line.ts";
 import type { Change } from "../core/changes.ts";
 import { BridgeError } from "../core/errors.ts";
-import { filesBase64Max, readBytes } from "../core/filetype.ts";
-import { isOwner } from "../core/inbound.ts";
+import { promptBase64Max, readBytes } from "../core/filetype.ts";
 import { encodeMetadata } from "../core/metadata.ts";
 import { ownProgram, textOf } from "../core/model.ts";
 import type { Account, Envelope, Millis, PromptFile, Session } from "../core/model.ts";
 import { describe, longTextBytesMax, planFiles, promptText } from "../core/prompt.ts";
 import { timeLine } from "../core/when.ts";
-import { accountsIn, namesIn } from "../store/names.ts";
+import { isFromOwner } from "../store/allowed.ts";
+import { namesIn } from "../store/names.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
@@ -47,7 +47,7 @@ function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: 
   const session = store.sessions.get(sessionId);
   const envelope = store.inbox.get(Number(subject))?.envelope;
   if (session === null || envelope === undefined || lineOf(session).name !== ownProgram) return;
-  if (!isOwner(envelope, { allow: config.allow, accountOf: accountsIn(store.settings) }))
+  if (!isFromOwner(envelope, config.allow, store.settings))
     throw new BridgeError("owner_only", "Cannot ask the claude program for another person than the owner");
 }
 
@@ -99,7 +99,7 @@ async function buildPrompt(
   const plan = planFiles(body, hasSandbox);
   const files: PromptFile[] = [];
   const said = [...plan.refused];
-  let room = filesBase64Max;
+  let room = promptBase64Max;
   const long = body.attachments.find((file) => file.isLongText);
   let longText: string | null = null;
   const bytesOf = async (ref: string, bytesMax: number): Promise<Uint8Array | null> => {

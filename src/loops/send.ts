@@ -13,7 +13,7 @@
 import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, OutboundBody } from "../core/model.ts";
-import { editedWithinMs } from "../core/reply.ts";
+import { sendEditWithinMs } from "../core/reply.ts";
 import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
@@ -202,7 +202,7 @@ function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "
  */
 function newestVersion({ store: { outbox }, clock }: Bridge, draftTimestamp: Millis): Millis | null {
   const draft = outbox.byTimestamp(draftTimestamp);
-  if (draft?.state !== "sent" || clock.now() - (draft.sendingAt ?? draft.timestamp) > editedWithinMs) return null;
+  if (draft?.state !== "sent" || clock.now() - (draft.sendingAt ?? draft.timestamp) > sendEditWithinMs) return null;
   const last = outbox.lastEdit(draft.subject);
   return last?.state === "failed" ? null : (last ?? draft).signalTimestamp;
 }

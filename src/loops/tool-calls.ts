@@ -10,6 +10,7 @@ import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
+import { textFile } from "../core/text.ts";
 import { changesIn, runCall, takeBack, type ExecutorDeps } from "../projects/executor.ts";
 import { chatFolder, type Project } from "../projects/folders.ts";
 import { searchRule } from "../projects/permission.ts";
@@ -170,8 +171,7 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
   const shown = lines.slice(0, diffLinesMax).join("\n");
   const isWhole = lines.length <= diffLinesMax;
   const text = isWhole ? shown : `${shown}\n… and ${lines.length - diffLinesMax} lines more, in the file.`;
-  const base64 = new TextEncoder().encode(`${diff}\n`).toBase64();
-  const files = isWhole ? [] : [{ fileName: `${project.name}.diff`, contentType: "text/x-diff", base64 }];
+  const files = isWhole ? [] : [textFile(`${project.name}.diff`, `${diff}\n`, "text/x-diff")];
   const styles = [{ start: 0, length: shown.length, style: "MONOSPACE" as const }];
   return { kind: "text" as const, text, styles, quote: null, files };
 }

@@ -224,7 +224,7 @@ async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: Ab
 }
 
 /** Android takes no edit of an older message. **Source:** Signal-Android, the time window of received edits. */
-const editedWithinMs: Millis = 24 * 3_600_000;
+const acceptEditWithinMs: Millis = 24 * 3_600_000;
 
 /**
  * A message of ours reaches the screens, unless a phone drops it as a duplicate. Phones show an edit of what is not the newest
@@ -243,7 +243,7 @@ function arrive(world: World, { chat, body }: Outbound, timestamp: Millis): void
   if (inChat(timestamp)) return;
   if (body.kind === "edit") {
     const known = inChat(body.targetSentAt);
-    const isOld = known !== undefined && timestamp - known.timestamp > editedWithinMs;
+    const isOld = known !== undefined && timestamp - known.timestamp > acceptEditWithinMs;
     if (known?.versions.at(-1) !== body.targetSentAt || isOld) throw lineFault("send_rejected", "edit");
     known.versions.push(timestamp);
     world.arrivals.push(Object.assign(known, { text, styles, editCount: known.editCount + 1 }));

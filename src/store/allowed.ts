@@ -1,7 +1,8 @@
 /** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
 import type { Guests } from "../core/guests.ts";
-import type { AllowRule } from "../core/inbound.ts";
-import { groupNameIn, namesIn } from "./names.ts";
+import { isOwner, type AllowRule } from "../core/inbound.ts";
+import type { Envelope } from "../core/model.ts";
+import { accountsIn, groupNameIn, namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";
 
 /** A rule as the settings say it. */
@@ -15,7 +16,17 @@ function ruleOf(word: string): AllowRule {
   return word.startsWith("+") ? { kind: "number", number: word } : { kind: "aci", aci: word };
 }
 
-export const allowedIn = (settings: Settings): AllowRule[] => settings.idsOf("allow").map(ruleOf);
+const allowedIn = (settings: Settings): AllowRule[] => settings.idsOf("allow").map(ruleOf);
+
+/** All who may ask: the list of the settings' file, then who was allowed in the chat. */
+export const allAllowed = (configured: readonly AllowRule[], settings: Settings): AllowRule[] => [
+  ...configured,
+  ...allowedIn(settings),
+];
+
+/** Whether the owner of this machine wrote it; whom the chat allowed is never the owner. */
+export const isFromOwner = (envelope: Envelope, configured: readonly AllowRule[], settings: Settings): boolean =>
+  isOwner(envelope, { allow: configured, accountOf: accountsIn(settings) });
 
 export function setAllowed(settings: Settings, rule: AllowRule, isAllowed: boolean): void {
   if (isAllowed) settings.set(`allow:${wordOf(rule)}`, "1");

@@ -1,5 +1,5 @@
 /** Who is who, as people's own messages say it: the account that an allowed number has, and what members of groups call themselves, as their last message said it: for the words of those who mention them. */
-import { oneLine, type NameOf } from "../core/inbound.ts";
+import { oneLine, type NameOf } from "../core/text.ts";
 import type { Address, Envelope } from "../core/model.ts";
 import type { Settings } from "./remembered.ts";
 

@@ -4,15 +4,13 @@ import {
   classify,
   inboxKey,
   isPerson,
-  oneLine,
-  spokenText,
   withFilesOf,
-  withNames,
   type AllowRule,
   type InboundOptions,
 } from "../../src/core/inbound.ts";
 import type { Account, Address, Content, Envelope, TextContent } from "../../src/core/model.ts";
 import { planFiles } from "../../src/core/prompt.ts";
+import { oneLine, spokenText, withNames } from "../../src/core/text.ts";
 
 const own: Account = { aci: "7d3c1e90-5b0f-4c43-9a7e-2f6b8d1c0a11", number: "+15550100001", deviceId: 2 };
 const alice = { aci: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: "+15550100002" };

@@ -4,7 +4,7 @@ import { chatKey, type Chat, type Millis } from "../../src/core/model.ts";
 export type Versions = ReturnType<typeof createVersions>;
 
 /** Signal-Android takes no edit of an older message. */
-const editedWithinMs: Millis = 24 * 3_600_000;
+const acceptEditWithinMs: Millis = 24 * 3_600_000;
 
 export function createVersions() {
   const newest = new Map<string, Millis>();
@@ -15,7 +15,7 @@ export function createVersions() {
       const first = editOf === null ? sentAt : newest.get(keyOf(chat, editOf));
       if (editOf !== null) newest.delete(keyOf(chat, editOf));
       newest.set(keyOf(chat, sentAt), first ?? sentAt);
-      return first !== undefined && sentAt - first <= editedWithinMs;
+      return first !== undefined && sentAt - first <= acceptEditWithinMs;
     },
   };
 }
