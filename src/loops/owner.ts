@@ -1,6 +1,7 @@
 /** What Signal says of the account or of a message, for the one who can act on it. */
-import type { Chat, Millis } from "../core/model.ts";
+import type { Chat } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
+import { dayOf } from "../core/when.ts";
 import type { Bridge } from "./bridge.ts";
 
 /** Where the owner talks to Claude: Note to Self, else the chat of the first person on the allow list; null where there is neither. */
@@ -21,12 +22,9 @@ export function tellOwner(bridge: Base, code: string, text: string): void {
   if (chat !== null) tellOnce(bridge, chat, code, text);
 }
 
-/** The day of UTC, as `2026-01-31`. */
-export const dayOf = (at: Millis): string => new Date(at).toISOString().slice(0, 10);
-
 /** Said once a day for each `code`. Part of the caller's transaction. */
 export function tellOnce({ store, clock, chats }: Base, chat: Chat, code: string, text: string): void {
-  const today = dayOf(clock.now());
+  const today = dayOf(clock.now(), "UTC");
   store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());
   chats.touch(chat);
 }

@@ -10,13 +10,14 @@ import { classify, inboxKey, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";
 import { chatKey, textOf } from "../core/model.ts";
 import { oneLine } from "../core/text.ts";
+import { dayOf } from "../core/when.ts";
 import type { Batch } from "../signal/transport.ts";
 import { maskNumber } from "../log.ts";
 import { accountsIn, noteAccount, noteName } from "../store/names.ts";
 import { allAllowed, isFromOwner } from "../store/allowed.ts";
 import { noteTimer } from "../store/retention.ts";
 import type { Bridge } from "./bridge.ts";
-import { dayOf, tellOnce, tellOwner } from "./owner.ts";
+import { tellOnce, tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
 /** What the line and `/health` must hear. */
@@ -144,7 +145,7 @@ function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: E
   const [name, id] = [oneLine(sourceName, 40), source?.number ?? source?.aci ?? null];
   if (name === null || id === null || chat?.kind !== "direct" || content.kind !== "text") return;
   if (bridge.config.allow.some(({ kind }) => kind === "self")) return;
-  const today = dayOf(bridge.clock.now());
+  const today = dayOf(bridge.clock.now(), "UTC");
   const known = settings.idsOf("refused");
   if (known.includes(id) || known.filter((one) => settings.get(`refused:${one}`) === today).length >= strangersMax)
     return;
