@@ -111,7 +111,9 @@ function wire(base: Base): Daemon {
     log.error("fault in signalman itself", { ...toFault(error), stack });
     void stop(1);
   };
-  const onHalted = ({ code }: Fault): void => void (code === "not_linked" && stop(3));
+  const onHalted = ({ code }: Fault): void => {
+    if (code === "not_linked") stop(3);
+  };
   const loops = createLoops(base, stopping.signal, { onBug, onHalted });
   const { bridge, connection, follow, send, sync, wakeAll } = loops;
   const { snapshot } = createStatusModel({ ...base, connection, account: connection.account });

@@ -27,9 +27,11 @@ const textOf = new Map(
 );
 const sources = [...textOf].filter(([name]) => /^src\/.*\.ts$/u.test(name) && !isGenerated(name));
 
+const commentPattern = /\/\*[\s\S]*?\*\/|(?<=^|\s)\/\/.*$/gmu;
+
 /** The code without its comments; strings stay. Line numbers stay right. */
 const codeOf = (text: string): string =>
-  text.replaceAll(/\/\*[\s\S]*?\*\/|(?<=^|\s)\/\/.*$/gmu, (comment) => comment.replaceAll(/[^\n]/gu, ""));
+  text.replaceAll(commentPattern, (comment) => comment.replaceAll(/[^\n]/gu, ""));
 
 function find(pattern: RegExp, isAllowed: (file: string) => boolean): string[] {
   return sources
@@ -91,6 +93,24 @@ test("a condition stands in an if, not in an operator whose value is thrown away
     name.endsWith(".ts") && !isGenerated(name) && hidden.test(codeOf(text)) ? [name] : [],
   );
   expect(found).toEqual([]);
+});
+
+test("a file or folder that a comment names in backticks is there", () => {
+  const houses = files.filter((name) => /^(src|test)\//u.test(name));
+  const rooms = new Set(houses.flatMap((name) => name.split("/").slice(1, -1)));
+  const isThere = (path: string): boolean =>
+    files.some((name) => `/${name}`.endsWith(`/${path}`) || `/${name}`.endsWith(`/${path}.ts`)) ||
+    houses.some((name) => `/${name}`.includes(`/${path.replace(/\/$/u, "")}/`));
+  const named = [...textOf]
+    .filter(([name]) => name.endsWith(".ts") && /^(src|test)\//u.test(name) && !isGenerated(name))
+    .flatMap(([name, text]) =>
+      (text.match(commentPattern) ?? [])
+        .flatMap((comment) => [...comment.matchAll(/`([\w-]+(?:[./][\w-]+)*\/?)`/gu)])
+        .map(([, path = ""]) => ({ name, path })),
+    )
+    .filter(({ path }) => /(?<!\.d)\.ts$/u.test(path) || (path.includes("/") && rooms.has(path.split("/")[0] ?? "")));
+  expect(named.filter(({ path }) => !isThere(path))).toEqual([]);
+  expect(named.length).toBeGreaterThan(100);
 });
 
 test("every file of src is part of the program", () => {

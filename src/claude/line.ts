@@ -2,7 +2,7 @@
  * The contract of a line to Claude. `test/contract/line.ts` holds every line, the scripted one included, to it.
  *
  *   posts ──post──▶ Claude          a durable request goes out, once as far as one can know
- *   log   ◀─follow─ Claude          open, list, listen: `loops/follow.ts` is the only reader
+ *   log   ◀─follow─ Claude          open, list, listen: `loops/reader.ts`, and `loops/elsewhere.ts` lists
  *
  * A line decides nothing and retries nothing (the SDK runs with `maxRetries: 0`): each failure is one `BridgeError`. It touches
  * no database. Where `remote` is null the log is kept here alone, and a prompt's `post` is the whole turn.

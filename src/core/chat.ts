@@ -8,12 +8,15 @@
  *                 gone      │                          └─▶ set, endSession …         the conversation
  *   from time     expired  ─┘
  *
- * What holds after each decision (`checkChat`, in tests, simulation and production):
+ * Four invariants hold after each decision:
  *
- *   one      at most one prompt of a chat is under way at Claude, and it is the oldest
- *   settled  a prompt ends in exactly one outcome, and its end is said or shown
- *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the oldest is posted
- *   named    a message has its reason and its subject, so that it exists once
+ *   one      at most one prompt of a chat is under way at Claude, and it is the oldest             `checkChat`
+ *   asked    while a prompt is open and nothing is under way, Claude waits for a person or the
+ *            oldest is posted                                                                     `checkChat`
+ *   settled  a prompt ends in exactly one outcome, and its end is said or shown                    `test/core/chat-rules.test.ts`
+ *   named    a message has its reason and its subject, so that it exists once                      a UNIQUE of `outbox`
+ *
+ * `checkChat` is asserted in tests and in the simulation; the daemon does not pay for it.
  */
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
 import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
@@ -179,7 +182,7 @@ function turnChanged(view: View, prompt: Prompt): Change[] {
 
 // --- from the queues and from time
 
-/** Asked again it might be asked twice: its person knows whether it was answered. */
+/** No open prompt is asked again, since Claude may have answered it after the backup was made: its person knows. */
 function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
   const open = view.prompts();
   const text = `My memory was set back to an earlier state. Messages of yours stood open in it (${open.length}): please send again what was not answered.`;
@@ -187,7 +190,7 @@ function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
   return open.length === 0 ? [] : [say("note", `setback ${generation}`, text), ...gone];
 }
 
-/** After an absence, more waiting messages than these, or older ones, are announced. */
+/** More waiting messages than these, or older ones, are announced after an absence. */
 const digestCount = 3;
 const digestAgeMs: Millis = 3_600_000;
 
@@ -196,7 +199,7 @@ function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
   const { count: open, newest } = waiting();
   const first = head.find(({ post }) => post === null || post.state === "queued");
   if (first === undefined || first.id <= announcedUpTo()) return [];
-  // Only the oldest may be under way already.
+  // The oldest prompt alone may be under way already.
   const count = first === head[0] ? open : open - 1;
   const { envelope, receivedAt } = first;
   // The sender's clock may be ahead.
@@ -207,7 +210,7 @@ function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
   return [say("digest", newest, text), { do: "announced", id: newest }];
 }
 
-/** In tests and simulation, after each decision has been applied. */
+/** `one` and `asked`, of the chat as it stands. Tests and the simulation call it after each decision. @throws Error with the invariant that is broken */
 export function checkChat({ prompts, asks }: Pick<View, "prompts" | "asks">): void {
   const open = prompts();
   const underWay = open.filter(({ post }) => post !== null);

@@ -60,7 +60,7 @@ function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
     : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
 }
 
-/** What passes within seconds is not told. */
+/** A person is told of an outage after more failures than these, or before a longer wait: a shorter one is over before it is read. */
 const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
 

@@ -58,7 +58,7 @@ const damagedText =
 const lostText =
   "A file of signalman's database was deleted or replaced while signalman runs. Messages may be lost. The owner should restart signalman now; `/health` names the file.";
 
-/** What an older version, a lost wake or a lost database left lying goes on, or is told. */
+/** Goes on with what an older version or a lost wake left open. After a lost database the chats are told instead, since Claude may have answered. */
 export function begin(bridge: Bridge): void {
   const { store, chats, log } = bridge;
   const { generation, sessions, settings } = store;

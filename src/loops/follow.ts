@@ -1,5 +1,5 @@
 /**
- * Follows the logs of the sessions, and posts what is asked of Claude: the only reader of a log, the only writer to it.
+ * Follows the logs of the sessions, by one reader for each that has work, and tries again where one fails.
  *
  *   (create) ─▶ open ─▶ list ─▶ look up what is uncertain ─▶ ┌ post what is queued ┐ ─▶ until nothing is under way
  *                                                            └ listen              ┘
@@ -7,6 +7,9 @@
  * A stream has no replay, so it is opened before the log is listed; posting has no idempotency key, so a post whose answer was not
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
  * transaction: entries, cursor, and what the decision makes of them.
+ *
+ * `loops/reader.ts` alone listens to a log; `elsewhere.ts` lists it; `posting.ts` posts to it, and `elsewhere.ts` what a
+ * conversation that is over still owes Claude.
  */
 import { backoffMs, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";

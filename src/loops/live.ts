@@ -49,7 +49,7 @@ export function createLive(bridge: Bridge) {
     shown = keepTyping(next.session.chat, typing.signal);
   };
   return {
-    /** What Claude works on from now on; null for nothing. */
+    /** The caller names the prompt that Claude works on from now on; null for none. */
     at,
     /** The next piece of a reply. */
     text: (eventId: string, text: string): void => draft.text(eventId, text),

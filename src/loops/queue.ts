@@ -150,7 +150,7 @@ function createOccupancy(onFree: () => void) {
   };
 }
 
-/** What the work says; null where the database refuses it now: it is done the next time. `onFault` hears why, and null where it does not. */
+/** Returns what `work` returns, or null where the database refuses it now: the caller does it the next time. */
 export function attempt<T>(log: Log, complaint: string, work: () => T, onFault: OnFault = () => undefined): T | null {
   try {
     const result = work();
@@ -164,7 +164,7 @@ export function attempt<T>(log: Log, complaint: string, work: () => T, onFault: 
   }
 }
 
-/** Hears why the database refuses to write, and null when it does not any more. */
+/** Is called with the words of the database when it refuses a write, and with null as soon as a write works again. */
 export type OnFault = (message: string | null) => void;
 
 /** Keys that are not looked at before a time, which is monotonic. */

@@ -45,13 +45,13 @@ export function createSendLoop(bridge: Bridge) {
       async work(chatKey, kill) {
         const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
         let row = isOpen() ? next(chatKey) : null;
-        // The wait is over; whether its reason is, this send will tell.
+        // The wait is over: this send shows whether its reason is, too.
         if (row !== null) pause(null, 0);
-        // Born so: this is the attempt that was counted.
+        // `outbox.add` wrote a hurried row as `sending`, and counted this attempt.
         if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
         while (row !== null) {
           const following: Next = await sendOne(bridge, row, { next, isOpen, pause, kill });
-          // What was marked behind a message has its turn.
+          // Marks that stood behind this message may go out now.
           if (row.why !== "mark") marks.wake(chatKey);
           if (typeof following === "number") return following;
           row = following;
@@ -63,7 +63,7 @@ export function createSendLoop(bridge: Bridge) {
     });
   const { outbox } = store;
   const queue = openQueue("send", outbox.openChats, outbox.head, chatsMax);
-  // They stand behind their answer and never delay one, whatever becomes of them.
+  // Marks have a queue of their own, so that a mark which waits or fails delays no message. `nextMark` holds each behind its message.
   const marks: Queue = openQueue("marks", outbox.chatsWithMarks, outbox.nextMark, marksMax);
   const wake = (chatKey?: string): void => {
     queue.wake(chatKey);
@@ -77,10 +77,10 @@ export function createSendLoop(bridge: Bridge) {
     ...queue,
     wake,
     hurry,
-    /** Nothing keeps this chat's next message, and nothing of it is under way. */
+    /** Whether this chat's next message may go out at once: no wait holds it, and no send of the chat is under way. */
     isReady: (chatKey: string): boolean =>
       isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
-    /** A person asked to try now. */
+    /** A person asked for a try now: no wait holds any more. */
     resume(): void {
       pause(null, 0);
       hurry();
@@ -91,7 +91,7 @@ export function createSendLoop(bridge: Bridge) {
   };
 }
 
-/** What the sends of a queue have in common. */
+/** Sends of one queue share these. */
 type Sending = {
   /** The row of a chat that is to be sent now. */
   readonly next: (chatKey: string) => OutboxRow | null;

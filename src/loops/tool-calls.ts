@@ -88,7 +88,7 @@ async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSigna
     chats.settle(session.chat, { type: "looked", session, looked: awaited });
 }
 
-/** Of a turn that was stopped as it called: no person need answer. */
+/** The result of a call whose turn was stopped before a person answered: a yes would come too late. */
 const overtakenText = "It was not done: the turn had ended before a yes came.";
 
 /** Resolves to what the call would do, where that asks for a yes; else it is settled then. */

@@ -4,7 +4,7 @@ import type { Chat } from "../core/model.ts";
 import type { Store } from "./store.ts";
 import type { Surroundings } from "./view.ts";
 
-/** Resolves to the session that has new work, if one has. */
+/** Each returns the id of the session that has new work, if one has. */
 export type Writes = { readonly [Do in Change["do"]]: (chat: Chat, change: ChangeOf<Do>) => string | void };
 
 export function createCallWrites(store: Store, world: Surroundings) {
@@ -33,7 +33,7 @@ export function createCallWrites(store: Store, world: Surroundings) {
   } satisfies Partial<Writes>;
 }
 
-/** A person says yes to a call that was asked, or no; or it is not wanted any more. Resolves to its session. */
+/** A person says yes to a call that was asked, or no; or it is not wanted any more. Returns the id of its session. */
 export function answerCall(
   store: Store,
   world: Surroundings,

@@ -231,7 +231,7 @@ function createApply(store: Store, world: Surroundings) {
       return sessionId;
     },
   };
-  /** Resolves to the sessions with new work. */
+  /** Returns the ids of the sessions with new work. */
   return (chat: Chat, changes: readonly Change[]): string[] => {
     const touched = new Set<string>();
     for (const change of changes) {

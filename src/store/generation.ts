@@ -37,7 +37,7 @@ export function createGeneration(db: Database, counters: Counters, home: string)
     advance(): void {
       if (!isSetBack) grow();
     },
-    /** The chats know of the loss, with the caller's transaction. Resolves to the number that stands for it. */
+    /** The chats know of the loss, with the caller's transaction. Returns the number that stands for it. */
     acknowledge: grow,
   };
 }

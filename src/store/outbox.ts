@@ -158,7 +158,7 @@ export function createAdding(db: Database) {
   /**
    * Adds a message unless this one exists; chooses a Signal timestamp that no other has: later than all before, but for those that a
    * clock far ahead once chose. `isHurried`: where it is the next of its chat it is `sending` already, in the commit that writes it,
-   * and the chat's queue sends it at once. Resolves to whether it is new.
+   * and the chat's queue sends it at once. Returns whether it is new.
    */
   const add = (
     why: OutboxWhy,

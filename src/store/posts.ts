@@ -83,7 +83,7 @@ export function createPosts(db: Database, onAsked: () => void) {
      */
     begin: (sessionId: string, ids: readonly number[]): void => void underWay.set(sessionId, ids),
     end: (sessionId: string): void => void underWay.delete(sessionId),
-    /** It is in the log. Anything but a prompt is over with that. Resolves to what it was; null where it is over already. */
+    /** It is in the log. Anything but a prompt is over with that. Returns what it was; null where it is over already. */
     markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
       const row = get<
         Pick<PostRow, "kind" | "subject">

@@ -72,7 +72,7 @@ export function forgetAll(db: Database): void {
   db.afterCommit(() => db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
 }
 
-/** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/sync.ts`: a minute). */
+/** A log that is kept at Claude is never asked for from further back than this before the cursor (`loops/elsewhere.ts`: a minute). */
 export const logTailMs: Millis = 24 * 3_600_000;
 
 /**

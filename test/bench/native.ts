@@ -281,7 +281,7 @@ export async function flood(
         const { inbox, outbox } = await running.status();
         return inbox.pending + outbox.pending === 0 ? true : null;
       }, 50);
-      // A person starts over now and then; a conversation of thousands of turns is nobody's.
+      // A person starts over now and then; no person has a conversation of thousands of turns.
       await order({ do: "say", text: "/new" });
       claude.requests.splice(0);
       onBatch(done + batch, residentMegabytes(running.pid));

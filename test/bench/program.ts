@@ -79,7 +79,7 @@ const healthy = (url: string): Promise<true | null> =>
     () => null,
   );
 
-/** From exec to the first 200 of /health, and to CONNECTED. The status server has a port that nobody else has. */
+/** From exec to the first 200 of /health, and to CONNECTED. The status server has a port of its own. */
 export const coldStart = (runs: number): Promise<Figure[]> =>
   onStage(async (stage) => {
     const health: number[] = [];

@@ -117,7 +117,7 @@ describe("the command line", () => {
       });
   });
 
-  test("warns of a variable that nobody knows", async () => {
+  test("warns of a variable that is not known", async () => {
     const { code, err } = await signalman("config show", { env: { SIGNALMAN_MODLE: "x" } });
     expect([code, err]).toEqual([0, expect.stringContaining("did you mean SIGNALMAN_MODEL?")]);
   });
@@ -204,7 +204,7 @@ describe("beside a running daemon", () => {
     expect(statSync(join(home, "control.json")).mode & 0o777).toBe(0o600);
   });
 
-  test("whoever else listens there gets neither token nor text, and is not believed", async () => {
+  test("another program that listens there gets neither token nor text, and is not believed", async () => {
     const { stop, url } = await startStatusServer(home);
     await stop();
     const heard: string[] = [];
@@ -303,7 +303,7 @@ describe("beside a running daemon", () => {
     expect((await signalman("token --new")).out).not.toBe(out);
   });
 
-  test("send refuses a recipient that is none, before it asks anybody", async () => {
+  test("send refuses a recipient that is none, before it asks the daemon", async () => {
     const { code, err } = await signalman("send somebody hello");
     expect([code, err]).toEqual([2, expect.stringContaining('"somebody"')]);
     expect(err).toContain("group:<id");

@@ -77,7 +77,7 @@ test("no token, number, link code or body comes through, however deep", () => {
     expect(lines).toHaveLength(2);
     for (const secret of ["verysecret", "hunter2", "letmein", "5550100", "0000 0003", "0000003", "abcdefgh"])
       expect(all).not.toContain(secret);
-    // A body under a name that nobody foresaw is the caller's duty; those under known names never show.
+    // A body under a name that is not known is the caller's duty; those under known names never show.
     expect(all.match(/dear diary/g) ?? []).toHaveLength(1);
     expect(all).toContain("[hidden]");
     expect(all).toContain("claude_key");

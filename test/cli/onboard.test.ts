@@ -138,7 +138,7 @@ test("a key in the environment is checked and not asked for, and does not keep t
   expect(said).toContain("in your name");
 });
 
-test("nobody is asked without a terminal, or where anything of it is set", () => {
+test("no question is asked without a terminal, or where anything of it is set", () => {
   expect(isFirstStart(cliWith(), false)).toBe(false);
   expect(isFirstStart({ ...cliWith(), isErrTty: false })).toBe(false);
   expect(isFirstStart(cliWith({ SIGNALMAN_TRANSPORT: "rest" }), true)).toBe(false);

@@ -131,7 +131,7 @@ export function transportContract(name: string, setup: () => Promise<TransportHa
         expect(envelope).toMatchObject({ chat: direct, isOwn: false, sentAt, source: peer });
       });
 
-      test("a message in a group belongs to the group, whoever wrote it", async () => {
+      test("a message in a group belongs to the group, not to the chat with its author", async () => {
         h.groupWrites("hello all");
         expect(firstOf(await take())).toMatchObject({ chat: group, source: { aci: alice.aci } });
       });

@@ -1,5 +1,5 @@
 /**
- * The chat over a real database, with a Claude of a few lines: facts come in any order, as `loops/mirror.ts` would bring them.
+ * The chat over a real database, with a Claude of a few lines: facts come in any order, as `loops/reader.ts` would bring them.
  *
  * After each step: `checkChat` holds, what is over never changes, what ended was said or shown, nothing is asked twice, each reply is
  * said once. In the end everything drains.

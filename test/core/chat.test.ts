@@ -305,7 +305,7 @@ describe("when a person answers", () => {
 describe("when Claude rests for our side", () => {
   const rest = (...eventIds: string[]): SessionEvent => idle({ kind: "requires_action", eventIds });
   const stopped = ["interrupt 1", "say end 1", "finish 1 failed"];
-  test("for what nobody can answer: the turn is stopped, in words", () => {
+  test("for what cannot be answered: the turn is stopped, in words", () => {
     for (const stop of [rest(), rest("x")]) {
       const view = { ...standings.posted, turn: log(processed, stop), canAnswer: () => false };
       expect(decided(view, logged(stop))).toEqual([...stopped, "ask 2"]);

@@ -71,7 +71,7 @@ describe("any sequence of events", () => {
     );
   });
 
-  test("never leaves a wait without its retry: whoever waits is either timed or needs a person", () => {
+  test("never leaves a wait without its retry: a wait is either timed or needs a person", () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(anyEvent, passes), { maxLength: 60 }), (steps) => {
         const line = machine();

@@ -60,7 +60,7 @@ describe("access is denied by default", () => {
     ];
     expect(ask(envelope(text("hi")), other)).toEqual({ kind: "drop", reason: "not on the allow list" });
   });
-  test("an empty list lets nobody in, the owner included", () => {
+  test("an empty list lets no person in, the owner included", () => {
     const note = envelope(text("hi"), { chat: { kind: "self" }, isOwn: true, source: own });
     expect(ask(note, []).kind).toBe("drop");
     expect(ask(note, [{ kind: "self" }]).kind).toBe("prompt");
@@ -76,7 +76,7 @@ describe("access is denied by default", () => {
     const transcript = envelope(text("see you"), { isOwn: true, source: own });
     expect(ask(transcript, [{ kind: "self" }, ...byAci])).toEqual({ kind: "drop", reason: "own message to others" });
   });
-  test("a sender nobody could determine is dropped", () => {
+  test("a sender that is not known is dropped", () => {
     expect(ask(envelope(text("hi"), { source: null }), byAci)).toEqual({ kind: "drop", reason: "unknown sender" });
   });
   test("an allowed person gets nothing in a group that is not listed", () => {

@@ -57,7 +57,7 @@ describe("decoding", () => {
   test("passes over what is not ours", () => {
     const bag = {
       "sb.schema": "1",
-      note: "somebody else's",
+      note: "another program's",
       "c.mem": "@mem:mem_1",
       "c.odd": `${at(0)}~{not json`,
       "c.stampless": "!",

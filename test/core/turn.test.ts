@@ -59,7 +59,7 @@ describe("trackAll", () => {
     ],
     ["a refusal is an end", [prompt("p", 5), idle("i", 6, { kind: "refusal" })], { kind: "ended" }],
     [
-      "a prompt of somebody else in the same turn changes nothing",
+      "a prompt of another device in the same turn changes nothing",
       [prompt("p", 5), prompt("q", 6), idle("i", 7)],
       { kind: "ended" },
     ],

@@ -4,7 +4,7 @@ import type { Clock } from "../../src/clock.ts";
 export interface VirtualClock extends Clock {
   /** Fires the earliest timer, moving time to it; false when there is none before `until`. */
   next(until: number): boolean;
-  /** Moves time without firing anything (the machine sleeps); `wallOnly`: somebody set the clock. */
+  /** Moves time without firing anything (the machine sleeps); `wallOnly`: a person set the clock. */
   jump(ms: number, wallOnly?: boolean): void;
   /** Fires what is due within `ms`, in the order of its times; what each sets off runs out before the next. */
   advance(ms: number): Promise<void>;

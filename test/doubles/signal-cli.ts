@@ -169,8 +169,8 @@ export async function startSignalCliDouble(options: SignalCliDoubleOptions = {})
   /** **Source of the rule:** SendMessageResultUtils.java. */
   function judge(results: readonly SendResult[]): unknown {
     const timestamp = writer.stamp();
-    const nobody = { uuid: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: null, username: null };
-    const report = { timestamp, results: results.map((result) => ({ recipientAddress: nobody, ...result })) };
+    const unknownPerson = { uuid: "b1a6c2f4-0d3e-4f5a-8c7b-9e1d2a3b4c5d", number: null, username: null };
+    const report = { timestamp, results: results.map((result) => ({ recipientAddress: unknownPerson, ...result })) };
     const all = (type: string) => results.every((result) => result.type === type);
     if (results.length === 0 || results.some(({ type }) => type === "SUCCESS")) return report;
     if (all("IDENTITY_FAILURE")) refuse(-4, "Failed to send message due to untrusted identities", { response: report });

@@ -22,7 +22,7 @@ export type SignalMock = {
   readonly server: Server;
   /** The owner's phone. */
   readonly phone: PrimaryDevice;
-  /** Somebody else; the first of the owner's contacts. */
+  /** Another person; the first of the owner's contacts. */
   readonly contact: PrimaryDevice;
   readonly contacts: readonly PrimaryDevice[];
   readonly port: number;

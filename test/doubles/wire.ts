@@ -85,7 +85,7 @@ export function createWriter(clock: Clock, account: WirePerson) {
   };
 }
 
-/** Wakes whoever waits. `until` looks again after each ring. */
+/** Wakes every waiter. `until` looks again after each ring. */
 export function createBell() {
   let change = Promise.withResolvers<void>();
   const bell = {

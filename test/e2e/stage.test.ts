@@ -26,7 +26,7 @@ test("presence: what a later reaction makes idle is not sent", async () => {
   expect(emojis.map(({ emoji }) => emoji)).toEqual(["👀", "✅"]);
 });
 
-test("presence: a hiccup of seconds is no waiting that anybody sees", async () => {
+test("presence: a hiccup of seconds is no waiting that a person sees", async () => {
   const seen = await open({ script: () => [{ say: "Here." }] });
   seen.claude.fail("create", { kind: "refuse", code: "claude_overloaded" });
   seen.write("are you there?");
@@ -127,7 +127,7 @@ test("a chat with disappearing messages: when the timer has run, nothing of it i
   expect(Buffer.from(bytes).includes("4711")).toBe(false);
 });
 
-test("an approval that nobody gives in time is a no, and said", async () => {
+test("an approval that is not given in time is a no, and said", async () => {
   const seen = await open({
     flags: { approvalMinutes: "30" },
     script: () => [{ ask: "bash", input: { command: "rm -rf build" } }, { say: "Left as it was." }],

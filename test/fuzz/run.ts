@@ -27,7 +27,7 @@ export async function fuzz(
   const tallies = new Map(targets.map(({ name }) => [name, { runs: 0, slowestMs: 0 }]));
   const findings: Finding[] = [];
   const from = options.from ?? 0;
-  // A parser prints nothing: what it prints is what somebody sent.
+  // A parser prints nothing: what it prints is what it was fed.
   const printers = { error: console.error, warn: console.warn, log: console.log };
   let printed = "";
   const hear = (...args: unknown[]): void => {

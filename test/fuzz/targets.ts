@@ -1,5 +1,5 @@
 /**
- * What is fed: every parser that reads what somebody else wrote. A target throws when a promise is broken; a BridgeError is an
+ * What is fed: every parser that reads what others wrote. A target throws when a promise is broken; a BridgeError is an
  * answer. `fed` says how much went in, so that what comes out can be held against it.
  */
 import { APIError } from "@anthropic-ai/sdk";
@@ -108,7 +108,7 @@ async function attemptLater<T>(work: Promise<T>): Promise<T | null> {
   }
 }
 
-/** Time passes as soon as anybody waits. */
+/** Time passes as soon as a sleep begins. */
 function hastyClock() {
   const clock = createVirtualClock();
   return {

@@ -47,7 +47,7 @@ test("a message that Claude does not take, or that never gets to Claude, does no
   expect(bench.daemon().status().claude).toMatchObject({ reachable: true, lastError: null });
 });
 
-test("a question that somebody answers elsewhere is noticed within half a minute, although no stream is open", async () => {
+test("a question that is answered elsewhere is noticed within half a minute, although no stream is open", async () => {
   await using bench = await openBench({ script: asking });
   bench.signal.owner.write("work");
   await bench.until("the question", () => bench.texts().length === 1);
@@ -203,7 +203,7 @@ test("where the remote session is gone its open prompt is asked anew in a fresh 
   expect(bench.texts().at(-1)).toBe("re: hello");
 });
 
-test("what Claude says while nobody listens is delivered after the reconnect, in order, once", async () => {
+test("what Claude says while no stream is open is delivered after the reconnect, in order, once", async () => {
   await using bench = await openBench();
   bench.signal.owner.write("hello");
   await bench.until("the answer", () => isSettled(bench));

@@ -126,7 +126,7 @@ test("in a group a thumb on a member's message of the question's millisecond is 
   expect(answers(bench)).toEqual([true]);
 });
 
-test("a question that comes up while no stream is open, after somebody answered the one before it elsewhere, is sent", async () => {
+test("a question that comes up while no stream is open, after the one before it was answered elsewhere, is sent", async () => {
   await using stage = await openAsking();
   const { bench, owner } = stage;
   const session = bench.world.sessions()[0];

@@ -439,7 +439,7 @@ test("a model that calls a tool over and over is stopped after a hundred calls, 
   expect(bench.texts().at(-1)).toBe("re: good");
 });
 
-test("a turn that rests for what nobody can answer is stopped, in words; the next message is answered", async () => {
+test("a turn that rests for what cannot be answered is stopped, in words; the next message is answered", async () => {
   await using bench = await openBench({
     script: (prompt) =>
       prompt === "odd" ? [{ stop: { kind: "requires_action", eventIds: ["sevt_odd"] } }] : [{ say: `re: ${prompt}` }],

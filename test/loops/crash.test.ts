@@ -47,7 +47,7 @@ test("a prompt whose echo was never seen is found in the log, not asked again", 
   expect(bench.texts()).toEqual(["re: hello"]);
 });
 
-test("a prompt whose echo was never seen is found although somebody set the clock back before the next start", async () => {
+test("a prompt whose echo was never seen is found although the clock was set back before the next start", async () => {
   await using bench = await openBench();
   bench.signal.owner.write("first");
   await bench.until("the first answer", () => isSettled(bench));

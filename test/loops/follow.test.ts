@@ -104,7 +104,7 @@ test("a turn of another device that runs as the line comes back is followed to i
   expect(bench.texts().at(-1)).toBe("re: elsewhere");
 });
 
-test("a question that nobody answers ends as a no, in a life that saw the clock set back", async () => {
+test("a question without an answer ends as a no, in a life that saw the clock set back", async () => {
   await using bench = await openBench({ script: two, flags: { approvalMinutes: "2" } });
   bench.signal.owner.write("work");
   await bench.until("the question", () => bench.texts().some((text) => text.includes("rm one")));

@@ -44,7 +44,9 @@ test("a line that breaks off is noticed", async () => {
   rig = await startRig();
   serverSocket().ws.terminate();
   expect(await lossOf()).toMatchObject({ code: "signal_unreachable" });
-  expect(await failureOf(rig.send(rig.direct, "nobody hears", at))).toMatchObject({ code: "signal_unreachable" });
+  expect(await failureOf(rig.send(rig.direct, "no one is connected", at))).toMatchObject({
+    code: "signal_unreachable",
+  });
 });
 
 test("a second connection with our credentials replaces the first", async () => {
@@ -152,7 +154,7 @@ test("a refused connect says why: unlinked, outdated, or how long to wait", asyn
   ]);
 });
 
-test("nobody listening is unreachable", async () => {
+test("a port without a listener is unreachable", async () => {
   rig = await startRig();
   await rig.transport.disconnect();
   await rig.mock.server.close();

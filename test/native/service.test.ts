@@ -259,7 +259,7 @@ describe("HTTPS to its hosts", () => {
     expect(await answer).toMatchObject({ code: "signal_unreachable" });
   });
 
-  test("a port where nobody listens is unreachable", async () => {
+  test("a port without a listener is unreachable", async () => {
     const free = createServer();
     await new Promise<void>((resolve) => free.listen(0, "127.0.0.1", resolve));
     const address = free.address();

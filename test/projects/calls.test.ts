@@ -53,13 +53,13 @@ test("a yes counts once, also after a restart, and starts one run", () => {
   expect(rig.rowOf("c")).toMatchObject({ state: "posted", content: "out", approver: "owner" });
 });
 
-test("a no, and a question that nobody answered, are settled in words and posted", () => {
+test("a no, and a question without an answer, are settled in words and posted", () => {
   for (const id of ["c", "d"]) {
     rig.calls.see({ ...call, id }, 1);
     rig.calls.ask(id, "b", 5);
   }
   expect(rig.calls.deny("c", "The owner said no: not now", "owner", 6)).toBe(true);
-  expect(rig.calls.expire("d", "Nobody answered", 6)).toBe(true);
+  expect(rig.calls.expire("d", "No answer came", 6)).toBe(true);
   for (const id of ["c", "d"]) {
     expect(rig.calls.allow(id, yes, 7)).toBe(false);
     expect(rig.rowOf(id).isError).toBe(true);

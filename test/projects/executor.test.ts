@@ -383,7 +383,7 @@ test("kill -9 between yes and done: the outcome is unknown, and it never runs ag
   expect(get("a.txt")).toBe("old");
 });
 
-test("what fails in a way that nobody foresaw is settled in words all the same", async () => {
+test("a failure of an unknown kind is settled in words all the same", async () => {
   const undo = { ...rig.deps.undo, keep: () => Promise.reject(new Error("unforeseen")) };
   const env = new Proxy({}, { ownKeys: () => [].at(0) as never });
   rig.isGranted.now = true;

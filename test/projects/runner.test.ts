@@ -103,7 +103,7 @@ describe.each(kinds)("%s, a command", (_, sandbox) => {
     expect(await run("read answer && echo got; cat; echo end")).toMatchObject({ output: "end\n", ended: null });
   });
 
-  test("that kills its own group harms nobody else", async () => {
+  test("that kills its own group harms no other process", async () => {
     const { code } = await run("kill -9 0; sleep 5");
     expect(code).not.toBe(0);
   });

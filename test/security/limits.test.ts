@@ -1,4 +1,4 @@
-/** What somebody who may not talk to us can cost us. */
+/** What a person who may not talk to us can cost us. */
 import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -68,7 +68,7 @@ test("secrets, whole numbers and other people's words are in no log, page, contr
   signal.personWrites(alice, "planted-group", { groupId });
   signal.personWrites(carol, "planted-hidden-number");
   signal.deliver({ envelope: { sourceNumber: alice.number, timestamp: 7, unheardOf: "planted-unknown" } });
-  // The owner to somebody else: none of our business.
+  // The owner to another person: none of our business.
   const toAlice = {
     destinationNumber: alice.number,
     destinationUuid: alice.aci,

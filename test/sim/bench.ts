@@ -87,7 +87,7 @@ export async function openBench({
     if (now === null) throw new Error("No process was started");
     return now;
   };
-  /** What the transport was told and must not be; thrown by the test's next wait, whoever swallows errors on the way. */
+  /** What the transport was told and must not be; thrown by the test's next wait, so that no code on the way can swallow it. */
   let broken: string | null = null;
   const run = async (isDone: () => boolean, ms: Millis): Promise<boolean> => {
     const isOver = await runUntil(clock, () => broken !== null || isDone(), ms);

@@ -97,7 +97,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       const mark = promptMark.exec(text)?.[0];
       deps.trace(`posted ${mark} to ${id} as ${event.id}`);
       if (mark === undefined) {
-        deps.onBroken("a prompt was posted that nobody wrote");
+        deps.onBroken("a prompt was posted that no person wrote");
         return event;
       }
       const earlier = posts.get(mark) ?? [];
@@ -126,7 +126,7 @@ export function createTheirs(deps: TheirsDeps): Theirs {
       skewMs: skew,
       onAsked(history, prompt) {
         const mark = marksOf(prompt).at(-1);
-        if (mark === undefined) return deps.onBroken("a prompt was posted that nobody wrote");
+        if (mark === undefined) return deps.onBroken("a prompt was posted that no person wrote");
         deps.trace(`asked ${mark} after ${history.length} messages`);
         checkOwed(deps, mark);
         const chats = deps.people.chatsOf(mark);
@@ -239,7 +239,7 @@ function checkOwed({ life, onBroken }: TheirsDeps, mark: string): void {
     `%${mark}"%`,
     now.clock.now(),
   );
-  if (!owed) onBroken(`${mark} was asked although nobody waits for its answer`);
+  if (!owed) onBroken(`${mark} was asked although no person waits for its answer`);
 }
 
 /** In a group only who is on the list by name, or the owner, may say yes. An answer goes out after later ones may have come: one of all is hers. */
@@ -255,7 +255,7 @@ function checkApproval(deps: TheirsDeps, remoteId: string): void {
       chat,
       addresses.ann.aci,
     );
-  if (!answer) deps.onBroken("a tool was allowed by somebody who is not on the list by name");
+  if (!answer) deps.onBroken("a tool was allowed by a person who is not on the list by name");
 }
 
 const marksOf = (text: string): string[] => text.match(/(?<!\[)(?:ask-\d+|\b(?:yes|no)$)/gmu) ?? [];

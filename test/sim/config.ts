@@ -15,7 +15,7 @@ export const people = {
 
 export const listedGroup = "bGlzdGVkLWdyb3VwLi4uLi4uLi4uLi4uLi4uLi4uLi4=";
 export const unlistedGroup = "dW5saXN0ZWQtZ3JvdXAuLi4uLi4uLi4uLi4uLi4uLi4=";
-/** Begins everything that a stranger, or nobody addressed to us, says. */
+/** Begins everything that a stranger says, or a person who does not address us. */
 export const secretWord = "zqstranger";
 export const apiKey = "sk-ant-simulated-0123456789";
 

@@ -65,7 +65,7 @@ export function createFaults(deps: FaultDeps): Readonly<Record<FaultKind, () => 
   };
   const withSession = (work: (session: WorldSession) => void): string => {
     const living = theirs.world.sessions().filter((session) => !session.isArchived && session.status !== "terminated");
-    if (living.length === 0) return "nobody there";
+    if (living.length === 0) return "no session is there";
     const session = dice.pick(living);
     try {
       work(session);

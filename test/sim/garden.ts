@@ -91,7 +91,7 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
           title,
           detail: "",
           basis: title,
-          // Somebody else was in the garden meanwhile, at times.
+          // Another person was in the garden meanwhile, at times.
           holds(basis) {
             if (dice.chance(0.05)) stale.add(bed);
             return basis === title && !stale.has(bed);

@@ -219,7 +219,7 @@ export type TransportWatch = {
   /** It is on its way. */
   readonly onSend: () => void;
   readonly onRefused: (message: Outbound, error: BridgeError) => void;
-  /** Somebody there can see that we read or write. */
+  /** A person there can see that we read or write. */
   readonly onShown: (chat: Chat) => void;
   readonly onProof: () => void;
   readonly onBroken: (what: string) => void;

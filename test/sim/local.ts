@@ -31,7 +31,7 @@ type Request = Pick<Anthropic.MessageCreateParams, "messages" | "tools">;
 
 export type LocalClaude = { readonly line: Line; fail(point: Point, fault: Fault): void; calmDown(): void };
 
-const unreachable = (): BridgeError => new BridgeError("claude_unreachable", "Cannot ask as nobody answers");
+const unreachable = (): BridgeError => new BridgeError("claude_unreachable", "Cannot ask as no answer comes");
 
 export function createLocalClaude(life: Life, deps: LocalDeps): LocalClaude {
   const { dice } = deps;

@@ -101,7 +101,7 @@ function main(): void {
       const verdict = judge(mutant);
       writeFileSync(path, source);
       if (verdict === null) missed++;
-      console.log(`| ${mutant.bug} | ${mutant.file} | ${verdict?.replaceAll("|", "/") ?? "**nobody**"} |`);
+      console.log(`| ${mutant.bug} | ${mutant.file} | ${verdict?.replaceAll("|", "/") ?? "**nothing**"} |`);
     }
   } finally {
     rmSync(copy, { recursive: true, force: true });

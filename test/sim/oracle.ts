@@ -59,7 +59,7 @@ export function createOracle(deps: OracleDeps): Oracle {
   let hushed = { since: 0, until: 0 };
   let atStart: { readonly session: WorldSession; readonly localId: string; readonly length: number }[] = [];
   const checkPlace = (key: string, what: string): void => {
-    if (!people.isPlace(key)) onBroken(`${what} in ${key}, where nobody is let in`);
+    if (!people.isPlace(key)) onBroken(`${what} in ${key}, where no person is let in`);
   };
   return {
     watch: {
@@ -215,7 +215,7 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
   const repeated = (db: Database): void => {
     duplicates++;
     const value = db.get<{ value: number }>("SELECT value FROM counters WHERE name = 'uncertain'")?.value;
-    if (duplicates > (value ?? 0)) onBroken("a row was seen twice that nobody counts as uncertain");
+    if (duplicates > (value ?? 0)) onBroken("a row was seen twice that is not counted as uncertain");
   };
 
   return {
@@ -260,7 +260,7 @@ function createArrivals({ signal, theirs, people, ownTimestamps, onBroken, trace
         const count = times.get(timestamp) ?? 0;
         if (state === "sent" && count === 0) onBroken(`${key} counts as sent, and never arrived`);
         if (state === "failed" && !isDraft && !refused.has(timestamp))
-          onBroken(`${key} was given up although nobody refused it`);
+          onBroken(`${key} was given up although it was not refused`);
         // A preview stays as it was where it is not known to be there, or which version is, or where its last edit was refused or
         // may be there: its copy is a message of its own.
         if (isDraft && target === null) leftovers += count - (state === "sent" ? 1 : 0);
@@ -345,7 +345,7 @@ function unequal(db: Database, session: WorldSession, shown: Shown, changes: Cha
   return changes.lost(session.id, here);
 }
 
-/** It is no message on the phone, word for word, and nobody refused it for good. */
+/** It is no message on the phone, word for word, and it was not refused for good. */
 function isMissing(db: Database, localId: string, event: SessionEvent, shown: Shown): boolean {
   const mark = event.type === "reply" ? replyMark.exec(event.text)?.[0] : undefined;
   if (event.type !== "reply" || mark === undefined) return false;

@@ -14,7 +14,7 @@ export type People = {
   act(): string;
   /** A prompt and nothing else. */
   ask(): string;
-  /** Somebody who is not let in does something. */
+  /** A person who is not let in does something. */
   intrude(): string;
   /** An envelope that was delivered comes again. */
   repeat(): void;
@@ -24,7 +24,7 @@ export type People = {
   oddity(): void;
   /** The chats in which this mark was written, once for each time. */
   chatsOf(mark: string): readonly string[];
-  /** Everybody who is let in is in one of these chats. */
+  /** Each person who is let in is in one of these chats. */
   isPlace(chatKey: string): boolean;
   /** Every prompt that was ever put into the queue. */
   prompts(): readonly Envelope[];
@@ -184,7 +184,7 @@ export function createPeople(
     },
     late() {
       const last = said.findLast(({ envelope }) => envelope.content.kind === "text");
-      if (last?.envelope.content.kind !== "text") return "nobody";
+      if (last?.envelope.content.kind !== "text") return "no message to repeat";
       const { place, envelope } = last;
       const name = fresh(place);
       const text = place.options.isMention ? `\u{FFFC} ${name}` : name;

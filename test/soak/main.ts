@@ -24,7 +24,7 @@ const load = `${transport}, ${minutes} min at ${rate}/s`;
 const sampleMs = 5_000;
 /** The start, and the last answers. */
 const spareMs = 120_000;
-/** A person starts over now and then; a conversation of thousands of turns is nobody's. */
+/** A person starts over now and then; no person has a conversation of thousands of turns. */
 const newEvery = 100;
 /** What stays of a message and its answer, for 30 days, and of the conversation, for good. */
 const bytesPerMessageMax = 10_000;

@@ -143,7 +143,7 @@ describe("who wrote to whom", () => {
     expect(toEnvelope(wire, own).source?.aci).toBe(alice.aci);
   });
 
-  test("our message to somebody else is ours, in the chat with them", () => {
+  test("our message to another person is ours, in the chat with them", () => {
     const { wire } = writer.own("hi");
     const toAlice = JSON.parse(
       JSON.stringify(wire)
@@ -159,7 +159,7 @@ describe("who wrote to whom", () => {
     expect(toEnvelope(forged, own)).toMatchObject({ chat: null, isOwn: false, content: { kind: "unknown" } });
   });
 
-  test("a transcript without a destination is nobody's prompt", () => {
+  test("a transcript without a destination is no prompt", () => {
     const sentMessage = { timestamp: 1_786_953_600_000, message: "lost" };
     const wire = { envelope: { sourceUuid: me.aci, timestamp: 1, syncMessage: { sentMessage } } };
     expect(toEnvelope(wire, own)).toMatchObject({ chat: null, content: { kind: "unknown" } });

@@ -403,7 +403,7 @@ describe("sending", () => {
       "captcha",
     ],
     ["Something new", "send_uncertain"],
-  ] as const)("a message that reached nobody: %s", async (who, code) => {
+  ] as const)("a message that reached no member: %s", async (who, code) => {
     const { double, transport } = await connected();
     double.fail("send", refusal(printed(who, "Failed to send message\n")));
     expect(await codeOf(transport.send(hello()))).toBe(code);

@@ -325,7 +325,7 @@ describe("receiving", () => {
     expect(double.dropped()).toEqual([]);
   });
 
-  test("a poll that broke while nobody waited for it does not spoil the next connection", async () => {
+  test("a poll that broke while no call waited for it does not spoil the next connection", async () => {
     const { clock, double, transport, receive } = await connected();
     double.fail("receive", "hang");
     const receiving = codeOf(transport.receive(20_000, never));
@@ -488,7 +488,7 @@ describe("sending", () => {
     expect(failed).toEqual([{ recipient: alice.aci, code: "untrusted_identity" }]);
   });
 
-  test("a group of which nobody got it is tried again if that can help one of them", async () => {
+  test("a group of which no member got it is tried again if that can help one of them", async () => {
     const { double, transport } = await connected();
     double.fail("send", { results: [{ type: "UNREGISTERED_FAILURE" }, { type: "NETWORK_FAILURE" }] });
     expect(await codeOf(transport.send(hello(group)))).toBe("send_uncertain");
