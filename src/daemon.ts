@@ -112,7 +112,7 @@ function wire(base: Base): Daemon {
     void stop(1);
   };
   const onHalted = ({ code }: Fault): void => {
-    if (code === "not_linked") stop(3);
+    if (code === "not_linked") void stop(3);
   };
   const loops = createLoops(base, stopping.signal, { onBug, onHalted });
   const { bridge, connection, follow, send, sync, wakeAll } = loops;

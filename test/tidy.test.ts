@@ -113,6 +113,16 @@ test("a file or folder that a comment names in backticks is there", () => {
   expect(named.length).toBeGreaterThan(50);
 });
 
+test("a comment names who acts", () => {
+  const vague = /\b(nobody|somebody|anybody|everybody|whoever)\b/iu;
+  const found = [...textOf]
+    .filter(([name]) => name.endsWith(".ts") && !isGenerated(name))
+    .flatMap(([name, text]) =>
+      (text.match(commentPattern) ?? []).filter((comment) => vague.test(comment)).map((comment) => ({ name, comment })),
+    );
+  expect(found).toEqual([]);
+});
+
 test("every file of src is part of the program", () => {
   const reached = new Set<string>();
   const visit = (name: string): void => {

@@ -64,7 +64,7 @@ export type Shown = {
   readonly copiesFrom?: Millis | null;
 };
 
-/** What Claude asks a yes or no for. */
+/** A use of a tool that Claude asks a yes or no for. */
 export type Ask = {
   readonly use: ToolUse;
   /** The messages that show it. */
@@ -86,7 +86,7 @@ export type Ask = {
 /** A tool of ours that Claude calls, as the journal has it. `mayAlways`: an edit that `always` would free. */
 export type LocalCall = { readonly project: string; readonly mayAlways: boolean };
 
-/** What the commands of the chat look up. Each is read only when a command asks for it. */
+/** Commands of the chat look these up. Each is read only when a command asks for it. */
 export type Look = {
   /** Conversations of this chat, newest first, at most `conversationsMax`. */
   readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
@@ -94,7 +94,7 @@ export type Look = {
   readonly usage: (envelope: Envelope) => string | null;
   /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
   readonly models: () => readonly string[];
-  /** What was set in this chat: model, effort and verbosity outlive the conversation that they were set in. */
+  /** Settings of this chat: model, effort and verbosity outlive the conversation that they were set in. */
   readonly chosen: () => Context;
   readonly defaultModel: string;
   readonly defaultEffort: string;
@@ -139,9 +139,9 @@ export type View = {
   readonly prompts: () => readonly Prompt[];
   /** How many there are, and the id of the newest. */
   readonly waiting: () => { readonly count: number; readonly newest: number };
-  /** Those that a time of sending names, in any of their versions. */
+  /** Open prompts that a time of sending names, in any of their versions. */
   readonly named: (sentAt: Millis) => readonly Prompt[];
-  /** A message of ours is known by this time on Signal. */
+  /** Whether a message of ours has this time on Signal. */
   readonly isSaid: (sentAt: Millis) => boolean;
   /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
   readonly turn: Progress | null;
@@ -172,7 +172,7 @@ export type View = {
   readonly look: Look;
 };
 
-/** What a call of our own tool would do; `basis` hashes what the question shows. */
+/** A call of our own tool, and what it would do; `basis` hashes what the question shows. */
 export type Looked = Readonly<LocalCall & { use: ToolUse; item: QuestionItem; basis: string }>;
 
 type Facts = {
@@ -196,13 +196,13 @@ type Facts = {
   settled: { session: Session; useId: string; text: string; isError: boolean };
   /** A call of `remind` or `reminders`, understood. */
   wished: { session: Session; useId: string; wish: Wish };
-  /** Its time has come; `isMissed`: more than once. `nextAt`: when it comes again, null for never. */
+  /** The time of a reminder has come; `isMissed`: more than once. `nextAt`: when it comes again, null for never. */
   due: { reminder: Reminder; nextAt: Millis | null; isMissed: boolean };
-  /** What a command owed is done. */
+  /** The work that a command owed is done. */
   worked: { id: number; body: OutboundBody };
   /** The database is older than what it was: what is open in it may have been asked since. */
   setBack: { generation: number };
-  /** Its person has seen nothing of this prompt for minutes, while Claude is at work on it. */
+  /** The person has seen nothing of this prompt for minutes, while Claude is at work on it. */
   slow: { id: number };
   /** These questions were not answered in half of their time (`isLast` false), or in time. */
   expired: { askIds: readonly string[]; isLast: boolean };
@@ -242,7 +242,7 @@ type Changes = {
   open: { id: number; envelope: Envelope; versions: readonly Millis[] };
   /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. */
   finish: { id: number; envelope: Envelope | null; outcome: Outcome };
-  /** Its person heard of the fault, and that it goes on. */
+  /** The person was told of the fault, and that the prompt is tried on. */
   tell: { id: number; envelope: Envelope; code: ErrorCode };
   /** Posts the prompt in the conversation of now, which is made where there is none. */
   ask: { id: number };
@@ -304,7 +304,7 @@ export function underWayIn({ head: [prompt] }: View, { id }: Session): Prompt | 
   return prompt?.post?.sessionId === id ? prompt : undefined;
 }
 
-/** What Claude's call of a tool of ours came to. */
+/** The result of Claude's call of a tool of ours. */
 export const result = (
   { session, useId }: { readonly session: Session; readonly useId: string },
   text: string,

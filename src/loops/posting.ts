@@ -18,12 +18,12 @@ import { build, viewOf } from "./request.ts";
 /** A stop is taken up within a second as a rule. */
 const restMs: Millis = 2_000;
 
-/** A session that is followed, as it stands. */
+/** The state of a session that is followed. */
 export type Reading = {
   readonly bridge: Bridge;
   readonly sessionId: string;
   readonly line: Line;
-  /** Where its log lives elsewhere, once it was created. */
+  /** Null where the log is kept here, and before the session was created at Claude. */
   there: Followed | null;
   readonly signal: AbortSignal;
   readonly live: Live;
@@ -33,13 +33,13 @@ export type Reading = {
   readonly posted: { readonly id: number; readonly eventId: string | null }[];
   /** The request under way: one at a time. */
   posting: (Posting & { readonly over: Promise<void> }) | null;
-  /** A batch was refused: which of it is told one by one. */
+  /** A batch was refused: its posts go out one by one, which shows the refused one. */
   isOneByOne: boolean;
   /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
   restingAt: Millis | null;
   /** When the turn under way began. */
   turnAt: Millis;
-  /** What was under way is queued anew for after this. */
+  /** A post is queued anew, for after this wait; 0 for none. */
   waitMs: Millis;
   /** Nothing of ours is under way, but the session runs. */
   isWatched: boolean;
@@ -52,7 +52,7 @@ export type PostOutcome =
 
 type Posting = {
   readonly rows: readonly PostRow[];
-  /** Those that are not known to be in the log. */
+  /** Rows of it that are not known to be in the log. */
   readonly unseen: Set<PostRow>;
   /** The request is of use while one of these is open. */
   readonly wanted: readonly PostRow[];
@@ -64,7 +64,7 @@ const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
 /** Claude waits for answers, and takes no prompt before it has them. */
 export const isAsking = ({ bridge, sessionId }: Reading): boolean => bridge.store.log.open(sessionId).isWaiting;
 
-/** What of these goes out together now; nothing while something is under way. */
+/** The posts that go out together now; none while a request is under way. */
 export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly PostRow[] {
   if (reading.posting !== null) return [];
   const due = posts.filter((row) => row.state === "queued" || isPostedAgain(reading, row));
@@ -73,7 +73,7 @@ export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly Pos
   return reading.restingAt === null && !isAsking(reading) ? due.slice(0, 1) : [];
 }
 
-/** It broke off, or its turn did, which a line that remembers goes on with. */
+/** The post broke off, or its turn did, which a line that remembers goes on with. */
 const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
   line.remote === null &&
   (row.state === "posting" || (isPrompt(row) && row.state === "posted" && line.remembers === true));
@@ -83,7 +83,7 @@ export const isWanted = ({ bridge }: Reading, { wanted }: Posting): boolean =>
 
 export function startPosts(reading: Reading, rows: readonly PostRow[], posts: readonly PostRow[]): void {
   const { bridge, there, mail } = reading;
-  // Where it brings the turn along, it is the prompt that matters.
+  // A request that brings the whole turn along is of use as long as its prompt is open.
   const asking = there === null ? posts.find((row) => isPrompt(row) && row.state !== "queued") : undefined;
   const wanted = asking && !rows.some(isPrompt) ? [asking] : rows;
   if (rows.some(isPrompt)) reading.turnAt = bridge.clock.monotonic();
@@ -175,7 +175,7 @@ async function post(reading: Reading, posting: Posting): Promise<boolean> {
   }
 }
 
-/** What is refused for good and is no prompt is decided on: `chats.refused`. @throws BridgeError where the reader has to know */
+/** `chats` decides on a post that is refused for good and is no prompt. @throws BridgeError where the reader has to know */
 async function settleFailure(
   reading: Reading,
   posting: Posting,
@@ -199,10 +199,10 @@ async function settleFailure(
     reading.isOneByOne = true;
     queueAgain();
   }
-  // Of a session that is over nothing is wrong with the answer.
+  // A session that is over refuses every answer: this one is not at fault.
   else if (there !== null && isSessionOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
   else {
-    // What was answered elsewhere is in the log.
+    // An answer that was given elsewhere is in the log.
     if (there !== null) await listLog(there);
     rows.forEach((row) => chats.refused(row, toFault(error)));
   }

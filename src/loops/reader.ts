@@ -47,12 +47,12 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
     mail.ring();
   };
   return {
-    /** Something was posted, or taken back. */
+    /** Posts of the session are new, or were taken back: the reader looks at them. */
     wake,
     /** Resolves when the log was listed from now on; rejects where the reader ends before. */
     catchUp(): Promise<void> {
       const caughtUp = Promise.withResolvers<void>();
-      // The wake reads the database: where that fails, this is rejected with nothing that waits for it.
+      // `wake` reads the database and may throw: then no caller awaits this promise, and its rejection is not to end the process.
       caughtUp.promise.catch(() => undefined);
       waiting.push(caughtUp);
       wake();
@@ -82,7 +82,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
         await reading.live.end();
       }
     },
-    /** It is over: nothing is caught up with any more. */
+    /** The reader is over: each caller that waits in `catchUp` is told so. */
     end(): void {
       const lost = new BridgeError("claude_stream_lost", "Cannot catch up with the session as the line to it ended");
       for (const one of waiting) one.reject(lost);
@@ -127,7 +127,7 @@ async function read(reading: Reading, mail: Mailbox, waiting: PromiseWithResolve
     }
     const due = dueOf(reading, posts);
     const isOut = due.length === 0 && reading.posting === null && isDone(reading, posts);
-    // What was held may have made new work, or ended it.
+    // The entries that were buffered may make new work, or end what there is.
     if ((due.length > 0 || isOut) && (await flush(reading))) continue;
     if (isOut) return null;
     if (due.length > 0) startPosts(reading, due, posts);
@@ -144,7 +144,7 @@ function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[
   live.at(session ? { inboxId: Number(prompt.subject), session } : null);
 }
 
-/** Only what waits for a person is left, and no turn of another device is watched. Where the log is kept here nothing comes by itself. */
+/** Nothing is left but posts that wait for a person, and no turn of another device is watched. A log that is kept here gets no entries by itself. */
 function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   const { bridge, sessionId, isWatched, there } = reading;
   const waits = (post: PostRow): boolean =>
@@ -153,7 +153,7 @@ function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   return bridge.store.sessions.get(sessionId)?.state !== "active";
 }
 
-/** What can wait for the commit of the next that matters: the log at the API keeps it. */
+/** An entry that can wait for the commit of the next that matters, since the log at the API keeps it. */
 const isQuiet = ({ type }: SessionEvent): boolean =>
   type === "prompt" || type === "running" || type === "usage" || type === "other";
 
@@ -171,7 +171,7 @@ async function flush(reading: Reading): Promise<boolean> {
   if (buffer.length === 0 && posted.length === 0) return false;
   const [events, rows] = [buffer.splice(0), posted.splice(0)];
   const write = () => chats.log(sessionId, events, rows);
-  // What is kept here alone was paid for: while the disk is full it is held, not asked for again.
+  // An entry that is kept here alone was paid for: while the disk is full it is held, not asked for again.
   const changes = there ? write() : ((await untilWritten(bridge, "follow", signal, write)) ?? []);
   live.events(events);
   reading.waitMs = waitOf(changes) ?? 0;
@@ -259,7 +259,7 @@ const streamLost = (why: string): BridgeError =>
 type ReaderInput = Frame | PostOutcome;
 type Mailbox = ReturnType<typeof createMailbox>;
 
-/** What is heard, in its order, and a bell that rings with it. */
+/** Inputs in the order in which they came, and a bell that rings with each. */
 function createMailbox({ sleep }: Bridge["clock"]) {
   const items: ReaderInput[] = [];
   let bell = Promise.withResolvers<void>();

@@ -20,7 +20,7 @@ import type { Bridge } from "./bridge.ts";
 import { tellOnce, tellOwner } from "./owner.ts";
 import { untilWritten } from "./queue.ts";
 
-/** What the line and `/health` must hear. */
+/** The loop calls these for the state machine of the line and for `/health`. */
 type ReceiveHooks = {
   /** A completed round trip, or the stream's keep-alive. */
   readonly onProof: () => void;
@@ -133,12 +133,12 @@ function drop(bridge: Bridge, envelope: Envelope, reason: DropReason): void {
   log.debug("envelope dropped", { reason });
 }
 
-/** Of a day: an account that strangers write to must not ring all the time. */
+/** At most so many strangers are told of in a day: an account that many of them write to must not ring all the time. */
 const strangersMax = 5;
 
 /**
- * On an account of Claude's own, whom it knows by name and who may not ask: the owner is told once, and of nothing that they wrote. On
- * the owner's own account it is their private traffic.
+ * The owner of an account of Claude's own is told once of a person who wrote to it, is known by name and may not ask; the words of that
+ * person are not told. On the owner's own account such a message is private traffic, so nothing is told.
  */
 function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: Envelope): void {
   const { settings } = bridge.store;

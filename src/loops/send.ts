@@ -184,7 +184,7 @@ async function sendFailed(
 /** What is shown besides the messages: it is not missed, and it is no message to be counted. */
 const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft" || why === "below";
 
-/** What goes out for a row now; or why nothing does. An edit that has lost its message is a message of its own, where it says anything. */
+/** Returns the body that goes out for a row now, or the reason why none does. An edit that has lost its message goes as a message of its own, unless it is empty. */
 function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "send_uncertain" {
   const { body } = row;
   // Without a timestamp of our own a second copy is a second message, and as an edit it would name an old version.
