@@ -42,7 +42,7 @@ export function libsignalPlugin(target: string = hostTarget): BunPlugin {
           ? { path: "node-gyp-build", namespace: "libsignal" }
           : undefined,
       );
-      // It names its own folder, for `node-gyp-build` to search: a path of the machine that builds, which is nobody's business.
+      // The package names its own folder, for `node-gyp-build` to search: a path of the machine that builds, which is not to be published.
       build.onLoad({ filter: /libsignal-client[\\/]dist[\\/]Native\.js$/ }, ({ path }) => ({
         loader: "js",
         contents: readFileSync(path, "utf8").replaceAll("import.meta.dirname", '""'),
