@@ -4,13 +4,11 @@
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, usesIn } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, FactOf, Outcome, Stage } from "../core/changes.ts";
-import type { Fault } from "../core/errors.ts";
+import { BridgeError, type Fault } from "../core/errors.ts";
 import type { Chat, Envelope, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
@@ -50,9 +48,9 @@ export function createChats(store: Store, world: Surroundings) {
       return store.db.transaction(() => {
         let asked: number | null = null;
         for (const { id, eventId } of posted) {
-          const { kind, subject } = store.posts.markPosted(id, eventId) ?? {};
+          const { kind, subject = "" } = store.posts.markPosted(id, eventId) ?? {};
           if (kind === "prompt") asked = Number(subject);
-          if (kind === "result") store.calls.markPosted(usesIn(subject ?? "")[0] ?? "", world.now());
+          if (kind === "result") store.calls.markPosted(subject, world.now());
         }
         const session = store.sessions.get(sessionId);
         if (session === null) return [];
@@ -223,7 +221,7 @@ function createApply(store: Store, world: Surroundings) {
         isAllowed,
         reason: isAllowed ? null : change.reason,
       } as const;
-      posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
+      posts.add(session.id, "confirm", use.id, request, world.now());
       return session.id;
     },
     interrupt(_, { subject, sessionId }) {
