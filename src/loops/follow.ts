@@ -115,7 +115,7 @@ async function workFailed(
   attempt: number,
   kill: AbortSignal,
 ): Promise<Millis | null> {
-  const { store, clock, chats, notices, random } = bridge;
+  const { store, chats, reach, random } = bridge;
   const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
   const isPoison = post !== undefined && (await isOwnFault(bridge, session, post, error, kill));
   if (kill.aborted) return null;
@@ -123,7 +123,7 @@ async function workFailed(
   const fault = toFault(isPoison ? new BridgeError("claude_failed", poison, { cause: error }) : error);
   bridge.log[isNews(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
-  if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
+  if (error.code.startsWith("claude_")) reach.heard(fault);
   const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
   if (!post) return ownMs;
   if (!store.posts.isOpen(post.id)) return 0;
