@@ -1,6 +1,7 @@
 /**
  * Writes what a decision says, in the transaction of the fact that caused it; and wakes the queues of what it touched once that has
- * been committed. Only `core/chat.ts` chooses, only this file writes.
+ * been committed. Only `core/chat.ts` chooses; what it chose is written here and in `apply-calls.ts` alone. The loops write how far
+ * their own requests have come (a send, a post, a call, a look): `test/tidy.test.ts` names each of these writes, and why it is none.
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
