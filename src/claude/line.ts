@@ -144,7 +144,7 @@ export interface Line {
   /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
   readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
-   * Posts requests in one go, in their order, once. Heard are entries of the log: with a `remote` the echoes, in the order of the
+   * Posts requests in one go, in their order, once. `hear` gets entries of the log: with a `remote` the echoes, in the order of the
    * requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results, together
    * once it is whole; of a line that remembers each as it comes. What an answer has cost that is never whole is heard all the same.
    * Without a `remote` there is nothing to confirm, and a turn is stopped by `signal`; there an interrupt answers the tool uses

@@ -54,7 +54,7 @@ export const reminderTools: readonly LocalTool[] = [
 export const isReminderTool = (name: string): name is "remind" | "reminders" =>
   reminderTools.some((tool) => tool.name === name);
 
-/** What the call asks for is done in one transaction with its result. */
+/** Does what the call asks for, in one transaction with its result. */
 export async function workOnReminders({ chats, clock, timeZone }: Bridge, session: Session, call: Call): Promise<void> {
   const { readWish } = await import("../core/schedule.ts");
   const { id: useId, tool, input } = call;
@@ -65,7 +65,7 @@ export async function workOnReminders({ chats, clock, timeZone }: Bridge, sessio
   else chats.settle(session.chat, { type: "wished", session, useId, wish });
 }
 
-/** Of one look: more wait for the next, a second later. */
+/** One look delivers so many: more wait for the next, a second later. */
 const dueMax = 20;
 
 /** Delivers what is due, once the line can. Missed repetitions are one; who may not ask any more gets nothing. Never rejects for what the database refuses. */

@@ -26,7 +26,7 @@ export async function create(bridge: Bridge, remote: Remote, session: Session, s
   const remoteId = found ?? (await remote.create(view, signal));
   db.transaction(() => {
     sessions.setRemote(session.id, remoteId);
-    // It was forgotten while it was made.
+    // The session was forgotten while it was made.
     if (sessions.get(session.id) === null) settings.set(`forget:${remoteId}`, "1");
     settings.remove(mark);
   });
@@ -114,13 +114,13 @@ function find(
   for (;;) {
     const found = findUncertain(request.text, (postedAt ?? 0) - askedSlackMs, prompts, taken);
     if (found === null) return undefined;
-    // One that was thrown away since is no answer.
+    // A prompt that was thrown away since is not the one that was posted.
     if (trackAll(progressOf(found), store.log.events(sessionId, found)).kind !== "flushed") return found;
     taken.add(found);
   }
 }
 
-/** What ended by itself was not closed elsewhere. */
+/** The session is gone at Claude. `isElsewhere` tells one that was archived or deleted by a person from one that ended by itself. */
 export function settleGone({ store, chats }: Bridge, sessionId: string, there: RemoteSession | null): void {
   const session = store.sessions.get(sessionId);
   if (session) chats.settle(session.chat, { type: "gone", session, isElsewhere: there?.isArchived !== false });
@@ -136,7 +136,7 @@ export async function finishEnded(bridge: Bridge, session: Session, signal: Abor
         .post(await viewOf(bridge, session), [post.request], () => undefined, signal)
         .catch((error: unknown) => {
           if (!(error instanceof BridgeError)) throw error;
-          // What it does not take there is nothing left to end.
+          // A refusal for good: there is nothing left to end.
           if (error.retry !== "never") throw error;
         });
     if (signal.aborted) return;

@@ -125,7 +125,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
 
 /** One at a time for each key. */
 function createOccupancy(onFree: () => void) {
-  /** What a key is occupied with last, and so until when. */
+  /** The last work of each key that is occupied: its end frees the key. */
   const running = new Map<string, Promise<unknown>>();
   const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
     const task: Promise<unknown> = work

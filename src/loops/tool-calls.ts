@@ -35,7 +35,7 @@ const owedPrefix = "owed:";
 export function createCallLoop(bridge: Bridge, deps: CallDeps) {
   const { store, clock } = bridge;
   const running = new Map<string, AbortController>();
-  // What a crash interrupted is settled in the journal, and told like any other result.
+  // A call that a crash interrupted is settled in the journal, and its result told like any other.
   store.calls.settleInterrupted(clock.now());
   const queue = createQueue(bridge, {
     name: "calls",
@@ -60,11 +60,11 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps) {
 type Calling = {
   readonly bridge: Bridge;
   readonly deps: CallDeps;
-  /** What ends a call that runs. */
+  /** Aborts a call that runs, by the id of its use. */
   readonly running: Map<string, AbortController>;
 };
 
-/** What needs no yes, or has it, is done; what asks is asked together, once Claude rests and no more calls come beside them. */
+/** Calls that need no yes, or have it, are done; the others are asked together, once Claude rests and no more calls come beside them. */
 async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSignal): Promise<void> {
   const { store, chats } = calling.bridge;
   const session = store.sessions.get(sessionId);
@@ -81,7 +81,7 @@ async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSigna
   const isAwaited = (useId: string): boolean => uses.some(({ id }) => id === useId);
   for (const useId of asking.filter((id) => !isAwaited(id)))
     chats.settle(session.chat, { type: "settled", session, useId, text: overtakenText, isError: true });
-  // What was allowed meanwhile is done first: the question is to show what it leaves.
+  // An allowed call is done first: the question is to show what it leaves.
   const isAllowed = store.calls.open(sessionId).some(({ state }) => state === "allowed");
   const awaited = looked.filter(({ use }) => isAwaited(use.id));
   if (awaited.length > 0 && !isAllowed && isWaiting)

@@ -59,7 +59,7 @@ function postResult(
   posts.add(sessionId, "result", useId, request, world.now());
 }
 
-/** It does not begin any more, or, where it has begun, is ended; resolves to its session. */
+/** Ends a call that was not answered: one that has not begun never does, one that runs is stopped. Returns the id of its session. */
 function dropCall(store: Store, world: Surroundings, useId: string, reason: string, approver: string | null) {
   const { calls, db } = store;
   const call = calls.get(useId);
@@ -71,7 +71,7 @@ function dropCall(store: Store, world: Surroundings, useId: string, reason: stri
   return call.sessionId;
 }
 
-/** What was called in a conversation that is over does not run any more. */
+/** Ends the conversation, and the calls of it that are open with it. */
 export function endSession(store: Store, world: Surroundings, id: string): void {
   for (const call of store.calls.open(id))
     if (call.content === null) dropCall(store, world, call.id, "The conversation is over.", null);

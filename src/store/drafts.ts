@@ -35,7 +35,7 @@ export function createDrafts(db: Database) {
     return supersede(draft.id, now) ? null : draft;
   };
   return {
-    /** Adds, or changes, the preview of a prompt's answer; resolves to the number of changes so far. */
+    /** Adds, or changes, the preview of a prompt's answer; returns the number of changes so far. */
     addDraft(inboxId: number, chat: Chat, shown: StyledText, now: Millis): number {
       const subject = String(inboxId);
       without = null;

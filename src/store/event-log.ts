@@ -61,7 +61,7 @@ export function createLog(db: Database) {
     },
     /** What Claude waits for in this session, and the last error that was not overcome. */
     open: openOf,
-    /** Upserts entries, moves the cursor, feeds the projections; resolves to what was new here. Part of the caller's transaction. */
+    /** Upserts entries, moves the cursor, feeds the projections; returns what was new here. Part of the caller's transaction. */
     apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
       const before = openOf(session.id);
       const unsettled = settled.take(

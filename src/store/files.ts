@@ -32,7 +32,7 @@ export function createFiles(db: Database) {
     due: () => values<string>`SELECT session_id FROM file_looks`,
     /** Looks that were taken since a tool was used; null where none is due. */
     looks,
-    /** A whole look was taken; resolves to when the next one is due, null for none. */
+    /** A whole look was taken; returns when the next one is due, null for none. */
     markLooked(sessionId: string): Millis | null {
       const taken = (looks(sessionId) ?? 0) + 1;
       const next = looksMs[taken];

@@ -55,11 +55,11 @@ export function createPosts(db: Database, onAsked: () => void) {
       toInboxId(one`WHERE session_id = ${sessionId} AND kind = 'prompt' AND (posted_at IS NOT NULL OR event_id IS NOT NULL
         OR id IN (SELECT value FROM json_each(${JSON.stringify(underWay.get(sessionId) ?? [])}))) ORDER BY id DESC LIMIT 1`),
     ofPrompt: (inboxId: number) => one`WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
-    /** Of the open prompts of a chat, however many wait, in one look. */
+    /** The posts of all open prompts of a chat, however many wait, in one look. */
     ofChat: (chat: string) =>
       many`WHERE kind = 'prompt' AND state <> 'done'
         AND subject IN (SELECT CAST(id AS TEXT) FROM inbox WHERE chat_key = ${chat} AND state = 'open')`,
-    /** What is to be posted in a session, or was posted and is not over. */
+    /** Posts of a session that are to go out, or went out and are not over. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'done' ORDER BY id`,
     /** Sessions with anything to post or to follow, those that have waited longest first. */
     dueSessions: () =>
@@ -71,7 +71,7 @@ export function createPosts(db: Database, onAsked: () => void) {
     isConfirmed: (subject: string) =>
       has`SELECT 1 FROM posts WHERE kind IN ('confirm', 'result') AND subject = ${subject}
         AND (state <> 'done' OR posted_at IS NOT NULL)`,
-    /** It goes out: from here on its fate may be unknown. */
+    /** The post goes out: from here on its fate may be unknown. */
     markPosting(id: number, postedAt: Millis, request: Request | null): void {
       run`UPDATE posts SET state = 'posting', posted_at = ${postedAt}, request = coalesce(${request && JSON.stringify(request)}, request)
         WHERE id = ${id} AND state <> 'done'`;
@@ -83,7 +83,7 @@ export function createPosts(db: Database, onAsked: () => void) {
      */
     begin: (sessionId: string, ids: readonly number[]): void => void underWay.set(sessionId, ids),
     end: (sessionId: string): void => void underWay.delete(sessionId),
-    /** It is in the log. Anything but a prompt is over with that. Returns what it was; null where it is over already. */
+    /** The post is in the log. Any but a prompt is over with that. Returns what it was; null where it is over already. */
     markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
       const row = get<
         Pick<PostRow, "kind" | "subject">
@@ -96,12 +96,12 @@ export function createPosts(db: Database, onAsked: () => void) {
     setWaiting: (inboxId: number, isWaiting: boolean) =>
       run`UPDATE posts SET state = ${isWaiting ? "waiting" : "posted"} WHERE kind = 'prompt' AND subject = ${String(inboxId)}
         AND state IN ('posted', 'waiting')`,
-    /** It goes on in this session; where it is lost, it is queued anew. */
+    /** The prompt goes on in this session; one that is lost is queued anew. */
     again: (inboxId: number, sessionId: string, isLost: boolean, tries: Post["tries"]) =>
       run`UPDATE posts SET session_id = ${sessionId}, state = iif(${isLost ? 1 : 0}, 'queued', state),
         event_id = iif(${isLost ? 1 : 0}, NULL, event_id), tries = ${JSON.stringify(tries)}
         WHERE kind = 'prompt' AND subject = ${String(inboxId)} AND state <> 'done'`,
-    /** It surely did not arrive. */
+    /** The post surely did not arrive. */
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
     finish: (id: number) =>

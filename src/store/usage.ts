@@ -23,7 +23,7 @@ export function createUsage(db: Database) {
       (person === null
         ? one`WHERE day BETWEEN ${from} AND ${to}`
         : one`WHERE person = ${person} AND day BETWEEN ${from} AND ${to}`) ?? nothing,
-    /** Adds an entry that is new in the log; resolves to what it added. Part of the caller's transaction. */
+    /** Adds an entry that is new in the log; returns what it added. Part of the caller's transaction. */
     add(sessionId: string, day: string, person: string, { isTotal, ...said }: UsageEvent): Sum {
       // A sum that comes late is smaller than what is known.
       const known = isTotal ? ofSession(sessionId) : nothing;
