@@ -70,7 +70,7 @@ async function look(
     const session = store.sessions.get(sessionId);
     store.db.transaction(() => {
       if (session && files[0]) {
-        store.outbox.add("file", `${sessionId}:${files[0].id}`, 0, session.chat, body, clock.now());
+        store.outbox.add("file", { sessionId, id: files[0].id }, 0, session.chat, body, clock.now());
         bridge.chats.touch(session.chat);
       }
       for (const { id } of files) store.files.markDone(sessionId, id);
