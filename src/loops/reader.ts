@@ -37,7 +37,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
   const mail = createMailbox(bridge.clock);
   const waiting: PromiseWithResolvers<void>[] = [];
   const turnAt = bridge.clock.monotonic();
-  const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
+  const state = { posting: null, isOneByOne: false, restingAt: null, restLooks: 0, turnAt, waitMs: 0, isWatched };
   const kept = { there: null, live: createLive(bridge), mail, buffer: [], posted: [] };
   const reading: Reading = { bridge, sessionId: session.id, line, signal, ...kept, ...state };
   signal.addEventListener("abort", mail.ring);
