@@ -11,12 +11,12 @@ import mitt from "mitt";
 import type { Line } from "./claude/line.ts";
 import type { Clock, Random } from "./clock.ts";
 import type { Config } from "./config.ts";
-import { BridgeError, toFault } from "./core/errors.ts";
+import { BridgeError, toFault, type Fault } from "./core/errors.ts";
 import { ownProgram, type Millis } from "./core/model.ts";
 import type { Log } from "./log.ts";
-import type { Bridge, NoticeBus, Notices } from "./loops/bridge.ts";
+import { createReach, type Bridge, type NoticeBus, type Notices } from "./loops/bridge.ts";
 import { begin, createCheckup, type Checkup } from "./loops/checkup.ts";
-import { createConnectionLoop } from "./loops/connector.ts";
+import { createConnectionLoop, type Work } from "./loops/connector.ts";
 import { createFileLoop } from "./loops/made-files.ts";
 import { createFollowLoop } from "./loops/follow.ts";
 import { createBacklog } from "./loops/backlog.ts";
@@ -29,7 +29,7 @@ import type { Transport } from "./signal/transport.ts";
 import { createChats } from "./store/apply.ts";
 import { createStatusModel, type Status } from "./status/status.ts";
 import { openStore, type Store } from "./store/store.ts";
-import { createCallDeps, surroundings, type Machine } from "./surroundings.ts";
+import { createCallDeps, surroundings, type Machine, type Outside } from "./surroundings.ts";
 import { createTranscribe } from "./transcribe.ts";
 
 export type DaemonDeps = Machine & {
@@ -111,7 +111,8 @@ function wire(base: Base): Daemon {
     log.error("fault in signalman itself", { ...toFault(error), stack });
     void stop(1);
   };
-  const loops = createLoops(base, stopping.signal, onBug);
+  const onHalted = ({ code }: Fault): void => void (code === "not_linked" && stop(3));
+  const loops = createLoops(base, stopping.signal, { onBug, onHalted });
   const { bridge, connection, follow, send, sync, wakeAll } = loops;
   const { snapshot } = createStatusModel({ ...base, connection, account: connection.account });
 
@@ -137,15 +138,12 @@ function wire(base: Base): Daemon {
       end.resolve(bug === null ? code : 1);
     })());
 
-  base.notices.on("connection", ({ state }) => {
-    if (state.name === "DISCONNECTED" && state.fault?.code === "not_linked") void stop(3);
-  });
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
   const health = createHealth(base, loops, checkup);
   const hooks = { networkKey: base.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
-  spawn(send.run(sending.signal, sending.signal));
+  spawn(send.run(sending.signal));
   for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
   spawn(sync.keep(stopping.signal));
   connection.dispatch({ type: "start" });
@@ -202,46 +200,46 @@ type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "
 type Loops = ReturnType<typeof createLoops>;
 
 /** The loops, and what each tells the others. */
-function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) => void) {
+function createLoops(base: Base, stopping: AbortSignal, ends: Pick<Work, "onBug" | "onHalted">) {
   const { log } = base;
   let storeFault: string | null = null;
-  const stateName = (): string => connection.state().name;
-  const isConnected = (): boolean => stateName() === "CONNECTED";
-  const isSendReady = (chatKey: string): boolean => send.isReady(chatKey);
-  const account: Bridge["account"] = () => connection.account();
+  const isConnected = (): boolean => connection.state().name === "CONNECTED";
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
-  const onDropped = (id: string): void => calls.drop(id);
-  const onOwe = (id: number): void => calls.owe(id);
-  const onFiles = (sessionId: string): void => files.wake(sessionId);
-  const outside = { stateName, account, onTouched, onOwed, onFiles, isSendReady, grants, onDropped, onOwe };
-  const bridge = createBridge(base, callDeps, outside, isConnected);
+  const reach = createReach(base);
+  // Loops decide, and decisions tell loops: each of these is called once all are there.
+  const bridge = createBridge({ ...base, reach }, callDeps, {
+    isConnected,
+    grants,
+    claudeFault: reach.fault,
+    account: () => connection.account(),
+    isSendReady: (chatKey) => send.isReady(chatKey),
+    models: () => sync.models(),
+    onTouched(chatKey, sessionIds) {
+      send.wake(chatKey);
+      for (const id of sessionIds) {
+        follow.touch(id);
+        calls.wake(id);
+      }
+    },
+    onOwed: () => void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error))),
+    onFiles: (sessionId) => files.wake(sessionId),
+    onDropped: (useId) => calls.drop(useId),
+    onOwe: (inboxId) => calls.owe(inboxId),
+  });
   const send = createSendLoop(bridge);
   const follow = createFollowLoop(bridge);
   const files = createFileLoop(bridge);
   const calls = createCallLoop(bridge, callDeps);
   const sync = createSyncLoop(bridge, follow);
-  function onTouched(chatKey: string, sessionIds: readonly string[]): void {
-    send.wake(chatKey);
-    for (const id of sessionIds) {
-      follow.touch(id);
-      calls.wake(id);
-    }
-  }
-  function onOwed(): void {
-    void sync.run(stopping).catch((error: unknown) => log.warn("sync failed", toFault(error)));
-  }
-  const onStoreFault = (message: string | null): void => void (storeFault = message);
   const backlog = createBacklog(bridge, stopping);
-  const hooks = {
-    ...bridge,
-    onAccepted: backlog.onAccepted,
-    onProof: () => connection.dispatch({ type: "proof" }),
-    onStoreFault,
-  };
   const wakeAll = (): void => [send, follow, files, calls].forEach((queue) => queue.wake());
+  const onStoreFault = (message: string | null): void => void (storeFault = message);
+  const onProof = (): void => connection.dispatch({ type: "proof" });
+  const hooks = { ...bridge, onAccepted: backlog.onAccepted, onProof, onStoreFault };
   let hasBegun = false;
   const connection = createConnectionLoop(bridge, {
+    ...ends,
     receive(account, signal) {
       if (!hasBegun) begin(bridge);
       hasBegun = true;
@@ -254,7 +252,6 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
       backlog.onResumed();
       wakeAll();
     },
-    onBug,
   });
   return {
     bridge,
@@ -272,10 +269,9 @@ function createLoops(base: Base, stopping: AbortSignal, onBug: (error: unknown) 
 }
 
 function createBridge(
-  base: Base,
+  base: Base & Pick<Bridge, "reach">,
   callDeps: ReturnType<typeof createCallDeps>,
-  outside: Parameters<typeof surroundings>[2],
-  isConnected: () => boolean,
+  outside: Outside,
 ): Bridge {
   const { config, store } = base;
   const deviceTag = tagOf(base);
@@ -285,7 +281,7 @@ function createBridge(
     deviceTag,
     transcribe: config.transcribe === null ? null : createTranscribe(config.transcribe, base),
     account: outside.account,
-    isConnected,
+    isConnected: outside.isConnected,
     toolsOf: (session) => toolsOf(base, callDeps, session),
   };
 }

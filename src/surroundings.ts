@@ -1,9 +1,8 @@
 /** What decisions, and calls of our own tools, know of the world outside of the database: settings, clock, chance, the line to Claude. */
 import privacyPage from "../docs/privacy.md" with { type: "text" };
-import type { ModelInfo } from "./claude/line.ts";
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
-import { errorRow } from "./core/errors.ts";
+import { errorRow, type Fault } from "./core/errors.ts";
 import { stampKey } from "./core/hlc.ts";
 import { isOwner } from "./core/inbound.ts";
 import type { Millis } from "./core/model.ts";
@@ -31,8 +30,7 @@ export type Machine = {
   readonly isChecked?: boolean;
 };
 
-type Base = Machine &
-  Pick<Bridge, "store" | "transport" | "line" | "notices" | "clock" | "random"> & { readonly config: Config };
+type Base = Machine & Pick<Bridge, "store" | "transport" | "line" | "clock" | "random"> & { readonly config: Config };
 
 /** What calls of our own tools need; the sandbox is looked for when it is first needed. */
 export function createCallDeps(
@@ -71,24 +69,22 @@ const emojis: { readonly [stage in Stage]: string | null } = {
   cleared: null,
 };
 
-type Ask = { stateName(): string; readonly grants: ReturnType<typeof createGrants> } & Pick<
+/** What decisions ask the loops, and what they tell them. */
+export type Outside = Pick<
   Surroundings,
   "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "onOwe" | "isSendReady"
->;
+> &
+  Pick<Surroundings["look"], "models"> & {
+    readonly isConnected: () => boolean;
+    /** Null while Claude can be reached. */
+    readonly claudeFault: () => Fault | null;
+    readonly grants: ReturnType<typeof createGrants>;
+  };
 
 /** What decisions know of the world outside of the database. */
-export function surroundings(base: Base, deviceTag: string, { stateName, grants, ...hooks }: Ask): Surroundings {
-  const { config, clock, store, line, transport, notices } = base;
-  let claude: string | null = null;
-  notices.on("claude", ({ fault }) => void (claude = fault && errorRow(fault.code).title));
-  let models: readonly ModelInfo[] = [];
-  notices.on("synced", () => {
-    if (models.length > 0) return;
-    void line.models(AbortSignal.timeout(modelsTimeoutMs)).then(
-      (found) => void (models = found),
-      () => undefined,
-    );
-  });
+export function surroundings(base: Base, deviceTag: string, outside: Outside): Surroundings {
+  const { config, clock, store, line, transport } = base;
+  const { isConnected, claudeFault, grants, models, ...hooks } = outside;
   return {
     ...hooks,
     now: clock.now,
@@ -116,7 +112,7 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
     isChecked: base.isChecked ?? false,
     look: {
       guests: createGuests(store.settings, config.allow, readAddressee),
-      models: () => models.map(({ id }) => id),
+      models,
       projects: () => config.projects,
       granted: grants.names,
       defaultModel: config.model,
@@ -125,7 +121,11 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
       privacy,
       situation() {
         const { count, oldestAt } = store.outbox.pending();
-        const wrong = [stateName() === "CONNECTED" ? [] : "Signal is being connected", claude ?? []].flat();
+        const fault = claudeFault();
+        const wrong = [
+          ...(isConnected() ? [] : ["Signal is being connected"]),
+          ...(fault === null ? [] : [errorRow(fault.code).title]),
+        ];
         const verdict = wrong.length === 0 ? "✅ Everything works." : `⚠️ ${wrong.join(". ")}.`;
         const isStuck = oldestAt !== null && clock.now() - oldestAt >= passingMs;
         return isStuck ? `${verdict}\nStill to be sent: ${count}` : verdict;
@@ -137,5 +137,3 @@ export function surroundings(base: Base, deviceTag: string, { stateName, grants,
 const minuteMs: Millis = 60_000;
 /** What waits to be sent for less is on its way: this answer itself, and what was asked beside it. */
 const passingMs: Millis = 5_000;
-/** A list of models is a help, and waited for no longer than this. */
-const modelsTimeoutMs: Millis = 10_000;

@@ -32,6 +32,22 @@ export type Notices = {
 
 export type NoticeBus = Emitter<Notices>;
 
+export type Reach = ReturnType<typeof createReach>;
+
+/** How Claude stands, by the last request. */
+export function createReach({ clock, notices }: Pick<Bridge, "clock" | "notices">) {
+  let fault: Fault | null = null;
+  return {
+    /** Null while nothing speaks against it. */
+    fault: (): Fault | null => fault,
+    /** A request showed this; null: Claude can be reached. */
+    heard(now: Fault | null): void {
+      fault = now;
+      notices.emit("claude", { fault, at: clock.now() });
+    },
+  };
+}
+
 /** The slice of the settings that decides how the loops behave; `settings.ts` says what each means. */
 export type LoopConfig = {
   readonly allow: readonly AllowRule[];
@@ -62,6 +78,7 @@ export type Bridge = {
   readonly random: Random;
   readonly log: Log;
   readonly notices: NoticeBus;
+  readonly reach: Reach;
   /** 4 hex digits that tell this home from others in stamps. */
   readonly deviceTag: string;
   /** Null where voice notes stay unheard. */

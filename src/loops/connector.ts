@@ -29,6 +29,8 @@ export type Work = {
   readonly resume: () => void;
   /** A fault of our own: ends the process. */
   readonly onBug: (error: unknown) => void;
+  /** The line is down until a person helps. */
+  readonly onHalted: (fault: Fault) => void;
 };
 
 /** An event without what the shell adds (`at`, `jitter`). */
@@ -42,10 +44,10 @@ const loopbackProbeMs = 1_000;
 type Base = Pick<Bridge, "config" | "clock" | "random" | "transport" | "log" | "notices">;
 
 export function createConnectionLoop(bridge: Base, work: Work) {
-  const { clock, transport, log, notices } = bridge;
+  const { clock, transport } = bridge;
   const probeMs = transport.isLocal ? loopbackProbeMs : null;
   const limits: Limits = { ...defaultLimits, ...bridge.config.limits, probeMs };
-  const logChange = createChangeLog(log, clock);
+  const publish = createPublishing(bridge, work.onHalted);
   let state = initialState(clock.monotonic());
   let account: Account | null = null;
   let life = new AbortController();
@@ -100,8 +102,7 @@ export function createConnectionLoop(bridge: Base, work: Work) {
       case "drainOutbox":
         return work.resume();
       case "publish":
-        logChange(previous, state);
-        return notices.emit("connection", { state, previous });
+        return publish(previous, state);
     }
   };
   return {
@@ -140,6 +141,16 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
     async stopped(): Promise<void> {
       while (tasks.size > 0) await Promise.all(tasks);
     },
+  };
+}
+
+/** The log and the status hear of each change, and where only a person can help, so does the daemon. */
+function createPublishing({ log, clock, notices }: Base, onHalted: Work["onHalted"]) {
+  const logChange = createChangeLog(log, clock);
+  return (previous: State, state: State): void => {
+    logChange(previous, state);
+    notices.emit("connection", { state, previous });
+    if (state.name === "DISCONNECTED" && state.retryAt === null && state.fault !== null) onHalted(state.fault);
   };
 }
 

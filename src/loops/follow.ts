@@ -132,7 +132,7 @@ async function workFailed(
   attempt: number,
   kill: AbortSignal,
 ): Promise<Millis | null> {
-  const { store, clock, chats, notices } = bridge;
+  const { store, chats, reach } = bridge;
   const rows = store.posts.open(session.id);
   const post = rows.find(({ kind }) => kind === "prompt");
   const isPoison = post !== undefined && (await isOwnFault(bridge, session, post, error, kill));
@@ -141,7 +141,7 @@ async function workFailed(
   const fault = toFault(isPoison ? new BridgeError("claude_failed", poison, { cause: error }) : error);
   bridge.log[isNews(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
-  if (error.code.startsWith("claude_")) notices.emit("claude", { fault, at: clock.now() });
+  if (error.code.startsWith("claude_")) reach.heard(fault);
   if (!post) return answersFailed(bridge, rows, fault);
   if (!store.posts.isOpen(post.id)) return 0;
   const id = Number(post.subject);

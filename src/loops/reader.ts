@@ -167,7 +167,7 @@ function holdOf({ bridge, buffer, posted, restingAt }: Reading): Millis | null {
 /** One transaction; false where nothing was held. */
 async function flush(reading: Reading): Promise<boolean> {
   const { bridge, sessionId, there, signal, buffer, posted, live } = reading;
-  const { chats, clock, notices } = bridge;
+  const { chats, clock, notices, reach } = bridge;
   if (buffer.length === 0 && posted.length === 0) return false;
   const [events, rows] = [buffer.splice(0), posted.splice(0)];
   const write = () => chats.log(sessionId, events, rows);
@@ -176,7 +176,7 @@ async function flush(reading: Reading): Promise<boolean> {
   live.events(events);
   reading.waitMs = waitOf(changes) ?? 0;
   // Claude can be reached, and took so long.
-  if (isEnd(changes) || rows.length > 0) notices.emit("claude", { fault: null, at: clock.now() });
+  if (isEnd(changes) || rows.length > 0) reach.heard(null);
   if (isEnd(changes)) notices.emit("ended", { session: sessionId, durationMs: clock.monotonic() - reading.turnAt });
   return true;
 }

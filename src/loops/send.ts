@@ -85,8 +85,9 @@ export function createSendLoop(bridge: Bridge) {
       pause(null, 0);
       hurry();
     },
-    run: async (stop: AbortSignal, kill: AbortSignal): Promise<void> =>
-      void (await Promise.all([queue.run(stop, kill), marks.run(stop, kill)])),
+    /** Sends until `stop` aborts; what is under way then is not tried again. */
+    run: async (stop: AbortSignal): Promise<void> =>
+      void (await Promise.all([queue.run(stop, stop), marks.run(stop, stop)])),
   };
 }
 

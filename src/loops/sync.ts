@@ -24,6 +24,7 @@ const sweepMs = 10 * 60_000;
 const questionMs = 30_000;
 const tickMs = 1_000;
 const sweepMax = 20;
+const modelsTimeoutMs: Millis = 10_000;
 const parallelMax = 4;
 
 export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
@@ -43,11 +44,21 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
       const now = clock.monotonic();
       lookAt = now + (attempt === 0 ? questionMs : backoffMs({ attempt, jitter: bridge.random(), retryAfterMs: null }));
       dueAt = attempt === 0 ? now + sweepMs : lookAt;
+      void listModels();
     }
+  };
+  let models: readonly string[] = [];
+  /** A list of models is a help: no sync waits for it, and the next one asks where it could not be had. */
+  const listModels = async (): Promise<void> => {
+    if (models.length > 0) return;
+    const found = await bridge.line.models(AbortSignal.timeout(modelsTimeoutMs)).catch(() => null);
+    if (found !== null) models = found.map(({ id }) => id);
   };
   return {
     /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
     run,
+    /** Those that the key may use; none before they are known. */
+    models: (): readonly string[] => models,
     /** Sweeps now and then, and retries a failed sync by its own backoff, until `stop` aborts. */
     async keep(stop: AbortSignal): Promise<void> {
       const look = async (): Promise<void> => {
@@ -95,10 +106,9 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
   };
   await Promise.all(Array.from({ length: parallelMax }, work));
   if (remote !== null && down === null) await sweep(bridge, remote, signal);
-  const at = clock.now();
-  bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at });
+  bridge.notices.emit("synced", { ...tally, durationMs: clock.monotonic() - startedAt, at: clock.now() });
   if (down !== null) throw down;
-  if (tally.checked > 0) bridge.notices.emit("claude", { fault: null, at });
+  if (tally.checked > 0) bridge.reach.heard(null);
 }
 
 type Tally = { checked: number; changed: number; pushed: number; failed: number };
