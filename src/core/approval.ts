@@ -6,9 +6,9 @@
  *                           ▲                  └─▶ some of the numbers: the rest is shown again
  */
 import { confirm, goOn, say, waits } from "./changes.ts";
-import type { Ask, Change, FactOf, Looked, Prompt, Shown, View } from "./changes.ts";
+import type { Ask, Change, FactOf, Looked, Prompt, QuestionSubject, Shown, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
-import type { Envelope, Millis, Session, SessionEvent, ToolUse } from "./model.ts";
+import type { Envelope, Millis, SessionEvent, ToolUse } from "./model.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question, toolLine, type QuestionItem } from "./question.ts";
 
@@ -36,8 +36,7 @@ function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[
   const [prompt] = view.head;
   const words = prompt ? promptWords(prompt.envelope, view.account) : "";
   const { text, file } = question(items, { prompt: words, isGroup: view.chat.kind === "group", mayAlways });
-  const subject = askSubject(view, ...uses.map(({ id }) => id));
-  return [say("ask", subject, { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] })];
+  return [say("ask", about(view, uses), { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] })];
 }
 
 /** A question is open: what else asks waits for its answer, so that a yes never means more than one. */
@@ -58,14 +57,17 @@ export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   return [...asked, ...(prompt ? waits(prompt) : [])];
 }
 
-/** What a question shows, or what one tool use asks: its session and the ids of its tool uses, in their order. */
-export const askSubject = (
-  { session }: { readonly session: Pick<Session, "id"> | null },
-  ...useIds: readonly string[]
-): string => `${session?.id ?? ""}:${useIds.join(",")}`;
+/** A question about these, in the conversation of now. */
+const about = ({ session }: View, uses: readonly ToolUse[]): QuestionSubject => ({
+  sessionId: session?.id ?? "",
+  uses: uses.map(({ id }) => id),
+});
 
-/** The ids of the tool uses that a question shows, by its subject. */
-export const usesIn = (subject: string): readonly string[] => subject.slice(subject.indexOf(":") + 1).split(",");
+/** The question that shows it; before one does, that which would. */
+const subjectOf = (view: View, { use, question }: Ask): QuestionSubject => question?.subject ?? about(view, [use]);
+
+/** What names the question that shows it. */
+const nameOf = (view: View, ask: Ask): string | undefined => subjectOf(view, ask).uses[0];
 
 // --- answers
 
@@ -109,7 +111,7 @@ export function answer(
   if (taken.some((change) => change.do === "answer")) return taken;
   const note = (text: string): Change[] => [...taken, say("note", id, text)];
   if (!isEntitled) return note(notYoursText);
-  if (asks.some(({ question }) => question?.subject !== first.question?.subject)) return note(whichText);
+  if (asks.some((ask) => nameOf(view, ask) !== nameOf(view, first))) return note(whichText);
   const open = new Map(asks.map((ask) => [ask.question?.number, ask]));
   const missing = numbers.filter((number) => !open.has(number));
   if (missing.length > 0) return note(`Not open, so nothing was done: ${missing.join(", ")}. ${stillText(asks)}`);
@@ -121,13 +123,15 @@ export function answer(
     ...taken,
     ...(said === "always" ? always(view, id, chosen) : []),
     ...confirm(view, chosen, said !== "no", reason, envelope.source?.aci ?? envelope.source?.number ?? "unknown"),
-    ...(rest.length > 0 ? [sayRest(first, id, `${said === "no" ? "No" : "Yes"} to ${numbers.join(", ")}.`, rest)] : []),
+    ...(rest.length > 0
+      ? [sayRest(view, first, id, `${said === "no" ? "No" : "Yes"} to ${numbers.join(", ")}.`, rest)]
+      : []),
   ];
 }
 
 /** It shows the rest of the question once more, and takes an answer like it. */
-const sayRest = ({ question }: Ask, id: number, done: string, rest: readonly Ask[]): Change =>
-  say("reminder", question?.subject ?? "", `${done} ${stillText(rest)}`, { part: id });
+const sayRest = (view: View, first: Ask, id: number, done: string, rest: readonly Ask[]): Change =>
+  say("reminder", subjectOf(view, first), `${done} ${stillText(rest)}`, { part: id });
 
 const whichText =
   "Claude waits for several answers. Please react with 👍 or 👎 to each question, or quote it with yes or no.";
@@ -162,16 +166,18 @@ export function remind(view: View, id: number, words: string): Change[] {
 
 /** A question of which Signal took no copy is said again as it is: a reminder shows too little for a yes. */
 function sayUnsent(asks: readonly Ask[], part: number): Change[] {
-  const bodies = new Map(
-    asks.flatMap(({ question }) => (question?.unsent ? [[question.subject, question.unsent]] : [])),
+  const again = asks.flatMap(({ question }) =>
+    question?.unsent
+      ? [[question.subject.uses[0], say("ask", question.subject, question.unsent, { part })] as const]
+      : [],
   );
-  return [...bodies].map(([subject, body]) => say("ask", subject, body, { part }));
+  return [...new Map(again).values()];
 }
 
 /** What is open of a question, by its numbers where it has some. */
 function stillText(asks: readonly Ask[]): string {
   const lines = asks.map(({ use, question }) => {
-    const number = question && question.of > 1 ? `\n${question.number}. ` : " ";
+    const number = question && question.subject.uses.length > 1 ? `\n${question.number}. ` : " ";
     return number + toolLine(use);
   });
   return `Claude still waits for your yes or no:${lines.join("")}`;
@@ -182,14 +188,15 @@ const shortMax = 40;
 /** A question is reminded of once, and counts as a no at the end of its time. */
 export function expired(view: View, { askIds, isLast }: FactOf<"expired">): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
-  const subjects = new Set(asks.map(({ use, question }) => question?.subject ?? askSubject(view, use.id)));
-  const of = (subject: string): Ask[] => asks.filter(({ question }) => question?.subject === subject);
+  const questions = [...Map.groupBy(asks, (ask) => nameOf(view, ask)).values()];
   if (!isLast)
-    return [...subjects].flatMap((subject) => {
-      const unsent = sayUnsent(of(subject), halfTime);
-      return unsent.length > 0 ? unsent : say("reminder", subject, stillText(of(subject)));
+    return questions.flatMap((rest) => {
+      const unsent = sayUnsent(rest, halfTime);
+      return unsent.length > 0
+        ? unsent
+        : rest.slice(0, 1).map((ask) => say("reminder", subjectOf(view, ask), stillText(rest)));
     });
-  const told = [...subjects].map((subject) => say("expired", subject, expiredText));
+  const told = questions.flatMap(([ask]) => (ask ? say("expired", subjectOf(view, ask), expiredText) : []));
   return asks.length === 0 ? [] : [...told, ...confirm(view, asks, false, "There was no answer in time.", null)];
 }
 

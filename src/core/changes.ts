@@ -68,13 +68,12 @@ export type Ask = {
   /** The messages that show it. */
   readonly shown: readonly Shown[];
   /**
-   * The question that shows it, sent or not, by its subject, and which of the things in it this is, from 1 on; null before one does.
+   * The question that shows it, sent or not, and which of the things in it this is, from 1 on; null before one does.
    * `unsent`: Signal took no copy of it, and this is what it says: what is left of it, or a reminder, shows too little for a yes.
    */
   readonly question: {
-    readonly subject: string;
+    readonly subject: QuestionSubject;
     readonly number: number;
-    readonly of: number;
     readonly unsent: OutboundBody | null;
   } | null;
   /** Null for a tool that runs at Claude. */
@@ -214,6 +213,12 @@ export type Fact = FactOf<keyof Facts>;
 export type Outcome = "answered" | "failed" | "cancelled";
 export type Stage = "taken" | "waiting" | "done" | "failed" | "cleared";
 
+/** What a question is about: tool uses of a session, in the order of its numbers. The first of them names it. */
+export type QuestionSubject = { readonly sessionId: string; readonly uses: readonly string[] };
+
+/** What a message is about: a row, a person, a day by its id; an entry of a session's log, or what it made; or what a question shows. */
+export type Subject = string | { readonly sessionId: string; readonly id: string } | QuestionSubject;
+
 /** Why a message exists: with its subject (and part) it is the message's identity. */
 export type Why =
   | "reply"
@@ -237,7 +242,7 @@ export type Why =
 
 type Changes = {
   /** `draftOf`: it takes the place of the preview of this prompt, where there is one. */
-  say: { why: Why; subject: string; part: number; body: OutboundBody; draftOf: number | null };
+  say: { why: Why; subject: Subject; part: number; body: OutboundBody; draftOf: number | null };
   /** The message is a prompt: it waits for its turn. */
   open: { id: number; envelope: Envelope; versions: readonly Millis[] };
   /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. */
@@ -269,7 +274,7 @@ type Changes = {
   /** When it comes next; null for never. */
   reschedule: { id: number; dueAt: Millis | null };
   grant: { tools: readonly string[] };
-  /** `subject`: the prompt, or the question, that it stops. */
+  /** `subject`: the prompt, or the tool use, that it stops. */
   interrupt: { subject: string; sessionId: string };
   endSession: { id: string };
   resumeSession: { id: string };
@@ -287,13 +292,13 @@ export type Change = ChangeOf<keyof Changes>;
 
 export const say = (
   why: Why,
-  subject: string | number,
+  subject: Subject | number,
   body: OutboundBody | string,
   more: { readonly part?: number; readonly draftOf?: number | null } = {},
 ): Change => ({
   do: "say",
   why,
-  subject: String(subject),
+  subject: typeof subject === "number" ? String(subject) : subject,
   part: more.part ?? 0,
   body: typeof body === "string" ? plainText(body) : body,
   draftOf: more.draftOf ?? null,

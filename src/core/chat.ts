@@ -159,9 +159,11 @@ function logged(view: View, { session, events }: FactOf<"logged">): Change[] {
 
 function sayEvent({ id, context }: Session, event: SessionEvent, draftOf: number | null): Change[] {
   if (event.type === "reply")
-    return renderReply(event.text).map((body, part) => say("reply", `${id}:${event.id}`, body, { part, draftOf }));
+    return renderReply(event.text).map((body, part) =>
+      say("reply", { sessionId: id, id: event.id }, body, { part, draftOf }),
+    );
   const isShown = event.type === "tool_use" && !event.isAsk && context["verbose"] === true;
-  return isShown ? [say("tool", `${id}:${event.id}`, toolLine(event))] : [];
+  return isShown ? [say("tool", { sessionId: id, id: event.id }, toolLine(event))] : [];
 }
 
 /** Claude calls a tool of ours. `/undo` takes back what was done for one prompt. */

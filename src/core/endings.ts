@@ -1,6 +1,5 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { callsMax, countTry, faultClass, isLastTry, promptBounds } from "./backoff.ts";
-import { askSubject } from "./approval.ts";
 import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
@@ -130,7 +129,6 @@ const loopText = `Claude used its tools ${callsMax} times for that message and f
 export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const { session, use, isResult, count, fault } = fact;
   const own = underWayIn(view, session);
-  const subject = askSubject({ session }, use.id);
   const isOver = isLastTry("answer", count);
   if (!isOver && isResult)
     return [result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
@@ -139,16 +137,19 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
     // It shows the question again, and takes an answer like it; its part is its own.
     const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
     const part = -(10 * (question?.number ?? 1) + count);
-    return [say("reminder", question?.subject ?? subject, text, { part }), ...(own ? waits(own) : [])];
+    const subject = question?.subject ?? { sessionId: session.id, uses: [use.id] };
+    return [say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
   }
   const { retry, chat } = errorRow(fault.code);
   // What passes says that the message waits, and it does not any more.
   const told = fault.code === "claude_request" || retry !== "never" ? null : chat;
   return [
-    ...stop(view, own ? String(own.id) : subject, session.id).filter(
+    ...stop(view, own ? String(own.id) : use.id, session.id).filter(
       (change) => change.do !== "answer" || change.use.id !== use.id,
     ),
-    say("refused", subject, told ?? promptBounds.answer.ending ?? "", { draftOf: own?.id ?? null }),
+    say("refused", { sessionId: session.id, id: use.id }, told ?? promptBounds.answer.ending ?? "", {
+      draftOf: own?.id ?? null,
+    }),
     ...(own ? [finish(own, "failed")] : []),
   ];
 }

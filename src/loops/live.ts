@@ -1,6 +1,6 @@
 /**
  * What a person sees while Claude is at work: that it types, and a preview of a long answer: one message, edited now and then, that
- * ends as the answer (`store/outbox.ts`). All of it is best effort, and none of it ever delays an answer.
+ * ends as the answer (`store/drafts.ts`). All of it is best effort, and none of it ever delays an answer.
  */
 import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from "../core/model.ts";
 import { toolLine } from "../core/question.ts";

@@ -77,7 +77,7 @@ function giveUp({ store, clock, chats }: Bridge, sessionId: string, text: string
   store.db.transaction(() => {
     store.files.giveUp(sessionId);
     if (session === null || text === null) return;
-    store.outbox.add("file", `${sessionId}:lost`, 0, session.chat, plainText(text), clock.now());
+    store.outbox.add("file", { sessionId, id: "lost" }, 0, session.chat, plainText(text), clock.now());
     chats.touch(session.chat);
   });
 }
@@ -95,7 +95,7 @@ async function look(
     const session = store.sessions.get(sessionId);
     store.db.transaction(() => {
       if (session && files[0]) {
-        store.outbox.add("file", `${sessionId}:${files[0].id}`, 0, session.chat, body, clock.now());
+        store.outbox.add("file", { sessionId, id: files[0].id }, 0, session.chat, body, clock.now());
         bridge.chats.touch(session.chat);
       }
       for (const { id } of files) store.files.markDone(sessionId, id);

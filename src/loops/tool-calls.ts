@@ -104,7 +104,7 @@ async function workOn(
   };
   if (call.content !== null) {
     // Settled by a decision, whose post is there, or by what a crash left.
-    return store.posts.isConfirmed(`${session.id}:${call.id}`) ? null : settle(call.content, call.isError);
+    return store.posts.isConfirmed(call.id) ? null : settle(call.content, call.isError);
   }
   if (isReminderTool(call.tool)) {
     await workOnReminders(bridge, session, call);

@@ -56,7 +56,7 @@ function postResult(
   isError: boolean,
 ): void {
   const request = { kind: "result", toolUseId: useId, text, isError } as const;
-  posts.add(sessionId, "result", `${sessionId}:${useId}`, request, world.now());
+  posts.add(sessionId, "result", useId, request, world.now());
 }
 
 /** It does not begin any more, or, where it has begun, is ended; resolves to its session. */

@@ -1,16 +1,15 @@
 /**
  * Writes what a decision says, in the transaction of the fact that caused it; and wakes the queues of what it touched once that has
- * been committed. Only `core/chat.ts` chooses, only this file writes.
+ * been committed. Only `core/chat.ts` chooses; what it chose is written here and in `apply-calls.ts` alone. The loops write how far
+ * their own requests have come (a send, a post, a call, a look): `test/tidy.test.ts` names each of these writes, and why it is none.
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
-import { askSubject, usesIn } from "../core/approval.ts";
 import { checkChat, decide } from "../core/chat.ts";
 import type { Change, Fact, FactOf, Outcome, Stage } from "../core/changes.ts";
-import type { Fault } from "../core/errors.ts";
+import { BridgeError, type Fault } from "../core/errors.ts";
 import type { Chat, Envelope, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
-import { BridgeError } from "../core/errors.ts";
 import { untitled } from "../core/conversation.ts";
 import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
@@ -50,9 +49,9 @@ export function createChats(store: Store, world: Surroundings) {
       return store.db.transaction(() => {
         let asked: number | null = null;
         for (const { id, eventId } of posted) {
-          const { kind, subject } = store.posts.markPosted(id, eventId) ?? {};
+          const { kind, subject = "" } = store.posts.markPosted(id, eventId) ?? {};
           if (kind === "prompt") asked = Number(subject);
-          if (kind === "result") store.calls.markPosted(usesIn(subject ?? "")[0] ?? "", world.now());
+          if (kind === "result") store.calls.markPosted(subject, world.now());
         }
         const session = store.sessions.get(sessionId);
         if (session === null) return [];
@@ -223,7 +222,7 @@ function createApply(store: Store, world: Surroundings) {
         isAllowed,
         reason: isAllowed ? null : change.reason,
       } as const;
-      posts.add(session.id, "confirm", askSubject({ session }, use.id), request, world.now());
+      posts.add(session.id, "confirm", use.id, request, world.now());
       return session.id;
     },
     interrupt(_, { subject, sessionId }) {

@@ -2,6 +2,7 @@
  * Previews of answers: one message for a prompt (`draft`, subject the inbox id, part 0), edited while Claude writes (parts 1, 2 …). It
  * ends as the answer, or, where that took long, with a word that the answer stands below: an edit rings no phone.
  */
+import type { Subject } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody, StyledText } from "../core/model.ts";
 import { silentWithinMs } from "../core/reply.ts";
 import type { Database } from "./database.ts";
@@ -18,7 +19,7 @@ export function createDrafts(db: Database) {
   /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
   const openDraft = (inboxId: number): OutboxRow | null => {
     if (without === inboxId) return null;
-    const draft = one`WHERE why = 'draft' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
+    const draft = one`WHERE why = 'draft' AND session_id = '' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
     if (draft === null) without = inboxId;
     if (draft === null) return null;
     const isOver = has`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
@@ -29,7 +30,8 @@ export function createDrafts(db: Database) {
   const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
     const draft = openDraft(inboxId);
     if (draft === null) return null;
-    for (const edit of many`WHERE why = 'draft' AND subject = ${draft.subject} AND part > 0`) supersede(edit.id, now);
+    for (const edit of many`WHERE why = 'draft' AND session_id = '' AND subject = ${draft.subject} AND part > 0`)
+      supersede(edit.id, now);
     return supersede(draft.id, now) ? null : draft;
   };
   return {
@@ -41,7 +43,7 @@ export function createDrafts(db: Database) {
       const draft = openDraft(inboxId);
       // Shown in an earlier life, and answered or given up since.
       if (draft === null) return Infinity;
-      const edits = many`WHERE why = 'draft' AND subject = ${subject} AND part > 0 ORDER BY part`;
+      const edits = many`WHERE why = 'draft' AND session_id = '' AND subject = ${subject} AND part > 0 ORDER BY part`;
       for (const edit of edits) supersede(edit.id, now);
       const part = (edits.at(-1)?.part ?? 0) + 1;
       add("draft", subject, part, chat, { kind: "edit", targetSentAt: draft.timestamp, ...shown }, now);
@@ -53,7 +55,7 @@ export function createDrafts(db: Database) {
      */
     addAnswer(
       why: OutboxWhy,
-      subject: string,
+      subject: Subject,
       part: number,
       inboxId: number,
       chat: Chat,

@@ -21,7 +21,7 @@ export function createFiles(db: Database) {
     note(sessionId: string, added: readonly SessionEvent[]): boolean {
       if (added.some(({ type }) => type === "tool_result"))
         return (
-          run`INSERT INTO file_looks (session_id, due_at, looks) VALUES (${sessionId}, 0, 0)
+          run`INSERT INTO file_looks (session_id, looks) VALUES (${sessionId}, 0)
             ON CONFLICT (session_id) DO UPDATE SET looks = 0` > 0
         );
       const isDue = added.some(({ type }) => type === "idle") && looks(sessionId) !== null;

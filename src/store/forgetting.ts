@@ -24,13 +24,12 @@ export function forgetSession(db: Database, id: string): void {
   const context = db.read(() => JSON.parse(session.context) as Readonly<Record<string, unknown>>);
   const chosen = lastingKeys.filter((key) => context[key] !== undefined).map((key) => [key, context[key]]);
   if (chosen.length > 0) set(`chosen:${session.chatKey}`, JSON.stringify(Object.fromEntries(chosen)));
-  const [from, to] = [`${id}:`, `${id};`];
   run`UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent})) WHERE state = 'done'
     AND id IN (SELECT CAST(subject AS INTEGER) FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
   run`UPDATE outbox SET body = ${emptyBody} WHERE done_at IS NOT NULL AND why IN ('reply', 'tool', 'ask', 'reminder', 'file')
-    AND subject >= ${from} AND subject < ${to}`;
+    AND session_id = ${id}`;
   run`UPDATE outbox SET body = ${emptyBody} WHERE done_at IS NOT NULL AND why IN ('draft', 'below', 'told', 'end', 'failed')
-    AND subject IN (SELECT subject FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
+    AND session_id = '' AND subject IN (SELECT subject FROM posts WHERE session_id = ${id} AND kind = 'prompt')`;
   run`DELETE FROM posts WHERE session_id = ${id}`;
   run`DELETE FROM calls WHERE session_id = ${id}`;
   run`DELETE FROM kept WHERE session_id = ${id}`;

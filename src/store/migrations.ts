@@ -8,7 +8,7 @@ import { schema as nativeSchema } from "../signal/native/index.ts";
 import type { Database } from "./database.ts";
 import { schema } from "./schema.ts";
 
-export const newestVersion = 16;
+export const newestVersion = 17;
 
 /** By the version that they lead on from. */
 const steps: { readonly [version: number]: string } = {
@@ -96,6 +96,27 @@ const steps: { readonly [version: number]: string } = {
     SELECT substr(key, 7), CAST(value AS INTEGER) FROM settings WHERE key GLOB 'count.*'
     UNION ALL SELECT key, CAST(value AS INTEGER) FROM settings WHERE key = 'generation';
   DELETE FROM settings WHERE key GLOB 'count.*' OR key = 'generation';
+  `,
+  16: `
+  ALTER TABLE outbox RENAME TO outbox_old;
+  ALTER TABLE file_looks RENAME TO file_looks_old;
+  ${schema}
+  INSERT INTO file_looks (session_id, looks) SELECT session_id, looks FROM file_looks_old;
+  DROP TABLE file_looks_old;
+
+  -- Until now a subject was 'session:entry', of a question 'session:use,use'.
+  INSERT INTO outbox (id, why, session_id, subject, uses, part, chat_key, chat, timestamp, body, state, attempts, is_uncertain,
+    signal_timestamp, sending_at, fault, created_at, done_at)
+    WITH named AS (SELECT outbox_old.id, sessions.id AS session_id, substr(subject, instr(subject, ':') + 1) AS entry,
+      outbox_old.why IN ('ask', 'reminder', 'expired') AS is_question FROM outbox_old JOIN sessions ON sessions.id = substr(subject, 1, instr(subject, ':') - 1)
+      WHERE why IN ('reply', 'tool', 'file', 'ask', 'reminder', 'expired', 'refused'))
+    SELECT id, why, coalesce(named.session_id, ''),
+      coalesce(iif(is_question, substr(entry, 1, instr(entry || ',', ',') - 1), entry), subject),
+      iif(is_question, '["' || replace(entry, ',', '","') || '"]', NULL), part, chat_key, chat, timestamp, body, state, attempts,
+      is_uncertain, signal_timestamp, sending_at, fault, created_at, done_at
+    FROM outbox_old LEFT JOIN named USING (id);
+  DROP TABLE outbox_old;
+  UPDATE OR IGNORE posts SET subject = substr(subject, length(session_id) + 2) WHERE substr(subject, 1, length(session_id) + 1) = session_id || ':';
   `,
 };
 

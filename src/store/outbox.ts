@@ -5,12 +5,10 @@
  *             ▲         │ not sent for sure, or outcome unknown (counted): again, with the same timestamp
  *             └─────────┘
  *
- * Why a message exists is typed: `why`, `subject` and `part` are its identity, so that it exists once. The preview of a prompt's
- * answer (`draft`, subject the inbox id, part 0) is edited while Claude writes (parts 1, 2 …), and ends as the answer, or, where that
- * took long, with a word that it stands below: an edit rings no phone. An edit names its message by the timestamp chosen for it; the
- * send loop puts the newest version's on Signal in its place.
+ * Why a message exists is typed: `why`, `session_id`, `subject` and `part` are its identity, so that it exists once. An edit names its
+ * message by the timestamp chosen for it; the send loop puts the newest version's on Signal in its place.
  */
-import type { Stage, Why as Reason } from "../core/changes.ts";
+import type { Stage, Subject, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";
@@ -22,7 +20,11 @@ export type OutboxWhy = Reason | "draft" | "below" | "mark" | "file" | "send" | 
 export type OutboxRow = {
   readonly id: number;
   readonly why: OutboxWhy;
+  /** "" for a message that is about no entry of a log. */
+  readonly sessionId: string;
   readonly subject: string;
+  /** The tool uses that a question shows, in the order of its numbers; null for any other message. */
+  readonly uses: readonly string[] | null;
   readonly part: number;
   readonly chatKey: string;
   readonly chat: Chat;
@@ -40,12 +42,12 @@ export type OutboxRow = {
 };
 
 const fields = [
-  ...(["id", "why", "subject", "part", "chatKey", "chat", "timestamp", "body", "state", "attempts"] as const),
-  ...(["isUncertain", "signalTimestamp", "sendingAt", "createdAt", "doneAt"] as const),
+  ...(["id", "why", "sessionId", "subject", "uses", "part", "chatKey", "chat", "timestamp", "body"] as const),
+  ...(["state", "attempts", "isUncertain", "signalTimestamp", "sendingAt", "createdAt", "doneAt"] as const),
 ];
 
 export const outboxTable = (db: Database) =>
-  table<OutboxRow>(db, "outbox", fields, { json: ["chat", "body"], flags: ["isUncertain"] });
+  table<OutboxRow>(db, "outbox", fields, { json: ["uses", "chat", "body"], flags: ["isUncertain"] });
 
 export type Outbox = ReturnType<typeof createOutbox>;
 
@@ -69,20 +71,22 @@ export function createOutbox(db: Database) {
       values<string>`SELECT chat_key FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`,
     head,
     /** Messages with this reason and subject, in the order of their parts. */
-    of: (why: OutboxWhy, subject: string) => many`WHERE why = ${why} AND subject = ${subject} ORDER BY part`,
+    of(why: OutboxWhy, subject: Subject) {
+      const { sessionId, id } = named(subject);
+      return many`WHERE why = ${why} AND session_id = ${sessionId} AND subject = ${id} ORDER BY part`;
+    },
     /** The newest questions and reminders of a session: one of them is open at a time. */
     questions: (sessionId: string) =>
-      many`WHERE why IN ('ask', 'reminder') AND subject >= ${`${sessionId}:`} AND subject < ${`${sessionId};`}
-        ORDER BY id DESC LIMIT ${questionsMax}`,
+      many`WHERE why IN ('ask', 'reminder') AND session_id = ${sessionId} ORDER BY id DESC LIMIT ${questionsMax}`,
     has: (why: OutboxWhy, subject: string) =>
-      has`SELECT 1 FROM outbox WHERE why = ${why} AND subject = ${subject} LIMIT 1`,
+      has`SELECT 1 FROM outbox WHERE why = ${why} AND session_id = '' AND subject = ${subject} LIMIT 1`,
     /** Something of ours is known by this timestamp on Signal. */
     isSaid: (timestamp: Millis) => has`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1`,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
     /** The last edit of a preview that is on the phones, or may be (then it has failed): what comes next must name it. */
     lastEdit: (subject: string) =>
-      one`WHERE why = 'draft' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
+      one`WHERE why = 'draft' AND session_id = '' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
     /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next. */
@@ -153,6 +157,14 @@ const questionsMax = 20;
 /** Clocks are set back by less than this as a rule; phones take what is dated so far ahead. */
 const aheadMs: Millis = 10 * 60_000;
 
+/** The columns of a subject. */
+function named(subject: Subject): { readonly sessionId: string; readonly id: string; readonly uses: string | null } {
+  if (typeof subject === "string") return { sessionId: "", id: subject, uses: null };
+  const { sessionId } = subject;
+  if ("id" in subject) return { sessionId, id: subject.id, uses: null };
+  return { sessionId, id: subject.uses[0] ?? "", uses: JSON.stringify(subject.uses) };
+}
+
 export function createAdding(db: Database) {
   const { run, value } = outboxTable(db);
   /**
@@ -162,15 +174,16 @@ export function createAdding(db: Database) {
    */
   const add = (
     why: OutboxWhy,
-    subject: string,
+    subject: Subject,
     part: number,
     chat: Chat,
     body: OutboundBody,
     now: Millis,
     isHurried = false,
-  ): boolean =>
-    run`INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, attempts, sending_at, created_at)
-      SELECT ${why}, ${subject}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
+  ): boolean => {
+    const { sessionId, id, uses } = named(subject);
+    const added = run`INSERT INTO outbox (why, session_id, subject, uses, part, chat_key, chat, timestamp, body, state, attempts, sending_at, created_at)
+      SELECT ${why}, ${sessionId}, ${id}, ${uses}, ${part}, ${chatKey(chat)}, ${JSON.stringify(chat)},
         (WITH RECURSIVE free (at) AS (
           VALUES (max(${now}, coalesce((SELECT max(timestamp) FROM outbox WHERE timestamp <= ${now + aheadMs}), 0) + 1))
           UNION ALL SELECT at + 1 FROM free WHERE EXISTS (SELECT 1 FROM outbox WHERE timestamp = at))
@@ -178,7 +191,9 @@ export function createAdding(db: Database) {
         iif(is_next, 'sending', 'queued'), is_next, iif(is_next, ${now}, NULL), ${now}
       FROM (SELECT ${isHurried ? 1 : 0} AND NOT EXISTS (SELECT 1 FROM outbox
         WHERE chat_key = ${chatKey(chat)} AND done_at IS NULL AND why <> 'mark') AS is_next) WHERE true
-      ON CONFLICT (why, subject, part) DO NOTHING` > 0;
+      ON CONFLICT (why, session_id, subject, part) DO NOTHING`;
+    return added > 0;
+  };
   /** Takes back what has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
@@ -186,7 +201,7 @@ export function createAdding(db: Database) {
   return {
     /** The code for which one of these was given up; null where none was. */
     faultOf: (why: OutboxWhy, subject: string) =>
-      value<string>`SELECT fault FROM outbox WHERE why = ${why} AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
+      value<string>`SELECT fault FROM outbox WHERE why = ${why} AND session_id = '' AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
     add,
     supersede,
     /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
@@ -195,7 +210,7 @@ export function createAdding(db: Database) {
       const part = stages.indexOf(stage);
       if (stage !== "taken")
         run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
-          WHERE why = 'mark' AND subject = ${subject} AND part <> ${part} AND state = 'queued' AND attempts = 0`;
+          WHERE why = 'mark' AND session_id = '' AND subject = ${subject} AND part <> ${part} AND state = 'queued' AND attempts = 0`;
       add("mark", subject, part, chat, body, now);
     },
   };

@@ -60,11 +60,14 @@ CREATE INDEX IF NOT EXISTS inbox_done ON inbox (done_at) WHERE state = 'done';
 CREATE INDEX IF NOT EXISTS inbox_ended ON inbox (chat_key, id) WHERE state = 'done' AND kind = 'prompt';
 CREATE INDEX IF NOT EXISTS inbox_named ON inbox (chat_key, envelope ->> '$.sentAt', id) WHERE state = 'done' AND kind = 'prompt';
 
--- Why a message exists is typed: why and subject (and part) are its identity. Waits are memory.
+-- Why a message exists is typed: why and subject (and part) are its identity; session_id: whose entry the subject is, '' for none. uses:
+-- the ids of what a question shows, as JSON; the first is its subject. Waits are memory.
 CREATE TABLE IF NOT EXISTS outbox (
   id INTEGER PRIMARY KEY,
   why TEXT NOT NULL,
+  session_id TEXT NOT NULL DEFAULT '',
   subject TEXT NOT NULL,
+  uses TEXT,
   part INTEGER NOT NULL DEFAULT 0,
   chat_key TEXT NOT NULL,
   chat TEXT NOT NULL,
@@ -78,7 +81,7 @@ CREATE TABLE IF NOT EXISTS outbox (
   fault TEXT,
   created_at INTEGER NOT NULL,
   done_at INTEGER,
-  UNIQUE (why, subject, part)
+  UNIQUE (why, session_id, subject, part)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS outbox_open ON outbox (chat_key, id) WHERE done_at IS NULL;
 CREATE INDEX IF NOT EXISTS outbox_marks ON outbox (chat_key, id) WHERE done_at IS NULL AND why = 'mark';
@@ -86,7 +89,7 @@ CREATE INDEX IF NOT EXISTS outbox_done ON outbox (done_at) WHERE done_at IS NOT 
 CREATE INDEX IF NOT EXISTS outbox_signal ON outbox (signal_timestamp) WHERE signal_timestamp IS NOT NULL;
 
 -- What is asked of Claude, as durable as what is sent to Signal. subject: the inbox id of a prompt or of the prompt that an interrupt
--- ends; session and tool use of a confirm or result. request is built once and kept as it was sent, until the end.
+-- ends; the tool use of a confirm or result. request is built once and kept as it was sent, until the end.
 CREATE TABLE IF NOT EXISTS posts (
   id INTEGER PRIMARY KEY,
   session_id TEXT NOT NULL REFERENCES sessions (id),
@@ -117,10 +120,8 @@ CREATE TABLE IF NOT EXISTS files (
 -- Sessions to be looked through for files; few, and soon done.
 CREATE TABLE IF NOT EXISTS file_looks (
   session_id TEXT PRIMARY KEY REFERENCES sessions (id),
-  due_at INTEGER NOT NULL,
   looks INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS file_looks_due ON file_looks (due_at);
 
 -- The journal of what Claude asked to do on this machine: one row a call, by the id of its event.
 CREATE TABLE IF NOT EXISTS calls (

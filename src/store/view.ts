@@ -1,5 +1,4 @@
 /** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
-import { askSubject, usesIn } from "../core/approval.ts";
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
@@ -88,7 +87,7 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
   const shownBy = (sessionId: string) => {
     const rows = outbox.questions(sessionId);
     return (useId: string): Pick<Ask, "shown" | "question"> => {
-      const own = rows.filter(({ subject }) => usesIn(subject).includes(useId));
+      const own = rows.filter(({ uses }) => uses?.includes(useId));
       const whole = own.filter(({ why }) => why === "ask");
       const isWhole = whole.length === 0 || whole.some(({ state }) => state !== "failed");
       const shown = (isWhole ? own : whole).map(
@@ -99,18 +98,15 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
           copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
         }),
       );
-      const { subject } = own[0] ?? {};
-      if (subject === undefined) return { shown, question: null };
-      const uses = usesIn(subject);
+      const uses = own[0]?.uses ?? null;
+      if (uses === null) return { shown, question: null };
       const unsent = isWhole ? null : (whole[0]?.body ?? null);
-      return { shown, question: { subject, number: uses.indexOf(useId) + 1, of: uses.length, unsent } };
+      return { shown, question: { subject: { sessionId, uses }, number: uses.indexOf(useId) + 1, unsent } };
     };
   };
   return (session: Session, open: readonly Call[]): Ask[] => {
     const { uses, isWaiting } = log.open(session.id);
-    const theirs = isWaiting
-      ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(askSubject({ session }, id)))
-      : [];
+    const theirs = isWaiting ? uses.filter(({ id, isAsk }) => isAsk && !posts.isConfirmed(id)) : [];
     const ours = open.filter(({ state }) => state === "asked");
     if (theirs.length + ours.length === 0) return [];
     const shown = shownBy(session.id);

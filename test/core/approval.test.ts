@@ -165,7 +165,7 @@ describe("when a call of our own tool waits for a yes", () => {
       waiting(
         ["c", "d"].map((id, n) => ({
           ...ours(id, n > 0),
-          question: { subject: "s:c,d", number: n + 1, of: 2, unsent: null },
+          question: { subject: { sessionId: "s", uses: ["c", "d"] }, number: n + 1, unsent: null },
         })),
       ),
       received("always"),

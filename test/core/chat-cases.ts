@@ -1,7 +1,7 @@
 /** The words of the specification of the chat: how it stands, what comes, and what changes as one line each. */
 import { plainText } from "../../src/core/reply.ts";
 import { decide } from "../../src/core/chat.ts";
-import type { Ask, Change, Fact, Post, Prompt, View } from "../../src/core/changes.ts";
+import type { Ask, Change, Fact, Post, Prompt, Subject, View } from "../../src/core/changes.ts";
 import { BridgeError, toFault, type ErrorCode } from "../../src/core/errors.ts";
 import { classify } from "../../src/core/inbound.ts";
 import type { Content, Envelope, ReminderPlan, Session, SessionEvent, StopReason } from "../../src/core/model.ts";
@@ -50,11 +50,15 @@ export const use = (id: string): Ask["use"] => ({
   isAsk: true,
   isLocal: false,
 });
+export const subjectText = (subject: Subject): string =>
+  typeof subject === "string"
+    ? subject
+    : `${subject.sessionId}:${"id" in subject ? subject.id : subject.uses.join(",")}`;
 /** On the phones for a minute. */
 export const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask => ({
   use: { ...use(id), isLocal: (more.call ?? null) !== null },
   shown: [{ sentAt, at: at - 60_000 }],
-  question: { subject: `s:${id}`, number: 1, of: 1, unsent: null },
+  question: { subject: { sessionId: "s", uses: [id] }, number: 1, unsent: null },
   call: null,
   ...more,
 });
@@ -128,7 +132,7 @@ export const withTwoAsks: View = { ...standings.waiting, asks: [ask("a", 50), as
 export const together = (ids: readonly string[], more: Partial<Ask> = {}): Ask[] =>
   ids.map((id, index) =>
     ask(id, 50, {
-      question: { subject: `s:${ids.join(",")}`, number: index + 1, of: ids.length, unsent: null },
+      question: { subject: { sessionId: "s", uses: ids }, number: index + 1, unsent: null },
       ...more,
     }),
   );
@@ -172,7 +176,7 @@ export const reply: SessionEvent = { id: "r", at: at + 1, type: "reply", text: "
 // --- then
 
 const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do }>) => string } = {
-  say: ({ why, subject }) => `say ${why} ${subject}`,
+  say: ({ why, subject }) => `say ${why} ${subjectText(subject)}`,
   open: ({ id }) => `open ${id}`,
   finish: ({ id, envelope, outcome }) => `finish ${id} ${outcome}${envelope === null ? " unseen" : ""}`,
   tell: ({ id, code }) => `tell ${id} ${code}`,

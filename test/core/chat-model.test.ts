@@ -448,7 +448,8 @@ async function createWorld() {
     for (const [id, there] of theirs.sessions) {
       if (rig.store.sessions.get(id)?.state !== "active") continue;
       const replies = there.stream.filter(({ type }) => type === "reply");
-      for (const { id: eventId } of replies) expect(rig.store.outbox.of("reply", `${id}:${eventId}`)).toHaveLength(1);
+      for (const { id: eventId } of replies)
+        expect(rig.store.outbox.of("reply", { sessionId: id, id: eventId })).toHaveLength(1);
     }
   }
   return { rig, acts, check, drain, checkReplies };

@@ -117,7 +117,7 @@ test("asked: whatever comes, one prompt at most is posted, and only where nothin
 test("named: within a decision no two messages have the same reason, subject and part", () => {
   for (const [view, fact] of all) {
     const said = decide(view, fact).flatMap((change) =>
-      change.do === "say" ? `${change.why} ${change.subject} ${change.part}` : [],
+      change.do === "say" ? `${change.why} ${JSON.stringify(change.subject)} ${change.part}` : [],
     );
     expect(new Set(said).size).toBe(said.length);
   }

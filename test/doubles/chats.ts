@@ -149,7 +149,9 @@ export async function createChatRig(
         .flatMap(({ text }) => (text === null || text === "" ? [] : [text])),
     names: () =>
       store.db
-        .all<{ name: string }>("SELECT why || ':' || subject || ':' || part AS name FROM outbox ORDER BY id")
+        .all<{ name: string }>(
+          "SELECT why || ':' || iif(session_id = '', '', session_id || ':') || subject || ':' || part AS name FROM outbox ORDER BY id",
+        )
         .map(({ name }) => name),
     async restart() {
       store.close();

@@ -199,7 +199,7 @@ const watchers = `
   CREATE TEMP TRIGGER inbox_not_lost AFTER DELETE ON inbox WHEN OLD.state <> 'done'
     BEGIN INSERT INTO broken VALUES ('open inbox row ' || OLD.id || ' was removed'); END;
   CREATE TEMP TRIGGER outbox_is_fixed AFTER UPDATE ON outbox
-    WHEN NEW.timestamp <> OLD.timestamp OR NEW.why <> OLD.why OR NEW.subject <> OLD.subject OR NEW.body <> OLD.body OR NEW.chat <> OLD.chat
+    WHEN NEW.timestamp <> OLD.timestamp OR NEW.why <> OLD.why OR NEW.session_id <> OLD.session_id OR NEW.subject <> OLD.subject OR NEW.body <> OLD.body OR NEW.chat <> OLD.chat
     BEGIN INSERT INTO broken VALUES ('outbox row ' || OLD.id || ' is not the message it was'); END;
   CREATE TEMP TRIGGER outbox_ends_once AFTER UPDATE ON outbox WHEN OLD.state IN ('sent', 'failed') AND NEW.state <> OLD.state
     BEGIN INSERT INTO broken VALUES ('outbox row ' || OLD.id || ' changed after its end'); END;

@@ -115,7 +115,11 @@ export function createOracle(deps: OracleDeps): Oracle {
           .find(
             (event) =>
               event.type === "reply" &&
-              !db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ?", `${localId}:${event.id}`) &&
+              !db.get(
+                "SELECT 1 FROM outbox WHERE why = 'reply' AND session_id = ? AND subject = ?",
+                localId,
+                event.id,
+              ) &&
               !db.get("SELECT 1 FROM events WHERE session_id = ? AND id = ?", localId, event.id),
           );
         if (isMissing)
@@ -351,10 +355,12 @@ function isMissing(db: Database, localId: string, event: SessionEvent, shown: Sh
   if (event.type !== "reply" || mark === undefined) return false;
   const texts = shown.get(mark) ?? [];
   if (texts.includes(event.text) || (event.text.length > wholeMax && texts.length > 0)) return false;
-  const subject = `${localId}:${event.id}`;
   return (
-    db.get("SELECT 1 FROM outbox WHERE why = 'reply' AND subject = ? AND part = 0 AND state = 'failed'", subject) ===
-    undefined
+    db.get(
+      "SELECT 1 FROM outbox WHERE why = 'reply' AND session_id = ? AND subject = ? AND part = 0 AND state = 'failed'",
+      localId,
+      event.id,
+    ) === undefined
   );
 }
 

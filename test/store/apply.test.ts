@@ -163,13 +163,13 @@ test("a plain yes that was written while the question was long on its way answer
     { id: "t", at: ++rig.now, type: "tool_use", name: "bash", input: { command: "make" }, isAsk: true, isLocal: false },
     { id: "w", at: rig.now, type: "idle", stop: { kind: "requires_action", eventIds: ["t"] } },
   ]);
-  const ask = rig.store.outbox.of("ask", "s1:t")[0];
+  const ask = rig.store.outbox.of("ask", { sessionId: "s1", id: "t" })[0];
   const began = ++rig.now;
   rig.store.outbox.markSending(ask?.id ?? 0, began);
   rig.now += 10_000;
   rig.store.outbox.markSent(ask?.id ?? 0, ask?.timestamp ?? 0, rig.now);
   rig.say("yes", began + 5_000);
-  expect(rig.store.posts.isConfirmed("s1:t")).toBe(false);
+  expect(rig.store.posts.isConfirmed("t")).toBe(false);
   rig.say("yes", ++rig.now);
-  expect(rig.store.posts.isConfirmed("s1:t")).toBe(true);
+  expect(rig.store.posts.isConfirmed("t")).toBe(true);
 });

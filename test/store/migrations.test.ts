@@ -6,6 +6,7 @@ import type { Bridge } from "../../src/loops/bridge.ts";
 import { build } from "../../src/loops/request.ts";
 import type { Row } from "../../src/store/database.ts";
 import { openDatabase } from "../../src/store/database.ts";
+import { makeVersion } from "../fixtures/store/steps.ts";
 import { createChatRig, noteOf, owner, type ChatRig } from "../doubles/chats.ts";
 
 const own = owner.aci;
@@ -13,16 +14,16 @@ const startedAt = 1_786_953_600_000;
 const bob = "direct:0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002";
 const bobChat = { kind: "direct", peer: { aci: "0b7a54e2-11d5-4c0e-9c53-6a1d3f00b002", number: null } } as const;
 
-/** What each kind of key became: why, subject, part. */
+/** What each kind of key became: why, session, subject (of a question all that it shows), part. */
 const names: Record<string, string> = {
   [`status:self|${own}|${startedAt + 1_000}:taken`]: "mark 1 0",
   [`status:self|${own}|${startedAt + 1_000}:done`]: "mark 1 2",
   [`status:self|${own}|${startedAt + 2_000}:taken`]: "mark 2 0",
   [`status:self|${own}|${startedAt + 3_000}:taken`]: "mark 3 0",
-  "reply:s-self:r1:0": "reply s-self:r1 0",
-  "reply:s-self:r1:1": "reply s-self:r1 1",
-  "reply:s-self:local:42:0": "reply s-self:local:42 0",
-  "reply:s-self:local:42:0:files": "reply s-self:local:42 1000",
+  "reply:s-self:r1:0": "reply s-self r1 0",
+  "reply:s-self:r1:1": "reply s-self r1 1",
+  "reply:s-self:local:42:0": "reply s-self local:42 0",
+  "reply:s-self:local:42:0:files": "reply s-self local:42 1000",
   [`welcomed:${own}`]: `welcome ${own} 0`,
   "draft:2": "draft 2 0",
   "draft:2:1": "draft 2 1",
@@ -32,13 +33,13 @@ const names: Record<string, string> = {
   "told:5": "told 5 0",
   "end:5": "end 5 0",
   "end:5:files": "end 5 1000",
-  "ask:s-bob:ask5": "ask s-bob:ask5 0",
+  "ask:s-bob:ask5": 'ask s-bob ["ask5"] 0',
   [`expired:6:${startedAt + 3_600_000}`]: `expired 6:${startedAt + 3_600_000} 0`,
   "failed:9": "failed 9 0",
   "stopped:10": "stopped 10 0",
   "gone:s-group": "gone s-group 0",
-  "tool:s-self:u2": "tool s-self:u2 0",
-  "file:s-self:file_1": "file s-self:file_1 0",
+  "tool:s-self:u2": "tool s-self u2 0",
+  "file:s-self:file_1": "file s-self file_1 0",
   "send:3f2c7a10-9d1e-4b5a-8c7b-9e1d2a3b4c5d": "send 3f2c7a10-9d1e-4b5a-8c7b-9e1d2a3b4c5d 0",
 };
 
@@ -94,7 +95,7 @@ describe.each([3, 7])("a database of version %d", (version) => {
   test("a key became the reason, the subject and the part", async () => {
     await open();
     const rows = rig.store.db.all<{ id: number; name: string }>(
-      "SELECT id, why || ' ' || subject || ' ' || part AS name FROM outbox",
+      "SELECT id, why || ' ' || iif(session_id = '', '', session_id || ' ') || coalesce(uses, subject) || ' ' || part AS name FROM outbox",
     );
     const became = Object.fromEntries(
       rows.flatMap(({ id, name }) => (keys.has(id) ? [[keys.get(id) ?? "", name]] : [])),
@@ -169,13 +170,13 @@ describe.each([3, 7])("a database of version %d", (version) => {
   test("a question that was open takes a plain yes", async () => {
     await open();
     expect(rig.chats.viewOf(bobChat).asks).toMatchObject([
-      { use: { id: "ask5" }, question: { subject: "s-bob:ask5", number: 1, of: 1 } },
+      { use: { id: "ask5" }, question: { subject: { sessionId: "s-bob", uses: ["ask5"] }, number: 1 } },
     ]);
     const yes = noteOf("yes", startedAt + 30_000, { source: bobChat.peer, chat: bobChat, isOwn: false });
     rig.take(yes);
     expect(rig.store.posts.open("s-bob")).toMatchObject([
       { subject: "6", state: "posted" },
-      { kind: "confirm", subject: "s-bob:ask5", request: { isAllowed: true } },
+      { kind: "confirm", subject: "ask5", request: { isAllowed: true } },
     ]);
     expect(rig.store.inbox.head(bob).map(({ id }) => id)).toEqual([6]);
   });
@@ -208,4 +209,54 @@ describe.each([3, 7])("a database of version %d", (version) => {
     expect(request).toMatchObject({ text: "with a picture", files: [{ fileName: "a.png" }] });
     expect(isNew).toBe(true);
   });
+});
+
+test("a subject of version 16 became columns: whose log it is about, the entry, and all that a question shows", async () => {
+  const subjects = {
+    reply: "s:local:42",
+    tool: "s:u1",
+    ask: "s:u1,u2",
+    reminder: "s:u3",
+    expired: "s:u1,u2",
+    refused: "s:u4",
+    file: "gone:file_1",
+    remind: `6:${startedAt}`,
+    draft: "7",
+  };
+  const rig = await createChatRig({ backend: "sessions" }, async (file) => {
+    const db = await openDatabase(file);
+    makeVersion(db, 16);
+    db.run(`INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at)
+      VALUES ('s', 'self', '{"kind":"self"}', 'sessions', 'active', '{}', '{}', 1, 1)`);
+    const add = `INSERT INTO outbox (why, subject, part, chat_key, chat, timestamp, body, state, created_at)
+      VALUES (?, ?, 3, 'self', '{"kind":"self"}', ?, '{"kind":"text"}', 'queued', 1)`;
+    Object.entries(subjects).forEach(([why, subject], index) => db.run(add, why, subject, index + 1));
+    const post = "INSERT INTO posts (session_id, kind, subject, state, created_at) VALUES ('s', ?, ?, 'queued', 1)";
+    db.run(post, "prompt", "7");
+    db.run(post, "confirm", "s:u1");
+    db.run(post, "result", "s:u2");
+    db.run("INSERT INTO file_looks (session_id, due_at, looks) VALUES ('s', 0, 2)");
+    db.close();
+  });
+  const rows = rig.store.db.all("SELECT why, session_id, subject, uses, part FROM outbox ORDER BY timestamp");
+  const both = `["u1","u2"]`;
+  expect(rows.map((row) => Object.values(row))).toEqual([
+    ["reply", "s", "local:42", null, 3],
+    ["tool", "s", "u1", null, 3],
+    ["ask", "s", "u1", both, 3],
+    ["reminder", "s", "u3", `["u3"]`, 3],
+    ["expired", "s", "u1", both, 3],
+    ["refused", "s", "u4", null, 3],
+    ["file", "", "gone:file_1", null, 3],
+    ["remind", "", `6:${startedAt}`, null, 3],
+    ["draft", "", "7", null, 3],
+  ]);
+  expect(rig.store.outbox.questions("s").map(({ uses }) => uses)).toEqual([["u3"], ["u1", "u2"]]);
+  expect(rig.store.posts.open("s").map(({ kind, subject }) => `${kind} ${subject}`)).toEqual([
+    "prompt 7",
+    "confirm u1",
+    "result u2",
+  ]);
+  expect(rig.store.files.looks("s")).toBe(2);
+  rig.close();
 });

@@ -66,7 +66,7 @@ const posts: Calls<Posts> = {
   isWaiting: [],
   isOpen: [1],
   lastAsked: ["s"],
-  isConfirmed: ["s:t"],
+  isConfirmed: ["t"],
   markPosting: [1, 1, request],
   begin: ["s", [1]],
   end: ["s"],
@@ -82,7 +82,7 @@ const posts: Calls<Posts> = {
 };
 const drafts: Calls<Drafts> = {
   addDraft: [1, chat, { text: "text", styles: [] }, 1],
-  addAnswer: ["reply", "s:e", 0, 1, chat, plainText("text"), 1],
+  addAnswer: ["reply", { sessionId: "s", id: "e" }, 0, 1, chat, plainText("text"), 1],
   endDraft: [1, chat, "(stopped)", 1],
 };
 const outbox: Calls<Outbox> = {
@@ -93,10 +93,10 @@ const outbox: Calls<Outbox> = {
   chatsWithMarks: [],
   nextMark: ["self"],
   head: ["self"],
-  of: ["reply", "s:e"],
+  of: ["reply", { sessionId: "s", id: "e" }],
   questions: ["s"],
-  faultOf: ["reply", "s:e"],
-  has: ["reply", "s:e"],
+  faultOf: ["send", "hello"],
+  has: ["slow", "1"],
   isSaid: [1],
   byTimestamp: [1],
   lastEdit: ["1"],
@@ -199,10 +199,7 @@ const allowed: readonly (readonly [plan: RegExp, why: string])[] = [
     /SCAN sessions USING (COVERING )?INDEX sessions_(active|used|synced|stale)\b/u,
     "one row per chat: for /status, and bounded by a LIMIT",
   ],
-  [
-    /SCAN file_looks USING COVERING INDEX file_looks_due$/u,
-    "what is due only: at most the sessions of the last seconds",
-  ],
+  [/SCAN file_looks$/u, "what is due only: at most the sessions of the last seconds"],
   [/SCAN sessions$/u, "one row per conversation: `sessions list`, run by a person"],
   [/SCAN signal_(account|own|pending_link)\b/u, "one or two rows"],
   [/SCAN (json_each|entry) VIRTUAL TABLE/u, "what was handed in"],
@@ -293,7 +290,7 @@ async function exchange(
       { id: `w${id}`, at, type: "idle", stop: { kind: "requires_action", eventIds: [`t${id}`] } },
     ]);
     note("a question");
-    const ask = rig.store.outbox.of("ask", `s1:t${id}`)[0];
+    const ask = rig.store.outbox.of("ask", { sessionId: "s1", id: `t${id}` })[0];
     rig.store.outbox.markSending(ask?.id ?? 0, rig.now);
     rig.store.outbox.markSent(ask?.id ?? 0, ask?.timestamp ?? 0, rig.now);
     rig.say("yes", (ask?.timestamp ?? 0) + 1_000);

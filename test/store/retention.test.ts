@@ -67,7 +67,14 @@ function exchange(at: number, textBytes = 600): SessionEvent[] {
   ];
   const inboxId = ask(`k${at}`, at, `${id}:prompt`);
   apply(events, at);
-  store.outbox.add("reply", `s:${id}:reply`, 0, chat, plainText(`answer ${at} ${"!".repeat(textBytes)}`), at);
+  store.outbox.add(
+    "reply",
+    { sessionId: "s", id: `${id}:reply` },
+    0,
+    chat,
+    plainText(`answer ${at} ${"!".repeat(textBytes)}`),
+    at,
+  );
   store.inbox.finish(inboxId, "answered", at + 2);
   store.posts.finishPrompt(inboxId);
   for (let sent = store.outbox.head("self"); sent; sent = store.outbox.head("self"))
@@ -105,7 +112,7 @@ test("what was pruned is not news when a listing shows it again, and the usage i
   live(2);
   const last = exchange(100 * dayMs);
   expect(store.prune(99 * dayMs)).toBeGreaterThan(0);
-  expect(store.outbox.has("reply", `s:${old[2]?.id}`)).toBe(false);
+  expect(store.outbox.of("reply", { sessionId: "s", id: old[2]?.id ?? "" })).toEqual([]);
   expect(apply([...old, ...last], 101 * dayMs)).toEqual([]);
   expect(store.outbox.pending().count).toBe(0);
   expect(store.log.lastOfType("s", "usage")).toMatchObject({ inputTokens: 100 * dayMs });

@@ -159,10 +159,10 @@ describe("the posts", () => {
 
   test("the same request is made once", () => {
     const request = { kind: "confirm", toolUseId: "t", isAllowed: true, reason: null } as const;
-    expect(store.posts.add("s", "confirm", "s:t", request, 1)).toBe(1);
-    expect(store.posts.add("s", "confirm", "s:t", { ...request, isAllowed: false }, 2)).toBe(0);
+    expect(store.posts.add("s", "confirm", "t", request, 1)).toBe(1);
+    expect(store.posts.add("s", "confirm", "t", { ...request, isAllowed: false }, 2)).toBe(0);
     expect(store.posts.open("s")).toMatchObject([{ request }]);
-    expect(store.posts.isConfirmed("s:t")).toBe(true);
+    expect(store.posts.isConfirmed("t")).toBe(true);
   });
   test("the fate of a prompt: built, posting, posted, waiting, posted, done", () => {
     const id = add(7);
@@ -244,15 +244,15 @@ describe("the outbox", () => {
     const text = { kind: "text", styles: [], quote: null } as const;
     const files = [{ fileName: "a.txt", contentType: "text/plain", base64: "" }];
     const withFiles = { ...text, text: "done", files };
-    store.drafts.addAnswer("reply", "s:e", 0, 7, chat, withFiles, 3_000);
+    store.drafts.addAnswer("reply", { sessionId: "s", id: "e" }, 0, 7, chat, withFiles, 3_000);
     expect(store.outbox.of("draft", "7").map(({ state }) => state)).toEqual(["sent", "failed"]);
-    expect(store.outbox.of("reply", "s:e").map(({ body }) => body)).toMatchObject([
+    expect(store.outbox.of("reply", { sessionId: "s", id: "e" }).map(({ body }) => body)).toMatchObject([
       { kind: "edit", targetSentAt: draft?.timestamp, text: "done" },
       { ...text, text: "", files },
     ]);
     // Its preview is over: what comes next stands for itself.
-    store.drafts.addAnswer("reply", "s:f", 0, 7, chat, plainText("more"), 4_000);
-    expect(store.outbox.of("reply", "s:f").map(({ body }) => body.kind)).toEqual(["text"]);
+    store.drafts.addAnswer("reply", { sessionId: "s", id: "f" }, 0, 7, chat, plainText("more"), 4_000);
+    expect(store.outbox.of("reply", { sessionId: "s", id: "f" }).map(({ body }) => body.kind)).toEqual(["text"]);
     expect(store.drafts.addDraft(7, chat, { text: "again", styles: [] }, 5_000)).toBe(Infinity);
   });
   test("a mark that did not go out is taken back by the next one; each stage is shown once", () => {
