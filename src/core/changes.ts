@@ -2,7 +2,7 @@
  * The words of a decision: what it reads (view), what it is told (fact), and what it answers with (changes); and the few changes that
  * several decisions are made of. `chat.ts` decides.
  */
-import type { FaultClass } from "./backoff.ts";
+import type { Tries } from "./backoff.ts";
 import type { ErrorCode, Fault } from "./errors.ts";
 import type { Guests } from "./guests.ts";
 import type { AllowRule, Verdict } from "./inbound.ts";
@@ -26,8 +26,6 @@ import type { QuestionItem } from "./question.ts";
 import { plainText } from "./reply.ts";
 import type { Spend } from "./spend.ts";
 import type { Progress } from "./turn.ts";
-
-export type Tries = { readonly [K in FaultClass]?: number };
 
 /** A durable request to Claude, as far as a decision needs to know it. */
 export type Post = {
@@ -164,6 +162,8 @@ export type View = {
   readonly lastError: { readonly code: string; readonly isTerminal: boolean } | null;
   /** Claude has said something since the prompt under way was taken up. */
   readonly hasReply: () => boolean;
+  /** The person of the prompt under way has seen something of it: a fault, a preview, a reply, or that Claude is at work. */
+  readonly isSeen: (prompt: Prompt) => boolean;
   /** The person of this envelope was greeted before. */
   readonly isWelcome: (envelope: Envelope) => boolean;
   /** The newest prompt that was announced. */

@@ -1,5 +1,5 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
-import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
+import { callsMax, countTry, faultClass, isLastTry, promptBounds } from "./backoff.ts";
 import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
@@ -81,8 +81,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   const isFatal = view.lastError?.isTerminal === true;
   const { chat: sentence, title, isLasting: mustBeMended } = errorRow(fault.code);
   const kind = faultClass(fault.code, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
-  const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
-  const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
+  const { tries, waitMs } = countTry(kind, post?.tries, { jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
   if (waitMs === null) {
     const over = isFatal
       ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
@@ -111,7 +110,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
 /** Claude may think, and use its tools, for long without a word: its person hears once that it does. */
 export function slow(view: View, { id }: FactOf<"slow">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
-  return prompt && prompt.told === null && !view.hasReply() ? [say("slow", id, slowText)] : [];
+  return prompt && !view.isSeen(prompt) ? [say("slow", id, slowText)] : [];
 }
 
 const slowText = "Claude is still at work on that. Its answer comes as soon as there is one; /stop ends it.";
@@ -144,7 +143,7 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const count = (fact.tries.answer ?? 0) + 1;
   const counted: Change = { do: "unanswered", postId, tries: { ...fact.tries, answer: count } };
   const own = underWayIn(view, session);
-  const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
+  const isOver = isLastTry("answer", count);
   if (!isOver && isResult)
     return [counted, result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
@@ -155,7 +154,9 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
     const subject = question?.subject ?? { sessionId: session.id, uses: [use.id] };
     return [counted, say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
   }
-  const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
+  const { retry, chat } = errorRow(fault.code);
+  // What passes says that the message waits, and it does not any more.
+  const told = fault.code === "claude_request" || retry !== "never" ? null : chat;
   return [
     counted,
     ...stop(view, own ? String(own.id) : use.id, session.id).filter(
@@ -178,7 +179,7 @@ export function gone(view: View, { session, isElsewhere }: Omit<FactOf<"gone">, 
   // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
   const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
   const isTerminal = view.lastError?.isTerminal === true;
-  if (own && (isTerminal || tries.died >= promptBounds.died.triesMax)) {
+  if (own && (isTerminal || isLastTry("died", tries.died))) {
     const closed = new BridgeError("claude_failed", "Cannot finish the turn as its session is gone");
     const fault = isTerminal ? deathOf(view) : toFault(closed);
     return [...end, ...failed(view, { type: "failed", id: own.id, fault, hasSpoken: false, isLost: true })];

@@ -139,6 +139,8 @@ export function createView(store: Store, world: Surroundings) {
     const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
     const open = post && log.open(post.sessionId);
     const hasCalls = session !== null && log.open(session.id).uses.some(({ isLocal }) => isLocal);
+    const hasReply = (): boolean =>
+      post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId);
     const calls = hasCalls ? store.calls.open(session.id).filter(({ content }) => content === null) : [];
     return {
       chat,
@@ -167,7 +169,11 @@ export function createView(store: Store, world: Surroundings) {
         return store.db.read(() => JSON.parse(tools ?? "[]") as string[]);
       },
       lastError: open?.error ? { code: open.error.code, isTerminal: open.error.retry === "terminal" } : null,
-      hasReply: () => post !== null && post.eventId !== null && log.hasReplySince(post.sessionId, post.eventId),
+      hasReply,
+      isSeen({ id, told }) {
+        const isSaid = (["draft", "slow"] as const).some((why) => store.outbox.has(why, String(id)));
+        return told !== null || isSaid || hasReply();
+      },
       isWelcome: ({ chat, source }) =>
         !world.isWelcoming ||
         chat?.kind === "group" ||

@@ -64,6 +64,7 @@ export const ask = (id: string, sentAt: number, more: Partial<Ask> = {}): Ask =>
 });
 
 export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): View => ({
+  isSeen: ({ told }) => told !== null || (more.hasReply?.() ?? true),
   chat: self,
   account: owner,
   now: at + 1_000,
