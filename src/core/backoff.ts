@@ -3,24 +3,31 @@
  *
  *   wait = max(server's minimum, min(cap, max(floor, jitter · min(cap, base · 2^(attempt − 1)))))
  *
- * One owner per retry; the SDK's own is off (`maxRetries: 0`). A new retry anywhere needs a row here first.
+ * One owner per retry; the SDK's own is off (`maxRetries: 0`). A new retry anywhere needs a row here first. Each counts, by the
+ * class of its fault where there is one, and ends by that count; a row whose bound is "none" says why it goes on, and no try of it is paid
+ * for.
  *
- * | site                          | trigger                           | why the next try differs                    | bound                                                     |
- * |-------------------------------|-----------------------------------|---------------------------------------------|-----------------------------------------------------------|
- * | connection (`connection.ts`)  | connect failed, line lost         | the network or the server comes back        | none: cap 60 s; halts where only a person can help        |
- * | … on loopback                 | the daemon is not up (yet)        | a person starts it                          | none: every `probeMs`                                     |
- * | sync (`loops/sync`)           | the Claude API failed             | an outage ends, a key is replaced           | none: cap 60 s; until the next line, which syncs anyway   |
- * | prompt (`core/chat`)          | `backoff`, `after` from Claude    | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault                 |
- * | … of one alone (`loops/follow`)| a 5xx, while others are answered  | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)        |
- * | outbox send (`loops/send`)    | `backoff`, `after`, uncertain     | same timestamp where it is ours             | none for the row: cap 60 s; `never` ends it at once       |
- * | reader (`loops/follow`)       | `claude_stream_lost`              | lists the log from the cursor first         | the prompt's, as above                                    |
- * | answer (`core/chat`)          | a yes, a no, a result is refused  | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped           |
- * | tool calls (`core/chat`)      | Claude calls our tools again      | each result is new to it                    | `callsMax` a prompt, then the turn is stopped             |
- * | stopped turn (`loops/posting`)| the session still runs           | a stop is taken up within a second          | every 2 s, until the session rests                        |
- * | link code (`signal/native/`)  | the provisioning address ran out  | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off      |
- * | group (`native/claims.ts`)    | a group cannot be read            | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour          |
- * | member (`native/sender.ts`)     | one of a group was not reached    | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds        |
- * | pre-keys (`signal/native/`)   | upload failed, or the stock is low| the same keys again, they are stored        | once per connection, and with the next connection         |
+ * | site                                 | trigger                            | why the next try differs                    | bound                                                        |
+ * |--------------------------------------|------------------------------------|---------------------------------------------|--------------------------------------------------------------|
+ * | connection (`core/connection`)       | connect failed, line lost          | the network or the server comes back        | none, cap 60 s: it is what we are for; halts for a person    |
+ * | … on loopback                        | the daemon is not up (yet)         | a person starts it                          | none, every `probeMs`: likewise                              |
+ * | sync (`loops/sync`)                  | the Claude API failed              | an outage ends, a key is replaced           | none, cap 60 s: what was written elsewhere is to be seen     |
+ * | deletion (`loops/elsewhere`)         | a session could not be deleted     | an outage ends                              | none, once a sync: a person was promised that it is gone     |
+ * | prompt (`core/endings`)              | a request for it failed            | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault, on its row        |
+ * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)           |
+ * | answer, stop (`loops/follow`)        | a request failed, no prompt is open| as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
+ * | reader (`loops/reader`)              | `claude_stream_lost`               | lists the log from the cursor first         | the prompt's or the answer's, as above                       |
+ * | answer (`core/endings`)              | a yes, a no, a result is refused   | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped              |
+ * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to it                    | `callsMax` a prompt, then the turn is stopped                |
+ * | stopped turn (`loops/posting`)       | the session still runs             | a stop is taken up within a second          | 150 looks, one every 2 s; then the prompt goes out           |
+ * | files (`loops/made-files`)           | a look for files failed            | an outage ends                              | `promptBounds.outage` in a row, in memory; then in words     |
+ * | outbox send (`loops/send`)           | `backoff`, `after`, uncertain      | same timestamp where it is ours             | none for the row, cap 60 s: nothing is lost; `never` ends it |
+ * | write (`loops/queue`)                | the disk is full or fails          | a person makes room                         | none, cap 60 s: what came, or was paid for, is held          |
+ * | work (`loops/queue`)                 | the database failed below the work | likewise                                    | none, cap 60 s: the rows are there                           |
+ * | link code (`signal/native`)          | the provisioning address ran out   | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off         |
+ * | group (`signal/native/claims`)       | a group cannot be read             | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour             |
+ * | member (`signal/native/sender`)      | one of a group was not reached     | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds           |
+ * | pre-keys (`signal/native`)           | upload failed, or the stock is low | the same keys again, they are stored        | once per connection, and with the next connection            |
  */
 import { errorRow, type ErrorCode } from "./errors.ts";
 import type { Millis } from "./model.ts";
@@ -74,6 +81,9 @@ export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
  */
 export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "busy" | "answer";
 
+/** Failures so far, by the class of the fault. */
+export type Tries = { readonly [K in FaultClass]?: number };
+
 /** Calls of our own tools for one prompt: each is a request, and a model may go round in a circle. */
 export const callsMax = 100;
 
@@ -87,16 +97,15 @@ export type Bound = {
   readonly ending?: string;
 };
 
-const week = 7 * 24 * 60;
-
 export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   refused: { triesMax: 1 },
   outage: {
-    triesMax: week,
+    // They are half a minute apart on average, as the jitter is full.
+    triesMax: 7 * 24 * 60 * 2,
     ending: "I have tried to reach Claude with this for a week and have stopped now. Please send it again.",
   },
   lookup: {
-    triesMax: week,
+    triesMax: 7 * 24 * 60,
     // Looking again costs little, and long silent work must not make the answer late.
     capMs: 5_000,
     ending: "I have looked for Claude's answer for hours and have stopped now. Please send your message again.",
@@ -140,10 +149,23 @@ export function faultClass(
   return code === "claude_stream_lost" ? "lookup" : "outage";
 }
 
-/** The wait before a prompt's next try in whole ms; null where it is over. `attempt`: failures of this class so far. */
+/** Nothing is tried again after it. `attempt`: failures of this class, the present one included. */
+export const isLastTry = (kind: FaultClass, attempt: number): boolean => attempt >= promptBounds[kind].triesMax;
+
+/** The wait before a post's next try in whole ms; null where it is over. `attempt`: failures of this class so far. */
 export function nextTryMs(kind: FaultClass, input: BackoffInput): Millis | null {
-  const { triesMax, waitsMs = [], capMs = defaultBackoff.capMs } = promptBounds[kind];
-  if (input.attempt >= triesMax) return null;
+  const { waitsMs = [], capMs = defaultBackoff.capMs } = promptBounds[kind];
+  if (isLastTry(kind, input.attempt)) return null;
   const fixed = waitsMs[input.attempt - 1] ?? waitsMs.at(-1);
   return fixed ? Math.max(serverMinimumMs(input.retryAfterMs), fixed) : backoffMs(input, { ...defaultBackoff, capMs });
+}
+
+/** Counts one more failure of this class. `waitMs`: before the next try, as `nextTryMs`. */
+export function countTry(
+  kind: FaultClass,
+  before: Tries | undefined,
+  { jitter, retryAfterMs }: Omit<BackoffInput, "attempt">,
+): { readonly tries: Tries; readonly waitMs: Millis | null } {
+  const attempt = (before?.[kind] ?? 0) + 1;
+  return { tries: { ...before, [kind]: attempt }, waitMs: nextTryMs(kind, { attempt, jitter, retryAfterMs }) };
 }

@@ -1,11 +1,11 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
-import { callsMax, faultClass, nextTryMs, promptBounds } from "./backoff.ts";
+import { callsMax, countTry, faultClass, isLastTry, promptBounds } from "./backoff.ts";
 import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./question.ts";
-import { isAnnounced, spendText } from "./spend.ts";
+import { isAnnounced, personOf, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -45,10 +45,20 @@ export function finishTurn(view: View, prompt: Prompt, stop: StopReason): Change
   return [
     ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
     finish(prompt, code === undefined ? "answered" : "failed"),
-    ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
+    ...welcome(view, envelope),
     ...(spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : []),
   ];
 }
+
+/** A person who asked for the first time is greeted behind the answer. */
+function welcome(view: View, envelope: Envelope): Change[] {
+  const person = personOf(envelope.source);
+  if (person === "" || view.isWelcome(envelope)) return [];
+  return [say("welcome", person, welcomeText), { do: "welcome", person }];
+}
+
+const welcomeText =
+  "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 /** What the person must still be told when a turn has ended. */
 function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
@@ -71,8 +81,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   const isFatal = view.lastError?.isTerminal === true;
   const { chat: sentence, title, isLasting: mustBeMended } = errorRow(fault.code);
   const kind = faultClass(fault.code, { isFatal, isAskedAnew: view.isAskedAnew, hasSpoken });
-  const tries = { ...post?.tries, [kind]: (post?.tries[kind] ?? 0) + 1 };
-  const waitMs = nextTryMs(kind, { attempt: tries[kind] ?? 1, jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
+  const { tries, waitMs } = countTry(kind, post?.tries, { jitter: view.jitter, retryAfterMs: fault.retryAfterMs });
   if (waitMs === null) {
     const over = isFatal
       ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
@@ -101,7 +110,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
 /** Claude may think, and use its tools, for long without a word: its person hears once that it does. */
 export function slow(view: View, { id }: FactOf<"slow">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
-  return prompt && prompt.told === null && !view.hasReply() ? [say("slow", id, slowText)] : [];
+  return prompt && !view.isSeen(prompt) ? [say("slow", id, slowText)] : [];
 }
 
 const slowText = "Claude is still at work on that. Its answer comes as soon as there is one; /stop ends it.";
@@ -128,21 +137,28 @@ const loopText = `Claude used its tools ${callsMax} times for that message and f
 
 /** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
 export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
-  const { session, use, isResult, count, fault } = fact;
+  const { postId, session, use, isResult, fault } = fact;
+  // What is answered elsewhere, or is being stopped, needs no other answer.
+  if (session.state !== "active" || use === null || fact.isStopped) return [{ do: "unanswered", postId, tries: null }];
+  const count = (fact.tries.answer ?? 0) + 1;
+  const counted: Change = { do: "unanswered", postId, tries: { ...fact.tries, answer: count } };
   const own = underWayIn(view, session);
-  const isOver = nextTryMs("answer", { attempt: count, jitter: view.jitter, retryAfterMs: null }) === null;
+  const isOver = isLastTry("answer", count);
   if (!isOver && isResult)
-    return [result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
+    return [counted, result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
     // It shows the question again, and takes an answer like it; its part is its own.
     const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
     const part = -(10 * (question?.number ?? 1) + count);
     const subject = question?.subject ?? { sessionId: session.id, uses: [use.id] };
-    return [say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
+    return [counted, say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
   }
-  const told = fault.code === "claude_request" ? null : errorRow(fault.code).chat;
+  const { retry, chat } = errorRow(fault.code);
+  // What passes says that the message waits, and it does not any more.
+  const told = fault.code === "claude_request" || retry !== "never" ? null : chat;
   return [
+    counted,
     ...stop(view, own ? String(own.id) : use.id, session.id).filter(
       (change) => change.do !== "answer" || change.use.id !== use.id,
     ),
@@ -163,7 +179,7 @@ export function gone(view: View, { session, isElsewhere }: Omit<FactOf<"gone">, 
   // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
   const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
   const isTerminal = view.lastError?.isTerminal === true;
-  if (own && (isTerminal || tries.died >= promptBounds.died.triesMax)) {
+  if (own && (isTerminal || isLastTry("died", tries.died))) {
     const closed = new BridgeError("claude_failed", "Cannot finish the turn as its session is gone");
     const fault = isTerminal ? deathOf(view) : toFault(closed);
     return [...end, ...failed(view, { type: "failed", id: own.id, fault, hasSpoken: false, isLost: true })];

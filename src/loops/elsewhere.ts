@@ -48,7 +48,7 @@ const overlapMs: Millis = 60_000;
 export const askedSlackMs: Millis = 60_000;
 
 /** From far enough back to see what is under way again, wherever the cursor has gone since. */
-export function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
+function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
   const cursor = store.sessions.get(sessionId)?.cursor ?? null;
   if (cursor === null) return "all";
   const times = store.posts.open(sessionId).map(({ state, postedAt, eventId }) => {
@@ -58,11 +58,16 @@ export function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
   return Math.min(cursor, ...times) - overlapMs;
 }
 
+/** Page by page, from there on: the one listing of a log that is followed. */
+export const listPages = ({ bridge, remote, sessionId, remoteId, signal }: Followed): ReturnType<Remote["list"]> =>
+  remote.list(remoteId, sinceOf(bridge, sessionId), signal);
+
 /** A turn died with what was queued behind it. */
 const isFlush = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "retries_exhausted";
 
 /** Stores what the log has, page by page; but a flush with all that comes after it, which says what has survived it. */
-export async function listLog({ bridge, remote, sessionId, remoteId, signal }: Followed): Promise<void> {
+export async function listLog(followed: Followed): Promise<void> {
+  const { bridge, sessionId, signal } = followed;
   const { store, chats } = bridge;
   const isSaid = store.settings.get(`said:${sessionId}`) !== null;
   const held: SessionEvent[] = [];
@@ -72,7 +77,7 @@ export async function listLog({ bridge, remote, sessionId, remoteId, signal }: F
     if (isSaid) chats.keep(sessionId, page);
     else chats.log(sessionId, page);
   };
-  for await (const page of remote.list(remoteId, sinceOf(bridge, sessionId), signal)) {
+  for await (const page of listPages(followed)) {
     held.push(...page);
     if (!held.some(isFlush)) keep();
   }

@@ -11,8 +11,8 @@
  * `loops/reader.ts` alone listens to a log; `elsewhere.ts` lists it; `posting.ts` posts to it, and `elsewhere.ts` what a
  * conversation that is over still owes Claude.
  */
-import { backoffMs, isLogged } from "../core/backoff.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { countTry, defaultBackoff, faultClass, isLogged } from "../core/backoff.ts";
+import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog } from "./elsewhere.ts";
@@ -110,6 +110,23 @@ async function isOwnFault(
   );
 }
 
+/**
+ * Answers and stops without a prompt that bears their failure count it themselves. At the end an answer is one that Claude refused,
+ * and a stop is over. Resolves to the wait before the next try.
+ */
+function answersFailed({ store, chats, random }: Bridge, rows: readonly PostRow[], fault: Fault): Millis | null {
+  const kind = faultClass(fault.code, { isFatal: false, isAskedAnew: false, hasSpoken: false });
+  return store.db.transaction(() => {
+    const waitsMs = rows.flatMap((row) => {
+      const { tries, waitMs } = countTry(kind, row.tries, { jitter: random(), retryAfterMs: fault.retryAfterMs });
+      store.posts.setTries(row.id, tries);
+      if (waitMs === null) chats.refused({ ...row, tries }, fault);
+      return waitMs ?? [];
+    });
+    return waitsMs.length === 0 ? null : Math.max(...waitsMs);
+  });
+}
+
 /** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
 async function workFailed(
   bridge: Bridge,
@@ -118,8 +135,9 @@ async function workFailed(
   attempt: number,
   kill: AbortSignal,
 ): Promise<Millis | null> {
-  const { store, chats, reach, random } = bridge;
-  const post = store.posts.open(session.id).find(({ kind }) => kind === "prompt");
+  const { store, chats, reach } = bridge;
+  const rows = store.posts.open(session.id);
+  const post = rows.find(({ kind }) => kind === "prompt");
   const isPoison = post !== undefined && (await isOwnFault(bridge, session, post, error, kill));
   if (kill.aborted) return null;
   const poison = "Cannot ask Claude as the API fails on this prompt, and answers others";
@@ -127,12 +145,11 @@ async function workFailed(
   bridge.log[isLogged(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) reach.heard(fault);
-  const ownMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
-  if (!post) return ownMs;
+  if (!post) return answersFailed(bridge, rows, fault);
   if (!store.posts.isOpen(post.id)) return 0;
   const id = Number(post.subject);
   const hasSpoken = error.partial !== null;
   const changes = chats.settle(session.chat, { type: "failed", id, fault, hasSpoken, isLost: false });
   // A prompt that ended is no reason for the next one to wait.
-  return waitOf(changes) ?? (isEnd(changes) ? 0 : ownMs);
+  return waitOf(changes) ?? (isEnd(changes) ? 0 : defaultBackoff.capMs);
 }

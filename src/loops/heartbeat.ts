@@ -125,11 +125,9 @@ function createExpiry({ store, chats, clock, config, account, log, isConnected }
           .map(({ id }) => id);
         if (askIds.length > 0) chats.settle(chat, { type: "expired", askIds, isLast });
       }
-      for (const { id, post, told } of head.slice(0, 1)) {
+      for (const { id, post } of head.slice(0, 1)) {
         const isAtWork = post?.state === "posted" || post?.state === "posting";
-        const isSeen = told !== null || (["draft", "slow"] as const).some((why) => store.outbox.has(why, String(id)));
-        if (isAtWork && age(`prompt ${id}`, []) >= slowMs && isConnected() && !isSeen)
-          chats.settle(chat, { type: "slow", id });
+        if (isAtWork && age(`prompt ${id}`, []) >= slowMs && isConnected()) chats.settle(chat, { type: "slow", id });
       }
     };
     for (const key of store.inbox.openChats())

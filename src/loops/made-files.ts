@@ -4,8 +4,9 @@
  * that it exists are one transaction.
  */
 import type { Remote, RemoteFile } from "../claude/line.ts";
+import { isLogged, nextTryMs } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
-import type { Millis, OutboundBody } from "../core/model.ts";
+import type { OutboundBody } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
 import { looksMs } from "../store/files.ts";
@@ -17,43 +18,67 @@ const fileBytesMax = 10 * 2 ** 20;
 const filesMax = 10;
 /** One after the other: each is in memory as a whole. */
 const sessionsMax = 1;
-/** A file is not waited for as an answer is: a failed look is repeated after this. */
-const retryMs: Millis = 32_000;
 
 export function createFileLoop(bridge: Bridge): Queue {
   const { store, line } = bridge;
-  /** Sessions that were seen to be due: the first look waits a little, for files are listed late. */
-  const seen = new Set<string>();
+  /** Looks that failed in a row, of sessions that were seen to be due: the first look waits a little, for files are listed late. */
+  const failures = new Map<string, number>();
   return createQueue(bridge, {
     name: "files",
     keys: store.files.due,
     async work(sessionId, signal) {
       const looks = store.files.looks(sessionId);
       if (looks === null) return null;
-      if (looks === 0 && !seen.has(sessionId)) {
-        seen.add(sessionId);
+      if (looks === 0 && !failures.has(sessionId)) {
+        failures.set(sessionId, 0);
         return looksMs[0] ?? null;
       }
-      seen.delete(sessionId);
       try {
         const { remote } = line;
         const remoteId = store.sessions.get(sessionId)?.remoteId ?? null;
         if (remote !== null && remoteId !== null) {
           await look(bridge, remote, sessionId, await remote.files(remoteId, signal), signal);
+          failures.delete(sessionId);
           return store.files.markLooked(sessionId);
         }
+        failures.delete(sessionId);
         store.files.giveUp(sessionId);
       } catch (error) {
         if (signal.aborted) return null;
         if (!(error instanceof BridgeError) || error.code === "database") throw error;
-        bridge.log.warn("could not look for files", { session: sessionId, ...toFault(error) });
-        if (error.retry !== "never") return Math.max(retryMs, error.retryAfterMs ?? 0);
-        store.files.giveUp(sessionId);
+        const attempt = (failures.get(sessionId) ?? 0) + 1;
+        failures.set(sessionId, attempt);
+        bridge.log[isLogged(attempt) ? "warn" : "debug"]("could not look for files", {
+          session: sessionId,
+          ...toFault(error),
+        });
+        const { retry, retryAfterMs } = error;
+        const waitMs = nextTryMs(retry === "never" ? "refused" : "outage", {
+          attempt,
+          jitter: bridge.random(),
+          retryAfterMs,
+        });
+        if (waitMs !== null) return waitMs;
+        failures.delete(sessionId);
+        giveUp(bridge, sessionId, retry === "never" ? null : lostText);
       }
       return null;
     },
     isOpen: () => bridge.account() !== null,
     max: sessionsMax,
+  });
+}
+
+const lostText =
+  "I have tried for a week to fetch what Claude may have made here, and have stopped now. Please ask Claude for it again.";
+
+function giveUp({ store, clock, chats }: Bridge, sessionId: string, text: string | null): void {
+  const session = store.sessions.get(sessionId);
+  store.db.transaction(() => {
+    store.files.giveUp(sessionId);
+    if (session === null || text === null) return;
+    store.outbox.add("file", { sessionId, id: "lost" }, 0, session.chat, plainText(text), clock.now());
+    chats.touch(session.chat);
   });
 }
 

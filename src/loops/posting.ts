@@ -6,7 +6,7 @@
  * `core/backoff.ts` allows, and not looked up.
  */
 import type { Frame, Line, Request } from "../claude/line.ts";
-import { promptBounds } from "../core/backoff.ts";
+import { faultClass, isLastTry } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
@@ -17,6 +17,8 @@ import { build, viewOf } from "./request.ts";
 
 /** A stop is taken up within a second as a rule. */
 const restMs: Millis = 2_000;
+/** Looks at a stopped session that does not come to rest; then the prompt goes out, and Claude says whether it is busy. */
+const restLooksMax = 150;
 
 /** The state of a session that is followed. */
 export type Reading = {
@@ -37,6 +39,8 @@ export type Reading = {
   isOneByOne: boolean;
   /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
   restingAt: Millis | null;
+  /** How often it was looked since the stop. */
+  restLooks: number;
   /** When the turn under way began. */
   turnAt: Millis;
   /** A post is queued anew, for after this wait; 0 for none. */
@@ -101,7 +105,7 @@ export function finishPost(reading: Reading, isOut: boolean): void {
   reading.posting = null;
   if (posting === null) return;
   if (there !== null && posting.rows.some(({ kind }) => kind === "interrupt"))
-    reading.restingAt = bridge.clock.monotonic() + restMs;
+    Object.assign(reading, { restingAt: bridge.clock.monotonic() + restMs, restLooks: 0 });
   if (isOut && (there !== null || isWanted(reading, posting))) see(reading, posting, null);
 }
 
@@ -129,7 +133,8 @@ export async function lookForRest(reading: Reading): Promise<void> {
   const { clock } = bridge;
   if (there === null || restingAt === null || clock.monotonic() < restingAt) return;
   const found = await there.remote.retrieve(there.remoteId, there.signal);
-  reading.restingAt = found?.status === "running" ? clock.monotonic() + restMs : null;
+  const isAwaited = found?.status === "running" && ++reading.restLooks < restLooksMax;
+  reading.restingAt = isAwaited ? clock.monotonic() + restMs : null;
 }
 
 /** True where the request went out, and was taken. */
@@ -210,8 +215,11 @@ async function settleFailure(
 }
 
 /** It is not asked for again: what had come is better than nothing. */
-const isLastBreak = ({ tries }: PostRow, { partial }: BridgeError): boolean =>
-  partial !== null && partial.trim() !== "" && (tries.broken ?? 0) + 1 >= promptBounds.broken.triesMax;
+function isLastBreak({ tries }: PostRow, { code, partial }: BridgeError): boolean {
+  if (partial === null || partial.trim() === "") return false;
+  const kind = faultClass(code, { isFatal: false, isAskedAnew: true, hasSpoken: true });
+  return kind === "broken" && isLastTry(kind, (tries.broken ?? 0) + 1);
+}
 
 /** A turn that broke off, as the log has it: the next prompt goes on from there. */
 function cutTurn(

@@ -10,7 +10,7 @@ import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, Session, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
-import { create, finishEnded, isSessionOver, listLog, lookUp, settleGone, sinceOf } from "./elsewhere.ts";
+import { create, finishEnded, isSessionOver, listLog, listPages, lookUp, settleGone } from "./elsewhere.ts";
 import { createLive } from "./live.ts";
 import {
   dueOf,
@@ -37,7 +37,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
   const mail = createMailbox(bridge.clock);
   const waiting: PromiseWithResolvers<void>[] = [];
   const turnAt = bridge.clock.monotonic();
-  const state = { posting: null, isOneByOne: false, restingAt: null, turnAt, waitMs: 0, isWatched };
+  const state = { posting: null, isOneByOne: false, restingAt: null, restLooks: 0, turnAt, waitMs: 0, isWatched };
   const kept = { there: null, live: createLive(bridge), mail, buffer: [], posted: [] };
   const reading: Reading = { bridge, sessionId: session.id, line, signal, ...kept, ...state };
   signal.addEventListener("abort", mail.ring);
@@ -218,8 +218,8 @@ async function settlePuzzle({ bridge, there, sessionId, buffer, posted }: Readin
   if (eventId === null || there === null) return;
   const isSeen = buffer.some((event) => event.id === eventId && event.at !== null);
   if (isSeen || bridge.store.log.at(sessionId, eventId) !== null) return;
-  for await (const page of there.remote.list(there.remoteId, sinceOf(bridge, sessionId), there.signal))
-    buffer.push(...page);
+  // With the stop in one transaction: it is read beside what came after it.
+  for await (const page of listPages(there)) buffer.push(...page);
 }
 
 /**

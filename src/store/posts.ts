@@ -104,6 +104,8 @@ export function createPosts(db: Database, onAsked: () => void) {
     /** The post surely did not arrive. */
     markQueued: (id: number) =>
       run`UPDATE posts SET state = 'queued', event_id = NULL WHERE id = ${id} AND state <> 'done'`,
+    setTries: (id: number, tries: Post["tries"]) =>
+      run`UPDATE posts SET tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finish: (id: number) =>
       run`UPDATE posts SET state = 'done', request = NULL, posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)) WHERE id = ${id}`,
     /** As if it had never gone out (no time says that it did): what it answered is unanswered. Its tries are kept. */

@@ -1,13 +1,18 @@
 import { describe, expect, test } from "bun:test";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
 import * as fc from "fast-check";
 import {
   backoffMs,
+  countTry,
   defaultBackoff,
   faultClass,
+  isLastTry,
   nextTryMs,
   promptBounds,
   serverMinimumMs,
   type FaultClass,
+  type Tries,
 } from "../../src/core/backoff.ts";
 import type { ErrorCode } from "../../src/core/errors.ts";
 
@@ -91,6 +96,35 @@ describe("bounds of a prompt", () => {
       expect(promptBounds[kind].triesMax).toBeLessThanOrEqual(3);
   });
 
+  test("a class lasts as long as its person is told", () => {
+    const retryAfterMs = null;
+    const hoursOf = (kind: FaultClass): number => {
+      let ms = 0;
+      for (let count = 1; count < promptBounds[kind].triesMax; count++) {
+        // The mean of the jitter, as so many are drawn.
+        ms += nextTryMs(kind, { attempt: count, jitter: 0.5, retryAfterMs }) ?? Number.NaN;
+      }
+      return ms / 3_600_000;
+    };
+    expect(promptBounds.outage.ending).toContain("for a week");
+    expect(Math.abs(hoursOf("outage") - 7 * 24)).toBeLessThan(1);
+    expect(promptBounds.lookup.ending).toContain("for hours");
+    expect(hoursOf("lookup")).toBeGreaterThan(2);
+    expect(hoursOf("lookup")).toBeLessThan(24);
+  });
+
+  test("a try counts for its class alone, and the last is the last", () => {
+    for (const kind of classes) {
+      let tries: Tries | undefined = { [kind === "busy" ? "died" : "busy"]: 1 };
+      for (let count = 1; count <= promptBounds[kind].triesMax; count += 1) {
+        const counted = countTry(kind, tries, { jitter: 0.5, retryAfterMs: null });
+        if ((counted.waitMs === null) !== isLastTry(kind, count)) throw new Error(`${kind}: ${count}`);
+        ({ tries } = counted);
+      }
+      expect(tries).toEqual({ [kind === "busy" ? "died" : "busy"]: 1, [kind]: promptBounds[kind].triesMax });
+    }
+  });
+
   test("the wait is a whole number of ms, and never shorter than the server wants", () => {
     fc.assert(
       fc.property(fc.constantFrom(...classes), attempt, jitter, retryAfterMs, (kind, tries, chance, after) => {
@@ -101,4 +135,18 @@ describe("bounds of a prompt", () => {
       }),
     );
   });
+});
+
+test("rule 8: every site of the table is a file, or a folder, of src", () => {
+  const src = join(import.meta.dir, "../../src");
+  const table = readFileSync(join(src, "core/backoff.ts"), "utf8").split("*/")[0] ?? "";
+  const sites = [...table.matchAll(/^ \* \| [^|`]*\(`([\w/-]+)`\)/gmu)].map((site) => site[1] ?? "");
+  expect(sites.length).toBeGreaterThan(15);
+  expect(sites.filter((site) => !existsSync(join(src, `${site}.ts`)) && !existsSync(join(src, site)))).toEqual([]);
+  // What waits before it tries again has its row.
+  const waiting = readdirSync(src, { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts") && name !== "core/backoff.ts")
+    .filter((name) => /\b(backoffMs|nextTryMs|countTry)\(/u.test(readFileSync(join(src, name), "utf8")))
+    .map((name) => name.slice(0, -3));
+  expect(waiting.filter((name) => !sites.includes(name))).toEqual([]);
 });

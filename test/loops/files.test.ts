@@ -1,4 +1,11 @@
 import { expect, test } from "bun:test";
+import { promptBounds } from "../../src/core/backoff.ts";
+import { BridgeError } from "../../src/core/errors.ts";
+import type { Bridge } from "../../src/loops/bridge.ts";
+import { createFileLoop } from "../../src/loops/made-files.ts";
+import { createChatRig, owner } from "../doubles/chats.ts";
+import { createVirtualClock, runUntil } from "../doubles/clock.ts";
+import { createHeardLog } from "../doubles/quiet-log.ts";
 import type { Beat, Script } from "../doubles/scripted.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
@@ -107,4 +114,30 @@ test("a name from the sandbox is only a name", async () => {
   await bench.until("the files", () => seen(bench).length === 3);
   expect(seen(bench).slice(1)).toEqual(["cod.exe", "file"]);
   expect(bench.signal.screen().at(-1)?.files[0]?.contentType).toBe("application/octet-stream");
+});
+
+test("what fails for one session alone is looked for for a week, ever more quietly, and then said to be lost", async () => {
+  const rig = await createChatRig();
+  const clock = createVirtualClock();
+  const log = createHeardLog();
+  rig.say("make");
+  const session = rig.store.sessions.active("self")?.id ?? "";
+  rig.store.sessions.setRemote(session, "remote");
+  rig.log([{ id: "r", at: rig.now, type: "tool_result", toolUseId: "t", isError: false }]);
+  let looks = 0;
+  const broken = new BridgeError("claude_unreachable", "Cannot list the files as the Claude API answered 500");
+  const line = { remote: { files: () => Promise.reject((looks++, broken)) } } as unknown as Bridge["line"];
+  const { store, chats } = rig;
+  const bridge = { store, chats, line, clock, log, random: () => 0.5, account: () => owner };
+  const stop = new AbortController();
+  const startedAt = clock.monotonic();
+  const ended = createFileLoop(bridge as unknown as Bridge).run(stop.signal, stop.signal);
+  expect(await runUntil(clock, () => rig.store.files.due().length === 0, 8 * 24 * 3_600_000)).toBe(true);
+  expect((clock.monotonic() - startedAt) / 3_600_000).toBeCloseTo(7 * 24, 0);
+  expect(rig.texts()).toEqual([expect.stringContaining("for a week")]);
+  expect(looks).toBe(promptBounds.outage.triesMax);
+  expect(log.lines().filter((line) => line.startsWith("warn"))).toHaveLength(15);
+  stop.abort();
+  await ended;
+  rig.close();
 });

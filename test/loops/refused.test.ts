@@ -1,6 +1,7 @@
 /** Claude does not take an answer of ours, a yes or a result: it is given again a counted number of times, and then over, in words. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import type { Line, Request } from "../../src/claude/line.ts";
+import { promptBounds } from "../../src/core/backoff.ts";
 import { BridgeError, type ErrorCode } from "../../src/core/errors.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
 import { createScriptedClaude, type Script } from "../doubles/scripted.ts";
@@ -18,7 +19,7 @@ const script: Script = (prompt) =>
         : [{ say: `re: ${prompt}` }];
 
 /** Of these kinds the line refuses the first `times`; resolves to what it was asked. */
-function refuse(bench: Bench, kind: Request["kind"], times: number): Request[] {
+function refuse(bench: Bench, kind: Request["kind"], times: number, code: ErrorCode = "claude_request"): Request[] {
   const { line } = bench.claude();
   const { post } = line;
   const seen: Request[] = [];
@@ -26,7 +27,7 @@ function refuse(bench: Bench, kind: Request["kind"], times: number): Request[] {
     const own = requests.filter((request) => request.kind === kind);
     seen.push(...own);
     if (own.length === 0 || seen.length > times) return post(session, requests, ...rest);
-    return Promise.reject(new BridgeError("claude_request", "Cannot post as Claude does not take it"));
+    return Promise.reject(new BridgeError(code, "Cannot post as Claude does not take it"));
   };
   return seen;
 }
@@ -238,3 +239,97 @@ test.each([
     expect(stage.texts().at(-1)).toBe("fine");
   },
 );
+
+describe("rule 8: what no prompt of ours bears counts by itself, and has an end", () => {
+  const triesOf = (bench: Bench) => bench.daemon().store.db.all("SELECT kind, state, tries FROM posts ORDER BY id");
+
+  test("a stop that Claude does not take is over after the tries of its class, and the next message is answered", async () => {
+    await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
+    const seen = refuse(bench, "interrupt", 99, "claude_busy");
+    bench.signal.owner.write("long work");
+    await bench.until("the work", () => bench.posts.length === 1);
+    bench.signal.owner.write("/stop");
+    await bench.pass(10 * minuteMs);
+    expect(seen).toHaveLength(promptBounds.busy.triesMax);
+    expect(triesOf(bench)[1]).toEqual({ kind: "interrupt", state: "done", tries: '{"busy":3}' });
+    bench.signal.owner.write("hello");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().at(-1)).toBe("re: hello");
+  });
+
+  test("the end is the row's, and not the process's: a stop of a long outage goes on counting after a restart", async () => {
+    await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
+    let seen = refuse(bench, "interrupt", Infinity, "claude_unreachable");
+    bench.signal.owner.write("long work");
+    await bench.until("the work", () => bench.posts.length === 1);
+    bench.signal.owner.write("/stop");
+    await bench.until("some tries", () => seen.length > 3);
+    const { db } = bench.daemon().store;
+    db.exec(`UPDATE posts SET tries = '{"outage":${promptBounds.outage.triesMax - 2}}' WHERE kind = 'interrupt'`);
+    await bench.kill();
+    const started = bench.start();
+    seen = refuse(bench, "interrupt", Infinity, "claude_unreachable");
+    await started;
+    await bench.pass(30 * minuteMs);
+    expect(seen).toHaveLength(2);
+    expect(bench.daemon().store.posts.dueSessions()).toEqual([]);
+  });
+
+  test("a yes to what another device's turn asks is asked for once more; then its turn is stopped, in words", async () => {
+    await using bench = await openBench({ script });
+    bench.signal.owner.write("hello");
+    await bench.until("an answer", () => isSettled(bench));
+    const session = bench.world.sessions()[0];
+    bench.world.post(session?.id ?? "", "work");
+    await bench.until("the question", isSaid(bench, "rm one"));
+    await bench.pass(1_000);
+    const seen = refuse(bench, "confirm", 99, "claude_busy");
+    bench.signal.owner.write("yes");
+    await bench.until("the word", isSaid(bench, "answer once more"));
+    expect(seen).toHaveLength(promptBounds.busy.triesMax);
+    await bench.pass(1_000);
+    bench.signal.owner.write("yes");
+    await bench.until("the end", isSaid(bench, "twice, so I have stopped it"));
+    await bench.pass(10 * minuteMs);
+    expect(seen.length).toBeLessThanOrEqual(2 * promptBounds.busy.triesMax);
+    expect(session?.status).toBe("idle");
+    expect(bench.daemon().store.posts.dueSessions()).toEqual([]);
+    bench.signal.owner.write("and now?");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().at(-1)).toBe("re: and now?");
+  });
+
+  test("a stopped session that does not come to rest is waited for some minutes; then Claude says whether it takes a prompt", async () => {
+    await using bench = await openBench({
+      // It goes on with its tools: the stream is not silent.
+      script: (prompt) =>
+        prompt === "long"
+          ? Array.from({ length: 200 }, () => [{ pauseMs: 20_000 }, { use: "bash", input: {} }]).flat()
+          : [{ say: `re: ${prompt}` }],
+    });
+    const { line } = bench.claude();
+    const { post } = line;
+    let looks = 0;
+    // Taken, and nothing comes of it.
+    line.post = (view, requests, ...rest) =>
+      requests.some(({ kind }) => kind === "interrupt") ? Promise.resolve() : post(view, requests, ...rest);
+    const { remote } = line;
+    if (remote === null) throw new Error("The scripted line keeps its log elsewhere");
+    const { retrieve } = remote;
+    Object.assign(remote, {
+      retrieve: (...args: Parameters<typeof retrieve>) => {
+        looks++;
+        return retrieve(...args);
+      },
+    });
+    bench.signal.owner.write("long");
+    await bench.until("the work", () => bench.posts.length === 1);
+    bench.signal.owner.write("/stop");
+    bench.signal.owner.write("next");
+    await bench.pass(3 * minuteMs);
+    expect(bench.posts).toEqual(["long"]);
+    await bench.pass(7 * minuteMs);
+    expect(bench.posts).toEqual(["long", "next"]);
+    expect(looks).toBeLessThan(200);
+  });
+});

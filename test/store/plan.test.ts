@@ -73,6 +73,7 @@ const posts: Calls<Posts> = {
   markPosted: [1, "e"],
   setWaiting: [1, true],
   again: [1, "s", true, { died: 1 }],
+  setTries: [1, { busy: 1 }],
   markQueued: [1],
   finish: [1],
   reopen: [1, { answer: 1 }],
