@@ -101,6 +101,8 @@ export type Look = {
   readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
   /** The project of this conversation, or of the next where there is none. */
   readonly openProject: () => string | null;
+  /** The newest conversation that works on this project, or on none. */
+  readonly lastOfProject: (project: string | null) => Session | null;
   /** Projects whose edits need no yes now. */
   readonly granted: () => readonly string[];
   /** The page for people, as Markdown: what leaves this machine, what it costs. */
@@ -130,6 +132,8 @@ export type View = {
   readonly isAskedAnew: boolean;
   /** The conversation of now. */
   readonly session: Session | null;
+  /** One that is active, though by the settings of now another line would keep it. */
+  readonly left: Session | null;
   /** The two oldest open ones, oldest first: only the first may be under way. */
   readonly head: readonly Prompt[];
   /** All open ones, oldest first: thousands may be, and take their time to be read. */
@@ -181,8 +185,19 @@ type Facts = {
   logged: { session: Session; events: readonly SessionEvent[] };
   /** A request for this prompt failed. `hasSpoken`: its answer had begun. `isLost`: it is not in the log any more. */
   failed: { id: number; fault: Fault; hasSpoken: boolean; isLost: boolean };
-  /** Claude does not take this answer of ours (a result, or a yes or no) and goes on waiting. `count`: refusals so far. */
-  refused: { session: Session; use: ToolUse; isResult: boolean; count: number; fault: Fault };
+  /**
+   * Claude does not take this answer of ours (a result, or a yes or no), and never will; its post counts as unanswered. `use`: what it
+   * answered, null where that is not open any more. `isStopped`: it is being stopped. `tries`: before this one.
+   */
+  refused: {
+    postId: number;
+    session: Session;
+    use: ToolUse | null;
+    isStopped: boolean;
+    isResult: boolean;
+    tries: Tries;
+    fault: Fault;
+  };
   /** The session does not exist any more at Claude. */
   gone: { session: Session; isElsewhere: boolean };
   /** The line to Signal has come back: what waits long, or is much, is announced. */
@@ -245,14 +260,16 @@ type Changes = {
   say: { why: Why; subject: Subject; part: number; body: OutboundBody; draftOf: number | null };
   /** The message is a prompt: it waits for its turn. */
   open: { id: number; envelope: Envelope; versions: readonly Millis[] };
-  /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. */
-  finish: { id: number; envelope: Envelope | null; outcome: Outcome };
+  /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. `left`: what its preview, which it does not outlive, says then. */
+  finish: { id: number; envelope: Envelope | null; outcome: Outcome; left: string };
   /** Its person heard of the fault, and that it goes on. */
   tell: { id: number; envelope: Envelope; code: ErrorCode };
   /** Posts the prompt in the conversation of now, which is made where there is none. */
   ask: { id: number };
   /** The post goes on in the conversation of now, after a wait; where it is lost, it is queued anew. */
   again: { id: number; isLost: boolean; tries: Tries; waitMs: Millis };
+  /** The answer that was not taken was tried so often; null: none is wanted any more. */
+  unanswered: { postId: number; tries: Tries | null };
   /** Claude waits for a person before this prompt's turn goes on; or not any more. */
   wait: { id: number; envelope: Envelope; isWaiting: boolean };
   /** Claude hears yes or no, and why not; a call of ours runs, or does not any more. `approver`: who said so; null for no person. */
@@ -265,7 +282,7 @@ type Changes = {
   result: { sessionId: string; useId: string; text: string; isError: boolean };
   /** Edits of this project need no yes for an hour; null: of none any more. */
   grantEdits: { project: string | null };
-  /** This project is worked on in this chat from now on; null: none. */
+  /** The next conversation of this chat is about this project; null: about none. */
   openProject: { project: string | null };
   /** Work on files for a command, which answers it. */
   owe: { id: number; sessionId: string; work: "undo" | "diff" };
@@ -284,7 +301,7 @@ type Changes = {
   allow: { rule: AllowRule; isAllowed: boolean };
   /** Prompts up to this one were announced. */
   announced: { id: number };
-  welcome: { envelope: Envelope };
+  welcome: { person: string };
 };
 
 export type ChangeOf<Do extends keyof Changes> = { [D in Do]: Readonly<{ do: D } & Changes[D]> }[Do];
@@ -319,7 +336,13 @@ export const result = (
 export const finish = (
   { id, envelope }: { readonly id: number; readonly envelope: Envelope | null },
   outcome: Outcome,
-): Change => ({ do: "finish", id, envelope, outcome });
+): Change => ({
+  do: "finish",
+  id,
+  envelope,
+  outcome,
+  left: outcome === "cancelled" ? "(stopped)" : "(no answer)",
+});
 
 /** Ends a prompt that failed, in words. */
 export const fail = (prompt: Pick<Prompt, "id" | "envelope">, why: Why, text: string): Change[] => [

@@ -32,9 +32,14 @@ import { duration } from "./when.ts";
 
 export function decide(view: View, fact: Fact): Change[] {
   // The type of the table pairs every fact with its decision; a computed look-up cannot say so.
-  const changes = (decisions[fact.type] as (view: View, fact: Fact) => Change[])(view, fact);
-  return [...changes, ...next(view, changes)];
+  const decided = (decisions[fact.type] as (view: View, fact: Fact) => Change[])(view, fact);
+  const changes = [...decided, ...next(view, decided)];
+  const isMade = view.left !== null && changes.some((change) => inSession.has(change.do));
+  return isMade ? [{ do: "endSession", id: view.left.id }, ...changes] : changes;
 }
+
+/** Goes on in the conversation of now, which is made where there is none: then the one that another line keeps is over. */
+const inSession: ReadonlySet<Change["do"]> = new Set(["ask", "again", "set"]);
 
 const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Type>) => Change[] } = {
   received,

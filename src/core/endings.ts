@@ -3,9 +3,9 @@ import { callsMax, countTry, faultClass, isLastTry, promptBounds } from "./backo
 import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
-import type { Millis, Session, SessionEvent, StopReason } from "./model.ts";
+import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";
 import { toolLine } from "./question.ts";
-import { isAnnounced, spendText } from "./spend.ts";
+import { isAnnounced, personOf, spendText } from "./spend.ts";
 
 /** **Source:** types of `session.error` in the SDK's `BetaManagedAgentsSessionErrorEvent`. */
 const deaths: { readonly [name: string]: ErrorCode } = {
@@ -45,10 +45,20 @@ export function finishTurn(view: View, prompt: Prompt, stop: StopReason): Change
   return [
     ...(text === null ? [] : [say("end", id, text, { draftOf: id })]),
     finish(prompt, code === undefined ? "answered" : "failed"),
-    ...(view.isWelcome(envelope) ? [] : [{ do: "welcome", envelope } as const]),
+    ...welcome(view, envelope),
     ...(spend !== null && isAnnounced(spend) ? [say("spend", spend.subject, spendText(spend))] : []),
   ];
 }
+
+/** A person who asked for the first time is greeted behind the answer. */
+function welcome(view: View, envelope: Envelope): Change[] {
+  const person = personOf(envelope.source);
+  if (person === "" || view.isWelcome(envelope)) return [];
+  return [say("welcome", person, welcomeText), { do: "welcome", person }];
+}
+
+const welcomeText =
+  "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
 /** What the person must still be told when a turn has ended. */
 function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
@@ -127,23 +137,28 @@ const loopText = `Claude used its tools ${callsMax} times for that message and f
 
 /** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
 export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
-  const { session, use, isResult, count, fault } = fact;
+  const { postId, session, use, isResult, fault } = fact;
+  // What is answered elsewhere, or is being stopped, needs no other answer.
+  if (session.state !== "active" || use === null || fact.isStopped) return [{ do: "unanswered", postId, tries: null }];
+  const count = (fact.tries.answer ?? 0) + 1;
+  const counted: Change = { do: "unanswered", postId, tries: { ...fact.tries, answer: count } };
   const own = underWayIn(view, session);
   const isOver = isLastTry("answer", count);
   if (!isOver && isResult)
-    return [result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
+    return [counted, result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
     // It shows the question again, and takes an answer like it; its part is its own.
     const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
     const part = -(10 * (question?.number ?? 1) + count);
     const subject = question?.subject ?? { sessionId: session.id, uses: [use.id] };
-    return [say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
+    return [counted, say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
   }
   const { retry, chat } = errorRow(fault.code);
   // What passes says that the message waits, and it does not any more.
   const told = fault.code === "claude_request" || retry !== "never" ? null : chat;
   return [
+    counted,
     ...stop(view, own ? String(own.id) : use.id, session.id).filter(
       (change) => change.do !== "answer" || change.use.id !== use.id,
     ),

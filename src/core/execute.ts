@@ -48,11 +48,10 @@ const handlers: Record<Runnable, Handler> = {
   new({ view, id, envelope }, argument) {
     const { count } = view.waiting();
     const dropped = count > 0 ? ` ${count} open ${count === 1 ? "message was" : "messages were"} dropped.` : "";
-    const end: Change[] = view.session ? [{ do: "endSession", id: view.session.id }] : [];
     const words = /^(?:chat|conversation|session|topic)$/iu.test(argument) ? "" : argument;
     const isAsked = words !== "" || (textOf(envelope)?.attachments.length ?? 0) > 0;
     const asks: Change[] = isAsked ? [openAs(id, withText(envelope, words))] : [];
-    return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end, ...asks);
+    return tell(`New conversation.${dropped}`, ...clear(view, "all"), ...end(view), ...asks);
   },
   stop: ({ view }) =>
     view.head.length > 0 || view.asks.length > 0 ? tell("Stopped.", ...clear(view, "first")) : tell("Nothing to stop."),
@@ -206,9 +205,7 @@ function openProject(view: View, argument: string): Done {
   const open = view.look.openProject();
   if (argument === "") return tell(open === null ? projectList(view) : `Project: ${open}. /project off leaves it.`);
   if (argument.toLowerCase() === "off")
-    return open === null
-      ? tell("No project is open here.")
-      : tell(`Left ${open}.`, ...clear(view, "all"), { do: "openProject", project: null });
+    return open === null ? tell("No project is open here.") : tell(`Left ${open}.`, ...enter(view, null));
   const names = view.look.projects().map(({ name }) => name);
   const name = names.find((one) => one.toLowerCase() === argument.toLowerCase());
   if (name === undefined)
@@ -217,7 +214,23 @@ function openProject(view: View, argument: string): Done {
     );
   if (name === open) return tell(`${name} is open here already.`);
   const text = `Project ${name}: Claude reads, searches and edits its folder; each change is shown first.`;
-  return tell(text, ...clear(view, "all"), { do: "openProject", project: name });
+  return tell(text, ...enter(view, name));
+}
+
+/** Goes on in the last conversation about this project, where there is one. */
+function enter(view: View, project: string | null): Change[] {
+  const before = view.look.lastOfProject(project);
+  return [
+    ...clear(view, "all"),
+    ...end(view),
+    { do: "openProject", project },
+    ...(before === null ? [] : [{ do: "resumeSession", id: before.id } as const]),
+  ];
+}
+
+function end({ session, left }: View): Change[] {
+  const over = session ?? left;
+  return over === null ? [] : [{ do: "endSession", id: over.id }];
 }
 
 function onFiles({ view, id }: CommandContext, work: "undo" | "diff"): Done {

@@ -11,7 +11,6 @@ import { BridgeError, type Fault } from "../core/errors.ts";
 import type { Chat, Envelope, Session, SessionEvent } from "../core/model.ts";
 import { chatKey } from "../core/model.ts";
 import { untitled } from "../core/conversation.ts";
-import { plainText } from "../core/reply.ts";
 import { setAllowed } from "./allowed.ts";
 import { answerCall, createCallWrites, endSession, type Writes } from "./apply-calls.ts";
 import { isDamage } from "./database.ts";
@@ -19,7 +18,7 @@ import { forgetChat, forgetSession } from "./forgetting.ts";
 import type { PostRow } from "./posts.ts";
 import { noteUsage } from "./spending.ts";
 import type { Store } from "./store.ts";
-import { backendOf, createView, lasting, nextProject, type Surroundings } from "./view.ts";
+import { createView, lasting, nextProject, type Surroundings } from "./view.ts";
 
 export type Chats = ReturnType<typeof createChats>;
 
@@ -101,28 +100,24 @@ const isNoPrompt = (fact: Fact, changes: readonly Change[]): fact is FactOf<"rec
 
 type Settle = (chat: Chat, fact: Fact) => unknown;
 
-/**
- * Claude does not take this answer, or this stop, and never will. What is answered elsewhere, or is being stopped, needs no other
- * answer.
- */
+/** Claude does not take this answer, or this stop, and never will: it is as if it had not been given. */
 function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surroundings, settle: Settle) {
   return ({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void =>
     db.transaction(() => {
       const session = sessions.get(sessionId);
       const useId = request !== null && "toolUseId" in request ? request.toolUseId : null;
-      const use = log.open(sessionId).uses.find((open) => open.id === useId);
+      const use = log.open(sessionId).uses.find((open) => open.id === useId) ?? null;
       const isStopped = posts.open(sessionId).some((post) => post.kind === "interrupt");
       const isResult = kind === "result";
       if (isResult && useId !== null) calls.markPosted(useId, world.now());
-      if (session?.state !== "active" || use === undefined || isStopped) return void posts.finish(id);
-      const count = (tries.answer ?? 0) + 1;
-      posts.reopen(id, { ...tries, answer: count });
-      settle(session.chat, { type: "refused", session, use, isResult, count, fault });
+      posts.reopen(id, tries);
+      if (session !== null)
+        settle(session.chat, { type: "refused", postId: id, session, use, isStopped, isResult, tries, fault });
     });
 }
 
 function createConversationWrites(store: Store, world: Surroundings, current: (chat: Chat) => Session) {
-  const { outbox, sessions, settings } = store;
+  const { sessions, settings } = store;
   return {
     grant(chat, { tools }) {
       // Never in the context: what is synchronized could be changed elsewhere.
@@ -130,13 +125,8 @@ function createConversationWrites(store: Store, world: Surroundings, current: (c
     },
     endSession: (_, { id }) => endSession(store, world, id),
     openProject(chat, { project }) {
-      const key = chatKey(chat);
       // "" is none, also where a setting binds the group to one.
-      settings.set(`project:${key}`, project ?? "");
-      const active = sessions.active(key);
-      if (active) endSession(store, world, active.id);
-      const before = sessions.lastOfProject(key, project);
-      if (before) sessions.resume(before.id);
+      settings.set(`project:${chatKey(chat)}`, project ?? "");
     },
     resumeSession: (chat, { id }) => {
       sessions.resume(id);
@@ -161,12 +151,7 @@ function createConversationWrites(store: Store, world: Surroundings, current: (c
     },
     allow: (_, { rule, isAllowed }) => setAllowed(settings, rule, isAllowed),
     announced: (chat, { id }) => void settings.set(`digest:${chatKey(chat)}`, String(id)),
-    welcome(chat, { envelope: { source } }) {
-      const who = source?.aci ?? source?.number;
-      if (who === undefined || who === null) return;
-      settings.set(`welcomed:${who}`, String(world.now()));
-      outbox.add("welcome", who, 0, chat, plainText(welcomeText), world.now());
-    },
+    welcome: (_, { person }) => void settings.set(`welcomed:${person}`, String(world.now())),
   } satisfies Partial<Writes>;
 }
 
@@ -185,9 +170,8 @@ function createApply(store: Store, world: Surroundings) {
       inbox.open(id, envelope, versions);
       mark(store, world, chat, id, envelope, "taken");
     },
-    finish(chat, { id, envelope, outcome }) {
-      // No preview outlives the prompt that it answers.
-      drafts.endDraft(id, chat, outcome === "cancelled" ? "(stopped)" : "(no answer)", world.now());
+    finish(chat, { id, envelope, outcome, left }) {
+      drafts.endDraft(id, chat, left, world.now());
       inbox.finish(id, outcome, world.now());
       posts.finishPrompt(id);
       if (outcome !== "cancelled") counters.add({ [outcome]: 1 });
@@ -207,6 +191,7 @@ function createApply(store: Store, world: Surroundings) {
       posts.again(id, session.id, isLost, tries);
       return session.id;
     },
+    unanswered: (_, { postId, tries }) => void (tries === null ? posts.finish(postId) : posts.reopen(postId, tries)),
     wait(chat, { id, envelope, isWaiting }) {
       posts.setWaiting(id, isWaiting);
       if (isWaiting) mark(store, world, chat, id, envelope, "waiting");
@@ -241,9 +226,6 @@ function createApply(store: Store, world: Surroundings) {
   };
 }
 
-const welcomeText =
-  "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
-
 /** What a message is marked with when it has its outcome. */
 const endStages: { readonly [outcome in Outcome]: Stage } = {
   answered: "done",
@@ -274,10 +256,9 @@ function createSessionMaker(store: Store, world: Surroundings) {
   return (chat: Chat): Session => {
     const key = chatKey(chat);
     const active = sessions.active(key);
-    if (active && active.backend === backendOf(world, active)) return active;
+    if (active) return active;
     const id = world.newId();
-    const chosen = lasting(store, key, active ?? sessions.ofChat(key, 1)[0]);
-    if (active) endSession(store, world, active.id);
+    const chosen = lasting(store, key, sessions.ofChat(key, 1)[0]);
     const project = nextProject(store, world, key);
     const title = project === null ? untitled(id) : `${project.name}: ${untitled(id)}`;
     const context = { title, ...chosen, ...(project?.model ? { model: project.model } : {}) };

@@ -76,7 +76,7 @@ export type Surroundings = {
 const toPrompt = (row: InboxRow, post: Post | null): Prompt => ({ ...row, post });
 
 /** Which line keeps a conversation, by the settings of now. */
-export const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
+const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
   (project === null ? null : world.project({ name: project }))?.backend ?? world.backend;
 
 /** A message is on the phones some time before its send is over; of one that took longer it is not known when it came. */
@@ -148,6 +148,7 @@ export function createView(store: Store, world: Surroundings) {
       now: world.now(),
       jitter: world.random(),
       session,
+      left: session === null ? active : null,
       head: rows.map((row, index) => toPrompt(row, index === 0 ? post : null)),
       prompts() {
         const made = new Map(posts.ofChat(key).map((post) => [post.subject, post]));
@@ -198,6 +199,7 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
         .map((one) => ({ session: one, name: nameOf(one, log.lastOfType(one.id, "prompt")) })),
     usage: (envelope: Envelope) => usedBy(store, world, session, envelope),
     openProject: () => (session ? session.project : (nextProject(store, world, key)?.name ?? null)),
+    lastOfProject: (project: string | null) => sessions.lastOfProject(key, project),
     chosen: () => session?.context ?? lasting(store, key, sessions.ofChat(key, 1)[0]),
     reminders: () => store.reminders.ofChat(key),
     remindersOf: store.reminders.countOf,

@@ -71,6 +71,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
   jitter: 0.5,
   isAskedAnew: false,
   session,
+  left: null,
   head: prompts.slice(0, 2),
   prompts: () => prompts,
   waiting: () => ({ count: prompts.length, newest: prompts.at(-1)?.id ?? 0 }),
@@ -101,6 +102,7 @@ export const viewOf = (prompts: readonly Prompt[], more: Partial<View> = {}): Vi
     privacy: "",
     projects: () => [{ name: "garden", folder: "/garden", run: true }],
     openProject: () => session.project,
+    lastOfProject: () => null,
     granted: () => [],
     situation: () => "fine",
     reminders: () => [],
@@ -163,10 +165,12 @@ export const failed = (code: ErrorCode, more: Partial<Extract<Fact, { type: "fai
 });
 export const refused = (count: number, more: Partial<Extract<Fact, { type: "refused" }>> = {}): Fact => ({
   type: "refused",
+  postId: 9,
   session,
   use: use("a"),
+  isStopped: false,
   isResult: false,
-  count,
+  tries: { answer: count - 1 },
   fault: toFault(new BridgeError("claude_request", "it is not taken")),
   ...more,
 });
@@ -182,6 +186,7 @@ const lines: { readonly [Do in Change["do"]]: (change: Extract<Change, { do: Do 
   tell: ({ id, code }) => `tell ${id} ${code}`,
   ask: ({ id }) => `ask ${id}`,
   again: ({ id, isLost }) => `again ${id} ${isLost ? "anew" : "going on"}`,
+  unanswered: ({ tries }) => (tries === null ? "no answer is wanted" : `unanswered ${tries.answer}`),
   wait: ({ id, isWaiting }) => `${isWaiting ? "wait" : "go on"} ${id}`,
   answer({ use: { id, isLocal }, isAllowed, approver }) {
     if (isLocal) return isAllowed ? `${id} allowed by ${approver}` : `${id} dropped`;
@@ -262,11 +267,11 @@ export const table: {
     "Claude does not take the answer to its question",
     refused(1),
     {
-      nothing: ["say reminder s:a"],
-      queued: ["say reminder s:a"],
-      posting: ["say reminder s:a"],
-      posted: ["say reminder s:a", "wait 1"],
-      waiting: ["say reminder s:a"],
+      nothing: ["unanswered 1", "say reminder s:a"],
+      queued: ["unanswered 1", "say reminder s:a"],
+      posting: ["unanswered 1", "say reminder s:a"],
+      posted: ["unanswered 1", "say reminder s:a", "wait 1"],
+      waiting: ["unanswered 1", "say reminder s:a"],
     },
   ],
   gone: [

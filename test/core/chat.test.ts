@@ -93,7 +93,12 @@ describe("when a turn stops", () => {
   test("who is answered for the first time is welcomed, after the answer", () => {
     const stop = idle({ kind: "end_turn" });
     const view = viewOf([prompt(1, "posted")], { turn: log(processed, stop), isWelcome: () => false });
-    expect(decided(view, logged(reply, stop))).toEqual(["say reply s:r", "finish 1 answered", "welcome"]);
+    expect(decided(view, logged(reply, stop))).toEqual([
+      "say reply s:r",
+      "finish 1 answered",
+      `say welcome ${owner.aci}`,
+      "welcome",
+    ]);
   });
   test("where it was given up over and over, its person hears of it, and it is not tried again", () => {
     const tries = { died: promptBounds.died.triesMax - 1 };
@@ -335,11 +340,13 @@ describe("when Claude does not take an answer", () => {
     expect(textsOf(standings.posted, refused(1))).toEqual([expect.stringMatching(/^Claude did not take.*make a/u)]));
   test("a result goes once more, as one that could not be handed over", () =>
     expect(decided(standings.posted, refused(1, { isResult: true }))).toEqual([
+      "unanswered 1",
       "result of a: The result of this call could not be handed over.",
     ]));
   test.each([false, true])("twice: the turn is stopped, and its person hears (a result: %p)", (isResult) => {
     const two = { ...standings.posted, asks: [ask("a", 50), ask("b", 51)] };
     expect(decided(two, refused(2, { isResult }))).toEqual([
+      "unanswered 2",
       "no to b",
       "interrupt 1",
       "say refused s:a",
@@ -352,10 +359,24 @@ describe("when Claude does not take an answer", () => {
     expect(textsOf(standings.posted, refused(2, { fault }))).toEqual([expect.stringContaining("too long")]);
   });
   test("of a turn of another device too", () =>
-    expect(decided(viewOf([], { asks: [ask("a", 50)] }), refused(2))).toEqual(["interrupt a", "say refused s:a"]));
+    expect(decided(viewOf([], { asks: [ask("a", 50)] }), refused(2))).toEqual([
+      "unanswered 2",
+      "interrupt a",
+      "say refused s:a",
+    ]));
+  test.each([
+    ["it was answered elsewhere", { use: null }],
+    ["it is being stopped", { isStopped: true }],
+    ["its conversation is over", { session: { ...session, state: "ended" } }],
+  ] as const)("no other is wanted where %s", (_, more) =>
+    expect(decided(standings.posted, refused(1, more))).toEqual(["no answer is wanted"]),
+  );
 });
 
 describe("when a command comes", () => {
+  const { look } = standings.nothing;
+  const lastOfProject = () => ({ ...session, id: "before", project: "garden" });
+  const withLast = { ...standings.nothing, look: { ...look, lastOfProject } };
   test.each([
     [
       "/stop ends what is under way",
@@ -398,6 +419,18 @@ describe("when a command comes", () => {
     ["/new chat asks nothing", standings.nothing, "/new chat", ["end s", "say command 9"]],
     ["/compact has nothing to do", standings.nothing, "/compact", ["say command 9"]],
     ["/resume #1", standings.nothing, "/resume #1", ["say command 9"]],
+    [
+      "/project opens one in a conversation of its own",
+      standings.nothing,
+      "/project garden",
+      ["end s", "open project garden", "say command 9"],
+    ],
+    [
+      "/project goes back to the last conversation about it",
+      withLast,
+      "/project garden",
+      ["end s", "open project garden", "resume before", "say command 9"],
+    ],
     ["/forget", standings.nothing, "/forget", ["forget s", "say command 9"]],
     ["/verbose on", standings.posted, "/verbose on", ["set verbose true", "say command 9"]],
     ["one that waits behind nothing: it changes no turn", standings.posted, "/status", ["say command 9"]],
@@ -405,6 +438,12 @@ describe("when a command comes", () => {
   ] as const)("%s", (_, view, words, then) => {
     const changes = decided(view, received(words));
     expect(changes.toSorted()).toEqual([...then].toSorted());
+  });
+  test("a conversation that another line would keep now is over with the next prompt, and stays as it is until then", () => {
+    const view = viewOf([], { session: null, left: session });
+    expect(decided(view, received("hello"))).toEqual(["end s", "open 9", "ask 9"]);
+    expect(decided(view, received("/verbose on"))).toEqual(["end s", "set verbose true", "say command 9"]);
+    expect(decided(view, received("/status"))).toEqual(["say command 9"]);
   });
   test("/new with a photo asks about the photo", () => {
     const file = {

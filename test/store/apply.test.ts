@@ -194,3 +194,20 @@ test("a person who has seen a preview, a reply or a fault is not told that Claud
     rig.say("/stop");
   }
 });
+
+test("a conversation whose project is worked on with another line is over with the next prompt, and what was chosen in it lasts", async () => {
+  let backend = "scripted";
+  const other = await createChatRig({ project: () => ({ name: "garden", model: null, backend }) });
+  try {
+    other.say("/effort high", 1);
+    const first = other.store.sessions.active("self");
+    backend = "own";
+    other.say("/status", 2);
+    expect(other.store.sessions.active("self")?.id).toBe(first?.id);
+    other.say("hi", 3);
+    expect(other.store.sessions.get(first?.id ?? "")?.state).toBe("ended");
+    expect(other.store.sessions.active("self")).toMatchObject({ backend: "own", context: { effort: "high" } });
+  } finally {
+    other.close();
+  }
+});
