@@ -306,6 +306,7 @@ test("what another device's turn asks for is a no after its time, though no mess
   await untilTold("Hello.");
   const remoteId = bench.daemon().store.sessions.active("self")?.remoteId ?? "";
   bench.world.post(remoteId, "fix the typo");
+  void bench.daemon().sync();
   await untilTold("Claude wants to");
   await bench.pass(3 * 60_000);
   await untilTold("was not answered in time");
