@@ -15,9 +15,10 @@
  * | deletion (`loops/elsewhere`)         | a session could not be deleted     | an outage ends                              | none, once a sync: a person was promised that it is gone     |
  * | prompt (`core/endings`)              | a request for it failed            | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault, on its row        |
  * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)           |
- * | answer, stop (`loops/follow`)        | a request failed, no prompt is open| as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
+ * | answer, stop (`loops/follow`)        | a request failed, no open prompt | as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
  * | reader (`loops/reader`)              | `claude_stream_lost`               | lists the log from the cursor first         | the prompt's or the answer's, as above                       |
  * | answer (`core/endings`)              | a yes, a no, a result is refused   | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped              |
+ * | feature (`claude/requester`)         | the endpoint refuses a part of it  | without that part, which is remembered      | 3 requests, before a word of an answer has come              |
  * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to it                    | `callsMax` a prompt, then the turn is stopped                |
  * | stopped turn (`loops/posting`)       | the session still runs             | a stop is taken up within a second          | 150 looks, one every 2 s; then the prompt goes out           |
  * | files (`loops/made-files`)           | a look for files failed            | an outage ends                              | `promptBounds.outage` in a row, in memory; then in words     |

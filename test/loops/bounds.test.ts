@@ -111,6 +111,22 @@ describe("an answer that breaks off, where the conversation is kept here", () =>
     expect(seen.texts().at(-1)).toBe("fine");
   });
 
+  test("a last try that ends by a fault of another class is told by its name, and not as a line that broke off", async () => {
+    let count = 0;
+    const refused = new BridgeError("claude_too_large", "Cannot ask Claude as the request is too large");
+    const { stage: seen, asked } = await openMessages((prompt) => {
+      if (prompt !== "bad") return whole("fine");
+      return [start, text("Half an ans"), ++count < 3 ? lost : refused];
+    });
+    seen.write("bad");
+    await seen.pass(3600);
+    expect(asked).toHaveLength(3);
+    expect(seen.texts().at(-1)).not.toContain("broke off");
+    seen.write("good");
+    await seen.pass(60);
+    expect(seen.texts().at(-1)).toBe("fine");
+  });
+
   /** For so many minutes. */
   const empty = (minutes: number): Frames =>
     Array.from({ length: minutes * 12 }, () => [5_000, text(""), start, { type: "new" }]).flat();

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Beat } from "../doubles/world.ts";
 import { openStage, type Stage } from "../e2e/stage.ts";
+import { openBench } from "../sim/bench.ts";
 
 let folder: string;
 let seen: Stage | null = null;
@@ -286,4 +287,29 @@ test("ten projects cost nothing while nothing is called: no folder is looked at,
   await until("the answer", () => isSaid("hello"));
   await seen.pass(3_600);
   expect(looks).toBe(0);
+});
+
+test("what another device's turn asks for is a no after its time, though no message of this one waits", async () => {
+  const script = (prompt: string): readonly Beat[] =>
+    prompt.includes("typo") ? [edit, { say: "Left as it was." }] : [{ say: "Hello." }];
+  await using bench = await openBench({ script, flags: { projects: `garden=${folder}`, approvalMinutes: "2" } });
+  const isTold = (text: string): boolean => bench.texts().some((one) => one.includes(text));
+  const untilTold = async (text: string): Promise<void> => {
+    for (let rounds = 0; rounds < 2_000 && !isTold(text); rounds++) {
+      await bench.pass(100);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    expect(bench.texts()).toContainEqual(expect.stringContaining(text));
+  };
+  bench.signal.owner.write("/project garden");
+  bench.signal.owner.write("hello");
+  await untilTold("Hello.");
+  const remoteId = bench.daemon().store.sessions.active("self")?.remoteId ?? "";
+  bench.world.post(remoteId, "fix the typo");
+  void bench.daemon().sync();
+  await untilTold("Claude wants to");
+  await bench.pass(3 * 60_000);
+  await untilTold("was not answered in time");
+  await untilTold("Left as it was.");
+  expect(readme()).toBe("# Teh garden\n");
 });

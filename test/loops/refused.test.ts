@@ -243,19 +243,22 @@ test.each([
 describe("rule 8: what no prompt of ours bears counts by itself, and has an end", () => {
   const triesOf = (bench: Bench) => bench.daemon().store.db.all("SELECT kind, state, tries FROM posts ORDER BY id");
 
-  test("a stop that Claude does not take is over after the tries of its class, and the next message is answered", async () => {
-    await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
-    const seen = refuse(bench, "interrupt", 99, "claude_busy");
-    bench.signal.owner.write("long work");
-    await bench.until("the work", () => bench.posts.length === 1);
-    bench.signal.owner.write("/stop");
-    await bench.pass(10 * minuteMs);
-    expect(seen).toHaveLength(promptBounds.busy.triesMax);
-    expect(triesOf(bench)[1]).toEqual({ kind: "interrupt", state: "done", tries: '{"busy":3}' });
-    bench.signal.owner.write("hello");
-    await bench.until("the answer", () => isSettled(bench));
-    expect(bench.texts().at(-1)).toBe("re: hello");
-  });
+  test.each(["/stop", "/new"])(
+    "what ends a turn by %s, and is not taken, is over after the tries of its class",
+    async (words) => {
+      await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
+      const seen = refuse(bench, "interrupt", 99, "claude_busy");
+      bench.signal.owner.write("long work");
+      await bench.until("the work", () => bench.posts.length === 1);
+      bench.signal.owner.write(words);
+      await bench.pass(10 * minuteMs);
+      expect(seen).toHaveLength(promptBounds.busy.triesMax);
+      expect(triesOf(bench)[1]).toEqual({ kind: "interrupt", state: "done", tries: '{"busy":3}' });
+      bench.signal.owner.write("hello");
+      await bench.until("the answer", () => isSettled(bench));
+      expect(bench.texts().at(-1)).toBe("re: hello");
+    },
+  );
 
   test("the end is the row's, and not the process's: a stop of a long outage goes on counting after a restart", async () => {
     await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });

@@ -4,7 +4,7 @@ import type { Remote } from "../../src/claude/line.ts";
 import type { Bridge } from "../../src/loops/bridge.ts";
 import { lookUp } from "../../src/loops/elsewhere.ts";
 import type { SessionEvent } from "../../src/core/model.ts";
-import { createChatRig, noteOf, textContent, type ChatRig } from "../doubles/chats.ts";
+import { createChatRig, noteOf, self, textContent, type ChatRig } from "../doubles/chats.ts";
 
 let rig: ChatRig;
 beforeEach(async () => void (rig = await createChatRig()));
@@ -172,6 +172,27 @@ test("a plain yes that was written while the question was long on its way answer
   expect(rig.store.posts.isConfirmed("t")).toBe(false);
   rig.say("yes", ++rig.now);
   expect(rig.store.posts.isConfirmed("t")).toBe(true);
+});
+
+test("a person who has seen a preview, a reply or a fault is not told that Claude is at work; any other is, once", () => {
+  const tell = (id: number): readonly string[] =>
+    rig.settle({ type: "slow", id }).flatMap((change) => (change.do === "say" ? change.why : []));
+  const id = rig.say("hard");
+  rig.post(id, "p");
+  expect([tell(id), tell(id)]).toEqual([["slow"], []]);
+  const seenBy: { readonly [what: string]: (id: number) => unknown } = {
+    preview: (one) => rig.store.drafts.addDraft(one, self, { text: "I am", styles: [] }, rig.now),
+    reply: () => rig.log([{ id: "r", at: ++rig.now, type: "reply", text: "So far" }]),
+    fault: (one) => rig.store.inbox.markTold(one, "claude_key"),
+  };
+  rig.say("/stop");
+  for (const [what, see] of Object.entries(seenBy)) {
+    const one = rig.say(what);
+    rig.post(one, what);
+    see(one);
+    expect([what, tell(one)]).toEqual([what, []]);
+    rig.say("/stop");
+  }
 });
 
 test("a conversation whose project is worked on with another line is over with the next prompt, and what was chosen in it lasts", async () => {
