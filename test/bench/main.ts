@@ -29,6 +29,7 @@ const signalCli = await import("./signal-cli.ts");
 const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] = [
   () => inside.commitCost("at the start", some(400, 100)),
   () => program.coldStart(some(20, 3)),
+  () => program.firstAsked(some(10, 2)),
   () => program.overhead("messages", some(40, 5)),
   () => program.overhead("sessions", some(40, 5)),
   () => program.overhead("messages", some(40, 5), asService),

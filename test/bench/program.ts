@@ -198,6 +198,31 @@ export const overhead = (backend: "sessions" | "messages", runs: number, engine:
     ];
   });
 
+/** From exec to the request for a message that waited at Signal meanwhile: Claude is asked before the line is proven. */
+export const firstAsked = (runs: number): Promise<Figure[]> =>
+  onStage(async (stage) => {
+    const { signal } = stage;
+    const arrival = watch(stage);
+    const values: number[] = [];
+    for (let run = 0; run <= runs; run++) {
+      signal.phoneWrites(`while away ${run}`);
+      const asked = arrival.claude(/^POST \/v1\/messages/u);
+      const from = performance.now();
+      const starting = stage.run({ SIGNALMAN_BACKEND: "messages" });
+      const at = await asked;
+      // The first run makes the database.
+      if (run > 0) values.push(at - from);
+      const running = await starting;
+      await until(async () => ((await running.status()).outbox.pending === 0 ? true : null));
+      await running.stop("SIGKILL");
+      await signal.die();
+      await signal.start();
+    }
+    return [
+      { group: "start", name: "exec to Claude asked, for a message that waited", unit: "ms", values, target: 120 },
+    ];
+  });
+
 /** From Claude's call of a tool of this machine to its result: a file of a project is read, its names are listed. */
 export const calls = (runs: number): Promise<Figure[]> =>
   onStage(async (stage) => {
