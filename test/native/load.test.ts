@@ -129,7 +129,7 @@ describe("run from source", () => {
   test("the service and its constants do not load libsignal", async () => {
     const lazy = `
       await import("./src/signal/native/load.ts");
-      const { loadService } = await import("./src/signal/native/service.ts");
+      const { loadService } = await import("./src/signal/native/signal-service.ts");
       const { systemClock } = await import("./src/clock.ts");
       await loadService("production", systemClock);
       console.log(Object.keys(require.cache).filter((path) => path.includes("libsignal-client")).length);

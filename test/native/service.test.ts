@@ -288,7 +288,7 @@ describe("HTTPS to its hosts", () => {
     const root = join(import.meta.dir, "../..");
     const script = `
       import { systemClock } from "./src/clock.ts";
-      import { loadService } from "./src/signal/native/service.ts";
+      import { loadService } from "./src/signal/native/signal-service.ts";
       const what = { method: "GET", url: ${JSON.stringify(`${base}/bytes`)}, bytesMax: 1000, timeoutMs: 5000 };
       for (const path of ${JSON.stringify([write(file), write({ ...file, tlsRoots: production.tlsRoots })])}) {
         const service = await loadService(path, systemClock);
