@@ -233,10 +233,7 @@ function createPolls(daemon: SignalDaemon, clock: Clock) {
   }
 
   return {
-    /**
-     * Resolves with the first poll that ends.
-     * @throws BridgeError `signal_timeout` while none does (they stay pending), else the new poll's
-     */
+    /** Resolves to the first answer of a poll. @throws BridgeError `signal_timeout` when it takes too long: it stays pending; else its error */
     async next(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
       // A failure that no `next` waited for concerns a connection that is gone.
       for (const poll of pending) if (poll.outcome && "error" in poll.outcome) pending.delete(poll);

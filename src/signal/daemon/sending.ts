@@ -1,7 +1,6 @@
 /**
  * Names and files as both daemons take them, and what signal-cli says about a send, recipient by recipient. A call that
- * succeeds may still have failed for some recipients, and one that fails may have reached others: only the list of results
- * decides.
+ * succeeds may still have failed for some recipients, and one that fails may have reached others: only the list decides.
  *
  *   an answer ─▶ toSendOutcome ─▶ outcome, or the error that speaks for all recipients
  *   a refusal ─▶ judgeRefusal ─▶ the same where it holds a report, else an error that says whether the message may be out
@@ -59,8 +58,8 @@ export function toReport(value: unknown): SendReport | null {
 
 /**
  * Failures of one recipient: their name in JSON, their words in print, our code, the reason. Where a message reached no
- * recipient, the first row that occurred decides for all, so that failures that allow another try come first. signal-cli
- * reports unexpected faults as network failures, so that the server may have taken the message.
+ * recipient, the first row that occurred decides for all, and rows that allow another try come first. signal-cli reports
+ * unexpected faults as network failures, so that the server may have taken the message.
  */
 const failures: readonly (readonly [type: string, printed: string, code: ErrorCode, reason: string])[] = [
   ["PROOF_REQUIRED", "CAPTCHA proof required for sending to", "captcha", "Signal asks for a captcha"],
