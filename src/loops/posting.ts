@@ -204,7 +204,7 @@ async function settleFailure(
     reading.isOneByOne = true;
     queueAgain();
   }
-  // A session that is over refuses every answer: the reader settles that, and `row` is not at fault.
+  // A session that is over refuses every answer: the reader settles that, and this answer is not at fault.
   else if (there !== null && isSessionOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
   else {
     // An answer that was given elsewhere is in the log.
