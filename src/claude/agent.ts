@@ -12,7 +12,7 @@ import type { LocalTool } from "./line.ts";
 import { idOf, toToolParam } from "./wire.ts";
 
 /**
- * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
+ * The permission for the tools of Claude's cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
  * that runs or writes after a person's yes. `allow`: everything.
  */
 export type ToolPolicy = "off" | "ask" | "allow";

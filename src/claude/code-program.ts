@@ -75,7 +75,7 @@ type Start = {
   readonly folder?: string | undefined;
   /** The program has a tool for commands. */
   readonly mayRun: boolean;
-  /** In the environment of the program and its children, with the folder: by it they are found and ended, where the system shows it. */
+  /** Marks, with the folder, the environment of the program and its children: they are found by it and ended, where the system shows it. */
   readonly mark: string;
 };
 
