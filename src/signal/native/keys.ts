@@ -15,13 +15,13 @@ import { putRow } from "./tables.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
 
 export const keyIdMax = 0xffffff;
-/** One upload, of each kind. The server takes no more. */
+/** Keys of each kind in one upload; the server takes no more. */
 const batchSize = 100;
-/** Below this the lists are filled up again. **Source:** mautrix-signal pkg/signalmeow/keys.go (50). */
+/** When the server has fewer keys than this, the lists are filled up again. **Source:** mautrix-signal pkg/signalmeow/keys.go (50). */
 const countMin = 50;
 const dayMs: Millis = 86_400_000;
 const rotateAfterMs: Millis = 2 * dayMs;
-/** Superseded one-time keys are kept so long, and never fewer than so many. */
+/** Superseded one-time keys are kept for this long, and the newest `oneTimeKept` keys always. */
 const oneTimeKeptMs: Millis = 90 * dayMs;
 const oneTimeKept = 200;
 const signedKeptMs: Millis = 30 * dayMs;
@@ -54,7 +54,7 @@ export const toUpload = (key: Signed | Kyber) => ({
 
 type NewOwn = Pick<Own, "name" | "serviceId" | "identity" | "registrationId"> & { readonly nextId: number };
 
-/** A new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
+/** Saves a new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
 export function saveOwn(database: Database, own: NewOwn, keys: StandingKeys, at: Millis): void {
   const { name, serviceId, identity, registrationId, nextId } = own;
   const row = { own: name, service_id: serviceId, identity: identity.serialize(), registration_id: registrationId };
@@ -101,7 +101,7 @@ export async function refreshKeys({ database, now, log }: KeyDeps, line: ChatLin
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
   const reply = await line.request(ask.uploadKeys(own.name, json));
   if (isGood(reply)) return true;
-  // The rotation did not take place: the next round makes it up.
+  // The rotation did not take place, so that the next round repeats it.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
   throw refused("upload pre-keys", reply);
 }
@@ -126,7 +126,7 @@ function makeAndSave(database: Database, { name: own, identity }: Own, isRotatin
   };
 }
 
-/** One counter for all kinds: ids stay unique, and wrap after 16 million. Inside a transaction of the caller. */
+/** Takes ids from one counter for all kinds: they stay unique, and wrap after 16 million. Inside a transaction of the caller. */
 function takeIds(database: Database, own: OwnName, count: number): () => number {
   const row = database.get<{ next: number }>("SELECT next_id AS next FROM signal_own WHERE own = ?", own);
   let next = row === undefined || row.next + count > keyIdMax ? 1 : row.next;
