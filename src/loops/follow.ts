@@ -11,7 +11,7 @@
  * `loops/reader.ts` alone listens to a log; `elsewhere.ts` lists it; `posting.ts` posts to it, and `elsewhere.ts` posts the stops
  * and answers that are open in an ended session.
  */
-import { countTry, defaultBackoff, faultClass, isLogged } from "../core/backoff.ts";
+import { countTry, defaultBackoff, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
@@ -111,18 +111,27 @@ async function isOwnFault(
 }
 
 /**
- * Counts a failure on the answers and stops themselves, where no prompt is under way to count it. After the last try an answer counts
- * as refused by Claude, and a stop as over. Returns the wait before the next try.
+ * Counts a failure on the answers and stops themselves, where no prompt is under way to count it: of the way to the session, since a post
+ * that is refused for itself is settled in `posting.ts`. After the last try a busy session takes no answer, and a session that could not
+ * be reached is given up, so that the next prompt starts a fresh one. Returns the wait before the next try.
  */
-function answersFailed({ store, chats, random }: Bridge, rows: readonly PostRow[], fault: Fault): Millis | null {
-  const kind = faultClass(fault.code, { isFatal: false, isAskedAnew: false, hasSpoken: false });
+function answersFailed(
+  { store, chats, random }: Bridge,
+  session: Session,
+  rows: readonly PostRow[],
+  fault: Fault,
+): Millis | null {
+  const kind = fault.code === "claude_busy" ? "busy" : "outage";
   return store.db.transaction(() => {
-    const waitsMs = rows.flatMap((row) => {
+    const counted = rows.map((row) => {
       const { tries, waitMs } = countTry(kind, row.tries, { jitter: random(), retryAfterMs: fault.retryAfterMs });
       store.posts.setTries(row.id, tries);
-      if (waitMs === null) chats.refused({ ...row, tries }, fault);
-      return waitMs ?? [];
+      return { row: { ...row, tries }, waitMs };
     });
+    const over = counted.filter(({ waitMs }) => waitMs === null);
+    if (kind === "outage" && over.length > 0) chats.settle(session.chat, { type: "gone", session, isElsewhere: false });
+    for (const { row } of over) chats.refused(row, fault);
+    const waitsMs = counted.flatMap(({ waitMs }) => waitMs ?? []);
     return waitsMs.length === 0 ? null : Math.max(...waitsMs);
   });
 }
@@ -145,7 +154,7 @@ async function workFailed(
   bridge.log[isLogged(attempt) ? "warn" : "debug"]("turn failed", { ...fault, attempt });
   // A voice note that cannot be written down, or a file that Signal does not give, says nothing about Claude.
   if (error.code.startsWith("claude_")) reach.heard(fault);
-  if (!post) return answersFailed(bridge, rows, fault);
+  if (!post) return answersFailed(bridge, session, rows, fault);
   if (!store.posts.isOpen(post.id)) return 0;
   const id = Number(post.subject);
   const hasSpoken = error.partial !== null;

@@ -79,9 +79,6 @@ const toPrompt = (row: InboxRow, post: Post | null): Prompt => ({ ...row, post }
 const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
   (project === null ? null : world.project({ name: project }))?.backend ?? world.backend;
 
-/** A message is on the phones some time before its send is over; of one that took longer it is not known when it came. */
-const shownMs: Millis = 3_000;
-
 /** What waits for a yes or no, tools at Claude first, and the question that shows it. */
 function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
   const shownBy = (sessionId: string) => {
@@ -93,8 +90,8 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const shown = (isWhole ? own : whole).map(
         ({ state, timestamp, signalTimestamp, sendingAt, doneAt, isUncertain }) => ({
           sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-          // People write by Signal's clock.
-          at: state === "sent" && doneAt !== null ? Math.max(sendingAt ?? 0, doneAt - shownMs) - world.skewMs() : null,
+          // People write by Signal's clock. A phone may show the message before its send is over, but never surely before.
+          at: state === "sent" && doneAt !== null ? doneAt - world.skewMs() : null,
           copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
         }),
       );
